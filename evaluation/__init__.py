@@ -1,0 +1,45 @@
+"""What features know: classes, transforms, spectrum. Works on any encoder that maps pixels to vectors."""
+
+from ssl_inv.evaluation.features import Encoder, EvaluationBatch, FeatureTable, disk_mask, extract
+from ssl_inv.evaluation.knn import NearestNeighbourSettings, nearest_neighbours
+from ssl_inv.evaluation.linear import LinearSettings, linear_probe
+from ssl_inv.evaluation.results import Bootstrap, Comparison, Result, format_table, to_json
+from ssl_inv.evaluation.retrieval import RetrievalSettings, ViewPredictor, retrieval
+from ssl_inv.evaluation.spectrum import alpha_req, rankme, spectrum
+from ssl_inv.evaluation.suite import FULL, QUICK, Encoded, Protocol, evaluate, evaluate_with_baselines, shuffle_targets
+from ssl_inv.evaluation.transforms_r2 import TransformR2Settings, r2_mean, r2_per_dimension, r2_pooled, transform_r2
+
+__all__ = [
+    "FULL",
+    "QUICK",
+    "Bootstrap",
+    "Comparison",
+    "Encoded",
+    "Encoder",
+    "EvaluationBatch",
+    "FeatureTable",
+    "LinearSettings",
+    "NearestNeighbourSettings",
+    "Protocol",
+    "Result",
+    "RetrievalSettings",
+    "TransformR2Settings",
+    "ViewPredictor",
+    "alpha_req",
+    "disk_mask",
+    "evaluate",
+    "evaluate_with_baselines",
+    "extract",
+    "format_table",
+    "linear_probe",
+    "nearest_neighbours",
+    "r2_mean",
+    "r2_per_dimension",
+    "r2_pooled",
+    "rankme",
+    "retrieval",
+    "shuffle_targets",
+    "spectrum",
+    "to_json",
+    "transform_r2",
+]

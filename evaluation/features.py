@@ -1,0 +1,297 @@
+"""Features of every view of a data set, computed once and read by all protocols."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+
+Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
+"""Maps pixels `(B, 3, H, W)` to named parts `(B, D)`; a single tensor counts as the part `all`."""
+
+_GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Circle, Box, Real, Flag)}
+
+
+def _group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
+    if type(group).__name__ not in _GROUPS:
+        raise ValueError(f"cannot save parameter {name!r} of group {type(group).__name__}; groups that can be are {', '.join(_GROUPS)}")
+    # All groups that can be saved are dataclasses, which the abstract class alone doesn't tell a type checker.
+    return type(group).__name__, asdict(cast(Rotation, group))
+
+
+@dataclass(frozen=True)
+class EvaluationBatch:
+    """Some views as an evaluation loader yields them.
+
+    Attributes:
+        pixels: `(B, 3, H, W)`, float, normalised as the encoder expects.
+        objects: `(B,)`, int64, the object that each view shows.
+        views: `(B,)`, int64, which view of its object each is.
+        labels: `(B,)`, int64, classes; None when the data has none.
+        labelled: `(B,)`, bool, False where the label has no meaning; None when every row has a label.
+        transform: how each view was made, B rows; without parameters when nothing is known.
+    """
+
+    pixels: Tensor
+    objects: Tensor
+    views: Tensor
+    labels: Tensor | None = None
+    labelled: Tensor | None = None
+    transform: Transform = field(default_factory=Transform.empty)
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Features and targets of N views, one row each, on the CPU.
+
+    Attributes:
+        features: part name (`all`, `invariant`, `equivariant`, ...) to `(N, D)`.
+        objects: `(N,)`, int64.
+        views: `(N,)`, int64; unique within an object.
+        labels: `(N,)`, int64, or None without labels.
+        labelled: `(N,)`, bool, False where the label has no meaning; None when every row has one.
+        class_names: names in index order; empty when they are not known.
+        transform: N rows, or no parameters.
+
+    Raises:
+        ValueError: if the fields disagree about N, or a label is not in `class_names`.
+    """
+
+    features: dict[str, Tensor]
+    objects: Tensor
+    views: Tensor
+    labels: Tensor | None = None
+    labelled: Tensor | None = None
+    class_names: tuple[str, ...] = ()
+    transform: Transform = field(default_factory=Transform.empty)
+
+    def __post_init__(self) -> None:
+        if not self.features:
+            raise ValueError("a feature table needs at least one part")
+        per_row = {**{f"features[{part!r}]": value for part, value in self.features.items()}, "views": self.views}
+        per_row |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
+        for name, value in {**per_row, **{f"transform[{name!r}]": self.transform[name] for name in self.transform.names}}.items():
+            if len(value) != len(self):
+                raise ValueError(f"{name} has {len(value)} rows, but objects has {len(self)}")
+        known = self.known_labels()
+        if self.class_names and len(known) and not 0 <= int(known.min()) <= int(known.max()) < len(self.class_names):
+            raise ValueError(f"labels lie in {int(known.min())} .. {int(known.max())}, but there are {len(self.class_names)} class names")
+
+    def __len__(self) -> int:
+        return len(self.objects)
+
+    def part(self, name: str) -> Tensor:
+        """The features of one part.
+
+        Raises:
+            ValueError: if the table has no such part.
+        """
+        if name not in self.features:
+            raise ValueError(f"no part of the features is called {name!r}; there are {', '.join(self.features)}")
+        return self.features[name]
+
+    def labelled_rows(self) -> Tensor:
+        """Indices of the rows whose label has a meaning; empty without labels."""
+        if self.labels is None:
+            return torch.zeros(0, dtype=torch.int64)
+        return torch.arange(len(self)) if self.labelled is None else self.labelled.nonzero()[:, 0]
+
+    def known_labels(self) -> Tensor:
+        """The labels of `labelled_rows`."""
+        return torch.zeros(0, dtype=torch.int64) if self.labels is None else self.labels[self.labelled_rows()]
+
+    def select(self, rows: Tensor) -> "FeatureTable":
+        """The table of some rows, in the order of `rows`."""
+        return FeatureTable(
+            {part: value[rows] for part, value in self.features.items()},
+            self.objects[rows],
+            self.views[rows],
+            None if self.labels is None else self.labels[rows],
+            None if self.labelled is None else self.labelled[rows],
+            self.class_names,
+            self.transform.select(rows),
+        )
+
+    def ordered(self) -> "FeatureTable":
+        """The table sorted by object, then by view: what is computed from it doesn't depend on the order in which a loader came.
+
+        Raises:
+            ValueError: if one view of one object stands in the table twice, as a padded distributed sampler leaves it.
+        """
+        by_view = torch.argsort(self.views, stable=True)
+        rows = by_view[torch.argsort(self.objects[by_view], stable=True)]
+        objects, views = self.objects[rows], self.views[rows]
+        if len(twice := ((objects[1:] == objects[:-1]) & (views[1:] == views[:-1])).nonzero()):
+            first = int(twice[0])
+            raise ValueError(f"view {int(views[first])} of object {int(objects[first])} stands in the features twice")
+        return self if torch.equal(rows, torch.arange(len(self))) else self.select(rows)
+
+    def save(self, path: Path) -> None:
+        """Writes a safetensors file beside `path` and renames it, so that a file that stands is a whole one."""
+        tensors = {"objects": self.objects, "views": self.views}
+        tensors |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
+        tensors |= {f"features/{part}": value for part, value in self.features.items()}
+        tensors |= {f"transform/{name}": self.transform[name] for name in self.transform.names}
+        groups = {name: _group_record(name, group) for name, group in self.transform.groups.items()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        metadata = {"class_names": json.dumps(self.class_names), "groups": json.dumps(groups)}
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> "FeatureTable":
+        """Reads what `save` wrote.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: if the file is not a feature table.
+        """
+        if not path.is_file():
+            raise FileNotFoundError(f"no feature table at {path}")
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if "groups" not in metadata or "objects" not in tensors:
+            raise ValueError(f"{path} is a safetensors file, but not a feature table")
+        groups = {name: _GROUPS[kind](**fields) for name, (kind, fields) in json.loads(metadata["groups"]).items()}
+        return cls(
+            {name.removeprefix("features/"): value for name, value in tensors.items() if name.startswith("features/")},
+            tensors["objects"],
+            tensors["views"],
+            tensors.get("labels"),
+            tensors.get("labelled"),
+            tuple(json.loads(metadata["class_names"])),
+            Transform({name: tensors[f"transform/{name}"] for name in groups}, groups),
+        )
+
+
+@dataclass(frozen=True)
+class Standardiser:
+    """Subtracts a mean and divides by a standard deviation, dimension by dimension; both `(D,)` and taken from training rows."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def fit(cls, rows: Tensor) -> "Standardiser":
+        """From the rows `(N, D)`. A dimension whose spread is rounding error alone is centred and not scaled."""
+        deviation, mean = torch.std_mean(rows.double(), dim=0, correction=0)
+        dead = deviation <= 1e-6 * mean.abs()
+        return cls(mean.to(rows.dtype), deviation.masked_fill(dead, 1.0).to(rows.dtype))
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return (rows - self.mean) / self.deviation
+
+    def undo(self, rows: Tensor) -> Tensor:
+        return rows * self.deviation + self.mean
+
+
+def disk_mask(size: int) -> Tensor:
+    """The disk inscribed in a square image, `(size, size)`, float, 1 inside.
+
+    An image turned in its plane shows its angle by what its corners are filled with, whatever the encoder knows; the disk has no corners.
+    """
+    offset = torch.arange(size) - (size - 1) / 2
+    return (offset[:, None] ** 2 + offset[None, :] ** 2 <= (size / 2) ** 2).float()
+
+
+@contextmanager
+def _frozen(module: nn.Module | None) -> Iterator[None]:
+    """Evaluation mode for every submodule, and afterwards the mode that each one had."""
+    modes = {} if module is None else {part: part.training for part in module.modules()}
+    if module is not None:
+        module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes.items():
+            part.training = training
+
+
+def _encode(encoder: Encoder, batch: EvaluationBatch, device: torch.device, disk: bool) -> dict[str, Tensor]:
+    pixels = batch.pixels.to(device, torch.float32)
+    if disk:
+        if pixels.shape[-1] != pixels.shape[-2]:
+            raise ValueError(f"a disk needs square images, got {tuple(pixels.shape[-2:])}")
+        pixels = pixels * disk_mask(pixels.shape[-1]).to(device)
+    encoded = encoder(pixels)
+    parts = {"all": encoded} if isinstance(encoded, Tensor) else dict(encoded)
+    for part, value in parts.items():
+        if value.ndim != 2 or len(value) != len(pixels):
+            raise ValueError(f"the encoder's part {part!r} has shape {tuple(value.shape)} for {len(pixels)} images; it must be (B, D)")
+        if not value.isfinite().all():
+            row = int((~value.isfinite()).any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"the encoder's part {part!r} is not finite for object {int(batch.objects[row])}, view {int(batch.views[row])}"
+            )
+    return {part: value.float().cpu() for part, value in parts.items()}
+
+
+def _joined(pieces: list[Tensor | None], name: str) -> Tensor | None:
+    known = [piece.cpu() for piece in pieces if piece is not None]
+    if known and len(known) < len(pieces):
+        raise ValueError(f"{name} are given for {len(known)} of {len(pieces)} batches; give them for all or for none")
+    return torch.cat(known) if known else None
+
+
+def extract(
+    encoder: Encoder,
+    batches: Iterable[EvaluationBatch],
+    device: torch.device | str = "cpu",
+    *,
+    module: nn.Module | None = None,
+    class_names: tuple[str, ...] = (),
+    disk: bool = False,
+    cache: Path | None = None,
+) -> FeatureTable:
+    """Features of every view that `batches` yields, without gradient, in float32 and in evaluation mode.
+
+    Autocast is turned off: bfloat16 rounds the small differences between an untrained network's features away, and that network is the
+    baseline of everything measured here.
+
+    Args:
+        encoder: maps pixels to features; already on `device`.
+        batches: the views.
+        device: where the encoder is.
+        module: the network behind an encoder that is a plain function, to be put into evaluation mode. A module, or a method of one, is
+            found without it. Every submodule gets its former mode back.
+        class_names: names of the classes in index order.
+        disk: whether to mask pixels to the inscribed disk, as a measurement of in-plane rotation needs; see `disk_mask`.
+        cache: file that is read instead if it exists and written otherwise. Its name has to stand for everything above.
+
+    Raises:
+        ValueError: if there are no views, or the encoder's output is not finite or not of shape `(B, D)`.
+    """
+    if cache is not None and cache.is_file():
+        return FeatureTable.load(cache)
+    device = torch.device(device)
+    behind = next((owner for owner in (module, encoder, getattr(encoder, "__self__", None)) if isinstance(owner, nn.Module)), None)
+    encoded, read = [], []
+    with _frozen(behind), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        for batch in batches:
+            encoded.append(_encode(encoder, batch, device, disk))
+            read.append(batch)
+    if not read:
+        raise ValueError("there are no views to extract features from")
+    table = FeatureTable(
+        {part: torch.cat([parts[part] for parts in encoded]) for part in encoded[0]},
+        torch.cat([batch.objects.cpu() for batch in read]),
+        torch.cat([batch.views.cpu() for batch in read]),
+        _joined([batch.labels for batch in read], "labels"),
+        _joined([batch.labelled for batch in read], "labelled flags"),
+        class_names,
+        Transform.concatenate([batch.transform.to("cpu") for batch in read]),
+    )
+    if cache is not None:
+        table.save(cache)
+    return table

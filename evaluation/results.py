@@ -1,0 +1,161 @@
+"""What a protocol yields: named numbers with a spread, and the table that sets them beside their baselines."""
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ssl_inv.keyed_random import uniform
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measured number.
+
+    Attributes:
+        name: what was measured, from the general to the particular: `linear/top1`, `r2/relative/rotation`.
+        part: the part of the features it was measured on.
+        value: the number; None where it could not be measured, and then `detail` says why.
+        spread: standard error of `value` over validation objects; None where none is estimated.
+        detail: what a reader has to know beside the number.
+    """
+
+    name: str
+    part: str
+    value: float | None
+    spread: float | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A result beside its baselines; a baseline is None where it has no meaning or was not asked for.
+
+    Attributes:
+        trained: the encoder under test.
+        untrained: the same measurement on the same architecture with random weights.
+        shuffled: the same measurement with the training targets shuffled: what the protocol scores by chance.
+        reference: the number that a publication reports.
+    """
+
+    trained: Result
+    untrained: Result | None = None
+    shuffled: Result | None = None
+    reference: float | None = None
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Standard errors by drawing validation objects with replacement.
+
+    Whole objects are drawn, because the views of one object are not independent of each other.
+
+    Attributes:
+        resamples: how often the objects are drawn.
+        seed: decides which are drawn.
+    """
+
+    resamples: int = 200
+    seed: int = 0
+
+    def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> float | None:
+        """Standard deviation of a statistic over the resamples.
+
+        Args:
+            sums: `(objects, S)`, additive quantities of every object.
+            statistic: maps their totals `(resamples, S)` to one number for each resample, NaN where it is undefined.
+
+        Returns:
+            The standard error, or None with fewer than two objects.
+        """
+        count = len(sums)
+        if count < 2 or self.resamples < 2:
+            return None
+        drawn = (uniform(self.seed, np.arange(self.resamples), count=count) * count).astype(np.int64)
+        weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
+        values = statistic(torch.from_numpy(weights) @ sums.double())
+        values = values[values.isfinite()]
+        return float(values.std()) if len(values) > 1 else None
+
+    def mean_error(self, values: Tensor, objects: Tensor) -> float | None:
+        """Standard error of the mean of `values`, shape `(M,)`, that belong to `objects`, shape `(M,)`."""
+        columns = torch.stack((values.double(), torch.ones(len(values), dtype=torch.float64)), dim=1)
+        return self.standard_error(object_sums(columns, objects), lambda totals: totals[:, 0] / totals[:, 1])
+
+
+DEFAULT_BOOTSTRAP = Bootstrap()
+
+
+def object_sums(values: Tensor, objects: Tensor) -> Tensor:
+    """The rows of `values`, shape `(M, S)`, added up for every object in ascending order of its number, shape `(objects, S)`, float64."""
+    ids, position = torch.unique(objects, return_inverse=True)
+    return torch.zeros(len(ids), values.shape[1], dtype=torch.float64).index_add_(0, position, values.double())
+
+
+def compare(
+    trained: Sequence[Result],
+    untrained: Sequence[Result] = (),
+    shuffled: Sequence[Result] = (),
+    references: dict[tuple[str, str], float] | None = None,
+) -> list[Comparison]:
+    """Every trained result beside the baseline results of the same name and part, in the order of `trained`.
+
+    Args:
+        trained: the results of the encoder under test.
+        untrained: results of the untrained encoder.
+        shuffled: results with shuffled training targets.
+        references: published numbers by (name, part).
+
+    Raises:
+        ValueError: if a reference belongs to no result.
+    """
+    by_key = [{(result.name, result.part): result for result in results} for results in (trained, untrained, shuffled)]
+    for key in references or {}:
+        if key not in by_key[0]:
+            raise ValueError(f"a reference is given for {key}, which was not measured; measured were {sorted(by_key[0])}")
+    return [Comparison(result, by_key[1].get(key), by_key[2].get(key), (references or {}).get(key)) for key, result in by_key[0].items()]
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3f}"
+
+
+def _cell(result: Result | None) -> str:
+    if result is None:
+        return ""
+    return _number(result.value) + (f" ± {_number(result.spread)}" if result.spread is not None else "")
+
+
+def format_table(rows: Sequence[Comparison | Result]) -> str:
+    """Aligned plain text, one line for every row below a head line; a baseline that no row has gets no column."""
+    comparisons = [Comparison(row) if isinstance(row, Result) else row for row in rows]
+    columns = {
+        "measure": [row.trained.name for row in comparisons],
+        "part": [row.trained.part for row in comparisons],
+        "trained": [_cell(row.trained) for row in comparisons],
+        "untrained": [_cell(row.untrained) for row in comparisons],
+        "shuffled": [_cell(row.shuffled) for row in comparisons],
+        "reference": ["" if row.reference is None else _number(row.reference) for row in comparisons],
+        "": [row.trained.detail for row in comparisons],
+    }
+    kept = {head: cells for head, cells in columns.items() if any(cells)}
+    widths = [max(len(head), *map(len, cells)) for head, cells in kept.items()]
+    lines = [kept.keys(), *zip(*kept.values(), strict=True)]
+    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def to_json(rows: Sequence[Comparison | Result]) -> str:
+    """The rows as a JSON list; numbers that are not finite become null."""
+
+    def clean(value: object) -> object:
+        if isinstance(value, dict):
+            return {key: clean(inner) for key, inner in value.items()}
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps([clean(asdict(row)) for row in rows], indent=1, allow_nan=False)

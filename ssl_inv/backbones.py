@@ -1,0 +1,149 @@
+"""Any timm model behind one small face: a pooled vector, and feature maps or patch tokens where the model has them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import timm
+import torch
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from timm.models.resnet import BasicBlock, Bottleneck, ResNet
+from torch import Tensor, nn
+
+from ssl_inv.registry import suggest
+
+# timm's register_model appends to this list and would otherwise make one that holds nothing else.
+__all__ = ["Backbone", "Stem", "encode", "make_backbone", "to_channels_last"]
+
+Stem = Literal["default", "3x3-stride1", "3x3-stride2"]
+"""The first layers of a ResNet. `default` halves the resolution twice (7x7 stride 2, max-pool); `3x3-stride2` halves it once and `3x3-stride1` not
+at all, both without max-pool: the usual stems for images of 64 and of 32 pixels."""
+
+_SUFFIXES: Mapping[str, str] = {"default": "", "3x3-stride1": "_stem3x3s1", "3x3-stride2": "_stem3x3s2"}
+_SMALL_STEM_ARCHITECTURES: Mapping[str, tuple[type[nn.Module], tuple[int, ...]]] = {
+    "resnet18": (BasicBlock, (2, 2, 2, 2)),
+    "resnet34": (BasicBlock, (3, 4, 6, 3)),
+    "resnet50": (Bottleneck, (3, 4, 6, 3)),
+    "resnet101": (Bottleneck, (3, 4, 23, 3)),
+}
+
+
+class Backbone(nn.Module):
+    """A timm model without its classifier.
+
+    Args:
+        model: a timm model that was made with `num_classes=0`.
+        architecture: the timm name that makes it again.
+
+    Attributes:
+        features: dimensions of the pooled vector.
+    """
+
+    def __init__(self, model: nn.Module, architecture: str) -> None:
+        super().__init__()
+        self.model = model
+        self.architecture = architecture
+        self.features = int(model.num_features)  # type: ignore[arg-type]
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pooled features `(B, D)` of normalised pixels `(B, 3, H, W)`."""
+        return self.model(pixels)  # type: ignore[no-any-return]
+
+    def feature_map(self, pixels: Tensor) -> Tensor:
+        """The last feature map `(B, C, h, w)` of a convolutional model.
+
+        Raises:
+            TypeError: if the model gives no such map.
+        """
+        features = self._last(pixels)
+        if features.dim() != 4:
+            raise TypeError(f"{self.architecture} gives tokens, not a feature map")
+        # Swin and MaxViT keep channels last; the pooled width tells which axis they are on.
+        return features if features.shape[1] == self.features else features.permute(0, 3, 1, 2)
+
+    def tokens(self, pixels: Tensor) -> Tensor:
+        """Patch tokens `(B, N, C)`, without class or register tokens.
+
+        Raises:
+            TypeError: if the model has no tokens.
+        """
+        features = self._last(pixels)
+        if features.dim() != 3:
+            raise TypeError(f"{self.architecture} gives a feature map, not tokens")
+        return features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+
+    def _last(self, pixels: Tensor) -> Tensor:
+        forward_features: Callable[[Tensor], Tensor] = self.model.forward_features  # type: ignore[assignment]
+        return forward_features(pixels)
+
+
+def make_backbone(
+    *, name: str = "resnet18", stem: Literal["default", "3x3-stride1", "3x3-stride2"] = "default", arguments: dict[str, Any] = {}  # noqa: B006
+) -> Backbone:
+    """An untrained backbone.
+
+    Args:
+        name: any name of `timm.list_models()`.
+        stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64, or `default`.
+        arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision transformer.
+
+    Raises:
+        ValueError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
+    """
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
+    if stem != "default" and name not in _SMALL_STEM_ARCHITECTURES:
+        raise ValueError(f"stem {stem!r} exists for {', '.join(_SMALL_STEM_ARCHITECTURES)}, not for {name}")
+    architecture = name + _SUFFIXES[stem]
+    try:
+        model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
+    except (TypeError, AssertionError) as error:
+        raise ValueError(f"{name} refuses the arguments {arguments}: {error}") from None
+    return Backbone(model, architecture)
+
+
+class SmallStemResNet(ResNet):
+    """timm's ResNet with a 3x3 first convolution and no max-pool.
+
+    Args:
+        stem_stride: stride of the first convolution, 1 or 2.
+        arguments: everything that timm's `ResNet` takes.
+    """
+
+    def __init__(self, *, stem_stride: int, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        old = self.conv1
+        self.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=stem_stride, padding=1, bias=False)
+        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+        self.maxpool = nn.Identity()
+
+
+def _register_small_stem(base: str, block: type[nn.Module], layers: tuple[int, ...], stem: Stem, stride: int) -> None:
+    name = base + _SUFFIXES[stem]
+
+    def create(pretrained: bool = False, **arguments: Any) -> nn.Module:
+        model: nn.Module = build_model_with_cfg(
+            SmallStemResNet, name, pretrained, **{"block": block, "layers": layers, "stem_stride": stride, **arguments}
+        )
+        return model
+
+    create.__name__ = name
+    create.__module__ = __name__
+    create.__doc__ = f"timm's {base} with a 3x3 stem of stride {stride} and no max-pool."
+    default_cfgs.update(generate_default_cfgs({name: {"first_conv": "conv1", "classifier": "fc", "input_size": (3, 32 * stride, 32 * stride)}}))
+    globals()[name] = register_model(create)
+
+
+default_cfgs: dict[str, Any] = {}
+for _base, (_block, _layers) in _SMALL_STEM_ARCHITECTURES.items():
+    _register_small_stem(_base, _block, _layers, "3x3-stride1", 1)
+    _register_small_stem(_base, _block, _layers, "3x3-stride2", 2)
+
+
+def encode(backbone: Backbone) -> Callable[[Tensor], dict[str, Tensor]]:
+    """The encoder that evaluation probes when there is no objective: the pooled features as "all"."""
+    return lambda pixels: {"all": backbone(pixels)}
+
+
+def to_channels_last(module: nn.Module) -> nn.Module:
+    """Keep 4-D weights with channels last, which convolutions run faster on; values do not change."""
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

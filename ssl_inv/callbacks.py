@@ -1,0 +1,170 @@
+"""What happens beside the training step: log lines, monitor, checkpoints, progress."""
+
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+import pytorch_lightning as lightning
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from ssl_inv.data.loading import Batch
+from ssl_inv.engine import NonFiniteLossError, Pretraining
+from ssl_inv.monitor import OnlineMonitor, collapse
+from ssl_inv.recipe import Recipe, TrainerSettings
+from ssl_inv.run_folder import RunFolder
+
+
+class BrokenData(ValueError):
+    """More views cannot be read than a run should go on with."""
+
+
+class Recorder(lightning.Callback):
+    """Logs, scores and saves at the steps that the recipe names, and tells the progress display.
+
+    Args:
+        run: where to write; None on all processes but the first.
+        recipe: the resolved recipe, which a checkpoint carries.
+        monitor: scores the encoder; None without one.
+        show: called with the state of the run in words, and whether this is a line to keep.
+    """
+
+    def __init__(self, run: RunFolder | None, recipe: Recipe, monitor: OnlineMonitor | None, show: "Progress") -> None:
+        self.run, self.recipe, self.monitor, self.show = run, recipe, monitor, show
+        self.settings = TrainerSettings(**recipe["trainer"])
+        self.broken: dict[str, None] = {}
+        self._training_seconds = 0.0
+        self._rates = (0.0, 0.0)
+
+    def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        self._resumed = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        assert isinstance(module, Pretraining)
+        self._note_broken(module, batch)
+        if (batch_idx + 1) % self.settings.accumulate:
+            return
+        last = module.step == module.schedule.steps
+        begun = time.perf_counter()
+        try:
+            if module.step % self.settings.log_every == 0 or last:
+                module.check_finite()
+                self._log(module)
+            if self.monitor is not None and self.monitor.due(module.step, begun - self._resumed - self.monitor.seconds):
+                self._score(module)
+            if module.step % self.settings.checkpoint_every == 0 or last:
+                module.check_finite()
+                self.save(module)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}; {self._last_good()}") from None
+        self.show.update(self._line(module))
+        module.meter.pause(time.perf_counter() - begun)
+
+    def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
+        self.show.close()
+        if self.run is not None:
+            self.run.update(state="interrupted" if isinstance(exception, KeyboardInterrupt) else f"failed: {exception}")
+
+    def save(self, module: Pretraining) -> None:
+        """Write the checkpoint of the step that was done last."""
+        if self.run is not None:
+            self.run.save_checkpoint(module.training_state(), self.recipe)
+
+    def _last_good(self) -> str:
+        if self.run is None or not self.run.checkpoint_file.is_file():
+            return "there is no checkpoint yet"
+        return f"the last good checkpoint is {self.run.checkpoint_file}"
+
+    def _log(self, module: Pretraining) -> None:
+        self._rates = module.meter.read()
+        if self.run is not None:
+            speed, waiting = self._rates
+            rate = module.optimization.optimizer.param_groups[0]["lr"]
+            self.run.log(step=module.step, loss=module.meter.terms, lr=rate, images_per_second=round(speed, 1), waiting=round(waiting, 4))
+
+    def _score(self, module: Pretraining) -> None:
+        assert self.monitor is not None
+        scores = self.monitor.scores()
+        if self.run is not None:
+            self.run.log(step=module.step, monitor={name: round(value, 4) for name, value in scores.items()})
+        self.show.keep(f"step {module.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if ", " not in name))
+        if (sentence := collapse(scores)) is not None:
+            self.show.warn(f"collapse at step {module.step}: {sentence}")
+            if self.run is not None:
+                self.run.update(warnings=[*self.run.record().get("warnings", []), f"collapse at step {module.step}: {sentence}"])
+
+    def _note_broken(self, module: Pretraining, batch: Batch) -> None:
+        new = [name for name in batch.broken if name not in self.broken]
+        if not new:
+            return
+        for name in new:
+            self.broken[name] = None
+            self.show.warn(f"{name} cannot be read and is skipped")
+        if self.run is not None:
+            self.run.update(broken_images=list(self.broken))
+
+    def _line(self, module: Pretraining) -> str:
+        speed, waiting = self._rates
+        total = module.schedule.steps
+        terms = "  ".join(f"{name} {value:.3g}" for name, value in module.meter.terms.items())
+        elapsed = time.perf_counter() - self._resumed
+        done = max(1, module.step - self.show.first_step)
+        remaining = elapsed / done * (total - module.step)
+        rates = f"{speed:.0f} img/s  {waiting:.0%} waiting for data  " if speed else ""
+        return f"step {module.step}/{total}  {rates}{clock(remaining)} left  {terms}"
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, or hours and minutes."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60}h{minutes % 60:02d}m" if minutes >= 60 else f"{minutes}m{rest:02d}s"
+
+
+class Progress:
+    """One line that is rewritten on a terminal; in a file, a line every now and then.
+
+    Args:
+        file: where to; standard error by default, so that standard output has results only.
+        quiet: show warnings and nothing else.
+        interval: seconds between lines where lines cannot be rewritten.
+    """
+
+    def __init__(self, file: TextIO | None = None, quiet: bool = False, interval: float = 15.0) -> None:
+        self.console = Console(file=file, stderr=file is None, highlight=False, soft_wrap=True)
+        self.quiet, self.interval = quiet, interval
+        self.first_step = 0
+        self._live: Live | None = None
+        self._printed = 0.0
+
+    def update(self, line: str) -> None:
+        """Show the state of the run."""
+        if self.quiet:
+            return
+        if self.console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self.console, refresh_per_second=8, transient=True)
+                self._live.start()
+            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+        elif time.monotonic() - self._printed > self.interval:
+            self._printed = time.monotonic()
+            self.console.print(line, markup=False)
+
+    def keep(self, line: str) -> None:
+        """Print a line that stays."""
+        if not self.quiet:
+            self.console.print(line, markup=False)
+
+    def warn(self, line: str) -> None:
+        """Print a warning, also when quiet."""
+        self.console.print(f"warning: {line}", style="yellow", markup=False)
+
+    def close(self) -> None:
+        """Take the rewritten line away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def counting(self, what: str) -> Callable[[int, int], None]:
+        """A callback that shows how much of `what` is done."""
+        return lambda done, total: self.update(f"{what}: {done:,} of {total:,}")

@@ -1,0 +1,1 @@
+"""Data sources, each an object-and-view table of images."""

@@ -1,0 +1,162 @@
+"""Where pixels come from: objects, each seen in one or more views."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_inv.transforms import Group, Transform
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some views of some objects.
+
+    Attributes:
+        pixels: `(B, 3, H, W)`, uint8.
+        transform: how each view was made, B rows; without parameters when nothing is known.
+        readable: `(B,)`, bool; False where the file could not be decoded and the pixels are zero.
+    """
+
+    pixels: Tensor
+    transform: Transform
+    readable: Tensor
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The classes of objects, of all or of some.
+
+    Attributes:
+        classes: `(N,)`, int64, an index into `names`; its value has no meaning where `known` is False.
+        known: `(N,)`, bool.
+        names: the class names in index order.
+    """
+
+    classes: Tensor
+    known: Tensor
+    names: tuple[str, ...]
+
+
+class Source(ABC):
+    """Objects, each seen in one or more views, in a fixed order.
+
+    A plain image is an object with one view. Sources are picklable (loader workers hold a copy) and have no random state: what
+    `load` returns depends on its arguments alone.
+    """
+
+    @property
+    @abstractmethod
+    def view_counts(self) -> Indices:
+        """How many views each object has, shape `(N,)`; its length is the number of objects."""
+
+    @property
+    @abstractmethod
+    def groups(self) -> dict[str, Group]:
+        """The parameters that `load` records for every view, by name; empty for plain images."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Labels | None:
+        """The classes of the objects, or None when the data has none."""
+
+    @property
+    @abstractmethod
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+
+    @abstractmethod
+    def load(self, objects: Indices, views: Indices) -> Images:
+        """View `views[b]` of object `objects[b]` for every b, in that order."""
+
+    @property
+    def preferred_workers(self) -> int | None:
+        """Loader processes that suit this source: 0 when pixels are in memory or on the device, None for the engine's default."""
+        return None
+
+    def describe(self, object_index: int, view: int) -> str:
+        """What to call a view in a message or an embedding table: its file where it has one."""
+        return f"object {object_index}, view {view}"
+
+    def __len__(self) -> int:
+        return len(self.view_counts)
+
+
+class Subset(Source):
+    """Some objects of another source.
+
+    Args:
+        source: where the views come from.
+        objects: indices into `source`, in the order they shall have here.
+    """
+
+    def __init__(self, source: Source, objects: Indices) -> None:
+        self.source = source
+        self.objects = np.asarray(objects, dtype=np.int64)
+
+    @property
+    def view_counts(self) -> Indices:
+        return self.source.view_counts[self.objects]
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return self.source.groups
+
+    @property
+    def labels(self) -> Labels | None:
+        labels = self.source.labels
+        if labels is None:
+            return None
+        rows = torch.from_numpy(self.objects)
+        return Labels(labels.classes[rows], labels.known[rows], labels.names)
+
+    @property
+    def image_size(self) -> int:
+        return self.source.image_size
+
+    @property
+    def preferred_workers(self) -> int | None:
+        return self.source.preferred_workers
+
+    def describe(self, object_index: int, view: int) -> str:
+        return self.source.describe(int(self.objects[object_index]), view)
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        return self.source.load(self.objects[objects], views)
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run learns from and is judged on. No object stands in both.
+
+    Attributes:
+        train: objects for pretraining, and for fitting the probes.
+        validation: objects that only the evaluation sees.
+        notes: facts about the data for the run's record, such as how the split was made.
+    """
+
+    train: Source
+    validation: Source
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def split_objects(count: int, validation_share: float, seed: int) -> tuple[Indices, Indices]:
+    """Train and validation indices, both ascending, that part `count` objects at random; at least one object stands in each.
+
+    Raises:
+        ValueError: if there are fewer than two objects or the share is not between 0 and 1.
+    """
+    from ssl_inv.keyed_random import permutation
+
+    if count < 2:
+        raise ValueError(f"{count} object(s) cannot be split into train and validation")
+    if not 0 < validation_share < 1:
+        raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}")
+    order = permutation(seed, length=count)
+    held_out = min(max(round(count * validation_share), 1), count - 1)
+    return np.sort(order[held_out:]), np.sort(order[:held_out])

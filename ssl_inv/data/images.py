@@ -1,0 +1,281 @@
+"""Decoding of image files into square uint8 pixels, with a memory cache and a tolerance for broken files."""
+
+import io
+import logging
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from ssl_inv.data.base import Indices
+from ssl_inv.data.files import Files, Names, unpacked
+
+Pixels = NDArray[np.uint8]
+
+IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+MAX_CACHE_BYTES = 2_000_000_000
+"""Decoded pixels are kept in memory without being asked for when all of them take no more than this."""
+
+_ALWAYS_TOLERATED = 10
+_REDUCED_DECODE_MARGIN = (
+    1.5  # Photographs then differ by 0.6 of 255 on average from a full decode, at twice the speed; by 1.7 with a margin of 1.
+)
+_THREADED_BYTES = (
+    10_000  # Threads cost more than they gain on smaller files: half the speed at 1 kB, twice the speed at 30 kB, on two cores.
+)
+_MOST_THREADS = 16
+_UNREAD, _READABLE, _BROKEN = 0, 1, 2
+_LOG = logging.getLogger("ssl_inv.data")
+
+
+class BrokenImagesError(ValueError):
+    """More image files cannot be decoded than the data set is allowed to have."""
+
+
+class UnreadableImageError(ValueError):
+    """One image cannot be decoded; the message is the reason, without the name."""
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """An image of any mode as 8-bit RGB.
+
+    Grey is repeated; 16-bit grey is scaled so that 65535 becomes 255; palettes are looked up; transparent pixels are laid over black.
+
+    Raises:
+        ValueError: for 32-bit integers or floats, of which nobody knows what is white.
+    """
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
+        wide = np.asarray(image).astype(np.float32)
+        return Image.fromarray(np.rint(wide * (255 / 65535)).astype(np.uint8)).convert("RGB")
+    if image.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {image.mode} (32 bit) have no known white; convert them to 8 or 16 bit")
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        black = Image.new("RGB", image.size)
+        black.paste(layer, mask=layer.getchannel("A"))
+        return black
+    return image.convert("RGB")
+
+
+def to_square(image: Image.Image, size: int) -> Image.Image:
+    """The centre square of an image at `size` pixels a side: its shorter side is resized to `size`, up or down, bicubic and antialiased."""
+    if image.size == (size, size):
+        return image
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    box = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=box, reducing_gap=3.0)
+
+
+def decode(content: bytes, size: int | None) -> Pixels:
+    """The pixels of an encoded image, `(H, W, 3)`, turned upright as its EXIF orientation says.
+
+    Args:
+        content: the file, in any format that Pillow reads; of an animation the first frame is taken.
+        size: side of the centre square in pixels; None leaves the image as it is.
+
+    Raises:
+        UnreadableImageError: with the reason.
+    """
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            if size is not None:
+                # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost; what is left is enough for a good resize.
+                enough = _REDUCED_DECODE_MARGIN * size / min(image.size)
+                image.draft("RGB", (int(image.width * enough), int(image.height * enough)))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            rgb = to_rgb(image)
+            return np.asarray(rgb if size is None else to_square(rgb, size))
+    except MemoryError:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadableImageError("not an image in a known format") from error
+    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError and more on damaged files.
+        raise UnreadableImageError(str(error) or type(error).__name__) from error
+
+
+class Decoder(Protocol):
+    """What an `ImageStore` reads from: rows, each an image with a name. Picklable."""
+
+    def __len__(self) -> int:
+        """How many images there are."""
+
+    def name(self, row: int) -> str:
+        """What to call an image in a message."""
+
+    def decode(self, row: int, size: int | None) -> Pixels:
+        """The pixels `(H, W, 3)` of an image, or an `UnreadableImageError`."""
+
+    def worth_threads(self, row: int) -> bool:
+        """Whether decoding an image takes long enough that threads gain by it."""
+
+
+class ImageFiles:
+    """Image files by their names, one a row.
+
+    Args:
+        files: the folder or archive.
+        names: the files, in the order of the rows.
+    """
+
+    def __init__(self, files: Files, names: Names) -> None:
+        self.files = files
+        self.names = names
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def name(self, row: int) -> str:
+        return unpacked(self.names[row])
+
+    def decode(self, row: int, size: int | None) -> Pixels:
+        return decode(read_image(self.files, self.name(row)), size)
+
+    def worth_threads(self, row: int) -> bool:
+        return len(read_image(self.files, self.name(row))) >= _THREADED_BYTES
+
+
+def read_image(files: Files, name: str) -> bytes:
+    """The content of an image file; whatever goes wrong makes this one image unreadable."""
+    try:
+        return files.read(name)
+    except Exception as error:  # Besides OSError, a damaged archive gives zlib.error, struct.error and ValueError.
+        raise UnreadableImageError(str(error)) from error
+
+
+class ImageStore:
+    """Square images by row, decoded when they are asked for.
+
+    A broken image has zero pixels, is logged once and stands in `broken`. Each loader process counts what it has met itself.
+
+    Args:
+        decoder: the images.
+        where: the folder, archive or data set, for messages.
+        size: side of the images in pixels; None takes that of the first readable image, and all images must then be squares of this size.
+        cache: whether decoded pixels stay in memory; None: if all of them fit in `MAX_CACHE_BYTES`.
+        max_broken: share of the images that may be broken. Ten broken images are tolerated in any case, unless they are over half of all.
+
+    Raises:
+        ValueError: if there are no images, or `size` is None and the first image is not square.
+        BrokenImagesError: if none of the first images is readable.
+    """
+
+    def __init__(self, decoder: Decoder, where: str, size: int | None, cache: bool | None, max_broken: float) -> None:
+        if not len(decoder):
+            raise ValueError(f"{where} has no images; files end with one of {', '.join(sorted(IMAGE_SUFFIXES))}")
+        if size is not None and size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {size}")
+        if not 0 <= max_broken <= 1:
+            raise ValueError(f"max_broken is a share and must lie between 0 and 1, got {max_broken}")
+        self.decoder = decoder
+        self.where = where
+        self.allowed = max(int(max_broken * len(decoder)), min(_ALWAYS_TOLERATED, len(decoder) // 2))
+        self.broken: dict[str, str] = {}
+        self._size = size
+        self._state = np.zeros(len(decoder), dtype=np.uint8)
+        first = self._first_readable()
+        self.image_size = self._size_of(first) if size is None else size
+        self._threaded = decoder.worth_threads(first)
+        self.cached = self._bytes <= MAX_CACHE_BYTES if cache is None else cache
+        self._cache: Pixels | None = None
+
+    @property
+    def preferred_workers(self) -> int | None:
+        """No loader processes where pixels stay in memory: each would decode and keep its own."""
+        return 0 if self.cached else None
+
+    @property
+    def _bytes(self) -> int:
+        return len(self.decoder) * 3 * self.image_size**2
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy for another process starts with an empty cache: gigabytes through a pipe cost more than decoding.
+        return {**vars(self), "_cache": None, "_state": np.where(self._state == _BROKEN, self._state, _UNREAD)}
+
+    def _first_readable(self) -> int:
+        for row in range(len(self.decoder)):
+            try:
+                self.decoder.decode(row, self._size)
+                return row
+            except UnreadableImageError as error:
+                self._note_broken(row, str(error))
+        raise BrokenImagesError(f"{self.where}: no image is readable; {self._example()}")
+
+    def _size_of(self, row: int) -> int:
+        height, width, _ = self.decoder.decode(row, None).shape
+        if height != width:
+            raise ValueError(
+                f"{self.where}: {self.decoder.name(row)} has {width}x{height} pixels; images that are not square need a `size`"
+            )
+        return int(height)
+
+    def load(self, rows: Indices) -> tuple[Tensor, Tensor]:
+        """Pixels `(B, 3, S, S)`, uint8, and whether each image is readable `(B,)`, bool.
+
+        Raises:
+            BrokenImagesError: if too many images are broken.
+            ValueError: if `size` is None and an image has another size than the first.
+        """
+        if self.cached:
+            if self._cache is None:
+                self._cache = np.zeros((len(self.decoder), 3, self.image_size, self.image_size), dtype=np.uint8)
+            new = np.unique(rows[self._state[rows] == _UNREAD])
+            self._decode_into(self._cache, new, new)
+            pixels = self._cache[rows]
+        else:
+            pixels = np.zeros((len(rows), 3, self.image_size, self.image_size), dtype=np.uint8)
+            self._decode_into(pixels, np.arange(len(rows)), rows)
+        return torch.from_numpy(pixels), torch.from_numpy(self._state[rows] == _READABLE)
+
+    def _decode_into(self, target: Pixels, places: Indices, rows: Indices) -> None:
+        def one(place: int, row: int) -> None:
+            if self._state[row] != _BROKEN:
+                self._decode_row(target[place], row)
+
+        _run(one, places.tolist(), rows.tolist(), min(torch.get_num_threads(), _MOST_THREADS) if self._threaded else 1)
+
+    def _decode_row(self, target: Pixels, row: int) -> None:
+        try:
+            pixels = self.decoder.decode(row, self._size)
+        except UnreadableImageError as error:
+            self._note_broken(row, str(error))
+            return
+        if pixels.shape != (self.image_size, self.image_size, 3):
+            height, width, _ = pixels.shape
+            found = f"{self.decoder.name(row)} has {width}x{height} pixels but the first image {self.image_size}x{self.image_size}"
+            raise ValueError(f"{self.where}: {found}; images of different sizes need a `size`")
+        target[:] = pixels.transpose(2, 0, 1)
+        self._state[row] = _READABLE
+
+    def _note_broken(self, row: int, reason: str) -> None:
+        if self._state[row] == _BROKEN:
+            return
+        self._state[row] = _BROKEN
+        self.broken[self.decoder.name(row)] = reason
+        _LOG.warning("%s: cannot read %s: %s", self.where, self.decoder.name(row), reason)
+        if len(self.broken) > self.allowed:
+            counts = f"more than {self.allowed} of {len(self.decoder)} images cannot be read"
+            raise BrokenImagesError(f"{self.where}: {counts} (raise `max_broken` to go on without them); {self._example()}")
+
+    def _example(self) -> str:
+        name, reason = next(iter(self.broken.items()))
+        return f"the first is {name}: {reason}"
+
+
+def _run(one: Callable[[int, int], None], places: list[int], rows: list[int], threads: int) -> None:
+    """Call `one` on every pair, on several threads if there is enough to do; loader workers have a single torch thread and stay on it."""
+    if threads == 1 or len(rows) < 4 * threads:
+        for place, row in zip(places, rows, strict=True):
+            one(place, row)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(one, places, rows))

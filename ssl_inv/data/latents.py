@@ -1,0 +1,168 @@
+"""Latents in the columns of a table: what they are called, their groups and their units.
+
+A latent is described by words: a group, then a unit, then options, such as `circle deg` or `real scale=0.5`.
+
+| words | one column of | recorded as |
+|---|---|---|
+| `circle deg`, `circle rad` (`deg`, `rad` alone mean the same) | an angle where a full turn changes nothing | radians, `Circle(2 pi)` |
+| `circle turn` (`turn`) | turns, a hue | turns, `Circle(1)` |
+| `circle period=24` | numbers that wrap at 24 | the numbers, `Circle(24)` |
+| `real` (`none`), `real scale=2` | numbers; `scale` is a typical size, 1 by default | the numbers, `Real(scale)` |
+| `real deg`, `real rad`, `real turn` | an angle that does not wrap; `scale` is in the column's unit | radians, or turns, `Real(scale)` |
+| `flag` | 0 or 1 | 0 or 1, `Flag()` |
+| `rotation quaternion` | four columns `qx`, `qy`, `qz`, `qw`, scalar last | unit quaternions, `Rotation()` |
+| `rotation euler deg`, `rad`, `turn` | three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z | unit quaternions, `Rotation()` |
+
+The columns of a rotation called anything but `rotation`, say `camera`, carry its name: `camera_qx`, `camera_euler_x`.
+The words of a single column can stand in the header, in brackets: `azimuth[deg]`, `zoom[real scale=2]`; three columns `euler_x[deg]` and
+so on are one rotation, and so are four columns `qx`, `qy`, `qz`, `qw`, which need no unit.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_inv.registry import suggest
+from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation, quaternion_from_euler
+
+_TO_RECORDED = {"deg": math.pi / 180, "rad": 1.0, "turn": 1.0, "none": 1.0}
+_TURN = {"deg": 2 * math.pi, "rad": 2 * math.pi, "turn": 1.0}
+_TO_RADIANS = {"deg": math.pi / 180, "rad": 1.0, "turn": 2 * math.pi}
+_SHORT = {"deg": "circle deg", "rad": "circle rad", "turn": "circle turn", "none": "real"}
+_QUATERNION = ("qx", "qy", "qz", "qw")
+_EULER = ("euler_x", "euler_y", "euler_z")
+_BRACKETS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<words>[^\[\]]*)\]")
+_PART = re.compile(r"(?:(?P<name>.+)_)?(?P<part>q[xyzw]|euler_[xyz])")
+_UNIT_NORM_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True)
+class Latent:
+    """One parameter and the columns that it is read from.
+
+    Attributes:
+        name: what the parameter is called.
+        group: how its values relate.
+        columns: names of its columns, without what stands in brackets.
+        kind: what the columns hold.
+        factor: what a number of the table is multiplied with.
+    """
+
+    name: str
+    group: Group
+    columns: tuple[str, ...]
+    kind: Literal["number", "quaternion", "euler"] = "number"
+    factor: float = 1.0
+
+    def values(self, numbers: NDArray[np.float64], where: str) -> Tensor:
+        """The values of all views, float32, `(V,)` or `(V, 4)`, from the columns' numbers `(V, columns)`.
+
+        Raises:
+            ValueError: if a flag is neither 0 nor 1 or a quaternion is not of unit length.
+        """
+        if self.kind == "euler":
+            return quaternion_from_euler(torch.from_numpy(numbers * self.factor)).float()
+        if self.kind == "quaternion":
+            length = np.linalg.norm(numbers, axis=1, keepdims=True)
+            _refuse(np.abs(length[:, 0] - 1) > _UNIT_NORM_TOLERANCE, f"{where}: the quaternion {self.name!r}", "is not of unit length")
+            return torch.from_numpy(numbers / length).float()
+        if isinstance(self.group, Flag):
+            _refuse(~np.isin(numbers[:, 0], (0.0, 1.0)), f"{where}: the flag {self.name!r}", "is neither 0 nor 1")
+        return torch.from_numpy(numbers[:, 0] * self.factor).float()
+
+
+def latents_from_settings(latents: Mapping[str, str]) -> list[Latent]:
+    """Latents from their names and descriptions; see the head of this module.
+
+    Raises:
+        ValueError: if a description cannot be understood.
+    """
+    return [_latent(name, words) for name, words in latents.items()]
+
+
+def latents_from_header(header: Sequence[str]) -> list[Latent]:
+    """The latents that a table's header describes itself; columns without brackets are none, but for the four of a quaternion.
+
+    Raises:
+        ValueError: if a description cannot be understood or a rotation lacks some of its columns.
+    """
+    found: dict[str, Latent] = {}
+    for column in header:
+        name, words = _parted(column)
+        part = _PART.fullmatch(name)
+        if part is None:
+            if words is not None:
+                found[name] = _latent(name, words)
+        elif part["part"].startswith("q") or words is not None:
+            latent = part["name"] or "rotation"
+            found[latent] = _latent(latent, "rotation quaternion" if words is None else f"rotation euler {words}")
+            _check_parts(found[latent], words, header)
+    return list(found.values())
+
+
+def column_name(column: str) -> str:
+    """A column's name without the words in brackets."""
+    return _parted(column)[0]
+
+
+def _parted(column: str) -> tuple[str, str | None]:
+    match = _BRACKETS.fullmatch(column)
+    return (column, None) if match is None else (match["name"].strip(), match["words"].strip() or "none")
+
+
+def _check_parts(latent: Latent, words: str | None, header: Sequence[str]) -> None:
+    described = dict(_parted(column) for column in header)
+    for column in latent.columns:
+        if column not in described:
+            raise ValueError(f"the rotation {latent.name!r} needs the columns {', '.join(latent.columns)}, but there is no {column!r}")
+        if described[column] != words:
+            raise ValueError(f"the columns of the rotation {latent.name!r} have different units: {words} and {described[column]}")
+
+
+def _latent(name: str, description: str) -> Latent:
+    words = _SHORT.get(description.strip(), description).split()
+    try:
+        options = {key: float(value) for key, value in (word.split("=") for word in words if "=" in word)}
+    except ValueError:
+        raise _not_understood(name, description) from None
+    group, *details = [word for word in words if "=" not in word] or [""]
+    unit = details[-1] if details else "none"
+    if group == "rotation" and not options:
+        return _rotation(name, details, description)
+    if len(details) > 1 or unit not in _TO_RECORDED or any(value <= 0 for value in options.values()):
+        raise _not_understood(name, description)
+    factor = _TO_RECORDED[unit]
+    if group == "real" and options.keys() <= {"scale"}:
+        return Latent(name, Real(scale=options.get("scale", 1.0) * factor), (name,), factor=factor)
+    if group == "circle" and (options.keys() == {"period"} if unit == "none" else not options):
+        return Latent(name, Circle(options["period"] if unit == "none" else _TURN[unit]), (name,), factor=factor)
+    if group == "flag" and not options and not details:
+        return Latent(name, Flag(), (name,))
+    raise _not_understood(name, description)
+
+
+def _rotation(name: str, details: list[str], description: str) -> Latent:
+    prefix = "" if name == "rotation" else f"{name}_"
+    if details == ["quaternion"]:
+        return Latent(name, Rotation(), tuple(prefix + part for part in _QUATERNION), "quaternion")
+    if len(details) == 2 and details[0] == "euler" and details[1] in _TO_RADIANS:
+        return Latent(name, Rotation(), tuple(prefix + part for part in _EULER), "euler", _TO_RADIANS[details[1]])
+    raise _not_understood(name, description)
+
+
+def _not_understood(name: str, description: str) -> ValueError:
+    known = ["circle deg", "circle rad", "circle turn", "circle period=1", "real", "real deg", "real scale=1", "flag"]
+    known += ["rotation quaternion", "rotation euler deg", "rotation euler rad"]
+    return ValueError(f"latent {name!r} is described by {description!r}, which is not understood; {suggest(description, known)}")
+
+
+def _refuse(wrong: NDArray[np.bool_], what: str, why: str) -> None:
+    if wrong.any():
+        raise ValueError(f"{what} in row {int(np.argmax(wrong)) + 1} {why}")

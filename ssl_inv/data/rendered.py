@@ -1,0 +1,311 @@
+"""The embedded default data set: procedural solids seen in known poses and lights, rendered when they are asked for.
+
+It needs no file and no download, has 3DIEBench's seven latents, and its difficulty is set by arguments. A class is a prototype of several
+coloured primitives; an object is a jittered copy of its class. As the categories of ShapeNet do, the classes share a canonical frame: the
+first primitive is a body stretched along x, and the others sit around it on the same sides and in the same order of hues in every class. So
+shape and layout tell the class and colours tell the pose. No two primitives have the same place or colour, so that no rotation maps an
+object onto itself.
+"""
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_inv.data.base import Images, Indices, Labels, Source
+from ssl_inv.data.solids import BOUNDING_RADIUS, BOX, CONE, CYLINDER, ELLIPSOID, KINDS, Scenes, Solids, hsv_to_rgb, render
+from ssl_inv.keyed_random import uniform
+from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform, quaternion_from_euler, quaternion_to_matrix
+
+_CLASS, _OBJECT, _VIEW = range(3)
+"""Second part of every key, so that classes, objects and views draw from different streams."""
+
+_ANCHORS = ((1.0, 0.05, 0.15), (-0.35, 0.1, 1.0), (0.15, 1.0, -0.1), (-0.9, -0.45, -0.2), (0.45, -0.9, 0.45))
+"""Where the parts sit around the body, in units of its half sizes; parts beyond the fifth get a place of their own in each class."""
+
+_SAMPLES_PER_CHUNK = {"cpu": 2**19, "cuda": 2**25}
+"""Samples rendered together: on a CPU what the cache holds, on a GPU what fills it."""
+
+
+def _random_rotations(draws: Tensor) -> Tensor:
+    """Uniform unit quaternions `(..., 4)` from three numbers in [0, 1) each (Shoemake, Graphics Gems III, 1992)."""
+    first, second, third = draws.unbind(-1)
+    near, far = (1 - first).sqrt(), first.sqrt()
+    a, b = 2 * math.pi * second, 2 * math.pi * third
+    return torch.stack((near * a.sin(), near * a.cos(), far * b.sin(), far * b.cos()), dim=-1)
+
+
+def _draw(*key: int | Indices, shape: tuple[int, ...]) -> Tensor:
+    """Uniform numbers in [0, 1), shape `(B, *shape)`, float64."""
+    return torch.from_numpy(uniform(*key, count=math.prod(shape))).reshape(-1, *shape)
+
+
+def _signed(draws: Tensor) -> Tensor:
+    return 2 * draws - 1
+
+
+def class_prototypes(classes: int, primitives: int, seed: int) -> Solids:
+    """One object per class, before jitter and scaling."""
+    draws = _draw(seed, _CLASS, np.arange(classes), shape=(primitives, 12))
+    body, parts = draws[:, 0], draws[:, 1:]
+    kinds = (draws[..., 0] * len(KINDS)).long()
+    # A cone makes a poor body: parts placed around its tip would float.
+    kinds[:, 0] = torch.tensor((ELLIPSOID, BOX, CYLINDER))[(body[:, 0] * 3).long()]
+    half_body = torch.tensor((0.52, 0.34, 0.28), dtype=torch.float64) * (0.75 + 0.5 * body[:, 1:4])
+    half_parts = (0.20 + 0.12 * parts[..., 1:2]) * (0.8 + 0.5 * parts[..., 2:5])
+    anchors = 0.9 * _signed(parts[..., 5:8])
+    known = torch.tensor(_ANCHORS, dtype=torch.float64)[: primitives - 1]
+    anchors[:, : len(known)] = known + 0.25 * _signed(parts[:, : len(known), 5:8])
+    positions = anchors * (half_body[:, None] + 0.4 * half_parts)
+    rotations = _random_rotations(draws[..., 8:11])
+    rotations[:, 0] = torch.tensor((0.0, 0.0, 0.0, 1.0), dtype=torch.float64)
+    # The golden ratio spreads the hues of the bodies over the circle, however many classes there are.
+    body_hue = torch.arange(classes, dtype=torch.float64) * (math.sqrt(5) - 1) / 2 % 1
+    part_hues = torch.arange(primitives - 1, dtype=torch.float64) / (primitives - 1) + 0.03 * _signed(parts[..., 11])
+    hues = torch.cat((body_hue[:, None], part_hues), dim=1)
+    # Saturation and value are the same everywhere: with them a colour histogram told the classes apart, whatever the shapes.
+    is_part = (torch.arange(primitives) > 0).double().expand_as(hues)
+    colours = hsv_to_rgb(hues, 0.35 + 0.55 * is_part, 0.75 + 0.15 * is_part)
+    return Solids(
+        kinds,
+        torch.cat((half_body[:, None], half_parts), dim=1),
+        torch.cat((torch.zeros(classes, 1, 3, dtype=torch.float64), positions), dim=1),
+        quaternion_to_matrix(rotations),
+        colours,
+    )
+
+
+def jittered(prototypes: Solids, jitter: float, seed: int) -> Solids:
+    """Object i from row i of `prototypes`: sizes, places, orientations and colours moved by up to `jitter`, then centred and scaled.
+
+    Args:
+        prototypes: for every object the prototype of its class.
+        jitter: largest relative change of a size, shift in multiples of a primitive's half size, turn in radians, and change of red, green
+            and blue.
+        seed: of the data set.
+    """
+    objects, primitives = prototypes.kinds.shape
+    moves = jitter * _signed(_draw(seed, _OBJECT, np.arange(objects), shape=(primitives, 12)))
+    half = prototypes.half_sizes * (1 + moves[..., 0:3])
+    positions = prototypes.positions + moves[..., 3:6] * prototypes.half_sizes
+    turns = quaternion_to_matrix(quaternion_from_euler(moves[..., 6:9]))
+    moved = Solids(
+        prototypes.kinds,
+        half,
+        positions,
+        turns @ prototypes.orientations,
+        (prototypes.colours + moves[..., 9:12]).clamp(0, 1),
+    )
+    return _centred(moved)
+
+
+def _centred(solids: Solids) -> Solids:
+    """The objects shifted to the middle of their bounding box, as in 3DIEBench, and scaled to the common bounding radius."""
+    points = _surface_points(solids).flatten(1, 2)
+    middle = (points.amin(1) + points.amax(1)) / 2
+    scale = BOUNDING_RADIUS / (points - middle[:, None]).norm(dim=-1).amax(1)[:, None, None]
+    positions = (solids.positions - middle[:, None]) * scale
+    return Solids(solids.kinds, solids.half_sizes * scale, positions, solids.orientations, solids.colours)
+
+
+def _surface_points(solids: Solids) -> Tensor:
+    """Points on the surface of every primitive, towards the corners, edges and faces of its box: `(N, P, 26, 3)` in the object's frame."""
+    directions = torch.cartesian_prod(*[torch.tensor((-1.0, 0.0, 1.0), dtype=torch.float64)] * 3)
+    cube = directions[directions.abs().sum(-1) > 0]
+    disk = cube[:, :2] / cube[:, :2].norm(dim=-1, keepdim=True).clamp_min(1)
+    cylinder = torch.cat((disk, cube[:, 2:]), dim=-1)
+    cone = torch.cat((disk * (1 - cube[:, 2:]) / 2, cube[:, 2:]), dim=-1)
+    of_kind = {ELLIPSOID: cube / cube.norm(dim=-1, keepdim=True), BOX: cube, CYLINDER: cylinder, CONE: cone}
+    unit = torch.stack([of_kind[kind] for kind in range(len(KINDS))])[solids.kinds]
+    own = unit * solids.half_sizes[:, :, None]
+    return own @ solids.orientations.transpose(-1, -2) + solids.positions[:, :, None]
+
+
+class RenderedSolids(Source):
+    """Procedural solids: object i has class `i % classes` and is seen in `views` poses and lights, all functions of `seed`.
+
+    Args:
+        classes: number of classes.
+        objects: number of objects, at least `classes`.
+        views: views of every object.
+        size: side of the images in pixels.
+        angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
+        hue_range: hues of floor and light are uniform in `[0, hue_range)`, in turns.
+        primitives: primitives of an object, at least 3: fewer could be symmetric.
+        instance_jitter: how far the objects of a class differ, a fraction of the sizes; below 1. See `jittered`.
+        samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
+        cache: keep every view that was rendered, as uint8 on `device`.
+        cache_gigabytes: the most that the cache may take when it is full.
+        device: where views are rendered and returned.
+        seed: of everything random.
+
+    Raises:
+        ValueError: if an argument is out of its range or the full cache would not fit in `cache_gigabytes`.
+    """
+
+    def __init__(
+        self,
+        classes: int = 55,
+        objects: int = 5500,
+        views: int = 50,
+        size: int = 64,
+        angle_range: float = 90.0,
+        hue_range: float = 1.0,
+        primitives: int = 5,
+        instance_jitter: float = 0.15,
+        samples: int = 1,
+        cache: bool = True,
+        cache_gigabytes: float = 4.0,
+        device: str = "cpu",
+        seed: int = 0,
+    ) -> None:
+        _check_at_least({"classes": (classes, 1), "objects": (objects, classes), "views": (views, 1), "size": (size, 8)})
+        _check_at_least({"primitives": (primitives, 3), "samples": (samples, 1)})
+        _check_within({"angle_range": (angle_range, 180.0), "hue_range": (hue_range, 1.0), "instance_jitter": (instance_jitter, 0.99)})
+        gigabytes = objects * views * 3 * size**2 / 1e9
+        if cache and gigabytes > cache_gigabytes:
+            raise ValueError(
+                f"the cache of {objects} objects x {views} views at {size} pixels takes {gigabytes:.1f} GB, more than "
+                f"cache_gigabytes = {cache_gigabytes:g}; raise it or set cache to false"
+            )
+        self.size, self.views, self.samples, self.seed = size, views, samples, seed
+        self.angle_range, self.hue_range = math.radians(angle_range), hue_range
+        self.device = torch.device(device)
+        self._cache = cache
+        self._classes = torch.arange(objects) % classes
+        self._names = tuple(f"solid-{index:02d}" for index in range(classes))
+        prototypes = class_prototypes(classes, primitives, seed)
+        self._solids = jittered(prototypes.map(lambda value: value[self._classes]), instance_jitter, seed).map(
+            lambda value: value.to(self.device)
+        )
+        self._reset_cache()
+
+    def _reset_cache(self) -> None:
+        stored = len(self._classes) * self.views if self._cache else 0
+        self._pixels = torch.empty(stored, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+        self._filled = np.zeros(stored, dtype=np.bool_)
+
+    def __getstate__(self) -> dict[str, object]:
+        """Everything but the cached pixels, which can be rendered again anywhere."""
+        return {name: value for name, value in self.__dict__.items() if name not in ("_pixels", "_filled")}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._reset_cache()
+
+    @property
+    def view_counts(self) -> Indices:
+        return np.full(len(self._classes), self.views, dtype=np.int64)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {
+            "rotation": Rotation(),
+            "floor_hue": Circle(),
+            "light_theta": Real(scale=math.pi / 4),
+            "light_phi": Circle(2 * math.pi),
+            "light_hue": Circle(),
+        }
+
+    @property
+    def labels(self) -> Labels:
+        return Labels(self._classes, torch.ones(len(self._classes), dtype=torch.bool), self._names)
+
+    @property
+    def image_size(self) -> int:
+        return self.size
+
+    @property
+    def preferred_workers(self) -> int:
+        return 0
+
+    def latents(self, objects: Indices, views: Indices) -> NDArray[np.float64]:
+        """3DIEBench's latents `(B, 7)`: Euler angles x, y, z, floor hue, light theta, light phi, light hue; radians and turns.
+
+        Raises:
+            ValueError: if an object or a view does not exist.
+        """
+        objects, views = np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64)
+        _check_indices("object", objects, len(self._classes))
+        _check_indices("view", views, self.views)
+        unit = uniform(self.seed, _VIEW, objects, views, count=7)
+        low = np.array([-self.angle_range] * 3 + [0.0] * 4)
+        high = np.array([self.angle_range] * 3 + [self.hue_range, math.pi / 4, 2 * math.pi, self.hue_range])
+        latents: NDArray[np.float64] = low + (high - low) * unit
+        return latents
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        latents = torch.from_numpy(self.latents(objects, views))
+        rows = np.asarray(objects, dtype=np.int64)
+        if self._cache:
+            flat = rows * self.views + np.asarray(views, dtype=np.int64)
+            self._fill(np.unique(flat[~self._filled[flat]]))
+            pixels = self._pixels[torch.from_numpy(flat).to(self.device)]
+        else:
+            pixels = self._render(rows, latents)
+        readable = torch.ones(len(rows), dtype=torch.bool, device=self.device)
+        return Images(pixels, self._transform(latents), readable)
+
+    def render_all(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Render every view into the cache; `progress` is told the number of views done and the number of all.
+
+        Raises:
+            ValueError: if the data set has no cache.
+        """
+        if not self._cache:
+            raise ValueError("render_all needs a cache: set cache to true")
+        missing = np.flatnonzero(~self._filled)
+        for start in range(0, len(missing), self._chunk):
+            self._fill(missing[start : start + self._chunk])
+            if progress is not None:
+                progress(int(self._filled.sum()), len(self._filled))
+
+    @property
+    def _chunk(self) -> int:
+        samples = _SAMPLES_PER_CHUNK.get(self.device.type, _SAMPLES_PER_CHUNK["cpu"])
+        return max(samples // (self.size * self.samples) ** 2, 1)
+
+    def _fill(self, flat: Indices) -> None:
+        """Render the views with these numbers, object by object, into the cache."""
+        objects, views = flat // self.views, flat % self.views
+        self._pixels[torch.from_numpy(flat).to(self.device)] = self._render(objects, torch.from_numpy(self.latents(objects, views)))
+        self._filled[flat] = True
+
+    def _render(self, objects: Indices, latents: Tensor) -> Tensor:
+        """The pixels of views with these latents, `(B, 3, size, size)`."""
+        pixels = torch.empty(len(objects), 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+        for start in range(0, len(objects), self._chunk):
+            rows = slice(start, start + self._chunk)
+            chosen = torch.from_numpy(objects[rows]).to(self.device)
+            solids = self._solids.map(lambda value, chosen=chosen: value[chosen])  # type: ignore[misc]
+            part = latents[rows].to(self.device)
+            scenes = Scenes(quaternion_from_euler(part[:, :3]), part[:, 3], part[:, 4], part[:, 5], part[:, 6])
+            pixels[rows] = render(solids, scenes, self.size, self.samples)
+        return pixels
+
+    def _transform(self, latents: Tensor) -> Transform:
+        rotation = quaternion_from_euler(latents[:, :3])
+        columns = (rotation, latents[:, 3], latents[:, 4], latents[:, 5], latents[:, 6])
+        values = {name: column.float().to(self.device) for name, column in zip(self.groups, columns, strict=True)}
+        return Transform(values, self.groups)
+
+
+def _check_at_least(settings: dict[str, tuple[int, int]]) -> None:
+    for name, (value, least) in settings.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def _check_within(settings: dict[str, tuple[float, float]]) -> None:
+    for name, (value, most) in settings.items():
+        if not 0 <= value <= most:
+            raise ValueError(f"{name} must lie between 0 and {most:g}, got {value:g}")
+
+
+def _check_indices(what: str, indices: Indices, count: int) -> None:
+    outside = indices[(indices < 0) | (indices >= count)]
+    if len(outside):
+        raise ValueError(f"there is no {what} {outside[0]}; the last one is {count - 1}")

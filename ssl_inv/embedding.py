@@ -1,0 +1,120 @@
+"""Features of every image as shards that other tools read."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_inv.data.base import Source
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.judge import feature_table
+from ssl_inv.models import LoadedModel
+from ssl_inv.recipe import RecipeError
+from ssl_inv.run_folder import write_text
+
+_ALL_VIEWS = 2**31
+
+
+def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size: int, progress: Callable[[int, int], None]) -> int:
+    """Write `part-00000.parquet` (or `.npy`), ... and `manifest.json`, shard by shard.
+
+    A shard holds whole objects, about `shard_size` views. Its columns are `id` (the file's name where there is one), `split`, `object`, `view`,
+    `label`, one column for each number of the transform, and `embedding` (float32). In npy form the embeddings stand in `part-00000.npy` and the
+    rest in `part-00000.json`. An interrupted call goes on with the first shard that is missing.
+
+    Args:
+        model: the encoder and its data.
+        folder: where to write.
+        file_format: `parquet` or `npy`.
+        shard_size: views in a shard, about.
+        progress: told the number of views done and of all.
+
+    Returns:
+        The number of views written.
+
+    Raises:
+        RecipeError: if the folder holds shards of something else.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = model.trained[0].to(device)
+    plan = [(split, source, objects) for split, source in _splits(model) for objects in _shards(source, shard_size)]
+    manifest: dict[str, Any] = {"model": model.description, "data": dict(model.recipe["data"]), "format": file_format, "shards": len(plan)}
+    _refuse_other(folder, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": False}, indent=2) + "\n")
+    total = sum(int(source.view_counts[objects].sum()) for _, source, objects in plan)
+    done = 0
+    for number, (split, source, objects) in enumerate(plan):
+        done += int(source.view_counts[objects].sum())
+        path = folder / f"part-{number:05d}.{file_format}"
+        if not path.is_file():
+            table = feature_table(_encoder(backbone), backbone, source, objects, _ALL_VIEWS, model.normalise, device)
+            (_write_parquet if file_format == "parquet" else _write_npy)(path, _columns(split, source, table), table.part("all").numpy())
+        progress(done, total)
+    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": True, "rows": done}, indent=2) + "\n")
+    return done
+
+
+def _encoder(backbone: torch.nn.Module) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
+    return lambda pixels: {"all": backbone(pixels)}
+
+
+def _splits(model: LoadedModel) -> list[tuple[str, Source]]:
+    return [("train", model.data.train), ("validation", model.data.validation)]
+
+
+def _shards(source: Source, shard_size: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+    """Consecutive objects whose views add up to about `shard_size`."""
+    ends = np.cumsum(source.view_counts)
+    number = (ends - 1) // shard_size
+    return [np.flatnonzero(number == one) for one in np.unique(number)]
+
+
+def _refuse_other(folder: Path, manifest: dict[str, Any]) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    file = folder / "manifest.json"
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if any(known.get(key) != value for key, value in manifest.items()):
+        raise RecipeError(f"output {str(folder)!r} holds something else; choose an empty folder")
+
+
+def _columns(split: str, source: Source, table: FeatureTable) -> dict[str, list[Any]]:
+    objects, views = table.objects.tolist(), table.views.tolist()
+    columns: dict[str, list[Any]] = {
+        "id": [source.describe(one, view) for one, view in zip(objects, views, strict=True)],
+        "split": [split] * len(objects),
+        "object": objects,
+        "view": views,
+    }
+    if table.labels is not None:
+        known = [True] * len(objects) if table.labelled is None else table.labelled.tolist()
+        names = table.class_names
+        columns["label"] = [names[label] if is_known else None for label, is_known in zip(table.labels.tolist(), known, strict=True)]
+    for name, value in table.transform.values.items():
+        numbers = value.reshape(len(value), -1)
+        for place in range(numbers.shape[1]):
+            columns[name if numbers.shape[1] == 1 else f"{name}_{place}"] = numbers[:, place].tolist()
+    return columns
+
+
+def _write_parquet(path: Path, columns: dict[str, list[Any]], embedding: np.ndarray[Any, Any]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    flat = pyarrow.array(embedding.reshape(-1))
+    table = pyarrow.table({**columns, "embedding": pyarrow.FixedSizeListArray.from_arrays(flat, embedding.shape[1])})
+    aside = path.with_name(f".{path.name}")
+    pyarrow.parquet.write_table(table, aside)
+    aside.replace(path)
+
+
+def _write_npy(path: Path, columns: dict[str, list[Any]], embedding: np.ndarray[Any, Any]) -> None:
+    write_text(path.with_suffix(".json"), json.dumps(columns) + "\n")
+    aside = path.with_name(f".{path.name}")
+    with aside.open("wb") as file:
+        np.save(file, embedding)
+    aside.replace(path)

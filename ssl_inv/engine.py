@@ -1,0 +1,218 @@
+"""The training step, as a LightningModule: raw images -> views -> losses -> step -> objective.after_step."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as lightning
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import keyed_random
+from ssl_inv.augment.view_maker import ViewMaker
+from ssl_inv.backbones import Backbone
+from ssl_inv.data.loading import Batch, StepBatches, StepLoader
+from ssl_inv.objectives.base import Losses, Objective
+from ssl_inv.optimization import Optimization
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term became infinite or not a number."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how to train.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        accumulate: batches whose gradients are averaged into one step.
+        clip: largest norm of the gradient, or None.
+        seed: decides everything random that has no key of its own, such as dropout.
+    """
+
+    steps: int
+    accumulate: int = 1
+    clip: float | None = None
+    seed: int = 0
+
+
+class Pretraining(lightning.LightningModule):
+    """One run of one objective.
+
+    Nothing that it does depends on hidden state: the batch, the views, the learning rate and the random numbers of a step follow from the seed
+    and the number of the step. A checkpoint therefore is the weights, the optimiser's state and that number.
+
+    Args:
+        backbone: what is pretrained.
+        objective: what it learns.
+        view_maker: makes views of raw images.
+        optimization: optimiser over the parameters of both.
+        batches: raw images by step.
+        schedule: how long and how.
+        workers: loader processes.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        objective: Objective,
+        view_maker: ViewMaker,
+        optimization: Optimization,
+        batches: StepBatches,
+        schedule: Schedule,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.backbone, self.objective, self.view_maker = backbone, objective, view_maker
+        self.optimization, self.batches, self.schedule, self.workers = optimization, batches, schedule, workers
+        self.step = 0
+        """Optimiser steps done."""
+        self.meter = Meter()
+        self._unchecked: list[tuple[int, list[str], Tensor]] = []
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return self.optimization.optimizer
+
+    def train_dataloader(self) -> StepLoader:
+        per_step = self.schedule.accumulate
+        pin = self.device.type == "cuda"
+        return StepLoader(self.batches, self.step * per_step, self.schedule.steps * per_step, self.workers, pin)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch.to(device)
+
+    def on_train_start(self) -> None:
+        self.meter.start()
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.meter.data_arrived()
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        micro = self.step * self.schedule.accumulate + batch_idx % self.schedule.accumulate
+        torch.manual_seed(int(keyed_random.bits(self.schedule.seed, micro, self.batches.rank, count=1)[0, 0] >> 1))
+        if micro % self.batches.steps_per_epoch == 0:
+            self._between_epochs()
+        self.meter.count(len(batch.index) * self.view_maker.plan.count * self.batches.processes)
+        losses = self.objective.loss(self.view_maker(batch), self.backbone)
+        loss = torch.stack([term.weight * term.value for term in losses.values()]).sum()
+        self._record(losses)
+        self.manual_backward(loss / self.schedule.accumulate)
+        if (batch_idx + 1) % self.schedule.accumulate == 0:
+            self._step()
+
+    def _step(self) -> None:
+        optimizer = self.optimization.optimizer
+        self.optimization.set_rate(self.step, self.schedule.steps)
+        if self.schedule.clip is not None:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.schedule.clip)
+        self._optimizer_step()
+        optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.objective.after_step(self.step)
+
+    def _optimizer_step(self) -> None:
+        wrapped = self.optimizers()
+        assert not isinstance(wrapped, list)
+        wrapped.step()
+
+    def _record(self, losses: Losses) -> None:
+        """Keep the terms on the device; on the CPU, where looking costs nothing, look at once."""
+        values = torch.stack([term.value.detach().float() for term in losses.values()])
+        self._unchecked.append((self.step + 1, list(losses), values))
+        if values.device.type == "cpu":
+            self.check_finite()
+
+    def check_finite(self) -> None:
+        """Look at the loss terms of the steps since the last look.
+
+        Raises:
+            NonFiniteLossError: naming the first step and term that is not finite.
+        """
+        if not self._unchecked:
+            return
+        for step, names, values in self._unchecked:
+            for name, value in zip(names, values.tolist(), strict=True):
+                if value - value != 0.0:
+                    raise NonFiniteLossError(f"loss term '{name}' became {value} at step {step}")
+        step, names, values = self._unchecked[-1]
+        self.meter.terms = dict(zip(names, values.tolist(), strict=True))
+        self._unchecked.clear()
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        self.meter.batch_done()
+
+    def _between_epochs(self) -> None:
+        if type(self.objective).between_epochs is Objective.between_epochs:
+            return
+        self.objective.between_epochs(self._training_features)
+
+    def _training_features(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """(sample indices, pooled features) over one pass of the training data, in evaluation mode."""
+        was_training = self.backbone.training
+        self.backbone.eval()
+        try:
+            with torch.no_grad():
+                for batch in StepLoader(self.batches, 0, self.batches.steps_per_epoch, self.workers):
+                    views = self.view_maker(batch.to(self.device))
+                    yield batch.index, self.backbone(views[0].pixels)
+        finally:
+            self.backbone.train(was_training)
+
+    def training_state(self) -> dict[str, Any]:
+        """Everything that the rest of the run depends on: tensors, numbers and strings only."""
+        return {
+            "step": self.step,
+            "backbone": self.backbone.state_dict(),
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimization.optimizer.state_dict(),
+        }
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Continue from `training_state()`; missing or unknown names are errors."""
+        self.step = int(state["step"])
+        self.backbone.load_state_dict(state["backbone"])
+        self.objective.load_state_dict(state["objective"])
+        self.optimization.optimizer.load_state_dict(state["optimizer"])
+
+
+class Meter:
+    """Speed since the last reading: images per second, and the share of the time spent waiting for data."""
+
+    def __init__(self) -> None:
+        self.terms: dict[str, float] = {}
+        self.total_images = 0
+        self.start()
+
+    def start(self) -> None:
+        """Begin a new reading now."""
+        self._begun = self._last = time.perf_counter()
+        self._waited = self._paused = 0.0
+        self._images = 0
+
+    def data_arrived(self) -> None:
+        """The wait for a batch is over."""
+        self._waited += time.perf_counter() - self._last
+
+    def batch_done(self) -> None:
+        """The wait for the next batch begins."""
+        self._last = time.perf_counter()
+
+    def pause(self, seconds: float) -> None:
+        """Leave out time that was spent neither training nor waiting: monitors, checkpoints."""
+        self._paused += seconds
+        self._last = time.perf_counter()
+
+    def count(self, images: int) -> None:
+        """`images` more were trained on, over all processes."""
+        self._images += images
+        self.total_images += images
+
+    def read(self) -> tuple[float, float]:
+        """Images per second and the share of time waited since the last reading; begins a new one."""
+        elapsed = max(time.perf_counter() - self._begun - self._paused, 1e-9)
+        rates = self._images / elapsed, min(self._waited / elapsed, 1.0)
+        self.start()
+        return rates

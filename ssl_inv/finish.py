@@ -1,0 +1,280 @@
+"""What comes after the last step: judgement beside its baselines, export, report."""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssl_inv.backbones import Backbone
+from ssl_inv.data.base import Data, Source
+from ssl_inv.evaluation import report
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.results import Comparison, format_table, to_json
+from ssl_inv.evaluation.retrieval import ViewPredictor
+from ssl_inv.evaluation.spectrum import singular_values
+from ssl_inv.evaluation.suite import Encoded, evaluate_with_baselines
+from ssl_inv.export import Preprocessing, export_timm
+from ssl_inv.judge import PREDICTION, choose_objects, feature_table, protocol_of, with_prediction_space
+from ssl_inv.objectives.base import Encoder, Objective
+from ssl_inv.pretrain import Run, build_networks
+from ssl_inv.recipe import EvaluationSettings, Recipe
+from ssl_inv.run_folder import RunFolder, write_text
+
+HEADLINES = ("linear/top1", "knn/top1", "r2/relative/rotation")
+_SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 8, 6, 5
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What was measured on one encoder, and the features that it was measured on."""
+
+    table: list[Comparison]
+    trained: Encoded
+    untrained: Encoded | None
+
+
+def judge(
+    data: Data,
+    trained: tuple[nn.Module, Objective | None],
+    untrained: tuple[nn.Module, Objective | None] | None,
+    normalise: Callable[[Tensor], Tensor],
+    settings: EvaluationSettings,
+    device: torch.device,
+    seed: int = 0,
+) -> Judgement:
+    """Judge an encoder beside its untrained self.
+
+    Args:
+        data: training objects to fit probes on, validation objects to judge on.
+        trained: a backbone, and the objective that says which parts of its features to probe; without one, all of them.
+        untrained: the same with random weights, or None.
+        normalise: from pixels in [0, 1] to what the backbone expects.
+        settings: what is measured.
+        device: where the networks are.
+        seed: decides which training objects are taken.
+    """
+    encoded = encode_data(data, *trained, normalise, settings, device, seed)
+    baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed)
+    parts = tuple(part for part in encoded.train.features if part != PREDICTION)
+    return Judgement(evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed)), encoded, baseline)
+
+
+def encode_data(
+    data: Data,
+    backbone: nn.Module,
+    objective: Objective | None,
+    normalise: Callable[[Tensor], Tensor],
+    settings: EvaluationSettings,
+    device: torch.device,
+    seed: int,
+    cache: Callable[[str], Path] | None = None,
+) -> Encoded:
+    """Features of both splits, with the objective's predictor if it has one."""
+    encoder: Encoder = _whole(backbone) if objective is None else objective.representations(backbone)  # type: ignore[arg-type]
+    predictor = None if objective is None else objective.predictor(backbone)  # type: ignore[arg-type]
+    module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
+    if predictor is not None:
+        encoder = with_prediction_space(encoder, predictor.embed)
+    tables = {}
+    for split, source, objects in (
+        ("train", data.train, choose_objects(data.train, settings.objects, seed)),
+        ("validation", data.validation, np.arange(len(data.validation))),
+    ):
+        file = None if cache is None else cache(split)
+        tables[split] = feature_table(encoder, module, source, objects, settings.views, normalise, device, file)
+    view_predictor = None
+    if predictor is not None and objective is not None:
+        predict, home = predictor.predict, device
+
+        def on_device(embedding: Tensor, action: Any) -> Tensor:
+            with torch.no_grad():
+                return predict(embedding.to(home), action.to(home)).cpu()
+
+        view_predictor = ViewPredictor(PREDICTION, on_device)
+    return Encoded(tables["train"], tables["validation"], view_predictor)
+
+
+def _whole(backbone: nn.Module) -> Encoder:
+    return lambda pixels: {"all": backbone(pixels)}
+
+
+def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement | None:
+    """Judge, export and report a run whose training is done.
+
+    Args:
+        run: the trained run.
+        folder: where its files are.
+        say: told what is being done.
+
+    Returns:
+        What was measured, or None if the recipe asks for no evaluation.
+    """
+    settings = EvaluationSettings(**run.recipe["evaluation"])
+    export_run(run.recipe, run.backbone, run.data.train.image_size, folder.export_folder)
+    judgement = None
+    if settings.protocol != "none":
+        say("evaluating")
+        device = run.trainer.strategy.root_device
+        backbone, objective = run.backbone.to(device), run.objective.to(device)
+        untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
+        normalise = run.module.view_maker.to(device).normalise
+        judgement = judge(run.data, (backbone, objective), untrained, normalise, settings, device, run.settings.seed)  # type: ignore[arg-type]
+        write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
+        write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
+    report.write_report(report_content(run, folder, judgement), folder.report_file)
+    folder.update(state="complete", score=None if judgement is None else headline(judgement.table))
+    return judgement
+
+
+def export_run(recipe: Recipe, backbone: Backbone, image_size: int, folder: Path) -> Path:
+    """Write the timm folder of a trained backbone, with the recipe's normalisation and view size."""
+    return export_timm(backbone.model, backbone.architecture, folder, preprocessing_of(recipe, image_size), overwrite=True)
+
+
+def preprocessing_of(recipe: Recipe, image_size: int) -> Preprocessing:
+    """What a recipe does to an image before the backbone sees it."""
+    size = recipe["augmentation"].get("size") or image_size
+    return Preprocessing(tuple(recipe["normalization"]["mean"]), tuple(recipe["normalization"]["std"]), size)
+
+
+def headline(table: list[Comparison]) -> dict[str, float]:
+    """The numbers that a list of runs shows: of each headline measurement, the best-known part."""
+    return {
+        f"{row.trained.name} ({row.trained.part})": round(row.trained.value, 4)
+        for row in table
+        if row.trained.value is not None and row.trained.name in HEADLINES
+    }
+
+
+def report_content(run: Run, folder: RunFolder, judgement: Judgement | None) -> report.ReportContent:
+    """Everything that the page of a run shows."""
+    record, metrics = folder.record(), folder.metrics()
+    facts = {
+        "objective": run.recipe["objective"]["name"],
+        "backbone": f"{run.backbone.architecture}, {sum(p.numel() for p in run.backbone.parameters()) / 1e6:.1f} M parameters",
+        "data": f"{run.recipe['data']['name']}, {len(run.data.train):,} training and {len(run.data.validation):,} validation objects",
+        "training": f"{run.module.step:,} steps of {run.settings.batch_size}",
+        **run.data.notes,
+        **{f"version of {name}": str(value) for name, value in record.get("versions", {}).items() if name in ("ssl-inv", "torch", "commit")},
+    }
+    notices = list(record.get("warnings", []))
+    if broken := record.get("broken_images"):
+        notices.append(f"{len(broken)} images could not be read and were skipped, the first is {broken[0]}")
+    return report.ReportContent(
+        title=folder.path.resolve().name,
+        recipe=run.recipe.dump(),
+        facts=facts,
+        warnings=notices,
+        results=[] if judgement is None else result_rows(judgement.table),
+        curves=curves(metrics),
+        view_pairs=view_pairs(run.data.validation),
+        neighbours=[] if judgement is None else neighbour_rows(run.data.validation, judgement.trained.validation),
+        spectra={} if judgement is None else spectra(judgement),
+    )
+
+
+def result_rows(table: list[Comparison]) -> list[report.Result]:
+    """The lines of the results table that have a number."""
+    rows = []
+    for row in table:
+        if row.trained.value is None:
+            continue
+        rows.append(
+            report.Result(
+                row.trained.name,
+                row.trained.part,
+                row.trained.value,
+                row.trained.spread,
+                None if row.untrained is None else row.untrained.value,
+                None if row.shuffled is None else row.shuffled.value,
+                row.reference,
+                row.trained.name in HEADLINES,
+            )
+        )
+    return rows
+
+
+def curves(metrics: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Loss terms and monitor scores by step, from the lines of metrics.jsonl."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for entry in metrics:
+        for group in ("loss", "monitor"):
+            for name, value in entry.get(group, {}).items():
+                found.setdefault(f"{group}/{name}", []).append((entry["step"], value))
+    return found
+
+
+def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return source.load(objects.astype(np.int64), views.astype(np.int64)).pixels.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def view_pairs(source: Source) -> report.ViewPairs | None:
+    """The first two views of some objects with what leads from one to the other; None where objects have one view or nothing is recorded."""
+    objects = np.flatnonzero(source.view_counts >= 2)[:_SHOWN_PAIRS]
+    if not len(objects) or not source.groups:
+        return None
+    zeros = np.zeros_like(objects)
+    first, second = source.load(objects, zeros), source.load(objects, zeros + 1)
+    action = first.transform.to("cpu").relative(second.transform.to("cpu"))
+    pixels = np.stack([_pictures(source, objects, zeros), _pictures(source, objects, zeros + 1)], axis=1)
+    return report.ViewPairs(pixels, [report.describe_action(action, row) for row in range(len(objects))])
+
+
+def neighbour_rows(source: Source, table: FeatureTable) -> list[report.NeighbourRow]:
+    """Some views and their nearest neighbours among the views of other objects, in the invariant and the equivariant part or in all of it."""
+    parts = [part for part in ("invariant", "equivariant") if part in table.features] or ["all"]
+    distinct_objects = len(torch.unique(table.objects))
+    if distinct_objects <= _SHOWN_NEIGHBOURS:
+        return []
+    queries = torch.linspace(0, len(table) - 1, _SHOWN_QUERIES).long()
+    near = {
+        part: report.nearest_neighbours(table.part(part), queries, _SHOWN_NEIGHBOURS, table.objects, exclude_same_object=True) for part in parts
+    }
+    return [
+        report.NeighbourRow(
+            _picture(source, table, int(query)),
+            _label(table, int(query)),
+            {part: [_neighbour(source, table, int(query), int(other)) for other in near[part][number]] for part in parts},
+        )
+        for number, query in enumerate(queries)
+    ]
+
+
+def _picture(source: Source, table: FeatureTable, row: int) -> np.ndarray[Any, Any]:
+    picture: np.ndarray[Any, Any] = _pictures(source, table.objects[row : row + 1].numpy(), table.views[row : row + 1].numpy())[0]
+    return picture
+
+
+def _label(table: FeatureTable, row: int) -> str:
+    known = table.labels is not None and (table.labelled is None or bool(table.labelled[row]))
+    return table.class_names[int(table.labels[row])] if known and table.class_names and table.labels is not None else ""
+
+
+def _neighbour(source: Source, table: FeatureTable, query: int, other: int) -> report.Neighbour:
+    rows = torch.tensor([query]), torch.tensor([other])
+    words = ""
+    if table.transform.names:
+        names = [name for name in ("rotation",) if name in table.transform.names] or table.transform.names
+        chosen = [table.transform.select(row).only(names) for row in rows]
+        words = report.describe_action(chosen[0].relative(chosen[1]), 0)
+    label, wanted = _label(table, other), _label(table, query)
+    return report.Neighbour(_picture(source, table, other), label, words, label == wanted if label and wanted else None)
+
+
+def spectra(judgement: Judgement) -> Mapping[str, Mapping[str, list[float]]]:
+    """Singular values of the validation features by part, of the trained and of the untrained encoder."""
+    encoders = {"trained": judgement.trained, "untrained": judgement.untrained}
+    tables = {name: encoded.validation for name, encoded in encoders.items() if encoded is not None}
+    parts = [part for part in judgement.trained.validation.features if part != PREDICTION]
+    return {part: {name: singular_values(table.part(part)).tolist() for name, table in tables.items()} for part in parts}
+
+
+def read_results(folder: RunFolder) -> list[dict[str, Any]]:
+    """The content of results.json."""
+    content: list[dict[str, Any]] = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
+    return content

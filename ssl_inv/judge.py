@@ -1,0 +1,92 @@
+"""From an encoder and a data source to feature tables: what the command line and the online monitor hand to the evaluation suite."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import keyed_random
+from ssl_inv.data.base import Indices, Source
+from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable, extract
+from ssl_inv.evaluation.suite import FULL, QUICK, Protocol
+from ssl_inv.objectives.base import Encoder
+from ssl_inv.recipe import EvaluationSettings
+
+_CHUNK = 256
+
+PREDICTION = "prediction space"
+"""The part of a feature table in which the objective's own predictor works; retrieval reads it, nothing probes it."""
+
+
+def evaluation_batches(
+    source: Source, objects: Indices, views: int, normalise: Callable[[Tensor], Tensor], device: torch.device | str
+) -> Iterator[EvaluationBatch]:
+    """The first `views` views of some objects as the data set has them; what cannot be read is left out.
+
+    Args:
+        source: where the views come from.
+        objects: which of its objects.
+        views: views of each, at most.
+        normalise: from pixels in [0, 1] to what the encoder expects.
+        device: where the encoder is.
+    """
+    counts = np.minimum(source.view_counts[objects], views)
+    rows = np.repeat(objects, counts)
+    numbers = np.concatenate([np.arange(count) for count in counts]) if len(counts) else rows
+    labels = source.labels
+    for start in range(0, len(rows), _CHUNK):
+        some, view = rows[start : start + _CHUNK], numbers[start : start + _CHUNK]
+        images = source.load(some, view)
+        kept = images.readable.cpu()
+        if not bool(kept.any()):
+            continue
+        which = torch.from_numpy(some)[kept]
+        yield EvaluationBatch(
+            normalise(images.pixels[kept.to(images.pixels.device)].to(device).float() / 255),
+            which,
+            torch.from_numpy(view)[kept],
+            None if labels is None else labels.classes[which],
+            None if labels is None else labels.known[which],
+            images.transform.select(kept),
+        )
+
+
+def feature_table(
+    encoder: Encoder,
+    module: nn.Module,
+    source: Source,
+    objects: Indices,
+    views: int,
+    normalise: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+    cache: Path | None = None,
+) -> FeatureTable:
+    """Features of the first `views` views of some objects; see `evaluation_batches` and `extract`."""
+    batches = evaluation_batches(source, objects, views, normalise, device)
+    names = source.labels.names if source.labels is not None else ()
+    return extract(encoder, batches, device, module=module, class_names=names, cache=cache)
+
+
+def choose_objects(source: Source, count: int | None, seed: int) -> Indices:
+    """`count` objects at random in ascending order, or all if there are fewer or `count` is None."""
+    if count is None or count >= len(source):
+        return np.arange(len(source))
+    return np.sort(keyed_random.permutation(seed, len(source), length=len(source))[:count])
+
+
+def with_prediction_space(encoder: Encoder, embed: Callable[[Tensor], Tensor]) -> Encoder:
+    """An encoder that gives the predictor's embeddings beside the parts that are probed."""
+
+    def encode(pixels: Tensor) -> dict[str, Tensor]:
+        return {**encoder(pixels), PREDICTION: embed(pixels)}
+
+    return encode
+
+
+def protocol_of(settings: EvaluationSettings, parts: tuple[str, ...], seed: int = 0) -> Protocol:
+    """The suite's protocol that the recipe's settings name, probing `parts`."""
+    base = QUICK if settings.protocol == "quick" else FULL
+    return replace(base, neighbours=replace(base.neighbours, k=settings.neighbours), parts=parts, shuffle_seed=seed)

@@ -1,0 +1,90 @@
+"""What an objective is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ssl_inv.backbones import Backbone
+from ssl_inv.transforms import Action, Convention, Group, Transform
+from ssl_inv.views import Plan, Views
+
+
+@dataclass(frozen=True)
+class Term:
+    """One named part of a loss: its value, a scalar of the global batch, and the weight with which it is summed."""
+
+    value: Tensor
+    weight: float = 1.0
+
+
+Losses = Mapping[str, Term]
+"""Terms by name. The loss is the sum of value times weight; the engine sums, logs and checks them."""
+
+Encoder = Callable[[Tensor], dict[str, Tensor]]
+"""From normalised pixels `(B, 3, H, W)` to the features of each part that evaluation may probe, `(B, D)` each; "all" is always there."""
+
+
+class Predictor(Protocol):
+    """How an equivariant objective predicts: the maps that MRR, H@k and PRE are measured with."""
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Embeddings `(B, D)`, in the space in which predictions are made, of normalised pixels."""
+        ...
+
+    def predict(self, embedding: Tensor, action: Action) -> Tensor:
+        """Where each action leads: predicted embeddings `(B, D)` from embeddings `(B, D)`."""
+        ...
+
+
+class Objective(nn.Module, ABC):
+    """A self-supervised objective: the views it needs, its loss, and what of the features it lets others judge.
+
+    Constructors take two positional arguments from the engine, then keyword-only settings, which are the recipe's schema:
+
+        features: dimensions of the backbone's pooled vector.
+        groups: the parameters that the transform of every view will have, by name.
+
+    All state that affects training is a parameter or a persistent buffer, so that a checkpoint holds it.
+    """
+
+    @property
+    @abstractmethod
+    def plan(self) -> Plan:
+        """The views of each sample that the loss needs."""
+
+    @abstractmethod
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        """The terms of the loss on a batch; equal on every process and equal to those of one process with the global batch."""
+
+    def after_step(self, step: int) -> None:
+        """Called after optimiser step `step` (the first is 1): moving averages, queues."""
+
+    def between_epochs(self, features: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
+        """Called before each epoch: clustering, graph mining. `features()` iterates over (sample indices, features) of the training data."""
+
+    def representations(self, backbone: Backbone) -> Encoder:
+        """What evaluation may probe: "all", and where the objective has them "invariant", "equivariant", ...; never a hidden head."""
+        return lambda pixels: {"all": backbone(pixels)}
+
+    def predictor(self, backbone: Backbone) -> Predictor | None:
+        """The prediction that retrieval measures, or None if the objective makes none."""
+        return None
+
+
+def action_dimensions(groups: Mapping[str, Group], names: list[str], convention: Convention) -> int:
+    """Length of the action vector of the named parameters.
+
+    Raises:
+        ValueError: if the data does not record one of them.
+    """
+    neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
+    return neutral.relative(neutral).as_vector(names, convention).shape[1]
+
+
+def check_finite(losses: Losses) -> str | None:
+    """The name of the first term that is not finite, or None."""
+    return next((name for name, term in losses.items() if not bool(torch.isfinite(term.value).all())), None)

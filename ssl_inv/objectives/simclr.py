@@ -1,0 +1,45 @@
+"""SimCLR: two views of one image attract, all other images of the batch repel."""
+
+from collections.abc import Mapping
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.transforms import Group
+from ssl_inv.views import Pair, Views
+
+
+@register("simclr")
+class SimCLR(Objective):
+    """Contrastive learning with the NT-Xent loss (Chen, Kornblith, Norouzi, Hinton, ICML 2020, eq. 1).
+
+    Args:
+        projector: widths of the projector's layers.
+        temperature: divides the cosine similarities; 0.5 suits small images and short training, 0.1 long training.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        temperature: float = 0.5,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.temperature = temperature
+        self.projector = make_projector(features, projector)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
+        return {"nt_xent": Term(losses.nt_xent(x, y, self.temperature))}

@@ -1,0 +1,182 @@
+"""The folder that a run leaves: recipe, record, metrics, checkpoint, export, report."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_inv.recipe import Recipe, RecipeError, difference, read_yaml, resolve
+
+_PACKAGES = ("ssl-inv", "torch", "torchvision", "timm", "lightly", "kornia", "pytorch-lightning", "numpy")
+CHECKPOINT_FORMAT = 1
+
+
+class RunFolder:
+    """One run on disk.
+
+    `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` one line of JSON a log entry, `checkpoints/last.ckpt` the state to
+    continue from. Files are written aside, synced and renamed, so a reader never meets half of one.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe_file = path / "recipe.yaml"
+        self.record_file = path / "run.json"
+        self.metrics_file = path / "metrics.jsonl"
+        self.checkpoint_file = path / "checkpoints" / "last.ckpt"
+        self.export_folder = path / "export"
+        self.report_file = path / "report.html"
+
+    @classmethod
+    def create(cls, path: Path, recipe: Recipe, command: list[str]) -> "RunFolder":
+        """A new folder with the recipe and the record of how it was begun.
+
+        Raises:
+            RecipeError: if the folder exists and holds something, or cannot be written.
+        """
+        try:
+            if path.exists() and (not path.is_dir() or any(path.iterdir())):
+                raise RecipeError(f"output {str(path)!r} exists already; choose another folder or continue with --resume {path}")
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(f"output {str(path)!r} cannot be written: {error.strerror}") from None
+        run = cls(path)
+        write_text(run.recipe_file, recipe.dump())
+        run.update(state="started", command=command, began=time.strftime("%Y-%m-%dT%H:%M:%S%z"), host=host_facts(), versions=versions())
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> "RunFolder":
+        """A folder that a run began.
+
+        Raises:
+            RecipeError: if there is none.
+        """
+        run = cls(path)
+        if not run.recipe_file.is_file() or not run.record_file.is_file():
+            raise RecipeError(f"{str(path)!r} is not a run folder: it has no recipe.yaml and run.json")
+        return run
+
+    def recipe(self) -> Recipe:
+        """The resolved recipe of the run."""
+        return resolve(read_yaml(self.recipe_file), str(self.recipe_file))
+
+    def refuse_another_recipe(self, recipe: Recipe) -> None:
+        """Raise a `RecipeError` with the differences if `recipe` is not the one that the run began with."""
+        if changed := difference(self.recipe(), recipe):
+            raise RecipeError(f"{str(self.path)!r} began with another recipe: {'; '.join(changed)}")
+
+    def record(self) -> dict[str, Any]:
+        """The content of run.json."""
+        content: dict[str, Any] = json.loads(self.record_file.read_text(encoding="utf-8")) if self.record_file.is_file() else {}
+        return content
+
+    def update(self, **facts: Any) -> None:
+        """Put facts into run.json, over those of the same name."""
+        write_text(self.record_file, json.dumps({**self.record(), **facts}, indent=2) + "\n")
+
+    def log(self, **values: Any) -> None:
+        """Append a line to metrics.jsonl."""
+        with self.metrics_file.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl, without a last one that was cut off."""
+        lines = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.is_file() else []
+        entries = []
+        for line in lines:
+            try:
+                entries.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return entries
+
+    def forget_metrics_after(self, step: int) -> None:
+        """Drop what was logged after `step`: a run that continues from there logs it again."""
+        kept = [entry for entry in self.metrics() if entry.get("step", 0) <= step]
+        if self.metrics_file.is_file():
+            write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+    def save_checkpoint(self, state: dict[str, Any], recipe: Recipe) -> None:
+        """Replace last.ckpt, whole or not at all."""
+        aside = self.checkpoint_file.with_name(f".{self.checkpoint_file.name}.{os.getpid()}")
+        with aside.open("wb") as file:
+            torch.save({"format": CHECKPOINT_FORMAT, "recipe": {name: dict(section) for name, section in recipe.items()}, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _replace(aside, self.checkpoint_file)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """The content of last.ckpt, or None if the run was ended before its first."""
+        if not self.checkpoint_file.is_file():
+            return None
+        return load_checkpoint(self.checkpoint_file)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A training checkpoint; no code in the file is run.
+
+    Raises:
+        RecipeError: if it is none, or of a later version.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive fails in many ways, and all mean the same
+        raise RecipeError(f"{path}: not a checkpoint that can be read ({error.__class__.__name__})") from error
+    if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
+        raise RecipeError(f"{path}: not a training checkpoint of this version of ssl-inv")
+    return state
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file aside, sync it, and rename it to `path`."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    _replace(aside, path)
+
+
+def _replace(aside: Path, path: Path) -> None:
+    os.replace(aside, path)
+    if hasattr(os, "O_DIRECTORY"):
+        folder = os.open(path.parent, os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the result depends on, and the commit if the package runs from a repository."""
+    found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
+    here = Path(__file__).resolve().parent.parent
+    if (here / ".git").exists():
+        commit = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603, S607
+        if commit.returncode == 0:
+            found["commit"] = commit.stdout.strip()
+    return found
+
+
+def host_facts() -> dict[str, Any]:
+    """The machine, as far as it matters to a time."""
+    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count(), "gpu": gpu, "python": sys.executable}
+
+
+def default_output(recipe_name: str) -> Path:
+    """`runs/<recipe>-<time>`, with a number behind it if two runs begin in one second."""
+    base = Path("runs") / f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+    candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 100))]
+    return next(path for path in candidates if not path.exists())

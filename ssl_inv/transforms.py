@@ -1,0 +1,391 @@
+"""The record of how each view of a batch was made.
+
+A `Transform` holds named parameters (rotation, hue, crop box, ...), each a tensor with a leading batch dimension and a group that knows how two
+values of it relate. The relative transform of two views, an `Action`, leads from one to the other: `a.compose(a.relative(b)) == b`.
+
+Quaternions are scalar-last (x, y, z, w), as in scipy. Angles are radians. Hues are turns in [0, 1).
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Convention = Literal["canonical", "sie", "seq-jepa"]
+"""How an action is written as a vector.
+
+`canonical`: quaternions with w >= 0, circular values as the wrapped difference, every parameter divided by its group's constant scale.
+`sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign that the product has, circular values as the plain
+difference of the two numbers, no scaling. The two papers agree on this.
+"""
+
+
+# Quaternions. Shapes are (..., 4), scalar last.
+
+
+def quaternion_multiply(a: Tensor, b: Tensor) -> Tensor:
+    """Hamilton product `a b`: the rotation that applies `b` first, then `a`."""
+    ax, ay, az, aw = a.unbind(-1)
+    bx, by, bz, bw = b.unbind(-1)
+    return torch.stack(
+        (
+            aw * bx + ax * bw + ay * bz - az * by,
+            aw * by - ax * bz + ay * bw + az * bx,
+            aw * bz + ax * by - ay * bx + az * bw,
+            aw * bw - ax * bx - ay * by - az * bz,
+        ),
+        dim=-1,
+    )
+
+
+def quaternion_conjugate(q: Tensor) -> Tensor:
+    """The inverse rotation of a unit quaternion."""
+    return torch.cat((-q[..., :3], q[..., 3:]), dim=-1)
+
+
+def quaternion_from_euler(angles: Tensor) -> Tensor:
+    """Unit quaternions `(..., 4)` from extrinsic x, y, z Euler angles `(..., 3)`: R = Rz(c) Ry(b) Rx(a), scipy's `from_euler("xyz")`."""
+    half = angles / 2
+    (ca, cb, cc), (sa, sb, sc) = half.cos().unbind(-1), half.sin().unbind(-1)
+    return torch.stack(
+        (
+            sa * cb * cc - ca * sb * sc,
+            ca * sb * cc + sa * cb * sc,
+            ca * cb * sc - sa * sb * cc,
+            ca * cb * cc + sa * sb * sc,
+        ),
+        dim=-1,
+    )
+
+
+def quaternion_to_matrix(q: Tensor) -> Tensor:
+    """Rotation matrices `(..., 3, 3)` from unit quaternions `(..., 4)`."""
+    x, y, z, w = q.unbind(-1)
+    rows = (
+        torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)), dim=-1),
+        torch.stack((2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)), dim=-1),
+        torch.stack((2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)), dim=-1),
+    )
+    return torch.stack(rows, dim=-2)
+
+
+def canonical_sign(q: Tensor) -> Tensor:
+    """Of `q` and `-q`, which are one rotation, the one with w >= 0."""
+    return torch.where(q[..., 3:] < 0, -q, q)
+
+
+# Groups. Each is final; `Group` is the only abstract class.
+
+
+class Group(ABC):
+    """What the values of one parameter are, and how two of them relate. Values have shape `(B,)` or `(B, d)`."""
+
+    @abstractmethod
+    def neutral(self, batch: int) -> Tensor:
+        """The value of a transform that was not applied, repeated `batch` times."""
+
+    @abstractmethod
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        """The step from `a` to `b`."""
+
+    @abstractmethod
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        """The value that `step` leads to from `a`."""
+
+    @abstractmethod
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        """`fraction` of the way that `step` goes; 0 is no step and 1 the whole step."""
+
+    @abstractmethod
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """How far `a` and `b` are apart, shape `(B,)`; the unit is the group's own."""
+
+    @abstractmethod
+    def value_vector(self, value: Tensor) -> Tensor:
+        """A value as numbers that a regression can aim at, shape `(B, n)`."""
+
+    @abstractmethod
+    def step_vector(self, step: Tensor) -> Tensor:
+        """A step as numbers in the canonical convention, shape `(B, n)`."""
+
+    def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
+        """The step from `a` to `b` as the papers' code writes it; the plain difference unless the group says otherwise."""
+        return _columns(b - a)
+
+
+def _columns(value: Tensor) -> Tensor:
+    return value.reshape(len(value), -1)
+
+
+@dataclass(frozen=True)
+class Rotation(Group):
+    """3-D rotations as unit quaternions `(B, 4)`. A step is the body-frame rotation a^-1 b; distances are angles in radians."""
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.tensor([0.0, 0.0, 0.0, 1.0]).repeat(batch, 1)
+
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        return canonical_sign(quaternion_multiply(quaternion_conjugate(a), b))
+
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        return quaternion_multiply(a, step)
+
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        q = canonical_sign(step)
+        sine = q[..., :3].norm(dim=-1, keepdim=True)
+        half_angle = torch.atan2(sine, q[..., 3:])
+        # sin(f h) / sin(h) tends to f as the angle h goes to zero, where the quotient itself is 0 / 0.
+        ratio = torch.where(sine > 1e-12, torch.sin(fraction * half_angle) / sine.clamp_min(1e-12), torch.full_like(sine, fraction))
+        return torch.cat((q[..., :3] * ratio, torch.cos(fraction * half_angle)), dim=-1)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        step = self.relative(a, b)
+        return 2 * torch.atan2(step[..., :3].norm(dim=-1), step[..., 3])
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        return canonical_sign(value)
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return canonical_sign(step)
+
+    def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
+        return quaternion_multiply(quaternion_conjugate(a), b)
+
+
+@dataclass(frozen=True)
+class Circle(Group):
+    """Values `(B,)` on a circle of the given period: hue (period 1), azimuth (period 2 pi). Steps lie in [-period/2, period/2)."""
+
+    period: float = 1.0
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.zeros(batch)
+
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        half = self.period / 2
+        return torch.remainder(b - a + half, self.period) - half
+
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        return torch.remainder(a + step, self.period)
+
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        return step * fraction
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.relative(a, b).abs()
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        """Cosine and sine, `(B, 2)`: the circle has no end at which a regression could tear."""
+        angle = value * (2 * math.pi / self.period)
+        return torch.stack((angle.cos(), angle.sin()), dim=-1)
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return self.value_vector(step)
+
+
+@dataclass(frozen=True)
+class Box(Group):
+    """Crop boxes `(B, 4)` as (centre x, centre y, width, height) in fractions of the source image.
+
+    A step is the shift of the centre, in fractions of the source, and the logarithm of the ratio of widths and of heights.
+    """
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(batch, 1)
+
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.cat((b[:, :2] - a[:, :2], (b[:, 2:] / a[:, 2:]).log()), dim=-1)
+
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        return torch.cat((a[:, :2] + step[:, :2], a[:, 2:] * step[:, 2:].exp()), dim=-1)
+
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        return step * fraction
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.relative(a, b).norm(dim=-1)
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        return value
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return step
+
+
+@dataclass(frozen=True)
+class Real(Group):
+    """Real numbers, `(B,)` or `(B, d)`; vectors are divided by `scale`, a constant of the parameter and never a statistic of the batch."""
+
+    scale: float = 1.0
+    neutral_value: float = 0.0
+    dimensions: int = 0
+    """Numbers per view; 0 stands for a tensor of shape `(B,)`."""
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.full((batch, self.dimensions) if self.dimensions else (batch,), self.neutral_value)
+
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        return b - a
+
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        return a + step
+
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        return step * fraction
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return _columns(b - a).norm(dim=-1) / self.scale
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        return _columns(value - self.neutral_value) / self.scale
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return _columns(step) / self.scale
+
+
+@dataclass(frozen=True)
+class Flag(Group):
+    """Yes or no, as 0.0 and 1.0 of shape `(B,)`: flipped, grey. A step says whether the two differ."""
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.zeros(batch)
+
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a != b).to(a.dtype)
+
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        return (a - step).abs()
+
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        return step if fraction >= 0.5 else torch.zeros_like(step)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.relative(a, b)
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        return _columns(value)
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return _columns(step)
+
+
+@dataclass(frozen=True)
+class _Parameters:
+    values: Mapping[str, Tensor]
+    groups: Mapping[str, Group]
+
+    def __post_init__(self) -> None:
+        if set(self.values) != set(self.groups):
+            raise ValueError(f"values are given for {sorted(self.values)} but groups for {sorted(self.groups)}")
+        lengths = {name: len(value) for name, value in self.values.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"parameters of one batch have different lengths: {lengths}")
+
+    @property
+    def names(self) -> list[str]:
+        return list(self.values)
+
+    def __len__(self) -> int:
+        """The batch size; 0 if there are no parameters."""
+        return len(next(iter(self.values.values()), ()))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.values[require(name, self.values)]
+
+    def _chosen(self, names: list[str] | None) -> list[str]:
+        return self.names if names is None else [require(name, self.values) for name in names]
+
+
+def require(name: str, known: Mapping[str, object]) -> str:
+    """`name` itself if it is known; otherwise a `ValueError` that lists what is."""
+    if name not in known:
+        raise ValueError(f"no transform parameter is called {name!r}; this data has {', '.join(known) or 'none'}")
+    return name
+
+
+@dataclass(frozen=True)
+class Action(_Parameters):
+    """The relative transform that leads from one view to another, one row per pair."""
+
+    source: Mapping[str, Tensor]
+    target: Mapping[str, Tensor]
+
+    def as_vector(self, names: list[str] | None = None, convention: Convention = "canonical") -> Tensor:
+        """The steps of the named parameters (all by default) side by side, shape `(B, n)`."""
+        chosen = self._chosen(names)
+        if convention == "canonical":
+            columns = [self.groups[name].step_vector(self.values[name]) for name in chosen]
+        elif convention in ("sie", "seq-jepa"):
+            columns = [self.groups[name].plain_step_vector(self.source[name], self.target[name]) for name in chosen]
+        else:
+            raise ValueError(f"no convention is called {convention!r}; there are canonical, sie and seq-jepa")
+        return torch.cat(columns, dim=-1)
+
+    def to(self, device: torch.device | str) -> "Action":
+        """The action with its tensors on `device`."""
+        moved = ({name: value.to(device) for name, value in part.items()} for part in (self.values, self.source, self.target))
+        values, source, target = moved
+        return Action(values, self.groups, source, target)
+
+    def fraction(self, fraction: float) -> "dict[str, Tensor]":
+        """The steps cut to `fraction` of their way: slerp for rotations, a straight line for the rest."""
+        return {name: self.groups[name].scale_step(step, fraction) for name, step in self.values.items()}
+
+
+@dataclass(frozen=True)
+class Transform(_Parameters):
+    """How every view of a batch was made: named parameters `(B, ...)` and the group of each."""
+
+    @classmethod
+    def empty(cls) -> "Transform":
+        """The transform of views about which nothing is known."""
+        return cls({}, {})
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Transform":
+        """The transform with `change` applied to every tensor: a move to a device, a selection of rows."""
+        return Transform({name: change(value) for name, value in self.values.items()}, self.groups)
+
+    def select(self, rows: Tensor) -> "Transform":
+        """The transforms of some rows."""
+        return self.map(lambda value: value[rows])
+
+    def to(self, device: torch.device | str) -> "Transform":
+        return self.map(lambda value: value.to(device))
+
+    def only(self, names: list[str]) -> "Transform":
+        """The record of some parameters."""
+        return Transform({name: self[name] for name in names}, {name: self.groups[name] for name in names})
+
+    def merge(self, other: "Transform") -> "Transform":
+        """Both records of the same views; a name that stands in both is an error."""
+        if both := set(self.values) & set(other.values):
+            raise ValueError(f"both transforms have a parameter called {sorted(both)}")
+        return Transform({**self.values, **other.values}, {**self.groups, **other.groups})
+
+    def relative(self, other: "Transform") -> Action:
+        """The action from these views to `other`, row by row."""
+        steps = {name: self.groups[name].relative(value, other[name]) for name, value in self.values.items()}
+        return Action(steps, self.groups, self.values, other.values)
+
+    def compose(self, action: Action) -> "Transform":
+        """Where `action` leads from here: `a.compose(a.relative(b))` equals `b`, rotations up to the sign of the quaternion."""
+        return Transform({name: self.groups[name].compose(value, action[name]) for name, value in self.values.items()}, self.groups)
+
+    def path(self, other: "Transform", fraction: float) -> "Transform":
+        """The transform `fraction` of the way to `other`: rotations along the great arc, hues along the shorter arc, boxes and numbers straight."""
+        steps = self.relative(other).fraction(fraction)
+        return Transform({name: self.groups[name].compose(value, steps[name]) for name, value in self.values.items()}, self.groups)
+
+    def as_vector(self, names: list[str] | None = None) -> Tensor:
+        """The named parameters (all by default) as regression targets side by side, shape `(B, n)`; a circular value gives cosine and sine."""
+        return torch.cat([self.groups[name].value_vector(self.values[name]) for name in self._chosen(names)], dim=-1)
+
+    @staticmethod
+    def concatenate(parts: "list[Transform]") -> "Transform":
+        """The rows of all parts, which have the same parameters, one after the other."""
+        first = parts[0]
+        return Transform({name: torch.cat([part[name] for part in parts]) for name in first.values}, first.groups)
