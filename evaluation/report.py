@@ -45,6 +45,7 @@ class Result:
         shuffled: the same protocol with targets permuted against features.
         reference: the published value.
         headline: whether the page opens with it.
+        folded: whether it stands in the part of the table that has to be opened.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Result:
     shuffled: float | None = None
     reference: float | None = None
     headline: bool = False
+    folded: bool = False
 
 
 @dataclass(frozen=True)

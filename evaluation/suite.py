@@ -43,7 +43,7 @@ FULL = Protocol()
 
 QUICK = Protocol(
     linear=LinearSettings(steps=1000, batch=256),
-    transforms=TransformR2Settings(hidden=256, epochs=10, pairs_per_object=4, minimum_steps=500, joint=True),
+    transforms=TransformR2Settings(hidden=256, epochs=10, pairs_per_object=4, minimum_steps=500, joint=True, kinds=("relative",)),
     retrieval=RetrievalSettings(splits=("val-val",)),
 )
 """Seconds on a CPU for some thousand objects: one narrow head for all parameters, fewer steps. Not comparable with published numbers."""

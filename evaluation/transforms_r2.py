@@ -50,6 +50,7 @@ class TransformR2Settings:
         convention: how the headline writes actions; with `sie` it is seq-JEPA's number, scikit-learn's R2 of the papers' action.
         device: where the heads are trained.
         seed: decides the initial weights, the pairs and their order.
+        kinds: what is regressed: the action between two views, the transform of one, or both.
     """
 
     hidden: int = 1024
@@ -63,6 +64,7 @@ class TransformR2Settings:
     convention: Convention = "canonical"
     device: str = "cpu"
     seed: int = 0
+    kinds: tuple[Kind, ...] = ("relative", "absolute")
 
 
 def _varying(targets: Tensor) -> Tensor:
@@ -243,7 +245,7 @@ def transform_r2(
     settings: TransformR2Settings = TransformR2Settings(),
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> list[Result]:
-    """R2 of every parameter on the fixed draw of validation pairs, relative first, then absolute.
+    """R2 of every parameter on the fixed draw of validation pairs.
 
     Relative R2 is left out with a remark where train or validation have no object with two views.
 
@@ -255,8 +257,7 @@ def transform_r2(
     if not names:
         return [Result("r2", part, None, detail="the data record no transform")]
     results = []
-    kinds: tuple[Kind, Kind] = ("relative", "absolute")
-    for kind in kinds:
+    for kind in settings.kinds:
         if not all(len(_Draws(table, kind, settings)) for table in (train, validation)):
             results.append(Result(f"r2/{kind}", part, None, detail="no object has two views"))
             continue

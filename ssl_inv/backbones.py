@@ -15,8 +15,11 @@ from ssl_inv.registry import suggest
 __all__ = ["Backbone", "Stem", "encode", "make_backbone", "to_channels_last"]
 
 Stem = Literal["default", "3x3-stride1", "3x3-stride2"]
-"""The first layers of a ResNet. `default` halves the resolution twice (7x7 stride 2, max-pool); `3x3-stride2` halves it once and `3x3-stride1` not
-at all, both without max-pool: the usual stems for images of 64 and of 32 pixels."""
+"""The first layers of a ResNet.
+
+`default` halves the resolution twice (7x7 of stride 2, max-pool); `3x3-stride2` halves it once and `3x3-stride1` not at all, both without
+max-pool: the usual stems for images of 64 and of 32 pixels.
+"""
 
 _SUFFIXES: Mapping[str, str] = {"default": "", "3x3-stride1": "_stem3x3s1", "3x3-stride2": "_stem3x3s2"}
 _SMALL_STEM_ARCHITECTURES: Mapping[str, tuple[type[nn.Module], tuple[int, ...]]] = {
@@ -77,7 +80,10 @@ class Backbone(nn.Module):
 
 
 def make_backbone(
-    *, name: str = "resnet18", stem: Literal["default", "3x3-stride1", "3x3-stride2"] = "default", arguments: dict[str, Any] = {}  # noqa: B006
+    *,
+    name: str = "resnet18",
+    stem: Literal["default", "3x3-stride1", "3x3-stride2"] = "default",
+    arguments: dict[str, Any] = {},  # noqa: B006
 ) -> Backbone:
     """An untrained backbone.
 
@@ -90,14 +96,14 @@ def make_backbone(
         ValueError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
     """
     if not timm.is_model(name):
-        raise ValueError(f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
+        raise ValueError(f"name: timm has no model called {name!r}; {suggest(name, timm.list_models())}")
     if stem != "default" and name not in _SMALL_STEM_ARCHITECTURES:
         raise ValueError(f"stem {stem!r} exists for {', '.join(_SMALL_STEM_ARCHITECTURES)}, not for {name}")
     architecture = name + _SUFFIXES[stem]
     try:
         model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
     except (TypeError, AssertionError) as error:
-        raise ValueError(f"{name} refuses the arguments {arguments}: {error}") from None
+        raise ValueError(f"arguments: {name} refuses {arguments}: {error}") from None
     return Backbone(model, architecture)
 
 
@@ -111,10 +117,11 @@ class SmallStemResNet(ResNet):
 
     def __init__(self, *, stem_stride: int, **arguments: Any) -> None:
         super().__init__(**arguments)
-        old = self.conv1
-        self.conv1 = nn.Conv2d(old.in_channels, old.out_channels, 3, stride=stem_stride, padding=1, bias=False)
-        nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
-        self.maxpool = nn.Identity()
+        channels = arguments.get("in_chans", 3), self.bn1.num_features
+        first = nn.Conv2d(int(channels[0]), int(channels[1]), 3, stride=stem_stride, padding=1, bias=False)  # type: ignore[arg-type]
+        nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
+        self.add_module("conv1", first)
+        self.add_module("maxpool", nn.Identity())
 
 
 def _register_small_stem(base: str, block: type[nn.Module], layers: tuple[int, ...], stem: Stem, stride: int) -> None:
@@ -129,7 +136,9 @@ def _register_small_stem(base: str, block: type[nn.Module], layers: tuple[int, .
     create.__name__ = name
     create.__module__ = __name__
     create.__doc__ = f"timm's {base} with a 3x3 stem of stride {stride} and no max-pool."
-    default_cfgs.update(generate_default_cfgs({name: {"first_conv": "conv1", "classifier": "fc", "input_size": (3, 32 * stride, 32 * stride)}}))
+    default_cfgs.update(
+        generate_default_cfgs({name: {"first_conv": "conv1", "classifier": "fc", "input_size": (3, 32 * stride, 32 * stride)}})
+    )
     globals()[name] = register_model(create)
 
 
@@ -146,4 +155,4 @@ def encode(backbone: Backbone) -> Callable[[Tensor], dict[str, Tensor]]:
 
 def to_channels_last(module: nn.Module) -> nn.Module:
     """Keep 4-D weights with channels last, which convolutions run faster on; values do not change."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]
+    return module.to(memory_format=torch.channels_last)

@@ -10,14 +10,10 @@ from rich.live import Live
 from rich.text import Text
 
 from ssl_inv.data.loading import Batch
-from ssl_inv.engine import NonFiniteLossError, Pretraining
+from ssl_inv.engine import Pretraining
 from ssl_inv.monitor import OnlineMonitor, collapse
 from ssl_inv.recipe import Recipe, TrainerSettings
 from ssl_inv.run_folder import RunFolder
-
-
-class BrokenData(ValueError):
-    """More views cannot be read than a run should go on with."""
 
 
 class Recorder(lightning.Callback):
@@ -33,33 +29,30 @@ class Recorder(lightning.Callback):
     def __init__(self, run: RunFolder | None, recipe: Recipe, monitor: OnlineMonitor | None, show: "Progress") -> None:
         self.run, self.recipe, self.monitor, self.show = run, recipe, monitor, show
         self.settings = TrainerSettings(**recipe["trainer"])
-        self.broken: dict[str, None] = {}
+        self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
         self._training_seconds = 0.0
         self._rates = (0.0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._resumed = time.perf_counter()
 
-    def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
         assert isinstance(module, Pretraining)
         self._note_broken(module, batch)
         if (batch_idx + 1) % self.settings.accumulate:
             return
         last = module.step == module.schedule.steps
-        begun = time.perf_counter()
-        try:
-            if module.step % self.settings.log_every == 0 or last:
-                module.check_finite()
-                self._log(module)
-            if self.monitor is not None and self.monitor.due(module.step, begun - self._resumed - self.monitor.seconds):
+        if module.step % self.settings.log_every == 0 or last:
+            module.check_finite()
+            self._log(module)
+        with module.meter.paused():
+            if self.monitor is not None and self.monitor.due(module.step, time.perf_counter() - self._resumed - self.monitor.seconds):
                 self._score(module)
             if module.step % self.settings.checkpoint_every == 0 or last:
-                module.check_finite()
                 self.save(module)
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}; {self._last_good()}") from None
-        self.show.update(self._line(module))
-        module.meter.pause(time.perf_counter() - begun)
+            self.show.update(self._line(module))
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
         self.show.close()
@@ -67,14 +60,15 @@ class Recorder(lightning.Callback):
             self.run.update(state="interrupted" if isinstance(exception, KeyboardInterrupt) else f"failed: {exception}")
 
     def save(self, module: Pretraining) -> None:
-        """Write the checkpoint of the step that was done last."""
+        """Write the checkpoint of the step that was done last, if it is one that a run can continue from.
+
+        Raises:
+            NonFiniteLossError: if a loss term or a weight is not finite; nothing is written.
+        """
+        module.check_finite()
+        module.check_weights()
         if self.run is not None:
             self.run.save_checkpoint(module.training_state(), self.recipe)
-
-    def _last_good(self) -> str:
-        if self.run is None or not self.run.checkpoint_file.is_file():
-            return "there is no checkpoint yet"
-        return f"the last good checkpoint is {self.run.checkpoint_file}"
 
     def _log(self, module: Pretraining) -> None:
         self._rates = module.meter.read()
@@ -90,9 +84,10 @@ class Recorder(lightning.Callback):
             self.run.log(step=module.step, monitor={name: round(value, 4) for name, value in scores.items()})
         self.show.keep(f"step {module.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if ", " not in name))
         if (sentence := collapse(scores)) is not None:
-            self.show.warn(f"collapse at step {module.step}: {sentence}")
+            warning = f"collapse at step {module.step}: {sentence}"
+            self.show.warn(warning)
             if self.run is not None:
-                self.run.update(warnings=[*self.run.record().get("warnings", []), f"collapse at step {module.step}: {sentence}"])
+                self.run.update(warnings=list(dict.fromkeys([*self.run.record().get("warnings", []), warning])))
 
     def _note_broken(self, module: Pretraining, batch: Batch) -> None:
         new = [name for name in batch.broken if name not in self.broken]

@@ -1,88 +1,155 @@
-"""The command line: parsing and printing only. Nothing heavy is imported before the arguments are known to be right."""
+"""The command line: parsing, and refusing what is wrong before anything heavy is imported."""
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import NoReturn
 
-from ssl_inv.recipe import SECTIONS, RecipeError, load_recipe, shipped_recipes
+from ssl_inv.explain import explained, recipe_head
+from ssl_inv.recipe import SECTIONS, Recipe, RecipeError, apply_overrides, check_overrides, load_recipe, resolve, shipped_recipes
+from ssl_inv.registry import suggest
+from ssl_inv.run_folder import RunFolder, default_output, require_new, require_writable
 
-_EPILOG = "Settings of a recipe are changed with --section.key value; `ssl-inv recipes NAME` lists them all."
+_EPILOG = (
+    "Any setting of the recipe is changed with --section.key value; `ssl-inv recipes NAME --explain` prints all, with what they mean. "
+    "Another objective, data set or augmentation (--data.name ...) begins with its own defaults."
+)
+
+
+def _pretrain(arguments: argparse.Namespace) -> None:
+    recipe, folder = _new_run(arguments) if arguments.resume is None else _resumed_run(arguments)
+    from ssl_inv.commands import pretrain
+
+    pretrain(recipe, folder, arguments.resume is not None, arguments.quiet)
+
+
+def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
+    if arguments.recipe is None:
+        raise RecipeError("a recipe is missing: ssl-inv pretrain RECIPE; `ssl-inv recipes` lists them")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    folder = RunFolder(Path(arguments.output) if arguments.output else default_output(arguments.recipe))
+    # The processes that the first one starts for further devices find its folder there already.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        require_new(folder.path)
+    return recipe, folder
+
+
+def _resumed_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
+    if arguments.output is not None:
+        raise RecipeError("--output and --resume exclude each other: a resumed run stays in its folder")
+    folder = RunFolder.open(Path(arguments.resume))
+    if arguments.recipe is not None:
+        folder.refuse_another_recipe(load_recipe(arguments.recipe, arguments.overrides))
+    elif arguments.overrides:
+        folder.refuse_another_recipe(resolve(apply_overrides(dict(folder.recipe()), arguments.overrides), str(folder.recipe_file)))
+    return folder.recipe(), folder
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    check_overrides(arguments.overrides)
+    output = None if arguments.output is None else Path(arguments.output)
+    if output is not None:
+        require_new(output)
+    from ssl_inv.commands import evaluate
+
+    evaluate(arguments.model, arguments.data, arguments.overrides, output, arguments.pretrained)
+
+
+def _embed(arguments: argparse.Namespace) -> None:
+    check_overrides(arguments.overrides)
+    if arguments.shard_size < 1:
+        raise RecipeError(f"--shard-size must be at least 1, got {arguments.shard_size}")
+    require_writable(Path(arguments.output))
+    from ssl_inv.commands import embed
+
+    embed(
+        arguments.model,
+        arguments.data,
+        arguments.overrides,
+        Path(arguments.output),
+        arguments.format,
+        arguments.shard_size,
+        arguments.pretrained,
+    )
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    folder = RunFolder.open(Path(arguments.run))
+    if arguments.output is not None:
+        require_new(Path(arguments.output))
+    from ssl_inv.commands import export
+
+    export(folder, arguments.format, None if arguments.output is None else Path(arguments.output))
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    if not 1 <= arguments.quality <= 95:
+        raise RecipeError(f"--quality must lie between 1 and 95, got {arguments.quality}")
+    content = apply_overrides({"data": {"name": "rendered"}}, arguments.overrides, ["data"])
+    recipe = resolve(content, "the command line", ["data"])
+    if recipe["data"]["name"] != "rendered":
+        raise RecipeError(f"data.name: render writes 'rendered' data, not {recipe['data']['name']!r}")
+    require_new(Path(arguments.output))
+    from ssl_inv.commands import render
+
+    render(recipe, Path(arguments.output), arguments.quality)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    from ssl_inv.commands import check
+
+    check(arguments.recipe, recipe)
+
+
+def _recipes(arguments: argparse.Namespace) -> None:
+    if arguments.recipe is not None:
+        recipe = load_recipe(arguments.recipe, arguments.overrides)
+        sys.stdout.write(explained(recipe) if arguments.explain else recipe.dump())
+        return
+    if arguments.overrides or arguments.explain:
+        raise RecipeError("a recipe is missing: ssl-inv recipes RECIPE; without one, all are listed")
+    for name, path in shipped_recipes().items():
+        title, facts = recipe_head(path)
+        sys.stdout.write(f"{name}\n  {title}\n" + "".join(f"  {key}: {value}\n" for key, value in facts.items()))
 
 
 class _Parser(argparse.ArgumentParser):
     """An argument parser that answers a mistake with one line."""
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message and "'" in message:
-            given = message.split("'")[1]
-            close = get_close_matches(given, _COMMANDS, n=1)
-            message = f"no command is called {given!r}; " + (f"did you mean {close[0]!r}?" if close else f"there are {', '.join(_COMMANDS)}")
+        if match := re.match(r"argument (\S+): invalid choice: '?([^'(]*?)'? \(", message):
+            choices = next(action.choices for action in self._actions if match[1] in (action.metavar, *action.option_strings))
+            raise RecipeError(f"{match[1].replace('COMMAND', 'command')}: there is no {match[2]!r}; {suggest(match[2], choices)}")
+        if match := re.match(r"argument (\S+): invalid int value: (.*)", message):
+            raise RecipeError(f"{match[1]}: expected a whole number, got {match[2]}")
+        if match := re.match(r"argument (\S+): expected one argument", message):
+            raise RecipeError(f"{match[1]}: a value is missing")
+        if match := re.match(r"the following arguments are required: (\S+?),?( |$)", message):
+            raise RecipeError(f"{match[1]} is missing: {' '.join(self.format_usage().removeprefix('usage: ').split())}")
         raise RecipeError(message)
 
 
-def _pretrain(arguments: argparse.Namespace) -> None:
-    from ssl_inv.commands import pretrain
-
-    pretrain(arguments.recipe, arguments.overrides, arguments.output, arguments.resume, arguments.quiet)
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    from ssl_inv.commands import evaluate
-
-    evaluate(arguments.model, arguments.data, arguments.overrides, arguments.output, arguments.pretrained)
-
-
-def _embed(arguments: argparse.Namespace) -> None:
-    from ssl_inv.commands import embed
-
-    embed(arguments.model, arguments.data, arguments.overrides, arguments.output, arguments.format, arguments.shard_size, arguments.pretrained)
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    from ssl_inv.commands import export
-
-    export(arguments.run, arguments.format, arguments.output)
-
-
-def _render(arguments: argparse.Namespace) -> None:
-    from ssl_inv.commands import render
-
-    render(arguments.output, arguments.overrides, arguments.quality)
-
-
-def _check(arguments: argparse.Namespace) -> None:
-    from ssl_inv.commands import check
-
-    check(arguments.recipe, arguments.overrides)
-
-
-def _recipes(arguments: argparse.Namespace) -> None:
-    if arguments.recipe is not None:
-        sys.stdout.write(load_recipe(arguments.recipe, arguments.overrides).dump())
-        return
-    for name, path in shipped_recipes().items():
-        head = [line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-        facts = {key: next((line[len(key) + 1 :].strip() for line in head if line.startswith(f"{key}:")), "") for key in ("time", "score")}
-        sys.stdout.write(f"{name}\n  {head[0]}\n" + "".join(f"  {key}: {value}\n" for key, value in facts.items() if value))
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="ssl-inv", description="Pretrain image encoders that know what is in an image and how it was seen.", allow_abbrev=False)
+    about = "Pretrain image encoders that know what is in an image and how it was seen."
+    parser = _Parser(prog="ssl-inv", description=about, allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"ssl-inv {version('ssl-inv')}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
 
-    def command(name: str, run: object, description: str, takes_overrides: bool = True) -> argparse.ArgumentParser:
-        epilog = _EPILOG if takes_overrides else None
+    def command(name: str, call: Callable[[argparse.Namespace], None], description: str) -> argparse.ArgumentParser:
+        epilog = None if name == "export" else _EPILOG
         one = commands.add_parser(name, help=description, description=f"{description}.", epilog=epilog, allow_abbrev=False)
-        one.set_defaults(run=run, takes_overrides=takes_overrides)
+        one.set_defaults(call=call, parser=one)
         return one
 
     one = command("pretrain", _pretrain, "pretrain an encoder by a recipe, judge it, export it and write a report")
     one.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
     one.add_argument("--output", metavar="FOLDER", help="where the run goes; runs/RECIPE-TIME by default")
-    one.add_argument("--resume", metavar="RUN", help="continue the run in this folder, to the same result as if it had not been interrupted")
+    one.add_argument("--resume", metavar="RUN", help="continue the run in this folder, to the result that it would have had uninterrupted")
     one.add_argument("--quiet", action="store_true", help="print warnings and the results only")
 
     one = command("evaluate", _evaluate, "judge a run, an exported folder or any timm model")
@@ -91,34 +158,48 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("embed", _embed, "write the features of every image, with what is known about it")
     _model_and_data(one)
-    one.add_argument("--output", metavar="FOLDER", required=True, help="folder for the shards and manifest.json; an interrupted run goes on")
-    one.add_argument("--format", choices=["parquet", "npy"], default="parquet")
-    one.add_argument("--shard-size", type=int, default=50_000, metavar="ROWS", help="images in a shard (50,000)")
+    one.add_argument("--output", metavar="FOLDER", required=True, help="folder for shards and manifest.json; an interrupted call goes on")
+    one.add_argument("--format", choices=["parquet", "npy"], default="parquet", help="form of the shards (parquet)")
+    one.add_argument("--shard-size", type=int, default=50_000, metavar="ROWS", help="images in a shard, about (50000)")
 
-    one = command("export", _export, "write the backbone of a run for other libraries", takes_overrides=False)
+    one = command("export", _export, "write the backbone of a run for other libraries")
     one.add_argument("run", metavar="RUN", help="folder of a run")
-    one.add_argument("--format", choices=["timm", "torchvision", "onnx"], default="timm")
+    one.add_argument("--format", choices=["timm", "torchvision", "onnx"], default="timm", help="for which library (timm)")
     one.add_argument("--output", metavar="PATH", help="folder (timm) or file; inside the run by default")
 
     one = command("render", _render, "write rendered solids as a data set in the layout of 3DIEBench")
-    one.add_argument("output", metavar="FOLDER")
+    one.add_argument("output", metavar="FOLDER", help="folder to write")
     one.add_argument("--quality", type=int, default=95, help="JPEG quality (95)")
 
     one = command("recipes", _recipes, "list the shipped recipes, or print one with all its settings")
-    one.add_argument("recipe", nargs="?", metavar="RECIPE")
+    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
+    one.add_argument("--explain", action="store_true", help="say of every setting what it means")
 
     one = command("check", _check, "check a recipe, build it and run one step; writes nothing")
-    one.add_argument("recipe", metavar="RECIPE")
+    one.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
     return parser
 
 
 def _model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a run, exported folder, or timm:NAME")
-    parser.add_argument("--data", metavar="DATA", help="recipe whose data to take, folder, zip or CSV; the run's own data by default")
+    parser.add_argument("--data", metavar="DATA", help="recipe whose data to take, data set, folder, zip or CSV; the run's own by default")
     parser.add_argument("--pretrained", action="store_true", help="for timm:NAME, load timm's weights, which may download them")
 
 
-_COMMANDS = ("pretrain", "evaluate", "embed", "export", "render", "recipes", "check")
+def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments, and apart from them those of the form `--section.key value` or `--section.key=value`."""
+    rest, overrides = [], []
+    waiting = list(arguments)
+    while waiting:
+        one = waiting.pop(0)
+        key, equals, _ = one.partition("=")
+        if not re.match(r"--[^.]+\.", key):
+            rest.append(one)
+            continue
+        overrides.append(one)
+        if not equals and waiting and not waiting[0].startswith("--"):
+            overrides.append(waiting.pop(0))
+    return rest, overrides
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -127,16 +208,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         RecipeError: on the first mistake.
     """
-    parser = _parser()
-    parsed, rest = parser.parse_known_args(list(arguments))
-    if rest and not parsed.takes_overrides:
-        raise RecipeError(f"unexpected argument {rest[0]!r}")
-    options = [action for one in (parser, *parser._subparsers._group_actions[0].choices.values()) for action in one._option_string_actions]  # type: ignore[union-attr, attr-defined]
-    for one in rest:
-        if one.startswith("--") and "." not in one.partition("=")[0]:
-            close = get_close_matches(one, [*options, *(f"--{section}." for section in SECTIONS)], n=1)
-            raise RecipeError(f"{one}: no such option" + (f"; did you mean {close[0]}?" if close else ""))
-    parsed.overrides = rest
+    arguments, overrides = _without_overrides(arguments)
+    parsed, unknown = _parser().parse_known_args(arguments)
+    if unknown:
+        options = [name for name in parsed.parser._option_string_actions if name.startswith("--")]
+        if unknown[0].removeprefix("--") in SECTIONS:
+            raise RecipeError(f"{unknown[0]}: settings are given one by one, {unknown[0]}.KEY VALUE")
+        if unknown[0].startswith("-"):
+            raise RecipeError(f"{unknown[0]}: no such option; {suggest(unknown[0], options)}")
+        raise RecipeError(f"unexpected argument {unknown[0]!r}; settings are given as --section.key value")
+    if overrides and parsed.command == "export":
+        raise RecipeError(f"{overrides[0]}: no such option; a run is exported with the recipe that it has")
+    parsed.overrides = overrides
     return parsed
 
 
@@ -144,20 +227,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code is 0, 2 for a mistake in what was asked, 1 for a run that failed, 130 when interrupted."""
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
-        parsed.run(parsed)
+        parsed.call(parsed)
+        sys.stdout.flush()
     except RecipeError as error:
         return _fail(str(error), 2)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as error:
+        return _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:
         # The reader of our output is gone; Python would complain once more when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
-        if type(error).__module__.startswith("ssl_inv."):
-            return _fail(str(error), 1)
-        raise
+        if (message := _explanation(error)) is None:
+            raise
+        return _fail(message, 1)
     return 0
+
+
+def _explanation(error: Exception) -> str | None:
+    """What to say instead of a traceback, or None for what only a programmer can understand."""
+    if type(error).__module__.startswith("ssl_inv."):
+        # From a loader process the message is a traceback that ends with "package.Class: message".
+        return re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1]) if "Original Traceback" in str(error) else str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if type(error).__name__ == "OutOfMemoryError":
+        return f"{str(error).partition('.')[0]}; try a smaller trainer.batch_size"
+    return None
 
 
 def _fail(message: str, code: int) -> int:

@@ -1,8 +1,8 @@
 """What several processes must agree on: gathered embeddings, summed statistics.
 
-The rule of the house: the loss and the gradient on W processes with B/W samples each equal those of one process with B samples. A collective that
-knows its gradient makes every process differentiate the sum of all W losses; each process holds the whole loss, so that sum is W times the loss,
-and the average over processes that DDP takes of the gradients removes the W again.
+The rule of the house: the loss and the gradient on W processes with B/W samples each equal those of one process with B samples. A
+collective that knows its gradient makes every process differentiate the sum of all W losses; each process holds the whole loss, so that sum
+is W times the loss, and the average over processes that DDP takes of the gradients removes the W again.
 """
 
 from typing import Any
@@ -57,40 +57,43 @@ class _Sum(torch.autograd.Function):
 
 def gather(tensor: Tensor) -> Tensor:
     """The rows of all processes in rank order, `(W B, ...)` from `(B, ...)`, with gradient; every process has the same B."""
-    return _Gather.apply(tensor) if is_distributed() else tensor  # type: ignore[no-any-return,no-untyped-call]
+    return _Gather.apply(tensor) if is_distributed() else tensor
 
 
 def all_sum(tensor: Tensor) -> Tensor:
     """The sum over processes, with gradient."""
-    return _Sum.apply(tensor) if is_distributed() else tensor  # type: ignore[no-any-return,no-untyped-call]
+    return _Sum.apply(tensor) if is_distributed() else tensor
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     """Batch normalisation with the statistics of all processes, on any device; torch's own `SyncBatchNorm` runs on accelerators only."""
 
-    def _check_input_dim(self, input: Tensor) -> None:
+    def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
         if input.dim() < 2:
             raise ValueError(f"expected at least 2 dimensions, got {input.dim()}")
 
-    def forward(self, input: Tensor) -> Tensor:
-        if not (self.training and is_distributed()):
-            return super().forward(input)
-        axes = [axis for axis in range(input.dim()) if axis != 1]
-        shape = [1, -1] + [1] * (input.dim() - 2)
-        values = input.float() if input.dtype in (torch.float16, torch.bfloat16) else input
-        count = torch.tensor([float(values.numel() // values.shape[1])], dtype=values.dtype, device=values.device)
-        sums = all_sum(torch.cat((values.sum(axes), (values * values).sum(axes), count)))
-        channels = values.shape[1]
-        mean, square, total = sums[:channels] / sums[-1], sums[channels:-1] / sums[-1], sums[-1]
-        variance = (square - mean * mean).clamp_min(0)
-        self._track(mean.detach(), (variance * total / (total - 1)).detach())
-        normalised = (values - mean.view(shape)) * (variance + self.eps).rsqrt().view(shape)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        if is_distributed() and (self.training or not self.track_running_stats):
+            return self._normalised(input)
+        return super().forward(input)
+
+    def _normalised(self, tensor: Tensor) -> Tensor:
+        axes = [axis for axis in range(tensor.dim()) if axis != 1]
+        shape = [1, -1] + [1] * (tensor.dim() - 2)
+        values = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        total = values.numel() // values.shape[1] * world_size()
+        # Centred first: the mean of squares minus the square of the mean loses every digit where the mean is large.
+        mean = all_sum(values.sum(axes)) / total
+        centred = values - mean.view(shape)
+        variance = all_sum(centred.square().sum(axes)) / total
+        self._track(mean.detach(), variance.detach() * total / max(1, total - 1))
+        normalised = centred * (variance + self.eps).rsqrt().view(shape)
         if self.affine:
             normalised = normalised * self.weight.view(shape) + self.bias.view(shape)
-        return normalised.to(input.dtype)
+        return normalised.to(tensor.dtype)
 
     def _track(self, mean: Tensor, variance: Tensor) -> None:
-        if self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
+        if not self.training or self.running_mean is None or self.running_var is None or self.num_batches_tracked is None:
             return
         self.num_batches_tracked.add_(1)
         momentum = self.momentum if self.momentum is not None else 1.0 / float(self.num_batches_tracked)
@@ -98,27 +101,53 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         self.running_var.lerp_(variance.to(self.running_var.dtype), momentum)
 
 
-def synchronise_batch_norm(module: nn.Module) -> nn.Module:
+class _BatchNormAct(_BatchNorm):
+    """timm's batch normalisation with an activation behind it."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - torch's name
+        return self.act(self.drop(super().forward(input)))  # type: ignore[no-any-return]
+
+
+def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
     """Replace every batch normalisation inside by one whose statistics are those of the global batch; parameters and names stay.
 
-    Subclasses (timm's fused `BatchNormAct2d`) have their statistics synchronised by torch's own converter on accelerators and are refused
-    elsewhere, because replacing them would lose the activation.
+    Args:
+        module: changed in place where it can be.
+        device: where it will run.
+
+    Returns:
+        The module to use.
 
     Raises:
-        TypeError: if a subclass of batch normalisation stands in a module on the CPU.
+        TypeError: if a module for the CPU has a batch normalisation of a kind that is not known here.
     """
-    from timm.layers import convert_sync_batchnorm
+    from timm.layers.norm_act import convert_sync_batchnorm
 
-    if any(parameter.is_cuda for parameter in module.parameters()):
-        return convert_sync_batchnorm(module)  # type: ignore[no-any-return]
+    if device.type == "cuda":
+        return convert_sync_batchnorm(module)  # type: ignore[no-any-return,no-untyped-call]
     for name, child in module.named_children():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm) and not isinstance(child, _BatchNorm):
-            if type(child) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-                raise TypeError(f"{name}: {type(child).__name__} cannot share its statistics between processes on the CPU")
-            synchronised = _BatchNorm(child.num_features, child.eps, child.momentum, child.affine, child.track_running_stats)
-            synchronised.load_state_dict(child.state_dict())
-            synchronised.train(child.training)
-            setattr(module, name, synchronised.to(next(child.parameters(), torch.empty(0)).dtype))
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            setattr(module, name, _synchronised(child, name))
         else:
-            synchronise_batch_norm(child)
+            synchronise_batch_norm(child, device)
     return module
+
+
+def _synchronised(norm: nn.modules.batchnorm._BatchNorm, name: str) -> nn.modules.batchnorm._BatchNorm:
+    from timm.layers.norm_act import BatchNormAct2d
+
+    if isinstance(norm, _BatchNorm):
+        return norm
+    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNormAct2d):
+        raise TypeError(f"{name}: {type(norm).__name__} cannot share its statistics between processes on the CPU")
+    fused = isinstance(norm, BatchNormAct2d)
+    kind = _BatchNormAct if fused else _BatchNorm
+    synchronised = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    if fused:
+        synchronised.drop, synchronised.act = norm.drop, norm.act
+    # The parameters and buffers themselves, not copies: an optimiser may hold them already.
+    synchronised._parameters, synchronised._buffers = norm._parameters, norm._buffers
+    return synchronised.train(norm.training)

@@ -1,5 +1,6 @@
 """Features of every image as shards that other tools read."""
 
+import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,11 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssl_inv.data.base import Source
+from ssl_inv.data.base import Indices, Source
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.judge import feature_table
-from ssl_inv.models import LoadedModel
-from ssl_inv.recipe import RecipeError
+from ssl_inv.models import LoadedModel, best_device
+from ssl_inv.recipe import RecipeError, named
 from ssl_inv.run_folder import write_text
 
 _ALL_VIEWS = 2**31
@@ -21,9 +22,10 @@ _ALL_VIEWS = 2**31
 def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size: int, progress: Callable[[int, int], None]) -> int:
     """Write `part-00000.parquet` (or `.npy`), ... and `manifest.json`, shard by shard.
 
-    A shard holds whole objects, about `shard_size` views. Its columns are `id` (the file's name where there is one), `split`, `object`, `view`,
-    `label`, one column for each number of the transform, and `embedding` (float32). In npy form the embeddings stand in `part-00000.npy` and the
-    rest in `part-00000.json`. An interrupted call goes on with the first shard that is missing.
+    A shard holds whole objects, about `shard_size` views; images that cannot be read are left out. Its columns are `id` (the file's name
+    where there is one), `split`, `object`, `view`, `label`, one column for each number of the transform, and `embedding` (float32). In npy
+    form the embeddings stand in `part-00000.npy` and the rest in `part-00000.json`. An interrupted call goes on with the first shard that
+    is missing.
 
     Args:
         model: the encoder and its data.
@@ -33,53 +35,78 @@ def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size:
         progress: told the number of views done and of all.
 
     Returns:
-        The number of views written.
+        The number of rows in all shards.
 
     Raises:
-        RecipeError: if the folder holds shards of something else.
+        RecipeError: if the folder holds something else, or shards of another model or other data.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    backbone = model.trained[0].to(device)
+    backbone = model.model.backbone.to(best_device())
     plan = [(split, source, objects) for split, source in _splits(model) for objects in _shards(source, shard_size)]
-    manifest: dict[str, Any] = {"model": model.description, "data": dict(model.recipe["data"]), "format": file_format, "shards": len(plan)}
+    manifest = {
+        "model": model.description,
+        "weights": _fingerprint(backbone),
+        **{section: dict(model.recipe[section]) for section in ("data", "normalization")},
+        "format": file_format,
+        "shard_size": shard_size,
+        "shards": len(plan),
+    }
     _refuse_other(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "manifest.json", json.dumps({**manifest, "complete": False}, indent=2) + "\n")
-    total = sum(int(source.view_counts[objects].sum()) for _, source, objects in plan)
-    done = 0
+    done, total = 0, sum(int(source.view_counts.sum()) for _, source in _splits(model))
     for number, (split, source, objects) in enumerate(plan):
-        done += int(source.view_counts[objects].sum())
         path = folder / f"part-{number:05d}.{file_format}"
         if not path.is_file():
-            table = feature_table(_encoder(backbone), backbone, source, objects, _ALL_VIEWS, model.normalise, device)
+            with named("data"):
+                table = feature_table(_encoder(backbone), backbone, source, objects, _ALL_VIEWS, model.normalise, best_device())
             (_write_parquet if file_format == "parquet" else _write_npy)(path, _columns(split, source, table), table.part("all").numpy())
+        done += int(source.view_counts[objects].sum())
         progress(done, total)
-    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": True, "rows": done}, indent=2) + "\n")
-    return done
+    rows = sum(_rows(folder / f"part-{number:05d}.{file_format}") for number in range(len(plan)))
+    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": True, "rows": rows}, indent=2) + "\n")
+    return rows
 
 
 def _encoder(backbone: torch.nn.Module) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     return lambda pixels: {"all": backbone(pixels)}
 
 
+def _fingerprint(backbone: torch.nn.Module) -> str:
+    """Tells networks with other weights apart, so that no folder holds embeddings of two."""
+    digest = hashlib.sha256()
+    for name, value in backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _splits(model: LoadedModel) -> list[tuple[str, Source]]:
     return [("train", model.data.train), ("validation", model.data.validation)]
 
 
-def _shards(source: Source, shard_size: int) -> list[np.ndarray[Any, np.dtype[np.int64]]]:
+def _shards(source: Source, shard_size: int) -> list[Indices]:
     """Consecutive objects whose views add up to about `shard_size`."""
-    ends = np.cumsum(source.view_counts)
-    number = (ends - 1) // shard_size
-    return [np.flatnonzero(number == one) for one in np.unique(number)]
+    number = (np.cumsum(source.view_counts) - 1) // shard_size
+    return np.split(np.arange(len(source)), np.flatnonzero(np.diff(number)) + 1)
 
 
 def _refuse_other(folder: Path, manifest: dict[str, Any]) -> None:
     if not folder.exists() or not any(folder.iterdir()):
         return
-    file = folder / "manifest.json"
-    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if any(known.get(key) != value for key, value in manifest.items()):
-        raise RecipeError(f"output {str(folder)!r} holds something else; choose an empty folder")
+    try:
+        known = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RecipeError(f"output {str(folder)!r} holds something else; choose an empty folder") from None
+    if other := [key for key, value in manifest.items() if known.get(key) != value]:
+        raise RecipeError(f"output {str(folder)!r} was begun with another {other[0]}: {known.get(other[0])}; choose an empty folder")
+
+
+def _rows(shard: Path) -> int:
+    if shard.suffix == ".npy":
+        return len(np.load(shard, mmap_mode="r"))
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.read_metadata(shard).num_rows)
 
 
 def _columns(split: str, source: Source, table: FeatureTable) -> dict[str, list[Any]]:

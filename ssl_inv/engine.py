@@ -1,7 +1,9 @@
 """The training step, as a LightningModule: raw images -> views -> losses -> step -> objective.after_step."""
 
+import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +15,16 @@ from ssl_inv import keyed_random
 from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.loading import Batch, StepBatches, StepLoader
+from ssl_inv.distributed import gather, is_distributed
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.optimization import Optimization
 
+_TRAINING, _BETWEEN_EPOCHS, _AFTER_STEP = range(3)
+"""Occasions on which torch's random numbers are set anew."""
+
 
 class NonFiniteLossError(RuntimeError):
-    """A loss term became infinite or not a number."""
+    """A loss term or a weight became infinite or not a number."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +47,8 @@ class Schedule:
 class Pretraining(lightning.LightningModule):
     """One run of one objective.
 
-    Nothing that it does depends on hidden state: the batch, the views, the learning rate and the random numbers of a step follow from the seed
-    and the number of the step. A checkpoint therefore is the weights, the optimiser's state and that number.
+    Nothing that it does depends on hidden state: the batch, the views, the learning rate and the random numbers of a step follow from the
+    seed and the number of the step. A checkpoint therefore is the weights, the optimiser's state and that number.
 
     Args:
         backbone: what is pretrained.
@@ -73,6 +79,13 @@ class Pretraining(lightning.LightningModule):
         self.meter = Meter()
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
+    def setup(self, stage: str) -> None:
+        """Make every process begin with the first one's state, which may come from a checkpoint that no other process has read."""
+        if is_distributed():
+            state = self.trainer.strategy.broadcast(self.training_state())
+            if not self.trainer.is_global_zero:
+                self.load_training_state(state)
+
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimization.optimizer
 
@@ -92,9 +105,10 @@ class Pretraining(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         micro = self.step * self.schedule.accumulate + batch_idx % self.schedule.accumulate
-        torch.manual_seed(int(keyed_random.bits(self.schedule.seed, micro, self.batches.rank, count=1)[0, 0] >> 1))
         if micro % self.batches.steps_per_epoch == 0:
-            self._between_epochs()
+            self._between_epochs(micro // self.batches.steps_per_epoch)
+        # Dropout differs between processes; whatever else is random must not.
+        self._set_random_state(_TRAINING, micro, self.batches.rank)
         self.meter.count(len(batch.index) * self.view_maker.plan.count * self.batches.processes)
         losses = self.objective.loss(self.view_maker(batch), self.backbone)
         loss = torch.stack([term.weight * term.value for term in losses.values()]).sum()
@@ -111,7 +125,11 @@ class Pretraining(lightning.LightningModule):
         self._optimizer_step()
         optimizer.zero_grad(set_to_none=True)
         self.step += 1
+        self._set_random_state(_AFTER_STEP, self.step)
         self.objective.after_step(self.step)
+
+    def _set_random_state(self, occasion: int, *number: int) -> None:
+        torch.manual_seed(int(keyed_random.bits(self.schedule.seed, occasion, *number, count=1)[0, 0] >> 1))
 
     def _optimizer_step(self) -> None:
         wrapped = self.optimizers()
@@ -135,29 +153,43 @@ class Pretraining(lightning.LightningModule):
             return
         for step, names, values in self._unchecked:
             for name, value in zip(names, values.tolist(), strict=True):
-                if value - value != 0.0:
+                if not math.isfinite(value):
                     raise NonFiniteLossError(f"loss term '{name}' became {value} at step {step}")
         step, names, values = self._unchecked[-1]
         self.meter.terms = dict(zip(names, values.tolist(), strict=True))
         self._unchecked.clear()
 
+    def check_weights(self) -> None:
+        """Look at every weight, as a finite loss may have a gradient that is not.
+
+        Raises:
+            NonFiniteLossError: naming the first parameter that is not finite.
+        """
+        named = [(name, one) for network in (self.backbone, self.objective) for name, one in network.named_parameters()]
+        finite = torch.stack([one.detach().isfinite().all() for _, one in named])
+        if not finite.all():
+            name = named[int(finite.logical_not().nonzero()[0])][0]
+            raise NonFiniteLossError(f"parameter '{name}' is not finite after step {self.step}, though the loss was")
+
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.meter.batch_done()
 
-    def _between_epochs(self) -> None:
+    def _between_epochs(self, epoch: int) -> None:
         if type(self.objective).between_epochs is Objective.between_epochs:
             return
-        self.objective.between_epochs(self._training_features)
+        self._set_random_state(_BETWEEN_EPOCHS, epoch)
+        self.objective.between_epochs(lambda: self._training_features(epoch))
 
-    def _training_features(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """(sample indices, pooled features) over one pass of the training data, in evaluation mode."""
+    def _training_features(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(sample indices, pooled features) of the first view of every batch of `epoch`, in evaluation mode; the same on all processes."""
+        first = epoch * self.batches.steps_per_epoch
         was_training = self.backbone.training
         self.backbone.eval()
         try:
             with torch.no_grad():
-                for batch in StepLoader(self.batches, 0, self.batches.steps_per_epoch, self.workers):
+                for batch in StepLoader(self.batches, first, first + self.batches.steps_per_epoch, self.workers):
                     views = self.view_maker(batch.to(self.device))
-                    yield batch.index, self.backbone(views[0].pixels)
+                    yield gather(batch.index.to(self.device)).cpu(), gather(self.backbone(views[0].pixels))
         finally:
             self.backbone.train(was_training)
 
@@ -189,7 +221,7 @@ class Meter:
     def start(self) -> None:
         """Begin a new reading now."""
         self._begun = self._last = time.perf_counter()
-        self._waited = self._paused = 0.0
+        self._waited = 0.0
         self._images = 0
 
     def data_arrived(self) -> None:
@@ -200,10 +232,12 @@ class Meter:
         """The wait for the next batch begins."""
         self._last = time.perf_counter()
 
-    def pause(self, seconds: float) -> None:
-        """Leave out time that was spent neither training nor waiting: monitors, checkpoints."""
-        self._paused += seconds
-        self._last = time.perf_counter()
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave out time that is spent neither training nor waiting: monitors, checkpoints."""
+        stopped = time.perf_counter()
+        yield
+        self._begun += time.perf_counter() - stopped
 
     def count(self, images: int) -> None:
         """`images` more were trained on, over all processes."""
@@ -212,7 +246,7 @@ class Meter:
 
     def read(self) -> tuple[float, float]:
         """Images per second and the share of time waited since the last reading; begins a new one."""
-        elapsed = max(time.perf_counter() - self._begun - self._paused, 1e-9)
+        elapsed = max(time.perf_counter() - self._begun, 1e-9)
         rates = self._images / elapsed, min(self._waited / elapsed, 1.0)
         self.start()
         return rates

@@ -26,6 +26,9 @@ from ssl_inv.recipe import EvaluationSettings, Recipe
 from ssl_inv.run_folder import RunFolder, write_text
 
 HEADLINES = ("linear/top1", "knn/top1", "r2/relative/rotation")
+"""The measurements that stand for a run where there is room for a few numbers only."""
+SUMMARY = (*HEADLINES, "r2_pooled/relative/rotation", "retrieval/val-val/mrr", "retrieval/val-val/hit@1", "spectrum/rankme")
+"""The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation is recorded."""
 _SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 8, 6, 5
 
 
@@ -143,7 +146,7 @@ def preprocessing_of(recipe: Recipe, image_size: int) -> Preprocessing:
 
 
 def headline(table: list[Comparison]) -> dict[str, float]:
-    """The numbers that a list of runs shows: of each headline measurement, the best-known part."""
+    """The numbers that stand for a run, by measurement and part."""
     return {
         f"{row.trained.name} ({row.trained.part})": round(row.trained.value, 4)
         for row in table
@@ -160,7 +163,9 @@ def report_content(run: Run, folder: RunFolder, judgement: Judgement | None) -> 
         "data": f"{run.recipe['data']['name']}, {len(run.data.train):,} training and {len(run.data.validation):,} validation objects",
         "training": f"{run.module.step:,} steps of {run.settings.batch_size}",
         **run.data.notes,
-        **{f"version of {name}": str(value) for name, value in record.get("versions", {}).items() if name in ("ssl-inv", "torch", "commit")},
+        **{
+            f"version of {name}": str(value) for name, value in record.get("versions", {}).items() if name in ("ssl-inv", "torch", "commit")
+        },
     }
     notices = list(record.get("warnings", []))
     if broken := record.get("broken_images"):
@@ -178,25 +183,37 @@ def report_content(run: Run, folder: RunFolder, judgement: Judgement | None) -> 
     )
 
 
+def summary(table: list[Comparison]) -> list[Comparison]:
+    """The rows that say most, grouped by measurement; everything else stands in results.txt and in the report."""
+    names = list(dict.fromkeys(row.trained.name for row in table))
+    shown = [name for name in names if name in SUMMARY]
+    if "r2/relative/rotation" not in names:
+        shown += [name for name in names if name.startswith("r2/")]
+    return [row for name in shown for row in table if row.trained.name == name and row.trained.value is not None]
+
+
 def result_rows(table: list[Comparison]) -> list[report.Result]:
-    """The lines of the results table that have a number."""
-    rows = []
-    for row in table:
-        if row.trained.value is None:
-            continue
-        rows.append(
-            report.Result(
-                row.trained.name,
-                row.trained.part,
-                row.trained.value,
-                row.trained.spread,
-                None if row.untrained is None else row.untrained.value,
-                None if row.shuffled is None else row.shuffled.value,
-                row.reference,
-                row.trained.name in HEADLINES,
-            )
-        )
-    return rows
+    """The lines of the results table that have a number: the summary, then the rest, each grouped by measurement."""
+    top = summary(table)
+    names = list(dict.fromkeys(row.trained.name for row in table))
+    rest = [row for name in names for row in table if row.trained.name == name and row not in top and row.trained.value is not None]
+    return [_result_row(row, folded=False) for row in top] + [_result_row(row, folded=True) for row in rest]
+
+
+def _result_row(row: Comparison, folded: bool) -> report.Result:
+    assert row.trained.value is not None
+    best_known = row.trained.part == ("equivariant" if row.trained.name.startswith("r2/") else "all")
+    return report.Result(
+        row.trained.name,
+        row.trained.part,
+        row.trained.value,
+        row.trained.spread,
+        None if row.untrained is None else row.untrained.value,
+        None if row.shuffled is None else row.shuffled.value,
+        row.reference,
+        headline=row.trained.name in HEADLINES and best_known,
+        folded=folded,
+    )
 
 
 def curves(metrics: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
@@ -214,7 +231,7 @@ def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[A
 
 
 def view_pairs(source: Source) -> report.ViewPairs | None:
-    """The first two views of some objects with what leads from one to the other; None where objects have one view or nothing is recorded."""
+    """The first two views of some objects and what leads from one to the other; None without second views or without a record of them."""
     objects = np.flatnonzero(source.view_counts >= 2)[:_SHOWN_PAIRS]
     if not len(objects) or not source.groups:
         return None
@@ -226,14 +243,15 @@ def view_pairs(source: Source) -> report.ViewPairs | None:
 
 
 def neighbour_rows(source: Source, table: FeatureTable) -> list[report.NeighbourRow]:
-    """Some views and their nearest neighbours among the views of other objects, in the invariant and the equivariant part or in all of it."""
-    parts = [part for part in ("invariant", "equivariant") if part in table.features] or ["all"]
+    """Some views and their nearest neighbours among other objects, in the invariant and the equivariant part, or in all of it."""
+    parts: list[str] = [part for part in ("invariant", "equivariant") if part in table.features] or ["all"]
     distinct_objects = len(torch.unique(table.objects))
     if distinct_objects <= _SHOWN_NEIGHBOURS:
         return []
     queries = torch.linspace(0, len(table) - 1, _SHOWN_QUERIES).long()
     near = {
-        part: report.nearest_neighbours(table.part(part), queries, _SHOWN_NEIGHBOURS, table.objects, exclude_same_object=True) for part in parts
+        part: report.nearest_neighbours(table.part(part), queries, _SHOWN_NEIGHBOURS, table.objects, exclude_same_object=True)
+        for part in parts
     }
     return [
         report.NeighbourRow(

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,7 @@ def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers from `widths[0]` to `widths[-1]` dimensions, with ReLU between them and nothing after the last."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(widths, widths[1:], strict=False):
+    for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
@@ -33,8 +34,8 @@ class BilinearPredictor(nn.Module):
     """Applies to each embedding the matrix that a linear hypernetwork makes of its action: y = sum_k a_k W_k x.
 
     This is SIE's predictor (Garrido et al., "Self-supervised learning of split invariant equivariant representations", ICML 2023, sec. 3.2)
-    with its default hypernetwork, one linear map without bias from the action to a D x D matrix. Applying every W_k to the batch and mixing the
-    results by the action gives the same numbers as building B matrices, in B K D numbers of memory instead of B D^2.
+    with its default hypernetwork, one linear map without bias from the action to a D x D matrix. Applying every W_k to the batch and mixing
+    the results by the action gives the same numbers as building B matrices, in B K D numbers of memory instead of B D^2.
 
     The prediction is linear and odd in the action, so it cannot be the identity for every action.
 
@@ -59,8 +60,8 @@ class BilinearPredictor(nn.Module):
 class HypernetworkPredictor(nn.Module):
     """An MLP on the embedding whose weights are written, sample by sample, by an MLP on the action: SIE's deep hypernetwork.
 
-    The hypernetwork is K - K - K - P with ReLU, P being the number of weights of the predictor; they are laid out layer by layer, each layer's
-    matrix row by row and then its bias. B x P numbers exist at once: keep the predictor small.
+    The hypernetwork is K - K - K - P with ReLU, P being the number of weights of the predictor; they are laid out layer by layer, each
+    layer's matrix row by row and then its bias. B x P numbers exist at once: keep the predictor small.
 
     Args:
         widths: dimensions of the predictor from its input to its output, `(D, ..., D)`.
@@ -72,14 +73,14 @@ class HypernetworkPredictor(nn.Module):
         super().__init__()
         self.widths = tuple(widths)
         self.bias = bias
-        count = sum(outputs * (inputs + bias) for inputs, outputs in zip(self.widths, self.widths[1:], strict=False))
+        count = sum(outputs * (inputs + bias) for inputs, outputs in pairwise(self.widths))
         self.hypernetwork = mlp((action, action, action, count))
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
         weights = self.hypernetwork(action)
         start = 0
-        for number, (inputs, outputs) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        for number, (inputs, outputs) in enumerate(pairwise(self.widths)):
             matrix = weights[:, start : start + outputs * inputs].view(-1, outputs, inputs)
             start += outputs * inputs
             embedding = torch.bmm(matrix, embedding.unsqueeze(2)).squeeze(2)

@@ -16,7 +16,8 @@ _SECOND = np.uint64(0x94D049BB133111EB)
 def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
     state = (state ^ (state >> np.uint64(30))) * _FIRST
     state = (state ^ (state >> np.uint64(27))) * _SECOND
-    return state ^ (state >> np.uint64(31))
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return mixed
 
 
 def bits(*key: ArrayLike, count: int) -> NDArray[np.uint64]:
@@ -38,8 +39,9 @@ def bits(*key: ArrayLike, count: int) -> NDArray[np.uint64]:
 
 def uniform(*key: ArrayLike, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
     """Numbers from `[low, high)`, shape `(B, count)`; see `bits` for the key."""
-    unit = (bits(*key, count=count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    return low + (high - low) * unit
+    unit: NDArray[np.float64] = (bits(*key, count=count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    scaled: NDArray[np.float64] = low + (high - low) * unit
+    return scaled
 
 
 def permutation(*key: ArrayLike, length: int) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Loss terms that several objectives share: pure functions of embeddings.
 
-Every function takes the embeddings of one process and gathers them itself, so its value and its gradient are those of the global batch. Embeddings
-are brought to float32 first: squares of half-precision embeddings overflow.
+Every function takes the embeddings of one process and gathers them itself, so its value and its gradient are those of the global batch.
+Embeddings are brought to float32 first: squares of half-precision embeddings overflow.
 """
 
 import torch

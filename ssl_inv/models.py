@@ -9,19 +9,40 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone
+from ssl_inv.backbones import Backbone, make_backbone
 from ssl_inv.data.base import Data
 from ssl_inv.data.files import Files
 from ssl_inv.export import Preprocessing, load_backbone_file
 from ssl_inv.finish import preprocessing_of
 from ssl_inv.objectives.base import Objective
 from ssl_inv.pretrain import build_data, build_networks
-from ssl_inv.recipe import Recipe, RecipeError, apply_overrides, find_recipe, named, read_yaml, resolve, shipped_recipes
+from ssl_inv.recipe import JUDGED, Recipe, RecipeError, apply_overrides, find_recipe, named, read_yaml, resolve, shipped_recipes
 from ssl_inv.registry import AUGMENTATIONS, DATA, suggest
 from ssl_inv.run_folder import RunFolder
 
-_JUDGED = ("data", "normalization", "evaluation")
-"""The sections of a recipe that say how a model is judged."""
+Networks = tuple[nn.Module, Objective | None]
+"""A backbone, and the objective that it was pretrained with where that is known: it says which parts of the features to probe."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """An encoder as the command line names it.
+
+    Attributes:
+        backbone: with its weights.
+        preprocessing: what its input goes through.
+        sections: those of `JUDGED` that it brings, by which it is judged unless something else is asked for.
+        description: what it is, in a sentence.
+        untrained: makes the same backbone with random weights.
+        run: the run that it comes from, if it does.
+    """
+
+    backbone: nn.Module
+    preprocessing: Preprocessing
+    sections: dict[str, Any]
+    description: str
+    untrained: Callable[[], nn.Module]
+    run: RunFolder | None = None
 
 
 @dataclass(frozen=True)
@@ -29,29 +50,48 @@ class LoadedModel:
     """A model with the data to judge it on.
 
     Attributes:
-        recipe: the sections `data`, `normalization` and `evaluation`, resolved.
+        model: the encoder.
+        recipe: the sections `JUDGED`, resolved.
         data: the data that they describe.
-        trained: the backbone, and its objective where it was pretrained with one.
-        untrained: the same with random weights.
-        normalise: from pixels in [0, 1] to what the backbone expects.
-        description: what was loaded, in a sentence.
     """
 
+    model: Model
     recipe: Recipe
     data: Data
-    trained: tuple[nn.Module, Objective | None]
-    untrained: tuple[nn.Module, Objective | None]
-    normalise: Callable[[Tensor], Tensor]
-    description: str
+
+    @property
+    def description(self) -> str:
+        return self.model.description
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """From pixels in [0, 1] to what the backbone expects."""
+        mean, std = (torch.tensor(self.recipe["normalization"][key]).view(1, -1, 1, 1).to(pixels) for key in ("mean", "std"))
+        return (pixels - mean) / std
+
+    def networks(self) -> tuple[Networks, Networks]:
+        """What is judged, and the same untrained; a run brings its objective, for which the data that it was trained on must be there."""
+        if self.model.run is None:
+            return (self.model.backbone, None), (self.model.untrained(), None)
+        recipe = self.model.run.recipe()
+        data = self.data if recipe["data"] == self.recipe["data"] else build_data(recipe)
+        augmentation = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation"))
+        groups = {**data.train.groups, **augmentation.groups}
+        backbone, objective = build_networks(recipe, groups)
+        state = _checkpoint(self.model.run)
+        backbone.load_state_dict(state["backbone"])
+        objective.load_state_dict(state["objective"])
+        return (backbone, objective), build_networks(recipe, groups)
 
 
-@dataclass(frozen=True)
-class _Model:
-    trained: tuple[nn.Module, Objective | None]
-    untrained: tuple[nn.Module, Objective | None]
-    preprocessing: Preprocessing
-    sections: dict[str, Any]
-    description: str
+def best_device() -> torch.device:
+    """A GPU if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def on(networks: Networks, device: torch.device) -> Networks:
+    """Both networks on a device."""
+    backbone, objective = networks
+    return backbone.to(device), None if objective is None else objective.to(device)
 
 
 def load_model(name: str, data: str | None, overrides: list[str], pretrained: bool) -> LoadedModel:
@@ -60,7 +100,7 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     Args:
         name: folder of a run, exported folder, or `timm:NAME`.
         data: recipe, name of a data set, folder, zip or CSV file; None takes the data that a run was trained on.
-        overrides: `--section.key value` settings over the sections `data`, `normalization` and `evaluation`.
+        overrides: `--section.key value` settings over the sections `JUDGED`.
         pretrained: for timm models, whether to load timm's weights.
 
     Raises:
@@ -68,47 +108,45 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     """
     model = _model(name, pretrained)
     sections = _data_sections(data, model, overrides)
-    recipe = resolve(apply_overrides(sections, overrides), "the command line", _JUDGED)
+    recipe = resolve(apply_overrides(sections, overrides, JUDGED), "the command line", JUDGED)
     loaded = build_data(recipe)
-    mean, std = (torch.tensor(recipe["normalization"][key]).view(1, -1, 1, 1) for key in ("mean", "std"))
     _check_fit(model, loaded)
-    return LoadedModel(
-        recipe, loaded, model.trained, model.untrained, lambda pixels: (pixels - mean.to(pixels)) / std.to(pixels), model.description
-    )
+    return LoadedModel(model, recipe, loaded)
 
 
 def load_run(folder: RunFolder) -> tuple[Backbone, Recipe, Preprocessing]:
-    """The backbone of a run's last checkpoint, with its recipe and what was done to images.
+    """The backbone of a run's last checkpoint, with its recipe and what was done to images; the run's data is needed for neither.
 
     Raises:
         RecipeError: if the run has no checkpoint.
     """
-    backbone, _, recipe, _ = _networks_of(folder)
+    recipe = folder.recipe()
+    backbone = make_backbone(**recipe["backbone"])
+    backbone.load_state_dict(_checkpoint(folder)["backbone"])
     return backbone, recipe, preprocessing_of(recipe, _image_size(folder, recipe))
 
 
-def _networks_of(folder: RunFolder) -> tuple[Backbone, Objective, Recipe, dict[str, Any]]:
+def _checkpoint(folder: RunFolder) -> dict[str, Any]:
     state = folder.load_checkpoint()
     if state is None:
         raise RecipeError(f"{str(folder.path)!r} has no checkpoint yet")
-    recipe = folder.recipe()
-    data = build_data(recipe)
-    backbone, objective = build_networks(recipe, {**data.train.groups, **_augmented_groups(recipe)})
-    backbone.load_state_dict(state["backbone"])
-    objective.load_state_dict(state["objective"])
-    return backbone, objective, recipe, state
+    return state
+
+
+def _steps(folder: RunFolder) -> int:
+    return int(_checkpoint(folder)["step"])
 
 
 def _image_size(folder: RunFolder, recipe: Recipe) -> int:
-    exported = folder.export_folder / "config.json"
-    if exported.is_file():
+    if (folder.export_folder / "config.json").is_file():
         preprocessing = load_backbone_file(folder.export_folder).preprocessing
         if preprocessing is not None:
             return preprocessing.input_size
-    return build_data(recipe).train.image_size
+    size: int | None = recipe["augmentation"].get("size") or recipe["data"].get("size")
+    return size or build_data(recipe).train.image_size
 
 
-def _model(name: str, pretrained: bool) -> _Model:
+def _model(name: str, pretrained: bool) -> Model:
     if name.startswith("timm:"):
         return _timm_model(name.removeprefix("timm:"), pretrained)
     if pretrained:
@@ -118,98 +156,89 @@ def _model(name: str, pretrained: bool) -> _Model:
         return _run_model(RunFolder.open(path))
     if (path / "config.json").is_file():
         return _exported_model(path)
-    if timm.is_model(name):
+    if not path.exists() and timm.is_model(name):
         raise RecipeError(f"there is no folder {name!r}; for timm's model say timm:{name}")
     raise RecipeError(f"{name!r} is neither the folder of a run, nor an exported folder, nor timm:NAME")
 
 
-def _run_model(folder: RunFolder) -> _Model:
-    backbone, objective, recipe, state = _networks_of(folder)
-    data = build_data(recipe)
-    untrained = build_networks(recipe, {**data.train.groups, **_augmented_groups(recipe)})
-    description = f"{folder.path}: {recipe['objective']['name']}, {backbone.architecture}, step {state['step']}"
-    return _Model(
-        (backbone, objective), untrained, preprocessing_of(recipe, data.train.image_size), {one: recipe[one] for one in _JUDGED}, description
-    )
+def _run_model(folder: RunFolder) -> Model:
+    backbone, recipe, preprocessing = load_run(folder)
+    description = f"{folder.path}: {recipe['objective']['name']}, {backbone.architecture}, after {_steps(folder):,} steps"
+    sections = {section: recipe[section] for section in JUDGED}
+    return Model(backbone, preprocessing, sections, description, lambda: make_backbone(**recipe["backbone"]), folder)
 
 
-def _augmented_groups(recipe: Recipe) -> dict[str, Any]:
-    groups: dict[str, Any] = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation")).groups
-    return groups
-
-
-def _exported_model(path: Path) -> _Model:
+def _exported_model(path: Path) -> Model:
     with named("model"):
         file = load_backbone_file(path)
-    if file.architecture is None or file.preprocessing is None:
-        raise RecipeError(f"{str(path)!r}: config.json names no architecture or preprocessing")
-    trained, untrained = (_create(file.architecture, dict(file.model_args), seed) for seed in (0, 1))
-    trained.load_state_dict(file.state)
+        if file.architecture is None or file.preprocessing is None:
+            raise ValueError(f"{path / 'config.json'} names no architecture or preprocessing")
+        backbone = file.build()
+    architecture, arguments = file.architecture, dict(file.model_args)
     sections = _normalization(file.preprocessing)
-    return _Model((trained, None), (untrained, None), file.preprocessing, sections, f"{path}: {file.architecture}")
+    return Model(backbone, file.preprocessing, sections, f"{path}: {architecture}", lambda: _create(architecture, arguments, 1))
 
 
-def _timm_model(name: str, pretrained: bool) -> _Model:
+def _timm_model(name: str, pretrained: bool) -> Model:
     if not timm.is_model(name.split(".")[0]):
         raise RecipeError(f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
+    backbone: Any
     try:
-        trained = timm.create_model(name, pretrained=True, num_classes=0) if pretrained else _create(name, {}, 0)
+        backbone = timm.create_model(name, pretrained=True, num_classes=0) if pretrained else _create(name, {}, 0)
     except Exception as error:  # the hub's client has no common class of errors
         raise RecipeError(f"timm's weights of {name!r} cannot be loaded: {error.__class__.__name__}; are you offline?") from error
-    cfg = trained.pretrained_cfg
-    preprocessing = Preprocessing(tuple(cfg["mean"]), tuple(cfg["std"]), cfg["input_size"][-1])
+    config: dict[str, Any] = backbone.pretrained_cfg
+    preprocessing = Preprocessing(tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1])
     weights = "timm's weights" if pretrained else "random weights (--pretrained loads timm's)"
-    return _Model((trained, None), (_create(name, {}, 1), None), preprocessing, _normalization(preprocessing), f"timm:{name}, {weights}")
+    return Model(backbone, preprocessing, _normalization(preprocessing), f"timm:{name}, {weights}", lambda: _create(name, {}, 1))
 
 
-def _create(name: str, arguments: dict[str, Any], seed: int) -> nn.Module:
+def _create(name: str, arguments: dict[str, Any], seed: int) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model: nn.Module = timm.create_model(name, pretrained=False, **{**arguments, "num_classes": 0})
-    return model
+        return timm.create_model(name, pretrained=False, **{**arguments, "num_classes": 0})
 
 
 def _normalization(preprocessing: Preprocessing) -> dict[str, Any]:
     return {"normalization": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}}
 
 
-def _data_sections(data: str | None, model: _Model, overrides: list[str]) -> dict[str, Any]:
+def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict[str, Any]:
     """The sections that `--data` stands for, over those that the model brings."""
-    sections = {name: dict(section) for name, section in model.sections.items()}
+    chosen = apply_overrides({}, overrides, JUDGED).get("data", {}).get("name")
     if data is None:
-        if "data" not in sections and not any(one.startswith("--data.name") for one in overrides):
-            raise RecipeError("--data is missing: a recipe, folder, zip or CSV file to judge the model on")
-        return sections
+        if "data" not in model.sections and chosen is None:
+            raise RecipeError("--data is missing: a recipe, data set, folder, zip or CSV file to take images from")
+        return model.sections
     if data in DATA.entries:
-        return {**sections, "data": {"name": data}}
+        return {**model.sections, "data": {"name": data}}
     if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
         content = read_yaml(find_recipe(data))
-        return {**sections, **{name: content[name] for name in ("data", "evaluation") if name in content}}
+        return {**model.sections, **{name: content[name] for name in ("data", "evaluation") if name in content}}
     path = Path(data)
     if not path.exists():
         raise RecipeError(f"--data {data}: no such file, folder, recipe or data set; {suggest(data, [*shipped_recipes(), *DATA.entries])}")
-    return {**sections, "data": _data_at(path, model.preprocessing.input_size)}
+    return {**model.sections, "data": _data_at(path, model.preprocessing.input_size, chosen)}
 
 
-def _data_at(path: Path, size: int) -> dict[str, Any]:
-    """The data section for files at a path: 3DIEBench's layout, a table of views, or plain images."""
-    if (path / "train_images.npy").is_file():
-        kind = "threediebench"
-    else:
+def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
+    """The data section for files at a path: of the kind that is asked for, else 3DIEBench's layout, a table of views, or plain images."""
+    if path.suffix.lower() == ".csv":
+        return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
+    if kind is None:
         with named("data"):
-            names = Files(str(path)).names if path.suffix != ".csv" else []
-        tables = [one for one in names if bytes(one).decode().endswith(".csv")]
-        kind = "table" if path.suffix == ".csv" or len(tables) == 1 else "folder"
+            tops = set(Files(path).inside(""))
+        kind = "folder"
+        if "train_images.npy" in tops:
+            kind = "threediebench"
+        elif any(name.lower().endswith(".csv") for name in tops):
+            kind = "table"
     return {"name": kind, "path": str(path), "size": size}
 
 
-def _check_fit(model: _Model, data: Data) -> None:
-    size = data.train.image_size
-    fixed = getattr(getattr(_timm_of(model.trained[0]), "patch_embed", None), "img_size", None)
-    if fixed is not None and getattr(_timm_of(model.trained[0]).patch_embed, "strict_img_size", False) and fixed[0] != size:  # type: ignore[union-attr]
-        raise RecipeError(f"data.size: images have {size} pixels, but this model takes {fixed[0]}; add --data.size {fixed[0]}")
-
-
-def _timm_of(backbone: nn.Module) -> nn.Module:
-    return backbone.model if isinstance(backbone, Backbone) else backbone
-
+def _check_fit(model: Model, data: Data) -> None:
+    network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
+    patches = getattr(network, "patch_embed", None)
+    wanted, size = getattr(patches, "img_size", None), data.train.image_size
+    if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
+        raise RecipeError(f"data.size: images have {size} pixels, but this model takes {wanted[0]}; add --data.size {wanted[0]}")

@@ -89,7 +89,8 @@ class OnlineMonitor:
 def collapse(scores: dict[str, float]) -> str | None:
     """A sentence that says so if the features have collapsed; no labels are needed to know."""
     if scores["deviation"] < COLLAPSED_DEVIATION:
-        return f"the features of different images are nearly one vector (normalised deviation {scores['deviation']:.4f}, 1 is spread evenly)"
+        deviation = f"normalised deviation {scores['deviation']:.4f}, 1 is spread evenly"
+        return f"the features of different images are nearly one vector ({deviation})"
     if scores["rankme"] < COLLAPSED_RANK:
         return f"the features of different images lie nearly on one line (RankMe {scores['rankme']:.2f})"
     return None

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from timm.optim import Lars
+from timm.optim.lars import Lars
 from torch import nn
 
 
@@ -25,6 +25,7 @@ def make_optimizer(
     """An optimiser for all parameters of some modules, with its schedule.
 
     Args:
+        modules: what is trained.
         name: `adamw`; `adam`, whose weight decay is added to the gradient; `sgd`; or `lars`, for batches of thousands.
         lr: highest learning rate. It is used as it stands, never scaled by the batch size.
         weight_decay: strength of the weight decay.

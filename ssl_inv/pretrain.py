@@ -1,14 +1,18 @@
 """A whole run: build what the recipe says, train, judge, export, report."""
 
+import logging
 import math
 import os
+import signal
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
+import torch.distributed as dist
 
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
@@ -17,7 +21,7 @@ from ssl_inv.callbacks import Progress, Recorder
 from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.loading import StepBatches
 from ssl_inv.distributed import synchronise_batch_norm
-from ssl_inv.engine import Pretraining, Schedule
+from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule
 from ssl_inv.monitor import OnlineMonitor
 from ssl_inv.objectives.base import Objective
 from ssl_inv.optimization import make_optimizer
@@ -80,8 +84,8 @@ def build(recipe: Recipe) -> Run:
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     to_channels_last(backbone)
     if trainer.world_size > 1:
-        synchronise_batch_norm(backbone)
-        synchronise_batch_norm(objective)
+        synchronise_batch_norm(backbone, trainer.strategy.root_device)
+        synchronise_batch_norm(objective, trainer.strategy.root_device)
     with named("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe["optimizer"])
     schedule = Schedule(steps, settings.accumulate, settings.clip, settings.seed)
@@ -130,9 +134,7 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
     accelerator = ("gpu" if available else "cpu") if settings.accelerator == "auto" else settings.accelerator
     if accelerator == "gpu" and settings.devices > available:
         raise ValueError(f"devices is {settings.devices}, but this machine has {available} GPU(s)")
-    with warnings.catch_warnings():
-        # Advice about loggers and unused GPUs, neither of which is a mistake here.
-        warnings.filterwarnings("ignore", module="pytorch_lightning")
+    with quiet_lightning():
         return lightning.Trainer(
             accelerator=accelerator,
             devices=settings.devices,
@@ -146,6 +148,24 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Keep Lightning's advice (loggers, unused GPUs, numbers of workers) and its account of what it does to itself; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
+            # Lightning's own use of torch's trees, reported as if it were ours.
+            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def workers(settings: TrainerSettings, source: Source) -> int:
@@ -170,25 +190,62 @@ def make_monitor(run: Run) -> OnlineMonitor | None:
 def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
     """Train to the last step of the recipe, from the folder's checkpoint if it has one.
 
+    Args:
+        run: what to train. With several devices, one process for each of the others is started with the command line of this one.
+        folder: where to write; None writes nothing, as on all processes but the first.
+        progress: told how far the run is.
+
     Raises:
-        NonFiniteLossError: if a loss term is not finite; the folder keeps the last good checkpoint.
+        NonFiniteLossError: if a loss term or a weight is not finite; the folder keeps the last good checkpoint.
+        KeyboardInterrupt: if the run was interrupted; its folder says so and can be resumed.
     """
-    state = folder.load_checkpoint() if folder is not None else None
-    if state is not None:
-        run.module.load_training_state(state)
     if folder is not None:
+        if (state := folder.load_checkpoint()) is not None:
+            run.module.load_training_state(state)
         folder.forget_metrics_after(run.module.step)
         folder.update(state="training")
     progress.first_step = run.module.step
     if run.module.step < run.module.schedule.steps:
-        monitor = make_monitor(run)
-        recorder = Recorder(folder, run.recipe, monitor, progress)
-        run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*The 'train_dataloader' does not.*")
+        monitor = None if folder is None else make_monitor(run)
+        run.trainer.callbacks.append(Recorder(folder, run.recipe, monitor, progress))  # type: ignore[attr-defined]
+        try:
+            _fit(run)
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from None
+        finally:
+            progress.close()
+
+
+def _fit(run: Run) -> None:
+    try:
+        with quiet_lightning(), _own_account_of_broken_images():
             run.trainer.fit(run.module)
-    progress.close()
+    except SystemExit:
+        if not run.trainer.interrupted:
+            raise
+        # Lightning answers Ctrl-C by ending the program and turning a deaf ear to further ones.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        raise KeyboardInterrupt from None
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+@contextmanager
+def _own_account_of_broken_images() -> Iterator[None]:
+    """Silence the data's log while training: the recorder says once for all loader processes which images are broken."""
+    logger = logging.getLogger("ssl_inv.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _last_good(folder: RunFolder | None) -> str:
+    if folder is None or not folder.checkpoint_file.is_file():
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {folder.checkpoint_file}"
 
 
 def refuse_unwritable(path: Path) -> None:

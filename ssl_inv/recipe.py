@@ -1,18 +1,20 @@
 """Recipes: load, check, resolve, compare. Nothing here imports torch, so a mistake is answered at once."""
 
+import copy
 import dataclasses
 import inspect
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_type_hints
 
 import yaml
 
+from ssl_inv.plain_yaml import dump_yaml, parse_yaml
 from ssl_inv.registry import AUGMENTATIONS, DATA, OBJECTIVES, Registry, schema_of, suggest
+from ssl_inv.setting_types import conform
 
 SHIPPED = Path(__file__).parent / "recipes"
 """The folder of the recipes that come with the package."""
@@ -146,6 +148,9 @@ _FIXED: Mapping[str, Callable[[], Callable[..., Any]]] = {
 
 SECTIONS = ("objective", "backbone", "data", "augmentation", "normalization", "optimizer", "trainer", "monitor", "evaluation")
 
+JUDGED = ("data", "normalization", "evaluation")
+"""The sections that say how a model is judged, whatever it was trained on."""
+
 
 class Recipe(dict[str, dict[str, Any]]):
     """A checked recipe with every setting filled in: section -> setting -> value."""
@@ -156,7 +161,7 @@ class Recipe(dict[str, dict[str, Any]]):
 
     def dump(self) -> str:
         """The recipe as YAML, in the order of the sections."""
-        return yaml.safe_dump({section: dict(self[section]) for section in SECTIONS if section in self}, sort_keys=False, allow_unicode=True, default_flow_style=None)
+        return dump_yaml({section: dict(self[section]) for section in SECTIONS if section in self})
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -190,23 +195,6 @@ def shipped_recipes() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
 
 
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 reads `1e-3` as a string and keeps the last of two equal keys; this loader reads a number and refuses."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"the key {twice!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d[\d_]*\.?[\d_]*(?:[eE][-+]?\d+)|\d[\d_]*\.[\d_]*|\.[\d_]+(?:[eE][-+]?\d+)?|\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"),
-    list("-+0123456789."),
-)
-
-
 def read_yaml(path: Path) -> dict[str, Any]:
     """The content of a recipe file.
 
@@ -226,38 +214,54 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def parse_yaml(text: str) -> Any:
-    """A YAML value, with `1e-3` as a number."""
-    return yaml.load(text, Loader=_Loader)  # noqa: S506 - a SafeLoader
-
-
-def apply_overrides(content: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+def apply_overrides(content: dict[str, Any], overrides: list[str], sections: Sequence[str] = SECTIONS) -> dict[str, Any]:
     """The content with the settings of `["--section.key", "value", "--section.key=value", ...]` put over it.
 
+    An objective, data set or augmentation that is chosen by another `name` begins with its own defaults: what the recipe sets for the one
+    that it names is not carried over, even where the two have a setting of the same name.
+
     Raises:
-        RecipeError: if an argument is not of that form.
+        RecipeError: if an argument is not of that form, or its section is none of `sections`.
     """
     content = {section: dict(value) if isinstance(value, dict) else value for section, value in content.items()}
+    for section, settings in _parse_overrides(overrides, sections).items():
+        old = content.get(section) or {}
+        if not isinstance(old, dict):
+            raise RecipeError(f"{section}: expected a mapping of settings, got {old!r}")
+        if section in _CHOICES and settings.get("name", old.get("name")) != old.get("name", _CHOICES[section][1]):
+            old = {}
+        content[section] = {**old, **settings}
+    return content
+
+
+def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
     arguments = list(overrides)
     while arguments:
-        key = arguments.pop(0)
-        if not key.startswith("--"):
-            raise RecipeError(f"unexpected argument {key!r}; settings are given as --section.key value")
-        key, equals, value = key[2:].partition("=")
+        key, equals, value = arguments.pop(0).removeprefix("--").partition("=")
         if not equals:
-            if not arguments:
+            if not arguments or re.match(r"--\w", arguments[0]):
                 raise RecipeError(f"--{key}: a value is missing")
             value = arguments.pop(0)
-        section, dot, setting = key.partition(".")
-        if not dot:
-            raise RecipeError(f"--{key}: no such option; {suggest(key, [f'--{one}.' for one in SECTIONS] + ['--output', '--resume'])}")
-        if not isinstance(content.setdefault(section, {}), dict):
-            raise RecipeError(f"{section}: expected a mapping of settings, got {content[section]!r}")
+        section, _, setting = key.partition(".")
+        if section not in sections:
+            raise RecipeError(f"--{key}: no section {section!r} can be set here; {suggest(section, sections)}")
         try:
-            content[section][setting] = parse_yaml(value)
+            found.setdefault(section, {})[setting] = parse_yaml(value)
         except yaml.YAMLError:
-            raise RecipeError(f"{key}: {value!r} is not a valid value") from None
-    return content
+            raise RecipeError(f"--{key}: {value!r} is not a valid YAML value") from None
+    return found
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Check what can be checked of overrides over `JUDGED` before the data and its other settings are known.
+
+    Raises:
+        RecipeError: on the first thing that is wrong.
+    """
+    content = apply_overrides({}, overrides, JUDGED)
+    fixed = [section for section in content if section in _FIXED]
+    resolve({section: content[section] for section in fixed}, "the command line", fixed)
 
 
 def resolve(content: dict[str, Any], origin: str = "recipe", sections: Sequence[str] = SECTIONS) -> Recipe:
@@ -282,33 +286,44 @@ def _resolve_section(section: str, given: Any, origin: str) -> dict[str, Any]:
         given = {}
     if not isinstance(given, dict):
         raise RecipeError(f"{section}: expected a mapping of settings, got {given!r}")
-    settings, resolved = dict(given), {}
-    if section in _CHOICES:
-        registry, default = _CHOICES[section]
-        name = settings.pop("name", default)
-        if not isinstance(name, str):
-            raise RecipeError(f"{section}.name: required in {origin}; {suggest('', registry.entries)}")
-        with named(section):
-            try:
-                schema: Callable[..., Any] = registry.find(name).schema
-            except ValueError as error:
-                raise ValueError(f"name: {error}") from None
-        resolved["name"] = name
-    else:
-        schema = _FIXED[section]()
-    return {**resolved, **_check_settings(section, schema, settings, origin)}
+    if section not in _CHOICES:
+        return _check_settings(section, _FIXED[section](), given, origin)
+    registry, default = _CHOICES[section]
+    name = given.get("name", default)
+    if not isinstance(name, str):
+        raise RecipeError(f"{section}.name: required, and {origin} does not give it; {suggest('', registry.entries)}")
+    settings = {key: value for key, value in given.items() if key != "name"}
+    return {"name": name, **_check_settings(section, section_schema(section, name), settings, origin)}
+
+
+def section_schema(section: str, name: str | None = None) -> Callable[..., Any]:
+    """The function or dataclass whose keyword-only parameters are the settings of a section, with the docstring that explains them.
+
+    Args:
+        section: one of `SECTIONS`.
+        name: which member is chosen, for sections whose `name` chooses one.
+
+    Raises:
+        RecipeError: if there is no such member.
+    """
+    if name is None or section not in _CHOICES:
+        return _FIXED[section]()
+    with named(section):
+        return _CHOICES[section][0].find(name).schema
 
 
 def _check_settings(section: str, schema: Callable[..., Any], given: dict[str, Any], origin: str) -> dict[str, Any]:
-    parameters = {p.name: p for p in inspect.signature(schema).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+    parameters = _settings_of(schema)
     for key in given:
         if key not in parameters:
             raise RecipeError(f"{section}.{key}: no such setting; {suggest(str(key), parameters)}")
-    checker = _checker(schema)
     resolved = {}
     for name, parameter in parameters.items():
         if name in given:
-            resolved[name] = _check_value(checker, f"{section}.{name}", name, given[name], _annotation(schema, name))
+            try:
+                resolved[name] = conform(given[name], _annotation(schema, name))
+            except ValueError as error:
+                raise RecipeError(f"{section}.{name}: {error}") from None
         elif parameter.default is inspect.Parameter.empty:
             raise RecipeError(f"{section}.{name}: required, and {origin} does not give it")
         else:
@@ -319,85 +334,42 @@ def _check_settings(section: str, schema: Callable[..., Any], given: dict[str, A
     return resolved
 
 
+def _settings_of(schema: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return {p.name: p for p in inspect.signature(schema).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
 def _plain_default(schema: Callable[..., Any], parameter: inspect.Parameter) -> Any:
     if dataclasses.is_dataclass(schema):
         field = next(field for field in dataclasses.fields(schema) if field.name == parameter.name)
         if field.default_factory is not dataclasses.MISSING:
             return field.default_factory()
-    return list(parameter.default) if isinstance(parameter.default, list) else parameter.default
+    return copy.deepcopy(parameter.default)
 
 
 def _annotation(schema: Callable[..., Any], name: str) -> Any:
     return get_type_hints(schema.__init__ if inspect.isclass(schema) else schema)[name]
 
 
-@lru_cache(maxsize=None)
-def _checker(schema: Callable[..., Any]) -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    for name, parameter in inspect.signature(schema).parameters.items():
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            parser.add_argument(f"--{name}", type=_annotation(schema, name))
-    return parser
-
-
-def _check_value(checker: Any, path: str, name: str, value: Any, annotation: Any) -> Any:
-    from jsonargparse import ArgumentError
-
-    wanted = describe_type(annotation)
-    # Command-line parsers read "64" as 64 and true as 1; in a file the type that is written is meant.
-    exact = isinstance(value, bool) and bool not in _members(annotation) or value is None and type(None) not in _members(annotation)
-    try:
-        if exact or (isinstance(value, str) and str not in _members(annotation) and value not in _members(annotation)):
-            raise TypeError
-        checked = checker.parse_object({name: value}, defaults=False)[name]
-    except (ArgumentError, TypeError, ValueError, KeyError):
-        choices = [one for one in _members(annotation) if isinstance(one, str)]
-        tail = f"; {suggest(value, choices)}" if choices and isinstance(value, str) else ""
-        raise RecipeError(f"{path}: expected {wanted}, got {value!r}{tail}") from None
-    return float(checked) if annotation is float and isinstance(checked, int) else checked
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """The types and literal values that an annotation admits at its top level."""
-    if get_origin(annotation) is Literal:
-        return get_args(annotation)
-    if get_origin(annotation) is None:
-        return (annotation,)
-    if get_origin(annotation) in (list, dict, tuple):
-        return (get_origin(annotation),)
-    return tuple(member for part in get_args(annotation) for member in _members(part))
-
-
-def describe_type(annotation: Any) -> str:
-    """An annotation in words: "a whole number or none", "a list of numbers"."""
-    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", type(None): "null", Any: "a value"}
-    if annotation in words:
-        return words[annotation]
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Literal:
-        return "one of " + ", ".join(str(one) for one in arguments)
-    if origin is list:
-        plural = {int: "whole numbers", float: "numbers", str: "texts"}
-        return f"a list of {plural.get(arguments[0], 'values')}"
-    if origin is dict:
-        return "a mapping"
-    return " or ".join(describe_type(one) for one in arguments)
-
-
 @contextmanager
 def named(section: str) -> Iterator[None]:
-    """Turn a `ValueError` or a missing file from inside into a `RecipeError` that names the section, and the setting if it begins the message."""
+    """Turn a `ValueError` or a missing file into a `RecipeError` that names the section, and the setting if that begins the message."""
     try:
         yield
     except RecipeError:
         raise
     except (ValueError, FileNotFoundError) as error:
         message = " ".join(str(error).split())
-        # A constructor speaks of its settings by name; only the section is missing for a full path.
-        joined = "." if re.match(r"[a-z_]+(:| must| is| are)", message) else ": "
+        # A constructor speaks of its settings by name: "lr must be above 0", "name: ...", "batch_size 64 is ...".
+        first = re.match(r"([a-z_]+)(?=:| must | is | are | should | ['\"\[\d])", message)
+        joined = "." if first and first[1] in _all_settings(section) else ": "
         raise RecipeError(f"{section}{joined}{message}") from error
+
+
+def _all_settings(section: str) -> set[str]:
+    """The names of the settings of a section, whatever its `name` chooses."""
+    if section in _CHOICES:
+        return {"name"}.union(*(_settings_of(entry.schema) for entry in _CHOICES[section][0].entries.values()))
+    return set(_settings_of(_FIXED[section]())) if section in _FIXED else set()
 
 
 def difference(old: Mapping[str, Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]) -> list[str]:

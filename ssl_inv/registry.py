@@ -7,6 +7,8 @@ names and constructor signatures off the source text of the package's own module
 import ast
 import importlib
 import inspect
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,14 +80,17 @@ class Registry:
             return self.entries[name]
         if "." in name:
             return self._foreign(name)
-        raise ValueError(f"no {self.kind} is called {name!r}; {suggest(name, self.entries)}")
+        raise ValueError(f"name: no {self.kind} is called {name!r}; {suggest(name, self.entries)}")
 
     def _foreign(self, path: str) -> Entry:
         module, _, qualified_name = path.rpartition(".")
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            # The folder one stands in, as `python -m` has it, but last: what lies there must not hide an installed package.
+            sys.path.append(os.getcwd())
         try:
             member = getattr(importlib.import_module(module), qualified_name)
-        except (ImportError, AttributeError) as error:
-            raise ValueError(f"the {self.kind} {path!r} cannot be imported: {error}") from None
+        except Exception as error:  # whatever happens in somebody else's module
+            raise ValueError(f"name: the {self.kind} {path!r} cannot be imported: {error}") from error
         constructor = member.__init__ if inspect.isclass(member) else member
         signature = inspect.signature(constructor, eval_str=True)
         settings = [p for p in signature.parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY]
@@ -150,7 +155,7 @@ def _schema(node: ast.ClassDef | ast.FunctionDef, aliases: list[ast.Assign]) -> 
     arguments = ast.arguments([], [], None, function.args.kwonlyargs, function.args.kw_defaults, None, [])
     stub = ast.FunctionDef("schema", arguments, [ast.Pass()], [], ast.Constant(None), None)
     if "type_params" in ast.FunctionDef._fields:
-        stub.type_params = []
+        stub.type_params = []  # type: ignore[attr-defined,unused-ignore]
     unit = ast.fix_missing_locations(ast.Module([*aliases, stub], []))
     space: dict[str, Any] = {"Literal": Literal, "Any": Any}
     exec(compile(unit, f"<settings of {node.name}>", "exec"), space)  # noqa: S102 - our own source, already on the path

@@ -1,4 +1,7 @@
-"""The folder that a run leaves: recipe, record, metrics, checkpoint, export, report."""
+"""The folder that a run leaves: recipe, record, metrics, checkpoint, export, report.
+
+torch is imported where a checkpoint is touched, so that the command line refuses a wrong folder at once.
+"""
 
 import json
 import os
@@ -10,8 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssl_inv.recipe import Recipe, RecipeError, difference, read_yaml, resolve
 
 _PACKAGES = ("ssl-inv", "torch", "torchvision", "timm", "lightly", "kornia", "pytorch-lightning", "numpy")
@@ -21,8 +22,8 @@ CHECKPOINT_FORMAT = 1
 class RunFolder:
     """One run on disk.
 
-    `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` one line of JSON a log entry, `checkpoints/last.ckpt` the state to
-    continue from. Files are written aside, synced and renamed, so a reader never meets half of one.
+    `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` one line of JSON a log entry, `checkpoints/last.ckpt` the
+    state to continue from. Files are written aside, synced and renamed, so a reader never meets half of one.
 
     Args:
         path: the folder.
@@ -44,9 +45,8 @@ class RunFolder:
         Raises:
             RecipeError: if the folder exists and holds something, or cannot be written.
         """
+        require_new(path)
         try:
-            if path.exists() and (not path.is_dir() or any(path.iterdir())):
-                raise RecipeError(f"output {str(path)!r} exists already; choose another folder or continue with --resume {path}")
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecipeError(f"output {str(path)!r} cannot be written: {error.strerror}") from None
@@ -109,6 +109,8 @@ class RunFolder:
 
     def save_checkpoint(self, state: dict[str, Any], recipe: Recipe) -> None:
         """Replace last.ckpt, whole or not at all."""
+        import torch
+
         aside = self.checkpoint_file.with_name(f".{self.checkpoint_file.name}.{os.getpid()}")
         with aside.open("wb") as file:
             torch.save({"format": CHECKPOINT_FORMAT, "recipe": {name: dict(section) for name, section in recipe.items()}, **state}, file)
@@ -129,6 +131,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         RecipeError: if it is none, or of a later version.
     """
+    import torch
+
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged archive fails in many ways, and all mean the same
@@ -136,6 +140,21 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or state.get("format") != CHECKPOINT_FORMAT:
         raise RecipeError(f"{path}: not a training checkpoint of this version of ssl-inv")
     return state
+
+
+def require_new(path: Path) -> None:
+    """Raise a `RecipeError` unless `path` is free, or an empty folder, and can be written."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        resume = f" or continue with --resume {path}" if (path / "run.json").is_file() else ""
+        raise RecipeError(f"output {str(path)!r} exists already; choose another name{resume}")
+    require_writable(path)
+
+
+def require_writable(path: Path) -> None:
+    """Raise a `RecipeError` if a folder at `path` could not be made or written to, before anything slow is done."""
+    parent = next(one for one in (path, *path.absolute().parents) if one.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise RecipeError(f"output {str(path)!r} cannot be written: {parent} is not a writable folder")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -171,6 +190,8 @@ def versions() -> dict[str, str]:
 
 def host_facts() -> dict[str, Any]:
     """The machine, as far as it matters to a time."""
+    import torch
+
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count(), "gpu": gpu, "python": sys.executable}
 

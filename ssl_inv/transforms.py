@@ -1,7 +1,7 @@
 """The record of how each view of a batch was made.
 
-A `Transform` holds named parameters (rotation, hue, crop box, ...), each a tensor with a leading batch dimension and a group that knows how two
-values of it relate. The relative transform of two views, an `Action`, leads from one to the other: `a.compose(a.relative(b)) == b`.
+A `Transform` holds named parameters (rotation, hue, crop box, ...), each a tensor with a leading batch dimension and a group that knows how
+two values of it relate. The relative transform of two views, an `Action`, leads from one to the other: `a.compose(a.relative(b)) == b`.
 
 Quaternions are scalar-last (x, y, z, w), as in scipy. Angles are radians. Hues are turns in [0, 1).
 """
@@ -19,8 +19,8 @@ Convention = Literal["canonical", "sie", "seq-jepa"]
 """How an action is written as a vector.
 
 `canonical`: quaternions with w >= 0, circular values as the wrapped difference, every parameter divided by its group's constant scale.
-`sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign that the product has, circular values as the plain
-difference of the two numbers, no scaling. The two papers agree on this.
+`sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign that the product has, circular values as the
+plain difference of the two numbers, no scaling. The two papers agree on this.
 """
 
 
@@ -207,7 +207,8 @@ class Box(Group):
         return step * fraction
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return self.relative(a, b).norm(dim=-1)
+        length: Tensor = torch.linalg.vector_norm(self.relative(a, b), dim=-1)
+        return length
 
     def value_vector(self, value: Tensor) -> Tensor:
         return value
@@ -238,7 +239,8 @@ class Real(Group):
         return step * fraction
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return _columns(b - a).norm(dim=-1) / self.scale
+        length: Tensor = torch.linalg.vector_norm(_columns(b - a), dim=-1)
+        return length / self.scale
 
     def value_vector(self, value: Tensor) -> Tensor:
         return _columns(value - self.neutral_value) / self.scale
@@ -376,12 +378,12 @@ class Transform(_Parameters):
         return Transform({name: self.groups[name].compose(value, action[name]) for name, value in self.values.items()}, self.groups)
 
     def path(self, other: "Transform", fraction: float) -> "Transform":
-        """The transform `fraction` of the way to `other`: rotations along the great arc, hues along the shorter arc, boxes and numbers straight."""
+        """The transform `fraction` of the way to `other`: rotations and hues along the shorter arc, boxes and numbers straight."""
         steps = self.relative(other).fraction(fraction)
         return Transform({name: self.groups[name].compose(value, steps[name]) for name, value in self.values.items()}, self.groups)
 
     def as_vector(self, names: list[str] | None = None) -> Tensor:
-        """The named parameters (all by default) as regression targets side by side, shape `(B, n)`; a circular value gives cosine and sine."""
+        """The named parameters (all by default) as regression targets side by side, `(B, n)`; a circle gives cosine and sine."""
         return torch.cat([self.groups[name].value_vector(self.values[name]) for name in self._chosen(names)], dim=-1)
 
     @staticmethod

@@ -96,7 +96,14 @@ def test_rotation_and_colour_variant_predicts_as_one_matrix_per_sample(inputs):
 def test_deep_hypernetwork(facts, inputs):
     values, rng = facts["B_deep_hypernet_2layer_predictor"]["values"], RandomState(1)
     predictor = HypernetworkPredictor((6, 5, 6), action=4).double()
-    state = [0.4 * rng.randn(4, 4), 0.1 * rng.randn(4), 0.4 * rng.randn(4, 4), 0.1 * rng.randn(4), 0.4 * rng.randn(71, 4), 0.1 * rng.randn(71)]
+    state = [
+        0.4 * rng.randn(4, 4),
+        0.1 * rng.randn(4),
+        0.4 * rng.randn(4, 4),
+        0.1 * rng.randn(4),
+        0.4 * rng.randn(71, 4),
+        0.1 * rng.randn(71),
+    ]
     predictor.load_state_dict(dict(zip(predictor.state_dict(), map(torch.tensor, state), strict=True)))
     assert_output(predictor(inputs["x"][:, 8:], inputs["q"]), values)
 
@@ -163,8 +170,10 @@ def augself(x, y, extra, q):
         ("E4_SimCLROnlyEqui", lambda x, y, extra, q: losses.nt_xent(bilinear(extra["W14"], 14)(x, q), y, 0.1)),
         (
             "E5_SimCLREquiMod",
-            lambda x, y, extra, q: losses.nt_xent(x @ extra["Pi"].T, y @ extra["Pi"].T, 0.1)
-            + losses.nt_xent(bilinear(extra["W14"], 14)(x @ extra["Pe"].T, q), y @ extra["Pe"].T, 0.1),
+            lambda x, y, extra, q: (
+                losses.nt_xent(x @ extra["Pi"].T, y @ extra["Pi"].T, 0.1)
+                + losses.nt_xent(bilinear(extra["W14"], 14)(x @ extra["Pe"].T, q), y @ extra["Pe"].T, 0.1)
+            ),
         ),
         ("E7_SimCLRAugSelf", augself),
         ("E8_VICRegPartInv", lambda x, y, extra, q: vicreg(x, y, q, invariance=10.0, variance=10.0, invariant_share=8 / 14)),

@@ -50,8 +50,22 @@ def resample(pixels: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tenso
         size: side of the views in pixels.
 
     Returns:
-        Views `(B, 3, size, size)`. Where a box shrinks by more than two, neighbouring source pixels go unread; keep sources near the view size.
+        Views `(B, 3, size, size)`.
     """
+    if max(pixels.shape[-2:]) < 2 * size:
+        return _sample(pixels, boxes, flipped, size)
+    # A bilinear sample reads four source pixels. Where a box shrinks by two or more, the source is averaged first: no pixel goes unread.
+    shrink = torch.minimum(boxes[:, 2] * pixels.shape[-1], boxes[:, 3] * pixels.shape[-2]) / size
+    halvings = shrink.log2().floor().clamp_min(0).long()
+    views = pixels.new_empty(len(pixels), pixels.shape[1], size, size)
+    for level in sorted(set(halvings.tolist())):
+        rows = (halvings == level).nonzero().squeeze(1)
+        source = F.avg_pool2d(pixels[rows], 2**level) if level else pixels[rows]
+        views[rows] = _sample(source, boxes[rows], flipped[rows], size)
+    return views
+
+
+def _sample(pixels: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
     theta = torch.zeros(len(pixels), 2, 3, dtype=pixels.dtype, device=pixels.device)
     theta[:, 0, 0] = boxes[:, 2] * (1 - 2 * flipped)
     theta[:, 1, 1] = boxes[:, 3]

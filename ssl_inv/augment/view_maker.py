@@ -16,8 +16,8 @@ from ssl_inv.views import Plan, View, Views
 class ViewMaker(nn.Module):
     """Makes views on the device that the batch is on.
 
-    Data whose objects have several views serves the plan from these, augmented on top if wished; from data with one view an object, all views
-    of a plan are made from that one by the augmentation.
+    Data whose objects have several views serves the plan from these, augmented on top if wished; from data with one view an object, all
+    views of a plan are made from that one by the augmentation.
 
     Args:
         plan: the views that are wanted.
@@ -42,7 +42,8 @@ class ViewMaker(nn.Module):
         fewest = int(source.view_counts.min())
         self.loaded_views = plan.count if fewest >= plan.count else 1
         if self.loaded_views < plan.count and not augmentation.groups:
-            raise ValueError(f"objects of this data have {fewest} view(s) and {plan.count} are needed; choose an augmentation that makes them")
+            needed = f"objects of this data have {fewest} view(s) and {plan.count} are needed"
+            raise ValueError(f"{needed}; choose an augmentation that makes them")
         self.groups: dict[str, Group] = {**source.groups, **augmentation.groups}
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_inv import keyed_random
 from ssl_inv.data.base import Images, Indices, Source
 
-_ATTEMPTS = 5
+_ATTEMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -87,29 +87,23 @@ class StepBatches(Dataset[Batch]):
         start = position * self.batch_size + self.rank * share
         objects = self._epoch_order(epoch)[start : start + share].copy()
         images, broken = self._load(objects, epoch, 0)
-        for attempt in range(1, _ATTEMPTS):
-            failed = np.flatnonzero(~np.logical_and.reduce([one.readable.numpy() for one in images]))
+        for attempt in range(1, _ATTEMPTS + 1):
+            failed = np.flatnonzero(~torch.stack([one.readable for one in images]).all(0).cpu().numpy())
             if not len(failed):
-                break
+                return Batch(images, torch.from_numpy(objects), epoch, tuple(broken))
             # A sample that cannot be read gives its place to another, drawn by the same rule on every machine.
             objects[failed] = keyed_random.bits(self.seed, epoch, objects[failed], attempt, count=1)[:, 0] % np.uint64(len(self.source))
             replacement, more = self._load(objects[failed], epoch, attempt)
+            _overwrite(images, torch.from_numpy(failed), replacement)
             broken += more
-            rows = torch.from_numpy(failed)
-            for one, other in zip(images, replacement, strict=True):
-                one.pixels[rows], one.readable[rows] = other.pixels, other.readable
-                for name, value in one.transform.values.items():
-                    value[rows] = other.transform[name]
-        else:
-            raise UnreadableBatchError(f"{broken[-1]} and its replacements cannot be read; {len(broken)} views of one batch are broken")
-        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken))
+        raise UnreadableBatchError(f"{broken[-1]} and its replacements cannot be read; {len(broken)} views of one batch are broken")
 
     def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], list[str]]:
-        chosen = keyed_random.distinct(
-            self.seed, epoch, objects, 0x5EED + attempt, population=self.source.view_counts[objects], count=self.views
-        )
-        both = self.source.load(np.repeat(objects, self.views), chosen.reshape(-1))
-        broken = [self.source.describe(int(objects[row // self.views]), int(chosen.flat[row])) for row in np.flatnonzero(~both.readable.numpy())]
+        counts = self.source.view_counts[objects]
+        chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=self.views)
+        objects, views = np.repeat(objects, self.views), chosen.reshape(-1)
+        both = self.source.load(objects, views)
+        broken = [self.source.describe(int(objects[row]), int(views[row])) for row in np.flatnonzero(~both.readable.cpu().numpy())]
         rows = [torch.arange(view, len(both.pixels), self.views) for view in range(self.views)]
         return tuple(Images(both.pixels[r], both.transform.select(r), both.readable[r]) for r in rows), broken
 
@@ -117,6 +111,26 @@ class StepBatches(Dataset[Batch]):
         if self._order[0] != epoch:
             self._order = (epoch, keyed_random.permutation(self.seed, epoch, 0x0D3, length=len(self.source)))
         return self._order[1]
+
+
+def _overwrite(images: tuple[Images, ...], rows: Tensor, others: tuple[Images, ...]) -> None:
+    for one, other in zip(images, others, strict=True):
+        one.pixels[rows], one.readable[rows] = other.pixels, other.readable
+        for name, value in one.transform.values.items():
+            value[rows] = other.transform[name]
+
+
+class _Messenger(Dataset[Batch | Exception]):
+    """Hands over what goes wrong in a loader process as a value: raised there, it would arrive as the text of a traceback."""
+
+    def __init__(self, batches: StepBatches) -> None:
+        self.batches = batches
+
+    def __getitem__(self, step: int) -> Batch | Exception:
+        try:
+            return self.batches[step]
+        except (ValueError, OSError, UnreadableBatchError) as error:
+            return error
 
 
 class StepLoader:
@@ -133,10 +147,14 @@ class StepLoader:
     def __init__(self, batches: StepBatches, first: int, last: int, workers: int = 0, pin: bool = False) -> None:
         extra: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": False} if workers else {}
         self.length = last - first
-        self._loader = DataLoader(batches, sampler=range(first, last), batch_size=None, num_workers=workers, pin_memory=pin, **extra)
+        steps = range(first, last)
+        self._loader = DataLoader(_Messenger(batches), sampler=steps, batch_size=None, num_workers=workers, pin_memory=pin, **extra)
 
     def __len__(self) -> int:
         return self.length
 
     def __iter__(self) -> Iterator[Batch]:
-        return iter(self._loader)
+        for batch in self._loader:
+            if isinstance(batch, Exception):
+                raise batch
+            yield batch

@@ -177,10 +177,8 @@ class RenderedSolids(Source):
         self._cache = cache
         self._classes = torch.arange(objects) % classes
         self._names = tuple(f"solid-{index:02d}" for index in range(classes))
-        prototypes = class_prototypes(classes, primitives, seed)
-        self._solids = jittered(prototypes.map(lambda value: value[self._classes]), instance_jitter, seed).map(
-            lambda value: value.to(self.device)
-        )
+        prototypes = class_prototypes(classes, primitives, seed).select(self._classes)
+        self._solids = jittered(prototypes, instance_jitter, seed).to(self.device)
         self._reset_cache()
 
     def _reset_cache(self) -> None:
@@ -279,8 +277,7 @@ class RenderedSolids(Source):
         pixels = torch.empty(len(objects), 3, self.size, self.size, dtype=torch.uint8, device=self.device)
         for start in range(0, len(objects), self._chunk):
             rows = slice(start, start + self._chunk)
-            chosen = torch.from_numpy(objects[rows]).to(self.device)
-            solids = self._solids.map(lambda value, chosen=chosen: value[chosen])  # type: ignore[misc]
+            solids = self._solids.select(torch.from_numpy(objects[rows]).to(self.device))
             part = latents[rows].to(self.device)
             scenes = Scenes(quaternion_from_euler(part[:, :3]), part[:, 3], part[:, 4], part[:, 5], part[:, 6])
             pixels[rows] = render(solids, scenes, self.size, self.samples)

@@ -67,8 +67,15 @@ class Solids:
     colours: Tensor
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Solids":
-        """The objects with `change` applied to every tensor: a move to a device, a selection of rows."""
+        """The objects with `change` applied to every tensor."""
         return Solids(change(self.kinds), change(self.half_sizes), change(self.positions), change(self.orientations), change(self.colours))
+
+    def select(self, rows: Tensor) -> "Solids":
+        """Some of the objects, in the order of `rows`."""
+        return self.map(lambda value: value[rows])
+
+    def to(self, device: torch.device) -> "Solids":
+        return self.map(lambda value: value.to(device))
 
 
 @dataclass(frozen=True)

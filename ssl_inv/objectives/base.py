@@ -64,7 +64,7 @@ class Objective(nn.Module, ABC):
         """Called after optimiser step `step` (the first is 1): moving averages, queues."""
 
     def between_epochs(self, features: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
-        """Called before each epoch: clustering, graph mining. `features()` iterates over (sample indices, features) of the training data."""
+        """Called before each epoch: clustering, graph mining. `features()` gives (sample indices, features) of all training data."""
 
     def representations(self, backbone: Backbone) -> Encoder:
         """What evaluation may probe: "all", and where the objective has them "invariant", "equivariant", ...; never a hidden head."""

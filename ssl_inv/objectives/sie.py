@@ -20,8 +20,8 @@ from ssl_inv.views import Pair, Views
 class SIE(Objective):
     """Split invariant-equivariant features (Garrido, Najman, LeCun, ICML 2023), as the authors' code computes them.
 
-    The first part of the pooled features h = [h_inv, h_equi] should not change from view x to view y, the second should change as the action a
-    from x to y says. Each part has a projector; with z the projected parts side by side and p(z, a) the predictor,
+    The first part of the pooled features h = [h_inv, h_equi] should not change from view x to view y, the second should change as the
+    action a from x to y says. Each part has a projector; with z the projected parts side by side and p(z, a) the predictor,
 
         L = invariance mean (z_inv^x - z_inv^y)^2 + equivariance mean (p(z_equi^x, a) - z_equi^y)^2
           + variance (V(z^x) / 2 + V(z^y) / 2) + variance V(p(z_equi^x, a)) / 2 + covariance (C(z^x) + C(z^y)),
@@ -38,12 +38,12 @@ class SIE(Objective):
         variance: weight of the variance terms.
         covariance: weight of the covariance terms.
         predicted_variance: whether the variance of the predictions is held up too; False is the authors' variant without it.
-        predictor: `bilinear`, the paper's, makes one matrix of the action, linearly; `hypernetwork` writes the weights of a small MLP with an
-            MLP on the action; `concatenation` is an MLP on action and embedding.
+        predictor: `bilinear`, the paper's, makes one matrix of the action, linearly; `hypernetwork` writes the weights of a small MLP with
+            an MLP on the action; `concatenation` is an MLP on action and embedding.
         predictor_hidden: widths of the predictor's hidden layers, for `hypernetwork` and `concatenation`.
-        convention: how the action is written as a vector. `sie` is the authors': the quaternion with the sign that the product has, so 4.5 % of
-            their pairs ask for the opposite of what the same rotation asks for elsewhere, and hues as plain differences. `canonical` mends
-            both and is another objective.
+        convention: how the action is written as a vector. `sie` is the authors': the quaternion with the sign that the product has, so
+            4.5 % of their pairs ask for the opposite of what the same rotation asks for elsewhere, and hues as plain differences.
+            `canonical` mends both and is another objective.
     """
 
     def __init__(
@@ -75,7 +75,9 @@ class SIE(Objective):
         equivariant_features = round(features * equivariant_share)
         self.invariant_features = features - equivariant_features
         widths = [round(width * equivariant_share) for width in projector]
-        self.invariant_projector = make_projector(self.invariant_features, [total - width for total, width in zip(projector, widths, strict=True)])
+        self.invariant_projector = make_projector(
+            self.invariant_features, [total - width for total, width in zip(projector, widths, strict=True)]
+        )
         self.equivariant_projector = make_projector(equivariant_features, widths)
         action = action_dimensions(groups, parameters, convention)
         self.action_predictor = _predictor(predictor, widths[-1], action, predictor_hidden)

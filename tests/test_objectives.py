@@ -1,0 +1,133 @@
+"""Every registered objective keeps the contract, and the suite that says so notices what breaks it."""
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ssl_inv.registry import OBJECTIVES
+from ssl_inv.testing import check_objective
+
+
+def small(name: str) -> dict[str, Any]:
+    """Settings that make networks small, where the objective has them."""
+    return {"projector": [24, 16]} if "projector" in inspect.signature(OBJECTIVES.find(name).schema).parameters else {}
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES.entries])
+def test_registered_objectives_conform(name: str) -> None:
+    check_objective(name, **small(name))
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"predictor": "hypernetwork"},
+        {"predictor": "concatenation", "convention": "canonical"},
+        {"parameters": ["rotation", "floor_hue", "crop"]},
+    ],
+    ids=str,
+)
+def test_variants_of_sie_conform(settings: dict[str, Any]) -> None:
+    check_objective("sie", projector=[24, 16], **settings)
+
+
+FAULTY = '''
+import torch
+from torch import nn
+from ssl_inv.objectives.base import Objective, Term
+from ssl_inv.distributed import gather
+from ssl_inv.views import Pair
+
+class Sound(Objective):
+    def __init__(self, features, groups):
+        super().__init__()
+        self.head = nn.Linear(features, 4)
+
+    @property
+    def plan(self):
+        return Pair()
+
+    def value(self, x, y):
+        return (gather(x).var(0) + (gather(x) - gather(y)).square().mean(0)).mean()
+
+    def loss(self, views, backbone):
+        x, y = (self.head(backbone(view.pixels)) for view in views.views)
+        return {"term": Term(self.value(*(z if z.dtype == torch.float64 else z.float() for z in (x, y))))}
+
+class WithoutGather(Sound):
+    def value(self, x, y):
+        return (x.var(0) + (x - y).square().mean(0)).mean()
+
+class UnusedHead(Sound):
+    def __init__(self, features, groups):
+        super().__init__(features, groups)
+        self.spare = nn.Linear(features, 4)
+
+class HiddenState(Sound):
+    momentum = 1.0
+
+    def value(self, x, y):
+        return self.momentum * super().value(x, y)
+
+    def after_step(self, step):
+        self.momentum = 0.9 * self.momentum
+
+class NotPersistent(Sound):
+    def __init__(self, features, groups):
+        super().__init__(features, groups)
+        self.register_buffer("rate", torch.ones(()), persistent=False)
+
+    def value(self, x, y):
+        return self.rate * super().value(x, y)
+
+    def after_step(self, step):
+        self.rate.mul_(0.5)
+
+class HalfPrecision(Sound):
+    def value(self, x, y):
+        return super().value(x, y).bfloat16() if torch.is_autocast_enabled("cpu") else super().value(x, y)
+
+class NotFinite(Sound):
+    def value(self, x, y):
+        return super().value(x, y) / 0
+
+class ProbesItsHead(Sound):
+    def representations(self, backbone):
+        return lambda pixels: {"all": self.head(backbone(pixels))}
+
+class WithoutAll(Sound):
+    def representations(self, backbone):
+        return lambda pixels: {"invariant": backbone(pixels)}
+
+class OwnQueue(Sound):
+    def __init__(self, features, groups):
+        super().__init__(features, groups)
+        self.register_buffer("mean", torch.zeros(4))
+
+    def value(self, x, y):
+        self.mean.lerp_(x.detach().mean(0).to(self.mean.dtype), 0.5)
+        return super().value(x, y)
+'''
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        ("WithoutGather", "on one process, in step 1; gather"),
+        ("UnusedHead", "no gradient for objective.spare.weight, objective.spare.bias"),
+        ("HiddenState", "differs after it is saved and loaded"),
+        ("NotPersistent", "differs after it is saved and loaded"),
+        ("HalfPrecision", "loss term 'term' is torch.bfloat16, not float32 under bfloat16 autocast"),
+        ("NotFinite", "loss term 'term' is inf"),
+        ("ProbesItsHead", "representation all depends on weights of the objective"),
+        ("WithoutAll", "representations have no 'all', only invariant"),
+        ("OwnQueue", "the buffer of objective.mean on 2 processes is not that of one process"),
+    ],
+)
+def test_faults_are_named(fault: str, sentence: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"faulty_{fault}.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AssertionError, match=sentence):
+        check_objective(f"faulty_{fault}.{fault}")
