@@ -10,7 +10,17 @@ from pathlib import Path
 from typing import NoReturn
 
 from ssl_inv.explain import explained, recipe_head
-from ssl_inv.recipe import SECTIONS, Recipe, RecipeError, apply_overrides, check_overrides, load_recipe, resolve, shipped_recipes
+from ssl_inv.recipe import (
+    SECTIONS,
+    Recipe,
+    RecipeError,
+    apply_overrides,
+    check_overrides,
+    load_recipe,
+    require_files,
+    resolve,
+    shipped_recipes,
+)
 from ssl_inv.registry import suggest
 from ssl_inv.run_folder import RunFolder, default_output, require_new, require_writable
 
@@ -31,6 +41,7 @@ def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
     if arguments.recipe is None:
         raise RecipeError("a recipe is missing: ssl-inv pretrain RECIPE; `ssl-inv recipes` lists them")
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    require_files(recipe)
     folder = RunFolder(Path(arguments.output) if arguments.output else default_output(arguments.recipe))
     # The processes that the first one starts for further devices find its folder there already.
     if os.environ.get("LOCAL_RANK", "0") == "0":
@@ -101,6 +112,7 @@ def _render(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
+    require_files(recipe)
     from ssl_inv.commands import check
 
     check(arguments.recipe, recipe)

@@ -5,7 +5,7 @@ import re
 import textwrap
 from pathlib import Path
 
-from ssl_inv.plain_yaml import dump_yaml
+from ssl_inv.plain_yaml import dump_value
 from ssl_inv.recipe import Recipe, section_schema
 
 _FACTS = ("command", "time", "score")
@@ -39,12 +39,11 @@ def argument_sentences(docstring: str | None) -> dict[str, str]:
 
 
 def _explained_section(section: str, settings: dict[str, object]) -> str:
-    schema = section_schema(section, str(settings.get("name")))
-    sentences = argument_sentences(schema.__doc__)
-    lines = [*_comment(inspect.cleandoc(schema.__doc__ or "").split("\n\n")[0], ""), f"{section}:"]
+    text = section_schema(section, str(settings.get("name"))).__doc__
+    sentences = argument_sentences(text)
+    lines = [*_comment(inspect.cleandoc(text or "").split("\n\n")[0], ""), f"{section}:"]
     for name, value in settings.items():
-        lines += _comment(sentences.get(name, ""), "  ")
-        lines += textwrap.indent(dump_yaml({name: value}), "  ").splitlines()
+        lines += [*_comment(sentences.get(name, ""), "  "), f"  {name}: {dump_value(value)}"]
     return "\n".join(lines) + "\n"
 
 

@@ -16,7 +16,18 @@ from ssl_inv.export import Preprocessing, load_backbone_file
 from ssl_inv.finish import preprocessing_of
 from ssl_inv.objectives.base import Objective
 from ssl_inv.pretrain import build_data, build_networks
-from ssl_inv.recipe import JUDGED, Recipe, RecipeError, apply_overrides, find_recipe, named, read_yaml, resolve, shipped_recipes
+from ssl_inv.recipe import (
+    JUDGED,
+    Recipe,
+    RecipeError,
+    apply_overrides,
+    find_recipe,
+    named,
+    read_yaml,
+    require_files,
+    resolve,
+    shipped_recipes,
+)
 from ssl_inv.registry import AUGMENTATIONS, DATA, suggest
 from ssl_inv.run_folder import RunFolder
 
@@ -109,6 +120,7 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     model = _model(name, pretrained)
     sections = _data_sections(data, model, overrides)
     recipe = resolve(apply_overrides(sections, overrides, JUDGED), "the command line", JUDGED)
+    require_files(recipe)
     loaded = build_data(recipe)
     _check_fit(model, loaded)
     return LoadedModel(model, recipe, loaded)

@@ -48,3 +48,9 @@ def dump_yaml(content: Mapping[str, Any]) -> str:
     """What `parse_yaml` reads as `content`, mappings and lists without nesting on one line each."""
     text: str = yaml.dump(dict(content), Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=None, width=120)
     return text
+
+
+def dump_value(value: Any) -> str:
+    """A value as it stands behind a key, on one line."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, default_flow_style=True, width=2**20)
+    return text.removesuffix("...\n").strip()

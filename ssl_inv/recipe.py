@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_type_hints
 
@@ -262,6 +263,17 @@ def check_overrides(overrides: list[str]) -> None:
     content = apply_overrides({}, overrides, JUDGED)
     fixed = [section for section in content if section in _FIXED]
     resolve({section: content[section] for section in fixed}, "the command line", fixed)
+
+
+def require_files(recipe: Recipe) -> None:
+    """Raise a `RecipeError` if a folder or file that the data section names is not there."""
+    for setting in ("path", "validation", "split_folder") if recipe["data"]["name"] in DATA.entries else ():
+        value = recipe["data"].get(setting)
+        if value is not None and not (path := Path(value).expanduser()).exists():
+            beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+            close = get_close_matches(path.name, beside, n=1)
+            tail = f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
+            raise RecipeError(f"data.{setting}: no such file or folder: {value!r}{tail}")
 
 
 def resolve(content: dict[str, Any], origin: str = "recipe", sections: Sequence[str] = SECTIONS) -> Recipe:

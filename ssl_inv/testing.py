@@ -11,6 +11,7 @@ Example::
 import copy
 import io
 import multiprocessing
+import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -360,7 +361,8 @@ def _start_method() -> SpawnContext | ForkServerContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # Every process imports the main module of this one, which in a test is pytest.
+    context.set_forkserver_preload([__name__, *(["pytest"] if "pytest" in sys.modules else [])])
     return context
 
 

@@ -15,9 +15,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.data.base import Images, Indices, Labels, Source
+from ssl_inv.data.base import Data, Images, Indices, Labels, Source, Subset, split_objects
 from ssl_inv.data.solids import BOUNDING_RADIUS, BOX, CONE, CYLINDER, ELLIPSOID, KINDS, Scenes, Solids, hsv_to_rgb, render
 from ssl_inv.keyed_random import uniform
+from ssl_inv.registry import register
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform, quaternion_from_euler, quaternion_to_matrix
 
 _CLASS, _OBJECT, _VIEW = range(3)
@@ -247,6 +248,17 @@ class RenderedSolids(Source):
         readable = torch.ones(len(rows), dtype=torch.bool, device=self.device)
         return Images(pixels, self._transform(latents), readable)
 
+    @property
+    def cached(self) -> bool:
+        """Whether views are kept once they are rendered."""
+        return self._cache
+
+    def all_latents(self) -> NDArray[np.float64]:
+        """The latents of every view of every object, `(N, V, 7)`; see `latents`."""
+        objects = np.repeat(np.arange(len(self), dtype=np.int64), self.views)
+        views = np.tile(np.arange(self.views, dtype=np.int64), len(self))
+        return self.latents(objects, views).reshape(len(self), self.views, 7)
+
     def render_all(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Render every view into the cache; `progress` is told the number of views done and the number of all.
 
@@ -288,6 +300,45 @@ class RenderedSolids(Source):
         columns = (rotation, latents[:, 3], latents[:, 4], latents[:, 5], latents[:, 6])
         values = {name: column.float().to(self.device) for name, column in zip(self.groups, columns, strict=True)}
         return Transform(values, self.groups)
+
+
+@register("rendered")
+def rendered(
+    *,
+    classes: int = 55,
+    objects: int = 5500,
+    views: int = 50,
+    size: int = 64,
+    angle_range: float = 90.0,
+    hue_range: float = 1.0,
+    primitives: int = 5,
+    instance_jitter: float = 0.15,
+    samples: int = 1,
+    cache: bool = True,
+    validation_share: float = 0.2,
+    seed: int = 0,
+) -> Data:
+    """Procedural solids with 3DIEBench's seven latents; narrower ranges and fewer classes make them easier.
+
+    Args:
+        classes: number of classes.
+        objects: number of objects of both splits together, at least `classes`.
+        views: views of every object.
+        size: side of the images in pixels.
+        angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
+        hue_range: hues of floor and light are uniform within this part of the circle, from 0 to 1.
+        primitives: boxes, ellipsoids, cylinders and cones that an object is made of, at least 3.
+        instance_jitter: how far the objects of a class differ, as a share of the sizes; below 1.
+        samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
+        cache: whether to render every view once and keep it in memory; otherwise views are rendered again each time.
+        validation_share: share of the objects held out for validation.
+        seed: decides objects, views and split.
+    """
+    source = RenderedSolids(
+        classes, objects, views, size, angle_range, hue_range, primitives, instance_jitter, samples, cache=cache, seed=seed
+    )
+    train, validation = split_objects(objects, validation_share, seed)
+    return Data(Subset(source, train), Subset(source, validation))
 
 
 def _check_at_least(settings: dict[str, tuple[int, int]]) -> None:
