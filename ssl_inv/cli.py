@@ -57,6 +57,7 @@ def _resumed_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
         folder.refuse_another_recipe(load_recipe(arguments.recipe, arguments.overrides))
     elif arguments.overrides:
         folder.refuse_another_recipe(resolve(apply_overrides(dict(folder.recipe()), arguments.overrides), str(folder.recipe_file)))
+    require_files(folder.recipe())
     return folder.recipe(), folder
 
 

@@ -202,6 +202,7 @@ def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
     if folder is not None:
         if (state := folder.load_checkpoint()) is not None:
             run.module.load_training_state(state)
+        folder.remove_leftovers()
         folder.forget_metrics_after(run.module.step)
         folder.update(state="training")
     progress.first_step = run.module.step
@@ -246,10 +247,3 @@ def _last_good(folder: RunFolder | None) -> str:
     if folder is None or not folder.checkpoint_file.is_file():
         return "there is no checkpoint yet"
     return f"the last good checkpoint is {folder.checkpoint_file}"
-
-
-def refuse_unwritable(path: Path) -> None:
-    """Raise a `RecipeError` if `path` cannot be made, before anything slow is done."""
-    parent = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RecipeError(f"output {str(path)!r} cannot be written: {parent} is not a writable folder")

@@ -98,6 +98,7 @@ class Registry:
         def schema(**_: Any) -> None: ...
 
         schema.__signature__ = inspect.Signature(settings)  # type: ignore[attr-defined]
+        schema.__annotations__ = {p.name: Any if p.annotation is p.empty else p.annotation for p in settings}
         schema.__doc__ = inspect.getdoc(member)
         return Entry(path, module, qualified_name, schema)
 

@@ -107,6 +107,12 @@ class RunFolder:
         if self.metrics_file.is_file():
             write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
+    def remove_leftovers(self) -> None:
+        """Remove files that were being written aside when the run was killed."""
+        for written in (self.recipe_file, self.record_file, self.metrics_file, self.checkpoint_file):
+            for aside in written.parent.glob(f".{written.name}.*"):
+                aside.unlink(missing_ok=True)
+
     def save_checkpoint(self, state: dict[str, Any], recipe: Recipe) -> None:
         """Replace last.ckpt, whole or not at all."""
         import torch

@@ -36,3 +36,33 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SSL_INV_TEST_DATA to a folder that has it")
     return folder
+
+
+TINY_RECIPE = """\
+# A run of seconds
+#
+# command: ssl-inv pretrain tiny.yaml
+objective: {name: sie, projector: [8, 8]}
+backbone: {name: test_resnet}
+data: {name: rendered, classes: 4, objects: 40, views: 3, size: 32}
+trainer: {steps: 2, batch_size: 8, accelerator: cpu}
+monitor: {every: 0}
+evaluation: {protocol: none}
+"""
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe() -> str:
+    """A recipe that trains the smallest network for two steps and judges nothing."""
+    return TINY_RECIPE
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of `tiny_recipe`, made by the command line; to be read and copied, not changed."""
+    from ssl_inv.cli import main
+
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "tiny.yaml").write_text(TINY_RECIPE)
+    assert main(["pretrain", str(folder / "tiny.yaml"), "--output", str(folder / "run"), "--quiet"]) == 0
+    return folder / "run"

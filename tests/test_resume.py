@@ -209,8 +209,9 @@ def test_two_processes_train_the_weights_of_one(command_line: CommandLine) -> No
     content = {
         **RENDERED,
         "backbone": {"name": "test_resnet"},
-        "optimizer": {"name": "sgd", "lr": 0.01},
-        "trainer": {**RENDERED["trainer"], "steps": 6, "accumulate": 2},
+        "data": {**RENDERED["data"], "size": 32},
+        "optimizer": {"name": "sgd", "lr": 0.1, "warmup": 0.0},
+        "trainer": {**RENDERED["trainer"], "steps": 2, "batch_size": 16, "accumulate": 2},
         "monitor": {"every": 0},
     }
     recipe = command_line.folder / "processes.yaml"
@@ -224,4 +225,4 @@ def test_two_processes_train_the_weights_of_one(command_line: CommandLine) -> No
     for part in ("backbone", "objective"):
         expected, found = checkpoint(one)[part], checkpoint(two)[part]
         for name, tensor in expected.items():
-            torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+            assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), f"{name} differs by {(found[name] - tensor).abs().max()}"

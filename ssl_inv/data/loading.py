@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_inv import keyed_random
 from ssl_inv.data.base import Images, Indices, Source
 
-_ATTEMPTS = 4
+_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -87,16 +87,16 @@ class StepBatches(Dataset[Batch]):
         start = position * self.batch_size + self.rank * share
         objects = self._epoch_order(epoch)[start : start + share].copy()
         images, broken = self._load(objects, epoch, 0)
-        for attempt in range(1, _ATTEMPTS + 1):
-            failed = np.flatnonzero(~torch.stack([one.readable for one in images]).all(0).cpu().numpy())
-            if not len(failed):
-                return Batch(images, torch.from_numpy(objects), epoch, tuple(broken))
+        attempt = 0
+        while len(failed := np.flatnonzero(~torch.stack([one.readable for one in images]).all(0).cpu().numpy())):
+            if (attempt := attempt + 1) > _ATTEMPTS:
+                raise UnreadableBatchError(f"{broken[-1]} and its replacements cannot be read; {len(broken)} views of one batch are broken")
             # A sample that cannot be read gives its place to another, drawn by the same rule on every machine.
             objects[failed] = keyed_random.bits(self.seed, epoch, objects[failed], attempt, count=1)[:, 0] % np.uint64(len(self.source))
             replacement, more = self._load(objects[failed], epoch, attempt)
             _overwrite(images, torch.from_numpy(failed), replacement)
             broken += more
-        raise UnreadableBatchError(f"{broken[-1]} and its replacements cannot be read; {len(broken)} views of one batch are broken")
+        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken))
 
     def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], list[str]]:
         counts = self.source.view_counts[objects]

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
+from ssl_inv.registry import suggest
 from ssl_inv.transforms import Action, Convention, Group, Transform
 from ssl_inv.views import Plan, Views
 
@@ -81,6 +82,8 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
     Raises:
         ValueError: if the data does not record one of them.
     """
+    if (unknown := next((name for name in names if name not in groups), None)) is not None:
+        raise ValueError(f"parameters: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
     return neutral.relative(neutral).as_vector(names, convention).shape[1]
 

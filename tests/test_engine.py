@@ -1,0 +1,267 @@
+"""The engine says what goes wrong, and what happens beside the training step does not change it."""
+
+import copy
+import io
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from ssl_inv import losses
+from ssl_inv.callbacks import Progress
+from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.engine import Meter, NonFiniteLossError
+from ssl_inv.pretrain import Run, build, train
+from ssl_inv.recipe import resolve
+from ssl_inv.run_folder import RunFolder
+
+SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
+
+OBJECTIVES = '''
+import torch
+from torch import nn
+from ssl_inv.objectives.base import Objective, Term
+from ssl_inv.views import Pair
+
+class Plain(Objective):
+    def __init__(self, features, groups):
+        super().__init__()
+        self.head = nn.Linear(features, 4)
+        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
+
+    @property
+    def plan(self):
+        return Pair()
+
+    def after_step(self, step):
+        self.steps.add_(1)
+
+    def loss(self, views, backbone):
+        x, y = (self.head(backbone(view.pixels)) for view in views.views)
+        return {"term": Term(self.value((x - y).float().square().mean()))}
+
+    def value(self, error):
+        return error
+
+class BreaksAtStepThree(Plain):
+    def value(self, error):
+        return error / (self.steps != 2)
+
+class GradientBreaksAtStepThree(Plain):
+    def value(self, error):
+        return error + ((error * (self.steps != 2)).sqrt() if self.steps == 2 else 0)
+
+class Collapsed(Plain):
+    def representations(self, backbone):
+        return lambda pixels: {"all": 1 + 1e-6 * backbone(pixels)}
+
+class LooksBetweenEpochs(Plain):
+    def __init__(self, features, groups):
+        super().__init__(features, groups)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("seen", torch.zeros(64, dtype=torch.int64))
+
+    def between_epochs(self, features):
+        self.calls.add_(1)
+        for index, feature in features():
+            assert len(index) == len(feature)
+            assert not feature.requires_grad
+            self.seen[index] += 1
+'''
+
+
+@pytest.fixture
+def objectives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Name of a module with objectives that misbehave."""
+    (tmp_path / "misbehaving.py").write_text(OBJECTIVES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "misbehaving", raising=False)
+    return "misbehaving"
+
+
+def make(**sections: dict[str, Any]) -> Run:
+    """A run on a few rendered solids; sections are put over those of the default."""
+    content: dict[str, dict[str, Any]] = {
+        "objective": {"name": "vicreg", "projector": [16, 16]},
+        "backbone": {"name": "test_resnet"},
+        "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 3, "size": 16},
+        "trainer": {"steps": 4, "batch_size": 8, "checkpoint_every": 1, "log_every": 1, "accelerator": "cpu"},
+        "monitor": {"every": 0},
+        "evaluation": {"protocol": "none"},
+    }
+    for name, section in sections.items():
+        content[name] = {**(content.get(name, {}) if "name" not in section or name == "backbone" else {}), **section}
+    return build(resolve(content))
+
+
+def follow(run: Run, folder: Path) -> tuple[RunFolder, str]:
+    """Train in `folder`; returns it and what was said."""
+    said = io.StringIO()
+    record = RunFolder.create(folder, run.recipe, [])
+    train(run, record, Progress(said))
+    return record, said.getvalue()
+
+
+def gradients(run: Run, batch: int) -> list[torch.Tensor]:
+    networks = torch.nn.ModuleList([copy.deepcopy(run.backbone), copy.deepcopy(run.objective)])
+    terms = networks[1].loss(run.module.view_maker(run.module.batches[batch]), networks[0])  # type: ignore[operator]
+    torch.stack([term.weight * term.value for term in terms.values()]).sum().backward()
+    return [one.grad for one in networks.parameters() if one.grad is not None]
+
+
+def test_accumulated_batches_make_one_step_with_the_mean_of_their_gradients(tmp_path: Path) -> None:
+    run = make(optimizer=SGD, trainer={"steps": 1, "accumulate": 3, "batch_size": 4})
+    parameters = [*run.backbone.parameters(), *run.objective.parameters()]
+    before = [one.detach().clone() for one in parameters]
+    each = [gradients(run, batch) for batch in range(3)]
+    follow(run, tmp_path / "run")
+    for number, (parameter, old) in enumerate(zip(parameters, before, strict=True)):
+        mean = sum(one[number] for one in each) / 3
+        torch.testing.assert_close(parameter.detach(), old - 0.1 * mean, rtol=1e-4, atol=1e-6)
+
+
+def test_reduced_precision_runs_and_its_losses_are_float32(tmp_path: Path) -> None:
+    run = make(trainer={"precision": "bf16"})
+    folder, _ = follow(run, tmp_path / "run")
+    first = folder.metrics()[0]["loss"]
+    exact, _ = follow(make(), tmp_path / "exact")
+    assert first == pytest.approx(exact.metrics()[0]["loss"], rel=0.1, abs=0.02)
+    assert any(value != float(torch.tensor(value).bfloat16()) for value in first.values()), "terms were rounded to bfloat16"
+    assert all(one.dtype == torch.float32 for one in run.backbone.parameters())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_covariance_of_huge_half_precision_embeddings_does_not_overflow(dtype: torch.dtype) -> None:
+    embedding = (300 * torch.randn(64, 32, generator=torch.Generator().manual_seed(0))).to(dtype)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = losses.covariance(embedding)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, losses.covariance(embedding.double()).float(), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("objective", "sentence"),
+    [("BreaksAtStepThree", "loss term 'term' became inf at step 3"), ("GradientBreaksAtStepThree", "is not finite after step 3")],
+)
+def test_what_is_not_finite_stops_the_run_before_it_is_saved(objective: str, sentence: str, objectives: str, tmp_path: Path) -> None:
+    run = make(objective={"name": f"{objectives}.{objective}"})
+    with pytest.raises(NonFiniteLossError, match=f"{sentence}.*; the last good checkpoint is .*last.ckpt"):
+        follow(run, tmp_path / "run")
+    folder = RunFolder.open(tmp_path / "run")
+    state = folder.load_checkpoint()
+    assert state is not None
+    assert state["step"] == 2
+    assert all(tensor.isfinite().all() for tensor in state["backbone"].values())
+    assert folder.record()["state"].startswith("failed: ")
+
+
+def test_collapse_is_said_and_recorded(objectives: str, tmp_path: Path) -> None:
+    run = make(objective={"name": f"{objectives}.Collapsed"}, monitor={"every": 2, "share": 1.0, "objects": 8})
+    folder, said = follow(run, tmp_path / "run")
+    assert "warning: collapse at step 2: the features of different images are nearly one vector" in said
+    assert folder.record()["warnings"][0].startswith("collapse at step 2")
+
+
+def images(folder: Path, count: int, broken: int) -> None:
+    folder.mkdir()
+    for number in range(count):
+        file = folder / f"{number:02d}.png"
+        if number < broken:
+            file.write_bytes(b"no image")
+        else:
+            Image.new("RGB", (16, 16), (number * 8, 90, 200 - number * 4)).save(file)
+
+
+def folder_run(path: Path, **trainer: Any) -> Run:
+    augmentation = {"name": "simclr", "blur": 0.0}
+    return make(data={"name": "folder", "path": str(path), "size": 16, "cache": False}, augmentation=augmentation, trainer=trainer)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_broken_images_are_replaced_and_named_once(workers: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path / "images", 30, broken=2)
+    run = folder_run(tmp_path / "images", workers=workers, steps=8)
+    broken = [run.data.train.describe(number, 0) for number in range(len(run.data.train))]
+    broken = [name for name in broken if name in ("00.png", "01.png")]
+    capfd.readouterr()
+    folder, said = follow(run, tmp_path / "run")
+    assert broken
+    assert sorted(folder.record()["broken_images"]) == broken
+    assert [said.count(f"{name} cannot be read") for name in broken] == [1] * len(broken)
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_broken_images_end_the_run_with_one_line(workers: int, tmp_path: Path) -> None:
+    images(tmp_path / "images", 60, broken=0)
+    run = folder_run(tmp_path / "images", workers=workers, batch_size=24)
+    for file in list((tmp_path / "images").iterdir())[:40]:
+        file.write_bytes(b"no image")
+    with pytest.raises(BrokenImagesError) as error:
+        follow(run, tmp_path / "run")
+    assert "images cannot be read" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert "raceback" not in str(error.value)
+
+
+def test_the_monitor_changes_nothing(tmp_path: Path) -> None:
+    dropout = {"name": "test_resnet", "arguments": {"drop_rate": 0.3}}
+    states, monitored = [], []
+    for every in (0, 1):
+        run = make(backbone=dropout, monitor={"every": every, "share": 1.0, "objects": 8})
+        folder, _ = follow(run, tmp_path / f"run-{every}")
+        states.append((run.module.training_state(), [line["loss"] for line in folder.metrics() if "loss" in line]))
+        monitored.append([line for line in folder.metrics() if "monitor" in line])
+        assert run.backbone.training
+    assert not monitored[0]
+    assert {"knn", "linear", "r2 rotation", "rankme", "deviation"} <= monitored[1][0]["monitor"].keys()
+    (one, one_losses), (other, other_losses) = states
+    assert one_losses == other_losses
+    for part in ("backbone", "objective"):
+        assert all(torch.equal(tensor, other[part][name]) for name, tensor in one[part].items())
+
+
+def test_between_epochs_is_called_before_each_epoch_with_its_objects(objectives: str, tmp_path: Path) -> None:
+    run = make(objective={"name": f"{objectives}.LooksBetweenEpochs"}, trainer={"steps": 5, "batch_size": 8})
+    per_epoch = run.module.batches.steps_per_epoch
+    follow(run, tmp_path / "run")
+    epochs = -(-5 // per_epoch)
+    assert int(run.objective.calls) == epochs  # type: ignore[arg-type]
+    expected = torch.zeros(64, dtype=torch.int64)
+    for step in range(epochs * per_epoch):
+        expected[run.module.batches[step].index] += 1
+    assert torch.equal(run.objective.seen, expected)  # type: ignore[arg-type]
+
+
+def test_nobody_speaks_but_the_progress_display(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    follow(make(), tmp_path / "run")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:
+    run = make(trainer={"steps": 1})
+    follow(run, tmp_path / "run")
+    content = json.loads((tmp_path / "run" / "run.json").read_text())
+    with pytest.raises(ValueError, match="exists already"):
+        RunFolder.create(tmp_path / "run", run.recipe, [])
+    assert json.loads((tmp_path / "run" / "run.json").read_text()) == content
+
+
+def test_the_meter_counts_training_and_waiting_and_leaves_out_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("ssl_inv.engine.time.perf_counter", lambda: now[0])
+    meter = Meter()
+    for _ in range(2):
+        for _ in range(2):
+            now[0] += 1.0
+            meter.data_arrived()
+            meter.count(30)
+            now[0] += 3.0
+            with meter.paused():
+                now[0] += 100.0
+            meter.batch_done()
+        assert meter.read() == (7.5, 0.25)
