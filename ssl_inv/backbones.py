@@ -1,6 +1,7 @@
 """Any timm model behind one small face: a pooled vector, and feature maps or patch tokens where the model has them."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import timm
@@ -36,15 +37,17 @@ class Backbone(nn.Module):
     Args:
         model: a timm model that was made with `num_classes=0`.
         architecture: the timm name that makes it again.
+        arguments: what else `timm.create_model` has to be told to make it again.
 
     Attributes:
         features: dimensions of the pooled vector.
     """
 
-    def __init__(self, model: nn.Module, architecture: str) -> None:
+    def __init__(self, model: nn.Module, architecture: str, arguments: Mapping[str, Any] = MappingProxyType({})) -> None:
         super().__init__()
         self.model = model
         self.architecture = architecture
+        self.arguments = dict(arguments)
         self.features = int(model.num_features)  # type: ignore[arg-type]
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -104,7 +107,7 @@ def make_backbone(
         model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
     except (TypeError, AssertionError) as error:
         raise ValueError(f"arguments: {name} refuses {arguments}: {error}") from None
-    return Backbone(model, architecture)
+    return Backbone(model, architecture, arguments)
 
 
 class SmallStemResNet(ResNet):
@@ -146,6 +149,14 @@ default_cfgs: dict[str, Any] = {}
 for _base, (_block, _layers) in _SMALL_STEM_ARCHITECTURES.items():
     _register_small_stem(_base, _block, _layers, "3x3-stride1", 1)
     _register_small_stem(_base, _block, _layers, "3x3-stride2", 2)
+
+
+def require_input_size(model: nn.Module, size: int) -> None:
+    """Raise a `ValueError` if a network takes images of one size only, and `size` is another."""
+    patches = getattr(model, "patch_embed", None)
+    wanted = getattr(patches, "img_size", None)
+    if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
+        raise ValueError(f"size: images have {size} pixels a side, but this network takes {wanted[0]}")
 
 
 def encode(backbone: Backbone) -> Callable[[Tensor], dict[str, Tensor]]:

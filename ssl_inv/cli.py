@@ -222,6 +222,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         RecipeError: on the first mistake.
     """
     arguments, overrides = _without_overrides(arguments)
+    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
+        raise RecipeError(f"{arguments[0]}: no such option; {suggest(arguments[0], ['--help', '--version'])}")
     parsed, unknown = _parser().parse_known_args(arguments)
     if unknown:
         options = [name for name in parsed.parser._option_string_actions if name.startswith("--")]

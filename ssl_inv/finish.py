@@ -136,7 +136,9 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
 
 def export_run(recipe: Recipe, backbone: Backbone, image_size: int, folder: Path) -> Path:
     """Write the timm folder of a trained backbone, with the recipe's normalisation and view size."""
-    return export_timm(backbone.model, backbone.architecture, folder, preprocessing_of(recipe, image_size), overwrite=True)
+    return export_timm(
+        backbone.model, backbone.architecture, folder, preprocessing_of(recipe, image_size), backbone.arguments, overwrite=True
+    )
 
 
 def preprocessing_of(recipe: Recipe, image_size: int) -> Preprocessing:

@@ -9,7 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone, make_backbone
+from ssl_inv.backbones import Backbone, make_backbone, require_input_size
 from ssl_inv.data.base import Data
 from ssl_inv.data.files import Files
 from ssl_inv.export import Preprocessing, load_backbone_file
@@ -250,7 +250,5 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
 
 def _check_fit(model: Model, data: Data) -> None:
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
-    patches = getattr(network, "patch_embed", None)
-    wanted, size = getattr(patches, "img_size", None), data.train.image_size
-    if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
-        raise RecipeError(f"data.size: images have {size} pixels, but this model takes {wanted[0]}; add --data.size {wanted[0]}")
+    with named("data"):
+        require_input_size(network, data.train.image_size)

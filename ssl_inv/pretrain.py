@@ -8,7 +8,6 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytorch_lightning as lightning
 import torch
@@ -16,7 +15,7 @@ import torch.distributed as dist
 
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
-from ssl_inv.backbones import Backbone, make_backbone, to_channels_last
+from ssl_inv.backbones import Backbone, make_backbone, require_input_size, to_channels_last
 from ssl_inv.callbacks import Progress, Recorder
 from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.loading import StepBatches
@@ -25,7 +24,7 @@ from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule
 from ssl_inv.monitor import OnlineMonitor
 from ssl_inv.objectives.base import Objective
 from ssl_inv.optimization import make_optimizer
-from ssl_inv.recipe import MonitorSettings, Recipe, RecipeError, TrainerSettings, named
+from ssl_inv.recipe import MonitorSettings, Recipe, TrainerSettings, named
 from ssl_inv.registry import AUGMENTATIONS, DATA, OBJECTIVES
 from ssl_inv.run_folder import RunFolder
 from ssl_inv.transforms import Group
@@ -73,6 +72,8 @@ def build(recipe: Recipe) -> Run:
     train = data.train
     backbone, objective = build_networks(recipe, {**train.groups, **augmentation.groups})
     with named("data"):
+        require_input_size(backbone.model, recipe["augmentation"].get("size") or train.image_size)
+    with named("data"):
         train = with_enough_views(train, objective.plan.count)
         view_maker = ViewMaker(
             objective.plan, train, augmentation, recipe["normalization"]["mean"], recipe["normalization"]["std"], settings.seed
@@ -101,6 +102,9 @@ def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbon
         with named("backbone"):
             backbone = make_backbone(**recipe["backbone"])
         with named("objective"):
+            if not issubclass(constructor, Objective):
+                name = recipe["objective"]["name"]
+                raise ValueError(f"name: {name!r} does not derive from ssl_inv.objectives.base.Objective")
             objective: Objective = constructor(backbone.features, groups, **recipe.settings("objective"))
     return backbone, objective
 
@@ -174,7 +178,9 @@ def workers(settings: TrainerSettings, source: Source) -> int:
         return settings.workers
     if source.preferred_workers is not None:
         return source.preferred_workers
-    return max(1, min(8, ((os.cpu_count() or 2) - 1) // settings.devices))
+    # In a container or under a scheduler, the cores of the machine are not all ours.
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
+    return max(1, min(8, (cores - 1) // settings.devices))
 
 
 def make_monitor(run: Run) -> OnlineMonitor | None:

@@ -37,6 +37,13 @@ class NormalizationSettings:
     mean: list[float] = dataclasses.field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = dataclasses.field(default_factory=lambda: [0.229, 0.224, 0.225])
 
+    def __post_init__(self) -> None:
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if len(value) != 3:
+                raise ValueError(f"{name} must be three numbers, got {value}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
@@ -237,7 +244,7 @@ def apply_overrides(content: dict[str, Any], overrides: list[str], sections: Seq
 
 def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
-    arguments = list(overrides)
+    arguments = overrides.copy()
     while arguments:
         key, equals, value = arguments.pop(0).removeprefix("--").partition("=")
         if not equals:
@@ -287,15 +294,13 @@ def resolve(content: dict[str, Any], origin: str = "recipe", sections: Sequence[
     Raises:
         RecipeError: naming the full key path of the first thing that is wrong, and the closest valid choice.
     """
-    for section in content:
-        if section not in sections:
-            raise RecipeError(f"{origin}: no section is called {section!r}; {suggest(str(section), sections)}")
+    if (unknown := next((section for section in content if section not in sections), None)) is not None:
+        raise RecipeError(f"{origin}: no section is called {unknown!r}; {suggest(str(unknown), sections)}")
     return Recipe({section: _resolve_section(section, content.get(section, {}), origin) for section in sections})
 
 
 def _resolve_section(section: str, given: Any, origin: str) -> dict[str, Any]:
-    if given is None:
-        given = {}
+    given = {} if given is None else given
     if not isinstance(given, dict):
         raise RecipeError(f"{section}: expected a mapping of settings, got {given!r}")
     if section not in _CHOICES:
@@ -367,9 +372,9 @@ def named(section: str) -> Iterator[None]:
     """Turn a `ValueError` or a missing file into a `RecipeError` that names the section, and the setting if that begins the message."""
     try:
         yield
-    except RecipeError:
-        raise
     except (ValueError, FileNotFoundError) as error:
+        if isinstance(error, RecipeError):
+            raise
         message = " ".join(str(error).split())
         # A constructor speaks of its settings by name: "lr must be above 0", "name: ...", "batch_size 64 is ...".
         first = re.match(r"([a-z_]+)(?=:| must | is | are | should | ['\"\[\d])", message)

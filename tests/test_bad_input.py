@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from ssl_inv.cli import main
@@ -18,6 +19,12 @@ from ssl_inv.evaluation.suite import QUICK
 RUN = ["pretrain", "tiny.yaml"]
 TIMM = ["evaluate", "timm:test_resnet"]
 SIMCLR = [*RUN, "--objective.name=simclr", "--data.name=folder", "--data.size=16"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    # Networks this small lose by threads.
+    torch.set_num_threads(1)
 
 
 class Harmful:
@@ -82,6 +89,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "setting without value": ([*RUN, "--trainer.steps"], ["--trainer.steps: a value is missing"]),
     "setting before an option": ([*RUN, "--trainer.steps", "--quiet"], ["--trainer.steps: a value is missing"]),
     "section without key": ([*RUN, "--trainer", "3"], ["--trainer.KEY VALUE"]),
+    "unknown option first": (["--verison"], ["--verison", "did you mean '--version'?"]),
     "stray argument": ([*RUN, "again"], ["unexpected argument 'again'"]),
     "unknown choice": (["embed", "run", "--output", "out", "--format", "parqet"], ["--format", "did you mean 'parquet'?"]),
     "no number": (["embed", "run", "--output", "out", "--shard-size", "many"], ["--shard-size: expected a whole number", "'many'"]),
@@ -127,6 +135,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["objective.parameters", "'rotation'"],
     ),
     "plain images without augmentation": ([*SIMCLR, "--data.path=images"], ["data", "choose an augmentation"]),
+    "class that is no objective": ([*RUN, "--objective.name=torch.nn.Identity"], ["objective.name: 'torch.nn.Identity' does not derive"]),
+    "images of another size": ([*RUN, "--backbone.name=vit_tiny_patch16_224", "--backbone.arguments={depth: 1}"], ["data.size", "224"]),
+    "two channels": ([*RUN, "--normalization.mean=[1, 1]"], ["normalization.mean must be three numbers"]),
     "batch larger than the data": ([*RUN, "--trainer.batch_size", "64"], ["trainer.batch_size 64 is larger than the 32 objects"]),
     "more devices than there are": (
         [*RUN, "--trainer.accelerator=gpu", "--trainer.devices=99"],

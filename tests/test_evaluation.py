@@ -50,14 +50,6 @@ FAST = replace(
 )
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def random_rotations(count: int, seed: int) -> Tensor:
     angles = torch.from_numpy(np.random.default_rng(seed).uniform(-np.pi / 2, np.pi / 2, (count, 3)))
     return quaternion_from_euler(angles)

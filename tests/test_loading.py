@@ -113,7 +113,7 @@ def test_errors_of_loader_processes_arrive_as_they_were_raised(workers: int) -> 
     with pytest.raises(UnreadableBatchError, match=r"^object \d, view \d and its replacements cannot be read; \d+ views"):
         next(iter(StepLoader(hopeless, 0, 2, workers)))
     cursed = StepBatches(Numbers(1001), 1001, 2, seed=0)
-    with pytest.raises(ValueError, match="^object 1000 is cursed$"):
+    with pytest.raises(ValueError, match=r"^object 1000 is cursed$"):
         next(iter(StepLoader(cursed, 0, 1, workers)))
 
 

@@ -60,8 +60,8 @@ class Fixed(nn.Module):
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
         mixed = pixels.flatten(1) @ torch.randn(pixels[0].numel(), self.directions, generator=torch.Generator().manual_seed(0))
-        out = torch.eye(self.directions, 32)
-        return 1 / 32**0.5 + self.spread * mixed @ out if self.spread < 1 else mixed @ out
+        centred = (mixed - mixed.mean(0)) @ torch.eye(self.directions, 32)
+        return centred if self.spread == 1 else 1 + self.spread * centred
 
 
 @pytest.mark.parametrize(

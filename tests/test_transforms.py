@@ -68,7 +68,7 @@ class TestEveryGroup:
     def test_the_step_to_itself_is_no_step(self, name: str) -> None:
         a = transform(0)
         assert distances(name, a.compose(a.relative(a)), a).max() < 1e-7
-        zero = a.relative(a).only([name]).as_vector() if hasattr(a.relative(a), "only") else a.relative(a).as_vector([name])
+        zero = a.relative(a).as_vector([name])
         assert torch.allclose(zero, zero[:1].expand_as(zero), atol=1e-9)
 
     def test_a_path_begins_here_ends_there_and_halves_the_distance(self, name: str) -> None:
