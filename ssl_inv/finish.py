@@ -29,7 +29,7 @@ HEADLINES = ("linear/top1", "knn/top1", "r2/relative/rotation")
 """The measurements that stand for a run where there is room for a few numbers only."""
 SUMMARY = (*HEADLINES, "r2_pooled/relative/rotation", "retrieval/val-val/mrr", "retrieval/val-val/hit@1", "spectrum/rankme")
 """The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation is recorded."""
-_SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 8, 6, 5
+_SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 9, 6, 4
 
 
 @dataclass(frozen=True)

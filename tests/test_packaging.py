@@ -1,5 +1,6 @@
 """The package is whole wherever it is installed: the suite and the recipes are inside it, and no folder of the user's shadows them."""
 
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,8 +15,14 @@ REPOSITORY = Path(__file__).parent.parent
 def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `pip install .` would put into site-packages."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder), str(REPOSITORY)]
-    subprocess.run(command, check=True, capture_output=True, text=True)
+    # Built from a copy: setuptools would put what an earlier build left in the repository into the wheel.
+    source = folder / "source"
+    for name in ("ssl_inv", "evaluation", "recipes"):
+        shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run([sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, capture_output=True, text=True)
     target = folder / "site-packages"
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(target)

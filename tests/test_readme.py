@@ -11,7 +11,8 @@ from ssl_inv.recipe import shipped_recipes
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.DOTALL)
-COMMANDS = [line.split("  ")[0].split(" #")[0].strip() for kind, text in BLOCKS if not kind for line in text.splitlines() if "ssl-inv " in line]
+LINES = [line for kind, text in BLOCKS if not kind for line in text.splitlines() if line.startswith("ssl-inv ")]
+COMMANDS = [line.split("  ")[0].split(" #")[0].strip() for line in LINES]
 SNIPPETS = [text for kind, text in BLOCKS if kind == "python"]
 
 
