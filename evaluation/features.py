@@ -21,11 +21,21 @@ Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 _GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Circle, Box, Real, Flag)}
 
 
-def _group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
+def group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
+    """The group that a parameter belongs to as plain values; `groups_of_records` reads them.
+
+    Raises:
+        ValueError: if it is none of this package's groups.
+    """
     if type(group).__name__ not in _GROUPS:
         raise ValueError(f"cannot save parameter {name!r} of group {type(group).__name__}; groups that can be are {', '.join(_GROUPS)}")
     # All groups that can be saved are dataclasses, which the abstract class alone doesn't tell a type checker.
     return type(group).__name__, asdict(cast(Rotation, group))
+
+
+def groups_of_records(records: Mapping[str, tuple[str, dict[str, object]]]) -> dict[str, Group]:
+    """The groups of a transform's parameters by name, from their `group_record`s."""
+    return {name: _GROUPS[kind](**fields) for name, (kind, fields) in records.items()}
 
 
 @dataclass(frozen=True)
@@ -141,10 +151,11 @@ class FeatureTable:
         tensors |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
         tensors |= {f"features/{part}": value for part, value in self.features.items()}
         tensors |= {f"transform/{name}": self.transform[name] for name in self.transform.names}
-        groups = {name: _group_record(name, group) for name, group in self.transform.groups.items()}
+        groups = {name: group_record(name, group) for name, group in self.transform.groups.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-        metadata = {"class_names": json.dumps(self.class_names), "groups": json.dumps(groups)}
+        facts = {"parts": list(self.features), "class_names": self.class_names, "groups": groups}
+        metadata = {name: json.dumps(value) for name, value in facts.items()}
         save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
         partial.replace(path)
 
@@ -161,11 +172,11 @@ class FeatureTable:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        if "groups" not in metadata or "objects" not in tensors:
+        if not {"parts", "class_names", "groups"} <= metadata.keys():
             raise ValueError(f"{path} is a safetensors file, but not a feature table")
-        groups = {name: _GROUPS[kind](**fields) for name, (kind, fields) in json.loads(metadata["groups"]).items()}
+        groups = groups_of_records(json.loads(metadata["groups"]))
         return cls(
-            {name.removeprefix("features/"): value for name, value in tensors.items() if name.startswith("features/")},
+            {part: tensors[f"features/{part}"] for part in json.loads(metadata["parts"])},
             tensors["objects"],
             tensors["views"],
             tensors.get("labels"),

@@ -75,13 +75,21 @@ def _probes(train: FeatureTable, validation: FeatureTable, protocol: Protocol) -
     """Everything that is fitted to training targets."""
     results = []
     for part in _parts(train, protocol):
-        if len(train.labelled_rows()) and len(validation.labelled_rows()):
+        if (missing := _no_classes(train, validation)) is None:
             results += linear_probe(train, validation, part, protocol.linear, protocol.bootstrap)
             results += nearest_neighbours(train, validation, part, protocol.neighbours, protocol.bootstrap)
         else:
-            results += [Result(name, part, None, detail="the data have no labels") for name in ("linear/top1", "knn/top1")]
+            results += [Result(name, part, None, detail=missing) for name in ("linear/top1", "knn/top1")]
         results += transform_r2(train, validation, part, protocol.transforms, protocol.bootstrap)
     return results
+
+
+def _no_classes(train: FeatureTable, validation: FeatureTable) -> str | None:
+    """Why nothing can be classified; None if it can."""
+    known = train.known_labels()
+    if not len(known) or not len(validation.labelled_rows()):
+        return "the data have no labels"
+    return "labels have one class only" if int(known.min()) == int(known.max()) else None
 
 
 def _retrieval(encoded: Encoded, protocol: Protocol) -> list[Result]:
@@ -109,7 +117,7 @@ def evaluate(
         predictor: measured by retrieval; nothing is retrieved without one.
 
     Raises:
-        ValueError: if the tables don't fit together, a part doesn't exist, or the labels have one class only.
+        ValueError: if the tables don't fit together, or a part doesn't exist.
     """
     _check_alike(train, validation)
     results = _probes(train, validation, protocol)

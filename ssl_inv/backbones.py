@@ -1,5 +1,6 @@
 """Any timm model behind one small face: a pooled vector, and feature maps or patch tokens where the model has them."""
 
+import copy
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, Literal
@@ -157,6 +158,30 @@ def require_input_size(model: nn.Module, size: int) -> None:
     wanted = getattr(patches, "img_size", None)
     if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
         raise ValueError(f"size: images have {size} pixels a side, but this network takes {wanted[0]}")
+
+
+def require_exact_gradients(backbone: Backbone, size: int) -> None:
+    """Raise a `ValueError` if training in bfloat16 on the CPU would give wrong gradients for images of `size` pixels.
+
+    Where a map has shrunk to one pixel, most taps of a wide kernel meet padding alone. oneDNN leaves the bfloat16 gradient of their weights
+    as it finds the memory, except for kernels of 3 that move by 1 (torch 2.15, kernels of 3, 5 and 7, strides of 1 and 2).
+    """
+
+    def refuse(convolution: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        assert isinstance(convolution, nn.Conv2d)
+        kernel, stride = max(convolution.kernel_size), max(convolution.stride)
+        if max(inputs[0].shape[-2:]) == 1 and kernel > 1 and (kernel, stride) != (3, 1):
+            raise ValueError(
+                f"precision is bf16, but on the CPU it gives wrong gradients where maps have one pixel, as images of {size} pixels have in "
+                f"{backbone.architecture}; choose fp32 or larger images"
+            )
+
+    probe = copy.deepcopy(backbone).eval()
+    for convolution in probe.modules():
+        if isinstance(convolution, nn.Conv2d):
+            convolution.register_forward_pre_hook(refuse)
+    with torch.no_grad():
+        probe(torch.zeros(1, 3, size, size))
 
 
 def encode(backbone: Backbone) -> Callable[[Tensor], dict[str, Tensor]]:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.data.loading import Batch
 from ssl_inv.engine import Pretraining
 from ssl_inv.monitor import OnlineMonitor, collapse
@@ -30,7 +31,6 @@ class Recorder(lightning.Callback):
         self.run, self.recipe, self.monitor, self.show = run, recipe, monitor, show
         self.settings = TrainerSettings(**recipe["trainer"])
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
-        self._training_seconds = 0.0
         self._rates = (0.0, 0.0)
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -98,6 +98,11 @@ class Recorder(lightning.Callback):
             self.show.warn(f"{name} cannot be read and is skipped")
         if self.run is not None:
             self.run.update(broken_images=list(self.broken))
+        # Each loader process refuses what is too much for it alone; only here is it known what all of them have met.
+        allowed = module.batches.source.tolerated_images
+        if allowed is not None and len(self.broken) > allowed:
+            first = next(iter(self.broken))
+            raise BrokenImagesError(f"more than {allowed} images cannot be read (raise data.max_broken to go on without them), as {first}")
 
     def _line(self, module: Pretraining) -> str:
         speed, waiting = self._rates

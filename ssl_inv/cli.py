@@ -64,7 +64,7 @@ def _resumed_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
 def _evaluate(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
     output = None if arguments.output is None else Path(arguments.output)
-    if output is not None:
+    if output is not None and not (output / "features").is_dir():
         require_new(output)
     from ssl_inv.commands import evaluate
 
@@ -167,7 +167,7 @@ def _parser() -> argparse.ArgumentParser:
 
     one = command("evaluate", _evaluate, "judge a run, an exported folder or any timm model")
     _model_and_data(one)
-    one.add_argument("--output", metavar="FOLDER", help="also write results.json and the features there")
+    one.add_argument("--output", metavar="FOLDER", help="also write results.json there, and keep the features for a further call")
 
     one = command("embed", _embed, "write the features of every image, with what is known about it")
     _model_and_data(one)

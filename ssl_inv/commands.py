@@ -1,14 +1,9 @@
 """What each command does, once its arguments are known to be well formed."""
 
-import logging
 import sys
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from ssl_inv.callbacks import Progress, clock
@@ -17,26 +12,16 @@ from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.export import export_onnx, export_torchvision
 from ssl_inv.finish import export_run, finish, judge, summary
+from ssl_inv.judge import FeatureCache, require_classes
 from ssl_inv.models import best_device, load_model, on
-from ssl_inv.pretrain import Run, build, build_data, train
+from ssl_inv.pretrain import Run, build, build_data, quiet_lightning, train
 from ssl_inv.recipe import EvaluationSettings, Recipe, RecipeError, named
 from ssl_inv.run_folder import RunFolder, write_text
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Keep libraries from talking between our lines; their errors still raise."""
-    for name in ("pytorch_lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*litlogger.*")
-        warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-        yield
-
-
 def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool) -> None:
     """Train, judge, export, report; or continue a run that was interrupted."""
-    with _quiet_libraries():
+    with quiet_lightning():
         run = build(recipe)
         if not run.trainer.is_global_zero:
             # Started by the first process, which alone writes and speaks.
@@ -53,7 +38,11 @@ def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool) -> N
             train(run, folder, progress)
             _finish(run, folder, progress)
         except KeyboardInterrupt:
+            folder.update(state="interrupted")
             raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
+        except Exception as error:
+            folder.update(state=f"failed: {' '.join(str(error).split())}")
+            raise
         finally:
             progress.close()
 
@@ -83,8 +72,7 @@ def _headline(run: Run, folder: RunFolder) -> str:
 
 
 def _finish(run: Run, folder: RunFolder, progress: Progress) -> None:
-    with named("evaluation"):
-        judgement = finish(run, folder, progress.update)
+    judgement = finish(run, folder, progress.update)
     progress.close()
     if judgement is not None:
         shown = summary(judgement.table)
@@ -94,7 +82,7 @@ def _finish(run: Run, folder: RunFolder, progress: Progress) -> None:
 
 def check(name: str, recipe: Recipe) -> None:
     """Build a recipe and run one step of it; nothing is written."""
-    with _quiet_libraries():
+    with quiet_lightning():
         run = build(recipe)
         begun = time.perf_counter()
         with named("data"):
@@ -120,20 +108,19 @@ def check(name: str, recipe: Recipe) -> None:
 
 def evaluate(model: str, data: str | None, overrides: list[str], output: Path | None, pretrained: bool) -> None:
     """Judge any encoder on any data, beside its untrained self."""
-    with _quiet_libraries():
+    with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
         settings = EvaluationSettings(**loaded.recipe["evaluation"])
         if settings.protocol == "none":
             raise RecipeError("evaluation.protocol: 'none' judges nothing; did you mean 'quick'?")
         device = best_device()
         trained, untrained = loaded.networks()
+        cache = None if output is None else FeatureCache(output / "features", loaded.recipe)
         with named("evaluation"):
-            judgement = judge(loaded.data, on(trained, device), on(untrained, device), loaded.normalise, settings, device)
+            require_classes(loaded.data.train)
+            judgement = judge(loaded.data, on(trained, device), on(untrained, device), loaded.normalise, settings, device, cache=cache)
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)
-        judgement.trained.train.save(output / "train.safetensors")
-        judgement.trained.validation.save(output / "validation.safetensors")
         write_text(output / "results.json", to_json(judgement.table) + "\n")
 
 
@@ -143,7 +130,7 @@ def embed(
     """Write the features of every image."""
     from ssl_inv.embedding import write_shards
 
-    with _quiet_libraries():
+    with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
         progress = Progress()
         try:
@@ -159,7 +146,7 @@ def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
 
     default = {"timm": folder.export_folder, "torchvision": folder.path / "torchvision.pth", "onnx": folder.path / "backbone.onnx"}
     place = output or default[file_format]
-    with _quiet_libraries():
+    with quiet_lightning():
         backbone, recipe, preprocessing = load_run(folder)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -184,11 +171,9 @@ def render(recipe: Recipe, output: Path, quality: int) -> None:
     assert isinstance(source, RenderedSolids)
     assert isinstance(data.train, Subset)
     assert isinstance(data.validation, Subset)
-    objects, views = np.indices((len(source), source.views)).reshape(2, -1)
-    latents = source.latents(objects, views).reshape(len(source), source.views, -1)
     progress = Progress()
     with named("output"):
         split = data.train.objects, data.validation.objects
-        write_threediebench(output, source, latents, split, quality, progress.counting("rendering"))
+        write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
     progress.close()
     sys.stdout.write(f"{len(source):,} objects, {int(source.view_counts.sum()):,} images in {output}\n")

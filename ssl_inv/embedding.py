@@ -1,6 +1,5 @@
 """Features of every image as shards that other tools read."""
 
-import hashlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ import torch
 
 from ssl_inv.data.base import Indices, Source
 from ssl_inv.evaluation.features import FeatureTable
-from ssl_inv.judge import feature_table
+from ssl_inv.judge import feature_table, fingerprint
 from ssl_inv.models import LoadedModel, best_device
 from ssl_inv.recipe import RecipeError, named
 from ssl_inv.run_folder import write_text
@@ -44,7 +43,7 @@ def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size:
     plan = [(split, source, objects) for split, source in _splits(model) for objects in _shards(source, shard_size)]
     manifest = {
         "model": model.description,
-        "weights": _fingerprint(backbone),
+        "weights": fingerprint(backbone),
         **{section: dict(model.recipe[section]) for section in ("data", "normalization")},
         "format": file_format,
         "shard_size": shard_size,
@@ -69,15 +68,6 @@ def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size:
 
 def _encoder(backbone: torch.nn.Module) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
     return lambda pixels: {"all": backbone(pixels)}
-
-
-def _fingerprint(backbone: torch.nn.Module) -> str:
-    """Tells networks with other weights apart, so that no folder holds embeddings of two."""
-    digest = hashlib.sha256()
-    for name, value in backbone.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def _splits(model: LoadedModel) -> list[tuple[str, Source]]:

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,8 +16,10 @@ from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.loading import Batch, StepBatches, StepLoader
 from ssl_inv.distributed import gather, is_distributed
+from ssl_inv.evaluation.features import group_record
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.optimization import Optimization
+from ssl_inv.transforms import Group
 
 _TRAINING, _BETWEEN_EPOCHS, _AFTER_STEP = range(3)
 """Occasions on which torch's random numbers are set anew."""
@@ -194,8 +196,10 @@ class Pretraining(lightning.LightningModule):
             self.backbone.train(was_training)
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on: tensors, numbers and strings only."""
+        """Everything that the rest of the run depends on, and what is needed to use its networks without its data; plain values only."""
         return {
+            "groups": _group_records(self.view_maker.groups),
+            "image_size": self.batches.source.image_size,
             "step": self.step,
             "backbone": self.backbone.state_dict(),
             "objective": self.objective.state_dict(),
@@ -208,6 +212,14 @@ class Pretraining(lightning.LightningModule):
         self.backbone.load_state_dict(state["backbone"])
         self.objective.load_state_dict(state["objective"])
         self.optimization.optimizer.load_state_dict(state["optimizer"])
+
+
+def _group_records(groups: Mapping[str, Group]) -> dict[str, tuple[str, dict[str, object]]] | None:
+    try:
+        return {name: group_record(name, group) for name, group in groups.items()}
+    except ValueError:
+        # Somebody else's group has no record; such a run is judged where its data is.
+        return None
 
 
 class Meter:

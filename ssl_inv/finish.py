@@ -19,17 +19,17 @@ from ssl_inv.evaluation.retrieval import ViewPredictor
 from ssl_inv.evaluation.spectrum import singular_values
 from ssl_inv.evaluation.suite import Encoded, evaluate_with_baselines
 from ssl_inv.export import Preprocessing, export_timm
-from ssl_inv.judge import PREDICTION, choose_objects, feature_table, protocol_of, with_prediction_space
+from ssl_inv.judge import PREDICTION, FeatureCache, choose_objects, feature_table, protocol_of, with_prediction_space
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.pretrain import Run, build_networks
-from ssl_inv.recipe import EvaluationSettings, Recipe
+from ssl_inv.recipe import EvaluationSettings, Recipe, named
 from ssl_inv.run_folder import RunFolder, write_text
 
 HEADLINES = ("linear/top1", "knn/top1", "r2/relative/rotation")
 """The measurements that stand for a run where there is room for a few numbers only."""
 SUMMARY = (*HEADLINES, "r2_pooled/relative/rotation", "retrieval/val-val/mrr", "retrieval/val-val/hit@1", "spectrum/rankme")
 """The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation is recorded."""
-_SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS = 9, 6, 4
+_SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS, _SHOWN_PARAMETERS = 9, 6, 4, 2
 
 
 @dataclass(frozen=True)
@@ -49,6 +49,7 @@ def judge(
     settings: EvaluationSettings,
     device: torch.device,
     seed: int = 0,
+    cache: FeatureCache | None = None,
 ) -> Judgement:
     """Judge an encoder beside its untrained self.
 
@@ -60,9 +61,10 @@ def judge(
         settings: what is measured.
         device: where the networks are.
         seed: decides which training objects are taken.
+        cache: where features are kept for a further call; None keeps none.
     """
-    encoded = encode_data(data, *trained, normalise, settings, device, seed)
-    baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed)
+    encoded = encode_data(data, *trained, normalise, settings, device, seed, cache)
+    baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
     parts = tuple(part for part in encoded.train.features if part != PREDICTION)
     return Judgement(evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed)), encoded, baseline)
 
@@ -75,7 +77,7 @@ def encode_data(
     settings: EvaluationSettings,
     device: torch.device,
     seed: int,
-    cache: Callable[[str], Path] | None = None,
+    cache: FeatureCache | None = None,
 ) -> Encoded:
     """Features of both splits, with the objective's predictor if it has one."""
     encoder: Encoder = _whole(backbone) if objective is None else objective.representations(backbone)  # type: ignore[arg-type]
@@ -88,7 +90,7 @@ def encode_data(
         ("train", data.train, choose_objects(data.train, settings.objects, seed)),
         ("validation", data.validation, np.arange(len(data.validation))),
     ):
-        file = None if cache is None else cache(split)
+        file = None if cache is None else cache.file(split, module, source, objects, settings.views)
         tables[split] = feature_table(encoder, module, source, objects, settings.views, normalise, device, file)
     view_predictor = None
     if predictor is not None and objective is not None:
@@ -118,7 +120,8 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         What was measured, or None if the recipe asks for no evaluation.
     """
     settings = EvaluationSettings(**run.recipe["evaluation"])
-    export_run(run.recipe, run.backbone, run.data.train.image_size, folder.export_folder)
+    with named("export"):
+        export_run(run.recipe, run.backbone, run.data.train.image_size, folder.export_folder)
     judgement = None
     if settings.protocol != "none":
         say("evaluating")
@@ -126,7 +129,8 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         backbone, objective = run.backbone.to(device), run.objective.to(device)
         untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
         normalise = run.module.view_maker.to(device).normalise
-        judgement = judge(run.data, (backbone, objective), untrained, normalise, settings, device, run.settings.seed)  # type: ignore[arg-type]
+        with named("evaluation"):
+            judgement = judge(run.data, (backbone, objective), untrained, normalise, settings, device, run.settings.seed)  # type: ignore[arg-type]
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
     report.write_report(report_content(run, folder, judgement), folder.report_file)
@@ -279,7 +283,7 @@ def _neighbour(source: Source, table: FeatureTable, query: int, other: int) -> r
     rows = torch.tensor([query]), torch.tensor([other])
     words = ""
     if table.transform.names:
-        names = [name for name in ("rotation",) if name in table.transform.names] or table.transform.names
+        names = [name for name in ("rotation",) if name in table.transform.names] or table.transform.names[:_SHOWN_PARAMETERS]
         chosen = [table.transform.select(row).only(names) for row in rows]
         words = report.describe_action(chosen[0].relative(chosen[1]), 0)
     label, wanted = _label(table, other), _label(table, query)

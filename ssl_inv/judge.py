@@ -1,7 +1,10 @@
 """From an encoder and a data source to feature tables: what the command line and the online monitor hand to the evaluation suite."""
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +16,7 @@ from ssl_inv.data.base import Indices, Source
 from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable, extract
 from ssl_inv.evaluation.suite import FULL, QUICK, Protocol
 from ssl_inv.objectives.base import Encoder
-from ssl_inv.recipe import EvaluationSettings
+from ssl_inv.recipe import EvaluationSettings, Recipe
 
 _CHUNK = 256
 
@@ -68,6 +71,48 @@ def feature_table(
     batches = evaluation_batches(source, objects, views, normalise, device)
     names = source.labels.names if source.labels is not None else ()
     return extract(encoder, batches, device, module=module, class_names=names, cache=cache)
+
+
+@dataclass(frozen=True)
+class FeatureCache:
+    """Feature tables in a folder, each under a name that stands for everything it was made from.
+
+    What the files of the data contain is not looked at: its settings, the number of views of every object and the labels count.
+
+    Attributes:
+        folder: where the files are.
+        recipe: its sections `data` and `normalization` are part of the name.
+    """
+
+    folder: Path
+    recipe: Recipe
+
+    def file(self, split: str, module: nn.Module, source: Source, objects: Indices, views: int) -> Path:
+        """Where the features of the first `views` views of `objects` are kept, encoded by `module` with the objective's parts."""
+        sections = {section: dict(self.recipe[section]) for section in ("data", "normalization")}
+        labels = source.labels
+        names = () if labels is None else labels.names
+        facts = [version("ssl-inv"), fingerprint(module), sections, views, source.image_size, names]
+        digest = hashlib.sha256(json.dumps(facts).encode())
+        for row in (objects, source.view_counts, *(() if labels is None else (labels.classes.numpy(), labels.known.numpy()))):
+            digest.update(np.ascontiguousarray(row).tobytes())
+        return self.folder / f"{split}-{digest.hexdigest()[:16]}.safetensors"
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Tells networks with other layers or other weights apart."""
+    digest = hashlib.sha256(repr(module).encode())
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def require_classes(source: Source) -> None:
+    """Raise a `ValueError` if a source has labels, but all are of one class: asked for a judgement alone, one wants to know at once."""
+    labels = source.labels
+    if labels is not None and len(torch.unique(known := labels.classes[labels.known])) == 1:
+        raise ValueError(f"labels have one class only: all {len(known)} labelled training objects are {labels.names[int(known[0])]!r}")
 
 
 def choose_objects(source: Source, count: int | None, seed: int) -> Indices:

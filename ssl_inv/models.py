@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssl_inv.backbones import Backbone, make_backbone, require_input_size
 from ssl_inv.data.base import Data
 from ssl_inv.data.files import Files
+from ssl_inv.evaluation.features import groups_of_records
 from ssl_inv.export import Preprocessing, load_backbone_file
 from ssl_inv.finish import preprocessing_of
 from ssl_inv.objectives.base import Objective
@@ -30,6 +31,7 @@ from ssl_inv.recipe import (
 )
 from ssl_inv.registry import AUGMENTATIONS, DATA, suggest
 from ssl_inv.run_folder import RunFolder
+from ssl_inv.transforms import Group
 
 Networks = tuple[nn.Module, Objective | None]
 """A backbone, and the objective that it was pretrained with where that is known: it says which parts of the features to probe."""
@@ -80,18 +82,22 @@ class LoadedModel:
         return (pixels - mean) / std
 
     def networks(self) -> tuple[Networks, Networks]:
-        """What is judged, and the same untrained; a run brings its objective, for which the data that it was trained on must be there."""
+        """What is judged, and the same untrained; a run brings its objective."""
         if self.model.run is None:
             return (self.model.backbone, None), (self.model.untrained(), None)
         recipe = self.model.run.recipe()
-        data = self.data if recipe["data"] == self.recipe["data"] else build_data(recipe)
-        augmentation = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation"))
-        groups = {**data.train.groups, **augmentation.groups}
-        backbone, objective = build_networks(recipe, groups)
         state = _checkpoint(self.model.run)
+        groups = groups_of_records(state["groups"]) if state.get("groups") is not None else _groups_of_data(recipe)
+        backbone, objective = build_networks(recipe, groups)
         backbone.load_state_dict(state["backbone"])
         objective.load_state_dict(state["objective"])
         return (backbone, objective), build_networks(recipe, groups)
+
+
+def _groups_of_data(recipe: Recipe) -> dict[str, Group]:
+    """What a run knows of its views, asked of its data and augmentation."""
+    augmentation = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation"))
+    return {**build_data(recipe).train.groups, **augmentation.groups}
 
 
 def best_device() -> torch.device:
@@ -134,8 +140,9 @@ def load_run(folder: RunFolder) -> tuple[Backbone, Recipe, Preprocessing]:
     """
     recipe = folder.recipe()
     backbone = make_backbone(**recipe["backbone"])
-    backbone.load_state_dict(_checkpoint(folder)["backbone"])
-    return backbone, recipe, preprocessing_of(recipe, _image_size(folder, recipe))
+    state = _checkpoint(folder)
+    backbone.load_state_dict(state["backbone"])
+    return backbone, recipe, preprocessing_of(recipe, state.get("image_size") or build_data(recipe).train.image_size)
 
 
 def _checkpoint(folder: RunFolder) -> dict[str, Any]:
@@ -147,15 +154,6 @@ def _checkpoint(folder: RunFolder) -> dict[str, Any]:
 
 def _steps(folder: RunFolder) -> int:
     return int(_checkpoint(folder)["step"])
-
-
-def _image_size(folder: RunFolder, recipe: Recipe) -> int:
-    if (folder.export_folder / "config.json").is_file():
-        preprocessing = load_backbone_file(folder.export_folder).preprocessing
-        if preprocessing is not None:
-            return preprocessing.input_size
-    size: int | None = recipe["augmentation"].get("size") or recipe["data"].get("size")
-    return size or build_data(recipe).train.image_size
 
 
 def _model(name: str, pretrained: bool) -> Model:

@@ -15,7 +15,7 @@ import torch.distributed as dist
 
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
-from ssl_inv.backbones import Backbone, make_backbone, require_input_size, to_channels_last
+from ssl_inv.backbones import Backbone, make_backbone, require_exact_gradients, require_input_size, to_channels_last
 from ssl_inv.callbacks import Progress, Recorder
 from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.loading import StepBatches
@@ -71,8 +71,12 @@ def build(recipe: Recipe) -> Run:
         augmentation: Augmentation = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation"))
     train = data.train
     backbone, objective = build_networks(recipe, {**train.groups, **augmentation.groups})
+    size = recipe["augmentation"].get("size") or train.image_size
     with named("data"):
-        require_input_size(backbone.model, recipe["augmentation"].get("size") or train.image_size)
+        require_input_size(backbone.model, size)
+    if settings.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
+        with named("trainer"):
+            require_exact_gradients(backbone, size)
     with named("data"):
         train = with_enough_views(train, objective.plan.count)
         view_maker = ViewMaker(

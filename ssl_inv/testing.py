@@ -26,6 +26,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ssl_inv.augment.pipeline import SimCLRAugmentation
 from ssl_inv.backbones import Backbone
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective
@@ -39,14 +40,7 @@ GROUPS: Mapping[str, Group] = {
     "light_theta": Real(scale=0.8),
     "light_phi": Circle(2 * torch.pi),
     "light_hue": Circle(),
-    "crop": Box(),
-    "flip": Flag(),
-    "brightness": Real(scale=0.8, neutral_value=1.0),
-    "contrast": Real(scale=0.8, neutral_value=1.0),
-    "saturation": Real(scale=0.8, neutral_value=1.0),
-    "hue": Circle(),
-    "grey": Flag(),
-    "blur": Real(scale=2.0),
+    **SimCLRAugmentation().groups,
 }
 """What rendered solids and augmentation together record of a view."""
 

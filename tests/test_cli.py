@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,9 +17,11 @@ import yaml
 from PIL import Image
 
 from ssl_inv.cli import main
+from ssl_inv.data.base import Source
 from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.data.threediebench import threediebench
 from ssl_inv.engine import NonFiniteLossError
+from ssl_inv.evaluation.features import EvaluationBatch
 from ssl_inv.evaluation.suite import QUICK
 from ssl_inv.recipe import shipped_recipes
 from ssl_inv.run_folder import RunFolder
@@ -128,7 +131,53 @@ def test_evaluate_judges_runs_exported_folders_and_models_of_timm(
     probed = [one for one in results if one["trained"]["name"] == "linear/top1"]
     assert {one["trained"]["part"] for one in probed} == parts
     assert all(one["untrained"]["value"] is not None for one in probed)
-    assert {path.name for path in Path("judged").iterdir()} == {"results.json", "train.safetensors", "validation.safetensors"}
+    assert sorted(path.name for path in Path("judged").iterdir()) == ["features", "results.json"]
+
+
+def test_evaluating_again_reads_the_features_that_were_kept(
+    tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate = ["evaluate", str(tiny_run), "--data.views=2", "--evaluation.protocol=quick", "--output=judged"]
+    assert main(evaluate) == 0
+    first = capsys.readouterr().out, Path("judged/results.json").read_text()
+    # Two splits, each seen by the trained and the untrained encoder.
+    assert len(list(Path("judged/features").iterdir())) == 4
+    extracted = []
+
+    def counted(source: Source, *_: object) -> Iterator[EvaluationBatch]:
+        extracted.append(source)
+        yield from ()
+
+    monkeypatch.setattr("ssl_inv.judge.evaluation_batches", counted)
+    assert main(evaluate) == 0
+    assert (capsys.readouterr().out, Path("judged/results.json").read_text()) == first
+    assert not extracted
+    for other in (["--evaluation.views=1"], ["--data.seed=1"], ["--normalization.mean=[0, 0, 0]"]):
+        extracted.clear()
+        assert main([*evaluate, *other]) == 2
+        assert extracted, other
+
+
+def test_a_run_is_judged_elsewhere_without_its_own_data(tiny_run: Path) -> None:
+    shutil.copytree(tiny_run, "run")
+    recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
+    recipe["data"] = {"name": "threediebench", "path": "gone", "size": 32}
+    Path("run/recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["evaluate", "run", "--data=tiny.yaml", "--data.views=2", "--evaluation.protocol=quick", "--output=judged"]) == 0
+    assert {row["trained"]["part"] for row in json.loads(Path("judged/results.json").read_text())} >= {"invariant", "equivariant"}
+
+
+def test_a_judgement_that_fails_leaves_the_export_and_says_so_in_the_record(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(*_: object) -> None:
+        raise ValueError("there is nothing to judge")
+
+    monkeypatch.setattr("ssl_inv.finish.judge", failing)
+    assert main(["pretrain", "tiny.yaml", "--evaluation.protocol=quick", "--output", "run", "--quiet"]) == 2
+    assert capsys.readouterr().err == "error: evaluation: there is nothing to judge\n"
+    assert RunFolder(Path("run")).record()["state"] == "failed: evaluation: there is nothing to judge"
+    assert Path("run/export/config.json").is_file()
 
 
 def test_embeddings_are_those_of_the_exported_network_in_every_format(tiny_run: Path) -> None:

@@ -220,9 +220,12 @@ def test_more_neighbours_than_rows_are_cut_and_said() -> None:
     assert result.detail.startswith("k = 6, cut from 200")
 
 
-def test_one_class_only_is_refused() -> None:
+def test_one_class_only_is_refused_by_the_probe_and_said_by_the_suite() -> None:
+    train, validation = make_table(classes=1), make_table(classes=1)
     with pytest.raises(ValueError, match="labels have one class only"):
-        evaluate(make_table(classes=1), make_table(classes=1), FAST)
+        fast_linear_probe(train, validation, "all")
+    missing = {result.name: result.detail for result in evaluate(train, validation, FAST) if result.value is None}
+    assert missing["linear/top1"] == missing["knn/top1"] == "labels have one class only"
 
 
 def test_no_labels_no_latents_and_single_views_are_said() -> None:

@@ -79,6 +79,11 @@ class Source(ABC):
         """Loader processes that suit this source: 0 when pixels are in memory or on the device, None for the engine's default."""
         return None
 
+    @property
+    def tolerated_images(self) -> int | None:
+        """How many images may be broken before a run has to stop; None where nothing can break."""
+        return None
+
     def describe(self, object_index: int, view: int) -> str:
         """What to call a view in a message or an embedding table: its file where it has one."""
         return f"object {object_index}, view {view}"
@@ -122,6 +127,10 @@ class Subset(Source):
     @property
     def preferred_workers(self) -> int | None:
         return self.source.preferred_workers
+
+    @property
+    def tolerated_images(self) -> int | None:
+        return self.source.tolerated_images
 
     def describe(self, object_index: int, view: int) -> str:
         return self.source.describe(int(self.objects[object_index]), view)

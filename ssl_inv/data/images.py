@@ -155,7 +155,8 @@ def read_image(files: Files, name: str) -> bytes:
 class ImageStore:
     """Square images by row, decoded when they are asked for.
 
-    A broken image has zero pixels, is logged once and stands in `broken`. Each loader process counts what it has met itself.
+    A broken image has zero pixels, is logged once and stands in `broken`. Each loader process counts what it has met itself; whoever reads
+    with several has to add up, and to compare with `allowed`.
 
     Args:
         decoder: the images.
@@ -163,6 +164,9 @@ class ImageStore:
         size: side of the images in pixels; None takes that of the first readable image, and all images must then be squares of this size.
         cache: whether decoded pixels stay in memory; None: if all of them fit in `MAX_CACHE_BYTES`.
         max_broken: share of the images that may be broken. Ten broken images are tolerated in any case, unless they are over half of all.
+
+    Attributes:
+        allowed: how many images may be broken.
 
     Raises:
         ValueError: if there are no images, or `size` is None and the first image is not square.

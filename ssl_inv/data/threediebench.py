@@ -128,6 +128,10 @@ class ThreeDIEBench(Source):
     def preferred_workers(self) -> int | None:
         return self._store.preferred_workers
 
+    @property
+    def tolerated_images(self) -> int | None:
+        return self._store.allowed
+
     def describe(self, object_index: int, view: int) -> str:
         return self._store.decoder.name(object_index * self.views + view)
 
