@@ -25,9 +25,15 @@ from ssl_inv.pretrain import Run, build_networks
 from ssl_inv.recipe import EvaluationSettings, Recipe, named
 from ssl_inv.run_folder import RunFolder, write_text
 
-HEADLINES = ("linear/top1", "knn/top1", "r2/relative/rotation")
-"""The measurements that stand for a run where there is room for a few numbers only."""
-SUMMARY = (*HEADLINES, "r2_pooled/relative/rotation", "retrieval/val-val/mrr", "retrieval/val-val/hit@1", "spectrum/rankme")
+SUMMARY = (
+    "linear/top1",
+    "knn/top1",
+    "r2/relative/rotation",
+    "r2_pooled/relative/rotation",
+    "retrieval/val-val/mrr",
+    "retrieval/val-val/hit@1",
+    "spectrum/rankme",
+)
 """The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation is recorded."""
 _SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS, _SHOWN_PARAMETERS = 9, 6, 4, 2
 
@@ -134,7 +140,8 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
     report.write_report(report_content(run, folder, judgement), folder.report_file)
-    folder.update(state="complete", score=None if judgement is None else headline(judgement.table))
+    rows = [] if judgement is None else headlines(judgement.table)
+    folder.update(state="complete", score={f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows})
     return judgement
 
 
@@ -151,13 +158,17 @@ def preprocessing_of(recipe: Recipe, image_size: int) -> Preprocessing:
     return Preprocessing(tuple(recipe["normalization"]["mean"]), tuple(recipe["normalization"]["std"]), size)
 
 
-def headline(table: list[Comparison]) -> dict[str, float]:
-    """The numbers that stand for a run, by measurement and part."""
-    return {
-        f"{row.trained.name} ({row.trained.part})": round(row.trained.value, 4)
-        for row in table
-        if row.trained.value is not None and row.trained.name in HEADLINES
-    }
+def headlines(table: list[Comparison]) -> list[Comparison]:
+    """The few rows that stand for a run: classes on all features; how a view was made on the equivariant part, or on all without one."""
+    names = [row.trained.name for row in table]
+    relative = "r2/relative/rotation" if "r2/relative/rotation" in names else "r2/relative/"
+    chosen = []
+    for row in table:
+        knows_how = row.trained.name.startswith(relative)
+        part = "equivariant" if knows_how and any(one.trained.part == "equivariant" for one in table) else "all"
+        if row.trained.value is not None and row.trained.part == part and (knows_how or row.trained.name in ("linear/top1", "knn/top1")):
+            chosen.append(row)
+    return chosen
 
 
 def report_content(run: Run, folder: RunFolder, judgement: Judgement | None) -> report.ReportContent:
@@ -200,26 +211,24 @@ def summary(table: list[Comparison]) -> list[Comparison]:
 
 def result_rows(table: list[Comparison]) -> list[report.Result]:
     """The lines of the results table that have a number: the summary, then the rest, each grouped by measurement."""
-    top = summary(table)
+    top, opening = summary(table), headlines(table)
     names = list(dict.fromkeys(row.trained.name for row in table))
-    rest = [row for name in names for row in table if row.trained.name == name and row not in top and row.trained.value is not None]
-    return [_result_row(row, folded=False) for row in top] + [_result_row(row, folded=True) for row in rest]
-
-
-def _result_row(row: Comparison, folded: bool) -> report.Result:
-    assert row.trained.value is not None
-    best_known = row.trained.part == ("equivariant" if row.trained.name.startswith("r2/") else "all")
-    return report.Result(
-        row.trained.name,
-        row.trained.part,
-        row.trained.value,
-        row.trained.spread,
-        None if row.untrained is None else row.untrained.value,
-        None if row.shuffled is None else row.shuffled.value,
-        row.reference,
-        headline=row.trained.name in HEADLINES and best_known,
-        folded=folded,
-    )
+    rest = [row for name in names for row in table if row.trained.name == name and row not in top]
+    return [
+        report.Result(
+            row.trained.name,
+            row.trained.part,
+            row.trained.value,
+            row.trained.spread,
+            None if row.untrained is None else row.untrained.value,
+            None if row.shuffled is None else row.shuffled.value,
+            row.reference,
+            headline=row in opening,
+            folded=row not in top,
+        )
+        for row in (*top, *rest)
+        if row.trained.value is not None
+    ]
 
 
 def curves(metrics: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
