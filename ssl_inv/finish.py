@@ -1,6 +1,7 @@
 """What comes after the last step: judgement beside its baselines, export, report."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -141,7 +142,11 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
     report.write_report(report_content(run, folder, judgement), folder.report_file)
     rows = [] if judgement is None else headlines(judgement.table)
-    folder.update(state="complete", score={f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows})
+    folder.update(
+        state="complete",
+        ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        score={f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows},
+    )
     return judgement
 
 

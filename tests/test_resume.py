@@ -31,8 +31,10 @@ RENDERED = {
 }
 
 SERVER = """
-import json, os, sys
+import json, os, signal, sys
 from ssl_inv import cli, commands
+# A suite that runs in the background has inherited a deaf ear for Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 for line in sys.stdin:
     arguments, log = json.loads(line)
     child = os.fork()
