@@ -154,10 +154,10 @@ def _schema(node: ast.ClassDef | ast.FunctionDef, aliases: list[ast.Assign]) -> 
         function = initialisers[0] if initialisers else ast.parse("def __init__(self): ...").body[0]  # type: ignore[assignment]
     assert isinstance(function, ast.FunctionDef)
     arguments = ast.arguments([], [], None, function.args.kwonlyargs, function.args.kw_defaults, None, [])
-    stub = ast.FunctionDef("schema", arguments, [ast.Pass()], [], ast.Constant(None), None)
+    signature = ast.FunctionDef("schema", arguments, [ast.Pass()], [], ast.Constant(None), None)
     if "type_params" in ast.FunctionDef._fields:
-        stub.type_params = []  # type: ignore[attr-defined,unused-ignore]
-    unit = ast.fix_missing_locations(ast.Module([*aliases, stub], []))
+        signature.type_params = []  # type: ignore[attr-defined,unused-ignore]
+    unit = ast.fix_missing_locations(ast.Module([*aliases, signature], []))
     space: dict[str, Any] = {"Literal": Literal, "Any": Any}
     exec(compile(unit, f"<settings of {node.name}>", "exec"), space)  # noqa: S102 - our own source, already on the path
     schema: Callable[..., None] = space["schema"]
