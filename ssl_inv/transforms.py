@@ -10,10 +10,13 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from ssl_inv.quaternions import canonical_sign, quaternion_conjugate, quaternion_multiply
 
 Convention = Literal["canonical", "sie", "seq-jepa"]
 """How an action is written as a vector.
@@ -22,60 +25,6 @@ Convention = Literal["canonical", "sie", "seq-jepa"]
 `sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign that the product has, circular values as the
 plain difference of the two numbers, no scaling. The two papers agree on this.
 """
-
-
-# Quaternions. Shapes are (..., 4), scalar last.
-
-
-def quaternion_multiply(a: Tensor, b: Tensor) -> Tensor:
-    """Hamilton product `a b`: the rotation that applies `b` first, then `a`."""
-    ax, ay, az, aw = a.unbind(-1)
-    bx, by, bz, bw = b.unbind(-1)
-    return torch.stack(
-        (
-            aw * bx + ax * bw + ay * bz - az * by,
-            aw * by - ax * bz + ay * bw + az * bx,
-            aw * bz + ax * by - ay * bx + az * bw,
-            aw * bw - ax * bx - ay * by - az * bz,
-        ),
-        dim=-1,
-    )
-
-
-def quaternion_conjugate(q: Tensor) -> Tensor:
-    """The inverse rotation of a unit quaternion."""
-    return torch.cat((-q[..., :3], q[..., 3:]), dim=-1)
-
-
-def quaternion_from_euler(angles: Tensor) -> Tensor:
-    """Unit quaternions `(..., 4)` from extrinsic x, y, z Euler angles `(..., 3)`: R = Rz(c) Ry(b) Rx(a), scipy's `from_euler("xyz")`."""
-    half = angles / 2
-    (ca, cb, cc), (sa, sb, sc) = half.cos().unbind(-1), half.sin().unbind(-1)
-    return torch.stack(
-        (
-            sa * cb * cc - ca * sb * sc,
-            ca * sb * cc + sa * cb * sc,
-            ca * cb * sc - sa * sb * cc,
-            ca * cb * cc + sa * sb * sc,
-        ),
-        dim=-1,
-    )
-
-
-def quaternion_to_matrix(q: Tensor) -> Tensor:
-    """Rotation matrices `(..., 3, 3)` from unit quaternions `(..., 4)`."""
-    x, y, z, w = q.unbind(-1)
-    rows = (
-        torch.stack((1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)), dim=-1),
-        torch.stack((2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)), dim=-1),
-        torch.stack((2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)), dim=-1),
-    )
-    return torch.stack(rows, dim=-2)
-
-
-def canonical_sign(q: Tensor) -> Tensor:
-    """Of `q` and `-q`, which are one rotation, the one with w >= 0."""
-    return torch.where(q[..., 3:] < 0, -q, q)
 
 
 # Groups. Each is final; `Group` is the only abstract class.
@@ -276,6 +225,38 @@ class Flag(Group):
 
 
 @dataclass(frozen=True)
+class Code(Group):
+    """Whole numbers `(B,)`, int64, that name something and measure nothing: the order of a jitter, the seed of a field.
+
+    They are recorded so that a view can be made again. A regression has nothing to learn from them: their vectors have no columns.
+    """
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.zeros(batch, dtype=torch.int64)
+
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        return b - a
+
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        return a + step
+
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        return step if fraction >= 0.5 else torch.zeros_like(step)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a != b).float()
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        return torch.empty(len(value), 0, device=value.device)
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return torch.empty(len(step), 0, device=step.device)
+
+    def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.step_vector(b)
+
+
+@dataclass(frozen=True)
 class _Parameters:
     values: Mapping[str, Tensor]
     groups: Mapping[str, Group]
@@ -338,6 +319,15 @@ class Action(_Parameters):
         return {name: self.groups[name].scale_step(step, fraction) for name, step in self.values.items()}
 
 
+def _is_on(value: Tensor, device: torch.device) -> bool:
+    return value.device.type == device.type and device.index in (None, value.device.index)
+
+
+def _ends(values: Mapping[str, Tensor]) -> list[int]:
+    """Where in a row of all numbers each tensor but the last one ends."""
+    return list(accumulate(value.numel() for value in values.values()))[:-1]
+
+
 @dataclass(frozen=True)
 class Transform(_Parameters):
     """How every view of a batch was made: named parameters `(B, ...)` and the group of each."""
@@ -356,7 +346,17 @@ class Transform(_Parameters):
         return self.map(lambda value: value[rows])
 
     def to(self, device: torch.device | str) -> "Transform":
-        return self.map(lambda value: value.to(device))
+        """The transform with its tensors on `device`, by one copy for each type of number: a small copy takes as long as a large one."""
+        target, moved = torch.device(device), dict(self.values)
+        away = {name: value for name, value in self.values.items() if not _is_on(value, target)}
+        for dtype in {value.dtype for value in away.values()}:
+            some = {name: value for name, value in away.items() if value.dtype == dtype}
+            packed = torch.cat([value.reshape(-1) for value in some.values()])
+            if packed.device.type == "cpu" and target.type == "cuda":
+                packed = packed.pin_memory()  # from there a copy need not wait for what the device still has to do
+            parts = packed.to(target, non_blocking=target.type == "cuda").tensor_split(_ends(some))
+            moved.update({name: part.view(value.shape) for (name, value), part in zip(some.items(), parts, strict=True)})
+        return Transform(moved, self.groups)
 
     def only(self, names: list[str]) -> "Transform":
         """The record of some parameters."""

@@ -40,7 +40,8 @@ from ssl_inv.evaluation import (
 from ssl_inv.evaluation import linear as linear_module
 from ssl_inv.evaluation.results import Result
 from ssl_inv.evaluation.retrieval import Gallery, retrieval_errors, view_ranks
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform, quaternion_from_euler
+from ssl_inv.quaternions import quaternion_from_euler
+from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
 
 FAST = replace(
     QUICK,

@@ -26,7 +26,8 @@ from ssl_inv.evaluation.knn import in_top, neighbour_votes
 from ssl_inv.evaluation.results import Result
 from ssl_inv.evaluation.retrieval import Gallery, predicted_views, view_ranks
 from ssl_inv.evaluation.spectrum import normalised_deviation, singular_values
-from ssl_inv.transforms import Action, Rotation, Transform, quaternion_from_euler
+from ssl_inv.quaternions import quaternion_from_euler
+from ssl_inv.transforms import Action, Rotation, Transform
 
 GOLDEN = Path(__file__).parent / "golden" / "data"
 METRICS = json.loads((GOLDEN / "metrics.json").read_text())

@@ -11,7 +11,8 @@ from ssl_inv.heads import BilinearPredictor, ConcatenationPredictor, Hypernetwor
 from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.sie import SIE
 from ssl_inv.objectives.vicreg import VICReg
-from ssl_inv.transforms import Circle, Rotation, Transform, quaternion_from_euler, quaternion_to_matrix
+from ssl_inv.quaternions import quaternion_from_euler, quaternion_to_matrix
+from ssl_inv.transforms import Circle, Rotation, Transform
 
 GROUPS = {"rotation": Rotation()}
 

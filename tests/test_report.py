@@ -21,7 +21,8 @@ from ssl_inv.evaluation.report import (
     render_report,
     write_report,
 )
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform, quaternion_from_euler
+from ssl_inv.quaternions import quaternion_from_euler
+from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 2, 16, 16, 3), dtype=np.uint8)
 FULL = ReportContent(

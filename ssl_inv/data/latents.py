@@ -29,8 +29,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_inv.quaternions import quaternion_from_euler
 from ssl_inv.registry import suggest
-from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation, quaternion_from_euler
+from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation
 
 _TO_RECORDED = {"deg": math.pi / 180, "rad": 1.0, "turn": 1.0, "none": 1.0}
 _TURN = {"deg": 2 * math.pi, "rad": 2 * math.pi, "turn": 1.0}

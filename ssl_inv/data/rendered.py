@@ -18,8 +18,9 @@ from torch import Tensor
 from ssl_inv.data.base import Data, Images, Indices, Labels, Source, Subset, split_objects
 from ssl_inv.data.solids import BOUNDING_RADIUS, BOX, CONE, CYLINDER, ELLIPSOID, KINDS, Scenes, Solids, hsv_to_rgb, render
 from ssl_inv.keyed_random import uniform
+from ssl_inv.quaternions import quaternion_from_euler, quaternion_to_matrix
 from ssl_inv.registry import register
-from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform, quaternion_from_euler, quaternion_to_matrix
+from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 
 _CLASS, _OBJECT, _VIEW = range(3)
 """Second part of every key, so that classes, objects and views draw from different streams."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.data.intersections import dot, hit_cube, hit_frustum, hit_sphere
-from ssl_inv.transforms import quaternion_to_matrix
+from ssl_inv.quaternions import quaternion_to_matrix
 
 ELLIPSOID, BOX, CYLINDER, CONE = range(4)
 KINDS = ("ellipsoid", "box", "cylinder", "cone")

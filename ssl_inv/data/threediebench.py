@@ -26,8 +26,9 @@ from ssl_inv.data.base import Data, Images, Indices, Labels, Source
 from ssl_inv.data.files import Files
 from ssl_inv.data.images import ImageStore, Pixels, decode, read_image
 from ssl_inv.data.objects import view_rows
+from ssl_inv.quaternions import quaternion_from_euler, quaternion_to_matrix
 from ssl_inv.registry import register
-from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform, quaternion_from_euler, quaternion_to_matrix
+from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 
 Split = Literal["train", "val"]
 Latents = NDArray[np.float64]
