@@ -15,8 +15,9 @@ from ssl_inv.finish import export_run, finish, judge, summary
 from ssl_inv.judge import FeatureCache, require_classes
 from ssl_inv.models import best_device, load_model, on
 from ssl_inv.pretrain import Run, build, build_data, quiet_lightning, train
-from ssl_inv.recipe import EvaluationSettings, Recipe, RecipeError, named
+from ssl_inv.recipe import Recipe, RecipeError, named
 from ssl_inv.run_folder import RunFolder, write_text
+from ssl_inv.settings import EvaluationSettings
 
 
 def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool) -> None:
@@ -177,3 +178,21 @@ def render(recipe: Recipe, output: Path, quality: int) -> None:
         write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
     progress.close()
     sys.stdout.write(f"{len(source):,} objects, {int(source.view_counts.sum()):,} images in {output}\n")
+
+
+def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
+    """Draw the views of the first images of a run on one page."""
+    from ssl_inv.show_views import first_samples
+    from ssl_inv.views_page import write_page
+
+    with quiet_lightning():
+        samples = first_samples(recipe, images)
+    title = f"{Path(name).stem}: {recipe['objective']['name']} on {recipe['data']['name']}"
+    words = f"The first samples that a run of this recipe sees; augmentation: {recipe['augmentation']['name']}."
+    sources = [source for sample in samples for source in sample.sources]
+    if any(source.pixels is not None for source in sources):
+        words += " Outlines show where in the image a view lies, with its number at what becomes its upper left corner."
+    if any(len(view.arrows) for source in sources for view in source.views):
+        words += " Arrows show how far random fields move each part of a view."
+    write_page(title, words, samples, output)
+    sys.stdout.write(f"{output}\n")

@@ -23,8 +23,9 @@ from ssl_inv.export import Preprocessing, export_timm
 from ssl_inv.judge import PREDICTION, FeatureCache, choose_objects, feature_table, protocol_of, with_prediction_space
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.pretrain import Run, build_networks
-from ssl_inv.recipe import EvaluationSettings, Recipe, named
+from ssl_inv.recipe import Recipe, named
 from ssl_inv.run_folder import RunFolder, write_text
+from ssl_inv.settings import EvaluationSettings
 
 SUMMARY = (
     "linear/top1",

@@ -16,7 +16,8 @@ from ssl_inv.data.base import Indices, Source
 from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable, extract
 from ssl_inv.evaluation.suite import FULL, QUICK, Protocol
 from ssl_inv.objectives.base import Encoder
-from ssl_inv.recipe import EvaluationSettings, Recipe
+from ssl_inv.recipe import Recipe
+from ssl_inv.settings import EvaluationSettings
 
 _CHUNK = 256
 

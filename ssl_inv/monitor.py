@@ -13,7 +13,7 @@ from ssl_inv.evaluation.ridge import ridge_accuracy, ridge_r2
 from ssl_inv.evaluation.spectrum import normalised_deviation, rankme
 from ssl_inv.judge import choose_objects, feature_table
 from ssl_inv.objectives.base import Encoder
-from ssl_inv.recipe import MonitorSettings
+from ssl_inv.settings import MonitorSettings
 
 _VIEWS = 2
 COLLAPSED_RANK = 2.0

@@ -168,3 +168,4 @@ def _schema(node: ast.ClassDef | ast.FunctionDef, aliases: list[ast.Assign]) -> 
 OBJECTIVES = Registry("objective", "ssl_inv.objectives")
 DATA = Registry("data set", "ssl_inv.data")
 AUGMENTATIONS = Registry("augmentation", "ssl_inv.augment")
+OPERATIONS = Registry("operation", "ssl_inv.augment.operations")

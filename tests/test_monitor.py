@@ -7,7 +7,7 @@ from torch import nn
 from ssl_inv.data.base import Data, Subset, split_objects
 from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.monitor import OnlineMonitor, collapse
-from ssl_inv.recipe import MonitorSettings
+from ssl_inv.settings import MonitorSettings
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,117 @@
+"""The settings of the sections of a recipe that have one schema, as dataclasses."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class NormalizationSettings:
+    """What is subtracted from pixels in [0, 1] and what divides them, channel by channel.
+
+    Args:
+        mean: of the red, green and blue channel.
+        std: of the three channels.
+    """
+
+    mean: list[float] = dataclasses.field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = dataclasses.field(default_factory=lambda: [0.229, 0.224, 0.225])
+
+    def __post_init__(self) -> None:
+        for name, value in (("mean", self.mean), ("std", self.std)):
+            if len(value) != 3:
+                raise ValueError(f"{name} must be three numbers, got {value}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std must be above 0, got {self.std}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings:
+    """How long and on what to train.
+
+    Args:
+        steps: optimiser steps; give this or `epochs`.
+        epochs: passes over the objects of the training data.
+        batch_size: samples of a batch over all devices together.
+        accumulate: batches whose gradients are averaged into one step.
+        clip: largest norm of the gradient; none does not clip.
+        precision: `bf16` runs the networks in bfloat16 where that is safe; losses stay in float32.
+        accelerator: what to run on; `auto` takes a GPU if there is one.
+        devices: GPUs, or processes on the CPU.
+        workers: loader processes per device; none chooses by the data and the machine's cores.
+        seed: decides initial weights, data order, views and augmentation.
+        checkpoint_every: steps between checkpoints.
+        log_every: steps between lines in metrics.jsonl.
+    """
+
+    steps: int | None = None
+    epochs: int | None = None
+    batch_size: int = 256
+    accumulate: int = 1
+    clip: float | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
+    accelerator: Literal["auto", "cpu", "gpu"] = "auto"
+    devices: int = 1
+    workers: int | None = None
+    seed: int = 0
+    checkpoint_every: int = 100
+    log_every: int = 10
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("steps or epochs must be given, and not both")
+        for name in ("batch_size", "accumulate", "devices", "checkpoint_every", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("steps", "epochs", "workers"):
+            if (value := getattr(self, name)) is not None and value < (0 if name == "workers" else 1):
+                raise ValueError(f"{name} must be at least {0 if name == 'workers' else 1}, got {value}")
+        if self.clip is not None and self.clip <= 0:
+            raise ValueError(f"clip must be above 0, got {self.clip}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MonitorSettings:
+    """Scores while training, on a few objects, with the encoder in evaluation mode.
+
+    Args:
+        every: steps between scores; 0 switches the monitor off.
+        objects: objects to fit on, and as many at most to score on.
+        share: largest share of the training time that the monitor may take; a score that would exceed it is skipped.
+    """
+
+    every: int = 50
+    objects: int = 512
+    share: float = 0.05
+
+    def __post_init__(self) -> None:
+        if self.every < 0:
+            raise ValueError(f"every must be at least 0, got {self.every}")
+        if self.objects < 8:
+            raise ValueError(f"objects must be at least 8, got {self.objects}")
+        if not 0 < self.share <= 1:
+            raise ValueError(f"share must lie between 0 and 1, got {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationSettings:
+    """The judgement at the end of pretraining.
+
+    Args:
+        protocol: `full` trains the probes as the papers do, `quick` trains smaller ones for less long, `none` judges nothing.
+        views: views of each object to extract; objects with fewer give what they have.
+        objects: training objects to fit the probes on; none takes all.
+        neighbours: k of the k-nearest-neighbour vote.
+    """
+
+    protocol: Literal["quick", "full", "none"] = "quick"
+    views: int = 8
+    objects: int | None = None
+    neighbours: int = 20
+
+    def __post_init__(self) -> None:
+        for name in ("views", "neighbours"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.objects is not None and self.objects < 2:
+            raise ValueError(f"objects must be at least 2, got {self.objects}")
