@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 
 Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 """Maps pixels `(B, 3, H, W)` to named parts `(B, D)`; a single tensor counts as the part `all`."""
 
-_GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Circle, Box, Real, Flag)}
+_GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Circle, Box, Real, Flag, Code)}
 
 
 def group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:

@@ -26,12 +26,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssl_inv.augment.pipeline import SimCLRAugmentation
+from ssl_inv.augment.policies import simclr
 from ssl_inv.backbones import Backbone
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 from ssl_inv.views import View, Views
 
 GROUPS: Mapping[str, Group] = {
@@ -40,7 +40,7 @@ GROUPS: Mapping[str, Group] = {
     "light_theta": Real(scale=0.8),
     "light_phi": Circle(2 * torch.pi),
     "light_hue": Circle(),
-    **SimCLRAugmentation().groups,
+    **simclr().groups,
 }
 """What rendered solids and augmentation together record of a view."""
 
@@ -89,10 +89,10 @@ class _Case:
 
     def views(self, seed: int, batch: int = _BATCH, dtype: torch.dtype = torch.float32) -> Views:
         """Views with random pixels and transforms."""
-        count = _parts(self.build())[1].plan.count
+        plan = _parts(self.build())[1].plan
         with _seeded(seed):
-            pixels = [torch.randn(batch, 3, _SIDE, _SIDE, dtype=dtype) for _ in range(count)]
-            transforms = [random_transform(self.groups, batch, dtype) for _ in range(count)]
+            pixels = [torch.randn(batch, 3, _SIDE, _SIDE, dtype=dtype) for _ in range(plan.count)]
+            transforms = [random_transform({**self.groups, **plan.groups}, batch, dtype) for _ in range(plan.count)]
         return Views(tuple(View(*both) for both in zip(pixels, transforms, strict=True)), torch.arange(batch))
 
 
@@ -127,18 +127,20 @@ def random_transform(groups: Mapping[str, Group], batch: int, dtype: torch.dtype
     Raises:
         TypeError: if a group is none of those of `ssl_inv.transforms`.
     """
-    return Transform({name: _random_value(group, batch).to(dtype) for name, group in groups.items()}, groups)
+    return Transform({name: _random_value(group, batch, dtype) for name, group in groups.items()}, groups)
 
 
-def _random_value(group: Group, batch: int) -> Tensor:
-    neutral = group.neutral(batch)
+def _random_value(group: Group, batch: int, dtype: torch.dtype) -> Tensor:
+    if isinstance(group, Code):
+        return torch.randint(0, 24, (batch,))
+    neutral = group.neutral(batch).to(dtype)
     if isinstance(group, Rotation):
         return nn.functional.normalize(torch.randn_like(neutral), dim=-1)
     if isinstance(group, Circle):
         return torch.rand_like(neutral) * group.period
     if isinstance(group, Box):
-        sides = 0.2 + 0.6 * torch.rand(batch, 2)
-        return torch.cat((sides / 2 + (1 - sides) * torch.rand(batch, 2), sides), dim=1)
+        sides = 0.2 + 0.6 * torch.rand(batch, 2, dtype=dtype)
+        return torch.cat((sides / 2 + (1 - sides) * torch.rand(batch, 2, dtype=dtype), sides), dim=1)
     if isinstance(group, Real):
         return neutral + group.scale * (torch.rand_like(neutral) - 0.5)
     if isinstance(group, Flag):

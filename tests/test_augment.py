@@ -1,175 +1,204 @@
-"""Augmentations are torchvision's, a view depends on its key alone, and what was not applied has its neutral value."""
+"""What is drawn has the distribution asked for and depends on the key alone; what is not applied is neutral and leaves the pixels."""
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torchvision.transforms.v2.functional as F
 from torch import Tensor
 
-from ssl_inv.augment import geometric, photometric
-from ssl_inv.augment.pipeline import Key, SimCLRAugmentation
-from ssl_inv.augment.view_maker import ViewMaker
-from ssl_inv.data.base import Images, Subset
-from ssl_inv.data.loading import Batch
-from ssl_inv.data.rendered import RenderedSolids
-from ssl_inv.transforms import Transform
-from ssl_inv.views import Pair
+from ssl_inv.augment import geometric
+from ssl_inv.augment.filters import gaussian, smooth
+from ssl_inv.augment.operations.base import Key
+from ssl_inv.augment.operations.geometric import draw_crops
+from ssl_inv.augment.pipeline import Augmentation
+from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
+from ssl_inv.recipe import RecipeError, resolve
+from ssl_inv.registry import AUGMENTATIONS, OPERATIONS
+
+EVERYTHING: list[dict[str, Any]] = [{"name": name} for name in OPERATIONS.entries if name not in ("rotation", "translation", "scale", "shear")]
+"""All operations that do not draw the same parameter."""
 
 
-def noise(batch: int = 6, size: int = 32) -> Tensor:
-    return torch.rand(batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def smooth(batch: int = 6, size: int = 48) -> Tensor:
-    return torch.nn.functional.interpolate(noise(batch, 5), (size, size), mode="bicubic", align_corners=True).clamp(0, 1)
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "factors"),
-    [
-        (photometric.brightness, F.adjust_brightness, (0.0, 0.4, 1.0, 1.7)),
-        (photometric.contrast, F.adjust_contrast, (0.0, 0.4, 1.0, 1.7)),
-        (photometric.saturation, F.adjust_saturation, (0.0, 0.4, 1.0, 1.7)),
-        (photometric.hue, F.adjust_hue, (-0.5, -0.13, 0.0, 0.31, 0.5)),
-        (photometric.blur, lambda image, sigma: F.gaussian_blur(image, [3, 3], [sigma, sigma]), (0.1, 0.9, 2.0)),
-    ],
-)
-def test_colours_change_as_in_torchvision(
-    ours: Callable[[Tensor, Tensor], Tensor], theirs: Callable[[Tensor, float], Tensor], factors: tuple[float, ...]
-) -> None:
-    pixels = noise(len(factors), 24)
-    found = ours(pixels, torch.tensor(factors))
-    expected = torch.stack([theirs(one, factor) for one, factor in zip(pixels, factors, strict=True)])
-    assert (found - expected).abs().max() < 2 / 255
-
-
-def test_grey_is_torchvisions() -> None:
-    assert (photometric.grey(noise()) - F.rgb_to_grayscale(noise())).abs().max() < 1e-6
-
-
-def test_jitter_applies_each_sample_s_factors_in_its_own_order() -> None:
-    pixels = noise(2)
-    factors = torch.tensor([[0.5, 1.4, 0.7, 0.2], [1.3, 0.6, 1.5, -0.1]])
-    order = torch.tensor([[3, 0, 2, 1], [1, 2, 0, 3]])
-    changes = [F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, F.adjust_hue]
-    before = pixels.clone()
-    found = photometric.jitter(pixels, factors, order)
-    for row in range(2):
-        expected = pixels[row]
-        for number in order[row].tolist():
-            expected = changes[number](expected, float(factors[row, number]))
-        assert (found[row] - expected).abs().max() < 2 / 255
-    assert torch.equal(pixels, before), "the images themselves stay"
-
-
-@pytest.mark.parametrize("flip", [False, True])
-@pytest.mark.parametrize("box", [(0, 0, 48, 48), (5, 12, 20, 28), (30, 2, 16, 16)], ids=str)
-def test_crops_and_flips_are_torchvisions(box: tuple[int, int, int, int], flip: bool) -> None:
-    top, left, height, width = box
-    pixels, size = smooth(1), 48
-    place = torch.tensor([[(left + width / 2) / 48, (top + height / 2) / 48, width / 48, height / 48]])
-    found = geometric.resample(pixels, place, torch.tensor([float(flip)]), size)
-    expected = F.resized_crop(pixels, top, left, height, width, [size, size], antialias=True)
-    expected = F.horizontal_flip(expected) if flip else expected
-    assert -10 * (found - expected).square().mean().log10() > 40
-
-
-def test_strong_shrinking_reads_every_pixel() -> None:
-    pixels = noise(2, 128)
-    whole = torch.tensor([[0.5, 0.5, 1.0, 1.0]]).repeat(2, 1)
-    shrunk = geometric.resample(pixels, whole, torch.zeros(2), 16)
-    assert (shrunk - F.resize(pixels, [16, 16], antialias=True)).abs().mean() < 0.03
-    mixed = geometric.resample(pixels, torch.stack((whole[0], torch.tensor([0.5, 0.5, 0.1, 0.1]))), torch.zeros(2), 16)
-    assert torch.equal(mixed[0], shrunk[0])
-    assert mixed[1].std() > 2 * shrunk[1].std(), "a crop that is enlarged is not averaged"
-
-
-def test_crops_have_the_areas_and_ratios_asked_for() -> None:
-    random = np.random.default_rng(0).random((4000, 40))
-    boxes = geometric.draw_crops(random, (0.2, 0.6), (3 / 4, 4 / 3))
-    x, y, width, height = boxes.T
-    assert (x - width / 2).min() >= -1e-12
-    assert (x + width / 2).max() <= 1 + 1e-12
-    assert (y - height / 2).min() >= -1e-12
-    assert (y + height / 2).max() <= 1 + 1e-12
-    area, ratio = width * height, width / height
-    assert 0.2 <= area.min() < 0.21
-    assert 0.59 < area.max() <= 0.6
-    assert abs(area.mean() - 0.4) < 0.01
-    assert 0.75 - 1e-9 <= ratio.min() < 0.77
-    assert abs(np.log(ratio).mean()) < 0.01
+def images(batch: int = 6, size: int = 48) -> Tensor:
+    coarse = torch.rand(batch, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    return torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic").clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def key(index: list[int], view: int = 0, epoch: int = 0) -> Key:
     return Key(3, np.full(len(index), epoch), np.array(index), view)
 
 
-def test_a_view_depends_on_its_key_and_not_on_its_batch() -> None:
-    augmentation, pixels = SimCLRAugmentation(), smooth()
-    views, transform = augmentation(pixels, key([4, 8, 15, 16, 23, 42]))
+def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels() -> None:
+    random = np.random.default_rng(0).random((4000, 40))
+    x, y, width, height = draw_crops(random, (0.2, 0.6), (3 / 4, 4 / 3), 400, 500).T
+    left, top = (x - width / 2) * 500, (y - height / 2) * 400
+    for edge, most in ((left, 500), (top, 400), (left + width * 500, 500), (top + height * 400, 400)):
+        np.testing.assert_allclose(edge, np.rint(edge), atol=1e-9)
+        assert edge.min() >= -1e-9
+        assert edge.max() <= most + 1e-9
+    area, ratio = width * height, width * 500 / (height * 400)
+    assert 0.199 <= area.min() < 0.21
+    assert 0.59 < area.max() <= 0.601
+    assert abs(area.mean() - 0.4) < 0.01
+    assert 0.745 < ratio.min() < 0.77
+    assert abs(np.log(ratio).mean()) < 0.01
+
+
+def test_a_crop_that_never_fits_is_the_largest_centred_one() -> None:
+    boxes = draw_crops(np.full((1, 40), 0.999), (1.0, 1.0), (1.0, 1.0), 100, 300)
+    np.testing.assert_allclose(boxes, [[0.5, 0.5, 1 / 3, 1.0]])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS.entries)
+def test_a_view_depends_on_its_key_and_not_on_its_batch(name: str) -> None:
+    settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}.get(name, {"extra": [{"name": "random_field"}]})
+    augmentation: Augmentation = AUGMENTATIONS.find(name).load()(**settings)
+    index, pixels = [4, 8, 15, 16, 23, 42], images()
+    views, transform = augmentation(pixels, key(index))
     for rows in ([3], [5, 0], [2, 1, 4]):
-        some, partial = augmentation(pixels[rows], key([[4, 8, 15, 16, 23, 42][row] for row in rows]))
-        torch.testing.assert_close(some, views[rows], rtol=0, atol=1e-6)
-        assert torch.equal(partial.as_vector(), transform.as_vector()[rows])
-    for other in (key([4, 8, 15, 16, 23, 42], view=1), key([4, 8, 15, 16, 23, 42], epoch=1)):
-        assert not torch.isclose(augmentation(pixels, other)[1]["crop"], transform["crop"]).all(dim=1).any()
+        some, partial = augmentation(pixels[rows], key([index[row] for row in rows]))
+        torch.testing.assert_close(some, views[rows], rtol=0, atol=1e-5)
+        for parameter in transform.names:
+            assert torch.equal(partial[parameter], transform[parameter][rows]), parameter
+    again, record = augmentation(pixels, key(index))
+    assert torch.equal(again, views)
+    for other in (key(index, view=1), key(index, epoch=1)):
+        assert not torch.isclose(augmentation.draw(other, 48, 48)["crop"], record["crop"]).all(dim=1).all()
 
 
-def test_what_is_not_applied_is_recorded_as_neutral_and_leaves_the_pixels() -> None:
-    nothing = SimCLRAugmentation(min_scale=1.0, flip=0.0, jitter=0.0, grey=0.0, blur=0.0)
-    pixels = smooth()
+def test_what_is_not_applied_is_neutral_and_leaves_the_pixels() -> None:
+    nothing = custom(operations=[{**one, "probability": 0.0} for one in EVERYTHING])
+    pixels = images()
     views, transform = nothing(pixels, key([*range(6)]))
     for name, group in nothing.groups.items():
         assert torch.equal(transform[name], group.neutral(6)), name
-    assert (views - pixels).abs().max() < 1e-6
+    assert torch.equal(views, pixels / 255)
+    assert torch.equal(nothing.replay(pixels / 255, transform), pixels / 255)
 
 
-def test_the_record_tells_how_to_make_the_view_again() -> None:
-    augmentation, pixels = SimCLRAugmentation(jitter=0.0, blur=0.0), smooth(64)
-    views, transform = augmentation(pixels, key([*range(64)]))
-    again = geometric.resample(pixels, transform["crop"], transform["flip"], 48)
-    again = torch.where(transform["grey"].view(-1, 1, 1, 1) > 0, photometric.grey(again), again)
-    torch.testing.assert_close(views, again)
-    assert 20 <= transform["flip"].sum() <= 44
-    assert 4 <= transform["grey"].sum() <= 26
+@pytest.mark.parametrize("number", range(len(EVERYTHING)), ids=[one["name"] for one in EVERYTHING])
+def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(number: int) -> None:
+    augmentation = custom(operations=[{**EVERYTHING[number], "probability": 0.3}])
+    transform = augmentation.draw(key([*range(3000)]), 64, 64)
+    neutral = {name: group.neutral(3000) for name, group in augmentation.groups.items()}
+    changed = torch.stack([(transform[name] != neutral[name]).reshape(3000, -1).any(1) for name in neutral]).any(0)
+    assert 0.27 < changed.float().mean() < 0.33
 
 
 def test_jitter_stays_in_its_ranges_and_reaches_their_ends() -> None:
-    _, transform = SimCLRAugmentation(jitter=1.0, strength=0.5)(smooth(1, 8).expand(2000, -1, -1, -1), key([*range(2000)]))
+    transform = simclr(jitter=1.0, strength=0.5).draw(key([*range(2000)]), 32, 32)
     for name in ("brightness", "contrast", "saturation"):
         assert 0.6 <= transform[name].min() < 0.61
         assert 1.39 < transform[name].max() <= 1.4
     turns = torch.remainder(transform["hue"] + 0.5, 1) - 0.5
     assert -0.1 <= turns.min() < -0.098
     assert 0.098 < turns.max() <= 0.1
+    assert torch.bincount(transform["jitter_order"], minlength=24).min() > 40
 
 
-@pytest.mark.parametrize("settings", [{"flip": 1.5}, {"min_scale": 0.0}, {"grey": -0.1}])
-def test_impossible_settings_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(settings))):
-        SimCLRAugmentation(**settings)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("order", "different"), [("sample", 24), ("epoch", 1), ("fixed", 1)])
+def test_the_order_of_the_jitter_is_as_asked(order: str, different: int) -> None:
+    jitter = custom(operations=[{"name": "jitter", "order": order, "probability": 1.0}])
+    drawn = [jitter.draw(key([*range(500)], epoch=epoch), 32, 32)["jitter_order"] for epoch in range(8)]
+    assert len(drawn[0].unique()) == different
+    assert (len({int(one[0]) for one in drawn}) > 1) == (order != "fixed")
 
 
-def test_views_of_the_data_and_of_the_augmentation_are_told_in_one_transform() -> None:
-    source = RenderedSolids(classes=2, objects=4, views=3, size=16)
-    maker = ViewMaker(Pair(), source, SimCLRAugmentation(), (0.5, 0.4, 0.3), (0.2, 0.2, 0.2), seed=0)
-    assert maker.loaded_views == 2
-    objects = np.arange(4)
-    loaded = tuple(source.load(objects, objects * 0 + view) for view in range(2))
-    views = maker(Batch(loaded, torch.arange(4), 0, ()))
-    assert set(views[0].transform.names) == set(maker.groups) == {*source.groups, *SimCLRAugmentation().groups}
-    assert not torch.equal(views[0].transform["crop"], views[1].transform["crop"])
+def test_the_two_policies_of_byol_are_its_views() -> None:
+    augmentation = byol()
+    first, second, third = (augmentation.draw(key([*range(1000)], view=view), 64, 64) for view in range(3))
+    assert (first["blur"] > 0).all()
+    assert (first["solarise"] > 1).all()
+    for one in (second, third):
+        assert 0.07 < (one["blur"] > 0).float().mean() < 0.13
+        assert 0.16 < (one["solarise"] < 1).float().mean() < 0.24
+    assert first.names == second.names
+    assert [*dino().groups] == [*byol().groups]
+    assert "solarise" not in moco().groups
 
 
-def test_one_view_is_not_passed_off_as_two() -> None:
-    from ssl_inv.augment.pipeline import NoAugmentation
+def test_views_of_another_size_or_scale_can_be_asked_of_a_policy() -> None:
+    small = simclr(size=48).policy(0).with_crop(16, (0.05, 0.2))
+    transform = small.draw(key([*range(500)]), 48, 48)
+    area = transform["crop"][:, 2] * transform["crop"][:, 3]
+    assert area.max() < 0.24
+    assert small.render(images(), transform.select(torch.arange(6))).shape == (6, 3, 16, 16)
+    with pytest.raises(ValueError, match="does not crop"):
+        none().policy(0).with_crop(16, (0.05, 0.2))
 
-    source = RenderedSolids(classes=2, objects=4, views=1, size=16)
-    with pytest.raises(ValueError, match=r"1 view\(s\) and 2 are needed; choose an augmentation"):
-        ViewMaker(Pair(), source, NoAugmentation(), (0.0,) * 3, (1.0,) * 3, seed=0)
-    maker = ViewMaker(Pair(), Subset(source, np.arange(4)), SimCLRAugmentation(), (0.0,) * 3, (1.0,) * 3, seed=0)
-    images = Images(torch.zeros(4, 3, 16, 16, dtype=torch.uint8), Transform.empty(), torch.ones(4, dtype=torch.bool))
-    views = maker(Batch((images,), torch.arange(4), 0, ()))
-    assert len(views) == 2
+
+def test_a_small_view_passes_over_no_pixel_of_its_source() -> None:
+    """White and black by turns become grey, whichever way the source is read."""
+    stripes = (torch.arange(128) % 2 * 255).to(torch.uint8).expand(2, 3, 128, 128)
+    upright = none(size=16)(stripes, key([0, 1]))[0]
+    tilted = custom(operations=[{"name": "rotation", "degrees": 3.0}], size=16)(stripes, key([0, 1]))[0]
+    for views, tolerance in ((upright, 0.03), (tilted, 0.01)):
+        assert (views - 0.5).abs().max() < tolerance
+
+
+def test_filters_have_the_variance_asked_for() -> None:
+    point = torch.zeros(3, 1, 33, 33)
+    point[:, :, 16, 16] = 1
+    place = torch.arange(33.0) - 16
+    for blurred, expected in (
+        (gaussian(point.clone(), np.array([[1.0, 2.0], [0.0, 1.5], [0.8, 0.0]])), [[1.0, 4.0], [0.0, 2.25], [0.64, 0.0]]),
+        (smooth(point.clone(), np.array([[0.1, 0.5], [0.0, 0.3], [0.01, 0.0]])), [[0.1, 0.5], [0.0, 0.3], [0.0, 0.0]]),
+    ):
+        torch.testing.assert_close(blurred.sum((1, 2, 3)), torch.ones(3))
+        across, down = (blurred * place**2).sum((1, 2, 3)), (blurred * place[:, None] ** 2).sum((1, 2, 3))
+        torch.testing.assert_close(torch.stack((across, down), 1), torch.tensor(expected), rtol=0.04, atol=0.005)
+
+
+def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_strength_zero() -> None:
+    field = [{"name": "random_field", "transforms": ["translate", "hue"], "probability": 1.0}]
+    augmentation, pixels = none(extra=field), images()
+    views, transform = augmentation(pixels, key([*range(6)]))
+    assert torch.equal(augmentation.replay(pixels, transform), views)
+    assert ((views - pixels / 255).abs().mean((1, 2, 3)) > 0.005).all()
+    still = none(extra=[{**field[0], "alpha": [0.0, 0.0]}])
+    assert torch.equal(still(pixels, key([*range(6)]))[0], pixels / 255)
+
+
+def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source() -> None:
+    record = {"crop": np.array([[0.4, 0.6, 0.2, 0.5]]), "flip": np.array([1.0])}
+    matrices, upright = geometric.maps(record, 1)
+    assert upright.all()
+    np.testing.assert_allclose(matrices[0] @ [-1, -1, 1], [0.0, -0.3, 1], atol=1e-12)
+
+
+REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
+    "probability": ({"name": "simclr", "flip": 1.5}, "probability is a probability between 0 and 1"),
+    "range": ({"name": "custom", "operations": [{"name": "crop", "scale": [0.5, 0.2]}]}, r"operation 'crop': scale is a range"),
+    "hue": ({"name": "custom", "operations": [{"name": "jitter", "hue": 0.7}]}, "hue must be at least 0 and at most 0.5"),
+    "shear": ({"name": "custom", "operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
+    "twice": ({"name": "simclr", "extra": [{"name": "crop"}]}, "two operations of one policy draw 'crop'"),
+    "same": ({"name": "custom", "operations": [{"name": "rotation"}, {"name": "affine"}]}, "two operations of one policy draw 'angle'"),
+    "policies": ({"name": "byol", "blur": [1.0]}, "a probability for each policy"),
+    "fields": ({"name": "none", "extra": [{"name": "random_field", "transforms": []}]}, "transforms must be different and at least one"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_impossible_settings_are_refused(case: str) -> None:
+    settings, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        AUGMENTATIONS.find(settings["name"]).load()(**{name: value for name, value in settings.items() if name != "name"})
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        ([{"name": "rotate"}], r"augmentation.extra\[0\].name: no operation is called 'rotate'; did you mean 'rotation'?"),
+        ([{"name": "grey"}, {"name": "blur", "sigmas": 3}], r"augmentation.extra\[1\].sigmas: no such setting; did you mean 'sigma'?"),
+        ([{"name": "rotation", "degrees": "many"}], r"augmentation.extra\[0\].degrees: expected a number, got 'many'"),
+        ([{"degrees": 3}], r"augmentation.extra\[0\].name: required"),
+        (["rotation"], "augmentation.extra: expected a list of"),
+    ],
+)
+def test_a_recipe_s_operations_are_checked_by_name_and_type(extra: list[Any], message: str) -> None:
+    recipe = {"objective": {"name": "simclr"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}}
+    with pytest.raises(RecipeError, match=message.replace("?", r"\?")):
+        resolve({**recipe, "augmentation": {"name": "simclr", "extra": extra}})
+    assert resolve({**recipe, "augmentation": {"name": "simclr", "extra": [{"name": "blur"}]}} | {"augmentation": {"name": "none"}})

@@ -1,6 +1,12 @@
-"""Where in the source image a view lies: crops and flips, as one resampling."""
+"""From where in the source every pixel of a view comes, and the one resampling that fetches it.
 
-import math
+The parameters of a view make one map from its coordinates to those of the source: crop, then flips, then rotation, translation, scale and
+shear, then perspective, then random fields, read backwards. Coordinates run from -1 to 1, x to the right and y down, between the outer
+edges of the outer pixels (grid_sample's `align_corners=False`).
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -8,67 +14,202 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-_ATTEMPTS = 10
+from ssl_inv.augment.filters import smooth
+
+Padding = Literal["reflection", "border", "zeros"]
 
 
-def draw_crops(
-    random: NDArray[np.float64], scale: tuple[float, float], ratio: tuple[float, float], aspect: float = 1.0
-) -> NDArray[np.float64]:
-    """Crop boxes with an area share uniform in `scale` and the logarithm of their aspect ratio uniform in `ratio`.
-
-    As in torchvision's RandomResizedCrop, up to ten draws are made until one fits into the image; after that the whole image is taken.
+def maps(record: Mapping[str, NDArray[Any]], rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The map from view to source of every row, without random fields.
 
     Args:
-        random: numbers from [0, 1), shape `(B, 40)`: ten attempts of area, ratio and two positions.
-        scale: smallest and largest share of the area.
-        ratio: smallest and largest width over height, in pixels.
-        aspect: width over height of the source image.
+        record: the parameters of the views by name; those that are not geometric are passed over.
+        rows: how many views there are.
 
     Returns:
-        Boxes (centre x, centre y, width, height) in fractions of the source, shape `(B, 4)`.
+        Homographies `(B, 3, 3)` on (x, y, 1), and which rows are mere crops and flips, `(B,)`.
     """
-    draws = random.reshape(-1, _ATTEMPTS, 4)
-    area = scale[0] + (scale[1] - scale[0]) * draws[..., 0]
-    log_ratio = math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * draws[..., 1]
-    width, height = np.sqrt(area * np.exp(log_ratio) / aspect), np.sqrt(area / np.exp(log_ratio) * aspect)
-    fits = (width <= 1) & (height <= 1)
-    rows = np.arange(len(draws))
-    first = fits.argmax(axis=1)
-    found = fits.any(axis=1)
-    width, height = np.where(found, width[rows, first], 1.0), np.where(found, height[rows, first], 1.0)
-    left, top = draws[rows, first, 2] * (1 - width), draws[rows, first, 3] * (1 - height)
-    return np.stack((left + width / 2, top + height / 2, width, height), axis=1)
+    found = _crop_maps(record, rows)
+    upright: NDArray[Any] = np.full(rows, True)
+    if any(name in record for name in ("angle", "translation", "zoom", "shear")):
+        forward, changed = _affine_maps(record, rows)
+        found[changed] = found[changed] @ np.linalg.inv(forward[changed])
+        upright = upright & ~changed
+    if "perspective" in record:
+        changed = record["perspective"].any(axis=1)
+        found[changed] = found[changed] @ _perspective_maps(record["perspective"][changed])
+        upright = upright & ~changed
+    return found, upright
 
 
-def resample(pixels: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
-    """Cut `boxes` out of `pixels` and bring them to `size`, mirrored where `flipped`, in one bilinear resampling.
+def _crop_maps(values: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.float64]:
+    boxes = values.get("crop", np.tile([0.5, 0.5, 1.0, 1.0], (rows, 1)))
+    found = np.zeros((rows, 3, 3))
+    found[:, 0, 0] = boxes[:, 2] * (1 - 2 * values.get("flip", 0.0))
+    found[:, 1, 1] = boxes[:, 3] * (1 - 2 * values.get("vertical_flip", 0.0))
+    found[:, :2, 2] = 2 * boxes[:, :2] - 1
+    found[:, 2, 2] = 1
+    return found
+
+
+def _affine_maps(values: Mapping[str, NDArray[Any]], rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Where the content goes, `(B, 3, 3)`: scale, shear, rotation, translation, as in torchvision; and which rows it moves in, `(B,)`."""
+    angle = -values.get("angle", np.zeros(rows))  # y points down: the matrix of a counter-clockwise turn has the opposite sign
+    shift, zoom = values.get("translation", np.zeros((rows, 2))), values.get("zoom", np.ones(rows))
+    shear_x, shear_y = values.get("shear", np.zeros((rows, 2))).T
+    found = np.zeros((rows, 3, 3))
+    found[:, 0, 0] = zoom * np.cos(angle - shear_y) / np.cos(shear_y)
+    found[:, 0, 1] = zoom * (-np.cos(angle - shear_y) * np.tan(shear_x) / np.cos(shear_y) - np.sin(angle))
+    found[:, 1, 0] = zoom * np.sin(angle - shear_y) / np.cos(shear_y)
+    found[:, 1, 1] = zoom * (-np.sin(angle - shear_y) * np.tan(shear_x) / np.cos(shear_y) + np.cos(angle))
+    found[:, :2, 2] = 2 * shift
+    found[:, 2, 2] = 1
+    return found, (angle != 0) | shift.any(axis=1) | (zoom != 1) | (shear_x != 0) | (shear_y != 0)
+
+
+def _perspective_maps(shifts: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The homographies that lead the shifted corners back to where they were, `(n, 3, 3)`."""
+    corners = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+    x, y = np.moveaxis(corners + 2 * shifts.reshape(-1, 4, 2), -1, 0)
+    u, v = np.broadcast_to(corners[:, 0], x.shape), np.broadcast_to(corners[:, 1], x.shape)
+    one, zero = np.ones_like(x), np.zeros_like(x)
+    first = np.stack((x, y, one, zero, zero, zero, -u * x, -u * y), axis=-1)
+    second = np.stack((zero, zero, zero, x, y, one, -v * x, -v * y), axis=-1)
+    solved = np.linalg.solve(np.concatenate((first, second), axis=1), np.concatenate((u, v), axis=1)[..., None])[..., 0]
+    return np.concatenate((solved, np.ones((len(solved), 1))), axis=1).reshape(-1, 3, 3)
+
+
+def cut(pixels: Tensor, rows: NDArray[np.int64], matrices: NDArray[np.float64], size: int) -> Tensor:
+    """Upright crops brought to `size`, each pixel a triangle-weighted mean of what it covers: torchvision's `resized_crop(antialias=True)`.
 
     Args:
-        pixels: `(B, 3, H, W)`.
-        boxes: (centre x, centre y, width, height) in fractions of the source, `(B, 4)`.
-        flipped: 0.0 or 1.0, `(B,)`.
+        pixels: sources `(B, 3, H, W)`, uint8 or float in [0, 1].
+        rows: the source of each view, `(n,)`.
+        matrices: from view to source, diagonal but for the shift, `(n, 3, 3)`.
         size: side of the views in pixels.
 
     Returns:
-        Views `(B, 3, size, size)`.
+        Views `(n, 3, size, size)`, float in [0, 1].
     """
-    if max(pixels.shape[-2:]) < 2 * size:
-        return _sample(pixels, boxes, flipped, size)
-    # A bilinear sample reads four source pixels. Where a box shrinks by two or more, the source is averaged first: no pixel goes unread.
-    shrink = torch.minimum(boxes[:, 2] * pixels.shape[-1], boxes[:, 3] * pixels.shape[-2]) / size
-    halvings = shrink.log2().floor().clamp_min(0).long()
-    views = pixels.new_empty(len(pixels), pixels.shape[1], size, size)
-    for level in sorted(set(halvings.tolist())):
-        rows = (halvings == level).nonzero().squeeze(1)
-        source = F.avg_pool2d(pixels[rows], 2**level) if level else pixels[rows]
-        views[rows] = _sample(source, boxes[rows], flipped[rows], size)
+    sides = np.array([pixels.shape[-1], pixels.shape[-2]])
+    scale, shift = matrices[:, [0, 1], [0, 1]], matrices[:, :2, 2]
+    extent, middle = np.abs(scale) * sides, (shift + 1) / 2 * sides
+    corners = np.concatenate((middle - extent / 2, middle + extent / 2), axis=1)
+    pixel_corners = np.rint(corners)
+    if pixels.device.type == "cpu" and pixels.dtype == torch.uint8 and np.abs(corners - pixel_corners).max(initial=0) < 1e-3:
+        return _cut_bytes(pixels, rows, pixel_corners.astype(int), scale < 0, size)
+    source = pixels[torch.from_numpy(rows).to(pixels.device)]
+    across, down = (_band(corners[:, axis], corners[:, axis + 2], scale[:, axis] < 0, int(sides[axis]), size) for axis in (0, 1))
+    return down.to(pixels.device).unsqueeze(1) @ as_float(source) @ across.to(pixels.device).transpose(1, 2).unsqueeze(1)
+
+
+def _cut_bytes(pixels: Tensor, rows: NDArray[np.int64], corners: NDArray[np.int64], mirrored: NDArray[np.bool_], size: int) -> Tensor:
+    """On the CPU, torch resizes one image of bytes in less time than it takes to read it as floats."""
+    views = torch.empty(len(rows), 3, size, size)
+    for view, row, (left, top, right, bottom), (across, down) in zip(
+        views, rows.tolist(), corners.tolist(), mirrored.tolist(), strict=True
+    ):
+        crop = pixels[row : row + 1, :, top:bottom, left:right]
+        if crop.shape[-2:] != (size, size):
+            crop = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)
+        if across or down:
+            crop = crop.flip([axis for axis, turned in ((-1, across), (-2, down)) if turned])
+        view.copy_(crop[0])
+    return views.div_(255)
+
+
+def _band(low: NDArray[np.float64], high: NDArray[np.float64], mirrored: NDArray[np.bool_], source: int, size: int) -> Tensor:
+    """The weight of each source pixel in each pixel of the view along one axis, `(n, size, source)`; every row sums to 1.
+
+    Args:
+        low: where the crops begin, in source pixels, `(n,)`; pixels outside of a crop have no weight.
+        high: where they end.
+        mirrored: whether they are read backwards.
+        source: pixels of the source along this axis.
+        size: pixels of the view.
+    """
+    low, high = low[:, None, None], high[:, None, None]
+    place = np.arange(size)
+    place = np.where(mirrored[:, None], place[::-1], place)[..., None]
+    step = (high - low) / size
+    pixel = np.arange(source) + 0.5
+    weight = np.maximum(1 - np.abs(pixel - low - (place + 0.5) * step) / np.maximum(step, 1), 0)
+    weight *= (pixel > np.floor(low + 1e-6)) & (pixel < np.ceil(high - 1e-6))
+    return torch.from_numpy((weight / weight.sum(axis=-1, keepdims=True)).astype(np.float32))
+
+
+def as_float(pixels: Tensor) -> Tensor:
+    """Values in [0, 1]."""
+    return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
+
+
+Planes = tuple[Tensor, Tensor]
+"""x and y coordinates of points of a view, of shapes that broadcast to `(n, size, size)`."""
+
+
+def sample(pixels: Tensor, matrices: NDArray[np.float64], size: int, padding: Padding, points: Planes | None = None) -> Tensor:
+    """Views by a map of their coordinates: a prefilter where the view is coarser than its source, then one bilinear resampling.
+
+    Args:
+        pixels: sources `(n, 3, H, W)`, uint8 or float in [0, 1].
+        matrices: from view to source, `(n, 3, 3)`.
+        size: side of the views in pixels.
+        padding: what lies outside the source.
+        points: where in the view each of its pixels is taken from; None is where it stands.
+
+    Returns:
+        Views `(n, 3, size, size)`, float in [0, 1].
+    """
+    grid = _coordinates(matrices, size, points or pixel_centres(size, pixels.device))
+    shrink = np.linalg.norm(matrices[:, :2, :2], axis=2) * [pixels.shape[-1] / size, pixels.shape[-2] / size]
+    sides = 2 ** np.floor(np.log2(np.maximum(shrink.min(axis=1, initial=np.inf), 1))).astype(int)
+    views = torch.empty(len(pixels), 3, size, size, device=pixels.device)
+    for side in np.unique(sides).tolist():
+        rows = np.flatnonzero(sides == side)
+        every = len(rows) == len(pixels)
+        index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+        source = _without_detail(as_float(pixels if every else pixels.index_select(0, index)), shrink[rows], side)
+        made = F.grid_sample(source, grid if every else grid[index], mode="bilinear", padding_mode=padding, align_corners=False)
+        if every:
+            return made
+        views.index_copy_(0, index, made)
     return views
 
 
-def _sample(pixels: Tensor, boxes: Tensor, flipped: Tensor, size: int) -> Tensor:
-    theta = torch.zeros(len(pixels), 2, 3, dtype=pixels.dtype, device=pixels.device)
-    theta[:, 0, 0] = boxes[:, 2] * (1 - 2 * flipped)
-    theta[:, 1, 1] = boxes[:, 3]
-    theta[:, :, 2] = 2 * boxes[:, :2] - 1
-    grid = F.affine_grid(theta, [len(pixels), 3, size, size], align_corners=False)
-    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+def _coordinates(matrices: NDArray[np.float64], size: int, points: Planes) -> Tensor:
+    """Where in the sources the views' pixels come from, `(n, size, size, 2)`."""
+    x, y = points
+    m = torch.from_numpy(matrices.astype(np.float32)).to(x.device, non_blocking=True).view(-1, 9, 1, 1).unbind(1)
+    grid = torch.empty(len(matrices), size, size, 2, device=x.device)
+    if matrices[:, [0, 1], [1, 0]].any():
+        torch.add(m[0] * x + m[2], m[1] * y, out=grid[..., 0])
+        torch.add(m[3] * x + m[5], m[4] * y, out=grid[..., 1])
+    else:
+        torch.addcmul(m[2], m[0], x, out=grid[..., 0])
+        torch.addcmul(m[5], m[4], y, out=grid[..., 1])
+    if matrices[:, 2, :2].any():
+        grid /= (m[6] * x + m[7] * y + m[8]).unsqueeze(-1)
+    return grid
+
+
+def pixel_centres(size: int, device: torch.device) -> Planes:
+    """The centres of the pixels of a view."""
+    x = (torch.arange(size, device=device, dtype=torch.float32) * 2 + (1 - size)) / size
+    return x.view(1, 1, size), x.view(1, size, 1)
+
+
+def _without_detail(pixels: Tensor, shrink: NDArray[np.float64], side: int) -> Tensor:
+    """The sources without what a view cannot show: bilinear interpolation, which reads four pixels, then passes none over.
+
+    A triangle as wide as a view's pixel, s source pixels to each side, has the variance s^2 / 6. Means over squares of `side` pixels have
+    (side^2 - 1) / 12 of it and bilinear interpolation between them side^2 / 6; weights of three neighbours add the rest.
+
+    Args:
+        pixels: `(n, 3, H, W)`, float.
+        shrink: source pixels to a view's pixel along x and y, `(n, 2)`.
+        side: the power of two below the smaller of these.
+    """
+    if side > 1:
+        pixels = F.interpolate(pixels, (pixels.shape[-2] // side, pixels.shape[-1] // side), mode="area")
+    variance = ((shrink**2 - side**2) / 6 - (side**2 - 1) / 12) / side**2
+    return smooth(pixels, variance)

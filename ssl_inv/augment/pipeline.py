@@ -1,147 +1,149 @@
-"""From decoded images to augmented views and the transforms that made them."""
+"""Policies and augmentations: draw how a view shall be made, then make it.
 
-from abc import ABC, abstractmethod
-from dataclasses import dataclass
+    key -> draw -> Transform -> render(source, Transform) -> view
+
+Drawing is done on the host and depends on the key alone; rendering is a function of the source and the record, so every view can be made
+again.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv import keyed_random
-from ssl_inv.augment import geometric, photometric
-from ssl_inv.registry import register
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Transform
+from ssl_inv.augment.operations.base import Key, Operation
+from ssl_inv.augment.operations.geometric import Crop
+from ssl_inv.augment.render import Style, render
+from ssl_inv.registry import OPERATIONS
+from ssl_inv.transforms import Group, Transform
 
 
 @dataclass(frozen=True)
-class Key:
-    """What the random numbers of a view depend on, and all that they depend on.
+class Policy:
+    """Operations with random parameters, and what their views have in common.
 
     Attributes:
-        seed: the run's seed.
-        epoch: passes over the data so far, `(B,)`.
-        index: numbers of the samples in the data set, `(B,)`.
-        view: which view of the sample, a single number.
+        operations: what may happen to a view. In which order is not theirs to say: see `ssl_inv.augment.render`.
+        style: of all views; without a size they are as large as their sources.
+
+    Raises:
+        ValueError: if two operations record the same parameter.
     """
 
-    seed: int
-    epoch: NDArray[np.int64]
-    index: NDArray[np.int64]
-    view: int
+    operations: tuple[Operation, ...]
+    size: int | None = None
+    style: Style = field(default_factory=Style)
 
-    def uniform(self, purpose: int, count: int) -> NDArray[np.float64]:
-        """Numbers from [0, 1), `(B, count)`; different purposes have independent numbers."""
-        return keyed_random.uniform(self.seed, self.epoch, self.index, self.view, purpose, count=count)
-
-
-class Augmentation(ABC):
-    """Makes one view of every image of a batch. Constructors take keyword-only settings, the recipe's schema."""
+    def __post_init__(self) -> None:
+        names = [name for operation in self.operations for name in operation.groups]
+        if len(twice := sorted({name for name in names if names.count(name) > 1})):
+            raise ValueError(f"two operations of one policy draw {twice[0]!r}; a view has one value of it")
 
     @property
-    @abstractmethod
     def groups(self) -> dict[str, Group]:
-        """The parameters that it records, by name."""
+        """The parameters that are recorded of every view, by name."""
+        return {name: group for operation in self.operations for name, group in operation.groups.items()}
 
-    @abstractmethod
-    def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
-        """Views and transforms.
+    def draw(self, key: Key, height: int, width: int) -> Transform:
+        """How each view shall be made, on the host.
 
         Args:
-            pixels: `(B, 3, H, W)` in [0, 1].
+            key: decides every random choice.
+            height: of the sources, in pixels.
+            width: of the sources, in pixels.
+        """
+        values = {name: value for operation in self.operations for name, value in operation.draw(key, height, width).items()}
+        return Transform({name: torch.from_numpy(_single(value)) for name, value in values.items()}, self.groups)
+
+    def render(self, pixels: Tensor, transform: Transform, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """The views that `transform` tells of, of sources `(B, 3, H, W)`; see `ssl_inv.augment.render.render`."""
+        return render(pixels, transform, self.size or min(pixels.shape[-2:]), self.style, finish)
+
+    def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":
+        """The same policy with views of another size, or crops of another share of the area; None leaves either as it is.
+
+        Raises:
+            ValueError: if a scale is given and the policy does not crop.
+        """
+        if scale is None:
+            return replace(self, size=size or self.size)
+        if not any(isinstance(one, Crop) for one in self.operations):
+            raise ValueError("crops of a certain scale are wanted, but the augmentation does not crop; choose one that does")
+        cropped = [one.with_scale(scale) if isinstance(one, Crop) else one for one in self.operations]
+        return replace(self, operations=tuple(cropped), size=size or self.size)
+
+
+def _single(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return values.astype(np.float32) if values.dtype == np.float64 else values
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """The policies of the views of a sample: the first view's, the second's, ...; the last one's is also that of all further views.
+
+    All views record the same parameters; what a policy does not draw is neutral in its views.
+
+    Attributes:
+        policies: at least one.
+    """
+
+    policies: tuple[Policy, ...]
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        """The parameters that are recorded of every view, by name; empty if views are left as they are."""
+        return {name: group for policy in self.policies for name, group in policy.groups.items()}
+
+    def policy(self, number: int) -> Policy:
+        """The policy of view `number` of a sample."""
+        return self.policies[min(number, len(self.policies) - 1)]
+
+    def draw(self, key: Key, height: int, width: int, policy: Policy | None = None) -> Transform:
+        """How each view shall be made, by `policy`, or by the policy of the key's view."""
+        drawn = (policy or self.policy(key.view)).draw(key, height, width)
+        missing = {name: group.neutral(len(key)) for name, group in self.groups.items() if name not in drawn.values}
+        values = {**drawn.values, **missing}
+        return Transform({name: values[name] for name in self.groups}, self.groups)
+
+    def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
+        """One view of every source, and how it was made.
+
+        Args:
+            pixels: `(B, 3, H, W)`, uint8, or float in [0, 1].
             key: decides every random choice.
 
         Returns:
-            Views `(B, 3, S, S)` in [0, 1], and how each was made.
+            Views `(B, 3, size, size)` in [0, 1], and the record on the host.
         """
+        transform = self.draw(key, *pixels.shape[-2:])
+        return self.policy(key.view).render(pixels, transform), transform
+
+    def replay(self, pixels: Tensor, transform: Transform, view: int = 0) -> Tensor:
+        """Make views again from their record: equal to those that the record was made with.
+
+        Args:
+            pixels: the sources of the views.
+            transform: their record; parameters of other origin are passed over.
+            view: which view of the sample it is.
+        """
+        return self.policy(view).render(pixels, transform)
 
 
-@register("none")
-class NoAugmentation(Augmentation):
-    """Views as the data set has them."""
+def operations_of(settings: Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
+    """The operations that a recipe lists, each a mapping with its `name` and its settings.
 
-    @property
-    def groups(self) -> dict[str, Group]:
-        return {}
-
-    def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
-        return pixels, Transform.empty()
-
-
-@register("simclr")
-class SimCLRAugmentation(Augmentation):
-    """SimCLR's policy: random resized crop, flip, colour jitter, grey, blur (Chen et al., ICML 2020, appendix A).
-
-    Args:
-        size: side of the views in pixels; none keeps the size of the images.
-        min_scale: smallest share of the image area that a crop takes; the largest is the whole image.
-        flip: probability of a horizontal flip.
-        jitter: probability of colour jitter.
-        strength: multiplies the jitter ranges 0.8 (brightness, contrast, saturation) and 0.2 (hue); 1 for large images, 0.5 for CIFAR.
-        grey: probability of turning grey.
-        blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels; 0 for small images.
+    Raises:
+        ValueError: if a name or a setting is not known, or a setting's value is refused.
     """
+    return tuple(_operation(**one) for one in settings)
 
-    def __init__(
-        self,
-        *,
-        size: int | None = None,
-        min_scale: float = 0.08,
-        flip: float = 0.5,
-        jitter: float = 0.8,
-        strength: float = 1.0,
-        grey: float = 0.2,
-        blur: float = 0.5,
-    ) -> None:
-        for name, value in (("flip", flip), ("jitter", jitter), ("grey", grey), ("blur", blur)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is a probability between 0 and 1, got {value}")
-        if not 0 < min_scale <= 1:
-            raise ValueError(f"min_scale must lie between 0 and 1, got {min_scale}")
-        self.size, self.min_scale, self.flip, self.jitter, self.grey, self.blur = size, min_scale, flip, jitter, grey, blur
-        self.ranges = np.array([0.8, 0.8, 0.8, 0.2]) * strength
 
-    @property
-    def groups(self) -> dict[str, Group]:
-        return {
-            "crop": Box(),
-            "flip": Flag(),
-            "brightness": Real(scale=0.8, neutral_value=1.0),
-            "contrast": Real(scale=0.8, neutral_value=1.0),
-            "saturation": Real(scale=0.8, neutral_value=1.0),
-            "hue": Circle(),
-            "grey": Flag(),
-            "blur": Real(scale=2.0),
-        }
-
-    def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
-        boxes, flipped = self._crops(pixels, key), self._happens(pixels, key, 1, self.flip)
-        views = geometric.resample(pixels, boxes, flipped, self.size or pixels.shape[-1])
-        factors, order = self._factors(pixels, key)
-        views = photometric.jitter(views, factors, order)
-        greyed = self._happens(pixels, key, 4, self.grey)
-        views = torch.where(greyed.view(-1, 1, 1, 1) > 0, photometric.grey(views), views)
-        sigma = self._happens(pixels, key, 5, self.blur) * self._tensor(pixels, 0.1 + 1.9 * key.uniform(6, 1)[:, 0])
-        if blurred := sigma.nonzero().squeeze(1).tolist():
-            views[blurred] = photometric.blur(views[blurred], sigma[blurred])
-        columns = (boxes, flipped, *factors.unbind(1)[:3], torch.remainder(factors[:, 3], 1.0), greyed, sigma)
-        return views, Transform(dict(zip(self.groups, columns, strict=True)), self.groups)
-
-    def _tensor(self, like: Tensor, array: NDArray[np.float64]) -> Tensor:
-        return torch.from_numpy(array).to(device=like.device, dtype=like.dtype)
-
-    def _happens(self, like: Tensor, key: Key, purpose: int, probability: float) -> Tensor:
-        return self._tensor(like, (key.uniform(purpose, 1)[:, 0] < probability).astype(np.float64))
-
-    def _crops(self, pixels: Tensor, key: Key) -> Tensor:
-        aspect = pixels.shape[-1] / pixels.shape[-2]
-        return self._tensor(pixels, geometric.draw_crops(key.uniform(0, 40), (self.min_scale, 1.0), (3 / 4, 4 / 3), aspect))
-
-    def _factors(self, pixels: Tensor, key: Key) -> tuple[Tensor, Tensor]:
-        """The four jitter factors, neutral where no jitter is applied, and their order."""
-        random = key.uniform(2, 9)
-        neutral = np.array([1.0, 1.0, 1.0, 0.0])
-        low = np.maximum(neutral - self.ranges, np.array([0.0, 0.0, 0.0, -0.5]))
-        high = np.minimum(neutral + self.ranges, np.array([np.inf, np.inf, np.inf, 0.5]))
-        factors = np.where(random[:, 8:] < self.jitter, low + (high - low) * random[:, :4], neutral)
-        return self._tensor(pixels, factors), torch.from_numpy(np.argsort(random[:, 4:8], axis=1)).to(pixels.device)
+def _operation(*, name: str, **settings: Any) -> Operation:
+    try:
+        operation: Operation = OPERATIONS.find(name).load()(**settings)
+    except ValueError as error:
+        raise ValueError(f"operation {name!r}: {error}") from error
+    return operation

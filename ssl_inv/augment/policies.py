@@ -1,0 +1,156 @@
+"""The augmentations that recipes name: published policies, and one's own. Every one takes further operations as `extra`."""
+
+from typing import Any, Literal
+
+from ssl_inv.augment.operations.base import Operation
+from ssl_inv.augment.operations.geometric import Crop, Flip
+from ssl_inv.augment.operations.photometric import Blur, Grey, Jitter, Solarise
+from ssl_inv.augment.pipeline import Augmentation, Policy, operations_of
+from ssl_inv.augment.render import Style
+from ssl_inv.registry import register
+
+Hue = Literal["hsv", "linear"]
+Padding = Literal["reflection", "border", "zeros"]
+
+
+@register("none")
+def none(*, size: int | None = None, extra: list[dict[str, Any]] = []) -> Augmentation:
+    """Views as the data set has them.
+
+    Args:
+        size: side of the views in pixels; none keeps the size of the images.
+        extra: operations that are done nevertheless, each a mapping with its name and settings.
+    """
+    return _one(operations_of(extra), size)
+
+
+@register("custom")
+def custom(*, operations: list[dict[str, Any]], size: int | None = None, padding: Padding = "reflection", hue: Hue = "hsv") -> Augmentation:
+    """A policy of one's own.
+
+    Args:
+        operations: what may happen to a view, each a mapping with its name and settings. The order in which it happens is fixed: everything
+            geometric at once, then jitter, grey, blur, solarise, posterise, noise, erasing.
+        size: side of the views in pixels; none keeps the size of the images.
+        padding: what lies outside of the image where a view reaches beyond it.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+    """
+    return _one(operations_of(operations), size, padding, hue)
+
+
+@register("simclr")
+def simclr(
+    *,
+    size: int | None = None,
+    min_scale: float = 0.08,
+    flip: float = 0.5,
+    jitter: float = 0.8,
+    strength: float = 1.0,
+    grey: float = 0.2,
+    blur: float = 0.5,
+    hue: Hue = "hsv",
+    extra: list[dict[str, Any]] = [],
+) -> Augmentation:
+    """SimCLR's policy: random resized crop, flip, colour jitter, grey, blur (Chen et al., ICML 2020, appendix A).
+
+    Args:
+        size: side of the views in pixels; none keeps the size of the images.
+        min_scale: smallest share of the image area that a crop takes; the largest is the whole image.
+        flip: probability of a horizontal flip.
+        jitter: probability of colour jitter.
+        strength: multiplies the jitter ranges 0.8 (brightness, contrast, saturation) and 0.2 (hue); 1 for large images, 0.5 for CIFAR.
+        grey: probability of turning grey.
+        blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels; 0 for small images.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        extra: further operations, each a mapping with its name and settings.
+    """
+    reach = 0.8 * strength
+    operations = (
+        Crop(scale=[min_scale, 1.0]),
+        Flip(probability=flip),
+        Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.2 * strength, 0.5), probability=jitter),
+        Grey(probability=grey),
+        Blur(probability=blur),
+    )
+    return _one((*operations, *operations_of(extra)), size, hue=hue)
+
+
+@register("moco")
+def moco(
+    *, size: int | None = None, min_scale: float = 0.2, blur: float = 0.5, hue: Hue = "hsv", extra: list[dict[str, Any]] = []
+) -> Augmentation:
+    """MoCo v2's policy: SimCLR's with weaker jitter and larger crops (Chen et al., 2020, arXiv 2003.04297, and its code).
+
+    Args:
+        size: side of the views in pixels; none keeps the size of the images.
+        min_scale: smallest share of the image area that a crop takes.
+        blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        extra: further operations, each a mapping with its name and settings.
+    """
+    operations = (Crop(scale=[min_scale, 1.0]), Flip(), Jitter(), Grey(), Blur(probability=blur))
+    return _one((*operations, *operations_of(extra)), size, hue=hue)
+
+
+@register("byol")
+def byol(
+    *,
+    size: int | None = None,
+    min_scale: float = 0.08,
+    blur: list[float] = [1.0, 0.1],
+    solarise: list[float] = [0.0, 0.2],
+    hue: Hue = "hsv",
+    extra: list[dict[str, Any]] = [],
+) -> Augmentation:
+    """BYOL's two policies (Grill et al., NeurIPS 2020, appendix B), which Barlow Twins, VICReg and MoCo v3 took over.
+
+    Args:
+        size: side of the views in pixels; none keeps the size of the images.
+        min_scale: smallest share of the image area that a crop takes.
+        blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels, of the first view and of the others.
+        solarise: probability of solarising, of the first view and of the others.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        extra: further operations, each a mapping with its name and settings.
+    """
+    return _asymmetric([min_scale, 1.0], blur, solarise, size, hue, extra)
+
+
+@register("dino")
+def dino(
+    *,
+    size: int | None = None,
+    scale: list[float] = [0.4, 1.0],
+    blur: list[float] = [1.0, 0.1, 0.5],
+    solarise: list[float] = [0.0, 0.2, 0.0],
+    hue: Hue = "hsv",
+    extra: list[dict[str, Any]] = [],
+) -> Augmentation:
+    """DINO's policies: the first global crop's, the second's, and that of the local crops (Caron et al., ICCV 2021, and its code).
+
+    Args:
+        size: side of the global views in pixels; none keeps the size of the images.
+        scale: smallest and largest share of the image area that a global crop takes; that of local crops is the plan's to say.
+        blur: probabilities of a Gaussian blur with sigma uniform in 0.1 to 2 pixels.
+        solarise: probabilities of solarising.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        extra: further operations, each a mapping with its name and settings.
+    """
+    return _asymmetric(scale, blur, solarise, size, hue, extra)
+
+
+def _asymmetric(
+    scale: list[float], blur: list[float], solarise: list[float], size: int | None, hue: Hue, extra: list[dict[str, Any]]
+) -> Augmentation:
+    """BYOL's operations with several probabilities of blur and solarising, a policy for each."""
+    if len(blur) != len(solarise) or not blur:
+        raise ValueError(f"blur and solarise have a probability for each policy, got {blur} and {solarise}")
+    jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    policies = []
+    for blurred, solarised in zip(blur, solarise, strict=True):
+        operations = (Crop(scale=scale), Flip(), jitter, Grey(), Blur(probability=blurred), Solarise(probability=solarised))
+        policies.append(Policy((*operations, *operations_of(extra)), size, Style(hue=hue)))
+    return Augmentation(tuple(policies))
+
+
+def _one(operations: tuple[Operation, ...], size: int | None, padding: Padding = "reflection", hue: Hue = "hsv") -> Augmentation:
+    return Augmentation((Policy(operations, size, Style(padding, hue)),))
