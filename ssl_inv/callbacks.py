@@ -11,10 +11,11 @@ from rich.text import Text
 
 from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.data.loading import Batch
-from ssl_inv.engine import Pretraining
+from ssl_inv.engine import Pretraining, Rates
 from ssl_inv.monitor import OnlineMonitor, collapse
-from ssl_inv.recipe import Recipe, TrainerSettings
+from ssl_inv.recipe import Recipe
 from ssl_inv.run_folder import RunFolder
+from ssl_inv.settings import TrainerSettings
 
 
 class Recorder(lightning.Callback):
@@ -31,7 +32,7 @@ class Recorder(lightning.Callback):
         self.run, self.recipe, self.monitor, self.show = run, recipe, monitor, show
         self.settings = TrainerSettings(**recipe["trainer"])
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
-        self._rates = (0.0, 0.0)
+        self._rates: Rates | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._resumed = time.perf_counter()
@@ -53,6 +54,13 @@ class Recorder(lightning.Callback):
             if module.step % self.settings.checkpoint_every == 0 or last:
                 self.save(module)
             self.show.update(self._line(module))
+
+    def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, Pretraining)
+        speed, waiting = module.meter.whole
+        self.show.keep(f"trained at {speed:.0f} img/s, {waiting:.1%} of the time waiting for data")
+        if self.run is not None:
+            self.run.update(images_per_second=round(speed, 1), waiting=round(waiting, 4))
 
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
         self.show.close()
@@ -105,14 +113,13 @@ class Recorder(lightning.Callback):
             raise BrokenImagesError(f"more than {allowed} images cannot be read (raise data.max_broken to go on without them), as {first}")
 
     def _line(self, module: Pretraining) -> str:
-        speed, waiting = self._rates
+        speed, waiting = self._rates or module.meter.recent
         total = module.schedule.steps
         terms = "  ".join(f"{name} {value:.3g}" for name, value in module.meter.terms.items())
         elapsed = time.perf_counter() - self._resumed
         done = max(1, module.step - self.show.first_step)
         remaining = elapsed / done * (total - module.step)
-        rates = f"{speed:.0f} img/s  {waiting:.0%} waiting for data  " if speed else ""
-        return f"step {module.step}/{total}  {rates}{clock(remaining)} left  {terms}"
+        return f"step {module.step}/{total}  {speed:.0f} img/s  {waiting:.0%} waiting for data  {clock(remaining)} left  {terms}"
 
 
 def clock(seconds: float) -> str:

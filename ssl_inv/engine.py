@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytorch_lightning as lightning
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ssl_inv import keyed_random
 from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.backbones import Backbone
-from ssl_inv.data.loading import Batch, StepBatches, StepLoader
+from ssl_inv.data.loading import Batch, Staging, StepBatches, StepLoader
 from ssl_inv.distributed import gather, is_distributed
 from ssl_inv.evaluation.features import group_record
 from ssl_inv.objectives.base import Losses, Objective
@@ -79,6 +79,7 @@ class Pretraining(lightning.LightningModule):
         self.step = 0
         """Optimiser steps done."""
         self.meter = Meter()
+        self._staging: Staging | None = None
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
     def setup(self, stage: str) -> None:
@@ -93,17 +94,19 @@ class Pretraining(lightning.LightningModule):
 
     def train_dataloader(self) -> StepLoader:
         per_step = self.schedule.accumulate
-        pin = self.device.type == "cuda"
-        return StepLoader(self.batches, self.step * per_step, self.schedule.steps * per_step, self.workers, pin)
+        return StepLoader(self.batches, self.step * per_step, self.schedule.steps * per_step, self.workers)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch.to(device)
+        # Called as soon as a batch is there. What follows may wait for the device, which is not waiting for data.
+        self.meter.data_arrived()
+        if device.type != "cuda":
+            return batch.to(device)
+        if self._staging is None:
+            self._staging = Staging(device)
+        return self._staging(batch)
 
     def on_train_start(self) -> None:
         self.meter.start()
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.meter.data_arrived()
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         micro = self.step * self.schedule.accumulate + batch_idx % self.schedule.accumulate
@@ -222,19 +225,31 @@ def _group_records(groups: Mapping[str, Group]) -> dict[str, tuple[str, dict[str
         return None
 
 
+class Rates(NamedTuple):
+    """How fast a run goes.
+
+    Attributes:
+        images_per_second: views, over all processes.
+        waiting: share of the time that was spent waiting for data.
+    """
+
+    images_per_second: float
+    waiting: float
+
+
 class Meter:
-    """Speed since the last reading: images per second, and the share of the time spent waiting for data."""
+    """Speed of the whole run, and since the last reading."""
 
     def __init__(self) -> None:
         self.terms: dict[str, float] = {}
-        self.total_images = 0
         self.start()
 
     def start(self) -> None:
-        """Begin a new reading now."""
+        """Begin now."""
         self._begun = self._last = time.perf_counter()
         self._waited = 0.0
         self._images = 0
+        self._at_reading = (0.0, 0.0, 0)
 
     def data_arrived(self) -> None:
         """The wait for a batch is over."""
@@ -254,11 +269,26 @@ class Meter:
     def count(self, images: int) -> None:
         """`images` more were trained on, over all processes."""
         self._images += images
-        self.total_images += images
 
-    def read(self) -> tuple[float, float]:
-        """Images per second and the share of time waited since the last reading; begins a new one."""
-        elapsed = max(time.perf_counter() - self._begun, 1e-9)
-        rates = self._images / elapsed, min(self._waited / elapsed, 1.0)
-        self.start()
+    @property
+    def whole(self) -> Rates:
+        """Since the start."""
+        return self._since((0.0, 0.0, 0))
+
+    @property
+    def recent(self) -> Rates:
+        """Since the last reading."""
+        return self._since(self._at_reading)
+
+    def read(self) -> Rates:
+        """The rates since the last reading; begins a new one."""
+        rates = self.recent
+        self._at_reading = self._totals()
         return rates
+
+    def _totals(self) -> tuple[float, float, int]:
+        return time.perf_counter() - self._begun, self._waited, self._images
+
+    def _since(self, before: tuple[float, float, int]) -> Rates:
+        seconds, waited, images = (now - then for now, then in zip(self._totals(), before, strict=True))
+        return Rates(images / max(seconds, 1e-9), min(waited / max(seconds, 1e-9), 1.0))

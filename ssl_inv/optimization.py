@@ -51,11 +51,11 @@ def make_optimizer(
     first, second = betas
     optimizer: torch.optim.Optimizer
     if name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(first, second), foreach=True)
+        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(first, second), fused=True)
     elif name == "adam":
-        optimizer = torch.optim.Adam(groups, lr=lr, betas=(first, second), foreach=True)
+        optimizer = torch.optim.Adam(groups, lr=lr, betas=(first, second), fused=True)
     elif name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, foreach=True)
+        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     else:
         optimizer = Lars(groups, lr=lr, momentum=momentum)
     return Optimization(optimizer, lr, schedule, warmup, final_lr)

@@ -24,8 +24,9 @@ from ssl_inv.data.images import BrokenImagesError, UnreadableImageError, decode
 from ssl_inv.data.latents import latents_from_settings
 from ssl_inv.data.table import ViewTable, table
 from ssl_inv.data.threediebench import GROUPS, ThreeDIEBench, threediebench, transform_of, write_threediebench
+from ssl_inv.quaternions import quaternion_from_euler
 from ssl_inv.registry import DATA
-from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation, Transform, quaternion_from_euler
+from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation, Transform
 
 TEST_DATA = Path(os.environ.get("SSL_INV_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

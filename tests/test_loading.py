@@ -1,11 +1,19 @@
-"""The batch of a step is a function of the seed and the step."""
+"""The batch of a step is a function of the seed and the step, on its way to the device too; how long it is waited for is always said."""
+
+import io
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from ssl_inv import pretrain
+from ssl_inv.callbacks import Progress
 from ssl_inv.data.base import Images, Indices, Labels, Source
-from ssl_inv.data.loading import Batch, StepBatches, StepLoader, UnreadableBatchError
+from ssl_inv.data.loading import Batch, Staging, StepBatches, StepLoader, UnreadableBatchError, available_cores
+from ssl_inv.recipe import resolve
+from ssl_inv.run_folder import RunFolder
+from ssl_inv.settings import TrainerSettings
 from ssl_inv.transforms import Group, Real, Transform
 
 
@@ -128,3 +136,131 @@ def test_errors_of_loader_processes_arrive_as_they_were_raised(workers: int) -> 
 def test_impossible_batches_are_refused(arguments: tuple[int, ...], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         StepBatches(Numbers(), *arguments)
+
+
+# On the way to the device.
+
+
+class Mark:
+    """An event that notes what happens to it."""
+
+    def __init__(self, log: list[str], number: int) -> None:
+        self.log, self.number = log, number
+
+    def record(self) -> None:
+        self.log.append(f"copied {self.number}")
+
+    def synchronize(self) -> None:
+        self.log.append(f"waited for {self.number}")
+
+
+def staging(log: list[str]) -> Staging:
+    marks = iter(range(2))
+    return Staging(torch.device("cpu"), pin=False, event=lambda: Mark(log, next(marks)))
+
+
+def test_staged_batches_are_whole_and_stay_so_while_two_buffers_take_turns() -> None:
+    log: list[str] = []
+    stage = staging(log)
+    batches = StepBatches(Numbers(), 8, 2, seed=0)
+    sent = [stage(batches[step]) for step in range(6)]
+    buffers = {buffer.data_ptr() for buffer in stage._buffers}
+    assert all(same(batches[step], batch) for step, batch in enumerate(sent))
+    # No buffer is filled before the copy out of it that was queued two batches ago is done.
+    assert log == [f"{what} {step % 2}" for step in range(1, 7) for what in ("waited for", "copied")]
+    stage(batches[6])
+    assert {buffer.data_ptr() for buffer in stage._buffers} == buffers
+    assert not buffers & {one.pixels.untyped_storage().data_ptr() for batch in sent for one in batch.images}
+
+
+def test_staging_keeps_shapes_types_and_the_order_in_memory() -> None:
+    channels_last = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    transform = Transform({"a": torch.randn(3, 4), "b": torch.randn(3).double(), "c": torch.randn(6)[::2]}, dict.fromkeys("abc", Real()))
+    images = (
+        Images(channels_last, transform, torch.ones(3, dtype=torch.bool)),
+        Images(torch.ones(3, 3, 2, 2).byte(), Transform.empty(), torch.ones(3)),
+    )
+    stage = staging([])
+    for part in (images[1:], images):  # The second needs larger buffers.
+        for one, other in zip(part, stage(Batch(part, torch.arange(3), 0, ())).images, strict=True):
+            assert torch.equal(one.pixels, other.pixels)
+            assert one.pixels.stride() == other.pixels.stride()
+            for name, value in one.transform.values.items():
+                assert torch.equal(value, other.transform[name])
+                assert value.dtype == other.transform[name].dtype
+
+
+# Loader processes.
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({}, 8),
+    ],
+    ids=["quota", "no quota", "version 1", "version 1 without quota", "no control groups"],
+)
+def test_cores_are_those_of_the_container(files: dict[str, str], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert available_cores(tmp_path) == most
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "asked", "started"),
+    [(4, 1, 64, 4), (4, 2, 3, 2), (1, 2, 2, 1), (4, 1, 3, 3), (4, 1, 0, 0), (4, 1, None, 3), (64, 1, None, 8), (1, 4, None, 1)],
+)
+def test_no_more_loader_processes_than_cores(
+    cores: int, devices: int, asked: int | None, started: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pretrain, "available_cores", lambda: cores)
+    assert pretrain.workers(TrainerSettings(steps=1, devices=devices, workers=asked), Numbers()) == started
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (asked is not None and asked > started)
+    assert all(f"trainer.workers is {asked}, but there are {cores} core(s)" in line for line in said)
+
+
+# Waiting.
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_share_of_waiting_is_on_the_line_in_the_metrics_and_in_the_summary(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
+    monkeypatch.setenv("COLUMNS", "140")
+    content = {
+        "objective": {"name": "vicreg", "projector": [8, 8]},
+        "backbone": {"name": "test_resnet"},
+        "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 3, "size": 16},
+        "trainer": {"steps": 3, "batch_size": 8, "log_every": 2, "accelerator": "cpu"},
+        "monitor": {"every": 0},
+        "evaluation": {"protocol": "none"},
+    }
+    run, said = pretrain.build(resolve(content)), io.StringIO()
+    folder = RunFolder.create(tmp_path / "run", run.recipe, [])
+    progress = Progress(said)
+    assert progress.console.is_terminal == terminal
+    lines: list[str] = []
+    show = progress.update
+
+    def update(line: str) -> None:
+        lines.append(line)
+        show(line)
+
+    monkeypatch.setattr(progress, "update", update)
+    pretrain.train(run, folder, progress)
+    # From the first step on, which is before the first line of the metrics.
+    assert len(lines) == 3
+    assert all("% waiting for data" in line and " img/s" in line for line in lines)
+    assert said.getvalue().count("% waiting for data") >= 1
+    assert "% of the time waiting for data" in said.getvalue()
+    assert [0 < line["waiting"] < 1 for line in folder.metrics()] == [True, True]
+    assert 0 < folder.record()["waiting"] < 1
+    assert folder.record()["images_per_second"] > 0

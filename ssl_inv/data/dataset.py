@@ -146,8 +146,8 @@ class _Items:
         try:
             item = self.dataset[row]
             image = item[0] if isinstance(item, Sequence) else item
-            rgb = to_rgb(image if isinstance(image, Image.Image) else _image(image))
-            return np.asarray(rgb if size is None else to_square(rgb, size))
+            pixels = np.asarray(to_rgb(image if isinstance(image, Image.Image) else _image(image)))
+            return pixels if size is None else to_square(pixels, size)
         except (OSError, SyntaxError) as error:  # Pillow calls a damaged PNG a SyntaxError.
             raise UnreadableImageError(str(error)) from error
         except ValueError as error:

@@ -1,8 +1,12 @@
 """Batches of raw views, each a function of the step number alone."""
 
-from collections.abc import Iterator
+import math
+import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -11,8 +15,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_inv import keyed_random
 from ssl_inv.data.base import Images, Indices, Source
+from ssl_inv.transforms import Transform
 
 _ATTEMPTS = 10
+_ALIGNMENT = 256
+"""Bytes; what torch's own allocator for GPUs aligns tensors to, at least."""
 
 
 @dataclass(frozen=True)
@@ -35,14 +42,6 @@ class Batch:
         """The batch with its tensors on `device`."""
         images = tuple(Images(one.pixels.to(device, non_blocking=True), one.transform.to(device), one.readable) for one in self.images)
         return Batch(images, self.index, self.epoch, self.broken)
-
-    def pin_memory(self) -> "Batch":
-        return Batch(
-            tuple(Images(one.pixels.pin_memory(), one.transform.map(Tensor.pin_memory), one.readable) for one in self.images),
-            self.index,
-            self.epoch,
-            self.broken,
-        )
 
 
 class UnreadableBatchError(RuntimeError):
@@ -94,18 +93,19 @@ class StepBatches(Dataset[Batch]):
             # A sample that cannot be read gives its place to another, drawn by the same rule on every machine.
             objects[failed] = keyed_random.bits(self.seed, epoch, objects[failed], attempt, count=1)[:, 0] % np.uint64(len(self.source))
             replacement, more = self._load(objects[failed], epoch, attempt)
-            _overwrite(images, torch.from_numpy(failed), replacement)
+            images = _with_rows(images, torch.from_numpy(failed), replacement)
             broken += more
         return Batch(images, torch.from_numpy(objects), epoch, tuple(broken))
 
     def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], list[str]]:
         counts = self.source.view_counts[objects]
         chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=self.views)
-        objects, views = np.repeat(objects, self.views), chosen.reshape(-1)
-        both = self.source.load(objects, views)
-        broken = [self.source.describe(int(objects[row]), int(views[row])) for row in np.flatnonzero(~both.readable.cpu().numpy())]
-        rows = [torch.arange(view, len(both.pixels), self.views) for view in range(self.views)]
-        return tuple(Images(both.pixels[r], both.transform.select(r), both.readable[r]) for r in rows), broken
+        # View after view, so that each is one piece of the memory that the source gives and need not be copied out of it.
+        count = len(objects)
+        objects, views = np.tile(objects, self.views), chosen.T.reshape(-1)
+        loaded = self.source.load(objects, views)
+        broken = [self.source.describe(int(objects[row]), int(views[row])) for row in np.flatnonzero(~loaded.readable.cpu().numpy())]
+        return tuple(_part(loaded, slice(view * count, (view + 1) * count)) for view in range(self.views)), broken
 
     def _epoch_order(self, epoch: int) -> Indices:
         if self._order[0] != epoch:
@@ -113,11 +113,24 @@ class StepBatches(Dataset[Batch]):
         return self._order[1]
 
 
-def _overwrite(images: tuple[Images, ...], rows: Tensor, others: tuple[Images, ...]) -> None:
-    for one, other in zip(images, others, strict=True):
-        one.pixels[rows], one.readable[rows] = other.pixels, other.readable
-        for name, value in one.transform.values.items():
-            value[rows] = other.transform[name]
+def _part(images: Images, rows: slice) -> Images:
+    return Images(images.pixels[rows], images.transform.map(lambda value: value[rows]), images.readable[rows])
+
+
+def _with_rows(images: tuple[Images, ...], rows: Tensor, others: tuple[Images, ...]) -> tuple[Images, ...]:
+    """Copies of `images` with `others` in some rows."""
+
+    def put(values: Tensor, new: Tensor) -> Tensor:
+        return values.index_copy(0, rows.to(values.device), new)
+
+    return tuple(
+        Images(
+            put(one.pixels, other.pixels),
+            Transform({name: put(value, other.transform[name]) for name, value in one.transform.values.items()}, one.transform.groups),
+            put(one.readable, other.readable),
+        )
+        for one, other in zip(images, others, strict=True)
+    )
 
 
 class _Messenger(Dataset[Batch | Exception]):
@@ -141,14 +154,13 @@ class StepLoader:
         first: number of the first step to give.
         last: number of the step before which to stop.
         workers: processes that read ahead; 0 reads in this one.
-        pin: whether to place batches in page-locked memory.
     """
 
-    def __init__(self, batches: StepBatches, first: int, last: int, workers: int = 0, pin: bool = False) -> None:
+    def __init__(self, batches: StepBatches, first: int, last: int, workers: int = 0) -> None:
         extra: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": False} if workers else {}
         self.length = last - first
         steps = range(first, last)
-        self._loader = DataLoader(_Messenger(batches), sampler=steps, batch_size=None, num_workers=workers, pin_memory=pin, **extra)
+        self._loader = DataLoader(_Messenger(batches), sampler=steps, batch_size=None, num_workers=workers, **extra)
 
     def __len__(self) -> int:
         return self.length
@@ -158,3 +170,84 @@ class StepLoader:
             if isinstance(batch, Exception):
                 raise batch
             yield batch
+
+
+class Event(Protocol):
+    """A mark in the queue of a device, such as `torch.cuda.Event`."""
+
+    def record(self) -> None:
+        """Put the mark behind all that is queued."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has come to the mark."""
+
+
+class Staging:
+    """Brings batches to a GPU through two page-locked buffers that take turns.
+
+    Only from page-locked memory does a GPU copy while the processor goes on, and such memory is slow to come by. All tensors of a batch
+    travel in one copy. A buffer is filled again when the copy out of it is done, which also keeps the processor from running more than
+    some steps ahead of the GPU.
+
+    Args:
+        device: where batches go.
+        pin: whether the buffers are page-locked; without, the copy is no faster than any other.
+        event: makes an event of the device.
+    """
+
+    def __init__(self, device: torch.device, pin: bool = True, event: Callable[[], Event] = torch.cuda.Event) -> None:
+        self.device, self.pin = device, pin
+        self._buffers = [torch.empty(0, dtype=torch.uint8) for _ in range(2)]
+        self._copied = [event() for _ in self._buffers]
+        self._turn = 0
+
+    def __call__(self, batch: Batch) -> Batch:
+        """The batch with its tensors on the device; what is on a device already goes by itself."""
+        if batch.images[0].pixels.device.type != "cpu":
+            return batch.to(self.device)
+        moved = iter(self._send([tensor for one in batch.images for tensor in (one.pixels, *one.transform.values.values())]))
+        # Written out in the order in which they were listed.
+        images = tuple(Images(next(moved), one.transform.map(lambda _: next(moved)), one.readable) for one in batch.images)
+        return Batch(images, batch.index, batch.epoch, batch.broken)
+
+    def _send(self, tensors: list[Tensor]) -> list[Tensor]:
+        *starts, total = accumulate((math.ceil(tensor.nbytes / _ALIGNMENT) * _ALIGNMENT for tensor in tensors), initial=0)
+        self._turn = 1 - self._turn
+        self._copied[self._turn].synchronize()
+        if len(self._buffers[self._turn]) < total:
+            self._buffers[self._turn] = torch.empty(total, dtype=torch.uint8, pin_memory=self.pin)
+        staged = self._buffers[self._turn][:total]
+        for start, tensor in zip(starts, tensors, strict=True):
+            _carve(staged, start, tensor).copy_(tensor)
+        arrived = staged.to(self.device, non_blocking=True, copy=True)
+        self._copied[self._turn].record()
+        return [_carve(arrived, start, tensor) for start, tensor in zip(starts, tensors, strict=True)]
+
+
+def _carve(memory: Tensor, start: int, like: Tensor) -> Tensor:
+    """The bytes from `start` on, as a tensor of the shape, type and order of dimensions of another."""
+    dense = torch.empty_like(like, device="meta")
+    return memory[start : start + like.nbytes].view(like.dtype).as_strided(like.shape, dense.stride())
+
+
+def available_cores(control_group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Cores that this process may use, which a scheduler or a container may have made fewer than the machine has.
+
+    Args:
+        control_group: where Linux says how much time on processors a container may take.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, period = _quota(control_group)
+    return min(cores, math.ceil(quota / period)) if quota > 0 and period > 0 else cores
+
+
+def _quota(control_group: Path) -> tuple[int, int]:
+    """Microseconds of processor time in a period and the length of the period; both 0 if there is no limit."""
+    try:
+        content = (control_group / "cpu.max").read_text().split()
+    except OSError:
+        try:
+            content = [(control_group / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
+        except OSError:
+            return 0, 0
+    return (0, 0) if content[0] == "max" else (int(content[0]), int(content[1]))
