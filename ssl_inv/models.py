@@ -16,7 +16,7 @@ from ssl_inv.evaluation.features import groups_of_records
 from ssl_inv.export import Preprocessing, load_backbone_file
 from ssl_inv.finish import preprocessing_of
 from ssl_inv.objectives.base import Objective
-from ssl_inv.pretrain import build_data, build_networks
+from ssl_inv.pretrain import build_augmentation, build_data, build_networks
 from ssl_inv.recipe import (
     JUDGED,
     Recipe,
@@ -29,7 +29,7 @@ from ssl_inv.recipe import (
     resolve,
     shipped_recipes,
 )
-from ssl_inv.registry import AUGMENTATIONS, DATA, suggest
+from ssl_inv.registry import DATA, suggest
 from ssl_inv.run_folder import RunFolder
 from ssl_inv.transforms import Group
 
@@ -96,8 +96,7 @@ class LoadedModel:
 
 def _groups_of_data(recipe: Recipe) -> dict[str, Group]:
     """What a run knows of its views, asked of its data and augmentation."""
-    augmentation = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation"))
-    return {**build_data(recipe).train.groups, **augmentation.groups}
+    return {**build_data(recipe).train.groups, **build_augmentation(recipe).groups}
 
 
 def best_device() -> torch.device:

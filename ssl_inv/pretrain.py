@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import signal
 import warnings
 from collections.abc import Iterator, Mapping
@@ -12,22 +11,25 @@ from dataclasses import dataclass
 import pytorch_lightning as lightning
 import torch
 import torch.distributed as dist
+from pytorch_lightning.utilities import rank_zero_only
 
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.backbones import Backbone, make_backbone, require_exact_gradients, require_input_size, to_channels_last
 from ssl_inv.callbacks import Progress, Recorder
 from ssl_inv.data.base import Data, Source, Subset
-from ssl_inv.data.loading import StepBatches
+from ssl_inv.data.loading import StepBatches, available_cores
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule
 from ssl_inv.monitor import OnlineMonitor
 from ssl_inv.objectives.base import Objective
 from ssl_inv.optimization import make_optimizer
-from ssl_inv.recipe import MonitorSettings, Recipe, TrainerSettings, named
+from ssl_inv.recipe import Recipe, named
 from ssl_inv.registry import AUGMENTATIONS, DATA, OBJECTIVES
 from ssl_inv.run_folder import RunFolder
+from ssl_inv.settings import MonitorSettings, TrainerSettings
 from ssl_inv.transforms import Group
+from ssl_inv.views import Plan
 
 
 @dataclass(frozen=True)
@@ -67,25 +69,18 @@ def build(recipe: Recipe) -> Run:
     with named("trainer"):
         trainer = make_trainer(settings)
     data = build_data(recipe)
-    with named("augmentation"):
-        augmentation: Augmentation = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation"))
+    augmentation = build_augmentation(recipe)
     train = data.train
     backbone, objective = build_networks(recipe, {**train.groups, **augmentation.groups})
-    size = recipe["augmentation"].get("size") or train.image_size
-    with named("data"):
-        require_input_size(backbone.model, size)
-    if settings.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
-        with named("trainer"):
-            require_exact_gradients(backbone, size)
-    with named("data"):
-        train = with_enough_views(train, objective.plan.count)
-        view_maker = ViewMaker(
-            objective.plan, train, augmentation, recipe["normalization"]["mean"], recipe["normalization"]["std"], settings.seed
-        )
+    for size in {recipe["augmentation"].get("size") or train.image_size, *objective.plan.sizes}:
+        with named("data"):
+            require_input_size(backbone.model, size)
+        if settings.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
+            with named("trainer"):
+                require_exact_gradients(backbone, size)
+    view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
     with named("trainer"):
-        batches = StepBatches(
-            train, settings.batch_size, view_maker.loaded_views, settings.seed, trainer.global_rank, trainer.world_size
-        )
+        batches = StepBatches(train, settings.batch_size, view_maker.loaded_views, settings.seed, trainer.global_rank, trainer.world_size)
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     to_channels_last(backbone)
     if trainer.world_size > 1:
@@ -111,6 +106,21 @@ def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbon
                 raise ValueError(f"name: {name!r} does not derive from ssl_inv.objectives.base.Objective")
             objective: Objective = constructor(backbone.features, groups, **recipe.settings("objective"))
     return backbone, objective
+
+
+def build_augmentation(recipe: Recipe) -> Augmentation:
+    """The augmentation that a recipe's section describes."""
+    with named("augmentation"):
+        augmentation: Augmentation = AUGMENTATIONS.find(recipe["augmentation"]["name"]).load()(**recipe.settings("augmentation"))
+    return augmentation
+
+
+def build_view_maker(recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan) -> tuple[ViewMaker, Source]:
+    """What makes the views of a plan, and those objects of the source that have enough views for it."""
+    normalization, seed = recipe["normalization"], recipe["trainer"]["seed"]
+    with named("data"):
+        source = with_enough_views(source, plan.own_views)
+        return ViewMaker(plan, source, augmentation, normalization["mean"], normalization["std"], seed), source
 
 
 def build_data(recipe: Recipe) -> Data:
@@ -177,13 +187,16 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def workers(settings: TrainerSettings, source: Source) -> int:
-    """Loader processes per device: what the recipe says, what suits the data, or the cores that are left over."""
+    """Loader processes per device: what the recipe says, as far as there are cores; what suits the data; or the spare cores."""
+    cores = available_cores()
     if settings.workers is not None:
-        return settings.workers
+        most = max(1, cores // settings.devices)
+        if settings.workers > most:
+            reason = f"trainer.workers is {settings.workers}, but there are {cores} core(s) for {settings.devices} device(s)"
+            rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: {reason}; {most} loader process(es) a device are started")
+        return min(settings.workers, most)
     if source.preferred_workers is not None:
         return source.preferred_workers
-    # In a container or under a scheduler, the cores of the machine are not all ours.
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 2
     return max(1, min(8, (cores - 1) // settings.devices))
 
 

@@ -21,7 +21,7 @@ from ssl_inv.run_folder import RunFolder
 
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
 
-OBJECTIVES = '''
+OBJECTIVES = """
 import torch
 from torch import nn
 from ssl_inv.objectives.base import Objective, Term
@@ -71,7 +71,7 @@ class LooksBetweenEpochs(Plain):
             assert len(index) == len(feature)
             assert not feature.requires_grad
             self.seen[index] += 1
-'''
+"""
 
 
 @pytest.fixture

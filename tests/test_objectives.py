@@ -33,7 +33,7 @@ def test_variants_of_sie_conform(settings: dict[str, Any]) -> None:
     check_objective("sie", projector=[24, 16], **settings)
 
 
-FAULTY = '''
+FAULTY = """
 import torch
 from torch import nn
 from ssl_inv.objectives.base import Objective, Term
@@ -109,7 +109,7 @@ class OwnQueue(Sound):
     def value(self, x, y):
         self.mean.lerp_(x.detach().mean(0).to(self.mean.dtype), 0.5)
         return super().value(x, y)
-'''
+"""
 
 
 @pytest.mark.parametrize(

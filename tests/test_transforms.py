@@ -12,7 +12,7 @@ from scipy.spatial.transform import Slerp
 from torch import Tensor
 
 from ssl_inv.quaternions import quaternion_conjugate, quaternion_from_euler, quaternion_multiply, quaternion_to_matrix
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
 
 BATCH = 200
 GROUPS: dict[str, Group] = {

@@ -6,29 +6,33 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.augment.pipeline import Augmentation, Key
-from ssl_inv.data.base import Source
+from ssl_inv import views as plans
+from ssl_inv.augment.operations.base import Key
+from ssl_inv.augment.pipeline import Augmentation
+from ssl_inv.augment.plans import maker_of
+from ssl_inv.data.base import Images, Source
 from ssl_inv.data.loading import Batch
-from ssl_inv.transforms import Group
+from ssl_inv.transforms import Group, Transform
 from ssl_inv.views import Plan, View, Views
 
 
 class ViewMaker(nn.Module):
     """Makes views on the device that the batch is on.
 
-    Data whose objects have several views serves the plan from these, augmented on top if wished; from data with one view an object, all
-    views of a plan are made from that one by the augmentation.
+    Data whose objects have as many views as a `Pair` or a `Sequence` needs serves it from these, augmented on top if wished. In all other
+    cases the views of a plan are made of one image by the augmentation.
 
     Args:
         plan: the views that are wanted.
         source: the data, for what it records of its views.
-        augmentation: applied to every view, with independent random numbers.
+        augmentation: makes views, with random numbers that depend on seed, epoch and sample alone.
         mean: per channel, subtracted from pixels in [0, 1].
         std: per channel, divides afterwards.
         seed: decides the augmentation's random numbers.
 
     Raises:
-        ValueError: if the data has fewer views an object than the plan needs and the augmentation makes none.
+        ValueError: if the data has fewer views an object than the plan needs and the augmentation makes none, if the augmentation does not
+            do what the plan builds on, or if the data and the augmentation record parameters of the same name.
     """
 
     mean: Tensor
@@ -40,25 +44,62 @@ class ViewMaker(nn.Module):
         super().__init__()
         self.plan, self.augmentation, self.seed = plan, augmentation, seed
         fewest = int(source.view_counts.min())
-        self.loaded_views = plan.count if fewest >= plan.count else 1
-        if self.loaded_views < plan.count and not augmentation.groups:
-            needed = f"objects of this data have {fewest} view(s) and {plan.count} are needed"
-            raise ValueError(f"{needed}; choose an augmentation that makes them")
-        self.groups: dict[str, Group] = {**source.groups, **augmentation.groups}
+        self.loaded_views = plan.own_views if fewest >= plan.own_views else 1
+        """How many of the data's own views of each object a batch has to have."""
+        _require_different_views(plan, augmentation, fewest, self.loaded_views)
+        self._maker = maker_of(plan, augmentation)
+        self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
+        if both := sorted(set(source.groups) & set(self._made_groups)):
+            raise ValueError(f"the data records {both[0]!r} of its views, and so does the augmentation or the plan; rename the data's")
+        self.groups: dict[str, Group] = {**source.groups, **self._made_groups}
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
     def forward(self, batch: Batch) -> Views:
         """The views of a batch whose tensors are on this module's device."""
         index = batch.index.numpy()
-        epoch = np.full_like(index, batch.epoch)
+        key = Key(self.seed, np.full_like(index, batch.epoch), index, 0)
         views = []
-        for number in range(self.plan.count):
-            images = batch.images[number % len(batch.images)]
-            pixels, transform = self.augmentation(images.pixels.float() / 255, Key(self.seed, epoch, index, number))
-            views.append(View(self.normalise(pixels), images.transform.merge(transform.to(pixels.device))))
+        # Half precision is for networks: a view shall not depend on it.
+        with torch.autocast(self.mean.device.type, enabled=False):
+            for made in self._maker.make([images.pixels for images in batch.images], key, self._normalise_in_place):
+                transform = self._completed(made.transform, len(index)).to(made.pixels.device)
+                views.append(View(_channels_last(made.pixels), batch.images[made.source].transform.merge(transform)))
         return Views(tuple(views), batch.index)
+
+    def replay(self, images: Sequence[Images], transform: Transform, number: int) -> Tensor:
+        """The pixels of a view again, from its record.
+
+        Args:
+            images: what the view was made of: `Batch.images`, or some of its rows.
+            transform: the view's.
+            number: which view of the plan it is.
+        """
+        with torch.autocast(self.mean.device.type, enabled=False):
+            made = self._maker.replay([one.pixels for one in images], transform, number, self._normalise_in_place)
+        return _channels_last(made)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation; channels last, as convolutions like it."""
-        return ((pixels - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return _channels_last((pixels - self.mean) / self.std)
+
+    def _normalise_in_place(self, views: Tensor) -> Tensor:
+        return views.sub_(self.mean).div_(self.std)
+
+    def _completed(self, transform: Transform, batch: int) -> Transform:
+        """All views of a sample have the same parameters; those that a view has no part in are neutral."""
+        missing = {name: group.neutral(batch) for name, group in self._made_groups.items() if name not in transform.values}
+        values = {**transform.values, **missing}
+        return Transform({name: values[name] for name in self._made_groups}, self._made_groups)
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int, loaded: int) -> None:
+    for part in plan.plans if isinstance(plan, plans.Several) else (plan,):
+        alike = isinstance(part, plans.Pair | plans.Sequence | plans.MultiCrop) and part.count > loaded
+        if alike and not augmentation.groups:
+            needed = f"objects of this data have {fewest} view(s) and {part.count} are needed"
+            raise ValueError(f"{needed}; choose an augmentation that makes them")
