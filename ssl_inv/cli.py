@@ -1,6 +1,7 @@
 """The command line: parsing, and refusing what is wrong before anything heavy is imported."""
 
 import argparse
+import itertools
 import os
 import re
 import sys
@@ -9,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NoReturn
 
+from ssl_inv.allocator import keep_freed_memory
 from ssl_inv.explain import explained, recipe_head
 from ssl_inv.recipe import (
     SECTIONS,
@@ -23,6 +25,9 @@ from ssl_inv.recipe import (
 )
 from ssl_inv.registry import suggest
 from ssl_inv.run_folder import RunFolder, default_output, require_new, require_writable
+
+MOST_IMAGES = 50
+"""Strips on one page of views: with more, it would be a picture that few programs open."""
 
 _EPILOG = (
     "Any setting of the recipe is changed with --section.key value; `ssl-inv recipes NAME --explain` prints all, with what they mean. "
@@ -111,6 +116,27 @@ def _render(arguments: argparse.Namespace) -> None:
     render(recipe, Path(arguments.output), arguments.quality)
 
 
+def _views(arguments: argparse.Namespace) -> None:
+    if not 1 <= arguments.images <= MOST_IMAGES:
+        raise RecipeError(f"--images must lie between 1 and {MOST_IMAGES}, got {arguments.images}")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    require_files(recipe)
+    output = _free_page() if arguments.output is None else Path(arguments.output)
+    if output.suffix not in (".png", ".html"):
+        raise RecipeError(f"--output: {arguments.output!r} is no page; its name must end with .png or .html")
+    if output.exists():
+        raise RecipeError(f"output {str(output)!r} exists already; choose another name")
+    require_writable(output)
+    from ssl_inv.commands import views
+
+    views(arguments.recipe, recipe, output, arguments.images)
+
+
+def _free_page() -> Path:
+    """`views.png`, with a number behind it if there is one already."""
+    return next(path for number in itertools.count(1) if not (path := Path(f"views{f'-{number}' * (number > 1)}.png")).exists())
+
+
 def _check(arguments: argparse.Namespace) -> None:
     recipe = load_recipe(arguments.recipe, arguments.overrides)
     require_files(recipe)
@@ -188,6 +214,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
     one.add_argument("--explain", action="store_true", help="say of every setting what it means")
 
+    one = command("views", _views, "draw the views that a run begins with, and where in the images they lie; writes one page")
+    one.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
+    one.add_argument("--output", metavar="FILE", help="page to write, .png or .html; views.png by default, numbered if there is one")
+    one.add_argument("--images", type=int, default=6, metavar="N", help=f"images to show, at most {MOST_IMAGES} (6)")
+
     one = command("check", _check, "check a recipe, build it and run one step; writes nothing")
     one.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
     return parser
@@ -243,6 +274,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Read when torch is loaded. Threads that spin while they wait for each other cost little on idle cores and most of the speed on busy
     # ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
         parsed.call(parsed)

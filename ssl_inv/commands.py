@@ -125,9 +125,7 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
         write_text(output / "results.json", to_json(judgement.table) + "\n")
 
 
-def embed(
-    model: str, data: str | None, overrides: list[str], output: Path, file_format: str, shard_size: int, pretrained: bool
-) -> None:
+def embed(model: str, data: str | None, overrides: list[str], output: Path, file_format: str, shard_size: int, pretrained: bool) -> None:
     """Write the features of every image."""
     from ssl_inv.embedding import write_shards
 
