@@ -10,10 +10,6 @@ _IMPERCEPTIBLE = 0.2
 """A Gaussian of this many pixels leaves a pixel all but four millionths of its weight on itself."""
 
 
-_NOTHING = 0.02
-"""Three neighbours whose weights have this variance leave a pixel 98 % of its weight on itself."""
-
-
 def gaussian(pixels: Tensor, deviations: NDArray[np.float64], most: int = 64) -> Tensor:
     """Blur every image along x and along y, in place; beyond the border it is mirrored.
 
@@ -41,18 +37,12 @@ def smooth(pixels: Tensor, variances: NDArray[np.float64]) -> Tensor:
 
     Args:
         pixels: `(n, C, H, W)`.
-        variances: of the weights along x and along y in pixels^2, `(n, 2)`; what lies outside 0 to 2/3 is brought there, and an image with
-            less than 0.02 stays as it is.
+        variances: of the weights along x and along y in pixels^2, `(n, 2)`; what lies outside 0 to 2/3 is brought there.
     """
-    rows = np.flatnonzero((variances > _NOTHING).any(axis=1))
-    if not len(rows):
-        return pixels
-    index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
-    weights = torch.from_numpy((variances[rows].clip(0, 2 / 3) / 2).astype(np.float32)).to(pixels.device, non_blocking=True)
-    chosen = pixels.index_select(0, index).contiguous()
+    weights = torch.from_numpy((variances.clip(0, 2 / 3) / 2).astype(np.float32)).to(pixels.device, non_blocking=True)
     for axis, weight in ((-1, weights[:, 0]), (-2, weights[:, 1])):
-        chosen = _three(chosen, weight.view(-1, 1, 1, 1), axis)
-    return pixels.index_copy(0, index, chosen) if len(rows) < len(pixels) else chosen
+        pixels = _three(pixels, weight.view(-1, 1, 1, 1), axis)
+    return pixels
 
 
 def _three(pixels: Tensor, weight: Tensor, axis: int) -> Tensor:

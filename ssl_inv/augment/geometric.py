@@ -5,7 +5,7 @@ shear, then perspective, then random fields, read backwards. Coordinates run fro
 edges of the outer pixels (grid_sample's `align_corners=False`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from ssl_inv.augment.filters import smooth
 
+Rows = NDArray[np.int64]
 Padding = Literal["reflection", "border", "zeros"]
 
 
@@ -36,9 +37,9 @@ def maps(record: Mapping[str, NDArray[Any]], rows: int) -> tuple[NDArray[np.floa
         found[changed] = found[changed] @ np.linalg.inv(forward[changed])
         upright = upright & ~changed
     if "perspective" in record:
-        changed = record["perspective"].any(axis=1)
-        found[changed] = found[changed] @ _perspective_maps(record["perspective"][changed])
-        upright = upright & ~changed
+        tilted = record["perspective"].any(axis=1)
+        found[tilted] = found[tilted] @ _perspective_maps(record["perspective"][tilted])
+        upright = upright & ~tilted
     return found, upright
 
 
@@ -79,43 +80,43 @@ def _perspective_maps(shifts: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.concatenate((solved, np.ones((len(solved), 1))), axis=1).reshape(-1, 3, 3)
 
 
-def cut(pixels: Tensor, rows: NDArray[np.int64], matrices: NDArray[np.float64], size: int) -> Tensor:
-    """Upright crops brought to `size`, each pixel a triangle-weighted mean of what it covers: torchvision's `resized_crop(antialias=True)`.
+def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArray[np.float64]) -> None:
+    """Upright crops, each pixel a triangle-weighted mean of what it covers: torchvision's `resized_crop(antialias=True)`.
 
     Args:
-        pixels: sources `(B, 3, H, W)`, uint8 or float in [0, 1].
+        views: where to write, `(B, 3, S, S)`, float in [0, 1].
+        places: which of the views to make, `(n,)`.
+        pixels: sources `(N, 3, H, W)`, uint8 or float in [0, 1].
         rows: the source of each view, `(n,)`.
         matrices: from view to source, diagonal but for the shift, `(n, 3, 3)`.
-        size: side of the views in pixels.
-
-    Returns:
-        Views `(n, 3, size, size)`, float in [0, 1].
     """
+    size = views.shape[-1]
     sides = np.array([pixels.shape[-1], pixels.shape[-2]])
     scale, shift = matrices[:, [0, 1], [0, 1]], matrices[:, :2, 2]
     extent, middle = np.abs(scale) * sides, (shift + 1) / 2 * sides
     corners = np.concatenate((middle - extent / 2, middle + extent / 2), axis=1)
-    pixel_corners = np.rint(corners)
-    if pixels.device.type == "cpu" and pixels.dtype == torch.uint8 and np.abs(corners - pixel_corners).max(initial=0) < 1e-3:
-        return _cut_bytes(pixels, rows, pixel_corners.astype(int), scale < 0, size)
-    source = pixels[torch.from_numpy(rows).to(pixels.device)]
+    # Records have single precision: what is nearly the edge of a pixel is meant to be it.
+    at_edge = np.abs(corners - np.rint(corners)) < 1e-3
+    corners = np.where(at_edge, np.rint(corners), corners)
+    if pixels.device.type == "cpu" and pixels.dtype == torch.uint8 and at_edge.all():
+        _cut_bytes(views, places, pixels, rows, corners.astype(int), scale < 0)
+        return
+    source = take(pixels, rows)
     across, down = (_band(corners[:, axis], corners[:, axis + 2], scale[:, axis] < 0, int(sides[axis]), size) for axis in (0, 1))
-    return down.to(pixels.device).unsqueeze(1) @ as_float(source) @ across.to(pixels.device).transpose(1, 2).unsqueeze(1)
+    put(views, places, down.to(pixels.device).unsqueeze(1) @ as_float(source) @ across.to(pixels.device).transpose(1, 2).unsqueeze(1))
 
 
-def _cut_bytes(pixels: Tensor, rows: NDArray[np.int64], corners: NDArray[np.int64], mirrored: NDArray[np.bool_], size: int) -> Tensor:
+def _cut_bytes(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, corners: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
     """On the CPU, torch resizes one image of bytes in less time than it takes to read it as floats."""
-    views = torch.empty(len(rows), 3, size, size)
-    for view, row, (left, top, right, bottom), (across, down) in zip(
-        views, rows.tolist(), corners.tolist(), mirrored.tolist(), strict=True
-    ):
+    size = views.shape[-2:]
+    crops = zip(places.tolist(), rows.tolist(), corners.tolist(), mirrored.tolist(), strict=True)
+    for place, row, (left, top, right, bottom), (across, down) in crops:
         crop = pixels[row : row + 1, :, top:bottom, left:right]
-        if crop.shape[-2:] != (size, size):
-            crop = F.interpolate(crop, (size, size), mode="bilinear", antialias=True)
+        if crop.shape[-2:] != size:
+            crop = F.interpolate(crop, size, mode="bilinear", antialias=True)
         if across or down:
             crop = crop.flip([axis for axis, turned in ((-1, across), (-2, down)) if turned])
-        view.copy_(crop[0])
-    return views.div_(255)
+        views[place].copy_(crop[0]).div_(255)
 
 
 def _band(low: NDArray[np.float64], high: NDArray[np.float64], mirrored: NDArray[np.bool_], source: int, size: int) -> Tensor:
@@ -134,7 +135,7 @@ def _band(low: NDArray[np.float64], high: NDArray[np.float64], mirrored: NDArray
     step = (high - low) / size
     pixel = np.arange(source) + 0.5
     weight = np.maximum(1 - np.abs(pixel - low - (place + 0.5) * step) / np.maximum(step, 1), 0)
-    weight *= (pixel > np.floor(low + 1e-6)) & (pixel < np.ceil(high - 1e-6))
+    weight *= (pixel > np.floor(low)) & (pixel < np.ceil(high))
     return torch.from_numpy((weight / weight.sum(axis=-1, keepdims=True)).astype(np.float32))
 
 
@@ -143,42 +144,72 @@ def as_float(pixels: Tensor) -> Tensor:
     return pixels.float().div_(255) if pixels.dtype == torch.uint8 else pixels
 
 
+_CACHED_BYTES = 1_600_000
+"""Sources that one core works on at a time."""
+
+_NOTHING = 0.05
+"""Weights of three neighbours with this variance, in pixels^2, leave a pixel 95 % of its weight on itself; s is 1.14 then."""
+
 Planes = tuple[Tensor, Tensor]
 """x and y coordinates of points of a view, of shapes that broadcast to `(n, size, size)`."""
 
 
-def sample(pixels: Tensor, matrices: NDArray[np.float64], size: int, padding: Padding, points: Planes | None = None) -> Tensor:
+def sample(
+    views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArray[np.float64], padding: Padding, points: Planes | None = None
+) -> None:
     """Views by a map of their coordinates: a prefilter where the view is coarser than its source, then one bilinear resampling.
 
     Args:
-        pixels: sources `(n, 3, H, W)`, uint8 or float in [0, 1].
+        views: where to write, `(B, 3, S, S)`, float in [0, 1].
+        places: which of the views to make, `(n,)`.
+        pixels: sources `(N, 3, H, W)`, uint8 or float in [0, 1].
+        rows: the source of each view, `(n,)`.
         matrices: from view to source, `(n, 3, 3)`.
-        size: side of the views in pixels.
         padding: what lies outside the source.
-        points: where in the view each of its pixels is taken from; None is where it stands.
-
-    Returns:
-        Views `(n, 3, size, size)`, float in [0, 1].
+        points: where in the view each of its pixels is taken from, `(n, S, S)` each; None is where it stands.
     """
-    grid = _coordinates(matrices, size, points or pixel_centres(size, pixels.device))
+    size = views.shape[-1]
     shrink = np.linalg.norm(matrices[:, :2, :2], axis=2) * [pixels.shape[-1] / size, pixels.shape[-2] / size]
-    sides = 2 ** np.floor(np.log2(np.maximum(shrink.min(axis=1, initial=np.inf), 1))).astype(int)
-    views = torch.empty(len(pixels), 3, size, size, device=pixels.device)
-    for side in np.unique(sides).tolist():
-        rows = np.flatnonzero(sides == side)
-        every = len(rows) == len(pixels)
-        index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
-        source = _without_detail(as_float(pixels if every else pixels.index_select(0, index)), shrink[rows], side)
-        made = F.grid_sample(source, grid if every else grid[index], mode="bilinear", padding_mode=padding, align_corners=False)
-        if every:
-            return made
-        views.index_copy_(0, index, made)
-    return views
+    sides = 2 ** np.floor(np.log2(np.maximum(shrink.min(axis=1, initial=np.inf), 1)))
+    # See `_without_detail`: what sources are averaged over, and by how much they are smoothed then.
+    variances = ((shrink**2 - sides[:, None] ** 2) / 6 - (sides[:, None] ** 2 - 1) / 12) / sides[:, None] ** 2
+    variances[(variances < _NOTHING).all(axis=1)] = 0
+    for some in _alike(sides, variances.any(axis=1), pixels):
+        source = _without_detail(as_float(take(pixels, rows[some])), int(sides[some[0]]), variances[some])
+        grid = _coordinates(matrices[some], size, points and (take(points[0], some), take(points[1], some)), pixels.device)
+        put(views, places[some], F.grid_sample(source, grid, mode="bilinear", padding_mode=padding, align_corners=False))
 
 
-def _coordinates(matrices: NDArray[np.float64], size: int, points: Planes) -> Tensor:
+def _alike(sides: NDArray[np.float64], filtered: NDArray[np.bool_], pixels: Tensor) -> Iterator[Rows]:
+    """Rows that are prepared in the same way, on the CPU no more at a time than fit into its cache."""
+    most = len(sides)
+    if pixels.device.type == "cpu":
+        most = max(1, _CACHED_BYTES * torch.get_num_threads() // (4 * pixels[0].numel()))
+    for side, smooth_too in sorted(set(zip(sides.tolist(), filtered.tolist(), strict=True))):
+        alike = np.flatnonzero((sides == side) & (filtered == smooth_too))
+        yield from (alike[start : start + most] for start in range(0, len(alike), most))
+
+
+def put(views: Tensor, rows: Rows, made: Tensor) -> None:
+    """Write `made`, `(n, ...)`, to some rows of `views`."""
+    if views.device.type != "cpu":
+        views.index_copy_(0, torch.from_numpy(rows).to(views.device, non_blocking=True), made)
+        return
+    for row, view in zip(rows.tolist(), made, strict=True):  # an index would be slower here: it knows nothing of memory that is in order
+        views[row].copy_(view)
+
+
+def take(pixels: Tensor, rows: Rows) -> Tensor:
+    """Some images; those with channels last are copied as the rows of memory that they are."""
+    index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+    if pixels.dim() == 4 and pixels.is_contiguous(memory_format=torch.channels_last):
+        return pixels.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
+    return pixels.index_select(0, index)
+
+
+def _coordinates(matrices: NDArray[np.float64], size: int, points: Planes | None, device: torch.device) -> Tensor:
     """Where in the sources the views' pixels come from, `(n, size, size, 2)`."""
-    x, y = points
+    x, y = (one.expand(len(matrices), size, size) for one in points or pixel_centres(size, device))
     m = torch.from_numpy(matrices.astype(np.float32)).to(x.device, non_blocking=True).view(-1, 9, 1, 1).unbind(1)
     grid = torch.empty(len(matrices), size, size, 2, device=x.device)
     if matrices[:, [0, 1], [1, 0]].any():
@@ -198,7 +229,7 @@ def pixel_centres(size: int, device: torch.device) -> Planes:
     return x.view(1, 1, size), x.view(1, size, 1)
 
 
-def _without_detail(pixels: Tensor, shrink: NDArray[np.float64], side: int) -> Tensor:
+def _without_detail(pixels: Tensor, side: int, variances: NDArray[np.float64]) -> Tensor:
     """The sources without what a view cannot show: bilinear interpolation, which reads four pixels, then passes none over.
 
     A triangle as wide as a view's pixel, s source pixels to each side, has the variance s^2 / 6. Means over squares of `side` pixels have
@@ -206,10 +237,9 @@ def _without_detail(pixels: Tensor, shrink: NDArray[np.float64], side: int) -> T
 
     Args:
         pixels: `(n, 3, H, W)`, float.
-        shrink: source pixels to a view's pixel along x and y, `(n, 2)`.
-        side: the power of two below the smaller of these.
+        side: the power of two below s.
+        variances: of the weights of neighbours, in squares of the side, along x and y, `(n, 2)`.
     """
     if side > 1:
         pixels = F.interpolate(pixels, (pixels.shape[-2] // side, pixels.shape[-1] // side), mode="area")
-    variance = ((shrink**2 - side**2) / 6 - (side**2 - 1) / 12) / side**2
-    return smooth(pixels, variance)
+    return smooth(pixels, variances) if variances.any() else pixels

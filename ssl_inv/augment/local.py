@@ -10,62 +10,79 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment import random_field
-from ssl_inv.augment.geometric import pixel_centres
+from ssl_inv.augment.geometric import Planes, Rows, pixel_centres
 from ssl_inv.augment.operations.random_field import COLOURS, GEOMETRIC
 
 Record = Mapping[str, NDArray[Any]]
-"""The parameters of some views as arrays on the host, by name."""
+"""The parameters of some views as arrays on the host, by name; a parameter that is not recorded is neutral."""
 
 
-def strengths(record: Record, names: tuple[str, ...], count: int) -> NDArray[np.float32]:
-    """The strengths of those of the named local transforms that are recorded, `(B, N)`."""
-    found = [record[f"field_{name}"] for name in names if f"field_{name}" in record]
-    return np.stack(found, axis=1) if found else np.empty((count, 0), dtype=np.float32)
-
-
-def moved_centres(record: Record, size: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Where every pixel of a view is taken from in the view without fields: x and y, `(B, size, size)` each, from -1 to 1.
+class LocalChanges:
+    """What random fields do to the views of a batch; the numbers that they are made of are drawn once for all rows.
 
     Args:
-        record: of views to which at least one local geometric transform is applied.
+        record: how the views are made, B rows.
+        rows: how many views there are.
         size: side of the views in pixels.
-        device: where the result shall be.
+        device: where the views are.
+
+    Attributes:
+        moves: which views a local geometric transform is applied to, `(B,)`.
+        tints: which views a local change of colour is applied to, `(B,)`.
     """
-    names = [name for name in GEOMETRIC if f"field_{name}" in record]
-    alphas = torch.from_numpy(strengths(record, GEOMETRIC, 0)).to(device, non_blocking=True)
-    fields = _fields(record, random_field.field_count(names), size, device, 0)
-    x, y = pixel_centres(size, device)
-    if names == ["translate"]:
-        alpha = alphas.view(-1, 1, 1)
-        return fields[:, 0].mul_(alpha).add_(x), fields[:, 1].mul_(alpha).add_(y)
-    order = torch.tensor(list(permutations(range(len(names)))))[torch.from_numpy(record["field_order"])]
-    still = torch.stack((x.expand(1, size, size), y.expand(1, size, size)), dim=-1).expand(len(order), size, size, 2)
-    moved_x, moved_y = random_field.warp(still, names, alphas, fields, order).unbind(-1)
-    return moved_x, moved_y
+
+    def __init__(self, record: Record, rows: int, size: int, device: torch.device) -> None:
+        self.size, self.device = size, device
+        self.transforms = [name for name in GEOMETRIC if f"field_{name}" in record]
+        self.strengths = _strengths(record, self.transforms, rows)
+        self.tint_strengths = _strengths(record, [name for name in COLOURS if f"field_{name}" in record] and COLOURS, rows)
+        self.moves, self.tints = (self.strengths != 0).max(axis=1), (self.tint_strengths != 0).max(axis=1)
+        if self.moves.any() or self.tints.any():
+            self._periodic, self._order = record["field_periodic"] > 0, record["field_order"]
+            self._seed, self._gamma = (torch.from_numpy(record[name]) for name in ("field_seed", "field_gamma"))
+            self._amplitudes = {purpose: self._draw(purpose) for purpose in (0, 1) if (self.moves, self.tints)[purpose].any()}
+
+    def points(self, rows: Rows) -> Planes:
+        """Where every pixel of some views is taken from in the views without fields: x and y, `(n, size, size)` each, from -1 to 1."""
+        fields, alphas = self._fields(0, rows), self._strengths(self.strengths, rows)
+        x, y = pixel_centres(self.size, self.device)
+        if self.transforms == ["translate"]:
+            return fields[:, 0].mul_(alphas[:, :1, None]).add_(x), fields[:, 1].mul_(alphas[:, :1, None]).add_(y)
+        order = torch.tensor(list(permutations(range(len(self.transforms)))))[torch.from_numpy(self._order[rows])]
+        still = torch.stack((x.expand(1, self.size, self.size), y.expand(1, self.size, self.size)), dim=-1)
+        moved = random_field.warp(still.expand(len(rows), -1, -1, -1), self.transforms, alphas, fields, order)
+        return moved[..., 0], moved[..., 1]
+
+    def recolour(self, views: Tensor, rows: Rows) -> Tensor:
+        """Add fields to hue, saturation and value of some views `(n, 3, size, size)`, in place."""
+        return views.copy_(random_field.local_colour(views, self._strengths(self.tint_strengths, rows), self._fields(1, rows)))
+
+    def _strengths(self, values: NDArray[np.float32], rows: Rows) -> Tensor:
+        return torch.from_numpy(values[rows]).to(self.device, non_blocking=True)
+
+    def _draw(self, purpose: int) -> dict[bool, Tensor]:
+        """Amplitudes of all rows, by whether the fields are periodic; of other purposes, others."""
+        count = len(COLOURS) if purpose else random_field.field_count(self.transforms)
+        seed = self._seed + purpose
+        kinds = (bool(one) for one in np.unique(self._periodic))
+        return {kind: random_field.coefficients(seed, self._gamma, count, self.size, periodic=kind, device=self.device) for kind in kinds}
+
+    def _fields(self, purpose: int, rows: Rows) -> Tensor:
+        """Fields of some rows, `(n, count, size, size)`."""
+        parts = []
+        for kind, amplitudes in self._amplitudes[purpose].items():
+            chosen = np.flatnonzero(self._periodic[rows] == kind)
+            if len(chosen):
+                index = torch.from_numpy(rows[chosen]).to(self.device, non_blocking=True)
+                made = random_field.synthesise(amplitudes.index_select(0, index), self.size, periodic=kind)
+                if len(chosen) == len(rows):
+                    return made
+                parts.append((chosen, made))
+        back = torch.from_numpy(np.argsort(np.concatenate([chosen for chosen, _ in parts])))
+        return torch.cat([made for _, made in parts])[back.to(self.device)]
 
 
-def recolour(views: Tensor, record: Record) -> Tensor:
-    """Add the recorded fields to hue, saturation and value, in place.
-
-    Args:
-        views: `(B, 3, S, S)`, float in [0, 1].
-        record: of views to which at least one local change of colour is applied.
-    """
-    zero = np.zeros(len(views), dtype=np.float32)
-    alphas = np.stack([record.get(f"field_{name}", zero) for name in COLOURS], axis=1)
-    fields = _fields(record, len(COLOURS), views.shape[-1], views.device, 1)
-    return views.copy_(random_field.local_colour(views, torch.from_numpy(alphas).to(views.device, non_blocking=True), fields))
-
-
-def _fields(record: Record, count: int, size: int, device: torch.device, purpose: int) -> Tensor:
-    """Fields `(B, count, size, size)`; of other purposes, others."""
-    fields = torch.empty(len(record["field_seed"]), count, size, size, device=device)
-    for periodic in np.unique(record["field_periodic"]):
-        rows = torch.from_numpy(np.flatnonzero(record["field_periodic"] == periodic))
-        seed, gamma = (torch.from_numpy(record[name])[rows] for name in ("field_seed", "field_gamma"))
-        amplitudes = random_field.coefficients(seed + purpose, gamma, count, size, periodic=bool(periodic), device=device)
-        some = random_field.synthesise(amplitudes, size, periodic=bool(periodic))
-        if len(rows) == len(fields):
-            return some
-        fields[rows.to(device)] = some
-    return fields
+def _strengths(record: Record, names: "list[str] | tuple[str, ...]", rows: int) -> NDArray[np.float32]:
+    """The recorded strengths of local transforms, 0 of those that are not recorded, `(B, N)`."""
+    zero = np.zeros(rows, dtype=np.float32)
+    return np.stack([record.get(f"field_{name}", zero) for name in names], axis=1) if names else zero[:, None]

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from ssl_inv.augment.operations.base import Operation
+from ssl_inv.augment.operations.base import Operation, check_probability
 from ssl_inv.augment.operations.geometric import Crop, Flip
 from ssl_inv.augment.operations.photometric import Blur, Grey, Jitter, Solarise
 from ssl_inv.augment.pipeline import Augmentation, Policy, operations_of
@@ -64,6 +64,8 @@ def simclr(
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
         extra: further operations, each a mapping with its name and settings.
     """
+    for name, value in (("flip", flip), ("jitter", jitter), ("grey", grey), ("blur", blur)):
+        check_probability(name, value)
     reach = 0.8 * strength
     operations = (
         Crop(scale=[min_scale, 1.0]),

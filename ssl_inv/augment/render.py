@@ -14,17 +14,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment import geometric, photometric
-from ssl_inv.augment.geometric import Padding
-from ssl_inv.augment.local import Record, moved_centres, recolour, strengths
+from ssl_inv.augment.geometric import Padding, Rows
+from ssl_inv.augment.local import LocalChanges, Record
 from ssl_inv.augment.operations.photometric import NEVER_SOLARISED, ORDERS
-from ssl_inv.augment.operations.random_field import COLOURS, GEOMETRIC
 from ssl_inv.transforms import Transform
 
-_CACHED_BYTES = 1_600_000
+_CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
 
 HueModel = Literal["hsv", "linear"]
-Rows = NDArray[np.int64]
 _NEUTRAL_JITTER = (1.0, 1.0, 1.0, 0.0)
 
 
@@ -56,22 +54,18 @@ def render(pixels: Tensor, transform: Transform, size: int, style: Style, finish
     """
     record = {name: value.numpy() for name, value in transform.to("cpu").values.items()}
     order = jitter_orders(record, len(pixels))
+    local = LocalChanges(record, len(pixels), size, pixels.device)
     views = torch.empty(len(pixels), 3, size, size, device=pixels.device, memory_format=torch.channels_last)
-    # Without autograd's bookkeeping a call costs a third less. What is written to was made outside, so the views can be trained on.
+    # Calls cost less without autograd's bookkeeping. What is written to was made outside, so the views can be trained on.
     with torch.inference_mode():
         for rows in _portions(photometric.by_order(order), size, pixels.device):
-            part = _rows_of(record, rows)
-            made = _photometric(_geometric(pixels, rows, part, size, style), part, order[rows], style)
-            _write(views, rows, made if finish is None else finish(made))
+            part = {name: value[rows] for name, value in record.items()}
+            made = _geometric(pixels, rows, part, local, size, style)
+            if len(tinted := np.flatnonzero(local.tints[rows])):
+                geometric.put(made, tinted, local.recolour(made[tinted], rows[tinted]))
+            made = _photometric(made, part, order[rows], style)
+            geometric.put(views, rows, made if finish is None else finish(made))
     return views
-
-
-def _write(views: Tensor, rows: Rows, made: Tensor) -> None:
-    if views.device.type != "cpu":
-        views.index_copy_(0, _index(rows, views.device), made)
-        return
-    for row, view in zip(rows.tolist(), made, strict=True):  # an index would be slower here: it knows nothing of memory that is in order
-        views[row].copy_(view)
 
 
 def jitter_orders(record: Record, count: int) -> NDArray[np.int64]:
@@ -96,26 +90,17 @@ def _portions(sequence: Rows, size: int, device: torch.device) -> Iterator[Rows]
         yield sequence[start : start + count]
 
 
-def _geometric(pixels: Tensor, rows: Rows, record: Record, size: int, style: Style) -> Tensor:
+def _geometric(pixels: Tensor, rows: Rows, record: Record, local: LocalChanges, size: int, style: Style) -> Tensor:
     matrices, upright = geometric.maps(record, len(rows))
-    warped = strengths(record, GEOMETRIC, len(rows)).any(axis=1)
-    plain = upright & ~warped
-    if plain.all():
-        return geometric.cut(pixels, rows, matrices, size)
+    moved = local.moves[rows]
     views = torch.empty(len(rows), 3, size, size, device=pixels.device)
-    if len(chosen := np.flatnonzero(plain)):
-        views.index_copy_(0, _index(chosen, views.device), geometric.cut(pixels, rows[chosen], matrices[chosen], size))
-    for some, moves in ((~upright & ~warped, False), (warped, True)):
-        if len(chosen := np.flatnonzero(some)):
-            points = moved_centres(_rows_of(record, chosen), size, views.device) if moves else None
-            source = pixels.index_select(0, _index(rows[chosen], views.device))
-            made = geometric.sample(source, matrices[chosen], size, style.padding, points)
-            views.index_copy_(0, _index(chosen, views.device), made)
+    if len(some := np.flatnonzero(upright & ~moved)):
+        geometric.cut(views, some, pixels, rows[some], matrices[some])
+    if len(some := np.flatnonzero(~upright & ~moved)):
+        geometric.sample(views, some, pixels, rows[some], matrices[some], style.padding)
+    if len(some := np.flatnonzero(moved)):
+        geometric.sample(views, some, pixels, rows[some], matrices[some], style.padding, local.points(rows[some]))
     return views
-
-
-def _rows_of(record: Record, rows: Rows) -> Record:
-    return {name: value[rows] for name, value in record.items()}
 
 
 def _photometric(views: Tensor, record: Record, order: NDArray[np.int64], style: Style) -> Tensor:
@@ -126,8 +111,6 @@ def _photometric(views: Tensor, record: Record, order: NDArray[np.int64], style:
         if len(rows):
             _change(views, rows, change)
 
-    rows = np.flatnonzero(strengths(record, COLOURS, len(views)).any(axis=1))
-    on(rows, lambda some: recolour(some, _rows_of(record, rows)))
     rows = np.flatnonzero(order[:, 0] >= 0)
     hue = photometric.hue if style.hue == "hsv" else photometric.linear_hue
     on(rows, lambda some: photometric.jitter(some, device(_jitter_factors(record, len(order))[rows]), order[rows], hue))
@@ -158,7 +141,7 @@ def _change(views: Tensor, rows: Rows, change: Callable[[Tensor], Tensor]) -> No
         change(views[int(rows[0]) : int(rows[-1]) + 1])
     else:
         index = _index(rows, views.device)
-        views.index_copy_(0, index, change(views.index_select(0, index)))
+        geometric.put(views, rows, change(views.index_select(0, index)))
 
 
 def _index(rows: Rows, device: torch.device) -> Tensor:

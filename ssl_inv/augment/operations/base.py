@@ -20,14 +20,14 @@ class Key:
 
     Attributes:
         seed: the run's seed.
-        epoch: passes over the data so far, `(B,)`.
+        epoch: passes over the data so far, one number or `(B,)`.
         index: numbers of the samples in the data set, `(B,)`.
         view: which view of the sample, a single number. Views that share a draw have the same number.
         purpose: what the numbers are for; different purposes have independent numbers.
     """
 
     seed: int
-    epoch: NDArray[np.int64]
+    epoch: NDArray[np.int64] | int
     index: NDArray[np.int64]
     view: int
     purpose: str = ""
@@ -55,7 +55,7 @@ class Key:
         return happening
 
     @property
-    def _parts(self) -> tuple[int, NDArray[np.int64], NDArray[np.int64], int, int]:
+    def _parts(self) -> tuple[int, NDArray[np.int64] | int, NDArray[np.int64], int, int]:
         return self.seed, self.epoch, self.index, self.view, zlib.crc32(self.purpose.encode())
 
 

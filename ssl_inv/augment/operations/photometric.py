@@ -71,7 +71,7 @@ class Jitter(Operation):
         if self.order == "fixed":
             return np.zeros(len(key), dtype=np.int64)
         if self.order == "epoch":
-            unit = keyed_random.uniform(key.seed, key.epoch, key.view, count=1)[:, 0]
+            unit = np.broadcast_to(keyed_random.uniform(key.seed, key.epoch, key.view, count=1)[:, 0], unit.shape)
         return (unit * len(ORDERS)).astype(np.int64)
 
 
