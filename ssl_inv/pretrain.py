@@ -105,6 +105,7 @@ def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbon
                 name = recipe["objective"]["name"]
                 raise ValueError(f"name: {name!r} does not derive from ssl_inv.objectives.base.Objective")
             objective: Objective = constructor(backbone.features, groups, **recipe.settings("objective"))
+            objective.adopt(backbone)
     return backbone, objective
 
 

@@ -44,7 +44,7 @@ GROUPS: Mapping[str, Group] = {
 }
 """What rendered solids and augmentation together record of a view."""
 
-_BATCH, _SIDE, _PROCESSES = 8, 12, 2
+_BATCH, _SIDE, _PROCESSES, _STEPS = 8, 12, 2, 10
 _ROUNDING = 1e-9
 """Largest difference, as a share of the largest value, that is put down to rounding in float64."""
 
@@ -85,6 +85,7 @@ class _Case:
         with _seeded(seed):
             backbone = Backbone(_Network(), "network of the conformance suite")
             objective = constructor(backbone.features, self.groups, **self.settings)
+            objective.adopt(backbone)
         return nn.ModuleDict({"backbone": backbone, "objective": objective}).train()
 
     def views(self, seed: int, batch: int = _BATCH, dtype: torch.dtype = torch.float32) -> Views:
@@ -222,7 +223,8 @@ def _step(networks: nn.ModuleDict, views: Views, step: int, average: Callable[[T
                     average(one.grad)
                 one.sub_(one.grad, alpha=0.01)
     with _seeded(step):
-        _parts(networks)[1].after_step(step)
+        backbone, objective = _parts(networks)
+        objective.after_step(backbone, step, _STEPS)
     return loss.detach()
 
 

@@ -37,7 +37,7 @@ class Plain(Objective):
     def plan(self):
         return Pair()
 
-    def after_step(self, step):
+    def after_step(self, backbone, step, steps):
         self.steps.add_(1)
 
     def loss(self, views, backbone):

@@ -71,7 +71,7 @@ class HiddenState(Sound):
     def value(self, x, y):
         return self.momentum * super().value(x, y)
 
-    def after_step(self, step):
+    def after_step(self, backbone, step, steps):
         self.momentum = 0.9 * self.momentum
 
 class NotPersistent(Sound):
@@ -82,7 +82,7 @@ class NotPersistent(Sound):
     def value(self, x, y):
         return self.rate * super().value(x, y)
 
-    def after_step(self, step):
+    def after_step(self, backbone, step, steps):
         self.rate.mul_(0.5)
 
 class HalfPrecision(Sound):

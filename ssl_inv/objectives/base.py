@@ -47,7 +47,8 @@ class Objective(nn.Module, ABC):
     Constructors take two positional arguments from the engine, then keyword-only settings, which are the recipe's schema:
 
         features: dimensions of the backbone's pooled vector.
-        groups: the parameters that the transform of every view will have, by name.
+        groups: the parameters that the transform of every view will have, by name; those that the objective's own plan adds, which are
+            `self.plan.groups`, are not among them.
 
     All state that affects training is a parameter or a persistent buffer, so that a checkpoint holds it.
     """
@@ -61,8 +62,11 @@ class Objective(nn.Module, ABC):
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         """The terms of the loss on a batch; equal on every process and equal to those of one process with the global batch."""
 
-    def after_step(self, step: int) -> None:
-        """Called after optimiser step `step` (the first is 1): moving averages, queues."""
+    def adopt(self, backbone: Backbone) -> None:
+        """Called once, before training and before any checkpoint is loaded: keep what is needed of the backbone, such as a teacher."""
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        """Called after optimiser step `step` of `steps`, the first of which is 1: moving averages, queues."""
 
     def between_epochs(self, features: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
         """Called before each epoch: clustering, graph mining. `features()` gives (sample indices, features) of all training data."""

@@ -1,0 +1,45 @@
+"""A network that follows another one: the target of BYOL, MoCo, DINO, seq-JEPA and their kin."""
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Teacher(nn.Module):
+    """A copy of a network whose parameters are a moving average of the network's.
+
+    Nothing is learned in it: it is called without gradients, and stands in training or evaluation mode like any module. Its buffers, such
+    as the running statistics of batch normalisation, are its own, as in the papers' code.
+
+    Args:
+        network: what it begins as a copy of and follows.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).requires_grad_(False)
+
+    @torch.no_grad()
+    def forward(self, *inputs: Any, **named: Any) -> Any:
+        return self.network(*inputs, **named)
+
+    @torch.no_grad()
+    def follow(self, network: nn.Module, momentum: float) -> None:
+        """Keep `momentum` of every parameter and take the rest from `network`'s."""
+        own: list[Tensor] = list(self.network.parameters())
+        others: list[Tensor] = [one.detach() for one in network.parameters()]
+        torch._foreach_lerp_(own, others, 1 - momentum)
+
+
+def cosine_momentum(start: float, step: int, steps: int) -> float:
+    """A momentum that rises from `start` to 1 along half a cosine (BYOL, NeurIPS 2020, sec. 3.3).
+
+    Args:
+        start: the momentum at step 0.
+        step: of `steps`.
+        steps: after which it is 1.
+    """
+    return 1 - (1 - start) * (math.cos(math.pi * step / steps) + 1) / 2
