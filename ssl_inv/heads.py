@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
+
+from ssl_inv.distributed import all_sum, world_size
 
 
 def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
@@ -108,3 +112,169 @@ class ConcatenationPredictor(nn.Module):
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
         return self.layers(torch.cat((action.to(embedding.dtype), embedding), dim=1))  # type: ignore[no-any-return]
+
+
+def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -> nn.Sequential:
+    """Linear - BatchNorm - ReLU for every width but the last, then Linear - BatchNorm without scale and shift: SimSiam's and MoCo v3's.
+
+    No linear map has a bias, as the normalisation behind it would take it away.
+
+    Args:
+        inputs: dimensions of the features that come in.
+        widths: output dimensions of the layers, at least one.
+        last_norm: whether the last layer is normalised too.
+    """
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        inputs = width
+    layers.append(nn.Linear(inputs, widths[-1], bias=False))
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if last_norm else []))
+
+
+class PrototypeHead(nn.Module):
+    """An MLP to normalised embeddings, and their similarities with K prototypes: DINO's head (Caron et al., ICCV 2021, app. C) and iBOT's.
+
+    Args:
+        inputs: dimensions of the features that come in.
+        widths: of the MLP's layers; the last is the dimension D of embeddings and prototypes.
+        prototypes: K.
+        batch_norm: whether hidden layers are normalised over the batch.
+        unit_norm: whether prototypes have length one; otherwise their lengths are learnt.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int], prototypes: int, batch_norm: bool = False, unit_norm: bool = True) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for width in widths[:-1]:
+            layers += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if batch_norm else []), nn.GELU()]
+            inputs = width
+        self.layers = nn.Sequential(*layers, nn.Linear(inputs, widths[-1]))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.directions = nn.Parameter(torch.empty(prototypes, widths[-1]).uniform_(-1, 1) / math.sqrt(widths[-1]))
+        self.lengths = None if unit_norm else nn.Parameter(torch.ones(prototypes, 1))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Normalised embeddings `(..., D)` of features `(..., C)`."""
+        return nn.functional.normalize(self.layers(features), dim=-1)
+
+    def similarities(self, embeddings: Tensor, learning: Tensor | None = None) -> Tensor:
+        """Logits `(..., K)` of embeddings `(..., D)`.
+
+        Args:
+            embeddings: normalised, or means of such: the map is linear.
+            learning: multiplies the gradient of the prototypes, one number; 0 holds them fast, None is 1.
+        """
+        prototypes = nn.functional.normalize(self.directions, dim=1)
+        if self.lengths is not None:
+            prototypes = prototypes * self.lengths
+        if learning is not None:
+            prototypes = torch.lerp(prototypes.detach(), prototypes, learning.to(prototypes.dtype))
+        return nn.functional.linear(embeddings, prototypes)
+
+    def forward(self, features: Tensor, learning: Tensor | None = None) -> Tensor:
+        """Logits `(..., K)` of features `(..., C)`; see `similarities`."""
+        return self.similarities(self.embed(features), learning)
+
+
+class CentredTargets(nn.Module):
+    """What DINO's student shall predict: softmax((t - c) / temperature) of the teacher's logits t, with a moving average c of them.
+
+    Centring keeps one prototype from taking everything, a low temperature keeps all from being alike (Caron et al., ICCV 2021, eq. 4).
+
+    Args:
+        prototypes: K, the number of logits.
+        momentum: what the centre keeps of itself in an update.
+        temperature: after the warm-up.
+        first_temperature: at the first step.
+        warmup: share of all steps in which the temperature goes from the first to the last linearly.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    centre: Tensor
+    temperature: Tensor
+
+    def __init__(self, prototypes: int, momentum: float, temperature: float, first_temperature: float, warmup: float) -> None:
+        super().__init__()
+        if min(temperature, first_temperature) <= 0:
+            raise ValueError(f"temperatures of the teacher must be above 0, got {first_temperature} and {temperature}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"centre_momentum must lie between 0 and 1, got {momentum}")
+        self.momentum, self.range, self.warmup = momentum, (first_temperature, temperature), warmup
+        self.register_buffer("centre", torch.zeros(prototypes))
+        self.register_buffer("temperature", torch.zeros(()))
+        self.warm_up(0.0)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Probabilities `(..., K)` of logits `(..., K)`, in the centre's precision."""
+        return ((logits.to(self.centre.dtype) - self.centre) / self.temperature).softmax(dim=-1)
+
+    @torch.no_grad()
+    def update(self, mean: Tensor) -> None:
+        """Move the centre towards the mean logits `(K,)` of the batch, which every process has of its own samples."""
+        self.centre.lerp_(all_sum(mean.to(self.centre.dtype)) / world_size(), 1 - self.momentum)
+
+    def warm_up(self, progress: float) -> None:
+        """Set the temperature of a time from 0, the first step, to 1, the last."""
+        first, last = self.range
+        self.temperature.fill_(first + (last - first) * (min(1.0, progress / self.warmup) if self.warmup else 1.0))
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    """The network with every probability of dropout and stochastic depth set to 0: a teacher's, in whatever mode it stands."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, PatchDropout):
+            module.prob = 0.0
+    return network
+
+
+class EmbeddedActionPredictor(nn.Module):
+    """A network on the embedding and, beside it, the action: mapped linearly to E dimensions and batch-normalised without affine part.
+
+    So EquiMod, conditional BYOL and seq-JEPA tell their predictors of the action. The normalisation makes the scales of an action's numbers
+    the same, whatever their units.
+
+    Args:
+        action: K, length of the action vector.
+        action_embedding: E.
+        network: from `(B, D + E)`, the embedding first, to `(B, D)`.
+    """
+
+    def __init__(self, action: int, action_embedding: int, network: nn.Module) -> None:
+        super().__init__()
+        self.action = nn.Sequential(nn.Linear(action, action_embedding, bias=False), nn.BatchNorm1d(action_embedding, affine=False))
+        self.network = network
+
+    def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
+        """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
+        return self.network(torch.cat((embedding, self.action(action).to(embedding.dtype)), dim=1))  # type: ignore[no-any-return]
+
+
+def action_predictor(kind: str, embedding: int, action: int, hidden: Sequence[int] = ()) -> nn.Module:
+    """SIE's predictor, or one of its two alternatives, as recipes name them.
+
+    Args:
+        kind: `bilinear`, `hypernetwork` or `concatenation`.
+        embedding: D, dimensions of an embedding.
+        action: K, length of the action vector.
+        hidden: widths of the hidden layers.
+
+    Raises:
+        ValueError: if a bilinear predictor is to have hidden layers.
+    """
+    if kind == "bilinear":
+        if hidden:
+            raise ValueError(f"predictor_hidden is {list(hidden)}, but a bilinear predictor has no hidden layers")
+        return BilinearPredictor(embedding, action)
+    if kind == "hypernetwork":
+        return HypernetworkPredictor((embedding, *hidden, embedding), action)
+    return ConcatenationPredictor(embedding, action, hidden)

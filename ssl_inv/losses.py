@@ -4,11 +4,13 @@ Every function takes the embeddings of one process and gathers them itself, so i
 Embeddings are brought to float32 first: squares of half-precision embeddings overflow.
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv.distributed import gather
+from ssl_inv.distributed import all_sum, gather, rank, world_size
 
 
 def _full(embedding: Tensor) -> Tensor:
@@ -54,3 +56,248 @@ def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
         logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
         positives = torch.arange(len(z), device=z.device).roll(len(x))
         return F.cross_entropy(logits, positives)
+
+
+def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
+    """1 minus the mean over samples of the cosine between the rows of `x` and `y`, both `(B, D)`."""
+    return 1 - gather(F.cosine_similarity(_full(x), _full(y), dim=1)).mean()
+
+
+def sample_mean(values: Tensor) -> Tensor:
+    """Mean over the samples of all processes, of values `(B, ...)`: shape `(...)`. Cheaper than a gather where samples do not interact."""
+    return all_sum(values.mean(dim=0)) / world_size()
+
+
+def cosine_error(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over samples of 2 - 2 cos(x, y), for `x` and `y` of shape `(B, D)`: the squared distance of the normalised vectors, from 0 to 4.
+
+    BYOL's loss of one direction (Grill et al., NeurIPS 2020, eq. 2).
+    """
+    return 2 * cosine_distance(x, y)
+
+
+def cross_correlation(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the cross-correlation of the dimensions of `x` and `y`, both `(B, D)`, is from the identity.
+
+    Both are normalised over the global batch, biased variance plus 1e-5, as batch normalisation does it; C = x^T y / B. Gives
+    sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 (Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2).
+    """
+    x, y = gather(_full(x)), gather(_full(y))
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = ((z - z.mean(dim=0)) / (z.var(dim=0, correction=0) + 1e-5).sqrt() for z in (x, y))
+        samples, dimensions = x.shape
+        diagonal = (x * y).mean(dim=0)
+        # |x^T y|^2 is the inner product of x x^T and y y^T, which are smaller where embeddings are wider than batches.
+        wide = 2 * samples < dimensions
+        squares = ((x @ x.T) * (y @ y.T)).sum() / samples**2 if wide else (x.T @ y / samples).square().sum()
+        return (1 - diagonal).square().sum(), squares - diagonal.square().sum()
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding, among the keys of the global batch, the one of the query's own sample; both `(B, D)`.
+
+    Cosine similarities over the temperature are the logits; keys get no gradient (He et al., "MoCo", CVPR 2020, eq. 1).
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        all_keys = gather(F.normalize(_full(keys.detach()), dim=1))
+        logits = F.normalize(_full(queries), dim=1) @ all_keys.T / temperature
+        own = torch.arange(len(logits), device=logits.device) + rank() * len(logits)
+        return sample_mean(F.cross_entropy(logits, own, reduction="none"))
+
+
+def distillation(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Cross entropies of S students' predictions under T teachers' targets, means over samples: `(T, S)`.
+
+    Args:
+        student: logits `(S, B, K)`.
+        targets: probabilities `(T, B, K)`.
+        temperature: divides the logits before their softmax.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        predicted = F.log_softmax(_full(student) / temperature, dim=-1)
+        pairs = -torch.einsum("tbk,sbk->ts", targets.to(predicted.dtype), predicted) / student.shape[1]
+        return all_sum(pairs) / world_size()
+
+
+@torch.no_grad()
+def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -> Tensor:
+    """Assignments of samples to prototypes that use all prototypes alike: probabilities `(B, K)` of logits `(B, K)`, without gradient.
+
+    Exponentials of logits over temperature, of the global batch, are divided by the sums over samples and then by those over prototypes,
+    so many times over (Caron et al., "SwAV", NeurIPS 2020, sec. 3.1; DINOv2, arXiv 2304.07193). In logarithms: nothing over- or underflows.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        log_q = _full(logits) / temperature
+        for _ in range(iterations):
+            log_q = log_q - gather(log_q.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
+            log_q = log_q.log_softmax(dim=1)
+        return log_q.exp()
+
+
+def koleo(x: Tensor) -> Tensor:
+    """Minus the mean logarithm of the distance from each normalised row of `x`, `(B, D)`, to its nearest neighbour in the global batch.
+
+    The Kozachenko-Leonenko entropy estimate up to constants: it spreads features evenly (Sablayrolles et al., ICLR 2019, eq. 4), with
+    DINOv2's 1e-8 within the distance and within the logarithm.
+    """
+    z = gather(_full(x))
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(z, dim=1, eps=1e-8)
+        with torch.no_grad():
+            nearest = (z @ z.T).fill_diagonal_(-2.0).argmax(dim=1)
+        return -(F.pairwise_distance(z, z[nearest], eps=1e-8) + 1e-8).log().mean()
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of `logits`, `(B, n)`, with targets of 0 and 1 of the same shape."""
+    logits = gather(_full(logits))
+    return F.binary_cross_entropy_with_logits(logits, gather(targets).to(logits.dtype))
+
+
+def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
+    """How much angles between samples of one chunk differ from the first views `x` to the second views `y`, both `(B, D)`.
+
+    L = (2 / B) sum_{i != j of one chunk} (x_i . x_j - y_i . y_j)^2, rows normalised first. It is zero if and only if one orthogonal map for
+    each chunk takes its rows of x to its rows of y (Gupta et al., "Structuring representation geometry with rotationally equivariant
+    contrastive learning", ICLR 2024, prop. 1). The paper's code has the same sum.
+
+    Args:
+        x: embeddings of the first views.
+        y: embeddings of the second views.
+        chunk: the number of the chunk that each sample is in, `(B,)`.
+    """
+    x, y, chunk = F.normalize(gather(_full(x)), dim=1), F.normalize(gather(_full(y)), dim=1), gather(chunk)
+    with torch.autocast(x.device.type, enabled=False):
+        compared = (chunk[:, None] == chunk[None, :]).fill_diagonal_(False)
+        return 2 * ((x @ x.T - y @ y.T).square() * compared).sum() / len(x)
+
+
+def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor, normalised: bool = True) -> Tensor:
+    """Mean squared distance of `centre` from the plane through the origin that holds `left` and `right`, all `(B, D)`.
+
+    Rows are normalised first, so it is the squared sine of the angle between a row of `centre` and the great circle through the other two.
+
+    Args:
+        left: first end of the trajectory.
+        centre: what should lie between the ends.
+        right: second end of the trajectory.
+        normalised: whether `centre` is normalised as well.
+    """
+    left, right = F.normalize(_full(left), dim=1), F.normalize(_full(right), dim=1)
+    centre = F.normalize(_full(centre), dim=1) if normalised else _full(centre)
+    # Sum and difference of unit vectors are orthogonal. Ends that fall together span no plane: below 1e-3 the second axis fades out.
+    for axis in (F.normalize(left + right, dim=1), F.normalize(right - left, dim=1, eps=1e-3)):
+        centre = centre - (centre * axis).sum(dim=1, keepdim=True) * axis
+    return sample_mean(centre.square().sum(dim=1))
+
+
+def bend(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
+    """Mean of 1 - cos of the angle by which the way from `left` to `right` turns at `centre`, all `(B, D)`; 0 is a straight line."""
+    first, second = _full(centre) - _full(left), _full(right) - _full(centre)
+    return sample_mean(1 - F.cosine_similarity(first, second, dim=1))
+
+
+def symmetric_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding a row of `y` by its row of `x` among all rows of `y`, and the other way round; both `(B, D)`.
+
+    Mean of the two directions. Negatives come from the other view alone, not from the own one as in `nt_xent`; both sides get gradients.
+    """
+    x, y = gather(_full(x)), gather(_full(y))
+    with torch.autocast(x.device.type, enabled=False):
+        logits = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / temperature
+        own = torch.arange(len(x), device=x.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def classification(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross entropy over samples of `logits`, `(B, K)`, for `classes`, `(B,)`, whole numbers below K."""
+    return sample_mean(F.cross_entropy(_full(logits), classes, reduction="none"))
+
+
+def distribution_cross_entropy(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean over samples of - sum_k target_k log predicted_k, for distributions `(B, K)`; both get gradients."""
+    predicted, target = _full(predicted), _full(target)
+    # A probability that is too small for the number format costs much, not infinitely much.
+    logarithms = predicted.clamp_min(torch.finfo(predicted.dtype).tiny).log()
+    return -sample_mean((target * logarithms).sum(dim=1))
+
+
+def mean_entropy_gap(distributions: Tensor) -> Tensor:
+    """What the entropy of the mean of some distributions, `(B, K)`, lacks to its maximum log K, in nats.
+
+    Zero if all K are used alike on average, log K if one is used alone (Assran et al., "MSN", ECCV 2022, sec. 3).
+    """
+    mean = sample_mean(_full(distributions))
+    entropy: Tensor = torch.special.entr(mean).sum()
+    return math.log(len(mean)) - entropy
+
+
+def distance_from_mean_view(z: Tensor, centres: int | None = None) -> Tensor:
+    """Mean over views, samples and dimensions of (z_v - c)^2, c being the mean of a sample's views.
+
+    Args:
+        z: `(V, B, D)`.
+        centres: how many views, the first ones, c is the mean of; none is all of them.
+    """
+    z = _full(z)
+    return sample_mean((z - z[:centres].mean(dim=0)).square().mean(dim=(0, 2)))
+
+
+def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, scale_by_batch: bool = True) -> Tensor:
+    """How far embeddings are from standard normal ones: sketched isotropic Gaussian regularisation, an anti-collapse term.
+
+    Along every direction s the characteristic function of the N embeddings of the global batch, phi_s(t) = mean_n exp(i t s . z_n), is
+    compared with that of the normal distribution (the test of Epps and Pulley, 1983):
+
+        SIGReg(z) = mean_s N integral |phi_s(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt,
+
+    by the trapezoid rule on [0, reach], doubled as the integrand is even (Balestriero, LeCun, "LeJEPA", 2025, arXiv 2511.08544). It has a
+    gradient everywhere, however small the batch. The values of B x S x nodes cosines and sines exist at once.
+
+    Args:
+        z: `(B, D)`, or several such `(V, B, D)`, each of which is a sample of its own; the mean over these is given.
+        directions: unit vectors `(D, S)`, the same on all processes, and others in every step.
+        nodes: points of the trapezoid rule.
+        reach: the largest t.
+        scale_by_batch: whether N stands before the integral, as in the paper. Normal embeddings then give the same value whatever N, and
+            the same distance from normality weighs N times as much; without, a weight means the same for every batch size.
+    """
+    z = _full(z)
+    with torch.autocast(z.device.type, enabled=False):
+        # At t = 0 all characteristic functions are one: the first node adds nothing.
+        t = torch.linspace(0, reach, nodes, dtype=z.dtype, device=z.device)[1:]
+        angles = (z @ directions).unsqueeze(-1) * t
+        count = z.shape[-2] * world_size()
+        real, imaginary = all_sum(torch.stack((angles.cos().sum(dim=-3), angles.sin().sum(dim=-3)))) / count
+        normal = (-t.square() / 2).exp()
+        weights = torch.full_like(t, 2 * reach / (nodes - 1))
+        weights[-1] /= 2
+        distances: Tensor = ((real - normal).square() + imaginary.square()) @ (weights * normal)
+        return distances.mean() * (count if scale_by_batch else 1)
+
+
+def reconstruction_error(made: Tensor, images: Tensor) -> Tensor:
+    """Mean over samples, channels and pixels of the squared difference of two batches of images, `(B, 3, H, W)`.
+
+    A mean of the processes' means: all that they exchange is one number.
+    """
+    return all_sum(F.mse_loss(_full(made), _full(images))) / world_size()
+
+
+def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, temperature: float) -> Tensor:
+    """Mean over samples of the mean over their masked patches of the cross entropy; a sample without any counts with 0.
+
+    Args:
+        student: logits of the M masked patches of all B samples, in order, `(M, K)`.
+        targets: probabilities `(M, K)`.
+        masked: which patches they are, `(B, N)`, bool.
+        temperature: divides the logits before their softmax.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        predicted = F.log_softmax(_full(student) / temperature, dim=-1)
+        errors = -(targets.to(predicted.dtype) * predicted).sum(dim=-1)
+        # The sample of each masked patch is counted from the mask's row sums; its length is known, so nothing waits for the device.
+        counts = masked.sum(dim=1)
+        samples = torch.repeat_interleave(torch.arange(len(masked), device=masked.device), counts, output_size=len(errors))
+        weights = counts[samples].to(errors.dtype).reciprocal()
+        return all_sum((errors * weights).sum() / len(masked)) / world_size()

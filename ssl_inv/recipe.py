@@ -45,6 +45,9 @@ _FIXED: Mapping[str, Callable[[], Callable[..., Any]]] = {
 _LISTED = list[dict[str, Any]]
 """The type of a setting that lists operations, each a mapping with its name and its settings."""
 
+_OF_KIND: Mapping[str, Registry] = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}
+"""The registries by the word that annotates a setting whose value is one of their members."""
+
 SECTIONS = ("objective", "backbone", "data", "augmentation", "normalization", "optimizer", "trainer", "monitor", "evaluation")
 
 JUDGED = ("data", "normalization", "evaluation")
@@ -233,7 +236,11 @@ def _check_settings(section: str, schema: Callable[..., Any], given: dict[str, A
             except ValueError as error:
                 raise RecipeError(f"{section}.{name}: {error}") from None
             if _annotation(schema, name) == _LISTED:
-                resolved[name] = [_check_operation(f"{section}.{name}[{number}]", one) for number, one in enumerate(resolved[name])]
+                resolved[name] = [
+                    _check_member(OPERATIONS, f"{section}.{name}[{number}]", one) for number, one in enumerate(resolved[name])
+                ]
+            elif (registry := _registry_of(schema, name)) is not None:
+                resolved[name] = _check_member(registry, f"{section}.{name}", resolved[name])
         elif parameter.default is inspect.Parameter.empty:
             raise RecipeError(f"{section}.{name}: required, and {origin} does not give it")
         else:
@@ -244,11 +251,12 @@ def _check_settings(section: str, schema: Callable[..., Any], given: dict[str, A
     return resolved
 
 
-def _check_operation(where: str, given: dict[str, Any]) -> dict[str, Any]:
+def _check_member(registry: Registry, where: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A mapping that names a member of a registry, with all the member's settings filled in."""
     if not isinstance(name := given.get("name"), str):
-        raise RecipeError(f"{where}.name: required; {suggest('', OPERATIONS.entries, 20)}")
+        raise RecipeError(f"{where}.name: required; {suggest('', registry.entries, 20)}")
     try:
-        schema = OPERATIONS.find(name).schema
+        schema = registry.find(name).schema
     except ValueError as error:
         raise RecipeError(f"{where}.{error}") from None
     return {"name": name, **_check_settings(where, schema, {key: value for key, value in given.items() if key != "name"}, "the recipe")}
@@ -268,6 +276,13 @@ def _plain_default(schema: Callable[..., Any], parameter: inspect.Parameter) -> 
 
 def _annotation(schema: Callable[..., Any], name: str) -> Any:
     return get_type_hints(schema.__init__ if inspect.isclass(schema) else schema)[name]
+
+
+def _registry_of(schema: Callable[..., Any], name: str) -> Registry | None:
+    """The registry whose members a setting's value is one of, by the setting's annotation."""
+    hints = get_type_hints(schema.__init__ if inspect.isclass(schema) else schema, include_extras=True)
+    kinds = [kind for kind in getattr(hints[name], "__metadata__", ()) if kind in _OF_KIND]
+    return _OF_KIND[kinds[0]] if kinds else None
 
 
 @contextmanager

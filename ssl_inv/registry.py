@@ -2,6 +2,9 @@
 
 A registry knows where its members stand without importing them: a recipe with a typing mistake is answered before torch is loaded. It reads
 names and constructor signatures off the source text of the package's own modules; a dotted path names a class of anybody else's.
+
+A setting that is itself a member of a registry, a mapping with its `name` and its settings, is annotated with the registry's kind:
+`base: Annotated[dict[str, Any], "objective"]`.
 """
 
 import ast
@@ -12,7 +15,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 T = TypeVar("T")
 
@@ -158,7 +161,7 @@ def _schema(node: ast.ClassDef | ast.FunctionDef, aliases: list[ast.Assign]) -> 
     if "type_params" in ast.FunctionDef._fields:
         signature.type_params = []  # type: ignore[attr-defined,unused-ignore]
     unit = ast.fix_missing_locations(ast.Module([*aliases, signature], []))
-    space: dict[str, Any] = {"Literal": Literal, "Any": Any}
+    space: dict[str, Any] = {"Annotated": Annotated, "Any": Any, "Literal": Literal}
     exec(compile(unit, f"<settings of {node.name}>", "exec"), space)  # noqa: S102 - our own source, already on the path
     schema: Callable[..., None] = space["schema"]
     schema.__doc__ = ast.get_docstring(node)

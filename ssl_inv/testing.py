@@ -27,11 +27,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ssl_inv.augment.policies import simclr
-from ssl_inv.backbones import Backbone
+from ssl_inv.backbones import Backbone, make_backbone
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
 from ssl_inv.views import View, Views
 
 GROUPS: Mapping[str, Group] = {
@@ -63,8 +63,11 @@ class _Network(nn.Module):
     def forward_features(self, pixels: Tensor) -> Tensor:
         return self.second(self.norm(self.first(pixels)).relu()).relu()  # type: ignore[no-any-return]
 
+    def forward_head(self, features: Tensor) -> Tensor:
+        return features.mean((2, 3))
+
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.forward_features(pixels).mean((2, 3))
+        return self.forward_head(self.forward_features(pixels))
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class _Case:
     objective: type[Objective] | str
     settings: dict[str, Any]
     groups: Mapping[str, Group] = field(default_factory=lambda: GROUPS)
+    backbone: dict[str, Any] | None = None
 
     @property
     def name(self) -> str:
@@ -83,7 +87,7 @@ class _Case:
         """Backbone and objective with initial weights by `seed`, in training mode."""
         constructor = OBJECTIVES.find(self.objective).load() if isinstance(self.objective, str) else self.objective
         with _seeded(seed):
-            backbone = Backbone(_Network(), "network of the conformance suite")
+            backbone = make_backbone(**self.backbone) if self.backbone else Backbone(_Network(), "network of the conformance suite")
             objective = constructor(backbone.features, self.groups, **self.settings)
             objective.adopt(backbone)
         return nn.ModuleDict({"backbone": backbone, "objective": objective}).train()
@@ -97,22 +101,25 @@ class _Case:
         return Views(tuple(View(*both) for both in zip(pixels, transforms, strict=True)), torch.arange(batch))
 
 
-def check_objective(objective: type[Objective] | str, groups: Mapping[str, Group] = GROUPS, **settings: Any) -> None:
+def check_objective(
+    objective: type[Objective] | str, groups: Mapping[str, Group] = GROUPS, backbone: dict[str, Any] | None = None, **settings: Any
+) -> None:
     """Check what the engine, resuming, evaluation and several processes rely on.
 
     The loss is finite, in float32 under bfloat16 autocast too, and reaches every parameter; all that training depends on is in the state
     dict; evaluation probes the backbone and nothing that the objective adds; and two processes with half the batch each have the loss and
-    the gradient of one process with all of it, to float64 rounding. The backbone is a small ResNet on noise.
+    the gradient of one process with all of it, to float64 rounding. Images are noise of 12 pixels.
 
     Args:
         objective: a registered name, the dotted path of a class, or a class that stands at the top level of a module.
         groups: the parameters of the views' transforms, by name.
+        backbone: what `ssl_inv.backbones.make_backbone` takes, a recipe's section; None is a small convolutional network.
         settings: of the objective; small networks make the check fast.
 
     Raises:
         AssertionError: with one sentence on the first thing that is wrong.
     """
-    case = _Case(objective, settings, groups)
+    case = _Case(objective, settings, groups, backbone)
     _check_loss(case)
     _check_reduced_precision(case)
     _check_small_batch(case)
@@ -137,6 +144,9 @@ def _random_value(group: Group, batch: int, dtype: torch.dtype) -> Tensor:
     neutral = group.neutral(batch).to(dtype)
     if isinstance(group, Rotation):
         return nn.functional.normalize(torch.randn_like(neutral), dim=-1)
+    if isinstance(group, Pose):
+        rotation = nn.functional.normalize(torch.randn_like(neutral[:, :4]), dim=-1)
+        return torch.cat((rotation, group.scale * (torch.rand_like(neutral[:, 4:]) - 0.5)), dim=1)
     if isinstance(group, Circle):
         return torch.rand_like(neutral) * group.period
     if isinstance(group, Box):

@@ -1,13 +1,13 @@
 """Views of a batch of samples, and the plans by which objectives ask for them.
 
 A plan says which views, never how they are made: that is for `ssl_inv.augment.plans`. Whatever the plan, each image is decoded once.
-`Pair` and `Sequence` are served from the data's own views (video frames, renderings of one object) where every object has enough; all
-other plans make their views of one image.
+`Pair` and `Sequence` are served from the data's own views (video frames, renderings of one object) where every object has enough, and so is
+a `Path` along parameters that the data records; all other plans make their views of one image.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
@@ -52,6 +52,25 @@ class Views:
         return [here.transform.relative(there.transform) for here, there in pairwise(self.views)]
 
 
+@dataclass(frozen=True)
+class Way:
+    """Where images lie that the data shall render between its own views 0 and 1 of an object.
+
+    Attributes:
+        parameters: what changes on the way from view 0 to view 1; everything else is as in view 1.
+        fractions: how far along the images are.
+    """
+
+    parameters: tuple[str, ...]
+    fractions: tuple[float, ...]
+
+    def between(self, start: Transform, end: Transform) -> list[Transform]:
+        """The transforms of the images on the way from the views that `start` tells of to those of `end`."""
+        names = list(self.parameters)
+        steps = [start.only(names).path(end.only(names), fraction) for fraction in self.fractions]
+        return [Transform({**end.values, **step.values}, end.groups) for step in steps]
+
+
 class Plan(ABC):
     """The views that an objective needs of every sample."""
 
@@ -64,6 +83,20 @@ class Plan(ABC):
     def own_views(self) -> int:
         """How many of the data's own views serve the plan where every object has as many; 1 makes all of one image."""
         return 1
+
+    @property
+    def way(self) -> Way | None:
+        """The images between views 0 and 1 of the data that the plan needs besides `own_views`; None for no such images."""
+        return None
+
+    @property
+    def sources(self) -> int:
+        """How many images of an object the views are made of: its own views, and those on the way."""
+        return self.own_views + (0 if self.way is None else len(self.way.fractions))
+
+    def over(self, groups: Mapping[str, Group]) -> "Plan":
+        """The plan for data that records these parameters of its own views, by name."""
+        return self
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -186,26 +219,52 @@ class Path(Plan):
     of the way from u to view 1, for k = 1 .. K. All of the second branch share one draw, and each view is one resampling of the image.
     Rotations and hues go along the shorter arc, all other parameters straight, from the value that leaves an image as it is.
 
+    What the data itself records, such as the rotation of a rendered object, goes from its value in one of the object's own views to its
+    value in another: view 0 is A1 of the first, view 1 is A2 of the second, and u_k is A2 of an image rendered between the two.
+
     Attributes:
         between: K, how many images along the way.
         parameters: what g changes; operations of the second branch's policy draw it. `("angle",)` is a rotation, `("angle", "translation")`
             is SE(2), `("brightness", "contrast", "saturation", "hue")` colour jitter, `("blur",)` a blur.
         start: whether u is a view too.
         on_first: whether view 0 has values of its own of these parameters; they leave it as it is otherwise.
+        size: side of the views in pixels; none is that of the augmentation.
+        scale: smallest and largest share of the image's area that both branches' crops take; none is that of the augmentation.
+        own: which of the parameters the data records; `over` finds them.
     """
 
     between: int = 2
     parameters: tuple[str, ...] = ("angle",)
     start: bool = False
     on_first: bool = False
+    size: int | None = None
+    scale: tuple[float, float] | None = None
+    own: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _require(self.between >= 0, f"Path: between is at least 0, got {self.between}")
         _require(len(self.parameters) > 0, "Path: parameters names nothing that changes along the way")
+        _require(self.size is None or self.size >= 1, f"Path: size is at least 1 pixel, got {self.size}")
+        _require_share("Path", self.scale)
 
     @property
     def count(self) -> int:
         return 2 + len(self.fractions)
+
+    @property
+    def own_views(self) -> int:
+        return 2 if self.own else 1
+
+    @property
+    def way(self) -> Way | None:
+        return Way(self.own, self.fractions) if self.own else None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return () if self.size is None else (self.size,)
+
+    def over(self, groups: Mapping[str, Group]) -> "Path":
+        return replace(self, own=tuple(name for name in self.parameters if name in groups))
 
     @property
     def fractions(self) -> tuple[float, ...]:
@@ -332,7 +391,19 @@ class Saccades(Plan):
 
 @dataclass(frozen=True)
 class Turns(Plan):
-    """One view in its four upright positions: the plan of RotNet. View i is turned by i quarters counter-clockwise; records `turn`, i."""
+    """One view in its four upright positions: the plan of RotNet. View i is turned by i quarters counter-clockwise; records `turn`, i.
+
+    Attributes:
+        size: side of the views in pixels; none is that of the augmentation.
+        scale: smallest and largest share of the image's area that the view takes; none is that of the augmentation.
+    """
+
+    size: int | None = None
+    scale: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.size is None or self.size >= 1, f"Turns: size is at least 1 pixel, got {self.size}")
+        _require_share("Turns", self.scale)
 
     @property
     def count(self) -> int:
@@ -341,6 +412,10 @@ class Turns(Plan):
     @property
     def groups(self) -> dict[str, Group]:
         return {"turn": Circle(period=4.0)}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return () if self.size is None else (self.size,)
 
 
 @dataclass(frozen=True)
@@ -352,18 +427,21 @@ class Several(Plan):
 
     Attributes:
         plans: one or more, none of them `Several`.
-        policies: for each plan, the number of the augmentation's policy that makes all its views; none is 0, 1, 2, ... in the order of the
-            plans.
+        policies: for each plan, the number of the augmentation's policy that makes all its views, or None for those that the plan would
+            have alone; empty is 0, 1, 2, ... in the order of the plans.
     """
 
     plans: tuple[Plan, ...]
-    policies: tuple[int, ...] = ()
+    policies: tuple[int | None, ...] = ()
 
     def __post_init__(self) -> None:
         _require(len(self.plans) > 0, "Several: plans is empty, at least one is needed")
         _require(not any(isinstance(plan, Several) for plan in self.plans), "Several: stands within itself; list all plans in one")
-        fits = len(self.policies) in (0, len(self.plans)) and min(self.policies, default=0) >= 0
+        fits = len(self.policies) in (0, len(self.plans)) and all(number is None or number >= 0 for number in self.policies)
         _require(fits, f"Several: policies has a number of at least 0 for each of the {len(self.plans)} plans, got {self.policies}")
+        ways = [plan.way for plan in self.plans if plan.way is not None]
+        _require(len(ways) <= 1, "Several: only one of the plans leads along the data's own parameters")
+        _require(not ways or self.own_views == 2, "Several: beside a path between two of the data's own views, no plan is served by more")
 
     @property
     def count(self) -> int:
@@ -372,6 +450,13 @@ class Several(Plan):
     @property
     def own_views(self) -> int:
         return max(plan.own_views for plan in self.plans)
+
+    @property
+    def way(self) -> Way | None:
+        return next((plan.way for plan in self.plans if plan.way is not None), None)
+
+    def over(self, groups: Mapping[str, Group]) -> "Several":
+        return replace(self, plans=tuple(plan.over(groups) for plan in self.plans))
 
     @property
     def groups(self) -> dict[str, Group]:

@@ -9,10 +9,28 @@ import pytest
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.testing import check_objective
 
+TINY_TRANSFORMER = {
+    "name": "vit_tiny_patch16_224",
+    "arguments": {"img_size": 12, "patch_size": 3, "embed_dim": 12, "depth": 2, "num_heads": 2, "drop_path_rate": 0.0},
+}
+SMALL: dict[str, dict[str, Any]] = {
+    "capsie": {"capsules": 3, "pose": 4, "map_side": 3},
+    "equicaps": {"capsules": 3, "map_side": 3},
+    "essl": {"rotation_head": [16]},
+    "lejepa": {"directions": 16},
+    # Dropout is drawn anew in every process.
+    "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},
+    "dino": {"prototypes": 10, "local_crops": 2},
+    "ec-reconstruction": {"base": {"name": "vicreg", "projector": [24, 16]}, "parameters": ["rotation"], "decoder": [8, 8]},
+    "care": {"chunk": "jitter_order"},
+    "ibot": {"prototypes": 10, "local_crops": 2, "mask_probability": 0.8, "backbone": TINY_TRANSFORMER},
+}
+
 
 def small(name: str) -> dict[str, Any]:
     """Settings that make networks small, where the objective has them."""
-    return {"projector": [24, 16]} if "projector" in inspect.signature(OBJECTIVES.find(name).schema).parameters else {}
+    settings = SMALL.get(name, {})
+    return {"projector": [24, 16], **settings} if "projector" in inspect.signature(OBJECTIVES.find(name).schema).parameters else settings
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES.entries])

@@ -6,7 +6,7 @@ Drawing is done on the host and depends on the key alone; rendering is a functio
 again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +17,6 @@ from torch import Tensor
 from ssl_inv.augment.operations.base import Key, Operation
 from ssl_inv.augment.operations.geometric import Crop
 from ssl_inv.augment.render import Style, render
-from ssl_inv.registry import OPERATIONS
 from ssl_inv.transforms import Group, Transform
 
 
@@ -130,20 +129,3 @@ class Augmentation:
             view: which view of the sample it is.
         """
         return self.policy(view).render(pixels, transform)
-
-
-def operations_of(settings: Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
-    """The operations that a recipe lists, each a mapping with its `name` and its settings.
-
-    Raises:
-        ValueError: if a name or a setting is not known, or a setting's value is refused.
-    """
-    return tuple(_operation(**one) for one in settings)
-
-
-def _operation(*, name: str, **settings: Any) -> Operation:
-    try:
-        operation: Operation = OPERATIONS.find(name).load()(**settings)
-    except ValueError as error:
-        raise ValueError(f"operation {name!r}: {error}") from error
-    return operation

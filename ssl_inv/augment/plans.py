@@ -81,14 +81,14 @@ def maker_of(plan: plans.Plan, augmentation: Augmentation, policy: int | None = 
             cropped = tuple(one.with_crop(kind.size, kind.scale) for one, kind in zip(chosen, kinds, strict=False))
             return EachByItsPolicy(augmentation, cropped, tuple(kind.centre for kind in kinds))
         case plans.Path():
-            return AlongPath(augmentation, plan, chosen[0], chosen[1])
+            return AlongPath(augmentation, plan, *(one.with_crop(plan.size, plan.scale) for one in chosen[:2]))
         case plans.Patches():
             return PiecesOfOneView(augmentation, chosen[0].with_crop(plan.view, plan.scale), PatchCutter(plan))
         case plans.Saccades():
             whole = chosen[0].with_crop(plan.size, None)
             return PiecesOfOneView(augmentation, whole, SaccadeCutter(plan, whole))
         case plans.Turns():
-            return PiecesOfOneView(augmentation, chosen[0], TurnCutter())
+            return PiecesOfOneView(augmentation, chosen[0].with_crop(plan.size, plan.scale), TurnCutter())
         case plans.Several():
             numbers = plan.policies or range(len(plan.plans))
             return OneAfterTheOther(tuple((one, maker_of(one, augmentation, n)) for one, n in zip(plan.plans, numbers, strict=True)))
@@ -136,6 +136,8 @@ class EachByItsPolicy(Maker):
 class AlongPath(Maker):
     """A view, and the way that some parameters of a second one lead.
 
+    All views are made of one image; along parameters that the data records, each is made of an image of its own.
+
     Attributes:
         augmentation: says what is recorded.
         plan: the parameters, and how far along the way the views are.
@@ -153,7 +155,7 @@ class AlongPath(Maker):
 
     def __post_init__(self) -> None:
         drawn = self.second.groups
-        for name in self.plan.parameters:
+        for name in self._drawn:
             if name not in drawn:
                 raise ValueError(f"Path: parameters: no operation of the second view's policy draws {name!r}; {suggest(name, drawn)}")
             if isinstance(drawn[name], Code | Flag):
@@ -161,10 +163,21 @@ class AlongPath(Maker):
 
     def make(self, sources: Sequence[Tensor], key: Key, finish: Finish) -> list[Made]:
         transforms = self._draw(key, *sources[0].shape[-2:])
-        return [Made(self.replay(sources, transform, number, finish), transform) for number, transform in enumerate(transforms)]
+        return [
+            Made(self.replay(sources, transform, number, finish), transform, self._source(number))
+            for number, transform in enumerate(transforms)
+        ]
 
     def replay(self, sources: Sequence[Tensor], transform: Transform, number: int, finish: Finish) -> Tensor:
-        return (self.second if number else self.first).render(sources[0], transform, finish)
+        return (self.second if number else self.first).render(sources[self._source(number)], transform, finish)
+
+    @property
+    def _drawn(self) -> list[str]:
+        """Those of the path's parameters that the augmentation changes."""
+        return [name for name in self.plan.parameters if name not in self.plan.own]
+
+    def _source(self, number: int) -> int:
+        return number if self.plan.own else 0
 
     def _draw(self, key: Key, height: int, width: int) -> list[Transform]:
         first = self.augmentation.draw(key, height, width, self.first)
@@ -174,7 +187,7 @@ class AlongPath(Maker):
 
     def _along(self, end: Transform, fraction: float) -> Transform:
         """The transform `fraction` of the way from neutral parameters to their values in `end`; all other parameters stay."""
-        target = end.only(list(self.plan.parameters))
+        target = end.only(self._drawn)
         neutral = Transform({name: group.neutral(len(end)) for name, group in target.groups.items()}, target.groups)
         return Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)
 
@@ -339,12 +352,12 @@ class OneAfterTheOther(Maker):
     def make(self, sources: Sequence[Tensor], key: Key, finish: Finish) -> list[Made]:
         made: list[Made] = []
         for plan, maker in self.parts:
-            made += maker.make(sources[: plan.own_views], _of_view(key, len(made)), finish)
+            made += maker.make(sources[: plan.sources], _of_view(key, len(made)), finish)
         return made
 
     def replay(self, sources: Sequence[Tensor], transform: Transform, number: int, finish: Finish) -> Tensor:
         for plan, maker in self.parts:
             if number < plan.count:
-                return maker.replay(sources[: plan.own_views], transform, number, finish)
+                return maker.replay(sources[: plan.sources], transform, number, finish)
             number -= plan.count
         raise IndexError("the plan has fewer views")

@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from ssl_inv.augment.operations.base import Operation, check_probability
+from ssl_inv.augment.operations.base import Operation, check_probability, operations_of
 from ssl_inv.augment.operations.geometric import Crop, Flip
 from ssl_inv.augment.operations.photometric import Blur, Grey, Jitter, Solarise
-from ssl_inv.augment.pipeline import Augmentation, Policy, operations_of
+from ssl_inv.augment.pipeline import Augmentation, Policy
 from ssl_inv.augment.render import Style
 from ssl_inv.registry import register
 

@@ -19,8 +19,8 @@ from ssl_inv.views import Plan, View, Views
 class ViewMaker(nn.Module):
     """Makes views on the device that the batch is on.
 
-    Data whose objects have as many views as a `Pair` or a `Sequence` needs serves it from these, augmented on top if wished. In all other
-    cases the views of a plan are made of one image by the augmentation.
+    Data whose objects have as many views as a `Pair` or a `Sequence` needs serves it from these, augmented on top if wished; so does data
+    that can render the images of a `Path`. In all other cases the views of a plan are made of one image by the augmentation.
 
     Args:
         plan: the views that are wanted.
@@ -32,7 +32,8 @@ class ViewMaker(nn.Module):
 
     Raises:
         ValueError: if the data has fewer views an object than the plan needs and the augmentation makes none, if the augmentation does not
-            do what the plan builds on, or if the data and the augmentation record parameters of the same name.
+            do what the plan builds on, if the data cannot render what it should, or if the data and the augmentation record parameters of
+            the same name.
     """
 
     mean: Tensor
@@ -42,11 +43,13 @@ class ViewMaker(nn.Module):
         self, plan: Plan, source: Source, augmentation: Augmentation, mean: Sequence[float], std: Sequence[float], seed: int
     ) -> None:
         super().__init__()
+        plan = plan.over(source.groups)
         self.plan, self.augmentation, self.seed = plan, augmentation, seed
         fewest = int(source.view_counts.min())
         self.loaded_views = plan.own_views if fewest >= plan.own_views else 1
         """How many of the data's own views of each object a batch has to have."""
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
+        _require_images_between(plan, source, fewest)
         self._maker = maker_of(plan, augmentation)
         self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
         if both := sorted(set(source.groups) & set(self._made_groups)):
@@ -103,3 +106,13 @@ def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int
         if alike and not augmentation.groups:
             needed = f"objects of this data have {fewest} view(s) and {part.count} are needed"
             raise ValueError(f"{needed}; choose an augmentation that makes them")
+
+
+def _require_images_between(plan: Plan, source: Source, fewest: int) -> None:
+    if plan.way is None:
+        return
+    wanted = f"images on the way from one view to another along {plan.way.parameters[0]!r} are wanted"
+    if not source.renders:
+        raise ValueError(f"{wanted}, but this data is stored images; choose rendered data, or parameters that an augmentation draws")
+    if fewest < 2:
+        raise ValueError(f"{wanted}, but objects of this data have {fewest} view; 2 are needed")

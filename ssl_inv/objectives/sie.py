@@ -4,13 +4,15 @@ from collections.abc import Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import BilinearPredictor, ConcatenationPredictor, HypernetworkPredictor
+from ssl_inv.directions import RandomDirections
+from ssl_inv.heads import action_predictor
 from ssl_inv.heads import projector as make_projector
 from ssl_inv.objectives.base import Encoder, Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.transforms import Action, Convention, Group
 from ssl_inv.views import Pair, Views
@@ -28,10 +30,17 @@ class SIE(Objective):
 
     V and C being the hinge on the standard deviation and the squared covariances of VICReg. Only x to y is predicted.
 
+    When:
+        One encoder is to know both what is seen and how, in parts of its features that can be told apart, and the data record how views
+        differ: renderings, turntables, simulators, robots. The predictor serves to find the view that an action leads to. Not where classes
+        alone matter: on the same budget VICReg tells them better. Nor on short runs or actions so small that the identity predicts well:
+        the equivariant part learns how things are turned only once the predictor uses the action.
+
     Args:
         parameters: what the views differ in and the predictor is told: `rotation` for the paper's main model, with `floor_hue` and
             `light_hue` for its rotation and colour variant.
-        equivariant_share: share of the feature and projector dimensions that is equivariant, between 0 and 1.
+        equivariant_share: share of the feature and projector dimensions that is equivariant, above 0 and up to 1. At 1, the paper's purely
+            equivariant comparison, there is no invariance term; `equivariance` then is what the authors' code calls the invariance weight.
         projector: widths of both projectors together; each part has its share of every width.
         invariance: weight of the invariance term.
         equivariance: weight of the prediction error. The paper's command line gives it as the product of two options, 10 and 0.45.
@@ -44,6 +53,10 @@ class SIE(Objective):
         convention: how the action is written as a vector. `sie` is the authors': the quaternion with the sign that the product has, so
             4.5 % of their pairs ask for the opposite of what the same rotation asks for elsewhere, and hues as plain differences.
             `canonical` mends both and is another objective.
+        anti_collapse: `variance-covariance` is the paper's. `sigreg` puts SIGReg in the place of all variance and covariance terms,
+            sigreg (R(z^x) + R(z^y) + R(p(z_equi^x, a))) / 2, R as `losses.sigreg` has it, the last one only with `predicted_variance`.
+        sigreg: weight of SIGReg. The default is to the invariance as LeJEPA's; the larger the batch, the more SIGReg weighs.
+        directions: along how many random directions SIGReg compares embeddings with normal ones.
     """
 
     def __init__(
@@ -62,25 +75,31 @@ class SIE(Objective):
         predictor: Literal["bilinear", "hypernetwork", "concatenation"] = "bilinear",
         predictor_hidden: list[int] = [],  # noqa: B006
         convention: Literal["sie", "seq-jepa", "canonical"] = "sie",
+        anti_collapse: Literal["variance-covariance", "sigreg"] = "variance-covariance",
+        sigreg: float = 0.2,
+        directions: int = 1024,
     ) -> None:
         super().__init__()
-        if not 0 < equivariant_share < 1:
-            raise ValueError(f"equivariant_share must lie between 0 and 1, got {equivariant_share}")
+        if not 0 < equivariant_share <= 1:
+            raise ValueError(f"equivariant_share must be above 0 and at most 1, got {equivariant_share}")
         if not projector:
             raise ValueError("projector must name at least one width")
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.weights = (invariance, equivariance, variance, covariance)
         self.predicted_variance = predicted_variance
+        self.sigreg = sigreg
+        self.directions = RandomDirections(directions) if anti_collapse == "sigreg" else None
         equivariant_features = round(features * equivariant_share)
         self.invariant_features = features - equivariant_features
         widths = [round(width * equivariant_share) for width in projector]
-        self.invariant_projector = make_projector(
-            self.invariant_features, [total - width for total, width in zip(projector, widths, strict=True)]
-        )
+        if self.invariant_features:
+            self.invariant_projector = make_projector(
+                self.invariant_features, [total - width for total, width in zip(projector, widths, strict=True)]
+            )
         self.equivariant_projector = make_projector(equivariant_features, widths)
         action = action_dimensions(groups, parameters, convention)
-        self.action_predictor = _predictor(predictor, widths[-1], action, predictor_hidden)
+        self.action_predictor = action_predictor(predictor, widths[-1], action, predictor_hidden)
 
     @property
     def plan(self) -> Pair:
@@ -101,14 +120,26 @@ class SIE(Objective):
     def embedding_loss(self, x: Tensor, y: Tensor, action: Tensor) -> Losses:
         """The terms of the loss from the features `(B, D)` of both views and the action `(B, K)` between them."""
         (x_inv, x_equi), (y_inv, y_equi) = self.split(x), self.split(y)
-        x_inv, y_inv = self.invariant_projector(x_inv), self.invariant_projector(y_inv)
-        x_equi, y_equi = self.equivariant_projector(x_equi), self.equivariant_projector(y_equi)
+        x = x_equi = self.equivariant_projector(x_equi)
+        y = y_equi = self.equivariant_projector(y_equi)
         predicted = self.action_predictor(x_equi, action)
-        x, y = torch.cat((x_inv, x_equi), dim=1), torch.cat((y_inv, y_equi), dim=1)
-        invariance, equivariance, variance, covariance = self.weights
+        invariance, equivariance = self.weights[:2]
+        terms = {}
+        if self.invariant_features:
+            x_inv, y_inv = self.invariant_projector(x_inv), self.invariant_projector(y_inv)
+            x, y = torch.cat((x_inv, x_equi), dim=1), torch.cat((y_inv, y_equi), dim=1)
+            terms["invariance"] = Term(losses.mean_squared_error(x_inv, y_inv), invariance)
+        terms["equivariance"] = Term(losses.mean_squared_error(predicted, y_equi), equivariance)
+        return {**terms, **self._anti_collapse(x, y, predicted)}
+
+    def _anti_collapse(self, x: Tensor, y: Tensor, predicted: Tensor) -> Losses:
+        if self.directions is not None:
+            terms = {"sigreg": Term(losses.sigreg(torch.stack((x, y)), self.directions(x)), self.sigreg)}
+            if self.predicted_variance:
+                terms["predicted_sigreg"] = Term(losses.sigreg(predicted, self.directions(predicted)) / 2, self.sigreg)
+            return terms
+        variance, covariance = self.weights[2:]
         terms = {
-            "invariance": Term(losses.mean_squared_error(x_inv, y_inv), invariance),
-            "equivariance": Term(losses.mean_squared_error(predicted, y_equi), equivariance),
             "variance": Term(losses.variance(x) / 2 + losses.variance(y) / 2, variance),
             "covariance": Term(losses.covariance(x) + losses.covariance(y), covariance),
         }
@@ -116,37 +147,24 @@ class SIE(Objective):
             terms["predicted_variance"] = Term(losses.variance(predicted) / 2, variance)
         return terms
 
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        if self.directions is not None:
+            self.directions.advance(step)
+
     def representations(self, backbone: Backbone) -> Encoder:
         def encode(pixels: Tensor) -> dict[str, Tensor]:
             features = backbone(pixels)
+            if not self.invariant_features:
+                return {"all": features}
             invariant, equivariant = self.split(features)
             return {"all": features, "invariant": invariant, "equivariant": equivariant}
 
         return encode
 
-    def predictor(self, backbone: Backbone) -> "SIEPredictor":
-        return SIEPredictor(self, backbone)
+    def predictor(self, backbone: Backbone) -> ActionPrediction:
+        """Retrieval is among projected equivariant parts."""
 
+        def encode(pixels: Tensor) -> Tensor:
+            return self.equivariant_projector(self.split(backbone(pixels))[1])  # type: ignore[no-any-return]
 
-class SIEPredictor:
-    """SIE's prediction for retrieval: embeddings are the projected equivariant part."""
-
-    def __init__(self, objective: SIE, backbone: Backbone) -> None:
-        self.objective = objective
-        self.backbone = backbone
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        return self.objective.equivariant_projector(self.objective.split(self.backbone(pixels))[1])  # type: ignore[no-any-return]
-
-    def predict(self, embedding: Tensor, action: Action) -> Tensor:
-        return self.objective.action_predictor(embedding, self.objective.action_vector(action))  # type: ignore[no-any-return]
-
-
-def _predictor(kind: str, embedding: int, action: int, hidden: list[int]) -> nn.Module:
-    if kind == "bilinear":
-        if hidden:
-            raise ValueError(f"predictor_hidden is {hidden}, but a bilinear predictor has no hidden layers")
-        return BilinearPredictor(embedding, action)
-    if kind == "hypernetwork":
-        return HypernetworkPredictor((embedding, *hidden, embedding), action)
-    return ConcatenationPredictor(embedding, action, hidden)
+        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention)

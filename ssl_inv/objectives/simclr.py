@@ -15,6 +15,15 @@ from ssl_inv.views import Pair, Views
 class SimCLR(Objective):
     """Contrastive learning with the NT-Xent loss (Chen, Kornblith, Norouzi, Hinton, ICML 2020, eq. 1).
 
+    With z the normalised projections of both views of all B images, 2B rows, and z_j the other view of row i,
+
+        L = mean_i -log (exp(z_i . z_j / temperature) / sum_{k != i} exp(z_i . z_k / temperature)).
+
+    When:
+        The plainest contrastive baseline, and a quick first run on a folder of images: one term, one temperature, any pair of views. Not
+        with small batches, since all negatives come from the batch; nor where many images of a batch show the same thing, since these are
+        pushed apart; nor where features have to tell how an image was seen, since they unlearn what the augmentation varies.
+
     Args:
         projector: widths of the projector's layers.
         temperature: divides the cosine similarities; 0.5 suits small images and short training, 0.1 long training.

@@ -2,13 +2,15 @@
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv import keyed_random
+from ssl_inv.registry import OPERATIONS
 from ssl_inv.transforms import Group
 
 Draws = NDArray[np.float64] | NDArray[np.int64]
@@ -109,3 +111,20 @@ def check_range(name: str, value: list[float], low: float = -float("inf"), high:
     if value[0] < low or value[1] > high:
         raise ValueError(f"{name} must lie between {low:g} and {high:g}, got {value}")
     return value[0], value[1]
+
+
+def operations_of(settings: Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
+    """The operations that a recipe lists, each a mapping with its `name` and its settings.
+
+    Raises:
+        ValueError: if a name or a setting is not known, or a setting's value is refused.
+    """
+    return tuple(_operation(**one) for one in settings)
+
+
+def _operation(*, name: str, **settings: Any) -> Operation:
+    try:
+        operation: Operation = OPERATIONS.find(name).load()(**settings)
+    except ValueError as error:
+        raise ValueError(f"operation {name!r}: {error}") from error
+    return operation

@@ -1,0 +1,155 @@
+"""AugSelf: SimCLR, and beside it heads that tell from two features how their views differ."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register, suggest
+from ssl_inv.transforms import Action, Convention, Flag, Group, Transform
+from ssl_inv.views import Pair, Views
+
+_COLOUR = ("brightness", "contrast", "saturation", "hue")
+
+_RANGES = {"brightness": 1.6, "contrast": 1.6, "saturation": 1.6, "hue": 0.4, "blur": 2.0}
+"""Ends of SimCLR's policy apart: divided by it, differences of two drawn values lie within -1 and 1."""
+
+
+@register("augself")
+class AugSelf(Objective):
+    """Augmentation-aware self-supervision (Lee, Lee, Lee, Lee, Shin, NeurIPS 2021) on top of SimCLR.
+
+    From the features h_x and h_y of both views, not from their embeddings, one head g_t for each kind of parameter tells by how much it
+    differs, d_t:
+
+        L = NT-Xent(z_x, z_y; temperature) + weight sum_t (l_t(g_t(h_x, h_y), d_t(x, y)) + l_t(g_t(h_y, h_x), d_t(y, x))) / 2
+
+    l is the mean squared error of tanh g, and for yes or no (flip, grey) the cross entropy of whether the views differ. `crop` is the
+    difference of centres and of sides in fractions of the image, the x of a flipped view's centre mirrored; `colour` the differences of
+    the four jitter factors, each over the whole of its range. Any other parameter is told as its canonical action vector: a rotation as
+    quaternion, a position on a circle as cosine and sine.
+
+    Args:
+        parameters: what is told, a head for each: `crop`, `colour`, or a recorded parameter.
+        weight: of each head; the paper has 0.5 for ImageNet-100 and 1 for STL-10.
+        hidden: widths of the heads' hidden layers.
+        normalised_heads: whether the heads' hidden layers are batch-normalised.
+        bounded: whether the heads end in tanh. Differences then have to lie between -1 and 1, as those above do.
+        symmetric: whether both orders of the two views are told. SIE's comparison has one order, no tanh and no normalisation.
+        projector: widths of the projector's layers.
+        temperature: divides the cosine similarities.
+        convention: how actions other than `crop` and `colour` are written as a vector; `sie` are quaternions with the sign that the product
+            has, and plain differences of hues.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        parameters: list[str] = ["crop", "colour"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        weight: float = 1.0,
+        hidden: list[int] = [512, 512],  # noqa: B006
+        normalised_heads: bool = True,
+        bounded: bool = True,
+        symmetric: bool = True,
+        projector: list[int] = [2048, 128],  # noqa: B006
+        temperature: float = 0.2,
+        convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not parameters:
+            raise ValueError("parameters is empty, at least one is needed")
+        self.weight, self.bounded, self.symmetric, self.temperature = weight, bounded, symmetric, temperature
+        self.targets = [_Target(name, convention) for name in parameters]
+        self.projector = make_projector(features, projector)
+        self.heads = nn.ModuleList(_head((2 * features, *hidden, target.dimensions(groups)), normalised_heads) for target in self.targets)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y = (backbone(view.pixels) for view in views.views)
+        first, second = (view.transform for view in views.views)
+        terms = {"nt_xent": Term(losses.nt_xent(self.projector(x), self.projector(y), self.temperature))}
+        for target, head in zip(self.targets, self.heads, strict=True):
+            told = self._error(target, head(torch.cat((x, y), dim=1)), first.relative(second))
+            if self.symmetric:
+                told = (told + self._error(target, head(torch.cat((y, x), dim=1)), second.relative(first))) / 2
+            terms[target.name] = Term(told, self.weight)
+        return terms
+
+    def _error(self, target: "_Target", told: Tensor, action: Action) -> Tensor:
+        if target.is_flag(action.groups):
+            return losses.binary_cross_entropy(told, target(action))
+        return losses.mean_squared_error(told.tanh() if self.bounded else told, target(action).to(told.dtype))
+
+
+@dataclass(frozen=True)
+class _Target:
+    """What one head tells.
+
+    Attributes:
+        name: `crop`, `colour`, or a recorded parameter.
+        convention: of the action vector of recorded parameters.
+    """
+
+    name: str
+    convention: Convention
+
+    def __call__(self, action: Action) -> Tensor:
+        """The difference that an action makes, `(B, n)`."""
+        if self.name == "crop":
+            return _crop_difference(action)
+        if self.name == "colour":
+            return torch.stack([action[name] / _RANGES[name] for name in _COLOUR], dim=1)
+        if self.name in _RANGES:
+            return (action[self.name] / _RANGES[self.name]).unsqueeze(1)
+        return action.as_vector([self.name], self.convention)
+
+    def is_flag(self, groups: Mapping[str, Group]) -> bool:
+        return isinstance(groups.get(self.name), Flag)
+
+    def dimensions(self, groups: Mapping[str, Group]) -> int:
+        """n, for views of which `groups` are recorded.
+
+        Raises:
+            ValueError: if what is told is not recorded, or measures nothing.
+        """
+        for needed in _COLOUR if self.name == "colour" else (self.name,):
+            if needed not in groups:
+                raise ValueError(f"parameters: no view of this data records {needed!r}; {suggest(needed, groups)}")
+        neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
+        if not (dimensions := self(neutral.relative(neutral)).shape[1]):
+            raise ValueError(f"parameters: {self.name!r} names something and measures nothing that could be told")
+        return dimensions
+
+
+def _crop_difference(action: Action) -> Tensor:
+    boxes = []
+    for values in (action.source, action.target):
+        x, y, width, height = values["crop"].unbind(1)
+        if "flip" in values:
+            x = torch.where(values["flip"] > 0.5, 1 - x, x)
+        boxes.append(torch.stack((x, y, width, height), dim=1))
+    return boxes[1] - boxes[0]
+
+
+def _head(widths: tuple[int, ...], normalised: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths[:-1]):
+        layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if normalised else []), nn.ReLU(inplace=True)]
+    # The last map has a bias: the mean of a target need not be 0, that of a rotation's w is not.
+    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

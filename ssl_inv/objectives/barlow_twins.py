@@ -1,0 +1,55 @@
+"""Barlow Twins: the dimensions of two views' embeddings correlate with themselves and with nothing else."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.transforms import Group
+from ssl_inv.views import Pair, Views
+
+
+@register("barlow-twins")
+class BarlowTwins(Objective):
+    """Redundancy reduction (Zbontar, Jing, Misra, LeCun, Deny, ICML 2021, eq. 1).
+
+    With C the correlations over the global batch of the dimensions of one view's embedding with those of the other's,
+
+        L = scale (sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2).
+
+    Args:
+        projector: widths of the projector's layers.
+        redundancy: weight of the correlations between different dimensions.
+        scale: weight of both terms; with LARS it changes little, other optimisers or narrower projectors may want another.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [8192, 8192, 8192],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        redundancy: float = 0.0051,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        self.weights = (scale, scale * redundancy)
+        self.projector = make_projector(features, projector)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        return self.embedding_loss(self.projector(backbone(views[0].pixels)), self.projector(backbone(views[1].pixels)))
+
+    def embedding_loss(self, x: Tensor, y: Tensor) -> Losses:
+        """The terms of the loss from the embeddings `(B, D)` of both views."""
+        terms = zip(("invariance", "redundancy"), losses.cross_correlation(x, y), self.weights, strict=True)
+        return {name: Term(value, weight) for name, value, weight in terms}

@@ -1,0 +1,70 @@
+"""BYOL: predict what a slowly moving copy of the network makes of the other view."""
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher, cosine_momentum
+from ssl_inv.transforms import Group
+from ssl_inv.views import Pair, Views
+
+
+@register("byol")
+class BYOL(Objective):
+    """Bootstrap your own latent (Grill et al., NeurIPS 2020, eq. 2).
+
+    With q the prediction from the projected features of one view, and z' the teacher's projection of the other, without gradient,
+
+        L = 2 - 2 cos(q(z^x), z'^y) + 2 - 2 cos(q(z^y), z'^x).
+
+    The teacher is a moving average of backbone and projector. Views go through the networks one after the other, so batch normalisation
+    sees one view at a time, as in the paper; `augmentation: {name: byol}` has its two policies.
+
+    Args:
+        projector: widths of the projector's layers; the last is the dimension of the predictions.
+        predictor: widths of the predictor's hidden layers.
+        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+    """
+
+    teacher: Teacher
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [4096, 256],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        predictor: list[int] = [4096],  # noqa: B006
+        momentum: float = 0.996,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        self.momentum = momentum
+        self.projector = make_projector(features, projector)
+        self.prediction = make_projector(projector[-1], [*predictor, projector[-1]])
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.teacher = Teacher(self._encoder(backbone))
+
+    def _encoder(self, backbone: Backbone) -> nn.Module:
+        return nn.Sequential(backbone, self.projector)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y = (self.teacher(view.pixels) for view in views.views)
+        predicted_y, predicted_x = (self.prediction(self.projector(backbone(view.pixels))) for view in views.views)
+        return {"prediction": Term(losses.cosine_error(predicted_y, y) + losses.cosine_error(predicted_x, x))}
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.teacher.follow(self._encoder(backbone), cosine_momentum(self.momentum, step, steps))

@@ -1,0 +1,72 @@
+"""CARE: every augmentation acts on embeddings as one rotation, whatever the image."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register, suggest
+from ssl_inv.transforms import Group
+from ssl_inv.views import Crops, MultiCrop, Views
+
+
+@register("care")
+class CARE(Objective):
+    """Contrastive learning with augmentations that act orthogonally (Gupta, Robinson, Lim, Villar, Jegelka, ICLR 2024).
+
+    All images of a chunk have the same two augmentations, one for view x and one for view y. If each acts on embeddings as one orthogonal
+    matrix, then the angles between the chunk's images are the same among their views x as among their views y:
+
+        L = NT-Xent(z^x, z^y; temperature) + equivariance (2 / B) sum_{i != j of one chunk} (z^x_i . z^x_j - z^y_i . z^y_j)^2,
+
+    embeddings being normalised. What the augmentations were is not told: the objective compares samples, and predicts nothing.
+    Both terms look at the same views, which are made of one image.
+
+    Args:
+        projector: widths of the projector's layers.
+        temperature: divides the cosine similarities.
+        equivariance: weight of the second term; the paper has 0.01 for STL-10, 0.03 for CIFAR-10, 0.001 for CIFAR-100 and 0.005 for
+            ImageNet-100.
+        chunk: the recorded parameter in which samples of one chunk agree; the operation
+            `ssl_inv.augment.operations.shared.Shared` records `chunk`.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        temperature: float = 0.5,
+        equivariance: float = 0.01,
+        chunk: str = "chunk",
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if chunk not in groups:
+            hint = "the operation ssl_inv.augment.operations.shared.Shared does" if chunk == "chunk" else suggest(chunk, groups)
+            raise ValueError(f"chunk: no view of this data records {chunk!r}; {hint}")
+        self.chunk, self.temperature, self.equivariance = chunk, temperature, equivariance
+        self.projector = make_projector(features, projector)
+
+    @property
+    def plan(self) -> MultiCrop:
+        # Two views of one image, also where the data have several: those of different objects differ by more than the augmentation.
+        return MultiCrop((Crops(2),))
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
+        return self.embedding_loss(x, y, views[0].transform[self.chunk])
+
+    def embedding_loss(self, x: Tensor, y: Tensor, chunk: Tensor) -> Losses:
+        """The terms of the loss from the embeddings `(B, D)` of both views and the number of each sample's chunk, `(B,)`."""
+        return {
+            "nt_xent": Term(losses.nt_xent(x, y, self.temperature)),
+            "equivariance": Term(losses.gram_difference(x, y, chunk), self.equivariance),
+        }

@@ -1,0 +1,162 @@
+"""DINO: predict, from crops of an image, which prototypes a slowly moving copy of the network finds in other crops of it."""
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import CentredTargets, PrototypeHead, without_dropout
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher, cosine_momentum
+from ssl_inv.transforms import Group
+from ssl_inv.views import Crops, MultiCrop, View, Views
+
+
+@register("dino")
+class DINO(Objective):
+    """Self-distillation with no labels (Caron et al., ICCV 2021, eq. 1 to 3), as the authors' code computes it.
+
+    With s the student's logits of a crop, t the teacher's of one of the two global crops, and c a moving average of the latter,
+
+        L = mean over pairs of different crops of CE(softmax((t - c) / teacher_temperature), softmax(s / student_temperature)).
+
+    The teacher is a moving average of backbone and head, without dropout and stochastic depth. Crops of one size go through the student
+    together, so batch normalisation sees all of them at once, as in the authors' code; a vision transformer needs the argument
+    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged is
+    the student, where the paper judges the teacher. `augmentation: {name: dino}` has the paper's three policies.
+
+    Args:
+        local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
+        local_size: side of local crops in pixels.
+        local_scale: smallest and largest share of the image's area that a local crop takes.
+        projector: widths of the head's MLP; the last is the dimension of the prototypes.
+        batch_norm: whether the head's hidden layers are normalised, as the paper has it for ResNets.
+        prototypes: how many.
+        unit_norm: whether all prototypes have length one; learnt lengths may give more, and less stable training.
+        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch of 100.
+        student_temperature: divides the student's logits.
+        teacher_temperature: divides the teacher's logits, after the warm-up; higher ones, 0.07, want a warm-up.
+        warmup_temperature: divides the teacher's logits in the first step.
+        temperature_warmup: share of all steps in which the one becomes the other linearly; the paper's is 30 epochs.
+        targets: `centre` as above; `sinkhorn` replaces centring by assignments that use all prototypes alike, as DINOv2 does.
+        centre_momentum: what the centre keeps of itself in each step.
+        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+        koleo: weight of DINOv2's term that spreads the features of each global crop; 0.1 there, and over the global batch here.
+    """
+
+    teacher: Teacher
+    prototypes_learn: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        local_crops: int = 8,
+        local_size: int = 96,
+        local_scale: list[float] = [0.05, 0.4],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        batch_norm: bool = False,
+        prototypes: int = 65536,
+        unit_norm: bool = True,
+        frozen_prototypes: float = 0.01,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.04,
+        warmup_temperature: float = 0.04,
+        temperature_warmup: float = 0.0,
+        targets: Literal["centre", "sinkhorn"] = "centre",
+        centre_momentum: float = 0.9,
+        momentum: float = 0.996,
+        koleo: float = 0.0,
+    ) -> None:
+        super().__init__()
+        require_distillation_settings(projector, prototypes, student_temperature, momentum)
+        for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is a share of all steps from 0 to below 1, got {share}")
+        self.crops = global_and_local(local_crops, local_size, local_scale)
+        self.student_temperature, self.momentum, self.frozen_prototypes = student_temperature, momentum, frozen_prototypes
+        self.sinkhorn, self.koleo = targets == "sinkhorn", koleo
+        self.head = PrototypeHead(features, projector, prototypes, batch_norm, unit_norm)
+        self.centring = CentredTargets(prototypes, centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
+        self.register_buffer("prototypes_learn", torch.tensor(0.0 if frozen_prototypes else 1.0))
+
+    @property
+    def plan(self) -> MultiCrop:
+        return self.crops
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.teacher = Teacher(self._network(backbone))
+        without_dropout(self.teacher)
+
+    def _network(self, backbone: Backbone) -> nn.Module:
+        return nn.Sequential(backbone, self.head)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        targets = self._targets(torch.cat([view.pixels for view in views.views[:2]]))
+        features = encode_by_size(backbone, views.views)
+        student = by_crop(self.head(features, self.prototypes_learn), len(views))
+        terms = {"distillation": Term(mean_of_different_crops(losses.distillation(student, targets, self.student_temperature)))}
+        if self.koleo:
+            first, second = by_crop(features, len(views))[:2]
+            terms["koleo"] = Term(losses.koleo(first) + losses.koleo(second), self.koleo)
+        return terms
+
+    @torch.no_grad()
+    def _targets(self, pixels: Tensor) -> Tensor:
+        """The teacher's probabilities for both global crops, `(2, B, K)`; moves the centre afterwards."""
+        logits = self.teacher(pixels)
+        if self.sinkhorn:
+            return by_crop(losses.sinkhorn(logits, self.centring.temperature), 2)
+        targets = self.centring(logits)
+        self.centring.update(logits.mean(dim=0, dtype=self.centring.centre.dtype))
+        return by_crop(targets, 2)
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.teacher.follow(self._network(backbone), cosine_momentum(self.momentum, step, steps))
+        self.centring.warm_up(step / steps)
+        self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
+
+
+def require_distillation_settings(projector: Sequence[int], prototypes: int, student_temperature: float, momentum: float) -> None:
+    """Raise a `ValueError` if a setting that DINO and iBOT share is out of its range."""
+    if not projector:
+        raise ValueError("projector must name at least one width")
+    if prototypes < 2:
+        raise ValueError(f"prototypes must be at least 2, got {prototypes}")
+    if student_temperature <= 0:
+        raise ValueError(f"student_temperature must be above 0, got {student_temperature}")
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+
+
+def global_and_local(count: int, size: int, scale: Sequence[float]) -> MultiCrop:
+    """Two crops as the augmentation makes them, and `count` small ones of `size` pixels and a `scale` of the image's area."""
+    if len(scale) != 2:
+        raise ValueError(f"local_scale is the smallest and the largest share of the image's area, got {list(scale)}")
+    if count < 0:
+        raise ValueError(f"local_crops must be at least 0, got {count}")
+    small = (Crops(count, size, (scale[0], scale[1])),) if count else ()
+    return MultiCrop((Crops(2), *small))
+
+
+def encode_by_size(backbone: Backbone, views: Sequence[View]) -> Tensor:
+    """Features `(V B, D)` of V views, one after the other; neighbours of one size go through the backbone together."""
+    same = [[view.pixels for view in some] for _, some in groupby(views, key=lambda view: view.pixels.shape[-2:])]
+    return torch.cat([backbone(torch.cat(pixels)) for pixels in same])
+
+
+def by_crop(rows: Tensor, crops: int) -> Tensor:
+    """Rows `(V B, D)` of V crops, one crop's after the other's, as `(V, B, D)`."""
+    return rows.view(crops, -1, rows.shape[-1])
+
+
+def mean_of_different_crops(pairs: Tensor) -> Tensor:
+    """The mean of a `(T, S)` matrix of losses without its diagonal, where teacher and student see the same crop."""
+    teachers, students = pairs.shape
+    return (pairs.sum() - pairs.diagonal().sum()) / (teachers * students - min(teachers, students))

@@ -1,0 +1,110 @@
+"""EquiCaps: capsules whose poses turn as the object does."""
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.capsules import CapsuleProjector, Capsules
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.quaternions import quaternion_to_matrix
+from ssl_inv.registry import register, suggest
+from ssl_inv.transforms import Action, Group
+from ssl_inv.views import Pair, Views
+
+
+@register("equicaps")
+class EquiCaps(Objective):
+    """Pose-aware pretraining with capsules, without predictor (Konstantinou et al., 2025, arXiv 2506.09895), as the authors' code has it.
+
+    Capsules of the backbone's feature map have activations a, a distribution over capsules that says what is there, and poses P, 3x3
+    matrices each, that are to turn with the object. With R the rotation from view x to view y, n dividing every pose by its Frobenius norm,
+    q^x = n(P^x R) and q^y = n(P^y),
+
+        L = invariance mean_b sum_k - a_k^y log a_k^x + equivariance mean (q^x - q^y)^2
+          + variance (V(z^x) / 2 + V(z^y) / 2) + covariance (C(z^x) + C(z^y)) + mean_entropy (G(a^x) + G(a^y)),
+
+    z = [a, q] side by side, V and C those of VICReg, G(a) = log K - H(mean_b a). The cross entropy has a gradient for both of its sides,
+    and the view x is regularised with its turned poses. Each view is a pass of its own through backbone and capsules.
+
+    Args:
+        capsules: K, at every place of the map and of the whole image.
+        map_side: side of the backbone's last feature map; 8 for a ResNet and images of 256 pixels.
+        invariance: weight of the cross entropy between the activations.
+        equivariance: weight of the distance between turned and seen poses.
+        variance: weight of the hinge on the standard deviations.
+        covariance: weight of the squared covariances.
+        mean_entropy: weight of what the entropy of the mean activations lacks to its maximum.
+
+    Raises:
+        ValueError: if no view of the data records its rotation, or a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        capsules: int = 32,
+        map_side: int = 8,
+        invariance: float = 0.1,
+        equivariance: float = 5.0,
+        variance: float = 10.0,
+        covariance: float = 1.0,
+        mean_entropy: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if "rotation" not in groups:
+            raise ValueError(f"name: equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}")
+        self.parameters_used = ["rotation"]
+        self.weights = (invariance, equivariance, variance, covariance, mean_entropy)
+        self.projector = CapsuleProjector(features, capsules, 9, map_side)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y = (self.projector(backbone.feature_map(view.pixels)) for view in views.views)
+        action = views[0].transform.relative(views[1].transform)
+        return self.capsule_loss(x, y, quaternion_to_matrix(action["rotation"]))
+
+    def capsule_loss(self, x: Capsules, y: Capsules, rotation: Tensor) -> Losses:
+        """The terms of the loss from the capsules of both views and the rotations `(B, 3, 3)` from x to y."""
+        invariance, equivariance, variance, covariance, mean_entropy = self.weights
+        turned, seen = F.normalize(turn(x.poses, rotation), dim=2).flatten(1), F.normalize(y.poses, dim=2).flatten(1)
+        z_x, z_y = torch.cat((x.activations, turned), dim=1), torch.cat((y.activations, seen), dim=1)
+        return {
+            "invariance": Term(losses.distribution_cross_entropy(x.activations, y.activations), invariance),
+            "equivariance": Term(losses.mean_squared_error(turned, seen), equivariance),
+            "variance": Term(losses.variance(z_x) / 2 + losses.variance(z_y) / 2, variance),
+            "covariance": Term(losses.covariance(z_x) + losses.covariance(z_y), covariance),
+            "mean_entropy": Term(losses.mean_entropy_gap(x.activations) + losses.mean_entropy_gap(y.activations), mean_entropy),
+        }
+
+    def predictor(self, backbone: Backbone) -> "EquiCapsPredictor":
+        return EquiCapsPredictor(self, backbone)
+
+
+class EquiCapsPredictor:
+    """EquiCaps' prediction for retrieval: embeddings are the poses, each of norm one, and an action turns them."""
+
+    def __init__(self, objective: EquiCaps, backbone: Backbone) -> None:
+        self.objective = objective
+        self.backbone = backbone
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        return F.normalize(self.objective.projector(self.backbone.feature_map(pixels)).poses, dim=2).flatten(1)
+
+    def predict(self, embedding: Tensor, action: Action) -> Tensor:
+        return turn(embedding.reshape(len(embedding), -1, 9), quaternion_to_matrix(action["rotation"])).flatten(1)
+
+
+def turn(poses: Tensor, rotation: Tensor) -> Tensor:
+    """Poses `(B, K, 9)`, 3x3 matrices row by row, times the rotation `(B, 3, 3)` of their sample from the right."""
+    with torch.autocast(poses.device.type, enabled=False):
+        matrices = poses.reshape(*poses.shape[:2], 3, 3)
+        return (matrices @ rotation.to(poses.dtype).unsqueeze(1)).flatten(2)

@@ -1,0 +1,250 @@
+"""iBOT: DINO, and the same question asked about patches that the student does not see."""
+
+import math
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssl_inv import keyed_random, losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import CentredTargets, PrototypeHead, without_dropout
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.dino import by_crop, encode_by_size, global_and_local, mean_of_different_crops, require_distillation_settings
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher, cosine_momentum
+from ssl_inv.transforms import Group
+from ssl_inv.views import MultiCrop, Views
+
+Masks = NDArray[np.bool_]
+
+
+@register("ibot")
+class IBOT(Objective):
+    """Image BERT pretraining with an online tokeniser (Zhou et al., ICLR 2022, eq. 2 and 3), as the authors' code computes it.
+
+    Blocks of patches of the student's two global crops are replaced by a learnt token. DINO's loss stands between the pooled features of
+    different crops; in addition, where a patch of a global crop is masked, the student predicts what the teacher, who sees it, makes of it:
+
+        L = image_weight L_DINO + patch_weight mean over global crops and samples of the mean over masked patches of
+            CE(softmax((t_patch - c_patch) / teacher_temperature), softmax(s_patch / student_temperature)).
+
+    A sample without masked patches counts with 0. The centre c_patch is the moving average over all patches. The teacher is a moving
+    average of backbone and heads, without dropout and stochastic depth. The backbone is a vision transformer, with the argument
+    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged is
+    the student, where the paper judges the teacher.
+
+    Args:
+        local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
+        local_size: side of local crops in pixels.
+        local_scale: smallest and largest share of the image's area that a local crop takes.
+        projector: widths of the heads' MLP; the last is the dimension of the prototypes.
+        prototypes: how many.
+        shared_head: whether one head serves images and patches.
+        unit_norm: whether all prototypes have length one.
+        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch of 800.
+        mask_probability: share of the global crops that are masked.
+        mask_share: smallest and largest share of the patches that are masked in one of these; the paper's 0.3, give or take 0.2.
+        mask_seed: decides the masks, with the number of the step, the sample and the crop.
+        student_temperature: divides the student's logits.
+        teacher_temperature: divides the teacher's logits, after the warm-up.
+        warmup_temperature: divides the teacher's logits in the first step.
+        temperature_warmup: share of all steps in which the one becomes the other linearly; the paper's is 30 epochs of 800.
+        centre_momentum: what the centres keep of themselves in each step.
+        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+        image_weight: of the loss on pooled features.
+        patch_weight: of the loss on masked patches.
+    """
+
+    backbone_teacher: Teacher
+    head_teacher: Teacher
+    prototypes_learn: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        local_crops: int = 10,
+        local_size: int = 96,
+        local_scale: list[float] = [0.05, 0.4],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        prototypes: int = 8192,
+        shared_head: bool = True,
+        unit_norm: bool = True,
+        frozen_prototypes: float = 0.00125,
+        mask_probability: float = 0.5,
+        mask_share: list[float] = [0.1, 0.5],  # noqa: B006
+        mask_seed: int = 0,
+        student_temperature: float = 0.1,
+        teacher_temperature: float = 0.07,
+        warmup_temperature: float = 0.04,
+        temperature_warmup: float = 0.0375,
+        centre_momentum: float = 0.9,
+        momentum: float = 0.996,
+        image_weight: float = 1.0,
+        patch_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        require_distillation_settings(projector, prototypes, student_temperature, momentum)
+        for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
+            if not 0 <= share < 1:
+                raise ValueError(f"{name} is a share of all steps from 0 to below 1, got {share}")
+        if not 0 <= mask_probability <= 1:
+            raise ValueError(f"mask_probability must lie between 0 and 1, got {mask_probability}")
+        if len(mask_share) != 2 or not 0 <= mask_share[0] <= mask_share[1] < 1:
+            raise ValueError(f"mask_share is a smallest and a largest share from 0 to below 1, got {mask_share}")
+        self.crops = global_and_local(local_crops, local_size, local_scale)
+        self.mask_probability, self.mask_share, self.mask_seed = mask_probability, (mask_share[0], mask_share[1]), mask_seed
+        self.student_temperature, self.momentum, self.frozen_prototypes = student_temperature, momentum, frozen_prototypes
+        self.weights = (image_weight, patch_weight)
+        self.mask_token = nn.Parameter(torch.zeros(features))
+        heads = (PrototypeHead(features, projector, prototypes, unit_norm=unit_norm) for _ in range(1 if shared_head else 2))
+        self.heads = nn.ModuleList(heads)
+        schedule = (centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
+        self.image_targets, self.patch_targets = CentredTargets(prototypes, *schedule), CentredTargets(prototypes, *schedule)
+        self.register_buffer("prototypes_learn", torch.tensor(0.0 if frozen_prototypes else 1.0))
+        self._steps_done = 0
+
+    @property
+    def plan(self) -> MultiCrop:
+        return self.crops
+
+    def get_extra_state(self) -> int:
+        """The number of steps done, by which masks are drawn: on the host, as reading it from a device would wait for the device."""
+        return self._steps_done
+
+    def set_extra_state(self, state: int) -> None:
+        """Continue after so many steps."""
+        self._steps_done = state
+
+    def adopt(self, backbone: Backbone) -> None:
+        if not hasattr(backbone.model, "num_prefix_tokens") or not hasattr(backbone.model, "patch_embed"):
+            raise ValueError(f"name: ibot masks patch tokens, and {backbone.architecture} has none; choose a vision transformer")
+        if not isinstance(getattr(backbone.model, "patch_drop", nn.Identity()), nn.Identity):
+            raise ValueError(f"ibot masks patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0")
+        self.backbone_teacher, self.head_teacher = Teacher(backbone), Teacher(self.heads)
+        without_dropout(self.backbone_teacher)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        pixels = torch.cat([view.pixels for view in views.views[:2]])
+        masks = self._masks(views.index.cpu().numpy(), _grid(backbone, pixels))
+        where = torch.from_numpy(masks).to(pixels.device, non_blocking=True)
+        masked = torch.from_numpy(np.flatnonzero(masks)).to(pixels.device, non_blocking=True)
+        image_targets, patch_targets = self._targets(pixels, masked)
+        pooled, patches = encode_tokens(backbone, pixels, where, self.mask_token)
+        if len(views) > 2:
+            pooled = torch.cat((pooled, encode_by_size(backbone, views.views[2:])))
+        logits = by_crop(self.heads[0](pooled, self.prototypes_learn), len(views))
+        predicted = self.heads[-1](patches.flatten(0, 1).index_select(0, masked), self.prototypes_learn)
+        image, patch = self.weights
+        pairs = losses.distillation(logits, image_targets, self.student_temperature)
+        return {
+            "image": Term(mean_of_different_crops(pairs), image),
+            "patch": Term(losses.patch_distillation(predicted, patch_targets, where, self.student_temperature), patch),
+        }
+
+    @torch.no_grad()
+    def _targets(self, pixels: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
+        """The teacher's probabilities for both crops `(2, B, K)` and for the masked patches `(M, K)`; moves the centres afterwards."""
+        teacher, heads = self.backbone_teacher.network, self.head_teacher.network
+        assert isinstance(teacher, Backbone)
+        assert isinstance(heads, nn.ModuleList)
+        pooled, patches = encode_tokens(teacher, pixels)
+        image_logits = heads[0](pooled)
+        head: Any = heads[-1]
+        embedded = head.embed(patches).flatten(0, 1)
+        image_targets, patch_targets = self.image_targets(image_logits), self.patch_targets(head.similarities(embedded[masked]))
+        self.image_targets.update(image_logits.mean(dim=0, dtype=self.image_targets.centre.dtype))
+        # Logits are linear in embeddings: their mean over all patches is the logits of the mean.
+        mean = embedded.mean(dim=0, dtype=self.mask_token.dtype)
+        with torch.autocast(mean.device.type, enabled=False):
+            self.patch_targets.update(head.similarities(mean))
+        return by_crop(image_targets, 2), patch_targets
+
+    def _masks(self, index: NDArray[np.int64], grid: tuple[int, int]) -> Masks:
+        """Which patches of both global crops are masked, `(2 B, N)`."""
+        crop = np.repeat(np.arange(2), len(index))
+        key = (self.mask_seed, self._steps_done, np.tile(index, 2), crop)
+        chance, share = keyed_random.uniform(*key, 0, count=2).T
+        low, high = self.mask_share
+        counts = (grid[0] * grid[1] * (low + (high - low) * share)).astype(np.int64)
+        return block_masks(np.where(chance < self.mask_probability, counts, 0), grid, (*key, 1)).reshape(len(crop), -1)
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        momentum = cosine_momentum(self.momentum, step, steps)
+        self.backbone_teacher.follow(backbone, momentum)
+        self.head_teacher.follow(self.heads, momentum)
+        for targets in (self.image_targets, self.patch_targets):
+            targets.warm_up(step / steps)
+        self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
+        self._steps_done = step
+
+
+def encode_tokens(backbone: Backbone, pixels: Tensor, masked: Tensor | None = None, token: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Pooled features `(B, D)` and patch tokens `(B, N, D)` from one pass through a vision transformer.
+
+    Args:
+        backbone: the transformer.
+        pixels: `(B, 3, H, W)`.
+        masked: which patch embeddings are replaced, `(B, N)`, before positions are added to them; None replaces none.
+        token: what replaces them, `(D,)`.
+    """
+
+    def replace(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
+        assert masked is not None
+        assert token is not None
+        return torch.where(masked.view(*embedded.shape[:-1], 1), token.to(embedded.dtype), embedded)
+
+    model: Any = backbone.model
+    with nullcontext() if masked is None else model.patch_embed.register_forward_hook(replace):
+        tokens = model.forward_features(pixels)
+    return model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
+
+
+def _grid(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
+    """Patches along height and width."""
+    embed: Any = backbone.model.patch_embed
+    (height, width), (patch_height, patch_width) = pixels.shape[-2:], embed.patch_size
+    return height // patch_height, width // patch_width
+
+
+_ATTEMPTS, _ROUNDS = 10, 60
+
+
+def block_masks(counts: NDArray[np.int64], grid: tuple[int, int], key: tuple[Any, ...]) -> Masks:
+    """Masks of at most `counts[b]` patches each, in blocks, `(B, height, width)`.
+
+    Blocks have an area uniform from (shorter side // 3)^2 to what is still wanted and a logarithm of the aspect ratio uniform between those
+    of 0.3 and 1 / 0.3. A block is taken if it is smaller than the image in both directions, masks something new and not too much. A mask is
+    done when it has its count or ten blocks in a row were not taken (BEiT, ICLR 2022, algorithm 1; iBOT's code).
+
+    Args:
+        counts: `(B,)`.
+        grid: patches along height and width.
+        key: of the random numbers, with arrays of length B in it.
+    """
+    height, width = grid
+    draws = keyed_random.uniform(*key, count=4 * _ROUNDS).reshape(len(counts), _ROUNDS, 4)
+    masks = np.zeros((len(counts), height, width), dtype=np.bool_)
+    rows, columns = np.arange(height)[:, None], np.arange(width)
+    failures, smallest = np.zeros_like(counts), (min(grid) // 3) ** 2
+    for area, ratio, down, right in draws.transpose(1, 2, 0):
+        wanted = counts - masks.sum(axis=(1, 2))
+        if not ((wanted > 0) & (failures < _ATTEMPTS)).any():
+            break
+        area = smallest + (wanted - smallest) * area
+        aspect = np.exp((2 * ratio - 1) * math.log(1 / 0.3))
+        tall, wide = (np.rint(np.sqrt(np.maximum(area, 0) * one)).astype(np.int64) for one in (aspect, 1 / aspect))
+        top, left = ((free * (space - side + 1)).astype(np.int64) for free, space, side in ((down, height, tall), (right, width, wide)))
+        top, left, bottom, far = (one[:, None, None] for one in (top, left, top + tall, left + wide))
+        blocks = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < far) & ~masks
+        new = blocks.sum(axis=(1, 2))
+        taken = (tall < height) & (wide < width) & (new > 0) & (new <= wanted) & (failures < _ATTEMPTS)
+        masks |= blocks & taken[:, None, None]
+        failures = np.where(taken, 0, failures + 1)
+    return masks

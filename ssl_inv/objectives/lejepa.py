@@ -1,0 +1,105 @@
+"""LeJEPA: views predict their mean, and embeddings are held to a normal distribution."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.directions import RandomDirections
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.transforms import Group
+from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Views
+
+
+@register("lejepa")
+class LeJEPA(Objective):
+    """Joint embedding without teacher, stop-gradient or predictor (Balestriero, LeCun, 2025, arXiv 2511.08544).
+
+        L = (1 - weight) mean (z_v - c)^2 + weight SIGReg(z),
+
+    z_v being the projected view v of a sample and c the mean of its views; see `losses.sigreg` for the second term. Views of one size are
+    one batch for the backbone, and all views of all sizes are one for the projector.
+
+    Args:
+        projector: widths of the projector's layers.
+        weight: of SIGReg. The larger the batch, the more it weighs, unless `scale_by_batch` is False.
+        directions: along how many random directions embeddings are compared with normal ones.
+        nodes: points at which characteristic functions are compared.
+        reach: the largest of these points.
+        scale_by_batch: whether SIGReg is multiplied by the size of the global batch, as in the paper.
+        form: `per-view` tests every view on its own, as the paper's minimal script does. `flattened` is what stable-pretraining computes:
+            all views are one sample N V, c is the mean of the global views alone, and the first term has the weight 1.
+        global_views: views that the augmentation makes as it stands, or that the data has.
+        local_views: small crops; with none, objects with several views of their own serve as global views.
+        local_size: side of the small crops in pixels.
+        local_scale: smallest and largest share of the image's area that a small crop takes.
+
+    Raises:
+        ValueError: if a number is out of its range.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        weight: float = 0.02,
+        directions: int = 1024,
+        nodes: int = 17,
+        reach: float = 3.0,
+        scale_by_batch: bool = True,
+        form: Literal["per-view", "flattened"] = "per-view",
+        global_views: int = 2,
+        local_views: int = 0,
+        local_size: int = 98,
+        local_scale: list[float] = [0.05, 0.3],  # noqa: B006
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if not 0 < weight < 1:
+            raise ValueError(f"weight must lie between 0 and 1, got {weight}")
+        if nodes < 2 or reach <= 0:
+            raise ValueError(f"nodes must be at least 2 and reach above 0, got {nodes} and {reach}")
+        if len(local_scale) != 2:
+            raise ValueError(f"local_scale are two shares, got {local_scale}")
+        self.weight, self.form, self.global_views = weight, form, global_views
+        self.nodes, self.reach, self.scale_by_batch = nodes, reach, scale_by_batch
+        self._plan = _plan(global_views, local_views, local_size, (local_scale[0], local_scale[1]))
+        self.projector = make_projector(features, projector)
+        self.directions = RandomDirections(directions)
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        pixels = [view.pixels for view in views.views]
+        sizes = [part for part in (pixels[: self.global_views], pixels[self.global_views :]) if part]
+        features = torch.cat([backbone(torch.cat(part)) for part in sizes])
+        return self.embedding_loss(self.projector(features).unflatten(0, (len(views), -1)))
+
+    def embedding_loss(self, z: Tensor) -> Losses:
+        """The terms of the loss from the embeddings `(V, B, D)` of all views, the global ones first."""
+        flattened = self.form == "flattened"
+        distance = losses.distance_from_mean_view(z, self.global_views if flattened else None)
+        tested = z.flatten(0, 1) if flattened else z
+        sigreg = losses.sigreg(tested, self.directions(z), self.nodes, self.reach, self.scale_by_batch)
+        return {"invariance": Term(distance, 1.0 if flattened else 1 - self.weight), "sigreg": Term(sigreg, self.weight)}
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.directions.advance(step)
+
+
+def _plan(global_views: int, local_views: int, local_size: int, local_scale: tuple[float, float]) -> Plan:
+    if global_views < 1 or local_views < 0 or global_views + local_views < 2:
+        raise ValueError(f"at least one global view and two views in all are needed, got {global_views} global and {local_views} local")
+    if local_views == 0:
+        return Pair(global_views)
+    return MultiCrop((Crops(global_views), Crops(local_views, local_size, local_scale)))

@@ -1,0 +1,44 @@
+"""RotNet: which way up is the image?"""
+
+from collections.abc import Mapping
+
+import torch
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import mlp
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.transforms import Group
+from ssl_inv.views import Turns, Views
+
+
+@register("rotnet")
+class RotNet(Objective):
+    """Prediction of image rotations (Gidaris, Singh, Komodakis, ICLR 2018).
+
+    Every image is shown upright and turned by 90, 180 and 270 degrees counter-clockwise, the four of them in one batch of the backbone; the
+    loss is the cross entropy of telling which is which. The best features for other tasks are those before the last stage.
+
+    Args:
+        hidden: widths of the classifier's hidden layers; the paper's is linear.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        hidden: list[int] = [],  # noqa: B006 - never changed, and a recipe shows it as it stands
+    ) -> None:
+        super().__init__()
+        self.classifier = mlp((features, *hidden, 4))
+
+    @property
+    def plan(self) -> Turns:
+        return Turns()
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        logits = self.classifier(backbone(torch.cat([view.pixels for view in views.views])))
+        turns = torch.arange(4, device=logits.device).repeat_interleave(len(logits) // 4)
+        return {"rotation": Term(losses.classification(logits, turns))}

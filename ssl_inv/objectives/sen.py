@@ -1,0 +1,82 @@
+"""SEN: a contrastive model of where actions lead, and nothing else."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import action_predictor
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.prediction import ActionPrediction
+from ssl_inv.registry import register
+from ssl_inv.transforms import Convention, Group
+from ssl_inv.views import Pair, Views
+
+
+@register("sen")
+class SEN(Objective):
+    """Symmetric embedding networks (Park et al., ICML 2022) in the form in which SIE and seq-JEPA compare with them.
+
+    The predictor p is told the embedding of view x and the action a from x to view y; its prediction must be nearer to the embedding of y
+    than to anything else in the batch. There is no invariance term.
+
+        L = NT-Xent(p(z_x, a), z_y; temperature)
+
+    Args:
+        parameters: what the views differ in and the predictor is told.
+        projector: widths of the projector's layers.
+        temperature: divides the cosine similarities; seq-JEPA's comparison has 0.5, SIE's 0.1.
+        predictor: `concatenation` is an MLP on action and embedding; `bilinear`, SIE's own, makes one matrix of the action, linearly, and
+            with it this is SIE's contrastive comparison without invariance; `hypernetwork` writes the weights of a small MLP with an MLP on
+            the action.
+        predictor_hidden: widths of the predictor's hidden layers, for `hypernetwork` and `concatenation`; none makes `concatenation` one
+            affine map.
+        convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep the sign that the
+            product has, and plain differences of hues.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 2048, 2048],  # noqa: B006
+        temperature: float = 0.5,
+        predictor: Literal["bilinear", "hypernetwork", "concatenation"] = "concatenation",
+        predictor_hidden: list[int] = [],  # noqa: B006
+        convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.parameters_used = parameters
+        self.convention: Convention = convention
+        self.temperature = temperature
+        self.projector = make_projector(features, projector)
+        action = action_dimensions(groups, parameters, convention)
+        self.action_predictor = action_predictor(predictor, projector[-1], action, predictor_hidden)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        action = views[0].transform.relative(views[1].transform).as_vector(self.parameters_used, self.convention)
+        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
+        return self.embedding_loss(x, y, action)
+
+    def embedding_loss(self, x: Tensor, y: Tensor, action: Tensor) -> Losses:
+        """The term of the loss from the embeddings `(B, D)` of both views and the action `(B, K)` between them."""
+        return {"equivariance": Term(losses.nt_xent(self.action_predictor(x, action), y, self.temperature))}
+
+    def predictor(self, backbone: Backbone) -> ActionPrediction:
+        def encode(pixels: Tensor) -> Tensor:
+            return self.projector(backbone(pixels))  # type: ignore[no-any-return]
+
+        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention)

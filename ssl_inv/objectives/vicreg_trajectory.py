@@ -1,0 +1,105 @@
+"""VICReg with views on a trajectory: features move straight on where the object turns on."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.registry import register
+from ssl_inv.transforms import Group, Transform
+from ssl_inv.views import Pair, Views
+
+
+@register("vicreg-trajectory")
+class VICRegTrajectory(Objective):
+    """VICReg and a regulariser on three views l, c, r of a trajectory of viewpoints (after Wang, Chen, Yu, ECCV 2024).
+
+        L = invariance mean_{l c, c r} mean (z - z')^2 + variance mean_v V(z_v) + covariance 2 mean_v C(z_v) + trajectory T(z_l, z_c, z_r)
+
+    V and C are VICReg's, whose weights mean here what they mean there: for two views the first three terms are its loss. T is how far the
+    embedding of c is from the way from l to r. seq-JEPA's comparison gives T the weight 0.01.
+
+    Args:
+        parameters: what tells which of an object's three views lies between the others: the one whose distances to both, summed over these
+            parameters in the units of their groups, are smallest. Empty takes views in the order in which they come, which suits frames
+            of a video and no data that draws its views at random.
+        shape: of the way. `geodesic`: T is the squared sine of the angle between z_c and the great circle through z_l and z_r. `straight`:
+            T is 1 - cos of the angle by which the way turns at z_c.
+        normalised_centre: whether z_c is normalised for `geodesic` as z_l and z_r are. seq-JEPA's code leaves it as it is; T then is
+            a squared length and can be made small by short embeddings.
+        projector: widths of the projector's layers.
+        invariance: weight of the invariance term.
+        variance: weight of the hinge on the standard deviations.
+        covariance: weight of the squared covariances.
+        trajectory: weight of T.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        shape: Literal["geodesic", "straight"] = "geodesic",
+        normalised_centre: bool = True,
+        projector: list[int] = [2048, 2048, 2048],  # noqa: B006
+        invariance: float = 10.0,
+        variance: float = 10.0,
+        covariance: float = 1.0,
+        trajectory: float = 0.01,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if shape == "straight" and not normalised_centre:
+            raise ValueError("normalised_centre is False, but a straight way does not depend on the lengths of embeddings")
+        if parameters:
+            action_dimensions(groups, parameters, "canonical")
+        self.ordering, self.shape, self.normalised_centre = parameters, shape, normalised_centre
+        self.weights = (invariance, variance, covariance, trajectory)
+        self.projector = make_projector(features, projector)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair(3)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        embeddings = torch.stack([self.projector(backbone(view.pixels)) for view in views.views])
+        if self.ordering:
+            centre = centre_of(tuple(view.transform for view in views.views), self.ordering)
+            order = torch.stack(((centre + 1) % 3, centre, (centre + 2) % 3))
+            embeddings = embeddings.take_along_dim(order.unsqueeze(2), dim=0)
+        return self.embedding_loss(*embeddings)
+
+    def embedding_loss(self, left: Tensor, centre: Tensor, right: Tensor) -> Losses:
+        """The terms of the loss from the embeddings `(B, D)` of the three views."""
+        views = (left, centre, right)
+        invariance, variance, covariance, trajectory = self.weights
+        distances = losses.mean_squared_error(left, centre) + losses.mean_squared_error(centre, right)
+        return {
+            "invariance": Term(distances / 2, invariance),
+            "variance": Term(torch.stack([losses.variance(one) for one in views]).mean(), variance),
+            "covariance": Term(2 * torch.stack([losses.covariance(one) for one in views]).mean(), covariance),
+            "trajectory": Term(self._deviation(left, centre, right), trajectory),
+        }
+
+    def _deviation(self, left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
+        if self.shape == "straight":
+            return losses.bend(left, centre, right)
+        return losses.geodesic_deviation(left, centre, right, self.normalised_centre)
+
+
+def centre_of(views: tuple[Transform, ...], names: list[str]) -> Tensor:
+    """Which of three views of each sample has the smallest sum of distances to the others in the named parameters: `(B,)`, int64."""
+    first, second, third = views
+    a, b, c = (_distance(*pair, names) for pair in ((first, second), (second, third), (third, first)))
+    return torch.stack((a + c, a + b, b + c)).argmin(dim=0)
+
+
+def _distance(a: Transform, b: Transform, names: list[str]) -> Tensor:
+    return torch.stack([a.groups[name].distance(a[name], b[name]) for name in names]).sum(dim=0)
