@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test test-all lint types clean
+.PHONY: demo test test-all lint types docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ssl-inv pretrain demo --output $(RUN)
@@ -21,6 +21,9 @@ lint: $(VENV)/.installed-dev
 
 types: $(VENV)/.installed-dev
 	$(BIN)/mypy
+
+docs: $(VENV)/.installed
+	$(BIN)/python docs/build.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

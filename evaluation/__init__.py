@@ -1,5 +1,6 @@
 """What features know: classes, transforms, spectrum. Works on any encoder that maps pixels to vectors."""
 
+from ssl_inv.evaluation.aggregation import Aggregate, aggregated
 from ssl_inv.evaluation.features import Encoder, EvaluationBatch, FeatureTable, disk_mask, extract
 from ssl_inv.evaluation.knn import NearestNeighbourSettings, nearest_neighbours
 from ssl_inv.evaluation.linear import LinearSettings, linear_probe
@@ -12,6 +13,7 @@ from ssl_inv.evaluation.transforms_r2 import TransformR2Settings, r2_mean, r2_pe
 __all__ = [
     "FULL",
     "QUICK",
+    "Aggregate",
     "Bootstrap",
     "Comparison",
     "Encoded",
@@ -25,6 +27,7 @@ __all__ = [
     "RetrievalSettings",
     "TransformR2Settings",
     "ViewPredictor",
+    "aggregated",
     "alpha_req",
     "disk_mask",
     "evaluate",

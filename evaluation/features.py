@@ -13,12 +13,12 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
 
 Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 """Maps pixels `(B, 3, H, W)` to named parts `(B, D)`; a single tensor counts as the part `all`."""
 
-_GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Circle, Box, Real, Flag, Code)}
+_GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Pose, Circle, Box, Real, Flag, Code)}
 
 
 def group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
@@ -217,7 +217,7 @@ def disk_mask(size: int) -> Tensor:
 
 
 @contextmanager
-def _frozen(module: nn.Module | None) -> Iterator[None]:
+def frozen(module: nn.Module | None) -> Iterator[None]:
     """Evaluation mode for every submodule, and afterwards the mode that each one had."""
     modes = {} if module is None else {part: part.training for part in module.modules()}
     if module is not None:
@@ -288,7 +288,7 @@ def extract(
     device = torch.device(device)
     behind = next((owner for owner in (module, encoder, getattr(encoder, "__self__", None)) if isinstance(owner, nn.Module)), None)
     encoded, read = [], []
-    with _frozen(behind), torch.no_grad(), torch.autocast(device.type, enabled=False):
+    with frozen(behind), torch.no_grad(), torch.autocast(device.type, enabled=False):
         for batch in batches:
             encoded.append(_encode(encoder, batch, device, disk))
             read.append(batch)

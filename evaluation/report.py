@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ssl_inv.transforms import Action, Box, Circle, Flag, Group, Real, Rotation
+from ssl_inv.transforms import Action, Box, Circle, Flag, Group, Pose, Real, Rotation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -202,9 +202,10 @@ def _step_words(label: str, action: Action, name: str, row: int) -> str:
     group: Group = action.groups[name]
     step = action.values[name][row : row + 1].detach().cpu().double()
     if isinstance(group, Rotation):
-        degrees = math.degrees(group.distance(group.neutral(1).double(), step).item())
-        subject = "" if name == "rotation" else f"{label} "
-        return f"{subject}rotated {degrees:.0f}°" if degrees >= 0.5 else ""
+        return _turn_words("rotated" if name == "rotation" else f"{label} rotated", step)
+    if isinstance(group, Pose):
+        phrases = (_turn_words(f"{label} rotated", step[:, :4]), _shift_words(f"{label} shifted", step[:, 4:]))
+        return ", ".join(phrase for phrase in phrases if phrase)
     if isinstance(group, Circle) and math.isclose(group.period, 2 * math.pi):
         degrees = math.degrees(step.item())
         return f"{label} {_minus(f'{degrees:+.0f}')}°" if abs(degrees) >= 0.5 else ""
@@ -213,10 +214,19 @@ def _step_words(label: str, action: Action, name: str, row: int) -> str:
     if isinstance(group, Flag):
         return "" if step.item() == 0 else f"{label} on" if action.target[name][row] else f"{label} off"
     if isinstance(group, (Circle, Real)):
-        numbers = [_minus(f"{value:+.2f}") for value in step.flatten().tolist()]
-        words = numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
-        return f"{label} {words}" if step.abs().max() >= 0.005 else ""
+        return _shift_words(label, step)
     raise ValueError(f"no words are known for steps of the group {type(group).__name__}, which {name!r} belongs to")
+
+
+def _turn_words(label: str, quaternion: Tensor) -> str:
+    degrees = math.degrees(Rotation().distance(Rotation().neutral(1).double(), quaternion).item())
+    return f"{label} {degrees:.0f}°" if degrees >= 0.5 else ""
+
+
+def _shift_words(label: str, step: Tensor) -> str:
+    numbers = [_minus(f"{value:+.2f}") for value in step.flatten().tolist()]
+    words = numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
+    return f"{label} {words}" if step.abs().max() >= 0.005 else ""
 
 
 def _box_words(label: str, step: Tensor) -> str:

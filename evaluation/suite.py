@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from ssl_inv.evaluation.aggregation import Aggregate, aggregated, mean_of
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.knn import NearestNeighbourSettings, nearest_neighbours
 from ssl_inv.evaluation.linear import LinearSettings, linear_probe
@@ -25,6 +26,7 @@ class Protocol:
         transforms: the regression of the transform.
         retrieval: the retrieval by a predictor.
         parts: parts of the features that are probed; None for all.
+        aggregate: numbers of views of an object that are classified as one; see `ssl_inv.evaluation.aggregation`.
         bootstrap: how standard errors are estimated.
         shuffle_seed: decides the order of the shuffled targets.
     """
@@ -34,6 +36,7 @@ class Protocol:
     transforms: TransformR2Settings = field(default_factory=TransformR2Settings)
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     parts: tuple[str, ...] | None = None
+    aggregate: tuple[int, ...] = ()
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     shuffle_seed: int = 0
 
@@ -57,11 +60,13 @@ class Encoded:
         train: features that probes are fitted to.
         validation: features of other objects, that probes are judged on.
         predictor: the encoder's own predictor of views, if it has one.
+        aggregate: the encoder's own network for several views, if it has one.
     """
 
     train: FeatureTable
     validation: FeatureTable
     predictor: ViewPredictor | None = None
+    aggregate: Aggregate | None = None
 
 
 def _parts(train: FeatureTable, protocol: Protocol) -> list[str]:
@@ -75,12 +80,33 @@ def _probes(train: FeatureTable, validation: FeatureTable, protocol: Protocol) -
     """Everything that is fitted to training targets."""
     results = []
     for part in _parts(train, protocol):
-        if (missing := _no_classes(train, validation)) is None:
-            results += linear_probe(train, validation, part, protocol.linear, protocol.bootstrap)
-            results += nearest_neighbours(train, validation, part, protocol.neighbours, protocol.bootstrap)
-        else:
-            results += [Result(name, part, None, detail=missing) for name in ("linear/top1", "knn/top1")]
+        results += _classification(train, validation, part, protocol)
         results += transform_r2(train, validation, part, protocol.transforms, protocol.bootstrap)
+    return results
+
+
+def _classification(train: FeatureTable, validation: FeatureTable, part: str, protocol: Protocol) -> list[Result]:
+    if (missing := _no_classes(train, validation)) is not None:
+        return _not_classified(part, missing)
+    results = linear_probe(train, validation, part, protocol.linear, protocol.bootstrap)
+    return results + nearest_neighbours(train, validation, part, protocol.neighbours, protocol.bootstrap)
+
+
+def _not_classified(part: str, reason: str) -> list[Result]:
+    return [Result(name, part, None, detail=reason) for name in ("linear/top1", "knn/top1")]
+
+
+def _several_views(encoded: Encoded, protocol: Protocol, shuffled: bool = False) -> list[Result]:
+    """Classes of several views of an object at once; `shuffled` fits the probes to the labels of other objects."""
+    results = []
+    for views in protocol.aggregate:
+        train, validation = (aggregated(table, views, encoded.aggregate) for table in (encoded.train, encoded.validation))
+        if train is None or validation is None:
+            results += _not_classified(mean_of(views), f"no object has {views} views")
+            continue
+        train = shuffle_targets(train, protocol.shuffle_seed) if shuffled else train
+        for part in train.features:
+            results += _classification(train, validation, part, protocol)
     return results
 
 
@@ -106,7 +132,11 @@ def _check_alike(train: FeatureTable, validation: FeatureTable) -> None:
 
 
 def evaluate(
-    train: FeatureTable, validation: FeatureTable, protocol: Protocol = QUICK, predictor: ViewPredictor | None = None
+    train: FeatureTable,
+    validation: FeatureTable,
+    protocol: Protocol = QUICK,
+    predictor: ViewPredictor | None = None,
+    aggregate: Aggregate | None = None,
 ) -> list[Result]:
     """Every measurement that the data allow, part by part; for the others a result without a value that says why.
 
@@ -115,13 +145,14 @@ def evaluate(
         validation: features of other objects.
         protocol: what is measured and how.
         predictor: measured by retrieval; nothing is retrieved without one.
+        aggregate: makes one vector of several views; without one it is their mean alone.
 
     Raises:
         ValueError: if the tables don't fit together, or a part doesn't exist.
     """
     _check_alike(train, validation)
-    results = _probes(train, validation, protocol)
-    results += _retrieval(Encoded(train, validation, predictor), protocol)
+    encoded = Encoded(train, validation, predictor, aggregate)
+    results = _probes(train, validation, protocol) + _several_views(encoded, protocol) + _retrieval(encoded, protocol)
     return results + [result for part in _parts(train, protocol) for result in spectrum(train, part)]
 
 
@@ -179,12 +210,14 @@ def evaluate_with_baselines(
     Raises:
         ValueError: as `evaluate`; or if a reference belongs to nothing that was measured.
     """
-    results = evaluate(trained.train, trained.validation, protocol, trained.predictor)
+    results = evaluate(trained.train, trained.validation, protocol, trained.predictor, trained.aggregate)
     train = shuffle_targets(trained.train, protocol.shuffle_seed)
-    shuffled = _probes(train, trained.validation, protocol)
+    shuffled = _probes(train, trained.validation, protocol) + _several_views(trained, protocol, shuffled=True)
     if trained.predictor is not None:
         # Nothing is fitted in retrieval, so there it is the action that is exchanged.
         validation = shuffle_targets(trained.validation, protocol.shuffle_seed)
         shuffled += _retrieval(Encoded(train, validation, trained.predictor), protocol)
-    baseline = [] if untrained is None else evaluate(untrained.train, untrained.validation, protocol, untrained.predictor)
+    baseline = []
+    if untrained is not None:
+        baseline = evaluate(untrained.train, untrained.validation, protocol, untrained.predictor, untrained.aggregate)
     return compare(results, baseline, shuffled, references)

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Data, Source
 from ssl_inv.evaluation import report
-from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.features import FeatureTable, frozen
 from ssl_inv.evaluation.results import Comparison, format_table, to_json
 from ssl_inv.evaluation.retrieval import ViewPredictor
 from ssl_inv.evaluation.spectrum import singular_values
@@ -26,6 +26,7 @@ from ssl_inv.pretrain import Run, build_networks
 from ssl_inv.recipe import Recipe, named
 from ssl_inv.run_folder import RunFolder, write_text
 from ssl_inv.settings import EvaluationSettings
+from ssl_inv.transforms import Action
 
 SUMMARY = (
     "linear/top1",
@@ -87,10 +88,12 @@ def encode_data(
     seed: int,
     cache: FeatureCache | None = None,
 ) -> Encoded:
-    """Features of both splits, with the objective's predictor if it has one."""
+    """Features of both splits, with the objective's predictor and its network for several views if it has them."""
     encoder: Encoder = _whole(backbone) if objective is None else objective.representations(backbone)  # type: ignore[arg-type]
-    predictor = None if objective is None else objective.predictor(backbone)  # type: ignore[arg-type]
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
+    predictor, aggregation = None, None
+    if objective is not None and set(objective.parameters_used) <= set(data.validation.groups):
+        predictor, aggregation = objective.predictor(backbone), objective.aggregation(backbone)  # type: ignore[arg-type]
     if predictor is not None:
         encoder = with_prediction_space(encoder, predictor.embed)
     tables = {}
@@ -100,16 +103,23 @@ def encode_data(
     ):
         file = None if cache is None else cache.file(split, module, source, objects, settings.views)
         tables[split] = feature_table(encoder, module, source, objects, settings.views, normalise, device, file)
-    view_predictor = None
-    if predictor is not None and objective is not None:
-        predict, home = predictor.predict, device
 
-        def on_device(embedding: Tensor, action: Any) -> Tensor:
-            with torch.no_grad():
-                return predict(embedding.to(home), action.to(home)).cpu()
+    def predict(embedding: Tensor, action: Action) -> Tensor:
+        assert predictor is not None
+        with frozen(module), torch.no_grad():
+            return predictor.predict(embedding.to(device), action.to(device)).cpu()
 
-        view_predictor = ViewPredictor(PREDICTION, on_device)
-    return Encoded(tables["train"], tables["validation"], view_predictor)
+    def aggregate(features: Tensor, actions: Sequence[Action]) -> Tensor:
+        assert aggregation is not None
+        with frozen(module), torch.no_grad():
+            return aggregation(features.to(device), [action.to(device) for action in actions]).cpu()
+
+    return Encoded(
+        tables["train"],
+        tables["validation"],
+        None if predictor is None else ViewPredictor(PREDICTION, predict),
+        None if aggregation is None else aggregate,
+    )
 
 
 def _whole(backbone: nn.Module) -> Encoder:

@@ -135,4 +135,5 @@ def with_prediction_space(encoder: Encoder, embed: Callable[[Tensor], Tensor]) -
 def protocol_of(settings: EvaluationSettings, parts: tuple[str, ...], seed: int = 0) -> Protocol:
     """The suite's protocol that the recipe's settings name, probing `parts`."""
     base = QUICK if settings.protocol == "quick" else FULL
-    return replace(base, neighbours=replace(base.neighbours, k=settings.neighbours), parts=parts, shuffle_seed=seed)
+    neighbours = replace(base.neighbours, k=settings.neighbours)
+    return replace(base, neighbours=neighbours, parts=parts, aggregate=tuple(settings.aggregate), shuffle_seed=seed)

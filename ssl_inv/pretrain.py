@@ -80,7 +80,8 @@ def build(recipe: Recipe) -> Run:
                 require_exact_gradients(backbone, size)
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
     with named("trainer"):
-        batches = StepBatches(train, settings.batch_size, view_maker.loaded_views, settings.seed, trainer.global_rank, trainer.world_size)
+        share = trainer.global_rank, trainer.world_size
+        batches = StepBatches(train, settings.batch_size, view_maker.loaded_views, settings.seed, *share, view_maker.plan.way)
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     to_channels_last(backbone)
     if trainer.world_size > 1:

@@ -24,6 +24,12 @@ def quaternion_conjugate(q: Tensor) -> Tensor:
     return torch.cat((-q[..., :3], q[..., 3:]), dim=-1)
 
 
+def quaternion_rotate(q: Tensor, vector: Tensor) -> Tensor:
+    """Vectors `(..., 3)` turned by unit quaternions: `q v q^-1`."""
+    pure = torch.cat((vector, torch.zeros_like(vector[..., :1])), dim=-1)
+    return quaternion_multiply(quaternion_multiply(q, pure), quaternion_conjugate(q))[..., :3]
+
+
 def quaternion_from_euler(angles: Tensor) -> Tensor:
     """Unit quaternions `(..., 4)` from extrinsic x, y, z Euler angles `(..., 3)`: R = Rz(c) Ry(b) Rx(a), scipy's `from_euler("xyz")`."""
     half = angles / 2

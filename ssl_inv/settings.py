@@ -102,12 +102,15 @@ class EvaluationSettings:
         views: views of each object to extract; objects with fewer give what they have.
         objects: training objects to fit the probes on; none takes all.
         neighbours: k of the k-nearest-neighbour vote.
+        aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the objective's own
+            network where it has one; empty classifies single views only.
     """
 
     protocol: Literal["quick", "full", "none"] = "quick"
     views: int = 8
     objects: int | None = None
     neighbours: int = 20
+    aggregate: list[int] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("views", "neighbours"):
@@ -115,3 +118,5 @@ class EvaluationSettings:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.objects is not None and self.objects < 2:
             raise ValueError(f"objects must be at least 2, got {self.objects}")
+        if not all(1 <= count <= self.views for count in self.aggregate) or len(set(self.aggregate)) < len(self.aggregate):
+            raise ValueError(f"aggregate must be different numbers from 1 to evaluation.views, {self.views}, got {self.aggregate}")

@@ -85,7 +85,7 @@ def first_samples(recipe: Recipe, count: int) -> list[Sample]:
     maker, source = build_view_maker(recipe, source, augmentation, objective.plan)
     with named("data"), torch.no_grad():
         # Which sample comes first does not depend on the size of a batch.
-        batches = StepBatches(source, min(count, len(source)), maker.loaded_views, recipe["trainer"]["seed"])
+        batches = StepBatches(source, min(count, len(source)), maker.loaded_views, recipe["trainer"]["seed"], way=maker.plan.way)
         return samples(source, batches[0].to(torch.device("cpu")), maker)
 
 
@@ -113,7 +113,7 @@ def samples(source: Source, batch: Batch, maker: ViewMaker) -> list[Sample]:
 def images_of(plan: Plan, loaded: int) -> list[int]:
     """For each view of a plan, of which of the `loaded` images of a sample it is made."""
     parts = plan.plans if isinstance(plan, Several) else (plan,)
-    return [number % min(part.own_views, loaded) for part in parts for number in range(part.count)]
+    return [number % min(part.sources, loaded) for part in parts for number in range(part.count)]
 
 
 def _shown(number: int, view: View, change: Transform, maker: ViewMaker, with_size: bool) -> list[ShownView]:

@@ -16,7 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.quaternions import canonical_sign, quaternion_conjugate, quaternion_multiply
+from ssl_inv.quaternions import canonical_sign, quaternion_conjugate, quaternion_multiply, quaternion_rotate
 
 Convention = Literal["canonical", "sie", "seq-jepa"]
 """How an action is written as a vector.
@@ -103,6 +103,47 @@ class Rotation(Group):
 
     def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
         return quaternion_multiply(quaternion_conjugate(a), b)
+
+
+@dataclass(frozen=True)
+class Pose(Group):
+    """Rigid motions of space, SE(3), as `(B, 7)`: a unit quaternion for the rotation R, then the translation c.
+
+    With M the 4x4 matrix [R | c], a step is M_a^-1 M_b: the body-frame rotation R_a^-1 R_b and the shift R_a^-1 (c_b - c_a), along the axes
+    of `a`. So the same shift is another step from a rotated start. A path turns along the shorter arc and shifts straight; it has constant
+    speed in the metric that `distance` measures, and is not the screw motion between its ends.
+    """
+
+    scale: float = 1.0
+    """The length that counts as much as one radian; in vectors, translations are divided by it. A constant of the parameter."""
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]).repeat(batch, 1)
+
+    def relative(self, a: Tensor, b: Tensor) -> Tensor:
+        step = self.plain_step_vector(a, b)
+        return torch.cat((canonical_sign(step[:, :4]), step[:, 4:]), dim=-1)
+
+    def compose(self, a: Tensor, step: Tensor) -> Tensor:
+        shift = quaternion_rotate(a[:, :4], step[:, 4:])
+        return torch.cat((quaternion_multiply(a[:, :4], step[:, :4]), a[:, 4:] + shift), dim=-1)
+
+    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
+        return torch.cat((Rotation().scale_step(step[:, :4], fraction), step[:, 4:] * fraction), dim=-1)
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """The root of the squared angle in radians plus the squared shift in units of `scale`."""
+        return torch.hypot(Rotation().distance(a[:, :4], b[:, :4]), (b[:, 4:] - a[:, 4:]).norm(dim=-1) / self.scale)
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        return self.step_vector(value)
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return torch.cat((canonical_sign(step[:, :4]), step[:, 4:] / self.scale), dim=-1)
+
+    def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
+        back = quaternion_conjugate(a[:, :4])
+        return torch.cat((quaternion_multiply(back, b[:, :4]), quaternion_rotate(back, b[:, 4:] - a[:, 4:])), dim=-1)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from torch import Tensor
 
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
 
 
 def describe_view(transform: Transform, row: int) -> str:
@@ -37,6 +37,9 @@ def in_words(name: str, value: Tensor, group: Group) -> str:
     label = name.replace("_", " ")
     if isinstance(group, Rotation):
         return _rotation("rotated" if name == "rotation" else f"{label} rotated", *numbers)
+    if isinstance(group, Pose):
+        words = (_rotation(f"{label} rotated", *numbers[:4]), _real(f"{label} shifted", numbers[4:], 0.0))
+        return ", ".join(part for part in words if part)
     if isinstance(group, Circle):
         return _on_circle(label, numbers[0], group.period)
     if isinstance(group, Box):

@@ -12,7 +12,7 @@ from scipy.spatial.transform import Slerp
 from torch import Tensor
 
 from ssl_inv.quaternions import quaternion_conjugate, quaternion_from_euler, quaternion_multiply, quaternion_to_matrix
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Flag, Group, Pose, Real, Rotation, Transform
 
 BATCH = 200
 GROUPS: dict[str, Group] = {
@@ -23,6 +23,7 @@ GROUPS: dict[str, Group] = {
     "brightness": Real(scale=0.8, neutral_value=1.0),
     "fixation": Real(dimensions=2),
     "flip": Flag(),
+    "pose": Pose(scale=0.5),
 }
 
 
@@ -37,6 +38,7 @@ def values(name: str, seed: int) -> Tensor:
         "brightness": 2 * unit[:, 0],
         "fixation": unit[:, :2],
         "flip": (unit[:, 0] < 0.5).double(),
+        "pose": torch.cat((torch.nn.functional.normalize(2 * unit - 1, dim=-1), unit[:, :3] * 2 - 1), dim=-1),
     }[name]
 
 
@@ -103,6 +105,34 @@ def test_rotation_paths_are_scipys_slerp(fraction: float) -> None:
         assert np.allclose(quaternion_to_matrix(found[row]), expected, atol=1e-9)
 
 
+def matrices(pose: Tensor) -> Tensor:
+    """4x4 matrices of rigid motions, by scipy."""
+    motion = torch.eye(4, dtype=torch.float64).repeat(len(pose), 1, 1)
+    motion[:, :3, :3] = torch.from_numpy(ScipyRotation.from_quat(pose[:, :4].numpy()).as_matrix())
+    motion[:, :3, 3] = pose[:, 4:]
+    return motion
+
+
+def test_poses_are_rigid_motions() -> None:
+    a, b, step = values("pose", 0), values("pose", 1), values("pose", 2)
+    group = GROUPS["pose"]
+    torch.testing.assert_close(matrices(group.relative(a, b)), matrices(a).inverse() @ matrices(b))
+    torch.testing.assert_close(matrices(group.compose(a, step)), matrices(a) @ matrices(step))
+    moved, also_moved = group.compose(step, a), group.compose(step, b)
+    # Where the world's origin is has no influence.
+    torch.testing.assert_close(group.relative(moved, also_moved), group.relative(a, b))
+    torch.testing.assert_close(group.distance(moved, also_moved), group.distance(a, b))
+
+
+def test_the_same_shift_is_another_step_of_a_pose_from_another_rotation() -> None:
+    start, shift = values("pose", 0), torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    end = torch.cat((start[:, :4], start[:, 4:] + shift), dim=1)
+    step = Pose().relative(start, end)[:, 4:]
+    assert torch.allclose(step.norm(dim=1), shift.norm())
+    assert (step.std(dim=0) > 0.1).all()
+    assert np.allclose(ScipyRotation.from_quat(start[:, :4].numpy()).apply(step.numpy()), shift.numpy())
+
+
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-4, math.pi - 1e-6, math.pi])
 def test_rotation_paths_have_no_hole_at_tiny_and_half_turns(angle: float) -> None:
     a, b = quaternion_from_euler(torch.zeros(1, 3).double()), quaternion_from_euler(torch.tensor([[angle, 0.0, 0.0]]).double())
@@ -123,7 +153,7 @@ def test_circles_go_the_short_way_round() -> None:
 
 def test_vectors_stand_in_the_order_asked_for() -> None:
     a, b = transform(0), transform(1)
-    widths = {"rotation": 4, "hue": 2, "azimuth": 2, "crop": 4, "brightness": 1, "fixation": 2, "flip": 1}
+    widths = {"rotation": 4, "hue": 2, "azimuth": 2, "crop": 4, "brightness": 1, "fixation": 2, "flip": 1, "pose": 7}
     for chosen in (["flip", "rotation"], ["hue", "crop", "brightness"], None):
         names = chosen or list(GROUPS)
         for vector, single in (

@@ -75,6 +75,19 @@ class Source(ABC):
         """View `views[b]` of object `objects[b]` for every b, in that order."""
 
     @property
+    def renders(self) -> bool:
+        """Whether `render` makes images that are none of the objects' views."""
+        return False
+
+    def render(self, objects: Indices, transform: Transform) -> Images:
+        """Object `objects[b]` as row b of `transform` tells of it, for every b; all that is in `groups` has to be told.
+
+        Raises:
+            TypeError: if the source has stored images only.
+        """
+        raise TypeError(f"{type(self).__name__} has stored images and renders none")
+
+    @property
     def preferred_workers(self) -> int | None:
         """Loader processes that suit this source: 0 when pixels are in memory or on the device, None for the engine's default."""
         return None
@@ -137,6 +150,13 @@ class Subset(Source):
 
     def load(self, objects: Indices, views: Indices) -> Images:
         return self.source.load(self.objects[objects], views)
+
+    @property
+    def renders(self) -> bool:
+        return self.source.renders
+
+    def render(self, objects: Indices, transform: Transform) -> Images:
+        return self.source.render(self.objects[objects], transform)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_inv import keyed_random
 from ssl_inv.data.base import Images, Indices, Source
 from ssl_inv.transforms import Transform
+from ssl_inv.views import Way
 
 _ATTEMPTS = 10
 _ALIGNMENT = 256
@@ -27,7 +28,8 @@ class Batch:
     """What one process gets for one step.
 
     Attributes:
-        images: the data's own views, one `Images` a view; a single one when all views are to be made from one image.
+        images: the data's own views, one `Images` a view; a single one when all views are to be made from one image. Behind them come those
+            that were rendered on the way from the first to the second.
         index: numbers of the objects, `(B,)`, int64.
         epoch: passes over the data before this one.
         broken: views that could not be read and were replaced, by their name.
@@ -61,12 +63,15 @@ class StepBatches(Dataset[Batch]):
         seed: decides the order and the views.
         rank: number of this process.
         processes: how many processes share a batch.
+        way: where images lie that are rendered between the first two views; None for no such images.
 
     Raises:
         ValueError: if the batch is larger than the data, cannot be shared evenly, or an object has too few views.
     """
 
-    def __init__(self, source: Source, batch_size: int, views: int, seed: int, rank: int = 0, processes: int = 1) -> None:
+    def __init__(
+        self, source: Source, batch_size: int, views: int, seed: int, rank: int = 0, processes: int = 1, way: Way | None = None
+    ) -> None:
         counts = source.view_counts
         if batch_size > len(source):
             raise ValueError(f"batch_size {batch_size} is larger than the {len(source)} objects of the training data")
@@ -76,7 +81,7 @@ class StepBatches(Dataset[Batch]):
             raise ValueError(f"an object of the training data has {counts.min()} view(s), {views} are needed")
         self.source = source
         self.batch_size, self.views, self.seed = batch_size, views, seed
-        self.rank, self.processes = rank, processes
+        self.rank, self.processes, self.way = rank, processes, way
         self.steps_per_epoch = len(source) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
@@ -105,7 +110,13 @@ class StepBatches(Dataset[Batch]):
         objects, views = np.tile(objects, self.views), chosen.T.reshape(-1)
         loaded = self.source.load(objects, views)
         broken = [self.source.describe(int(objects[row]), int(views[row])) for row in np.flatnonzero(~loaded.readable.cpu().numpy())]
-        return tuple(_part(loaded, slice(view * count, (view + 1) * count)) for view in range(self.views)), broken
+        images = tuple(_part(loaded, slice(view * count, (view + 1) * count)) for view in range(self.views))
+        return images + self._between(objects[:count], images), broken
+
+    def _between(self, objects: Indices, images: tuple[Images, ...]) -> tuple[Images, ...]:
+        if self.way is None:
+            return ()
+        return tuple(self.source.render(objects, one) for one in self.way.between(images[0].transform, images[1].transform))
 
     def _epoch_order(self, epoch: int) -> Indices:
         if self._order[0] != epoch:

@@ -9,6 +9,9 @@ object onto itself.
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
+from operator import itemgetter
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,9 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.data.base import Data, Images, Indices, Labels, Source, Subset, split_objects
+from ssl_inv.data.motion import MotionRecord
 from ssl_inv.data.solids import BOUNDING_RADIUS, BOX, CONE, CYLINDER, ELLIPSOID, KINDS, Scenes, Solids, hsv_to_rgb, render
 from ssl_inv.keyed_random import uniform
-from ssl_inv.quaternions import quaternion_from_euler, quaternion_to_matrix
+from ssl_inv.quaternions import quaternion_from_euler, quaternion_rotate, quaternion_to_matrix
 from ssl_inv.registry import register
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 
@@ -80,7 +84,7 @@ def class_prototypes(classes: int, primitives: int, seed: int) -> Solids:
     )
 
 
-def jittered(prototypes: Solids, jitter: float, seed: int) -> Solids:
+def jittered(prototypes: Solids, jitter: float, seed: int, radius: float = BOUNDING_RADIUS) -> Solids:
     """Object i from row i of `prototypes`: sizes, places, orientations and colours moved by up to `jitter`, then centred and scaled.
 
     Args:
@@ -88,6 +92,7 @@ def jittered(prototypes: Solids, jitter: float, seed: int) -> Solids:
         jitter: largest relative change of a size, shift in multiples of a primitive's half size, turn in radians, and change of red, green
             and blue.
         seed: of the data set.
+        radius: of the sphere around the middle of its bounding box that every object is scaled to touch.
     """
     objects, primitives = prototypes.kinds.shape
     moves = jitter * _signed(_draw(seed, _OBJECT, np.arange(objects), shape=(primitives, 12)))
@@ -101,14 +106,14 @@ def jittered(prototypes: Solids, jitter: float, seed: int) -> Solids:
         turns @ prototypes.orientations,
         (prototypes.colours + moves[..., 9:12]).clamp(0, 1),
     )
-    return _centred(moved)
+    return _centred(moved, radius)
 
 
-def _centred(solids: Solids) -> Solids:
+def _centred(solids: Solids, radius: float) -> Solids:
     """The objects shifted to the middle of their bounding box, as in 3DIEBench, and scaled to the common bounding radius."""
     points = _surface_points(solids).flatten(1, 2)
     middle = (points.amin(1) + points.amax(1)) / 2
-    scale = BOUNDING_RADIUS / (points - middle[:, None]).norm(dim=-1).amax(1)[:, None, None]
+    scale = radius / (points - middle[:, None]).norm(dim=-1).amax(1)[:, None, None]
     positions = (solids.positions - middle[:, None]) * scale
     return Solids(solids.kinds, solids.half_sizes * scale, positions, solids.orientations, solids.colours)
 
@@ -139,6 +144,11 @@ class RenderedSolids(Source):
         primitives: primitives of an object, at least 3: fewer could be symmetric.
         instance_jitter: how far the objects of a class differ, a fraction of the sizes; below 1. See `jittered`.
         samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
+        translation_range: each coordinate of the shift of an object along its own axes, before it is turned, is uniform within plus or
+            minus this, at most 0.3; the frame shows a ball of radius 0.8. Objects are made so much smaller that they stay in the frame.
+            Rotations, light and hues are the same with shifts and without.
+        translation_frame: how shifts are recorded; see `MotionRecord`.
+        pose: whether rotation and shift are recorded together too; see `MotionRecord`.
         cache: keep every view that was rendered, as uint8 on `device`.
         cache_gigabytes: the most that the cache may take when it is full.
         device: where views are rendered and returned.
@@ -159,6 +169,9 @@ class RenderedSolids(Source):
         primitives: int = 5,
         instance_jitter: float = 0.15,
         samples: int = 1,
+        translation_range: float = 0.0,
+        translation_frame: Literal["object", "base"] = "object",
+        pose: bool = False,
         cache: bool = True,
         cache_gigabytes: float = 4.0,
         device: str = "cpu",
@@ -167,6 +180,7 @@ class RenderedSolids(Source):
         _check_at_least({"classes": (classes, 1), "objects": (objects, classes), "views": (views, 1), "size": (size, 8)})
         _check_at_least({"primitives": (primitives, 3), "samples": (samples, 1)})
         _check_within({"angle_range": (angle_range, 180.0), "hue_range": (hue_range, 1.0), "instance_jitter": (instance_jitter, 0.99)})
+        _check_within({"translation_range": (translation_range, 0.3)})
         gigabytes = objects * views * 3 * size**2 / 1e9
         if cache and gigabytes > cache_gigabytes:
             raise ValueError(
@@ -174,13 +188,16 @@ class RenderedSolids(Source):
                 f"cache_gigabytes = {cache_gigabytes:g}; raise it or set cache to false"
             )
         self.size, self.views, self.samples, self.seed = size, views, samples, seed
-        self.angle_range, self.hue_range = math.radians(angle_range), hue_range
+        self.angle_range, self.hue_range, self.translation_range = math.radians(angle_range), hue_range, translation_range
+        self._motion = MotionRecord(translation_range > 0, translation_frame, pose)
         self.device = torch.device(device)
         self._cache = cache
         self._classes = torch.arange(objects) % classes
         self._names = tuple(f"solid-{index:02d}" for index in range(classes))
         prototypes = class_prototypes(classes, primitives, seed).select(self._classes)
-        self._solids = jittered(prototypes, instance_jitter, seed).to(self.device)
+        # The longest shift goes to a corner of its cube.
+        radius = BOUNDING_RADIUS - math.sqrt(3) * translation_range
+        self._solids = jittered(prototypes, instance_jitter, seed, radius).to(self.device)
         self._reset_cache()
 
     def _reset_cache(self) -> None:
@@ -208,6 +225,7 @@ class RenderedSolids(Source):
             "light_theta": Real(scale=math.pi / 4),
             "light_phi": Circle(2 * math.pi),
             "light_hue": Circle(),
+            **self._motion.groups,
         }
 
     @property
@@ -225,15 +243,18 @@ class RenderedSolids(Source):
     def latents(self, objects: Indices, views: Indices) -> NDArray[np.float64]:
         """3DIEBench's latents `(B, 7)`: Euler angles x, y, z, floor hue, light theta, light phi, light hue; radians and turns.
 
+        With translations they are 3DIEBench-T's, `(B, 10)`: three more columns for the shift along the object's own x, y, z.
+
         Raises:
             ValueError: if an object or a view does not exist.
         """
         objects, views = np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64)
         _check_indices("object", objects, len(self._classes))
         _check_indices("view", views, self.views)
-        unit = uniform(self.seed, _VIEW, objects, views, count=7)
-        low = np.array([-self.angle_range] * 3 + [0.0] * 4)
-        high = np.array([self.angle_range] * 3 + [self.hue_range, math.pi / 4, 2 * math.pi, self.hue_range])
+        shift = [self.translation_range] * 3 if self.translation_range else []
+        low = np.array([-self.angle_range] * 3 + [0.0] * 4 + [-most for most in shift])
+        high = np.array([self.angle_range] * 3 + [self.hue_range, math.pi / 4, 2 * math.pi, self.hue_range, *shift])
+        unit = uniform(self.seed, _VIEW, objects, views, count=len(low))
         latents: NDArray[np.float64] = low + (high - low) * unit
         return latents
 
@@ -245,9 +266,24 @@ class RenderedSolids(Source):
             self._fill(np.unique(flat[~self._filled[flat]]))
             pixels = self._pixels[torch.from_numpy(flat).to(self.device)]
         else:
-            pixels = self._render(rows, latents)
-        readable = torch.ones(len(rows), dtype=torch.bool, device=self.device)
-        return Images(pixels, self._transform(latents), readable)
+            pixels = self._render(rows, _scenes(latents))
+        return Images(pixels, self._transform(latents), self._readable(len(rows)))
+
+    @property
+    def renders(self) -> bool:
+        return True
+
+    def render(self, objects: Indices, transform: Transform) -> Images:
+        rows = np.asarray(objects, dtype=np.int64)
+        _check_indices("object", rows, len(self._classes))
+        # In float32 a quaternion's norm is one to seven digits, and a matrix that is made of it would scale the object.
+        rotation = torch.nn.functional.normalize(transform["rotation"].double(), dim=-1)
+        scenes = Scenes(rotation, *(transform[name].double() for name in ("floor_hue", "light_theta", "light_phi", "light_hue")))
+        scenes = replace(scenes, position=self._motion.position(rotation, transform))
+        return Images(self._render(rows, scenes), transform.only(list(self.groups)).to(self.device), self._readable(len(rows)))
+
+    def _readable(self, count: int) -> Tensor:
+        return torch.ones(count, dtype=torch.bool, device=self.device)
 
     @property
     def cached(self) -> bool:
@@ -255,10 +291,10 @@ class RenderedSolids(Source):
         return self._cache
 
     def all_latents(self) -> NDArray[np.float64]:
-        """The latents of every view of every object, `(N, V, 7)`; see `latents`."""
+        """The latents of every view of every object, `(N, V, 7)` or `(N, V, 10)`; see `latents`."""
         objects = np.repeat(np.arange(len(self), dtype=np.int64), self.views)
         views = np.tile(np.arange(self.views, dtype=np.int64), len(self))
-        return self.latents(objects, views).reshape(len(self), self.views, 7)
+        return self.latents(objects, views).reshape(len(self), self.views, -1)
 
     def render_all(self, progress: Callable[[int, int], None] | None = None) -> None:
         """Render every view into the cache; `progress` is told the number of views done and the number of all.
@@ -282,25 +318,31 @@ class RenderedSolids(Source):
     def _fill(self, flat: Indices) -> None:
         """Render the views with these numbers, object by object, into the cache."""
         objects, views = flat // self.views, flat % self.views
-        self._pixels[torch.from_numpy(flat).to(self.device)] = self._render(objects, torch.from_numpy(self.latents(objects, views)))
+        scenes = _scenes(torch.from_numpy(self.latents(objects, views)))
+        self._pixels[torch.from_numpy(flat).to(self.device)] = self._render(objects, scenes)
         self._filled[flat] = True
 
-    def _render(self, objects: Indices, latents: Tensor) -> Tensor:
-        """The pixels of views with these latents, `(B, 3, size, size)`."""
+    def _render(self, objects: Indices, scenes: Scenes) -> Tensor:
+        """The pixels of objects in these scenes, `(B, 3, size, size)`."""
         pixels = torch.empty(len(objects), 3, self.size, self.size, dtype=torch.uint8, device=self.device)
+        scenes = scenes.map(lambda value: value.to(self.device))
         for start in range(0, len(objects), self._chunk):
             rows = slice(start, start + self._chunk)
             solids = self._solids.select(torch.from_numpy(objects[rows]).to(self.device))
-            part = latents[rows].to(self.device)
-            scenes = Scenes(quaternion_from_euler(part[:, :3]), part[:, 3], part[:, 4], part[:, 5], part[:, 6])
-            pixels[rows] = render(solids, scenes, self.size, self.samples)
+            pixels[rows] = render(solids, scenes.map(itemgetter(rows)), self.size, self.samples)
         return pixels
 
     def _transform(self, latents: Tensor) -> Transform:
-        rotation = quaternion_from_euler(latents[:, :3])
-        columns = (rotation, latents[:, 3], latents[:, 4], latents[:, 5], latents[:, 6])
-        values = {name: column.float().to(self.device) for name, column in zip(self.groups, columns, strict=True)}
-        return Transform(values, self.groups)
+        scenes = _scenes(latents)
+        columns = {**vars(scenes), **self._motion.values(scenes.rotation, latents[:, 7:])}
+        return Transform({name: columns[name].float().to(self.device) for name in self.groups}, self.groups)
+
+
+def _scenes(latents: Tensor) -> Scenes:
+    """The scenes with these latents `(B, 7)` or `(B, 10)`; see `RenderedSolids.latents`."""
+    rotation, shift = quaternion_from_euler(latents[:, :3]), latents[:, 7:]
+    scenes = Scenes(rotation, *latents[:, 3:7].unbind(1))
+    return replace(scenes, position=quaternion_rotate(rotation, shift)) if shift.shape[1] else scenes
 
 
 @register("rendered")
@@ -315,11 +357,14 @@ def rendered(
     primitives: int = 5,
     instance_jitter: float = 0.15,
     samples: int = 1,
+    translation_range: float = 0.0,
+    translation_frame: Literal["object", "base"] = "object",
+    pose: bool = False,
     cache: bool = True,
     validation_share: float = 0.2,
     seed: int = 0,
 ) -> Data:
-    """Procedural solids with 3DIEBench's seven latents; narrower ranges and fewer classes make them easier.
+    """Procedural solids with 3DIEBench's seven latents, or 3DIEBench-T's ten; narrower ranges and fewer classes make them easier.
 
     Args:
         classes: number of classes.
@@ -331,12 +376,31 @@ def rendered(
         primitives: boxes, ellipsoids, cylinders and cones that an object is made of, at least 3.
         instance_jitter: how far the objects of a class differ, as a share of the sizes; below 1.
         samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
+        translation_range: each coordinate of an object's shift is uniform within plus or minus this, from 0 to 0.3, in a frame that shows a
+            ball of radius 0.8; objects are made smaller so that they stay in it.
+        translation_frame: how shifts are recorded: `object` as `translation`, along the axes of the object, `base` as `position`, where
+            the object then stands in the world.
+        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid motion from one
+            view to the other.
         cache: whether to render every view once and keep it in memory; otherwise views are rendered again each time.
         validation_share: share of the objects held out for validation.
         seed: decides objects, views and split.
     """
     source = RenderedSolids(
-        classes, objects, views, size, angle_range, hue_range, primitives, instance_jitter, samples, cache=cache, seed=seed
+        classes,
+        objects,
+        views,
+        size,
+        angle_range,
+        hue_range,
+        primitives,
+        instance_jitter,
+        samples,
+        translation_range,
+        translation_frame,
+        pose,
+        cache,
+        seed=seed,
     )
     train, validation = split_objects(objects, validation_share, seed)
     return Data(Subset(source, train), Subset(source, validation))

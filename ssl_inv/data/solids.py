@@ -11,7 +11,7 @@ matrix products and no sums over an axis, whose order could change with the batc
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -88,6 +88,7 @@ class Scenes:
         light_theta: `(B,)`, angle of the light from the vertical, below pi / 2.
         light_phi: `(B,)`, azimuth of the light.
         light_hue: `(B,)`.
+        position: `(B, 3)`, where the object's origin stands in the world; None for the world's origin.
     """
 
     rotation: Tensor
@@ -95,6 +96,16 @@ class Scenes:
     light_theta: Tensor
     light_phi: Tensor
     light_hue: Tensor
+    position: Tensor | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Scenes":
+        """The scenes with `change` applied to every tensor."""
+        return replace(self, **{name: change(value) for name, value in vars(self).items() if value is not None})
+
+    def place(self, points: Tensor) -> Tensor:
+        """Where points `(B, P, 3)` of the objects are in the world."""
+        turned = _apply(quaternion_to_matrix(self.rotation)[:, None], points)
+        return turned if self.position is None else turned + self.position[:, None]
 
     def light_direction(self) -> Tensor:
         """Unit vectors towards the light, `(B, 3)`."""
@@ -151,7 +162,7 @@ def _pose(solids: Solids, scenes: Scenes, side: int) -> _Posed:
     object_axes = quaternion_to_matrix(scenes.rotation)[:, None]
     turned = (object_axes[..., :, :, None] * solids.orientations[..., None, :, :]).unbind(-2)
     axes = (turned[0] + turned[1] + turned[2]).flatten(0, 1)
-    centre = _apply(object_axes, solids.positions).flatten(0, 1)
+    centre = scenes.place(solids.positions).flatten(0, 1)
     half, kinds = solids.half_sizes.flatten(0, 1), solids.kinds.flatten()
     # Sorting is stable, so that the order in which primitives of one view are met depends on that view alone.
     order = torch.argsort(kinds, stable=True)
@@ -298,8 +309,7 @@ def _light_on_floor(solids: Solids, scenes: Scenes, size: int) -> Tensor:
 
     u, v = (x * column(axis[:, 0]) + y * column(axis[:, 1]) - column(BOUNDING_RADIUS * axis[:, 2]) for axis in to_plane.unbind(1)[:2])
     light = (1 - (u * u + v * v) * (1 / BEAM_RADIUS**2)).clamp_min(0)
-    turned = _apply(quaternion_to_matrix(scenes.rotation)[:, None], solids.positions)
-    shadows = _apply(to_plane[:, None], turned)
+    shadows = _apply(to_plane[:, None], scenes.place(solids.positions))
     sharpness = 1 / (SHADOW_SOFTNESS**2 * (solids.half_sizes**2).mean(-1))
     for primitive in range(solids.kinds.shape[1]):
         du, dv = u - column(shadows[:, primitive, 0]), v - column(shadows[:, primitive, 1])

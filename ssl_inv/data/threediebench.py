@@ -1,7 +1,8 @@
-"""3DIEBench on disk: objects rendered in random poses and lights, as published at https://github.com/facebookresearch/SIE.
+"""3DIEBench and 3DIEBench-T on disk: objects rendered in random poses and lights, as https://github.com/facebookresearch/SIE lays them out.
 
     ROOT/SYNSET/OBJECT/image_{i}.jpg     view i
-    ROOT/SYNSET/OBJECT/latent_{i}.npy    seven float64: Euler angles x, y, z; floor hue; light theta, light phi; light hue
+    ROOT/SYNSET/OBJECT/latent_{i}.npy    seven float64: Euler angles x, y, z; floor hue; light theta, light phi; light hue;
+                                         ten in 3DIEBench-T: behind these the shift along the object's own x, y, z
     train_images.npy, val_images.npy     the objects of a split as "/SYNSET/OBJECT/"
     train_labels.npy, val_labels.npy     their classes, int64
     all_latents_{train,val}.npy          the latents of a split, objects in the order of the split, views in their own
@@ -25,6 +26,7 @@ from PIL import Image
 from ssl_inv.data.base import Data, Images, Indices, Labels, Source
 from ssl_inv.data.files import Files
 from ssl_inv.data.images import ImageStore, Pixels, decode, read_image
+from ssl_inv.data.motion import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
 from ssl_inv.data.objects import view_rows
 from ssl_inv.quaternions import quaternion_from_euler, quaternion_to_matrix
 from ssl_inv.registry import register
@@ -40,7 +42,11 @@ GROUPS: dict[str, Group] = {
     "light_phi": Circle(2 * math.pi),
     "light_hue": Circle(),
 }
-_LATENTS = 7
+"""What the seven latents of 3DIEBench are recorded as; the other three of 3DIEBench-T are recorded as `MotionRecord` says."""
+
+_LATENTS = (7, 10)
+"""Numbers of a view in 3DIEBench and in 3DIEBench-T."""
+
 _LOG = logging.getLogger("ssl_inv.data")
 
 
@@ -50,19 +56,27 @@ def threediebench(
     path: str,
     size: int | None = 128,
     split_folder: str | None = None,
+    translation_frame: Literal["object", "base"] = "object",
+    pose: bool = False,
     cache: bool | None = None,
     max_broken: float = 0.01,
 ) -> Data:
-    """3DIEBench, or another data set of its layout, with its own split by object.
+    """3DIEBench, 3DIEBench-T, or another data set of their layout, with its own split by object.
 
     Args:
         path: the folder or zip archive with the SYNSET folders.
         size: side in pixels to which the images (256 in 3DIEBench) are resized; None keeps them as they are.
         split_folder: folder with the split, label and latent tables; None if they lie in `path`.
+        translation_frame: how 3DIEBench-T's shifts are recorded: `object` as `translation`, along the axes of the object, `base` as
+            `position`, where the object then stands in the world.
+        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid motion from one
+            view to the other.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
         max_broken: share of the images that may be unreadable.
     """
-    train, validation = (ThreeDIEBench(path, split, size, split_folder, cache, max_broken) for split in ("train", "val"))
+    train, validation = (
+        ThreeDIEBench(path, split, size, split_folder, cache, max_broken, translation_frame, pose) for split in ("train", "val")
+    )
     return Data(train, validation, {"split": "the data's own, by object", "views": f"{train.views} of every object"})
 
 
@@ -79,15 +93,17 @@ class ThreeDIEBench(Source):
         split_folder: see `threediebench`.
         cache: see `ImageStore`.
         max_broken: see `ImageStore`.
+        translation_frame: see `threediebench`.
+        pose: see `threediebench`.
 
     Attributes:
         views: how many views every object has.
-        latents: `(N, views, 7)`, float64, as stored.
+        latents: `(N, views, 7)` or `(N, views, 10)`, float64, as stored.
         broken: the unreadable files met so far, with the reasons.
 
     Raises:
         FileNotFoundError: if the folder, a split file or the views of the first object are missing.
-        ValueError: if the tables do not fit together.
+        ValueError: if the tables do not fit together, or poses are wanted of data without translations.
     """
 
     def __init__(
@@ -98,6 +114,8 @@ class ThreeDIEBench(Source):
         split_folder: str | None = None,
         cache: bool | None = None,
         max_broken: float = 0.01,
+        translation_frame: Frame = "object",
+        pose: bool = False,
     ) -> None:
         files = Files(path)
         tables = files if split_folder is None else Files(split_folder)
@@ -105,6 +123,7 @@ class ThreeDIEBench(Source):
         self.views = _count_views(files, str(self._objects[0]))
         self._starts = np.arange(len(self._objects) + 1, dtype=np.int64) * self.views
         self.latents = _latents(files, tables, split, self._objects, self.views)
+        self._motion = MotionRecord(self.latents.shape[2] > _LATENTS[0], translation_frame, pose)
         self._labels = _labels(tables, split, self._objects)
         self._store = ImageStore(_ViewFiles(files, self._objects, self.views), str(files.path), size, cache, max_broken)
         self.broken = self._store.broken
@@ -115,7 +134,7 @@ class ThreeDIEBench(Source):
 
     @property
     def groups(self) -> dict[str, Group]:
-        return dict(GROUPS)
+        return {**GROUPS, **self._motion.groups}
 
     @property
     def labels(self) -> Labels | None:
@@ -138,7 +157,7 @@ class ThreeDIEBench(Source):
 
     def load(self, objects: Indices, views: Indices) -> Images:
         pixels, readable = self._store.load(view_rows(self._starts, objects, views))
-        return Images(pixels, transform_of(self.latents[objects, views]), readable)
+        return Images(pixels, transform_of(self.latents[objects, views], self._motion), readable)
 
 
 class _ViewFiles:
@@ -162,11 +181,12 @@ class _ViewFiles:
         return True
 
 
-def transform_of(latents: Latents) -> Transform:
-    """The seven stored numbers `(B, 7)` as named parameters."""
+def transform_of(latents: Latents, motion: MotionRecord = UNMOVED) -> Transform:
+    """The stored numbers `(B, 7)` or, where objects are shifted, `(B, 10)` as named parameters."""
     stored = torch.from_numpy(np.ascontiguousarray(latents, dtype=np.float64))
-    columns = (quaternion_from_euler(stored[:, :3]), *stored[:, 3:].unbind(1))
-    return Transform({name: column.float() for name, column in zip(GROUPS, columns, strict=True)}, GROUPS)
+    columns = (quaternion_from_euler(stored[:, :3]), *stored[:, 3:7].unbind(1))
+    values = {**dict(zip(GROUPS, columns, strict=True)), **motion.values(columns[0], stored[:, 7:])}
+    return Transform({name: value.float() for name, value in values.items()}, {**GROUPS, **motion.groups})
 
 
 def _table(tables: Files, name: str) -> NDArray[np.generic]:
@@ -200,25 +220,30 @@ def _latents(files: Files, tables: Files, split: Split, objects: NDArray[np.str_
     name = f"all_latents_{split}.npy"
     if name not in tables:
         _LOG.info("%s: no %s, so %d latent files are read one by one", tables.path, name, len(objects) * views)
-        return np.stack([[_latent(files, item, view) for view in range(views)] for item in objects.tolist()])
+        numbers = len(_latent(files, str(objects[0]), 0))
+        return np.stack([[_latent(files, item, view, numbers) for view in range(views)] for item in objects.tolist()])
     table = _table(tables, name)
-    if table.size != len(objects) * views * _LATENTS:
-        expected = f"{len(objects)} objects, {views} views and {_LATENTS} latents"
+    if table.size not in [len(objects) * views * numbers for numbers in _LATENTS]:
+        expected = f"{len(objects)} objects, {views} views and {_LATENTS[0]} or {_LATENTS[1]} latents"
         raise ValueError(f"{tables.path}: {name} has shape {table.shape}, which does not fit {expected}")
-    latents = table.astype(np.float64).reshape(len(objects), views, _LATENTS)
+    latents = table.astype(np.float64).reshape(len(objects), views, -1)
     # The order in the table is a convention; a few files tell whether it is the one meant here.
     for row in sorted({0, len(objects) // 2, len(objects) - 1}):
         item = str(objects[row])
-        if f"{item}/latent_{views - 1}.npy" in files and not np.allclose(_latent(files, item, views - 1), latents[row, -1]):
+        if f"{item}/latent_{views - 1}.npy" not in files:
+            continue
+        if not np.allclose(_latent(files, item, views - 1, latents.shape[2]), latents[row, -1]):
             raise ValueError(f"{tables.path}: {name} disagrees with {item}/latent_{views - 1}.npy; it was made for another split or order")
     return latents
 
 
-def _latent(files: Files, item: str, view: int) -> Latents:
+def _latent(files: Files, item: str, view: int, numbers: int | None = None) -> Latents:
+    """The stored numbers of a view, as many as `numbers` says; None takes what either data set has."""
     name = f"{item}/latent_{view}.npy"
     latent = _table(files, name).astype(np.float64)
-    if latent.shape != (_LATENTS,):
-        raise ValueError(f"{files.path}: {name} has shape {latent.shape}, expected ({_LATENTS},)")
+    fitting = [(count,) for count in (_LATENTS if numbers is None else (numbers,))]
+    if latent.shape not in fitting:
+        raise ValueError(f"{files.path}: {name} has shape {latent.shape}, expected {' or '.join(map(str, fitting))}")
     return latent
 
 
@@ -251,7 +276,7 @@ def write_threediebench(
     quality: int = 95,
     progress: Callable[[int, int], None] | None = None,
 ) -> None:
-    """Write objects and their views in the layout of 3DIEBench.
+    """Write objects and their views in the layout of 3DIEBench, or of 3DIEBench-T if they have translations.
 
     Everything is written into `ROOT.partial`, which becomes `ROOT` at the end; a folder of that name is left by an interrupted write.
     Without labels the objects stand in one folder called `object`, and there are no label files.
@@ -259,7 +284,8 @@ def write_threediebench(
     Args:
         root: folder to write; it must not exist or be empty.
         source: the objects, all with the same number of views.
-        latents: the seven numbers of every view, `(N, views, 7)`; None takes them from the transforms that the source records.
+        latents: the numbers of every view, `(N, views, 7)` or `(N, views, 10)`; None takes them from the transforms that the source
+            records.
         split: the train objects and the validation objects.
         quality: of the JPEG files, 1 to 95.
         progress: called after every object with the number of objects written and the number of all.
@@ -270,19 +296,19 @@ def write_threediebench(
     root = Path(root)
     partial = root.with_name(root.name + ".partial")
     _check_writable(root, partial)
-    views = _check_layout(source, latents, split)
+    views, numbers = _check_layout(source, latents, split)
     synsets, classes = _synsets(source)
     total, written = len(split[0]) + len(split[1]), 0
     partial.mkdir(parents=True)
     for name, objects in zip(("train", "val"), split, strict=True):
-        table = np.empty((len(objects), views, _LATENTS), dtype=np.float64)
+        table = np.empty((len(objects), views, numbers), dtype=np.float64)
         for row, item in enumerate(objects.tolist()):
             given = None if latents is None else latents[item]
             table[row] = _write_object(partial / synsets[item] / f"{item:06d}", source, item, views, given, quality)
             written += 1
             if progress is not None:
                 progress(written, total)
-        np.save(partial / f"all_latents_{name}.npy", table.reshape(-1, _LATENTS))
+        np.save(partial / f"all_latents_{name}.npy", table.reshape(-1, numbers))
         if classes is not None:
             np.save(partial / f"{name}_labels.npy", classes[objects])
         np.save(partial / f"{name}_images.npy", np.array([f"/{synsets[item]}/{item:06d}/" for item in objects.tolist()]))
@@ -292,7 +318,7 @@ def write_threediebench(
 
 
 def _write_object(folder: Path, source: Source, item: int, views: int, given: Latents | None, quality: int) -> Latents:
-    """Write the views of one object; its latents `(views, 7)`."""
+    """Write the views of one object; its latents `(views, 7)` or `(views, 10)`."""
     images = source.load(np.full(views, item, dtype=np.int64), np.arange(views, dtype=np.int64))
     if not bool(images.readable.all()):
         raise ValueError(f"{source.describe(item, int(images.readable.int().argmin()))} is unreadable and cannot be written")
@@ -305,13 +331,15 @@ def _write_object(folder: Path, source: Source, item: int, views: int, given: La
 
 
 def _latents_of(transform: Transform) -> Latents:
-    """The seven stored numbers `(B, 7)` of named parameters: the inverse of `transform_of` for y angles within a quarter turn."""
+    """The stored numbers `(B, 7)` or `(B, 10)` of named parameters: the inverse of `transform_of` for y angles within a quarter turn."""
     columns = {name: transform[name].detach().cpu().double() for name in GROUPS}
     matrix = quaternion_to_matrix(columns.pop("rotation"))
     x = torch.atan2(matrix[:, 2, 1], matrix[:, 2, 2])
     y = torch.asin((-matrix[:, 2, 0]).clamp(-1, 1))
     z = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0])
-    stacked: Latents = torch.stack((x, y, z, *columns.values()), dim=1).numpy()
+    shift = recorded_shift(transform)
+    shifts = () if shift is None else shift.cpu().unbind(1)
+    stacked: Latents = torch.stack((x, y, z, *columns.values(), *shifts), dim=1).numpy()
     return stacked
 
 
@@ -322,19 +350,21 @@ def _check_writable(root: Path, partial: Path) -> None:
         raise ValueError(f"{partial} is left by an interrupted write; remove it and write again")
 
 
-def _check_layout(source: Source, latents: Latents | None, split: tuple[Indices, Indices]) -> int:
-    """How many views every object has, if the layout can hold the source."""
+def _check_layout(source: Source, latents: Latents | None, split: tuple[Indices, Indices]) -> tuple[int, int]:
+    """How many views every object and how many latents every view has, if the layout can hold the source."""
     counts = np.unique(source.view_counts)
     if len(counts) != 1:
         raise ValueError(f"the layout of 3DIEBench needs equally many views of every object; there are {counts[0]} to {counts[-1]}")
     views = int(counts[0])
-    if latents is not None and latents.shape != (len(source), views, _LATENTS):
-        raise ValueError(f"latents have shape {latents.shape}, expected {(len(source), views, _LATENTS)}")
+    recorded = _LATENTS[recorded_frame(source.groups) is not None]
+    numbers = recorded if latents is None else latents.shape[-1]
+    if latents is not None and (latents.shape != (len(source), views, numbers) or numbers not in (recorded, _LATENTS[1])):
+        raise ValueError(f"latents have shape {latents.shape}, expected {(len(source), views, recorded)}")
     if latents is None and (missing := GROUPS.keys() - source.groups.keys()):
         raise ValueError(f"the layout of 3DIEBench needs the parameters {', '.join(GROUPS)}; the source lacks {', '.join(sorted(missing))}")
     if not all(map(len, split)) or len(np.unique(np.concatenate(split))) != sum(map(len, split)):
         raise ValueError("the train and the validation split must each have an object, and none in both")
-    return views
+    return views, numbers
 
 
 def _synsets(source: Source) -> tuple[list[str], Indices | None]:

@@ -1,7 +1,7 @@
 """What an objective is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -28,6 +28,9 @@ Losses = Mapping[str, Term]
 Encoder = Callable[[Tensor], dict[str, Tensor]]
 """From normalised pixels `(B, 3, H, W)` to the features of each part that evaluation may probe, `(B, D)` each; "all" is always there."""
 
+Aggregation = Callable[[Tensor, Sequence[Action]], Tensor]
+"""From the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each to the next to one vector, `(B, D')`."""
+
 
 class Predictor(Protocol):
     """How an equivariant objective predicts: the maps that MRR, H@k and PRE are measured with."""
@@ -53,6 +56,9 @@ class Objective(nn.Module, ABC):
     All state that affects training is a parameter or a persistent buffer, so that a checkpoint holds it.
     """
 
+    parameters_used: list[str] = []  # noqa: RUF012 - never changed, objectives set their own
+    """The recorded parameters that `predictor` and `aggregation` read off actions; where evaluation's data lack one, neither is judged."""
+
     @property
     @abstractmethod
     def plan(self) -> Plan:
@@ -77,6 +83,10 @@ class Objective(nn.Module, ABC):
 
     def predictor(self, backbone: Backbone) -> Predictor | None:
         """The prediction that retrieval measures, or None if the objective makes none."""
+        return None
+
+    def aggregation(self, backbone: Backbone) -> Aggregation | None:
+        """What makes one vector of several views, judged beside their mean; None if the objective has no such network."""
         return None
 
 

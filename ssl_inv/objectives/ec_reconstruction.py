@@ -1,0 +1,262 @@
+"""Equivariance-coherent reconstruction: what lies between two views is decoded from a part of the features of both."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Annotated, Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.objectives.base import Encoder, Losses, Objective, Predictor, Term
+from ssl_inv.registry import OBJECTIVES, register, suggest
+from ssl_inv.transforms import Group
+from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
+
+
+@register("ec-reconstruction")
+class ECReconstruction(Objective):
+    """Any joint-embedding objective, and beside it the reconstruction of images between its views (Wang et al., AAAI 2026, 2503.18753).
+
+    View 1 is A1(I) and view 2 is g_theta(u) with u = A2(I). The last maps of both views, patch tokens or feature maps, are split along
+    their channels, m = [m_inv, m_equi]. The base objective sees a backbone that has the invariant channels alone. Of the equivariant
+    channels of both views, K decoders D_k make the images u_k = g_{k theta / (K + 1)}(u) that lie between u and view 2:
+
+        L = L_base(m_inv^1, m_inv^2, ...) + weight (1 / K) sum_k mean (D_k([m_equi^1, m_equi^2]) - u_k)^2
+
+    over normalised pixels. No decoder is told theta: how far g goes has to be in the features. Parameters that the data records, such as
+    the rotation of a rendered object, lead from the object's view 1 to its view 2, and u_k is rendered.
+
+    The paper splits what the base's linear head makes of the maps; here the maps themselves are split, so that the parts can be probed. A
+    base that has a teacher is reconstructed from the student's maps of both views. The paper does not say how its decoders enlarge: here
+    each convolution works on the map enlarged by the same factor, the nearest places repeated. Each view passes the backbone once.
+
+    Args:
+        base: the objective, a mapping with its `name` and settings; its first two views are a pair or crops of one kind.
+        parameters: what changes from u to view 2: `angle` is a rotation in the plane, `angle` and `translation` are SE(2), and
+            `brightness`, `contrast`, `saturation` and `hue` colour jitter, all drawn by the augmentation; `rotation` is that of a rendered
+            object.
+        intermediates: K, how many images are reconstructed.
+        equivariant_share: share of the channels, the last ones, that is equivariant, between 0 and 1.
+        weight: of the reconstruction; above 5 the paper found training unstable.
+        decoder: widths of a decoder's linear layer and of all its convolutions but the last, which makes red, green and blue.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        base: Annotated[dict[str, Any], "objective"],
+        parameters: list[str] = ["angle"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        intermediates: int = 2,
+        equivariant_share: float = 0.5,
+        weight: float = 1.0,
+        decoder: list[int] = [256, 128, 64, 32],  # noqa: B006
+    ) -> None:
+        super().__init__()
+        if not 0 < equivariant_share < 1:
+            raise ValueError(f"equivariant_share must lie between 0 and 1, got {equivariant_share}")
+        if intermediates < 1:
+            raise ValueError(f"intermediates must be at least 1, got {intermediates}")
+        if not decoder:
+            raise ValueError("decoder must name at least one width")
+        if (unknown := next((name for name in parameters if name not in groups), None)) is not None:
+            raise ValueError(f"parameters: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+        equivariant = round(features * equivariant_share)
+        self.features, self.invariant_features = features, features - equivariant
+        self.weight = weight
+        self.base = _base(self.invariant_features, groups, **base)
+        self.parameters_used = self.base.parameters_used
+        self.path = Path(intermediates, tuple(parameters))
+        self._plan = _plan(self.base.plan, self.path)
+        self.decoders = nn.ModuleList(Decoder(2 * equivariant, decoder) for _ in range(intermediates))
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y, *others = views.views
+        between, further = others[: len(self.decoders)], others[len(self.decoders) :]
+        seen = InvariantChannels(backbone.model, self.invariant_features, remember=True)
+        terms = self.base.loss(Views((x, y, *further), views.index), _backbone(seen, backbone))
+        maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
+        return {**terms, "reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)}
+
+    def reconstruction(self, maps: Tensor, images: Sequence[Tensor]) -> Tensor:
+        """The mean over decoders of the mean squared error.
+
+        Args:
+            maps: equivariant channels of both views side by side, `(B, 2 C, h, w)`.
+            images: what each decoder is to make of them, `(B, 3, H, W)`.
+        """
+        pairs = zip(self.decoders, images, strict=True)
+        return torch.stack([losses.reconstruction_error(decoder(maps, image.shape[-2:]), image) for decoder, image in pairs]).mean()
+
+    def _equivariant_map(self, features: Tensor) -> Tensor:
+        """The equivariant channels `(B, C, h, w)` of features `(B, D, h, w)`."""
+        return features[:, self.invariant_features :]
+
+    def _invariant(self, backbone: Backbone) -> Backbone:
+        return _backbone(InvariantChannels(backbone.model, self.invariant_features), backbone)
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.base.adopt(self._invariant(backbone))
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.base.after_step(self._invariant(backbone), step, steps)
+
+    def between_epochs(self, features: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
+        if type(self.base).between_epochs is not Objective.between_epochs:
+            self.base.between_epochs(lambda: ((index, rows[:, : self.invariant_features]) for index, rows in features()))
+
+    def representations(self, backbone: Backbone) -> Encoder:
+        def encode(pixels: Tensor) -> dict[str, Tensor]:
+            features = backbone(pixels)
+            invariant, equivariant = features.tensor_split([self.invariant_features], dim=1)
+            return {"all": features, "invariant": invariant, "equivariant": equivariant}
+
+        return encode
+
+    def predictor(self, backbone: Backbone) -> Predictor | None:
+        return self.base.predictor(self._invariant(backbone))
+
+
+class Decoder(nn.Module):
+    """An image of a map: a linear layer at every place, then convolutions, each of which sees the map enlarged by the same factor.
+
+    Args:
+        inputs: channels of the map.
+        widths: channels after the linear layer and after every convolution but the last.
+    """
+
+    def __init__(self, inputs: int, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.linear = nn.Conv2d(inputs, widths[0], 1)
+        self.convolutions = nn.ModuleList(nn.Conv2d(one, other, 3, padding=1) for one, other in pairwise((*widths, 3)))
+
+    def forward(self, maps: Tensor, size: Sequence[int]) -> Tensor:
+        """Images `(B, 3, *size)` of maps `(B, C, h, w)`."""
+        decoded: Tensor = self.linear(maps)
+        for number, convolution in enumerate(self.convolutions, start=1):
+            part = number / len(self.convolutions)
+            sides = [round(before * (after / before) ** part) for before, after in zip(maps.shape[-2:], size, strict=True)]
+            # Nearest places, and no interpolation: its gradient on a GPU differs from run to run.
+            decoded = convolution(F.interpolate(decoded.relu(), sides, mode="nearest-exact"))
+        return decoded
+
+
+class InvariantChannels(nn.Module):
+    """A timm model that shows the first channels of its features; all else that is asked of it, such as `patch_embed`, is the model's.
+
+    Args:
+        model: the whole model.
+        channels: how many are shown.
+        remember: whether the features of every call are kept for `features_of`.
+    """
+
+    def __init__(self, model: nn.Module, channels: int, remember: bool = False) -> None:
+        super().__init__()
+        self.model, self.num_features = model, channels
+        self._calls: list[tuple[Tensor, Tensor]] | None = [] if remember else None
+        self._shown: tuple[Tensor, Tensor] | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Pooled features `(B, channels)`."""
+        return self.forward_head(self.forward_features(pixels))
+
+    def forward_features(self, pixels: Tensor) -> Tensor:
+        """Tokens `(B, N, channels)` or maps `(B, channels, h, w)`."""
+        features = self._features(pixels)
+        shown = features[..., : self.num_features] if features.dim() == 3 else self._as_map(features)[:, : self.num_features]
+        self._shown = shown, features
+        return shown
+
+    def forward_head(self, shown: Tensor) -> Tensor:
+        """Pooled features `(B, channels)` of what `forward_features` has just given: a model may normalise all channels together.
+
+        Raises:
+            ValueError: if it is anything else.
+        """
+        last, self._shown = self._shown, None
+        if last is None or last[0] is not shown:
+            raise ValueError("forward_head pools what forward_features gave last, and nothing else: the other channels are not known")
+        pooled: Tensor = self.model.forward_head(last[1])  # type: ignore[operator]
+        return pooled[:, : self.num_features]
+
+    def features_of(self, pixels: Tensor) -> Tensor:
+        """All channels of the last map `(B, D, h, w)` of views that the backbone has seen, alone or behind each other in a larger batch.
+
+        What it has not seen goes through it now.
+        """
+        for batch, features in self._calls or ():
+            usable = features.requires_grad or not torch.is_grad_enabled()
+            if usable and (start := _place(pixels, batch)) is not None:
+                return self._as_map(features[start : start + len(pixels)])
+        return self._as_map(self._features(pixels))
+
+    def _features(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model.forward_features(pixels)  # type: ignore[operator]
+        if self._calls is not None:
+            self._calls.append((pixels, features))
+        return features
+
+    def _as_map(self, features: Tensor) -> Tensor:
+        """Maps `(B, D, h, w)` of what the model gives: tokens, or maps with channels first or last."""
+        if features.dim() == 3:
+            tokens = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+            side = math.isqrt(tokens.shape[1])
+            if side**2 != tokens.shape[1]:
+                raise ValueError(f"the backbone's {tokens.shape[1]} tokens are no square map, as the reconstruction of images needs")
+            return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
+        return features if features.shape[1] == self.model.num_features else features.permute(0, 3, 1, 2)
+
+
+def _place(pixels: Tensor, batch: Tensor) -> int | None:
+    """The row of a batch at which some views stand in it, or None."""
+    if batch is pixels:
+        return 0
+    if batch.shape[1:] != pixels.shape[1:]:
+        return None
+    starts = range(0, len(batch) - len(pixels) + 1, len(pixels))
+    return next((start for start in starts if torch.equal(batch[start : start + len(pixels)], pixels)), None)
+
+
+def _backbone(model: InvariantChannels, whole: Backbone) -> Backbone:
+    return Backbone(model, whole.architecture, whole.arguments)
+
+
+def _base(features: int, groups: Mapping[str, Group], *, name: str, **settings: Any) -> Objective:
+    constructor = OBJECTIVES.find(name).load()
+    if not issubclass(constructor, Objective):
+        raise ValueError(f"base: {name!r} does not derive from ssl_inv.objectives.base.Objective")
+    try:
+        objective: Objective = constructor(features, groups, **settings)
+    except ValueError as error:
+        raise ValueError(f"base: {error}") from error
+    return objective
+
+
+def _plan(base: Plan, path: Path) -> Plan:
+    """The views of the base, of which the first two are those of the path, and those between them."""
+    match base:
+        case Pair(count=2):
+            return path
+        case Several(plans=(Pair(count=2), *others)):
+            return replace(base, plans=(path, *others))
+        case MultiCrop(crops=(first, *others)) if first.count >= 2 and first.centre is None:
+            path = replace(path, size=first.size, scale=first.scale)
+            rest = [replace(first, count=first.count - 2), *others] if first.count > 2 else others
+            return Several((path, MultiCrop(tuple(rest))), (None, 2)) if rest else path
+    raise ValueError(f"base: its views are {base}; reconstruction needs a pair, or two crops of one kind before all others")

@@ -1,0 +1,216 @@
+"""seq-JEPA: a sequence of views and of the actions between them foretells the next view."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import losses
+from ssl_inv import views as plans
+from ssl_inv.aggregator import ActionEncoder, Aggregator, RawActions
+from ssl_inv.augmentation_vectors import VECTOR_NAMES, seq_jepa_actions, seq_jepa_vector
+from ssl_inv.backbones import Backbone
+from ssl_inv.objectives import base
+from ssl_inv.objectives.base import Aggregation, Losses, Objective, Term
+from ssl_inv.objectives.prediction import ActionPrediction
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher, cosine_momentum
+from ssl_inv.transforms import Action, Convention, Group, Transform
+
+_AUGMENTATION = {name.split()[0] for name in VECTOR_NAMES}
+"""The parameters of an augmentation that seq-JEPA's nine numbers tell of."""
+
+
+@register("seq-jepa")
+class SeqJEPA(Objective):
+    """seq-JEPA (Ghaemi, Muller, Bakhtiari, NeurIPS 2025).
+
+    Of views x_1 .. x_{M+1}, with the action a_i from view i to the next, the backbone f, the moving average f' of its parameters, the
+    predictor h and [.; .] for vectors side by side,
+
+        z_i = f(x_i),  e_i = BN(W a_i)
+        z_AGG = transformer([AGG], [z_1; e_1], ..., [z_{M-1}; e_{M-1}], [z_M; 0])[AGG]
+        L = 1 - mean cos(h([z_AGG; e_M]), f'(x_{M+1})).
+
+    Nothing else holds the features apart: no negatives, no variance term, no projector. z becomes equivariant to the actions that the
+    prediction is told, z_AGG invariant. The M observed views are normalised as one batch, the target's as another, by f' and with running
+    statistics of its own. The momentum rises step by step; in the authors' code epoch by epoch.
+
+    Args:
+        parameters: what views differ in and actions are made of: `rotation`, with `floor_hue` and `light_hue` for the paper's rotation and
+            colour variant; `crop`, `brightness`, `contrast`, `saturation`, `hue` and `blur` of an augmentation; `fixation` of saccades.
+        observed: M, the views before the target.
+        action_dimensions: of an embedded action; 0 takes actions as they are, filled up with zeros so that the heads divide what they are
+            part of.
+        layers: of the aggregator.
+        heads: of the aggregator's attention.
+        dropout: in the aggregator.
+        predictor: width of the predictor's hidden layer.
+        momentum: of the moving average at the start; it rises to 1 along half a cosine.
+        conditioning: who is told the actions: `both` aggregator and predictor, one of them, or `none`.
+        convention: how an action is written as a vector. `canonical` writes every parameter on its own. `seq-jepa` is the authors' code:
+            quaternions with the sign that the product has, hues as plain differences, and each number of an augmentation divided by its
+            norm over all views of the sample, so that actions depend on views that they do not lead to or from, the target among them.
+        action_statistics: over which batches actions are normalised in training: `joint` takes the M actions of all samples as one batch;
+            `padded` and `repeated` are the authors' code, which normalises the last action apart from the others and these with zeros for
+            it (augmentations, saccades) or with itself once more (3DIEBench).
+        initialisation: of the aggregator's layers: `independent`, or `copies` of one, as in the authors' code.
+        views: `sequence` of the data's own views or of augmented ones, or small patches of one image in `saccades`.
+        patch: side of a saccade's patches in pixels.
+        saliency: where saccades go: `spectral_residual` finds it in the image itself, in place of the paper's DeepGaze IIE; or `uniform`.
+        inhibition: where a saccade does not return to: a `disc` about each fixation, the authors' code's `square`, or `none`.
+        radius: of the disc, or half the side of the square, in pixels.
+        cutting: `upright` patches lie about their fixations; `official` ones have row and column exchanged, as in the authors' code.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        observed: int = 3,
+        action_dimensions: int = 128,
+        layers: int = 3,
+        heads: int = 4,
+        dropout: float = 0.1,
+        predictor: int = 1024,
+        momentum: float = 0.996,
+        conditioning: Literal["both", "aggregator", "predictor", "none"] = "both",
+        convention: Literal["canonical", "seq-jepa"] = "canonical",
+        action_statistics: Literal["joint", "padded", "repeated"] = "joint",
+        initialisation: Literal["independent", "copies"] = "independent",
+        views: Literal["sequence", "saccades"] = "sequence",
+        patch: int = 32,
+        saliency: Literal["spectral_residual", "uniform"] = "spectral_residual",
+        inhibition: Literal["disc", "square", "none"] = "disc",
+        radius: int = 16,
+        cutting: Literal["upright", "official"] = "upright",
+    ) -> None:
+        super().__init__()
+        _require(0 <= momentum <= 1, f"momentum must lie between 0 and 1, got {momentum}")
+        _require(0 <= dropout < 1, f"dropout must be at least 0 and below 1, got {dropout}")
+        for name, value, least in (("layers", layers, 1), ("predictor", predictor, 1), ("action_dimensions", action_dimensions, 0)):
+            _require(value >= least, f"{name} must be at least {least}, got {value}")
+        _require(conditioning != "aggregator" or observed > 1, "conditioning is 'aggregator', but observed is 1: no action to tell it")
+        _require(bool(parameters) or conditioning == "none", "parameters is empty; name some, or set conditioning to 'none'")
+        saccades = plans.Saccades(observed, patch, saliency, inhibition, radius, cutting)
+        self._plan = saccades if views == "saccades" else _sequence(saccades)
+        self.parameters_used = parameters if conditioning != "none" else []
+        self.convention: Convention = convention
+        self.momentum = momentum
+        self.predictor_is_told = conditioning in ("both", "predictor")
+        self.actions_of_two_views = convention == "canonical" or not _AUGMENTATION & set(self.parameters_used)
+        """Whether an action depends on no other views than those that it leads to and from, so that it has a meaning beyond its sample."""
+        self.action_encoder: ActionEncoder | RawActions = RawActions(0)
+        if self.parameters_used:
+            length = base.action_dimensions({**groups, **self._plan.groups}, parameters, convention)
+            raw = RawActions(length, features, heads)
+            self.action_encoder = ActionEncoder(length, action_dimensions, action_statistics) if action_dimensions else raw
+        action = self.action_encoder.width
+        told = action if conditioning in ("both", "aggregator") else 0
+        self.aggregator = Aggregator(features, told, layers, heads, dropout, initialisation)
+        self.prediction_head = nn.Sequential(
+            nn.Linear(features + told + action * self.predictor_is_told, predictor, bias=False),
+            nn.BatchNorm1d(predictor),
+            nn.ReLU(inplace=True),
+            nn.Linear(predictor, features),
+        )
+
+    @property
+    def plan(self) -> plans.Plan:
+        return self._plan
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.teacher = Teacher(backbone)
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.teacher.follow(backbone, cosine_momentum(self.momentum, step - 1, steps))
+
+    def loss(self, views: plans.Views, backbone: Backbone) -> Losses:
+        *observed, target = views.views
+        features = backbone(torch.cat([view.pixels for view in observed])).unflatten(0, (len(observed), -1)).transpose(0, 1)
+        actions = features.new_empty(*features.shape[:2], 0)
+        if self.parameters_used:
+            actions = action_vectors([view.transform for view in views.views], self.parameters_used, self.convention)
+        return self.sequence_loss(features, actions, self.teacher(target.pixels))
+
+    def sequence_loss(self, features: Tensor, actions: Tensor, target: Tensor) -> Losses:
+        """The term of the loss.
+
+        Args:
+            features: of the observed views, `(B, M, D)`.
+            actions: from each view to the next and last to the target, `(B, M, K)`.
+            target: the teacher's features of the target, `(B, D)`.
+        """
+        return {"prediction": Term(losses.cosine_distance(self.predict(features, self.action_encoder(actions)), target))}
+
+    def predict(self, features: Tensor, embedded: Tensor) -> Tensor:
+        """Features `(B, D)` of the view that the last of the embedded actions `(B, M, A)` leads to, from those of M views `(B, M, D)`."""
+        aggregate = self.aggregator(features, embedded[:, :-1])
+        return self.prediction_head(torch.cat((aggregate, embedded[:, -1]), dim=1) if self.predictor_is_told else aggregate)  # type: ignore[no-any-return]
+
+    def predictor(self, backbone: Backbone) -> ActionPrediction | None:
+        """The prediction from one observed view; embeddings are the backbone's features."""
+        if not (self.predictor_is_told and self.actions_of_two_views):
+            return None
+
+        def move(embedding: Tensor, action: Tensor) -> Tensor:
+            return self.predict(embedding.unsqueeze(1), self.action_encoder.embed(action.unsqueeze(1)))
+
+        return ActionPrediction(backbone, move, self.parameters_used, self.convention)
+
+    def aggregation(self, backbone: Backbone) -> Aggregation | None:
+        """z_AGG, of as many views as are given."""
+        if not self.actions_of_two_views:
+            return None
+
+        def aggregate(features: Tensor, actions: Sequence[Action]) -> Tensor:
+            vectors = [action.as_vector(self.parameters_used, self.convention) for action in actions if self.parameters_used]
+            embedded = features.new_empty(len(features), 0, self.action_encoder.width)
+            if vectors:
+                embedded = self.action_encoder.embed(torch.stack(vectors, dim=1))
+            return self.aggregator(features, embedded)  # type: ignore[no-any-return]
+
+        return aggregate
+
+
+def action_vectors(transforms: Sequence[Transform], parameters: list[str], convention: Convention) -> Tensor:
+    """The actions from each view of a sample to the next, `(B, V - 1, K)`.
+
+    Args:
+        transforms: of the V views, B rows each.
+        parameters: what actions are made of, in this order but for `seq-jepa`, which has those of an augmentation last.
+        convention: `canonical`, or `seq-jepa`, which writes parameters of an augmentation as `seq_jepa_actions` does for `official`.
+    """
+    steps = [here.only(parameters).relative(there) for here, there in pairwise(transforms)]
+    others = [name for name in parameters if convention == "canonical" or name not in _AUGMENTATION]
+    augmentation = [number for number, name in enumerate(VECTOR_NAMES) if name.split()[0] in set(parameters) - set(others)]
+    vectors = []
+    if others:
+        vectors.append(torch.stack([step.as_vector(others, convention) for step in steps], dim=1))
+    if augmentation:
+        # The size of the image cancels: what is divided by a norm over the views has no unit.
+        nine = torch.stack([seq_jepa_vector(transform, (1, 1)) for transform in transforms], dim=1)
+        vectors.append(seq_jepa_actions(nine, (1, 1), "official")[..., augmentation])
+    return torch.cat(vectors, dim=-1)
+
+
+def _sequence(saccades: plans.Saccades) -> plans.Sequence:
+    """The plan of as many whole views.
+
+    Raises:
+        ValueError: if a setting is given that saccades alone have.
+    """
+    usual = plans.Saccades(saccades.observed, saliency="spectral_residual")
+    for name in ("patch", "saliency", "inhibition", "radius", "cutting"):
+        if (value := getattr(saccades, name)) != getattr(usual, name):
+            raise ValueError(f"{name} is {value!r}, but views is 'sequence'; only saccades have it")
+    return plans.Sequence(saccades.observed)
+
+
+def _require(condition: bool, sentence: str) -> None:
+    if not condition:
+        raise ValueError(sentence)
