@@ -1,8 +1,9 @@
 """What equivariance-coherent reconstruction adds to the step of the objective that it stands beside.
 
     python benchmarks/ecr_cost.py vicreg-ecr-rendered
-    python benchmarks/ecr_cost.py vicreg-ecr-rendered --backbone.name vit_small_patch16_224 --backbone.arguments "{}" --data.size 224
-        --objective.decoder "[256, 128, 64, 32]" --trainer.batch_size 8
+    python benchmarks/ecr_cost.py vicreg-ecr-imagenet --data.name rendered --data.size 224 --data.objects 60 --data.views 2
+        --augmentation.name simclr --augmentation.extra "[{name: rotation, degrees: 45}]"
+        --objective.base "{name: vicreg, projector: [2048, 512]}" --trainer.batch_size 4 --trainer.precision fp32
 
 In one process and in turn: steps of the recipe, and of the same recipe with the base as its objective. Prints the median milliseconds of
 the parts of a step (batches with what has to be rendered for them, views, networks) and the ratios, and a line of JSON. The paper reports

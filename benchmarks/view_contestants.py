@@ -137,7 +137,8 @@ class InMemory(Source):
 
 def ours(name: str, pixels: Tensor, size: int, **settings: Any) -> Contestant:
     """What `pretrain` does to a batch: a pair of views, normalised, channels last, and the record of how they were made."""
-    source = InMemory(pixels)
+    # As images come from our decoders.
+    source = InMemory(pixels.contiguous(memory_format=torch.channels_last))
     maker = ViewMaker(Pair(), source, simclr(size=size, **settings), MEAN, STD, seed=0).to(pixels.device)
     index = np.arange(len(pixels))
     images, epochs = source.load(index, 0 * index), iter(range(2**62))

@@ -84,6 +84,7 @@ def build(recipe: Recipe) -> Run:
         batches = StepBatches(train, settings.batch_size, view_maker.loaded_views, settings.seed, *share, view_maker.plan.way)
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     to_channels_last(backbone)
+    to_channels_last(objective)  # of which a teacher is a part
     if trainer.world_size > 1:
         synchronise_batch_norm(backbone, trainer.strategy.root_device)
         synchronise_batch_norm(objective, trainer.strategy.root_device)

@@ -127,7 +127,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     # What only building shows.
     "unknown backbone": ([*RUN, "--backbone.name", "resnt18"], ["backbone.name", "did you mean 'resnet18'?"]),
     "argument of the backbone": ([*RUN, "--backbone.arguments", "{depht: 3}"], ["backbone.arguments", "depht"]),
-    "share out of range": ([*RUN, "--objective.equivariant_share", "1.5"], ["objective.equivariant_share must lie between 0 and 1"]),
+    "share out of range": ([*RUN, "--objective.equivariant_share", "1.5"], ["objective.equivariant_share must be above 0 and at most 1"]),
     "warm-up out of range": ([*RUN, "--optimizer.warmup", "2"], ["optimizer.warmup is a share"]),
     "unknown latent": (["pretrain", "latent.yaml"], ["objective.parameters", "'rotatoin'", "did you mean 'rotation'?"]),
     "data without latents": (

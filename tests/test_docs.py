@@ -55,6 +55,7 @@ def test_an_objective_says_what_it_is_and_where_it_is_from(methods, name):
     method = methods[name]
     assert method.equations, "the docstring has no equation, a paragraph that is indented"
     assert re.search(r"\b(19|20)\d\d\b", method.source), "the docstring's first paragraph names no paper with its year"
+    assert method.when, "the docstring has no section `When:`"
     assert not (silent := [one.name for one in method.settings if not one.meaning]), f"no meaning under Args: {silent}"
 
 

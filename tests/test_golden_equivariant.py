@@ -11,6 +11,7 @@ from numpy.random import RandomState
 from torch import Tensor, nn
 
 from ssl_inv import losses
+from ssl_inv.augment.operations.base import operations_of
 from ssl_inv.augment.equimod import equimod
 from ssl_inv.augment.operations.base import Key
 from ssl_inv.augment.policies import custom, simclr

@@ -36,6 +36,11 @@ class AugSelf(Objective):
     the four jitter factors, each over the whole of its range. Any other parameter is told as its canonical action vector: a rotation as
     quaternion, a position on a circle as cosine and sine.
 
+    When:
+        An invariant objective loses something that the task needs, such as colour or place, and the augmentation or the data record it: the
+        heads make the backbone's features keep what the projector may drop. Two views, no prediction, little cost. Not where the effect of
+        an action has to be predicted, since nothing here maps one view to another; nor where the features are to come in parts.
+
     Args:
         parameters: what is told, a head for each: `crop`, `colour`, or a recorded parameter.
         weight: of each head; the paper has 0.5 for ImageNet-100 and 1 for STL-10.

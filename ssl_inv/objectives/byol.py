@@ -25,6 +25,11 @@ class BYOL(Objective):
     The teacher is a moving average of backbone and projector. Views go through the networks one after the other, so batch normalisation
     sees one view at a time, as in the paper; `augmentation: {name: byol}` has its two policies.
 
+    When:
+        An invariant baseline without negatives, so that the batch may be smaller than SimCLR's, and the reference for conditional BYOL and
+        seq-JEPA, which put an action into the same scheme. Not where features have to tell how an image was seen: of seq-JEPA's baselines
+        on 3DIEBench it keeps least of the rotation. It costs a teacher: one more network in memory and two more forward passes a step.
+
     Args:
         projector: widths of the projector's layers; the last is the dimension of the predictions.
         predictor: widths of the predictor's hidden layers.

@@ -34,6 +34,11 @@ class CapsIE(Objective):
     What stands here is the form without sharpening that EquiCaps, of the same group, has in its place, in SIE's weighting; the paper's
     numbers are not to be expected to the digit. Each view is a pass of its own through backbone and capsules.
 
+    When:
+        As SIE, where what is invariant should come as a distribution over a few capsules, and what is equivariant as a pose for each. Not
+        where the cost of capsules on feature maps matters, nor where the features have to be those of a plain pooled backbone alone; and
+        not for the paper's numbers to the digit, see above.
+
     Args:
         parameters: what the views differ in and the predictor is told; the paper's is `rotation`.
         capsules: K, at every place of the map and of the whole image.

@@ -25,6 +25,11 @@ class CARE(Objective):
     embeddings being normalised. What the augmentations were is not told: the objective compares samples, and predicts nothing.
     Both terms look at the same views, which are made of one image.
 
+    When:
+        Augmentations are not recorded, or not of a kind that can be written as a vector, but can be applied alike to several images: the
+        loss compares images and needs no parameters. Its structure is the strictest of the family, an orthogonal matrix for each
+        augmentation. Not where an action is to be predicted from its parameters, nor with small chunks, whose pairs are few.
+
     Args:
         projector: widths of the projector's layers.
         temperature: divides the cosine similarities.

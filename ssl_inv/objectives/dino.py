@@ -30,6 +30,11 @@ class DINO(Objective):
     `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged is
     the student, where the paper judges the teacher. `augmentation: {name: dino}` has the paper's three policies.
 
+    When:
+        Features for classes and retrieval on plain images, above all of vision transformers and with kNN; the record of views is not
+        needed. Not on small budgets: it wants many crops, long training and schedules for temperatures and teacher. Nor where features have
+        to tell how an image was seen.
+
     Args:
         local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
         local_size: side of local crops in pixels.

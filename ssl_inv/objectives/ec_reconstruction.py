@@ -35,6 +35,11 @@ class ECReconstruction(Objective):
     base that has a teacher is reconstructed from the student's maps of both views. The paper does not say how its decoders enlarge: here
     each convolution works on the map enlarged by the same factor, the nearest places repeated. Each view passes the backbone once.
 
+    When:
+        An invariant objective is to keep what rotations, shifts, colour or blur do to an image, beside its own features and with little
+        added to its loss; no action is given to any network, and transformations that were not trained are told better too. Not where an
+        action's effect has to be predicted in feature space, since decoders make images; nor with backbones without maps or tokens.
+
     Args:
         base: the objective, a mapping with its `name` and settings; its first two views are a pair or crops of one kind.
         parameters: what changes from u to view 2: `angle` is a rotation in the plane, `angle` and `translation` are SE(2), and
@@ -56,7 +61,7 @@ class ECReconstruction(Objective):
         intermediates: int = 2,
         equivariant_share: float = 0.5,
         weight: float = 1.0,
-        decoder: list[int] = [256, 128, 64, 32],  # noqa: B006
+        decoder: list[int] = [128, 64, 32, 16],  # noqa: B006
     ) -> None:
         super().__init__()
         if not 0 < equivariant_share < 1:

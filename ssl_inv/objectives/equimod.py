@@ -30,6 +30,11 @@ class EquiMod(Objective):
     ignores its action. In the paper x_0 is the image without augmentation, as the augmentation `equimod` makes it, and a_v the parameters
     of the augmentation; here x_0 is whatever the third view is, and actions are relative to it.
 
+    When:
+        A contrastive objective is to lose as little of its classes as possible and gain some sensitivity to augmentation: both parts have
+        projectors of their own and share all features. Not where equivariance is what matters: nothing forbids that the second part becomes
+        invariant, and in seq-JEPA's table its R2 of the rotation is that of SimCLR.
+
     Args:
         parameters: what the views differ in and the predictor is told. The default is the paper's for images.
         source: what predictions begin from. `view` is the paper's: a view of its own, three in all. `pair` predicts the second of two views

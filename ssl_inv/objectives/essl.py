@@ -26,6 +26,11 @@ class ESSL(Objective):
     the second term over all four turns of one crop of every image, which are a batch of their own for the backbone, as are x and y.
     Absolute turns can be told only where the data has a way up; the authors advise against them where images occur both ways.
 
+    When:
+        Images that have a way up, on which the turn of a small crop can be told: the authors gain classes on natural images over the same
+        objective without turns. No record of views is needed. Not where an image and its turned self both occur, in aerial or microscopic
+        images for instance; nor for anything but quarter turns in the plane.
+
     Args:
         base: L_SSL. `simclr` is InfoNCE between the views, mean of both directions, with negatives from the other view alone, as in the
             authors' code; `simsiam` is minus the mean cosine of prediction and stopped projection, mean of both directions.

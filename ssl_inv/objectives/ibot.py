@@ -38,6 +38,11 @@ class IBOT(Objective):
     `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged is
     the student, where the paper judges the teacher.
 
+    When:
+        Dense features and classes from a vision transformer on plain images: the patches are trained, not only the pooled vector. Not for
+        convolutional networks, which have no masked patches; nor on small budgets, where DINO alone is cheaper; nor where features have to
+        tell how an image was seen.
+
     Args:
         local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
         local_size: side of local crops in pixels.
@@ -127,6 +132,8 @@ class IBOT(Objective):
             raise ValueError(f"name: ibot masks patch tokens, and {backbone.architecture} has none; choose a vision transformer")
         if not isinstance(getattr(backbone.model, "patch_drop", nn.Identity()), nn.Identity):
             raise ValueError(f"ibot masks patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0")
+        # Tokens may be wider than the features that are this objective's share of them.
+        self.mask_token = nn.Parameter(torch.zeros(int(backbone.model.embed_dim)))  # type: ignore[arg-type]
         self.backbone_teacher, self.head_teacher = Teacher(backbone), Teacher(self.heads)
         without_dropout(self.backbone_teacher)
 

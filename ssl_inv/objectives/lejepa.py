@@ -25,6 +25,11 @@ class LeJEPA(Objective):
     z_v being the projected view v of a sample and c the mean of its views; see `losses.sigreg` for the second term. Views of one size are
     one batch for the backbone, and all views of all sizes are one for the projector.
 
+    When:
+        An invariant objective with one weight to set: no teacher, no stop-gradient, no predictor, no schedules of temperatures, and a loss
+        that may be compared between runs. Not where features have to tell how an image was seen; and choose the weight anew when the batch
+        changes, unless `scale_by_batch` is off.
+
     Args:
         projector: widths of the projector's layers.
         weight: of SIGReg. The larger the batch, the more it weighs, unless `scale_by_batch` is False.

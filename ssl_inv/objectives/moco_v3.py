@@ -25,6 +25,11 @@ class MoCoV3(Objective):
     where each query's own sample is the class to be found. Keys come from all processes and have no gradient. The teacher is a moving
     average of backbone and projector. Views go through the networks one after the other, as in the paper.
 
+    When:
+        A contrastive baseline with a teacher, for ResNets and vision transformers, on large batches; keys of all processes are negatives,
+        without a queue. Not with small batches, where a queue or an objective without negatives does better; nor where features have to
+        tell how an image was seen.
+
     Args:
         projector: widths of the projector's layers, all of which are normalised, the last one without scale and shift. The paper has two
             layers for a ResNet and three, `[4096, 4096, 256]`, for a vision transformer.

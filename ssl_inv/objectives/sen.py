@@ -25,6 +25,11 @@ class SEN(Objective):
 
         L = NT-Xent(p(z_x, a), z_y; temperature)
 
+    When:
+        The plainest forward model: an action, a prediction, negatives, and nothing that asks for invariance. The comparison that shows what
+        an invariance term or a split adds. Not where the features have to hold classes and pose apart, nor with small batches, since all
+        negatives come from the batch.
+
     Args:
         parameters: what the views differ in and the predictor is told.
         projector: widths of the projector's layers.

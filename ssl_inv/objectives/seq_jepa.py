@@ -38,6 +38,12 @@ class SeqJEPA(Objective):
     prediction is told, z_AGG invariant. The M observed views are normalised as one batch, the target's as another, by f' and with running
     statistics of its own. The momentum rises step by step; in the authors' code epoch by epoch.
 
+    When:
+        Several views of each object are to be had in training and in use, with the actions between them: the aggregate of several views
+        gives the best published classes on 3DIEBench, the single view an R2 of the rotation above SIE's. Also for saccades over plain
+        images. Not where one view is all there is in use: much of its gain comes from the others. On augmented photographs its R2 is
+        highest and its classes are lower than those of two-view objectives.
+
     Args:
         parameters: what views differ in and actions are made of: `rotation`, with `floor_hue` and `light_hue` for the paper's rotation and
             colour variant; `crop`, `brightness`, `contrast`, `saturation`, `hue` and `blur` of an augmentation; `fixation` of saccades.

@@ -25,6 +25,11 @@ class SimSiam(Objective):
     The paper's ImageNet runs keep the learning rate of the predictor at its highest value while that of all else falls (table 1 (c): 68.1
     against 67.7 with one rate for all). Here one rate serves all parameters, as the recipe's optimizer section says it.
 
+    When:
+        The smallest of the objectives without negatives: no teacher, no queue, no clusters. A baseline for modest batches. Not where
+        features have to tell how an image was seen; and watch the standard deviation of the embeddings, since nothing but the stopped
+        gradient keeps them from collapsing.
+
     Args:
         projector: widths of the projector's layers, all of which are normalised, the last one without scale and shift.
         predictor: width of the predictor's hidden layer.

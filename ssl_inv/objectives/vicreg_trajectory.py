@@ -24,6 +24,11 @@ class VICRegTrajectory(Objective):
     V and C are VICReg's, whose weights mean here what they mean there: for two views the first three terms are its loss. T is how far the
     embedding of c is from the way from l to r. seq-JEPA's comparison gives T the weight 0.01.
 
+    When:
+        Data with at least three views of an object that lie on a way, such as video or a turntable, when VICReg is the base and no
+        predictor is wanted: order is enough, and the action itself is not told. Not as a strong equivariant objective: on 3DIEBench it
+        gains a little R2 over VICReg.
+
     Args:
         parameters: what tells which of an object's three views lies between the others: the one whose distances to both, summed over these
             parameters in the units of their groups, are smallest. Empty takes views in the order in which they come, which suits frames
