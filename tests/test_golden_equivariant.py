@@ -11,9 +11,8 @@ from numpy.random import RandomState
 from torch import Tensor, nn
 
 from ssl_inv import losses
-from ssl_inv.augment.operations.base import operations_of
 from ssl_inv.augment.equimod import equimod
-from ssl_inv.augment.operations.base import Key
+from ssl_inv.augment.operations.base import Key, operations_of
 from ssl_inv.augment.policies import custom, simclr
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import BilinearPredictor, mlp

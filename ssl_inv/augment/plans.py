@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_inv import views as plans
 from ssl_inv.augment.operations.base import Key
-from ssl_inv.augment.operations.photometric import Blur, Erasing, Grey, Jitter, Noise, Posterise, Solarise
+from ssl_inv.augment.operations.photometric import Blur, Erasing, Jitter, Noise, Posterise, Solarise, grey
 from ssl_inv.augment.operations.random_field import COLOURS
 from ssl_inv.augment.pipeline import Augmentation, Policy
 from ssl_inv.augment.saccades import cut_squares, draw_fixations, official_patches, spectral_residual
@@ -22,7 +22,7 @@ from ssl_inv.transforms import Box, Circle, Code, Flag, Real, Transform
 Finish = Callable[[Tensor], Tensor]
 """Changes views `(n, 3, H, W)` in place before they are handed over: a normalisation."""
 
-_OF_COLOUR = {name for one in (Jitter(), Grey(), Blur(), Solarise(), Posterise(), Noise(), Erasing()) for name in one.groups}
+_OF_COLOUR = {name for one in (Jitter(), grey(), Blur(), Solarise(), Posterise(), Noise(), Erasing()) for name in one.groups}
 _OF_COLOUR |= {f"field_{name}" for name in COLOURS}
 """Parameters that change values where they are, and so move no saliency."""
 

@@ -2,9 +2,8 @@
 
 from typing import Any, Literal
 
+from ssl_inv.augment.operations import geometric, photometric
 from ssl_inv.augment.operations.base import Operation, check_probability, operations_of
-from ssl_inv.augment.operations.geometric import Crop, Flip
-from ssl_inv.augment.operations.photometric import Blur, Grey, Jitter, Solarise
 from ssl_inv.augment.pipeline import Augmentation, Policy
 from ssl_inv.augment.render import Style
 from ssl_inv.registry import register
@@ -68,11 +67,11 @@ def simclr(
         check_probability(name, value)
     reach = 0.8 * strength
     operations = (
-        Crop(scale=[min_scale, 1.0]),
-        Flip(probability=flip),
-        Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.2 * strength, 0.5), probability=jitter),
-        Grey(probability=grey),
-        Blur(probability=blur),
+        geometric.Crop(scale=[min_scale, 1.0]),
+        geometric.flip(probability=flip),
+        photometric.Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.2 * strength, 0.5), probability=jitter),
+        photometric.grey(probability=grey),
+        photometric.Blur(probability=blur),
     )
     return _one((*operations, *operations_of(extra)), size, hue=hue)
 
@@ -90,7 +89,13 @@ def moco(
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
         extra: further operations, each a mapping with its name and settings.
     """
-    operations = (Crop(scale=[min_scale, 1.0]), Flip(), Jitter(), Grey(), Blur(probability=blur))
+    operations = (
+        geometric.Crop(scale=[min_scale, 1.0]),
+        geometric.flip(),
+        photometric.Jitter(),
+        photometric.grey(),
+        photometric.Blur(probability=blur),
+    )
     return _one((*operations, *operations_of(extra)), size, hue=hue)
 
 
@@ -146,10 +151,17 @@ def _asymmetric(
     """BYOL's operations with several probabilities of blur and solarising, a policy for each."""
     if len(blur) != len(solarise) or not blur:
         raise ValueError(f"blur and solarise have a probability for each policy, got {blur} and {solarise}")
-    jitter = Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
+    jitter = photometric.Jitter(brightness=0.4, contrast=0.4, saturation=0.2, hue=0.1)
     policies = []
     for blurred, solarised in zip(blur, solarise, strict=True):
-        operations = (Crop(scale=scale), Flip(), jitter, Grey(), Blur(probability=blurred), Solarise(probability=solarised))
+        operations = (
+            geometric.Crop(scale=scale),
+            geometric.flip(),
+            jitter,
+            photometric.grey(),
+            photometric.Blur(probability=blurred),
+            photometric.Solarise(probability=solarised),
+        )
         policies.append(Policy((*operations, *operations_of(extra)), size, Style(hue=hue)))
     return Augmentation(tuple(policies))
 

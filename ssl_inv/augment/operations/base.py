@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ssl_inv import keyed_random
 from ssl_inv.registry import OPERATIONS
-from ssl_inv.transforms import Group
+from ssl_inv.transforms import Flag, Group
 
 Draws = NDArray[np.float64] | NDArray[np.int64]
 
@@ -82,6 +82,26 @@ class Operation(ABC):
             height: of the source images, in pixels.
             width: of the source images, in pixels.
         """
+
+
+class Happening(Operation):
+    """Something that is either done to a view or not, and has no other parameter.
+
+    Args:
+        name: of the parameter that is recorded.
+        probability: of being applied.
+    """
+
+    def __init__(self, name: str, probability: float) -> None:
+        check_probability("probability", probability)
+        self.name, self.probability = name, probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {self.name: Flag()}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        return {self.name: key.for_purpose(self.name).happens(self.probability).astype(np.float64)}
 
 
 def where_applied(applied: NDArray[np.bool_], values: NDArray[np.float64], neutral: float = 0.0) -> NDArray[np.float64]:

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_inv.augment.operations.base import Draws, Key, Operation, between, check_probability, check_range, where_applied
+from ssl_inv.augment.operations.base import Draws, Happening, Key, Operation, between, check_probability, check_range, where_applied
 from ssl_inv.registry import register
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real
+from ssl_inv.transforms import Box, Circle, Group, Real
 
 _ATTEMPTS = 10
 _AFFINE: Mapping[str, Group] = {
@@ -87,43 +87,23 @@ def draw_crops(
 
 
 @register("flip")
-class Flip(Operation):
+def flip(*, probability: float = 0.5) -> Operation:
     """A mirror image, left to right. Records `flip`.
 
     Args:
         probability: of being applied.
     """
-
-    def __init__(self, *, probability: float = 0.5) -> None:
-        check_probability("probability", probability)
-        self.probability = probability
-
-    @property
-    def groups(self) -> Mapping[str, Group]:
-        return {"flip": Flag()}
-
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
-        return {"flip": key.for_purpose("flip").happens(self.probability).astype(np.float64)}
+    return Happening("flip", probability)
 
 
 @register("vertical_flip")
-class VerticalFlip(Operation):
+def vertical_flip(*, probability: float = 0.5) -> Operation:
     """A mirror image, upside down. Records `vertical_flip`.
 
     Args:
         probability: of being applied.
     """
-
-    def __init__(self, *, probability: float = 0.5) -> None:
-        check_probability("probability", probability)
-        self.probability = probability
-
-    @property
-    def groups(self) -> Mapping[str, Group]:
-        return {"vertical_flip": Flag()}
-
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
-        return {"vertical_flip": key.for_purpose("vertical_flip").happens(self.probability).astype(np.float64)}
+    return Happening("vertical_flip", probability)
 
 
 class Affine(Operation):

@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv import keyed_random
-from ssl_inv.augment.operations.base import Draws, Key, Operation, between, check_probability, check_range, where_applied
+from ssl_inv.augment.operations.base import Draws, Happening, Key, Operation, between, check_probability, check_range, where_applied
 from ssl_inv.registry import register
-from ssl_inv.transforms import Circle, Code, Flag, Group, Real
+from ssl_inv.transforms import Circle, Code, Group, Real
 
 ORDERS = np.array(list(permutations(range(4))))
 """The 24 orders of brightness, contrast, saturation and hue; `jitter_order` is a row."""
@@ -76,23 +76,13 @@ class Jitter(Operation):
 
 
 @register("grey")
-class Grey(Operation):
+def grey(*, probability: float = 0.2) -> Operation:
     """Loss of all colour. Records `grey`.
 
     Args:
         probability: of being applied.
     """
-
-    def __init__(self, *, probability: float = 0.2) -> None:
-        check_probability("probability", probability)
-        self.probability = probability
-
-    @property
-    def groups(self) -> Mapping[str, Group]:
-        return {"grey": Flag()}
-
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
-        return {"grey": key.for_purpose("grey").happens(self.probability).astype(np.float64)}
+    return Happening("grey", probability)
 
 
 @register("blur")
