@@ -63,7 +63,7 @@ def hue(pixels: Tensor, shift: Tensor) -> Tensor:
     sixths.sub_(part, alpha=6)
     base = torch.sub(smallest, chroma, out=smallest)
     torch.addcmul(base, chroma, torch.sub(sixths, 3, out=part).abs_().clamp_(1, 2), out=red)
-    base = torch.add(largest, chroma, out=largest)
+    base = torch.add(base, chroma, alpha=3, out=largest)
     torch.addcmul(base, chroma, torch.sub(sixths, 2, out=part).abs_().clamp_(1, 2), value=-1, out=green)
     torch.addcmul(base, chroma, sixths.sub_(4).abs_().clamp_(1, 2), value=-1, out=blue)
     return pixels

@@ -53,7 +53,7 @@ def render(pixels: Tensor, transform: Transform, size: int, style: Style, finish
         Views `(B, 3, size, size)`, float in [0, 1], with channels last in memory, on the device of the sources.
     """
     record = {name: value.numpy() for name, value in transform.to("cpu").values.items()}
-    order = jitter_orders(record, len(pixels))
+    order = _jitter_orders(record, len(pixels))
     local = LocalChanges(record, len(pixels), size, pixels.device)
     views = torch.empty(len(pixels), 3, size, size, device=pixels.device, memory_format=torch.channels_last)
     # Calls cost less without autograd's bookkeeping. What is written to was made outside, so the views can be trained on.
@@ -68,7 +68,7 @@ def render(pixels: Tensor, transform: Transform, size: int, style: Style, finish
     return views
 
 
-def jitter_orders(record: Record, count: int) -> NDArray[np.int64]:
+def _jitter_orders(record: Record, count: int) -> NDArray[np.int64]:
     """Which of the four changes comes first, second, ... in every row, `(B, 4)`; -1 throughout where all are neutral."""
     code = record.get("jitter_order", np.zeros(count, dtype=np.int64))
     changed = (_jitter_factors(record, count) != _NEUTRAL_JITTER).any(axis=1)
