@@ -55,6 +55,12 @@ class Recorder(lightning.Callback):
                 self.save(module)
             self.show.update(self._line(module))
 
+    def on_train_batch_start(self, trainer: lightning.Trainer, module: lightning.LightningModule, batch: Batch, batch_idx: int) -> None:
+        assert isinstance(module, Pretraining)
+        if module.diagnostics and self.run is not None:
+            self.run.log(step=module.step + 1, memory={name: round(value, 4) for name, value in module.diagnostics.items()})
+        module.diagnostics = {}
+
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Pretraining)
         speed, waiting = module.meter.whole

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from ssl_inv import keyed_random
 from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.backbones import Backbone
+from ssl_inv.data.base import Source
+from ssl_inv.data.gallery import Gallery
 from ssl_inv.data.loading import Batch, Staging, StepBatches, StepLoader
-from ssl_inv.distributed import gather, is_distributed
+from ssl_inv.distributed import is_distributed
 from ssl_inv.evaluation.features import group_record
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.optimization import Optimization
@@ -79,6 +81,8 @@ class Pretraining(lightning.LightningModule):
         self.step = 0
         """Optimiser steps done."""
         self.meter = Meter()
+        self.diagnostics: dict[str, float] = {}
+        """What the objective said about its memory before this epoch, until it is written down."""
         self._staging: Staging | None = None
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
@@ -94,7 +98,8 @@ class Pretraining(lightning.LightningModule):
 
     def train_dataloader(self) -> StepLoader:
         per_step = self.schedule.accumulate
-        return StepLoader(self.batches, self.step * per_step, self.schedule.steps * per_step, self.workers)
+        self.batches.links = self.objective.links(self.schedule.seed)
+        return StepLoader(self.batches, self.step * per_step, self.schedule.steps * per_step, self.workers, self._between_epochs())
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         # Called as soon as a batch is there. What follows may wait for the device, which is not waiting for data.
@@ -110,8 +115,6 @@ class Pretraining(lightning.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         micro = self.step * self.schedule.accumulate + batch_idx % self.schedule.accumulate
-        if micro % self.batches.steps_per_epoch == 0:
-            self._between_epochs(micro // self.batches.steps_per_epoch)
         # Dropout differs between processes; whatever else is random must not.
         self._set_random_state(_TRAINING, micro, self.batches.rank)
         self.meter.count(len(batch.index) * self.view_maker.plan.count * self.batches.processes)
@@ -179,30 +182,29 @@ class Pretraining(lightning.LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self.meter.batch_done()
 
-    def _between_epochs(self, epoch: int) -> None:
-        if type(self.objective).between_epochs is Objective.between_epochs:
-            return
-        self._set_random_state(_BETWEEN_EPOCHS, epoch)
-        self.objective.between_epochs(lambda: self._training_features(epoch))
+    def _between_epochs(self) -> Callable[[int], None] | None:
+        """What the objective does before each epoch, or None if it does nothing."""
+        if not self.objective.looks_between_epochs:
+            return None
+        gallery = Gallery(self.batches.source, self.view_maker.normalise, self.device, workers=self.workers)
 
-    def _training_features(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(sample indices, pooled features) of the first view of every batch of `epoch`, in evaluation mode; the same on all processes."""
-        first = epoch * self.batches.steps_per_epoch
-        was_training = self.backbone.training
-        self.backbone.eval()
-        try:
-            with torch.no_grad():
-                for batch in StepLoader(self.batches, first, first + self.batches.steps_per_epoch, self.workers):
-                    views = self.view_maker(batch.to(self.device))
-                    yield gather(batch.index.to(self.device)).cpu(), gather(self.backbone(views[0].pixels))
-        finally:
-            self.backbone.train(was_training)
+        def look(epoch: int) -> None:
+            begun = time.perf_counter()
+            with self.meter.paused(), torch.no_grad():
+                self._set_random_state(_BETWEEN_EPOCHS, epoch)
+                self.objective.between_epochs(self.backbone, epoch, gallery)
+                self.batches.links = self.objective.links(self.schedule.seed)
+                found = self.objective.diagnostics(self.batches.source.labels)
+            self.diagnostics = {**found, "seconds": time.perf_counter() - begun}
+
+        return look
 
     def training_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, and what is needed to use its networks without its data; plain values only."""
         return {
             "groups": _group_records(self.view_maker.groups),
             "image_size": self.batches.source.image_size,
+            "extent": extent(self.batches.source),
             "step": self.step,
             "backbone": self.backbone.state_dict(),
             "objective": self.objective.state_dict(),
@@ -215,6 +217,11 @@ class Pretraining(lightning.LightningModule):
         self.backbone.load_state_dict(state["backbone"])
         self.objective.load_state_dict(state["objective"])
         self.optimization.optimizer.load_state_dict(state["optimizer"])
+
+
+def extent(source: Source) -> tuple[int, int]:
+    """How many objects and how many images there are: what objectives allocate their memories by."""
+    return len(source), int(source.view_counts.sum())
 
 
 def _group_records(groups: Mapping[str, Group]) -> dict[str, tuple[str, dict[str, object]]] | None:
@@ -264,7 +271,9 @@ class Meter:
         """Leave out time that is spent neither training nor waiting: monitors, checkpoints."""
         stopped = time.perf_counter()
         yield
-        self._begun += time.perf_counter() - stopped
+        pause = time.perf_counter() - stopped
+        self._begun += pause
+        self._last += pause
 
     def count(self, images: int) -> None:
         """`images` more were trained on, over all processes."""

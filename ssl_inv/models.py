@@ -89,6 +89,7 @@ class LoadedModel:
         state = _checkpoint(self.model.run)
         groups = groups_of_records(state["groups"]) if state.get("groups") is not None else _groups_of_data(recipe)
         backbone, objective = build_networks(recipe, groups)
+        objective.allocate(*state.get("extent", (0, 0)))
         backbone.load_state_dict(state["backbone"])
         objective.load_state_dict(state["objective"])
         return (backbone, objective), build_networks(recipe, groups)

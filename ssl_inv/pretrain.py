@@ -20,7 +20,7 @@ from ssl_inv.callbacks import Progress, Recorder
 from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.loading import StepBatches, available_cores
 from ssl_inv.distributed import synchronise_batch_norm
-from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule
+from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule, extent
 from ssl_inv.monitor import OnlineMonitor
 from ssl_inv.objectives.base import Objective
 from ssl_inv.optimization import make_optimizer
@@ -79,9 +79,12 @@ def build(recipe: Recipe) -> Run:
             with named("trainer"):
                 require_exact_gradients(backbone, size)
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
+    with named("objective"):
+        objective.allocate(*extent(train))
     with named("trainer"):
         share = trainer.global_rank, trainer.world_size
-        batches = StepBatches(train, settings.batch_size, view_maker.loaded_views, settings.seed, *share, view_maker.plan.way)
+        plan = view_maker.plan
+        batches = StepBatches(train, settings.batch_size, view_maker.loaded_views, settings.seed, *share, plan.way, plan.linked)
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     to_channels_last(backbone)
     to_channels_last(objective)  # of which a teacher is a part
@@ -122,7 +125,7 @@ def build_view_maker(recipe: Recipe, source: Source, augmentation: Augmentation,
     """What makes the views of a plan, and those objects of the source that have enough views for it."""
     normalization, seed = recipe["normalization"], recipe["trainer"]["seed"]
     with named("data"):
-        source = with_enough_views(source, plan.own_views)
+        source = with_enough_views(source, 1 if plan.linked else plan.own_views)
         return ViewMaker(plan, source, augmentation, normalization["mean"], normalization["std"], seed), source
 
 

@@ -22,12 +22,16 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ssl_inv import keyed_random
 from ssl_inv.augment.policies import simclr
 from ssl_inv.backbones import Backbone, make_backbone
+from ssl_inv.data.base import Images, Indices, Source
+from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
@@ -44,7 +48,7 @@ GROUPS: Mapping[str, Group] = {
 }
 """What rendered solids and augmentation together record of a view."""
 
-_BATCH, _SIDE, _PROCESSES, _STEPS = 8, 12, 2, 10
+_BATCH, _OBJECTS, _SIDE, _PROCESSES, _STEPS = 8, 16, 12, 2, 10
 _ROUNDING = 1e-9
 """Largest difference, as a share of the largest value, that is put down to rounding in float64."""
 
@@ -90,6 +94,7 @@ class _Case:
             backbone = make_backbone(**self.backbone) if self.backbone else Backbone(_Network(), "network of the conformance suite")
             objective = constructor(backbone.features, self.groups, **self.settings)
             objective.adopt(backbone)
+            objective.allocate(_OBJECTS, _OBJECTS)
         return nn.ModuleDict({"backbone": backbone, "objective": objective}).train()
 
     def views(self, seed: int, batch: int = _BATCH, dtype: torch.dtype = torch.float32) -> Views:
@@ -98,7 +103,9 @@ class _Case:
         with _seeded(seed):
             pixels = [torch.randn(batch, 3, _SIDE, _SIDE, dtype=dtype) for _ in range(plan.count)]
             transforms = [random_transform({**self.groups, **plan.groups}, batch, dtype) for _ in range(plan.count)]
-        return Views(tuple(View(*both) for both in zip(pixels, transforms, strict=True)), torch.arange(batch))
+        index = torch.arange(batch)
+        shown = torch.stack((index, torch.zeros_like(index)), dim=1).expand(plan.sources, -1, -1)
+        return Views(tuple(View(*both) for both in zip(pixels, transforms, strict=True)), index, shown)
 
 
 def check_objective(
@@ -238,17 +245,34 @@ def _step(networks: nn.ModuleDict, views: Views, step: int, average: Callable[[T
     return loss.detach()
 
 
-def _between_epochs(networks: nn.ModuleDict, views: Views) -> None:
+class _Noise(Source):
+    """Objects with one view each, of noise."""
+
+    groups: dict[str, Group] = {}  # noqa: RUF012 - never changed
+    labels = None
+    image_size = _SIDE
+    view_counts = np.ones(_OBJECTS, dtype=np.int64)
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        pixels = keyed_random.bits(0, objects, count=3 * _SIDE**2) % np.uint64(256)
+        shown = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 3, _SIDE, _SIDE)
+        return Images(shown, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
+
+
+def _between_epochs(networks: nn.ModuleDict) -> None:
+    """What the engine does before the first epoch."""
     backbone, objective = _parts(networks)
-    with torch.no_grad(), _seeded(0):
-        objective.between_epochs(lambda: iter([(views.index, backbone.eval()(views[0].pixels))]))
-    backbone.train()
+    if objective.looks_between_epochs:
+        dtype = next(backbone.parameters()).dtype
+        gallery = Gallery(_Noise(), lambda pixels: 2 * pixels.to(dtype) - 1, "cpu", batch_size=_OBJECTS // 4)
+        with torch.no_grad(), _seeded(0):
+            objective.between_epochs(backbone, 0, gallery)
 
 
 def _check_state(case: _Case) -> None:
     """A network that is saved and loaded after a step, and a copy of it, go on as if nothing had happened."""
     original, restored = case.build(seed=0), case.build(seed=1)
-    _between_epochs(original, case.views(1))
+    _between_epochs(original)
     _step(original, case.views(1), 1)
     _load(restored, _through_file(case, original))
     copied = copy.deepcopy(original)
@@ -310,12 +334,17 @@ def _trace(case: _Case, rank: int = 0, processes: int = 1) -> _Trace:
     if processes > 1:
         for part in _parts(networks):
             synchronise_batch_norm(part, torch.device("cpu"))
+    _between_epochs(networks)
     share = _BATCH // processes
     losses = []
     for step in (1, 2):
         views = case.views(step, dtype=torch.float64)
         rows = torch.arange(rank * share, (rank + 1) * share)
-        mine = Views(tuple(View(view.pixels[rows], view.transform.select(rows)) for view in views.views), views.index[rows])
+        mine = Views(
+            tuple(View(view.pixels[rows], view.transform.select(rows)) for view in views.views),
+            views.index[rows],
+            None if views.shown is None else views.shown[:, rows],
+        )
         losses.append(float(_step(networks, mine, step, _average if processes > 1 else None)))
     gradients = {name: one.grad for name, one in networks.named_parameters() if one.grad is not None}
     return _Trace(losses, gradients, dict(networks.named_buffers()))

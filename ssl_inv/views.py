@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.transforms import Action, Box, Circle, Group, Real, Transform
@@ -36,10 +38,13 @@ class Views:
     Attributes:
         views: as many as the plan asked for, of one size or of several; row b of each shows the same sample.
         index: `(B,)`, int64, the number of the sample in the data set.
+        shown: `(V, B, 2)`, int64, the object and which of its views each of the V images was that the views were made of; None where views
+            were made of no data.
     """
 
     views: tuple[View, ...]
     index: Tensor
+    shown: Tensor | None = None
 
     def __getitem__(self, number: int) -> View:
         return self.views[number]
@@ -90,6 +95,11 @@ class Plan(ABC):
         return None
 
     @property
+    def linked(self) -> bool:
+        """Whether the objective says which other image, of the same object or another one, stands beside each image."""
+        return False
+
+    @property
     def sources(self) -> int:
         """How many images of an object the views are made of: its own views, and those on the way."""
         return self.own_views + (0 if self.way is None else len(self.way.fractions))
@@ -135,6 +145,37 @@ class Pair(Plan):
     @property
     def own_views(self) -> int:
         return self.count
+
+
+class Links(Protocol):
+    """Which image stands beside which; handed to loader processes, so it can be pickled."""
+
+    def partners(self, objects: NDArray[np.int64], views: NDArray[np.int64], epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The object and the view number of the image beside view `views[b]` of object `objects[b]`, for every b.
+
+        A function of its arguments and of the state of the objective when the epoch began.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Linked(Plan):
+    """An image of every sample, and beside it the image that the objective links it with: the plan of transitive invariance.
+
+    View i is made by the i-th policy, of an image of its own.
+    """
+
+    @property
+    def count(self) -> int:
+        return 2
+
+    @property
+    def own_views(self) -> int:
+        return 2
+
+    @property
+    def linked(self) -> bool:
+        return True
 
 
 @dataclass(frozen=True)

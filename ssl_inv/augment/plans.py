@@ -71,7 +71,7 @@ def maker_of(plan: plans.Plan, augmentation: Augmentation, policy: int | None = 
     """
     chosen = [augmentation.policy(number if policy is None else policy) for number in range(max(plan.count, 2))]
     match plan:
-        case plans.Pair():
+        case plans.Pair() | plans.Linked():
             return EachByItsPolicy(augmentation, tuple(chosen))
         case plans.Sequence():
             last = augmentation.policies[-1] if policy is None else chosen[0]

@@ -46,7 +46,7 @@ class ViewMaker(nn.Module):
         plan = plan.over(source.groups)
         self.plan, self.augmentation, self.seed = plan, augmentation, seed
         fewest = int(source.view_counts.min())
-        self.loaded_views = plan.own_views if fewest >= plan.own_views else 1
+        self.loaded_views = plan.own_views if plan.linked or fewest >= plan.own_views else 1
         """How many of the data's own views of each object a batch has to have."""
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
         _require_images_between(plan, source, fewest)
@@ -68,7 +68,7 @@ class ViewMaker(nn.Module):
             for made in self._maker.make([images.pixels for images in batch.images], key, self._normalise_in_place):
                 transform = self._completed(made.transform, len(index)).to(made.pixels.device)
                 views.append(View(_channels_last(made.pixels), batch.images[made.source].transform.merge(transform)))
-        return Views(tuple(views), batch.index)
+        return Views(tuple(views), batch.index, batch.shown)
 
     def replay(self, images: Sequence[Images], transform: Transform, number: int) -> Tensor:
         """The pixels of a view again, from its record.

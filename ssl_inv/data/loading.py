@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_inv import keyed_random
 from ssl_inv.data.base import Images, Indices, Source
 from ssl_inv.transforms import Transform
-from ssl_inv.views import Way
+from ssl_inv.views import Links, Way
 
 _ATTEMPTS = 10
 _ALIGNMENT = 256
@@ -33,17 +33,20 @@ class Batch:
         index: numbers of the objects, `(B,)`, int64.
         epoch: passes over the data before this one.
         broken: views that could not be read and were replaced, by their name.
+        shown: `(V, B, 2)`, int64, the object and which of its views each of the V images is, without those rendered between others;
+            None where they are of no data.
     """
 
     images: tuple[Images, ...]
     index: Tensor
     epoch: int
     broken: tuple[str, ...]
+    shown: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its tensors on `device`."""
         images = tuple(Images(one.pixels.to(device, non_blocking=True), one.transform.to(device), one.readable) for one in self.images)
-        return Batch(images, self.index, self.epoch, self.broken)
+        return replace(self, images=images)
 
 
 class UnreadableBatchError(RuntimeError):
@@ -64,24 +67,36 @@ class StepBatches(Dataset[Batch]):
         rank: number of this process.
         processes: how many processes share a batch.
         way: where images lie that are rendered between the first two views; None for no such images.
+        linked: whether one view of an object is drawn and the second image is the one that `links` gives; these have to be set then.
 
     Raises:
         ValueError: if the batch is larger than the data, cannot be shared evenly, or an object has too few views.
     """
 
     def __init__(
-        self, source: Source, batch_size: int, views: int, seed: int, rank: int = 0, processes: int = 1, way: Way | None = None
+        self,
+        source: Source,
+        batch_size: int,
+        views: int,
+        seed: int,
+        rank: int = 0,
+        processes: int = 1,
+        way: Way | None = None,
+        linked: bool = False,
     ) -> None:
         counts = source.view_counts
         if batch_size > len(source):
             raise ValueError(f"batch_size {batch_size} is larger than the {len(source)} objects of the training data")
         if batch_size % processes:
             raise ValueError(f"batch_size {batch_size} cannot be shared evenly by {processes} processes")
-        if counts.min() < views:
+        if counts.min() < (1 if linked else views):
             raise ValueError(f"an object of the training data has {counts.min()} view(s), {views} are needed")
         self.source = source
         self.batch_size, self.views, self.seed = batch_size, views, seed
         self.rank, self.processes, self.way = rank, processes, way
+        self.linked = linked
+        self.links: Links | None = None
+        """What stands beside what in the epochs to come."""
         self.steps_per_epoch = len(source) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
@@ -90,28 +105,39 @@ class StepBatches(Dataset[Batch]):
         share = self.batch_size // self.processes
         start = position * self.batch_size + self.rank * share
         objects = self._epoch_order(epoch)[start : start + share].copy()
-        images, broken = self._load(objects, epoch, 0)
+        images, shown, broken = self._load(objects, epoch, 0)
         attempt = 0
         while len(failed := np.flatnonzero(~torch.stack([one.readable for one in images]).all(0).cpu().numpy())):
             if (attempt := attempt + 1) > _ATTEMPTS:
                 raise UnreadableBatchError(f"{broken[-1]} and its replacements cannot be read; {len(broken)} views of one batch are broken")
             # A sample that cannot be read gives its place to another, drawn by the same rule on every machine.
             objects[failed] = keyed_random.bits(self.seed, epoch, objects[failed], attempt, count=1)[:, 0] % np.uint64(len(self.source))
-            replacement, more = self._load(objects[failed], epoch, attempt)
+            replacement, shown[:, failed], more = self._load(objects[failed], epoch, attempt)
             images = _with_rows(images, torch.from_numpy(failed), replacement)
             broken += more
-        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken))
+        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken), torch.from_numpy(shown))
 
-    def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], list[str]]:
-        counts = self.source.view_counts[objects]
-        chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=self.views)
+    def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], Indices, list[str]]:
+        shown = self._choose(objects, epoch, attempt)
         # View after view, so that each is one piece of the memory that the source gives and need not be copied out of it.
-        count = len(objects)
-        objects, views = np.tile(objects, self.views), chosen.T.reshape(-1)
-        loaded = self.source.load(objects, views)
-        broken = [self.source.describe(int(objects[row]), int(views[row])) for row in np.flatnonzero(~loaded.readable.cpu().numpy())]
+        count, (which, views) = len(objects), shown.reshape(-1, 2).T
+        loaded = self.source.load(which, views)
+        broken = [self.source.describe(int(which[row]), int(views[row])) for row in np.flatnonzero(~loaded.readable.cpu().numpy())]
         images = tuple(_part(loaded, slice(view * count, (view + 1) * count)) for view in range(self.views))
-        return images + self._between(objects[:count], images), broken
+        return images + self._between(objects, images), shown, broken
+
+    def _choose(self, objects: Indices, epoch: int, attempt: int) -> Indices:
+        """The object and the view number of each image, `(V, B, 2)`."""
+        counts = self.source.view_counts[objects]
+        own = 1 if self.linked else self.views
+        chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=own)
+        shown = np.stack([np.stack((objects, views), axis=1) for views in chosen.T])
+        if not self.linked:
+            return shown
+        if self.links is None:
+            raise RuntimeError("the plan is Linked, but the objective's `links` gives nothing")
+        partners = np.stack(self.links.partners(objects, chosen[:, 0], epoch), axis=1)
+        return np.concatenate((shown, partners[np.newaxis]))
 
     def _between(self, objects: Indices, images: tuple[Images, ...]) -> tuple[Images, ...]:
         if self.way is None:
@@ -158,26 +184,42 @@ class _Messenger(Dataset[Batch | Exception]):
 
 
 class StepLoader:
-    """Iterates over the batches from one step to another; an epoch's end is no event.
+    """Iterates over the batches from one step to another.
+
+    An epoch's end is no event, unless something is to be done there: then nothing of an epoch is read before it is done.
 
     Args:
         batches: where they come from.
         first: number of the first step to give.
         last: number of the step before which to stop.
         workers: processes that read ahead; 0 reads in this one.
+        before_epoch: called with the number of an epoch before its first batch is read.
     """
 
-    def __init__(self, batches: StepBatches, first: int, last: int, workers: int = 0) -> None:
-        extra: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": False} if workers else {}
-        self.length = last - first
-        steps = range(first, last)
-        self._loader = DataLoader(_Messenger(batches), sampler=steps, batch_size=None, num_workers=workers, **extra)
+    def __init__(
+        self, batches: StepBatches, first: int, last: int, workers: int = 0, before_epoch: Callable[[int], None] | None = None
+    ) -> None:
+        self.batches, self.first, self.last, self.workers, self.before_epoch = batches, first, last, workers, before_epoch
 
     def __len__(self) -> int:
-        return self.length
+        return self.last - self.first
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in self._loader:
+        if self.before_epoch is None:
+            yield from self._read(self.first, self.last)
+            return
+        per_epoch, step = self.batches.steps_per_epoch, self.first
+        while step < self.last:
+            if step % per_epoch == 0:
+                self.before_epoch(step // per_epoch)
+            end = min((step // per_epoch + 1) * per_epoch, self.last)
+            yield from self._read(step, end)
+            step = end
+
+    def _read(self, first: int, last: int) -> Iterator[Batch]:
+        extra: dict[str, Any] = {"prefetch_factor": 2, "persistent_workers": False} if self.workers else {}
+        messenger = _Messenger(self.batches)
+        for batch in DataLoader(messenger, sampler=range(first, last), batch_size=None, num_workers=self.workers, **extra):
             if isinstance(batch, Exception):
                 raise batch
             yield batch
@@ -219,7 +261,7 @@ class Staging:
         moved = iter(self._send([tensor for one in batch.images for tensor in (one.pixels, *one.transform.values.values())]))
         # Written out in the order in which they were listed.
         images = tuple(Images(next(moved), one.transform.map(lambda _: next(moved)), one.readable) for one in batch.images)
-        return Batch(images, batch.index, batch.epoch, batch.broken)
+        return replace(batch, images=images)
 
     def _send(self, tensors: list[Tensor]) -> list[Tensor]:
         *starts, total = accumulate((math.ceil(tensor.nbytes / _ALIGNMENT) * _ALIGNMENT for tensor in tensors), initial=0)

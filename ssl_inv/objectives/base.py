@@ -1,7 +1,7 @@
 """What an objective is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
+from ssl_inv.data.base import Labels
+from ssl_inv.data.gallery import Gallery
 from ssl_inv.registry import suggest
 from ssl_inv.transforms import Action, Convention, Group, Transform
-from ssl_inv.views import Plan, Views
+from ssl_inv.views import Links, Plan, Views
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,48 @@ class Objective(nn.Module, ABC):
     def adopt(self, backbone: Backbone) -> None:
         """Called once, before training and before any checkpoint is loaded: keep what is needed of the backbone, such as a teacher."""
 
+    def allocate(self, objects: int, images: int) -> None:
+        """Called once, after `adopt` and before any checkpoint is loaded: make the buffers that are as large as the training data.
+
+        Args:
+            objects: in the training data; `Views.index` counts them.
+            images: of all objects together.
+        """
+
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         """Called after optimiser step `step` of `steps`, the first of which is 1: moving averages, queues."""
 
-    def between_epochs(self, features: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
-        """Called before each epoch: clustering, graph mining. `features()` gives (sample indices, features) of all training data."""
+    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
+        """Called before each epoch, the first of which is 0: clustering, graph mining.
+
+        It is called on every process with the same random numbers, and not again when a run is resumed within an epoch.
+
+        Args:
+            backbone: in training mode.
+            epoch: passes over the data before this one.
+            gallery: all training images; gives the features of any encoder.
+        """
+
+    @property
+    def looks_between_epochs(self) -> bool:
+        """Whether `between_epochs` does anything; if not, no epoch waits for the one before it."""
+        return type(self).between_epochs is not Objective.between_epochs
+
+    def links(self, seed: int) -> Links | None:
+        """What stands beside what in the views of a `Linked` plan, as of now; asked for after `between_epochs`.
+
+        Args:
+            seed: decides everything random about it.
+        """
+        return None
+
+    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
+        """What to write into the record of a run about the objective's memory before each epoch, by name.
+
+        Args:
+            labels: the classes of the training objects where they are known: for this record, and never for the loss.
+        """
+        return {}
 
     def representations(self, backbone: Backbone) -> Encoder:
         """What evaluation may probe: "all", and where the objective has them "invariant", "equivariant", ...; never a hidden head."""

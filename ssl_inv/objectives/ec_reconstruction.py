@@ -1,7 +1,6 @@
 """Equivariance-coherent reconstruction: what lies between two views is decoded from a part of the features of both."""
 
-import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Annotated, Any
@@ -12,10 +11,13 @@ from torch import Tensor, nn
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
+from ssl_inv.data.base import Labels
+from ssl_inv.data.gallery import Gallery
 from ssl_inv.objectives.base import Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.registry import OBJECTIVES, register, suggest
+from ssl_inv.objectives.composition import FirstChannels, base_objective
+from ssl_inv.registry import register, suggest
 from ssl_inv.transforms import Group
-from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
+from ssl_inv.views import Links, MultiCrop, Pair, Path, Plan, Several, Views
 
 
 @register("ec-reconstruction")
@@ -75,7 +77,7 @@ class ECReconstruction(Objective):
         equivariant = round(features * equivariant_share)
         self.features, self.invariant_features = features, features - equivariant
         self.weight = weight
-        self.base = _base(self.invariant_features, groups, **base)
+        self.base = base_objective(self.invariant_features, groups, **base)
         self.parameters_used = self.base.parameters_used
         self.path = Path(intermediates, tuple(parameters))
         self._plan = _plan(self.base.plan, self.path)
@@ -88,8 +90,8 @@ class ECReconstruction(Objective):
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y, *others = views.views
         between, further = others[: len(self.decoders)], others[len(self.decoders) :]
-        seen = InvariantChannels(backbone.model, self.invariant_features, remember=True)
-        terms = self.base.loss(Views((x, y, *further), views.index), _backbone(seen, backbone))
+        seen = FirstChannels(backbone.model, self.invariant_features, remember=True)
+        terms = self.base.loss(Views((x, y, *further), views.index, views.shown), seen.as_backbone(backbone))
         maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
         return {**terms, "reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)}
 
@@ -108,7 +110,7 @@ class ECReconstruction(Objective):
         return features[:, self.invariant_features :]
 
     def _invariant(self, backbone: Backbone) -> Backbone:
-        return _backbone(InvariantChannels(backbone.model, self.invariant_features), backbone)
+        return FirstChannels(backbone.model, self.invariant_features).as_backbone(backbone)
 
     def adopt(self, backbone: Backbone) -> None:
         self.base.adopt(self._invariant(backbone))
@@ -116,9 +118,21 @@ class ECReconstruction(Objective):
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.base.after_step(self._invariant(backbone), step, steps)
 
-    def between_epochs(self, features: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> None:
-        if type(self.base).between_epochs is not Objective.between_epochs:
-            self.base.between_epochs(lambda: ((index, rows[:, : self.invariant_features]) for index, rows in features()))
+    @property
+    def looks_between_epochs(self) -> bool:
+        return self.base.looks_between_epochs
+
+    def allocate(self, objects: int, images: int) -> None:
+        self.base.allocate(objects, images)
+
+    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
+        self.base.between_epochs(self._invariant(backbone), epoch, gallery)
+
+    def links(self, seed: int) -> Links | None:
+        return self.base.links(seed)
+
+    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
+        return self.base.diagnostics(labels)
 
     def representations(self, backbone: Backbone) -> Encoder:
         def encode(pixels: Tensor) -> dict[str, Tensor]:
@@ -154,103 +168,6 @@ class Decoder(nn.Module):
             # Nearest places, and no interpolation: its gradient on a GPU differs from run to run.
             decoded = convolution(F.interpolate(decoded.relu(), sides, mode="nearest-exact"))
         return decoded
-
-
-class InvariantChannels(nn.Module):
-    """A timm model that shows the first channels of its features; all else that is asked of it, such as `patch_embed`, is the model's.
-
-    Args:
-        model: the whole model.
-        channels: how many are shown.
-        remember: whether the features of every call are kept for `features_of`.
-    """
-
-    def __init__(self, model: nn.Module, channels: int, remember: bool = False) -> None:
-        super().__init__()
-        self.model, self.num_features = model, channels
-        self._calls: list[tuple[Tensor, Tensor]] | None = [] if remember else None
-        self._shown: tuple[Tensor, Tensor] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Pooled features `(B, channels)`."""
-        return self.forward_head(self.forward_features(pixels))
-
-    def forward_features(self, pixels: Tensor) -> Tensor:
-        """Tokens `(B, N, channels)` or maps `(B, channels, h, w)`."""
-        features = self._features(pixels)
-        shown = features[..., : self.num_features] if features.dim() == 3 else self._as_map(features)[:, : self.num_features]
-        self._shown = shown, features
-        return shown
-
-    def forward_head(self, shown: Tensor) -> Tensor:
-        """Pooled features `(B, channels)` of what `forward_features` has just given: a model may normalise all channels together.
-
-        Raises:
-            ValueError: if it is anything else.
-        """
-        last, self._shown = self._shown, None
-        if last is None or last[0] is not shown:
-            raise ValueError("forward_head pools what forward_features gave last, and nothing else: the other channels are not known")
-        pooled: Tensor = self.model.forward_head(last[1])  # type: ignore[operator]
-        return pooled[:, : self.num_features]
-
-    def features_of(self, pixels: Tensor) -> Tensor:
-        """All channels of the last map `(B, D, h, w)` of views that the backbone has seen, alone or behind each other in a larger batch.
-
-        What it has not seen goes through it now.
-        """
-        for batch, features in self._calls or ():
-            usable = features.requires_grad or not torch.is_grad_enabled()
-            if usable and (start := _place(pixels, batch)) is not None:
-                return self._as_map(features[start : start + len(pixels)])
-        return self._as_map(self._features(pixels))
-
-    def _features(self, pixels: Tensor) -> Tensor:
-        features: Tensor = self.model.forward_features(pixels)  # type: ignore[operator]
-        if self._calls is not None:
-            self._calls.append((pixels, features))
-        return features
-
-    def _as_map(self, features: Tensor) -> Tensor:
-        """Maps `(B, D, h, w)` of what the model gives: tokens, or maps with channels first or last."""
-        if features.dim() == 3:
-            tokens = features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
-            side = math.isqrt(tokens.shape[1])
-            if side**2 != tokens.shape[1]:
-                raise ValueError(f"the backbone's {tokens.shape[1]} tokens are no square map, as the reconstruction of images needs")
-            return tokens.transpose(1, 2).reshape(len(tokens), -1, side, side)
-        return features if features.shape[1] == self.model.num_features else features.permute(0, 3, 1, 2)
-
-
-def _place(pixels: Tensor, batch: Tensor) -> int | None:
-    """The row of a batch at which some views stand in it, or None."""
-    if batch is pixels:
-        return 0
-    if batch.shape[1:] != pixels.shape[1:]:
-        return None
-    starts = range(0, len(batch) - len(pixels) + 1, len(pixels))
-    return next((start for start in starts if torch.equal(batch[start : start + len(pixels)], pixels)), None)
-
-
-def _backbone(model: InvariantChannels, whole: Backbone) -> Backbone:
-    return Backbone(model, whole.architecture, whole.arguments)
-
-
-def _base(features: int, groups: Mapping[str, Group], *, name: str, **settings: Any) -> Objective:
-    constructor = OBJECTIVES.find(name).load()
-    if not issubclass(constructor, Objective):
-        raise ValueError(f"base: {name!r} does not derive from ssl_inv.objectives.base.Objective")
-    try:
-        objective: Objective = constructor(features, groups, **settings)
-    except ValueError as error:
-        raise ValueError(f"base: {error}") from error
-    return objective
 
 
 def _plan(base: Plan, path: Path) -> Plan:
