@@ -15,17 +15,18 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Data, Source
 from ssl_inv.evaluation import report
 from ssl_inv.evaluation.features import FeatureTable, frozen
-from ssl_inv.evaluation.results import Comparison, format_table, to_json
+from ssl_inv.evaluation.results import Comparison, Result, format_table, to_json
 from ssl_inv.evaluation.retrieval import ViewPredictor
 from ssl_inv.evaluation.spectrum import singular_values
 from ssl_inv.evaluation.suite import Encoded, evaluate_with_baselines
 from ssl_inv.export import Preprocessing, export_timm
 from ssl_inv.judge import PREDICTION, FeatureCache, choose_objects, feature_table, protocol_of, with_prediction_space
 from ssl_inv.objectives.base import Encoder, Objective
-from ssl_inv.pretrain import Run, build_networks
+from ssl_inv.pretrain import Run, build_augmentation, build_networks
 from ssl_inv.recipe import Recipe, named
 from ssl_inv.run_folder import RunFolder, write_text
 from ssl_inv.settings import EvaluationSettings
+from ssl_inv.training_views import judged_data
 from ssl_inv.transforms import Action
 
 SUMMARY = (
@@ -75,7 +76,21 @@ def judge(
     encoded = encode_data(data, *trained, normalise, settings, device, seed, cache)
     baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
     parts = tuple(part for part in encoded.train.features if part != PREDICTION)
-    return Judgement(evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed)), encoded, baseline)
+    table = evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed))
+    return Judgement(table + unmeasured(data.validation, trained[1]), encoded, baseline)
+
+
+def unmeasured(source: Source, objective: Objective | None) -> list[Comparison]:
+    """A line for everything of the objective's own that cannot be judged on data without a parameter that it is told."""
+    if objective is None or not (missing := [name for name in objective.parameters_used if name not in source.groups]):
+        return []
+    reason = f"not measured: the objective is told {', '.join(missing)}, which these data do not record"
+    kind, own = type(objective), []
+    if kind.predictor is not Objective.predictor:
+        own.append(Result("retrieval", PREDICTION, None, detail=reason))
+    if kind.aggregation is not Objective.aggregation:
+        own.append(Result("aggregation", "all", None, detail=reason))
+    return [Comparison(one) for one in own]
 
 
 def encode_data(
@@ -92,7 +107,7 @@ def encode_data(
     encoder: Encoder = _whole(backbone) if objective is None else objective.representations(backbone)  # type: ignore[arg-type]
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
     predictor, aggregation = None, None
-    if objective is not None and set(objective.parameters_used) <= set(data.validation.groups):
+    if objective is not None and not unmeasured(data.validation, objective):
         predictor, aggregation = objective.predictor(backbone), objective.aggregation(backbone)  # type: ignore[arg-type]
     if predictor is not None:
         encoder = with_prediction_space(encoder, predictor.embed)
@@ -138,20 +153,22 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         What was measured, or None if the recipe asks for no evaluation.
     """
     settings = EvaluationSettings(**run.recipe["evaluation"])
+    device, seed = run.trainer.strategy.root_device, run.settings.seed
+    with named("evaluation"):
+        data = judged_data(run.data, settings, run.objective.plan, build_augmentation(run.recipe), seed, device)
     with named("export"):
         export_run(run.recipe, run.backbone, run.data.train.image_size, folder.export_folder)
     judgement = None
     if settings.protocol != "none":
         say("evaluating")
-        device = run.trainer.strategy.root_device
         backbone, objective = run.backbone.to(device), run.objective.to(device)
         untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
         normalise = run.module.view_maker.to(device).normalise
         with named("evaluation"):
-            judgement = judge(run.data, (backbone, objective), untrained, normalise, settings, device, run.settings.seed)  # type: ignore[arg-type]
+            judgement = judge(data, (backbone, objective), untrained, normalise, settings, device, seed)  # type: ignore[arg-type]
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
-    report.write_report(report_content(run, folder, judgement), folder.report_file)
+    report.write_report(report_content(run, data, folder, judgement), folder.report_file)
     rows = [] if judgement is None else headlines(judgement.table)
     folder.update(
         state="complete",
@@ -187,8 +204,8 @@ def headlines(table: list[Comparison]) -> list[Comparison]:
     return chosen
 
 
-def report_content(run: Run, folder: RunFolder, judgement: Judgement | None) -> report.ReportContent:
-    """Everything that the page of a run shows."""
+def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgement | None) -> report.ReportContent:
+    """Everything that the page of a run shows; `judged` has the views that it shows pictures of."""
     record, metrics = folder.record(), folder.metrics()
     facts = {
         "objective": run.recipe["objective"]["name"],
@@ -210,8 +227,8 @@ def report_content(run: Run, folder: RunFolder, judgement: Judgement | None) -> 
         warnings=notices,
         results=[] if judgement is None else result_rows(judgement.table),
         curves=curves(metrics),
-        view_pairs=view_pairs(run.data.validation),
-        neighbours=[] if judgement is None else neighbour_rows(run.data.validation, judgement.trained.validation),
+        view_pairs=view_pairs(judged.validation),
+        neighbours=[] if judgement is None else neighbour_rows(judged.validation, judgement.trained.validation),
         spectra={} if judgement is None else spectra(judgement),
     )
 

@@ -1,12 +1,16 @@
-"""Optimisers, learning-rate schedules, and what weight decay leaves alone."""
+"""Optimisers, the courses of learning rate and weight decay, and what weight decay leaves alone."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 import torch
 from timm.optim.lars import Lars
 from torch import nn
+
+from ssl_inv.registry import suggest
 
 
 def make_optimizer(
@@ -14,82 +18,191 @@ def make_optimizer(
     *,
     name: Literal["adamw", "adam", "sgd", "lars"] = "adamw",
     lr: float = 1e-3,
+    norm_and_bias_lr: float | None = None,
     weight_decay: float = 0.05,
+    final_weight_decay: float | None = None,
     decay_norm_and_bias: bool = False,
     momentum: float = 0.9,
     betas: list[float] = [0.9, 0.999],  # noqa: B006 - never changed, and a recipe shows it as it stands
     schedule: Literal["cosine", "constant"] = "cosine",
     warmup: float = 0.05,
+    warmup_lr: float = 0.0,
     final_lr: float = 0.0,
+    constant_lr: list[str] = [],  # noqa: B006
 ) -> "Optimization":
     """An optimiser for all parameters of some modules, with its schedule.
 
     Args:
         modules: what is trained.
-        name: `adamw`; `adam`, whose weight decay is added to the gradient; `sgd`; or `lars`, for batches of thousands.
+        name: `adamw`; `adam`, whose weight decay is added to the gradient; `sgd`; or `lars`, for batches of thousands, which scales the
+            update of every parameter that decays by the parameter's norm.
         lr: highest learning rate. It is used as it stands, never scaled by the batch size.
+        norm_and_bias_lr: highest learning rate of biases and normalisation parameters; all their rates are smaller in this proportion, as
+            in Barlow Twins; none is `lr`.
         weight_decay: strength of the weight decay.
+        final_weight_decay: strength after the last step, to which it goes along half a cosine, as in DINO; none keeps `weight_decay`.
         decay_norm_and_bias: whether biases and normalisation parameters decay too; False is usual, True is SIE's setting.
         momentum: for `sgd` and `lars`.
         betas: for `adamw` and `adam`.
         schedule: `cosine` falls from `lr` to `final_lr` after the warm-up; `constant` stays.
-        warmup: share of all steps in which the learning rate rises linearly from zero.
+        warmup: share of all steps in which the learning rate rises linearly from `warmup_lr`.
+        warmup_lr: learning rate from which the first step is one step of the warm-up away; SwAV's is 0.3.
         final_lr: learning rate after the last step of `cosine`.
+        constant_lr: parts of backbone or objective whose learning rate stays at `lr` after the warm-up, such as `prediction` for SimSiam's
+            predictor: the beginning of their parameters' names, or a pattern with `*`.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or nothing is called as `constant_lr` says.
     """
-    if lr <= 0:
-        raise ValueError(f"lr must be above 0, got {lr}")
-    if not 0 <= warmup < 1:
-        raise ValueError(f"warmup is a share of all steps from 0 to below 1, got {warmup}")
+    _check_rates(lr, norm_and_bias_lr, warmup, warmup_lr)
+    if weight_decay < 0 or (final_weight_decay is not None and final_weight_decay < 0):
+        raise ValueError(f"weight_decay and final_weight_decay must be at least 0, got {weight_decay} and {final_weight_decay}")
     if len(betas) != 2:
         raise ValueError(f"betas are two numbers, got {betas}")
     if schedule == "constant" and final_lr:
         raise ValueError(f"final_lr is {final_lr}, but a constant schedule does not fall")
-    groups = parameter_groups(modules, weight_decay, decay_norm_and_bias)
-    first, second = betas
-    optimizer: torch.optim.Optimizer
+    if schedule == "constant" and constant_lr:
+        raise ValueError(f"constant_lr is {constant_lr}, but with a constant schedule no learning rate falls")
+    final = (lr if schedule == "constant" else final_lr, weight_decay if final_weight_decay is None else final_weight_decay)
+    course = Course(lr, warmup, warmup_lr, final[0], weight_decay, final[1])
+    parts = parameter_groups(modules, course, norm_and_bias_lr, decay_norm_and_bias, constant_lr)
+    return Optimization(_make(name, parts, lr, momentum, betas), course, [one for _, one in parts])
+
+
+def _make(
+    name: str, parts: "Sequence[tuple[list[nn.Parameter], Course]]", lr: float, momentum: float, betas: Sequence[float]
+) -> torch.optim.Optimizer:
+    """An optimiser of the given kind with one group for each of `parts`."""
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": course.weight_decay} for parameters, course in parts]
     if name == "adamw":
-        optimizer = torch.optim.AdamW(groups, lr=lr, betas=(first, second), fused=True)
-    elif name == "adam":
-        optimizer = torch.optim.Adam(groups, lr=lr, betas=(first, second), fused=True)
-    elif name == "sgd":
-        optimizer = torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
-    else:
-        optimizer = Lars(groups, lr=lr, momentum=momentum)
-    return Optimization(optimizer, lr, schedule, warmup, final_lr)
+        return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    if name == "adam":
+        return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+    if name == "sgd":
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    # Left to itself, it scales by norms only where weight decay is not 0.
+    scaled = [{**group, "always_adapt": course.decays} for group, (_, course) in zip(groups, parts, strict=True)]
+    optimizer: torch.optim.Optimizer = Lars(scaled, lr=lr, momentum=momentum)
+    return optimizer
 
 
-def parameter_groups(modules: Iterable[nn.Module], weight_decay: float, decay_norm_and_bias: bool) -> list[dict[str, Any]]:
-    """All trainable parameters in two groups: those that decay, and vectors and scalars (biases, normalisation), which do not."""
-    parameters = [parameter for module in modules for parameter in module.parameters() if parameter.requires_grad]
-    decayed = [parameter for parameter in parameters if decay_norm_and_bias or parameter.dim() > 1]
-    kept = [parameter for parameter in parameters if not (decay_norm_and_bias or parameter.dim() > 1)]
-    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": kept, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+def _check_rates(lr: float, norm_and_bias_lr: float | None, warmup: float, warmup_lr: float) -> None:
+    for name, rate in (("lr", lr), ("norm_and_bias_lr", norm_and_bias_lr)):
+        if rate is not None and rate <= 0:
+            raise ValueError(f"{name} must be above 0, got {rate}")
+    if not 0 <= warmup < 1:
+        raise ValueError(f"warmup is a share of all steps from 0 to below 1, got {warmup}")
+    if not 0 <= warmup_lr <= lr:
+        raise ValueError(f"warmup_lr must lie between 0 and lr, {lr}, got {warmup_lr}")
+    if warmup_lr and not warmup:
+        raise ValueError(f"warmup_lr is {warmup_lr}, but warmup is 0: there is no step in which the learning rate rises")
 
 
-class Optimization:
-    """An optimiser whose learning rate is a function of the step, so that resuming needs the step only."""
+@dataclass(frozen=True)
+class Course:
+    """How learning rate and weight decay go, as functions of the step, so that resuming needs the step only.
 
-    def __init__(self, optimizer: torch.optim.Optimizer, lr: float, schedule: str, warmup: float, final_lr: float) -> None:
-        self.optimizer = optimizer
-        self.lr, self.schedule, self.warmup, self.final_lr = lr, schedule, warmup, final_lr
+    Attributes:
+        lr: highest learning rate.
+        warmup: share of all steps in which it rises linearly.
+        warmup_lr: from where.
+        final_lr: where it falls to along half a cosine.
+        weight_decay: in the first step.
+        final_weight_decay: where it goes along half a cosine.
+        decays: whether there is weight decay.
+    """
+
+    lr: float
+    warmup: float
+    warmup_lr: float
+    final_lr: float
+    weight_decay: float
+    final_weight_decay: float
+    decays: bool = True
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of step `step` (the first is 0) of `total`."""
         warm = math.ceil(self.warmup * total)
         if step < warm:
-            return self.lr * (step + 1) / warm
-        if self.schedule == "constant":
-            return self.lr
-        share = (step - warm) / max(1, total - warm)
-        return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * share)) / 2
+            return self.warmup_lr + (self.lr - self.warmup_lr) * (step + 1) / warm
+        return _half_cosine(self.lr, self.final_lr, (step - warm) / max(1, total - warm))
 
-    def set_rate(self, step: int, total: int) -> float:
-        """Set the learning rate of step `step` of `total` in every group, and return it."""
-        rate = self.rate(step, total)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        return rate
+    def decay(self, step: int, total: int) -> float:
+        """The weight decay of step `step` of `total`."""
+        return _half_cosine(self.weight_decay, self.final_weight_decay, step / total)
+
+    def scaled(self, factor: float) -> "Course":
+        """The course with every learning rate times `factor`."""
+        return replace(self, lr=self.lr * factor, warmup_lr=self.warmup_lr * factor, final_lr=self.final_lr * factor)
+
+    def without_decay(self) -> "Course":
+        """The course without weight decay."""
+        return replace(self, weight_decay=0.0, final_weight_decay=0.0, decays=False)
+
+    def without_fall(self) -> "Course":
+        """The course whose learning rate stays where the warm-up ends."""
+        return replace(self, final_lr=self.lr)
+
+
+def _half_cosine(start: float, end: float, share: float) -> float:
+    """From `start` to `end`, `share` of the way."""
+    return start if start == end else end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+
+
+def parameter_groups(
+    modules: Iterable[nn.Module], course: Course, norm_and_bias_lr: float | None, decay_norm_and_bias: bool, constant_lr: Sequence[str]
+) -> list[tuple[list[nn.Parameter], Course]]:
+    """All trainable parameters, those with one course together; first those with `course` itself.
+
+    Vectors and scalars are biases and normalisation parameters, and whatever else has no directions that could decay. The other arguments
+    are those of `make_optimizer`.
+
+    Raises:
+        ValueError: if a pattern of `constant_lr` matches no name.
+    """
+    parameters = [both for module in modules for both in module.named_parameters() if both[1].requires_grad]
+    _require_matches(constant_lr, [name for name, _ in parameters])
+    groups: dict[Course, list[nn.Parameter]] = {course: []}
+    for name, parameter in parameters:
+        own = course
+        if parameter.dim() <= 1:
+            own = own if norm_and_bias_lr is None else own.scaled(norm_and_bias_lr / course.lr)
+            own = own if decay_norm_and_bias else own.without_decay()
+        if any(_matches(name, pattern) for pattern in constant_lr):
+            own = own.without_fall()
+        groups.setdefault(own, []).append(parameter)
+    return [(some, own) for own, some in groups.items() if some]
+
+
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
+
+
+def _require_matches(patterns: Sequence[str], names: Sequence[str]) -> None:
+    """Raise a `ValueError` if a pattern matches none of the parameters' names; it suggests a part of the networks."""
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in names):
+            parts = [".".join(name.split(".")[:depth]) for depth in (1, 2, 3, 4) for name in names]
+            raise ValueError(f"constant_lr: no trained parameter's name begins with {pattern!r}; {suggest(pattern, dict.fromkeys(parts))}")
+
+
+class Optimization:
+    """An optimiser, and the course of every group of its parameters.
+
+    Args:
+        optimizer: with one group of parameters for each of `courses`.
+        course: of parameters that are no exception.
+        courses: of the groups.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, course: Course, courses: Sequence[Course]) -> None:
+        self.optimizer, self.course, self.courses = optimizer, course, courses
+
+    def rate(self, step: int, total: int) -> float:
+        """The learning rate of step `step` (the first is 0) of `total`, of parameters that are no exception."""
+        return self.course.rate(step, total)
+
+    def set_rate(self, step: int, total: int) -> None:
+        """Set learning rate and weight decay of step `step` of `total` in every group."""
+        for group, course in zip(self.optimizer.param_groups, self.courses, strict=True):
+            group["lr"], group["weight_decay"] = course.rate(step, total), course.decay(step, total)

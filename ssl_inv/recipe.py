@@ -120,24 +120,39 @@ def apply_overrides(content: dict[str, Any], overrides: list[str], sections: Seq
     """The content with the settings of `["--section.key", "value", "--section.key=value", ...]` put over it.
 
     An objective, data set or augmentation that is chosen by another `name` begins with its own defaults: what the recipe sets for the one
-    that it names is not carried over, even where the two have a setting of the same name.
+    that it names is not carried over, even where the two have a setting of the same name. A setting that has settings of its own, such as
+    another objective, is treated alike: `--objective.base.temperature 0.2`.
 
     Raises:
         RecipeError: if an argument is not of that form, or its section is none of `sections`.
     """
     content = {section: dict(value) if isinstance(value, dict) else value for section, value in content.items()}
     for section, settings in _parse_overrides(overrides, sections).items():
-        old = content.get(section) or {}
-        if not isinstance(old, dict):
-            raise RecipeError(f"{section}: expected a mapping of settings, got {old!r}")
-        if section in _CHOICES and settings.get("name", old.get("name")) != old.get("name", _CHOICES[section][1]):
-            old = {}
-        content[section] = {**old, **settings}
+        default = _CHOICES[section][1] if section in _CHOICES else None
+        content[section] = _overridden(section, content.get(section), settings, section in _CHOICES, default)
     return content
 
 
-def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str, dict[str, Any]]:
-    found: dict[str, dict[str, Any]] = {}
+class _OneByOne(dict[str, Any]):
+    """Some settings that were given one by one, to be put over others; a plain mapping replaces them."""
+
+
+def _overridden(where: str, old: Any, settings: _OneByOne, named_member: bool, default: str | None = None) -> dict[str, Any]:
+    """The settings `old` with others over them, unless these name another member: then these alone."""
+    old = {} if old is None else old
+    if not isinstance(old, dict):
+        raise RecipeError(f"{where}: expected a mapping of settings, got {old!r}")
+    if named_member and settings.get("name", old.get("name")) != old.get("name", default):
+        old = {}
+    inner = {
+        key: _overridden(f"{where}.{key}", old.get(key), value, named_member=True) if isinstance(value, _OneByOne) else value
+        for key, value in settings.items()
+    }
+    return {**old, **inner}
+
+
+def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str, _OneByOne]:
+    found: dict[str, _OneByOne] = {}
     arguments = overrides.copy()
     while arguments:
         key, equals, value = arguments.pop(0).removeprefix("--").partition("=")
@@ -149,10 +164,20 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
         if section not in sections:
             raise RecipeError(f"--{key}: no section {section!r} can be set here; {suggest(section, sections)}")
         try:
-            found.setdefault(section, {})[setting] = parse_yaml(value)
+            _put(found.setdefault(section, _OneByOne()), setting.split("."), parse_yaml(value))
         except yaml.YAMLError:
             raise RecipeError(f"--{key}: {value!r} is not a valid YAML value") from None
     return found
+
+
+def _put(settings: dict[str, Any], way: Sequence[str], value: Any) -> None:
+    """Set what stands at the end of a way of keys, which may begin in a mapping that was given as a whole."""
+    *outer, last = way
+    for key in outer:
+        if not isinstance(settings.get(key), dict):
+            settings[key] = _OneByOne()
+        settings = settings[key]
+    settings[last] = value
 
 
 def check_overrides(overrides: list[str]) -> None:

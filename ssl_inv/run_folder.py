@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
 from importlib.metadata import version
 from pathlib import Path
@@ -159,8 +160,12 @@ def require_new(path: Path) -> None:
 def require_writable(path: Path) -> None:
     """Raise a `RecipeError` if a folder at `path` could not be made or written to, before anything slow is done."""
     parent = next(one for one in (path, *path.absolute().parents) if one.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise RecipeError(f"output {str(path)!r} cannot be written: {parent} is not a writable folder")
+    try:
+        # Permissions do not tell: an administrator has them all, where nobody can write too.
+        with tempfile.TemporaryFile(dir=parent):
+            pass
+    except OSError:
+        raise RecipeError(f"output {str(path)!r} cannot be written: {parent} is not a writable folder") from None
 
 
 def write_text(path: Path, text: str) -> None:

@@ -100,17 +100,22 @@ class EvaluationSettings:
     Args:
         protocol: `full` trains the probes as the papers do, `quick` trains smaller ones for less long, `none` judges nothing.
         views: views of each object to extract; objects with fewer give what they have.
+        views_of: `data` judges the views that the data has; `training` such as the objective is trained on, of every image `views`
+            augmented ones or patches of saccades, which tell how they were made.
         objects: training objects to fit the probes on; none takes all.
         neighbours: k of the k-nearest-neighbour vote.
         aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the objective's own
             network where it has one; empty classifies single views only.
+        paths: numbers of observed views of sequences that are asked where they led, by path integration; empty asks none.
     """
 
     protocol: Literal["quick", "full", "none"] = "quick"
     views: int = 8
+    views_of: Literal["data", "training"] = "data"
     objects: int | None = None
     neighbours: int = 20
     aggregate: list[int] = dataclasses.field(default_factory=list)
+    paths: list[int] = dataclasses.field(default_factory=list)
 
     def __post_init__(self) -> None:
         for name in ("views", "neighbours"):
@@ -120,3 +125,5 @@ class EvaluationSettings:
             raise ValueError(f"objects must be at least 2, got {self.objects}")
         if not all(1 <= count <= self.views for count in self.aggregate) or len(set(self.aggregate)) < len(self.aggregate):
             raise ValueError(f"aggregate must be different numbers from 1 to evaluation.views, {self.views}, got {self.aggregate}")
+        if not all(1 <= count < self.views for count in self.paths) or len(set(self.paths)) < len(self.paths):
+            raise ValueError(f"paths must be different numbers from 1 to below evaluation.views, {self.views}, got {self.paths}")

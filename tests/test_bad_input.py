@@ -152,6 +152,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "table without column": ([*TIMM, "--data", "views.csv"], ["data: ", "views.csv has no column 'path'"]),
     # Folders.
     "output below a file": ([*RUN, "--output", "file/run"], ["'file/run' cannot be written", "file is not a writable folder"]),
+    "page where nobody can write": (["views", "tiny.yaml", "--output", "/proc/views.png"], ["is not a writable folder"]),
     "output that exists": ([*RUN, "--output", "run"], ["'run' exists already", "--resume run"]),
     "rendering over a folder": (["render", "images"], ["'images' exists already"]),
     "embedding into a folder": (["embed", "run", "--output", "images"], ["'images' holds something else"]),

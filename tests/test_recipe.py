@@ -132,6 +132,32 @@ def test_another_name_begins_with_its_own_defaults(order: int) -> None:
     assert same["objective"] == CONTENT["objective"]
 
 
+NESTED = {"objective": {"name": "ec-reconstruction", "base": {"name": "simclr", "temperature": 0.5}, "weight": 2}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "base"),
+    [
+        (["--objective.base.temperature=0.2"], {"name": "simclr", "temperature": 0.2}),
+        (["--objective.base.projector", "[8]"], {"name": "simclr", "temperature": 0.5, "projector": [8]}),
+        (["--objective.base.invariance=3", "--objective.base.name=vicreg"], {"name": "vicreg", "invariance": 3}),
+        (["--objective.base={name: sie}", "--objective.base.invariance=3"], {"name": "sie", "invariance": 3}),
+        (["--objective.base.invariance=3", "--objective.base={name: sie}"], {"name": "sie"}),
+    ],
+    ids=str,
+)
+def test_overrides_reach_the_settings_of_a_setting(overrides: list[str], base: dict[str, object]) -> None:
+    assert apply_overrides(NESTED, overrides)["objective"] == {**NESTED["objective"], "base": base}
+    assert NESTED["objective"]["base"] == {"name": "simclr", "temperature": 0.5}
+
+
+def test_a_mistake_in_the_settings_of_a_setting_is_named_with_its_whole_path() -> None:
+    with pytest.raises(RecipeError, match=r"^objective\.base\.temprature: no such setting; did you mean 'temperature'"):
+        load_recipe("simclr-ecr-folder", ["--objective.base.temprature=1"])
+    with pytest.raises(RecipeError, match=r"^optimizer\.lr: expected a mapping of settings, got 0\.001"):
+        load_recipe("simclr-ecr-folder", ["--optimizer.lr.highest=1"])
+
+
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_resolves_and_says_what_it_is(name: str) -> None:
     recipe = load_recipe(name)

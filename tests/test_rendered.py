@@ -13,7 +13,8 @@ from torch import Tensor
 
 from ssl_inv.data import intersections, rendered, solids
 from ssl_inv.data.intersections import Vector
-from ssl_inv.data.rendered import RenderedSolids, class_prototypes, jittered
+from ssl_inv.data.prototypes import class_prototypes, jittered, surface_points
+from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.data.solids import BOUNDING_RADIUS, CAMERA_DISTANCE, ELLIPSOID, FIELD, Scenes, Solids, render
 
 Hit = Callable[[Vector, Vector], tuple[Tensor, Vector]]
@@ -221,7 +222,7 @@ def test_objects_touch_the_bounding_sphere_and_classes_are_balanced() -> None:
     assert len(labels.names) == 7
     prototypes = class_prototypes(7, 6, seed=3)
     objects = jittered(prototypes, 0.2, seed=3)
-    points = rendered._surface_points(objects)
+    points = surface_points(objects)
     radius = points.norm(dim=-1).flatten(1).amax(1)
     assert torch.allclose(radius, torch.full_like(radius, BOUNDING_RADIUS))
     apart = (objects.positions[:, :, None] - objects.positions[:, None]).norm(dim=-1) + torch.eye(6)

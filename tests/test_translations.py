@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_inv.data import rendered
 from ssl_inv.data.base import Indices
 from ssl_inv.data.motion import TRANSLATION_SCALE
+from ssl_inv.data.prototypes import surface_points
 from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.data.solids import BOUNDING_RADIUS, Scenes, Solids, render
 from ssl_inv.data.threediebench import ThreeDIEBench, threediebench, write_threediebench
@@ -82,7 +82,7 @@ def test_an_object_is_shifted_along_its_own_axes_before_it_is_turned() -> None:
 @pytest.mark.parametrize("most", [0.05, 0.3])
 def test_shifted_objects_stay_in_the_ball_that_the_frame_shows(most: float) -> None:
     source = small(translation_range=most)
-    points = rendered._surface_points(source._solids).flatten(1, 2)
+    points = surface_points(source._solids).flatten(1, 2)
     corners = most * torch.cartesian_prod(*[torch.tensor((-1.0, 1.0), dtype=torch.float64)] * 3)
     farthest = (points[:, None] + corners[:, None]).norm(dim=-1).max()
     assert 0.8 * BOUNDING_RADIUS < farthest <= BOUNDING_RADIUS + 1e-9

@@ -27,8 +27,9 @@ class DINO(Objective):
 
     The teacher is a moving average of backbone and head, without dropout and stochastic depth. Crops of one size go through the student
     together, so batch normalisation sees all of them at once, as in the authors' code; a vision transformer needs the argument
-    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged is
-    the student, where the paper judges the teacher. `augmentation: {name: dino}` has the paper's three policies.
+    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged after
+    the last step is the teacher, as in the paper; until then, monitors look at the student. `augmentation: {name: dino}` has the paper's
+    three policies.
 
     When:
         Features for classes and retrieval on plain images, above all of vision transformers and with kNN; the record of views is not
@@ -52,6 +53,7 @@ class DINO(Objective):
         centre_momentum: what the centre keeps of itself in each step.
         momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
         koleo: weight of DINOv2's term that spreads the features of each global crop; 0.1 there, and over the global batch here.
+        keep: whose weights the backbone has after the last step.
     """
 
     teacher: Teacher
@@ -78,6 +80,7 @@ class DINO(Objective):
         centre_momentum: float = 0.9,
         momentum: float = 0.996,
         koleo: float = 0.0,
+        keep: Literal["teacher", "student"] = "teacher",
     ) -> None:
         super().__init__()
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
@@ -86,7 +89,7 @@ class DINO(Objective):
                 raise ValueError(f"{name} is a share of all steps from 0 to below 1, got {share}")
         self.crops = global_and_local(local_crops, local_size, local_scale)
         self.student_temperature, self.momentum, self.frozen_prototypes = student_temperature, momentum, frozen_prototypes
-        self.sinkhorn, self.koleo = targets == "sinkhorn", koleo
+        self.sinkhorn, self.koleo, self.keep = targets == "sinkhorn", koleo, keep
         self.head = PrototypeHead(features, projector, prototypes, batch_norm, unit_norm)
         self.centring = CentredTargets(prototypes, centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
         self.register_buffer("prototypes_learn", torch.tensor(0.0 if frozen_prototypes else 1.0))
@@ -126,6 +129,8 @@ class DINO(Objective):
         self.teacher.follow(self._network(backbone), cosine_momentum(self.momentum, step, steps))
         self.centring.warm_up(step / steps)
         self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
+        if step == steps and self.keep == "teacher":
+            backbone.load_state_dict(self.teacher.network.get_submodule("0").state_dict())
 
 
 def require_distillation_settings(projector: Sequence[int], prototypes: int, student_temperature: float, momentum: float) -> None:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,8 +35,8 @@ class IBOT(Objective):
 
     A sample without masked patches counts with 0. The centre c_patch is the moving average over all patches. The teacher is a moving
     average of backbone and heads, without dropout and stochastic depth. The backbone is a vision transformer, with the argument
-    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged is
-    the student, where the paper judges the teacher.
+    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged after
+    the last step is the teacher, as in the paper; until then, monitors look at the student.
 
     When:
         Dense features and classes from a vision transformer on plain images: the patches are trained, not only the pooled vector. Not for
@@ -63,6 +63,7 @@ class IBOT(Objective):
         momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
         image_weight: of the loss on pooled features.
         patch_weight: of the loss on masked patches.
+        keep: whose weights the backbone has after the last step.
     """
 
     backbone_teacher: Teacher
@@ -93,6 +94,7 @@ class IBOT(Objective):
         momentum: float = 0.996,
         image_weight: float = 1.0,
         patch_weight: float = 1.0,
+        keep: Literal["teacher", "student"] = "teacher",
     ) -> None:
         super().__init__()
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
@@ -106,7 +108,7 @@ class IBOT(Objective):
         self.crops = global_and_local(local_crops, local_size, local_scale)
         self.mask_probability, self.mask_share, self.mask_seed = mask_probability, (mask_share[0], mask_share[1]), mask_seed
         self.student_temperature, self.momentum, self.frozen_prototypes = student_temperature, momentum, frozen_prototypes
-        self.weights = (image_weight, patch_weight)
+        self.weights, self.keep = (image_weight, patch_weight), keep
         self.mask_token = nn.Parameter(torch.zeros(features))
         heads = (PrototypeHead(features, projector, prototypes, unit_norm=unit_norm) for _ in range(1 if shared_head else 2))
         self.heads = nn.ModuleList(heads)
@@ -190,6 +192,8 @@ class IBOT(Objective):
             targets.warm_up(step / steps)
         self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
         self._steps_done = step
+        if step == steps and self.keep == "teacher":
+            backbone.load_state_dict(self.backbone_teacher.network.state_dict())
 
 
 def encode_tokens(backbone: Backbone, pixels: Tensor, masked: Tensor | None = None, token: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -23,7 +23,7 @@ class SimSiam(Objective):
 
     between -1 and 1. Views go through the networks one after the other, so batch normalisation sees one view at a time, as in the paper.
     The paper's ImageNet runs keep the learning rate of the predictor at its highest value while that of all else falls (table 1 (c): 68.1
-    against 67.7 with one rate for all). Here one rate serves all parameters, as the recipe's optimizer section says it.
+    against 67.7 with one rate for all): the optimizer section's `constant_lr: [prediction]`.
 
     When:
         The smallest of the objectives without negatives: no teacher, no queue, no clusters. A baseline for modest batches. Not where
