@@ -17,7 +17,8 @@ from ssl_inv.data.loading import StepBatches
 from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.data.table import ViewTable
 from ssl_inv.objectives.base import Objective
-from ssl_inv.objectives.ec_reconstruction import Decoder, ECReconstruction, InvariantChannels
+from ssl_inv.objectives.composition import FirstChannels
+from ssl_inv.objectives.ec_reconstruction import Decoder, ECReconstruction
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.recipe import RecipeError, load_recipe, resolve
 from ssl_inv.testing import GROUPS, check_objective, random_transform
@@ -300,14 +301,25 @@ def test_values_that_cannot_be_used_are_named(objective: dict[str, Any], message
     assert str(error.value).startswith(message)
 
 
-def test_a_base_needs_two_views_of_one_kind() -> None:
-    with pytest.raises(ValueError, match=r"base: its views are Sequence\(observed=3\); reconstruction needs a pair"):
-        ECReconstruction(16, GROUPS, base={"name": "seq-jepa"}, parameters=["rotation"])
+@pytest.mark.parametrize(
+    "base",
+    [
+        {"name": "seq-jepa", "parameters": ["crop"], "layers": 1, "heads": 2, "predictor": 8, "action_dimensions": 4, "dropout": 0.0},
+        {"name": "obow", "levels": 1, "vocabulary": 20, "border": 0, "window": 2},
+    ],
+    ids=lambda base: str(base["name"]),
+)
+def test_a_base_whose_views_are_of_other_kinds_keeps_them_beside_those_of_the_path(base: dict[str, Any]) -> None:
+    objective = ECReconstruction(16, GROUPS, base=base, parameters=["blur"], decoder=[8])
+    assert isinstance(objective.plan, Several)
+    assert objective.plan.plans[-1] == objective.path
+    assert objective.plan.count == objective.base.plan.count + objective.path.count
+    check_objective("ec-reconstruction", base=base, parameters=["blur"], decoder=[8])
 
 
 def test_what_a_backbone_hides_is_pooled_with_what_it_shows() -> None:
     whole = transformer().eval()
-    shown = InvariantChannels(whole.model, 10)
+    shown = FirstChannels(whole.model, 10)
     pixels = torch.randn(2, 3, SIZE, SIZE)
     torch.testing.assert_close(shown.forward_head(shown.forward_features(pixels)), whole(pixels)[:, :10])
     torch.testing.assert_close(Backbone(shown, "vit").tokens(pixels), whole.tokens(pixels)[..., :10])

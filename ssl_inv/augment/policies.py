@@ -145,6 +145,35 @@ def dino(
     return _asymmetric(scale, blur, solarise, size, hue, extra)
 
 
+@register("obow")
+def obow(
+    *,
+    size: int | None = None,
+    strength: float = 1.0,
+    blur: list[float] = [0.5, 0.0],
+    hue: Hue = "hsv",
+    extra: list[dict[str, Any]] = [],
+) -> Augmentation:
+    """OBoW's policies: the teacher's view, that of crops, and that of the large view which patches are cut of (CVPR 2021, and its code).
+
+    The teacher's view may be flipped and is otherwise as it was. How large crops are is the plan's to say.
+
+    Args:
+        size: side of the teacher's view in pixels; none keeps the size of the images.
+        strength: multiplies the jitter ranges 0.4 (brightness, contrast, saturation) and 0.1 (hue).
+        blur: probabilities of a Gaussian blur with sigma uniform in 0.1 to 2 pixels, of crops and of the patches' view.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        extra: further operations on crops and patches, each a mapping with its name and settings.
+    """
+    if len(blur) != 2:
+        raise ValueError(f"blur has a probability for crops and one for patches, got {blur}")
+    reach = 0.4 * strength
+    jitter = photometric.Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.1 * strength, 0.5))
+    student = geometric.Crop(), geometric.flip(), jitter, photometric.grey()
+    policies = [(*student, photometric.Blur(probability=one), *operations_of(extra)) for one in blur]
+    return Augmentation(tuple(Policy(one, size, Style(hue=hue)) for one in [(geometric.flip(),), *policies]))
+
+
 def _asymmetric(
     scale: list[float], blur: list[float], solarise: list[float], size: int | None, hue: Hue, extra: list[dict[str, Any]]
 ) -> Augmentation:

@@ -43,7 +43,8 @@ class ECReconstruction(Objective):
         action's effect has to be predicted in feature space, since decoders make images; nor with backbones without maps or tokens.
 
     Args:
-        base: the objective, a mapping with its `name` and settings; its first two views are a pair or crops of one kind.
+        base: the objective, a mapping with its `name` and settings. Where its first two views are a pair or crops of one kind, these are
+            what is reconstructed between, and no view is added but the images on the way; otherwise two more views go through the backbone.
         parameters: what changes from u to view 2: `angle` is a rotation in the plane, `angle` and `translation` are SE(2), and
             `brightness`, `contrast`, `saturation` and `hue` colour jitter, all drawn by the augmentation; `rotation` is that of a rendered
             object.
@@ -80,7 +81,7 @@ class ECReconstruction(Objective):
         self.base = base_objective(self.invariant_features, groups, **base)
         self.parameters_used = self.base.parameters_used
         self.path = Path(intermediates, tuple(parameters))
-        self._plan = _plan(self.base.plan, self.path)
+        self._plan, self._first = _plan(self.base.plan, self.path)
         self.decoders = nn.ModuleList(Decoder(2 * equivariant, decoder) for _ in range(intermediates))
 
     @property
@@ -88,10 +89,12 @@ class ECReconstruction(Objective):
         return self._plan
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        x, y, *others = views.views
-        between, further = others[: len(self.decoders)], others[len(self.decoders) :]
+        *before, x, y = views.views[: self._first + 2]
+        between = views.views[self._first + 2 :][: len(self.decoders)]
+        further = views.views[self._first + self.path.count :]
         seen = FirstChannels(backbone.model, self.invariant_features, remember=True)
-        terms = self.base.loss(Views((x, y, *further), views.index, views.shown), seen.as_backbone(backbone))
+        views_of_base = tuple(before) if before else (x, y, *further)
+        terms = self.base.loss(Views(views_of_base, views.index, views.shown), seen.as_backbone(backbone))
         maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
         return {**terms, "reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)}
 
@@ -170,15 +173,20 @@ class Decoder(nn.Module):
         return decoded
 
 
-def _plan(base: Plan, path: Path) -> Plan:
-    """The views of the base, of which the first two are those of the path, and those between them."""
+def _plan(base: Plan, path: Path) -> tuple[Plan, int]:
+    """The views of the base and those of the path, and how many of the base's stand before these.
+
+    Where the base begins with two views of one kind, they are those of the path too, and none stand before.
+    """
     match base:
         case Pair(count=2):
-            return path
+            return path, 0
         case Several(plans=(Pair(count=2), *others)):
-            return replace(base, plans=(path, *others))
+            return replace(base, plans=(path, *others)), 0
         case MultiCrop(crops=(first, *others)) if first.count >= 2 and first.centre is None:
             path = replace(path, size=first.size, scale=first.scale)
             rest = [replace(first, count=first.count - 2), *others] if first.count > 2 else others
-            return Several((path, MultiCrop(tuple(rest))), (None, 2)) if rest else path
-    raise ValueError(f"base: its views are {base}; reconstruction needs a pair, or two crops of one kind before all others")
+            return Several((path, MultiCrop(tuple(rest))), (None, 2)) if rest else path, 0
+        case Several():
+            return Several((*base.plans, path), (*(base.policies or range(len(base.plans))), None)), base.count
+    return Several((base, path), (None, None)), base.count

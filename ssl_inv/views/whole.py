@@ -203,7 +203,8 @@ class Several(Plan):
         require(fits, f"Several: policies has a number of at least 0 for each of the {len(self.plans)} plans, got {self.policies}")
         ways = [plan.way for plan in self.plans if plan.way is not None]
         require(len(ways) <= 1, "Several: only one of the plans leads along the data's own parameters")
-        require(not ways or self.own_views == 2, "Several: beside a path between two of the data's own views, no plan is served by more")
+        served = self.own_views == 2 and not self.linked
+        require(not ways or served, "Several: beside a path between two of the data's own views, no plan is served by more or by others")
 
     @property
     def count(self) -> int:
@@ -212,6 +213,10 @@ class Several(Plan):
     @property
     def own_views(self) -> int:
         return max(plan.own_views for plan in self.plans)
+
+    @property
+    def linked(self) -> bool:
+        return any(plan.linked for plan in self.plans)
 
     @property
     def way(self) -> Way | None:

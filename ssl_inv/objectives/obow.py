@@ -1,0 +1,249 @@
+"""OBoW: predict, from a crop, which visual words a slowly moving copy of the network finds in the whole image."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import keyed_random, losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import without_dropout
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.dino import by_crop
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher, cosine_momentum
+from ssl_inv.transforms import Group
+from ssl_inv.views import Crops, MultiCrop, Patches, Plan, Several, Views
+from ssl_inv.visual_words import DynamicHead, VisualWords, perplexity
+
+
+@register("obow")
+class OBoW(Objective):
+    """Online bags of visual words (Gidaris et al., CVPR 2021, eq. 1 to 6), as the authors' code computes it.
+
+    The teacher's feature map of the whole image, plainly seen, becomes a bag of visual words: every position u is assigned softly to the K
+    words v_k, and the largest assignment counts,
+
+        y_k = max_u softmax_k(- (inverse_delta / m) |t_u - v_k|^2) / sum of these over k,
+
+    with a moving average m of the mean squared distance from the nearest word. The student predicts it from crops of the image,
+
+        L = sum over kinds of crops of mean over levels, images and crops of KL(y || softmax(kappa W(V) s)),
+
+    where W(V) is a classifier that a small network makes of the words, and s the pooled feature as it is. Words are features of the latest
+    K images, one of each, at a random position. There are words and a classifier for each of the last `levels` stages. The teacher is a
+    moving average of the backbone's parameters and normalises by its own batches. Student and targets use the words of before the step.
+
+    Crops of one kind go through the student together. In the record stand beside the loss, with weight 0, the perplexities of the last
+    stage's bags: over how many words that of an image spreads, and those of all images together. From the authors' code differ: K need not
+    be a multiple of the batch; the teacher moves after the step, which is the same teacher; it has no dropout; schedules go by the step and
+    not by the epoch; no linear classifier is trained beside. `levels: 1, patches: 0, crops: 1` is their vanilla form.
+
+    When:
+        Features for classes, detection and few labels on plain images, with small batches and short training; for convolutional networks,
+        and the record of views is not needed. Not for images so small that maps have a few positions only, nor where features have to tell
+        how an image was seen. Few words give more invariance, many keep more detail.
+
+    Args:
+        levels: of how many of the network's last stages bags are predicted.
+        vocabulary: K, words of each level. The queue is as many images long: at least some ten batches, and fewer than the data has.
+        assignment: `soft` as above; `hard`: each position counts for its nearest word only.
+        inverse_delta: sharpness of the soft assignment; the authors' 15 is for ResNet-50, 10 for ResNet-18.
+        pooling: over positions, `max` or `mean`.
+        words: what becomes a word: a `local_average`, over a window, a feature as it is, `no_averaging`, or the `global_average`.
+        window: side of the local average's window, in positions.
+        border: positions that are dropped at each side of a map, as they have seen padding; 0 for maps of a few positions.
+        distance_momentum: what m keeps of itself in a batch.
+        first_distance: m before the first batch; none begins with the first batch's and goes on with the mean of all, until the moving
+            average is as long. The authors' 0.5 fits no network in particular, and makes hundreds of steps too hard or too soft.
+        warm_start: whether the first batch fills the vocabulary with its features, several of each image, before the first step. The
+            authors' random words last for K / batch steps.
+        word_seed: decides, with the number of the step, the sample and the level, the positions that words are taken from.
+        kappa: multiplies logits; the authors' 8 is for ResNet-50, 5 for ResNet-18.
+        learn_kappa: whether kappa is learnt, one for each level.
+        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+        centre: share of the image's sides that the teacher sees; its view is of the augmentation's size.
+        crops: of each image, for the student.
+        crop_size: side of these in pixels.
+        crop_scale: smallest and largest share of the image's area that they take.
+        patches: of each image, for the student, cut of one large view; 0 for none.
+        patch_size: side of these in pixels.
+        patch_view: side of the large view in pixels.
+        patch_scale: smallest and largest share of the image's area that the large view takes.
+        patch_grid: patches that would fill each side of the large view; some of these are taken.
+        patch_jitter: pixels by which each is shifted at most.
+    """
+
+    teacher: Teacher
+    words: nn.ModuleList
+    heads: nn.ModuleList
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        levels: int = 2,
+        vocabulary: int = 8192,
+        assignment: Literal["soft", "hard"] = "soft",
+        inverse_delta: float = 15.0,
+        pooling: Literal["max", "mean"] = "max",
+        words: Literal["local_average", "no_averaging", "global_average"] = "local_average",
+        window: int = 3,
+        border: int = 1,
+        distance_momentum: float = 0.99,
+        first_distance: float | None = 0.5,
+        warm_start: bool = False,
+        word_seed: int = 0,
+        kappa: float = 8.0,
+        learn_kappa: bool = False,
+        momentum: float = 0.99,
+        centre: float = 0.875,
+        crops: int = 2,
+        crop_size: int = 160,
+        crop_scale: list[float] = [0.08, 0.6],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        patches: int = 5,
+        patch_size: int = 96,
+        patch_view: int = 256,
+        patch_scale: list[float] = [0.6, 1.0],  # noqa: B006
+        patch_grid: int = 3,
+        patch_jitter: int = 24,
+    ) -> None:
+        super().__init__()
+        if levels < 1:
+            raise ValueError(f"levels must be at least 1, got {levels}")
+        if kappa <= 0:
+            raise ValueError(f"kappa must be above 0, got {kappa}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        if crops < 0 or patches < 0 or crops + patches < 1:
+            raise ValueError(f"at least one crop or patch is needed for the student, got {crops} and {patches}")
+        self.levels, self.momentum, self.warm_start, self.word_seed = levels, momentum, warm_start, word_seed
+        self._kinds: dict[str, Plan] = {}
+        if crops:
+            self._kinds["crops"] = MultiCrop((Crops(crops, crop_size, _pair("crop_scale", crop_scale)),))
+        if patches:
+            scale = _pair("patch_scale", patch_scale)
+            self._kinds["patches"] = Patches(patch_view, patch_size, patch_grid, patch_jitter, patches, scale)
+        self._centre = Crops(1, centre=centre)
+        self._word_settings: dict[str, Any] = {
+            "count": vocabulary,
+            "inverse_delta": inverse_delta if assignment == "soft" else None,
+            "pooling": pooling,
+            "making": words,
+            "border": border,
+            "window": window,
+            "distance_momentum": distance_momentum,
+            "first_distance": first_distance,
+        }
+        self._head_settings: dict[str, Any] = {"features": features, "kappa": kappa, "learn_kappa": learn_kappa}
+        self._steps_done = 0
+
+    @property
+    def plan(self) -> Several:
+        policies = {"crops": 1, "patches": 2}
+        return Several((MultiCrop((self._centre,)), *self._kinds.values()), (0, *(policies[kind] for kind in self._kinds)))
+
+    def get_extra_state(self) -> int:
+        """The number of steps done, by which positions are drawn: on the host, as reading it from a device would wait for the device."""
+        return self._steps_done
+
+    def set_extra_state(self, state: int) -> None:
+        """Continue after so many steps."""
+        self._steps_done = state
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.teacher = Teacher(LastMaps(backbone, self.levels))
+        without_dropout(self.teacher)
+        channels = channels_of_last_maps(backbone, self.levels)
+        self.words = nn.ModuleList(VisualWords(one, **self._word_settings) for one in channels)
+        self.heads = nn.ModuleList(DynamicHead(one, **self._head_settings) for one in channels)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        seen, *kinds = self.plan.parts(views)
+        classifiers, bags = self._targets(self.teacher(seen[0].pixels), views.index)
+        terms = {}
+        for kind, some in zip(self._kinds, kinds, strict=True):
+            features = by_crop(backbone(torch.cat([view.pixels for view in some.views])), len(some))
+            levels = zip(self.heads, classifiers, bags, strict=True)
+            errors = [divergence(head(features, classifier), level) for head, classifier, level in levels]
+            terms[kind] = Term(torch.stack(errors).mean())
+        return {**terms, **spread(bags[-1])}
+
+    def _targets(self, maps: Sequence[Tensor], index: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """A classifier, `(K, features)`, and the bags, `(B, K)`, of each level, by the words as they were before this batch."""
+        classifiers, bags = [], []
+        for level, (words, head, one) in enumerate(zip(self.words, self.heads, maps, strict=True)):
+            assert isinstance(words, VisualWords)
+            assert isinstance(head, DynamicHead)
+            draws = torch.from_numpy(keyed_random.uniform(self.word_seed, self._steps_done, index.numpy(), level, count=1)[:, 0])
+            draws = draws.to(one.device, torch.float32)
+            if self.warm_start and self._steps_done == 0:
+                words.fill(one, draws)
+            classifiers.append(head.classifier(words.words))
+            bags.append(words(one, draws))
+        return classifiers, bags
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.teacher.follow(backbone, cosine_momentum(self.momentum, step, steps))
+        self._steps_done = step
+
+
+class LastMaps(nn.Module):
+    """The feature maps of a network's last stages.
+
+    Args:
+        backbone: the network.
+        levels: how many stages.
+    """
+
+    def __init__(self, backbone: Backbone, levels: int) -> None:
+        super().__init__()
+        self.backbone, self.levels = backbone, levels
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        """Maps `(B, C, h, w)`, the last stage's last."""
+        if self.levels == 1:
+            return [self.backbone.feature_map(pixels)]
+        maps: list[Tensor] = self.backbone.model.forward_intermediates(  # type: ignore[operator]
+            pixels, indices=self.levels, intermediates_only=True
+        )
+        return maps
+
+
+def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
+    """The channels of each of the maps that `LastMaps` gives.
+
+    Raises:
+        ValueError: if the network has no feature maps of so many stages.
+    """
+    if levels == 1:
+        return [backbone.features]
+    stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
+    if len(stages) < levels:
+        raise ValueError(f"levels is {levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)")
+    return [int(stage["num_chs"]) for stage in stages[-levels:]]
+
+
+def divergence(logits: Tensor, bags: Tensor) -> Tensor:
+    """Mean over crops and samples of KL(bag || softmax(logits)).
+
+    Args:
+        logits: of S crops, `(S, B, K)`.
+        bags: what they shall predict, `(B, K)`.
+    """
+    cross_entropy = losses.distillation(logits, bags.unsqueeze(0), 1.0).mean()
+    return cross_entropy - losses.sample_mean(torch.special.entr(bags).sum(dim=1))
+
+
+def spread(bags: Tensor) -> dict[str, Term]:
+    """Terms of weight 0: how many words the bag of an image spreads over, and those of all images, for bags `(B, K)`."""
+    every = losses.sample_mean(bags)
+    return {"words_per_image": Term(losses.sample_mean(perplexity(bags)), 0.0), "words_per_batch": Term(perplexity(every), 0.0)}
+
+
+def _pair(name: str, scale: Sequence[float]) -> tuple[float, float]:
+    if len(scale) != 2:
+        raise ValueError(f"{name} is the smallest and the largest share of the image's area, got {list(scale)}")
+    return scale[0], scale[1]
