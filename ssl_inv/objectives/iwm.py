@@ -1,0 +1,153 @@
+"""Image World Models: predict, from some patches of a view, the features of other patches of another view that an action leads to."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import without_dropout
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.prediction import ActionPrediction
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher
+from ssl_inv.token_prediction import (
+    BlockMasking,
+    Grid,
+    TokenPredictor,
+    encode_visible,
+    linear_momentum,
+    make_predictor,
+    normalised,
+    require_patch_tokens,
+    require_token_settings,
+    take,
+    teacher_tokens,
+)
+from ssl_inv.transforms import Group
+from ssl_inv.views import Pair, Views
+
+
+@register("iwm")
+class IWM(Objective):
+    """Image World Models (Garrido et al., "Learning and leveraging world models in visual representation learning", 2024, 2403.00504).
+
+    Of a source view x, the patches C are the context; of the target view y, the blocks T_1 .. T_M are predicted, none of which shares a
+    place with C. With the encoder f, the moving average f' of its parameters, the action a from x to y and the predictor p, a transformer,
+
+        L = (1 / M) sum_i mean over places j of T_i of |p(f(x_C), T_i, a)_j - f'(y)_j|^2 / dimensions.
+
+    The predictor asks for every place with a learnt token, into which the place and the action are mixed by three linear layers. A deep
+    predictor that is told a makes f equivariant, a shallow one or one that is not told makes it invariant; the paper's have 18 and 12
+    blocks of width 384 for ViT-B. In the paper both views are one crop, as the augmentation `iwm` makes them, and a is the difference of
+    their colour jitter and what else happened to x. Here a is any parameters of the views, and data with views of its own has x and y
+    from these. Masks are I-JEPA's. f is the tokens of the backbone with a layer normalisation without affine part behind them, so that
+    source, target and prediction lie in one space; the authors' code is not public. The backbone is one of timm's vision transformers whose
+    features are the mean of their patch tokens: `{class_token: false, global_pool: avg, fc_norm: false}`. What is kept and judged is f.
+
+    When:
+        A vision transformer shall know how an image was seen, by colours or by pose, and a network that predicts what an action does shall
+        come with it; or the way from invariant to equivariant features shall be one setting, the depth of the predictor. Not for
+        convolutional networks; nor on small data and short training, where masked prediction is poor; nor for the best linear probes, which
+        the invariant end has.
+
+    Args:
+        parameters: what actions are made of. The default is that of the augmentation `iwm`; `rotation` is that of rendered objects.
+        blocks: M, target blocks of a view.
+        block_scale: smallest and largest share of the patches in a target block.
+        block_aspect: smallest and largest height over width of a target block.
+        context_scale: smallest and largest share of the patches in the square that the context is what the targets leave of.
+        least_context: patches; a sample whose context has fewer is drawn anew, up to twenty times.
+        mask_seed: decides the masks, with the number of the step and the sample.
+        predictor_width: of the predictor's tokens.
+        predictor_depth: its transformer blocks.
+        predictor_heads: of its attention; 0 is as many as the backbone has.
+        error: `squared`, `smooth-l1` as in I-JEPA's code, or `absolute`.
+        momentum: what the moving average keeps of itself in the first step; it rises to 1 linearly.
+        judged_side: retrieval predicts so many patches a side, evenly spread over the view, from the same patches of the source, which was
+            encoded whole. The paper compares all patches, which takes more memory than most data allow.
+    """
+
+    teacher: Teacher
+    token_predictor: TokenPredictor
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        parameters: list[str] = ["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"],  # noqa: B006
+        blocks: int = 4,
+        block_scale: list[float] = [0.15, 0.2],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        block_aspect: list[float] = [0.75, 1.5],  # noqa: B006
+        context_scale: list[float] = [0.85, 1.0],  # noqa: B006
+        least_context: int = 10,
+        mask_seed: int = 0,
+        predictor_width: int = 384,
+        predictor_depth: int = 18,
+        predictor_heads: int = 0,
+        error: Literal["squared", "smooth-l1", "absolute"] = "squared",
+        momentum: float = 0.996,
+        judged_side: int = 4,
+    ) -> None:
+        super().__init__()
+        require_token_settings(predictor_heads, momentum)
+        if not parameters:
+            raise ValueError("parameters is empty; name what views differ in, or choose i-jepa, whose predictor is told nothing")
+        if judged_side < 1:
+            raise ValueError(f"judged_side must be at least 1, got {judged_side}")
+        self.parameters_used = parameters
+        self.action = action_dimensions(groups, parameters, "canonical")
+        self.masking = BlockMasking(blocks, block_scale, block_aspect, context_scale, least_context, mask_seed)
+        self.predictor_shape = (predictor_width, predictor_depth, predictor_heads)
+        self.error: losses.Error = error
+        self.momentum, self.judged_side = momentum, judged_side
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def adopt(self, backbone: Backbone) -> None:
+        require_patch_tokens(backbone, "iwm")
+        model: Any = backbone.model
+        if model.dynamic_img_size:
+            raise ValueError("arguments: iwm predicts at the places of one grid of patches; give img_size instead of dynamic_img_size")
+        self.grid: Grid = model.patch_embed.grid_size
+        self.token_predictor = make_predictor(backbone, *self.predictor_shape, self.action)
+        self.teacher = Teacher(backbone)
+        without_dropout(self.teacher)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        source, target = views.views
+        masks = self.masking(views.index, self.grid, source.pixels.device)
+        action = source.transform.relative(target.transform).as_vector(self.parameters_used)
+        seen = normalised(encode_visible(backbone, source.pixels, masks.context))
+        predicted = self.token_predictor(seen, masks.context, masks.targets, self.grid, action)
+        wanted = normalised(take(teacher_tokens(self.teacher, target.pixels), masks.targets))
+        return {"prediction": Term(losses.token_error(predicted, wanted, self.error))}
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.teacher.follow(backbone, linear_momentum(self.momentum, step, steps))
+        self.masking.steps_done = step
+
+    def predictor(self, backbone: Backbone) -> ActionPrediction:
+        """The prediction of some patches side by side; embeddings are these patches' tokens, encoded with the whole view."""
+        judged = evenly_spread(self.grid, self.judged_side)
+
+        def embed(pixels: Tensor) -> Tensor:
+            return normalised(backbone.tokens(pixels)[:, judged.to(pixels.device)]).flatten(1)
+
+        def move(embedding: Tensor, action: Tensor) -> Tensor:
+            patches = judged.to(embedding.device).expand(len(embedding), -1)
+            seen = embedding.view(len(embedding), len(judged), -1)
+            return self.token_predictor(seen, patches, patches.unsqueeze(1), self.grid, action).flatten(1)  # type: ignore[no-any-return]
+
+        return ActionPrediction(embed, move, self.parameters_used, "canonical")
+
+
+def evenly_spread(grid: Grid, side: int) -> Tensor:
+    """The numbers of `side` x `side` patches at even distances, or of as many as the grid has along an axis, ascending."""
+    rows, columns = (((torch.arange(min(side, count)) + 0.5) * count / min(side, count)).long() for count in grid)
+    return (rows[:, None] * grid[1] + columns).flatten()
