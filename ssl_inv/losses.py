@@ -5,12 +5,16 @@ Embeddings are brought to float32 first: squares of half-precision embeddings ov
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_inv.distributed import all_sum, gather, rank, world_size
+
+Error = Literal["smooth-l1", "squared", "absolute"]
+"""How a difference counts in `token_error`."""
 
 
 def _full(embedding: Tensor) -> Tensor:
@@ -301,3 +305,55 @@ def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, tempera
         samples = torch.repeat_interleave(torch.arange(len(masked), device=masked.device), counts, output_size=len(errors))
         weights = counts[samples].to(errors.dtype).reciprocal()
         return all_sum((errors * weights).sum() / len(masked)) / world_size()
+
+
+def unit_rows(z: Tensor) -> Tensor:
+    """The rows of `z`, `(..., D)`, at length one, in float32 at least."""
+    return F.normalize(_full(z), dim=-1)
+
+
+def logarithmic_mean_entropy_gap(logarithms: Tensor) -> Tensor:
+    """`mean_entropy_gap` of distributions whose logarithms `(B, K)` are given: its gradient is finite where a probability is too small for
+    the number format.
+    """
+    samples, classes = logarithms.shape
+    mean = gather(_full(logarithms).logsumexp(dim=0, keepdim=True)).logsumexp(dim=0) - math.log(samples * world_size())
+    return math.log(classes) + (mean.exp() * mean).sum()
+
+
+def contrast(positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of telling each query's positive from its negatives, mean over samples.
+
+    Args:
+        positive: similarity of each query with its positive, `(B,)`.
+        negatives: its similarities with M others, `(B, M)`; they need not be those of other queries.
+        temperature: divides the similarities.
+    """
+    positive = positive / temperature
+    # Not a softmax of both in one matrix: to put them side by side copies a whole queue's logits once more.
+    return sample_mean(torch.logaddexp(positive, (negatives / temperature).logsumexp(dim=1)) - positive)
+
+
+def find_own(queries: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding, among the candidates of the global batch, the one of the query's own sample; both `(B, D)`.
+
+    One direction of `symmetric_info_nce`, and `info_nce` with a gradient for both sides.
+    """
+    candidates = gather(unit_rows(candidates))
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = unit_rows(queries) @ candidates.T / temperature
+        own = torch.arange(len(logits), device=logits.device) + rank() * len(logits)
+        return sample_mean(F.cross_entropy(logits, own, reduction="none"))
+
+
+def token_error(predicted: Tensor, targets: Tensor, error: Error = "smooth-l1") -> Tensor:
+    """Mean over samples, tokens and dimensions of the difference r of predicted tokens and their targets, both `(B, ..., C)`.
+
+    `smooth-l1` is r^2 / 2 where |r| < 1 and |r| - 1 / 2 elsewhere (I-JEPA's code), `squared` r^2 and `absolute` |r| (V-JEPA).
+    """
+    predicted, targets = _full(predicted), _full(targets)
+    if error == "smooth-l1":
+        value = F.smooth_l1_loss(predicted, targets)
+    else:
+        value = F.mse_loss(predicted, targets) if error == "squared" else F.l1_loss(predicted, targets)
+    return all_sum(value) / world_size()

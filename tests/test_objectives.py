@@ -13,6 +13,11 @@ TINY_TRANSFORMER = {
     "name": "vit_tiny_patch16_224",
     "arguments": {"img_size": 12, "patch_size": 3, "embed_dim": 12, "depth": 2, "num_heads": 2, "drop_path_rate": 0.0},
 }
+MEAN_OF_PATCHES = {
+    "name": TINY_TRANSFORMER["name"],
+    "arguments": {**TINY_TRANSFORMER["arguments"], "class_token": False, "global_pool": "avg", "fc_norm": False},  # type: ignore[dict-item]
+}
+PATCH_PREDICTOR = {"predictor_width": 8, "predictor_depth": 1, "least_context": 4, "backbone": MEAN_OF_PATCHES}
 SMALL: dict[str, dict[str, Any]] = {
     "capsie": {"capsules": 3, "pose": 4, "map_side": 3},
     "equicaps": {"capsules": 3, "map_side": 3},
@@ -20,9 +25,30 @@ SMALL: dict[str, dict[str, Any]] = {
     "lejepa": {"directions": 16},
     # Dropout is drawn anew in every process.
     "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},
+    "soft-equivariance": {"base": {"name": "vicreg", "projector": [24, 16]}, "symmetries": ["turns", "flips", "hues", "shifts"]},
+    "context-ssl": {"context": 3, "masked": 0.4, "width": 12, "layers": 2, "heads": 2, "latent_hidden": [10]},
     "dino": {"prototypes": 10, "local_crops": 2},
     "ec-reconstruction": {"base": {"name": "vicreg", "projector": [24, 16]}, "parameters": ["rotation"], "decoder": [8, 8]},
     "care": {"chunk": "jitter_order"},
+    "i-jepa": PATCH_PREDICTOR,
+    "iwm": {"parameters": ["rotation", "crop", "hue", "grey"], **PATCH_PREDICTOR},
+    "moco-v2": {"queue": 12},
+    "nnclr": {"queue": 12, "predictor": [16]},
+    "swav": {"queue": 8, "queue_start": 0.0, "prototypes": 10, "local_crops": 2},
+    "msn": {"prototypes": 10, "focal_views": 2, "backbone": TINY_TRANSFORMER},
+    "adaptive-multi-head": {"hidden": 8},
+    "deepcluster-v2": {"prototypes": [3, 4, 5], "local_crops": 2},
+    "interclr": {
+        "base": {"name": "moco-v2", "projector": [24, 16], "queue": 12},
+        "clusters": 4,
+        "smallest_cluster": 2,
+        "negative_count": 5,
+        "pool": 9,
+    },
+    "npid": {"negatives": 6},
+    "odc": {"dropout": 0.0, "clusters": 4, "smallest_cluster": 2},
+    "obow": {"levels": 1, "vocabulary": 20, "border": 0, "window": 2},
+    "transitive": {"neighbours": 3, "first_graph": 0, "margin": 0.1},
     "ibot": {"prototypes": 10, "local_crops": 2, "mask_probability": 0.8, "backbone": TINY_TRANSFORMER},
 }
 

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 from ssl_inv import losses
 from ssl_inv import views as plans
-from ssl_inv.aggregator import ActionEncoder, Aggregator, RawActions
+from ssl_inv.aggregator import ActionEncoder, Aggregator, PredictionSpace, RawActions
 from ssl_inv.augmentation_vectors import VECTOR_NAMES, seq_jepa_actions, seq_jepa_vector
 from ssl_inv.backbones import Backbone
+from ssl_inv.directions import RandomDirections
 from ssl_inv.objectives import base
 from ssl_inv.objectives.base import Aggregation, Losses, Objective, Term
 from ssl_inv.objectives.prediction import ActionPrediction
@@ -38,6 +39,11 @@ class SeqJEPA(Objective):
     prediction is told, z_AGG invariant. The M observed views are normalised as one batch, the target's as another, by f' and with running
     statistics of its own. The momentum rises step by step; in the authors' code epoch by epoch.
 
+    `anti_collapse: sigreg` does without the teacher, its momentum and the stop-gradient, as in LeJEPA (`losses.sigreg`): f' is f itself,
+    learns from the error too, and all M + 1 views are one batch for it, each of which is held to a normal distribution,
+
+        L = 1 - mean cos(h([z_AGG; e_M]), z_{M+1}) + sigreg_weight mean_i SIGReg(z_i).
+
     When:
         Several views of each object are to be had in training and in use, with the actions between them: the aggregate of several views
         gives the best published classes on 3DIEBench, the single view an R2 of the rotation above SIE's. Also for saccades over plain
@@ -55,6 +61,12 @@ class SeqJEPA(Objective):
         dropout: in the aggregator.
         predictor: width of the predictor's hidden layer.
         momentum: of the moving average at the start; it rises to 1 along half a cosine.
+        anti_collapse: what keeps features from becoming all the same: the `teacher` of the paper, or `sigreg` in its place.
+        target: what is predicted, and held to a normal distribution: the `features`, or these `standardised` over the batch. The paper's is
+            the former. Features behind a ReLU have so much in common that a constant prediction scores well at first, and a short run
+            may not get beyond it; `standardised`, it scores nothing. SIGReg cannot reach zero on features that are never negative.
+        sigreg_weight: of SIGReg.
+        directions: along how many random directions SIGReg looks.
         conditioning: who is told the actions: `both` aggregator and predictor, one of them, or `none`.
         convention: how an action is written as a vector. `canonical` writes every parameter on its own. `seq-jepa` is the authors' code:
             quaternions with the sign that the product has, hues as plain differences, and each number of an augmentation divided by its
@@ -71,6 +83,8 @@ class SeqJEPA(Objective):
         cutting: `upright` patches lie about their fixations; `official` ones have row and column exchanged, as in the authors' code.
     """
 
+    teacher: Teacher | None
+
     def __init__(
         self,
         features: int,
@@ -84,6 +98,10 @@ class SeqJEPA(Objective):
         dropout: float = 0.1,
         predictor: int = 1024,
         momentum: float = 0.996,
+        anti_collapse: Literal["teacher", "sigreg"] = "teacher",
+        target: Literal["features", "standardised"] = "features",
+        sigreg_weight: float = 0.02,
+        directions: int = 1024,
         conditioning: Literal["both", "aggregator", "predictor", "none"] = "both",
         convention: Literal["canonical", "seq-jepa"] = "canonical",
         action_statistics: Literal["joint", "padded", "repeated"] = "joint",
@@ -101,12 +119,17 @@ class SeqJEPA(Objective):
         for name, value, least in (("layers", layers, 1), ("predictor", predictor, 1), ("action_dimensions", action_dimensions, 0)):
             _require(value >= least, f"{name} must be at least {least}, got {value}")
         _require(conditioning != "aggregator" or observed > 1, "conditioning is 'aggregator', but observed is 1: no action to tell it")
+        _require(sigreg_weight > 0, f"sigreg_weight must be above 0, got {sigreg_weight}")
+        of_teacher: dict[str, tuple[object, object]] = {"momentum": (momentum, 0.996)}
+        of_sigreg: dict[str, tuple[object, object]] = {"sigreg_weight": (sigreg_weight, 0.02), "directions": (directions, 1024)}
+        idle, owner = (of_sigreg, "only SIGReg has it") if anti_collapse == "teacher" else (of_teacher, "only a teacher has it")
+        _require_usual(idle, f"anti_collapse is {anti_collapse!r}", owner)
         _require(bool(parameters) or conditioning == "none", "parameters is empty; name some, or set conditioning to 'none'")
         saccades = plans.Saccades(observed, patch, saliency, inhibition, radius, cutting)
         self._plan = saccades if views == "saccades" else _sequence(saccades)
         self.parameters_used = parameters if conditioning != "none" else []
         self.convention: Convention = convention
-        self.momentum = momentum
+        self.momentum, self.sigreg_weight = momentum, sigreg_weight
         self.predictor_is_told = conditioning in ("both", "predictor")
         self.actions_of_two_views = convention == "canonical" or not _AUGMENTATION & set(self.parameters_used)
         """Whether an action depends on no other views than those that it leads to and from, so that it has a meaning beyond its sample."""
@@ -124,49 +147,72 @@ class SeqJEPA(Objective):
             nn.ReLU(inplace=True),
             nn.Linear(predictor, features),
         )
+        self.space = PredictionSpace(features, target == "standardised")
+        self.directions = RandomDirections(directions) if anti_collapse == "sigreg" else None
 
     @property
     def plan(self) -> plans.Plan:
         return self._plan
 
     def adopt(self, backbone: Backbone) -> None:
-        self.teacher = Teacher(backbone)
+        self.teacher = Teacher(backbone) if self.directions is None else None
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self.teacher.follow(backbone, cosine_momentum(self.momentum, step - 1, steps))
+        if self.teacher is not None:
+            self.teacher.follow(backbone, cosine_momentum(self.momentum, step - 1, steps))
+        if self.directions is not None:
+            self.directions.advance(step)
 
     def loss(self, views: plans.Views, backbone: Backbone) -> Losses:
-        *observed, target = views.views
-        features = backbone(torch.cat([view.pixels for view in observed])).unflatten(0, (len(observed), -1)).transpose(0, 1)
-        actions = features.new_empty(*features.shape[:2], 0)
+        *observed, target = (view.pixels for view in views.views)
+        actions = target.new_empty(len(target), len(observed), 0)
         if self.parameters_used:
             actions = action_vectors([view.transform for view in views.views], self.parameters_used, self.convention)
-        return self.sequence_loss(features, actions, self.teacher(target.pixels))
+        if self.teacher is not None:
+            features = backbone(torch.cat(observed)).unflatten(0, (len(observed), -1))
+            return self.sequence_loss(features.transpose(0, 1), actions, self.space(self.teacher(target)))
+        features = backbone(torch.cat([*observed, target]))
+        embeddings = self.space(features).unflatten(0, (len(views), -1))
+        features = features.unflatten(0, (len(views), -1))[:-1]
+        return {**self.sequence_loss(features.transpose(0, 1), actions, embeddings[-1]), "sigreg": self._sigreg(embeddings)}
+
+    def _sigreg(self, embeddings: Tensor) -> Term:
+        assert self.directions is not None
+        return Term(losses.sigreg(embeddings, self.directions(embeddings)), self.sigreg_weight)
 
     def sequence_loss(self, features: Tensor, actions: Tensor, target: Tensor) -> Losses:
-        """The term of the loss.
+        """The term of the prediction.
 
         Args:
             features: of the observed views, `(B, M, D)`.
             actions: from each view to the next and last to the target, `(B, M, K)`.
-            target: the teacher's features of the target, `(B, D)`.
+            target: what is predicted of the target, `(B, D)`.
         """
         return {"prediction": Term(losses.cosine_distance(self.predict(features, self.action_encoder(actions)), target))}
 
     def predict(self, features: Tensor, embedded: Tensor) -> Tensor:
-        """Features `(B, D)` of the view that the last of the embedded actions `(B, M, A)` leads to, from those of M views `(B, M, D)`."""
+        """What is predicted, `(B, D)`, of the view that the last of the embedded actions `(B, M, A)` leads to.
+
+        Args:
+            features: of M views, `(B, M, D)`.
+            embedded: actions from each to the next, and last the one to be predicted along.
+        """
         aggregate = self.aggregator(features, embedded[:, :-1])
         return self.prediction_head(torch.cat((aggregate, embedded[:, -1]), dim=1) if self.predictor_is_told else aggregate)  # type: ignore[no-any-return]
 
     def predictor(self, backbone: Backbone) -> ActionPrediction | None:
-        """The prediction from one observed view; embeddings are the backbone's features."""
+        """The prediction from one observed view; embeddings are what is predicted, the backbone's features or these standardised."""
         if not (self.predictor_is_told and self.actions_of_two_views):
             return None
 
         def move(embedding: Tensor, action: Tensor) -> Tensor:
-            return self.predict(embedding.unsqueeze(1), self.action_encoder.embed(action.unsqueeze(1)))
+            features = self.space.features(embedding)
+            return self.predict(features.unsqueeze(1), self.action_encoder.embed(action.unsqueeze(1)))
 
-        return ActionPrediction(backbone, move, self.parameters_used, self.convention)
+        def encode(pixels: Tensor) -> Tensor:
+            return self.space(backbone(pixels))  # type: ignore[no-any-return]
+
+        return ActionPrediction(encode, move, self.parameters_used, self.convention)
 
     def aggregation(self, backbone: Backbone) -> Aggregation | None:
         """z_AGG, of as many views as are given."""
@@ -211,10 +257,16 @@ def _sequence(saccades: plans.Saccades) -> plans.Sequence:
         ValueError: if a setting is given that saccades alone have.
     """
     usual = plans.Saccades(saccades.observed, saliency="spectral_residual")
-    for name in ("patch", "saliency", "inhibition", "radius", "cutting"):
-        if (value := getattr(saccades, name)) != getattr(usual, name):
-            raise ValueError(f"{name} is {value!r}, but views is 'sequence'; only saccades have it")
+    names = "patch", "saliency", "inhibition", "radius", "cutting"
+    given = {name: (getattr(saccades, name), getattr(usual, name)) for name in names}
+    _require_usual(given, "views is 'sequence'", "only saccades have it")
     return plans.Sequence(saccades.observed)
+
+
+def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, owner: str) -> None:
+    """Raise a `ValueError` if a setting, (value, default) by name, is given that has no meaning with a choice."""
+    for name, (value, usual) in settings.items():
+        _require(value == usual, f"{name} is {value!r}, but {choice}; {owner}")
 
 
 def _require(condition: bool, sentence: str) -> None:

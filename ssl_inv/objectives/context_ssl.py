@@ -1,0 +1,336 @@
+"""ContextSSL: a context of pairs and actions tells what a prediction shall depend on and what not."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_inv import keyed_random, losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.distributed import gather, rank
+from ssl_inv.heads import mlp
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.prediction import ActionPrediction
+from ssl_inv.registry import register, suggest
+from ssl_inv.transforms import Convention, Group, Transform
+from ssl_inv.views import Pair, Views
+
+
+@register("context-ssl")
+class ContextSSL(Objective):
+    """Contextual self-supervised learning (Gupta, Wang, Wang, Jaakkola, Jegelka, "In-context symmetries", NeurIPS 2024, 2405.18193).
+
+    The batch is cut into sequences of pairs (x_i, y_i). With a_i the action from x_i to y_i, f the backbone and [.; .] for vectors side by
+    side, a causal transformer reads
+
+        [f(x_1); a_1], [f(y_1); 0], [f(x_2); a_2], [f(y_2); 0], ...
+
+    and its output p_i at the action's token shall be its output t_i at the token of y_i, g being an MLP and v_i what is recorded of y_i:
+
+        L = NT-Xent(p, t; temperature) + latents mean (g(p_i / |p_i|) - v_i)^2
+
+    Each step is of one environment: a and v have the numbers of its parameters, and zeros for all others. Views differ in those too, but as
+    no action tells of them, p and t can agree only by leaving them out. So earlier pairs show which changes count, and the same weights
+    become equivariant to these and invariant to the others. Most of the context is hidden at random: outputs could otherwise be told apart
+    by what stands before them.
+
+    What follows is chosen here, as no text or number was at hand to check it by. A pair sees pairs before it in its sequence and never its
+    own other half, so that t_i cannot be computed of x_i and a_i. Pairs are hidden whole, for p_i others than for t_i. Negatives are all
+    pairs of the batch. Features are normalised each by itself before the transformer, which is that of GPT-2 without dropout, with torch's
+    initial weights but for its small ones of positions. The authors' code clamps cosines at 1e-7, so that negatives that are far
+    away have no gradient; here nothing is clamped.
+
+    When:
+        One encoder shall serve tasks that want different symmetries, and the data record several kinds of change, such as rotation and
+        colour of renderings: a few examples then choose between them without training. The paper's best R2 of rotations has a context of
+        126 tokens. Not where a single kind of change is recorded, for then SEN is much the same without the transformer; nor for classes,
+        of which SimCLR has more right in the paper.
+
+    Args:
+        environments: what actions tell in each kind of step; kinds are drawn with equal chances. The predictor that retrieval measures
+            answers in the first one, after pairs of the last training batches.
+        context: pairs of a sequence. Where a batch is no multiple of it, the last sequence is shorter.
+        masked: share of the earlier pairs that is hidden from a token.
+        positions: `learned` ones for every token of a sequence, as GPT-2 has them; outputs of one place are then alike, and for the loss to
+            be hard a batch must hold many sequences. With `none`, a context is a set of pairs, and as many as one likes.
+        width: of the transformer.
+        layers: of the transformer.
+        heads: of its attention.
+        temperature: divides cosine similarities.
+        latents: weight of the second term. Not stated is whether its mean is over all numbers, as it is here.
+        latent_hidden: widths of the hidden layers of g.
+        convention: how an action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep the sign that the
+            product has, and plain differences of hues. What is recorded of y is always written as evaluation writes it.
+        seed: decides environments and what is hidden.
+    """
+
+    told: Tensor
+    recorded: Tensor
+    memory_features: Tensor
+    memory_actions: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        environments: list[list[str]] = [["rotation"], ["floor_hue", "light_hue"]],  # noqa: B006 - never changed, a recipe shows it
+        context: int = 64,
+        masked: float = 0.9,
+        positions: Literal["learned", "none"] = "learned",
+        width: int = 2048,
+        layers: int = 3,
+        heads: int = 4,
+        temperature: float = 0.1,
+        latents: float = 5.0,
+        latent_hidden: list[int] = [1024],  # noqa: B006
+        convention: Literal["canonical", "seq-jepa", "sie"] = "canonical",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _require_settings(environments, groups, context, masked, temperature)
+        self.parameters_used = list(dict.fromkeys(name for names in environments for name in names))
+        self.convention: Convention = convention
+        self.context, self.masked, self.temperature, self.latents, self.seed = context, masked, temperature, latents, seed
+        neutral = [Transform({name: groups[name].neutral(1)}, {name: groups[name]}) for name in self.parameters_used]
+        actions = [one.relative(one).as_vector(convention=convention).shape[1] for one in neutral]
+        values = [one.as_vector().shape[1] for one in neutral]
+        self.register_buffer("told", _columns(environments, self.parameters_used, actions), persistent=False)
+        self.register_buffer("recorded", _columns(environments, self.parameters_used, values), persistent=False)
+        places = 2 * context if positions == "learned" else 0
+        self.transformer = ContextTransformer(features, sum(actions), width, layers, heads, places)
+        self.latent_head = mlp((width, *latent_hidden, sum(values)))
+        self.register_buffer("memory_features", torch.zeros(context - 1, 2, features))
+        self.register_buffer("memory_actions", torch.zeros(context - 1, sum(actions)))
+        self._steps_done, self._remembered = 0, 0
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    @property
+    def environment(self) -> int:
+        """The number of this step's environment; the micro-batches of a step share it."""
+        return int(keyed_random.bits(self.seed, self._steps_done, 0, count=1)[0, 0] % len(self.told))
+
+    def get_extra_state(self) -> list[int]:
+        """The steps done, by which everything random is drawn, and how many pairs are remembered: on the host, so that nothing waits."""
+        return [self._steps_done, self._remembered]
+
+    def set_extra_state(self, state: list[int]) -> None:
+        """Continue after so many steps, with so many pairs."""
+        self._steps_done, self._remembered = state
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self._steps_done = step
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y = (backbone(view.pixels) for view in views.views)
+        action = views[0].transform.relative(views[1].transform).as_vector(self.parameters_used, self.convention)
+        return self.feature_loss(x, y, action, views[1].transform.as_vector(self.parameters_used))
+
+    def feature_loss(self, x: Tensor, y: Tensor, action: Tensor, latent: Tensor) -> Losses:
+        """The terms of the loss.
+
+        Args:
+            x: features of the first views, `(B, D)`.
+            y: features of the second views, `(B, D)`.
+            action: from the first to the second, all parameters, `(B, K)`.
+            latent: what is recorded of the second views, all parameters, `(B, V)`.
+        """
+        pairs = torch.stack((gather(_normalised(x)), gather(_normalised(y))), dim=1)
+        action = gather(action) * self.told[self.environment]
+        predicted, target = self._outputs(pairs, action, len(x)).unbind(1)
+        if self.training and self.environment == 0:
+            self._remember(pairs, action)
+        told = self.latent_head(F.normalize(predicted, dim=1))
+        return {
+            "nt_xent": Term(losses.nt_xent(predicted, target, self.temperature)),
+            "latents": Term(losses.mean_squared_error(told, latent * self.recorded[self.environment]), self.latents),
+        }
+
+    def _outputs(self, pairs: Tensor, action: Tensor, share: int) -> Tensor:
+        """Outputs `(share, 2, W)` for this process's share of all pairs `(N, 2, D)` and actions `(N, K)`.
+
+        A process computes the sequences that its own pairs stand in, and shares only those that lie across a border.
+        """
+        length, first = min(self.context, len(pairs)), rank() * share
+        start, stop = first // length * length, -(-(first + share) // length) * length
+        spare = max(0, stop - len(pairs))
+        pairs, action = F.pad(pairs[start:stop], (0, 0, 0, 0, 0, spare)), F.pad(action[start:stop], (0, 0, 0, spare))
+        visible = visible_tokens(self._shown(start, stop, length).to(pairs.device))
+        places = torch.arange(2 * length, device=pairs.device)
+        outputs = self.transformer(_sequences(pairs, length), _sequences(_with_nothing(action), length), places, visible)
+        pairs_of_outputs: Tensor = outputs.reshape(-1, 2, outputs.shape[2])
+        return pairs_of_outputs[first - start : first - start + share]
+
+    def _shown(self, start: int, stop: int, length: int) -> Tensor:
+        """Which pairs of its sequence each token of the pairs from `start` to `stop` may see if they come before it, `(S, 2 L, L)`."""
+        key = (self.seed, self._steps_done, 1, np.arange(2 * start, 2 * stop))
+        return torch.from_numpy(keyed_random.uniform(*key, count=length) >= self.masked).view(-1, 2 * length, length)
+
+    @torch.no_grad()
+    def _remember(self, pairs: Tensor, action: Tensor) -> None:
+        for memory, new in ((self.memory_features, pairs), (self.memory_actions, action)):
+            memory.copy_(torch.cat((memory, new.to(memory.dtype)))[len(new) :])
+        self._remembered = min(self.context - 1, self._remembered + len(pairs))
+
+    def predictor(self, backbone: Backbone) -> ActionPrediction:
+        """The prediction of the first environment after the remembered pairs.
+
+        An embedding is the normalised output at y's token and, beside it, the normalised features, which predictions begin from. All
+        embeddings are of one length and predictions are zero in the place of features: cosines are ranked as those of outputs.
+        """
+        features = self.memory_features.shape[2]
+
+        def encode(pixels: Tensor) -> Tensor:
+            normalised = _normalised(backbone(pixels))
+            return torch.cat((self._in_context(normalised, None), normalised), dim=1)
+
+        def move(embedding: Tensor, action: Tensor) -> Tensor:
+            output = self._in_context(embedding[:, -features:], action * self.told[0])
+            return F.pad(output, (0, features))
+
+        return ActionPrediction(encode, move, self.parameters_used, self.convention)
+
+    def _in_context(self, features: Tensor, action: Tensor | None) -> Tensor:
+        """Normalised outputs `(B, W)` at tokens that all come next after the remembered pairs, and do not see each other.
+
+        Args:
+            features: normalised, `(B, D)`.
+            action: at the token of x, `(B, K)`; None for a token of y.
+        """
+        known = self._remembered
+        memory = self.memory_actions[len(self.memory_actions) - known :]
+        pairs = self.memory_features[len(self.memory_features) - known :].to(features.dtype)
+        nothing = memory.new_zeros(len(features), memory.shape[1])
+        tokens = torch.cat((pairs.flatten(0, 1), features))
+        actions = torch.cat((_with_nothing(memory).flatten(0, 1), nothing if action is None else action.to(memory.dtype)))
+        order = torch.arange(len(tokens), device=features.device)
+        places = torch.where(order < 2 * known, order, 2 * known + int(action is None))
+        visible = torch.eye(len(tokens), dtype=torch.bool, device=features.device)
+        visible[: 2 * known, : 2 * known] = visible_tokens(visible.new_ones(1, 2 * known, known))[0]
+        visible[2 * known :, : 2 * known] = True
+        return F.normalize(self.transformer(tokens[None], actions[None], places, visible[None])[0, 2 * known :], dim=1)
+
+
+class ContextTransformer(nn.Module):
+    """A pre-norm transformer over tokens that are the sum of a map of features and a map of an action.
+
+    Args:
+        features: D, dimensions of features.
+        action: K, length of the action vector; a token without action has zeros.
+        width: W, of the layers.
+        layers: how many.
+        heads: of attention.
+        places: how many learned positions there are; 0 for none.
+
+    Raises:
+        ValueError: if the heads do not divide the width.
+    """
+
+    def __init__(self, features: int, action: int, width: int, layers: int, heads: int, places: int) -> None:
+        super().__init__()
+        if heads < 1 or width < 1 or width % heads:
+            raise ValueError(f"heads is {heads}, which does not divide width, {width}")
+        self.features, self.action = nn.Linear(features, width), nn.Linear(action, width, bias=False)
+        self.places = nn.Embedding(places, width) if places else None
+        self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        if self.places is not None:
+            nn.init.normal_(self.places.weight, std=0.02)
+
+    def forward(self, features: Tensor, actions: Tensor, places: Tensor, visible: Tensor) -> Tensor:
+        """Outputs `(S, T, W)`.
+
+        Args:
+            features: `(S, T, D)`.
+            actions: `(S, T, K)`.
+            places: the number of each token's position, `(T,)`.
+            visible: which tokens each token sees, itself among them, `(S, T, T)`.
+        """
+        # In bfloat16 a rotation would be rounded by up to a quarter of a degree.
+        with torch.autocast(actions.device.type, enabled=False):
+            moved = self.action(actions.to(self.action.weight.dtype))
+        tokens = self.features(features) + moved
+        if self.places is not None:
+            tokens = tokens + self.places(places)
+        for layer in self.layers:
+            tokens = layer(tokens, visible)
+        return self.norm(tokens)  # type: ignore[no-any-return]
+
+
+class _Layer(nn.Module):
+    """Attention and a GELU network of four times the width, each on normalised tokens and added to them."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.first_norm, self.second_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.queries_keys_values, self.mix = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.network = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
+
+    def forward(self, tokens: Tensor, visible: Tensor) -> Tensor:
+        parts = self.queries_keys_values(self.first_norm(tokens)).unflatten(2, (3, self.heads, -1))
+        queries, keys, values = parts.permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible.unsqueeze(1))
+        tokens = tokens + self.mix(seen.transpose(1, 2).flatten(2))
+        return tokens + self.network(self.second_norm(tokens))  # type: ignore[no-any-return]
+
+
+def visible_tokens(shown: Tensor) -> Tensor:
+    """Which tokens of a sequence of pairs each token sees: itself, and of the pairs before its own both tokens where they are shown.
+
+    Args:
+        shown: to each token, which pairs, `(S, 2 L, L)`, bool.
+
+    Returns:
+        `(S, 2 L, 2 L)`, bool.
+    """
+    tokens = torch.arange(shown.shape[1], device=shown.device)
+    earlier = tokens // 2 < (tokens // 2).unsqueeze(1)
+    return shown.repeat_interleave(2, dim=2) & earlier | torch.eye(len(tokens), dtype=torch.bool, device=shown.device)
+
+
+def _normalised(features: Tensor) -> Tensor:
+    """Features `(B, D)` with mean 0 and variance 1 in each row."""
+    return F.layer_norm(features, features.shape[1:])
+
+
+def _with_nothing(action: Tensor) -> Tensor:
+    """An action `(N, K)` for the first token of each pair and zeros for the second, `(N, 2, K)`."""
+    return torch.stack((action, torch.zeros_like(action)), dim=1)
+
+
+def _sequences(pairs: Tensor, length: int) -> Tensor:
+    """Pairs `(S L, 2, D)` as sequences of tokens `(S, 2 L, D)`."""
+    return pairs.reshape(-1, 2 * length, pairs.shape[2])
+
+
+def _columns(environments: list[list[str]], names: list[str], lengths: list[int]) -> Tensor:
+    """For each environment ones in the columns of its parameters and zeros elsewhere, `(E, K)`.
+
+    Args:
+        environments: names of parameters.
+        names: of all parameters, in the order of their columns.
+        lengths: how many columns each has.
+    """
+    parts = [torch.tensor([[float(name in told)] * length for told in environments]) for name, length in zip(names, lengths, strict=True)]
+    return torch.cat(parts, dim=1)
+
+
+def _require_settings(environments: list[list[str]], groups: Mapping[str, Group], context: int, masked: float, temperature: float) -> None:
+    if not environments or not all(environments):
+        raise ValueError(f"environments must be one or more lists of parameters, none of them empty, got {environments}")
+    unknown = next((name for names in environments for name in names if name not in groups), None)
+    if unknown is not None:
+        raise ValueError(f"environments: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    if context < 1:
+        raise ValueError(f"context must be at least 1, got {context}")
+    if not 0 <= masked <= 1:
+        raise ValueError(f"masked must lie between 0 and 1, got {masked}")
+    if temperature <= 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}")

@@ -1,0 +1,303 @@
+"""InterCLR: an objective on single images, and beside it other images of the same cluster as positives."""
+
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Annotated, Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.bank import Bank
+from ssl_inv.clustering import Clusters
+from ssl_inv.data.base import Labels
+from ssl_inv.data.gallery import Gallery
+from ssl_inv.heads import mlp
+from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
+from ssl_inv.objectives.composition import base_objective
+from ssl_inv.registry import register
+from ssl_inv.sampling import Drawn, Negatives, draw_positives, sample_keys
+from ssl_inv.teacher import Teacher
+from ssl_inv.transforms import Group
+from ssl_inv.views import Links, Plan, Views
+
+_POSITIVES, _NEGATIVES = range(2)
+"""Streams of random numbers."""
+_NEVER = -1e4
+"""The similarity of an entry that is not to be told from the query; minus infinity would have no gradient where there is no other."""
+
+
+@register("interclr")
+class InterCLR(Objective):
+    """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single images.
+
+    A bank holds a unit vector of every training image, and every image has a pseudo-label, its cluster. With q the query, v+ the bank's
+    vector of a random image of the query's cluster, and v_1, ..., v_M those of images of other clusters,
+
+        L = (1 - weight) L_base + weight CE([(q . v+ - margin) / T, q . v_1 / T, ..., q . v_M / T], first).
+
+    Query and key are the base's projections of the first and of the last view, the key the teacher's if the base has one. After the step
+    the key takes its image's place in the bank, and the image goes into the cluster whose centroid it is most like; now and then centroids
+    become the means of their members. The bank begins with what the untrained network makes of the whole images, clustered by k-means.
+    With a base without negatives, `negatives: none` gives 2 - 2 cos(p, v+), p being the base's prediction.
+
+    The authors' code redraws negatives of the query's own cluster until there are none, which may never end, so that some come twice. Here
+    draws are from the pool's other clusters at once, different as long as there are as many, stratified in the order of the data; where the
+    pool has none, from all of the bank. It sends the bank to all processes in every step; here all do the same to their copies.
+
+    When:
+        Features for classes, from images of which there are many of each kind, so that a positive that is another image is mostly of the
+        same kind; it adds a bank and a matrix product with it to the base. Not on data without such kinds, nor where an image has to be
+        told from others like it; nor for short training: entries are up to a pass old, and where features change much within a pass, online
+        labels lose what the first clusters knew. The record's `nmi` and `purity`, before each epoch, tell.
+
+    Args:
+        base: the objective on single images, a mapping with its `name` and settings: `moco-v2` as released, or any that has a `projector`,
+            such as `npid`, `byol` and `simsiam`.
+        weight: of the inter-image term; the base has 1 minus it.
+        warmup: share of all steps in which the base has weight 1 and the inter-image term 0.
+        share_neck: whether the base's projector makes queries and keys, or one of their own.
+        neck: widths of that projector, with ReLU between its layers.
+        neck_momentum: what the teacher of that projector keeps of itself in every step, if the base has a teacher.
+        clusters: K; the paper's 10,000 are for 1.28 million images.
+        cluster_iterations: of k-means.
+        cluster_points: objects for each cluster that k-means sees, at most; all get a cluster.
+        labels: `online` puts the images of a batch into clusters anew, `offline` all images by k-means of the bank, every `cluster_epochs`.
+        cluster_epochs: see `labels`.
+        centroid_every: steps between updates of centroids from their members; online labels only.
+        smallest_cluster: clusters with fewer members are emptied and get a half of the largest one; 0 for never; online labels only.
+        negatives: `semi-hard` draws from the pool of images most similar to the query, `semi-easy` from that of the least similar ones,
+            `random` from all; `hard` takes the most similar ones; `none` is for bases without negatives.
+        negative_count: M.
+        pool: images in the pool, the paper's a tenth of its data.
+        own_entry: whether the positive may be the image itself.
+        boundary: whether the margin is taken from the `cosine` or added to the `angle`, in radians, to which the cosine belongs; where
+            the angle would leave 0 to pi, the cosine goes on straight.
+        margin: below 0 makes the decision less strict.
+        temperature: T.
+        bank_renewal: how much of the new key is stored, 1 minus this of the old vector; ODC has 0.5.
+        bank_precision: of the stored vectors.
+        bank_place: `host` keeps the bank out of the GPU's memory.
+        seed: decides clusters, positives and negatives, with the number of the step and of the image.
+    """
+
+    bank: Bank
+    clusters: Clusters
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        base: Annotated[dict[str, Any], "objective"],
+        weight: float = 0.25,
+        warmup: float = 0.0,
+        share_neck: bool = True,
+        neck: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        neck_momentum: float = 0.999,
+        clusters: int = 10000,
+        cluster_iterations: int = 20,
+        cluster_points: int = 256,
+        labels: Literal["online", "offline"] = "online",
+        cluster_epochs: int = 1,
+        centroid_every: int = 10,
+        smallest_cluster: int = 20,
+        negatives: Literal["semi-hard", "hard", "semi-easy", "random", "none"] = "semi-hard",
+        negative_count: int = 16384,
+        pool: int = 128000,
+        own_entry: bool = True,
+        boundary: Literal["cosine", "angle"] = "cosine",
+        margin: float = -0.5,
+        temperature: float = 0.2,
+        bank_renewal: float = 1.0,
+        bank_precision: Literal["fp32", "fp16"] = "fp32",
+        bank_place: Literal["device", "host"] = "device",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        counts = {"cluster_epochs": cluster_epochs, "centroid_every": centroid_every, "negative_count": negative_count, "pool": pool}
+        if wrong := next((name for name, count in counts.items() if count < 1), None):
+            raise ValueError(f"{wrong} must be at least 1, got {counts[wrong]}")
+        shares = {"weight": weight, "warmup": warmup, "neck_momentum": neck_momentum}
+        if wrong := next((name for name, share in shares.items() if not 0 <= share <= 1), None):
+            raise ValueError(f"{wrong} must lie between 0 and 1, got {shares[wrong]}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not (share_neck or neck):
+            raise ValueError("neck must name at least one width")
+        if negatives == "none" and not share_neck:
+            raise ValueError("negatives: none compares the base's predictions with the bank, so share_neck must be true")
+        self.base = base_objective(features, groups, **base)
+        self.parameters_used = self.base.parameters_used
+        if not isinstance(getattr(self.base, "projector", None), nn.Module):
+            raise ValueError(f"base: {base['name']!r} has no projector, whose outputs the bank is made of")
+        self.neck = None if share_neck else mlp((features, *neck))
+        self.neck_teacher: Teacher | None = None
+        self.weight, self.warmup, self.neck_momentum = weight, warmup, neck_momentum
+        self.boundary, self.margin, self.temperature, self.own_entry = boundary, margin, temperature, own_entry
+        self.negatives = None if negatives == "none" else Negatives(negatives, negative_count, pool)
+        self.cluster_count, self.smallest_cluster, self.centroid_every = clusters, smallest_cluster, centroid_every
+        self.online, self.cluster_epochs = labels == "online", cluster_epochs
+        self.cluster_iterations, self.cluster_points = cluster_iterations, cluster_points
+        self.storage: dict[str, Any] = {"renewal": bank_renewal, "precision": bank_precision, "place": bank_place}
+        self.seed = seed
+        self._steps_done, self._progress = 0, 0.0
+
+    @property
+    def plan(self) -> Plan:
+        return self.base.plan
+
+    def links(self, seed: int) -> Links | None:
+        return self.base.links(seed)
+
+    @property
+    def projector(self) -> nn.Module:
+        """What makes queries of pooled features."""
+        return self.neck if self.neck is not None else cast(nn.Module, self.base.projector)
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.base.adopt(backbone)
+        if self.neck is not None and self._teacher is not None:
+            self.neck_teacher = Teacher(self.neck)
+
+    def allocate(self, objects: int, images: int) -> None:
+        self.base.allocate(objects, images)
+        if self.negatives is not None:
+            self.negatives.require_fit(objects)
+        width = output_width(self.projector)
+        self.bank = Bank(objects, width, **self.storage)
+        self.clusters = Clusters(objects, self.cluster_count, width, self.smallest_cluster)
+
+    def get_extra_state(self) -> dict[str, float]:
+        """How many steps are done, which draws depend on, and which share of all steps, by which the warm-up ends."""
+        return {"steps": self._steps_done, "progress": self._progress}
+
+    def set_extra_state(self, state: dict[str, float]) -> None:
+        """Continue from there."""
+        self._steps_done, self._progress = int(state["steps"]), state["progress"]
+
+    @property
+    def _teacher(self) -> Teacher | None:
+        teacher = getattr(self.base, "teacher", None)
+        return teacher if isinstance(teacher, Teacher) else None
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        teacher, prediction = self._teacher, getattr(self.base, "prediction", None)
+        # A projector of one's own wants features, of the teacher those of its backbone.
+        student = self.projector if self.neck is None else backbone
+        target = teacher if self.neck is None or teacher is None else cast(nn.Sequential, teacher.network)[0]
+        with remembered(student) as seen, remembered(target) as targets, remembered(prediction) as predictions:
+            terms = self.base.loss(views, backbone)
+        samples, weight = len(views.index), self.weight if self._progress >= self.warmup else 0.0
+        queries, keys = self._queries_and_keys(torch.cat(seen)[:samples], torch.cat(targets or seen)[-samples:].detach())
+        self.bank.put(views.index, keys)
+        if self.negatives is None:
+            inter = self.attraction(predictions[0][:samples] if predictions else queries, views.index)
+        else:
+            inter = self.inter_loss(queries, views.index, self.negatives)
+        intra = {name: Term(term.value, (1 - weight) * term.weight) for name, term in terms.items()}
+        return {**intra, "inter": Term(inter, weight)}
+
+    def _queries_and_keys(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """What the own projector, if there is one, makes of the features of both."""
+        if self.neck is None:
+            return queries, keys
+        with torch.no_grad():
+            keys = (self.neck_teacher or self.neck)(keys)
+        return self.neck(queries), keys
+
+    def inter_loss(self, queries: Tensor, index: Tensor, negatives: Negatives) -> Tensor:
+        """The inter-image term of queries `(B, D)` of the images `index`, `(B,)`."""
+        queries = losses.unit_rows(queries)
+        with torch.autocast(queries.device.type, enabled=False):
+            keys = sample_keys(index, queries.device, self.seed, self._steps_done, _NEGATIVES)
+            labels = self.clusters.labels[index.to(queries.device)].long()
+            members = self.clusters.members
+            drawn = negatives.draw(queries.detach(), labels, self.bank, self.clusters.labels, members, keys)
+            return self.contrast(queries, self._positives(index, queries.device), drawn)
+
+    def contrast(self, queries: Tensor, positives: Tensor, negatives: Drawn) -> Tensor:
+        """The cross entropy of telling the positive, an object each, `(B,)`, of unit vectors `(B, D)` from negatives, with the margin."""
+        positive = with_margin(self.bank.similarity(queries, positives.unsqueeze(1)).squeeze(1), self.margin, self.boundary)
+        similarity = self.bank.similarity(queries, negatives.objects, negatives.similarities)
+        return losses.contrast(positive, similarity.masked_fill(~negatives.found, _NEVER), self.temperature)
+
+    def attraction(self, predictions: Tensor, index: Tensor) -> Tensor:
+        """The inter-image term without negatives, of predictions `(B, D)` for the images `index`, `(B,)`."""
+        return losses.cosine_error(predictions, self.bank.rows(self._positives(index, predictions.device), predictions.detach()))
+
+    def _positives(self, index: Tensor, device: torch.device) -> Tensor:
+        keys = sample_keys(index, device, self.seed, self._steps_done, _POSITIVES)
+        index = index.to(device)
+        return draw_positives(self.clusters.members, self.clusters.labels[index].long(), index, keys, self.own_entry)
+
+    @torch.no_grad()
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.base.after_step(backbone, step, steps)
+        if self.neck_teacher is not None:
+            self.neck_teacher.follow(self.projector, self.neck_momentum)
+        for index, rows in self.bank.flush():
+            if self.online:
+                self.clusters.relabel(index, rows)
+        if self.online:
+            if step % self.centroid_every == 0:
+                self.clusters.recentre(self.bank)
+            self.clusters.mend(self.bank)
+        self._steps_done, self._progress = step, step / steps
+
+    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
+        self.base.between_epochs(backbone, epoch, gallery)
+        if epoch == 0:
+            self.bank.fill(gallery, nn.Sequential(backbone, self.projector))
+        if epoch == 0 or (not self.online and epoch % self.cluster_epochs == 0):
+            self.clusters.fit(self.bank, self.cluster_iterations, self.seed + epoch, points=self.cluster_points)
+            self.clusters.recentre(self.bank)
+
+    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
+        return {**self.base.diagnostics(labels), **self.clusters.agreement(labels)}
+
+    def representations(self, backbone: Backbone) -> Encoder:
+        return self.base.representations(backbone)
+
+    def predictor(self, backbone: Backbone) -> Predictor | None:
+        return self.base.predictor(backbone)
+
+    def aggregation(self, backbone: Backbone) -> Aggregation | None:
+        return self.base.aggregation(backbone)
+
+
+def with_margin(cosines: Tensor, margin: float, boundary: Literal["cosine", "angle"]) -> Tensor:
+    """Similarities that stand for cosines: cos - margin, or cos(angle + margin).
+
+    The latter goes on with slope 1 where the angle would be below 0 or above pi, so that it rises with the cosine everywhere.
+    """
+    if boundary == "cosine":
+        return cosines - margin
+    sines = (1 - cosines.square()).clamp_min(torch.finfo(cosines.dtype).eps).sqrt()
+    turned = cosines * math.cos(margin) - sines * math.sin(margin)
+    if margin < 0:
+        return torch.where(cosines < math.cos(margin), turned, 1 + cosines - math.cos(margin))
+    return torch.where(cosines > -math.cos(margin), turned, cosines + math.cos(margin) - 1)
+
+
+@contextmanager
+def remembered(module: nn.Module | None) -> Iterator[list[Tensor]]:
+    """What a module gives meanwhile, call by call."""
+    outputs: list[Tensor] = []
+
+    def keep(_: nn.Module, __: object, output: Tensor) -> None:
+        outputs.append(output)
+
+    handle = None if module is None else module.register_forward_hook(keep)
+    try:
+        yield outputs
+    finally:
+        if handle is not None:
+            handle.remove()
+
+
+def output_width(projector: nn.Module) -> int:
+    """Dimensions of what a projector gives: those of its last linear map."""
+    return [layer.out_features for layer in projector.modules() if isinstance(layer, nn.Linear)][-1]

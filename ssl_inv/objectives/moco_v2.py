@@ -1,0 +1,145 @@
+"""MoCo v2: tell the other view's key, made by a slowly moving copy of the network, from a long queue of earlier keys."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import keyed_random, losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import mlp
+from ssl_inv.memory import Queue
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher
+from ssl_inv.transforms import Group
+from ssl_inv.views import Pair, Views
+
+
+@register("moco-v2")
+class MoCoV2(Objective):
+    """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al., arXiv 2003.04297).
+
+    With q the query, the normalised projection of the first view, k the teacher's of the second, and n_1, ..., n_K the queue's keys,
+
+        L = -log (exp(q . k / T) / (exp(q . k / T) + sum_j exp(q . n_j / T))).
+
+    The teacher is a moving average of backbone and projector. Keys have no gradient and come into the queue after the step, those of all
+    processes. The queue begins with random vectors, which are negatives as any other. The authors shuffle samples between processes before
+    the teacher, lest statistics of small batches tell which key belongs to which query; here the statistics of batch normalisation are
+    those of the global batch, which are the same for all, so there is nothing to shuffle.
+
+    Feature transformation (Zhu et al., ICCV 2021, as its published commands run it) makes the positive harder and the negatives more
+    varied, with two numbers for each step, l = 1 + Beta(a, a) and v ~ Beta(b, b):
+
+        q . k becomes (l q + (1 - l) k) . (l k + (1 - l) q), and n becomes v n + (1 - v) n[permutation].
+
+    When:
+        Contrastive training with small batches: negatives come from the queue and not from the batch. The usual baseline for transfer to
+        detection. Not where the whole data set is hardly larger than the queue, as images then are negatives of themselves; nor where
+        features have to tell how an image was seen.
+
+    Args:
+        projector: widths of the projector's layers, with ReLU between them and no normalisation.
+        queue: K, how many keys are kept.
+        queue_precision: of the stored keys.
+        temperature: T.
+        momentum: what the teacher keeps of itself in every step; shorter training wants less.
+        extrapolation: a, how the positive pair is drawn apart; the paper's feature transformation has 2, and 0 leaves it as it is.
+        interpolation: b, how negatives are mixed with each other; the paper's feature transformation has 1.6, and 0 does not mix.
+        renormalised: whether transformed features are brought back to length one, which the published commands do not do.
+        seed: decides l, v and the permutation, with the number of the step.
+    """
+
+    teacher: Teacher
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        queue: int = 65536,
+        queue_precision: Literal["fp32", "fp16"] = "fp32",
+        temperature: float = 0.2,
+        momentum: float = 0.999,
+        extrapolation: float = 0.0,
+        interpolation: float = 0.0,
+        renormalised: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        if min(extrapolation, interpolation) < 0:
+            raise ValueError(f"extrapolation and interpolation must be at least 0, got {extrapolation} and {interpolation}")
+        self.temperature, self.momentum, self.renormalised, self.seed = temperature, momentum, renormalised, seed
+        self.extrapolation, self.interpolation = extrapolation, interpolation
+        self.projector = mlp((features, *projector))
+        self.queue = Queue(queue, projector[-1], queue_precision)
+        self._steps_done = 0
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def get_extra_state(self) -> int:
+        """The number of steps done, which random numbers depend on."""
+        return self._steps_done
+
+    def set_extra_state(self, state: int) -> None:
+        """Continue after so many steps."""
+        self._steps_done = state
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.teacher = Teacher(self._encoder(backbone))
+
+    def _encoder(self, backbone: Backbone) -> nn.Module:
+        return nn.Sequential(backbone, self.projector)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        keys = self.teacher(views[1].pixels)
+        return self.embedding_loss(self.projector(backbone(views[0].pixels)), keys)
+
+    def embedding_loss(self, queries: Tensor, keys: Tensor) -> Losses:
+        """The loss from queries and keys `(B, D)`, which come into the queue after the step."""
+        queries, keys = losses.unit_rows(queries), losses.unit_rows(keys.detach())
+        self.queue.put(keys)
+        with torch.autocast(queries.device.type, enabled=False):
+            negatives = queries @ self._interpolated(self.queue.vectors.to(queries.dtype)).T
+            positive = self._positive(queries, keys)
+            return {"info_nce": Term(losses.contrast(positive, negatives, self.temperature))}
+
+    def _positive(self, queries: Tensor, keys: Tensor) -> Tensor:
+        """Similarities of queries and their keys, `(B,)`, extrapolated away from each other if wished."""
+        if self.extrapolation:
+            weight = 1 + self._beta(self.extrapolation, 0)
+            queries, keys = (self._normalised(one) for one in (torch.lerp(keys, queries, weight), torch.lerp(queries, keys, weight)))
+        return (queries * keys).sum(dim=1)
+
+    def _interpolated(self, vectors: Tensor) -> Tensor:
+        """The queue `(K, D)`, each vector mixed with another one if wished."""
+        if not self.interpolation:
+            return vectors
+        key = int(keyed_random.bits(self.seed, self._steps_done, 2, count=1)[0, 0] >> 1)
+        order = torch.randperm(len(vectors), generator=torch.Generator(vectors.device).manual_seed(key), device=vectors.device)
+        return self._normalised(torch.lerp(vectors[order], vectors, self._beta(self.interpolation, 1)))
+
+    def _normalised(self, rows: Tensor) -> Tensor:
+        return losses.unit_rows(rows) if self.renormalised else rows
+
+    def _beta(self, concentration: float, number: int) -> float:
+        """A number from Beta(concentration, concentration), the same on all processes."""
+        seed = keyed_random.bits(self.seed, self._steps_done, number, count=1)[0, 0]
+        return float(np.random.default_rng(seed).beta(concentration, concentration))
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.teacher.follow(self._encoder(backbone), self.momentum)
+        self.queue.flush()
+        self._steps_done = step

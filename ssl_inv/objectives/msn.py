@@ -1,0 +1,201 @@
+"""MSN: predict, from views that lack most of an image, which prototypes a slowly moving copy of the network finds in a whole view."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssl_inv import keyed_random, losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import PrototypeHead, without_dropout
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.dino import by_crop, encode_by_size
+from ssl_inv.registry import register
+from ssl_inv.teacher import Teacher
+from ssl_inv.transforms import Group
+from ssl_inv.views import Crops, MultiCrop, Views
+
+
+@register("msn")
+class MSN(Objective):
+    """Masked siamese networks (Assran et al., ECCV 2022, eq. 1 and sec. 3), as the authors' code computes it.
+
+    The target is one view as the augmentation makes it; anchors are further such views of which some patches are dropped, and small crops.
+    With z and z+ the normalised embeddings of an anchor and, by the teacher, of the target, and c the prototypes, of length one,
+
+        p = softmax(z . c / T),  p+ = sinkhorn(softmax(z+ . c / (T sharpening))),
+
+        L = mean CE(p+, p) + mean_entropy (log K - H(mean p)) + entropy mean H(p),
+
+    where H is the entropy and means are those over anchors and samples.
+
+    Sinkhorn's algorithm and the mean run over the global batch, and everything in logarithms, where small probabilities stay finite. The
+    teacher is a moving average of backbone and head, without dropout and stochastic depth; the prototypes are the student's. Patches to be
+    dropped are drawn for every sample, where the authors' code drops the same of all. The backbone is a vision transformer, with the
+    argument `dynamic_img_size: true` for small crops. What is kept and judged is the student, where the paper judges the teacher.
+
+    When:
+        Vision transformers on plain images, above all where few labels will be had later; dropped patches make steps cheap. Not for
+        convolutional networks; nor where things are far from equally frequent, since all prototypes are made to be used alike; nor where
+        features have to tell how an image was seen.
+
+    Args:
+        random_views: anchors as large as the target, with patches dropped.
+        patch_drop: share of their patches that is dropped.
+        focal_views: anchors that are small crops.
+        focal_size: side of these in pixels.
+        focal_scale: smallest and largest share of the image's area that a small crop takes.
+        projector: widths of the head's MLP; the last is the dimension of the prototypes.
+        batch_norm: whether the head's hidden layers are normalised.
+        prototypes: K.
+        temperature: T.
+        sharpening: multiplies the temperature of the targets.
+        sinkhorn_iterations: how often targets are normalised over samples and prototypes; 0 leaves them as they are.
+        mean_entropy: weight of the term that has all prototypes used alike.
+        entropy: weight of the term that has each anchor choose one prototype; the authors' code has it and their settings do not.
+        momentum: what the teacher keeps of itself in the first step; it rises to 1 linearly.
+        seed: decides the dropped patches, with the number of the step, the sample and the view.
+    """
+
+    teacher: Teacher
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        random_views: int = 1,
+        patch_drop: float = 0.15,
+        focal_views: int = 10,
+        focal_size: int = 96,
+        focal_scale: list[float] = [0.05, 0.3],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        batch_norm: bool = True,
+        prototypes: int = 1024,
+        temperature: float = 0.1,
+        sharpening: float = 0.25,
+        sinkhorn_iterations: int = 3,
+        mean_entropy: float = 1.0,
+        entropy: float = 0.0,
+        momentum: float = 0.996,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if prototypes < 2:
+            raise ValueError(f"prototypes must be at least 2, got {prototypes}")
+        if min(temperature, sharpening) <= 0:
+            raise ValueError(f"temperature and sharpening must be above 0, got {temperature} and {sharpening}")
+        if not 0 <= patch_drop < 1:
+            raise ValueError(f"patch_drop is a share of the patches from 0 to below 1, got {patch_drop}")
+        if not 0 <= momentum <= 1:
+            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        self._plan = _plan(random_views, focal_views, focal_size, focal_scale)
+        self.random_views, self.patch_drop, self.seed = random_views, patch_drop, seed
+        self.temperature, self.sharpening, self.sinkhorn_iterations = temperature, sharpening, sinkhorn_iterations
+        self.mean_entropy, self.entropy, self.momentum = mean_entropy, entropy, momentum
+        self.head = PrototypeHead(features, projector, prototypes, batch_norm)
+        self._steps_done = 0
+
+    @property
+    def plan(self) -> MultiCrop:
+        return self._plan
+
+    def get_extra_state(self) -> int:
+        """The number of steps done, by which patches are dropped."""
+        return self._steps_done
+
+    def set_extra_state(self, state: int) -> None:
+        """Continue after so many steps."""
+        self._steps_done = state
+
+    def adopt(self, backbone: Backbone) -> None:
+        if not all(hasattr(backbone.model, name) for name in ("num_prefix_tokens", "patch_embed", "patch_drop")):
+            raise ValueError(f"name: msn drops patch tokens, and {backbone.architecture} has none; choose a vision transformer")
+        if not isinstance(backbone.model.patch_drop, nn.Identity):
+            raise ValueError(f"msn drops patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0")
+        self.teacher = Teacher(self._embedding(backbone))
+        without_dropout(self.teacher)
+
+    def _embedding(self, backbone: Backbone) -> nn.Module:
+        return nn.Sequential(backbone, self.head.layers)
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        targets = self.teacher(views[0].pixels)
+        anchors = views.views[1:]
+        features = []
+        if self.random_views:
+            pixels = torch.cat([view.pixels for view in anchors[: self.random_views]])
+            features.append(encode_some(backbone, pixels, self._kept(views.index.cpu().numpy(), backbone, pixels)))
+        if small := anchors[self.random_views :]:
+            features.append(encode_by_size(backbone, small))
+        return self.embedding_loss(by_crop(self.head.layers(torch.cat(features)), len(anchors)), targets)
+
+    def embedding_loss(self, anchors: Tensor, targets: Tensor) -> Losses:
+        """The terms of the loss from embeddings of the anchors `(V, B, D)` and of the target `(B, D)`."""
+        with torch.autocast(anchors.device.type, enabled=False):
+            logits = self.head.similarities(losses.unit_rows(anchors))
+            terms = {"prediction": Term(losses.distillation(logits, self._assignments(targets)[None], self.temperature).mean())}
+            logarithms = (logits / self.temperature).log_softmax(dim=-1).flatten(0, 1)
+            if self.mean_entropy:
+                terms["mean_entropy"] = Term(losses.logarithmic_mean_entropy_gap(logarithms), self.mean_entropy)
+            if self.entropy:
+                terms["entropy"] = Term(-losses.sample_mean((logarithms.exp() * logarithms).sum(dim=1)), self.entropy)
+        return terms
+
+    @torch.no_grad()
+    def _assignments(self, targets: Tensor) -> Tensor:
+        """Probabilities `(B, K)` of the target's embeddings."""
+        logits = self.head.similarities(losses.unit_rows(targets)) / (self.temperature * self.sharpening)
+        # The algorithm begins with probabilities: it divides by their sums over samples before those over prototypes.
+        return losses.sinkhorn(logits.log_softmax(dim=1), 1.0, self.sinkhorn_iterations)
+
+    def _kept(self, index: NDArray[np.int64], backbone: Backbone, pixels: Tensor) -> Tensor | None:
+        """The numbers of the patches of each view that stay, `(V B, N')`; None if all do."""
+        if not self.patch_drop:
+            return None
+        patch: Any = backbone.model.patch_embed
+        height, width = (side // part for side, part in zip(pixels.shape[-2:], patch.patch_size, strict=True))
+        view = np.repeat(np.arange(self.random_views), len(index))
+        key = (self.seed, self._steps_done, np.tile(index, self.random_views), view)
+        kept = keyed_random.bits(*key, count=height * width).argsort(axis=1)[:, : max(1, int(height * width * (1 - self.patch_drop)))]
+        return torch.from_numpy(np.ascontiguousarray(kept)).to(pixels.device, non_blocking=True)
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.teacher.follow(self._embedding(backbone), self.momentum + (1 - self.momentum) * step / steps)
+        self._steps_done = step
+
+
+def _plan(random_views: int, focal_views: int, size: int, scale: list[float]) -> MultiCrop:
+    if min(random_views, focal_views) < 0 or random_views + focal_views == 0:
+        raise ValueError(f"random_views and focal_views make one anchor at least, got {random_views} and {focal_views}")
+    if len(scale) != 2:
+        raise ValueError(f"focal_scale is the smallest and the largest share of the image's area, got {scale}")
+    small = (Crops(focal_views, size, (scale[0], scale[1])),) if focal_views else ()
+    return MultiCrop((Crops(1 + random_views), *small))
+
+
+def encode_some(backbone: Backbone, pixels: Tensor, kept: Tensor | None) -> Tensor:
+    """Pooled features `(B, D)` of a vision transformer that sees a part of the patches.
+
+    Args:
+        backbone: the transformer, made without dropping patches itself.
+        pixels: `(B, 3, H, W)`.
+        kept: numbers of the patches that it sees, which know their positions, `(B, N')`; None for all.
+    """
+
+    def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
+        assert kept is not None
+        prefix: Any = backbone.model.num_prefix_tokens
+        chosen = tokens[:, prefix:].gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
+        return torch.cat((tokens[:, :prefix], chosen), dim=1)
+
+    if kept is None:
+        return backbone(pixels)  # type: ignore[no-any-return]
+    place: Any = backbone.model.patch_drop
+    with place.register_forward_hook(keep):
+        return backbone(pixels)  # type: ignore[no-any-return]

@@ -1,0 +1,89 @@
+"""NNCLR: find the other view's prediction by what the queue holds that is most like the first view."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.heads import projector as make_projector
+from ssl_inv.memory import Queue
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.transforms import Group
+from ssl_inv.views import Pair, Views
+
+
+@register("nnclr")
+class NNCLR(Objective):
+    """Nearest neighbours as positives (Dwibedi et al., "With a little help from my friends", ICCV 2021, eq. 3 and algorithm 1).
+
+    With z the projection of a view, p its prediction, NN(z) the vector of a queue of earlier projections that is most similar to z,
+
+        L = 1/2 CE(cos(NN(z^x), p^y of all samples) / T) + 1/2 CE(cos(NN(z^y), p^x of all samples) / T),
+
+    where each row's own sample is the class to be found. Negatives are the other samples' predictions of the one other view: putting the
+    neighbours in the place of a view in SimCLR's loss, as is also done, adds those of the own view and is another loss. Neighbours have no
+    gradient. Projections of the first view come into the queue after the step; it begins with random vectors.
+
+    When:
+        Features for classes on plain images, where a positive that is another image of the same thing is worth more than one more
+        augmentation; less of it is needed. Not on data with few images of each thing, whose nearest neighbours are other things; nor where
+        features have to tell how an image was seen.
+
+    Args:
+        projector: widths of the projector's layers, all of which are normalised.
+        predictor: widths of the predictor's hidden layers.
+        queue: how many projections are kept.
+        queue_precision: of the stored projections.
+        temperature: T.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [2048, 2048, 256],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        predictor: list[int] = [4096],  # noqa: B006
+        queue: int = 98304,
+        queue_precision: Literal["fp32", "fp16"] = "fp32",
+        temperature: float = 0.1,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.temperature = temperature
+        self.projector = nn.Sequential(*make_projector(features, projector), nn.BatchNorm1d(projector[-1]))
+        self.prediction = make_projector(projector[-1], [*predictor, projector[-1]])
+        self.queue = Queue(queue, projector[-1], queue_precision)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
+        return self.embedding_loss(x, y, self.prediction(x), self.prediction(y))
+
+    def embedding_loss(self, x: Tensor, y: Tensor, predicted_x: Tensor, predicted_y: Tensor) -> Losses:
+        """The loss from projections and predictions `(B, D)` of both views; the first's projections come into the queue after the step."""
+        pairs = ((self.neighbours(x), predicted_y), (self.neighbours(y), predicted_x))
+        self.queue.put(losses.unit_rows(x))
+        first, second = (losses.find_own(neighbours, predicted, self.temperature) for neighbours, predicted in pairs)
+        return {"info_nce": Term((first + second) / 2)}
+
+    @torch.no_grad()
+    def neighbours(self, projections: Tensor) -> Tensor:
+        """The vector of the queue most similar to each projection, `(B, D)`."""
+        vectors = self.queue.vectors
+        with torch.autocast(vectors.device.type, enabled=False):
+            # In the queue's own precision, which tells neighbours apart well enough: a copy in another would be the largest thing here.
+            return vectors[(losses.unit_rows(projections).to(vectors.dtype) @ vectors.T).argmax(dim=1)]
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.queue.flush()

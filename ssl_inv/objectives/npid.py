@@ -1,0 +1,106 @@
+"""NPID: tell every image from all others by the vectors that a bank keeps of them."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone
+from ssl_inv.bank import Bank
+from ssl_inv.heads import mlp
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.registry import register
+from ssl_inv.sampling import sample_keys, spread
+from ssl_inv.transforms import Group
+from ssl_inv.views import Crops, MultiCrop, Views
+
+
+@register("npid")
+class NPID(Objective):
+    """Non-parametric instance discrimination (Wu, Xiong, Yu, Lin, CVPR 2018, eq. 2).
+
+    With z the normalised projection of the one view of image i, and v_1, ..., v_N what the bank holds of all images,
+
+        L = -log (exp(z . v_i / T) / (exp(z . v_i / T) + sum over M others j of exp(z . v_j / T))).
+
+    The paper estimates the sum over all N by noise-contrastive estimation with a proximal term; here, as in later codes, the M others alone
+    stand in the softmax. After the step the bank takes in z: v_i becomes (1 - m) v_i + m z, at length one. It begins with random vectors.
+
+    When:
+        An instance-discrimination baseline that needs one view, one network and no large batch, and a base for InterCLR. Not where accuracy
+        is all: entries are as old as an epoch, and two views with a teacher (MoCo v2) do better at twice the cost of a step.
+
+    Args:
+        projector: widths of the projector's layers, with ReLU between them and no normalisation.
+        negatives: M, drawn from the bank for each image; all others where there are fewer.
+        temperature: T.
+        bank_renewal: m.
+        bank_precision: of the stored vectors.
+        bank_place: `host` keeps the bank out of the GPU's memory.
+        seed: decides which others are drawn, with the number of the step and of the image.
+    """
+
+    bank: Bank
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        projector: list[int] = [128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        negatives: int = 65536,
+        temperature: float = 0.07,
+        bank_renewal: float = 0.5,
+        bank_precision: Literal["fp32", "fp16"] = "fp32",
+        bank_place: Literal["device", "host"] = "device",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not projector:
+            raise ValueError("projector must name at least one width")
+        if negatives < 1:
+            raise ValueError(f"negatives must be at least 1, got {negatives}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, got {temperature}")
+        self.projector = mlp((features, *projector))
+        self.dimensions, self.negatives, self.temperature, self.seed = projector[-1], negatives, temperature, seed
+        self.bank_renewal, self.bank_precision, self.bank_place = bank_renewal, bank_precision, bank_place
+        self._steps_done = 0
+
+    @property
+    def plan(self) -> MultiCrop:
+        return MultiCrop((Crops(1),))
+
+    def allocate(self, objects: int, images: int) -> None:
+        self.bank = Bank(objects, self.dimensions, self.bank_renewal, self.bank_precision, self.bank_place)
+
+    def get_extra_state(self) -> int:
+        """The number of steps done, which draws depend on."""
+        return self._steps_done
+
+    def set_extra_state(self, state: int) -> None:
+        """Continue after so many steps."""
+        self._steps_done = state
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        return self.embedding_loss(self.projector(backbone(views[0].pixels)), views.index)
+
+    def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
+        """The loss from projections `(B, D)` of the images `index`, `(B,)`, which come into the bank after the step."""
+        z, own = losses.unit_rows(z), index.to(z.device).unsqueeze(1)
+        self.bank.put(index, z.detach())
+        with torch.autocast(z.device.type, enabled=False):
+            similarity = self.bank.similarity(z, torch.cat((own, self._others(index, own)), dim=1))
+            return {"instance": Term(losses.contrast(similarity[:, 0], similarity[:, 1:], self.temperature))}
+
+    def _others(self, index: Tensor, own: Tensor) -> Tensor:
+        others = len(self.bank) - 1
+        keys = sample_keys(index, own.device, self.seed, self._steps_done)
+        drawn = spread(keys, torch.full_like(keys, others), min(self.negatives, others))
+        return drawn + (drawn >= own).long()
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.bank.flush()
+        self._steps_done = step

@@ -1,0 +1,212 @@
+"""Soft equivariance: any objective, and beside it symmetries that feature maps shall have as far as the data have them."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+import torch
+from torch import Tensor
+
+from ssl_inv import keyed_random
+from ssl_inv.backbones import Backbone
+from ssl_inv.data.base import Labels
+from ssl_inv.data.gallery import Gallery
+from ssl_inv.distributed import all_sum, rank, world_size
+from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
+from ssl_inv.objectives.composition import FirstChannels, base_objective
+from ssl_inv.objectives.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
+from ssl_inv.registry import register
+from ssl_inv.transforms import Group
+from ssl_inv.views import Links, Plan, Views
+
+
+@register("soft-equivariance")
+class SoftEquivariance(Objective):
+    """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for image encoders.
+
+    With f the backbone's last feature map of the base objective's first view x, and rho_i(g) what an element g of the i-th candidate group
+    does to maps,
+
+        L = L_base + sum_i lambda_i R_i,  R_i = E_{x, g} |f(x) - rho_i(g)^-1 f(g x)|^2 / (2 Var f),
+
+    Var f being the sum of the variances of the map's numbers, each channel's taken over images and places. R_i is 0 where f is equivariant
+    and 1 where f(g x) has nothing to do with f(x). In step T, once and for all,
+
+        lambda_i <- lambda_i / (r_i / min_j r_j)^power,
+
+    with r_i the least R_i of all steps between the warm-up and T: where the base objective needs to break a symmetry, or the images do not
+    have it, R_i stays high and the group's weight falls.
+
+    The paper penalises weights, |W - P_i W|^2 / 2 with P_i the projection onto equivariant maps. Here the function f takes the place of W:
+    P_i f = mean_g rho_i(g)^-1 f(g x), and for linear f and white images R_i is |W - P_i W|^2 / |W|^2 times n / (n - 1), n being the order
+    of the group and g drawn from all its elements but the identity. Weights would not do for image encoders: normalisation
+    layers make their scale meaningless, a strided layer on an even number of pixels commutes with no turn whatever its weights, and
+    patches of a transformer have other layers altogether. The division by the variance keeps f from shrinking instead. R_i is of the steps'
+    batches, so r_i is the least of noisy values; the paper's has no noise.
+
+    Every group has an equal share of the batch and one element in a step; together one more image for each sample passes the backbone, as a
+    batch of its own, and so is part of the running statistics of batch normalisation.
+
+    When:
+        Which symmetries the images have is not known, and several are to be tried in one run: textures, microscopy and images from above
+        have turns, photographs flips. It needs no record of how views were made and goes with any objective. Not for a symmetry that is
+        known to hold, which augmentation or an equivariant network gives more simply, nor for one whose elements shall be told from the
+        features, unless channels are `regular`.
+
+    Args:
+        base: the objective, a mapping with its `name` and settings. Of one that masks patches the maps of masked images would be compared
+            with those of whole ones.
+        symmetries: the candidate groups. `turns` by quarters; `flips` of left and right; `hues`, red, green and blue exchanged in a circle;
+            `shifts` by whole cells of the map, cyclic.
+        channels: what groups do to channels besides moving places of the map. `trivial` is nothing: pooled features become invariant.
+            `regular` permutes them within blocks of one channel for each element: pooled features are permuted too and tell elements apart;
+            shifts stay trivial.
+        strength: lambda of every group at the start.
+        power: by which strengths are told apart; the paper has 2, and 5 in one case.
+        warmup: share of all steps before r_i is looked at; the paper's is 50 steps.
+        adapt_at: T as a share of all steps; at 1, strengths stay equal while training. The paper has 100 to 2,500 epochs.
+        seed: decides which elements are drawn.
+    """
+
+    strengths: Tensor
+    penalties: Tensor
+    least: Tensor
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        base: Annotated[dict[str, Any], "objective"],
+        symmetries: list[str] = ["turns", "flips", "hues"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        channels: Literal["trivial", "regular"] = "trivial",
+        strength: float = 1.0,
+        power: float = 2.0,
+        warmup: float = 0.05,
+        adapt_at: float = 0.25,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        require_symmetries(symmetries)
+        if strength <= 0:
+            raise ValueError(f"strength must be above 0, got {strength}")
+        if power < 0:
+            raise ValueError(f"power must be at least 0, got {power}")
+        if not 0 <= warmup < adapt_at <= 1:
+            raise ValueError(f"warmup and adapt_at are shares of all steps, 0 <= warmup < adapt_at <= 1, got {warmup} and {adapt_at}")
+        self.base = base_objective(features, groups, **base)
+        self.parameters_used = self.base.parameters_used
+        self.symmetries = {name: SYMMETRIES[name] for name in symmetries}
+        self.regular, self.power, self.warmup, self.adapt_at, self.seed = channels == "regular", power, warmup, adapt_at, seed
+        self.register_buffer("strengths", torch.full((len(symmetries),), strength))
+        self.register_buffer("penalties", torch.zeros(len(symmetries)))
+        self.register_buffer("least", torch.zeros(len(symmetries)))
+        self._steps_done = 0
+
+    @property
+    def plan(self) -> Plan:
+        return self.base.plan
+
+    def get_extra_state(self) -> int:
+        """The number of steps done, by which elements are drawn: on the host, as reading it from a device would wait for the device."""
+        return self._steps_done
+
+    def set_extra_state(self, state: int) -> None:
+        """Continue after so many steps."""
+        self._steps_done = state
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        seen = FirstChannels(backbone.model, backbone.features, remember=True)
+        terms = self.base.loss(views, seen.as_backbone(backbone))
+        penalties = self.symmetry_penalties(views[0].pixels, seen)
+        self.penalties.copy_(penalties.detach())
+        weighted = zip(self.symmetries, (self.strengths * penalties).unbind(), strict=True)
+        return {**terms, **{f"equivariance_to_{name}": Term(value) for name, value in weighted}}
+
+    def symmetry_penalties(self, pixels: Tensor, seen: FirstChannels) -> Tensor:
+        """R of every group, of the global batch, for one element that this step draws.
+
+        Args:
+            pixels: `(B, 3, H, W)`.
+            seen: the backbone.
+        """
+        maps = _full(seen.features_of(pixels))
+        sides = (maps.shape[2], maps.shape[3])
+        count, batch = len(self.symmetries), world_size() * len(pixels)
+        if batch < count:
+            raise ValueError(f"batch_size is {batch}, but each of the {count} symmetries needs an image of its own")
+        rows = [slice((number - rank() * len(pixels)) % count, None, count) for number in range(count)]
+        elements = [self._element(number, one, sides) for number, one in enumerate(self.symmetries.values())]
+        parts = [one.move(pixels[some], g, sides) for one, g, some in zip(self.symmetries.values(), elements, rows, strict=True)]
+        moved = torch.split(_full(seen.features_of(torch.cat(parts))), [len(part) for part in parts])
+        errors = [
+            (maps[some] - self._back(one, other, g)).square().sum() / len(range(number, batch, count))
+            for number, (one, other, g, some) in enumerate(zip(self.symmetries.values(), moved, elements, rows, strict=True))
+        ]
+        return all_sum(torch.stack(errors)) / (2 * _summed_variance(maps))
+
+    def _element(self, number: int, symmetry: Symmetry, sides: tuple[int, int]) -> int:
+        """Any element but the identity, the same on all processes."""
+        if (others := symmetry.order(sides) - 1) < 1:
+            raise ValueError("symmetries: a feature map of one cell has no shifts; leave `shifts` out")
+        return 1 + int(keyed_random.bits(self.seed, self._steps_done, number, count=1)[0, 0] % others)
+
+    def _back(self, symmetry: Symmetry, maps: Tensor, element: int) -> Tensor:
+        """rho(g)^-1 of maps."""
+        maps = symmetry.move_back(maps, element)
+        if not self.regular or isinstance(symmetry, Shifts):
+            return maps
+        return permute_back(maps, element, symmetry.order((maps.shape[2], maps.shape[3])))
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.base.after_step(backbone, step, steps)
+        self._steps_done = step
+        first = int(self.warmup * steps) + 1
+        last = max(first, round(self.adapt_at * steps))
+        if first <= step <= last:
+            self.least.copy_(self.penalties if step == first else torch.minimum(self.least, self.penalties))
+        if step == last:
+            # A penalty that is zero takes every other group's strength away, and the quotient of two of them is one.
+            least = self.least.clamp_min(torch.finfo(self.least.dtype).tiny)
+            self.strengths.div_((least / least.min()) ** self.power)
+
+    def adopt(self, backbone: Backbone) -> None:
+        self.base.adopt(backbone)
+
+    def allocate(self, objects: int, images: int) -> None:
+        self.base.allocate(objects, images)
+
+    @property
+    def looks_between_epochs(self) -> bool:
+        return self.base.looks_between_epochs
+
+    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
+        self.base.between_epochs(backbone, epoch, gallery)
+
+    def links(self, seed: int) -> Links | None:
+        return self.base.links(seed)
+
+    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
+        strengths = dict(zip((f"strength of {name}" for name in self.symmetries), self.strengths.tolist(), strict=True))
+        return {**self.base.diagnostics(labels), **strengths}
+
+    def representations(self, backbone: Backbone) -> Encoder:
+        return self.base.representations(backbone)
+
+    def predictor(self, backbone: Backbone) -> Predictor | None:
+        return self.base.predictor(backbone)
+
+    def aggregation(self, backbone: Backbone) -> Aggregation | None:
+        return self.base.aggregation(backbone)
+
+
+def _full(maps: Tensor) -> Tensor:
+    """At least float32: squares are summed over whole maps."""
+    return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+
+
+def _summed_variance(maps: Tensor) -> Tensor:
+    """The sum over a map's numbers of the variance of their channel over images and places, of the global batch; never quite 0."""
+    count = world_size() * len(maps) * maps.shape[2] * maps.shape[3]
+    centred = maps - all_sum(maps.sum(dim=(0, 2, 3), keepdim=True)) / count
+    variance = all_sum(centred.square().sum()) / (world_size() * len(maps))
+    return variance.clamp_min(torch.finfo(variance.dtype).tiny)
