@@ -29,10 +29,18 @@ from ssl_inv.run_folder import RunFolder, default_output, require_new, require_w
 MOST_IMAGES = 50
 """Strips on one page of views: with more, it would be a picture that few programs open."""
 
+MOST_MARGIN = 10.0
+"""A view that shows more around its object than ten times its size is a view of something else."""
+
 _EPILOG = (
-    "Any setting of the recipe is changed with --section.key value; `ssl-inv recipes NAME --explain` prints all, with what they mean. "
+    "Any setting of the recipe is changed with --section.key value, and what belongs to a setting with --section.key.key value; "
+    "`ssl-inv recipes NAME --explain` prints all, with what they mean. "
     "Another objective, data set or augmentation (--data.name ...) begins with its own defaults."
 )
+
+
+_WITHOUT_RECIPE = {"export": "a run is exported with the recipe that it has", "tracks": "tracks are found without a recipe"}
+"""Commands that take no settings of a recipe, and why."""
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -116,6 +124,20 @@ def _render(arguments: argparse.Namespace) -> None:
     render(recipe, Path(arguments.output), arguments.quality)
 
 
+def _tracks(arguments: argparse.Namespace) -> None:
+    if arguments.size < 1:
+        raise RecipeError(f"--size must be at least 1, got {arguments.size}")
+    if not 0 <= arguments.margin <= MOST_MARGIN:
+        raise RecipeError(f"--margin must lie between 0 and {MOST_MARGIN:g}, got {arguments.margin:g}")
+    if not Path(arguments.videos).expanduser().exists():
+        raise RecipeError(f"there is no folder or file {arguments.videos!r}")
+    require_writable(Path(arguments.output))
+    from ssl_inv.commands import tracks
+
+    settings = {name: getattr(arguments, name) for name in ("tracker", "length", "step", "objects", "agreement")}
+    tracks(arguments.videos, arguments.frames, Path(arguments.output), settings, arguments.size, arguments.margin)
+
+
 def _views(arguments: argparse.Namespace) -> None:
     if not 1 <= arguments.images <= MOST_IMAGES:
         raise RecipeError(f"--images must lie between 1 and {MOST_IMAGES}, got {arguments.images}")
@@ -166,6 +188,8 @@ class _Parser(argparse.ArgumentParser):
             raise RecipeError(f"{match[1].replace('COMMAND', 'command')}: there is no {match[2]!r}; {suggest(match[2], choices)}")
         if match := re.match(r"argument (\S+): invalid int value: (.*)", message):
             raise RecipeError(f"{match[1]}: expected a whole number, got {match[2]}")
+        if match := re.match(r"argument (\S+): invalid float value: (.*)", message):
+            raise RecipeError(f"{match[1]}: expected a number, got {match[2]}")
         if match := re.match(r"argument (\S+): expected one argument", message):
             raise RecipeError(f"{match[1]}: a value is missing")
         if match := re.match(r"the following arguments are required: (\S+?),?( |$)", message):
@@ -180,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
 
     def command(name: str, call: Callable[[argparse.Namespace], None], description: str) -> argparse.ArgumentParser:
-        epilog = None if name == "export" else _EPILOG
+        epilog = None if name in _WITHOUT_RECIPE else _EPILOG
         one = commands.add_parser(name, help=description, description=f"{description}.", epilog=epilog, allow_abbrev=False)
         one.set_defaults(call=call, parser=one)
         return one
@@ -210,6 +234,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("output", metavar="FOLDER", help="folder to write")
     one.add_argument("--quality", type=int, default=95, help="JPEG quality (95)")
 
+    _tracks_options(command("tracks", _tracks, "find what moves in videos, follow it, and write its views as a table"))
+
     one = command("recipes", _recipes, "list the shipped recipes, or print one with all its settings")
     one.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
     one.add_argument("--explain", action="store_true", help="say of every setting what it means")
@@ -228,6 +254,19 @@ def _model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a run, exported folder, or timm:NAME")
     parser.add_argument("--data", metavar="DATA", help="recipe whose data to take, data set, folder, zip or CSV; the run's own by default")
     parser.add_argument("--pretrained", action="store_true", help="for timm:NAME, load timm's weights, which may download them")
+
+
+def _tracks_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("videos", metavar="VIDEOS", help="folder of videos or of folders with frames, zip of frames, or one video")
+    parser.add_argument("--output", metavar="FOLDER", required=True, help="folder for table and images; an interrupted call goes on")
+    parser.add_argument("--frames", default="*", metavar="PATTERN", help="which images are frames, such as '*.jpg' beside masks (all)")
+    parser.add_argument("--tracker", choices=["flow", "csrt", "kcf"], default="flow", help="how objects are followed (flow)")
+    parser.add_argument("--length", type=int, default=30, metavar="FRAMES", help="frames that an object is followed for at a time (30)")
+    parser.add_argument("--step", type=int, default=5, metavar="FRAMES", help="frames from one view to the next (5)")
+    parser.add_argument("--objects", type=int, default=2, metavar="N", help="most objects at a time (2)")
+    parser.add_argument("--agreement", type=float, default=0.5, help="overlap with the first box after following back; 0: no check (0.5)")
+    parser.add_argument("--size", type=int, default=128, metavar="PIXELS", help="side of the views (128)")
+    parser.add_argument("--margin", type=float, default=0.2, help="what a view shows around its box, as a share of the box's side (0.2)")
 
 
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -263,8 +302,8 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         if unknown[0].startswith("-"):
             raise RecipeError(f"{unknown[0]}: no such option; {suggest(unknown[0], options)}")
         raise RecipeError(f"unexpected argument {unknown[0]!r}; settings are given as --section.key value")
-    if overrides and parsed.command == "export":
-        raise RecipeError(f"{overrides[0]}: no such option; a run is exported with the recipe that it has")
+    if overrides and parsed.command in _WITHOUT_RECIPE:
+        raise RecipeError(f"{overrides[0]}: no such option; {_WITHOUT_RECIPE[parsed.command]}")
     parsed.overrides = overrides
     return parsed
 

@@ -1,8 +1,10 @@
 """What each command does, once its arguments are known to be well formed."""
 
+import importlib.util
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -116,10 +118,11 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
             raise RecipeError("evaluation.protocol: 'none' judges nothing; did you mean 'quick'?")
         device = best_device()
         trained, untrained = loaded.networks()
+        data_judged = loaded.judged_data(settings, trained[1], device)
         cache = None if output is None else FeatureCache(output / "features", loaded.recipe)
         with named("evaluation"):
             require_classes(loaded.data.train)
-            judgement = judge(loaded.data, on(trained, device), on(untrained, device), loaded.normalise, settings, device, cache=cache)
+            judgement = judge(data_judged, on(trained, device), on(untrained, device), loaded.normalise, settings, device, cache=cache)
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
     if output is not None:
         write_text(output / "results.json", to_json(judgement.table) + "\n")
@@ -176,6 +179,35 @@ def render(recipe: Recipe, output: Path, quality: int) -> None:
         write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
     progress.close()
     sys.stdout.write(f"{len(source):,} objects, {int(source.view_counts.sum()):,} images in {output}\n")
+
+
+def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], size: int, margin: float) -> None:
+    """Find the tracks of videos and write them as a table of views."""
+    if importlib.util.find_spec("cv2") is None:
+        raise RecipeError("tracks need OpenCV: pip install 'ssl-inv[video]'")
+    from ssl_inv.tracks.followers import tracker
+    from ssl_inv.tracks.mining import TrackSettings
+    from ssl_inv.tracks.videos import find_videos
+    from ssl_inv.tracks.writing import write_tracks
+
+    progress = Progress()
+    try:
+        with named("tracks"):
+            chosen = TrackSettings(**settings)
+            tracker(chosen.tracker)
+            found = find_videos(videos, frames)
+        summary = write_tracks(found, output, chosen, size, margin, progress.update)
+    finally:
+        progress.close()
+    for name, reason in summary.broken.items():
+        progress.warn(f"{name}: {reason}; what was found before that is kept")
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.items()) or "none"
+    sys.stdout.write(
+        f"{summary.objects:,} objects, {summary.views:,} views of {summary.videos:,} videos: {output / 'tracks.csv'}\n"
+        f"dropped: {dropped}\n"
+        f"videos without a track: {', '.join(summary.empty) or 'none'}\n"
+        f"to train on them: --data.name table --data.path {output} --data.size {size}\n"
+    )
 
 
 def views(name: str, recipe: Recipe, output: Path, images: int) -> None:

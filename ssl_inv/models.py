@@ -31,6 +31,8 @@ from ssl_inv.recipe import (
 )
 from ssl_inv.registry import DATA, suggest
 from ssl_inv.run_folder import RunFolder
+from ssl_inv.settings import EvaluationSettings
+from ssl_inv.training_views import judged_data
 from ssl_inv.transforms import Group
 
 Networks = tuple[nn.Module, Objective | None]
@@ -80,6 +82,20 @@ class LoadedModel:
         """From pixels in [0, 1] to what the backbone expects."""
         mean, std = (torch.tensor(self.recipe["normalization"][key]).view(1, -1, 1, 1).to(pixels) for key in ("mean", "std"))
         return (pixels - mean) / std
+
+    def judged_data(self, settings: EvaluationSettings, objective: Objective | None, device: torch.device) -> Data:
+        """The data in the views that evaluation asks for, made on a device.
+
+        Raises:
+            RecipeError: if views as in training are asked for, but the model comes from no run.
+        """
+        if settings.views_of == "data":
+            return self.data
+        if self.model.run is None or objective is None:
+            raise RecipeError("evaluation.views_of: 'training' goes with a run, which knows how its views were made; did you mean 'data'?")
+        recipe = self.model.run.recipe()
+        with named("evaluation"):
+            return judged_data(self.data, settings, objective.plan, build_augmentation(recipe), recipe["trainer"]["seed"], device)
 
     def networks(self) -> tuple[Networks, Networks]:
         """What is judged, and the same untrained; a run brings its objective."""

@@ -192,14 +192,16 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 def require_files(recipe: Recipe) -> None:
-    """Raise a `RecipeError` if a folder or file that the data section names is not there."""
-    for setting in ("path", "validation", "split_folder") if recipe["data"]["name"] in DATA.entries else ():
-        value = recipe["data"].get(setting)
+    """Raise a `RecipeError` if a folder or file that the data section or the objective names is not there."""
+    for section, setting in (("data", "path"), ("data", "validation"), ("data", "split_folder"), ("objective", "teacher_path")):
+        if section not in recipe or recipe[section]["name"] not in _CHOICES[section][0].entries:
+            continue
+        value = recipe[section].get(setting)
         if value is not None and not (path := Path(value).expanduser()).exists():
             beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
             close = get_close_matches(path.name, beside, n=1)
             tail = f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
-            raise RecipeError(f"data.{setting}: no such file or folder: {value!r}{tail}")
+            raise RecipeError(f"{section}.{setting}: no such file or folder: {value!r}{tail}")
 
 
 def resolve(content: dict[str, Any], origin: str = "recipe", sections: Sequence[str] = SECTIONS) -> Recipe:
