@@ -4,6 +4,7 @@ from ssl_inv.evaluation.aggregation import Aggregate, aggregated
 from ssl_inv.evaluation.features import Encoder, EvaluationBatch, FeatureTable, disk_mask, extract
 from ssl_inv.evaluation.knn import NearestNeighbourSettings, nearest_neighbours
 from ssl_inv.evaluation.linear import LinearSettings, linear_probe
+from ssl_inv.evaluation.paths import PathSettings, path_integration
 from ssl_inv.evaluation.results import Bootstrap, Comparison, Result, format_table, to_json
 from ssl_inv.evaluation.retrieval import RetrievalSettings, ViewPredictor, retrieval
 from ssl_inv.evaluation.spectrum import alpha_req, rankme, spectrum
@@ -22,6 +23,7 @@ __all__ = [
     "FeatureTable",
     "LinearSettings",
     "NearestNeighbourSettings",
+    "PathSettings",
     "Protocol",
     "Result",
     "RetrievalSettings",
@@ -36,6 +38,7 @@ __all__ = [
     "format_table",
     "linear_probe",
     "nearest_neighbours",
+    "path_integration",
     "r2_mean",
     "r2_per_dimension",
     "r2_pooled",

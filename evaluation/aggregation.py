@@ -58,11 +58,25 @@ def aggregated(table: FeatureTable, views: int, aggregate: Aggregate | None = No
     features = table.part("all")
     parts = {mean_of(views): features[rows].mean(dim=1)}
     if aggregate is not None:
-        parts[aggregate_of(views)] = torch.cat([_vectors(table, some, aggregate) for some in torch.split(rows, _CHUNK)])
+        parts[aggregate_of(views)] = aggregates(table, rows, aggregate)
     kept = table.select(rows[:, 0])
     return FeatureTable(parts, kept.objects, kept.views, kept.labels, kept.labelled, kept.class_names)
 
 
-def _vectors(table: FeatureTable, rows: Tensor, aggregate: Aggregate) -> Tensor:
-    transforms = [table.transform.select(view) for view in rows.T]
-    return aggregate(table.part("all")[rows], [here.relative(there) for here, there in pairwise(transforms)])
+def aggregates(table: FeatureTable, rows: Tensor, aggregate: Aggregate, images: bool = True, actions: bool = True) -> Tensor:
+    """What the encoder's own network makes of the part "all" of some views and the actions between them, `(G, D')`.
+
+    Args:
+        table: where the views stand.
+        rows: of the table, `(G, M)`.
+        aggregate: the network.
+        images: whether it is shown the views, or features of zero.
+        actions: whether it is told the actions, or that there were none.
+    """
+    vectors = []
+    for some in torch.split(rows, _CHUNK):
+        features = table.part("all")[some]
+        transforms = [table.transform.select(view) for view in some.T]
+        steps = [here.relative(there if actions else here) for here, there in pairwise(transforms)]
+        vectors.append(aggregate(features if images else torch.zeros_like(features), steps))
+    return torch.cat(vectors)

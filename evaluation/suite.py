@@ -1,6 +1,6 @@
 """All protocols over all parts of the features, and each number beside what an untrained encoder and shuffled targets score."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from ssl_inv.evaluation.aggregation import Aggregate, aggregated, mean_of
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.knn import NearestNeighbourSettings, nearest_neighbours
 from ssl_inv.evaluation.linear import LinearSettings, linear_probe
+from ssl_inv.evaluation.paths import PathSettings, path_integration
 from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Comparison, Result, compare
 from ssl_inv.evaluation.retrieval import RetrievalSettings, ViewPredictor, retrieval
 from ssl_inv.evaluation.spectrum import spectrum
@@ -27,6 +28,7 @@ class Protocol:
         retrieval: the retrieval by a predictor.
         parts: parts of the features that are probed; None for all.
         aggregate: numbers of views of an object that are classified as one; see `ssl_inv.evaluation.aggregation`.
+        paths: sequences of views that are asked where they led; see `ssl_inv.evaluation.paths`.
         bootstrap: how standard errors are estimated.
         shuffle_seed: decides the order of the shuffled targets.
     """
@@ -37,6 +39,7 @@ class Protocol:
     retrieval: RetrievalSettings = field(default_factory=RetrievalSettings)
     parts: tuple[str, ...] | None = None
     aggregate: tuple[int, ...] = ()
+    paths: PathSettings = field(default_factory=PathSettings)
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP
     shuffle_seed: int = 0
 
@@ -48,6 +51,7 @@ QUICK = Protocol(
     linear=LinearSettings(steps=1000, batch=256),
     transforms=TransformR2Settings(hidden=256, epochs=10, pairs_per_object=4, minimum_steps=500, joint=True, kinds=("relative",)),
     retrieval=RetrievalSettings(splits=("val-val",)),
+    paths=PathSettings(sequences=2),
 )
 """Seconds on a CPU for some thousand objects: one narrow head for all parameters, fewer steps. Not comparable with published numbers."""
 
@@ -61,12 +65,14 @@ class Encoded:
         validation: features of other objects, that probes are judged on.
         predictor: the encoder's own predictor of views, if it has one.
         aggregate: the encoder's own network for several views, if it has one.
+        told: parameters of the actions that the encoder was told in training, of which paths are measured; empty for all.
     """
 
     train: FeatureTable
     validation: FeatureTable
     predictor: ViewPredictor | None = None
     aggregate: Aggregate | None = None
+    told: tuple[str, ...] = ()
 
 
 def _parts(train: FeatureTable, protocol: Protocol) -> list[str]:
@@ -110,6 +116,13 @@ def _several_views(encoded: Encoded, protocol: Protocol, shuffled: bool = False)
     return results
 
 
+def _paths(encoded: Encoded, protocol: Protocol, shuffled: bool = False) -> list[Result]:
+    """Where sequences of views led; `shuffled` fits the heads to the ways of other sequences."""
+    seed = protocol.shuffle_seed if shuffled else None
+    heads = replace(protocol.transforms, parameters=protocol.transforms.parameters or encoded.told or None)
+    return path_integration(encoded.train, encoded.validation, encoded.aggregate, protocol.paths, heads, protocol.bootstrap, seed)
+
+
 def _no_classes(train: FeatureTable, validation: FeatureTable) -> str | None:
     """Why nothing can be classified; None if it can."""
     known = train.known_labels()
@@ -137,6 +150,7 @@ def evaluate(
     protocol: Protocol = QUICK,
     predictor: ViewPredictor | None = None,
     aggregate: Aggregate | None = None,
+    told: tuple[str, ...] = (),
 ) -> list[Result]:
     """Every measurement that the data allow, part by part; for the others a result without a value that says why.
 
@@ -146,14 +160,15 @@ def evaluate(
         protocol: what is measured and how.
         predictor: measured by retrieval; nothing is retrieved without one.
         aggregate: makes one vector of several views; without one it is their mean alone.
+        told: see `Encoded`.
 
     Raises:
         ValueError: if the tables don't fit together, or a part doesn't exist.
     """
     _check_alike(train, validation)
-    encoded = Encoded(train, validation, predictor, aggregate)
-    results = _probes(train, validation, protocol) + _several_views(encoded, protocol) + _retrieval(encoded, protocol)
-    return results + [result for part in _parts(train, protocol) for result in spectrum(train, part)]
+    encoded = Encoded(train, validation, predictor, aggregate, told)
+    results = _probes(train, validation, protocol) + _several_views(encoded, protocol) + _paths(encoded, protocol)
+    return results + _retrieval(encoded, protocol) + [result for part in _parts(train, protocol) for result in spectrum(train, part)]
 
 
 def _shuffled_labels(table: FeatureTable, seed: int) -> Tensor | None:
@@ -210,14 +225,15 @@ def evaluate_with_baselines(
     Raises:
         ValueError: as `evaluate`; or if a reference belongs to nothing that was measured.
     """
-    results = evaluate(trained.train, trained.validation, protocol, trained.predictor, trained.aggregate)
+    results = evaluate(trained.train, trained.validation, protocol, trained.predictor, trained.aggregate, trained.told)
     train = shuffle_targets(trained.train, protocol.shuffle_seed)
     shuffled = _probes(train, trained.validation, protocol) + _several_views(trained, protocol, shuffled=True)
+    shuffled += _paths(trained, protocol, shuffled=True)
     if trained.predictor is not None:
         # Nothing is fitted in retrieval, so there it is the action that is exchanged.
         validation = shuffle_targets(trained.validation, protocol.shuffle_seed)
         shuffled += _retrieval(Encoded(train, validation, trained.predictor), protocol)
     baseline = []
     if untrained is not None:
-        baseline = evaluate(untrained.train, untrained.validation, protocol, untrained.predictor, untrained.aggregate)
+        baseline = evaluate(untrained.train, untrained.validation, protocol, untrained.predictor, untrained.aggregate, untrained.told)
     return compare(results, baseline, shuffled, references)

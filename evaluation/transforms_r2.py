@@ -29,7 +29,7 @@ Kind = Literal["relative", "absolute"]
 Target = tuple[str, Convention]
 """A parameter and how its action is written."""
 
-_VALIDATION_EPOCH = 2**32
+VALIDATION_EPOCH = 2**32
 """The key under which validation pairs are drawn; no training epoch gets there."""
 
 
@@ -95,25 +95,35 @@ def r2_pooled(targets: Tensor, predictions: Tensor) -> float:
     return float(1 - (t - p).square().sum() / (t - t.mean()).square().sum())
 
 
-class _Draws:
-    """Random single views or pairs of views of the objects of an ordered table."""
+class Draws:
+    """Random different views of the objects of an ordered table, one view of each object at a time or several.
 
-    def __init__(self, table: FeatureTable, kind: Kind, settings: TransformR2Settings) -> None:
-        self.views = 2 if kind == "relative" else 1
+    Args:
+        table: objects that it has too few views of are left out.
+        views: of one draw.
+        repeats: draws of every object in an epoch.
+        seed: decides them.
+    """
+
+    def __init__(self, table: FeatureTable, views: int, repeats: int, seed: int) -> None:
+        self.views, self.seed = views, seed
         ids, counts = (part.numpy() for part in torch.unique_consecutive(table.objects, return_counts=True))
         first = np.cumsum(counts) - counts
-        enough = counts >= self.views
-        self.ids, self.counts, self.first = (np.repeat(part[enough], settings.pairs_per_object) for part in (ids, counts, first))
-        self.number = np.tile(np.arange(settings.pairs_per_object), int(enough.sum()))
-        self.seed = settings.seed
+        enough = counts >= views
+        self.ids, self.counts, self.first = (np.repeat(part[enough], repeats) for part in (ids, counts, first))
+        self.number = np.tile(np.arange(repeats), int(enough.sum()))
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def epoch(self, number: int) -> Tensor:
-        """Rows of the table, `(P, 1)` or `(P, 2)`, the objects in ascending order."""
+        """Rows of the table, `(P, views)`, the objects in ascending order."""
         chosen = distinct(self.seed, number, self.ids, self.number, population=self.counts, count=self.views)
         return torch.from_numpy(self.first[:, None] + chosen)
+
+
+def _draws(table: FeatureTable, kind: Kind, settings: TransformR2Settings) -> Draws:
+    return Draws(table, 2 if kind == "relative" else 1, settings.pairs_per_object, settings.seed)
 
 
 def _target_list(table: FeatureTable, kind: Kind, name: str, convention: Convention) -> list[Target]:
@@ -145,7 +155,7 @@ def _inputs(features: Tensor, rows: Tensor) -> Tensor:
     return features[rows.to(features.device)].flatten(1)
 
 
-def _fit(features: Tensor, draws: _Draws, target: Callable[[Tensor], Tensor], settings: TransformR2Settings) -> nn.Module:
+def _fit(features: Tensor, draws: Draws, target: Callable[[Tensor], Tensor], settings: TransformR2Settings) -> nn.Module:
     """A head trained on redrawn pairs; `target` maps rows `(P, 1 or 2)` to standardised targets `(P, n)`."""
     outputs = target(draws.epoch(0)[:1]).shape[1]
     head = _head(features.shape[1] * draws.views, outputs, settings).to(features.device)
@@ -185,14 +195,14 @@ def _regress(
     train: FeatureTable, validation: FeatureTable, part: str, kind: Kind, wanted: list[Target], settings: TransformR2Settings
 ) -> dict[Target, _Judged]:
     """One head for all `wanted`, fitted to `train` and asked about the fixed draw from `validation`."""
-    draws = _Draws(train, kind, settings)
+    draws = _draws(train, kind, settings)
 
     def target(rows: Tensor) -> Tensor:
         return torch.cat(_targets(train, rows, wanted), dim=1)
 
     standardise, scale = Standardiser.fit(train.part(part)), Standardiser.fit(target(draws.epoch(0)))
     head = _fit(standardise(train.part(part)).to(settings.device), draws, lambda rows: scale(target(rows)), settings)
-    rows = _Draws(validation, kind, settings).epoch(_VALIDATION_EPOCH)
+    rows = _draws(validation, kind, settings).epoch(VALIDATION_EPOCH)
     predicted = scale.undo(_predict(head, standardise(validation.part(part)).to(settings.device), rows))
     aims = _targets(validation, rows, wanted)
     pieces = torch.split(predicted, [aim.shape[1] for aim in aims], dim=1)
@@ -258,7 +268,7 @@ def transform_r2(
         return [Result("r2", part, None, detail="the data record no transform")]
     results = []
     for kind in settings.kinds:
-        if not all(len(_Draws(table, kind, settings)) for table in (train, validation)):
+        if not all(len(_draws(table, kind, settings)) for table in (train, validation)):
             results.append(Result(f"r2/{kind}", part, None, detail="no object has two views"))
             continue
         wanted = {name: _target_list(train, kind, name, settings.convention) for name in names}

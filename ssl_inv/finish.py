@@ -134,6 +134,7 @@ def encode_data(
         tables["validation"],
         None if predictor is None else ViewPredictor(PREDICTION, predict),
         None if aggregation is None else aggregate,
+        () if objective is None else tuple(name for name in objective.parameters_used if name in data.validation.groups),
     )
 
 

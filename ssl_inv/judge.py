@@ -93,7 +93,7 @@ class FeatureCache:
         sections = {section: dict(self.recipe[section]) for section in ("data", "normalization")}
         labels = source.labels
         names = () if labels is None else labels.names
-        facts = [version("ssl-inv"), fingerprint(module), sections, views, source.image_size, names]
+        facts = [version("ssl-inv"), fingerprint(module), sections, views, source.image_size, list(source.groups), names]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for row in (objects, source.view_counts, *(() if labels is None else (labels.classes.numpy(), labels.known.numpy()))):
             digest.update(np.ascontiguousarray(row).tobytes())
@@ -135,5 +135,5 @@ def with_prediction_space(encoder: Encoder, embed: Callable[[Tensor], Tensor]) -
 def protocol_of(settings: EvaluationSettings, parts: tuple[str, ...], seed: int = 0) -> Protocol:
     """The suite's protocol that the recipe's settings name, probing `parts`."""
     base = QUICK if settings.protocol == "quick" else FULL
-    neighbours = replace(base.neighbours, k=settings.neighbours)
-    return replace(base, neighbours=neighbours, parts=parts, aggregate=tuple(settings.aggregate), shuffle_seed=seed)
+    neighbours, paths = replace(base.neighbours, k=settings.neighbours), replace(base.paths, observed=tuple(settings.paths))
+    return replace(base, neighbours=neighbours, parts=parts, aggregate=tuple(settings.aggregate), paths=paths, shuffle_seed=seed)

@@ -193,6 +193,23 @@ def test_the_teacher_drops_nothing(name):
     assert not torch.equal(backbone(pixels), backbone(pixels)), "the student does"
 
 
+@pytest.mark.parametrize("keep", ["teacher", "student"])
+@pytest.mark.parametrize("name", ["dino", "ibot"])
+def test_the_backbone_is_the_teacher_after_the_last_step_and_not_before(name, keep):
+    backbone, objective = build(name, keep=keep)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.add_(0.1)
+    student = {key: value.clone() for key, value in backbone.state_dict().items()}
+    for step in (1, 2, 3):
+        assert all(torch.equal(value, student[key]) for key, value in backbone.state_dict().items()), f"changed before step {step}"
+        objective.after_step(backbone, step, 3)
+    teacher = objective.teacher.network[0] if name == "dino" else objective.backbone_teacher.network
+    kept = teacher.state_dict() if keep == "teacher" else student
+    assert all(torch.equal(value, kept[key]) for key, value in backbone.state_dict().items())
+    assert any(not torch.equal(value, student[key]) for key, value in teacher.state_dict().items())
+
+
 def test_dino_averages_over_pairs_of_different_crops():
     student, teacher = torch.randn(4, 6, 7), torch.randn(2, 6, 7)
     centring, theirs = CentredTargets(7, 0.9, 0.04, 0.04, 0.0), DINOLoss(7, center_momentum=0.9)

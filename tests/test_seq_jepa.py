@@ -12,7 +12,7 @@ from numpy.testing import assert_allclose
 from torch import Tensor, nn
 
 from ssl_inv import losses
-from ssl_inv.aggregator import ActionEncoder, Aggregator
+from ssl_inv.aggregator import ActionEncoder, Aggregator, PredictionSpace
 from ssl_inv.augment.policies import simclr
 from ssl_inv.data.base import Data, Subset, split_objects
 from ssl_inv.data.rendered import RenderedSolids
@@ -344,9 +344,66 @@ def test_the_teacher_follows_and_learns_nothing():
     assert_allclose(objective.teacher.network.lin.weight, before + 0.004, rtol=1e-4)
 
 
+def test_behind_a_relu_a_constant_scores_well_unless_the_target_is_standardised():
+    features = normal(0, 64, 4, 256).relu().mean(dim=1)
+    scores = []
+    for standardised in (False, True):
+        target = PredictionSpace(256, standardised)(features)
+        constant = torch.nn.functional.normalize(target, dim=1).mean(dim=0).expand_as(target)
+        scores.append(losses.cosine_distance(constant, target).item())
+    assert scores[0] < 0.25
+    assert scores[1] > 0.85
+
+
+def test_standardised_features_can_be_turned_back():
+    space, features = PredictionSpace(8, True), 3 * normal(0, 64, 8) + 5
+    space(features)
+    space.eval()
+    assert_allclose(space.features(space(features)).detach(), features, rtol=1e-4)
+    unchanged = PredictionSpace(8, False)
+    assert unchanged(features) is features
+    assert not unchanged.state_dict()
+
+
+@pytest.mark.parametrize("target", ["features", "standardised"])
+def test_without_a_teacher_the_target_learns_and_every_view_is_held_to_a_normal_distribution(target):
+    objective, backbone = make(anti_collapse="sigreg", sigreg_weight=0.3, directions=16, target=target)
+    views = random_views(4)
+    for view in views.views:
+        view.pixels.requires_grad_()
+    terms = objective.loss(views, backbone)
+    assert objective.teacher is None
+    assert terms["sigreg"].weight == 0.3
+    terms["prediction"].value.backward(retain_graph=True)
+    assert all(view.pixels.grad.any() for view in views.views), "the target too"
+    features = objective.space(backbone(torch.cat([view.pixels for view in views.views]))).unflatten(0, (4, -1))
+    expected = torch.stack([losses.sigreg(one, objective.directions(one)) for one in features]).mean()
+    assert terms["sigreg"].value.item() == pytest.approx(expected.item(), rel=1e-5)
+    before = objective.directions(features)
+    objective.after_step(backbone, 1, 10)
+    assert not torch.allclose(objective.directions(features), before)
+
+
+@pytest.mark.parametrize("target", ["features", "standardised"])
+def test_retrieval_predicts_in_the_space_that_the_loss_compares_in(target):
+    objective, backbone = make(observed=1, target=target)
+    views = random_views(2)
+    objective.loss(views, backbone)
+    objective.eval()
+    start, end = views.views
+    predictor = objective.predictor(backbone)
+    assert predictor is not None
+    found = predictor.predict(predictor.embed(start.pixels), start.transform.relative(end.transform))
+    loss = losses.cosine_distance(found, objective.space(objective.teacher(end.pixels)))
+    assert loss.item() == pytest.approx(objective.loss(views, backbone)["prediction"].value.item(), abs=1e-5)
+
+
 @pytest.mark.parametrize(
     "settings",
     [
+        {"target": "standardised"},
+        {"anti_collapse": "sigreg", "directions": 16},
+        {"anti_collapse": "sigreg", "directions": 16, "target": "standardised", "observed": 1},
         {"conditioning": "none", "initialisation": "copies"},
         {"conditioning": "aggregator", "action_statistics": "padded"},
         {"conditioning": "predictor", "action_statistics": "repeated", "observed": 1},
@@ -368,6 +425,9 @@ def test_variants_conform(settings):
         ({"conditioning": "aggregator", "observed": 1}, "observed is 1: no action"),
         ({"patch": 16}, "patch is 16, but views is 'sequence'; only saccades have it"),
         ({"momentum": 1.5}, "momentum must lie between 0 and 1"),
+        ({"momentum": 0.9, "anti_collapse": "sigreg"}, "momentum is 0.9, but anti_collapse is 'sigreg'; only a teacher has it"),
+        ({"directions": 64}, "directions is 64, but anti_collapse is 'teacher'; only SIGReg has it"),
+        ({"anti_collapse": "sigreg", "sigreg_weight": 0}, "sigreg_weight must be above 0, got 0"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -1,0 +1,97 @@
+"""A data set as training sees it: the views that its objects are judged on are augmented ones, or patches of saccades."""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+
+from ssl_inv.augment.pipeline import Augmentation
+from ssl_inv.augment.view_maker import ViewMaker
+from ssl_inv.data.base import Data, Images, Indices, Labels, Source
+from ssl_inv.data.loading import Batch
+from ssl_inv.settings import EvaluationSettings
+from ssl_inv.transforms import Group, Transform
+from ssl_inv.views import Pair, Plan, Saccades
+
+_EPOCH = 2**32
+"""The key under which these views are drawn; no training epoch gets there."""
+
+
+class TrainingViews(Source):
+    """The objects of another source, in views that are made as an objective's are: the same ones whenever they are asked for.
+
+    Patches of saccades are made as the plan says, one saccade after the other. With any other plan, every view is made by the first policy
+    of the augmentation, which in seq-JEPA is that of the observed views. Where objects have several views of their own, these are
+    augmented. Pixels are rounded to 8 bits, which in training they are not.
+
+    Args:
+        source: where the images come from.
+        plan: the objective's.
+        augmentation: the run's.
+        views: of every object.
+        seed: decides how they are made.
+        device: makes them.
+
+    Raises:
+        ValueError: as `ViewMaker`; most of all if nothing makes views of images that have one each.
+    """
+
+    def __init__(
+        self, source: Source, plan: Plan, augmentation: Augmentation, views: int, seed: int, device: torch.device | str = "cpu"
+    ) -> None:
+        self.source, self.views, self.device = source, views, torch.device(device)
+        made = replace(plan, observed=max(views - 1, 1)) if isinstance(plan, Saccades) else Pair(max(views, 2))
+        first = Augmentation(augmentation.policies[:1])
+        self._maker = ViewMaker(made, source, first, [0.0] * 3, [1.0] * 3, seed).to(self.device)
+        self._size = (*made.sizes, first.policies[0].size or source.image_size)[0]
+
+    @property
+    def view_counts(self) -> Indices:
+        return np.full(len(self.source), self.views)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return self._maker.groups
+
+    @property
+    def labels(self) -> Labels | None:
+        return self.source.labels
+
+    @property
+    def image_size(self) -> int:
+        return self._size
+
+    @property
+    def tolerated_images(self) -> int | None:
+        return self.source.tolerated_images
+
+    def describe(self, object_index: int, view: int) -> str:
+        return f"{self.source.describe(object_index, 0)}, made view {view}"
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        wanted, row = np.unique(objects, return_inverse=True)
+        own = [self.source.load(wanted, np.full_like(wanted, number)) for number in range(self._maker.loaded_views)]
+        made = self._maker(Batch(tuple(own), torch.from_numpy(wanted), _EPOCH, ()).to(self.device)).views
+        pixels = torch.stack([view.pixels for view in made])[views, row].mul(255).round().clamp(0, 255).byte()
+        every = Transform.concatenate([view.transform.to("cpu") for view in made])
+        readable = torch.stack([one.readable for one in own]).all(dim=0)
+        return Images(pixels, every.select(torch.from_numpy(views * len(wanted) + row)), readable[torch.from_numpy(row)])
+
+
+def judged_data(
+    data: Data, settings: EvaluationSettings, plan: Plan, augmentation: Augmentation, seed: int, device: torch.device | str = "cpu"
+) -> Data:
+    """The data in the views that evaluation asks for.
+
+    Args:
+        data: training and validation objects.
+        settings: say which views.
+        plan: the objective's.
+        augmentation: the run's.
+        seed: decides how views are made.
+        device: makes them.
+    """
+    if settings.views_of == "data":
+        return data
+    train, validation = (TrainingViews(one, plan, augmentation, settings.views, seed, device) for one in (data.train, data.validation))
+    return Data(train, validation, data.notes)
