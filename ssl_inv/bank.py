@@ -9,10 +9,9 @@ from torch import Tensor, nn
 
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import gather
-from ssl_inv.memory import Precision
+from ssl_inv.memory import DTYPES, Precision
 
 Place = Literal["device", "host"]
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _BLOCK = 2**24
 """Numbers of the bank that are brought to another device or precision at a time."""
 
@@ -45,7 +44,7 @@ class Bank(nn.Module):
         if not 0 < renewal <= 1:
             raise ValueError(f"bank_renewal must be above 0 and up to 1, got {renewal}")
         self.renewal, self.place = renewal, place
-        vectors = torch.empty(objects, dimensions, dtype=_DTYPES[precision], pin_memory=self._page_locked)
+        vectors = torch.empty(objects, dimensions, dtype=DTYPES[precision], pin_memory=self._page_locked)
         for rows in torch.split(vectors, max(1, _BLOCK // dimensions)):
             rows.copy_(F.normalize(torch.randn(rows.shape), dim=1))
         self.register_buffer("vectors", vectors)
@@ -74,7 +73,7 @@ class Bank(nn.Module):
     def put(self, index: Tensor, rows: Tensor) -> None:
         """Let vectors `(B, D)` of the objects `index`, `(B,)`, wait to come in: those of all processes, in rank order, at length one."""
         rows = _unit_rows(rows)
-        self._waiting.append((gather(index.to(rows.device)), gather(rows)))
+        self._waiting.append((gather(index.to(rows.device, non_blocking=True)), gather(rows)))
 
     @torch.no_grad()
     def flush(self) -> list[tuple[Tensor, Tensor]]:
@@ -176,8 +175,8 @@ def _unit_rows(rows: Tensor) -> Tensor:
 
 def _last_of_the_same(index: Tensor) -> Tensor:
     """For every entry the place of the last one that is equal to it."""
-    places = torch.arange(len(index), device=index.device)
-    return ((index[:, None] == index[None, :]) * places).amax(dim=1)
+    ordered = index.sort(stable=True)
+    return ordered.indices[torch.searchsorted(ordered.values, index, right=True) - 1]
 
 
 def _forget_waiting(bank: nn.Module, _: Any) -> None:

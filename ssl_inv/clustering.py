@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv import keyed_random
@@ -14,6 +15,13 @@ from ssl_inv.sampling import Members
 
 _SCORES = 2**25
 """Scores of vectors and centroids that exist at once."""
+
+
+def require_counts(**counts: int) -> None:
+    """Raise a `ValueError` that names the first of some settings that is below 1."""
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 @torch.no_grad()
@@ -64,7 +72,7 @@ class Clusters(nn.Module):
         centroids: `(K, D)`.
 
     Raises:
-        ValueError: if there are fewer than two clusters, or too few objects for them.
+        ValueError: if there are fewer than two clusters, or too few objects for them, or `smallest` is below 0.
     """
 
     labels: Tensor
@@ -74,6 +82,8 @@ class Clusters(nn.Module):
         super().__init__()
         if not 2 <= clusters <= objects:
             raise ValueError(f"clusters must be at least 2 and at most the {objects} objects of the training data, got {clusters}")
+        if smallest < 0:
+            raise ValueError(f"smallest_cluster must be at least 0, got {smallest}")
         if smallest * clusters > objects:
             raise ValueError(
                 f"smallest_cluster * clusters, {smallest} * {clusters}, is more than the {objects} objects of the training data"
@@ -121,7 +131,7 @@ class Clusters(nn.Module):
     def recentre(self, bank: Bank) -> None:
         """Make every centroid the plain mean of its members' vectors; those of empty clusters stay."""
         order, starts, sizes = self.members
-        edges = torch.cat((starts, starts.new_tensor([len(order)])))
+        edges = F.pad(starts, (0, 1), value=len(order))
         sums = torch.zeros_like(self.centroids)
         begun = 0
         for some in torch.split(order, max(1, _SCORES // self.centroids.shape[1])):
@@ -144,8 +154,9 @@ class Clusters(nn.Module):
         if not 0 < lost < len(small):
             return
         scattered = small[self.labels].nonzero().squeeze(1)
-        scores = bank.rows(scattered, self.centroids) @ self.centroids.T
-        self.labels[scattered] = scores.masked_fill(small, -math.inf).argmax(dim=1).int()
+        for some in torch.split(scattered, max(1, _SCORES // len(small))):
+            scores = bank.rows(some, self.centroids) @ self.centroids.T
+            self.labels[some] = scores.masked_fill_(small, -math.inf).argmax(dim=1).int()
         sizes = torch.where(small, 0, torch.bincount(self.labels, minlength=len(small)))
         for empty in small.nonzero().squeeze(1).tolist():
             self._split(bank, int(sizes.argmax()), empty, sizes)

@@ -98,8 +98,14 @@ class Pretraining(lightning.LightningModule):
 
     def train_dataloader(self) -> StepLoader:
         per_step = self.schedule.accumulate
-        self.batches.links = self.objective.links(self.schedule.seed)
+        self._ask_for_links(now=not self.objective.looks_between_epochs)
         return StepLoader(self.batches, self.step * per_step, self.schedule.steps * per_step, self.workers, self._between_epochs())
+
+    def _ask_for_links(self, now: bool) -> None:
+        """Let the objective say which images stand side by side; `now` if it must know, as it may not before the first epoch."""
+        self.batches.links = self.objective.links(self.schedule.seed)
+        if now and self.view_maker.plan.linked and self.batches.links is None:
+            raise RuntimeError("the plan is Linked, but the objective's `links` gives nothing")
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         # Called as soon as a batch is there. What follows may wait for the device, which is not waiting for data.
@@ -193,7 +199,7 @@ class Pretraining(lightning.LightningModule):
             with self.meter.paused(), torch.no_grad():
                 self._set_random_state(_BETWEEN_EPOCHS, epoch)
                 self.objective.between_epochs(self.backbone, epoch, gallery)
-                self.batches.links = self.objective.links(self.schedule.seed)
+                self._ask_for_links(now=True)
                 found = self.objective.diagnostics(self.batches.source.labels)
             self.diagnostics = {**found, "seconds": time.perf_counter() - begun}
 

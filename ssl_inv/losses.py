@@ -232,8 +232,8 @@ def mean_entropy_gap(distributions: Tensor) -> Tensor:
     Zero if all K are used alike on average, log K if one is used alone (Assran et al., "MSN", ECCV 2022, sec. 3).
     """
     mean = sample_mean(_full(distributions))
-    entropy: Tensor = torch.special.entr(mean).sum()
-    return math.log(len(mean)) - entropy
+    # What nobody uses is worth nothing, but entr's gradient there is infinite, and that of a softmax before it 0 times this.
+    return math.log(len(mean)) + (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
 
 
 def distance_from_mean_view(z: Tensor, centres: int | None = None) -> Tensor:

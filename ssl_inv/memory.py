@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ssl_inv.distributed import gather
 
 Precision = Literal["fp32", "fp16"]
-_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
 class Queue(nn.Module):
@@ -37,7 +37,7 @@ class Queue(nn.Module):
         if size < 1:
             raise ValueError(f"queue must be at least 1, got {size}")
         self.size = size
-        self.register_buffer("vectors", F.normalize(torch.randn(size, dimensions), dim=1).to(_DTYPES[precision]))
+        self.register_buffer("vectors", F.normalize(torch.randn(size, dimensions), dim=1).to(DTYPES[precision]))
         self._added = 0
         self._waiting: list[Tensor] = []
 

@@ -54,11 +54,10 @@ def make_optimizer(
     Raises:
         ValueError: if a number is out of its range, or nothing is called as `constant_lr` says.
     """
-    _check_rates(lr, norm_and_bias_lr, warmup, warmup_lr)
+    _check_rates(lr, norm_and_bias_lr, warmup, warmup_lr, final_lr)
+    _check_kind(name, momentum, betas)
     if weight_decay < 0 or (final_weight_decay is not None and final_weight_decay < 0):
         raise ValueError(f"weight_decay and final_weight_decay must be at least 0, got {weight_decay} and {final_weight_decay}")
-    if len(betas) != 2:
-        raise ValueError(f"betas are two numbers, got {betas}")
     if schedule == "constant" and final_lr:
         raise ValueError(f"final_lr is {final_lr}, but a constant schedule does not fall")
     if schedule == "constant" and constant_lr:
@@ -86,7 +85,7 @@ def _make(
     return optimizer
 
 
-def _check_rates(lr: float, norm_and_bias_lr: float | None, warmup: float, warmup_lr: float) -> None:
+def _check_rates(lr: float, norm_and_bias_lr: float | None, warmup: float, warmup_lr: float, final_lr: float) -> None:
     for name, rate in (("lr", lr), ("norm_and_bias_lr", norm_and_bias_lr)):
         if rate is not None and rate <= 0:
             raise ValueError(f"{name} must be above 0, got {rate}")
@@ -96,6 +95,20 @@ def _check_rates(lr: float, norm_and_bias_lr: float | None, warmup: float, warmu
         raise ValueError(f"warmup_lr must lie between 0 and lr, {lr}, got {warmup_lr}")
     if warmup_lr and not warmup:
         raise ValueError(f"warmup_lr is {warmup_lr}, but warmup is 0: there is no step in which the learning rate rises")
+    if not 0 <= final_lr <= lr:
+        raise ValueError(f"final_lr must lie between 0 and lr, {lr}, got {final_lr}")
+
+
+def _check_kind(name: str, momentum: float, betas: Sequence[float]) -> None:
+    """Raise a `ValueError` for numbers out of range, and for those that were set, though this kind of optimiser does not look at them."""
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas are two numbers from 0 to below 1, got {list(betas)}")
+    if not 0 <= momentum < 1:
+        raise ValueError(f"momentum must be at least 0 and below 1, got {momentum}")
+    if name in ("adamw", "adam") and momentum != 0.9:
+        raise ValueError(f"momentum is {momentum}, but {name} has betas instead")
+    if name in ("sgd", "lars") and list(betas) != [0.9, 0.999]:
+        raise ValueError(f"betas are {list(betas)}, but {name} has momentum instead")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
+from ssl_inv import keyed_random
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.backbones import Backbone, make_backbone, require_exact_gradients, require_input_size, to_channels_last
@@ -31,6 +32,8 @@ from ssl_inv.run_folder import RunFolder
 from ssl_inv.settings import MonitorSettings, TrainerSettings
 from ssl_inv.transforms import Group
 from ssl_inv.views import Plan
+
+_MEMORIES = 0x3E3
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,9 @@ def build(recipe: Recipe) -> Run:
             with named("trainer"):
                 require_exact_gradients(backbone, size)
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
-    with named("objective"):
+    with named("objective"), torch.random.fork_rng(devices=[]):
+        # Memories begin with random vectors: as much a matter of the seed as the weights, and others than these were drawn from.
+        torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
         objective.allocate(*extent(train))
     with named("trainer"):
         share = trainer.global_rank, trainer.world_size

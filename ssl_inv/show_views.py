@@ -85,7 +85,8 @@ def first_samples(recipe: Recipe, count: int) -> list[Sample]:
     maker, source = build_view_maker(recipe, source, augmentation, objective.plan)
     with named("data"), torch.no_grad():
         # Which sample comes first does not depend on the size of a batch.
-        batches = StepBatches(source, min(count, len(source)), maker.loaded_views, recipe["trainer"]["seed"], way=maker.plan.way)
+        size, plan = min(count, len(source)), maker.plan
+        batches = StepBatches(source, size, maker.loaded_views, recipe["trainer"]["seed"], way=plan.way, linked=plan.linked)
         return samples(source, batches[0].to(torch.device("cpu")), maker)
 
 

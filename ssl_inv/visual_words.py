@@ -16,6 +16,10 @@ _AT_ONCE = 2**23
 """Distances between positions and words that exist at once, and as many codes, unless one image has more: 32 MiB of float32."""
 
 
+class SmallMapError(ValueError):
+    """Feature maps have too few positions for a border and a window."""
+
+
 class VisualWords(nn.Module):
     """Turns feature maps into bags of visual words, and keeps the vocabulary up to date (Gidaris et al., CVPR 2021, sec. 3.2).
 
@@ -115,7 +119,7 @@ class VisualWords(nn.Module):
         needed = 2 * self.border + self.window
         if min(maps.shape[-2:]) < needed:
             sizes, settings = "x".join(map(str, maps.shape[-2:])), f"border {self.border} and window {self.window}"
-            raise ValueError(f"{settings} need feature maps of {needed} pixels a side, these are {sizes}; choose less, or larger images")
+            raise SmallMapError(f"{settings} need feature maps of {needed} pixels a side, these are {sizes}; choose less, or larger images")
         rows, columns = (slice(self.border, side - self.border) for side in maps.shape[-2:])
         return maps[:, :, rows, columns].to(self.words.dtype)
 

@@ -173,6 +173,22 @@ def test_the_teacher_of_msn_follows_on_a_line_and_learns_nothing():
         torch.testing.assert_close(value, before[name] + 0.05, atol=1e-5, rtol=1e-5, msg="0.95 halfway")
 
 
+@pytest.mark.parametrize("keep", ["teacher", "student"])
+def test_the_backbone_is_the_teacher_of_msn_after_the_last_step_and_not_before(keep):
+    backbone, objective = transformer(), msn(keep=keep)
+    objective.adopt(backbone)
+    with torch.no_grad():
+        for one in backbone.parameters():
+            one.add_(1.0)
+    student = copy.deepcopy(backbone.state_dict())
+    for step in (1, 2):
+        assert all(torch.equal(value, student[name]) for name, value in backbone.state_dict().items()), "not before"
+        objective.after_step(backbone, step, 2)
+    kept = student if keep == "student" else objective.teacher.network[0].state_dict()
+    assert all(torch.equal(value, kept[name]) for name, value in backbone.state_dict().items())
+    assert not torch.equal(objective.teacher.network[0].model.norm.bias, student["model.norm.bias"])
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

@@ -198,6 +198,12 @@ def test_variants_conform(settings: dict[str, Any]) -> None:
     check_objective("context-ssl", **{**SMALL, **settings})
 
 
+def test_positions_that_no_batch_reaches_are_refused() -> None:
+    with pytest.raises(ValueError, match="context is 4, but a batch has 3 pairs and trains no later positions; make it 3"):
+        objective().loss(views(3), backbone())
+    objective(positions="none").loss(views(3), backbone())
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -207,6 +213,8 @@ def test_variants_conform(settings: dict[str, Any]) -> None:
         ({"heads": 5}, "heads is 5, which does not divide width, 12"),
         ({"context": 0}, "context must be at least 1, got 0"),
         ({"masked": 1.5}, "masked must lie between 0 and 1, got 1.5"),
+        ({"layers": 0}, "layers must be at least 1, got 0"),
+        ({"latents": -1.0}, "latents must be at least 0, got -1.0"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], sentence: str) -> None:

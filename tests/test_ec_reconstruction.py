@@ -23,7 +23,7 @@ from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.recipe import RecipeError, load_recipe, resolve
 from ssl_inv.testing import GROUPS, check_objective, random_transform
 from ssl_inv.transforms import Transform
-from ssl_inv.views import Crops, MultiCrop, Path, Plan, Several, View, Views
+from ssl_inv.views import Crops, MultiCrop, Path, Plan, Sequence, Several, View, Views
 
 SIZE = 32
 BASES: dict[str, dict[str, Any]] = {name: {"name": name, "projector": [24, 16]} for name in ("vicreg", "simclr", "sie")}
@@ -289,7 +289,10 @@ def test_mistakes_in_a_recipe_are_named_by_their_key(objective: dict[str, Any], 
         ({"base": {"name": "vicreg", "projector": []}}, "objective.base: projector must name at least one width"),
         ({"parameters": ["rotatin"]}, "objective.parameters: no view of this data records 'rotatin'; did you mean 'rotation'?"),
         ({"equivariant_share": 1.0}, "objective.equivariant_share must lie between 0 and 1"),
+        ({"equivariant_share": 0.01}, "objective.equivariant_share: 0.01 of 16 features leaves one of the two parts empty"),
         ({"decoder": []}, "objective.decoder must name at least one width"),
+        ({"decoder": [8, 0]}, "objective.decoder must name at least one width, all at least 1, got [8, 0]"),
+        ({"weight": -1.0}, "objective.weight must be at least 0, got -1.0"),
         ({"intermediates": 0}, "objective.intermediates must be at least 1"),
     ],
 )
@@ -315,6 +318,35 @@ def test_a_base_whose_views_are_of_other_kinds_keeps_them_beside_those_of_the_pa
     assert objective.plan.plans[-1] == objective.path
     assert objective.plan.count == objective.base.plan.count + objective.path.count
     check_objective("ec-reconstruction", base=base, parameters=["blur"], decoder=[8])
+
+
+def test_the_network_of_a_base_that_makes_one_vector_of_several_views_gets_its_channels() -> None:
+    base = {"name": "seq-jepa", "parameters": ["rotation"], "layers": 1, "heads": 2, "predictor": 8, "action_dimensions": 4}
+    objective, whole = ECReconstruction(16, GROUPS, base=base, **WITHOUT_SIZE).eval(), network()
+    features, views = torch.randn(4, 3, 16), noise(Sequence(2))
+    aggregate, of_base = objective.aggregation(whole), objective.base.aggregation(whole)
+    assert aggregate is not None
+    assert of_base is not None
+    assert torch.equal(aggregate(features, views.actions()), of_base(features[..., :8], views.actions()))
+    assert reconstruction(whole).aggregation(whole) is None
+
+
+def test_a_base_that_predicts_whole_tokens_is_refused() -> None:
+    tiny = {"img_size": SIZE, "patch_size": 8, "embed_dim": 16, "depth": 1, "num_heads": 2, "class_token": False, "global_pool": "avg"}
+    whole = make_backbone(name="vit_tiny_patch16_224", arguments={**tiny, "fc_norm": False})
+    with pytest.raises(ValueError, match="base: i-jepa predicts whole tokens, and cannot have some of their channels alone"):
+        ECReconstruction(16, GROUPS, base={"name": "i-jepa"}, **WITHOUT_SIZE).adopt(whole)
+
+
+def test_views_with_dropped_patches_pass_again_as_a_whole() -> None:
+    whole = transformer()
+    base = {"name": "msn", "projector": [24, 16], "prototypes": 10, "focal_views": 0, "patch_drop": 0.3}
+    objective = ECReconstruction(16, GROUPS, base=base, **WITHOUT_SIZE)
+    objective.adopt(whole)
+    views = noise(objective.plan)
+    maps = [FirstChannels(whole.model, 8).features_of(view.pixels)[:, 8:] for view in views.views[:2]]
+    alone = objective.reconstruction(torch.cat(maps, dim=1), [view.pixels for view in views.views[2:]])
+    torch.testing.assert_close(objective.loss(views, whole)["reconstruction"].value, alone)
 
 
 def test_what_a_backbone_hides_is_pooled_with_what_it_shows() -> None:

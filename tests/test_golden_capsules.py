@@ -96,6 +96,13 @@ def test_mean_entropy_gap(rows: Tensor, gap: float) -> None:
     assert losses.distribution_cross_entropy(rows, rows.roll(1, 1)).isfinite()
 
 
+def test_what_no_sample_uses_has_a_finite_gradient() -> None:
+    logits = torch.tensor([[0.0, 0.0, -200.0]], requires_grad=True)
+    losses.mean_entropy_gap(logits.softmax(dim=1)).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("kind", [EquiCaps, CapsIE])
 def test_predictor_maps_between_embeddings(kind: type[Objective]) -> None:
     """The error that training lowers is that of the prediction which retrieval measures."""

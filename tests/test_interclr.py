@@ -21,6 +21,8 @@ from ssl_inv.clustering import Clusters, k_means, two_means
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import GalleryFeatures
 from ssl_inv.objectives.interclr import InterCLR, with_margin
+from ssl_inv.pretrain import build
+from ssl_inv.recipe import resolve
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.sampling import Drawn, Kind, Negatives, below, draw_positives, random_bits, spread
 from ssl_inv.testing import check_objective
@@ -404,12 +406,48 @@ def test_variants_conform(settings):
         ({"negatives": "none", "share_neck": False}, "so share_neck must be true"),
         ({"weight": 2.0}, "weight must lie between 0 and 1"),
         ({"base": {"name": "rotnet"}}, "'rotnet' has no projector"),
+        ({"cluster_points": 0}, "cluster_points must be at least 1, got 0"),
+        ({"smallest_cluster": -1}, "smallest_cluster must be at least 0, got -1"),
+        ({"boundary": "angle", "margin": 4.0}, "margin is an angle within pi of 0, got 4.0"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):
     base = settings.pop("base", MOCO)
     with pytest.raises(ValueError, match=re.escape(message)):
         InterCLR(8, {}, base=base, **{**SMALL, **settings}).allocate(60, 60)
+
+
+def test_offline_labels_ask_nothing_of_the_smallest_cluster():
+    InterCLR(8, {}, base=MOCO, **{**SMALL, "labels": "offline", "smallest_cluster": 20}).allocate(60, 60)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("odc", {"clusters": 6, "cluster_iterations": 0}, "cluster_iterations must be at least 1, got 0"),
+        ("odc", {"clusters": 6, "reweighting": -0.5}, "reweighting must be at least 0, got -0.5"),
+        ("deepcluster-v2", {"prototypes": [1]}, "prototypes must name at least one set of at least 2, got [1]"),
+        ("deepcluster-v2", {"prototypes": [3, 61]}, "prototypes must be at most the 60 objects of the training data, got [3, 61]"),
+    ],
+)
+def test_clusters_that_cannot_be_are_refused(name, settings, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        OBJECTIVES.find(name).load()(8, {}, projector=[8, 5], **settings).allocate(60, 60)
+
+
+def test_what_a_bank_begins_with_is_a_matter_of_the_seed_alone():
+    def vectors(seed: int) -> Tensor:
+        sections = {
+            "objective": {"name": "npid", "projector": [4]},
+            "backbone": {"name": "test_resnet"},
+            "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 1, "size": 16},
+            "trainer": {"steps": 1, "batch_size": 8, "accelerator": "cpu", "seed": seed},
+        }
+        return build(resolve(sections)).objective.bank.vectors
+
+    first, again, other = (vectors(seed) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
 def test_npid_draws_all_others_once_where_there_are_no_more():

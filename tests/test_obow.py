@@ -26,7 +26,7 @@ from ssl_inv.teacher import cosine_momentum
 from ssl_inv.testing import check_objective
 from ssl_inv.transforms import Transform
 from ssl_inv.views import View, Views
-from ssl_inv.visual_words import Comparison, DynamicHead, VisualWords
+from ssl_inv.visual_words import Comparison, DynamicHead, SmallMapError, VisualWords
 
 Facts = dict[str, Any]
 NETWORK = {"name": "resnet18", "stem": "3x3-stride1", "arguments": {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]}}
@@ -475,7 +475,13 @@ def test_settings_out_of_range(settings: dict[str, Any], sentence: str) -> None:
         build(**settings)
 
 
+def test_a_transformer_has_no_map_of_its_last_stage_alone() -> None:
+    backbone = make_backbone(name="vit_tiny_patch16_224", arguments={"img_size": 16, "patch_size": 4, "depth": 2, "embed_dim": 12})
+    with pytest.raises(ValueError, match="levels is 1, but vit_tiny_patch16_224 gives tokens"):
+        OBoW(backbone.features, {}, levels=1).adopt(backbone)
+
+
 def test_maps_that_are_too_small_are_refused() -> None:
     backbone, objective = build(border=1, window=3)
-    with pytest.raises(ValueError, match="border 1 and window 3 need feature maps of 5 pixels a side, these are 4x4"):
+    with pytest.raises(SmallMapError, match="border 1 and window 3 need feature maps of 5 pixels a side, these are 4x4"):
         objective.loss(noise(objective, side=32), backbone)

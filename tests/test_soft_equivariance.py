@@ -1,5 +1,6 @@
 """Claims about soft equivariance: the penalty is that of the paper where both exist, and strengths follow what data and objective allow."""
 
+from contextlib import nullcontext
 from itertools import product
 from typing import Any
 
@@ -8,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone
+from ssl_inv.backbones import Backbone, make_backbone
 from ssl_inv.objectives.composition import FirstChannels
 from ssl_inv.objectives.soft_equivariance import SoftEquivariance
 from ssl_inv.objectives.symmetries import SYMMETRIES, permute_back
@@ -172,6 +173,25 @@ def test_the_strength_of_a_symmetry_that_data_and_objective_break_falls() -> Non
 @pytest.mark.parametrize("base", ["sie"])
 def test_it_conforms_around_other_objectives(base: str) -> None:
     check_objective("soft-equivariance", base={"name": base, "projector": [24, 16]}, channels="regular")
+
+
+def test_where_a_base_drops_patches_whole_images_are_compared() -> None:
+    tiny = {"img_size": 12, "patch_size": 3, "embed_dim": 12, "depth": 1, "num_heads": 2}
+    network = make_backbone(name="vit_tiny_patch16_224", arguments={**tiny, "class_token": False, "global_pool": "avg", "fc_norm": False})
+    one = objective(12, {"name": "i-jepa", "predictor_width": 8, "predictor_depth": 1, "least_context": 4})
+    one.adopt(network)
+    seen = views(one.plan, [torch.randn(4, 3, 12, 12)])
+    one.loss(seen, network)
+    torch.testing.assert_close(one.penalties, one.symmetry_penalties(seen[0].pixels, FirstChannels(network.model, 12)).detach())
+
+
+def test_an_objective_around_itself_is_refused_if_a_term_would_be_lost() -> None:
+    network = backbone(4)
+    for inner, refused in (("turns", True), ("hues", False)):
+        one = objective(4, {"name": "soft-equivariance", "base": BASE, "symmetries": [inner]}, symmetries=["turns", "flips"])
+        seen = views(one.plan, [torch.randn(4, 3, 8, 8) for _ in range(2)])
+        with pytest.raises(ValueError, match="base: its loss has a term 'equivariance_to_turns' too") if refused else nullcontext():
+            one.loss(seen, network)
 
 
 def test_one_more_image_of_each_sample_passes_the_backbone() -> None:

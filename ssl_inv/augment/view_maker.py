@@ -103,6 +103,8 @@ def _channels_last(pixels: Tensor) -> Tensor:
 def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int, loaded: int) -> None:
     for part in plan.plans if isinstance(plan, plans.Several) else (plan,):
         alike = isinstance(part, plans.Pair | plans.Sequence | plans.MultiCrop) and part.count > loaded
+        # An image may stand beside another view of its object.
+        alike = alike or (isinstance(part, plans.Linked) and part.count > fewest)
         if alike and not augmentation.groups:
             needed = f"objects of this data have {fewest} view(s) and {part.count} are needed"
             raise ValueError(f"{needed}; choose an augmentation that makes them")

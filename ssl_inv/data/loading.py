@@ -67,7 +67,7 @@ class StepBatches(Dataset[Batch]):
         rank: number of this process.
         processes: how many processes share a batch.
         way: where images lie that are rendered between the first two views; None for no such images.
-        linked: whether one view of an object is drawn and the second image is the one that `links` gives; these have to be set then.
+        linked: whether one view of an object is drawn and the second image is the one that `links` gives.
 
     Raises:
         ValueError: if the batch is larger than the data, cannot be shared evenly, or an object has too few views.
@@ -96,7 +96,7 @@ class StepBatches(Dataset[Batch]):
         self.rank, self.processes, self.way = rank, processes, way
         self.linked = linked
         self.links: Links | None = None
-        """What stands beside what in the epochs to come."""
+        """What stands beside what in the epochs to come; None, as before the first one: the next view of the same object."""
         self.steps_per_epoch = len(source) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
@@ -134,10 +134,9 @@ class StepBatches(Dataset[Batch]):
         shown = np.stack([np.stack((objects, views), axis=1) for views in chosen.T])
         if not self.linked:
             return shown
-        if self.links is None:
-            raise RuntimeError("the plan is Linked, but the objective's `links` gives nothing")
-        partners = np.stack(self.links.partners(objects, chosen[:, 0], epoch), axis=1)
-        return np.concatenate((shown, partners[np.newaxis]))
+        view = chosen[:, 0]
+        partners = (objects, (view + 1) % counts) if self.links is None else self.links.partners(objects, view, epoch)
+        return np.concatenate((shown, np.stack(partners, axis=1)[np.newaxis]))
 
     def _between(self, objects: Indices, images: tuple[Images, ...]) -> tuple[Images, ...]:
         if self.way is None:

@@ -1,16 +1,19 @@
 """Objectives around another one: which part of the backbone the inner one sees, and what the outer one finds of its passes."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
-from ssl_inv.objectives.base import Objective
+from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.transforms import Group
+
+Size = tuple[int, int]
+"""Height and width, in pixels or patches."""
 
 
 def base_objective(features: int, groups: Mapping[str, Group], *, name: str, **settings: Any) -> Objective:
@@ -33,6 +36,17 @@ def base_objective(features: int, groups: Mapping[str, Group], *, name: str, **s
     except ValueError as error:
         raise ValueError(f"base: {error}") from error
     return objective
+
+
+def beside(base: Losses, own: Losses) -> Losses:
+    """The terms of a base objective and those that stand beside them.
+
+    Raises:
+        ValueError: if both have a term of one name, one of which would be lost.
+    """
+    if both := sorted(base.keys() & own.keys()):
+        raise ValueError(f"base: its loss has a term {both[0]!r} too, as an objective around itself has")
+    return {**base, **own}
 
 
 class FirstChannels(nn.Module):
@@ -82,7 +96,7 @@ class FirstChannels(nn.Module):
     def features_of(self, pixels: Tensor) -> Tensor:
         """All channels of the last map `(B, D, h, w)` of views that the backbone has seen, alone or behind each other in a larger batch.
 
-        What it has not seen goes through it now.
+        What it has not seen, or not all patches of, goes through it now.
         """
         for batch, features in self._calls or ():
             usable = features.requires_grad or not torch.is_grad_enabled()
@@ -92,9 +106,17 @@ class FirstChannels(nn.Module):
 
     def _features(self, pixels: Tensor) -> Tensor:
         features: Tensor = self.model.forward_features(pixels)  # type: ignore[operator]
-        if self._calls is not None:
+        if self._calls is not None and self._is_whole(pixels, features):
             self._calls.append((pixels, features))
         return features
+
+    def _is_whole(self, pixels: Tensor, features: Tensor) -> bool:
+        """Whether no patch was dropped on the way."""
+        grid: Callable[[Size], Size] | None = getattr(getattr(self.model, "patch_embed", None), "dynamic_feat_size", None)
+        if features.dim() != 3 or grid is None:
+            return True
+        rows, columns = grid((pixels.shape[-2], pixels.shape[-1]))
+        return features.shape[1] == rows * columns + int(getattr(self.model, "num_prefix_tokens", 0))
 
     def _as_map(self, features: Tensor) -> Tensor:
         """Maps `(B, D, h, w)` of what the model gives: tokens, or maps with channels first or last."""

@@ -55,7 +55,7 @@ class ContextSSL(Objective):
         context: pairs of a sequence. Where a batch is no multiple of it, the last sequence is shorter.
         masked: share of the earlier pairs that is hidden from a token.
         positions: `learned` ones for every token of a sequence, as GPT-2 has them; outputs of one place are then alike, and for the loss to
-            be hard a batch must hold many sequences. With `none`, a context is a set of pairs, and as many as one likes.
+            be hard a batch must hold many sequences, and one at least. With `none`, a context is a set of pairs, and as many as one likes.
         width: of the transformer.
         layers: of the transformer.
         heads: of its attention.
@@ -91,7 +91,7 @@ class ContextSSL(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        _require_settings(environments, groups, context, masked, temperature)
+        _require_settings(environments, groups, context, masked, temperature, latents)
         self.parameters_used = list(dict.fromkeys(name for names in environments for name in names))
         self.convention: Convention = convention
         self.context, self.masked, self.temperature, self.latents, self.seed = context, masked, temperature, latents, seed
@@ -157,11 +157,14 @@ class ContextSSL(Objective):
 
         A process computes the sequences that its own pairs stand in, and shares only those that lie across a border.
         """
+        if self.transformer.places is not None and len(pairs) < self.context:
+            choices = f"make it {len(pairs)}, the batch larger, or positions 'none'"
+            raise ValueError(f"context is {self.context}, but a batch has {len(pairs)} pairs and trains no later positions; {choices}")
         length, first = min(self.context, len(pairs)), rank() * share
         start, stop = first // length * length, -(-(first + share) // length) * length
         spare = max(0, stop - len(pairs))
         pairs, action = F.pad(pairs[start:stop], (0, 0, 0, 0, 0, spare)), F.pad(action[start:stop], (0, 0, 0, spare))
-        visible = visible_tokens(self._shown(start, stop, length).to(pairs.device))
+        visible = visible_tokens(self._shown(start, stop, length).to(pairs.device, non_blocking=True))
         places = torch.arange(2 * length, device=pairs.device)
         outputs = self.transformer(_sequences(pairs, length), _sequences(_with_nothing(action), length), places, visible)
         pairs_of_outputs: Tensor = outputs.reshape(-1, 2, outputs.shape[2])
@@ -229,13 +232,15 @@ class ContextTransformer(nn.Module):
         places: how many learned positions there are; 0 for none.
 
     Raises:
-        ValueError: if the heads do not divide the width.
+        ValueError: if the heads do not divide the width, or there is no layer.
     """
 
     def __init__(self, features: int, action: int, width: int, layers: int, heads: int, places: int) -> None:
         super().__init__()
         if heads < 1 or width < 1 or width % heads:
             raise ValueError(f"heads is {heads}, which does not divide width, {width}")
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, got {layers}")
         self.features, self.action = nn.Linear(features, width), nn.Linear(action, width, bias=False)
         self.places = nn.Embedding(places, width) if places else None
         self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(layers))
@@ -322,7 +327,9 @@ def _columns(environments: list[list[str]], names: list[str], lengths: list[int]
     return torch.cat(parts, dim=1)
 
 
-def _require_settings(environments: list[list[str]], groups: Mapping[str, Group], context: int, masked: float, temperature: float) -> None:
+def _require_settings(
+    environments: list[list[str]], groups: Mapping[str, Group], context: int, masked: float, temperature: float, latents: float
+) -> None:
     if not environments or not all(environments):
         raise ValueError(f"environments must be one or more lists of parameters, none of them empty, got {environments}")
     unknown = next((name for names in environments for name in names if name not in groups), None)
@@ -334,3 +341,5 @@ def _require_settings(environments: list[list[str]], groups: Mapping[str, Group]
         raise ValueError(f"masked must lie between 0 and 1, got {masked}")
     if temperature <= 0:
         raise ValueError(f"temperature must be above 0, got {temperature}")
+    if latents < 0:
+        raise ValueError(f"latents must be at least 0, got {latents}")

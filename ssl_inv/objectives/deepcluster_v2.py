@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters
+from ssl_inv.clustering import Clusters, require_counts
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.heads import projector as make_projector
@@ -75,8 +75,9 @@ class DeepClusterV2(Objective):
         super().__init__()
         if not projector:
             raise ValueError("projector must name at least one width")
-        if not prototypes:
-            raise ValueError("prototypes must name at least one set")
+        if not prototypes or min(prototypes) < 2:
+            raise ValueError(f"prototypes must name at least one set of at least 2, got {prototypes}")
+        require_counts(cluster_iterations=cluster_iterations, cluster_points=cluster_points)
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
         self.crops = global_and_local(local_crops, local_size, local_scale)
@@ -91,6 +92,8 @@ class DeepClusterV2(Objective):
         return self.crops
 
     def allocate(self, objects: int, images: int) -> None:
+        if max(self.prototypes) > objects:
+            raise ValueError(f"prototypes must be at most the {objects} objects of the training data, got {self.prototypes}")
         self.banks.extend(Bank(objects, self.dimensions, **self.storage) for _ in range(_GLOBAL_CROPS))
         self.sets.extend(Clusters(objects, count, self.dimensions) for count in self.prototypes)
 
@@ -103,7 +106,8 @@ class DeepClusterV2(Objective):
         for bank, crop in zip(self._banks(), z, strict=False):
             bank.put(index, crop.detach())
         with torch.autocast(z.device.type, enabled=False):
-            found = [self._cross_entropy(z, clusters, index.to(z.device)) for clusters in self._sets()]
+            index = index.to(z.device, non_blocking=True)
+            found = [self._cross_entropy(z, clusters, index) for clusters in self._sets()]
         return {"clusters": Term(torch.stack(found).mean())}
 
     def _cross_entropy(self, z: Tensor, clusters: Clusters, index: Tensor) -> Tensor:

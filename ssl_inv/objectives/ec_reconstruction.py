@@ -13,8 +13,8 @@ from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
-from ssl_inv.objectives.base import Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import FirstChannels, base_objective
+from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
+from ssl_inv.objectives.composition import FirstChannels, base_objective, beside
 from ssl_inv.registry import register, suggest
 from ssl_inv.transforms import Group
 from ssl_inv.views import Links, MultiCrop, Pair, Path, Plan, Several, Views
@@ -71,11 +71,15 @@ class ECReconstruction(Objective):
             raise ValueError(f"equivariant_share must lie between 0 and 1, got {equivariant_share}")
         if intermediates < 1:
             raise ValueError(f"intermediates must be at least 1, got {intermediates}")
-        if not decoder:
-            raise ValueError("decoder must name at least one width")
+        if not decoder or min(decoder) < 1:
+            raise ValueError(f"decoder must name at least one width, all at least 1, got {decoder}")
+        if weight < 0:
+            raise ValueError(f"weight must be at least 0, got {weight}")
         if (unknown := next((name for name in parameters if name not in groups), None)) is not None:
             raise ValueError(f"parameters: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
         equivariant = round(features * equivariant_share)
+        if not 0 < equivariant < features:
+            raise ValueError(f"equivariant_share: {equivariant_share} of {features} features leaves one of the two parts empty")
         self.features, self.invariant_features = features, features - equivariant
         self.weight = weight
         self.base = base_objective(self.invariant_features, groups, **base)
@@ -96,7 +100,7 @@ class ECReconstruction(Objective):
         views_of_base = tuple(before) if before else (x, y, *further)
         terms = self.base.loss(Views(views_of_base, views.index, views.shown), seen.as_backbone(backbone))
         maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
-        return {**terms, "reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)}
+        return beside(terms, {"reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)})
 
     def reconstruction(self, maps: Tensor, images: Sequence[Tensor]) -> Tensor:
         """The mean over decoders of the mean squared error.
@@ -147,6 +151,10 @@ class ECReconstruction(Objective):
 
     def predictor(self, backbone: Backbone) -> Predictor | None:
         return self.base.predictor(self._invariant(backbone))
+
+    def aggregation(self, backbone: Backbone) -> Aggregation | None:
+        aggregate = self.base.aggregation(self._invariant(backbone))
+        return aggregate and (lambda features, actions: aggregate(features[..., : self.invariant_features], actions))
 
 
 class Decoder(nn.Module):

@@ -114,5 +114,5 @@ class IJEPA(Objective):
         return normalised(tokens) if self.normalised_targets else tokens
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self.teacher.follow(backbone, linear_momentum(self.momentum, step, steps))
+        self.teacher.follow(backbone, linear_momentum(self.momentum, step - 1, steps))
         self.masking.steps_done = step

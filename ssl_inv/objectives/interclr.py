@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters
+from ssl_inv.clustering import Clusters, require_counts
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.heads import mlp
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective
+from ssl_inv.objectives.composition import base_objective, beside
 from ssl_inv.registry import register
 from ssl_inv.sampling import Drawn, Negatives, draw_positives, sample_keys
 from ssl_inv.teacher import Teacher
@@ -117,14 +117,15 @@ class InterCLR(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        counts = {"cluster_epochs": cluster_epochs, "centroid_every": centroid_every, "negative_count": negative_count, "pool": pool}
-        if wrong := next((name for name, count in counts.items() if count < 1), None):
-            raise ValueError(f"{wrong} must be at least 1, got {counts[wrong]}")
+        require_counts(cluster_iterations=cluster_iterations, cluster_points=cluster_points, cluster_epochs=cluster_epochs)
+        require_counts(centroid_every=centroid_every, negative_count=negative_count, pool=pool)
         shares = {"weight": weight, "warmup": warmup, "neck_momentum": neck_momentum}
         if wrong := next((name for name, share in shares.items() if not 0 <= share <= 1), None):
             raise ValueError(f"{wrong} must lie between 0 and 1, got {shares[wrong]}")
         if temperature <= 0:
             raise ValueError(f"temperature must be above 0, got {temperature}")
+        if boundary == "angle" and abs(margin) >= math.pi:
+            raise ValueError(f"margin is an angle within pi of 0, got {margin}")
         if not (share_neck or neck):
             raise ValueError("neck must name at least one width")
         if negatives == "none" and not share_neck:
@@ -168,7 +169,7 @@ class InterCLR(Objective):
             self.negatives.require_fit(objects)
         width = output_width(self.projector)
         self.bank = Bank(objects, width, **self.storage)
-        self.clusters = Clusters(objects, self.cluster_count, width, self.smallest_cluster)
+        self.clusters = Clusters(objects, self.cluster_count, width, self.smallest_cluster if self.online else 0)
 
     def get_extra_state(self) -> dict[str, float]:
         """How many steps are done, which draws depend on, and which share of all steps, by which the warm-up ends."""
@@ -198,7 +199,7 @@ class InterCLR(Objective):
         else:
             inter = self.inter_loss(queries, views.index, self.negatives)
         intra = {name: Term(term.value, (1 - weight) * term.weight) for name, term in terms.items()}
-        return {**intra, "inter": Term(inter, weight)}
+        return beside(intra, {"inter": Term(inter, weight)})
 
     def _queries_and_keys(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
         """What the own projector, if there is one, makes of the features of both."""
@@ -213,7 +214,7 @@ class InterCLR(Objective):
         queries = losses.unit_rows(queries)
         with torch.autocast(queries.device.type, enabled=False):
             keys = sample_keys(index, queries.device, self.seed, self._steps_done, _NEGATIVES)
-            labels = self.clusters.labels[index.to(queries.device)].long()
+            labels = self.clusters.labels[index.to(queries.device, non_blocking=True)].long()
             members = self.clusters.members
             drawn = negatives.draw(queries.detach(), labels, self.bank, self.clusters.labels, members, keys)
             return self.contrast(queries, self._positives(index, queries.device), drawn)
@@ -230,7 +231,7 @@ class InterCLR(Objective):
 
     def _positives(self, index: Tensor, device: torch.device) -> Tensor:
         keys = sample_keys(index, device, self.seed, self._steps_done, _POSITIVES)
-        index = index.to(device)
+        index = index.to(device, non_blocking=True)
         return draw_positives(self.clusters.members, self.clusters.labels[index].long(), index, keys, self.own_entry)
 
     @torch.no_grad()

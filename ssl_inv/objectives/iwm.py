@@ -129,7 +129,7 @@ class IWM(Objective):
         return {"prediction": Term(losses.token_error(predicted, wanted, self.error))}
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self.teacher.follow(backbone, linear_momentum(self.momentum, step, steps))
+        self.teacher.follow(backbone, linear_momentum(self.momentum, step - 1, steps))
         self.masking.steps_done = step
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:

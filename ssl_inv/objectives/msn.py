@@ -1,7 +1,7 @@
 """MSN: predict, from views that lack most of an image, which prototypes a slowly moving copy of the network finds in a whole view."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +35,8 @@ class MSN(Objective):
     Sinkhorn's algorithm and the mean run over the global batch, and everything in logarithms, where small probabilities stay finite. The
     teacher is a moving average of backbone and head, without dropout and stochastic depth; the prototypes are the student's. Patches to be
     dropped are drawn for every sample, where the authors' code drops the same of all. The backbone is a vision transformer, with the
-    argument `dynamic_img_size: true` for small crops. What is kept and judged is the student, where the paper judges the teacher.
+    argument `dynamic_img_size: true` for small crops. What is kept and judged after the last step is the teacher, as in the paper; until
+    then, monitors look at the student.
 
     When:
         Vision transformers on plain images, above all where few labels will be had later; dropped patches make steps cheap. Not for
@@ -57,6 +58,7 @@ class MSN(Objective):
         mean_entropy: weight of the term that has all prototypes used alike.
         entropy: weight of the term that has each anchor choose one prototype; the authors' code has it and their settings do not.
         momentum: what the teacher keeps of itself in the first step; it rises to 1 linearly.
+        keep: whose weights the backbone has after the last step.
         seed: decides the dropped patches, with the number of the step, the sample and the view.
     """
 
@@ -81,6 +83,7 @@ class MSN(Objective):
         mean_entropy: float = 1.0,
         entropy: float = 0.0,
         momentum: float = 0.996,
+        keep: Literal["teacher", "student"] = "teacher",
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -90,6 +93,8 @@ class MSN(Objective):
             raise ValueError(f"prototypes must be at least 2, got {prototypes}")
         if min(temperature, sharpening) <= 0:
             raise ValueError(f"temperature and sharpening must be above 0, got {temperature} and {sharpening}")
+        if sinkhorn_iterations < 0:
+            raise ValueError(f"sinkhorn_iterations must be at least 0, got {sinkhorn_iterations}")
         if not 0 <= patch_drop < 1:
             raise ValueError(f"patch_drop is a share of the patches from 0 to below 1, got {patch_drop}")
         if not 0 <= momentum <= 1:
@@ -97,7 +102,7 @@ class MSN(Objective):
         self._plan = _plan(random_views, focal_views, focal_size, focal_scale)
         self.random_views, self.patch_drop, self.seed = random_views, patch_drop, seed
         self.temperature, self.sharpening, self.sinkhorn_iterations = temperature, sharpening, sinkhorn_iterations
-        self.mean_entropy, self.entropy, self.momentum = mean_entropy, entropy, momentum
+        self.mean_entropy, self.entropy, self.momentum, self.keep = mean_entropy, entropy, momentum, keep
         self.head = PrototypeHead(features, projector, prototypes, batch_norm)
         self._steps_done = 0
 
@@ -114,7 +119,7 @@ class MSN(Objective):
         self._steps_done = state
 
     def adopt(self, backbone: Backbone) -> None:
-        if not all(hasattr(backbone.model, name) for name in ("num_prefix_tokens", "patch_embed", "patch_drop")):
+        if any(getattr(backbone.model, name, None) is None for name in ("num_prefix_tokens", "patch_embed", "patch_drop")):
             raise ValueError(f"name: msn drops patch tokens, and {backbone.architecture} has none; choose a vision transformer")
         if not isinstance(backbone.model.patch_drop, nn.Identity):
             raise ValueError(f"msn drops patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0")
@@ -168,6 +173,8 @@ class MSN(Objective):
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._embedding(backbone), self.momentum + (1 - self.momentum) * step / steps)
         self._steps_done = step
+        if step == steps and self.keep == "teacher":
+            backbone.load_state_dict(self.teacher.network.get_submodule("0").state_dict())
 
 
 def _plan(random_views: int, focal_views: int, size: int, scale: list[float]) -> MultiCrop:

@@ -89,7 +89,7 @@ class NPID(Objective):
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
         """The loss from projections `(B, D)` of the images `index`, `(B,)`, which come into the bank after the step."""
-        z, own = losses.unit_rows(z), index.to(z.device).unsqueeze(1)
+        z, own = losses.unit_rows(z), index.to(z.device, non_blocking=True).unsqueeze(1)
         self.bank.put(index, z.detach())
         with torch.autocast(z.device.type, enabled=False):
             similarity = self.bank.similarity(z, torch.cat((own, self._others(index, own)), dim=1))

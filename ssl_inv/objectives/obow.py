@@ -38,7 +38,8 @@ class OBoW(Objective):
     Crops of one kind go through the student together. In the record stand beside the loss, with weight 0, the perplexities of the last
     stage's bags: over how many words that of an image spreads, and those of all images together. From the authors' code differ: K need not
     be a multiple of the batch; the teacher moves after the step, which is the same teacher; it has no dropout; schedules go by the step and
-    not by the epoch; no linear classifier is trained beside. `levels: 1, patches: 0, crops: 1` is their vanilla form.
+    not by the epoch; no linear classifier is trained beside. `levels: 1, patches: 0, crops: 1` is their vanilla form, and
+    `augmentation: {name: obow}` has their policies for the teacher, crops and patches.
 
     When:
         Features for classes, detection and few labels on plain images, with small batches and short training; for convolutional networks,
@@ -178,7 +179,7 @@ class OBoW(Objective):
             assert isinstance(words, VisualWords)
             assert isinstance(head, DynamicHead)
             draws = torch.from_numpy(keyed_random.uniform(self.word_seed, self._steps_done, index.numpy(), level, count=1)[:, 0])
-            draws = draws.to(one.device, torch.float32)
+            draws = draws.to(one.device, torch.float32, non_blocking=True)
             if self.warm_start and self._steps_done == 0:
                 words.fill(one, draws)
             classifiers.append(head.classifier(words.words))
@@ -219,6 +220,8 @@ def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
         ValueError: if the network has no feature maps of so many stages.
     """
     if levels == 1:
+        if hasattr(backbone.model, "num_prefix_tokens"):
+            raise ValueError(f"levels is 1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network")
         return [backbone.features]
     stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
     if len(stages) < levels:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
 from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters
+from ssl_inv.clustering import Clusters, require_counts
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import all_sum
@@ -77,10 +77,11 @@ class ODC(Objective):
         super().__init__()
         if len(projector) != 2:
             raise ValueError(f"projector must name two widths, got {projector}")
-        if centroid_every < 1:
-            raise ValueError(f"centroid_every must be at least 1, got {centroid_every}")
+        require_counts(cluster_iterations=cluster_iterations, cluster_points=cluster_points, centroid_every=centroid_every)
         if clusters < 2:
             raise ValueError(f"clusters must be at least 2, got {clusters}")
+        if reweighting < 0:
+            raise ValueError(f"reweighting must be at least 0, got {reweighting}")
         hidden, self.dimensions = projector
         first = (nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Dropout(dropout))
         self.projector = nn.Sequential(*first, nn.Linear(hidden, self.dimensions), nn.ReLU(inplace=True))
@@ -104,7 +105,7 @@ class ODC(Objective):
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
         """The loss from projections `(B, D)` of the images `index`, `(B,)`, which come into the bank after the step."""
         self.bank.put(index, z.detach())
-        labels = self.clusters.labels[index.to(z.device)].long()
+        labels = self.clusters.labels[index.to(z.device, non_blocking=True)].long()
         logits = self.classifier(z)
         with torch.autocast(z.device.type, enabled=False):
             errors = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="none")

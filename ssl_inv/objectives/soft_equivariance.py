@@ -12,7 +12,7 @@ from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import all_sum, rank, world_size
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import FirstChannels, base_objective
+from ssl_inv.objectives.composition import FirstChannels, base_objective, beside
 from ssl_inv.objectives.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
 from ssl_inv.registry import register
 from ssl_inv.transforms import Group
@@ -53,13 +53,14 @@ class SoftEquivariance(Objective):
         features, unless channels are `regular`.
 
     Args:
-        base: the objective, a mapping with its `name` and settings. Of one that masks patches the maps of masked images would be compared
-            with those of whole ones.
+        base: the objective, a mapping with its `name` and settings. Where it drops patches, whole images pass the backbone besides; of
+            `ibot`, whose masked patches keep their places, maps of masked images are compared with those of whole ones.
         symmetries: the candidate groups. `turns` by quarters; `flips` of left and right; `hues`, red, green and blue exchanged in a circle;
             `shifts` by whole cells of the map, cyclic.
         channels: what groups do to channels besides moving places of the map. `trivial` is nothing: pooled features become invariant.
             `regular` permutes them within blocks of one channel for each element: pooled features are permuted too and tell elements apart;
-            shifts stay trivial.
+            shifts stay trivial. Turns and flips then act together as the symmetries of a square; hues do not commute with either on the
+            same channels, and no features can have both: name hues alone.
         strength: lambda of every group at the start.
         power: by which strengths are told apart; the paper has 2, and 5 in one case.
         warmup: share of all steps before r_i is looked at; the paper's is 50 steps.
@@ -120,7 +121,7 @@ class SoftEquivariance(Objective):
         penalties = self.symmetry_penalties(views[0].pixels, seen)
         self.penalties.copy_(penalties.detach())
         weighted = zip(self.symmetries, (self.strengths * penalties).unbind(), strict=True)
-        return {**terms, **{f"equivariance_to_{name}": Term(value) for name, value in weighted}}
+        return beside(terms, {f"equivariance_to_{name}": Term(value) for name, value in weighted})
 
     def symmetry_penalties(self, pixels: Tensor, seen: FirstChannels) -> Tensor:
         """R of every group, of the global batch, for one element that this step draws.

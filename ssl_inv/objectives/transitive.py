@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
@@ -45,9 +45,9 @@ class TransitiveInvariance(Objective):
         L = mean over pairs and both directions of -log(exp(cos(a, p) / T) / (exp(cos(a, p) / T) + sum_n exp(cos(a, n) / T))).
 
     There is no code of the authors. Loss, M and the halves are those of the code of the predecessor (Wang, Gupta, ICCV 2015), whose
-    embeddings end in a ReLU and whose margin is 1. Neighbours there are of clusters of context-prediction features; here they are mutual
-    ones, by a frozen network or, found anew every few epochs, by a moving average of the backbone. Negatives of the predecessor may be of
-    any other track. Weights 2, 1 and 3 are how many pairs of each kind an edge between two objects with two images each stands for.
+    embeddings end in a ReLU, whose margin is 1, and whose negatives may be of any other track. The paper finds neighbours within clusters
+    of context-prediction features; here they are mutual ones, by a frozen network or, anew every few epochs, by a moving average of the
+    one that learns. Weights 2, 1 and 3 are how many pairs of each kind an edge between two objects with two images each stands for.
 
     When:
         Objects seen in several ways (tracks of videos, turntables, multi-view data) where features shall also be the same for different
@@ -73,6 +73,8 @@ class TransitiveInvariance(Objective):
         teacher_path: a folder that holds a timm network, such as a run's `export`, or a file of timm weights: a frozen teacher, by which
             the graph is made once. None is a moving average of the backbone.
         teacher_architecture: the timm name of the network whose weights a file holds.
+        teacher_features: what of the moving average neighbours are found by: its `pooled` features, or those `projected`, in which views of
+            one object lie together: in the pooled ones, neighbours may be what was seen alike, whatever it was.
         teacher_momentum: what the moving average keeps of itself in every step.
         first_graph: epochs before the moving average is asked for neighbours for the first time; until then pairs are `intra`.
         rebuild_every: epochs after which it is asked again. A graph costs one pass over all images and N^2 D products.
@@ -100,6 +102,7 @@ class TransitiveInvariance(Objective):
         cells: int = 0,
         teacher_path: str | None = None,
         teacher_architecture: str | None = None,
+        teacher_features: Literal["pooled", "projected"] = "projected",
         teacher_momentum: float = 0.99,
         first_graph: int = 1,
         rebuild_every: int = 1,
@@ -125,7 +128,8 @@ class TransitiveInvariance(Objective):
         self.hard_from, self.temperature, self.seed = hard_from, temperature, seed
         self.rules = EdgeRules(neighbours, max_degree, least_similarity, cells)
         self.teacher_path, self.teacher_architecture = teacher_path, teacher_architecture
-        self.teacher_momentum, self.first_graph, self.rebuild_every = teacher_momentum, first_graph, rebuild_every
+        self.teacher_features, self.teacher_momentum = teacher_features, teacher_momentum
+        self.first_graph, self.rebuild_every = first_graph, rebuild_every
         self.projector = make_projector(features, projector)
         self.teacher: Teacher | None = None
         self._frozen: FrozenEncoder | None = None
@@ -144,10 +148,14 @@ class TransitiveInvariance(Objective):
         if not self._joins_objects:
             return
         if self.teacher_path is None:
-            self.teacher = Teacher(backbone)
+            self.teacher = Teacher(self._followed(backbone))
         elif Path(self.teacher_path).expanduser().exists():
             # Where it is gone, a trained encoder can be judged all the same.
             self._frozen = FrozenEncoder(self.teacher_path, self.teacher_architecture)
+
+    def _followed(self, backbone: Backbone) -> nn.Module:
+        """What the teacher is a moving average of."""
+        return nn.Sequential(backbone, self.projector) if self.teacher_features == "projected" else backbone
 
     def allocate(self, objects: int, images: int) -> None:
         if self._joins_objects and self.rules.cells > images:
@@ -195,10 +203,11 @@ class TransitiveInvariance(Objective):
     @torch.no_grad()
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         if self.teacher is not None:
-            self.teacher.follow(backbone, self.teacher_momentum)
+            followed = self._followed(backbone)
+            self.teacher.follow(followed, self.teacher_momentum)
             # It is never trained, so statistics of its own would stay those that it began with.
-            own = [one for one in self.teacher.network.buffers() if one.is_floating_point()]
-            torch._foreach_lerp_(own, [one for one in backbone.buffers() if one.is_floating_point()], 1 - self.teacher_momentum)
+            own, others = ([one for one in network.buffers() if one.is_floating_point()] for network in (self.teacher.network, followed))
+            torch._foreach_lerp_(own, others, 1 - self.teacher_momentum)
         self._steps_done, self._progress = step, step / steps
 
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:

@@ -1,0 +1,560 @@
+"""Claims about the graph of neighbours, the pairs that follow from it, and the objective on them, from the definitions and in real runs."""
+
+import io
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+import yaml
+from numpy.random import RandomState
+from torch import Tensor, nn
+
+from ssl_inv import losses
+from ssl_inv.backbones import Backbone, make_backbone
+from ssl_inv.callbacks import Progress
+from ssl_inv.data.base import Images, Indices, Labels, Source
+from ssl_inv.data.gallery import Gallery
+from ssl_inv.export import Preprocessing, export_timm
+from ssl_inv.keyed_random import uniform
+from ssl_inv.neighbour_graph import KINDS, EdgeRules, NeighbourGraph, Pairs, find_neighbours
+from ssl_inv.objectives.transitive import TransitiveInvariance, choose_negatives
+from ssl_inv.pretrain import build, train
+from ssl_inv.recipe import Recipe, RecipeError, require_files, resolve
+from ssl_inv.run_folder import RunFolder
+from ssl_inv.testing import check_objective
+from ssl_inv.transforms import Transform
+
+COUNTS = np.array([1, 4, 2, 1, 3, 2, 5, 2])
+GROUPS = np.repeat(np.arange(len(COUNTS)), COUNTS)
+STARTS = np.concatenate(([0], np.cumsum(COUNTS)))
+
+
+def unit_rows(seed: int, rows: int = len(GROUPS), dimensions: int = 4) -> np.ndarray:
+    features = RandomState(seed).randn(rows, dimensions)
+    return (features / np.linalg.norm(features, axis=1, keepdims=True)).astype(np.float32)
+
+
+def edges(neighbours: np.ndarray) -> set[tuple[int, int]]:
+    return {(here, int(there)) for here, row in enumerate(neighbours) for there in row if there >= 0}
+
+
+def pairs(weights: tuple[float, float, float] = (1, 1, 1), gap: int = 1, seed: int = 0) -> Pairs:
+    """Pairs of a graph of objects with 1 to 5 images, some of which have no edge."""
+    neighbours = find_neighbours(unit_rows(1), GROUPS, EdgeRules(2))
+    assert (neighbours < 0).all(axis=1).any()
+    return Pairs(STARTS, neighbours, weights, gap, seed)
+
+
+def graph() -> NeighbourGraph:
+    made = NeighbourGraph(len(COUNTS), len(GROUPS), 2)
+    made.lay_out(COUNTS)
+    made.neighbours.copy_(torch.from_numpy(pairs().neighbours))
+    return made
+
+
+def objective(**settings: Any) -> TransitiveInvariance:
+    """With the graph above."""
+    torch.manual_seed(0)
+    made = TransitiveInvariance(8, {}, projector=[6], neighbours=2, **settings)
+    made.graph = graph()
+    return made.double()
+
+
+# The graph.
+
+
+def test_edges_and_transitive_pairs_are_those_of_the_definition(golden):
+    facts = golden("metrics")["transitive_pairs"]["values"]
+    groups = np.arange(24) // 2
+    neighbours = find_neighbours(unit_rows(15, 24, 6), groups, EdgeRules(3))
+    inter = {(here, there) for here, there in edges(neighbours) if here < there}
+    assert sorted(map(list, inter)) == facts["mutual_knn_edges"]
+    drawer = Pairs(np.arange(0, 25, 2), neighbours, (0, 0, 1), 1, 0)
+    drawn = set()
+    for epoch in range(300):
+        partners, kinds = drawer.draw(np.arange(24), epoch)
+        drawn |= {tuple(sorted(pair)) for pair in zip(np.flatnonzero(kinds == 2).tolist(), partners[kinds == 2].tolist(), strict=True)}
+    assert sorted(map(list, drawn - inter)) == facts["transitive_pairs"]
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [EdgeRules(1), EdgeRules(3), EdgeRules(30), EdgeRules(4, max_degree=2), EdgeRules(4, least_similarity=0.6), EdgeRules(6, cells=3)],
+    ids=str,
+)
+def test_neighbours_are_mutual_of_other_objects_readable_and_the_most_similar_first(rules):
+    readable = RandomState(2).rand(len(GROUPS)) < 0.8
+    vectors = unit_rows(0)
+    found = find_neighbours(vectors.copy(), GROUPS, rules, readable)
+    similarities = vectors.astype(float) @ vectors.T
+    allowed = (GROUPS[:, None] != GROUPS) & readable & readable[:, None]
+    ranks = np.argsort(np.argsort(-np.where(allowed, similarities, -np.inf), axis=1), axis=1)
+    expected = allowed & (ranks < rules.neighbours) & (ranks < rules.neighbours).T & (similarities >= rules.least_similarity)
+    assert found.shape == (len(GROUPS), rules.width)
+    assert {pair[::-1] for pair in edges(found)} == edges(found)
+    if rules.max_degree is None and not rules.cells:
+        assert edges(found) == set(zip(*map(list, np.nonzero(expected)), strict=True))
+    else:
+        assert edges(found) < set(zip(*map(list, np.nonzero(expected)), strict=True))
+        assert edges(found)
+    for row, own in zip(found, similarities, strict=True):
+        assert np.all(np.diff(own[row[row >= 0]]) <= 1e-6)
+        assert np.all(np.diff((row >= 0).astype(int)) <= 0), "padding stands last"
+
+
+def test_the_own_object_is_left_out_before_the_nearest_are_taken():
+    vectors = np.zeros((8, 3), dtype=np.float32)
+    vectors[:6, 0], vectors[6:, 1] = 1, 1
+    vectors[:, 2] = 0.1 * np.arange(8)
+    found = find_neighbours(vectors, np.array([0, 0, 0, 0, 0, 0, 1, 2]), EdgeRules(1))
+    assert found[:, 0].tolist() == [-1, -1, -1, -1, -1, -1, 7, 6], "six images of one object would hide all others"
+
+
+def test_objects_are_related_if_an_edge_joins_any_of_their_images():
+    found, made = edges(pairs().neighbours), graph()
+    first, second = torch.tensor([0, 6, 3, 1, 6]), torch.tensor([6, 1, 0, 0, 5, 7, 2])
+    linked = {(GROUPS[here], GROUPS[there]) for here, there in found}
+    expected = [[a == b or (a, b) in linked for b in second.tolist()] for a in first.tolist()]
+    assert made.related(first, second).tolist() == expected
+    assert not NeighbourGraph(8, 20, 2).related(torch.arange(8), torch.arange(8)).fill_diagonal_(False).any(), "nothing before it is built"
+
+
+def test_a_graph_is_the_same_after_it_is_saved_and_loaded():
+    made, other = graph(), NeighbourGraph(len(COUNTS), len(GROUPS), 2)
+    assert other.most_views == 0
+    other.load_state_dict(made.state_dict())
+    every = torch.arange(len(COUNTS))
+    assert torch.equal(other.related(every, every), made.related(every, every))
+
+
+# Pairs.
+
+
+def test_pairs_are_of_the_kind_that_is_said_and_a_function_of_the_key_alone():
+    drawer, joined = pairs(), edges(pairs().neighbours)
+    objects = {(GROUPS[here], GROUPS[there]) for here, there in joined}
+    every = np.arange(len(GROUPS))
+    for epoch in range(50):
+        partners, kinds = drawer.draw(every, epoch)
+        for here, there, kind in zip(every, partners, kinds, strict=True):
+            if KINDS[kind] == "intra":
+                assert GROUPS[here] == GROUPS[there]
+                assert here != there or COUNTS[GROUPS[here]] == 1
+            elif KINDS[kind] == "inter":
+                assert (here, there) in joined
+            else:
+                assert (GROUPS[here], GROUPS[there]) in objects
+        some = RandomState(epoch).permutation(every)[:5]
+        assert np.array_equal(pickle.loads(pickle.dumps(drawer)).draw(some, epoch)[0], partners[some])
+    found, views = drawer.partners(GROUPS, every - STARTS[GROUPS], 3)
+    assert np.array_equal(STARTS[found] + views, drawer.draw(every, 3)[0])
+    assert (views < COUNTS[found]).all()
+
+
+def test_every_kind_has_its_weights_share_among_those_that_an_image_has():
+    drawer = pairs((1, 2, 5))
+    kinds = np.stack([drawer.draw(np.arange(len(GROUPS)), epoch)[1] for epoch in range(1000)])
+    has_edge = (drawer.neighbours >= 0).any(axis=1)
+    alone = ~np.isin(GROUPS, GROUPS[has_edge])
+    whole = has_edge & (COUNTS[GROUPS] > 1)
+    np.testing.assert_allclose([(kinds[:, whole] == kind).mean() for kind in range(3)], [1 / 8, 2 / 8, 5 / 8], atol=0.03)
+    only_others = ~has_edge & ~alone
+    assert only_others.any()
+    np.testing.assert_allclose([(kinds[:, only_others] == kind).mean() for kind in range(3)], [1 / 6, 0, 5 / 6], atol=0.03)
+    assert (kinds[:, alone] == 0).all()
+
+
+def test_an_image_without_what_is_wanted_gets_another_view_of_its_object():
+    partners, kinds = pairs((0, 1, 0)).draw(np.arange(len(GROUPS)), 0)
+    lonely = (pairs().neighbours < 0).all(axis=1)
+    assert np.array_equal(kinds == 0, lonely)
+    assert np.array_equal(GROUPS[partners[lonely]], GROUPS[lonely])
+
+
+def test_the_gap_keeps_frames_apart():
+    drawer = Pairs(np.array([0, 7]), np.full((7, 1), -1, dtype=np.int32), (1, 0, 0), 3, 0)
+    drawn = np.stack([drawer.draw(np.arange(7), epoch)[0] for epoch in range(300)])
+    seen = [sorted(set(column.tolist())) for column in drawn.T]
+    assert seen == [[3, 4, 5, 6], [4, 5, 6], [5, 6], [0, 6], [0, 1], [0, 1, 2], [0, 1, 2, 3]]
+    far = Pairs(drawer.starts, drawer.neighbours, (1, 0, 0), 100, 0).draw(np.arange(7), 0)[0]
+    assert far.tolist() == [6, 6, 6, 0, 0, 0, 0]
+
+
+def test_the_record_tells_components_kinds_and_precision():
+    neighbours = np.array([[2, -1], [-1, -1], [0, 4], [-1, -1], [2, -1], [-1, -1], [7, -1], [6, -1]], dtype=np.int32)
+    drawer = Pairs(np.array([0, 2, 4, 6, 7, 8]), neighbours, (0, 1, 0), 1, 0)
+    labels = Labels(torch.tensor([0, 0, 1, 2, 2]), torch.tensor([True, True, True, True, False]), ("a", "b", "c"))
+    said = drawer.statistics(labels)
+    assert (said["edges"], said["components"], said["largest_component"]) == (3, 2, 0.6)
+    assert (said["degree_max"], said["linked_images"], said["drawn_inter"]) == (2, 5 / 8, 5 / 8)
+    third = drawer.draw(np.arange(8), 0)[0][2]
+    assert said["precision_inter"] == pytest.approx(2 / 3 if third == 0 else 1 / 3)
+    assert "precision_transitive" not in said
+
+
+# The loss.
+
+
+def batch(dimensions: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    first, second = (F.normalize(torch.tensor(RandomState(seed).randn(6, dimensions)), dim=1) for seed in (3, 4))
+    return first.requires_grad_(), second.requires_grad_(), torch.tensor([[0, 6, 2, 3, 4, 5], [0, 6, 7, 3, 4, 5]]), torch.arange(6)
+
+
+def test_the_triplet_loss_is_its_definition_and_leaves_related_objects_alone():
+    made = objective(margin=0.7, negatives=100)
+    first, second, objects, index = batch()
+    found = made.embedding_loss(first, second, objects, index)["triplet"].value
+    related = made.graph.related(torch.arange(8), torch.arange(8))
+    every, theirs = torch.cat((first, second)), objects.flatten()
+    total = torch.zeros((), dtype=torch.float64)
+    for a, p, (one, other) in zip(first, second, objects.T, strict=True):
+        for n, owner in zip(every, theirs, strict=True):
+            if not related[one, owner] and not related[other, owner]:
+                total = total + F.relu(a @ n - a @ p + 0.7) + F.relu(p @ n - a @ p + 0.7)
+    torch.testing.assert_close(found, total / (2 * 6 * 100))
+    assert total > 0
+    apart = torch.eye(6, dtype=torch.float64)
+    assert made.embedding_loss(apart, apart, objects, index)["triplet"].value == 0
+
+
+def test_negatives_violate_the_margin_and_half_of_them_are_of_the_hardest():
+    hinges = F.relu(torch.tensor(RandomState(0).randn(500, 40)))
+    keys = torch.arange(500)
+    easy, hard = (choose_negatives(hinges, 4, one, keys) for one in (False, True))
+    hardest = torch.zeros_like(easy).scatter_(1, hinges.topk(4).indices, True)
+    for chosen in (easy, hard):
+        assert (chosen.sum(dim=1) == 4).all()
+        assert not (chosen & (hinges == 0)).any()
+    assert ((hard & hardest).sum(dim=1) >= 2).all()
+    # About 20 violate the margin; behind the first half, 2 of the hardest are among the 18 that are left.
+    assert float((hard & hardest).sum(dim=1).double().mean()) == pytest.approx(2 + 2 * 2 / 18, abs=0.1)
+    assert float((easy & hardest).sum(dim=1).double().mean()) == pytest.approx(4 * 4 / 20, abs=0.15)
+    assert torch.equal(choose_negatives(hinges[7:9], 4, True, keys[7:9]), hard[7:9]), "a function of the key"
+    few = torch.zeros(2, 40)
+    few[0, 3] = 1.0
+    assert choose_negatives(few, 4, True, keys[:2]).nonzero().tolist() == [[0, 3]]
+
+
+def test_negatives_are_random_first_and_hard_later():
+    made = objective(hard_from=0.5, negatives=2)
+    backbone, data = nn.BatchNorm1d(1), batch()
+    values = []
+    for step in (3, 5):
+        made.after_step(backbone, step, 10)  # type: ignore[arg-type]
+        values.append(made.embedding_loss(*data)["triplet"].value.item())
+    assert values[1] > values[0]
+
+
+def test_info_nce_without_relations_is_that_of_simclr():
+    made = objective(criterion="info_nce", temperature=0.3)
+    made.graph.neighbours.fill_(-1)
+    first, second, _, index = batch()
+    objects = torch.arange(6).expand(2, -1)
+    found = made.embedding_loss(first, second, objects, index)["info_nce"].value
+    torch.testing.assert_close(found, losses.nt_xent(first, second, 0.3))
+
+
+@pytest.mark.parametrize("criterion", ["triplet", "info_nce"])
+def test_nothing_is_pushed_from_what_the_graph_joins(criterion):
+    made = objective(criterion=criterion, margin=2.0)
+    made.graph.neighbours.fill_(-1)
+    made.graph.neighbours[0, 0], made.graph.neighbours[1, 0] = 1, 0
+    first, second = (torch.rand(2, 6, dtype=torch.float64).requires_grad_() for _ in range(2))
+    terms = made.embedding_loss(first, second, torch.tensor([[0, 1], [0, 1]]), torch.arange(2))
+    assert terms[criterion].value == 0
+    apart = made.embedding_loss(first, second, torch.tensor([[0, 2], [0, 2]]), torch.arange(2))
+    assert apart[criterion].value > 0
+
+
+# The teacher, and when it is asked.
+
+
+class Blocks(Source):
+    """Ten objects of one colour each in two views, every fourth pixel of which is noise."""
+
+    groups: dict[str, Any] = {}
+    labels = None
+    image_size = 12
+    view_counts = np.full(10, 2, dtype=np.int64)
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        noise = uniform(objects, views, count=3 * 144, high=60).reshape(-1, 3, 12, 12)
+        colour = 60 + 80 * np.stack((objects % 2, objects % 3 == 0, objects % 5 == 0), axis=1)[:, :, None, None]
+        pixels = torch.from_numpy((noise + colour).astype(np.uint8))
+        return Images(pixels, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
+
+
+def gallery() -> Gallery:
+    return Gallery(Blocks(), lambda pixels: 2 * pixels - 1, "cpu", batch_size=7)
+
+
+def network() -> Backbone:
+    torch.manual_seed(0)
+    return make_backbone(name="test_resnet")
+
+
+def learner(backbone: Backbone, **settings: Any) -> TransitiveInvariance:
+    made = TransitiveInvariance(backbone.features, {}, projector=[8], neighbours=3, **settings)
+    made.adopt(backbone)
+    made.allocate(10, 20)
+    return made.train()
+
+
+@pytest.mark.parametrize(("first", "every", "built"), [(0, 1, [0, 1, 2, 3, 4, 5]), (1, 2, [1, 3, 5]), (2, 3, [2, 5])])
+def test_the_moving_average_is_asked_when_it_shall(first, every, built):
+    backbone = network()
+    made = learner(backbone, first_graph=first, rebuild_every=every)
+    found = []
+    for epoch in range(6):
+        made.graph.neighbours.fill_(-2)
+        made.between_epochs(backbone, epoch, gallery())
+        if made.graph.neighbours[0, 0] != -2:
+            found.append(epoch)
+    assert found == built
+    assert made.diagnostics(None)["edges"] > 0
+
+
+def test_until_there_is_a_graph_pairs_are_of_one_object():
+    backbone = network()
+    made = learner(backbone, first_graph=1)
+    assert made.links(0) is None
+    made.between_epochs(backbone, 0, gallery())
+    links = made.links(0)
+    assert links is not None
+    assert np.array_equal(links.partners(np.arange(10), np.ones(10, dtype=np.int64), 0)[0], np.arange(10))
+    made.between_epochs(backbone, 1, gallery())
+    links = made.links(0)
+    assert links is not None
+    assert not np.array_equal(links.partners(np.arange(10), np.ones(10, dtype=np.int64), 1)[0], np.arange(10))
+
+
+@pytest.mark.parametrize("features", ["pooled", "projected"])
+def test_the_moving_average_is_one_of_statistics_too_and_learns_nothing(features):
+    backbone = network()
+    made = learner(backbone, teacher_momentum=0.9, teacher_features=features)
+    before = {name: one.clone() for name, one in made.teacher.network.state_dict().items()}  # type: ignore[union-attr]
+    with torch.no_grad():
+        for trained in (backbone, made.projector):
+            for one in (*trained.parameters(), *(one for one in trained.buffers() if one.is_floating_point())):
+                one.add_(1.0)
+    made.after_step(backbone, 1, 10)
+    for name, one in made.teacher.network.state_dict().items():  # type: ignore[union-attr]
+        if one.is_floating_point():
+            torch.testing.assert_close(one, before[name] + 0.1, msg=name)
+    assert not any(one.requires_grad for one in made.teacher.parameters())  # type: ignore[union-attr]
+
+
+def test_pairs_of_views_alone_cost_no_teacher_and_no_graph():
+    backbone = network()
+    made = learner(backbone, weights={"intra": 1})
+    made.between_epochs(backbone, 5, gallery())
+    assert made.teacher is None
+    assert (made.graph.neighbours == -1).all()
+    assert made.diagnostics(None) == {}
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported network, which was trained on images of 16 pixels with another mean."""
+    folder = tmp_path_factory.mktemp("teacher") / "export"
+    torch.manual_seed(1)
+    model = timm.create_model("test_resnet", num_classes=0)
+    preprocessing = Preprocessing((0.1, 0.2, 0.3), (0.5, 0.6, 0.7), 16)
+    return export_timm(model, "test_resnet", folder, preprocessing)
+
+
+def test_a_frozen_teacher_sees_images_as_in_its_own_training_and_is_asked_once(exported):
+    backbone = network()
+    made = learner(backbone, teacher_path=str(exported), first_graph=4)
+    assert not any("teacher" in name or "frozen" in name for name in made.state_dict())
+    made.between_epochs(backbone, 0, gallery())
+    model = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
+    objects, views = np.repeat(np.arange(10), 2), np.tile(np.arange(2), 10)
+    pixels = F.interpolate(Blocks().load(objects, views).pixels.float() / 255, (16, 16), mode="bicubic", antialias=True).clamp(0, 1)
+    mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
+    with torch.no_grad():
+        features = model((pixels - mean) / std).numpy()
+    assert edges(made.graph.neighbours.numpy()) == edges(find_neighbours(features, objects, EdgeRules(3)))
+    made.graph.neighbours.fill_(-1)
+    made.between_epochs(backbone, 4, gallery())
+    assert (made.graph.neighbours == -1).all()
+
+
+def test_weights_in_a_file_are_a_teacher_with_the_name_of_their_network(exported):
+    backbone = network()
+    file = exported / "model.safetensors"
+    made = learner(backbone, teacher_path=str(file), teacher_architecture="test_resnet")
+    made.between_epochs(backbone, 0, gallery())
+    assert made.diagnostics(None)["edges"] > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"weights": {"inta": 1}}, "weights: no kind of pairs is called 'inta'; did you mean 'intra'?"),
+        ({"weights": {"intra": 0}}, "weights must be at least 0, and one above it, got {'intra': 0}"),
+        ({"negatives": 1}, "negatives must be at least 2, got 1"),
+        ({"margin": 0.0}, "margin must be above 0, got 0.0"),
+        ({"least_similarity": 2.0}, "least_similarity must be a cosine, from -1 to 1, got 2.0"),
+        ({"cells": 21}, "cells is 21, but the training data has 20 images"),
+        ({"teacher_architecture": "resnet18"}, "teacher_architecture is of the weights that teacher_path leads to, which is missing"),
+        ({"teacher_path": "{file}"}, "teacher_architecture must name the timm network whose weights '{file}' holds"),
+        ({"teacher_path": "{file}", "teacher_architecture": "resnet81"}, "no model called 'resnet81'; did you mean"),
+        ({"teacher_path": "{file}", "teacher_architecture": "resnet18"}, "teacher_path: '{file}' cannot be loaded: RuntimeError: "),
+        ({"teacher_path": "{run}"}, "'{run}' is no exported network, it has no config.json; did you mean '{run}/export'?"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_is_said_in_one_line(settings, sentence, exported):
+    places = {"file": str(exported / "model.safetensors"), "run": str(exported.parent)}
+
+    def filled(text: Any) -> Any:
+        return re.sub(r"\{(file|run)\}", lambda found: places[found[1]], text) if isinstance(text, str) else text
+
+    with pytest.raises((ValueError, FileNotFoundError), match=re.escape(filled(sentence))) as caught:
+        learner(network(), **{name: filled(value) for name, value in settings.items()})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"criterion": "info_nce"}, {"hard_from": 0.0, "cells": 2, "max_degree": 1}, {"weights": {"intra": 1.0}}],
+    ids=str,
+)
+@pytest.mark.slow
+def test_variants_conform(settings):
+    check_objective("transitive", projector=[24, 16], neighbours=3, first_graph=0, **settings)
+
+
+# Runs.
+
+STEPS = 9
+CONTENT = {
+    "objective": {"name": "transitive", "projector": [16, 8], "neighbours": 4},
+    "backbone": {"name": "test_resnet"},
+    "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 3, "size": 16},
+    "trainer": {"steps": STEPS, "batch_size": 8, "checkpoint_every": 1, "log_every": 1, "accelerator": "cpu"},
+    "monitor": {"every": 0},
+    "evaluation": {"protocol": "none"},
+}
+"""Five epochs, the first of which has no graph."""
+
+
+def recipe(**sections: dict[str, Any]) -> Recipe:
+    return resolve({name: {**value, **sections.get(name, {})} for name, value in CONTENT.items()})
+
+
+def follow(folder: Path, wanted: Recipe) -> RunFolder:
+    """Train in a folder, from its checkpoint if it has one."""
+    record = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, wanted, [])
+    train(build(wanted), record, Progress(io.StringIO()))
+    return record
+
+
+def command(*arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "ssl_inv.cli", "pretrain", *arguments, "--quiet"], env=environment)
+
+
+def assert_same_state(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, other)]
+    for part in ("backbone", "objective"):
+        assert states[0][part].keys() == states[1][part].keys()
+        for name, tensor in states[0][part].items():
+            if isinstance(tensor, Tensor):
+                np.testing.assert_allclose(states[1][part][name].numpy(), tensor.numpy(), rtol=0, atol=tolerance, err_msg=name)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    torch.set_num_threads(1)
+    follow(folder, recipe())
+    return folder
+
+
+def test_images_are_those_that_the_pairs_name_and_before_the_first_epoch_views_of_one_object():
+    run = build(recipe())
+    batches, source = run.module.batches, run.data.train
+    first = batches[0].shown
+    assert torch.equal(first[1], torch.stack((first[0, :, 0], (first[0, :, 1] + 1) % 3), dim=1))
+    for epoch in (0, 1):
+        run.objective.between_epochs(run.backbone, epoch, Gallery(source, run.module.view_maker.normalise, "cpu"))
+    batches.links = run.objective.links(0)
+    batch = batches[0]
+    for image, shown in zip(batch.images, batch.shown.numpy(), strict=True):
+        assert torch.equal(image.pixels, source.load(shown[:, 0], shown[:, 1]).pixels)
+    assert torch.equal(batch.shown[0, :, 0], batch.index)
+    assert not torch.equal(batch.shown[1, :, 0], batch.index)
+
+
+def test_the_record_of_a_run_tells_what_the_graph_is(uninterrupted):
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    said = [line["memory"] for line in lines if "memory" in line]
+    assert said[0]["edges"] == 0
+    assert said[0]["drawn_intra"] == 1
+    assert said[1]["edges"] > 0
+    assert {"degree_median", "components", "drawn_transitive", "precision_inter", "seconds"} <= said[1].keys()
+
+
+def test_loader_processes_see_the_graph(uninterrupted, tmp_path):
+    follow(tmp_path / "run", recipe(trainer={"workers": 2}))
+    assert_same_state(uninterrupted, tmp_path / "run")
+
+
+def test_a_run_that_is_killed_within_an_epoch_resumes_bit_for_bit(uninterrupted, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(CONTENT))
+    run = tmp_path / "run"
+    process = command(str(tmp_path / "recipe.yaml"), "--output", str(run), "--trainer.steps", str(STEPS))
+    metrics = run / "metrics.jsonl"
+    # Two steps are an epoch: the kill falls behind the first graph.
+    while process.poll() is None and not (metrics.exists() and '"step": 4' in metrics.read_text()):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    follow(run, recipe())
+    assert_same_state(uninterrupted, run)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(tmp_path):
+    # Two steps are an epoch: the graph is there for the last two.
+    sections = {"data": {"size": 32}, "optimizer": {"name": "sgd", "lr": 0.01, "warmup": 0.0}, "trainer": {"steps": 4}}
+    content = {**CONTENT, **{name: {**CONTENT.get(name, {}), **value} for name, value in sections.items()}}  # type: ignore[dict-item]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    for devices in (1, 2):
+        arguments = ("--output", str(tmp_path / str(devices)), "--trainer.devices", str(devices))
+        assert command(str(tmp_path / "recipe.yaml"), *arguments).wait() == 0
+    assert_same_state(tmp_path / "1", tmp_path / "2", 1e-3)
+
+
+def test_a_teacher_that_is_gone_is_said_before_anything_is_read_and_hinders_no_judgement():
+    with pytest.raises(RecipeError, match=r"^objective\.teacher_path: no such file or folder: 'nowhere'$"):
+        require_files(recipe(objective={"teacher_path": "nowhere"}))
+    backbone = network()
+    made = learner(backbone, teacher_path="nowhere")
+    assert "all" in made.representations(backbone)(torch.zeros(2, 3, 12, 12))
+    with pytest.raises(FileNotFoundError, match="teacher_path: 'nowhere' does not exist"):
+        made.between_epochs(backbone, 0, gallery())
+
+
+def test_single_images_need_an_augmentation_and_learn_from_neighbours_with_one():
+    single = {"data": {"views": 1}}
+    with pytest.raises(RecipeError, match=r"^data: objects of this data have 1 view\(s\) and 2 are needed; choose an augmentation"):
+        build(recipe(**single))
+    content = {**CONTENT, "data": {**CONTENT["data"], **single["data"]}, "augmentation": {"name": "simclr", "size": 16}}  # type: ignore[dict-item]
+    run = build(resolve(content))
+    run.objective.between_epochs(run.backbone, 1, Gallery(run.data.train, run.module.view_maker.normalise, "cpu"))
+    assert run.module.view_maker.plan.linked
