@@ -19,7 +19,7 @@ from ssl_inv import keyed_random
 from ssl_inv.backbones import Backbone
 from ssl_inv.distributed import gather, is_distributed
 from ssl_inv.heads import mlp
-from ssl_inv.objectives.composition import FirstChannels
+from ssl_inv.some_channels import SomeChannels
 from ssl_inv.teacher import Teacher
 
 Grid = tuple[int, int]
@@ -168,7 +168,7 @@ def place_blocks(grid: Grid, shape: Grid, units: NDArray[np.float64]) -> NDArray
 def require_patch_tokens(backbone: Backbone, objective: str) -> None:
     """Raise a `ValueError` unless the backbone is a vision transformer whose patches can be dropped and whose features are their mean."""
     model: Any = backbone.model
-    if isinstance(model, FirstChannels):
+    if isinstance(model, SomeChannels):
         raise ValueError(f"base: {objective} predicts whole tokens, and cannot have some of their channels alone")
     if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
         raise ValueError(f"name: {objective} drops patches, which {backbone.architecture} cannot; choose one of timm's vit models")

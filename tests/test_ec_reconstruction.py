@@ -17,10 +17,10 @@ from ssl_inv.data.loading import StepBatches
 from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.data.table import ViewTable
 from ssl_inv.objectives.base import Objective
-from ssl_inv.objectives.composition import FirstChannels
 from ssl_inv.objectives.ec_reconstruction import Decoder, ECReconstruction
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.recipe import RecipeError, load_recipe, resolve
+from ssl_inv.some_channels import SomeChannels
 from ssl_inv.testing import GROUPS, check_objective, random_transform
 from ssl_inv.transforms import Transform
 from ssl_inv.views import Crops, MultiCrop, Path, Plan, Sequence, Several, View, Views
@@ -344,14 +344,14 @@ def test_views_with_dropped_patches_pass_again_as_a_whole() -> None:
     objective = ECReconstruction(16, GROUPS, base=base, **WITHOUT_SIZE)
     objective.adopt(whole)
     views = noise(objective.plan)
-    maps = [FirstChannels(whole.model, 8).features_of(view.pixels)[:, 8:] for view in views.views[:2]]
+    maps = [SomeChannels(whole.model, 8).features_of(view.pixels)[:, 8:] for view in views.views[:2]]
     alone = objective.reconstruction(torch.cat(maps, dim=1), [view.pixels for view in views.views[2:]])
     torch.testing.assert_close(objective.loss(views, whole)["reconstruction"].value, alone)
 
 
 def test_what_a_backbone_hides_is_pooled_with_what_it_shows() -> None:
     whole = transformer().eval()
-    shown = FirstChannels(whole.model, 10)
+    shown = SomeChannels(whole.model, 10)
     pixels = torch.randn(2, 3, SIZE, SIZE)
     torch.testing.assert_close(shown.forward_head(shown.forward_features(pixels)), whole(pixels)[:, :10])
     torch.testing.assert_close(Backbone(shown, "vit").tokens(pixels), whole.tokens(pixels)[..., :10])

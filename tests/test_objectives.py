@@ -30,6 +30,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "dino": {"prototypes": 10, "local_crops": 2},
     "ec-reconstruction": {"base": {"name": "vicreg", "projector": [24, 16]}, "parameters": ["rotation"], "decoder": [8, 8]},
     "care": {"chunk": "jitter_order"},
+    "split": {
+        "invariant": {"name": "simclr", "projector": [24, 16]},
+        "equivariant": {"name": "sie", "equivariant_share": 1.0, "projector": [24, 16]},
+    },
     "i-jepa": PATCH_PREDICTOR,
     "iwm": {"parameters": ["rotation", "crop", "hue", "grey"], **PATCH_PREDICTOR},
     "moco-v2": {"queue": 12},

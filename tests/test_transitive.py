@@ -1,14 +1,7 @@
-"""Claims about the graph of neighbours, the pairs that follow from it, and the objective on them, from the definitions and in real runs."""
+"""Claims about the graph of neighbours, the pairs that follow from it, and the objective on them, from the definitions."""
 
-import io
-import json
-import os
 import pickle
 import re
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +10,18 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-import yaml
 from numpy.random import RandomState
 from torch import Tensor, nn
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone, make_backbone
-from ssl_inv.callbacks import Progress
 from ssl_inv.data.base import Images, Indices, Labels, Source
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.export import Preprocessing, export_timm
 from ssl_inv.keyed_random import uniform
 from ssl_inv.neighbour_graph import KINDS, EdgeRules, NeighbourGraph, Pairs, find_neighbours
 from ssl_inv.objectives.transitive import TransitiveInvariance, choose_negatives
-from ssl_inv.pretrain import build, train
-from ssl_inv.recipe import Recipe, RecipeError, require_files, resolve
-from ssl_inv.run_folder import RunFolder
+from ssl_inv.recipe import RecipeError, require_files, resolve
 from ssl_inv.testing import check_objective
 from ssl_inv.transforms import Transform
 
@@ -340,15 +329,13 @@ def test_until_there_is_a_graph_pairs_are_of_one_object():
     assert not np.array_equal(links.partners(np.arange(10), np.ones(10, dtype=np.int64), 1)[0], np.arange(10))
 
 
-@pytest.mark.parametrize("features", ["pooled", "projected"])
-def test_the_moving_average_is_one_of_statistics_too_and_learns_nothing(features):
+def test_the_moving_average_is_one_of_statistics_too_and_learns_nothing():
     backbone = network()
-    made = learner(backbone, teacher_momentum=0.9, teacher_features=features)
+    made = learner(backbone, teacher_momentum=0.9)
     before = {name: one.clone() for name, one in made.teacher.network.state_dict().items()}  # type: ignore[union-attr]
     with torch.no_grad():
-        for trained in (backbone, made.projector):
-            for one in (*trained.parameters(), *(one for one in trained.buffers() if one.is_floating_point())):
-                one.add_(1.0)
+        for one in (*backbone.parameters(), *(one for one in backbone.buffers() if one.is_floating_point())):
+            one.add_(1.0)
     made.after_step(backbone, 1, 10)
     for name, one in made.teacher.network.state_dict().items():  # type: ignore[union-attr]
         if one.is_floating_point():
@@ -400,6 +387,18 @@ def test_weights_in_a_file_are_a_teacher_with_the_name_of_their_network(exported
     assert made.diagnostics(None)["edges"] > 0
 
 
+def test_a_teacher_that_is_gone_is_said_before_anything_is_read_and_hinders_no_judgement():
+    with pytest.raises(RecipeError, match=r"^objective\.teacher_path: no such file or folder: 'nowhere'$"):
+        require_files(
+            resolve({"objective": {"name": "transitive", "teacher_path": "nowhere"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
+        )
+    backbone = network()
+    made = learner(backbone, teacher_path="nowhere")
+    assert "all" in made.representations(backbone)(torch.zeros(2, 3, 12, 12))
+    with pytest.raises(FileNotFoundError, match="teacher_path: 'nowhere' does not exist"):
+        made.between_epochs(backbone, 0, gallery())
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -436,125 +435,3 @@ def test_what_cannot_be_is_said_in_one_line(settings, sentence, exported):
 @pytest.mark.slow
 def test_variants_conform(settings):
     check_objective("transitive", projector=[24, 16], neighbours=3, first_graph=0, **settings)
-
-
-# Runs.
-
-STEPS = 9
-CONTENT = {
-    "objective": {"name": "transitive", "projector": [16, 8], "neighbours": 4},
-    "backbone": {"name": "test_resnet"},
-    "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 3, "size": 16},
-    "trainer": {"steps": STEPS, "batch_size": 8, "checkpoint_every": 1, "log_every": 1, "accelerator": "cpu"},
-    "monitor": {"every": 0},
-    "evaluation": {"protocol": "none"},
-}
-"""Five epochs, the first of which has no graph."""
-
-
-def recipe(**sections: dict[str, Any]) -> Recipe:
-    return resolve({name: {**value, **sections.get(name, {})} for name, value in CONTENT.items()})
-
-
-def follow(folder: Path, wanted: Recipe) -> RunFolder:
-    """Train in a folder, from its checkpoint if it has one."""
-    record = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, wanted, [])
-    train(build(wanted), record, Progress(io.StringIO()))
-    return record
-
-
-def command(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen([sys.executable, "-m", "ssl_inv.cli", "pretrain", *arguments, "--quiet"], env=environment)
-
-
-def assert_same_state(one: Path, other: Path, tolerance: float = 0.0) -> None:
-    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, other)]
-    for part in ("backbone", "objective"):
-        assert states[0][part].keys() == states[1][part].keys()
-        for name, tensor in states[0][part].items():
-            if isinstance(tensor, Tensor):
-                np.testing.assert_allclose(states[1][part][name].numpy(), tensor.numpy(), rtol=0, atol=tolerance, err_msg=name)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    torch.set_num_threads(1)
-    follow(folder, recipe())
-    return folder
-
-
-def test_images_are_those_that_the_pairs_name_and_before_the_first_epoch_views_of_one_object():
-    run = build(recipe())
-    batches, source = run.module.batches, run.data.train
-    first = batches[0].shown
-    assert torch.equal(first[1], torch.stack((first[0, :, 0], (first[0, :, 1] + 1) % 3), dim=1))
-    for epoch in (0, 1):
-        run.objective.between_epochs(run.backbone, epoch, Gallery(source, run.module.view_maker.normalise, "cpu"))
-    batches.links = run.objective.links(0)
-    batch = batches[0]
-    for image, shown in zip(batch.images, batch.shown.numpy(), strict=True):
-        assert torch.equal(image.pixels, source.load(shown[:, 0], shown[:, 1]).pixels)
-    assert torch.equal(batch.shown[0, :, 0], batch.index)
-    assert not torch.equal(batch.shown[1, :, 0], batch.index)
-
-
-def test_the_record_of_a_run_tells_what_the_graph_is(uninterrupted):
-    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
-    said = [line["memory"] for line in lines if "memory" in line]
-    assert said[0]["edges"] == 0
-    assert said[0]["drawn_intra"] == 1
-    assert said[1]["edges"] > 0
-    assert {"degree_median", "components", "drawn_transitive", "precision_inter", "seconds"} <= said[1].keys()
-
-
-def test_loader_processes_see_the_graph(uninterrupted, tmp_path):
-    follow(tmp_path / "run", recipe(trainer={"workers": 2}))
-    assert_same_state(uninterrupted, tmp_path / "run")
-
-
-def test_a_run_that_is_killed_within_an_epoch_resumes_bit_for_bit(uninterrupted, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(CONTENT))
-    run = tmp_path / "run"
-    process = command(str(tmp_path / "recipe.yaml"), "--output", str(run), "--trainer.steps", str(STEPS))
-    metrics = run / "metrics.jsonl"
-    # Two steps are an epoch: the kill falls behind the first graph.
-    while process.poll() is None and not (metrics.exists() and '"step": 4' in metrics.read_text()):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    follow(run, recipe())
-    assert_same_state(uninterrupted, run)
-
-
-@pytest.mark.slow
-def test_two_processes_train_the_weights_of_one(tmp_path):
-    # Two steps are an epoch: the graph is there for the last two.
-    sections = {"data": {"size": 32}, "optimizer": {"name": "sgd", "lr": 0.01, "warmup": 0.0}, "trainer": {"steps": 4}}
-    content = {**CONTENT, **{name: {**CONTENT.get(name, {}), **value} for name, value in sections.items()}}  # type: ignore[dict-item]
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
-    for devices in (1, 2):
-        arguments = ("--output", str(tmp_path / str(devices)), "--trainer.devices", str(devices))
-        assert command(str(tmp_path / "recipe.yaml"), *arguments).wait() == 0
-    assert_same_state(tmp_path / "1", tmp_path / "2", 1e-3)
-
-
-def test_a_teacher_that_is_gone_is_said_before_anything_is_read_and_hinders_no_judgement():
-    with pytest.raises(RecipeError, match=r"^objective\.teacher_path: no such file or folder: 'nowhere'$"):
-        require_files(recipe(objective={"teacher_path": "nowhere"}))
-    backbone = network()
-    made = learner(backbone, teacher_path="nowhere")
-    assert "all" in made.representations(backbone)(torch.zeros(2, 3, 12, 12))
-    with pytest.raises(FileNotFoundError, match="teacher_path: 'nowhere' does not exist"):
-        made.between_epochs(backbone, 0, gallery())
-
-
-def test_single_images_need_an_augmentation_and_learn_from_neighbours_with_one():
-    single = {"data": {"views": 1}}
-    with pytest.raises(RecipeError, match=r"^data: objects of this data have 1 view\(s\) and 2 are needed; choose an augmentation"):
-        build(recipe(**single))
-    content = {**CONTENT, "data": {**CONTENT["data"], **single["data"]}, "augmentation": {"name": "simclr", "size": 16}}  # type: ignore[dict-item]
-    run = build(resolve(content))
-    run.objective.between_epochs(run.backbone, 1, Gallery(run.data.train, run.module.view_maker.normalise, "cpu"))
-    assert run.module.view_maker.plan.linked

@@ -14,8 +14,9 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import FirstChannels, base_objective, beside
+from ssl_inv.objectives.composition import base_objective, beside
 from ssl_inv.registry import register, suggest
+from ssl_inv.some_channels import SomeChannels
 from ssl_inv.transforms import Group
 from ssl_inv.views import Links, MultiCrop, Pair, Path, Plan, Several, Views
 
@@ -96,7 +97,7 @@ class ECReconstruction(Objective):
         *before, x, y = views.views[: self._first + 2]
         between = views.views[self._first + 2 :][: len(self.decoders)]
         further = views.views[self._first + self.path.count :]
-        seen = FirstChannels(backbone.model, self.invariant_features, remember=True)
+        seen = SomeChannels(backbone.model, self.invariant_features, remember=True)
         views_of_base = tuple(before) if before else (x, y, *further)
         terms = self.base.loss(Views(views_of_base, views.index, views.shown), seen.as_backbone(backbone))
         maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
@@ -117,7 +118,7 @@ class ECReconstruction(Objective):
         return features[:, self.invariant_features :]
 
     def _invariant(self, backbone: Backbone) -> Backbone:
-        return FirstChannels(backbone.model, self.invariant_features).as_backbone(backbone)
+        return SomeChannels(backbone.model, self.invariant_features).as_backbone(backbone)
 
     def adopt(self, backbone: Backbone) -> None:
         self.base.adopt(self._invariant(backbone))

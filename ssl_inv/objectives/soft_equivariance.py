@@ -12,9 +12,10 @@ from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import all_sum, rank, world_size
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import FirstChannels, base_objective, beside
+from ssl_inv.objectives.composition import base_objective, beside
 from ssl_inv.objectives.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
 from ssl_inv.registry import register
+from ssl_inv.some_channels import SomeChannels
 from ssl_inv.transforms import Group
 from ssl_inv.views import Links, Plan, Views
 
@@ -116,14 +117,15 @@ class SoftEquivariance(Objective):
         self._steps_done = state
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        seen = FirstChannels(backbone.model, backbone.features, remember=True)
+        seen = SomeChannels(backbone.model, backbone.features, remember=True)
         terms = self.base.loss(views, seen.as_backbone(backbone))
         penalties = self.symmetry_penalties(views[0].pixels, seen)
         self.penalties.copy_(penalties.detach())
         weighted = zip(self.symmetries, (self.strengths * penalties).unbind(), strict=True)
-        return beside(terms, {f"equivariance_to_{name}": Term(value) for name, value in weighted})
+        told = {f"strength_of_{name}": Term(value, 0.0) for name, value in zip(self.symmetries, self.strengths.clone(), strict=True)}
+        return beside(terms, {**{f"equivariance_to_{name}": Term(value) for name, value in weighted}, **told})
 
-    def symmetry_penalties(self, pixels: Tensor, seen: FirstChannels) -> Tensor:
+    def symmetry_penalties(self, pixels: Tensor, seen: SomeChannels) -> Tensor:
         """R of every group, of the global batch, for one element that this step draws.
 
         Args:
@@ -187,8 +189,7 @@ class SoftEquivariance(Objective):
         return self.base.links(seed)
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
-        strengths = dict(zip((f"strength of {name}" for name in self.symmetries), self.strengths.tolist(), strict=True))
-        return {**self.base.diagnostics(labels), **strengths}
+        return self.base.diagnostics(labels)
 
     def representations(self, backbone: Backbone) -> Encoder:
         return self.base.representations(backbone)

@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
@@ -73,8 +73,6 @@ class TransitiveInvariance(Objective):
         teacher_path: a folder that holds a timm network, such as a run's `export`, or a file of timm weights: a frozen teacher, by which
             the graph is made once. None is a moving average of the backbone.
         teacher_architecture: the timm name of the network whose weights a file holds.
-        teacher_features: what of the moving average neighbours are found by: its `pooled` features, or those `projected`, in which views of
-            one object lie together: in the pooled ones, neighbours may be what was seen alike, whatever it was.
         teacher_momentum: what the moving average keeps of itself in every step.
         first_graph: epochs before the moving average is asked for neighbours for the first time; until then pairs are `intra`.
         rebuild_every: epochs after which it is asked again. A graph costs one pass over all images and N^2 D products.
@@ -102,7 +100,6 @@ class TransitiveInvariance(Objective):
         cells: int = 0,
         teacher_path: str | None = None,
         teacher_architecture: str | None = None,
-        teacher_features: Literal["pooled", "projected"] = "projected",
         teacher_momentum: float = 0.99,
         first_graph: int = 1,
         rebuild_every: int = 1,
@@ -128,8 +125,7 @@ class TransitiveInvariance(Objective):
         self.hard_from, self.temperature, self.seed = hard_from, temperature, seed
         self.rules = EdgeRules(neighbours, max_degree, least_similarity, cells)
         self.teacher_path, self.teacher_architecture = teacher_path, teacher_architecture
-        self.teacher_features, self.teacher_momentum = teacher_features, teacher_momentum
-        self.first_graph, self.rebuild_every = first_graph, rebuild_every
+        self.teacher_momentum, self.first_graph, self.rebuild_every = teacher_momentum, first_graph, rebuild_every
         self.projector = make_projector(features, projector)
         self.teacher: Teacher | None = None
         self._frozen: FrozenEncoder | None = None
@@ -148,14 +144,10 @@ class TransitiveInvariance(Objective):
         if not self._joins_objects:
             return
         if self.teacher_path is None:
-            self.teacher = Teacher(self._followed(backbone))
+            self.teacher = Teacher(backbone)
         elif Path(self.teacher_path).expanduser().exists():
             # Where it is gone, a trained encoder can be judged all the same.
             self._frozen = FrozenEncoder(self.teacher_path, self.teacher_architecture)
-
-    def _followed(self, backbone: Backbone) -> nn.Module:
-        """What the teacher is a moving average of."""
-        return nn.Sequential(backbone, self.projector) if self.teacher_features == "projected" else backbone
 
     def allocate(self, objects: int, images: int) -> None:
         if self._joins_objects and self.rules.cells > images:
@@ -203,10 +195,9 @@ class TransitiveInvariance(Objective):
     @torch.no_grad()
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         if self.teacher is not None:
-            followed = self._followed(backbone)
-            self.teacher.follow(followed, self.teacher_momentum)
+            self.teacher.follow(backbone, self.teacher_momentum)
             # It is never trained, so statistics of its own would stay those that it began with.
-            own, others = ([one for one in network.buffers() if one.is_floating_point()] for network in (self.teacher.network, followed))
+            own, others = ([one for one in network.buffers() if one.is_floating_point()] for network in (self.teacher.network, backbone))
             torch._foreach_lerp_(own, others, 1 - self.teacher_momentum)
         self._steps_done, self._progress = step, step / steps
 

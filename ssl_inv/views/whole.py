@@ -204,6 +204,8 @@ class Several(Plan):
         ways = [plan.way for plan in self.plans if plan.way is not None]
         require(len(ways) <= 1, "Several: only one of the plans leads along the data's own parameters")
         served = self.own_views == 2 and not self.linked
+        alone = not self.linked or all(plan.linked or plan.sources == 1 for plan in self.plans)
+        require(alone, "Several: beside images that an objective links, no plan is served by several of the data's own views")
         require(not ways or served, "Several: beside a path between two of the data's own views, no plan is served by more or by others")
 
     @property

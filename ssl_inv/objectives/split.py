@@ -1,0 +1,141 @@
+"""Two objectives, each with a part of the features of its own."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from torch import Tensor
+
+from ssl_inv.backbones import Backbone
+from ssl_inv.data.base import Labels
+from ssl_inv.data.gallery import Gallery
+from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
+from ssl_inv.objectives.composition import base_objective
+from ssl_inv.registry import register
+from ssl_inv.some_channels import OnePass, SomeChannels
+from ssl_inv.transforms import Group
+from ssl_inv.views import Links, Plan, Several, Views
+
+
+@register("split")
+class Split(Objective):
+    """SIE's split for any two objectives (after Garrido, Najman, LeCun, ICML 2023, sec. 3): what does not change, and what changes.
+
+    The channels of the backbone's last map are parted, m = [m_inv, m_equi], and each objective sees a backbone that has its own part alone:
+
+        L = L_invariant(m_inv) + weight L_equivariant(m_equi).
+
+    SIE is the case of VICReg and of SIE with nothing but an equivariant part, but for its covariances between the parts. Where both need
+    the same views they are given the same ones, and a view that both pass through the backbone by itself passes once. Otherwise each has
+    views of its own, and the step costs what both cost.
+
+    When:
+        What an image shows is best learnt from other images (OBoW, InterCLR, transitive invariance) or by an objective that you know, and
+        how it was seen shall be in the features too. Not where one objective already asks for both, such as SIE or EquiMod.
+
+    Args:
+        invariant: the objective of the first channels, a mapping with its `name` and settings.
+        equivariant: the objective of the last channels, likewise; retrieval and aggregates are its.
+        equivariant_share: share of the channels that is equivariant, between 0 and 1.
+        weight: of all terms of the equivariant objective.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        groups: Mapping[str, Group],
+        *,
+        invariant: Annotated[dict[str, Any], "objective"],
+        equivariant: Annotated[dict[str, Any], "objective"],
+        equivariant_share: float = 0.5,
+        weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.equivariant_features = round(features * equivariant_share)
+        self.invariant_features = features - self.equivariant_features
+        if not 0 < self.equivariant_features < features:
+            raise ValueError(f"equivariant_share: {equivariant_share} of {features} features leaves one of the two parts empty")
+        if weight < 0:
+            raise ValueError(f"weight must be at least 0, got {weight}")
+        self.weight = weight
+        self.invariant = base_objective(self.invariant_features, groups, setting="invariant", **invariant)
+        self.equivariant = base_objective(self.equivariant_features, groups, setting="equivariant", **equivariant)
+        self.parameters_used = self.equivariant.parameters_used
+        self.shares_views = self.invariant.plan == self.equivariant.plan
+        self._plan = self.invariant.plan if self.shares_views else _beside(self.invariant.plan, self.equivariant.plan)
+
+    @property
+    def plan(self) -> Plan:
+        return self._plan
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        count = self.invariant.plan.count
+        further = views if self.shares_views else Views(views.views[count:], views.index, views.shown)
+        first, last = self._parts(Backbone(OnePass(backbone.model), backbone.architecture, backbone.arguments))
+        invariant = self.invariant.loss(Views(views.views[:count], views.index, views.shown), first)
+        equivariant = self.equivariant.loss(further, last)
+        told = {f"equivariant_{name}": Term(term.value, self.weight * term.weight) for name, term in equivariant.items()}
+        return {**{f"invariant_{name}": term for name, term in invariant.items()}, **told}
+
+    def _parts(self, backbone: Backbone) -> tuple[Backbone, Backbone]:
+        """The backbone with the invariant channels and with the equivariant ones."""
+        first = SomeChannels(backbone.model, self.invariant_features)
+        last = SomeChannels(backbone.model, self.equivariant_features, start=self.invariant_features)
+        return first.as_backbone(backbone), last.as_backbone(backbone)
+
+    def adopt(self, backbone: Backbone) -> None:
+        for objective, part in zip((self.invariant, self.equivariant), self._parts(backbone), strict=True):
+            objective.adopt(part)
+
+    def allocate(self, objects: int, images: int) -> None:
+        self.invariant.allocate(objects, images)
+        self.equivariant.allocate(objects, images)
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        for objective, part in zip((self.invariant, self.equivariant), self._parts(backbone), strict=True):
+            objective.after_step(part, step, steps)
+
+    @property
+    def looks_between_epochs(self) -> bool:
+        return self.invariant.looks_between_epochs or self.equivariant.looks_between_epochs
+
+    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
+        for objective, part in zip((self.invariant, self.equivariant), self._parts(backbone), strict=True):
+            objective.between_epochs(part, epoch, gallery)
+
+    def links(self, seed: int) -> Links | None:
+        return self.invariant.links(seed)
+
+    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
+        return {**self.invariant.diagnostics(labels), **self.equivariant.diagnostics(labels)}
+
+    def representations(self, backbone: Backbone) -> Encoder:
+        def encode(pixels: Tensor) -> dict[str, Tensor]:
+            features = backbone(pixels)
+            invariant, equivariant = features.tensor_split([self.invariant_features], dim=1)
+            return {"all": features, "invariant": invariant, "equivariant": equivariant}
+
+        return encode
+
+    def predictor(self, backbone: Backbone) -> Predictor | None:
+        return self.equivariant.predictor(self._parts(backbone)[1])
+
+    def aggregation(self, backbone: Backbone) -> Aggregation | None:
+        aggregate = self.equivariant.aggregation(self._parts(backbone)[1])
+        return aggregate and (lambda features, actions: aggregate(features[..., self.invariant_features :], actions))
+
+
+def _beside(first: Plan, second: Plan) -> Several:
+    """The views of both, each by the policies that it would have alone.
+
+    Raises:
+        ValueError: if the second needs other images beside its own, which only the invariant objective may.
+    """
+    if second.linked:
+        raise ValueError("equivariant: it relates different images, which the invariant part may do")
+    plans: list[Plan] = []
+    policies: list[int | None] = []
+    for plan in (first, second):
+        alone = plan.plans if isinstance(plan, Several) else (plan,)
+        plans += alone
+        policies += (plan.policies or range(len(alone))) if isinstance(plan, Several) else [None]
+    return Several(tuple(plans), tuple(policies))
