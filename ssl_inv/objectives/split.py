@@ -1,4 +1,4 @@
-"""Two objectives, each with a part of the features of its own."""
+"""Split: two objectives, each with a part of the features of its own."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
