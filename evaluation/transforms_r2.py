@@ -68,6 +68,8 @@ class TransformR2Settings:
 
 
 def _varying(targets: Tensor) -> Tensor:
+    if not targets.numel():
+        return torch.zeros(targets.shape[1], dtype=torch.bool)
     return targets.double().std(dim=0, correction=0) > 1e-6
 
 
