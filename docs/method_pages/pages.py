@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from method_pages import tables
+from method_pages.costs import cost_of_steps
 from method_pages.markup import code, escaped, folded, sentence, table
 from method_pages.methods import Method, read_methods
 from method_pages.published import Papers, read_papers
@@ -108,6 +109,7 @@ def overview(methods: Mapping[str, Method], papers: Papers, records: list[Record
         "Runs that share a table had the same data, network, budget and evaluation. ± is the standard deviation over seeds, where there "
         "are several. R2 is averaged over dimensions, so that a constant prediction scores 0.",
         *(f"### {sentence(tables.terms(group))}\n\n{tables.side_by_side(group, link)}" for group in groups),
+        *cost_of_steps(link),
         "## Published, side by side",
         "What one source reports of several methods, one row a method; different sources measure by different protocols. R2 per "
         "dimension and pooled R2 are two measures: for the relative rotations of 3DIEBench, a constant prediction scores 0 with one and "
