@@ -3,7 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
-from ssl_inv.objectives.base import Losses, Objective
+from torch import Tensor
+
+from ssl_inv.backbones import Backbone
+from ssl_inv.objectives.base import Encoder, Losses, Objective
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.transforms import Group
 
@@ -40,3 +43,13 @@ def beside(base: Losses, own: Losses) -> Losses:
     if both := sorted(base.keys() & own.keys()):
         raise ValueError(f"base: its loss has a term {both[0]!r} too, as an objective around itself has")
     return {**base, **own}
+
+
+def two_parts(backbone: Backbone, invariant: int) -> Encoder:
+    """The features of a backbone, of which the first `invariant` are "invariant" and all others "equivariant"."""
+
+    def encode(pixels: Tensor) -> dict[str, Tensor]:
+        features = backbone(pixels)
+        return {"all": features, "invariant": features[:, :invariant], "equivariant": features[:, invariant:]}
+
+    return encode

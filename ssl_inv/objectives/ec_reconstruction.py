@@ -14,7 +14,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective, beside
+from ssl_inv.objectives.composition import base_objective, beside, two_parts
 from ssl_inv.registry import register, suggest
 from ssl_inv.some_channels import SomeChannels
 from ssl_inv.transforms import Group
@@ -143,12 +143,7 @@ class ECReconstruction(Objective):
         return self.base.diagnostics(labels)
 
     def representations(self, backbone: Backbone) -> Encoder:
-        def encode(pixels: Tensor) -> dict[str, Tensor]:
-            features = backbone(pixels)
-            invariant, equivariant = features.tensor_split([self.invariant_features], dim=1)
-            return {"all": features, "invariant": invariant, "equivariant": equivariant}
-
-        return encode
+        return two_parts(backbone, self.invariant_features)
 
     def predictor(self, backbone: Backbone) -> Predictor | None:
         return self.base.predictor(self._invariant(backbone))

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from torch import Tensor
-
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective
+from ssl_inv.objectives.composition import base_objective, two_parts
 from ssl_inv.registry import register
 from ssl_inv.some_channels import OnePass, SomeChannels
 from ssl_inv.transforms import Group
@@ -109,12 +107,7 @@ class Split(Objective):
         return {**self.invariant.diagnostics(labels), **self.equivariant.diagnostics(labels)}
 
     def representations(self, backbone: Backbone) -> Encoder:
-        def encode(pixels: Tensor) -> dict[str, Tensor]:
-            features = backbone(pixels)
-            invariant, equivariant = features.tensor_split([self.invariant_features], dim=1)
-            return {"all": features, "invariant": invariant, "equivariant": equivariant}
-
-        return encode
+        return two_parts(backbone, self.invariant_features)
 
     def predictor(self, backbone: Backbone) -> Predictor | None:
         return self.equivariant.predictor(self._parts(backbone)[1])
