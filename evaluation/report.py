@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from ssl_inv.transforms import Action, Box, Circle, Flag, Group, Pose, Real, Rotation
+from ssl_inv.transforms import Action, Box, Circle, Code, Flag, Group, Pose, Real, Rotation
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -200,6 +200,8 @@ def describe_action(action: Action, row: int) -> str:
 
 def _step_words(label: str, action: Action, name: str, row: int) -> str:
     group: Group = action.groups[name]
+    if isinstance(group, Code):
+        return "" if torch.equal(action.source[name][row], action.target[name][row]) else f"another {label}"
     step = action.values[name][row : row + 1].detach().cpu().double()
     if isinstance(group, Rotation):
         return _turn_words("rotated" if name == "rotation" else f"{label} rotated", step)

@@ -22,7 +22,7 @@ from ssl_inv.evaluation.report import (
     write_report,
 )
 from ssl_inv.quaternions import quaternion_from_euler
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 2, 16, 16, 3), dtype=np.uint8)
 FULL = ReportContent(
@@ -160,6 +160,8 @@ def quaternion(degrees: float) -> list[float]:
         ("flip", Flag(), 0.0, 1.0, "flip on"),
         ("flip", Flag(), 1.0, 0.0, "flip off"),
         ("rotation", Rotation(), quaternion(5), [-x for x in quaternion(5)], "unchanged"),
+        ("jitter_order", Code(), 3, 17, "another jitter order"),
+        ("jitter_order", Code(), 3, 3, "unchanged"),
     ],
 )
 def test_actions_in_words(name: str, group: Group, first: Any, second: Any, words: str) -> None:
