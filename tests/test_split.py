@@ -105,6 +105,7 @@ def test_other_views_stand_behind_those_of_the_invariant_objective() -> None:
         ({"weight": -1.0}, "weight must be at least 0, got -1.0"),
         ({"equivariant": {**SIE, "parameters": ["rotatoin"]}}, "equivariant: parameters: no view of this data records 'rotatoin'"),
         ({"invariant": {**VICREG, "projector": []}}, "invariant: "),
+        ({"invariant": {**OBOW, "vocabulary": 0}}, "invariant: vocabulary"),
     ],
     ids=str,
 )

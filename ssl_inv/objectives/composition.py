@@ -1,6 +1,7 @@
 """Objectives around another one."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor
@@ -27,11 +28,18 @@ def base_objective(features: int, groups: Mapping[str, Group], *, name: str, set
     constructor = OBJECTIVES.find(name).load()
     if not issubclass(constructor, Objective):
         raise ValueError(f"{setting}: {name!r} does not derive from ssl_inv.objectives.base.Objective")
-    try:
+    with speaking_of(setting):
         objective: Objective = constructor(features, groups, **settings)
+    return objective
+
+
+@contextmanager
+def speaking_of(setting: str) -> Iterator[None]:
+    """Put the name of a setting before the message of a `ValueError` about what it describes."""
+    try:
+        yield
     except ValueError as error:
         raise ValueError(f"{setting}: {error}") from error
-    return objective
 
 
 def beside(base: Losses, own: Losses) -> Losses:

@@ -14,7 +14,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective, beside, two_parts
+from ssl_inv.objectives.composition import base_objective, beside, speaking_of, two_parts
 from ssl_inv.registry import register, suggest
 from ssl_inv.some_channels import SomeChannels
 from ssl_inv.transforms import Group
@@ -121,7 +121,8 @@ class ECReconstruction(Objective):
         return SomeChannels(backbone.model, self.invariant_features).as_backbone(backbone)
 
     def adopt(self, backbone: Backbone) -> None:
-        self.base.adopt(self._invariant(backbone))
+        with speaking_of("base"):
+            self.base.adopt(self._invariant(backbone))
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.base.after_step(self._invariant(backbone), step, steps)
@@ -131,7 +132,8 @@ class ECReconstruction(Objective):
         return self.base.looks_between_epochs
 
     def allocate(self, objects: int, images: int) -> None:
-        self.base.allocate(objects, images)
+        with speaking_of("base"):
+            self.base.allocate(objects, images)
 
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
         self.base.between_epochs(self._invariant(backbone), epoch, gallery)

@@ -7,7 +7,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective, two_parts
+from ssl_inv.objectives.composition import base_objective, speaking_of, two_parts
 from ssl_inv.registry import register
 from ssl_inv.some_channels import OnePass, SomeChannels
 from ssl_inv.transforms import Group
@@ -81,12 +81,17 @@ class Split(Objective):
         return first.as_backbone(backbone), last.as_backbone(backbone)
 
     def adopt(self, backbone: Backbone) -> None:
-        for objective, part in zip((self.invariant, self.equivariant), self._parts(backbone), strict=True):
-            objective.adopt(part)
+        first, last = self._parts(backbone)
+        with speaking_of("invariant"):
+            self.invariant.adopt(first)
+        with speaking_of("equivariant"):
+            self.equivariant.adopt(last)
 
     def allocate(self, objects: int, images: int) -> None:
-        self.invariant.allocate(objects, images)
-        self.equivariant.allocate(objects, images)
+        with speaking_of("invariant"):
+            self.invariant.allocate(objects, images)
+        with speaking_of("equivariant"):
+            self.equivariant.allocate(objects, images)
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         for objective, part in zip((self.invariant, self.equivariant), self._parts(backbone), strict=True):
