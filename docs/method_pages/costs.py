@@ -37,7 +37,7 @@ def cost_of_steps(link: Callable[[str], str]) -> list[str]:
     explained = (
         "A whole training step on views that are ready, over forward, backward and update of the same networks on as many images: losses, "
         "queues, clusters and moving averages are the difference. Processor time and the most that is allocated at a time, "
-        f"on {measured['device']}, {measured['threads']} thread(s), the median of {measured['rounds']} rounds in turn: `{command}`. "
+        f"on {measured['device']}, {measured['threads']} thread, the median of {measured['rounds']} rounds in turn: `{command}`. "
         f"The largest of the {len(costs)} ratios of time is {most:.2f}."
     )
     return ["## What a step costs", explained, folded(f"All {len(costs)} objectives", table(head, rows, range(2, len(head))))]
