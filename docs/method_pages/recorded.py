@@ -83,7 +83,7 @@ class Record:
 
 
 def comparable(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings of a recipe that have a part in its results; of the data's paths, which are one machine's, the last part."""
+    """The settings of a recipe that have a part in its results; of paths to data and teachers, which are one machine's, the last part."""
     kept = {
         section: {key: _portable(section, value) for key, value in values.items() if key not in _NO_RESULT.get(section, ())}
         for section, values in settings.items()
@@ -92,7 +92,7 @@ def comparable(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
 
 def _portable(section: str, value: Any) -> Any:
-    return Path(value).name if section == "data" and isinstance(value, str) and "/" in value else value
+    return Path(value).name if section in ("data", "objective") and isinstance(value, str) and "/" in value else value
 
 
 def gather_rows(tables: Sequence[list[dict[str, Any]]]) -> tuple[Row, ...]:
