@@ -22,19 +22,17 @@ from multiprocessing.context import ForkServerContext, SpawnContext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ssl_inv import keyed_random
 from ssl_inv.augment.policies import simclr
 from ssl_inv.backbones import Backbone, make_backbone
-from ssl_inv.data.base import Images, Indices, Source
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
+from ssl_inv.testing_data import OBJECTS, SIDE, Noise, SmallNetwork
 from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
 from ssl_inv.views import View, Views
 
@@ -48,30 +46,9 @@ GROUPS: Mapping[str, Group] = {
 }
 """What rendered solids and augmentation together record of a view."""
 
-_BATCH, _OBJECTS, _SIDE, _PROCESSES, _STEPS = 8, 16, 12, 2, 10
+_BATCH, _PROCESSES, _STEPS = 8, 2, 10
 _ROUNDING = 1e-9
 """Largest difference, as a share of the largest value, that is put down to rounding in float64."""
-
-
-class _Network(nn.Module):
-    """As much of a timm model as `Backbone` needs; every further batch normalisation would be a conversation between processes."""
-
-    num_features = 12
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
-        self.norm = nn.BatchNorm2d(8)
-        self.second = nn.Conv2d(8, self.num_features, 3, stride=2, padding=1)
-
-    def forward_features(self, pixels: Tensor) -> Tensor:
-        return self.second(self.norm(self.first(pixels)).relu()).relu()  # type: ignore[no-any-return]
-
-    def forward_head(self, features: Tensor) -> Tensor:
-        return features.mean((2, 3))
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(pixels))
 
 
 @dataclass(frozen=True)
@@ -91,17 +68,17 @@ class _Case:
         """Backbone and objective with initial weights by `seed`, in training mode."""
         constructor = OBJECTIVES.find(self.objective).load() if isinstance(self.objective, str) else self.objective
         with _seeded(seed):
-            backbone = make_backbone(**self.backbone) if self.backbone else Backbone(_Network(), "network of the conformance suite")
+            backbone = make_backbone(**self.backbone) if self.backbone else Backbone(SmallNetwork(), "network of the conformance suite")
             objective = constructor(backbone.features, self.groups, **self.settings)
             objective.adopt(backbone)
-            objective.allocate(_OBJECTS, _OBJECTS)
+            objective.allocate(OBJECTS, OBJECTS)
         return nn.ModuleDict({"backbone": backbone, "objective": objective}).train()
 
     def views(self, seed: int, batch: int = _BATCH, dtype: torch.dtype = torch.float32) -> Views:
         """Views with random pixels and transforms."""
         plan = _parts(self.build())[1].plan
         with _seeded(seed):
-            pixels = [torch.randn(batch, 3, _SIDE, _SIDE, dtype=dtype) for _ in range(plan.count)]
+            pixels = [torch.randn(batch, 3, SIDE, SIDE, dtype=dtype) for _ in range(plan.count)]
             transforms = [random_transform({**self.groups, **plan.groups}, batch, dtype) for _ in range(plan.count)]
         index = torch.arange(batch)
         shown = torch.stack((index, torch.zeros_like(index)), dim=1).expand(plan.sources, -1, -1)
@@ -245,26 +222,12 @@ def _step(networks: nn.ModuleDict, views: Views, step: int, average: Callable[[T
     return loss.detach()
 
 
-class _Noise(Source):
-    """Objects with one view each, of noise."""
-
-    groups: dict[str, Group] = {}  # noqa: RUF012 - never changed
-    labels = None
-    image_size = _SIDE
-    view_counts = np.ones(_OBJECTS, dtype=np.int64)
-
-    def load(self, objects: Indices, views: Indices) -> Images:
-        pixels = keyed_random.bits(0, objects, count=3 * _SIDE**2) % np.uint64(256)
-        shown = torch.from_numpy(pixels.astype(np.uint8)).view(-1, 3, _SIDE, _SIDE)
-        return Images(shown, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
-
-
 def _between_epochs(networks: nn.ModuleDict) -> None:
     """What the engine does before the first epoch."""
     backbone, objective = _parts(networks)
     if objective.looks_between_epochs:
         dtype = next(backbone.parameters()).dtype
-        gallery = Gallery(_Noise(), lambda pixels: 2 * pixels.to(dtype) - 1, "cpu", batch_size=_OBJECTS // 4)
+        gallery = Gallery(Noise(), lambda pixels: 2 * pixels.to(dtype) - 1, "cpu", batch_size=OBJECTS // 4)
         with torch.no_grad(), _seeded(0):
             objective.between_epochs(backbone, 0, gallery)
 
