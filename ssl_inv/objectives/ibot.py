@@ -14,6 +14,7 @@ from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import CentredTargets, PrototypeHead, without_dropout
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop, encode_by_size, global_and_local, mean_of_different_crops, require_distillation_settings
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher, cosine_momentum
@@ -24,7 +25,7 @@ Masks = NDArray[np.bool_]
 
 
 @register("ibot")
-class IBOT(Objective):
+class IBOT(CountsSteps, Objective):
     """Image BERT pretraining with an online tokeniser (Zhou et al., ICLR 2022, eq. 2 and 3), as the authors' code computes it.
 
     Blocks of patches of the student's two global crops are replaced by a learnt token. DINO's loss stands between the pooled features of
@@ -115,19 +116,10 @@ class IBOT(Objective):
         schedule = (centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
         self.image_targets, self.patch_targets = CentredTargets(prototypes, *schedule), CentredTargets(prototypes, *schedule)
         self.register_buffer("prototypes_learn", torch.tensor(0.0 if frozen_prototypes else 1.0))
-        self._steps_done = 0
 
     @property
     def plan(self) -> MultiCrop:
         return self.crops
-
-    def get_extra_state(self) -> int:
-        """The number of steps done, by which masks are drawn: on the host, as reading it from a device would wait for the device."""
-        return self._steps_done
-
-    def set_extra_state(self, state: int) -> None:
-        """Continue after so many steps."""
-        self._steps_done = state
 
     def adopt(self, backbone: Backbone) -> None:
         if not hasattr(backbone.model, "num_prefix_tokens") or not hasattr(backbone.model, "patch_embed"):

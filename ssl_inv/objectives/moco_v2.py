@@ -12,6 +12,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.heads import mlp
 from ssl_inv.memory import Queue
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher
 from ssl_inv.transforms import Group
@@ -19,7 +20,7 @@ from ssl_inv.views import Pair, Views
 
 
 @register("moco-v2")
-class MoCoV2(Objective):
+class MoCoV2(CountsSteps, Objective):
     """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al., arXiv 2003.04297).
 
     With q the query, the normalised projection of the first view, k the teacher's of the second, and n_1, ..., n_K the queue's keys,
@@ -83,19 +84,10 @@ class MoCoV2(Objective):
         self.extrapolation, self.interpolation = extrapolation, interpolation
         self.projector = mlp((features, *projector))
         self.queue = Queue(queue, projector[-1], queue_precision)
-        self._steps_done = 0
 
     @property
     def plan(self) -> Pair:
         return Pair()
-
-    def get_extra_state(self) -> int:
-        """The number of steps done, which random numbers depend on."""
-        return self._steps_done
-
-    def set_extra_state(self, state: int) -> None:
-        """Continue after so many steps."""
-        self._steps_done = state
 
     def adopt(self, backbone: Backbone) -> None:
         self.teacher = Teacher(self._encoder(backbone))

@@ -12,6 +12,7 @@ from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import PrototypeHead, without_dropout
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop, encode_by_size
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher
@@ -20,7 +21,7 @@ from ssl_inv.views import Crops, MultiCrop, Views
 
 
 @register("msn")
-class MSN(Objective):
+class MSN(CountsSteps, Objective):
     """Masked siamese networks (Assran et al., ECCV 2022, eq. 1 and sec. 3), as the authors' code computes it.
 
     The target is one view as the augmentation makes it; anchors are further such views of which some patches are dropped, and small crops.
@@ -104,19 +105,10 @@ class MSN(Objective):
         self.temperature, self.sharpening, self.sinkhorn_iterations = temperature, sharpening, sinkhorn_iterations
         self.mean_entropy, self.entropy, self.momentum, self.keep = mean_entropy, entropy, momentum, keep
         self.head = PrototypeHead(features, projector, prototypes, batch_norm)
-        self._steps_done = 0
 
     @property
     def plan(self) -> MultiCrop:
         return self._plan
-
-    def get_extra_state(self) -> int:
-        """The number of steps done, by which patches are dropped."""
-        return self._steps_done
-
-    def set_extra_state(self, state: int) -> None:
-        """Continue after so many steps."""
-        self._steps_done = state
 
     def adopt(self, backbone: Backbone) -> None:
         if any(getattr(backbone.model, name, None) is None for name in ("num_prefix_tokens", "patch_embed", "patch_drop")):

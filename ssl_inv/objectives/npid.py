@@ -11,6 +11,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.bank import Bank
 from ssl_inv.heads import mlp
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.registry import register
 from ssl_inv.sampling import sample_keys, spread
 from ssl_inv.transforms import Group
@@ -18,7 +19,7 @@ from ssl_inv.views import Crops, MultiCrop, Views
 
 
 @register("npid")
-class NPID(Objective):
+class NPID(CountsSteps, Objective):
     """Non-parametric instance discrimination (Wu, Xiong, Yu, Lin, CVPR 2018, eq. 2).
 
     With z the normalised projection of the one view of image i, and v_1, ..., v_N what the bank holds of all images,
@@ -67,7 +68,6 @@ class NPID(Objective):
         self.projector = mlp((features, *projector))
         self.dimensions, self.negatives, self.temperature, self.seed = projector[-1], negatives, temperature, seed
         self.bank_renewal, self.bank_precision, self.bank_place = bank_renewal, bank_precision, bank_place
-        self._steps_done = 0
 
     @property
     def plan(self) -> MultiCrop:
@@ -75,14 +75,6 @@ class NPID(Objective):
 
     def allocate(self, objects: int, images: int) -> None:
         self.bank = Bank(objects, self.dimensions, self.bank_renewal, self.bank_precision, self.bank_place)
-
-    def get_extra_state(self) -> int:
-        """The number of steps done, which draws depend on."""
-        return self._steps_done
-
-    def set_extra_state(self, state: int) -> None:
-        """Continue after so many steps."""
-        self._steps_done = state
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         return self.embedding_loss(self.projector(backbone(views[0].pixels)), views.index)

@@ -10,6 +10,7 @@ from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import without_dropout
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher, cosine_momentum
@@ -19,7 +20,7 @@ from ssl_inv.visual_words import DynamicHead, VisualWords, perplexity
 
 
 @register("obow")
-class OBoW(Objective):
+class OBoW(CountsSteps, Objective):
     """Online bags of visual words (Gidaris et al., CVPR 2021, eq. 1 to 6), as the authors' code computes it.
 
     The teacher's feature map of the whole image, plainly seen, becomes a bag of visual words: every position u is assigned softly to the K
@@ -139,20 +140,11 @@ class OBoW(Objective):
             "first_distance": first_distance,
         }
         self._head_settings: dict[str, Any] = {"features": features, "kappa": kappa, "learn_kappa": learn_kappa}
-        self._steps_done = 0
 
     @property
     def plan(self) -> Several:
         policies = {"crops": 1, "patches": 2}
         return Several((MultiCrop((self._centre,)), *self._kinds.values()), (0, *(policies[kind] for kind in self._kinds)))
-
-    def get_extra_state(self) -> int:
-        """The number of steps done, by which positions are drawn: on the host, as reading it from a device would wait for the device."""
-        return self._steps_done
-
-    def set_extra_state(self, state: int) -> None:
-        """Continue after so many steps."""
-        self._steps_done = state
 
     def adopt(self, backbone: Backbone) -> None:
         self.teacher = Teacher(LastMaps(backbone, self.levels))

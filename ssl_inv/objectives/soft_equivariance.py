@@ -13,6 +13,7 @@ from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import all_sum, rank, world_size
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
 from ssl_inv.objectives.composition import base_objective, beside
+from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
 from ssl_inv.registry import register
 from ssl_inv.some_channels import SomeChannels
@@ -21,7 +22,7 @@ from ssl_inv.views import Links, Plan, Views
 
 
 @register("soft-equivariance")
-class SoftEquivariance(Objective):
+class SoftEquivariance(CountsSteps, Objective):
     """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for image encoders.
 
     With f the backbone's last feature map of the base objective's first view x, and rho_i(g) what an element g of the i-th candidate group
@@ -102,19 +103,10 @@ class SoftEquivariance(Objective):
         self.register_buffer("strengths", torch.full((len(symmetries),), strength))
         self.register_buffer("penalties", torch.zeros(len(symmetries)))
         self.register_buffer("least", torch.zeros(len(symmetries)))
-        self._steps_done = 0
 
     @property
     def plan(self) -> Plan:
         return self.base.plan
-
-    def get_extra_state(self) -> int:
-        """The number of steps done, by which elements are drawn: on the host, as reading it from a device would wait for the device."""
-        return self._steps_done
-
-    def set_extra_state(self, state: int) -> None:
-        """Continue after so many steps."""
-        self._steps_done = state
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         seen = SomeChannels(backbone.model, backbone.features, remember=True)
