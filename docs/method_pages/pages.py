@@ -1,6 +1,6 @@
 """The page of every objective, and the page that compares them."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from method_pages import tables
@@ -40,7 +40,7 @@ def recipes_by_objective() -> dict[str, dict[str, Path]]:
 
 def method_page(method: Method, papers: Papers, records: list[Record], recipes: Mapping[str, Path]) -> str:
     """The page of one objective."""
-    own = _best_known([record for record in records if record.objective == method.name])
+    own = tables.best_known([record for record in records if record.objective == method.name])
     opening = [
         _MADE,
         f"# {method.title}",
@@ -56,11 +56,6 @@ def method_page(method: Method, papers: Papers, records: list[Record], recipes: 
         "Settings": _settings(method),
     }
     return "\n\n".join([*opening, *(f"## {head}\n\n{text}" for head, text in sections.items() if text)]) + "\n"
-
-
-def _best_known(records: Iterable[Record]) -> list[Record]:
-    """Records of most seeds first."""
-    return sorted(records, key=lambda one: (-len(one.seeds), one.name))
 
 
 def _joined(paragraph: str) -> str:
@@ -107,7 +102,8 @@ def overview(methods: Mapping[str, Method], papers: Papers, records: list[Record
         _glance(methods, papers, groups[0] if groups else [], link),
         "## Measured here, on equal terms",
         "Runs that share a table had the same data, network, budget and evaluation. ± is the standard deviation over seeds, where there "
-        "are several. R2 is averaged over dimensions, so that a constant prediction scores 0.",
+        "are several. R2 is averaged over dimensions, so that a constant prediction scores 0; that of hues over those of floor and light. "
+        "What a step costs is from the measurement at the end of this page.",
         *(f"### {sentence(tables.terms(group))}\n\n{tables.side_by_side(group, link)}" for group in groups),
         *cost_of_steps(link),
         "## Published, side by side",
@@ -132,7 +128,7 @@ def _comparison(papers: Papers, rows: Sequence[PublishedRow], link: Callable[[st
 def _glance(methods: Mapping[str, Method], papers: Papers, group: Sequence[Record], link: Callable[[str], str]) -> str:
     """One row an objective: what it does, whether it reads transforms, our numbers of one group of runs, and those of papers."""
     ours: dict[str, tuple[str, str]] = {}
-    for record in _best_known(group):
+    for record in tables.best_known(group):
         if (numbers := tables.headline(record)) is not None:
             ours.setdefault(record.objective, numbers)
     cited = list(dict.fromkeys(column.source for column in papers.overview))

@@ -1,8 +1,10 @@
 """The tables of the pages: what was measured here, and what papers report."""
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
+from method_pages.costs import measured_costs
 from method_pages.markup import escaped, folded, sentence, table
 from method_pages.published import Papers
 from method_pages.published import Row as PublishedRow
@@ -15,8 +17,10 @@ LEAST_METHODS = 3
 
 _EQUAL_TERMS = ("data", "backbone", "normalization", "trainer", "evaluation")
 _MAIN = ("linear/top1", "knn/top1", "retrieval/val-val/mrr", "retrieval/val-val/hit@1")
-_MAIN_COLUMNS = (("linear/top1", "all"), ("knn/top1", "all"))
-_PREDICTION_COLUMNS = (("retrieval/val-val/mrr", "prediction space"),)
+_ROTATION = "r2/relative/rotation"
+_HUES = ("r2/relative/floor_hue", "r2/relative/light_hue")
+_PARTS = ("all", "invariant", "equivariant")
+_COSTS = ("step, ms", "step, MB")
 
 
 def measured(record: Record) -> str:
@@ -92,40 +96,84 @@ def terms(group: Sequence[Record]) -> str:
     return f"{where}, {settings['backbone']['name']}, {length} of {trainer['batch_size']:,}, {settings['evaluation']['protocol']} protocol"
 
 
+@dataclass(frozen=True)
+class _Column:
+    """A column of a comparison: a measurement on a part of the features, or the mean of several."""
+
+    heading: str
+    names: tuple[str, ...]
+    part: str
+
+    def number(self, record: Record, kind: str = "trained") -> str:
+        """What a record has for it, or nothing where it lacks one."""
+        found = [row for name in self.names if (row := record.find(name, self.part)) is not None]
+        if len(found) < len(self.names):
+            return ""
+        return number(self.names[0], tuple(mean(values) for values in zip(*(getattr(row, kind) for row in found), strict=True)))
+
+
 def side_by_side(group: Sequence[Record], link: Callable[[str], str]) -> str:
-    """One row a record and one of the untrained network, with the measurements that say most."""
-    names = dict.fromkeys(row.name for record in group for row in record.rows)
+    """One row a record and one of the untrained network, with the measurements that say most; the best at the question asked come first."""
+    ordered = sorted(group, key=_rank)
+    names = list(dict.fromkeys(row.name for record in group for row in record.rows))
     relative = [name for name in names if name.startswith("r2/relative/")]
-    told = [name for name in relative if name == "r2/relative/rotation"] or relative
-    several = dict.fromkeys(row.part for record in group for row in record.rows if row.part.endswith(" views"))
+    asked = [_ROTATION] if _ROTATION in relative else relative
     columns = [
-        *_MAIN_COLUMNS,
-        *(("linear/top1", part) for part in several),
-        *((name, part) for name in told for part in ("all", "invariant", "equivariant")),
-        *_PREDICTION_COLUMNS,
+        _Column("linear top-1, %", ("linear/top1",), "all"),
+        _Column("kNN top-1, %", ("knn/top1",), "all"),
+        *(_Column(f"R2 {name.removeprefix('r2/relative/')}, {part}", (name,), part) for name in asked for part in _PARTS),
+        *([_Column("R2 hues, all", _HUES, "all")] if set(_HUES) <= set(relative) else []),
+        _Column("MRR", ("retrieval/val-val/mrr",), "prediction space"),
+        _Column("H@1", ("retrieval/val-val/hit@1",), "prediction space"),
     ]
-    head = ["objective", "recipe", "seeds", *(_heading(*column) for column in columns)]
-    rows = []
-    for record in group:
-        found = [record.find(*column) for column in columns]
-        values = ["" if row is None else number(row.name, row.trained) for row in found]
-        rows.append([link(record.objective), f"[`{record.recipe}`](../../recipes/{record.recipe}.yaml)", str(len(record.seeds)), *values])
-    untrained = [next((row for record in group if (row := record.find(*column))), None) for column in columns]
-    rows.append(["untrained", "", "", *("" if row is None else number(row.name, row.untrained) for row in untrained)])
+    costs = {cost["recipe"]: (f"{cost['step_ms']:.0f}", f"{cost['step_mb']:.0f}") for cost in measured_costs()}
+    main = _comparison(ordered, columns, link, costs if any(record.recipe in costs for record in group) else {})
+    parts = dict.fromkeys(row.part for record in ordered for row in record.rows if row.part.endswith(" views"))
+    several = [_Column("one view", ("linear/top1",), "all"), *(_Column(part, ("linear/top1",), part) for part in parts)]
+    looking = [record for record in ordered if any(row.part in parts for row in record.rows)]
+    more = [f"Linear top-1, %, of several views of an object at once:\n\n{_comparison(looking, several, link)}"] if looking else []
+    return "\n\n".join((main, *more))
+
+
+def _comparison(
+    records: Sequence[Record], columns: Sequence[_Column], link: Callable[[str], str], costs: Mapping[str, tuple[str, str]] | None = None
+) -> str:
+    """A row a record, with the columns that any of them has a number for, and what a step costs by recipe."""
+    shown = [column for column in columns if any(map(column.number, records))]
+    rows = [
+        [
+            link(record.objective),
+            f"[`{record.recipe}`](../../recipes/{record.recipe}.yaml)",
+            str(len(record.seeds)),
+            *(column.number(record) for column in shown),
+            *(costs.get(record.recipe, ("", "")) if costs else ()),
+        ]
+        for record in records
+    ]
+    untrained = [next(filter(None, (column.number(record, "untrained") for record in best_known(records))), "") for column in shown]
+    head = ["objective", "recipe", "seeds", *(column.heading for column in shown), *(_COSTS if costs else ())]
+    rows.append(["untrained", "", "", *untrained, *([""] * len(_COSTS) if costs else ())])
     return table(head, rows, range(2, len(head)))
 
 
-def _heading(name: str, part: str) -> str:
-    if name.startswith("r2/"):
-        return f"R2 {name.removeprefix('r2/relative/')}, {part}"
-    words = {"linear/top1": "linear top-1, %", "knn/top1": "kNN top-1, %", "retrieval/val-val/mrr": "MRR"}[name]
-    return f"{words}, {part}" if part.endswith(" views") else words
+def best_known(records: Iterable[Record]) -> list[Record]:
+    """Records of most seeds first."""
+    return sorted(records, key=lambda one: (-len(one.seeds), one.name))
+
+
+def _rank(record: Record) -> tuple[float, str]:
+    """Best first: by the R2 of the rotation where it was measured, else by classes."""
+    row = _rotation(record) or record.find("linear/top1", "all")
+    return (-(mean(row.trained) or 0.0) if row else 1.0, record.name)
+
+
+def _rotation(record: Record) -> Row | None:
+    return record.find(_ROTATION, "equivariant") or record.find(_ROTATION, "all")
 
 
 def headline(record: Record) -> tuple[str, str] | None:
     """The numbers of the overview: linear top-1, and R2 of the relative rotation on the part that is meant to know it."""
-    classes = record.find("linear/top1", "all")
-    rotation = record.find("r2/relative/rotation", "equivariant") or record.find("r2/relative/rotation", "all")
+    classes, rotation = record.find("linear/top1", "all"), _rotation(record)
     if classes is None or rotation is None:
         return None
     return number(classes.name, classes.trained), number(rotation.name, rotation.trained)
