@@ -34,20 +34,24 @@ def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool) -> N
             return
         if not resumed:
             folder = RunFolder.create(folder.path, recipe, ["ssl-inv", *sys.argv[1:]])
-        progress = Progress(quiet=quiet)
-        try:
-            prepare(run, progress)
-            progress.keep(_headline(run, folder))
-            train(run, folder, progress)
-            _finish(run, folder, progress)
-        except KeyboardInterrupt:
-            folder.update(state="interrupted")
-            raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
-        except Exception as error:
-            folder.update(state=f"failed: {' '.join(str(error).split())}")
-            raise
-        finally:
-            progress.close()
+        with folder.held():
+            _train_and_finish(run, folder, Progress(quiet=quiet))
+
+
+def _train_and_finish(run: Run, folder: RunFolder, progress: Progress) -> None:
+    try:
+        prepare(run, progress)
+        progress.keep(_headline(run, folder))
+        train(run, folder, progress)
+        _finish(run, folder, progress)
+    except KeyboardInterrupt:
+        folder.update(state="interrupted")
+        raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
+    except Exception as error:
+        folder.update(state=f"failed: {' '.join(str(error).split())}")
+        raise
+    finally:
+        progress.close()
 
 
 def prepare(run: Run, progress: Progress) -> None:

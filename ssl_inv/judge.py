@@ -78,11 +78,11 @@ def feature_table(
 class FeatureCache:
     """Feature tables in a folder, each under a name that stands for everything it was made from.
 
-    What the files of the data contain is not looked at: its settings, the number of views of every object and the labels count.
+    Of files, sizes and times stand for their contents; of what a data set of one's own gives, the settings, numbers of views and labels.
 
     Attributes:
         folder: where the files are.
-        recipe: its sections `data` and `normalization` are part of the name.
+        recipe: its sections `data`, `augmentation` and `normalization` are part of the name.
     """
 
     folder: Path
@@ -90,10 +90,10 @@ class FeatureCache:
 
     def file(self, split: str, module: nn.Module, source: Source, objects: Indices, views: int) -> Path:
         """Where the features of the first `views` views of `objects` are kept, encoded by `module` with the objective's parts."""
-        sections = {section: dict(self.recipe[section]) for section in ("data", "normalization")}
+        sections = {section: dict(self.recipe[section]) for section in ("data", "augmentation", "normalization")}
         labels = source.labels
         names = () if labels is None else labels.names
-        facts = [version("ssl-inv"), fingerprint(module), sections, views, source.image_size, list(source.groups), names]
+        facts = [version("ssl-inv"), fingerprint(module), sections, views, source.stamp, source.image_size, list(source.groups), names]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for row in (objects, source.view_counts, *(() if labels is None else (labels.classes.numpy(), labels.known.numpy()))):
             digest.update(np.ascontiguousarray(row).tobytes())

@@ -10,11 +10,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from ssl_inv.recipe import Recipe, RecipeError, difference, read_yaml, resolve
+
+try:
+    import fcntl
+except ImportError:  # Windows has other locks
+    fcntl = None  # type: ignore[assignment]
 
 _PACKAGES = ("ssl-inv", "torch", "torchvision", "timm", "lightly", "kornia", "pytorch-lightning", "numpy")
 CHECKPOINT_FORMAT = 1
@@ -67,6 +74,28 @@ class RunFolder:
         if not run.recipe_file.is_file() or not run.record_file.is_file():
             raise RecipeError(f"{str(path)!r} is not a run folder: it has no recipe.yaml and run.json")
         return run
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes from writing here meanwhile, as far as the file system has locks; one that is killed lets go.
+
+        Raises:
+            RecipeError: if another process writes here.
+        """
+        lock = self.path / "run.lock"
+        with lock.open("w") as file:
+            try:
+                if fcntl is not None:
+                    # A lock of the process: one of the open file would live on in the loader processes of a run that was killed.
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except (BlockingIOError, PermissionError):
+                raise RecipeError(f"{str(self.path)!r} is being written by another process") from None
+            except OSError:
+                pass
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""

@@ -40,6 +40,7 @@ class TrainingViews(Source):
         self, source: Source, plan: Plan, augmentation: Augmentation, views: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
         self.source, self.views, self.device = source, views, torch.device(device)
+        self._made_by = f"{plan} {seed}"
         made = replace(plan, observed=max(views - 1, 1)) if isinstance(plan, Saccades) else Pair(max(views, 2))
         first = Augmentation(augmentation.policies[:1])
         self._maker = ViewMaker(made, source, first, [0.0] * 3, [1.0] * 3, seed).to(self.device)
@@ -64,6 +65,10 @@ class TrainingViews(Source):
     @property
     def tolerated_images(self) -> int | None:
         return self.source.tolerated_images
+
+    @property
+    def stamp(self) -> str:
+        return f"{self.source.stamp} {self._made_by}"
 
     def describe(self, object_index: int, view: int) -> str:
         return f"{self.source.describe(object_index, 0)}, made view {view}"

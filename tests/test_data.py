@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_inv.data.base import Data, Images, Indices, Labels, Source
+from ssl_inv.data.base import Data, Images, Indices, Labels, Source, Subset
 from ssl_inv.data.dataset import DatasetSource, torchvision_dataset
 from ssl_inv.data.files import Files
 from ssl_inv.data.folder import ImageFolder, folder
@@ -214,6 +214,19 @@ def test_a_damaged_zip_member_is_a_broken_image(tmp_path: Path) -> None:
     source = ImageFolder(str(path))
     assert load_all(source).readable.tolist() == [True, False, True]
     assert "checksum" in source.broken["b.png"]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "change", [{"a.png": encoded(4)}, {"c.png": encoded(3)}, {"views.csv": csv_of([["object", "path"], ["o", "a.png"], ["o", "b.png"]])}]
+)
+def test_a_stamp_tells_whether_files_changed(tmp_path: Path, form: str, change: dict[str, bytes]) -> None:
+    table = csv_of([["object", "path"], ["o", "a.png"], ["p", "b.png"]])
+    path = write(tmp_path / "data", contents := {"a.png": encoded(1), "b.png": encoded(2), "views.csv": table}, form)
+    before = [ImageFolder(path).stamp, ViewTable(path).stamp]
+    assert [ImageFolder(path).stamp, Subset(ViewTable(path), np.array([1])).stamp] == before
+    write(tmp_path / "data", contents | change, form)
+    assert all(now != then for now, then in zip([ImageFolder(path).stamp, ViewTable(path).stamp], before, strict=True))
 
 
 def test_images_without_a_size_must_be_equal_squares(tmp_path: Path) -> None:

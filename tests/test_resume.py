@@ -19,6 +19,8 @@ import yaml
 from PIL import Image
 
 from ssl_inv.keyed_random import uniform
+from ssl_inv.recipe import RecipeError
+from ssl_inv.run_folder import RunFolder
 
 STEPS = 24
 RENDERED = {
@@ -182,6 +184,20 @@ def test_ctrl_c_is_one_line_and_resumable(command_line: CommandLine, uninterrupt
     assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
     command_line.run("pretrain", "--resume", str(run), "--quiet")
     assert_as_if_uninterrupted(run, uninterrupted)
+
+
+def test_a_run_is_not_resumed_twice_at_a_time(command_line: CommandLine, uninterrupted: Path) -> None:
+    run = command_line.folder / "held"
+    shutil.copytree(uninterrupted, run)
+    (run / "checkpoints" / "last.ckpt").unlink()
+    process = command_line.start("pretrain", "--resume", str(run), "--quiet")
+    while RunFolder(run).record()["state"] != "training":
+        os.kill(process, 0)
+    with pytest.raises(RecipeError, match="being written by another process"), RunFolder.open(run).held():
+        pass
+    assert command_line.end() == 0
+    assert_as_if_uninterrupted(run, uninterrupted)
+    assert not (run / "run.lock").exists()
 
 
 def test_augmented_files_read_by_workers_resume_too(command_line: CommandLine) -> None:

@@ -97,6 +97,11 @@ class Source(ABC):
         """How many images may be broken before a run has to stop; None where nothing can break."""
         return None
 
+    @property
+    def stamp(self) -> str:
+        """Another one when a file that `load` reads has changed; empty where there are no files to look at."""
+        return ""
+
     def describe(self, object_index: int, view: int) -> str:
         """What to call a view in a message or an embedding table: its file where it has one."""
         return f"object {object_index}, view {view}"
@@ -144,6 +149,10 @@ class Subset(Source):
     @property
     def tolerated_images(self) -> int | None:
         return self.source.tolerated_images
+
+    @property
+    def stamp(self) -> str:
+        return self.source.stamp
 
     def describe(self, object_index: int, view: int) -> str:
         return self.source.describe(int(self.objects[object_index]), view)

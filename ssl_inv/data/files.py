@@ -1,6 +1,7 @@
 """A folder or a zip archive, read the same way."""
 
 import csv
+import hashlib
 import io
 import os
 import struct
@@ -85,6 +86,17 @@ class Files:
         tails = (bytes(name).removeprefix(prefix) for name in self.names[first:last])
         yield from (unpacked(tail) for tail in tails if b"/" not in tail)
 
+    @property
+    def stamp(self) -> str:
+        """Another one when a file came, went or was written: a folder's by sizes and times, an archive's by its checksums."""
+        digest = hashlib.sha256(self.names.tobytes())
+        if self._archive is not None:
+            digest.update(self._archive.places.tobytes())
+        else:
+            found = (os.stat(self.path / unpacked(name)) for name in self.names)
+            digest.update(np.array([(one.st_size, one.st_mtime_ns) for one in found], dtype=np.int64).tobytes())
+        return digest.hexdigest()
+
     def with_suffix(self, suffixes: frozenset[str]) -> Names:
         """The files whose name ends, in any case, with one of the suffixes."""
         ends = tuple(suffix.encode() for suffix in suffixes)
@@ -162,7 +174,7 @@ class _Archive:
         self.path = path
         self.names = _without_common_folder([member.filename for member in members])
         places = [(member.header_offset, member.compress_size, member.compress_type, member.CRC) for member in members]
-        self._places: Indices = np.array(places, dtype=np.int64).reshape(-1, 4)
+        self.places: Indices = np.array(places, dtype=np.int64).reshape(-1, 4)
         self._open()
 
     def _open(self) -> None:
@@ -177,7 +189,7 @@ class _Archive:
         self._open()
 
     def read(self, row: int) -> bytes:
-        offset, size, method, checksum = self._places[row].tolist()
+        offset, size, method, checksum = self.places[row].tolist()
         # A read at a position does not move a shared file pointer, so neither threads nor forked processes disturb each other.
         header = _LOCAL_HEADER.unpack(os.pread(self._descriptor, _LOCAL_HEADER.size, offset))
         raw = os.pread(self._descriptor, size, offset + _LOCAL_HEADER.size + header[9] + header[10])

@@ -88,6 +88,7 @@ class ImageFolder(Source):
         names = files.with_suffix(IMAGE_SUFFIXES)
         self._store = ImageStore(ImageFiles(files, names), str(files.path), size, cache, max_broken)
         self.broken = self._store.broken
+        self._files = files
         self._starts = np.arange(len(self._store.decoder) + 1, dtype=np.int64)
         tops = _part_of_path(names, 0)
         self.splits = splits_of(_splits(tops, path))
@@ -119,6 +120,10 @@ class ImageFolder(Source):
     @property
     def tolerated_images(self) -> int | None:
         return self._store.allowed
+
+    @property
+    def stamp(self) -> str:
+        return self._files.stamp
 
     def describe(self, object_index: int, view: int) -> str:
         return self._store.decoder.name(object_index)

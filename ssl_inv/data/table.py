@@ -127,6 +127,7 @@ class ViewTable(Source):
         self.splits = _splits(sheet, columns.split, objects, first)
         self._store = ImageStore(ImageFiles(files, names[order]), str(files.path), size, cache, max_broken)
         self.broken = self._store.broken
+        self._files = files
         self.notes = {
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
             "latents": ", ".join(name for name, _, _ in self._latents) or "none",
@@ -156,6 +157,10 @@ class ViewTable(Source):
     @property
     def tolerated_images(self) -> int | None:
         return self._store.allowed
+
+    @property
+    def stamp(self) -> str:
+        return self._files.stamp
 
     def describe(self, object_index: int, view: int) -> str:
         return self._store.decoder.name(int(self._starts[object_index]) + view)

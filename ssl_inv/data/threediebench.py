@@ -127,6 +127,7 @@ class ThreeDIEBench(Source):
         self._labels = _labels(tables, split, self._objects)
         self._store = ImageStore(_ViewFiles(files, self._objects, self.views), str(files.path), size, cache, max_broken)
         self.broken = self._store.broken
+        self._files = files, tables
 
     @property
     def view_counts(self) -> Indices:
@@ -151,6 +152,10 @@ class ThreeDIEBench(Source):
     @property
     def tolerated_images(self) -> int | None:
         return self._store.allowed
+
+    @property
+    def stamp(self) -> str:
+        return " ".join(files.stamp for files in self._files)
 
     def describe(self, object_index: int, view: int) -> str:
         return self._store.decoder.name(object_index * self.views + view)
