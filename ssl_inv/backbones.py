@@ -42,6 +42,7 @@ class Backbone(nn.Module):
 
     Attributes:
         features: dimensions of the pooled vector.
+        channels: of the last feature map, or of the tokens; another number where a hidden layer follows the pooling, as in MobileNets.
     """
 
     def __init__(self, model: nn.Module, architecture: str, arguments: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -49,7 +50,8 @@ class Backbone(nn.Module):
         self.model = model
         self.architecture = architecture
         self.arguments = dict(arguments)
-        self.features = int(model.num_features)  # type: ignore[arg-type]
+        self.channels = int(model.num_features)  # type: ignore[arg-type]
+        self.features = int(getattr(model, "head_hidden_size", None) or self.channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pooled features `(B, D)` of normalised pixels `(B, 3, H, W)`."""
@@ -64,8 +66,8 @@ class Backbone(nn.Module):
         features = self._last(pixels)
         if features.dim() != 4:
             raise TypeError(f"{self.architecture} gives tokens, not a feature map")
-        # Swin and MaxViT keep channels last; the pooled width tells which axis they are on.
-        return features if features.shape[1] == self.features else features.permute(0, 3, 1, 2)
+        # Swin and MaxViT keep channels last; their number tells which axis they are on.
+        return features if features.shape[1] == self.channels else features.permute(0, 3, 1, 2)
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Patch tokens `(B, N, C)`, without class or register tokens.

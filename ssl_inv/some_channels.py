@@ -21,11 +21,15 @@ class SomeChannels(nn.Module):
         channels: how many are shown.
         remember: whether the features of every call are kept for `features_of`.
         start: number of the first one that is shown.
+
+    Raises:
+        ValueError: if pooled features are not the channels of the last map.
     """
 
     def __init__(self, model: nn.Module, channels: int, remember: bool = False, start: int = 0) -> None:
         super().__init__()
-        self.model, self.num_features = model, channels
+        require_pooled_channels(model)
+        self.model, self.num_features, self.head_hidden_size = model, channels, channels
         self.shown = slice(start, start + channels)
         self._calls: list[tuple[Tensor, Tensor]] | None = [] if remember else None
         self._shown: tuple[Tensor, Tensor] | None = None
@@ -97,6 +101,16 @@ class SomeChannels(nn.Module):
     def as_backbone(self, whole: Backbone) -> Backbone:
         """A backbone with this model, called as the one that it shows a part of."""
         return Backbone(self, whole.architecture, whole.arguments)
+
+
+def require_pooled_channels(model: nn.Module) -> None:
+    """Raise a `ValueError` if a model's pooled features are not the channels of its last map, as behind a hidden layer they are not."""
+    channels, pooled = model.num_features, getattr(model, "head_hidden_size", None)
+    if pooled not in (None, channels):
+        raise ValueError(
+            f"the backbone has a hidden layer behind its pooling, from {channels} channels to {pooled} features, so these cannot be told "
+            "apart by channels; choose a network without one"
+        )
 
 
 class OnePass(nn.Module):

@@ -121,8 +121,9 @@ class ECReconstruction(Objective):
         return SomeChannels(backbone.model, self.invariant_features).as_backbone(backbone)
 
     def adopt(self, backbone: Backbone) -> None:
+        invariant = self._invariant(backbone)
         with speaking_of("base"):
-            self.base.adopt(self._invariant(backbone))
+            self.base.adopt(invariant)
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.base.after_step(self._invariant(backbone), step, steps)

@@ -214,7 +214,7 @@ def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
     if levels == 1:
         if hasattr(backbone.model, "num_prefix_tokens"):
             raise ValueError(f"levels is 1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network")
-        return [backbone.features]
+        return [backbone.channels]
     stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
     if len(stages) < levels:
         raise ValueError(f"levels is {levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)")

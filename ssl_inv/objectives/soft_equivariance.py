@@ -16,7 +16,7 @@ from ssl_inv.objectives.composition import base_objective, beside
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
 from ssl_inv.registry import register
-from ssl_inv.some_channels import SomeChannels
+from ssl_inv.some_channels import SomeChannels, require_pooled_channels
 from ssl_inv.transforms import Group
 from ssl_inv.views import Links, Plan, Views
 
@@ -109,7 +109,7 @@ class SoftEquivariance(CountsSteps, Objective):
         return self.base.plan
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        seen = SomeChannels(backbone.model, backbone.features, remember=True)
+        seen = SomeChannels(backbone.model, backbone.channels, remember=True)
         terms = self.base.loss(views, seen.as_backbone(backbone))
         penalties = self.symmetry_penalties(views[0].pixels, seen)
         self.penalties.copy_(penalties.detach())
@@ -165,6 +165,7 @@ class SoftEquivariance(CountsSteps, Objective):
             self.strengths.div_((least / least.min()) ** self.power)
 
     def adopt(self, backbone: Backbone) -> None:
+        require_pooled_channels(backbone.model)
         self.base.adopt(backbone)
 
     def allocate(self, objects: int, images: int) -> None:
