@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
 
 from ssl_inv import keyed_random
 from ssl_inv.augment.pipeline import Augmentation
@@ -88,6 +89,8 @@ def build(recipe: Recipe) -> Run:
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
         objective.allocate(*extent(train))
     with named("trainer"):
+        if settings.batch_size == 1 and any(isinstance(one, nn.BatchNorm1d) for one in objective.modules()):
+            raise ValueError("batch_size is 1, but the objective's heads normalise over the samples of a batch; choose 2 or more")
         share = trainer.global_rank, trainer.world_size
         plan = view_maker.plan
         batches = StepBatches(train, settings.batch_size, view_maker.loaded_views, settings.seed, *share, plan.way, plan.linked)

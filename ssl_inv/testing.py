@@ -32,9 +32,12 @@ from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
-from ssl_inv.testing_data import OBJECTS, SIDE, Noise, SmallNetwork
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
+from ssl_inv.testing_data import OBJECTS, SIDE, Noise, SmallNetwork, random_transform
+from ssl_inv.testing_device import DEVICE, PretendedGPU, left_on_host
+from ssl_inv.transforms import Circle, Group, Real, Rotation
 from ssl_inv.views import View, Views
+
+__all__ = ["GROUPS", "check_objective", "random_transform"]
 
 GROUPS: Mapping[str, Group] = {
     "rotation": Rotation(),
@@ -91,8 +94,9 @@ def check_objective(
     """Check what the engine, resuming, evaluation and several processes rely on.
 
     The loss is finite, in float32 under bfloat16 autocast too, and reaches every parameter; all that training depends on is in the state
-    dict; evaluation probes the backbone and nothing that the objective adds; and two processes with half the batch each have the loss and
-    the gradient of one process with all of it, to float64 rounding. Images are noise of 12 pixels.
+    dict; evaluation probes the backbone and nothing that the objective adds; on a GPU, which need not be there, nothing is left on the
+    host; and two processes with half the batch each have the loss and the gradient of one process with all of it, to float64 rounding.
+    Images are noise of 12 pixels.
 
     Args:
         objective: a registered name, the dotted path of a class, or a class that stands at the top level of a module.
@@ -110,37 +114,8 @@ def check_objective(
     _check_gradients(case)
     _check_state(case)
     _check_representations(case)
+    _check_device(case)
     _check_distributed(case)
-
-
-def random_transform(groups: Mapping[str, Group], batch: int, dtype: torch.dtype = torch.float32) -> Transform:
-    """A transform of `batch` views with a random value for every parameter, from torch's global random numbers.
-
-    Raises:
-        TypeError: if a group is none of those of `ssl_inv.transforms`.
-    """
-    return Transform({name: _random_value(group, batch, dtype) for name, group in groups.items()}, groups)
-
-
-def _random_value(group: Group, batch: int, dtype: torch.dtype) -> Tensor:
-    if isinstance(group, Code):
-        return torch.randint(0, 24, (batch,))
-    neutral = group.neutral(batch).to(dtype)
-    if isinstance(group, Rotation):
-        return nn.functional.normalize(torch.randn_like(neutral), dim=-1)
-    if isinstance(group, Pose):
-        rotation = nn.functional.normalize(torch.randn_like(neutral[:, :4]), dim=-1)
-        return torch.cat((rotation, group.scale * (torch.rand_like(neutral[:, 4:]) - 0.5)), dim=1)
-    if isinstance(group, Circle):
-        return torch.rand_like(neutral) * group.period
-    if isinstance(group, Box):
-        sides = 0.2 + 0.6 * torch.rand(batch, 2, dtype=dtype)
-        return torch.cat((sides / 2 + (1 - sides) * torch.rand(batch, 2, dtype=dtype), sides), dim=1)
-    if isinstance(group, Real):
-        return neutral + group.scale * (torch.rand_like(neutral) - 0.5)
-    if isinstance(group, Flag):
-        return (torch.rand_like(neutral) < 0.5).to(neutral.dtype)
-    raise TypeError(f"no random value is known for {type(group).__name__}")
 
 
 @contextmanager
@@ -281,6 +256,34 @@ def _check_representations(case: _Case) -> None:
         after = objective.representations(backbone)(pixels)
     changed = ", ".join(name for name in before if not torch.equal(before[name], after[name]))
     _require(not changed, f"{case.name}: representation {changed} depends on weights of the objective, not on the backbone alone")
+
+
+def _check_device(case: _Case) -> None:
+    """A step, and what evaluation asks, on a GPU that is not there."""
+    gpu = PretendedGPU()
+    networks, views = gpu.module(case.build()), gpu.views(case.views(1))
+    backbone, objective = _parts(networks)
+
+    def loss() -> None:
+        total = _total(objective.loss(views, backbone))
+        _require(total.device == DEVICE, f"{case.name}: the loss is on {total.device}, not on the device of the views")
+
+    def predict() -> None:
+        if (predictor := objective.predictor(backbone)) is not None:
+            predictor.predict(predictor.embed(views[0].pixels), views[0].transform.relative(views[-1].transform))
+
+    occasions = {
+        "the loss": loss,
+        "after_step": lambda: objective.after_step(backbone, 1, _STEPS),
+        "representations": lambda: objective.representations(backbone)(views[0].pixels),
+        "predictor": predict,
+    }
+    for occasion, compute in occasions.items():
+        with gpu, torch.no_grad():
+            said = left_on_host(compute)
+        _require(said is None, f"{case.name}: on a GPU, {occasion} mixes tensors of the device and of the host: {said}")
+    astray = [name for name, one in (*networks.named_parameters(), *networks.named_buffers()) if one.device != DEVICE]
+    _require(not astray, f"{case.name}: on a GPU, {', '.join(astray)} comes back to the host")
 
 
 @dataclass(frozen=True)

@@ -138,6 +138,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "class that is no objective": ([*RUN, "--objective.name=torch.nn.Identity"], ["objective.name: 'torch.nn.Identity' does not derive"]),
     "images of another size": ([*RUN, "--backbone.name=vit_tiny_patch16_224", "--backbone.arguments={depth: 1}"], ["data.size", "224"]),
     "two channels": ([*RUN, "--normalization.mean=[1, 1]"], ["normalization.mean must be three numbers"]),
+    "batch of one": ([*RUN, "--trainer.batch_size", "1"], ["trainer.batch_size is 1", "choose 2 or more"]),
     "batch larger than the data": ([*RUN, "--trainer.batch_size", "64"], ["trainer.batch_size 64 is larger than the 32 objects"]),
     "more devices than there are": (
         [*RUN, "--trainer.accelerator=gpu", "--trainer.devices=99"],

@@ -149,6 +149,10 @@ class WithoutAll(Sound):
     def representations(self, backbone):
         return lambda pixels: {"invariant": backbone(pixels)}
 
+class LeftOnHost(Sound):
+    def value(self, x, y):
+        return super().value(x, y * torch.ones(4))
+
 class OwnQueue(Sound):
     def __init__(self, features, groups):
         super().__init__(features, groups)
@@ -167,6 +171,7 @@ class OwnQueue(Sound):
         ("UnusedHead", "no gradient for objective.spare.weight, objective.spare.bias"),
         ("HiddenState", "differs after it is saved and loaded"),
         ("NotPersistent", "differs after it is saved and loaded"),
+        ("LeftOnHost", "on a GPU, the loss mixes tensors of the device and of the host"),
         ("HalfPrecision", "loss term 'term' is torch.bfloat16, not float32 under bfloat16 autocast"),
         ("NotFinite", "loss term 'term' is inf"),
         ("ProbesItsHead", "representation all depends on weights of the objective"),
