@@ -162,6 +162,18 @@ def require_input_size(model: nn.Module, size: int) -> None:
         raise ValueError(f"size: images have {size} pixels a side, but this network takes {wanted[0]}")
 
 
+def advice_on_stem(backbone: Backbone, size: int) -> str | None:
+    """What to say where a ResNet with its own stem has shrunk images of `size` pixels to a last map of one pixel; None elsewhere."""
+    halvings = 5
+    if backbone.architecture not in _SMALL_STEM_ARCHITECTURES or size > 2**halvings:
+        return None
+    side = -(-size // 2 ** (halvings - 2))
+    return (
+        f"backbone.stem: images of {size} pixels leave {backbone.architecture} a last map of one pixel, which sees little of them; "
+        f"3x3-stride1 leaves {side} x {side}"
+    )
+
+
 def require_exact_gradients(backbone: Backbone, size: int) -> None:
     """Raise a `ValueError` if training in bfloat16 on the CPU would give wrong gradients for images of `size` pixels.
 

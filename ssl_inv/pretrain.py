@@ -18,7 +18,7 @@ from torch import nn
 from ssl_inv import keyed_random
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
-from ssl_inv.backbones import Backbone, make_backbone, require_exact_gradients, require_input_size, to_channels_last
+from ssl_inv.backbones import Backbone, advice_on_stem, make_backbone, require_exact_gradients, require_input_size, to_channels_last
 from ssl_inv.callbacks import Progress, Recorder
 from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.loading import StepBatches, available_cores
@@ -77,12 +77,15 @@ def build(recipe: Recipe) -> Run:
     augmentation = build_augmentation(recipe)
     train = data.train
     backbone, objective = build_networks(recipe, {**train.groups, **augmentation.groups})
-    for size in {recipe["augmentation"].get("size") or train.image_size, *objective.plan.sizes}:
+    sizes = {recipe["augmentation"].get("size") or train.image_size, *objective.plan.sizes}
+    for size in sizes:
         with named("data"):
             require_input_size(backbone.model, size)
         if settings.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
             with named("trainer"):
                 require_exact_gradients(backbone, size)
+    if (advice := advice_on_stem(backbone, max(sizes))) is not None:
+        rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: {advice}")
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
     with named("objective"), torch.random.fork_rng(devices=[]):
         # Memories begin with random vectors: as much a matter of the seed as the weights, and others than these were drawn from.

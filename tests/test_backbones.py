@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from ssl_inv.backbones import make_backbone, to_channels_last
+from ssl_inv.backbones import advice_on_stem, make_backbone, to_channels_last
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.testing import GROUPS
 
@@ -20,6 +20,13 @@ def test_stems_keep_resolution(stem, side):
         again = timm.create_model(backbone.architecture, num_classes=0).eval()
         again.load_state_dict(backbone.model.state_dict())
         assert torch.equal(again(pixels), backbone.model(pixels))
+
+
+def test_a_map_of_one_pixel_is_pointed_out():
+    assert advice_on_stem(make_backbone(name="resnet18"), 33) is None
+    assert advice_on_stem(make_backbone(name="resnet18", stem="3x3-stride1"), 32) is None
+    assert "one pixel" in advice_on_stem(make_backbone(name="resnet18"), 32)
+    assert "3x3-stride1 leaves 4 x 4" in advice_on_stem(make_backbone(name="resnet18"), 28)
 
 
 def test_small_stem_starts_as_any_other_convolution():
