@@ -85,6 +85,34 @@ class Backbone(nn.Module):
         return forward_features(pixels)
 
 
+class SharedPass(Backbone):
+    """A backbone through which a batch passes once, however often it is asked about it in a row; for use without gradients.
+
+    Args:
+        whole: the backbone, whose weights this shares.
+    """
+
+    def __init__(self, whole: Backbone) -> None:
+        super().__init__(whole.model, whole.architecture, whole.arguments)
+        self._batch: Tensor | None = None
+        self._found: dict[str, Tensor] = {}
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        # In timm a network is its features and its head, one after the other.
+        head: Callable[[Tensor], Tensor] | None = getattr(self.model, "forward_head", None)
+        return self._once("pooled", pixels, super().forward if head is None else lambda batch: head(self._last(batch)))
+
+    def _last(self, pixels: Tensor) -> Tensor:
+        return self._once("last", pixels, super()._last)
+
+    def _once(self, what: str, pixels: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        if pixels is not self._batch:
+            self._batch, self._found = pixels, {}
+        if what not in self._found:
+            self._found[what] = compute(pixels)
+        return self._found[what]
+
+
 def make_backbone(
     *,
     name: str = "resnet18",

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone
+from ssl_inv.backbones import Backbone, SharedPass
 from ssl_inv.data.base import Data, Source
 from ssl_inv.evaluation import report
 from ssl_inv.evaluation.features import FeatureTable, frozen
@@ -104,11 +104,13 @@ def encode_data(
     cache: FeatureCache | None = None,
 ) -> Encoded:
     """Features of both splits, with the objective's predictor and its network for several views if it has them."""
-    encoder: Encoder = _whole(backbone) if objective is None else objective.representations(backbone)  # type: ignore[arg-type]
+    # What is probed and what predictions are made from come of the same features.
+    shared = SharedPass(backbone) if isinstance(backbone, Backbone) else backbone
+    encoder: Encoder = _whole(shared) if objective is None else objective.representations(shared)  # type: ignore[arg-type]
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
     predictor, aggregation = None, None
     if objective is not None and not unmeasured(data.validation, objective):
-        predictor, aggregation = objective.predictor(backbone), objective.aggregation(backbone)  # type: ignore[arg-type]
+        predictor, aggregation = objective.predictor(shared), objective.aggregation(shared)  # type: ignore[arg-type]
     if predictor is not None:
         encoder = with_prediction_space(encoder, predictor.embed)
     tables = {}

@@ -5,7 +5,7 @@ import timm
 import torch
 from torch import nn
 
-from ssl_inv.backbones import advice_on_stem, make_backbone, to_channels_last
+from ssl_inv.backbones import SharedPass, advice_on_stem, make_backbone, to_channels_last
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.testing import GROUPS
 
@@ -76,6 +76,19 @@ def test_parts_by_channel_need_pooled_channels(name, settings):
 def test_convolutional_models_have_no_tokens():
     with pytest.raises(TypeError, match="feature map, not tokens"):
         make_backbone(name="test_resnet").tokens(torch.randn(1, 3, 64, 64))
+
+
+def test_a_shared_pass_is_one_pass_of_each_batch():
+    backbone = make_backbone(name="test_resnet").eval()
+    shared, passes = SharedPass(backbone), []
+    backbone.model.conv1.register_forward_hook(lambda *_: passes.append(1))
+    one, other = torch.randn(2, 2, 3, 64, 64)
+    with torch.no_grad():
+        for pixels in (one, one, other, other, one):
+            assert torch.equal(shared(pixels), backbone.model(pixels))
+        assert shared(one) is shared(one)
+        assert torch.equal(shared.feature_map(one), backbone.feature_map(one))
+    assert len(passes) == 3 + 5 + 1, "of three batches in a row, and those of the backbone itself"
 
 
 def test_channels_last_changes_no_value():
