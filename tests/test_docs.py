@@ -112,7 +112,7 @@ def make_run(folder: Path, seed: int, value: float, **changes: str) -> Path:
         "began": "2026-01-01T10:00:00+0000",
         "ended": "2026-01-01T10:03:00+0000",
         "host": {"machine": "x86_64", "cores": 2, "gpu": None},
-        "versions": {"commit": "a" * 40},
+        "versions": {"commit": ("a" if seed < 2 else "b") * 40},
     }
     (folder / "run.json").write_text(json.dumps(record))
     row = {"name": "linear/top1", "part": "all", "value": value, "spread": 0.01, "detail": ""}
@@ -130,6 +130,7 @@ def test_runs_become_mean_and_deviation(module, tmp_path):
     assert recorded.read_records(tmp_path) == [record]
     assert (record.seeds, record.seconds) == ((0, 1, 2), (180.0, 180.0, 180.0))
     assert module("tables").number("linear/top1", record.rows[0].trained) == "60.0 ± 10.0"
+    assert "commits aaaaaaa (seeds 0, 1), bbbbbbb (seed 2); 2 cores" in module("tables").circumstances(record)
     assert "someone" not in (tmp_path / "mine.json").read_text()
 
 

@@ -48,7 +48,7 @@ class Record:
         name: of the file.
         recipe: the recipe they were begun with.
         seeds: one a run.
-        commit: the version of the code.
+        commits: the version of the code, one a run.
         machine: what they ran on.
         seconds: how long each took, from beginning to end with evaluation; None where a run does not say.
         settings: every setting of the recipe but the seed, section by section.
@@ -58,7 +58,7 @@ class Record:
     name: str
     recipe: str
     seeds: tuple[int, ...]
-    commit: str
+    commits: tuple[str, ...]
     machine: str
     seconds: Values
     settings: dict[str, dict[str, Any]]

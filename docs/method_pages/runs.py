@@ -17,16 +17,15 @@ def recipe_name(folder: RunFolder) -> str:
 
 
 def settings_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """The settings that made the result, as the run resolved them; of paths, their last part."""
-    content: dict[str, dict[str, Any]] = parse_yaml(folder.recipe_file.read_text(encoding="utf-8"))
-    return comparable(content)
+    """The settings that made the result, as a recipe of today has them; of paths, their last part."""
+    return comparable(folder.recipe())
 
 
 def record_of(name: str, recipe: str, folders: list[RunFolder]) -> Record:
     """The results of runs that differ in their seed alone.
 
     Raises:
-        ValueError: if a run is not finished or does not know its commit, or two have one seed, other settings, another commit or machine.
+        ValueError: if a run is not finished or does not know its commit, or two have one seed, other settings or another machine.
     """
     folders = sorted(folders, key=_seed)
     for folder in folders:
@@ -36,8 +35,8 @@ def record_of(name: str, recipe: str, folders: list[RunFolder]) -> Record:
         raise ValueError(f"two runs of {recipe} have the same seed: {seeds}")
     results = [parse_yaml((folder.path / "results.json").read_text(encoding="utf-8")) for folder in folders]
     first = folders[0]
-    commit = first.record()["versions"]["commit"]
-    return Record(name, recipe, seeds, commit, _machine(first), tuple(map(_seconds, folders)), settings_of(first), gather_rows(results))
+    commits = tuple(str(folder.record()["versions"]["commit"]) for folder in folders)
+    return Record(name, recipe, seeds, commits, _machine(first), tuple(map(_seconds, folders)), settings_of(first), gather_rows(results))
 
 
 def _require_finished(folder: RunFolder) -> None:
@@ -51,9 +50,8 @@ def _require_finished(folder: RunFolder) -> None:
 def _require_alike(first: RunFolder, other: RunFolder) -> None:
     if changed := difference(settings_of(first), settings_of(other)):
         raise ValueError(f"{other.path}: has other settings than {first.path}: {'; '.join(changed)}")
-    for what, of in (("commit", lambda folder: folder.record()["versions"]["commit"]), ("machine", _machine)):
-        if of(first) != of(other):
-            raise ValueError(f"{other.path}: another {what} than {first.path}: {of(other)} and {of(first)}; record them apart with --name")
+    if (one := _machine(first)) != (another := _machine(other)):
+        raise ValueError(f"{other.path}: another machine than {first.path}: {another} and {one}; record them apart with --name")
 
 
 def _seed(folder: RunFolder) -> int:

@@ -39,9 +39,19 @@ def circumstances(record: Record) -> str:
     if len(record.seeds) > 1:
         seeds += ", mean ± standard deviation over them"
     seconds = mean(record.seconds)
-    facts = [seeds, f"commit {record.commit[:7]}", record.machine, *([] if seconds is None else [f"{seconds / 60:.0f} min a run"])]
+    facts = [seeds, _commits(record), record.machine, *([] if seconds is None else [f"{seconds / 60:.0f} min a run"])]
     changed = departures(record)
     return sentence("; ".join(facts)) + (f". Otherwise than the recipe today: {', '.join(changed)}" if changed else "") + "."
+
+
+def _commits(record: Record) -> str:
+    """The version of the code, or those of each seed."""
+    seeds: dict[str, list[str]] = {}
+    for commit, seed in zip(record.commits, record.seeds, strict=True):
+        seeds.setdefault(commit[:7], []).append(str(seed))
+    if len(seeds) == 1:
+        return f"commit {next(iter(seeds))}"
+    return "commits " + ", ".join(f"{commit} (seed{'s' * (len(which) > 1)} {', '.join(which)})" for commit, which in seeds.items())
 
 
 def departures(record: Record) -> list[str]:
