@@ -104,7 +104,7 @@ def overview(methods: Mapping[str, Method], papers: Papers, records: list[Record
         "Runs that share a table had the same data, network, budget and evaluation. ± is the standard deviation over seeds, where there "
         "are several. R2 is averaged over dimensions, so that a constant prediction scores 0; that of hues over those of floor and light. "
         "What a step costs is from the measurement at the end of this page.",
-        *(f"### {sentence(tables.terms(group))}\n\n{tables.side_by_side(group, link)}" for group in groups),
+        *(_compared(group, link) for group in groups),
         *cost_of_steps(link),
         "## Published, side by side",
         "What one source reports of several methods, one row a method; different sources measure by different protocols. R2 per "
@@ -114,6 +114,11 @@ def overview(methods: Mapping[str, Method], papers: Papers, records: list[Record
     for data, comparisons in tables.comparisons(papers).items():
         parts += [f"### {data}", *(_comparison(papers, rows, link) for rows in comparisons)]
     return "\n\n".join([*parts, _HOW_MADE]) + "\n"
+
+
+def _compared(group: Sequence[Record], link: Callable[[str], str]) -> str:
+    """What was measured on equal terms, under these terms."""
+    return f"### {sentence(tables.terms(group))}\n\nWith {tables.chosen(group)}.\n\n{tables.side_by_side(group, link)}"
 
 
 def _comparison(papers: Papers, rows: Sequence[PublishedRow], link: Callable[[str], str]) -> str:

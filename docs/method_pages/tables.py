@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from inspect import signature
 
 from method_pages.costs import measured_costs
 from method_pages.markup import escaped, folded, sentence, table
@@ -10,7 +11,7 @@ from method_pages.published import Papers
 from method_pages.published import Row as PublishedRow
 from method_pages.recorded import Record, Row, Values, comparable, deviation, mean
 from ssl_inv.plain_yaml import dump_value
-from ssl_inv.recipe import load_recipe, shipped_recipes
+from ssl_inv.recipe import load_recipe, section_schema, shipped_recipes
 
 LEAST_METHODS = 3
 """How many methods of one source and data set make a table of the overview."""
@@ -20,6 +21,7 @@ _MAIN = ("linear/top1", "knn/top1", "retrieval/val-val/mrr", "retrieval/val-val/
 _ROTATION = "r2/relative/rotation"
 _HUES = ("r2/relative/floor_hue", "r2/relative/light_hue")
 _PARTS = ("all", "invariant", "equivariant")
+_SAY_MUCH = ("size", "angle_range")
 _COSTS = ("step, ms", "step, MB")
 
 
@@ -120,6 +122,17 @@ class _Column:
         if len(found) < len(self.names):
             return ""
         return number(self.names[0], tuple(mean(values) for values in zip(*(getattr(row, kind) for row in found), strict=True)))
+
+
+def chosen(group: Sequence[Record]) -> str:
+    """How hard the data of a group are, and which network learnt: settings that are not the defaults, and some that say much."""
+    found = []
+    for section in ("data", "backbone"):
+        settings = group[0].complete_settings[section]
+        known = signature(section_schema(section, settings["name"] if section == "data" else None)).parameters
+        said = {name: value for name, value in settings.items() if name in known and (name in _SAY_MUCH or value != known[name].default)}
+        found += [f"`{section}.{name}: {dump_value(value)}`" for name, value in said.items() if name != "name"]
+    return ", ".join(found)
 
 
 def side_by_side(group: Sequence[Record], link: Callable[[str], str]) -> str:
