@@ -1,7 +1,7 @@
 """What happens beside the training step: log lines, monitor, checkpoints, progress."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TextIO
 
 import pytorch_lightning as lightning
@@ -11,6 +11,7 @@ from rich.text import Text
 
 from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.data.loading import Batch
+from ssl_inv.distributed import all_names, rank
 from ssl_inv.engine import Pretraining, Rates
 from ssl_inv.monitor import OnlineMonitor, collapse
 from ssl_inv.recipe import Recipe
@@ -41,7 +42,7 @@ class Recorder(lightning.Callback):
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         assert isinstance(module, Pretraining)
-        self._note_broken(module, batch)
+        self._note_broken(module, batch.broken)
         if (batch_idx + 1) % self.settings.accumulate:
             return
         last = module.step == module.schedule.steps
@@ -81,6 +82,8 @@ class Recorder(lightning.Callback):
         """
         module.check_finite()
         module.check_weights()
+        # Processes meet other images; what one of them has met is known to all from the next checkpoint on.
+        self._note_broken(module, all_names(self.broken))
         if self.run is not None:
             self.run.save_checkpoint(module.training_state(), self.recipe)
 
@@ -103,13 +106,14 @@ class Recorder(lightning.Callback):
             if self.run is not None:
                 self.run.update(warnings=list(dict.fromkeys([*self.run.record().get("warnings", []), warning])))
 
-    def _note_broken(self, module: Pretraining, batch: Batch) -> None:
-        new = [name for name in batch.broken if name not in self.broken]
+    def _note_broken(self, module: Pretraining, names: Iterable[str]) -> None:
+        new = [name for name in dict.fromkeys(names) if name not in self.broken]
         if not new:
             return
         for name in new:
             self.broken[name] = None
-            self.show.warn(f"{name} cannot be read and is skipped")
+            if rank() == 0:
+                self.show.warn(f"{name} cannot be read and is skipped")
         if self.run is not None:
             self.run.update(broken_images=list(self.broken))
         # Each loader process refuses what is too much for it alone; only here is it known what all of them have met.

@@ -5,6 +5,7 @@ collective that knows its gradient makes every process differentiate the sum of 
 is W times the loss, and the average over processes that DDP takes of the gradients removes the W again.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -58,6 +59,15 @@ class _Sum(torch.autograd.Function):
 def gather(tensor: Tensor) -> Tensor:
     """The rows of all processes in rank order, `(W B, ...)` from `(B, ...)`, with gradient; every process has the same B."""
     return _Gather.apply(tensor) if is_distributed() else tensor
+
+
+def all_names(names: Iterable[str]) -> list[str]:
+    """What any process names, each once, those of the first process first; slow, and the same on all of them."""
+    if not is_distributed():
+        return list(names)
+    found: list[list[str] | None] = [None] * world_size()
+    dist.all_gather_object(found, list(names))
+    return list(dict.fromkeys(name for some in found for name in some or ()))
 
 
 def all_sum(tensor: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class FeatureCache:
 
     Attributes:
         folder: where the files are.
-        recipe: its sections `data`, `augmentation` and `normalization` are part of the name.
+        recipe: its sections `data` and `normalization` are part of the name.
     """
 
     folder: Path
@@ -90,7 +90,7 @@ class FeatureCache:
 
     def file(self, split: str, module: nn.Module, source: Source, objects: Indices, views: int) -> Path:
         """Where the features of the first `views` views of `objects` are kept, encoded by `module` with the objective's parts."""
-        sections = {section: dict(self.recipe[section]) for section in ("data", "augmentation", "normalization")}
+        sections = {section: dict(self.recipe[section]) for section in ("data", "normalization")}
         labels = source.labels
         names = () if labels is None else labels.names
         facts = [version("ssl-inv"), fingerprint(module), sections, views, source.stamp, source.image_size, list(source.groups), names]

@@ -223,6 +223,34 @@ def test_augmented_files_read_by_workers_resume_too(command_line: CommandLine) -
 
 
 @pytest.mark.slow
+def test_what_any_process_cannot_read_is_said_and_recorded_once(command_line: CommandLine) -> None:
+    folder = command_line.folder / "broken"
+    folder.mkdir()
+    for number in range(16):
+        Image.new("RGB", (16, 16), (16 * number, 0, 0)).save(folder / f"{number:02}.png")
+    broken = [f"{number:02}.png" for number in range(0, 12, 2)]
+    for name in broken:
+        (folder / name).write_bytes(b"no image")
+    content = {
+        **RENDERED,
+        "objective": {"name": "vicreg", "projector": [16, 16]},
+        "backbone": {"name": "test_resnet"},
+        "data": {"name": "folder", "path": str(folder), "size": 16, "validation_share": 0.1, "max_broken": 1.0},
+        "augmentation": {"name": "simclr"},
+        "trainer": {**RENDERED["trainer"], "steps": 4, "devices": 2},
+        "monitor": {"every": 0},
+    }
+    recipe, run = command_line.folder / "broken.yaml", command_line.folder / "broken-run"
+    recipe.write_text(yaml.safe_dump(content))
+    command_line.run("pretrain", str(recipe), "--output", str(run), "--quiet")
+    found = json.loads((run / "run.json").read_text())["broken_images"]
+    assert set(found) <= set(broken)
+    assert len(found) > 3, "two epochs meet all but those held out for validation"
+    said = [line for line in command_line.log().splitlines() if f"{folder.name}/" in line or "cannot be read" in line]
+    assert len(said) == len(found)
+
+
+@pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(command_line: CommandLine) -> None:
     content = {
         **RENDERED,
