@@ -33,7 +33,7 @@ from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.testing_data import OBJECTS, SIDE, Noise, SmallNetwork, random_transform
-from ssl_inv.testing_device import DEVICE, PretendedGPU, left_on_host
+from ssl_inv.testing_device import DEVICE, PretendedGPU, all_tensors, left_on_host
 from ssl_inv.transforms import Circle, Group, Real, Rotation
 from ssl_inv.views import View, Views
 
@@ -263,6 +263,7 @@ def _check_device(case: _Case) -> None:
     gpu = PretendedGPU()
     networks, views = gpu.module(case.build()), gpu.views(case.views(1))
     backbone, objective = _parts(networks)
+    before = {name: one.device for name, one in all_tensors(networks)}
 
     def loss() -> None:
         total = _total(objective.loss(views, backbone))
@@ -282,8 +283,8 @@ def _check_device(case: _Case) -> None:
         with gpu, torch.no_grad():
             said = left_on_host(compute)
         _require(said is None, f"{case.name}: on a GPU, {occasion} mixes tensors of the device and of the host: {said}")
-    astray = [name for name, one in (*networks.named_parameters(), *networks.named_buffers()) if one.device != DEVICE]
-    _require(not astray, f"{case.name}: on a GPU, {', '.join(astray)} comes back to the host")
+    astray = [name for name, one in all_tensors(networks) if one.device != before[name]]
+    _require(not astray, f"{case.name}: on a GPU, {', '.join(astray)} changes its device")
 
 
 @dataclass(frozen=True)

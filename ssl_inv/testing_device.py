@@ -1,6 +1,7 @@
 """A GPU that is not there: code runs on it without numbers, and a tensor that was left on the host is found."""
 
-from collections.abc import Callable, Iterable
+import copy
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -59,6 +60,7 @@ class PretendedGPU(TorchFunctionMode):
 
     def module(self, module: _Module) -> _Module:
         """The module, changed in place, with all that `module.to(device)` moves on the device."""
+        away = dict(all_tensors(copy.deepcopy(module).to("meta")))
         moved: dict[int, Tensor] = {}
 
         def move(one: Tensor) -> Tensor:
@@ -67,16 +69,24 @@ class PretendedGPU(TorchFunctionMode):
                 moved[id(one)] = nn.Parameter(bare, one.requires_grad) if isinstance(one, nn.Parameter) else bare
             return moved[id(one)]
 
-        for part in module.modules():
+        for prefix, part in module.named_modules():
             for tensors in (part._parameters, part._buffers):
                 for name, one in tensors.items():
-                    if one is not None:
-                        tensors[name] = move(one)  # type: ignore[assignment]
+                    if one is not None and away[f"{prefix}.{name}"].device.type == "meta":
+                        tensors[name] = move(one)
         return module
 
     def views(self, views: Views) -> Views:
         """Views as the engine hands them over: pixels and transforms on the device, what names the samples on the host."""
         return Views(tuple(View(self.tensor(one.pixels), one.transform.map(self.tensor)) for one in views.views), views.index, views.shown)
+
+
+def all_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """All parameters and buffers, those too that stand in several places or are not saved."""
+    for prefix, part in module.named_modules():
+        for name, one in (*part._parameters.items(), *part._buffers.items()):
+            if one is not None:
+                yield f"{prefix}.{name}", one
 
 
 def _is_away(one: Any) -> bool:
