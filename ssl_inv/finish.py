@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone, SharedPass
+from ssl_inv.backbones import Backbone, SharedPass, to_channels_last
 from ssl_inv.data.base import Data, Source
 from ssl_inv.evaluation import report
 from ssl_inv.evaluation.features import FeatureTable, frozen
@@ -108,6 +108,8 @@ def encode_data(
     shared = SharedPass(backbone) if isinstance(backbone, Backbone) else backbone
     encoder: Encoder = _whole(shared) if objective is None else objective.representations(shared)  # type: ignore[arg-type]
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
+    # As in training: other kernels round otherwise, and a probe makes more of that.
+    to_channels_last(module)
     predictor, aggregation = None, None
     if objective is not None and not unmeasured(data.validation, objective):
         predictor, aggregation = objective.predictor(shared), objective.aggregation(shared)  # type: ignore[arg-type]

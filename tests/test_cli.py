@@ -134,6 +134,18 @@ def test_evaluate_judges_runs_exported_folders_and_models_of_timm(
     assert sorted(path.name for path in Path("judged").iterdir()) == ["features", "results.json"]
 
 
+def test_a_run_is_judged_as_it_judged_itself() -> None:
+    own = [
+        "--evaluation.protocol=quick",
+        "--backbone.name=resnet18",
+        "--backbone.stem=3x3-stride2",
+        "--backbone.arguments={channels: [8, 8, 8, 8]}",
+    ]
+    assert main(["pretrain", "tiny.yaml", "--data.size=32", *own, "--output=run", "--quiet"]) == 0
+    assert main(["evaluate", "run", "--output=judged"]) == 0
+    assert Path("judged/results.json").read_text() == Path("run/results.json").read_text()
+
+
 def test_evaluating_again_reads_the_features_that_were_kept(
     tiny_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
