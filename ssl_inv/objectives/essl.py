@@ -29,7 +29,8 @@ class ESSL(Objective):
     When:
         Images that have a way up, on which the turn of a small crop can be told: the authors gain classes on natural images over the same
         objective without turns. No record of views is needed. Not where an image and its turned self both occur, in aerial or microscopic
-        images for instance; nor for anything but quarter turns in the plane.
+        images for instance; nor for anything but quarter turns in the plane: on rendered solids the floor tells these at once, and R2 of
+        the object's rotation stays that of SimCLR.
 
     Args:
         base: L_SSL. `simclr` is InfoNCE between the views, mean of both directions, with negatives from the other view alone, as in the
