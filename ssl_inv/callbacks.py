@@ -36,7 +36,7 @@ class Recorder(lightning.Callback):
         self._rates: Rates | None = None
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
-        self._resumed = time.perf_counter()
+        self._resumed = self._first_done = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -126,10 +126,16 @@ class Recorder(lightning.Callback):
         speed, waiting = self._rates or module.meter.recent
         total = module.schedule.steps
         terms = "  ".join(f"{name} {value:.3g}" for name, value in module.meter.terms.items())
-        elapsed = time.perf_counter() - self._resumed
-        done = max(1, module.step - self.show.first_step)
-        remaining = elapsed / done * (total - module.step)
+        remaining = self._seconds_a_step(module.step - self.show.first_step) * (total - module.step)
         return f"step {module.step}/{total}  {speed:.0f} img/s  {waiting:.0%} waiting for data  {clock(remaining)} left  {terms}"
+
+    def _seconds_a_step(self, done: int) -> float:
+        """With monitors and checkpoints, and without what comes once: memory that is found, a bank that is filled."""
+        now = time.perf_counter()
+        if done <= 1:
+            self._first_done = now
+            return now - self._resumed
+        return (now - self._first_done) / (done - 1)
 
 
 def clock(seconds: float) -> str:
