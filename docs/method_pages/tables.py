@@ -166,7 +166,7 @@ def _comparison(
     rows = [
         [
             link(record.objective),
-            f"[`{record.recipe}`](../../recipes/{record.recipe}.yaml)",
+            _recipe(record, records),
             str(len(record.seeds)),
             *(column.number(record) for column in shown),
             *(costs.get(record.recipe, ("", "")) if costs else ()),
@@ -182,6 +182,13 @@ def _comparison(
 def best_known(records: Iterable[Record]) -> list[Record]:
     """Records of most seeds first."""
     return sorted(records, key=lambda one: (-len(one.seeds), one.name))
+
+
+def _recipe(record: Record, records: Sequence[Record]) -> str:
+    """A link to the recipe, and where several records began with it what this one's objective has otherwise."""
+    several = sum(one.recipe == record.recipe for one in records) > 1
+    otherwise = [one for one in departures(record) if one.startswith("`objective.")] if several else []
+    return ", ".join([f"[`{record.recipe}`](../../recipes/{record.recipe}.yaml)", *otherwise])
 
 
 def _rank(record: Record) -> tuple[float, str]:
