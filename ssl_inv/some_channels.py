@@ -13,7 +13,21 @@ Size = tuple[int, int]
 """Height and width, in pixels or patches."""
 
 
-class SomeChannels(nn.Module):
+class _AroundModel(nn.Module):
+    """A timm model with something changed; what is asked of it beyond that, such as `patch_embed`, is the model's."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(super().__getattr__("model"), name)
+
+
+class SomeChannels(_AroundModel):
     """A timm model that shows some channels of its features; all else that is asked of it, such as `patch_embed`, is the model's.
 
     Args:
@@ -27,18 +41,12 @@ class SomeChannels(nn.Module):
     """
 
     def __init__(self, model: nn.Module, channels: int, remember: bool = False, start: int = 0) -> None:
-        super().__init__()
+        super().__init__(model)
         require_pooled_channels(model)
-        self.model, self.num_features, self.head_hidden_size = model, channels, channels
+        self.num_features = self.head_hidden_size = channels
         self.shown = slice(start, start + channels)
         self._calls: list[tuple[Tensor, Tensor]] | None = [] if remember else None
         self._shown: tuple[Tensor, Tensor] | None = None
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pooled features `(B, channels)`."""
@@ -113,7 +121,7 @@ def require_pooled_channels(model: nn.Module) -> None:
         )
 
 
-class OnePass(nn.Module):
+class OnePass(_AroundModel):
     """A timm model through which the same batch passes once, however often it is asked about it; to be made anew for every loss.
 
     Args:
@@ -121,15 +129,8 @@ class OnePass(nn.Module):
     """
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
+        super().__init__(model)
         self._passed: list[tuple[Tensor, bool, Tensor]] = []
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(super().__getattr__("model"), name)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         """Tokens or maps."""

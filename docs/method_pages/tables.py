@@ -149,8 +149,9 @@ def side_by_side(group: Sequence[Record], link: Callable[[str], str]) -> str:
         _Column("MRR", ("retrieval/val-val/mrr",), "prediction space"),
         _Column("H@1", ("retrieval/val-val/hit@1",), "prediction space"),
     ]
-    costs = {cost["recipe"]: (f"{cost['step_ms']:.0f}", f"{cost['step_mb']:.0f}") for cost in measured_costs()}
-    main = _comparison(ordered, columns, link, costs if any(record.recipe in costs for record in group) else {})
+    known = {cost["recipe"]: (f"{cost['step_ms']:.0f}", f"{cost['step_mb']:.0f}") for cost in measured_costs()}
+    costs = {record.name: known[record.recipe] for record in group if record.recipe in known and _trains_as_today(record)}
+    main = _comparison(ordered, columns, link, costs)
     parts = dict.fromkeys(row.part for record in ordered for row in record.rows if row.part.endswith(" views"))
     several = [_Column("one view", ("linear/top1",), "all"), *(_Column(part, ("linear/top1",), part) for part in parts)]
     looking = [record for record in ordered if any(row.part in parts for row in record.rows)]
@@ -161,7 +162,7 @@ def side_by_side(group: Sequence[Record], link: Callable[[str], str]) -> str:
 def _comparison(
     records: Sequence[Record], columns: Sequence[_Column], link: Callable[[str], str], costs: Mapping[str, tuple[str, str]] | None = None
 ) -> str:
-    """A row a record, with the columns that any of them has a number for, and what a step costs by recipe."""
+    """A row a record, with the columns that any of them has a number for, and what a step costs by the name of the record."""
     shown = [column for column in columns if any(map(column.number, records))]
     rows = [
         [
@@ -169,7 +170,7 @@ def _comparison(
             _recipe(record, records),
             str(len(record.seeds)),
             *(column.number(record) for column in shown),
-            *(costs.get(record.recipe, ("", "")) if costs else ()),
+            *(costs.get(record.name, ("", "")) if costs else ()),
         ]
         for record in records
     ]
@@ -189,6 +190,11 @@ def _recipe(record: Record, records: Sequence[Record]) -> str:
     several = sum(one.recipe == record.recipe for one in records) > 1
     otherwise = [one for one in departures(record) if one.startswith("`objective.")] if several else []
     return ", ".join([f"[`{record.recipe}`](../../recipes/{record.recipe}.yaml)", *otherwise])
+
+
+def _trains_as_today(record: Record) -> bool:
+    """Whether objective and network are those of the recipe, by which the cost of a step was measured."""
+    return not any(one.startswith(("`objective.", "`backbone.")) for one in departures(record))
 
 
 def _rank(record: Record) -> tuple[float, str]:
