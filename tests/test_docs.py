@@ -123,9 +123,11 @@ def make_run(folder: Path, seed: int, value: float, **changes: str) -> Path:
 def test_runs_become_mean_and_deviation(module, tmp_path):
     from ssl_inv.run_folder import RunFolder
 
+    recorded, record_of = module("recorded"), module("runs").record_of
     folders = [RunFolder.open(make_run(tmp_path / str(seed), seed, value)) for seed, value in enumerate((0.5, 0.6, 0.7))]
-    recorded = module("recorded")
-    record = module("runs").record_of("mine", "vicreg-rendered", folders[::-1])
+    runs = [record_of("mine", "vicreg-rendered", folder) for folder in folders]
+    recorded.write_record(recorded.joined([runs[2], runs[0]]), tmp_path)
+    record = recorded.joined([runs[1], *recorded.read_records(tmp_path)])
     recorded.write_record(record, tmp_path)
     assert recorded.read_records(tmp_path) == [record]
     assert (record.seeds, record.seconds) == ((0, 1, 2), (180.0, 180.0, 180.0))

@@ -2,15 +2,18 @@
 
 import json
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from ssl_inv.recipe import RecipeError, resolve
+from ssl_inv.recipe import RecipeError, difference, resolve
 
 RESULTS = Path(__file__).parent.parent / "results"
 _DIGITS = 5
+_NUMBERS = ("trained", "spread", "untrained", "shuffled")
 _NO_RESULT = {"trainer": ("seed", "workers", "log_every", "checkpoint_every"), "monitor": ("every", "objects", "share")}
 """Settings that no record has: the seed, of which it has several, and what does not change a result."""
 
@@ -95,34 +98,52 @@ def _portable(section: str, value: Any) -> Any:
     return Path(value).name if section in ("data", "objective") and isinstance(value, str) and "/" in value else value
 
 
-def gather_rows(tables: Sequence[list[dict[str, Any]]]) -> tuple[Row, ...]:
-    """The results tables of several runs, each the content of a results.json, as one.
+def rows_of(results: Iterable[Mapping[str, Any]]) -> tuple[Row, ...]:
+    """The results table of one run, the content of its results.json."""
+    return tuple(map(_row, results))
+
+
+def _row(line: Mapping[str, Any]) -> Row:
+    trained = line["trained"]
+    numbers = (trained["value"], trained["spread"], *((line[column] or {}).get("value") for column in ("untrained", "shuffled")))
+    return Row(trained["name"], trained["part"], trained["detail"], *((_rounded(number),) for number in numbers))
+
+
+def joined(records: Sequence[Record]) -> Record:
+    """Records of one recipe as one, in the order of their seeds.
 
     Raises:
-        ValueError: if the runs did not measure the same.
+        ValueError: if two have a seed in common, other settings or another machine, or did not measure the same.
     """
-    keys = [[(row["trained"]["name"], row["trained"]["part"]) for row in table] for table in tables]
-    if any(measured != keys[0] for measured in keys):
-        odd = next(sorted(set(keys[0]) ^ set(measured)) for measured in keys if measured != keys[0])
-        raise ValueError(f"the runs did not measure the same; only some have {odd}")
-    return tuple(_gather(lines) for lines in zip(*tables, strict=True))
+    first, *others = records
+    for other in others:
+        _require_alike(first, other)
+    seeds = tuple(seed for record in records for seed in record.seeds)
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"two runs of {first.recipe} have the same seed: {seeds}")
 
+    def column(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
+        return tuple(value for _, value in sorted(zip(seeds, chain.from_iterable(parts), strict=True), key=itemgetter(0)))
 
-def _gather(lines: Sequence[dict[str, Any]]) -> Row:
-    def values(column: str, key: str = "value") -> Values:
-        return tuple(_rounded((line[column] or {}).get(key)) for line in lines)
+    def row(rows: Sequence[Row]) -> Row:
+        numbers = {name: column(getattr(row, name) for row in rows) for name in _NUMBERS}
+        return replace(rows[0], detail=rows[0].detail if len({row.detail for row in rows}) == 1 else "", **numbers)
 
-    first = lines[0]["trained"]
-    same = all(line["trained"]["detail"] == first["detail"] for line in lines)
-    return Row(
-        first["name"],
-        first["part"],
-        first["detail"] if same else "",
-        values("trained"),
-        values("trained", "spread"),
-        values("untrained"),
-        values("shuffled"),
+    return replace(
+        first,
+        rows=tuple(row(rows) for rows in zip(*(record.rows for record in records), strict=True)),
+        **{name: column(getattr(record, name) for record in records) for name in ("seeds", "commits", "seconds")},
     )
+
+
+def _require_alike(first: Record, other: Record) -> None:
+    who = f"{first.recipe}, seeds {other.seeds} beside {first.seeds}"
+    if changed := difference(first.complete_settings, other.complete_settings):
+        raise ValueError(f"{who}: other settings: {'; '.join(changed)}")
+    if first.machine != other.machine:
+        raise ValueError(f"{who}: another machine, {other.machine} and {first.machine}; record them apart with --name")
+    if odd := sorted({(row.name, row.part) for row in first.rows} ^ {(row.name, row.part) for row in other.rows}):
+        raise ValueError(f"{who}: the runs did not measure the same; only some have {odd}")
 
 
 def _rounded(value: float | None) -> float | None:

@@ -2,12 +2,10 @@
 
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from method_pages.recorded import Record, comparable, gather_rows
+from method_pages.recorded import Record, comparable, rows_of
 from ssl_inv.cli import parse
 from ssl_inv.plain_yaml import parse_yaml
-from ssl_inv.recipe import difference
 from ssl_inv.run_folder import RunFolder
 
 
@@ -16,27 +14,17 @@ def recipe_name(folder: RunFolder) -> str:
     return Path(parse(folder.record()["command"][1:]).recipe).stem
 
 
-def settings_of(folder: RunFolder) -> dict[str, dict[str, Any]]:
-    """The settings that made the result, as a recipe of today has them; of paths, their last part."""
-    return comparable(folder.recipe())
-
-
-def record_of(name: str, recipe: str, folders: list[RunFolder]) -> Record:
-    """The results of runs that differ in their seed alone.
+def record_of(name: str, recipe: str, folder: RunFolder) -> Record:
+    """The results of one run.
 
     Raises:
-        ValueError: if a run is not finished or does not know its commit, or two have one seed, other settings or another machine.
+        ValueError: if the run is not finished or does not know its commit.
     """
-    folders = sorted(folders, key=_seed)
-    for folder in folders:
-        _require_finished(folder)
-        _require_alike(folders[0], folder)
-    if len(set(seeds := tuple(map(_seed, folders)))) < len(seeds):
-        raise ValueError(f"two runs of {recipe} have the same seed: {seeds}")
-    results = [parse_yaml((folder.path / "results.json").read_text(encoding="utf-8")) for folder in folders]
-    first = folders[0]
-    commits = tuple(str(folder.record()["versions"]["commit"]) for folder in folders)
-    return Record(name, recipe, seeds, commits, _machine(first), tuple(map(_seconds, folders)), settings_of(first), gather_rows(results))
+    _require_finished(folder)
+    results = parse_yaml((folder.path / "results.json").read_text(encoding="utf-8"))
+    commit = str(folder.record()["versions"]["commit"])
+    settings = comparable(folder.recipe())
+    return Record(name, recipe, (_seed(folder),), (commit,), _machine(folder), (_seconds(folder),), settings, rows_of(results))
 
 
 def _require_finished(folder: RunFolder) -> None:
@@ -45,13 +33,6 @@ def _require_finished(folder: RunFolder) -> None:
         raise ValueError(f"{folder.path}: the run is not complete with results, its state is {facts.get('state')!r}")
     if "commit" not in facts["versions"]:
         raise ValueError(f"{folder.path}: the run does not know its commit; only runs of a checkout can be recorded")
-
-
-def _require_alike(first: RunFolder, other: RunFolder) -> None:
-    if changed := difference(settings_of(first), settings_of(other)):
-        raise ValueError(f"{other.path}: has other settings than {first.path}: {'; '.join(changed)}")
-    if (one := _machine(first)) != (another := _machine(other)):
-        raise ValueError(f"{other.path}: another machine than {first.path}: {another} and {one}; record them apart with --name")
 
 
 def _seed(folder: RunFolder) -> int:
