@@ -10,6 +10,7 @@ from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
 from ssl_inv.distributed import all_sum, world_size
+from ssl_inv.quaternions import quaternion_multiply
 
 
 def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
@@ -46,19 +47,34 @@ class BilinearPredictor(nn.Module):
     Args:
         embedding: D, dimensions of an embedding.
         action: K, length of the action vector.
+        quaternion: where in the action a quaternion q begins, scalar last, by which the predictor multiplies at first: every four
+            dimensions of the embedding are a quaternion p, the prediction is p q, and numbers of the action beside q do nothing yet.
+            Dimensions that are left over are multiplied by its scalar. None begins with random matrices.
     """
 
-    def __init__(self, embedding: int, action: int) -> None:
+    def __init__(self, embedding: int, action: int, quaternion: int | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(action, embedding, embedding))
         # The initialisation of the linear layer from K to D^2 numbers that this is: uniform within 1 / sqrt(K).
         nn.init.uniform_(self.weight, -1 / math.sqrt(action), 1 / math.sqrt(action))
+        if quaternion is not None:
+            with torch.no_grad():
+                self.weight.zero_()[quaternion : quaternion + 4] = _multiplication_by_quaternion(embedding)
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
         actions, dimensions, _ = self.weight.shape
         moved = embedding @ self.weight.reshape(actions * dimensions, dimensions).T
         return (moved.view(-1, actions, dimensions) * action.to(moved.dtype).unsqueeze(2)).sum(dim=1)
+
+
+def _multiplication_by_quaternion(dimensions: int) -> Tensor:
+    """W `(4, D, D)` of which sum_k q_k W_k x multiplies every four dimensions of x by the quaternion q from the right."""
+    identity = torch.eye(4)
+    fours = quaternion_multiply(identity, identity[:, None]).mT  # of each basis quaternion, the matrix of multiplication by it
+    return torch.stack(
+        [torch.block_diag(*[four] * (dimensions // 4), w * torch.eye(dimensions % 4)) for four, w in zip(fours, identity[3], strict=True)]
+    )
 
 
 class HypernetworkPredictor(nn.Module):
@@ -259,7 +275,7 @@ class EmbeddedActionPredictor(nn.Module):
         return self.network(torch.cat((embedding, self.action(action).to(embedding.dtype)), dim=1))  # type: ignore[no-any-return]
 
 
-def action_predictor(kind: str, embedding: int, action: int, hidden: Sequence[int] = ()) -> nn.Module:
+def action_predictor(kind: str, embedding: int, action: int, hidden: Sequence[int] = (), quaternion: int | None = None) -> nn.Module:
     """SIE's predictor, or one of its two alternatives, as recipes name them.
 
     Args:
@@ -267,14 +283,17 @@ def action_predictor(kind: str, embedding: int, action: int, hidden: Sequence[in
         embedding: D, dimensions of an embedding.
         action: K, length of the action vector.
         hidden: widths of the hidden layers.
+        quaternion: see `BilinearPredictor`.
 
     Raises:
-        ValueError: if a bilinear predictor is to have hidden layers.
+        ValueError: if a bilinear predictor is to have hidden layers, or another one is to begin as multiplication by a quaternion.
     """
     if kind == "bilinear":
         if hidden:
             raise ValueError(f"predictor_hidden is {list(hidden)}, but a bilinear predictor has no hidden layers")
-        return BilinearPredictor(embedding, action)
+        return BilinearPredictor(embedding, action, quaternion)
+    if quaternion is not None:
+        raise ValueError(f"predictor_initialisation is 'quaternion', but predictor is {kind!r}; only a bilinear one is a multiplication")
     if kind == "hypernetwork":
         return HypernetworkPredictor((embedding, *hidden, embedding), action)
     return ConcatenationPredictor(embedding, action, hidden)

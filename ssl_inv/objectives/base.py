@@ -12,7 +12,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.registry import suggest
-from ssl_inv.transforms import Action, Convention, Group, Transform
+from ssl_inv.transforms import Action, Convention, Group, Pose, Rotation, Transform
 from ssl_inv.views import Links, Plan, Views
 
 
@@ -139,6 +139,18 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
         raise ValueError(f"parameters: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
     return neutral.relative(neutral).as_vector(names, convention).shape[1]
+
+
+def rotation_position(groups: Mapping[str, Group], names: list[str], convention: Convention) -> int:
+    """Where in the action vector of the named parameters the quaternion of the first rotation begins.
+
+    Raises:
+        ValueError: if none of them is a rotation.
+    """
+    for number, name in enumerate(names):
+        if isinstance(groups.get(name), (Rotation, Pose)):
+            return action_dimensions(groups, names[:number], convention) if number else 0
+    raise ValueError(f"predictor_initialisation is 'quaternion', but no parameter is a rotation: {', '.join(names) or 'there are none'}")
 
 
 def check_finite(losses: Losses) -> str | None:

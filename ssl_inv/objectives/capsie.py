@@ -10,7 +10,7 @@ from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.capsules import CapsuleProjector, Capsules
 from ssl_inv.heads import BilinearPredictor
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, rotation_position
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.transforms import Action, Convention, Group
@@ -50,6 +50,7 @@ class CapsIE(Objective):
         variance: weight of the hinge on the standard deviations.
         covariance: weight of the squared covariances.
         mean_entropy: weight, relative to the cross entropy, of what the entropy of the mean activations lacks to its maximum.
+        predictor_initialisation: what the predictor begins as; see SIE.
         convention: how the action is written as a vector; see SIE.
 
     Raises:
@@ -70,6 +71,7 @@ class CapsIE(Objective):
         variance: float = 10.0,
         covariance: float = 1.0,
         mean_entropy: float = 1.0,
+        predictor_initialisation: Literal["uniform", "quaternion"] = "uniform",
         convention: Literal["sie", "seq-jepa", "canonical"] = "sie",
     ) -> None:
         super().__init__()
@@ -79,7 +81,8 @@ class CapsIE(Objective):
         self.convention: Convention = convention
         self.weights = (invariance, equivariance, variance, covariance, invariance * mean_entropy)
         self.projector = CapsuleProjector(features, capsules, pose, map_side)
-        self.action_predictor = BilinearPredictor(capsules * pose, action_dimensions(groups, parameters, convention))
+        quaternion = rotation_position(groups, parameters, convention) if predictor_initialisation == "quaternion" else None
+        self.action_predictor = BilinearPredictor(capsules * pose, action_dimensions(groups, parameters, convention), quaternion)
 
     @property
     def plan(self) -> Pair:

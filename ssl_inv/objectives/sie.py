@@ -11,7 +11,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.directions import RandomDirections
 from ssl_inv.heads import action_predictor
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Encoder, Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import Encoder, Losses, Objective, Term, action_dimensions, rotation_position
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.transforms import Action, Convention, Group
@@ -50,6 +50,10 @@ class SIE(Objective):
         predictor: `bilinear`, the paper's, makes one matrix of the action, linearly; `hypernetwork` writes the weights of a small MLP with
             an MLP on the action; `concatenation` is an MLP on action and embedding.
         predictor_hidden: widths of the predictor's hidden layers, for `hypernetwork` and `concatenation`.
+        predictor_initialisation: what the bilinear predictor begins as: `uniform`, random matrices as in the authors' code; or
+            `quaternion`, multiplication of every four dimensions of an embedding by the quaternion of the rotation, which it is free to
+            leave. Random ones have a plateau to leave first: as long as features do not tell the pose, the best prediction ignores the
+            rotation, and as long as it is ignored, nothing asks features for the pose.
         convention: how the action is written as a vector. `sie` is the authors': the quaternion with the sign that the product has, so
             4.5 % of their pairs ask for the opposite of what the same rotation asks for elsewhere, and hues as plain differences.
             `canonical` mends both and is another objective.
@@ -74,6 +78,7 @@ class SIE(Objective):
         predicted_variance: bool = True,
         predictor: Literal["bilinear", "hypernetwork", "concatenation"] = "bilinear",
         predictor_hidden: list[int] = [],  # noqa: B006
+        predictor_initialisation: Literal["uniform", "quaternion"] = "uniform",
         convention: Literal["sie", "seq-jepa", "canonical"] = "sie",
         anti_collapse: Literal["variance-covariance", "sigreg"] = "variance-covariance",
         sigreg: float = 0.2,
@@ -99,7 +104,8 @@ class SIE(Objective):
             )
         self.equivariant_projector = make_projector(equivariant_features, widths)
         action = action_dimensions(groups, parameters, convention)
-        self.action_predictor = action_predictor(predictor, widths[-1], action, predictor_hidden)
+        quaternion = rotation_position(groups, parameters, convention) if predictor_initialisation == "quaternion" else None
+        self.action_predictor = action_predictor(predictor, widths[-1], action, predictor_hidden, quaternion)
 
     @property
     def plan(self) -> Pair:
