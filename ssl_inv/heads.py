@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from timm.layers.drop import DropPath
@@ -71,10 +72,12 @@ class BilinearPredictor(nn.Module):
 def _multiplication_by_quaternion(dimensions: int) -> Tensor:
     """W `(4, D, D)` of which sum_k q_k W_k x multiplies every four dimensions of x by the quaternion q from the right."""
     identity = torch.eye(4)
-    fours = quaternion_multiply(identity, identity[:, None]).mT  # of each basis quaternion, the matrix of multiplication by it
-    return torch.stack(
-        [torch.block_diag(*[four] * (dimensions // 4), w * torch.eye(dimensions % 4)) for four, w in zip(fours, identity[3], strict=True)]
-    )
+    fours = quaternion_multiply(identity, identity[:, None]).mT.contiguous()  # of each basis quaternion, the matrix of multiplication by it
+    every, left_over = torch.eye(dimensions // 4), dimensions % 4
+    weights = torch.zeros(4, dimensions, dimensions)
+    weights[:, : dimensions - left_over, : dimensions - left_over] = torch.stack([torch.kron(every, four) for four in fours])
+    weights[3, dimensions - left_over :, dimensions - left_over :] = torch.eye(left_over)
+    return weights
 
 
 class HypernetworkPredictor(nn.Module):
@@ -224,6 +227,8 @@ class CentredTargets(nn.Module):
         self.momentum, self.range, self.warmup = momentum, (first_temperature, temperature), warmup
         self.register_buffer("centre", torch.zeros(prototypes))
         self.register_buffer("temperature", torch.zeros(()))
+        self._waiting: list[Tensor] = []
+        self.register_load_state_dict_post_hook(_forget_waiting)  # type: ignore[no-untyped-call]
         self.warm_up(0.0)
 
     def forward(self, logits: Tensor) -> Tensor:
@@ -231,14 +236,26 @@ class CentredTargets(nn.Module):
         return ((logits.to(self.centre.dtype) - self.centre) / self.temperature).softmax(dim=-1)
 
     @torch.no_grad()
-    def update(self, mean: Tensor) -> None:
-        """Move the centre towards the mean logits `(K,)` of the batch, which every process has of its own samples."""
-        self.centre.lerp_(all_sum(mean.to(self.centre.dtype)) / world_size(), 1 - self.momentum)
+    def put(self, mean: Tensor) -> None:
+        """Let the mean logits `(K,)` of a batch, which every process has of its own samples, wait for `flush`."""
+        self._waiting.append(all_sum(mean.to(self.centre.dtype)) / world_size())
+
+    @torch.no_grad()
+    def flush(self) -> None:
+        """Move the centre towards the mean of what waits: once a step, however many micro-batches it has."""
+        if self._waiting:
+            self.centre.lerp_(torch.stack(self._waiting).mean(dim=0), 1 - self.momentum)
+            self._waiting.clear()
 
     def warm_up(self, progress: float) -> None:
         """Set the temperature of a time from 0, the first step, to 1, the last."""
         first, last = self.range
         self.temperature.fill_(first + (last - first) * (min(1.0, progress / self.warmup) if self.warmup else 1.0))
+
+
+def _forget_waiting(targets: nn.Module, _: Any) -> None:
+    assert isinstance(targets, CentredTargets)
+    targets._waiting.clear()
 
 
 def without_dropout(network: nn.Module) -> nn.Module:

@@ -71,6 +71,25 @@ class SomeChannels(_AroundModel):
         pooled: Tensor = self.model.forward_head(last[1])  # type: ignore[operator]
         return pooled[:, self.shown]
 
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """What the model says of its stages, the last of which has the channels that are shown.
+
+        Raises:
+            ValueError: if the features are not the channels of the last stage.
+        """
+        *before, last = self.model.feature_info  # type: ignore[misc]
+        if last["num_chs"] != self.model.num_features:
+            raise ValueError(
+                f"the backbone's last stage has {last['num_chs']} channels and {self.model.num_features} features are made of them"
+            )
+        return [*before, {**last, "num_chs": self.num_features}]
+
+    def forward_intermediates(self, pixels: Tensor, **options: Any) -> list[Tensor]:
+        """Maps of several stages, the last of them with the channels that are shown; what comes before, all channels are made of."""
+        *before, last = self.model.forward_intermediates(pixels, **{**options, "intermediates_only": True})  # type: ignore[operator]
+        return [*before, last[:, self.shown]]
+
     def features_of(self, pixels: Tensor) -> Tensor:
         """All channels of the last map `(B, D, h, w)` of views that the backbone has seen, alone or behind each other in a larger batch.
 

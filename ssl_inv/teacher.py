@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -29,9 +30,19 @@ class Teacher(nn.Module):
     @torch.no_grad()
     def follow(self, network: nn.Module, momentum: float) -> None:
         """Keep `momentum` of every parameter and take the rest from `network`'s."""
-        own: list[Tensor] = list(self.network.parameters())
-        others: list[Tensor] = [one.detach() for one in network.parameters()]
-        torch._foreach_lerp_(own, others, 1 - momentum)
+        _lerp(self.network.parameters(), network.parameters(), 1 - momentum)
+
+    @torch.no_grad()
+    def follow_statistics(self, network: nn.Module, momentum: float) -> None:
+        """Likewise for buffers of real numbers, which of a teacher that never sees a batch in training mode would stay as they began."""
+        own, others = ([one for one in module.buffers() if one.is_floating_point()] for module in (self.network, network))
+        _lerp(own, others, 1 - momentum)
+
+
+def _lerp(own: Iterable[Tensor], others: Iterable[Tensor], weight: float) -> None:
+    moved = list(own)
+    if moved:  # torch refuses an empty list
+        torch._foreach_lerp_(moved, [one.detach() for one in others], weight)
 
 
 def cosine_momentum(start: float, step: int, steps: int) -> float:

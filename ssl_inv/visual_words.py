@@ -1,7 +1,7 @@
 """Visual words: a vocabulary that follows the features, images as bags of its words, and their prediction (OBoW)."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +28,8 @@ class VisualWords(nn.Module):
         code_k(u) = softmax_k(- (inverse_delta / m) |f_u - v_k|^2),    bag_k = max_u code_k(u) / sum of these over k,
 
     so that the softness follows the scale of the features. The vocabulary is a queue: in training mode every image of the global batch
-    then replaces the oldest word by a feature of its own, and K need not be a multiple of the batch. Nothing here has a gradient.
+    replaces the oldest word by a feature of its own, and K need not be a multiple of the batch. What a batch changes waits until `flush`,
+    which belongs into `after_step`, so that the micro-batches of one step see the same words. Nothing here has a gradient.
 
     Args:
         channels: of the feature maps.
@@ -76,12 +77,12 @@ class VisualWords(nn.Module):
         self.register_buffer("oldest", torch.zeros((), dtype=torch.int64))
         self.register_buffer("distance", torch.tensor(first_distance or 0.0))
         self.register_buffer("batches", torch.zeros((), dtype=torch.int64))
+        self._waiting: list[tuple[Tensor, Tensor]] = []
+        self.register_load_state_dict_post_hook(_forget_waiting)  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
     def forward(self, maps: Tensor, draws: Tensor) -> Tensor:
-        """Bags of words `(B, K)` of feature maps; in training mode words and mean distance are up to date afterwards.
-
-        Distances are those to the words as they were before.
+        """Bags of words `(B, K)` of feature maps; in training mode, m has this batch's distances in it, and a word of each image waits.
 
         Args:
             maps: `(B, channels, h, w)`, of this process.
@@ -91,20 +92,38 @@ class VisualWords(nn.Module):
             maps = self._inner(maps)
             comparison = Comparison(maps, self.words)
             distances, nearest = comparison.nearest()
+            mean_distance = self.distance
             if self.training:
-                self._follow(distances)
+                of_batch = all_sum(distances.mean()) / world_size()
+                self._waiting.append((of_batch, gather(self._made(maps, draws, 1)[:, 0])))
+                mean_distance = self._followed(of_batch)
             if self.inverse_delta is None:
                 bags = counted(nearest, len(self.words), self.pooling, maps.dtype)
             else:
                 # A mean distance of zero, of maps that are all alike, is a hard assignment too.
-                bags = comparison.soft_bags(self.inverse_delta / self.distance.clamp_min(1e-12), self.pooling)
-            if self.training:
-                self._renew(self._made(maps, draws, 1)[:, 0])
+                bags = comparison.soft_bags(self.inverse_delta / mean_distance.clamp_min(1e-12), self.pooling)
         return bags
 
     @torch.no_grad()
+    def flush(self) -> None:
+        """Take in what the batches since the last time left: their mean distance, and their words in the place of the oldest."""
+        if not self._waiting:
+            return
+        means, made = zip(*self._waiting, strict=True)
+        self._waiting.clear()
+        self.distance.copy_(self._followed(torch.stack(means).mean()))
+        self.batches += 1
+        words = torch.cat(made)
+        # Of more images than words the last ones stay.
+        steps = torch.arange(len(words), device=words.device)[-len(self.words) :]
+        self.words.index_copy_(0, (self.oldest + steps) % len(self.words), words[-len(self.words) :])
+        self.oldest.add_(len(words)).remainder_(len(self.words))
+
+    @torch.no_grad()
     def fill(self, maps: Tensor, draws: Tensor) -> None:
-        """Replace all words by features of the images of the global batch, equally many of each, as far apart as there are positions.
+        """Replace all words by features of the images of the global batch, equally many of each, at different positions.
+
+        What is left over when all positions have been taken becomes mixtures of two features, so that no two words are the same.
 
         Args:
             maps: as in `forward`.
@@ -112,7 +131,15 @@ class VisualWords(nn.Module):
         """
         maps = self._inner(maps)
         made = gather(self._made(maps, draws, math.ceil(len(self.words) / (len(maps) * world_size()))))
-        self.words.copy_(made.transpose(0, 1).flatten(0, 1)[: len(self.words)])
+        features = made.transpose(0, 1).flatten(0, 1)
+        rounds = range(math.ceil(len(self.words) / len(features)))
+        mixtures = [features.lerp(features.roll(1 + number % max(1, len(features) - 1), 0), 1 / (number + 2)) for number in rounds[:-1]]
+        self.words.copy_(torch.cat([features, *mixtures])[: len(self.words)])
+
+    @property
+    def waits(self) -> bool:
+        """Whether a batch has left something since the last `flush`."""
+        return bool(self._waiting)
 
     def _inner(self, maps: Tensor) -> Tensor:
         """The maps without their border, in the precision of the words."""
@@ -124,7 +151,7 @@ class VisualWords(nn.Module):
         return maps[:, :, rows, columns].to(self.words.dtype)
 
     def _made(self, maps: Tensor, draws: Tensor, count: int) -> Tensor:
-        """`count` words of each image, `(B, count, C)`."""
+        """`count` words of each image, as far apart as there are positions, or one of each position: `(B, at most count, C)`."""
         if self.making == "global_average":
             maps = maps.mean((2, 3), keepdim=True)
         elif self.making == "local_average":
@@ -133,25 +160,16 @@ class VisualWords(nn.Module):
         places = features.shape[2]
         # Rounding may take a number below 1, times the number of places, to that number.
         first = (draws * places).long().clamp_max(places - 1)
-        offsets = torch.arange(count, device=maps.device) * max(1, places // count)
+        offsets = torch.arange(min(count, places), device=maps.device) * max(1, places // count)
         chosen = (first[:, None] + offsets) % places
         return features.gather(2, chosen[:, None].expand(-1, features.shape[1], -1)).transpose(1, 2)
 
-    def _follow(self, distances: Tensor) -> None:
-        mean = all_sum(distances.mean()) / world_size()
-        self.batches += 1
+    def _followed(self, mean: Tensor) -> Tensor:
+        """The mean distance m after a step in which it is `mean`."""
         rate = torch.full_like(mean, 1 - self.distance_momentum)
         if self.follows_first_batches:
-            rate = torch.maximum(rate, self.batches.to(rate.dtype).reciprocal())
-        self.distance.lerp_(mean, rate)
-
-    def _renew(self, made: Tensor) -> None:
-        """Put the words of the images of all processes, `(B, C)`, in the place of the oldest."""
-        made = gather(made)
-        # Of more images than words the last ones stay.
-        steps = torch.arange(len(made), device=made.device)[-len(self.words) :]
-        self.words.index_copy_(0, (self.oldest + steps) % len(self.words), made[-len(self.words) :])
-        self.oldest.add_(len(made)).remainder_(len(self.words))
+            rate = torch.maximum(rate, (self.batches + 1).to(rate.dtype).reciprocal())
+        return self.distance.lerp(mean, rate)
 
 
 class Comparison:
@@ -280,6 +298,11 @@ class WordNorm(nn.Module):
 def perplexity(distributions: Tensor) -> Tensor:
     """How many words distributions `(..., K)` spread over: the exponential of their entropy."""
     return (-(distributions * (distributions + 1e-5).log()).sum(dim=-1)).exp()
+
+
+def _forget_waiting(words: nn.Module, _: Any) -> None:
+    assert isinstance(words, VisualWords)
+    words._waiting.clear()
 
 
 def _require(condition: bool, sentence: str) -> None:

@@ -26,7 +26,7 @@ from ssl_inv.recipe import resolve
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.sampling import Drawn, Kind, Negatives, below, draw_positives, random_bits, spread
 from ssl_inv.testing import check_objective
-from ssl_inv.transforms import Transform
+from ssl_inv.transforms import Rotation, Transform
 from ssl_inv.views import View, Views
 
 MOCO: dict[str, Any] = {"name": "moco-v2", "projector": [16, 5], "queue": 16}
@@ -406,6 +406,9 @@ def test_variants_conform(settings):
         ({"negatives": "none", "share_neck": False}, "so share_neck must be true"),
         ({"weight": 2.0}, "weight must lie between 0 and 1"),
         ({"base": {"name": "rotnet"}}, "'rotnet' has no projector"),
+        ({"base": {"name": "equicaps"}}, "the projector of 'equicaps' gives no vectors"),
+        ({"base": {"name": "transitive", "weights": {"intra": 1}}}, "'transitive' has views of other images or crops of several sizes"),
+        ({"base": {"name": "swav"}}, "'swav' has views of other images or crops of several sizes"),
         ({"cluster_points": 0}, "cluster_points must be at least 1, got 0"),
         ({"smallest_cluster": -1}, "smallest_cluster must be at least 0, got -1"),
         ({"boundary": "angle", "margin": 4.0}, "margin is an angle within pi of 0, got 4.0"),
@@ -414,7 +417,22 @@ def test_variants_conform(settings):
 def test_what_cannot_be_is_refused(settings, message):
     base = settings.pop("base", MOCO)
     with pytest.raises(ValueError, match=re.escape(message)):
-        InterCLR(8, {}, base=base, **{**SMALL, **settings}).allocate(60, 60)
+        InterCLR(8, {"rotation": Rotation()}, base=base, **{**SMALL, **settings}).allocate(60, 60)
+
+
+@pytest.mark.parametrize("base", ["conditional-byol", "byol", "moco-v2", "simclr"])
+def test_the_bank_gets_the_key_of_the_last_view_whatever_the_order_of_the_passes(base):
+    made = InterCLR(8, {"rotation": Rotation()}, base={"name": base, "projector": [16, 5]}, **SMALL)
+    network = backbone()
+    made.adopt(network)
+    made.allocate(60, 60)
+    x, y = (View(torch.randn(4, 3, 12, 12), Transform({"rotation": torch.eye(4)}, {"rotation": Rotation()})) for _ in range(2))
+    made.eval()
+    network.eval()
+    made.loss(Views((x, y), INDEX), network)
+    ((_, keys),) = made.bank.flush()
+    expected = made._teacher(y.pixels) if made._teacher is not None else made.projector(network(y.pixels))
+    torch.testing.assert_close(keys, F.normalize(expected, dim=1), atol=1e-5, rtol=1e-5)
 
 
 def test_offline_labels_ask_nothing_of_the_smallest_cluster():

@@ -72,6 +72,7 @@ def bags_of_words(inverse_delta: float | None, pooling: str, training: bool) -> 
     before = words.words.clone()
     maps = share(normal(0, 3, 6, 7, 7).clamp_min(0))
     bags = words(maps, torch.zeros(len(maps)))
+    words.flush()
     return {"bags": bags, "distance": words.distance, "kept": torch.equal(words.words, before)}
 
 
@@ -82,6 +83,7 @@ def renewed_words(making: str, locations: list[list[int]]) -> Facts:
     for step, some in enumerate(locations):
         oldest = int(words.oldest)
         words(share(normal(100 + step, 3, 6, 7, 7).clamp_min(0)), share((torch.tensor(some) + 0.5) / places))
+        words.flush()
         written.append(words.words[oldest : oldest + 3].clone())
     return {"written": written, "words": words.words, "oldest": int(words.oldest)}
 
@@ -293,6 +295,7 @@ def test_the_newest_words_stay_whatever_the_batch(images: int, words: int) -> No
     pixels = torch.arange(3.0 * images)[:, None, None, None].expand(-1, 2, 1, 1)
     for batch in torch.split(pixels, images):
         module(batch, torch.zeros(images))
+        module.flush()
     assert sorted(module.words[:, 0].tolist()) == list(range(3 * images - words, 3 * images))
 
 
@@ -300,11 +303,13 @@ def test_a_word_is_every_position_s_alike_and_of_the_inside() -> None:
     maps = torch.arange(49.0).view(1, 1, 7, 7).repeat(1000, 1, 1, 1)
     module = VisualWords(1, 1000)
     module(maps, torch.linspace(0, 1, 1001)[:-1])
+    module.flush()
     found, counts = torch.unique(module.words, return_counts=True)
     centres = [float(7 * row + column) for row in (2, 3, 4) for column in (2, 3, 4)]
     assert found.tolist() == centres
     assert (counts.max() - counts.min()).item() <= 1
     module(maps[:1], torch.tensor([np.nextafter(np.float32(1), np.float32(0))]))
+    module.flush()
     assert module.words[0].item() == centres[-1]
 
 
@@ -316,16 +321,28 @@ def test_a_warm_start_takes_as_many_words_of_every_image_and_different_ones() ->
     assert torch.bincount((module.words[:, 0] / 49).long()).tolist() == [5, 5, 5, 5]
 
 
+@pytest.mark.parametrize(("making", "count"), [("local_average", 100), ("global_average", 30)])
+def test_a_warm_start_has_no_word_twice_where_words_outnumber_positions(making: str, count: int) -> None:
+    module = VisualWords(3, count, making=making)  # type: ignore[arg-type]
+    maps = torch.rand(4, 3, 7, 7)
+    module.fill(maps, torch.rand(4))
+    assert len(torch.unique(module.words, dim=0)) == count
+    assert module.words.min() >= maps.min()
+    assert module.words.max() <= maps.max()
+
+
 def test_the_mean_distance_begins_with_that_of_the_first_batches() -> None:
     module, means = VisualWords(3, 8, first_distance=None, border=0).double(), []
     for step in range(4):
         maps = 100 * normal(step, 5, 3, 4, 4)
         means.append(Comparison(maps, module.words).nearest()[0].mean())
         module(maps, torch.rand(5))
+        module.flush()
         torch.testing.assert_close(module.distance, torch.stack(means).mean())
     module.batches.fill_(1000)
     before = module.distance.clone()
     module(torch.zeros(5, 3, 4, 4, dtype=torch.float64), torch.rand(5))
+    module.flush()
     assert 0.989 < (module.distance / before).item() < 1
 
 
@@ -400,9 +417,27 @@ def test_predictions_and_targets_use_the_words_of_before() -> None:
     for level, words in enumerate(objective.words):
         assert isinstance(words, VisualWords)
         torch.testing.assert_close(classifiers[level], objective.heads[level].classifier(before[level]))  # type: ignore[operator]
+        assert torch.equal(words.words, before[level])
+        words.flush()
         expected = Comparison(maps[level], before[level]).soft_bags(15 / words.distance, "max")
         torch.testing.assert_close(bags[level], expected)
         assert not torch.equal(words.words, before[level])
+
+
+def test_micro_batches_of_one_step_see_the_same_words_and_come_in_together() -> None:
+    _, objective = build(warm_start=True, first_distance=None)
+    maps = [torch.rand(10, channels, 4, 4) for channels in (6, 8)]
+    seen = []
+    for part in (slice(0, 5), slice(5, 10)):
+        objective._targets([one[part] for one in maps], torch.arange(10)[part])
+        seen.append([words.words.clone() for words in objective.words])  # type: ignore[operator]
+    for words, (first, second) in zip(objective.words, zip(*seen, strict=True), strict=True):
+        assert isinstance(words, VisualWords)
+        assert torch.equal(first, second)
+        words.flush()
+        assert torch.equal(words.words[10:], first[10:])
+        assert not (words.words[5:10] == first[5:10]).all(dim=1).any()
+        assert (int(words.oldest), int(words.batches)) == (10, 1)
 
 
 def test_positions_depend_on_step_sample_and_level_alone() -> None:
@@ -423,11 +458,11 @@ def test_positions_depend_on_step_sample_and_level_alone() -> None:
 
 
 def test_only_the_first_step_starts_warm() -> None:
-    _, objective = build(warm_start=True)
+    backbone, objective = build(warm_start=True)
     maps = [torch.rand(5, channels, 4, 4) + 10 for channels in (6, 8)]
     objective._targets(maps, torch.arange(5))
     assert all(words.words.min() > 9 for words in objective.words)  # type: ignore[operator]
-    objective.set_extra_state(1)
+    objective.after_step(backbone, 1, 10)
     objective._targets([one + 10 for one in maps], torch.arange(5))
     assert all((words.words < 19).any() for words in objective.words)  # type: ignore[operator]
 

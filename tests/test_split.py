@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from ssl_inv.backbones import Backbone
+from ssl_inv.backbones import Backbone, make_backbone
+from ssl_inv.objectives.obow import OBoW
 from ssl_inv.objectives.split import Split
 from ssl_inv.pretrain import build_networks
 from ssl_inv.recipe import resolve
@@ -89,6 +90,19 @@ def test_it_is_the_sum_of_what_both_are_alone() -> None:
     assert together.keys() == alone.keys()
     for name, value in together.items():
         torch.testing.assert_close(value, alone[name])
+
+
+@pytest.mark.parametrize("levels", [1, 2])
+def test_targets_are_made_of_the_own_channels_too(levels: int) -> None:
+    arguments = {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]}
+    backbone = make_backbone(name="resnet18", stem="3x3-stride1", arguments=arguments)
+    objective = Split(8, GROUPS, invariant={**OBOW, "levels": levels}, equivariant=SIE)
+    objective.adopt(backbone)
+    obow = objective.invariant
+    assert isinstance(obow, OBoW)
+    assert [words.words.shape[1] for words in obow.words] == [6, 4][-levels:]  # type: ignore[operator]
+    pixels = torch.randn(2, 3, 16, 16)
+    torch.testing.assert_close(obow.teacher(pixels)[-1], backbone.feature_map(pixels)[:, :4])
 
 
 def test_other_views_stand_behind_those_of_the_invariant_objective() -> None:

@@ -139,6 +139,15 @@ def test_what_goes_on_in_the_next_piece_is_the_same_object():
     assert overlap(tracks[1][0].boxes[-1], boxes[40]) > 0.6
 
 
+def test_what_moves_behind_a_cut_is_another_object_though_it_begins_where_the_last_one_ended():
+    film, _ = _film(11)
+    behind = [255 - frame // 2 for frame in _film(11, seed=10)[0]]
+    mined = Miner(TrackSettings(length=10, step=2))
+    (before,), (after,) = (mined.tracks(piece) for piece in pieces([*film, *(np.roll(frame, 20, axis=1) for frame in behind)], 10))
+    assert overlap(before.boxes[-1], after.boxes[0]) >= 0.5
+    assert [(track.number, track.born) for track in (before, after)] == [(0, 0), (1, 11)]
+
+
 @pytest.mark.parametrize(("frames", "starts"), [(4, []), (6, [0]), (11, [0]), (15, [0]), (16, [0, 10]), (21, [0, 10])])
 def test_pieces_share_a_frame_and_none_is_shorter_than_half(frames, starts):
     film = [np.full((2, 2, 3), number, dtype=np.uint8) for number in range(frames)]

@@ -329,7 +329,15 @@ def test_until_there_is_a_graph_pairs_are_of_one_object():
     assert not np.array_equal(links.partners(np.arange(10), np.ones(10, dtype=np.int64), 1)[0], np.arange(10))
 
 
-def test_the_moving_average_is_one_of_statistics_too_and_learns_nothing():
+def transformer() -> Backbone:
+    torch.manual_seed(0)
+    return make_backbone(
+        name="vit_tiny_patch16_224", arguments={"img_size": 12, "patch_size": 3, "embed_dim": 8, "depth": 1, "num_heads": 2}
+    )
+
+
+@pytest.mark.parametrize("network", [network, transformer])
+def test_the_moving_average_is_one_of_statistics_too_and_learns_nothing(network):
     backbone = network()
     made = learner(backbone, teacher_momentum=0.9)
     before = {name: one.clone() for name, one in made.teacher.network.state_dict().items()}  # type: ignore[union-attr]

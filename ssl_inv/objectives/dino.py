@@ -117,16 +117,17 @@ class DINO(Objective):
 
     @torch.no_grad()
     def _targets(self, pixels: Tensor) -> Tensor:
-        """The teacher's probabilities for both global crops, `(2, B, K)`; moves the centre afterwards."""
+        """The teacher's probabilities for both global crops, `(2, B, K)`."""
         logits = self.teacher(pixels)
         if self.sinkhorn:
             return by_crop(losses.sinkhorn(logits, self.centring.temperature), 2)
         targets = self.centring(logits)
-        self.centring.update(logits.mean(dim=0, dtype=self.centring.centre.dtype))
+        self.centring.put(logits.mean(dim=0, dtype=self.centring.centre.dtype))
         return by_crop(targets, 2)
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._network(backbone), cosine_momentum(self.momentum, step, steps))
+        self.centring.flush()
         self.centring.warm_up(step / steps)
         self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
         if step == steps and self.keep == "teacher":

@@ -151,7 +151,7 @@ class IBOT(CountsSteps, Objective):
 
     @torch.no_grad()
     def _targets(self, pixels: Tensor, masked: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's probabilities for both crops `(2, B, K)` and for the masked patches `(M, K)`; moves the centres afterwards."""
+        """The teacher's probabilities for both crops `(2, B, K)` and for the masked patches `(M, K)`."""
         teacher, heads = self.backbone_teacher.network, self.head_teacher.network
         assert isinstance(teacher, Backbone)
         assert isinstance(heads, nn.ModuleList)
@@ -160,11 +160,11 @@ class IBOT(CountsSteps, Objective):
         head: Any = heads[-1]
         embedded = head.embed(patches).flatten(0, 1)
         image_targets, patch_targets = self.image_targets(image_logits), self.patch_targets(head.similarities(embedded[masked]))
-        self.image_targets.update(image_logits.mean(dim=0, dtype=self.image_targets.centre.dtype))
+        self.image_targets.put(image_logits.mean(dim=0, dtype=self.image_targets.centre.dtype))
         # Logits are linear in embeddings: their mean over all patches is the logits of the mean.
         mean = embedded.mean(dim=0, dtype=self.mask_token.dtype)
         with torch.autocast(mean.device.type, enabled=False):
-            self.patch_targets.update(head.similarities(mean))
+            self.patch_targets.put(head.similarities(mean))
         return by_crop(image_targets, 2), patch_targets
 
     def _masks(self, index: NDArray[np.int64], grid: tuple[int, int]) -> Masks:
@@ -181,6 +181,7 @@ class IBOT(CountsSteps, Objective):
         self.backbone_teacher.follow(backbone, momentum)
         self.head_teacher.follow(self.heads, momentum)
         for targets in (self.image_targets, self.patch_targets):
+            targets.flush()
             targets.warm_up(step / steps)
         self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
         self._steps_done = step

@@ -21,7 +21,7 @@ from ssl_inv.registry import register
 from ssl_inv.sampling import Drawn, Negatives, draw_positives, sample_keys
 from ssl_inv.teacher import Teacher
 from ssl_inv.transforms import Group
-from ssl_inv.views import Links, Plan, Views
+from ssl_inv.views import Crops, Links, MultiCrop, Pair, Plan, Several, Views
 
 _POSITIVES, _NEGATIVES = range(2)
 """Streams of random numbers."""
@@ -45,7 +45,8 @@ class InterCLR(Objective):
 
     The authors' code redraws negatives of the query's own cluster until there are none, which may never end, so that some come twice. Here
     draws are from the pool's other clusters at once, different as long as there are as many, stratified in the order of the data; where the
-    pool has none, from all of the bank. It sends the bank to all processes in every step; here all do the same to their copies.
+    pool has none, from all of the bank. It sends the bank to all processes in every step; here all do the same to their copies. Where an
+    angular margin would lead beyond 0 or pi, its cosine jumps by 1 - cos m - m sin m and goes on straight; here it goes on without a jump.
 
     When:
         Features for classes, from images of which there are many of each kind, so that a positive that is another image is mostly of the
@@ -54,8 +55,8 @@ class InterCLR(Objective):
         labels lose what the first clusters knew. The record's `nmi` and `purity`, before each epoch, tell.
 
     Args:
-        base: the objective on single images, a mapping with its `name` and settings: `moco-v2` as released, or any that has a `projector`,
-            such as `npid`, `byol` and `simsiam`.
+        base: the objective on single images, a mapping with its `name` and settings: `moco-v2` as released, or any that has a `projector`
+            and one view or some of one size, such as `npid`, `byol` and `simsiam`.
         weight: of the inter-image term; the base has 1 minus it.
         warmup: share of all steps in which the base has weight 1 and the inter-image term 0.
         share_neck: whether the base's projector makes queries and keys, or one of their own.
@@ -132,8 +133,7 @@ class InterCLR(Objective):
             raise ValueError("negatives: none compares the base's predictions with the bank, so share_neck must be true")
         self.base = base_objective(features, groups, **base)
         self.parameters_used = self.base.parameters_used
-        if not isinstance(getattr(self.base, "projector", None), nn.Module):
-            raise ValueError(f"base: {base['name']!r} has no projector, whose outputs the bank is made of")
+        _require_suitable(self.base, base["name"])
         self.neck = None if share_neck else mlp((features, *neck))
         self.neck_teacher: Teacher | None = None
         self.weight, self.warmup, self.neck_momentum = weight, warmup, neck_momentum
@@ -192,10 +192,14 @@ class InterCLR(Objective):
         with remembered(student) as seen, remembered(target) as targets, remembered(prediction) as predictions:
             terms = self.base.loss(views, backbone)
         samples, weight = len(views.index), self.weight if self._progress >= self.warmup else 0.0
-        queries, keys = self._queries_and_keys(torch.cat(seen)[:samples], torch.cat(targets or seen)[-samples:].detach())
+        last = views[len(_images(self.plan)) - 1].pixels
+        # A teacher may see the views in any order, each alone; everything else gets them in theirs.
+        key = next((output for given, output in targets if given is last), None)
+        key = torch.cat([output for _, output in targets or seen])[-samples:] if key is None else key
+        queries, keys = self._queries_and_keys(torch.cat([output for _, output in seen])[:samples], key.detach())
         self.bank.put(views.index, keys)
         if self.negatives is None:
-            inter = self.attraction(predictions[0][:samples] if predictions else queries, views.index)
+            inter = self.attraction(predictions[0][1][:samples] if predictions else queries, views.index)
         else:
             inter = self.inter_loss(queries, views.index, self.negatives)
         intra = {name: Term(term.value, (1 - weight) * term.weight) for name, term in terms.items()}
@@ -284,19 +288,40 @@ def with_margin(cosines: Tensor, margin: float, boundary: Literal["cosine", "ang
 
 
 @contextmanager
-def remembered(module: nn.Module | None) -> Iterator[list[Tensor]]:
-    """What a module gives meanwhile, call by call."""
-    outputs: list[Tensor] = []
+def remembered(module: nn.Module | None) -> Iterator[list[tuple[Tensor, Tensor]]]:
+    """What a module is given and what it gives meanwhile, call by call."""
+    calls: list[tuple[Tensor, Tensor]] = []
 
-    def keep(_: nn.Module, __: object, output: Tensor) -> None:
-        outputs.append(output)
+    def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        calls.append((given[0], output))
 
     handle = None if module is None else module.register_forward_hook(keep)
     try:
-        yield outputs
+        yield calls
     finally:
         if handle is not None:
             handle.remove()
+
+
+def _images(plan: Plan) -> range:
+    """The views of a plan, from the first on, that the bank's vectors can be made of: one, or some of one kind; empty if there are none."""
+    match plan:
+        case Pair() | MultiCrop(crops=(Crops(),)) if not plan.linked:
+            return range(plan.count)
+        case Several(plans=(first, *_)) if not plan.linked:
+            return _images(first)
+    return range(0)
+
+
+def _require_suitable(base: Objective, name: str) -> None:
+    """Raise a `ValueError` if a base has no projector of vectors, or views of which it is not clear which ones the bank shall know."""
+    projector = getattr(base, "projector", None)
+    if not isinstance(projector, nn.Module):
+        raise ValueError(f"base: {name!r} has no projector, whose outputs the bank is made of")
+    if not any(isinstance(layer, nn.Linear) for layer in projector.modules()):
+        raise ValueError(f"base: the projector of {name!r} gives no vectors, of which the bank is made")
+    if not _images(base.plan):
+        raise ValueError(f"base: {name!r} has views of other images or crops of several sizes; the bank needs an image's own, of one size")
 
 
 def output_width(projector: nn.Module) -> int:

@@ -59,8 +59,8 @@ class OBoW(CountsSteps, Objective):
         distance_momentum: what m keeps of itself in a batch.
         first_distance: m before the first batch; none begins with the first batch's and goes on with the mean of all, until the moving
             average is as long. The authors' 0.5 fits no network in particular, and makes hundreds of steps too hard or too soft.
-        warm_start: whether the first batch fills the vocabulary with its features, several of each image, before the first step. The
-            authors' random words last for K / batch steps.
+        warm_start: whether the first batch fills the vocabulary with its features, several of each image, before the first step, and with
+            mixtures of these where it has too few. The authors' random words last for K / batch steps.
         word_seed: decides, with the number of the step, the sample and the level, the positions that words are taken from.
         kappa: multiplies logits; the authors' 8 is for ResNet-50, 5 for ResNet-18.
         learn_kappa: whether kappa is learnt, one for each level.
@@ -172,7 +172,7 @@ class OBoW(CountsSteps, Objective):
             assert isinstance(head, DynamicHead)
             draws = torch.from_numpy(keyed_random.uniform(self.word_seed, self._steps_done, index.numpy(), level, count=1)[:, 0])
             draws = draws.to(one.device, torch.float32, non_blocking=True)
-            if self.warm_start and self._steps_done == 0:
+            if self.warm_start and self._steps_done == 0 and not words.waits:
                 words.fill(one, draws)
             classifiers.append(head.classifier(words.words))
             bags.append(words(one, draws))
@@ -180,6 +180,9 @@ class OBoW(CountsSteps, Objective):
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(backbone, cosine_momentum(self.momentum, step, steps))
+        for words in self.words:
+            assert isinstance(words, VisualWords)
+            words.flush()
         self._steps_done = step
 
 

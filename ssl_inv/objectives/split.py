@@ -27,8 +27,9 @@ class Split(Objective):
     views of its own, and the step costs what both cost.
 
     When:
-        What an image shows is best learnt from other images (OBoW, InterCLR, transitive invariance) or by an objective that you know, and
-        how it was seen shall be in the features too. Not where one objective already asks for both, such as SIE or EquiMod.
+        What an image shows is best learnt from other images (OBoW, InterCLR) or by an objective that you know, and how it was seen shall be
+        in the features too. Transitive invariance, whose views are different images, goes with an objective that augments single ones, such
+        as RotNet. Not where one objective already asks for both, such as SIE or EquiMod.
 
     Args:
         invariant: the objective of the first channels, a mapping with its `name` and settings.

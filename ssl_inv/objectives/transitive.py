@@ -196,9 +196,7 @@ class TransitiveInvariance(Objective):
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         if self.teacher is not None:
             self.teacher.follow(backbone, self.teacher_momentum)
-            # It is never trained, so statistics of its own would stay those that it began with.
-            own, others = ([one for one in network.buffers() if one.is_floating_point()] for network in (self.teacher.network, backbone))
-            torch._foreach_lerp_(own, others, 1 - self.teacher_momentum)
+            self.teacher.follow_statistics(backbone, self.teacher_momentum)
         self._steps_done, self._progress = step, step / steps
 
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:

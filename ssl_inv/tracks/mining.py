@@ -109,7 +109,8 @@ class Miner:
 
     def tracks(self, piece: Piece) -> list[Track]:
         """The tracks of the next piece, the one with the most motion first."""
-        earlier = list(self._open)
+        # Behind a cut stands nothing of before, whatever is in the same place.
+        earlier = [] if piece.before is None else list(self._open)
         self._open = [self._named(track, piece.start, earlier) for track in _follow_all(piece, self.settings, self.dropped)]
         return self._open
 
