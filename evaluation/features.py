@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -208,12 +208,13 @@ class Standardiser:
 
 
 def disk_mask(size: int) -> Tensor:
-    """The disk inscribed in a square image, `(size, size)`, float, 1 inside.
+    """The disk within a square image, `(size, size)`, float, 1 inside.
 
     An image turned in its plane shows its angle by what its corners are filled with, whatever the encoder knows; the disk has no corners.
+    It ends half a pixel before the sides, where interpolation has mixed the image with what is beyond it.
     """
     offset = torch.arange(size) - (size - 1) / 2
-    return (offset[:, None] ** 2 + offset[None, :] ** 2 <= (size / 2) ** 2).float()
+    return (offset[:, None] ** 2 + offset[None, :] ** 2 <= ((size - 1) / 2) ** 2).float()
 
 
 @contextmanager
@@ -291,7 +292,7 @@ def extract(
     with frozen(behind), torch.no_grad(), torch.autocast(device.type, enabled=False):
         for batch in batches:
             encoded.append(_encode(encoder, batch, device, disk))
-            read.append(batch)
+            read.append(replace(batch, pixels=batch.pixels[:0].clone()))  # of all images at once, pixels fit nowhere
     if not read:
         raise ValueError("there are no views to extract features from")
     table = FeatureTable(

@@ -25,7 +25,15 @@ def require_counts(**counts: int) -> None:
 
 
 @torch.no_grad()
-def k_means(bank: Bank, clusters: int, iterations: int = 20, seed: int = 0, spherical: bool = False, points: int = 256) -> Tensor:
+def k_means(
+    bank: Bank,
+    clusters: int,
+    iterations: int = 20,
+    seed: int = 0,
+    spherical: bool = False,
+    points: int = 256,
+    device: torch.device | None = None,
+) -> Tensor:
     """Centroids `(K, D)`, float32, of a sample of the bank by faiss, the same on all processes; all clusters are used.
 
     The first process finds them and hands them to the others: a hundred times less than the bank.
@@ -37,6 +45,7 @@ def k_means(bank: Bank, clusters: int, iterations: int = 20, seed: int = 0, sphe
         seed: decides the sample and the first centroids.
         spherical: whether centroids are brought to length one.
         points: vectors of the sample for each cluster, at most.
+        device: where centroids shall be, and over which processes exchange them; that of the bank if None.
 
     Raises:
         ValueError: if there are more clusters than vectors.
@@ -53,7 +62,7 @@ def k_means(bank: Bank, clusters: int, iterations: int = 20, seed: int = 0, sphe
         machine = faiss.Kmeans(found.shape[1], clusters, niter=iterations, seed=seed % 2**31, spherical=spherical, **limits)
         machine.train(bank.rows(sample.to(bank.vectors.device), found).numpy())
         found = torch.from_numpy(machine.centroids)
-    return all_sum(found.to(bank.vectors.device))
+    return all_sum(found.to(device or bank.vectors.device))
 
 
 class Clusters(nn.Module):
@@ -112,7 +121,8 @@ class Clusters(nn.Module):
     @torch.no_grad()
     def fit(self, bank: Bank, iterations: int = 20, seed: int = 0, spherical: bool = False, points: int = 256) -> None:
         """Cluster the bank from nothing: `k_means` of a sample, and every object to the nearest centroid."""
-        self.centroids.copy_(k_means(bank, len(self.centroids), iterations, seed, spherical, points))
+        device = self.centroids.device  # processes may have no way to exchange what lies on the host
+        self.centroids.copy_(k_means(bank, len(self.centroids), iterations, seed, spherical, points, device))
         offsets = self.centroids.square().sum(dim=1) / 2
         for where, vectors in bank.blocks(self.centroids, max(1, _SCORES // len(self.centroids)) * self.centroids.shape[1]):
             self.labels[where] = (vectors @ self.centroids.T - offsets).argmax(dim=1).int()

@@ -72,7 +72,7 @@ def innermost(source: Source) -> Source:
 def _headline(run: Run, folder: RunFolder) -> str:
     parameters = sum(parameter.numel() for parameter in run.backbone.parameters()) / 1e6
     return (
-        f"{run.recipe['objective']['name']} on {run.recipe['data']['name']}: {len(run.data.train):,} training and "
+        f"{run.recipe['objective']['name']} on {run.recipe['data']['name']}: {len(run.module.batches.source):,} training and "
         f"{len(run.data.validation):,} validation objects, {run.backbone.architecture} ({parameters:.1f} M parameters), "
         f"{run.module.schedule.steps} steps of {run.settings.batch_size} on {run.trainer.strategy.root_device}; writing {folder.path}"
     )
@@ -106,7 +106,7 @@ def check(name: str, recipe: Recipe) -> None:
     terms = ", ".join(f"{term} {part.value.item():.4g}" for term, part in losses.items())
     sys.stdout.write(
         f"{name}: valid\n"
-        f"data: {len(run.data.train):,} training and {len(run.data.validation):,} validation objects\n"
+        f"data: {len(run.module.batches.source):,} training and {len(run.data.validation):,} validation objects\n"
         f"one step of {len(batch.index)}: {loading:.2f} s for data, {seconds:.2f} s for views, forward and backward on the CPU\n"
         f"all {steps:,} steps: about {clock(steps * run.settings.accumulate * seconds)} at that speed\n"
         f"loss {total.item():.4g}: {terms}\n"
@@ -126,7 +126,8 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
         cache = None if output is None else FeatureCache(output / "features", loaded.recipe)
         with named("evaluation"):
             require_classes(loaded.data.train)
-            judgement = judge(data_judged, on(trained, device), on(untrained, device), loaded.normalise, settings, device, cache=cache)
+            networks = on(trained, device), on(untrained, device)
+            judgement = judge(data_judged, *networks, loaded.normalise, settings, device, loaded.seed, cache)
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
     if output is not None:
         write_text(output / "results.json", to_json(judgement.table) + "\n")

@@ -140,7 +140,8 @@ class Pretraining(lightning.LightningModule):
         optimizer.zero_grad(set_to_none=True)
         self.step += 1
         self._set_random_state(_AFTER_STEP, self.step)
-        self.objective.after_step(self.backbone, self.step, self.schedule.steps)
+        with torch.autocast(self.device.type, enabled=False):  # a bank's or a cluster's products would be rounded to eight bits
+            self.objective.after_step(self.backbone, self.step, self.schedule.steps)
 
     def _set_random_state(self, occasion: int, *number: int) -> None:
         torch.manual_seed(int(keyed_random.bits(self.schedule.seed, occasion, *number, count=1)[0, 0] >> 1))

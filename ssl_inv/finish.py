@@ -76,7 +76,7 @@ def judge(
     encoded = encode_data(data, *trained, normalise, settings, device, seed, cache)
     baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
     parts = tuple(part for part in encoded.train.features if part != PREDICTION)
-    table = evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed))
+    table = evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed, device))
     return Judgement(table + unmeasured(data.validation, trained[1]), encoded, baseline)
 
 
@@ -215,7 +215,8 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
     facts = {
         "objective": run.recipe["objective"]["name"],
         "backbone": f"{run.backbone.architecture}, {sum(p.numel() for p in run.backbone.parameters()) / 1e6:.1f} M parameters",
-        "data": f"{run.recipe['data']['name']}, {len(run.data.train):,} training and {len(run.data.validation):,} validation objects",
+        "data": f"{run.recipe['data']['name']}, {len(run.module.batches.source):,} training and "
+        f"{len(run.data.validation):,} validation objects",
         "training": f"{run.module.step:,} steps of {run.settings.batch_size}",
         **run.data.notes,
         **{

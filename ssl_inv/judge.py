@@ -71,7 +71,7 @@ def feature_table(
     """Features of the first `views` views of some objects; see `evaluation_batches` and `extract`."""
     batches = evaluation_batches(source, objects, views, normalise, device)
     names = source.labels.names if source.labels is not None else ()
-    return extract(encoder, batches, device, module=module, class_names=names, cache=cache)
+    return extract(encoder, batches, device, module=module, class_names=names, disk=source.turned, cache=cache)
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,8 @@ class FeatureCache:
         sections = {section: dict(self.recipe[section]) for section in ("data", "normalization")}
         labels = source.labels
         names = () if labels is None else labels.names
-        facts = [version("ssl-inv"), fingerprint(module), sections, views, source.stamp, source.image_size, list(source.groups), names]
+        images = [views, source.stamp, source.image_size, source.turned]
+        facts = [version("ssl-inv"), fingerprint(module), sections, *images, list(source.groups), names]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for row in (objects, source.view_counts, *(() if labels is None else (labels.classes.numpy(), labels.known.numpy()))):
             digest.update(np.ascontiguousarray(row).tobytes())
@@ -105,7 +106,8 @@ def fingerprint(module: nn.Module) -> str:
     digest = hashlib.sha256(repr(module).encode())
     for name, value in module.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.cpu().contiguous().numpy().tobytes())
+        # What modules keep on the host beside their tensors, such as numbers of steps, is plain.
+        digest.update(value.cpu().contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
     return digest.hexdigest()[:16]
 
 
@@ -132,8 +134,16 @@ def with_prediction_space(encoder: Encoder, embed: Callable[[Tensor], Tensor]) -
     return encode
 
 
-def protocol_of(settings: EvaluationSettings, parts: tuple[str, ...], seed: int = 0) -> Protocol:
-    """The suite's protocol that the recipe's settings name, probing `parts`."""
-    base = QUICK if settings.protocol == "quick" else FULL
-    neighbours, paths = replace(base.neighbours, k=settings.neighbours), replace(base.paths, observed=tuple(settings.paths))
-    return replace(base, neighbours=neighbours, parts=parts, aggregate=tuple(settings.aggregate), paths=paths, shuffle_seed=seed)
+def protocol_of(settings: EvaluationSettings, parts: tuple[str, ...], seed: int = 0, device: torch.device | str = "cpu") -> Protocol:
+    """The suite's protocol that the recipe's settings name, probing `parts` with heads that are trained on a device."""
+    base, place = QUICK if settings.protocol == "quick" else FULL, str(device)
+    return replace(
+        base,
+        linear=replace(base.linear, device=place),
+        transforms=replace(base.transforms, device=place),
+        neighbours=replace(base.neighbours, k=settings.neighbours),
+        parts=parts,
+        aggregate=tuple(settings.aggregate),
+        paths=replace(base.paths, observed=tuple(settings.paths)),
+        shuffle_seed=seed,
+    )

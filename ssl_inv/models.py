@@ -93,9 +93,13 @@ class LoadedModel:
             return self.data
         if self.model.run is None or objective is None:
             raise RecipeError("evaluation.views_of: 'training' goes with a run, which knows how its views were made; did you mean 'data'?")
-        recipe = self.model.run.recipe()
         with named("evaluation"):
-            return judged_data(self.data, settings, objective.plan, build_augmentation(recipe), recipe["trainer"]["seed"], device)
+            return judged_data(self.data, settings, objective.plan, build_augmentation(self.model.run.recipe()), self.seed, device)
+
+    @property
+    def seed(self) -> int:
+        """Decides what a judgement draws: for a run the seed by which it judged itself."""
+        return 0 if self.model.run is None else int(self.model.run.recipe()["trainer"]["seed"])
 
     def networks(self) -> tuple[Networks, Networks]:
         """What is judged, and the same untrained; a run brings its objective."""

@@ -272,9 +272,14 @@ class Pairs:
         objects: Indices = np.searchsorted(self.starts, images, side="right") - 1
         return objects
 
+    def _count(self, objects: Indices) -> Indices:
+        """How many images there are of each of some objects."""
+        count: Indices = self.starts[objects + 1] - self.starts[objects]
+        return count
+
     def _intra(self, images: Indices, draw: NDArray[np.float64]) -> Indices:
         objects = self._objects(images)
-        first, count = self.starts[objects], np.diff(self.starts)[objects]
+        first, count = self.starts[objects], self._count(objects)
         own = images - first
         before, after = np.maximum(own - self.gap + 1, 0), np.maximum(count - own - self.gap, 0)
         number = (draw * (before + after)).astype(np.int64)
@@ -292,18 +297,18 @@ class Pairs:
 
     def _transitive(self, images: Indices, edge: NDArray[np.float64], view: NDArray[np.float64]) -> Indices:
         """One of the edges of the image's object, each with the same probability, and then one of the images at its other end."""
-        objects, counts = self._objects(images), np.diff(self.starts)
-        here = self.starts[objects, np.newaxis] + np.arange(counts[objects].max())
+        objects = self._objects(images)
+        here = self.starts[objects, np.newaxis] + np.arange(self._count(objects).max())
         there = self.neighbours[np.minimum(here, len(self.neighbours) - 1)].astype(np.int64)
         there[here >= self.starts[objects + 1, np.newaxis]] = -1
         # From the image itself, the end of the edge would be a direct pair.
-        ends = counts[self._objects(there)] - (here == images[:, np.newaxis])[:, :, np.newaxis]
+        ends = self._count(self._objects(there)) - (here == images[:, np.newaxis])[:, :, np.newaxis]
         there, ends = there.reshape(len(images), -1), np.where(there >= 0, ends, 0).reshape(len(images), -1)
         reach = (ends > 0).cumsum(axis=1)
         chosen = np.arange(len(images)), np.argmax(reach > edge[:, np.newaxis] * reach[:, -1:], axis=1)
         end, far = there[chosen], self._objects(there[chosen])
         partner = self.starts[far] + (view * ends[chosen]).astype(np.int64)
-        partner += (ends[chosen] < counts[far]) & (partner >= end)
+        partner += (ends[chosen] < self._count(far)) & (partner >= end)
         return np.where(reach[:, -1] > 0, partner, -1)
 
     def statistics(self, labels: Labels | None) -> dict[str, float]:

@@ -135,7 +135,7 @@ class Course:
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of step `step` (the first is 0) of `total`."""
-        warm = math.ceil(self.warmup * total)
+        warm = math.ceil(self.warmup * total - 1e-9)  # 0.07 * 100 is a little more than 7
         if step < warm:
             return self.warmup_lr + (self.lr - self.warmup_lr) * (step + 1) / warm
         return _half_cosine(self.lr, self.final_lr, (step - warm) / max(1, total - warm))

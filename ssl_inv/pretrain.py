@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import pytorch_lightning as lightning
 import torch
@@ -43,7 +44,7 @@ class Run:
 
     Attributes:
         recipe: the resolved recipe.
-        data: training and validation objects.
+        data: training and validation objects; those of too few views for the plan, which are not trained on, among them.
         module: the training step over backbone, objective and views.
         trainer: Lightning's trainer for it.
         settings: the recipe's trainer section.
@@ -107,7 +108,7 @@ def build(recipe: Recipe) -> Run:
         optimization = make_optimizer((backbone, objective), **recipe["optimizer"])
     schedule = Schedule(steps, settings.accumulate, settings.clip, settings.seed)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, schedule, workers(settings, train))
-    return Run(recipe, Data(train, data.validation, data.notes), module, trainer, settings)
+    return Run(recipe, data, module, trainer, settings)
 
 
 def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbone, Objective]:
@@ -175,7 +176,8 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
             accelerator=accelerator,
             devices=settings.devices,
             # Buffers agree on all processes by construction; sending a queue or a bank around every step would cost more than the step.
-            strategy=DDPStrategy(broadcast_buffers=False) if settings.devices > 1 else "auto",
+            # Clusters and neighbours of millions of images take the first process hours, in which the others wait.
+            strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1)) if settings.devices > 1 else "auto",
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             max_epochs=1,
             logger=False,

@@ -4,17 +4,18 @@ torch is imported where a checkpoint is touched, so that the command line refuse
 """
 
 import json
+import math
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ssl_inv.recipe import Recipe, RecipeError, difference, read_yaml, resolve
 
@@ -92,6 +93,9 @@ class RunFolder:
                 raise RecipeError(f"{str(self.path)!r} is being written by another process") from None
             except OSError:
                 pass
+            if not _is_file_at(file, lock):
+                # Its owner has just removed it, and somebody else may hold a new one.
+                raise RecipeError(f"{str(self.path)!r} is being written by another process")
             try:
                 yield
             finally:
@@ -116,9 +120,9 @@ class RunFolder:
         write_text(self.record_file, json.dumps({**self.record(), **facts}, indent=2) + "\n")
 
     def log(self, **values: Any) -> None:
-        """Append a line to metrics.jsonl."""
+        """Append a line to metrics.jsonl; numbers that are not finite, which JSON does not know, are null there."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(values) + "\n")
+            file.write(json.dumps(finite(values), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl, without a last one that was cut off."""
@@ -215,6 +219,23 @@ def _replace(aside: Path, path: Path) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def _is_file_at(file: TextIO, path: Path) -> bool:
+    """Whether an open file is the one that a path leads to now."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def finite(value: Any) -> Any:
+    """A value of mappings, lists and plain things with None for every number that is not finite."""
+    if isinstance(value, Mapping):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def versions() -> dict[str, str]:

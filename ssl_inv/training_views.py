@@ -42,9 +42,9 @@ class TrainingViews(Source):
         self.source, self.views, self.device = source, views, torch.device(device)
         self._made_by = f"{plan} {seed}"
         made = replace(plan, observed=max(views - 1, 1)) if isinstance(plan, Saccades) else Pair(max(views, 2))
-        first = Augmentation(augmentation.policies[:1])
-        self._maker = ViewMaker(made, source, first, [0.0] * 3, [1.0] * 3, seed).to(self.device)
-        self._size = (*made.sizes, first.policies[0].size or source.image_size)[0]
+        self._first = Augmentation(augmentation.policies[:1])
+        self._maker = ViewMaker(made, source, self._first, [0.0] * 3, [1.0] * 3, seed).to(self.device)
+        self._size = (*made.sizes, self._first.policies[0].size or source.image_size)[0]
 
     @property
     def view_counts(self) -> Indices:
@@ -69,6 +69,10 @@ class TrainingViews(Source):
     @property
     def stamp(self) -> str:
         return f"{self.source.stamp} {self._made_by}"
+
+    @property
+    def turned(self) -> bool:
+        return "angle" in self._first.groups
 
     def describe(self, object_index: int, view: int) -> str:
         return f"{self.source.describe(object_index, 0)}, made view {view}"

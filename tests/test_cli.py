@@ -134,8 +134,11 @@ def test_evaluate_judges_runs_exported_folders_and_models_of_timm(
     assert sorted(path.name for path in Path("judged").iterdir()) == ["features", "results.json"]
 
 
-def test_a_run_is_judged_as_it_judged_itself() -> None:
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_run_is_judged_as_it_judged_itself(seed: int) -> None:
     own = [
+        f"--trainer.seed={seed}",
+        "--evaluation.objects=4",
         "--evaluation.protocol=quick",
         "--backbone.name=resnet18",
         "--backbone.stem=3x3-stride2",

@@ -143,6 +143,14 @@ def test_reduced_precision_runs_and_its_losses_are_float32(tmp_path: Path) -> No
     assert all(one.dtype == torch.float32 for one in run.backbone.parameters())
 
 
+def test_what_follows_a_step_is_computed_in_full_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    run = make(trainer={"precision": "bf16", "steps": 1}, data={"size": 32})
+    found = []
+    monkeypatch.setattr(run.objective, "after_step", lambda *_: found.append((torch.ones(2, 2) @ torch.ones(2, 2)).dtype))
+    follow(run, tmp_path / "run")
+    assert found == [torch.float32]
+
+
 def test_reduced_precision_is_refused_where_the_cpu_gives_wrong_gradients() -> None:
     with pytest.raises(RecipeError, match=r"^trainer\.precision is bf16, but .* images of 16 pixels"):
         make(trainer={"precision": "bf16"}, data={"size": 16})
@@ -256,6 +264,13 @@ def test_between_epochs_is_called_before_each_epoch_with_its_objects(objectives:
 def test_nobody_speaks_but_the_progress_display(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     follow(make(), tmp_path / "run")
     assert capfd.readouterr() == ("", "")
+
+
+def test_numbers_that_are_not_finite_are_null_in_the_metrics(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.log(step=1, monitor={"r2 hue": float("nan"), "knn": 0.5}, waiting=[float("inf")])
+    assert json.loads(folder.metrics_file.read_text(), parse_constant=pytest.fail) == folder.metrics()[0]
+    assert folder.metrics() == [{"step": 1, "monitor": {"r2 hue": None, "knn": 0.5}, "waiting": [None]}]
 
 
 def test_a_run_folder_is_never_overwritten(tmp_path: Path) -> None:

@@ -98,7 +98,9 @@ class Sound(Objective):
         return Pair()
 
     def value(self, x, y):
-        return (gather(x).var(0) + (gather(x) - gather(y)).square().mean(0)).mean()
+        # The two gathers of the last sum have one gradient between them.
+        spread = gather(x).var(0) + (gather(x) - gather(y)).square().mean(0)
+        return spread.mean() + (gather(x) + gather(y)).square().mean()
 
     def loss(self, views, backbone):
         x, y = (self.head(backbone(view.pixels)) for view in views.views)
@@ -162,6 +164,12 @@ class OwnQueue(Sound):
         self.mean.lerp_(x.detach().mean(0).to(self.mean.dtype), 0.5)
         return super().value(x, y)
 """
+
+
+def test_what_is_sound_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "faultless.py").write_text(FAULTY)
+    monkeypatch.syspath_prepend(tmp_path)
+    check_objective("faultless.Sound")
 
 
 @pytest.mark.parametrize(

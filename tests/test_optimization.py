@@ -53,6 +53,13 @@ def test_warm_up_starts_where_it_is_told_and_biases_have_their_share_of_every_ra
     assert found[-1]["head.weight"][0] > 0.0048
 
 
+def test_the_steps_of_the_warm_up_are_its_share_of_all() -> None:
+    for share, steps in ((0.07, 7), (0.1, 10), (0.055, 6), (0.29, 29)):
+        optimization = make_optimizer([networks()], lr=1.0, warmup=share)
+        assert optimization.rate(steps - 1, 100) == 1.0
+        assert optimization.rate(steps - 2, 100) < 1.0
+
+
 @pytest.mark.parametrize("pattern", ["predictor", "hed", "head.weights"])
 def test_names_that_nothing_has_are_refused(pattern: str) -> None:
     sentence = f"^constant_lr: no trained parameter's name begins with '{pattern}'; (did you mean 'head|there are)"

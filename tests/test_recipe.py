@@ -206,3 +206,8 @@ def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkey
 def test_suggestions_name_the_closest_or_what_there_is() -> None:
     assert suggest("vicrge", ["sie", "vicreg"]) == "did you mean 'vicreg'?"
     assert suggest("zzz", ["sie", "vicreg"]) == "there are sie, vicreg"
+
+
+def test_no_key_stands_twice_not_even_one_that_is_nothing() -> None:
+    with pytest.raises(yaml.YAMLError, match="the key 0 stands twice"):
+        parse_yaml("0: a\n0: b")

@@ -223,6 +223,22 @@ def test_augmented_files_read_by_workers_resume_too(command_line: CommandLine) -
 
 
 @pytest.mark.slow
+def test_a_lock_that_its_owner_has_just_removed_is_none(uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="these locks are POSIX's")
+    lock, really = uninterrupted / "run.lock", fcntl.lockf
+
+    def late(file: Any, how: int) -> None:
+        lock.unlink()
+        lock.touch()  # somebody else's
+        really(file, how)
+
+    monkeypatch.setattr("fcntl.lockf", late)
+    with pytest.raises(RecipeError, match="being written by another process"), RunFolder.open(uninterrupted).held():
+        pass
+    assert lock.exists()
+    lock.unlink()
+
+
 def test_what_any_process_cannot_read_is_said_and_recorded_once(command_line: CommandLine) -> None:
     folder = command_line.folder / "broken"
     folder.mkdir()

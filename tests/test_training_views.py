@@ -14,6 +14,7 @@ from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.evaluation import QUICK, Bootstrap, LinearSettings, PathSettings, TransformR2Settings, evaluate_with_baselines
 from ssl_inv.finish import encode_data
+from ssl_inv.judge import feature_table
 from ssl_inv.models import LoadedModel, Model
 from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.recipe import Recipe, RecipeError
@@ -75,6 +76,15 @@ def test_views_of_objects_that_have_some_are_augmented_each():
     own = images(4, 4).load(*rows((1, 0), (1, 3))).transform
     assert torch.equal(record["rotation"], own["rotation"])
     assert not torch.equal(record["crop"][0], record["crop"][1])
+
+
+@pytest.mark.parametrize("extra", [[], [{"name": "rotation", "degrees": 180}]], ids=["upright", "turned"])
+def test_views_that_are_turned_in_their_plane_are_judged_on_a_disk(extra):
+    source = made(Pair(), simclr(extra=extra))
+    assert source.turned == Subset(source, np.arange(2)).turned == bool(extra)
+    table = feature_table(lambda pixels: {"all": pixels.mean(1).flatten(1)}, nn.Identity(), source, np.arange(8), 4, lambda one: one + 1, "cpu")
+    border = table.part("all").view(-1, 32, 32)[:, [0, 31, 15, 4], [15, 15, 0, 4]]
+    assert (border == 0).all() if extra else (border > 0).all()
 
 
 def test_where_nothing_makes_views_there_are_none():

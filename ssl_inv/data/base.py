@@ -98,6 +98,11 @@ class Source(ABC):
         return None
 
     @property
+    def turned(self) -> bool:
+        """Whether views are turned in their plane by augmentation, so that their corners show by how much: judged on a disk."""
+        return False
+
+    @property
     def stamp(self) -> str:
         """Another one when a file that `load` reads has changed; empty where there are no files to look at."""
         return ""
@@ -149,6 +154,10 @@ class Subset(Source):
     @property
     def tolerated_images(self) -> int | None:
         return self.source.tolerated_images
+
+    @property
+    def turned(self) -> bool:
+        return self.source.turned
 
     @property
     def stamp(self) -> str:

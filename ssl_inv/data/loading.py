@@ -91,7 +91,7 @@ class StepBatches(Dataset[Batch]):
             raise ValueError(f"batch_size {batch_size} cannot be shared evenly by {processes} processes")
         if counts.min() < (1 if linked else views):
             raise ValueError(f"an object of the training data has {counts.min()} view(s), {views} are needed")
-        self.source = source
+        self.source, self._view_counts = source, counts
         self.batch_size, self.views, self.seed = batch_size, views, seed
         self.rank, self.processes, self.way = rank, processes, way
         self.linked = linked
@@ -128,7 +128,7 @@ class StepBatches(Dataset[Batch]):
 
     def _choose(self, objects: Indices, epoch: int, attempt: int) -> Indices:
         """The object and the view number of each image, `(V, B, 2)`."""
-        counts = self.source.view_counts[objects]
+        counts = self._view_counts[objects]
         own = 1 if self.linked else self.views
         chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=own)
         shown = np.stack([np.stack((objects, views), axis=1) for views in chosen.T])
