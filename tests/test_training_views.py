@@ -82,7 +82,8 @@ def test_views_of_objects_that_have_some_are_augmented_each():
 def test_views_that_are_turned_in_their_plane_are_judged_on_a_disk(extra):
     source = made(Pair(), simclr(extra=extra))
     assert source.turned == Subset(source, np.arange(2)).turned == bool(extra)
-    table = feature_table(lambda pixels: {"all": pixels.mean(1).flatten(1)}, nn.Identity(), source, np.arange(8), 4, lambda one: one + 1, "cpu")
+    module, objects = nn.Identity(), np.arange(8)
+    table = feature_table(lambda one: {"all": one.mean(1).flatten(1)}, module, source, objects, 4, lambda one: one + 1, "cpu")
     border = table.part("all").view(-1, 32, 32)[:, [0, 31, 15, 4], [15, 15, 0, 4]]
     assert (border == 0).all() if extra else (border > 0).all()
 
