@@ -244,7 +244,7 @@ def _before_the_first_epoch(run: Run, device: torch.device) -> None:
     batches, objective = run.module.batches, run.objective
     if objective.looks_between_epochs:
         with torch.no_grad():
-            objective.between_epochs(run.backbone, 0, Gallery(batches.source, run.module.view_maker.normalise, device))
+            objective.between_epochs(run.backbone, 0, Gallery(batches.source, run.module.view_maker.whole, device))
     batches.links = objective.links(run.settings.seed)
 
 

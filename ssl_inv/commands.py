@@ -127,7 +127,8 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
         with named("evaluation"):
             require_classes(loaded.data.train)
             networks = on(trained, device), on(untrained, device)
-            judgement = judge(data_judged, *networks, loaded.normalise, settings, device, loaded.seed, cache)
+            normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
+            judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache)
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
     if output is not None:
         write_text(output / "results.json", to_json(judgement.table) + "\n")
@@ -149,12 +150,13 @@ def embed(model: str, data: str | None, overrides: list[str], output: Path, file
 
 def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
     """Write the backbone of a run."""
-    from ssl_inv.models import load_run
+    from ssl_inv.models import SavedRun
 
     default = {"timm": folder.export_folder, "torchvision": folder.path / "torchvision.pth", "onnx": folder.path / "backbone.onnx"}
     place = output or default[file_format]
     with quiet_lightning():
-        backbone, recipe, preprocessing = load_run(folder)
+        run = SavedRun.open(folder)
+        backbone, recipe, preprocessing = run.backbone(), run.recipe, run.preprocessing
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with named("export"):

@@ -57,7 +57,7 @@ def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size:
         path = folder / f"part-{number:05d}.{file_format}"
         if not path.is_file():
             with named("data"):
-                table = feature_table(_encoder(backbone), backbone, source, objects, _ALL_VIEWS, model.normalise, best_device())
+                table = feature_table(_encoder(backbone), backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
             (_write_parquet if file_format == "parquet" else _write_npy)(path, _columns(split, source, table), table.part("all").numpy())
         done += int(source.view_counts[objects].sum())
         progress(done, total)

@@ -193,7 +193,7 @@ class Pretraining(lightning.LightningModule):
         """What the objective does before each epoch, or None if it does nothing."""
         if not self.objective.looks_between_epochs:
             return None
-        gallery = Gallery(self.batches.source, self.view_maker.normalise, self.device, workers=self.workers)
+        gallery = Gallery(self.batches.source, self.view_maker.whole, self.device, workers=self.workers)
 
         def look(epoch: int) -> None:
             begun = time.perf_counter()

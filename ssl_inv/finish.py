@@ -168,7 +168,8 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         say("evaluating")
         backbone, objective = run.backbone.to(device), run.objective.to(device)
         untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
-        normalise = run.module.view_maker.to(device).normalise
+        maker = run.module.view_maker.to(device)
+        normalise = maker.normalise if settings.views_of == "training" else maker.whole
         with named("evaluation"):
             judgement = judge(data, (backbone, objective), untrained, normalise, settings, device, seed)  # type: ignore[arg-type]
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
@@ -193,7 +194,8 @@ def export_run(recipe: Recipe, backbone: Backbone, image_size: int, folder: Path
 def preprocessing_of(recipe: Recipe, image_size: int) -> Preprocessing:
     """What a recipe does to an image before the backbone sees it."""
     size = recipe["augmentation"].get("size") or image_size
-    return Preprocessing(tuple(recipe["normalization"]["mean"]), tuple(recipe["normalization"]["std"]), size)
+    normalization = recipe["normalization"]
+    return Preprocessing(tuple(normalization["mean"]), tuple(normalization["std"]), size, crop_share=min(1.0, size / image_size))
 
 
 def headlines(table: list[Comparison]) -> list[Comparison]:

@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from ssl_inv.augment.view_maker import central
 from ssl_inv.backbones import Backbone, make_backbone, require_input_size
 from ssl_inv.data.base import Data
 from ssl_inv.data.files import Files
@@ -40,6 +41,49 @@ Networks = tuple[nn.Module, Objective | None]
 
 
 @dataclass(frozen=True)
+class SavedRun:
+    """What a run has left for others: of its data nothing is needed.
+
+    Attributes:
+        folder: where it is.
+        recipe: every setting.
+        state: the last checkpoint's.
+    """
+
+    folder: RunFolder
+    recipe: Recipe
+    state: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: RunFolder) -> "SavedRun":
+        """Read recipe and checkpoint.
+
+        Raises:
+            RecipeError: if the run has no checkpoint.
+        """
+        recipe, state = folder.recipe(), folder.load_checkpoint()
+        if state is None:
+            raise RecipeError(f"{str(folder.path)!r} has no checkpoint yet")
+        return cls(folder, recipe, state)
+
+    def backbone(self) -> Backbone:
+        """The trained backbone, a new one at every call."""
+        backbone = make_backbone(**self.recipe["backbone"])
+        backbone.load_state_dict(self.state["backbone"])
+        return backbone
+
+    @property
+    def image_size(self) -> int:
+        """Side of the images of its data, in pixels."""
+        return int(self.state.get("image_size") or build_data(self.recipe).train.image_size)
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What was done to images."""
+        return preprocessing_of(self.recipe, self.image_size)
+
+
+@dataclass(frozen=True)
 class Model:
     """An encoder as the command line names it.
 
@@ -49,6 +93,7 @@ class Model:
         sections: those of `JUDGED` that it brings, by which it is judged unless something else is asked for.
         description: what it is, in a sentence.
         untrained: makes the same backbone with random weights.
+        crop_share: side of what it sees in shares of the images' sides; see `ViewMaker.whole`.
         run: the run that it comes from, if it does.
     """
 
@@ -57,7 +102,8 @@ class Model:
     sections: dict[str, Any]
     description: str
     untrained: Callable[[], nn.Module]
-    run: RunFolder | None = None
+    crop_share: float = 1.0
+    run: "SavedRun | None" = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +129,10 @@ class LoadedModel:
         mean, std = (torch.tensor(self.recipe["normalization"][key]).view(1, -1, 1, 1).to(pixels) for key in ("mean", "std"))
         return (pixels - mean) / std
 
+    def whole(self, pixels: Tensor) -> Tensor:
+        """Likewise of whole images, whose centre it sees if its views were smaller; see `ViewMaker.whole`."""
+        return self.normalise(central(pixels, self.model.crop_share))
+
     def judged_data(self, settings: EvaluationSettings, objective: Objective | None, device: torch.device) -> Data:
         """The data in the views that evaluation asks for, made on a device.
 
@@ -94,19 +144,18 @@ class LoadedModel:
         if self.model.run is None or objective is None:
             raise RecipeError("evaluation.views_of: 'training' goes with a run, which knows how its views were made; did you mean 'data'?")
         with named("evaluation"):
-            return judged_data(self.data, settings, objective.plan, build_augmentation(self.model.run.recipe()), self.seed, device)
+            return judged_data(self.data, settings, objective.plan, build_augmentation(self.model.run.recipe), self.seed, device)
 
     @property
     def seed(self) -> int:
         """Decides what a judgement draws: for a run the seed by which it judged itself."""
-        return 0 if self.model.run is None else int(self.model.run.recipe()["trainer"]["seed"])
+        return 0 if self.model.run is None else int(self.model.run.recipe["trainer"]["seed"])
 
     def networks(self) -> tuple[Networks, Networks]:
         """What is judged, and the same untrained; a run brings its objective."""
         if self.model.run is None:
             return (self.model.backbone, None), (self.model.untrained(), None)
-        recipe = self.model.run.recipe()
-        state = _checkpoint(self.model.run)
+        recipe, state = self.model.run.recipe, self.model.run.state
         groups = groups_of_records(state["groups"]) if state.get("groups") is not None else _groups_of_data(recipe)
         backbone, objective = build_networks(recipe, groups)
         objective.allocate(*state.get("extent", (0, 0)))
@@ -152,30 +201,6 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     return LoadedModel(model, recipe, loaded)
 
 
-def load_run(folder: RunFolder) -> tuple[Backbone, Recipe, Preprocessing]:
-    """The backbone of a run's last checkpoint, with its recipe and what was done to images; the run's data is needed for neither.
-
-    Raises:
-        RecipeError: if the run has no checkpoint.
-    """
-    recipe = folder.recipe()
-    backbone = make_backbone(**recipe["backbone"])
-    state = _checkpoint(folder)
-    backbone.load_state_dict(state["backbone"])
-    return backbone, recipe, preprocessing_of(recipe, state.get("image_size") or build_data(recipe).train.image_size)
-
-
-def _checkpoint(folder: RunFolder) -> dict[str, Any]:
-    state = folder.load_checkpoint()
-    if state is None:
-        raise RecipeError(f"{str(folder.path)!r} has no checkpoint yet")
-    return state
-
-
-def _steps(folder: RunFolder) -> int:
-    return int(_checkpoint(folder)["step"])
-
-
 def _model(name: str, pretrained: bool) -> Model:
     if name.startswith("timm:"):
         return _timm_model(name.removeprefix("timm:"), pretrained)
@@ -183,7 +208,7 @@ def _model(name: str, pretrained: bool) -> Model:
         raise RecipeError("--pretrained goes with timm:NAME; runs and exported folders have their own weights")
     path = Path(name)
     if (path / "recipe.yaml").is_file():
-        return _run_model(RunFolder.open(path))
+        return _run_model(SavedRun.open(RunFolder.open(path)))
     if (path / "config.json").is_file():
         return _exported_model(path)
     if not path.exists() and timm.is_model(name):
@@ -191,11 +216,13 @@ def _model(name: str, pretrained: bool) -> Model:
     raise RecipeError(f"{name!r} is neither the folder of a run, nor an exported folder, nor timm:NAME")
 
 
-def _run_model(folder: RunFolder) -> Model:
-    backbone, recipe, preprocessing = load_run(folder)
-    description = f"{folder.path}: {recipe['objective']['name']}, {backbone.architecture}, after {_steps(folder):,} steps"
+def _run_model(run: SavedRun) -> Model:
+    preprocessing, recipe = run.preprocessing, run.recipe
+    backbone = run.backbone()
+    description = f"{run.folder.path}: {recipe['objective']['name']}, {backbone.architecture}, after {run.state['step']:,} steps"
     sections = {section: recipe[section] for section in JUDGED}
-    return Model(backbone, preprocessing, sections, description, lambda: make_backbone(**recipe["backbone"]), folder)
+    share = preprocessing.input_size / run.image_size
+    return Model(backbone, preprocessing, sections, description, lambda: make_backbone(**recipe["backbone"]), share, run)
 
 
 def _exported_model(path: Path) -> Model:
@@ -206,7 +233,8 @@ def _exported_model(path: Path) -> Model:
         backbone = file.build()
     architecture, arguments = file.architecture, dict(file.model_args)
     sections = _normalization(file.preprocessing)
-    return Model(backbone, file.preprocessing, sections, f"{path}: {architecture}", lambda: _create(architecture, arguments, 1))
+    share = file.preprocessing.crop_share
+    return Model(backbone, file.preprocessing, sections, f"{path}: {architecture}", lambda: _create(architecture, arguments, 1), share)
 
 
 def _timm_model(name: str, pretrained: bool) -> Model:
@@ -248,7 +276,7 @@ def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict
     path = Path(data)
     if not path.exists():
         raise RecipeError(f"--data {data}: no such file, folder, recipe or data set; {suggest(data, [*shipped_recipes(), *DATA.entries])}")
-    return {**model.sections, "data": _data_at(path, model.preprocessing.input_size, chosen)}
+    return {**model.sections, "data": _data_at(path, round(model.preprocessing.input_size / model.crop_share), chosen)}
 
 
 def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
@@ -269,4 +297,4 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
 def _check_fit(model: Model, data: Data) -> None:
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
     with named("data"):
-        require_input_size(network, data.train.image_size)
+        require_input_size(network, round(data.train.image_size * model.crop_share))

@@ -228,7 +228,7 @@ def make_monitor(run: Run) -> OnlineMonitor | None:
         return None
     device = run.trainer.strategy.root_device
     encoder = run.objective.representations(run.backbone)
-    return OnlineMonitor(run.data, encoder, run.backbone, run.module.view_maker.normalise, settings, device, run.settings.seed)
+    return OnlineMonitor(run.data, encoder, run.backbone, run.module.view_maker.whole, settings, device, run.settings.seed)
 
 
 def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:

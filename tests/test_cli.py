@@ -134,19 +134,24 @@ def test_evaluate_judges_runs_exported_folders_and_models_of_timm(
     assert sorted(path.name for path in Path("judged").iterdir()) == ["features", "results.json"]
 
 
+RESNET = ["--backbone.name=resnet18", "--backbone.stem=3x3-stride2", "--backbone.arguments={channels: [8, 8, 8, 8]}"]
+SMALLER_VIEWS = [
+    "--backbone.name=vit_tiny_patch16_224",
+    "--backbone.arguments={img_size: 24, patch_size: 8, depth: 1, embed_dim: 24}",
+    "--augmentation.name=simclr",
+    "--augmentation.size=24",
+    "--monitor.every=1",
+]
+
+
+@pytest.mark.parametrize("network", [RESNET, SMALLER_VIEWS], ids=["resnet", "a transformer for views smaller than images"])
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_run_is_judged_as_it_judged_itself(seed: int) -> None:
-    own = [
-        f"--trainer.seed={seed}",
-        "--evaluation.objects=4",
-        "--evaluation.protocol=quick",
-        "--backbone.name=resnet18",
-        "--backbone.stem=3x3-stride2",
-        "--backbone.arguments={channels: [8, 8, 8, 8]}",
-    ]
+def test_a_run_is_judged_as_it_judged_itself(seed: int, network: list[str]) -> None:
+    own = [f"--trainer.seed={seed}", "--evaluation.objects=4", "--evaluation.protocol=quick", *network]
     assert main(["pretrain", "tiny.yaml", "--data.size=32", *own, "--output=run", "--quiet"]) == 0
     assert main(["evaluate", "run", "--output=judged"]) == 0
     assert Path("judged/results.json").read_text() == Path("run/results.json").read_text()
+    assert main(["embed", "run", "--output=embedded"]) == 0
 
 
 def test_evaluating_again_reads_the_features_that_were_kept(

@@ -73,7 +73,7 @@ def test_images_are_those_that_the_pairs_name_and_before_the_first_epoch_views_o
     first = batches[0].shown
     assert torch.equal(first[1], torch.stack((first[0, :, 0], (first[0, :, 1] + 1) % 3), dim=1))
     for epoch in (0, 1):
-        run.objective.between_epochs(run.backbone, epoch, Gallery(source, run.module.view_maker.normalise, "cpu"))
+        run.objective.between_epochs(run.backbone, epoch, Gallery(source, run.module.view_maker.whole, "cpu"))
     batches.links = run.objective.links(0)
     batch = batches[0]
     for image, shown in zip(batch.images, batch.shown.numpy(), strict=True):
@@ -128,5 +128,5 @@ def test_single_images_need_an_augmentation_and_learn_from_neighbours_with_one()
         build(recipe(**single))
     content = {**CONTENT, "data": {**CONTENT["data"], **single["data"]}, "augmentation": {"name": "simclr", "size": 16}}  # type: ignore[dict-item]
     run = build(resolve(content))
-    run.objective.between_epochs(run.backbone, 1, Gallery(run.data.train, run.module.view_maker.normalise, "cpu"))
+    run.objective.between_epochs(run.backbone, 1, Gallery(run.data.train, run.module.view_maker.whole, "cpu"))
     assert run.module.view_maker.plan.linked

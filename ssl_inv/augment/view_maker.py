@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv import views as plans
@@ -55,6 +56,7 @@ class ViewMaker(nn.Module):
         if both := sorted(set(source.groups) & set(self._made_groups)):
             raise ValueError(f"the data records {both[0]!r} of its views, and so does the augmentation or the plan; rename the data's")
         self.groups: dict[str, Group] = {**source.groups, **self._made_groups}
+        self._crop_share = (augmentation.policies[0].size or source.image_size) / source.image_size
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -86,6 +88,13 @@ class ViewMaker(nn.Module):
         """Subtract the mean and divide by the standard deviation; channels last, as convolutions like it."""
         return _channels_last((pixels - self.mean) / self.std)
 
+    def whole(self, pixels: Tensor) -> Tensor:
+        """Whole images of the data, pixels in [0, 1], as networks see them where no views are made: evaluation, banks, graphs.
+
+        As views may have another size than the data's images, it is the centre in that size.
+        """
+        return self.normalise(central(pixels, self._crop_share))
+
     def _normalise_in_place(self, views: Tensor) -> Tensor:
         return views.sub_(self.mean).div_(self.std)
 
@@ -94,6 +103,15 @@ class ViewMaker(nn.Module):
         missing = {name: group.neutral(batch) for name, group in self._made_groups.items() if name not in transform.values}
         values = {**transform.values, **missing}
         return Transform({name: values[name] for name in self._made_groups}, self._made_groups)
+
+
+def central(pixels: Tensor, share: float) -> Tensor:
+    """The centre of square images `(B, C, S, S)`, `share` of their sides; with a share above 1 the images enlarged."""
+    whole, side = pixels.shape[-1], round(pixels.shape[-1] * share)
+    if side > whole:
+        return F.interpolate(pixels, (side, side), mode="bicubic").clamp(0, 1)
+    start = (whole - side) // 2
+    return pixels[..., start : start + side, start : start + side]
 
 
 def _channels_last(pixels: Tensor) -> Tensor:
