@@ -6,8 +6,6 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from timm.layers.drop import DropPath
-from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
 from ssl_inv.distributed import all_sum, world_size
@@ -258,32 +256,25 @@ def _forget_waiting(targets: nn.Module, _: Any) -> None:
     targets._waiting.clear()
 
 
-def without_dropout(network: nn.Module) -> nn.Module:
-    """The network with every probability of dropout and stochastic depth set to 0: a teacher's, in whatever mode it stands."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.dropout._DropoutNd):
-            module.p = 0.0
-        elif isinstance(module, DropPath):
-            module.drop_prob = 0.0
-        elif isinstance(module, PatchDropout):
-            module.prob = 0.0
-    return network
-
-
 class EmbeddedActionPredictor(nn.Module):
     """A network on the embedding and, beside it, the action: mapped linearly to E dimensions and batch-normalised without affine part.
 
-    So EquiMod, conditional BYOL and seq-JEPA tell their predictors of the action. The normalisation makes the scales of an action's numbers
-    the same, whatever their units.
+    So EquiMod, conditional BYOL and seq-JEPA tell their predictors of the action. The normalisation makes the embedded dimensions alike,
+    not the numbers of the action: of two on different scales, the larger one is heard.
 
     Args:
         action: K, length of the action vector.
         action_embedding: E.
         network: from `(B, D + E)`, the embedding first, to `(B, D)`.
+
+    Raises:
+        ValueError: if nothing would be told of the action.
     """
 
     def __init__(self, action: int, action_embedding: int, network: nn.Module) -> None:
         super().__init__()
+        if action_embedding < 1:
+            raise ValueError(f"action_embedding must be at least 1, got {action_embedding}")
         self.action = nn.Sequential(nn.Linear(action, action_embedding, bias=False), nn.BatchNorm1d(action_embedding, affine=False))
         self.network = network
 

@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from timm.layers.drop import DropPath
+from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
 
@@ -13,7 +15,7 @@ class Teacher(nn.Module):
     """A copy of a network whose parameters are a moving average of the network's.
 
     Nothing is learned in it: it is called without gradients, and stands in training or evaluation mode like any module. Its buffers, such
-    as the running statistics of batch normalisation, are its own, as in the papers' code.
+    as the running statistics of batch normalisation, are its own, as in the papers' code. Of dropout and stochastic depth it has none.
 
     Args:
         network: what it begins as a copy of and follows.
@@ -21,7 +23,7 @@ class Teacher(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = copy.deepcopy(network).requires_grad_(False)
+        self.network = _without_dropout(copy.deepcopy(network)).requires_grad_(False)
 
     @torch.no_grad()
     def forward(self, *inputs: Any, **named: Any) -> Any:
@@ -37,6 +39,20 @@ class Teacher(nn.Module):
         """Likewise for buffers of real numbers, which of a teacher that never sees a batch in training mode would stay as they began."""
         own, others = ([one for one in module.buffers() if one.is_floating_point()] for module in (self.network, network))
         _lerp(own, others, 1 - momentum)
+
+
+def _without_dropout(network: nn.Module) -> nn.Module:
+    """The network with every probability of dropout and stochastic depth set to 0, so that its mode decides nothing about them."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.dropout._DropoutNd):
+            module.p = 0.0
+        elif isinstance(module, DropPath):
+            module.drop_prob = 0.0
+        elif isinstance(module, PatchDropout):
+            module.prob = 0.0
+        if isinstance(getattr(module, "drop_rate", None), float):
+            module.drop_rate = 0.0  # timm's, of dropout by function before the classifier
+    return network
 
 
 def _lerp(own: Iterable[Tensor], others: Iterable[Tensor], weight: float) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from ssl_inv.augment.operations.shared import Shared
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.data.base import Data, Images, Indices, Labels, Source
@@ -43,6 +44,8 @@ class TrainingViews(Source):
         self._made_by = f"{plan} {seed}"
         made = replace(plan, observed=max(views - 1, 1)) if isinstance(plan, Saccades) else Pair(max(views, 2))
         self._first = Augmentation(augmentation.policies[:1])
+        if any(isinstance(one, Shared) for one in self._first.policies[0].operations):
+            raise ValueError("views_of: 'training' cannot be had where views depend on their batch, as those of shared augmentations do")
         self._maker = ViewMaker(made, source, self._first, [0.0] * 3, [1.0] * 3, seed).to(self.device)
         self._size = (*made.sizes, self._first.policies[0].size or source.image_size)[0]
 

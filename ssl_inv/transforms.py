@@ -33,7 +33,8 @@ __all__ = [
 Convention = Literal["canonical", "sie", "seq-jepa"]
 """How an action is written as a vector.
 
-`canonical`: quaternions with w >= 0, circular values as the wrapped difference, every parameter divided by its group's constant scale.
+`canonical`: quaternions with w >= 0, circular values as cosine and sine of the difference, others divided by their group's constant
+scale.
 `sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign that the product has, circular values as the
 plain difference of the two numbers, no scaling. The two papers agree on this.
 """

@@ -76,6 +76,8 @@ class AugSelf(Objective):
             raise ValueError(f"temperature must be above 0, got {temperature}")
         if not parameters:
             raise ValueError("parameters is empty, at least one is needed")
+        if len(set(parameters)) < len(parameters):
+            raise ValueError(f"parameters names one twice: {', '.join(parameters)}")
         self.weight, self.bounded, self.symmetric, self.temperature = weight, bounded, symmetric, temperature
         self.targets = [_Target(name, convention) for name in parameters]
         self.projector = make_projector(features, projector)
@@ -122,7 +124,8 @@ class _Target:
             return torch.stack([action[name] / _RANGES[name] for name in _COLOUR], dim=1)
         if self.name in _RANGES:
             return (action[self.name] / _RANGES[self.name]).unsqueeze(1)
-        return action.as_vector([self.name], self.convention)
+        # Whether two views differ in a flag is yes or no; its plain difference would have a sign.
+        return action.as_vector([self.name], "canonical" if self.is_flag(action.groups) else self.convention)
 
     def is_flag(self, groups: Mapping[str, Group]) -> bool:
         return isinstance(groups.get(self.name), Flag)

@@ -133,12 +133,17 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
     """Length of the action vector of the named parameters.
 
     Raises:
-        ValueError: if the data does not record one of them.
+        ValueError: if there are none, or the data does not record one of them, or one measures nothing.
     """
+    if not names:
+        raise ValueError(f"parameters is empty; this data records {', '.join(groups) or 'none'}")
     if (unknown := next((name for name in names if name not in groups), None)) is not None:
         raise ValueError(f"parameters: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
-    return neutral.relative(neutral).as_vector(names, convention).shape[1]
+    widths = {name: neutral.relative(neutral).as_vector([name], convention).shape[1] for name in names}
+    if (nothing := next((name for name, width in widths.items() if not width), None)) is not None:
+        raise ValueError(f"parameters: {nothing!r} names something and measures nothing that could be told")
+    return sum(widths[name] for name in names)
 
 
 def rotation_position(groups: Mapping[str, Group], names: list[str], convention: Convention) -> int:

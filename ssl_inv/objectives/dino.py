@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import CentredTargets, PrototypeHead, without_dropout
+from ssl_inv.heads import CentredTargets, PrototypeHead
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher, cosine_momentum
@@ -100,7 +100,6 @@ class DINO(Objective):
 
     def adopt(self, backbone: Backbone) -> None:
         self.teacher = Teacher(self._network(backbone))
-        without_dropout(self.teacher)
 
     def _network(self, backbone: Backbone) -> nn.Module:
         return nn.Sequential(backbone, self.head)

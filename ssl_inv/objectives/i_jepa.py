@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import without_dropout
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher
@@ -98,7 +97,6 @@ class IJEPA(Objective):
         require_patch_tokens(backbone, "i-jepa")
         self.token_predictor = make_predictor(backbone, *self.predictor_shape)
         self.teacher = Teacher(backbone)
-        without_dropout(self.teacher)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         pixels = views[0].pixels

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import CentredTargets, PrototypeHead, without_dropout
+from ssl_inv.heads import CentredTargets, PrototypeHead
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop, encode_by_size, global_and_local, mean_of_different_crops, require_distillation_settings
@@ -129,7 +129,6 @@ class IBOT(CountsSteps, Objective):
         # Tokens may be wider than the features that are this objective's share of them.
         self.mask_token = nn.Parameter(torch.zeros(int(backbone.model.embed_dim)))  # type: ignore[arg-type]
         self.backbone_teacher, self.head_teacher = Teacher(backbone), Teacher(self.heads)
-        without_dropout(self.backbone_teacher)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         pixels = torch.cat([view.pixels for view in views.views[:2]])

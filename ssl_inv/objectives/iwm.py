@@ -8,7 +8,6 @@ from torch import Tensor
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import without_dropout
 from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
@@ -117,7 +116,6 @@ class IWM(Objective):
         self.grid: Grid = model.patch_embed.grid_size
         self.token_predictor = make_predictor(backbone, *self.predictor_shape, self.action)
         self.teacher = Teacher(backbone)
-        without_dropout(self.teacher)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         source, target = views.views

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import PrototypeHead, without_dropout
+from ssl_inv.heads import PrototypeHead
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop, encode_by_size
@@ -116,7 +116,6 @@ class MSN(CountsSteps, Objective):
         if not isinstance(backbone.model.patch_drop, nn.Identity):
             raise ValueError(f"msn drops patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0")
         self.teacher = Teacher(self._embedding(backbone))
-        without_dropout(self.teacher)
 
     def _embedding(self, backbone: Backbone) -> nn.Module:
         return nn.Sequential(backbone, self.head.layers)

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import without_dropout
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop
@@ -148,7 +147,6 @@ class OBoW(CountsSteps, Objective):
 
     def adopt(self, backbone: Backbone) -> None:
         self.teacher = Teacher(LastMaps(backbone, self.levels))
-        without_dropout(self.teacher)
         channels = channels_of_last_maps(backbone, self.levels)
         self.words = nn.ModuleList(VisualWords(one, **self._word_settings) for one in channels)
         self.heads = nn.ModuleList(DynamicHead(one, **self._head_settings) for one in channels)

@@ -133,9 +133,10 @@ class SeqJEPA(Objective):
         self.predictor_is_told = conditioning in ("both", "predictor")
         self.actions_of_two_views = convention == "canonical" or not _AUGMENTATION & set(self.parameters_used)
         """Whether an action depends on no other views than those that it leads to and from, so that it has a meaning beyond its sample."""
+        if parameters:  # also those that only a comparison without actions names: a slip of the pen is none the less
+            length = base.action_dimensions({**groups, **self._plan.groups}, parameters, convention)
         self.action_encoder: ActionEncoder | RawActions = RawActions(0)
         if self.parameters_used:
-            length = base.action_dimensions({**groups, **self._plan.groups}, parameters, convention)
             raw = RawActions(length, features, heads)
             self.action_encoder = ActionEncoder(length, action_dimensions, action_statistics) if action_dimensions else raw
         action = self.action_encoder.width

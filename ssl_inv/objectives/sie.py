@@ -95,9 +95,12 @@ class SIE(Objective):
         self.predicted_variance = predicted_variance
         self.sigreg = sigreg
         self.directions = RandomDirections(directions) if anti_collapse == "sigreg" else None
-        equivariant_features = round(features * equivariant_share)
+        totals = (features, *projector)
+        equivariant_features, *widths = (round(total * equivariant_share) for total in totals)
+        full = [width == total for width, total in zip((equivariant_features, *widths), totals, strict=True)]
+        if min(equivariant_features, *widths) < 1 or (equivariant_share < 1 and any(full)):
+            raise ValueError(f"equivariant_share: {equivariant_share} of {features} features and projector {projector} leaves a part empty")
         self.invariant_features = features - equivariant_features
-        widths = [round(width * equivariant_share) for width in projector]
         if self.invariant_features:
             self.invariant_projector = make_projector(
                 self.invariant_features, [total - width for total, width in zip(projector, widths, strict=True)]
