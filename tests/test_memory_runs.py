@@ -1,4 +1,4 @@
-"""Real runs on pairs that a graph gives: resumed, with loader processes, and on two processes."""
+"""Real runs of objectives that remember: resumed bit for bit, and on the pairs of a graph with loader processes and on two processes."""
 
 import io
 import json
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ssl_inv.callbacks import Progress
 from ssl_inv.data.gallery import Gallery
+from ssl_inv.engine import Pretraining
 from ssl_inv.pretrain import build, train
 from ssl_inv.recipe import Recipe, RecipeError, resolve
 from ssl_inv.run_folder import RunFolder
@@ -108,6 +109,58 @@ def test_a_run_that_is_killed_within_an_epoch_resumes_bit_for_bit(uninterrupted,
     process.wait()
     follow(run, recipe())
     assert_same_state(uninterrupted, run)
+
+
+MEMORIES: dict[str, dict[str, Any]] = {
+    "queue, bank and clusters": {
+        "name": "interclr",
+        "base": {"name": "moco-v2", "projector": [16, 8], "queue": 24},
+        **{"clusters": 4, "smallest_cluster": 2, "negative_count": 5, "pool": 9},
+    },
+    "offline labels": {
+        "name": "interclr",
+        "base": {"name": "npid", "projector": [8], "negatives": 6},
+        **{"clusters": 4, "labels": "offline", "negatives": "random", "negative_count": 5},
+    },
+    "words": {
+        "name": "obow",
+        **{"levels": 1, "vocabulary": 12, "border": 0, "window": 1, "warm_start": True, "first_distance": None},
+        **{"crops": 1, "crop_size": 16, "patches": 0},
+    },
+    "clusters that change a little": {"name": "odc", "projector": [16, 8], "clusters": 4, "smallest_cluster": 2},
+    "clusters of two banks": {"name": "deepcluster-v2", "projector": [16, 8], "local_crops": 0, "prototypes": [4, 4]},
+    "queue of prototypes": {"name": "swav", "projector": [16, 8], "prototypes": 6, "local_crops": 0, "queue": 16},
+    "queue of neighbours": {"name": "nnclr", "projector": [16, 8], "predictor": [8], "queue": 24},
+}
+
+
+class PlugPulledError(Exception):
+    """Somebody pulled the plug."""
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
+    sections = {
+        "objective": MEMORIES[memory],
+        "data": {**CONTENT["data"], "views": 1, "size": 32},  # type: ignore[dict-item]
+        "augmentation": {"name": "obow" if memory == "words" else "simclr", "size": 32},
+        "trainer": {**CONTENT["trainer"], "batch_size": 4, "accumulate": 3, "steps": 6, "checkpoint_every": 2},  # type: ignore[dict-item]
+    }
+    wanted = resolve({**CONTENT, **sections})
+    follow(tmp_path / "whole", wanted)
+
+    def stop(module: Pretraining, *_: Any) -> None:
+        if module.step == 3:
+            raise PlugPulledError
+
+    # Four batches are an epoch and three a step: the last checkpoint lies within an epoch, and so does what comes after it.
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "on_train_batch_end", stop)
+        with pytest.raises(PlugPulledError):
+            follow(tmp_path / "run", wanted)
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["step"] == 2
+    follow(tmp_path / "run", wanted)
+    assert_same_state(tmp_path / "whole", tmp_path / "run")
 
 
 @pytest.mark.slow
