@@ -229,6 +229,13 @@ def _forget_most_views(graph: nn.Module, _: Any) -> None:
     graph._most_views = None
 
 
+def _by_size(sizes: Indices) -> dict[str, int]:
+    """How many sizes are 0, 1, 2 to 3, 4 to 7, ...: by what a name can say of these ranges, without the empty ones."""
+    ranges, counts = np.unique(np.ceil(np.log2(sizes + 1)).astype(np.int64), return_counts=True)
+    names = {0: "0", 1: "1"}
+    return {names.get(one, f"{2 ** (one - 1)}_{2**one - 1}"): int(count) for one, count in zip(ranges.tolist(), counts, strict=True)}
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Draws for any image one that shall have the same features; implements `ssl_inv.views.Links`.
@@ -316,15 +323,18 @@ class Pairs:
 
         Returns:
             `edges`, how many; `linked_images`, the share of images that have any; `degree_median`, `degree_90` (nine tenths have no more)
-            and `degree_max`, neighbours of an image; `components`, how many parts the graph of the objects falls into, and the share of
-            objects in the `largest_component`; `drawn_intra` and so on, the share of each kind among pairs drawn; and where classes are
+            and `degree_max`, neighbours of an image, and `images_of_degree_0`, `_1`, `_2_3`, `_4_7` and so on, how many have so many;
+            `components`, how many parts the graph of the objects falls into, the share of objects in the `largest_component`, and
+            `components_of_1`, `_2_3` and so on, how many parts have so many objects; `drawn_intra` and so on, the share of each kind among pairs drawn; and where classes are
             known, `precision_inter` and `precision_transitive`, the share of pairs of that kind drawn whose objects are of one class.
         """
         degrees = (self.neighbours >= 0).sum(axis=1)
         sizes = np.bincount(self._components())
         found = {"edges": degrees.sum() / 2, "linked_images": (degrees > 0).mean()}
         found |= {"degree_median": np.median(degrees), "degree_90": np.quantile(degrees, 0.9), "degree_max": degrees.max()}
+        found |= {f"images_of_degree_{size}": count for size, count in _by_size(degrees).items()}
         found |= {"components": (sizes > 0).sum(), "largest_component": sizes.max() / sizes.sum()}
+        found |= {f"components_of_{size}": count for size, count in _by_size(sizes[sizes > 0]).items()}
         images = keyed_random.permutation(self.seed, length=len(self.neighbours))[:_ASKED]
         partners, kinds = self.draw(images, 0)
         found |= {f"drawn_{name}": (kinds == number).mean() for number, name in enumerate(KINDS)}

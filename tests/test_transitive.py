@@ -188,6 +188,9 @@ def test_the_record_tells_components_kinds_and_precision():
     said = drawer.statistics(labels)
     assert (said["edges"], said["components"], said["largest_component"]) == (3, 2, 0.6)
     assert (said["degree_max"], said["linked_images"], said["drawn_inter"]) == (2, 5 / 8, 5 / 8)
+    degrees = {name: said[name] for name in said if name.startswith("images_of_degree")}
+    assert degrees == {"images_of_degree_0": 3, "images_of_degree_1": 4, "images_of_degree_2_3": 1}
+    assert [name for name in said if name.startswith("components_of")] == ["components_of_2_3"]
     third = drawer.draw(np.arange(8), 0)[0][2]
     assert said["precision_inter"] == pytest.approx(2 / 3 if third == 0 else 1 / 3)
     assert "precision_transitive" not in said
