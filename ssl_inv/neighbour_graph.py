@@ -325,8 +325,9 @@ class Pairs:
             `edges`, how many; `linked_images`, the share of images that have any; `degree_median`, `degree_90` (nine tenths have no more)
             and `degree_max`, neighbours of an image, and `images_of_degree_0`, `_1`, `_2_3`, `_4_7` and so on, how many have so many;
             `components`, how many parts the graph of the objects falls into, the share of objects in the `largest_component`, and
-            `components_of_1`, `_2_3` and so on, how many parts have so many objects; `drawn_intra` and so on, the share of each kind among pairs drawn; and where classes are
-            known, `precision_inter` and `precision_transitive`, the share of pairs of that kind drawn whose objects are of one class.
+            `components_of_1`, `_2_3` and so on, how many parts have so many objects; `drawn_intra` and so on, the share of each kind among
+            pairs drawn; and where classes are known, `precision_inter` and `precision_transitive`, the share of pairs of that kind drawn
+            whose objects are of one class.
         """
         degrees = (self.neighbours >= 0).sum(axis=1)
         sizes = np.bincount(self._components())
