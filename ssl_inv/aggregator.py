@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ssl_inv.precision import full_precision
+
 ActionStatistics = Literal["joint", "padded", "repeated"]
 """The batches over which the actions of one training step are normalised; `ActionEncoder` explains them."""
 
@@ -95,8 +97,7 @@ class PredictionSpace(nn.Module):
             return features
         # In half precision what is common to all images takes the digits that tell them apart.
         with torch.autocast(features.device.type, enabled=False):
-            full = features.float() if features.dtype in (torch.float16, torch.bfloat16) else features
-            return self.norm(full)  # type: ignore[no-any-return]
+            return self.norm(full_precision(features))  # type: ignore[no-any-return]
 
     def features(self, embeddings: Tensor) -> Tensor:
         """The features that embeddings `(B, D)` have been made of in evaluation mode."""

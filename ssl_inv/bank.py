@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import gather
 from ssl_inv.memory import DTYPES, Precision
+from ssl_inv.precision import full_precision
 
 Place = Literal["device", "host"]
 _BLOCK = 2**24
@@ -170,7 +171,7 @@ def _brought(vectors: Tensor, like: Tensor) -> Tensor:
 
 
 def _unit_rows(rows: Tensor) -> Tensor:
-    return F.normalize(rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows, dim=1)
+    return F.normalize(full_precision(rows), dim=1)
 
 
 def _last_of_the_same(index: Tensor) -> Tensor:

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from ssl_inv.precision import full_precision
+
 
 def is_distributed() -> bool:
     """Whether a process group of more than one process is running."""
@@ -91,7 +93,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
     def _normalised(self, tensor: Tensor) -> Tensor:
         axes = [axis for axis in range(tensor.dim()) if axis != 1]
         shape = [1, -1] + [1] * (tensor.dim() - 2)
-        values = tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        values = full_precision(tensor)
         total = values.numel() // values.shape[1] * world_size()
         # Centred first: the mean of squares minus the square of the mean loses every digit where the mean is large.
         mean = all_sum(values.sum(axes)) / total

@@ -1,6 +1,5 @@
 """What comes after the last step: judgement beside its baselines, export, report."""
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -346,9 +345,3 @@ def spectra(judgement: Judgement) -> Mapping[str, Mapping[str, list[float]]]:
     tables = {name: encoded.validation for name, encoded in encoders.items() if encoded is not None}
     parts = [part for part in judgement.trained.validation.features if part != PREDICTION]
     return {part: {name: singular_values(table.part(part)).tolist() for name, table in tables.items()} for part in parts}
-
-
-def read_results(folder: RunFolder) -> list[dict[str, Any]]:
-    """The content of results.json."""
-    content: list[dict[str, Any]] = json.loads((folder.path / "results.json").read_text(encoding="utf-8"))
-    return content

@@ -12,19 +12,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ssl_inv.distributed import all_sum, gather, rank, world_size
+from ssl_inv.precision import full_precision
 
 Error = Literal["smooth-l1", "squared", "absolute"]
 """How a difference counts in `token_error`."""
 
 
-def _full(embedding: Tensor) -> Tensor:
-    """At least float32, whatever autocast made of it."""
-    return embedding.float() if embedding.dtype in (torch.float16, torch.bfloat16) else embedding
-
-
 def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
     """Mean over samples and dimensions of (x - y)^2, for `x` and `y` of shape `(B, D)`."""
-    return F.mse_loss(gather(_full(x)), gather(_full(y)))
+    return F.mse_loss(gather(full_precision(x)), gather(full_precision(y)))
 
 
 def variance(z: Tensor) -> Tensor:
@@ -32,7 +28,7 @@ def variance(z: Tensor) -> Tensor:
 
     V(z) = mean_d max(0, 1 - sqrt(Var_d + 1e-4)), unbiased variance (Bardes et al., "VICReg", ICLR 2022, eq. 1).
     """
-    return F.relu(1 - (gather(_full(z)).var(dim=0) + 1e-4).sqrt()).mean()
+    return F.relu(1 - (gather(full_precision(z)).var(dim=0) + 1e-4).sqrt()).mean()
 
 
 def covariance(z: Tensor) -> Tensor:
@@ -40,7 +36,7 @@ def covariance(z: Tensor) -> Tensor:
 
     C(z) = (1 / D) sum_{i != j} Cov_ij^2 (VICReg, eq. 3 and 4). Computed in float32 under autocast too.
     """
-    z = gather(_full(z))
+    z = gather(full_precision(z))
     with torch.autocast(z.device.type, enabled=False):
         z = z - z.mean(dim=0)
         matrix = z.T @ z / (len(z) - 1)
@@ -53,7 +49,7 @@ def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
     Row b of `x` and row b of `y` are each other's positive; the other 2B - 2 rows of the global batch are negatives (Chen et al., "SimCLR",
     ICML 2020, eq. 1).
     """
-    x, y = gather(_full(x)), gather(_full(y))
+    x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
         z = F.normalize(torch.cat((x, y)), dim=1)
         logits = z @ z.T / temperature
@@ -64,7 +60,7 @@ def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
     """1 minus the mean over samples of the cosine between the rows of `x` and `y`, both `(B, D)`."""
-    return 1 - gather(F.cosine_similarity(_full(x), _full(y), dim=1)).mean()
+    return 1 - gather(F.cosine_similarity(full_precision(x), full_precision(y), dim=1)).mean()
 
 
 def sample_mean(values: Tensor) -> Tensor:
@@ -86,7 +82,7 @@ def cross_correlation(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     Both are normalised over the global batch, biased variance plus 1e-5, as batch normalisation does it; C = x^T y / B. Gives
     sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 (Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2).
     """
-    x, y = gather(_full(x)), gather(_full(y))
+    x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
         x, y = ((z - z.mean(dim=0)) / (z.var(dim=0, correction=0) + 1e-5).sqrt() for z in (x, y))
         samples, dimensions = x.shape
@@ -103,8 +99,8 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
     Cosine similarities over the temperature are the logits; keys get no gradient (He et al., "MoCo", CVPR 2020, eq. 1).
     """
     with torch.autocast(queries.device.type, enabled=False):
-        all_keys = gather(F.normalize(_full(keys.detach()), dim=1))
-        logits = F.normalize(_full(queries), dim=1) @ all_keys.T / temperature
+        all_keys = gather(F.normalize(full_precision(keys.detach()), dim=1))
+        logits = F.normalize(full_precision(queries), dim=1) @ all_keys.T / temperature
         own = torch.arange(len(logits), device=logits.device) + rank() * len(logits)
         return sample_mean(F.cross_entropy(logits, own, reduction="none"))
 
@@ -118,7 +114,7 @@ def distillation(student: Tensor, targets: Tensor, temperature: float) -> Tensor
         temperature: divides the logits before their softmax.
     """
     with torch.autocast(student.device.type, enabled=False):
-        predicted = F.log_softmax(_full(student) / temperature, dim=-1)
+        predicted = F.log_softmax(full_precision(student) / temperature, dim=-1)
         pairs = -torch.einsum("tbk,sbk->ts", targets.to(predicted.dtype), predicted) / student.shape[1]
         return all_sum(pairs) / world_size()
 
@@ -131,7 +127,7 @@ def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -
     so many times over (Caron et al., "SwAV", NeurIPS 2020, sec. 3.1; DINOv2, arXiv 2304.07193). In logarithms: nothing over- or underflows.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        log_q = _full(logits) / temperature
+        log_q = full_precision(logits) / temperature
         for _ in range(iterations):
             log_q = log_q - gather(log_q.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
             log_q = log_q.log_softmax(dim=1)
@@ -144,7 +140,7 @@ def koleo(x: Tensor) -> Tensor:
     The Kozachenko-Leonenko entropy estimate up to constants: it spreads features evenly (Sablayrolles et al., ICLR 2019, eq. 4), with
     DINOv2's 1e-8 within the distance and within the logarithm.
     """
-    z = gather(_full(x))
+    z = gather(full_precision(x))
     with torch.autocast(z.device.type, enabled=False):
         z = F.normalize(z, dim=1, eps=1e-8)
         with torch.no_grad():
@@ -154,7 +150,7 @@ def koleo(x: Tensor) -> Tensor:
 
 def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
     """Mean cross entropy of `logits`, `(B, n)`, with targets of 0 and 1 of the same shape."""
-    logits = gather(_full(logits))
+    logits = gather(full_precision(logits))
     return F.binary_cross_entropy_with_logits(logits, gather(targets).to(logits.dtype))
 
 
@@ -170,7 +166,7 @@ def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
         y: embeddings of the second views.
         chunk: the number of the chunk that each sample is in, `(B,)`.
     """
-    x, y, chunk = F.normalize(gather(_full(x)), dim=1), F.normalize(gather(_full(y)), dim=1), gather(chunk)
+    x, y, chunk = F.normalize(gather(full_precision(x)), dim=1), F.normalize(gather(full_precision(y)), dim=1), gather(chunk)
     with torch.autocast(x.device.type, enabled=False):
         compared = (chunk[:, None] == chunk[None, :]).fill_diagonal_(False)
         return 2 * ((x @ x.T - y @ y.T).square() * compared).sum() / len(x)
@@ -187,8 +183,8 @@ def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor, normalised: 
         right: second end of the trajectory.
         normalised: whether `centre` is normalised as well.
     """
-    left, right = F.normalize(_full(left), dim=1), F.normalize(_full(right), dim=1)
-    centre = F.normalize(_full(centre), dim=1) if normalised else _full(centre)
+    left, right = F.normalize(full_precision(left), dim=1), F.normalize(full_precision(right), dim=1)
+    centre = F.normalize(full_precision(centre), dim=1) if normalised else full_precision(centre)
     # Sum and difference of unit vectors are orthogonal. Ends that fall together span no plane: below 1e-3 the second axis fades out.
     for axis in (F.normalize(left + right, dim=1), F.normalize(right - left, dim=1, eps=1e-3)):
         centre = centre - (centre * axis).sum(dim=1, keepdim=True) * axis
@@ -197,7 +193,7 @@ def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor, normalised: 
 
 def bend(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
     """Mean of 1 - cos of the angle by which the way from `left` to `right` turns at `centre`, all `(B, D)`; 0 is a straight line."""
-    first, second = _full(centre) - _full(left), _full(right) - _full(centre)
+    first, second = full_precision(centre) - full_precision(left), full_precision(right) - full_precision(centre)
     return sample_mean(1 - F.cosine_similarity(first, second, dim=1))
 
 
@@ -206,7 +202,7 @@ def symmetric_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
 
     Mean of the two directions. Negatives come from the other view alone, not from the own one as in `nt_xent`; both sides get gradients.
     """
-    x, y = gather(_full(x)), gather(_full(y))
+    x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
         logits = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / temperature
         own = torch.arange(len(x), device=x.device)
@@ -215,12 +211,12 @@ def symmetric_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
 
 def classification(logits: Tensor, classes: Tensor) -> Tensor:
     """Mean cross entropy over samples of `logits`, `(B, K)`, for `classes`, `(B,)`, whole numbers below K."""
-    return sample_mean(F.cross_entropy(_full(logits), classes, reduction="none"))
+    return sample_mean(F.cross_entropy(full_precision(logits), classes, reduction="none"))
 
 
 def distribution_cross_entropy(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean over samples of - sum_k target_k log predicted_k, for distributions `(B, K)`; both get gradients."""
-    predicted, target = _full(predicted), _full(target)
+    predicted, target = full_precision(predicted), full_precision(target)
     # A probability that is too small for the number format costs much, not infinitely much.
     logarithms = predicted.clamp_min(torch.finfo(predicted.dtype).tiny).log()
     return -sample_mean((target * logarithms).sum(dim=1))
@@ -231,7 +227,7 @@ def mean_entropy_gap(distributions: Tensor) -> Tensor:
 
     Zero if all K are used alike on average, log K if one is used alone (Assran et al., "MSN", ECCV 2022, sec. 3).
     """
-    mean = sample_mean(_full(distributions))
+    mean = sample_mean(full_precision(distributions))
     # What nobody uses is worth nothing, but entr's gradient there is infinite, and that of a softmax before it 0 times this.
     return math.log(len(mean)) + (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
 
@@ -243,7 +239,7 @@ def distance_from_mean_view(z: Tensor, centres: int | None = None) -> Tensor:
         z: `(V, B, D)`.
         centres: how many views, the first ones, c is the mean of; none is all of them.
     """
-    z = _full(z)
+    z = full_precision(z)
     return sample_mean((z - z[:centres].mean(dim=0)).square().mean(dim=(0, 2)))
 
 
@@ -266,7 +262,7 @@ def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, s
         scale_by_batch: whether N stands before the integral, as in the paper. Normal embeddings then give the same value whatever N, and
             the same distance from normality weighs N times as much; without, a weight means the same for every batch size.
     """
-    z = _full(z)
+    z = full_precision(z)
     with torch.autocast(z.device.type, enabled=False):
         # At t = 0 all characteristic functions are one: the first node adds nothing.
         t = torch.linspace(0, reach, nodes, dtype=z.dtype, device=z.device)[1:]
@@ -285,7 +281,7 @@ def reconstruction_error(made: Tensor, images: Tensor) -> Tensor:
 
     A mean of the processes' means: all that they exchange is one number.
     """
-    return all_sum(F.mse_loss(_full(made), _full(images))) / world_size()
+    return all_sum(F.mse_loss(full_precision(made), full_precision(images))) / world_size()
 
 
 def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, temperature: float) -> Tensor:
@@ -298,7 +294,7 @@ def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, tempera
         temperature: divides the logits before their softmax.
     """
     with torch.autocast(student.device.type, enabled=False):
-        predicted = F.log_softmax(_full(student) / temperature, dim=-1)
+        predicted = F.log_softmax(full_precision(student) / temperature, dim=-1)
         errors = -(targets.to(predicted.dtype) * predicted).sum(dim=-1)
         # The sample of each masked patch is counted from the mask's row sums; its length is known, so nothing waits for the device.
         counts = masked.sum(dim=1)
@@ -309,7 +305,7 @@ def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, tempera
 
 def unit_rows(z: Tensor) -> Tensor:
     """The rows of `z`, `(..., D)`, at length one, in float32 at least."""
-    return F.normalize(_full(z), dim=-1)
+    return F.normalize(full_precision(z), dim=-1)
 
 
 def logarithmic_mean_entropy_gap(logarithms: Tensor) -> Tensor:
@@ -317,7 +313,7 @@ def logarithmic_mean_entropy_gap(logarithms: Tensor) -> Tensor:
     the number format.
     """
     samples, classes = logarithms.shape
-    mean = gather(_full(logarithms).logsumexp(dim=0, keepdim=True)).logsumexp(dim=0) - math.log(samples * world_size())
+    mean = gather(full_precision(logarithms).logsumexp(dim=0, keepdim=True)).logsumexp(dim=0) - math.log(samples * world_size())
     return math.log(classes) + (mean.exp() * mean).sum()
 
 
@@ -351,7 +347,7 @@ def token_error(predicted: Tensor, targets: Tensor, error: Error = "smooth-l1") 
 
     `smooth-l1` is r^2 / 2 where |r| < 1 and |r| - 1 / 2 elsewhere (I-JEPA's code), `squared` r^2 and `absolute` |r| (V-JEPA).
     """
-    predicted, targets = _full(predicted), _full(targets)
+    predicted, targets = full_precision(predicted), full_precision(targets)
     if error == "smooth-l1":
         value = F.smooth_l1_loss(predicted, targets)
     else:

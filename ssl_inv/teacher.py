@@ -51,7 +51,7 @@ def _without_dropout(network: nn.Module) -> nn.Module:
         elif isinstance(module, PatchDropout):
             module.prob = 0.0
         if isinstance(getattr(module, "drop_rate", None), float):
-            module.drop_rate = 0.0  # timm's, of dropout by function before the classifier
+            module.drop_rate = 0.0  # type: ignore[assignment]  # timm's, of dropout by function before the classifier
     return network
 
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.distributed import all_sum, gather, world_size
+from ssl_inv.views.base import require
 
 Making = Literal["local_average", "no_averaging", "global_average"]
 Pooling = Literal["max", "mean"]
@@ -65,11 +66,11 @@ class VisualWords(nn.Module):
         first_distance: float | None = 0.5,
     ) -> None:
         super().__init__()
-        _require(count >= 2, f"vocabulary is at least 2 words, got {count}")
-        _require(inverse_delta is None or inverse_delta > 0, f"inverse_delta must be above 0, got {inverse_delta}")
-        _require(border >= 0 and window >= 1, f"border is at least 0 and window at least 1, got {border} and {window}")
-        _require(0 <= distance_momentum < 1, f"distance_momentum must lie between 0 and below 1, got {distance_momentum}")
-        _require(first_distance is None or first_distance > 0, f"first_distance must be above 0, got {first_distance}")
+        require(count >= 2, f"vocabulary is at least 2 words, got {count}")
+        require(inverse_delta is None or inverse_delta > 0, f"inverse_delta must be above 0, got {inverse_delta}")
+        require(border >= 0 and window >= 1, f"border is at least 0 and window at least 1, got {border} and {window}")
+        require(0 <= distance_momentum < 1, f"distance_momentum must lie between 0 and below 1, got {distance_momentum}")
+        require(first_distance is None or first_distance > 0, f"first_distance must be above 0, got {first_distance}")
         self.inverse_delta, self.pooling, self.making = inverse_delta, pooling, making
         self.border, self.window = border, window if making == "local_average" else 1
         self.distance_momentum, self.follows_first_batches = distance_momentum, first_distance is None
@@ -303,8 +304,3 @@ def perplexity(distributions: Tensor) -> Tensor:
 def _forget_waiting(words: nn.Module, _: Any) -> None:
     assert isinstance(words, VisualWords)
     words._waiting.clear()
-
-
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise ValueError(sentence)

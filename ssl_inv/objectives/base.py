@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
@@ -156,8 +155,3 @@ def rotation_position(groups: Mapping[str, Group], names: list[str], convention:
         if isinstance(groups.get(name), (Rotation, Pose)):
             return action_dimensions(groups, names[:number], convention) if number else 0
     raise ValueError(f"predictor_initialisation is 'quaternion', but no parameter is a rotation: {', '.join(names) or 'there are none'}")
-
-
-def check_finite(losses: Losses) -> str | None:
-    """The name of the first term that is not finite, or None."""
-    return next((name for name, term in losses.items() if not bool(torch.isfinite(term.value).all())), None)

@@ -7,9 +7,12 @@ from typing import Any
 from torch import Tensor
 
 from ssl_inv.backbones import Backbone
-from ssl_inv.objectives.base import Encoder, Losses, Objective
+from ssl_inv.data.base import Labels
+from ssl_inv.data.gallery import Gallery
+from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.transforms import Group
+from ssl_inv.views import Links, Plan
 
 
 def base_objective(features: int, groups: Mapping[str, Group], *, name: str, setting: str = "base", **settings: Any) -> Objective:
@@ -51,6 +54,57 @@ def beside(base: Losses, own: Losses) -> Losses:
     if both := sorted(base.keys() & own.keys()):
         raise ValueError(f"base: its loss has a term {both[0]!r} too, as an objective around itself has")
     return {**base, **own}
+
+
+class AroundBase:
+    """What an objective around another one passes on to it; to stand before `Objective` among the bases of its class.
+
+    Attributes:
+        base: the other one.
+    """
+
+    base: Objective
+
+    def seen_by_base(self, backbone: Backbone) -> Backbone:
+        """What the base takes for the backbone."""
+        return backbone
+
+    @property
+    def plan(self) -> Plan:
+        return self.base.plan
+
+    def adopt(self, backbone: Backbone) -> None:
+        with speaking_of("base"):
+            self.base.adopt(self.seen_by_base(backbone))
+
+    def allocate(self, objects: int, images: int) -> None:
+        with speaking_of("base"):
+            self.base.allocate(objects, images)
+
+    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
+        self.base.after_step(self.seen_by_base(backbone), step, steps)
+
+    @property
+    def looks_between_epochs(self) -> bool:
+        return self.base.looks_between_epochs
+
+    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
+        self.base.between_epochs(self.seen_by_base(backbone), epoch, gallery)
+
+    def links(self, seed: int) -> Links | None:
+        return self.base.links(seed)
+
+    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
+        return self.base.diagnostics(labels)
+
+    def representations(self, backbone: Backbone) -> Encoder:
+        return self.base.representations(self.seen_by_base(backbone))
+
+    def predictor(self, backbone: Backbone) -> Predictor | None:
+        return self.base.predictor(self.seen_by_base(backbone))
+
+    def aggregation(self, backbone: Backbone) -> Aggregation | None:
+        return self.base.aggregation(self.seen_by_base(backbone))
 
 
 def two_parts(backbone: Backbone, invariant: int) -> Encoder:

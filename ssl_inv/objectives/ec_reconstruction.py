@@ -11,18 +11,16 @@ from torch import Tensor, nn
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
-from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective, beside, speaking_of, two_parts
+from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Term
+from ssl_inv.objectives.composition import AroundBase, base_objective, beside, two_parts
 from ssl_inv.registry import register, suggest
 from ssl_inv.some_channels import SomeChannels
 from ssl_inv.transforms import Group
-from ssl_inv.views import Links, MultiCrop, Pair, Path, Plan, Several, Views
+from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
 
 
 @register("ec-reconstruction")
-class ECReconstruction(Objective):
+class ECReconstruction(AroundBase, Objective):
     """Any joint-embedding objective, and beside it the reconstruction of images between its views (Wang et al., AAAI 2026, 2503.18753).
 
     View 1 is A1(I) and view 2 is g_theta(u) with u = A2(I). The last maps of both views, patch tokens or feature maps, are split along
@@ -117,42 +115,14 @@ class ECReconstruction(Objective):
         """The equivariant channels `(B, C, h, w)` of features `(B, D, h, w)`."""
         return features[:, self.invariant_features :]
 
-    def _invariant(self, backbone: Backbone) -> Backbone:
+    def seen_by_base(self, backbone: Backbone) -> Backbone:
         return SomeChannels(backbone.model, self.invariant_features).as_backbone(backbone)
-
-    def adopt(self, backbone: Backbone) -> None:
-        invariant = self._invariant(backbone)
-        with speaking_of("base"):
-            self.base.adopt(invariant)
-
-    def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self.base.after_step(self._invariant(backbone), step, steps)
-
-    @property
-    def looks_between_epochs(self) -> bool:
-        return self.base.looks_between_epochs
-
-    def allocate(self, objects: int, images: int) -> None:
-        with speaking_of("base"):
-            self.base.allocate(objects, images)
-
-    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
-        self.base.between_epochs(self._invariant(backbone), epoch, gallery)
-
-    def links(self, seed: int) -> Links | None:
-        return self.base.links(seed)
-
-    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
-        return self.base.diagnostics(labels)
 
     def representations(self, backbone: Backbone) -> Encoder:
         return two_parts(backbone, self.invariant_features)
 
-    def predictor(self, backbone: Backbone) -> Predictor | None:
-        return self.base.predictor(self._invariant(backbone))
-
     def aggregation(self, backbone: Backbone) -> Aggregation | None:
-        aggregate = self.base.aggregation(self._invariant(backbone))
+        aggregate = self.base.aggregation(self.seen_by_base(backbone))
         return aggregate and (lambda features, actions: aggregate(features[..., : self.invariant_features], actions))
 
 

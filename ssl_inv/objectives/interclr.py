@@ -15,13 +15,13 @@ from ssl_inv.clustering import Clusters, require_counts
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.heads import mlp
-from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective, beside
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.composition import AroundBase, base_objective, beside
 from ssl_inv.registry import register
 from ssl_inv.sampling import Drawn, Negatives, draw_positives, sample_keys
 from ssl_inv.teacher import Teacher
 from ssl_inv.transforms import Group
-from ssl_inv.views import Crops, Links, MultiCrop, Pair, Plan, Several, Views
+from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Several, Views
 
 _POSITIVES, _NEGATIVES = range(2)
 """Streams of random numbers."""
@@ -30,7 +30,7 @@ _NEVER = -1e4
 
 
 @register("interclr")
-class InterCLR(Objective):
+class InterCLR(AroundBase, Objective):
     """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single images.
 
     A bank holds a unit vector of every training image, and every image has a pseudo-label, its cluster. With q the query, v+ the bank's
@@ -147,24 +147,17 @@ class InterCLR(Objective):
         self._steps_done, self._progress = 0, 0.0
 
     @property
-    def plan(self) -> Plan:
-        return self.base.plan
-
-    def links(self, seed: int) -> Links | None:
-        return self.base.links(seed)
-
-    @property
     def projector(self) -> nn.Module:
         """What makes queries of pooled features."""
         return self.neck if self.neck is not None else cast(nn.Module, self.base.projector)
 
     def adopt(self, backbone: Backbone) -> None:
-        self.base.adopt(backbone)
+        super().adopt(backbone)
         if self.neck is not None and self._teacher is not None:
             self.neck_teacher = Teacher(self.neck)
 
     def allocate(self, objects: int, images: int) -> None:
-        self.base.allocate(objects, images)
+        super().allocate(objects, images)
         if self.negatives is not None:
             self.negatives.require_fit(objects)
         width = output_width(self.projector)
@@ -240,7 +233,7 @@ class InterCLR(Objective):
 
     @torch.no_grad()
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self.base.after_step(backbone, step, steps)
+        super().after_step(backbone, step, steps)
         if self.neck_teacher is not None:
             self.neck_teacher.follow(self.projector, self.neck_momentum)
         for index, rows in self.bank.flush():
@@ -252,8 +245,12 @@ class InterCLR(Objective):
             self.clusters.mend(self.bank)
         self._steps_done, self._progress = step, step / steps
 
+    @property
+    def looks_between_epochs(self) -> bool:
+        return True
+
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
-        self.base.between_epochs(backbone, epoch, gallery)
+        super().between_epochs(backbone, epoch, gallery)
         if epoch == 0:
             self.bank.fill(gallery, nn.Sequential(backbone, self.projector))
         if epoch == 0 or (not self.online and epoch % self.cluster_epochs == 0):
@@ -261,16 +258,7 @@ class InterCLR(Objective):
             self.clusters.recentre(self.bank)
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
-        return {**self.base.diagnostics(labels), **self.clusters.agreement(labels)}
-
-    def representations(self, backbone: Backbone) -> Encoder:
-        return self.base.representations(backbone)
-
-    def predictor(self, backbone: Backbone) -> Predictor | None:
-        return self.base.predictor(backbone)
-
-    def aggregation(self, backbone: Backbone) -> Aggregation | None:
-        return self.base.aggregation(backbone)
+        return {**super().diagnostics(labels), **self.clusters.agreement(labels)}
 
 
 def with_margin(cosines: Tensor, margin: float, boundary: Literal["cosine", "angle"]) -> Tensor:

@@ -19,6 +19,7 @@ from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher, cosine_momentum
 from ssl_inv.transforms import Action, Convention, Group, Transform
+from ssl_inv.views.base import require
 
 _AUGMENTATION = {name.split()[0] for name in VECTOR_NAMES}
 """The parameters of an augmentation that seq-JEPA's nine numbers tell of."""
@@ -114,17 +115,17 @@ class SeqJEPA(Objective):
         cutting: Literal["upright", "official"] = "upright",
     ) -> None:
         super().__init__()
-        _require(0 <= momentum <= 1, f"momentum must lie between 0 and 1, got {momentum}")
-        _require(0 <= dropout < 1, f"dropout must be at least 0 and below 1, got {dropout}")
+        require(0 <= momentum <= 1, f"momentum must lie between 0 and 1, got {momentum}")
+        require(0 <= dropout < 1, f"dropout must be at least 0 and below 1, got {dropout}")
         for name, value, least in (("layers", layers, 1), ("predictor", predictor, 1), ("action_dimensions", action_dimensions, 0)):
-            _require(value >= least, f"{name} must be at least {least}, got {value}")
-        _require(conditioning != "aggregator" or observed > 1, "conditioning is 'aggregator', but observed is 1: no action to tell it")
-        _require(sigreg_weight > 0, f"sigreg_weight must be above 0, got {sigreg_weight}")
+            require(value >= least, f"{name} must be at least {least}, got {value}")
+        require(conditioning != "aggregator" or observed > 1, "conditioning is 'aggregator', but observed is 1: no action to tell it")
+        require(sigreg_weight > 0, f"sigreg_weight must be above 0, got {sigreg_weight}")
         of_teacher: dict[str, tuple[object, object]] = {"momentum": (momentum, 0.996)}
         of_sigreg: dict[str, tuple[object, object]] = {"sigreg_weight": (sigreg_weight, 0.02), "directions": (directions, 1024)}
         idle, owner = (of_sigreg, "only SIGReg has it") if anti_collapse == "teacher" else (of_teacher, "only a teacher has it")
         _require_usual(idle, f"anti_collapse is {anti_collapse!r}", owner)
-        _require(bool(parameters) or conditioning == "none", "parameters is empty; name some, or set conditioning to 'none'")
+        require(bool(parameters) or conditioning == "none", "parameters is empty; name some, or set conditioning to 'none'")
         saccades = plans.Saccades(observed, patch, saliency, inhibition, radius, cutting)
         self._plan = saccades if views == "saccades" else _sequence(saccades)
         self.parameters_used = parameters if conditioning != "none" else []
@@ -267,9 +268,4 @@ def _sequence(saccades: plans.Saccades) -> plans.Sequence:
 def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, owner: str) -> None:
     """Raise a `ValueError` if a setting, (value, default) by name, is given that has no meaning with a choice."""
     for name, (value, usual) in settings.items():
-        _require(value == usual, f"{name} is {value!r}, but {choice}; {owner}")
-
-
-def _require(condition: bool, sentence: str) -> None:
-    if not condition:
-        raise ValueError(sentence)
+        require(value == usual, f"{name} is {value!r}, but {choice}; {owner}")

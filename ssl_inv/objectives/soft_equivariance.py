@@ -8,21 +8,20 @@ from torch import Tensor
 
 from ssl_inv import keyed_random
 from ssl_inv.backbones import Backbone
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import all_sum, rank, world_size
-from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective, beside
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.composition import AroundBase, base_objective, beside
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
+from ssl_inv.precision import full_precision
 from ssl_inv.registry import register
 from ssl_inv.some_channels import SomeChannels, require_pooled_channels
 from ssl_inv.transforms import Group
-from ssl_inv.views import Links, Plan, Views
+from ssl_inv.views import Views
 
 
 @register("soft-equivariance")
-class SoftEquivariance(CountsSteps, Objective):
+class SoftEquivariance(CountsSteps, AroundBase, Objective):
     """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for image encoders.
 
     With f the backbone's last feature map of the base objective's first view x, and rho_i(g) what an element g of the i-th candidate group
@@ -104,10 +103,6 @@ class SoftEquivariance(CountsSteps, Objective):
         self.register_buffer("penalties", torch.zeros(len(symmetries)))
         self.register_buffer("least", torch.zeros(len(symmetries)))
 
-    @property
-    def plan(self) -> Plan:
-        return self.base.plan
-
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         seen = SomeChannels(backbone.model, backbone.channels, remember=True)
         terms = self.base.loss(views, seen.as_backbone(backbone))
@@ -124,7 +119,7 @@ class SoftEquivariance(CountsSteps, Objective):
             pixels: `(B, 3, H, W)`.
             seen: the backbone.
         """
-        maps = _full(seen.features_of(pixels))
+        maps = full_precision(seen.features_of(pixels))
         sides = (maps.shape[2], maps.shape[3])
         count, batch = len(self.symmetries), world_size() * len(pixels)
         if batch < count:
@@ -132,7 +127,7 @@ class SoftEquivariance(CountsSteps, Objective):
         rows = [slice((number - rank() * len(pixels)) % count, None, count) for number in range(count)]
         elements = [self._element(number, one, sides) for number, one in enumerate(self.symmetries.values())]
         parts = [one.move(pixels[some], g, sides) for one, g, some in zip(self.symmetries.values(), elements, rows, strict=True)]
-        moved = torch.split(_full(seen.features_of(torch.cat(parts))), [len(part) for part in parts])
+        moved = torch.split(full_precision(seen.features_of(torch.cat(parts))), [len(part) for part in parts])
         errors = [
             (maps[some] - self._back(one, other, g)).square().sum() / len(range(number, batch, count))
             for number, (one, other, g, some) in enumerate(zip(self.symmetries.values(), moved, elements, rows, strict=True))
@@ -153,7 +148,7 @@ class SoftEquivariance(CountsSteps, Objective):
         return permute_back(maps, element, symmetry.order((maps.shape[2], maps.shape[3])))
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self.base.after_step(backbone, step, steps)
+        super().after_step(backbone, step, steps)
         self._steps_done = step
         first = int(self.warmup * steps) + 1
         last = max(first, round(self.adapt_at * steps))
@@ -166,37 +161,7 @@ class SoftEquivariance(CountsSteps, Objective):
 
     def adopt(self, backbone: Backbone) -> None:
         require_pooled_channels(backbone.model)
-        self.base.adopt(backbone)
-
-    def allocate(self, objects: int, images: int) -> None:
-        self.base.allocate(objects, images)
-
-    @property
-    def looks_between_epochs(self) -> bool:
-        return self.base.looks_between_epochs
-
-    def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
-        self.base.between_epochs(backbone, epoch, gallery)
-
-    def links(self, seed: int) -> Links | None:
-        return self.base.links(seed)
-
-    def diagnostics(self, labels: Labels | None) -> dict[str, float]:
-        return self.base.diagnostics(labels)
-
-    def representations(self, backbone: Backbone) -> Encoder:
-        return self.base.representations(backbone)
-
-    def predictor(self, backbone: Backbone) -> Predictor | None:
-        return self.base.predictor(backbone)
-
-    def aggregation(self, backbone: Backbone) -> Aggregation | None:
-        return self.base.aggregation(backbone)
-
-
-def _full(maps: Tensor) -> Tensor:
-    """At least float32: squares are summed over whole maps."""
-    return maps.float() if maps.dtype in (torch.float16, torch.bfloat16) else maps
+        super().adopt(backbone)
 
 
 def _summed_variance(maps: Tensor) -> Tensor:
