@@ -95,9 +95,10 @@ class SomeChannels(_AroundModel):
 
         What it has not seen, or not all patches of, goes through it now.
         """
-        for batch, features in self._calls or ():
-            usable = features.requires_grad or not torch.is_grad_enabled()
-            if usable and (start := _place(pixels, batch)) is not None:
+        usable = [call for call in self._calls or () if call[1].requires_grad or not torch.is_grad_enabled()]
+        # The very tensors first: to compare numbers, the host has to wait for the device.
+        for batch, features in sorted(usable, key=lambda call: call[0] is not pixels):
+            if (start := _place(pixels, batch)) is not None:
                 return self._as_map(features[start : start + len(pixels)])
         return self._as_map(self._features(pixels))
 

@@ -22,7 +22,7 @@ def gaussian(pixels: Tensor, deviations: NDArray[np.float64], most: int = 64) ->
     radii = np.where(deviations < _IMPERCEPTIBLE, 0, np.minimum(np.ceil(3 * deviations), limit)).astype(int)
     for across, down in {(x, y) for x, y in radii.tolist() if x or y}:
         rows = np.flatnonzero((radii == (across, down)).all(axis=1))
-        index = torch.from_numpy(rows).to(pixels.device)
+        index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
         chosen = pixels[rows[0] : rows[0] + 1] if len(rows) == 1 else pixels.index_select(0, index)
         smooth = _convolve(_convolve(chosen, deviations[rows, 0], across, -1), deviations[rows, 1], down, -2)
         if len(rows) == 1:

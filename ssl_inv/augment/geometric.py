@@ -103,7 +103,8 @@ def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArr
         return
     source = take(pixels, rows)
     across, down = (_band(corners[:, axis], corners[:, axis + 2], scale[:, axis] < 0, int(sides[axis]), size) for axis in (0, 1))
-    put(views, places, down.to(pixels.device).unsqueeze(1) @ as_float(source) @ across.to(pixels.device).transpose(1, 2).unsqueeze(1))
+    across, down = (band.to(pixels.device, non_blocking=True).unsqueeze(1) for band in (across, down))
+    put(views, places, down @ as_float(source) @ across.transpose(2, 3))
 
 
 def _cut_bytes(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, corners: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:

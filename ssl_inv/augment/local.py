@@ -79,7 +79,7 @@ class LocalChanges:
                     return made
                 parts.append((chosen, made))
         back = torch.from_numpy(np.argsort(np.concatenate([chosen for chosen, _ in parts])))
-        return torch.cat([made for _, made in parts])[back.to(self.device)]
+        return torch.cat([made for _, made in parts]).index_select(0, back.to(self.device, non_blocking=True))
 
 
 def _strengths(record: Record, names: "list[str] | tuple[str, ...]", rows: int) -> NDArray[np.float32]:

@@ -334,7 +334,7 @@ class TurnCutter(Cutter):
         turned = torch.empty_like(view)
         turns = record["turn"].numpy().astype(int)
         for turn in np.unique(turns).tolist():
-            rows = torch.from_numpy(np.flatnonzero(turns == turn)).to(view.device)
+            rows = torch.from_numpy(np.flatnonzero(turns == turn)).to(view.device, non_blocking=True)
             turned.index_copy_(0, rows, torch.rot90(view.index_select(0, rows), turn, (2, 3)))
         return turned
 

@@ -82,7 +82,7 @@ def coefficients(
     modes = _modes(2 * int(cutoffs.max(initial=1)) + 1)
     normals = _normals(seed.cpu().numpy(), count, modes.place)
     amplitudes = np.exp(-exponents[:, None, None] / 4 * modes.log_squared) * (modes.largest <= cutoffs[:, None, None])
-    return torch.from_numpy(normals * amplitudes[:, None]).to(device)
+    return torch.from_numpy(normals * amplitudes[:, None]).to(device, non_blocking=True)
 
 
 def _cutoffs(gamma: NDArray[np.float32], period: int, tolerance: float) -> NDArray[np.int64]:
@@ -287,7 +287,7 @@ def _rows_by_order(order: Tensor | None, coordinates: Tensor) -> Iterator[tuple[
         return
     orders, group = torch.unique(order.cpu(), dim=0, return_inverse=True)
     for number, product in enumerate(orders.tolist()):
-        rows = (group == number).nonzero().squeeze(1).to(coordinates.device)
+        rows = (group == number).nonzero().squeeze(1).to(coordinates.device, non_blocking=True)
         yield from ((product, rows[start : start + step]) for start in range(0, len(rows), step))
 
 

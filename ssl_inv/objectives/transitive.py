@@ -177,7 +177,7 @@ class TransitiveInvariance(Objective):
             objects: which both show, `(2, B)`.
             index: the numbers of the samples, `(B,)`.
         """
-        objects = objects.to(first.device)
+        objects = objects.to(first.device, non_blocking=True)
         candidates, others = torch.cat((gather(first), gather(second))), torch.cat((gather(objects[0]), gather(objects[1])))
         allowed = ~(self.graph.related(objects[0], others) | self.graph.related(objects[1], others))
         with torch.autocast(first.device.type, enabled=False):
