@@ -33,8 +33,9 @@ class SIE(Objective):
     When:
         One encoder is to know both what is seen and how, in parts of its features that can be told apart, and the data record how views
         differ: renderings, turntables, simulators, robots. The predictor serves to find the view that an action leads to. Not where classes
-        alone matter: on the same budget VICReg tells them better. Nor on short runs or actions so small that the identity predicts well:
-        the equivariant part learns how things are turned only once the predictor uses the action.
+        alone matter: on the same budget VICReg tells them better. Nor where actions are so small that the identity predicts well: the
+        equivariant part learns how things are turned only once the predictor uses the action. For short runs on rotations there is
+        `predictor_initialisation: quaternion`, which uses it from the first step on.
 
     Args:
         parameters: what the views differ in and the predictor is told: `rotation` for the paper's main model, with `floor_hue` and
