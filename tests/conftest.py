@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,27 @@ def real_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}; set SSL_INV_TEST_DATA to a folder that has it")
     return folder
+
+
+@pytest.fixture(scope="session")
+def write() -> Callable[..., str]:
+    """Writes files as a folder, or as a zip archive with or without compression, perhaps inside one folder of the archive."""
+
+    def written(root: Path, contents: Mapping[str, bytes], form: str = "folder") -> str:
+        if form == "folder":
+            for name, content in contents.items():
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_bytes(content)
+            return str(root)
+        path = root.with_suffix(".zip")
+        method = zipfile.ZIP_DEFLATED if form == "deflated" else zipfile.ZIP_STORED
+        with zipfile.ZipFile(path, "w", method) as archive:
+            for name, content in contents.items():
+                archive.writestr(f"photos/{name}" if form == "nested" else name, content)
+            archive.writestr("__MACOSX/._a.png", b"not an image")
+        return str(path)
+
+    return written
 
 
 TINY_RECIPE = """\

@@ -182,6 +182,14 @@ def test_every_setting_is_explained(section: str, name: str | None) -> None:
     assert settings <= argument_sentences(schema.__doc__).keys()
 
 
+@pytest.mark.parametrize("name", ["folder", "table", "threediebench", "torchvision"])
+def test_recipes_can_say_every_setting_and_read_what_it_means(name: str) -> None:
+    entry = DATA.find(name)
+    settings = inspect.signature(entry.schema).parameters
+    assert settings.keys() == inspect.signature(entry.load()).parameters.keys()
+    assert all(f"    {setting}: " in (entry.schema.__doc__ or "") for setting in settings)
+
+
 @pytest.mark.parametrize("registry", [OBJECTIVES, DATA, AUGMENTATIONS], ids=lambda registry: registry.kind)
 def test_the_registry_reads_off_the_source_what_importing_gives(registry: Registry) -> None:
     assert registry.entries
