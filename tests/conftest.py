@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
+from ssl_inv.backbones import Backbone
 
 GOLDEN = Path(__file__).parent / "golden" / "data"
 REPOSITORY = Path(__file__).parent.parent
@@ -59,6 +62,24 @@ def write() -> Callable[..., str]:
         return str(path)
 
     return written
+
+
+@pytest.fixture
+def backbone() -> Backbone:
+    """One linear layer from 6 numbers to 6 features."""
+
+    class Network(nn.Module):
+        num_features = 6
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(6, 6)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.layer(pixels)
+
+    torch.manual_seed(0)
+    return Backbone(Network(), "one linear layer")
 
 
 TINY_RECIPE = """\
