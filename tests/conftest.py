@@ -12,9 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
+from ssl_inv.objectives.seq_jepa import SeqJEPA
+from ssl_inv.transforms import Group, Real
 
 GOLDEN = Path(__file__).parent / "golden" / "data"
 REPOSITORY = Path(__file__).parent.parent
+PLACE = {"place": Real(dimensions=3)}
 
 
 @pytest.fixture(autouse=True)
@@ -80,6 +83,31 @@ def backbone() -> Backbone:
 
     torch.manual_seed(0)
     return Backbone(Network(), "one linear layer")
+
+
+@pytest.fixture(scope="session")
+def seq_jepa() -> Callable[..., tuple[SeqJEPA, nn.Module]]:
+    """Small seq-JEPA and its encoder, which is one linear layer: that of the recorded forward passes."""
+
+    class Stub(nn.Module):
+        features = 8
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lin = nn.Linear(8, 8, bias=False)
+
+        def forward(self, pixels: Tensor) -> Tensor:
+            return self.lin(pixels.flatten(1))
+
+    def make(groups: Mapping[str, Group] = PLACE, **settings: Any) -> tuple[SeqJEPA, nn.Module]:
+        torch.manual_seed(0)
+        backbone = Stub()
+        small = {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0}
+        objective = SeqJEPA(8, groups, **{"parameters": list(groups), **small, **settings})
+        objective.adopt(backbone)
+        return objective, backbone
+
+    return make
 
 
 TINY_RECIPE = """\
