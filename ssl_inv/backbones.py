@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ssl_inv.registry import suggest
 
 # timm's register_model appends to this list and would otherwise make one that holds nothing else.
-__all__ = ["Backbone", "Stem", "encode", "make_backbone", "to_channels_last"]
+__all__ = ["Backbone", "Stem", "make_backbone", "to_channels_last"]
 
 Stem = Literal["default", "3x3-stride1", "3x3-stride2"]
 """The first layers of a ResNet.
@@ -224,11 +224,6 @@ def require_exact_gradients(backbone: Backbone, size: int) -> None:
             convolution.register_forward_pre_hook(refuse)
     with torch.no_grad():
         probe(torch.zeros(1, 3, size, size))
-
-
-def encode(backbone: Backbone) -> Callable[[Tensor], dict[str, Tensor]]:
-    """The encoder that evaluation probes when there is no objective: the pooled features as "all"."""
-    return lambda pixels: {"all": backbone(pixels)}
 
 
 def to_channels_last(module: nn.Module) -> nn.Module:

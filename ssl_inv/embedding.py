@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from ssl_inv.data.base import Indices, Source
 from ssl_inv.evaluation.features import FeatureTable
@@ -57,17 +56,13 @@ def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size:
         path = folder / f"part-{number:05d}.{file_format}"
         if not path.is_file():
             with named("data"):
-                table = feature_table(_encoder(backbone), backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
+                table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
             (_write_parquet if file_format == "parquet" else _write_npy)(path, _columns(split, source, table), table.part("all").numpy())
         done += int(source.view_counts[objects].sum())
         progress(done, total)
     rows = sum(_rows(folder / f"part-{number:05d}.{file_format}") for number in range(len(plan)))
     write_text(folder / "manifest.json", json.dumps({**manifest, "complete": True, "rows": rows}, indent=2) + "\n")
     return rows
-
-
-def _encoder(backbone: torch.nn.Module) -> Callable[[torch.Tensor], dict[str, torch.Tensor]]:
-    return lambda pixels: {"all": backbone(pixels)}
 
 
 def _splits(model: LoadedModel) -> list[tuple[str, Source]]:

@@ -1,7 +1,6 @@
 """All training images as they are, once over: what clusters, banks and graphs are made of."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_inv.data.base import Images, Indices, Source
 from ssl_inv.distributed import gather, rank, world_size
+from ssl_inv.evaluation.features import frozen
 
 
 class GalleryFeatures(NamedTuple):
@@ -65,7 +65,7 @@ class Gallery:
         share = min(self.batch_size, -(-len(objects) // world_size()))
         extra: dict[str, Any] = {"prefetch_factor": 2} if self.workers else {}
         pieces = _Pieces(self.source, objects, views, share, rank(), world_size())
-        with torch.no_grad(), evaluating(encoder):
+        with torch.no_grad(), frozen(encoder):
             for start, images in enumerate(DataLoader(pieces, batch_size=None, num_workers=self.workers, **extra)):
                 rows = slice(start * share * world_size(), (start + 1) * share * world_size())
                 found, readable = self._encoded(encoder, images)
@@ -94,15 +94,3 @@ class _Pieces(Dataset[Images]):
         start = (piece * self.processes + self.number) * self.share
         rows = np.minimum(np.arange(start, start + self.share), len(self.objects) - 1)
         return self.source.load(self.objects[rows], self.views[rows])
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode, after which every part of the network is in the mode that it was in."""
-    modes = [(module, module.training) for module in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
