@@ -102,9 +102,11 @@ def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArr
         _cut_bytes(views, places, pixels, rows, corners.astype(int), scale < 0)
         return
     source = take(pixels, rows)
-    across, down = (_band(corners[:, axis], corners[:, axis + 2], scale[:, axis] < 0, int(sides[axis]), size) for axis in (0, 1))
-    across, down = (band.to(pixels.device, non_blocking=True).unsqueeze(1) for band in (across, down))
-    put(views, places, down @ as_float(source) @ across.transpose(2, 3))
+    # What describes a crop travels, not its weights, which are a hundred thousand times as much.
+    numbers = torch.from_numpy(np.concatenate((corners, scale < 0), axis=1)).to(pixels.device, non_blocking=True)
+    left, top, right, bottom, *mirrored = numbers.unbind(1)
+    across, down = _band(left, right, mirrored[0], int(sides[0]), size), _band(top, bottom, mirrored[1], int(sides[1]), size)
+    put(views, places, down.unsqueeze(1) @ as_float(source) @ across.transpose(1, 2).unsqueeze(1))
 
 
 def _cut_bytes(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, corners: NDArray[np.int64], mirrored: NDArray[np.bool_]) -> None:
@@ -120,24 +122,24 @@ def _cut_bytes(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, corners:
         views[place].copy_(crop[0]).div_(255)
 
 
-def _band(low: NDArray[np.float64], high: NDArray[np.float64], mirrored: NDArray[np.bool_], source: int, size: int) -> Tensor:
-    """The weight of each source pixel in each pixel of the view along one axis, `(n, size, source)`; every row sums to 1.
+def _band(low: Tensor, high: Tensor, mirrored: Tensor, source: int, size: int) -> Tensor:
+    """The weight of each source pixel in each pixel of the view along one axis, `(n, size, source)`, float32; every row sums to 1.
 
     Args:
-        low: where the crops begin, in source pixels, `(n,)`; pixels outside of a crop have no weight.
+        low: where the crops begin, in source pixels, `(n,)`, float64; pixels outside of a crop have no weight.
         high: where they end.
-        mirrored: whether they are read backwards.
+        mirrored: not 0 where they are read backwards.
         source: pixels of the source along this axis.
         size: pixels of the view.
     """
     low, high = low[:, None, None], high[:, None, None]
-    place = np.arange(size)
-    place = np.where(mirrored[:, None], place[::-1], place)[..., None]
+    place = torch.arange(size, dtype=low.dtype, device=low.device)
+    place = torch.where(mirrored[:, None] != 0, place.flip(0), place).unsqueeze(2)
     step = (high - low) / size
-    pixel = np.arange(source) + 0.5
-    weight = np.maximum(1 - np.abs(pixel - low - (place + 0.5) * step) / np.maximum(step, 1), 0)
-    weight *= (pixel > np.floor(low)) & (pixel < np.ceil(high))
-    return torch.from_numpy((weight / weight.sum(axis=-1, keepdims=True)).astype(np.float32))
+    pixel = torch.arange(source, dtype=low.dtype, device=low.device) + 0.5
+    weight = (1 - (pixel - low - (place + 0.5) * step).abs() / step.clamp_min(1)).clamp_min_(0)
+    weight *= (pixel > low.floor()) & (pixel < high.ceil())
+    return (weight / weight.sum(dim=-1, keepdim=True)).float()
 
 
 def as_float(pixels: Tensor) -> Tensor:

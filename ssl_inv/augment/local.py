@@ -38,8 +38,9 @@ class LocalChanges:
         self.tint_strengths = _strengths(record, [name for name in COLOURS if f"field_{name}" in record] and COLOURS, rows)
         self.moves, self.tints = (self.strengths != 0).max(axis=1), (self.tint_strengths != 0).max(axis=1)
         if self.moves.any() or self.tints.any():
-            self._periodic, self._order = record["field_periodic"] > 0, record["field_order"]
+            self._order = record["field_order"]
             self._seed, self._gamma = (torch.from_numpy(record[name]) for name in ("field_seed", "field_gamma"))
+            self._alike, self._kind, self._place = _alike(record["field_periodic"] > 0, record["field_gamma"], size)
             self._amplitudes = {purpose: self._draw(purpose) for purpose in (0, 1) if (self.moves, self.tints)[purpose].any()}
 
     def points(self, rows: Rows) -> Planes:
@@ -60,26 +61,50 @@ class LocalChanges:
     def _strengths(self, values: NDArray[np.float32], rows: Rows) -> Tensor:
         return torch.from_numpy(values[rows]).to(self.device, non_blocking=True)
 
-    def _draw(self, purpose: int) -> dict[bool, Tensor]:
-        """Amplitudes of all rows, by whether the fields are periodic; of other purposes, others."""
+    def _draw(self, purpose: int) -> list[Tensor]:
+        """Amplitudes of each kind of fields; of other purposes, others."""
         count = len(COLOURS) if purpose else random_field.field_count(self.transforms)
-        seed = self._seed + purpose
-        kinds = (bool(one) for one in np.unique(self._periodic))
-        return {kind: random_field.coefficients(seed, self._gamma, count, self.size, periodic=kind, device=self.device) for kind in kinds}
+        found = []
+        for number, periodic in enumerate(self._alike):
+            rows = torch.from_numpy(np.flatnonzero(self._kind == number))
+            numbers = self._seed[rows] + purpose, self._gamma[rows]
+            found.append(random_field.coefficients(*numbers, count, self.size, periodic=periodic, device=self.device))
+        return found
 
     def _fields(self, purpose: int, rows: Rows) -> Tensor:
         """Fields of some rows, `(n, count, size, size)`."""
         parts = []
-        for kind, amplitudes in self._amplitudes[purpose].items():
-            chosen = np.flatnonzero(self._periodic[rows] == kind)
-            if len(chosen):
-                index = torch.from_numpy(rows[chosen]).to(self.device, non_blocking=True)
-                made = random_field.synthesise(amplitudes.index_select(0, index), self.size, periodic=kind)
-                if len(chosen) == len(rows):
-                    return made
-                parts.append((chosen, made))
+        for number in np.unique(self._kind[rows]).tolist():
+            chosen = np.flatnonzero(self._kind[rows] == number)
+            index = torch.from_numpy(self._place[rows[chosen]]).to(self.device, non_blocking=True)
+            amplitudes = self._amplitudes[purpose][number].index_select(0, index)
+            made = random_field.synthesise(amplitudes, self.size, periodic=self._alike[number])
+            if len(chosen) == len(rows):
+                return made
+            parts.append((chosen, made))
         back = torch.from_numpy(np.argsort(np.concatenate([chosen for chosen, _ in parts])))
         return torch.cat([made for _, made in parts]).index_select(0, back.to(self.device, non_blocking=True))
+
+
+def _alike(periodic: NDArray[np.bool_], gamma: NDArray[np.float32], size: int) -> tuple[list[bool], Rows, Rows]:
+    """Rows whose fields have as many waves: beside others, whose sums have more terms, a field would be rounded by what stands there.
+
+    Args:
+        periodic: whether fields are periodic, `(B,)`.
+        gamma: their smoothness, `(B,)`.
+        size: side of the views in pixels.
+
+    Returns:
+        Of each kind whether its fields are periodic; the kind of each row and its place among the rows of its kind, both `(B,)`.
+    """
+    waves = np.where(periodic, *(random_field.cutoffs(gamma, size, periodic=one) for one in (True, False)))
+    kinds, kind = np.unique(np.stack((periodic, waves)), axis=1, return_inverse=True)
+    kind = kind.reshape(-1)  # numpy 2.0 gave it another shape
+    place = np.empty(len(kind), dtype=np.int64)
+    for number in range(kinds.shape[1]):
+        rows = np.flatnonzero(kind == number)
+        place[rows] = np.arange(len(rows))
+    return [bool(one) for one in kinds[0]], kind, place
 
 
 def _strengths(record: Record, names: "list[str] | tuple[str, ...]", rows: int) -> NDArray[np.float32]:

@@ -35,7 +35,8 @@ def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
 
 def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
     """Move away from the mean luma of the image by `factor`."""
-    mean = pixels.mean((2, 3)) @ pixels.new_tensor([RED, GREEN, BLUE])
+    red, green, blue = pixels.mean((2, 3)).unbind(1)
+    mean = red * RED + green * GREEN + blue * BLUE
     return pixels.mul_(_each(factor)).add_(_each(mean * (1 - factor))).clamp_(0, 1)
 
 

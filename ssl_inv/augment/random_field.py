@@ -41,6 +41,9 @@ def _images_at_once(batch: int, size: int, device: torch.device) -> int:
 
 # Fields.
 
+TOLERANCE = 0.005
+"""Root mean square of what waves too short to matter would add to a field, relative to the field's own."""
+
 
 def coefficients(
     seed: Tensor,
@@ -49,7 +52,7 @@ def coefficients(
     size: int,
     *,
     periodic: bool = False,
-    tolerance: float = 0.005,
+    tolerance: float = TOLERANCE,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Random amplitudes of the Fourier modes of independent fields, drawn on the host.
@@ -78,22 +81,22 @@ def coefficients(
         raise ValueError(f"gamma must be positive and finite, got {exponents[~valid][0]}")
     if size < 3:
         raise ValueError(f"a random field needs an image of at least 3 pixels a side, got {size}")
-    cutoffs = _cutoffs(exponents, size if periodic else 2 * size, tolerance)
-    modes = _modes(2 * int(cutoffs.max(initial=1)) + 1)
+    waves = cutoffs(exponents, size, periodic=periodic, tolerance=tolerance)
+    modes = _modes(2 * int(waves.max(initial=1)) + 1)
     normals = _normals(seed.cpu().numpy(), count, modes.place)
-    amplitudes = np.exp(-exponents[:, None, None] / 4 * modes.log_squared) * (modes.largest <= cutoffs[:, None, None])
+    amplitudes = np.exp(-exponents[:, None, None] / 4 * modes.log_squared) * (modes.largest <= waves[:, None, None])
     return torch.from_numpy(normals * amplitudes[:, None]).to(device, non_blocking=True)
 
 
-def _cutoffs(gamma: NDArray[np.float32], period: int, tolerance: float) -> NDArray[np.int64]:
-    """The largest wave number per axis that each gamma needs, `(B,)`; below the Nyquist frequency of a `period` in pixels.
+def cutoffs(gamma: NDArray[np.float32], size: int, *, periodic: bool = False, tolerance: float = TOLERANCE) -> NDArray[np.int64]:
+    """The largest wave number per axis that each gamma `(B,)` needs, `(B,)`, below the Nyquist frequency; see `coefficients`.
 
     Outside a square of half side a = K + 1/2 the plane holds the power 8 a^(2 - gamma) / (gamma - 2) times the integral of
     cos^(gamma - 2) from 0 to pi/4, which is 1/sqrt(2) at most where gamma >= 3; the whole is more than the 4 of the four modes of wave
     number 1. For gamma <= 2 the power outside has no bound, and every mode counts.
     """
     decay = gamma.astype(np.float64) - 2
-    nyquist = (period - 1) // 2
+    nyquist = ((size if periodic else 2 * size) - 1) // 2
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         half_side = (math.sqrt(2) / (decay * np.float64(tolerance) ** 2)) ** (1 / decay)
     return np.where(decay > 0, np.clip(np.ceil(half_side - 0.5), 1, nyquist), nyquist).astype(np.int64)
@@ -168,8 +171,9 @@ def synthesise(amplitudes: Tensor, size: int, *, periodic: bool = False) -> Tens
     # A sum of waves in half precision would be visibly rough.
     with torch.autocast(planes.device.type, enabled=False):
         # The first function is 1, so the first amplitude is a constant that the whole image gains.
-        planes[:, 0, 0] -= (planes @ means) @ means
-        rows = (planes.view(-1, side) @ basis).view(len(planes), side, size)
+        planes[:, 0, 0] -= ((planes * means).sum(2) * means).sum(1)
+        # Plane by plane: one product of all would round each by how many there are.
+        rows = torch.bmm(planes, basis.expand(len(planes), side, size))
         torch.bmm(basis.t().expand(len(planes), size, side), rows, out=fields)
     flat = fields.flatten(1)
     # Divided rather than multiplied by the inverse: rounding then never leads beyond 1.
