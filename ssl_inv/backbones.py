@@ -137,7 +137,7 @@ def make_backbone(
     try:
         model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
     except (TypeError, AssertionError) as error:
-        raise ValueError(f"arguments: {name} refuses {arguments}: {error}") from None
+        raise ValueError(f"arguments: {name} refuses {arguments}: {error}; {{}} gives none") from None
     return Backbone(model, architecture, arguments)
 
 

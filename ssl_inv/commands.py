@@ -98,10 +98,13 @@ def check(name: str, recipe: Recipe) -> None:
         # The first pass of a network pays for memory and compiled kernels; the second is timed.
         for _ in range(2):
             begun = time.perf_counter()
-            losses = run.objective.loss(run.module.view_maker(batch), run.backbone)
+            with torch.autocast("cpu", torch.bfloat16, enabled=run.settings.precision == "bf16"):
+                losses = run.objective.loss(run.module.view_maker(batch), run.backbone)
             total = torch.stack([term.weight * term.value for term in losses.values()]).sum()
             total.backward()  # type: ignore[no-untyped-call]
             seconds = time.perf_counter() - begun
+    if odd := next((term for term, part in losses.items() if not bool(part.value.isfinite())), None):
+        raise RecipeError(f"{name}: loss term '{odd}' is {losses[odd].value.item()} in the first step")
     steps = run.module.schedule.steps
     terms = ", ".join(f"{term} {part.value.item():.4g}" for term, part in losses.items())
     sys.stdout.write(

@@ -44,6 +44,7 @@ def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size:
         "model": model.description,
         "weights": fingerprint(backbone),
         **{section: dict(model.recipe[section]) for section in ("data", "normalization")},
+        "files": [source.stamp for _, source in _splits(model)],
         "format": file_format,
         "shard_size": shard_size,
         "shards": len(plan),

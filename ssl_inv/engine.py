@@ -212,6 +212,7 @@ class Pretraining(lightning.LightningModule):
             "groups": _group_records(self.view_maker.groups),
             "image_size": self.batches.source.image_size,
             "extent": extent(self.batches.source),
+            "stamp": self.batches.source.stamp,
             "step": self.step,
             "backbone": self.backbone.state_dict(),
             "objective": self.objective.state_dict(),

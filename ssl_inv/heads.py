@@ -19,6 +19,7 @@ def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
         inputs: dimensions of the features that come in.
         widths: output dimensions of the layers, at least one.
     """
+    _require_widths(widths)
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
@@ -28,10 +29,17 @@ def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
 
 def mlp(widths: Sequence[int]) -> nn.Sequential:
     """Linear layers from `widths[0]` to `widths[-1]` dimensions, with ReLU between them and nothing after the last."""
+    _require_widths(widths)
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths):
         layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
+
+
+def _require_widths(widths: Sequence[int]) -> None:
+    """Raise a `ValueError` if a layer would have no outputs."""
+    if not widths or min(widths) < 1:
+        raise ValueError(f"a head needs layers of at least 1 output each, got {list(widths)}")
 
 
 class BilinearPredictor(nn.Module):
@@ -141,6 +149,7 @@ def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -
         widths: output dimensions of the layers, at least one.
         last_norm: whether the last layer is normalised too.
     """
+    _require_widths(widths)
     layers: list[nn.Module] = []
     for width in widths[:-1]:
         layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
@@ -162,6 +171,7 @@ class PrototypeHead(nn.Module):
 
     def __init__(self, inputs: int, widths: Sequence[int], prototypes: int, batch_norm: bool = False, unit_norm: bool = True) -> None:
         super().__init__()
+        _require_widths(widths)
         layers: list[nn.Module] = []
         for width in widths[:-1]:
             layers += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if batch_norm else []), nn.GELU()]

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
@@ -28,7 +29,7 @@ from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule, extent
 from ssl_inv.monitor import OnlineMonitor
 from ssl_inv.objectives.base import Objective
 from ssl_inv.optimization import make_optimizer
-from ssl_inv.recipe import Recipe, named
+from ssl_inv.recipe import Recipe, RecipeError, difference, named
 from ssl_inv.registry import AUGMENTATIONS, DATA, OBJECTIVES
 from ssl_inv.run_folder import RunFolder
 from ssl_inv.settings import MonitorSettings, TrainerSettings
@@ -245,6 +246,7 @@ def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
     """
     if folder is not None:
         if (state := folder.load_checkpoint()) is not None:
+            _require_same_run(run, folder, state)
             run.module.load_training_state(state)
         folder.remove_leftovers()
         folder.forget_metrics_after(run.module.step)
@@ -259,6 +261,19 @@ def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
             raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from None
         finally:
             progress.close()
+
+
+def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> None:
+    """Raise a `RecipeError` unless a checkpoint was made by this recipe on as many images; say so if files have changed since."""
+    if changed := difference(state["recipe"], run.recipe):
+        raise RecipeError(f"{str(folder.recipe_file)!r} has changed since the run's last checkpoint: {'; '.join(changed)}")
+    source = run.module.batches.source
+    if (before := tuple(state["extent"])) != (now := extent(source)):
+        counts = "{} objects in {} images".format
+        raise RecipeError(f"data: the run began with {counts(*before)}, and there are {counts(*now)} now; it cannot go on")
+    if state.get("stamp", source.stamp) != source.stamp:
+        reason = "files have changed since the run began, so it does not go on bit for bit"
+        rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: data: {reason}")
 
 
 def _fit(run: Run) -> None:

@@ -164,10 +164,19 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
         if section not in sections:
             raise RecipeError(f"--{key}: no section {section!r} can be set here; {suggest(section, sections)}")
         try:
-            _put(found.setdefault(section, _OneByOne()), setting.split("."), parse_yaml(value))
+            _put(found.setdefault(section, _OneByOne()), setting.split("."), _typed(value))
         except yaml.YAMLError:
             raise RecipeError(f"--{key}: {value!r} is not a valid YAML value") from None
     return found
+
+
+def _typed(word: str) -> Any:
+    """The YAML value that a word of the command line is, or the word as it was typed: a path may have ` #` or `: ` in it."""
+    parsed = parse_yaml(word)
+    opening = word.lstrip()[:1]
+    cut = isinstance(parsed, str) and opening not in ("'", '"')
+    bare = (isinstance(parsed, dict) and opening != "{") or (isinstance(parsed, list) and opening != "[")
+    return word if cut or bare else parsed
 
 
 def _put(settings: dict[str, Any], way: Sequence[str], value: Any) -> None:

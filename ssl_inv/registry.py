@@ -11,6 +11,7 @@ import ast
 import importlib
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -111,6 +112,10 @@ def suggest(name: str, known: Any, limit: int = 12) -> str:
     import difflib
 
     names = [str(one) for one in known]
+    if alike := [one for one in names if one.casefold() == name.casefold()]:
+        return f"did you mean {alike[0]!r}?"
+    if beginning := [one for one in names if len(name) > 1 and re.split(r"[-_.]", one)[0] == name]:
+        return f"did you mean {beginning[0]!r}?" if len(beginning) == 1 else f"there are {', '.join(beginning[:limit])}"
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
         return f"did you mean {close[0]!r}?"
     return f"there are {', '.join(names[:limit])}{', ...' if len(names) > limit else ''}" if names else "there are none"

@@ -59,7 +59,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("steps or epochs must be given, and not both")
+            raise ValueError("steps or epochs must be given, and not both; null takes one back: --trainer.steps null")
         for name in ("batch_size", "accumulate", "devices", "checkpoint_every", "log_every"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")

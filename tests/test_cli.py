@@ -218,6 +218,8 @@ def test_embeddings_are_those_of_the_exported_network_in_every_format(tiny_run: 
     with torch.no_grad():
         expected = model((image - mean) / std)[0]
     assert np.allclose(table["2.png"], expected, atol=1e-5)
+    Image.new("RGB", (32, 32)).save("images/2.png")
+    assert main(["embed", str(tiny_run), "--data", "images", "--output", "parquet"]) == 2, "the shards are of other files"
 
 
 def test_embedding_goes_on_where_it_was_interrupted(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,6 +231,23 @@ def test_too_many_broken_images_end_the_run_with_one_line(workers: int, tmp_path
     assert "raceback" not in str(error.value)
 
 
+def test_a_run_goes_on_with_its_own_recipe_and_as_many_images(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    images(tmp_path / "images", 30, broken=0)
+    folder, _ = follow(folder_run(tmp_path / "images", steps=2), tmp_path / "run")
+
+    def go_on(steps: int = 2) -> None:
+        train(folder_run(tmp_path / "images", steps=steps), folder, Progress(io.StringIO()))
+
+    with pytest.raises(RecipeError, match=r"has changed since the run's last checkpoint: trainer\.steps: 2 -> 4"):
+        go_on(steps=4)
+    (tmp_path / "images" / "05.png").write_bytes((tmp_path / "images" / "06.png").read_bytes())
+    go_on()
+    assert "files have changed since the run began" in caplog.text
+    Image.new("RGB", (16, 16)).save(tmp_path / "images" / "99.png")
+    with pytest.raises(RecipeError, match="the run began with 27 objects in 27 images, and there are 28 objects in 28 images now"):
+        go_on()
+
+
 def test_the_monitor_changes_nothing(tmp_path: Path) -> None:
     dropout = {"name": "test_resnet", "arguments": {"drop_rate": 0.3}}
     states, monitored = [], []

@@ -214,6 +214,20 @@ def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkey
 def test_suggestions_name_the_closest_or_what_there_is() -> None:
     assert suggest("vicrge", ["sie", "vicreg"]) == "did you mean 'vicreg'?"
     assert suggest("zzz", ["sie", "vicreg"]) == "there are sie, vicreg"
+    assert suggest("SimCLR", ["simsiam", "simclr"]) == "did you mean 'simclr'?"
+    assert suggest("sie", ["capsie-rendered", "sie-3diebench", "sie-rendered"]) == "there are sie-3diebench, sie-rendered"
+
+
+@pytest.mark.parametrize("path", ["plain #2", "a: b", "- a", "photos/", "über uns"])
+def test_a_path_is_what_was_typed(path: str) -> None:
+    assert apply_overrides({}, ["--data.path", path])["data"]["path"] == path
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("1e-3", 1e-3), ("[1, 2]", [1, 2]), ("{a: b}", {"a": "b"}), ("null", None), ("'a #b'", "a #b")]
+)
+def test_other_values_are_read_as_in_a_recipe(word: str, value: object) -> None:
+    assert apply_overrides({}, ["--data.path", word])["data"]["path"] == value
 
 
 def test_no_key_stands_twice_not_even_one_that_is_nothing() -> None:

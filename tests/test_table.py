@@ -154,6 +154,7 @@ def test_words_that_are_not_understood(words: str) -> None:
         (changed(3, 0, "2.pgn"), {}, r"row 3: no file '2.pgn' \(1 of 4 are missing\); did you mean '2.png'"),
         (changed(3, 2, "toy"), {}, "row 1 .'cup'. and row 3 .'toy'. show one object but differ in their class"),
         (changed(3, 3, "test"), {}, "differ in their split"),
+        (changed(3, 1, " "), {}, "row 3: object is empty, so it is not known which object this is"),
         (changed(4, 3, "held out"), {}, "'held out' is not a split"),
         (changed(0, 0, "file"), {}, "no column 'path'"),
         (changed(0, 2, "object"), {}, "two columns called 'object'"),

@@ -109,7 +109,10 @@ class Files:
         Raises:
             ValueError: if it has no header, a column twice, or a row of another length than the header.
         """
-        text = io.StringIO(self.read(name).decode("utf-8-sig"), newline="")
+        try:
+            text = io.StringIO(self.read(name).decode("utf-8-sig"), newline="")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
         lines = [[cell.strip() for cell in line] for line in csv.reader(text) if line]
         if not lines:
             raise ValueError(f"{self.path}: {name} is empty")

@@ -214,8 +214,11 @@ class _Sheet:
         """What tells the objects apart: the cells of the columns joined by `+` in the setting, or the row numbers."""
         if names is None and "object" not in self:
             return [(str(number),) for number in range(len(self))]
-        columns = [self.column(name.strip()) for name in (names or "object").split("+")]
-        return list(zip(*columns, strict=True))
+        columns = {name.strip(): self.column(name.strip()) for name in (names or "object").split("+")}
+        for name, cells in columns.items():
+            if (row := next((number for number, cell in enumerate(cells, start=1) if not cell.strip()), None)) is not None:
+                raise ValueError(f"{self.where}, row {row}: {name} is empty, so it is not known which object this is")
+        return list(zip(*columns.values(), strict=True))
 
     def numbers(self, latent: Latent) -> NDArray[np.float64]:
         """The cells of a latent's columns, `(rows, columns)`."""

@@ -117,8 +117,9 @@ class SeqJEPA(Objective):
         super().__init__()
         require(0 <= momentum <= 1, f"momentum must lie between 0 and 1, got {momentum}")
         require(0 <= dropout < 1, f"dropout must be at least 0 and below 1, got {dropout}")
-        for name, value, least in (("layers", layers, 1), ("predictor", predictor, 1), ("action_dimensions", action_dimensions, 0)):
-            require(value >= least, f"{name} must be at least {least}, got {value}")
+        for name, value in {"layers": layers, "heads": heads, "predictor": predictor}.items():
+            require(value >= 1, f"{name} must be at least 1, got {value}")
+        require(action_dimensions >= 0, f"action_dimensions must be at least 0, got {action_dimensions}")
         require(conditioning != "aggregator" or observed > 1, "conditioning is 'aggregator', but observed is 1: no action to tell it")
         require(sigreg_weight > 0, f"sigreg_weight must be above 0, got {sigreg_weight}")
         of_teacher: dict[str, tuple[object, object]] = {"momentum": (momentum, 0.996)}

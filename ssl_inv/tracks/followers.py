@@ -112,6 +112,8 @@ def _camera_outside(flow: Flow, box: Box) -> NDArray[np.float64] | None:
     height, width = flow.shape[:2]
     points = np.stack(np.meshgrid(np.arange(0, width, 8), np.arange(0, height, 8)), axis=-1).astype(np.float32).reshape(-1, 2)
     points = points[((points < box[:2]) | (points > box[2:])).any(axis=1)]
+    if not len(points):
+        return None  # the object fills the frame
     return camera_motion(points, points + _at(flow, points))
 
 
