@@ -11,6 +11,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import Tensor, nn
 
+from ssl_inv.evaluation.features import frozen
 from ssl_inv.registry import suggest
 
 # timm's register_model appends to this list and would otherwise make one that holds nothing else.
@@ -188,6 +189,16 @@ def require_input_size(model: nn.Module, size: int) -> None:
     wanted = getattr(patches, "img_size", None)
     if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
         raise ValueError(f"size: images have {size} pixels a side, but this network takes {wanted[0]}")
+
+
+def require_forward(backbone: Backbone, size: int) -> None:
+    """Raise a `ValueError` if images of `size` pixels do not go through a network, whatever the reason: they are halved once too often."""
+    try:
+        with frozen(backbone), torch.no_grad():
+            backbone(torch.zeros(1, 3, size, size))
+    except (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"images of {size} pixels do not go through {backbone.architecture} with {backbone.arguments}: {reason}") from None
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:

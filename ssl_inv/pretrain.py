@@ -20,7 +20,15 @@ from torch import nn
 from ssl_inv import keyed_random
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
-from ssl_inv.backbones import Backbone, advice_on_stem, make_backbone, require_exact_gradients, require_input_size, to_channels_last
+from ssl_inv.backbones import (
+    Backbone,
+    advice_on_stem,
+    make_backbone,
+    require_exact_gradients,
+    require_forward,
+    require_input_size,
+    to_channels_last,
+)
 from ssl_inv.callbacks import Progress, Recorder
 from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.loading import StepBatches, available_cores
@@ -83,6 +91,8 @@ def build(recipe: Recipe) -> Run:
     for size in sizes:
         with named("data"):
             require_input_size(backbone.model, size)
+        with named("backbone"):
+            require_forward(backbone, size)
         if settings.precision == "bf16" and trainer.strategy.root_device.type == "cpu":
             with named("trainer"):
                 require_exact_gradients(backbone, size)

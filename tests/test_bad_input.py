@@ -137,6 +137,13 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "plain images without augmentation": ([*SIMCLR, "--data.path=images"], ["data", "choose an augmentation"]),
     "class that is no objective": ([*RUN, "--objective.name=torch.nn.Identity"], ["objective.name: 'torch.nn.Identity' does not derive"]),
     "images of another size": ([*RUN, "--backbone.name=vit_tiny_patch16_224", "--backbone.arguments={depth: 1}"], ["data.size", "224"]),
+    "images that do not go through": (
+        [
+            *(*RUN, "--data.size=17", "--backbone.name=vit_tiny_patch16_224"),
+            "--backbone.arguments={depth: 1, img_size: 16, patch_size: 4, dynamic_img_size: true}",
+        ],
+        ["backbone: images of 17 pixels do not go through vit_tiny_patch16_224", "divisible by patch size"],
+    ),
     "two channels": ([*RUN, "--normalization.mean=[1, 1]"], ["normalization.mean must be three numbers"]),
     "batch of one": ([*RUN, "--trainer.batch_size", "1"], ["trainer.batch_size is 1", "choose 2 or more"]),
     "batch larger than the data": ([*RUN, "--trainer.batch_size", "64"], ["trainer.batch_size 64 is larger than the 32 objects"]),
