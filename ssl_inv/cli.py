@@ -18,6 +18,7 @@ from ssl_inv.recipe import (
     RecipeError,
     apply_overrides,
     check_overrides,
+    find_recipe,
     load_recipe,
     require_files,
     resolve,
@@ -170,13 +171,16 @@ def _check(arguments: argparse.Namespace) -> None:
 def _recipes(arguments: argparse.Namespace) -> None:
     if arguments.recipe is not None:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        sys.stdout.write(explained(recipe) if arguments.explain else recipe.dump())
+        _, facts = recipe_head(find_recipe(arguments.recipe))
+        told = "".join(f"# {key}: {value}\n" for key, value in facts.items())
+        sys.stdout.write(told + (explained(recipe) if arguments.explain else recipe.dump()))
         return
     if arguments.overrides or arguments.explain:
         raise RecipeError("a recipe is missing: ssl-inv recipes RECIPE; without one, all are listed")
-    for name, path in shipped_recipes().items():
-        title, facts = recipe_head(path)
-        sys.stdout.write(f"{name}\n  {title}\n" + "".join(f"  {key}: {value}\n" for key, value in facts.items()))
+    titles = {name: recipe_head(path)[0] for name, path in shipped_recipes().items()}
+    width = max(map(len, titles))
+    sys.stdout.write("".join(f"{name:{width}}  {title}\n" for name, title in titles.items()))
+    sys.stdout.write("\nssl-inv recipes NAME prints one: how to run it, how long it takes, what it scores, and every setting\n")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -13,8 +13,16 @@ _FACTS = ("command", "time", "score")
 
 def recipe_head(path: Path) -> tuple[str, dict[str, str]]:
     """The first line of the comment that opens a recipe file, and what it says after `command:`, `time:` and `score:`."""
-    comments = [line.lstrip("# ").rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
-    facts = {key: line.removeprefix(f"{key}:").strip() for line in comments for key in _FACTS if line.startswith(f"{key}:")}
+    comments = [line.lstrip("#")[1:].rstrip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    facts: dict[str, str] = {}
+    for line in comments:
+        key, colon, value = line.partition(":")
+        if colon and key in _FACTS:
+            facts[key] = value.strip()
+        elif facts and line.startswith("  "):
+            facts[list(facts)[-1]] += f" {line.strip()}"
+        elif facts:
+            break
     return next(iter(comments), ""), facts
 
 
