@@ -131,7 +131,12 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
             require_classes(loaded.data.train)
             networks = on(trained, device), on(untrained, device)
             normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
-            judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache)
+            progress = Progress()
+            progress.update("evaluating, on a CPU for some minutes")
+            try:
+                judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache)
+            finally:
+                progress.close()
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
     if output is not None:
         write_text(output / "results.json", to_json(judgement.table) + "\n")

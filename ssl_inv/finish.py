@@ -25,7 +25,7 @@ from ssl_inv.pretrain import Run, build_augmentation, build_networks
 from ssl_inv.recipe import Recipe, named
 from ssl_inv.run_folder import RunFolder, write_text
 from ssl_inv.settings import EvaluationSettings
-from ssl_inv.training_views import judged_data
+from ssl_inv.training_views import TrainingViews, judged_data
 from ssl_inv.transforms import Action
 
 SUMMARY = (
@@ -234,7 +234,7 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         warnings=notices,
         results=[] if judgement is None else result_rows(judgement.table),
         curves=curves(metrics),
-        view_pairs=view_pairs(judged.validation),
+        view_pairs=view_pairs(in_pairs(run, judged.validation)),
         neighbours=[] if judgement is None else neighbour_rows(judged.validation, judgement.trained.validation),
         spectra={} if judgement is None else spectra(judgement),
     )
@@ -283,6 +283,17 @@ def curves(metrics: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]
 
 def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return source.load(objects.astype(np.int64), views.astype(np.int64)).pixels.cpu().permute(0, 2, 3, 1).contiguous().numpy()
+
+
+def in_pairs(run: Run, judged: Source) -> Source:
+    """Judged objects in views that can be compared: their own, or of images that have one each such as the objective is shown."""
+    augmentation = build_augmentation(run.recipe)
+    if judged.view_counts.max() > 1 or not augmentation.groups:
+        return judged
+    try:
+        return TrainingViews(judged, run.objective.plan, augmentation, 2, run.settings.seed)
+    except ValueError:  # what is made depends on the batch that it stands in, so there is nothing to show
+        return judged
 
 
 def view_pairs(source: Source) -> report.ViewPairs | None:

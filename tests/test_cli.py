@@ -294,6 +294,17 @@ def test_a_table_is_recognised_by_its_csv_file(tiny_run: Path) -> None:
         assert "azimuth" in rows(output)[0]
 
 
+def test_the_report_on_plain_images_shows_the_views_that_were_made_of_them() -> None:
+    Path("images").mkdir()
+    for number in range(20):
+        Image.fromarray(np.random.default_rng(number).integers(0, 255, (32, 32, 3), dtype=np.uint8)).save(f"images/{number}.png")
+    settings = ["--data.path=images", "--data.size=32", "--backbone.arguments={channels: [8, 8, 8, 8]}", "--trainer.steps=1"]
+    assert main(["pretrain", "simclr-folder", *settings, "--trainer.batch_size=4", "--monitor.every=0", "--output=run", "--quiet"]) == 0
+    page = Path("run/report.html").read_text()
+    assert "What the objective was shown" in page
+    assert "crop" in page[page.index("What the objective was shown") :]
+
+
 def test_recipes_are_listed_and_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recipes"]) == 0
     listed = capsys.readouterr().out
