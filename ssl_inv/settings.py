@@ -66,6 +66,8 @@ class TrainerSettings:
         for name in ("steps", "epochs", "workers"):
             if (value := getattr(self, name)) is not None and value < (0 if name == "workers" else 1):
                 raise ValueError(f"{name} must be at least {0 if name == 'workers' else 1}, got {value}")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be above 0, got {self.clip}")
 
@@ -90,7 +92,7 @@ class MonitorSettings:
         if self.objects < 8:
             raise ValueError(f"objects must be at least 8, got {self.objects}")
         if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie between 0 and 1, got {self.share}")
+            raise ValueError(f"share must be above 0 and at most 1, got {self.share}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -118,6 +118,12 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "missing name": (["pretrain", "unnamed.yaml"], ["objective.name: required", "sie"]),
     "missing setting": ([*RUN, "--data.name", "folder"], ["data.path: required"]),
     "neither steps nor epochs": (["pretrain", "no-length.yaml"], ["trainer", "steps or epochs must be given"]),
+    "seed that is too large": ([*RUN, "--trainer.seed", "99999999999999999999"], ["trainer.seed must be at least 0 and below 2^63"]),
+    "views without a size": ([*SIMCLR, "--data.path=images", "--augmentation.size=0"], ["augmentation.size must be at least 1 pixel"]),
+    "heads without outputs": (
+        [*RUN, "--objective.name=vicreg", "--objective.projector=[16, -1]"],
+        ["objective: a head needs layers of at least 1 output each, got [16, -1]"],
+    ),
     "negative number": ([*RUN, "--trainer.batch_size", "-4"], ["trainer.batch_size must be at least 1, got -4"]),
     "unknown objective": ([*RUN, "--objective.name", "vicrge"], ["objective.name", "did you mean 'vicreg'?"]),
     "unknown data set": ([*RUN, "--data.name", "foldr"], ["data.name", "did you mean 'folder'?"]),

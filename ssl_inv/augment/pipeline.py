@@ -29,7 +29,7 @@ class Policy:
         style: of all views; without a size they are as large as their sources.
 
     Raises:
-        ValueError: if two operations record the same parameter.
+        ValueError: if two operations record the same parameter, or the size is no size.
     """
 
     operations: tuple[Operation, ...]
@@ -37,6 +37,8 @@ class Policy:
     style: Style = field(default_factory=Style)
 
     def __post_init__(self) -> None:
+        if self.size is not None and self.size < 1:
+            raise ValueError(f"size must be at least 1 pixel, got {self.size}")
         names = [name for operation in self.operations for name in operation.groups]
         if len(twice := sorted({name for name in names if names.count(name) > 1})):
             raise ValueError(f"two operations of one policy draw {twice[0]!r}; a view has one value of it")

@@ -203,7 +203,7 @@ def split_objects(count: int, validation_share: float, seed: int) -> tuple[Indic
     if count < 2:
         raise ValueError(f"{count} object(s) cannot be split into train and validation")
     if not 0 < validation_share < 1:
-        raise ValueError(f"validation_share must lie between 0 and 1, got {validation_share}")
+        raise ValueError(f"validation_share must be above 0 and below 1, got {validation_share}")
     order = permutation(seed, length=count)
     held_out = min(max(round(count * validation_share), 1), count - 1)
     return np.sort(order[held_out:]), np.sort(order[:held_out])

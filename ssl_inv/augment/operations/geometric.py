@@ -132,6 +132,8 @@ class Affine(Operation):
         self.purpose, self.probability = purpose, probability
         self.reach: dict[str, NDArray[np.float64]] = {}
         if degrees is not None:
+            if not 0 <= degrees <= 180:
+                raise ValueError(f"degrees must lie between 0 and 180, got {degrees}")
             self.reach["angle"] = np.array([math.radians(degrees)])
         if translation is not None:
             self.reach["translation"] = _two("translation", translation)
