@@ -329,11 +329,27 @@ def named(section: str) -> Iterator[None]:
     except (ValueError, FileNotFoundError) as error:
         if isinstance(error, RecipeError):
             raise
-        message = " ".join(str(error).split())
-        # A constructor speaks of its settings by name: "lr must be above 0", "name: ...", "batch_size 64 is ...".
-        first = re.match(r"([a-z_]+)(?=:| must | is | are | should | ['\"\[\d])", message)
-        joined = "." if first and first[1] in _all_settings(section) else ": "
-        raise RecipeError(f"{section}{joined}{message}") from error
+        raise RecipeError(_with_its_way(section, " ".join(str(error).split()))) from error
+
+
+def _with_its_way(section: str, message: str) -> str:
+    """A message that begins with the section, and with the setting that it speaks of, which may be one of another objective's.
+
+    A constructor speaks of its settings by name: "lr must be above 0", "name: ...", "batch_size 64 is ...", "base: lr must be above 0".
+    """
+    way, settings = section, _all_settings(section)
+
+    def begins(text: str) -> str | None:
+        first = re.match(r"([a-z_]+)(?=:| must | is | are | should | ['\"\[\d])", text)
+        return first[1] if first and first[1] in settings else None
+
+    while (setting := begins(message)) is not None:
+        way, message = f"{way}.{setting}", message.removeprefix(setting)
+        inner = message.removeprefix(": ")
+        if inner == message or begins(inner) is None:
+            return way + message
+        message = inner
+    return f"{way}: {message}"
 
 
 def _all_settings(section: str) -> set[str]:

@@ -120,6 +120,10 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "neither steps nor epochs": (["pretrain", "no-length.yaml"], ["trainer", "steps or epochs must be given"]),
     "seed that is too large": ([*RUN, "--trainer.seed", "99999999999999999999"], ["trainer.seed must be at least 0 and below 2^63"]),
     "views without a size": ([*SIMCLR, "--data.path=images", "--augmentation.size=0"], ["augmentation.size must be at least 1 pixel"]),
+    "setting of an objective within": (
+        ["pretrain", "simclr-ecr-folder", "--data.path=images", "--objective.base.temperature=0"],
+        ["objective.base.temperature must be above 0, got 0"],
+    ),
     "heads without outputs": (
         [*RUN, "--objective.name=vicreg", "--objective.projector=[16, -1]"],
         ["objective: a head needs layers of at least 1 output each, got [16, -1]"],

@@ -286,7 +286,7 @@ def test_mistakes_in_a_recipe_are_named_by_their_key(objective: dict[str, Any], 
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        ({"base": {"name": "vicreg", "projector": []}}, "objective.base: projector must name at least one width"),
+        ({"base": {"name": "vicreg", "projector": []}}, "objective.base.projector must name at least one width"),
         ({"parameters": ["rotatin"]}, "objective.parameters: no view of this data records 'rotatin'; did you mean 'rotation'?"),
         ({"equivariant_share": 1.0}, "objective.equivariant_share must lie between 0 and 1"),
         ({"equivariant_share": 0.01}, "objective.equivariant_share: 0.01 of 16 features leaves one of the two parts empty"),
