@@ -37,7 +37,7 @@ from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule, extent
 from ssl_inv.monitor import OnlineMonitor
 from ssl_inv.objectives.base import Objective
 from ssl_inv.optimization import make_optimizer
-from ssl_inv.recipe import Recipe, RecipeError, difference, named
+from ssl_inv.recipe import Recipe, RecipeError, difference, named, resolve
 from ssl_inv.registry import AUGMENTATIONS, DATA, OBJECTIVES
 from ssl_inv.run_folder import RunFolder
 from ssl_inv.settings import MonitorSettings, TrainerSettings
@@ -275,10 +275,12 @@ def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
 
 def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> None:
     """Raise a `RecipeError` unless a checkpoint was made by this recipe on as many images; say so if files have changed since."""
-    if changed := difference(state["recipe"], run.recipe):
+    # Settings that came with a later version have their defaults in both.
+    if changed := difference(resolve(state["recipe"], str(folder.checkpoint_file)), run.recipe):
         raise RecipeError(f"{str(folder.recipe_file)!r} has changed since the run's last checkpoint: {'; '.join(changed)}")
     source = run.module.batches.source
-    if (before := tuple(state["extent"])) != (now := extent(source)):
+    now = extent(source)
+    if (before := tuple(state.get("extent", now))) != now:
         counts = "{} objects in {} images".format
         raise RecipeError(f"data: the run began with {counts(*before)}, and there are {counts(*now)} now; it cannot go on")
     if state.get("stamp", source.stamp) != source.stamp:
