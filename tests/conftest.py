@@ -19,8 +19,11 @@ from ssl_inv.bank import Bank
 from ssl_inv.clustering import Clusters
 from ssl_inv.objectives.interclr import InterCLR
 from ssl_inv.objectives.seq_jepa import SeqJEPA
+from ssl_inv.registry import OBJECTIVES
 from ssl_inv.sampling import Drawn, Kind, Negatives
+from ssl_inv.testing import GROUPS, random_transform
 from ssl_inv.transforms import Group, Real
+from ssl_inv.views import View, Views
 
 GOLDEN = Path(__file__).parent / "golden" / "data"
 REPOSITORY = Path(__file__).parent.parent
@@ -195,3 +198,27 @@ def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "tiny.yaml").write_text(TINY_RECIPE)
     assert main(["pretrain", str(folder / "tiny.yaml"), "--output", str(folder / "run"), "--quiet"]) == 0
     return folder / "run"
+
+
+@pytest.fixture
+def some_views():
+    """Views of six numbers each, which the fixture `backbone` takes for pixels."""
+
+    def views(count: int, seed: int = 1, batch: int = 8) -> Views:
+        torch.manual_seed(seed)
+        return Views(tuple(View(torch.randn(batch, 6), random_transform(GROUPS, batch)) for _ in range(count)), torch.arange(batch))
+
+    return views
+
+
+@pytest.fixture
+def build():
+    """Objectives on six features, with small projectors."""
+
+    def objective(name: str, backbone: Backbone, **settings):
+        torch.manual_seed(2)
+        made = OBJECTIVES.find(name).load()(6, GROUPS, projector=[8, 5], **settings)
+        made.adopt(backbone)
+        return made
+
+    return objective

@@ -6,25 +6,10 @@ import torch
 
 from ssl_inv.augment.operations.base import Key
 from ssl_inv.augment.policies import simclr
-from ssl_inv.backbones import Backbone
 from ssl_inv.objectives.augself import AugSelf
-from ssl_inv.registry import OBJECTIVES
 from ssl_inv.testing import GROUPS, random_transform
 from ssl_inv.transforms import Transform
-from ssl_inv.views import View, Views
-
-
-def some_views(count: int, seed: int = 1, batch: int = 8) -> Views:
-    torch.manual_seed(seed)
-    views = tuple(View(torch.randn(batch, 6), random_transform(GROUPS, batch)) for _ in range(count))
-    return Views(views, torch.arange(batch))
-
-
-def build(name: str, backbone: Backbone, **settings):
-    torch.manual_seed(2)
-    objective = OBJECTIVES.find(name).load()(6, GROUPS, projector=[8, 5], **settings)
-    objective.adopt(backbone)
-    return objective
+from ssl_inv.views import Views
 
 
 def test_augself_tells_the_crop_in_the_frame_of_the_view_that_one_sees():
@@ -49,7 +34,7 @@ def test_augself_tells_colours_between_minus_one_and_one():
 
 
 @pytest.mark.parametrize("parameters", [["crop", "colour"], ["rotation", "flip", "blur"]], ids=str)
-def test_augself_does_not_depend_on_the_order_of_views_and_leaves_the_projector_alone(parameters, backbone):
+def test_augself_does_not_depend_on_the_order_of_views_and_leaves_the_projector_alone(parameters, backbone, some_views, build):
     objective = build("augself", backbone, parameters=parameters, hidden=[8])
     views = some_views(2)
     terms = objective.loss(views, backbone)

@@ -10,38 +10,23 @@ from torch import Tensor, nn
 from ssl_inv import losses
 from ssl_inv.augment.equimod import equimod
 from ssl_inv.augment.operations.base import Key
-from ssl_inv.backbones import Backbone
 from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.conditional_byol import ConditionalBYOL
 from ssl_inv.objectives.sie import SIE
-from ssl_inv.registry import OBJECTIVES
-from ssl_inv.testing import GROUPS, random_transform
+from ssl_inv.testing import GROUPS
 from ssl_inv.transforms import Transform
-from ssl_inv.views import View, Views
+from ssl_inv.views import Views
 
 
 def total(terms: Losses) -> Tensor:
     return sum((term.weight * term.value for term in terms.values()), start=torch.zeros(()))
 
 
-def some_views(count: int, seed: int = 1, batch: int = 8) -> Views:
-    torch.manual_seed(seed)
-    views = tuple(View(torch.randn(batch, 6), random_transform(GROUPS, batch)) for _ in range(count))
-    return Views(views, torch.arange(batch))
-
-
-def build(name: str, backbone: Backbone, **settings):
-    torch.manual_seed(2)
-    objective = OBJECTIVES.find(name).load()(6, GROUPS, projector=[8, 5], **settings)
-    objective.adopt(backbone)
-    return objective
-
-
 PREDICTING = ["sie", "equimod", "sen", "conditional-byol"]
 
 
 @pytest.mark.parametrize("name", PREDICTING)
-def test_predictions_depend_on_the_parameters_that_are_named_and_no_others(name, backbone):
+def test_predictions_depend_on_the_parameters_that_are_named_and_no_others(name, backbone, some_views, build):
     objective = build(name, backbone, parameters=["rotation"]).eval()
     first, second, third = some_views(3).views
     predictor = objective.predictor(backbone)
@@ -54,12 +39,12 @@ def test_predictions_depend_on_the_parameters_that_are_named_and_no_others(name,
 
 
 @pytest.mark.parametrize("name", [*PREDICTING, "augself", "vicreg-trajectory"])
-def test_parameters_that_are_not_recorded_are_named(name, backbone):
+def test_parameters_that_are_not_recorded_are_named(name, backbone, build):
     with pytest.raises(ValueError, match=r"^parameters: no view of this data records 'rotatoin'; did you mean 'rotation'\?$"):
         build(name, backbone, parameters=["rotatoin"])
 
 
-def test_sie_with_nothing_invariant_is_prediction_held_up(backbone):
+def test_sie_with_nothing_invariant_is_prediction_held_up(backbone, build):
     objective = build("sie", backbone, equivariant_share=1.0)
     x, y = (torch.randn(8, 6) for _ in range(2))
     action = torch.randn(8, 4)
@@ -82,7 +67,7 @@ def test_equimod_of_images_predicts_from_the_image_itself():
     assert not torch.equal(views[0][1]["crop"], views[1][1]["crop"])
 
 
-def test_equimod_predicts_both_views_from_the_third_and_asks_no_invariance_of_it(backbone):
+def test_equimod_predicts_both_views_from_the_third_and_asks_no_invariance_of_it(backbone, some_views, build):
     objective = build("equimod", backbone)
     views = some_views(3)
     pixels = [view.pixels.requires_grad_() for view in views.views]
@@ -93,7 +78,7 @@ def test_equimod_predicts_both_views_from_the_third_and_asks_no_invariance_of_it
     assert all(one.grad is not None and bool(one.grad.any()) for one in pixels)
 
 
-def test_conditional_byol_is_symmetric_and_one_direction_is_half_of_it(backbone):
+def test_conditional_byol_is_symmetric_and_one_direction_is_half_of_it(backbone, some_views, build):
     both, one = (build("conditional-byol", backbone, symmetric=symmetric) for symmetric in (True, False))
     views = some_views(2)
     exchanged = Views(views.views[::-1], views.index)
@@ -105,7 +90,7 @@ def test_conditional_byol_is_symmetric_and_one_direction_is_half_of_it(backbone)
     torch.testing.assert_close(alone["forward"].value, terms["forward"].value)
 
 
-def test_the_teacher_of_conditional_byol_follows_and_learns_nothing(backbone):
+def test_the_teacher_of_conditional_byol_follows_and_learns_nothing(backbone, some_views, build):
     objective = build("conditional-byol", backbone, momentum=0.9, symmetric=False)
     first, second = some_views(2).views
     second.pixels.requires_grad_()
@@ -125,7 +110,7 @@ def test_sie_refuses_an_empty_equivariant_part():
         SIE(6, GROUPS, equivariant_share=0)
 
 
-def test_one_direction_needs_no_teacher_of_the_source(backbone):
+def test_one_direction_needs_no_teacher_of_the_source(backbone, some_views):
     objective = ConditionalBYOL(6, GROUPS, projector=[8, 5], symmetric=False)
     objective.adopt(backbone)
     seen = []

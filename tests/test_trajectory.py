@@ -7,31 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv import losses
-from ssl_inv.backbones import Backbone
 from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.objectives.vicreg_trajectory import VICRegTrajectory, centre_of
-from ssl_inv.registry import OBJECTIVES
-from ssl_inv.testing import GROUPS, random_transform
+from ssl_inv.testing import GROUPS
 from ssl_inv.transforms import Transform
 from ssl_inv.views import View, Views
 
 
 def total(terms: Losses) -> Tensor:
     return sum((term.weight * term.value for term in terms.values()), start=torch.zeros(()))
-
-
-def some_views(count: int, seed: int = 1, batch: int = 8) -> Views:
-    torch.manual_seed(seed)
-    views = tuple(View(torch.randn(batch, 6), random_transform(GROUPS, batch)) for _ in range(count))
-    return Views(views, torch.arange(batch))
-
-
-def build(name: str, backbone: Backbone, **settings):
-    torch.manual_seed(2)
-    objective = OBJECTIVES.find(name).load()(6, GROUPS, projector=[8, 5], **settings)
-    objective.adopt(backbone)
-    return objective
 
 
 @pytest.fixture
@@ -66,7 +51,7 @@ def test_deviation_has_a_gradient_where_the_ends_meet(trajectory):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
-def test_the_view_between_the_others_is_the_centre(order, backbone):
+def test_the_view_between_the_others_is_the_centre(order, backbone, some_views, build):
     views = some_views(3)
     rotations = [torch.tensor([[0.0, 0.0, math.sin(a / 2), math.cos(a / 2)]]).repeat(8, 1) for a in (0.1, 0.5, 1.2)]
     turned = [
