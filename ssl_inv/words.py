@@ -164,6 +164,10 @@ def _noise(value: float) -> str:
     return f"noise {value:.2f}" if value >= 0.005 else ""
 
 
+def _colour_dropping(value: float) -> str:
+    return f"nothing but {('red', 'green', 'blue')[int(value) - 1]}" if value >= 1 else ""
+
+
 def _erasing(left: float, top: float, width: float, height: float) -> str:
     return f"{width * height:.0%} erased" if width * height > 0 else ""
 
@@ -190,6 +194,7 @@ _OWN: dict[str, tuple[type[Group], int, Callable[..., str]]] = {
     "solarise": (Real, 1, _solarise),
     "posterise": (Real, 1, _posterise),
     "noise": (Real, 1, _noise),
+    "colour_dropping": (Code, 1, _colour_dropping),
     "erasing": (Real, 4, _erasing),
     "turn": (Circle, 1, _turn),
     "fixation": (Real, 2, _fixation),

@@ -165,6 +165,19 @@ def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_stren
     assert torch.equal(still(pixels, key([*range(6)]))[0], pixels / 255)
 
 
+def test_of_dropped_colours_one_stays_and_the_others_tell_nothing() -> None:
+    pixels = images(64)
+    views, transform = custom(operations=[{"name": "colour_dropping"}])(pixels, key([*range(64)]))
+    kept = transform["colour_dropping"] - 1
+    assert torch.bincount(kept, minlength=3).min() > 8
+    for view, source, channel in zip(views, pixels / 255, kept.tolist(), strict=True):
+        assert torch.equal(view[channel], source[channel])
+        noise = view[[other for other in range(3) if other != channel]]
+        torch.testing.assert_close(noise.mean((1, 2)), torch.full((2,), 0.5), rtol=0, atol=1e-3)
+        torch.testing.assert_close(noise.std((1, 2)), (source[channel].std() / 100).expand(2), rtol=0.1, atol=0)
+        assert torch.corrcoef(torch.cat((noise, source[channel : channel + 1])).flatten(1)).triu(1).abs().max() < 0.1
+
+
 def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source() -> None:
     record = {"crop": np.array([[0.4, 0.6, 0.2, 0.5]]), "flip": np.array([1.0])}
     matrices, upright = geometric.maps(record, 1)

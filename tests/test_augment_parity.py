@@ -31,7 +31,7 @@ TOLERANCE = 2 / 255
 SIDE = 64
 BILINEAR = F.InterpolationMode.BILINEAR
 GEOMETRIC = ("crop", "flip", "vertical_flip", "affine", "perspective")
-COLOURS = ("jitter", "grey", "blur", "solarise", "posterise", "noise", "erasing")
+COLOURS = ("jitter", "grey", "blur", "solarise", "posterise", "noise", "colour_dropping", "erasing")
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 

@@ -219,6 +219,15 @@ def test_patches_are_cells_of_one_view() -> None:
         assert len(cells) == 5, "no cell stands in twice"
 
 
+def test_the_middle_stands_first_and_the_other_cells_in_every_order() -> None:
+    maker, batch = maker_and_batch(Patches(32, 9, 3, 2, 3, middle_first=True), none(extra=[{"name": "crop"}]), index=[*range(60)])
+    corners = torch.stack([view.transform["patch"][:, :2] for view in maker(batch).views]) * 32 - 4.5
+    cells = (corners.round().int() // 10 @ torch.tensor([1, 3], dtype=torch.int32)).tolist()
+    assert set(cells[0]) == {4}
+    assert set(cells[1]) == set(cells[2]) == {0, 1, 2, 3, 5, 6, 7, 8}
+    assert all(one != other for one, other in zip(*cells[1:], strict=True))
+
+
 def test_turns_are_exact() -> None:
     views = views_of(Turns(), simclr()).views
     for turn, view in enumerate(views):
@@ -299,6 +308,7 @@ REFUSED = {
     "negative or not finite": lambda: views_of(Saccades(saliency=lambda views: -views[:, 0]), none()),
     r"have the shape \(6, h, w\), not": lambda: views_of(Saccades(saliency=lambda views: views), none()),
     "keep is at most grid": lambda: Patches(keep=10),
+    "a grid of 2 has no cell in the middle": lambda: Patches(grid=2, keep=2, middle_first=True),
     "patch \\+ jitter = 120 pixels do not fit into a view of 100": lambda: Patches(view=100),
     "Crops: scale is": lambda: Crops(1, 16, (0.5, 0.2)),
     "not both": lambda: Crops(1, 16, (0.2, 0.5), centre=0.9),

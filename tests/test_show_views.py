@@ -151,6 +151,7 @@ def quaternion(degrees: float) -> list[float]:
         ("blur", Real(), 1.31, "blur 1.3 px"),
         ("solarise", Real(neutral_value=256 / 255), 0.5, "solarised above 0.50"),
         ("posterise", Real(neutral_value=8.0), 4.0, "posterised to 4 bits"),
+        ("colour_dropping", Code(), 3, "nothing but blue"),
         ("erasing", Real(dimensions=4), [0.1, 0.2, 0.5, 0.4], "20% erased"),
         # Names that data uses for something else.
         ("translation", Real(dimensions=3), [1.0, 2.0, 3.0], "translation (1, 2, 3)"),
@@ -164,7 +165,7 @@ def test_values_in_words(name: str, group: Group, value: Any, words: str) -> Non
 
 def test_every_operation_is_neutral_without_words() -> None:
     names = ["crop", "flip", "vertical_flip", "affine", "perspective", "random_field", "jitter", "grey", "blur", "solarise"]
-    operations = [{"name": name, "probability": 0} for name in (*names, "posterise", "noise", "erasing")]
+    operations = [{"name": name, "probability": 0} for name in (*names, "posterise", "noise", "colour_dropping", "erasing")]
     assert {view.words for view in shown(Pair(), *operations)} == {"unchanged"}
 
 

@@ -146,11 +146,27 @@ def noise(pixels: Tensor, deviation: Tensor, seed: Tensor) -> Tensor:
 
     The numbers are a hash of the seed and of the place (SplitMix's finaliser on 31 bits), two of them a value, by Box and Muller.
     """
+    return pixels.addcmul_(_normal(pixels, seed), _each(deviation)).clamp_(0, 1)
+
+
+def _normal(pixels: Tensor, seed: Tensor) -> Tensor:
     place = torch.arange(pixels[0].numel(), device=pixels.device).view(1, *pixels.shape[1:])
     first, second = (_hashed(_hashed(_each(seed) + part) + place) for part in (0, 1))
     radius = first.add(1).div(2.0**31).log_().mul_(-2).sqrt_()
-    normal = radius * second.mul(2 * torch.pi / 2.0**31).cos_()
-    return pixels.addcmul_(normal, _each(deviation)).clamp_(0, 1)
+    return radius * second.mul(2 * torch.pi / 2.0**31).cos_()
+
+
+DROPPED = 0.5
+"""About what a channel that is dropped varies: mid-grey."""
+
+
+def drop_colours(pixels: Tensor, kept: Tensor, seed: Tensor) -> Tensor:
+    """Replace all channels but number `kept`, counted from 1, by Gaussian noise of a hundredth of its standard deviation."""
+    kept = kept.view(-1, 1) - 1
+    deviation = pixels.std((2, 3), correction=0).gather(1, kept) / 100
+    noise = _normal(pixels, seed).mul_(_each(deviation)).add_(DROPPED).clamp_(0, 1)
+    stays = torch.arange(3, device=pixels.device) == kept
+    return pixels.copy_(torch.where(stays[:, :, None, None], pixels, noise))
 
 
 def _hashed(numbers: Tensor) -> Tensor:

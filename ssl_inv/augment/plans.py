@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ssl_inv import views as plans
 from ssl_inv.augment.operations.base import Key
-from ssl_inv.augment.operations.photometric import Blur, Erasing, Jitter, Noise, Posterise, Solarise, grey
+from ssl_inv.augment.operations.photometric import Blur, ColourDropping, Erasing, Jitter, Noise, Posterise, Solarise, grey
 from ssl_inv.augment.operations.random_field import COLOURS
 from ssl_inv.augment.pipeline import Augmentation, Policy
 from ssl_inv.augment.saccades import cut_squares, draw_fixations, official_patches, spectral_residual
@@ -22,7 +22,8 @@ from ssl_inv.transforms import Box, Circle, Code, Flag, Real, Transform
 Finish = Callable[[Tensor], Tensor]
 """Changes views `(n, 3, H, W)` in place before they are handed over: a normalisation."""
 
-_OF_COLOUR = {name for one in (Jitter(), grey(), Blur(), Solarise(), Posterise(), Noise(), Erasing()) for name in one.groups}
+_COLOUR = (Jitter(), grey(), Blur(), Solarise(), Posterise(), Noise(), ColourDropping(), Erasing())
+_OF_COLOUR = {name for one in _COLOUR for name in one.groups}
 _OF_COLOUR |= {f"field_{name}" for name in COLOURS}
 """Parameters that change values where they are, and so move no saliency."""
 
@@ -238,7 +239,10 @@ class PatchCutter(Cutter):
     def draw(self, view: Tensor, key: Key, transform: Transform) -> list[Transform]:
         cells = self.plan.grid**2
         shifts = np.floor(key.for_purpose("patches/shift").uniform(2 * cells) * (self.plan.jitter + 1)).astype(np.int64)
-        order = np.argsort(key.for_purpose("patches/order").uniform(cells), axis=1, kind="stable")
+        ranks = key.for_purpose("patches/order").uniform(cells)
+        if self.plan.middle_first:
+            ranks[:, cells // 2] = -1
+        order = np.argsort(ranks, axis=1, kind="stable")
         corners = patch_corners(self.plan, shifts.reshape(-1, cells, 2), order)
         return [Transform(*_box(corners[:, number], self.plan.patch, self.plan.view)) for number in range(self.plan.keep)]
 

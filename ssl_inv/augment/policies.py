@@ -29,7 +29,7 @@ def custom(*, operations: list[dict[str, Any]], size: int | None = None, padding
 
     Args:
         operations: what may happen to a view, each a mapping with its name and settings. The order in which it happens is fixed: everything
-            geometric at once, then jitter, grey, blur, solarise, posterise, noise, erasing.
+            geometric at once, then jitter, grey, blur, solarise, posterise, noise, colour dropping, erasing.
         size: side of the views in pixels; none keeps the size of the images.
         padding: what lies outside of the image where a view reaches beyond it.
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.

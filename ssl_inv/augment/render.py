@@ -1,7 +1,8 @@
 """From a source and the record of a view to the view: the second half of every augmentation, and the whole of its replay.
 
-The order is fixed: one resampling for everything geometric, then local colour, jitter, grey, blur, solarise, posterise, noise, erasing.
-What is neutral costs nothing. Which rows take part in what is decided on the host, where the records are drawn, so no device is waited for.
+The order is fixed: one resampling for everything geometric, then local colour, jitter, grey, blur, solarise, posterise, noise, colour
+dropping, erasing. What is neutral costs nothing. Which rows take part in what is decided on the host, where the records are drawn, so no
+device is waited for.
 """
 
 from collections.abc import Callable, Iterator
@@ -123,6 +124,9 @@ def _photometric(views: Tensor, record: Record, order: NDArray[np.int64], style:
     on(rows, lambda some: photometric.posterise(some, device(record["posterise"][rows])))
     rows = _where(record, "noise")
     on(rows, lambda some: photometric.noise(some, device(record["noise"][rows]), device(record["noise_seed"][rows])))
+    rows = _where(record, "colour_dropping")
+    kept, seed = "colour_dropping", "colour_dropping_seed"
+    on(rows, lambda some: photometric.drop_colours(some, device(record[kept][rows]), device(record[seed][rows])))
     rows = _where(record, "erasing")
     on(rows, lambda some: photometric.erase(some, record["erasing"][rows].astype(np.float64)))
     return views

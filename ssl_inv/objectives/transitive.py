@@ -46,8 +46,9 @@ class TransitiveInvariance(Objective):
 
     There is no code of the authors. Loss, M and the halves are those of the code of the predecessor (Wang, Gupta, ICCV 2015), whose
     embeddings end in a ReLU, whose margin is 1, and whose negatives may be of any other track. The paper finds neighbours within clusters
-    of context-prediction features; here they are mutual ones, by a frozen network or, anew every few epochs, by a moving average of the
-    one that learns. Weights 2, 1 and 3 are how many pairs of each kind an edge between two objects with two images each stands for.
+    of features of context prediction (`context-prediction`); here they are mutual ones, by that or another frozen network or, anew every
+    few epochs, by a moving average of the one that learns. Weights 2, 1 and 3 are how many pairs of each kind an edge between two objects
+    with two images each stands for.
 
     When:
         Objects seen in several ways (tracks of videos, turntables, multi-view data) where features shall also be the same for different

@@ -23,6 +23,7 @@ class Patches(Plan):
         grid: cells along each side.
         jitter: largest shift in pixels.
         keep: how many cells are kept, at random.
+        middle_first: the cell in the middle is kept whatever else is, as the first; the grid must be odd.
         scale: smallest and largest share of the image's area that the large view takes; none is that of the augmentation.
     """
 
@@ -32,10 +33,12 @@ class Patches(Plan):
     jitter: int = 24
     keep: int = 5
     scale: tuple[float, float] | None = (0.6, 1.0)
+    middle_first: bool = False
 
     def __post_init__(self) -> None:
         require(min(self.patch, self.grid, self.keep) >= 1, "Patches: patch, grid and keep are at least 1")
         require(self.keep <= self.grid**2, f"Patches: keep is at most grid * grid = {self.grid**2}, got {self.keep}")
+        require(not self.middle_first or self.grid % 2 == 1, f"Patches: a grid of {self.grid} has no cell in the middle")
         require(self.jitter >= 0, f"Patches: jitter is at least 0, got {self.jitter}")
         needed = self.patch + self.jitter
         require(needed <= self.view, f"Patches: patch + jitter = {needed} pixels do not fit into a view of {self.view}")

@@ -179,6 +179,34 @@ class Noise(Operation):
         return {"noise": noise, "noise_seed": np.where(applied, key.for_purpose("seed").seeds(), 0)}
 
 
+@register("colour_dropping")
+class ColourDropping(Operation):
+    """Noise in place of all channels but one, as in context prediction (Doersch, Gupta, Efros, ICCV 2015, sec. 3.1).
+
+    A lens bends the colours differently away from its axis, which tells a network where in a photograph it looks; of a single channel this
+    cannot be seen. The noise has a hundredth of the standard deviation of the channel that stays, about mid-grey. Records
+    `colour_dropping`, the number of that channel from 1, 0 where not applied, and `colour_dropping_seed`.
+
+    Args:
+        probability: of being applied.
+    """
+
+    def __init__(self, *, probability: float = 1.0) -> None:
+        check_probability("probability", probability)
+        self.probability = probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {"colour_dropping": Code(), "colour_dropping_seed": Code()}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("colour_dropping")
+        applied = key.happens(self.probability)
+        kept = 1 + (3 * key.uniform(1)[:, 0]).astype(np.int64)
+        seeds = key.for_purpose("seed").seeds()
+        return {"colour_dropping": np.where(applied, kept, 0), "colour_dropping_seed": np.where(applied, seeds, 0)}
+
+
 @register("erasing")
 class Erasing(Operation):
     """A rectangle painted over (Zhong et al., AAAI 2020). Records `erasing`: its left and top
