@@ -10,16 +10,9 @@ Example::
 
 import copy
 import io
-import multiprocessing
-import sys
-import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import timedelta
-from multiprocessing.context import ForkServerContext, SpawnContext
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,11 +22,12 @@ from torch import Tensor, nn
 from ssl_inv.augment.policies import simclr
 from ssl_inv.backbones import Backbone, make_backbone
 from ssl_inv.data.gallery import Gallery
-from ssl_inv.distributed import synchronise_batch_norm
+from ssl_inv.distributed import is_distributed, rank, synchronise_batch_norm, world_size
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.testing_data import OBJECTS, SIDE, Noise, SmallNetwork, random_transform
 from ssl_inv.testing_device import DEVICE, PretendedGPU, all_tensors, left_on_host
+from ssl_inv.testing_processes import on_processes
 from ssl_inv.transforms import Circle, Group, Real, Rotation
 from ssl_inv.views import View, Views
 
@@ -296,23 +290,23 @@ class _Trace:
     buffers: dict[str, Tensor]
 
 
-def _trace(case: _Case, rank: int = 0, processes: int = 1) -> _Trace:
+def _trace(case: _Case) -> _Trace:
     networks = case.build().double()
-    if processes > 1:
+    if is_distributed():
         for part in _parts(networks):
             synchronise_batch_norm(part, torch.device("cpu"))
     _between_epochs(networks)
-    share = _BATCH // processes
+    share = _BATCH // world_size()
     losses = []
     for step in (1, 2):
         views = case.views(step, dtype=torch.float64)
-        rows = torch.arange(rank * share, (rank + 1) * share)
+        rows = torch.arange(rank() * share, (rank() + 1) * share)
         mine = Views(
             tuple(View(view.pixels[rows], view.transform.select(rows)) for view in views.views),
             views.index[rows],
             None if views.shown is None else views.shown[:, rows],
         )
-        losses.append(float(_step(networks, mine, step, _average if processes > 1 else None)))
+        losses.append(float(_step(networks, mine, step, _average if is_distributed() else None)))
     gradients = {name: one.grad for name, one in networks.named_parameters() if one.grad is not None}
     return _Trace(losses, gradients, dict(networks.named_buffers()))
 
@@ -324,10 +318,14 @@ def _average(gradient: Tensor) -> None:
 
 def _check_distributed(case: _Case) -> None:
     alone = _trace(case)
-    for rank, shared in enumerate(_traces_of_processes(case)):
+    try:
+        traces = on_processes(_PROCESSES, _trace, case)
+    except AssertionError as error:
+        raise AssertionError(f"{case.name}: fails on {_PROCESSES} processes: {error}") from None
+    for process, shared in enumerate(traces):
         for step, (one, all_of_them) in enumerate(zip(alone.losses, shared.losses, strict=True), start=1):
             equal = abs(one - all_of_them) <= _ROUNDING * max(abs(one), 1e-3)
-            numbers = f"{all_of_them:.12g} on process {rank} of {_PROCESSES} and {one:.12g} on one process, in step {step}"
+            numbers = f"{all_of_them:.12g} on process {process} of {_PROCESSES} and {one:.12g} on one process, in step {step}"
             _require(equal, f"{case.name}: the loss is {numbers}; gather what the loss takes a statistic of")
         for what in ("gradients", "buffers"):
             if (worst := _first_difference(getattr(alone, what), getattr(shared, what))) is not None:
@@ -343,41 +341,3 @@ def _first_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> 
         if not torch.allclose(one.double(), found[name].double(), rtol=_ROUNDING, atol=_ROUNDING * scale):
             return f"of {name}"
     return None
-
-
-def _traces_of_processes(case: _Case) -> list[_Trace]:
-    context = _start_method()
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        processes = [context.Process(target=_process, args=(case, rank, place), daemon=True) for rank in range(_PROCESSES)]
-        for process in processes:
-            process.start()
-        for process in processes:
-            process.join()
-        for rank in range(_PROCESSES):
-            if (failure := place / f"failure-{rank}").exists():
-                raise AssertionError(f"{case.name}: fails on {_PROCESSES} processes: {failure.read_text(encoding='utf-8')}")
-        return [_Trace(**torch.load(place / f"trace-{rank}", weights_only=True)) for rank in range(_PROCESSES)]
-
-
-def _start_method() -> SpawnContext | ForkServerContext:
-    """Processes that begin clean; where the system can, forked from one that has imported torch already."""
-    if "forkserver" not in multiprocessing.get_all_start_methods():
-        return multiprocessing.get_context("spawn")
-    context = multiprocessing.get_context("forkserver")
-    # Every process imports the main module of this one, which in a test is pytest.
-    context.set_forkserver_preload([__name__, *(["pytest"] if "pytest" in sys.modules else [])])
-    return context
-
-
-def _process(case: _Case, rank: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    try:
-        # A process whose peer has failed must not wait for it for half an hour, as is the default.
-        store = (folder / "store").as_uri()
-        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=_PROCESSES, timeout=timedelta(seconds=60))
-        trace = _trace(case, rank, _PROCESSES)
-        torch.save(vars(trace), folder / f"trace-{rank}")
-        dist.destroy_process_group()
-    except Exception:
-        (folder / f"failure-{rank}").write_text(traceback.format_exc(limit=-3), encoding="utf-8")

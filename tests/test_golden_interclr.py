@@ -1,5 +1,6 @@
-"""The bank, the clusters, the draws and the losses of InterCLR are those of the authors' code."""
+"""The bank, the clusters, the draws and the losses of InterCLR are those of the authors' code, on one process and on two."""
 
+import copy
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,12 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from ssl_inv import losses
+from ssl_inv.bank import Bank
+from ssl_inv.clustering import Clusters
+from ssl_inv.distributed import all_sum, gather, rank, world_size
+from ssl_inv.objectives.interclr import InterCLR
 from ssl_inv.sampling import Drawn
+from ssl_inv.testing_processes import on_processes
 
 
 def normal(seed: int, *shape: int) -> Tensor:
@@ -27,9 +33,52 @@ def close(found: Tensor, expected: Any) -> None:
     np.testing.assert_allclose(found.detach().numpy(), np.asarray(expected), rtol=1e-9, atol=1e-11)
 
 
-def given(negatives: Tensor) -> Drawn:
-    """As if they had been drawn."""
-    return Drawn(negatives, torch.ones(len(negatives), 1, dtype=torch.bool), None)
+several_processes = pytest.mark.parametrize("processes", [1, 2])
+
+# Functions that run on any process of several: each has its share of the samples. What they are given is shared memory.
+
+
+def share(tensor: Tensor) -> Tensor:
+    return tensor.chunk(world_size())[rank()]
+
+
+def updated(bank: Bank, clusters: Clusters, index: Tensor) -> tuple[Bank, Clusters]:
+    """Those after a step on the objects `index`."""
+    bank, clusters = copy.deepcopy((bank, clusters))
+    before = bank.vectors.clone()
+    bank.put(share(index), share(normal(1, 4, 5)))
+    assert torch.equal(bank.vectors, before), "nothing may change before the step is done"
+    for taken in bank.flush():
+        clusters.relabel(*taken)
+    return bank, clusters
+
+
+def contrasted(whole: InterCLR, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss on given draws, and its gradient for all queries."""
+    queries = normal(2, 4, 5).requires_grad_()
+    drawn = Drawn(share(negatives), torch.ones(len(share(negatives)), 1, dtype=torch.bool), None)
+    loss = whole.contrast(losses.unit_rows(share(queries)), share(positives), drawn)
+    loss.backward()
+    assert queries.grad is not None
+    # Every process differentiates the sum of all processes' losses; DDP takes the average.
+    return loss.detach(), all_sum(queries.grad) / world_size()
+
+
+def both_losses(whole: InterCLR, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """The loss on given draws, and the base's."""
+    whole = copy.deepcopy(whole)
+    inter = contrasted(whole, positives, negatives)[0]
+    intra = whole.base.embedding_loss(share(normal(2, 4, 5)), share(normal(3, 4, 5)))["info_nce"]
+    return inter, intra.weight * intra.value.detach()
+
+
+def hard_negatives(whole: InterCLR, index: Tensor) -> Tensor:
+    """The objects that are drawn for all queries."""
+    queries, index = losses.unit_rows(share(normal(2, 4, 5))), share(index)
+    negatives = whole.negatives
+    assert negatives is not None
+    labels = whole.clusters.labels
+    return gather(negatives.draw(queries, labels[index].long(), whole.bank, labels, whole.clusters.members, index).objects)
 
 
 def test_centroids_are_the_authors(facts, bank_and_clusters):
@@ -38,21 +87,18 @@ def test_centroids_are_the_authors(facts, bank_and_clusters):
     close(clusters.centroids, facts["1_init_and_centroids"]["expected"]["centroids (6x5)"])
 
 
+@several_processes
 @pytest.mark.parametrize("renewal", [1.0, 0.5])
-def test_a_step_updates_vectors_and_labels_as_the_authors_do(facts, renewal, bank_and_clusters):
+def test_a_step_updates_vectors_and_labels_as_the_authors_do(facts, renewal, processes, bank_and_clusters):
     expected = facts["2_memory_update"]["expected"]
     index = torch.tensor(facts["2_memory_update"]["inputs"]["indices"])
-    bank, clusters = bank_and_clusters(renewal)
-    bank.put(index, normal(1, 4, 5))
-    assert torch.equal(bank.vectors, bank_and_clusters()[0].vectors), "nothing may change before the step is done"
-    for taken in bank.flush():
-        clusters.relabel(*taken)
-    close(bank.vectors[index], expected[f"momentum_{renewal}"]["bank_rows_after"])
-    close(bank.vectors.sum(), expected[f"momentum_{renewal}"]["bank_check"]["sum"])
-    assert clusters.labels[index].tolist() == expected[f"momentum_{renewal}"]["labels_after"]
-    if renewal == 0.5:
-        clusters.recentre(bank)
-        close(clusters.centroids, expected["momentum_0.5_centroids_recomputed_after_the_update"])
+    for bank, clusters in on_processes(processes, updated, *bank_and_clusters(renewal), index):
+        close(bank.vectors[index], expected[f"momentum_{renewal}"]["bank_rows_after"])
+        close(bank.vectors.sum(), expected[f"momentum_{renewal}"]["bank_check"]["sum"])
+        assert clusters.labels[index].tolist() == expected[f"momentum_{renewal}"]["labels_after"]
+        if renewal == 0.5:
+            clusters.recentre(bank)
+            close(clusters.centroids, expected["momentum_0.5_centroids_recomputed_after_the_update"])
 
 
 def test_semi_hard_negatives_are_of_the_authors_pool_and_of_other_clusters(facts, drawn_negatives):
@@ -67,34 +113,35 @@ def test_semi_hard_negatives_are_of_the_authors_pool_and_of_other_clusters(facts
         assert len(set(row.tolist())) == len(row), "an object came twice"
 
 
-def test_hard_negatives_are_the_authors(facts, drawn_negatives):
-    (drawn, found, _), _ = drawn_negatives("hard")
-    assert found.all()
-    assert drawn.tolist() == facts["6_hard_negatives"]["expected"]["negative_indices"]
+@several_processes
+def test_hard_negatives_are_the_authors(facts, processes, interclr):
+    case = facts["6_hard_negatives"]
+    whole, index = interclr(negatives="hard"), torch.tensor([0, 13, 28, 51])
+    for drawn in on_processes(processes, hard_negatives, whole, index):
+        assert drawn.tolist() == case["expected"]["negative_indices"]
 
 
+@several_processes
 @pytest.mark.parametrize(
     ("case", "negatives"), [("4_inter_loss_margin", "3_semi_hard_negatives"), ("6_hard_negatives", "6_hard_negatives")]
 )
-def test_the_loss_on_given_draws_is_the_authors(facts, case, negatives, interclr):
+def test_the_loss_on_given_draws_is_the_authors(facts, case, negatives, processes, interclr):
     positives = torch.tensor(facts["3_semi_hard_negatives"]["expected"]["positive_indices"])
     drawn = facts[negatives]["expected"]
     drawn = torch.tensor(drawn.get("negative_indices (4x10)", drawn.get("negative_indices")))
-    queries = normal(2, 4, 5).requires_grad_()
-    loss = interclr().contrast(losses.unit_rows(queries), positives, given(drawn))
-    close(loss, facts[case]["expected"]["loss"])
-    if "grad_wrt_queries (4x5)" in facts[case]["expected"]:
-        loss.backward()
-        close(queries.grad, facts[case]["expected"]["grad_wrt_queries (4x5)"])
+    for loss, gradient in on_processes(processes, contrasted, interclr(), positives, drawn):
+        close(loss, facts[case]["expected"]["loss"])
+        if "grad_wrt_queries (4x5)" in facts[case]["expected"]:
+            close(gradient, facts[case]["expected"]["grad_wrt_queries (4x5)"])
 
 
-def test_both_losses_and_their_sum_are_the_authors(facts, interclr):
+@several_processes
+def test_both_losses_and_their_sum_are_the_authors(facts, processes, interclr):
     case, expected = facts["8_inter_loss_given_indices"], facts["9_intra_loss_and_total"]["expected"]
     whole = interclr()
-    queries = losses.unit_rows(normal(2, 4, 5))
     positives, negatives = (torch.tensor(case["inputs"][name]) for name in ("positives", "negatives"))
-    close(whole.contrast(queries, positives, given(negatives)), case["expected"]["loss"])
     whole.base.queue.vectors.copy_(F.normalize(normal(4, 5, 16), dim=0).T)
-    intra = whole.base.embedding_loss(normal(2, 4, 5), normal(3, 4, 5))["info_nce"]
-    close(intra.value, expected["intra_loss"])
-    close((1 - whole.weight) * intra.weight * intra.value + whole.weight * expected["inter_loss"], expected["total"])
+    for inter, intra in on_processes(processes, both_losses, whole, positives, negatives):
+        close(inter, case["expected"]["loss"])
+        close(intra, expected["intra_loss"])
+        close((1 - whole.weight) * intra + whole.weight * expected["inter_loss"], expected["total"])

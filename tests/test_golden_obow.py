@@ -1,9 +1,6 @@
 """The words, heads and losses of OBoW give the numbers that the authors' code gave, on one process and on several."""
 
-import multiprocessing
 from collections.abc import Callable
-from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +15,7 @@ from ssl_inv import losses
 from ssl_inv.objectives.obow import divergence, spread
 from ssl_inv.optimization import make_optimizer
 from ssl_inv.teacher import cosine_momentum
+from ssl_inv.testing_processes import on_processes
 from ssl_inv.visual_words import Comparison, DynamicHead, VisualWords
 
 Facts = dict[str, Any]
@@ -129,32 +127,8 @@ def predictions() -> Facts:
     return found
 
 
-def _on_process(work: list[tuple[Callable[..., Facts], dict[str, Any]]], rank: int, processes: int, folder: Path) -> None:
-    torch.set_num_threads(1)
-    store = (folder / "store").as_uri()
-    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=processes, timeout=timedelta(seconds=60))
-    torch.save([function(**arguments) for function, arguments in work], folder / f"found-{rank}")
-    dist.destroy_process_group()
-
-
-@pytest.fixture
-def on_processes(tmp_path: Path) -> Callable[..., list[list[Facts]]]:
-    """Calls functions on some processes: for each of these the results in the order of the ranks."""
-
-    def run(processes: int, work: list[tuple[Callable[..., Facts], dict[str, Any]]]) -> list[list[Facts]]:
-        if processes == 1:
-            return [[function(**arguments)] for function, arguments in work]
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["ssl_inv.testing", "pytest"])
-        workers = [context.Process(target=_on_process, args=(work, rank, processes, tmp_path)) for rank in range(processes)]
-        for one in workers:
-            one.start()
-        for one in workers:
-            one.join()
-        found = [torch.load(tmp_path / f"found-{rank}", weights_only=False) for rank in range(processes)]
-        return [list(of_all) for of_all in zip(*found, strict=True)]
-
-    return run
+def results(work: list[tuple[Callable[..., Facts], dict[str, Any]]]) -> list[Facts]:
+    return [function(**arguments) for function, arguments in work]
 
 
 BAGS = [
@@ -169,7 +143,7 @@ BAGS = [
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_targets_and_vocabulary(processes: int, facts: Facts, on_processes: Callable[..., list[list[Facts]]]) -> None:
+def test_targets_and_vocabulary(processes: int, facts: Facts) -> None:
     makings = facts["B_vocabulary_update"]["expected"]
     steps = range(5)
     locations = {
@@ -178,8 +152,10 @@ def test_targets_and_vocabulary(processes: int, facts: Facts, on_processes: Call
         "global_average": [[0, 0, 0] for _ in steps],
     }
     keys = ("inverse_delta", "pooling", "training")
-    work = [(bags_of_words, dict(zip(keys, settings, strict=True))) for _, *settings in BAGS]
-    found = on_processes(processes, [*work, *((renewed_words, {"making": one, "locations": locations[one]}) for one in makings)])
+    work: list[tuple[Callable[..., Facts], dict[str, Any]]] = []
+    work += [(bags_of_words, dict(zip(keys, settings, strict=True))) for _, *settings in BAGS]
+    work += [(renewed_words, {"making": one, "locations": locations[one]}) for one in makings]
+    found = [*zip(*on_processes(processes, results, work), strict=True)]
     expected = facts["A_bow_targets"]["expected"]
     for (name, *_, training), shares in zip(BAGS, found, strict=False):
         assert_equal(torch.cat([one["bags"] for one in shares]), expected[name])
@@ -207,9 +183,9 @@ def test_assignments(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_head_and_loss(processes: int, facts: Facts, on_processes: Callable[..., list[list[Facts]]]) -> None:
+def test_head_and_loss(processes: int, facts: Facts) -> None:
     expected = facts["C_dynamic_head_and_loss"]["expected"]
-    (shares,) = on_processes(processes, [(predictions, {})])
+    shares = on_processes(processes, predictions)
     for one in shares:
         assert_equal(one["classifiers"][0], expected["train_generated_weights_level0 (10x8)"])
         assert_equal(one["classifiers"][1], expected["train_generated_weights_level1 (12x8)"])

@@ -11,9 +11,12 @@ from numpy.random import RandomState
 from torch import Tensor, nn
 
 from ssl_inv import losses
-from ssl_inv.data.base import Labels
+from ssl_inv.data.base import Images, Indices, Labels, Source
+from ssl_inv.data.gallery import Gallery
 from ssl_inv.neighbour_graph import KINDS, EdgeRules, NeighbourGraph, Pairs, find_neighbours
 from ssl_inv.objectives.transitive import TransitiveInvariance, choose_negatives
+from ssl_inv.testing_processes import on_processes
+from ssl_inv.transforms import Group, Transform
 
 COUNTS = np.array([1, 4, 2, 1, 3, 2, 5, 2])
 GROUPS = np.repeat(np.arange(len(COUNTS)), COUNTS)
@@ -54,18 +57,45 @@ def objective(**settings: Any) -> TransitiveInvariance:
 # The graph.
 
 
-def test_edges_and_transitive_pairs_are_those_of_the_definition(golden):
+class Numbered(Source):
+    """Twelve objects of two images each, whose pixels say which image it is."""
+
+    groups: dict[str, Group] = {}
+    labels = None
+    image_size = 1
+    view_counts = np.full(12, 2)
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        pixels = torch.from_numpy((2 * objects + views).astype(np.uint8)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
+        return Images(pixels, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
+
+
+class Known(nn.Module):
+    """The features of the recorded graph."""
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        return torch.from_numpy(unit_rows(15, 24, 6))[(255 * pixels[:, 0, 0, 0]).round().long()]
+
+
+def built() -> NeighbourGraph:
+    made = NeighbourGraph(12, 24, 3)
+    made.lay_out(Numbered.view_counts)
+    made.build(Gallery(Numbered(), nn.Identity(), "cpu", batch_size=5), Known(), EdgeRules(3))
+    return made
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_edges_and_transitive_pairs_are_those_of_the_definition(golden, processes):
     facts = golden("metrics")["transitive_pairs"]["values"]
-    groups = np.arange(24) // 2
-    neighbours = find_neighbours(unit_rows(15, 24, 6), groups, EdgeRules(3))
-    inter = {(here, there) for here, there in edges(neighbours) if here < there}
-    assert sorted(map(list, inter)) == facts["mutual_knn_edges"]
-    drawer = Pairs(np.arange(0, 25, 2), neighbours, (0, 0, 1), 1, 0)
-    drawn = set()
-    for epoch in range(300):
-        partners, kinds = drawer.draw(np.arange(24), epoch)
-        drawn |= {tuple(sorted(pair)) for pair in zip(np.flatnonzero(kinds == 2).tolist(), partners[kinds == 2].tolist(), strict=True)}
-    assert sorted(map(list, drawn - inter)) == facts["transitive_pairs"]
+    for made in on_processes(processes, built):
+        inter = {(here, there) for here, there in edges(made.neighbours.numpy()) if here < there}
+        assert sorted(map(list, inter)) == facts["mutual_knn_edges"]
+        drawer = made.pairs((0, 0, 1), 1, 0)
+        drawn = set()
+        for epoch in range(300):
+            partners, kinds = drawer.draw(np.arange(24), epoch)
+            drawn |= {tuple(sorted(pair)) for pair in zip(np.flatnonzero(kinds == 2).tolist(), partners[kinds == 2].tolist(), strict=True)}
+        assert sorted(map(list, drawn - inter)) == facts["transitive_pairs"]
 
 
 @pytest.mark.parametrize(
