@@ -34,6 +34,7 @@ from ssl_inv.data.base import Data, Source, Subset
 from ssl_inv.data.loading import StepBatches, available_cores
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule, extent
+from ssl_inv.evaluation.features import frozen
 from ssl_inv.monitor import OnlineMonitor
 from ssl_inv.objectives.base import Objective
 from ssl_inv.optimization import make_optimizer
@@ -99,6 +100,8 @@ def build(recipe: Recipe) -> Run:
     if (advice := advice_on_stem(backbone, max(sizes))) is not None:
         rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: {advice}")
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
+    with named("objective"):
+        _require_embedding(objective, backbone, max(sizes))
     with named("objective"), torch.random.fork_rng(devices=[]):
         # Memories begin with random vectors: as much a matter of the seed as the weights, and others than these were drawn from.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
@@ -120,6 +123,13 @@ def build(recipe: Recipe) -> Run:
     schedule = Schedule(steps, settings.accumulate, settings.clip, settings.seed)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, schedule, workers(settings, train))
     return Run(recipe, data, module, trainer, settings)
+
+
+def _require_embedding(objective: Objective, backbone: Backbone, size: int) -> None:
+    """Raise what the objective's own networks, as far as they embed single images, have against the backbone's features of this size."""
+    if (predictor := objective.predictor(backbone)) is not None:
+        with frozen(backbone), frozen(objective), torch.no_grad():
+            predictor.embed(torch.zeros(1, 3, size, size))
 
 
 def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbone, Objective]:

@@ -147,6 +147,10 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "plain images without augmentation": ([*SIMCLR, "--data.path=images"], ["data", "choose an augmentation"]),
     "class that is no objective": ([*RUN, "--objective.name=torch.nn.Identity"], ["objective.name: 'torch.nn.Identity' does not derive"]),
     "images of another size": ([*RUN, "--backbone.name=vit_tiny_patch16_224", "--backbone.arguments={depth: 1}"], ["data.size", "224"]),
+    "maps of another size": (
+        [*RUN, "--objective.name=equicaps", "--objective.capsules=3"],
+        ["objective.map_side is 8, but the backbone's feature maps of these images have 1 x 1 places"],
+    ),
     "images that do not go through": (
         [
             *(*RUN, "--data.size=17", "--backbone.name=vit_tiny_patch16_224"),
