@@ -29,6 +29,8 @@ def conform(value: Any, annotation: Any) -> Any:
             return parsed
     choices = [one for one in _members(annotation) if isinstance(one, str)]
     tail = f"; {suggest(value, choices)}" if choices and isinstance(value, str) else ""
+    if str in _members(annotation) and isinstance(value, int | float):
+        tail = "; a text that YAML reads as something else stands in quotes, '...', and on a command line in two kinds, \"'...'\""
     raise ValueError(f"expected {describe_type(annotation)}, got {value!r}{tail}")
 
 

@@ -106,6 +106,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "text for a number": (["pretrain", "type.yaml"], ["trainer.batch_size: expected a whole number, got 'eight'"]),
     "truth for a number": (["pretrain", "truth.yaml"], ["trainer.batch_size: expected a whole number, got True"]),
     "no finite number": ([*RUN, "--optimizer.lr", ".nan"], ["optimizer.lr: expected a number, got nan"]),
+    "number for a text": ([*SIMCLR, "--data.path", "1e3"], ["data.path: expected a text, got 1000.0; a text that YAML reads", "in quotes"]),
     "no such literal": ([*RUN, "--optimizer.name", "adamww"], ["optimizer.name: expected one of", "did you mean 'adamw'?"]),
     "text in a list of numbers": ([*RUN, "--objective.projector", "[8, x]"], ["objective.projector: expected a list of whole numbers"]),
     "YAML that is none": (["pretrain", "syntax.yaml"], ["syntax.yaml line 9"]),
