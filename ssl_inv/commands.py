@@ -239,5 +239,7 @@ def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
         words += " Outlines show where in the image a view lies, with its number at what becomes its upper left corner."
     if any(len(view.arrows) for source in sources for view in source.views):
         words += " Arrows show how far random fields move each part of a view."
+    if any(view.paled for source in sources for view in source.views):
+        words += " Pale patches take no part: the student is not given them, or of a teacher's view they are not predicted."
     write_page(title, words, samples, output)
     sys.stdout.write(f"{output}\n")

@@ -1,6 +1,6 @@
 """The views that a run begins with, beside the images that they are made from."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from ssl_inv.data.loading import Batch, StepBatches
 from ssl_inv.pretrain import build_augmentation, build_data, build_networks, build_view_maker
 from ssl_inv.recipe import Recipe, named
 from ssl_inv.transforms import Transform
-from ssl_inv.views import Plan, Several, View
+from ssl_inv.views import Plan, Several, View, Views
 from ssl_inv.words import describe_view
 
 Pixels = NDArray[np.uint8]
@@ -26,6 +26,8 @@ Pixels = NDArray[np.uint8]
 CORNERS = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 """Of a view in its own coordinates: upper left, upper right, lower right, lower left."""
 _POINTS_A_SIDE, _ARROWS_A_SIDE = 32, 12
+_PALENESS = 6
+"""How many times nearer to white a patch is that takes no part."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class ShownView:
         outline: where the view's border lies in its source, as (x, y) from -1 to 1 between the borders of the source, `(P, 2)`: evenly
             spaced points of the upper side from the left, then of the right, the lower and the left side.
         arrows: from where points of the view would be without random fields to where they are, `(n, 2, 2)`.
-        words: how it was made.
+        words: how it was made, and how many of its patches take part, if not all.
+        paled: whether patches that take no part are pale.
     """
 
     number: int
@@ -46,6 +49,7 @@ class ShownView:
     outline: NDArray[np.float64]
     arrows: NDArray[np.float64]
     words: str
+    paled: bool = False
 
 
 @dataclass(frozen=True)
@@ -81,25 +85,35 @@ def first_samples(recipe: Recipe, count: int) -> list[Sample]:
         RecipeError: if a value cannot be used; the message names its section.
     """
     source, augmentation = build_data(recipe).train, build_augmentation(recipe)
-    _, objective = build_networks(recipe, {**source.groups, **augmentation.groups})
+    backbone, objective = build_networks(recipe, {**source.groups, **augmentation.groups})
     maker, source = build_view_maker(recipe, source, augmentation, objective.plan)
     with named("data"), torch.no_grad():
         # Which sample comes first does not depend on the size of a batch.
         size, plan = min(count, len(source)), maker.plan
         batches = StepBatches(source, size, maker.loaded_views, recipe["trainer"]["seed"], way=plan.way, linked=plan.linked)
-        return samples(source, batches[0].to(torch.device("cpu")), maker)
+        return samples(source, batches[0].to(torch.device("cpu")), maker, lambda views: objective.visible_patches(views, backbone))
 
 
-def samples(source: Source, batch: Batch, maker: ViewMaker) -> list[Sample]:
-    """What is made of a batch: one `Sample` a row."""
-    views = maker(batch).views
+def samples(source: Source, batch: Batch, maker: ViewMaker, visible: Callable[[Views], Mapping[int, Tensor]] | None = None) -> list[Sample]:
+    """What is made of a batch: one `Sample` a row.
+
+    Args:
+        source: where its images come from.
+        batch: images.
+        maker: makes the views.
+        visible: see `Objective.visible_patches`; None if all views take part as a whole.
+    """
+    made = maker(batch)
+    views, patches = made.views, {} if visible is None else visible(made)
     image_of = images_of(maker.plan, len(batch.images))
     # What the data itself records describes the source, whatever it is called, and was not done by us.
     changes = [view.transform.only([name for name in view.transform.names if name not in source.groups]).to("cpu") for view in views]
     changed = any(one.names for one in changes)
     originals = [_bytes(one.pixels.float() / 255) if changed else None for one in batch.images]
     sizes = {view.pixels.shape[-1] for view in views}
-    shown = [_shown(number, view, changes[number], maker, with_size=len(sizes) > 1) for number, view in enumerate(views)]
+    shown = [
+        _shown(number, view, changes[number], maker, len(sizes) > 1, patches.get(number)) for number, view in enumerate(views)
+    ]
     found = []
     for row, index in enumerate(batch.index.tolist()):
         parts = [
@@ -117,13 +131,23 @@ def images_of(plan: Plan, loaded: int) -> list[int]:
     return [number % min(part.sources, loaded) for part in parts for number in range(part.count)]
 
 
-def _shown(number: int, view: View, change: Transform, maker: ViewMaker, with_size: bool) -> list[ShownView]:
+def _shown(number: int, view: View, change: Transform, maker: ViewMaker, with_size: bool, visible: Tensor | None) -> list[ShownView]:
     """One view of every sample."""
     pixels, transform = _bytes(view.pixels * maker.std + maker.mean), view.transform.to("cpu")
     outlines, arrows = outline(change, *pixels.shape[:2]), displacements(change, *pixels.shape[:2])
     size = f"{pixels.shape[1]} px, " if with_size else ""
     words = [f"{size}{describe_view(transform, row)}" for row in range(len(pixels))]
-    return [ShownView(number, pixels[row], outlines[row], arrows[row], words[row]) for row in range(len(pixels))]
+    if visible is not None:
+        pixels = _paled(pixels, visible)
+        words = [f"{said}, {int(some.sum())} of {some.numel()} patches" for said, some in zip(words, visible, strict=True)]
+    paled = visible is not None
+    return [ShownView(number, pixels[row], outlines[row], arrows[row], words[row], paled) for row in range(len(pixels))]
+
+
+def _paled(pixels: Pixels, visible: Tensor) -> Pixels:
+    """Images `(B, H, W, 3)` in which patches that are not visible, `(B, rows, columns)`, are all but white."""
+    shown = F.interpolate(visible.unsqueeze(1).float(), pixels.shape[1:3], mode="nearest-exact").permute(0, 2, 3, 1).bool().numpy()
+    return np.where(shown, pixels, 255 - (255 - pixels) // _PALENESS)
 
 
 # Where the points of a view come from. Its coordinates run from -1 to 1, x to the right and y down, between its borders.

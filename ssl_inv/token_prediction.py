@@ -110,6 +110,15 @@ class BlockMasking(nn.Module):
         context = np.sort(surplus_last.argsort(axis=1)[:, :smallest], axis=1)
         return Masks(*(torch.from_numpy(one).to(device, non_blocking=True) for one in (context, targets)))
 
+    def visible(self, index: Tensor, grid: Grid) -> Tensor:
+        """The context of every sample before it loses any surplus, `(B, rows, columns)`."""
+        return torch.from_numpy(self.draw(index.cpu().numpy(), grid)[1]).view(-1, *grid)
+
+    def predicted(self, index: Tensor, grid: Grid) -> Tensor:
+        """The patches of all target blocks together, `(B, rows, columns)`."""
+        targets = torch.from_numpy(self.draw(index.cpu().numpy(), grid)[0]).flatten(1)
+        return torch.zeros(len(targets), grid[0] * grid[1], dtype=torch.bool).scatter_(1, targets, True).view(-1, *grid)
+
     def draw(self, samples: NDArray[np.int64], grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The target blocks `(B, M, m)`, and which patches are in the context `(B, N)`; not equally many in all samples.
 

@@ -115,6 +115,14 @@ class Objective(nn.Module, ABC):
         """
         return {}
 
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        """Which patches of a view take part in the next step, for pictures of it: `(B, rows, columns)`, bool, by the number of the view.
+
+        They are what the student is given; of a view that only a teacher is given, what is predicted. Views that are not named take part
+        as a whole.
+        """
+        return {}
+
     def representations(self, backbone: Backbone) -> Encoder:
         """What evaluation may probe: "all", and where the objective has them "invariant", "equivariant", ...; never a hidden head."""
         return lambda pixels: {"all": backbone(pixels)}

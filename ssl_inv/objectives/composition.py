@@ -12,7 +12,7 @@ from ssl_inv.data.gallery import Gallery
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor
 from ssl_inv.registry import OBJECTIVES
 from ssl_inv.transforms import Group
-from ssl_inv.views import Links, Plan
+from ssl_inv.views import Links, Plan, Views
 
 
 def base_objective(features: int, groups: Mapping[str, Group], *, name: str, setting: str = "base", **settings: Any) -> Objective:
@@ -96,6 +96,9 @@ class AroundBase:
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
         return self.base.diagnostics(labels)
+
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        return self.base.visible_patches(views, self.seen_by_base(backbone))
 
     def representations(self, backbone: Backbone) -> Encoder:
         return self.base.representations(self.seen_by_base(backbone))

@@ -92,14 +92,26 @@ class ECReconstruction(AroundBase, Objective):
         return self._plan
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        *before, x, y = views.views[: self._first + 2]
+        x, y = views.views[self._first : self._first + 2]
         between = views.views[self._first + 2 :][: len(self.decoders)]
-        further = views.views[self._first + self.path.count :]
         seen = SomeChannels(backbone.model, self.invariant_features, remember=True)
-        views_of_base = tuple(before) if before else (x, y, *further)
-        terms = self.base.loss(Views(views_of_base, views.index, views.shown), seen.as_backbone(backbone))
+        terms = self.base.loss(self._views_of_base(views), seen.as_backbone(backbone))
         maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
         return beside(terms, {"reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)})
+
+    @property
+    def _numbers_of_base(self) -> list[int]:
+        """Which of the plan's views are the base's."""
+        if self._first:
+            return [*range(self._first)]
+        return [0, 1, *range(self.path.count, self._plan.count)]
+
+    def _views_of_base(self, views: Views) -> Views:
+        return Views(tuple(views[number] for number in self._numbers_of_base), views.index, views.shown)
+
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        of_base = self.base.visible_patches(self._views_of_base(views), self.seen_by_base(backbone))
+        return {self._numbers_of_base[number]: patches for number, patches in of_base.items()}
 
     def reconstruction(self, maps: Tensor, images: Sequence[Tensor]) -> Tensor:
         """The mean over decoders of the mean squared error.

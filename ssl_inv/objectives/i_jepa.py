@@ -111,6 +111,10 @@ class IJEPA(Objective):
         tokens = take(teacher_tokens(self.teacher, pixels), patches)
         return normalised(tokens) if self.normalised_targets else tokens
 
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        grid = patch_grid(backbone, views[0].pixels)
+        return {0: self.masking.visible(views.index, grid)}
+
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(backbone, linear_momentum(self.momentum, step - 1, steps))
         self.masking.steps_done = step

@@ -132,7 +132,7 @@ class IBOT(CountsSteps, Objective):
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         pixels = torch.cat([view.pixels for view in views.views[:2]])
-        masks = self._masks(views.index.cpu().numpy(), _grid(backbone, pixels))
+        masks = self._masks(views.index.cpu().numpy(), grid_of_patches(backbone, pixels))
         where = torch.from_numpy(masks).to(pixels.device, non_blocking=True)
         masked = torch.from_numpy(np.flatnonzero(masks)).to(pixels.device, non_blocking=True)
         image_targets, patch_targets = self._targets(pixels, masked)
@@ -175,6 +175,11 @@ class IBOT(CountsSteps, Objective):
         counts = (grid[0] * grid[1] * (low + (high - low) * share)).astype(np.int64)
         return block_masks(np.where(chance < self.mask_probability, counts, 0), grid, (*key, 1)).reshape(len(crop), -1)
 
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        grid = grid_of_patches(backbone, views[0].pixels)
+        masks = torch.from_numpy(self._masks(views.index.cpu().numpy(), grid)).view(2, -1, *grid)
+        return dict(enumerate(~masks))
+
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         momentum = cosine_momentum(self.momentum, step, steps)
         self.backbone_teacher.follow(backbone, momentum)
@@ -209,7 +214,7 @@ def encode_tokens(backbone: Backbone, pixels: Tensor, masked: Tensor | None = No
     return model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
 
 
-def _grid(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
+def grid_of_patches(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
     """Patches along height and width."""
     embed: Any = backbone.model.patch_embed
     (height, width), (patch_height, patch_width) = pixels.shape[-2:], embed.patch_size

@@ -126,6 +126,9 @@ class IWM(Objective):
         wanted = normalised(take(teacher_tokens(self.teacher, target.pixels), masks.targets))
         return {"prediction": Term(losses.token_error(predicted, wanted, self.error))}
 
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        return {0: self.masking.visible(views.index, self.grid), 1: self.masking.predicted(views.index, self.grid)}
+
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(backbone, linear_momentum(self.momentum, step - 1, steps))
         self.masking.steps_done = step

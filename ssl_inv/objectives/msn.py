@@ -14,6 +14,7 @@ from ssl_inv.heads import PrototypeHead
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop, encode_by_size
+from ssl_inv.objectives.ibot import grid_of_patches
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher
 from ssl_inv.transforms import Group
@@ -154,12 +155,20 @@ class MSN(CountsSteps, Objective):
         """The numbers of the patches of each view that stay, `(V B, N')`; None if all do."""
         if not self.patch_drop:
             return None
-        patch: Any = backbone.model.patch_embed
-        height, width = (side // part for side, part in zip(pixels.shape[-2:], patch.patch_size, strict=True))
+        height, width = grid_of_patches(backbone, pixels)
         view = np.repeat(np.arange(self.random_views), len(index))
         key = (self.seed, self._steps_done, np.tile(index, self.random_views), view)
         kept = keyed_random.bits(*key, count=height * width).argsort(axis=1)[:, : max(1, int(height * width * (1 - self.patch_drop)))]
         return torch.from_numpy(np.ascontiguousarray(kept)).to(pixels.device, non_blocking=True)
+
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        pixels = views[0].pixels
+        kept = self._kept(views.index.cpu().numpy(), backbone, pixels)
+        if kept is None:
+            return {}
+        height, width = grid_of_patches(backbone, pixels)
+        visible = torch.zeros(len(kept), height * width, dtype=torch.bool).scatter_(1, kept.cpu(), True)
+        return dict(enumerate(visible.view(self.random_views, -1, height, width), start=1))
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._embedding(backbone), self.momentum + (1 - self.momentum) * step / steps)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from torch import Tensor
+
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
 from ssl_inv.data.gallery import Gallery
@@ -67,13 +69,23 @@ class Split(Objective):
         return self._plan
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        count = self.invariant.plan.count
-        further = views if self.shares_views else Views(views.views[count:], views.index, views.shown)
         first, last = self._parts(Backbone(OnePass(backbone.model), backbone.architecture, backbone.arguments))
-        invariant = self.invariant.loss(Views(views.views[:count], views.index, views.shown), first)
-        equivariant = self.equivariant.loss(further, last)
+        own, further = self._views_of_both(views)
+        invariant, equivariant = self.invariant.loss(own, first), self.equivariant.loss(further, last)
         told = {f"equivariant_{name}": Term(term.value, self.weight * term.weight) for name, term in equivariant.items()}
         return {**{f"invariant_{name}": term for name, term in invariant.items()}, **told}
+
+    def _views_of_both(self, views: Views) -> tuple[Views, Views]:
+        """The views of the invariant objective and those of the equivariant one."""
+        count = self.invariant.plan.count
+        further = views if self.shares_views else Views(views.views[count:], views.index, views.shown)
+        return Views(views.views[:count], views.index, views.shown), further
+
+    def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
+        both = zip((self.invariant, self.equivariant), self._views_of_both(views), self._parts(backbone), strict=True)
+        first, last = (objective.visible_patches(some, part) for objective, some, part in both)
+        shift = 0 if self.shares_views else self.invariant.plan.count
+        return {**first, **{number + shift: patches for number, patches in last.items()}}
 
     def _parts(self, backbone: Backbone) -> tuple[Backbone, Backbone]:
         """The backbone with the invariant channels and with the equivariant ones."""
