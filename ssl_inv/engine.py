@@ -134,6 +134,8 @@ class Pretraining(lightning.LightningModule):
     def _step(self) -> None:
         optimizer = self.optimization.optimizer
         self.optimization.set_rate(self.step, self.schedule.steps)
+        for parameter in self.objective.held(self.step + 1, self.schedule.steps):
+            parameter.grad = None
         if self.schedule.clip is not None:
             nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.schedule.clip)
         self._optimizer_step()

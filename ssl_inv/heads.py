@@ -188,23 +188,20 @@ class PrototypeHead(nn.Module):
         """Normalised embeddings `(..., D)` of features `(..., C)`."""
         return nn.functional.normalize(self.layers(features), dim=-1)
 
-    def similarities(self, embeddings: Tensor, learning: Tensor | None = None) -> Tensor:
-        """Logits `(..., K)` of embeddings `(..., D)`.
+    def prototype_parameters(self) -> list[nn.Parameter]:
+        """What the prototypes are made of."""
+        return [self.directions] if self.lengths is None else [self.directions, self.lengths]
 
-        Args:
-            embeddings: normalised, or means of such: the map is linear.
-            learning: multiplies the gradient of the prototypes, one number; 0 holds them fast, None is 1.
-        """
+    def similarities(self, embeddings: Tensor) -> Tensor:
+        """Logits `(..., K)` of embeddings `(..., D)`, which are normalised, or means of such: the map is linear."""
         prototypes = nn.functional.normalize(self.directions, dim=1)
         if self.lengths is not None:
             prototypes = prototypes * self.lengths
-        if learning is not None:
-            prototypes = torch.lerp(prototypes.detach(), prototypes, learning.to(prototypes.dtype))
         return nn.functional.linear(embeddings, prototypes)
 
-    def forward(self, features: Tensor, learning: Tensor | None = None) -> Tensor:
-        """Logits `(..., K)` of features `(..., C)`; see `similarities`."""
-        return self.similarities(self.embed(features), learning)
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `(..., K)` of features `(..., C)`."""
+        return self.similarities(self.embed(features))
 
 
 class CentredTargets(nn.Module):

@@ -59,6 +59,18 @@ class Collapsed(Plain):
     def representations(self, backbone):
         return lambda pixels: {"all": 1 + 1e-6 * backbone(pixels)}
 
+class HoldsItsHead(Plain):
+    def __init__(self, features, groups):
+        super().__init__(features, groups)
+        self.register_buffer("begun", self.head.weight.detach().clone())
+
+    def held(self, step, steps):
+        return [self.head.weight] if step <= 2 else []
+
+    def after_step(self, backbone, step, steps):
+        super().after_step(backbone, step, steps)
+        assert torch.equal(self.head.weight, self.begun) == (step <= 2)
+
 class LooksBetweenEpochs(Plain):
     def __init__(self, features, groups):
         super().__init__(features, groups)
@@ -113,6 +125,14 @@ def follow(run: Run, folder: Path) -> tuple[RunFolder, str]:
     record = RunFolder.create(folder, run.recipe, [])
     train(run, record, Progress(said))
     return record, said.getvalue()
+
+
+def test_what_is_held_neither_moves_nor_decays_and_leaves_no_trace_in_the_optimiser(objectives: str, tmp_path: Path) -> None:
+    run = make(objective={"name": f"{objectives}.HoldsItsHead"}, optimizer={"name": "adamw", "lr": 0.1, "weight_decay": 0.5})
+    follow(run, tmp_path / "run")
+    moments, head = run.module.optimization.optimizer.state, run.objective.head
+    assert isinstance(head, torch.nn.Linear)
+    assert (moments[head.weight]["step"], moments[head.bias]["step"]) == (2, 4)
 
 
 def gradients(run: Run, batch: int) -> list[torch.Tensor]:

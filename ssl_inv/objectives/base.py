@@ -1,7 +1,7 @@
 """What an objective is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -79,6 +79,13 @@ class Objective(nn.Module, ABC):
             objects: in the training data; `Views.index` counts them.
             images: of all objects together.
         """
+
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        """The parameters that optimiser step `step` of `steps`, the first of which is 1, leaves alone.
+
+        They neither move nor decay, and the optimiser gathers no moments of their gradients.
+        """
+        return ()
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         """Called after optimiser step `step` of `steps`, the first of which is 1: moving averages, queues."""

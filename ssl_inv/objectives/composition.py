@@ -1,10 +1,10 @@
 """Objectives around another one."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
@@ -80,6 +80,9 @@ class AroundBase:
     def allocate(self, objects: int, images: int) -> None:
         with speaking_of("base"):
             self.base.allocate(objects, images)
+
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        return self.base.held(step, steps)
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.base.after_step(self.seen_by_base(backbone), step, steps)

@@ -1,6 +1,6 @@
 """DINO: predict, from crops of an image, which prototypes a slowly moving copy of the network finds in other crops of it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import Literal
 
@@ -57,7 +57,6 @@ class DINO(Objective):
     """
 
     teacher: Teacher
-    prototypes_learn: Tensor
 
     def __init__(
         self,
@@ -92,7 +91,6 @@ class DINO(Objective):
         self.sinkhorn, self.koleo, self.keep = targets == "sinkhorn", koleo, keep
         self.head = PrototypeHead(features, projector, prototypes, batch_norm, unit_norm)
         self.centring = CentredTargets(prototypes, centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
-        self.register_buffer("prototypes_learn", torch.tensor(0.0 if frozen_prototypes else 1.0))
 
     @property
     def plan(self) -> MultiCrop:
@@ -107,7 +105,7 @@ class DINO(Objective):
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         targets = self._targets(torch.cat([view.pixels for view in views.views[:2]]))
         features = encode_by_size(backbone, views.views)
-        student = by_crop(self.head(features, self.prototypes_learn), len(views))
+        student = by_crop(self.head(features), len(views))
         terms = {"distillation": Term(mean_of_different_crops(losses.distillation(student, targets, self.student_temperature)))}
         if self.koleo:
             first, second = by_crop(features, len(views))[:2]
@@ -124,11 +122,13 @@ class DINO(Objective):
         self.centring.put(logits.mean(dim=0, dtype=self.centring.centre.dtype))
         return by_crop(targets, 2)
 
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        return self.head.prototype_parameters() if (step - 1) / steps < self.frozen_prototypes else ()
+
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._network(backbone), cosine_momentum(self.momentum, step, steps))
         self.centring.flush()
         self.centring.warm_up(step / steps)
-        self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
         if step == steps and self.keep == "teacher":
             backbone.load_state_dict(self.teacher.network.get_submodule("0").state_dict())
 

@@ -1,7 +1,7 @@
 """iBOT: DINO, and the same question asked about patches that the student does not see."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from typing import Any, Literal
 
@@ -69,7 +69,6 @@ class IBOT(CountsSteps, Objective):
 
     backbone_teacher: Teacher
     head_teacher: Teacher
-    prototypes_learn: Tensor
 
     def __init__(
         self,
@@ -115,7 +114,6 @@ class IBOT(CountsSteps, Objective):
         self.heads = nn.ModuleList(heads)
         schedule = (centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
         self.image_targets, self.patch_targets = CentredTargets(prototypes, *schedule), CentredTargets(prototypes, *schedule)
-        self.register_buffer("prototypes_learn", torch.tensor(0.0 if frozen_prototypes else 1.0))
 
     @property
     def plan(self) -> MultiCrop:
@@ -139,8 +137,8 @@ class IBOT(CountsSteps, Objective):
         pooled, patches = encode_tokens(backbone, pixels, where, self.mask_token)
         if len(views) > 2:
             pooled = torch.cat((pooled, encode_by_size(backbone, views.views[2:])))
-        logits = by_crop(self.heads[0](pooled, self.prototypes_learn), len(views))
-        predicted = self.heads[-1](patches.flatten(0, 1).index_select(0, masked), self.prototypes_learn)
+        logits = by_crop(self.heads[0](pooled), len(views))
+        predicted = self.heads[-1](patches.flatten(0, 1).index_select(0, masked))
         image, patch = self.weights
         pairs = losses.distillation(logits, image_targets, self.student_temperature)
         return {
@@ -180,6 +178,11 @@ class IBOT(CountsSteps, Objective):
         masks = torch.from_numpy(self._masks(views.index.cpu().numpy(), grid)).view(2, -1, *grid)
         return dict(enumerate(~masks))
 
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        heads = [head for head in self.heads if isinstance(head, PrototypeHead)]
+        frozen = (step - 1) / steps < self.frozen_prototypes
+        return [parameter for head in heads for parameter in head.prototype_parameters()] if frozen else ()
+
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         momentum = cosine_momentum(self.momentum, step, steps)
         self.backbone_teacher.follow(backbone, momentum)
@@ -187,7 +190,6 @@ class IBOT(CountsSteps, Objective):
         for targets in (self.image_targets, self.patch_targets):
             targets.flush()
             targets.warm_up(step / steps)
-        self.prototypes_learn.fill_(float(step / steps >= self.frozen_prototypes))
         self._steps_done = step
         if step == steps and self.keep == "teacher":
             backbone.load_state_dict(self.backbone_teacher.network.state_dict())

@@ -1,9 +1,9 @@
 """Split: two objectives, each with a part of the features of its own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv.backbones import Backbone
 from ssl_inv.data.base import Labels
@@ -105,6 +105,9 @@ class Split(Objective):
             self.invariant.allocate(objects, images)
         with speaking_of("equivariant"):
             self.equivariant.allocate(objects, images)
+
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        return [*self.invariant.held(step, steps), *self.equivariant.held(step, steps)]
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         for objective, part in zip((self.invariant, self.equivariant), self._parts(backbone), strict=True):

@@ -1,6 +1,6 @@
 """SwAV: predict from one crop of an image the prototypes that another crop was assigned to, all of which are used alike."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -51,8 +51,6 @@ class SwAV(Objective):
         queue_start: share of all steps after which the queue begins to be filled; the authors' is 15 of 200 epochs.
     """
 
-    prototypes_learn: Tensor
-
     def __init__(
         self,
         features: int,
@@ -90,7 +88,6 @@ class SwAV(Objective):
         self.projector = make_projector(features, projector)
         self.prototypes = nn.Parameter(F.normalize(torch.empty(prototypes, projector[-1]).uniform_(-1, 1), dim=1))
         self.queues = nn.ModuleList(Queue(queue, projector[-1]) for _ in range(2 if queue else 0))
-        self.register_buffer("prototypes_learn", torch.tensor(0.0 if frozen_prototypes else 1.0))
         self._progress = 0.0
 
     @property
@@ -112,7 +109,7 @@ class SwAV(Objective):
     def embedding_loss(self, z: Tensor) -> Losses:
         """The loss from normalised projections `(V, B, D)` of V crops, the two global ones first."""
         with torch.autocast(z.device.type, enabled=False):
-            logits = F.linear(z, torch.lerp(self.prototypes.detach(), self.prototypes, self.prototypes_learn))
+            logits = F.linear(z, self.prototypes)
             targets = torch.stack([self._assignments(logits[crop], crop) for crop in range(2)])
             pairs = losses.distillation(logits, targets, self.temperature)
         if self._progress >= self.queue_start:
@@ -134,10 +131,12 @@ class SwAV(Objective):
     def _global_queues(self) -> list[Queue]:
         return [queue for queue in self.queues if isinstance(queue, Queue)]
 
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        return [self.prototypes] if (step - 1) / steps < self.frozen_prototypes else ()
+
     @torch.no_grad()
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
         self._progress = step / steps
-        self.prototypes_learn.fill_(float(self._progress >= self.frozen_prototypes))
         for queue in self._global_queues():
             queue.flush()
