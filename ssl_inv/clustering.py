@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv import keyed_random
 from ssl_inv.bank import Bank
+from ssl_inv.cores import faiss_on_cores_of_all_processes
 from ssl_inv.data.base import Labels
 from ssl_inv.distributed import all_sum, rank
 from ssl_inv.sampling import Members
@@ -60,7 +61,8 @@ def k_means(
         # faiss prints a warning where there are fewer than 39 points for a cluster, and draws a sample of its own where there are more.
         limits = {"min_points_per_centroid": 1, "max_points_per_centroid": points}
         machine = faiss.Kmeans(found.shape[1], clusters, niter=iterations, seed=seed % 2**31, spherical=spherical, **limits)
-        machine.train(bank.rows(sample.to(bank.vectors.device), found).numpy())
+        with faiss_on_cores_of_all_processes():
+            machine.train(bank.rows(sample.to(bank.vectors.device), found).numpy())
         found = torch.from_numpy(machine.centroids)
     return all_sum(found.to(device or bank.vectors.device))
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_inv import keyed_random
+from ssl_inv.cores import faiss_on_cores_of_all_processes
 from ssl_inv.data.base import Indices, Labels
 from ssl_inv.data.gallery import Gallery
 from ssl_inv.distributed import all_sum, rank
@@ -192,7 +193,8 @@ class NeighbourGraph(nn.Module):
         if rank() == 0:
             groups, features, readable = (np.concatenate(parts) for parts in zip(*kept, strict=True))
             kept.clear()
-            found = torch.from_numpy(find_neighbours(features, groups, rules, readable, seed)).to(found)
+            with faiss_on_cores_of_all_processes():
+                found = torch.from_numpy(find_neighbours(features, groups, rules, readable, seed)).to(found)
         self.neighbours.copy_(all_sum(found))
 
     def related(self, first: Tensor, second: Tensor) -> Tensor:

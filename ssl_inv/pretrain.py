@@ -30,8 +30,9 @@ from ssl_inv.backbones import (
     to_channels_last,
 )
 from ssl_inv.callbacks import Progress, Recorder
+from ssl_inv.cores import available_cores
 from ssl_inv.data.base import Data, Source, Subset
-from ssl_inv.data.loading import StepBatches, available_cores
+from ssl_inv.data.loading import StepBatches
 from ssl_inv.distributed import synchronise_batch_norm
 from ssl_inv.engine import NonFiniteLossError, Pretraining, Schedule, extent
 from ssl_inv.evaluation.features import frozen

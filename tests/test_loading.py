@@ -3,14 +3,16 @@
 import io
 from pathlib import Path
 
+import faiss
 import numpy as np
 import pytest
 import torch
 
 from ssl_inv import pretrain
 from ssl_inv.callbacks import Progress
+from ssl_inv.cores import available_cores, faiss_on_cores_of_all_processes
 from ssl_inv.data.base import Images, Indices, Labels, Source
-from ssl_inv.data.loading import Batch, Staging, StepBatches, StepLoader, UnreadableBatchError, available_cores
+from ssl_inv.data.loading import Batch, Staging, StepBatches, StepLoader, UnreadableBatchError
 from ssl_inv.recipe import resolve
 from ssl_inv.run_folder import RunFolder
 from ssl_inv.settings import TrainerSettings
@@ -210,6 +212,22 @@ def test_cores_are_those_of_the_container(files: dict[str, str], most: int, tmp_
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(content)
     assert available_cores(tmp_path) == most
+
+
+@pytest.mark.parametrize(("cores", "own", "processes", "given"), [(16, 2, 8, 16), (16, 2, 4, 8), (4, 2, 8, 4), (1, 2, 1, 2), (1, 2, 2, 2)])
+def test_what_one_process_does_for_all_it_does_on_the_cores_of_all(
+    cores: int, own: int, processes: int, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssl_inv.cores.available_cores", lambda: cores)
+    monkeypatch.setattr("ssl_inv.cores.world_size", lambda: processes)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(own)
+    try:
+        with faiss_on_cores_of_all_processes():
+            assert faiss.omp_get_max_threads() == given
+        assert faiss.omp_get_max_threads() == own
+    finally:
+        faiss.omp_set_num_threads(before)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,9 @@
 """Batches of raw views, each a function of the step number alone."""
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -280,26 +278,3 @@ def _carve(memory: Tensor, start: int, like: Tensor) -> Tensor:
     """The bytes from `start` on, as a tensor of the shape, type and order of dimensions of another."""
     dense = torch.empty_like(like, device="meta")
     return memory[start : start + like.nbytes].view(like.dtype).as_strided(like.shape, dense.stride())
-
-
-def available_cores(control_group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Cores that this process may use, which a scheduler or a container may have made fewer than the machine has.
-
-    Args:
-        control_group: where Linux says how much time on processors a container may take.
-    """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota, period = _quota(control_group)
-    return min(cores, math.ceil(quota / period)) if quota > 0 and period > 0 else cores
-
-
-def _quota(control_group: Path) -> tuple[int, int]:
-    """Microseconds of processor time in a period and the length of the period; both 0 if there is no limit."""
-    try:
-        content = (control_group / "cpu.max").read_text().split()
-    except OSError:
-        try:
-            content = [(control_group / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period")]
-        except OSError:
-            return 0, 0
-    return (0, 0) if content[0] == "max" else (int(content[0]), int(content[1]))
