@@ -226,7 +226,7 @@ class CentredTargets(nn.Module):
     def __init__(self, prototypes: int, momentum: float, temperature: float, first_temperature: float, warmup: float) -> None:
         super().__init__()
         if min(temperature, first_temperature) <= 0:
-            raise ValueError(f"temperatures of the teacher must be above 0, got {first_temperature} and {temperature}")
+            raise ValueError(f"teacher_temperature and warmup_temperature must be above 0, got {temperature} and {first_temperature}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"centre_momentum must lie between 0 and 1, got {momentum}")
         self.momentum, self.range, self.warmup = momentum, (first_temperature, temperature), warmup

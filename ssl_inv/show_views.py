@@ -111,9 +111,7 @@ def samples(source: Source, batch: Batch, maker: ViewMaker, visible: Callable[[V
     changed = any(one.names for one in changes)
     originals = [_bytes(one.pixels.float() / 255) if changed else None for one in batch.images]
     sizes = {view.pixels.shape[-1] for view in views}
-    shown = [
-        _shown(number, view, changes[number], maker, len(sizes) > 1, patches.get(number)) for number, view in enumerate(views)
-    ]
+    shown = [_shown(number, view, changes[number], maker, len(sizes) > 1, patches.get(number)) for number, view in enumerate(views)]
     found = []
     for row, index in enumerate(batch.index.tolist()):
         parts = [

@@ -135,7 +135,7 @@ def test_plan() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"global_views": 1}, "at least one global view and two views in all"),
+        ({"global_views": 1}, "make at least two views"),
         ({"weight": 1.0}, "weight must lie between 0 and 1"),
         ({"directions": 0}, "directions must be at least 1"),
         ({"nodes": 1}, "nodes must be at least 2"),

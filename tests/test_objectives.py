@@ -2,12 +2,14 @@
 
 import inspect
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
+from ssl_inv.backbones import Backbone, make_backbone
 from ssl_inv.registry import OBJECTIVES
-from ssl_inv.testing import check_objective
+from ssl_inv.testing import GROUPS, check_objective
+from ssl_inv.testing_data import SmallNetwork
 
 TINY_TRANSFORMER = {
     "name": "vit_tiny_patch16_224",
@@ -66,6 +68,32 @@ def small(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", [*OBJECTIVES.entries])
 def test_registered_objectives_conform(name: str) -> None:
     check_objective(name, **small(name))
+
+
+BELOW_ZERO = {"interclr": {"margin"}, "transitive": {"least_similarity"}}
+"""Numbers that mean something below zero."""
+NOT_READ = {"sie": {"directions"}}
+"""What belongs to a choice that is not made by default."""
+
+
+def build(name: str, backbone: Backbone, settings: dict[str, Any]) -> None:
+    objective = OBJECTIVES.find(name).load()(backbone.features, GROUPS, **settings)
+    objective.adopt(backbone)
+    objective.allocate(24, 24)
+
+
+@pytest.mark.parametrize("name", [*OBJECTIVES.entries])
+def test_numbers_below_zero_are_refused_by_name(name: str) -> None:
+    spared = BELOW_ZERO.get(name, set()) | NOT_READ.get(name, set())
+    given = small(name)
+    backbone = make_backbone(**given.pop("backbone")) if "backbone" in given else Backbone(SmallNetwork(), "small")
+    for setting, annotation in get_type_hints(OBJECTIVES.find(name).schema).items():
+        if {int, float}.isdisjoint((annotation, *get_args(annotation))) or get_origin(annotation) in (list, dict):
+            continue
+        if setting in spared or setting.endswith("seed"):
+            continue
+        with pytest.raises(ValueError, match=setting):
+            build(name, backbone, {**given, setting: -1})
 
 
 @pytest.mark.parametrize(

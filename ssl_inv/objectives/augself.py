@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.registry import register, suggest
 from ssl_inv.transforms import Action, Convention, Flag, Group, Transform
 from ssl_inv.views import Pair, Views
@@ -70,6 +70,7 @@ class AugSelf(Objective):
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
+        require_at_least(0, weight=weight)
         if not projector:
             raise ValueError("projector must name at least one width")
         if temperature <= 0:

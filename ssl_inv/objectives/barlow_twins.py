@@ -7,7 +7,7 @@ from torch import Tensor
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
@@ -41,6 +41,7 @@ class BarlowTwins(Objective):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
+        require_at_least(0, redundancy=redundancy, scale=scale)
         if not projector:
             raise ValueError("projector must name at least one width")
         self.weights = (scale, scale * redundancy)

@@ -23,6 +23,13 @@ class Term:
     weight: float = 1.0
 
 
+def require_at_least(least: float, **settings: float) -> None:
+    """Raise a `ValueError` that names the first of some settings that is below `least`."""
+    for name, value in settings.items():
+        if value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
 Losses = Mapping[str, Term]
 """Terms by name. The loss is the sum of value times weight; the engine sums, logs and checks them."""
 

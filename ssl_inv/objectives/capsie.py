@@ -10,7 +10,7 @@ from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.capsules import CapsuleProjector, Capsules
 from ssl_inv.heads import BilinearPredictor
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, rotation_position
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least, rotation_position
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.transforms import Action, Convention, Group
@@ -77,6 +77,9 @@ class CapsIE(Objective):
         convention: Literal["sie", "seq-jepa", "canonical"] = "sie",
     ) -> None:
         super().__init__()
+        require_at_least(
+            0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, mean_entropy=mean_entropy
+        )
         if pose < 1:
             raise ValueError(f"pose must be at least 1, got {pose}")
         self.parameters_used = parameters

@@ -7,7 +7,7 @@ from torch import Tensor
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.registry import register, suggest
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
@@ -50,6 +50,7 @@ class CARE(Objective):
         chunk: str = "chunk",
     ) -> None:
         super().__init__()
+        require_at_least(0, equivariance=equivariance)
         if not projector:
             raise ValueError("projector must name at least one width")
         if temperature <= 0:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import mlp
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Patches, Views
@@ -64,8 +64,8 @@ class ContextPrediction(Objective):
         super().__init__()
         if not 1 <= neighbours <= _SIDES:
             raise ValueError(f"neighbours must lie between 1 and {_SIDES}, got {neighbours}")
-        if patch_gap < 0:
-            raise ValueError(f"patch_gap must be at least 0, got {patch_gap}")
+        require_at_least(0, patch_gap=patch_gap, patch_jitter=patch_jitter)
+        require_at_least(1, patch_size=patch_size)
         if len(patch_scale) != 2:
             raise ValueError(f"patch_scale are two shares, got {patch_scale}")
         # Beyond this a patch beside the middle can lie nearer to a diagonal than to its own direction.

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import CentredTargets, PrototypeHead
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.registry import register
 from ssl_inv.teacher import Teacher, cosine_momentum
 from ssl_inv.transforms import Group
@@ -82,6 +82,7 @@ class DINO(Objective):
         keep: Literal["teacher", "student"] = "teacher",
     ) -> None:
         super().__init__()
+        require_at_least(0, koleo=koleo)
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
         for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
             if not 0 <= share < 1:
@@ -149,8 +150,8 @@ def global_and_local(count: int, size: int, scale: Sequence[float]) -> MultiCrop
     """Two crops as the augmentation makes them, and `count` small ones of `size` pixels and a `scale` of the image's area."""
     if len(scale) != 2:
         raise ValueError(f"local_scale is the smallest and the largest share of the image's area, got {list(scale)}")
-    if count < 0:
-        raise ValueError(f"local_crops must be at least 0, got {count}")
+    require_at_least(0, local_crops=count)
+    require_at_least(1, local_size=size)
     small = (Crops(count, size, (scale[0], scale[1])),) if count else ()
     return MultiCrop((Crops(2), *small))
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.capsules import CapsuleProjector, Capsules
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.quaternions import quaternion_to_matrix
 from ssl_inv.registry import register, suggest
 from ssl_inv.transforms import Action, Group
@@ -62,6 +62,9 @@ class EquiCaps(Objective):
         mean_entropy: float = 1.0,
     ) -> None:
         super().__init__()
+        require_at_least(
+            0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, mean_entropy=mean_entropy
+        )
         if "rotation" not in groups:
             raise ValueError(f"name: equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}")
         self.parameters_used = ["rotation"]

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import EmbeddedActionPredictor, normalised_mlp
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.transforms import Convention, Group
@@ -65,6 +65,7 @@ class EquiMod(Objective):
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
+        require_at_least(0, equivariance=equivariance)
         if not projector:
             raise ValueError("projector must name at least one width")
         for name, value in (("temperature", temperature), ("equivariant_temperature", equivariant_temperature)):

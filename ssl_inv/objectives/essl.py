@@ -11,7 +11,7 @@ from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import normalised_mlp
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Several, Turns, Views
@@ -65,6 +65,8 @@ class ESSL(Objective):
         turned_scale: list[float] | None = None,
     ) -> None:
         super().__init__()
+        require_at_least(0, rotation=rotation)
+        require_at_least(1, predictor_hidden=predictor_hidden, turned_size=turned_size)
         if not projector:
             raise ValueError("projector must name at least one width")
         if temperature <= 0:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import CentredTargets, PrototypeHead
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop, encode_by_size, global_and_local, mean_of_different_crops, require_distillation_settings
 from ssl_inv.registry import register
@@ -97,6 +97,7 @@ class IBOT(CountsSteps, Objective):
         keep: Literal["teacher", "student"] = "teacher",
     ) -> None:
         super().__init__()
+        require_at_least(0, image_weight=image_weight, patch_weight=patch_weight)
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
         for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
             if not 0 <= share < 1:

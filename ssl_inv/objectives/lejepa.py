@@ -10,7 +10,7 @@ from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.directions import RandomDirections
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Views
@@ -103,8 +103,10 @@ class LeJEPA(Objective):
 
 
 def _plan(global_views: int, local_views: int, local_size: int, local_scale: tuple[float, float]) -> Plan:
-    if global_views < 1 or local_views < 0 or global_views + local_views < 2:
-        raise ValueError(f"at least one global view and two views in all are needed, got {global_views} global and {local_views} local")
+    require_at_least(1, global_views=global_views, local_size=local_size)
+    require_at_least(0, local_views=local_views)
+    if global_views + local_views < 2:
+        raise ValueError(f"global_views and local_views make at least two views, got {global_views} and {local_views}")
     if local_views == 0:
         return Pair(global_views)
     return MultiCrop((Crops(global_views), Crops(local_views, local_size, local_scale)))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import PrototypeHead
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop, encode_by_size
 from ssl_inv.objectives.ibot import grid_of_patches
@@ -89,6 +89,7 @@ class MSN(CountsSteps, Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        require_at_least(0, mean_entropy=mean_entropy, entropy=entropy)
         if not projector:
             raise ValueError("projector must name at least one width")
         if prototypes < 2:
@@ -182,6 +183,7 @@ def _plan(random_views: int, focal_views: int, size: int, scale: list[float]) ->
         raise ValueError(f"random_views and focal_views make one anchor at least, got {random_views} and {focal_views}")
     if len(scale) != 2:
         raise ValueError(f"focal_scale is the smallest and the largest share of the image's area, got {scale}")
+    require_at_least(1, focal_size=size)
     small = (Crops(focal_views, size, (scale[0], scale[1])),) if focal_views else ()
     return MultiCrop((Crops(1 + random_views), *small))
 

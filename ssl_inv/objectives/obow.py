@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ssl_inv import keyed_random, losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.objectives.counted import CountsSteps
 from ssl_inv.objectives.dino import by_crop
 from ssl_inv.registry import register
@@ -112,19 +112,21 @@ class OBoW(CountsSteps, Objective):
         patch_jitter: int = 24,
     ) -> None:
         super().__init__()
-        if levels < 1:
-            raise ValueError(f"levels must be at least 1, got {levels}")
+        require_at_least(1, levels=levels)
         if kappa <= 0:
             raise ValueError(f"kappa must be above 0, got {kappa}")
         if not 0 <= momentum <= 1:
             raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
-        if crops < 0 or patches < 0 or crops + patches < 1:
-            raise ValueError(f"at least one crop or patch is needed for the student, got {crops} and {patches}")
+        require_at_least(0, crops=crops, patches=patches, patch_jitter=patch_jitter)
+        require_at_least(1, crop_size=crop_size, patch_size=patch_size, patch_grid=patch_grid)
+        if crops + patches < 1:
+            raise ValueError(f"crops and patches make at least one view for the student, got {crops} and {patches}")
         self.levels, self.momentum, self.warm_start, self.word_seed = levels, momentum, warm_start, word_seed
         self._kinds: dict[str, Plan] = {}
         if crops:
             self._kinds["crops"] = MultiCrop((Crops(crops, crop_size, _pair("crop_scale", crop_scale)),))
         if patches:
+            require_at_least(patch_size + patch_jitter, patch_view=patch_view)
             scale = _pair("patch_scale", patch_scale)
             self._kinds["patches"] = Patches(patch_view, patch_size, patch_grid, patch_jitter, patches, scale)
         self._centre = Crops(1, centre=centre)

@@ -11,7 +11,7 @@ from ssl_inv.backbones import Backbone
 from ssl_inv.directions import RandomDirections
 from ssl_inv.heads import action_predictor
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Encoder, Losses, Objective, Term, action_dimensions, rotation_position
+from ssl_inv.objectives.base import Encoder, Losses, Objective, Term, action_dimensions, require_at_least, rotation_position
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.transforms import Action, Convention, Group
@@ -86,6 +86,7 @@ class SIE(Objective):
         directions: int = 1024,
     ) -> None:
         super().__init__()
+        require_at_least(0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, sigreg=sigreg)
         if not 0 < equivariant_share <= 1:
             raise ValueError(f"equivariant_share must be above 0 and at most 1, got {equivariant_share}")
         if not projector:

@@ -74,7 +74,7 @@ class SwAV(Objective):
         if prototypes < 2:
             raise ValueError(f"prototypes must be at least 2, got {prototypes}")
         if min(temperature, sinkhorn_temperature) <= 0:
-            raise ValueError(f"temperatures must be above 0, got {temperature} and {sinkhorn_temperature}")
+            raise ValueError(f"temperature and sinkhorn_temperature must be above 0, got {temperature} and {sinkhorn_temperature}")
         if sinkhorn_iterations < 1:
             raise ValueError(f"sinkhorn_iterations must be at least 1, got {sinkhorn_iterations}")
         if queue < 0:

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least
 from ssl_inv.registry import register
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.views import Pair, Views
@@ -60,6 +60,7 @@ class VICRegTrajectory(Objective):
         trajectory: float = 0.01,
     ) -> None:
         super().__init__()
+        require_at_least(0, invariance=invariance, variance=variance, covariance=covariance, trajectory=trajectory)
         if not projector:
             raise ValueError("projector must name at least one width")
         if shape == "straight" and not normalised_centre:
