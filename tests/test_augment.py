@@ -187,6 +187,9 @@ def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source() -> None:
 
 REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
     "probability": ({"name": "simclr", "flip": 1.5}, "flip is a probability between 0 and 1"),
+    "blur": ({"name": "moco", "blur": -1.0}, "blur is a probability between 0 and 1"),
+    "share": ({"name": "byol", "min_scale": 1.5}, "min_scale must lie between 0 and 1"),
+    "strength": ({"name": "equimod", "strength": -1.0}, "strength must be at least 0"),
     "range": ({"name": "custom", "operations": [{"name": "crop", "scale": [0.5, 0.2]}]}, r"operation 'crop': scale is a range"),
     "hue": ({"name": "custom", "operations": [{"name": "jitter", "hue": 0.7}]}, "hue must be at least 0 and at most 0.5"),
     "shear": ({"name": "custom", "operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from ssl_inv.augment.operations import geometric, photometric
-from ssl_inv.augment.operations.base import Draws, Key, Operation, check_probability, operations_of
+from ssl_inv.augment.operations.base import Draws, Key, Operation, check_probability, check_strength, operations_of
 from ssl_inv.augment.pipeline import Augmentation, Policy
 from ssl_inv.augment.render import Style
 from ssl_inv.registry import register
@@ -64,8 +64,9 @@ def iwm(
     """
     for name, value in (("flip", flip), ("jitter", jitter), ("grey", grey), ("blur", blur), ("solarise", solarise)):
         check_probability(name, value)
+    check_strength(strength)
     target = (
-        OncePerSample(geometric.Crop(scale=[min_scale, 1.0])),
+        OncePerSample(geometric.crop_of_at_least(min_scale)),
         OncePerSample(geometric.flip(probability=flip)),
         photometric.Jitter(
             brightness=0.4 * strength,

@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 from ssl_inv.augment.operations import geometric, photometric
-from ssl_inv.augment.operations.base import Operation, check_probability, operations_of
+from ssl_inv.augment.operations.base import Operation, check_probability, check_strength, operations_of
 from ssl_inv.augment.pipeline import Augmentation, Policy
 from ssl_inv.augment.render import Style
 from ssl_inv.registry import register
@@ -65,9 +65,10 @@ def simclr(
     """
     for name, value in (("flip", flip), ("jitter", jitter), ("grey", grey), ("blur", blur)):
         check_probability(name, value)
+    check_strength(strength)
     reach = 0.8 * strength
     operations = (
-        geometric.Crop(scale=[min_scale, 1.0]),
+        geometric.crop_of_at_least(min_scale),
         geometric.flip(probability=flip),
         photometric.Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.2 * strength, 0.5), probability=jitter),
         photometric.grey(probability=grey),
@@ -89,8 +90,9 @@ def moco(
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
         extra: further operations, each a mapping with its name and settings.
     """
+    check_probability("blur", blur)
     operations = (
-        geometric.Crop(scale=[min_scale, 1.0]),
+        geometric.crop_of_at_least(min_scale),
         geometric.flip(),
         photometric.Jitter(),
         photometric.grey(),
@@ -119,7 +121,7 @@ def byol(
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
         extra: further operations, each a mapping with its name and settings.
     """
-    return _asymmetric([min_scale, 1.0], blur, solarise, size, hue, extra)
+    return _asymmetric(geometric.crop_of_at_least(min_scale), blur, solarise, size, hue, extra)
 
 
 @register("dino")
@@ -142,7 +144,7 @@ def dino(
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
         extra: further operations, each a mapping with its name and settings.
     """
-    return _asymmetric(scale, blur, solarise, size, hue, extra)
+    return _asymmetric(geometric.Crop(scale=scale), blur, solarise, size, hue, extra)
 
 
 @register("obow")
@@ -167,6 +169,7 @@ def obow(
     """
     if len(blur) != 2:
         raise ValueError(f"blur has a probability for crops and one for patches, got {blur}")
+    check_strength(strength)
     reach = 0.4 * strength
     jitter = photometric.Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.1 * strength, 0.5))
     student = geometric.Crop(), geometric.flip(), jitter, photometric.grey()
@@ -175,7 +178,7 @@ def obow(
 
 
 def _asymmetric(
-    scale: list[float], blur: list[float], solarise: list[float], size: int | None, hue: Hue, extra: list[dict[str, Any]]
+    crop: Operation, blur: list[float], solarise: list[float], size: int | None, hue: Hue, extra: list[dict[str, Any]]
 ) -> Augmentation:
     """BYOL's operations with several probabilities of blur and solarising, a policy for each."""
     if len(blur) != len(solarise) or not blur:
@@ -184,7 +187,7 @@ def _asymmetric(
     policies = []
     for blurred, solarised in zip(blur, solarise, strict=True):
         operations = (
-            geometric.Crop(scale=scale),
+            crop,
             geometric.flip(),
             jitter,
             photometric.grey(),

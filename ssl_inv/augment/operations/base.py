@@ -120,6 +120,12 @@ def check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} is a probability between 0 and 1, got {value}")
 
 
+def check_strength(strength: float) -> None:
+    """Raise a `ValueError` unless a policy's strength is one."""
+    if strength < 0:
+        raise ValueError(f"strength must be at least 0, got {strength}")
+
+
 def check_range(name: str, value: list[float], low: float = -float("inf"), high: float = float("inf")) -> tuple[float, float]:
     """The two ends of a range.
 

@@ -55,6 +55,17 @@ class Crop(Operation):
         return Crop(scale=list(scale), ratio=list(self.ratio), probability=self.probability)
 
 
+def crop_of_at_least(min_scale: float) -> Crop:
+    """The crop of policies that set its smallest share of the image's area alone.
+
+    Raises:
+        ValueError: if that is no share.
+    """
+    if not 0 <= min_scale <= 1:
+        raise ValueError(f"min_scale must lie between 0 and 1, got {min_scale}")
+    return Crop(scale=[min_scale, 1.0])
+
+
 def draw_crops(
     random: NDArray[np.float64], scale: tuple[float, float], ratio: tuple[float, float], height: int, width: int
 ) -> NDArray[np.float64]:
