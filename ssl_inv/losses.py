@@ -172,23 +172,32 @@ def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
         return 2 * ((x @ x.T - y @ y.T).square() * compared).sum() / len(x)
 
 
-def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor, normalised: bool = True) -> Tensor:
+def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
     """Mean squared distance of `centre` from the plane through the origin that holds `left` and `right`, all `(B, D)`.
 
     Rows are normalised first, so it is the squared sine of the angle between a row of `centre` and the great circle through the other two.
-
-    Args:
-        left: first end of the trajectory.
-        centre: what should lie between the ends.
-        right: second end of the trajectory.
-        normalised: whether `centre` is normalised as well.
     """
-    left, right = F.normalize(full_precision(left), dim=1), F.normalize(full_precision(right), dim=1)
-    centre = F.normalize(full_precision(centre), dim=1) if normalised else full_precision(centre)
+    left, centre, right = (F.normalize(full_precision(one), dim=1) for one in (left, centre, right))
     # Sum and difference of unit vectors are orthogonal. Ends that fall together span no plane: below 1e-3 the second axis fades out.
     for axis in (F.normalize(left + right, dim=1), F.normalize(right - left, dim=1, eps=1e-3)):
         centre = centre - (centre * axis).sum(dim=1, keepdim=True) * axis
     return sample_mean(centre.square().sum(dim=1))
+
+
+def tangent_bend(left: Tensor, centre: Tensor, right: Tensor, normalised: bool = True) -> Tensor:
+    """As `bend`, of the two steps without their parts along `centre`: on a sphere, these point away from it and not along it.
+
+    Args:
+        left: where the way begins, `(B, D)`.
+        centre: where it may turn.
+        right: where it ends.
+        normalised: whether the part along `centre` is taken along its direction, of length 1. seq-JEPA's code takes it along `centre` as it
+            is, so that of a long one a multiple of that part is taken away.
+    """
+    left, centre, right = full_precision(left), full_precision(centre), full_precision(right)
+    axis = F.normalize(centre, dim=1) if normalised else centre
+    first, second = (step - (step * axis).sum(dim=1, keepdim=True) * axis for step in (centre - left, right - centre))
+    return sample_mean(1 - F.cosine_similarity(first, second, dim=1))
 
 
 def bend(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:

@@ -220,3 +220,19 @@ def test_positions_that_no_batch_reaches_are_refused() -> None:
 def test_bad_settings_are_named(settings: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         objective(**settings)
+
+
+@pytest.mark.parametrize("environment", [0, 1])
+def test_latents_of_the_step_s_environment_alone_are_counted(environment: int) -> None:
+    seen = views()
+    x, y = torch.randn(2, 8, FEATURES)
+    latent = seen[1].transform.as_vector(["rotation", "floor_hue", "light_hue"])
+    names = [slice(0, 4), slice(4, None)]
+    for settings, columns in ({"latents_of": "environment"}, names[environment]), ({"latents_of": "all"}, slice(None)):
+        one = in_environment(objective(**settings), environment)
+        told = one.latent_head(F.normalize(outputs(one, x, y, actions(one, seen))[:, 0], dim=1))
+        target = torch.zeros_like(latent)
+        target[:, names[environment]] = latent[:, names[environment]]
+        action = seen[0].transform.relative(seen[1].transform).as_vector(one.parameters_used, one.convention)
+        found = one.feature_loss(x, y, action, latent)["latents"].value
+        torch.testing.assert_close(found, (told - target)[:, columns].square().mean())

@@ -97,16 +97,19 @@ def test_numbers_below_zero_are_refused_by_name(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("name", "settings"),
     [
-        {"predictor": "hypernetwork"},
-        {"predictor": "concatenation", "convention": "canonical"},
-        {"parameters": ["rotation", "floor_hue", "crop"]},
+        ("sie", {"predictor": "hypernetwork"}),
+        ("sie", {"predictor": "concatenation", "convention": "canonical"}),
+        ("sie", {"parameters": ["rotation", "floor_hue", "crop"]}),
+        ("sen", {"predictor": "embedded", "action_embedding": 6}),
+        ("essl", {"projector_norm": True}),
+        ("vicreg-trajectory", {"shape": "tangent", "normalised_centre": False, "compared": "two"}),
     ],
     ids=str,
 )
-def test_variants_of_sie_conform(settings: dict[str, Any]) -> None:
-    check_objective("sie", projector=[24, 16], **settings)
+def test_variants_conform(name: str, settings: dict[str, Any]) -> None:
+    check_objective(name, **small(name), **settings)
 
 
 FAULTY = """

@@ -40,7 +40,24 @@ def test_deviation_is_the_squared_sine_of_the_angle_to_the_plane(trajectory):
     tilted = nn.functional.normalize(centre, dim=1) * math.cos(0.3) + normal * math.sin(0.3)
     expected = torch.tensor(math.sin(0.3) ** 2, dtype=torch.float64)
     torch.testing.assert_close(losses.geodesic_deviation(left, 7 * tilted, right), expected)
-    torch.testing.assert_close(losses.geodesic_deviation(left, 7 * tilted, right, normalised=False), 49 * expected)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_way_bends_by_the_angle_of_its_steps_without_what_points_along_the_centre(normalised):
+    left, centre, right = (torch.tensor([one], dtype=torch.float64) for one in ([-1.0, -2, 0], [0, 0, 3], [2, 0, 5]))
+    # Along the centre, of length 3, the steps are 3 and 2 long; what is taken away is that, or by the authors' code 9 times that.
+    kept = 0.0 if normalised else 1 - 9
+    first, second = (torch.tensor(step, dtype=torch.float64) for step in ([1, 2, 3 * kept], [2, 0, 2 * kept]))
+    expected = 1 - torch.dot(first, second) / (first.norm() * second.norm())
+    torch.testing.assert_close(losses.tangent_bend(left, centre, right, normalised), expected)
+
+
+def test_the_comparison_of_seq_jepa_has_vicreg_s_terms_of_two_views():
+    x, y, z = torch.randn(3, 8, 5, dtype=torch.float64)
+    terms = VICRegTrajectory(6, GROUPS, projector=[5], shape="tangent", compared="two").embedding_loss(x, y, z)
+    expected = VICReg(6, GROUPS, projector=[5], invariance=10.0, variance=10.0).embedding_loss(x, y)
+    for name, term in expected.items():
+        torch.testing.assert_close(terms[name].value, term.value)
 
 
 def test_deviation_has_a_gradient_where_the_ends_meet(trajectory):

@@ -23,7 +23,8 @@ class CARE(Objective):
         L = NT-Xent(z^x, z^y; temperature) + equivariance (2 / B) sum_{i != j of one chunk} (z^x_i . z^x_j - z^y_i . z^y_j)^2,
 
     embeddings being normalised. What the augmentations were is not told: the objective compares samples, and predicts nothing.
-    Both terms look at the same views, which are made of one image.
+    Both terms look at the same two views of an image. In the authors' code the first looks at two of its own, augmented apart from the
+    chunk, so that a step costs four views: there a negative of the first term never shares its crop and colours with the image.
 
     When:
         Augmentations are not recorded, or not of a kind that can be written as a vector, but can be applied alike to several images: the

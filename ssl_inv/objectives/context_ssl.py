@@ -37,11 +37,12 @@ class ContextSSL(Objective):
     become equivariant to these and invariant to the others. Most of the context is hidden at random: outputs could otherwise be told apart
     by what stands before them.
 
-    What follows is chosen here, as no text or number was at hand to check it by. A pair sees pairs before it in its sequence and never its
-    own other half, so that t_i cannot be computed of x_i and a_i. Pairs are hidden whole, for p_i others than for t_i. Negatives are all
-    pairs of the batch. Features are normalised each by itself before the transformer, which is that of GPT-2 without dropout, with torch's
-    initial weights but for its small ones of positions. The authors' code clamps cosines at 1e-7, so that negatives that are far
-    away have no gradient; here nothing is clamped.
+    The authors tell the latents from t too, not from p alone, and compare outputs of 512 dimensions, where their transformer is 2,048 wide;
+    here the two are one width. What follows is chosen here, as no number was at hand to check it by. A pair sees pairs before it in its
+    sequence and never its own other half, so that t_i cannot be computed of x_i and a_i. Pairs are hidden whole, for p_i others than for
+    t_i. Negatives are all pairs of the batch. Features are normalised each by itself before the transformer, which is that of GPT-2 without
+    dropout, with torch's initial weights but for its small ones of positions. The authors' code clamps cosines at 1e-7, so that negatives
+    that are far away have no gradient; here nothing is clamped.
 
     When:
         One encoder shall serve tasks that want different symmetries, and the data record several kinds of change, such as rotation and
@@ -60,7 +61,9 @@ class ContextSSL(Objective):
         layers: of the transformer.
         heads: of its attention.
         temperature: divides cosine similarities.
-        latents: weight of the second term. Not stated is whether its mean is over all numbers, as it is here.
+        latents: weight of the second term.
+        latents_of: which numbers its mean is over: those of the step's `environment`, as in the authors' code, or `all`, of which those of
+            other environments are to be predicted as zeros.
         latent_hidden: widths of the hidden layers of g.
         convention: how an action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep the sign that the
             product has, and plain differences of hues. What is recorded of y is always written as evaluation writes it.
@@ -86,7 +89,8 @@ class ContextSSL(Objective):
         heads: int = 4,
         temperature: float = 0.1,
         latents: float = 5.0,
-        latent_hidden: list[int] = [1024],  # noqa: B006
+        latents_of: Literal["environment", "all"] = "environment",
+        latent_hidden: list[int] = [1024, 1024],  # noqa: B006
         convention: Literal["canonical", "seq-jepa", "sie"] = "canonical",
         seed: int = 0,
     ) -> None:
@@ -95,6 +99,7 @@ class ContextSSL(Objective):
         self.parameters_used = list(dict.fromkeys(name for names in environments for name in names))
         self.convention: Convention = convention
         self.context, self.masked, self.temperature, self.latents, self.seed = context, masked, temperature, latents, seed
+        self.latents_of = latents_of
         neutral = [Transform({name: groups[name].neutral(1)}, {name: groups[name]}) for name in self.parameters_used]
         actions = [one.relative(one).as_vector(convention=convention).shape[1] for one in neutral]
         values = [one.as_vector().shape[1] for one in neutral]
@@ -146,10 +151,13 @@ class ContextSSL(Objective):
         predicted, target = self._outputs(pairs, action, len(x)).unbind(1)
         if self.training and self.environment == 0:
             self._remember(pairs, action)
-        told = self.latent_head(F.normalize(predicted, dim=1))
+        told, counted = self.latent_head(F.normalize(predicted, dim=1)), self.recorded[self.environment]
+        error = losses.mean_squared_error(told * counted if self.latents_of == "environment" else told, latent * counted)
+        if self.latents_of == "environment":
+            error = error * (len(counted) / counted.sum())
         return {
             "nt_xent": Term(losses.nt_xent(predicted, target, self.temperature)),
-            "latents": Term(losses.mean_squared_error(told, latent * self.recorded[self.environment]), self.latents),
+            "latents": Term(error, self.latents),
         }
 
     def _outputs(self, pairs: Tensor, action: Tensor, share: int) -> Tensor:

@@ -18,7 +18,7 @@ from ssl_inv.views import Pair, Views
 
 @register("equimod")
 class EquiMod(Objective):
-    """An equivariance module beside SimCLR (Devillers and Lefort, "EquiMod", ICLR 2023), as the authors' code computes it.
+    """An equivariance module beside SimCLR (Devillers and Lefort, "EquiMod", ICLR 2023), with the losses of the authors' code.
 
     The views x_1 and x_2 of an image have invariant embeddings z and equivariant embeddings y, by projectors of their own. A third view x_0
     has an equivariant embedding too, from which a linear predictor p makes those of the others, told the actions a_v from x_0 to x_v:
@@ -26,6 +26,7 @@ class EquiMod(Objective):
         L = NT-Xent(z_1, z_2; temperature)
           + equivariance NT-Xent([p(y_0, a_1), p(y_0, a_2)], [y_1, y_2]; equivariant_temperature)
 
+    Each view is normalised as a batch of its own, and so is each action; in the authors' code all views are one, and both actions.
     All rows but the positive are negatives, the other view of the same image among them. Nothing forbids that y becomes invariant and p
     ignores its action. In the paper x_0 is the image without augmentation, as the augmentation `equimod` makes it, and a_v the parameters
     of the augmentation; here x_0 is whatever the third view is, and actions are relative to it.

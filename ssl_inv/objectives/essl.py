@@ -36,6 +36,8 @@ class ESSL(Objective):
         base: L_SSL. `simclr` is InfoNCE between the views, mean of both directions, with negatives from the other view alone, as in the
             authors' code; `simsiam` is minus the mean cosine of prediction and stopped projection, mean of both directions.
         projector: widths of the projector's layers.
+        projector_norm: for `simclr`: whether a normalisation without affine part follows the last of these, as in the authors' code for
+            CIFAR; for `simsiam` there is always one.
         temperature: for `simclr`: divides the cosine similarities; the authors take 0.5 on CIFAR and 0.2 on ImageNet.
         predictor_hidden: for `simsiam`: width of the predictor's hidden layer.
         rotation: weight of the prediction of turns.
@@ -56,6 +58,7 @@ class ESSL(Objective):
         *,
         base: Literal["simclr", "simsiam"] = "simclr",
         projector: list[int] = [2048, 2048, 2048],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector_norm: bool = False,
         temperature: float = 0.5,
         predictor_hidden: int = 512,
         rotation: float = 0.4,
@@ -78,11 +81,10 @@ class ESSL(Objective):
         self._plan = Several((Pair(), Turns(turned_size, scale)), policies=(None, 0))
         self.predictor_head: nn.Module | None = None
         self.rotation_head = _rotation_head((features, *rotation_head), last_activation)
-        if base == "simclr":
-            self.projector = make_projector(features, projector)
-        else:
+        normalised = projector_norm or base == "simsiam"
+        self.projector = normalised_mlp(features, projector) if normalised else make_projector(features, projector)
+        if base == "simsiam":
             width = projector[-1]
-            self.projector = normalised_mlp(features, projector)
             self.predictor_head = make_projector(width, (predictor_hidden, width))
 
     @property

@@ -3,13 +3,13 @@
 from collections.abc import Mapping
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv import losses
 from ssl_inv.backbones import Backbone
-from ssl_inv.heads import action_predictor
+from ssl_inv.heads import EmbeddedActionPredictor, action_predictor, normalised_mlp
 from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
 from ssl_inv.transforms import Convention, Group
@@ -36,9 +36,10 @@ class SEN(Objective):
         temperature: divides the cosine similarities; seq-JEPA's comparison has 0.5, SIE's 0.1.
         predictor: `concatenation` is an MLP on action and embedding; `bilinear`, SIE's own, makes one matrix of the action, linearly, and
             with it this is SIE's contrastive comparison without invariance; `hypernetwork` writes the weights of a small MLP with an MLP on
-            the action.
-        predictor_hidden: widths of the predictor's hidden layers, for `hypernetwork` and `concatenation`; none makes `concatenation` one
-            affine map.
+            the action; `embedded` is seq-JEPA's comparison: one linear map on the embedding and the action, this mapped to
+            `action_embedding` dimensions and normalised. Here a normalisation without affine part follows projector and predictor.
+        predictor_hidden: widths of the predictor's hidden layers, for all but `bilinear`; none makes `concatenation` one affine map.
+        action_embedding: for `embedded`: dimensions that the action is mapped to.
         convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep the sign that the
             product has, and plain differences of hues.
     """
@@ -51,8 +52,9 @@ class SEN(Objective):
         parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
         projector: list[int] = [2048, 2048, 2048],  # noqa: B006
         temperature: float = 0.5,
-        predictor: Literal["bilinear", "hypernetwork", "concatenation"] = "concatenation",
+        predictor: Literal["bilinear", "hypernetwork", "concatenation", "embedded"] = "concatenation",
         predictor_hidden: list[int] = [],  # noqa: B006
+        action_embedding: int = 128,
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
@@ -63,9 +65,15 @@ class SEN(Objective):
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.temperature = temperature
-        self.projector = make_projector(features, projector)
+        require_at_least(1, action_embedding=action_embedding)
         action = action_dimensions(groups, parameters, convention)
-        self.action_predictor = action_predictor(predictor, projector[-1], action, predictor_hidden)
+        self.projector = (normalised_mlp if predictor == "embedded" else make_projector)(features, projector)
+        self.action_predictor: nn.Module
+        if predictor == "embedded":
+            network = normalised_mlp(projector[-1] + action_embedding, (*predictor_hidden, projector[-1]))
+            self.action_predictor = EmbeddedActionPredictor(action, action_embedding, network)
+        else:
+            self.action_predictor = action_predictor(predictor, projector[-1], action, predictor_hidden)
 
     @property
     def plan(self) -> Pair:

@@ -1,6 +1,7 @@
 """VICReg with views on a trajectory: features move straight on where the object turns on."""
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -22,7 +23,8 @@ class VICRegTrajectory(Objective):
         L = invariance mean_{l c, c r} mean (z - z')^2 + variance mean_v V(z_v) + covariance 2 mean_v C(z_v) + trajectory T(z_l, z_c, z_r)
 
     V and C are VICReg's, whose weights mean here what they mean there: for two views the first three terms are its loss. T is how far the
-    embedding of c is from the way from l to r. seq-JEPA's comparison gives T the weight 0.01.
+    embedding of c is from the way from l to r, or how sharply the way turns there. seq-JEPA's comparison gives T the weight 0.01, and has
+    VICReg's terms of l and c alone; it is `shape: tangent`, `normalised_centre: false`, `compared: two`.
 
     When:
         Data with at least three views of an object that lie on a way, such as video or a turntable, when VICReg is the base and no
@@ -35,9 +37,11 @@ class VICRegTrajectory(Objective):
             parameters in the units of their groups, are smallest. Empty takes views in the order in which they come, which suits frames
             of a video and no data that draws its views at random.
         shape: of the way. `geodesic`: T is the squared sine of the angle between z_c and the great circle through z_l and z_r. `straight`:
-            T is 1 - cos of the angle by which the way turns at z_c.
-        normalised_centre: whether z_c is normalised for `geodesic` as z_l and z_r are. seq-JEPA's code leaves it as it is; T then is
-            a squared length and can be made small by short embeddings.
+            T is 1 - cos of the angle by which the way turns at z_c. `tangent`: the same angle, of the steps z_c - z_l and z_r - z_c without
+            their parts along z_c; seq-JEPA's code has it without the 1, which has no gradient.
+        normalised_centre: for `tangent`, whether the part of a step along z_c is taken along the direction of z_c. seq-JEPA's code takes it
+            along z_c as it is, whatever its length.
+        compared: which views VICReg's terms look at: all `three`, neighbours as pairs; or `two`, l and c.
         projector: widths of the projector's layers.
         invariance: weight of the invariance term.
         variance: weight of the hinge on the standard deviations.
@@ -51,8 +55,9 @@ class VICRegTrajectory(Objective):
         groups: Mapping[str, Group],
         *,
         parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        shape: Literal["geodesic", "straight"] = "geodesic",
+        shape: Literal["geodesic", "straight", "tangent"] = "geodesic",
         normalised_centre: bool = True,
+        compared: Literal["three", "two"] = "three",
         projector: list[int] = [2048, 2048, 2048],  # noqa: B006
         invariance: float = 10.0,
         variance: float = 10.0,
@@ -63,11 +68,12 @@ class VICRegTrajectory(Objective):
         require_at_least(0, invariance=invariance, variance=variance, covariance=covariance, trajectory=trajectory)
         if not projector:
             raise ValueError("projector must name at least one width")
-        if shape == "straight" and not normalised_centre:
-            raise ValueError("normalised_centre is False, but a straight way does not depend on the lengths of embeddings")
+        if shape != "tangent" and not normalised_centre:
+            raise ValueError(f"normalised_centre is False, but shape is {shape!r}; only a tangent one has it")
         if parameters:
             action_dimensions(groups, parameters, "canonical")
         self.ordering, self.shape, self.normalised_centre = parameters, shape, normalised_centre
+        self.compared = compared
         self.weights = (invariance, variance, covariance, trajectory)
         self.projector = make_projector(features, projector)
 
@@ -85,11 +91,11 @@ class VICRegTrajectory(Objective):
 
     def embedding_loss(self, left: Tensor, centre: Tensor, right: Tensor) -> Losses:
         """The terms of the loss from the embeddings `(B, D)` of the three views."""
-        views = (left, centre, right)
+        views = (left, centre, right)[: 2 if self.compared == "two" else 3]
         invariance, variance, covariance, trajectory = self.weights
-        distances = losses.mean_squared_error(left, centre) + losses.mean_squared_error(centre, right)
+        distances = torch.stack([losses.mean_squared_error(*pair) for pair in pairwise(views)])
         return {
-            "invariance": Term(distances / 2, invariance),
+            "invariance": Term(distances.mean(), invariance),
             "variance": Term(torch.stack([losses.variance(one) for one in views]).mean(), variance),
             "covariance": Term(2 * torch.stack([losses.covariance(one) for one in views]).mean(), covariance),
             "trajectory": Term(self._deviation(left, centre, right), trajectory),
@@ -98,7 +104,9 @@ class VICRegTrajectory(Objective):
     def _deviation(self, left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
         if self.shape == "straight":
             return losses.bend(left, centre, right)
-        return losses.geodesic_deviation(left, centre, right, self.normalised_centre)
+        if self.shape == "tangent":
+            return losses.tangent_bend(left, centre, right, self.normalised_centre)
+        return losses.geodesic_deviation(left, centre, right)
 
 
 def centre_of(views: tuple[Transform, ...], names: list[str]) -> Tensor:
