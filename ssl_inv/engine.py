@@ -39,12 +39,14 @@ class Schedule:
         steps: optimiser steps of the whole run.
         accumulate: batches whose gradients are averaged into one step.
         clip: largest norm of the gradient, or None.
+        clip_each: whether that is the norm of each parameter's gradient, and not of all together.
         seed: decides everything random that has no key of its own, such as dropout.
     """
 
     steps: int
     accumulate: int = 1
     clip: float | None = None
+    clip_each: bool = False
     seed: int = 0
 
 
@@ -137,7 +139,9 @@ class Pretraining(lightning.LightningModule):
         for parameter in self.objective.held(self.step + 1, self.schedule.steps):
             parameter.grad = None
         if self.schedule.clip is not None:
-            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], self.schedule.clip)
+            parameters = [p for group in optimizer.param_groups for p in group["params"]]
+            for some in [[p] for p in parameters] if self.schedule.clip_each else [parameters]:
+                nn.utils.clip_grad_norm_(some, self.schedule.clip)
         self._optimizer_step()
         optimizer.zero_grad(set_to_none=True)
         self.step += 1

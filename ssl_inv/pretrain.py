@@ -121,7 +121,7 @@ def build(recipe: Recipe) -> Run:
         synchronise_batch_norm(objective, trainer.strategy.root_device)
     with named("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe["optimizer"])
-    schedule = Schedule(steps, settings.accumulate, settings.clip, settings.seed)
+    schedule = Schedule(steps, settings.accumulate, settings.clip, settings.clip_each, settings.seed)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, schedule, workers(settings, train))
     return Run(recipe, data, module, trainer, settings)
 

@@ -35,6 +35,7 @@ class TrainerSettings:
         batch_size: samples of a batch over all devices together.
         accumulate: batches whose gradients are averaged into one step.
         clip: largest norm of the gradient; none does not clip.
+        clip_each: whether `clip` is the largest norm of each parameter's gradient by itself, as in DINO's code, and not of all together.
         precision: `bf16` runs the networks in bfloat16 where that is safe; losses stay in float32.
         accelerator: what to run on; `auto` takes a GPU if there is one.
         devices: GPUs, or processes on the CPU.
@@ -49,6 +50,7 @@ class TrainerSettings:
     batch_size: int = 256
     accumulate: int = 1
     clip: float | None = None
+    clip_each: bool = False
     precision: Literal["fp32", "bf16"] = "fp32"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
@@ -70,6 +72,8 @@ class TrainerSettings:
             raise ValueError(f"seed must be at least 0 and below 2^63, got {self.seed}")
         if self.clip is not None and self.clip <= 0:
             raise ValueError(f"clip must be above 0, got {self.clip}")
+        if self.clip_each and self.clip is None:
+            raise ValueError("clip_each is True, but clip is none: nothing is clipped")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -153,6 +153,17 @@ def test_accumulated_batches_make_one_step_with_the_mean_of_their_gradients(tmp_
         torch.testing.assert_close(parameter.detach(), old - 0.1 * mean, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("each", [False, True])
+def test_gradients_are_clipped_together_or_each_by_itself(each: bool, tmp_path: Path) -> None:
+    run = make(optimizer=SGD, trainer={"steps": 1, "clip": 1e-3, "clip_each": each})
+    before = [one.detach().clone() for one in run.module.parameters()]
+    norms = torch.stack([one.norm() for one in gradients(run, 0)])
+    follow(run, tmp_path / "run")
+    moved = torch.stack([(one.detach() - old).norm() / 0.1 for one, old in zip(run.module.parameters(), before, strict=True)])
+    expected = norms.clamp(max=1e-3) if each else norms * (1e-3 / norms.norm())
+    torch.testing.assert_close(moved, expected, rtol=2e-2, atol=2e-6)
+
+
 def test_reduced_precision_runs_and_its_losses_are_float32(tmp_path: Path) -> None:
     run = make(trainer={"precision": "bf16"}, data={"size": 32})
     folder, _ = follow(run, tmp_path / "run")
