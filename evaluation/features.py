@@ -38,6 +38,10 @@ def groups_of_records(records: Mapping[str, tuple[str, dict[str, object]]]) -> d
     return {name: _GROUPS[kind](**fields) for name, (kind, fields) in records.items()}
 
 
+class NoViewsError(ValueError):
+    """There is no view, or none that can be read."""
+
+
 @dataclass(frozen=True)
 class EvaluationBatch:
     """Some views as an evaluation loader yields them.
@@ -294,7 +298,7 @@ def extract(
             encoded.append(_encode(encoder, batch, device, disk))
             read.append(replace(batch, pixels=batch.pixels[:0].clone()))  # of all images at once, pixels fit nowhere
     if not read:
-        raise ValueError("there are no views to extract features from")
+        raise NoViewsError("there are no views to extract features from")
     table = FeatureTable(
         {part: torch.cat([parts[part] for parts in encoded]) for part in encoded[0]},
         torch.cat([batch.objects.cpu() for batch in read]),

@@ -191,14 +191,15 @@ def require_input_size(model: nn.Module, size: int) -> None:
         raise ValueError(f"size: images have {size} pixels a side, but this network takes {wanted[0]}")
 
 
-def require_forward(backbone: Backbone, size: int) -> None:
+def require_forward(model: nn.Module, size: int) -> None:
     """Raise a `ValueError` if images of `size` pixels do not go through a network, whatever the reason: they are halved once too often."""
     try:
-        with frozen(backbone), torch.no_grad():
-            backbone(torch.zeros(1, 3, size, size))
+        with frozen(model), torch.no_grad():
+            model(torch.zeros(1, 3, size, size))
     except (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"images of {size} pixels do not go through {backbone.architecture} with {backbone.arguments}: {reason}") from None
+        name = f"{model.architecture} with {model.arguments}" if isinstance(model, Backbone) else type(model).__name__
+        raise ValueError(f"images of {size} pixels do not go through {name}: {reason}") from None
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:

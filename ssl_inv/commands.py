@@ -169,7 +169,7 @@ def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
         try:
             with named("export"):
                 if file_format == "timm":
-                    export_run(recipe, backbone, preprocessing.input_size, place)
+                    export_run(recipe, backbone, run.image_size, place)
                 elif file_format == "torchvision":
                     export_torchvision(backbone.model, backbone.architecture, place, overwrite=output is None)
                 else:

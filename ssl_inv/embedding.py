@@ -2,19 +2,22 @@
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ssl_inv.data.base import Indices, Source
-from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.features import FeatureTable, NoViewsError
 from ssl_inv.judge import feature_table, fingerprint
 from ssl_inv.models import LoadedModel, best_device
 from ssl_inv.recipe import RecipeError, named
 from ssl_inv.run_folder import write_text
 
 _ALL_VIEWS = 2**31
+_OWN = "id", "split", "object", "view", "label", "embedding"
+"""The columns of every shard; a number of the transform that is called so has `transform_` before its name."""
 
 
 def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size: int, progress: Callable[[int, int], None]) -> int:
@@ -56,12 +59,14 @@ def write_shards(model: LoadedModel, folder: Path, file_format: str, shard_size:
     for number, (split, source, objects) in enumerate(plan):
         path = folder / f"part-{number:05d}.{file_format}"
         if not path.is_file():
-            with named("data"):
+            # A shard of which no image can be read has no file.
+            with named("data"), suppress(NoViewsError):
                 table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
-            (_write_parquet if file_format == "parquet" else _write_npy)(path, _columns(split, source, table), table.part("all").numpy())
+                write = _write_parquet if file_format == "parquet" else _write_npy
+                write(path, _columns(split, source, table), table.part("all").numpy())
         done += int(source.view_counts[objects].sum())
         progress(done, total)
-    rows = sum(_rows(folder / f"part-{number:05d}.{file_format}") for number in range(len(plan)))
+    rows = sum(_rows(path) for path in sorted(folder.glob(f"part-*.{file_format}")))
     write_text(folder / "manifest.json", json.dumps({**manifest, "complete": True, "rows": rows}, indent=2) + "\n")
     return rows
 
@@ -110,7 +115,8 @@ def _columns(split: str, source: Source, table: FeatureTable) -> dict[str, list[
     for name, value in table.transform.values.items():
         numbers = value.reshape(len(value), -1)
         for place in range(numbers.shape[1]):
-            columns[name if numbers.shape[1] == 1 else f"{name}_{place}"] = numbers[:, place].tolist()
+            column = name if numbers.shape[1] == 1 else f"{name}_{place}"
+            columns[f"transform_{column}" if column in (*_OWN, *columns) else column] = numbers[:, place].tolist()
     return columns
 
 

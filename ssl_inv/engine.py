@@ -81,6 +81,7 @@ class Pretraining(lightning.LightningModule):
         self.backbone, self.objective, self.view_maker = backbone, objective, view_maker
         self.optimization, self.batches, self.schedule, self.workers = optimization, batches, schedule, workers
         self.step = 0
+        self._stamp: str | None = None
         """Optimiser steps done."""
         self.meter = Meter()
         self.diagnostics: dict[str, float] = {}
@@ -218,16 +219,22 @@ class Pretraining(lightning.LightningModule):
             "groups": _group_records(self.view_maker.groups),
             "image_size": self.batches.source.image_size,
             "extent": extent(self.batches.source),
-            "stamp": self.batches.source.stamp,
+            "stamp": self._stamp_of_data(),
             "step": self.step,
             "backbone": self.backbone.state_dict(),
             "objective": self.objective.state_dict(),
             "optimizer": self.optimization.optimizer.state_dict(),
         }
 
+    def _stamp_of_data(self) -> str:
+        # Once for the whole run: it looks at every file, and what is to be noticed are changes since the first checkpoint.
+        if self._stamp is None:
+            self._stamp = self.batches.source.stamp
+        return self._stamp
+
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Continue from `training_state()`; missing or unknown names are errors."""
-        self.step = int(state["step"])
+        self.step, self._stamp = int(state["step"]), state.get("stamp")
         self.backbone.load_state_dict(state["backbone"])
         self.objective.load_state_dict(state["objective"])
         self.optimization.optimizer.load_state_dict(state["optimizer"])

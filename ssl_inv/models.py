@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.augment.view_maker import central
-from ssl_inv.backbones import Backbone, make_backbone, require_input_size
+from ssl_inv.backbones import Backbone, make_backbone, require_forward, require_input_size
 from ssl_inv.data.base import Data
 from ssl_inv.data.files import Files
 from ssl_inv.evaluation.features import groups_of_records
@@ -297,4 +297,6 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
 def _check_fit(model: Model, data: Data) -> None:
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
     with named("data"):
-        require_input_size(network, round(data.train.image_size * model.crop_share))
+        size = round(data.train.image_size * model.crop_share)
+        require_input_size(network, size)
+        require_forward(model.backbone, size)

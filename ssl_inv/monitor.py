@@ -16,6 +16,8 @@ from ssl_inv.objectives.base import Encoder
 from ssl_inv.settings import MonitorSettings
 
 _VIEWS = 2
+_ENOUGH = 16
+"""Rows on which the spread of features means something."""
 COLLAPSED_RANK = 2.0
 """RankMe below which the features of different images lie on little more than one line."""
 COLLAPSED_DEVIATION = 0.02
@@ -71,7 +73,8 @@ class OnlineMonitor:
             feature_table(self.encoder, self.module, source, objects, _VIEWS, self.normalise, self.device)
             for source, objects in ((self.data.train, self._train), (self.data.validation, self._validation))
         )
-        features = validation.part("all")
+        # The rank of a few rows is low, and their deviation large or none, whatever the encoder does.
+        features = max(validation.part("all"), train.part("all")[:_ENOUGH], key=len)
         scores = {"rankme": rankme(features), "deviation": normalised_deviation(features) * features.shape[1] ** 0.5}
         accuracy = ridge_accuracy(train, validation, "all")
         if accuracy is not None:

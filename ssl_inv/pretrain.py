@@ -42,7 +42,8 @@ from ssl_inv.optimization import make_optimizer
 from ssl_inv.recipe import Recipe, RecipeError, difference, named, resolve
 from ssl_inv.registry import AUGMENTATIONS, DATA, OBJECTIVES
 from ssl_inv.run_folder import RunFolder
-from ssl_inv.settings import MonitorSettings, TrainerSettings
+from ssl_inv.settings import EvaluationSettings, MonitorSettings, TrainerSettings
+from ssl_inv.training_views import judged_data
 from ssl_inv.transforms import Group
 from ssl_inv.views import Plan
 
@@ -101,6 +102,8 @@ def build(recipe: Recipe) -> Run:
     if (advice := advice_on_stem(backbone, max(sizes))) is not None:
         rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: {advice}")
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
+    with named("evaluation"):
+        judged_data(data, EvaluationSettings(**recipe["evaluation"]), objective.plan, augmentation, settings.seed)
     with named("objective"):
         _require_embedding(objective, backbone, max(sizes))
     with named("objective"), torch.random.fork_rng(devices=[]):

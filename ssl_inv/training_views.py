@@ -1,5 +1,6 @@
 """A data set as training sees it: the views that its objects are judged on are augmented ones, or patches of saccades."""
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -23,13 +24,13 @@ class TrainingViews(Source):
 
     Patches of saccades are made as the plan says, one saccade after the other. With any other plan, every view is made by the first policy
     of the augmentation, which in seq-JEPA is that of the observed views. Where objects have several views of their own, these are
-    augmented. Pixels are rounded to 8 bits, which in training they are not.
+    augmented, as many at most as the object with the fewest has. Pixels are rounded to 8 bits, which in training they are not.
 
     Args:
         source: where the images come from.
         plan: the objective's.
         augmentation: the run's.
-        views: of every object.
+        views: of every object, at most.
         seed: decides how they are made.
         device: makes them.
 
@@ -40,8 +41,10 @@ class TrainingViews(Source):
     def __init__(
         self, source: Source, plan: Plan, augmentation: Augmentation, views: int, seed: int, device: torch.device | str = "cpu"
     ) -> None:
-        self.source, self.views, self.device = source, views, torch.device(device)
-        self._made_by = f"{plan} {seed}"
+        self.source, self.device = source, torch.device(device)
+        if not isinstance(plan, Saccades) and (fewest := int(source.view_counts.min())) > 1:
+            views = min(views, fewest)
+        self.views = views
         made = replace(plan, observed=max(views - 1, 1)) if isinstance(plan, Saccades) else Pair(max(views, 2))
         self._first = Augmentation(augmentation.policies[:1])
         if any(isinstance(one, Shared) for one in self._first.policies[0].operations):
@@ -71,7 +74,9 @@ class TrainingViews(Source):
 
     @property
     def stamp(self) -> str:
-        return f"{self.source.stamp} {self._made_by}"
+        # By what it looks like, a view stands for all that makes it: plan, augmentation and seed.
+        shown = self.load(np.zeros(self.views, dtype=np.int64), np.arange(self.views)).pixels
+        return f"{self.source.stamp} {hashlib.sha256(shown.cpu().numpy().tobytes()).hexdigest()}"
 
     @property
     def turned(self) -> bool:

@@ -239,6 +239,20 @@ def test_embedding_goes_on_where_it_was_interrupted(tiny_run: Path, monkeypatch:
     assert main(command) == 0
 
 
+def test_a_shard_that_cannot_be_read_is_left_out_and_columns_keep_their_meaning(tiny_run: Path) -> None:
+    Path("turns").mkdir()
+    for number in range(40):
+        Image.fromarray(np.full((32, 32, 3), 6 * number, dtype=np.uint8)).save(f"turns/{number}.png")
+    Path("turns/7.png").write_bytes(b"no image")
+    Path("turns/views.csv").write_text("path,object,view[real]\n" + "".join(f"{n}.png,{n},{n + 0.5}\n" for n in range(40)))
+    command = ["embed", str(tiny_run), "--data", "turns", "--data.max_broken=0.1", "--output", "shards", "--shard-size", "1"]
+    assert main(command) == main(command) == 0
+    found = {str(row["id"]): row for row in rows(Path("shards"))}
+    assert found.keys() == {f"{number}.png" for number in range(40) if number != 7}
+    assert json.loads(Path("shards/manifest.json").read_text())["rows"] == 39
+    assert (found["3.png"]["view"], found["3.png"]["transform_view"]) == (0, 3.5)
+
+
 def test_shards_of_other_weights_are_not_mixed(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["embed", str(tiny_run), "--output", "shards"]) == 0
     shutil.copytree(tiny_run, "run")
@@ -261,10 +275,13 @@ def test_export_writes_where_it_is_asked_to_without_the_data(
     shutil.rmtree("run/export")
     recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
     recipe["data"] = {"name": "folder", "path": "gone", "size": 32}
+    recipe["augmentation"]["size"] = 24
     Path("run/recipe.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["export", "run", *(["--output", output] if output else [])]) == 0
     place = output or "run/export"
     assert capsys.readouterr().out == f"{place}\n"
+    told = json.loads(Path(place, "config.json").read_text())["pretrained_cfg"]
+    assert (told["input_size"], told["crop_pct"]) == ([3, 24, 24], 0.75), "views of 24 pixels are cut from images of 32"
     assert timm.create_model(f"local-dir:{place}", pretrained=True).num_features == 96
 
 

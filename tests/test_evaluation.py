@@ -106,6 +106,15 @@ def test_an_object_that_lacks_a_view_is_left_out_of_retrieval() -> None:
     torch.testing.assert_close(gallery.embeddings, table.part("all").view(5, 4, -1)[[0, 2, 3, 4]])
 
 
+def test_data_of_two_rotations_have_no_retrieval_error_and_all_the_rest() -> None:
+    table = make_table(6, 4)
+    values = {**table.transform.values, "camera": random_rotations(24, 9)}
+    table = replace(table, transform=Transform(values, {**table.transform.groups, "camera": Rotation()}))
+    found = {row.name: row for row in retrieval(table, table, ViewPredictor("all", lambda embedding, action: embedding))}
+    assert found["retrieval/val-val/mrr"].value is not None
+    assert found["retrieval/val-val/pre"].value is None
+
+
 def test_retrieval_error_by_chance_is_that_of_unrelated_rotations() -> None:
     generator = torch.Generator().manual_seed(0)
     predicted, candidates = (torch.randn(2000, 8, generator=generator) for _ in range(2))

@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,29 @@ def test_folder_errors(tmp_path: Path, write: Callable[..., str], names: list[st
     with pytest.raises(ValueError, match=message) as caught:
         folder(path=write(tmp_path / "data", dict.fromkeys(names, encoded(1))), **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_links_that_lead_nowhere_or_back_do_no_harm(tmp_path: Path, write: Callable[..., str]) -> None:
+    path = Path(write(tmp_path / "data", {"a/0.png": encoded(1), "b/1.png": encoded(2)}))
+    (path / "a" / "lost.png").symlink_to(tmp_path / "nowhere")
+    (path / "a" / "again").symlink_to(path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "2.png").write_bytes(encoded(3))
+    (path / "c").symlink_to(tmp_path / "elsewhere")
+    files = Files(path)
+    assert [bytes(name) for name in files.names] == [b"a/0.png", b"a/lost.png", b"b/1.png", b"c/2.png"]
+    before = files.stamp
+    (tmp_path / "nowhere").write_bytes(b"")
+    assert files.stamp != before
+
+
+def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("x/0.png", encoded(10))
+        archive.writestr("x/1.png", encoded(30))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("x/0.png", encoded(20))
+    assert load_all(ImageFolder(str(tmp_path / "data.zip"))).pixels[:, 0, 0, 0].tolist() == [20, 30]
 
 
 def test_missing_and_damaged_archives(tmp_path: Path) -> None:

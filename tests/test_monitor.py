@@ -41,6 +41,11 @@ def test_scores_leave_weights_statistics_mode_and_random_state_alone(data: Data)
     assert {"knn", "linear", "rankme", "deviation", "r2 rotation", "r2 light_hue"} <= first.keys()
 
 
+def test_a_single_object_to_validate_on_is_no_collapse(data: Data) -> None:
+    few = Data(data.train, Subset(data.validation, torch.arange(1).numpy()))
+    assert collapse(make(few, network()).scores()) is None
+
+
 def test_scores_are_due_at_their_steps_within_their_share_of_the_time(data: Data) -> None:
     monitor = make(data, network())
     assert [step for step in range(1, 31) if monitor.due(step, 0.0)] == [10, 20, 30]

@@ -78,6 +78,18 @@ def test_views_of_objects_that_have_some_are_augmented_each():
     assert not torch.equal(record["crop"][0], record["crop"][1])
 
 
+def test_there_are_no_more_views_than_an_object_has_of_its_own():
+    source = made(Pair(), simclr(), images(4, 3), 8)
+    assert source.view_counts.tolist() == [3] * 4
+    own = source.load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"]
+    assert torch.equal(own, images(4, 3).load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"])
+
+
+def test_kept_features_are_not_those_of_another_augmentation():
+    stamps = [made(Pair(), simclr(strength=strength)).stamp for strength in (1.0, 1.0, 0.1)]
+    assert stamps[0] == stamps[1] != stamps[2]
+
+
 @pytest.mark.parametrize("extra", [[], [{"name": "rotation", "degrees": 180}]], ids=["upright", "turned"])
 def test_views_that_are_turned_in_their_plane_are_judged_on_a_disk(extra):
     source = made(Pair(), simclr(extra=extra))

@@ -93,8 +93,8 @@ class Files:
         if self._archive is not None:
             digest.update(self._archive.places.tobytes())
         else:
-            found = (os.stat(self.path / unpacked(name)) for name in self.names)
-            digest.update(np.array([(one.st_size, one.st_mtime_ns) for one in found], dtype=np.int64).tobytes())
+            found = (_size_and_time(self.path / unpacked(name)) for name in self.names)
+            digest.update(np.array(list(found), dtype=np.int64).tobytes())
         return digest.hexdigest()
 
     def with_suffix(self, suffixes: frozenset[str]) -> Names:
@@ -107,13 +107,16 @@ class Files:
         """The header and the rows of a CSV file in UTF-8, cells stripped of blanks at both ends, empty lines left out.
 
         Raises:
-            ValueError: if it has no header, a column twice, or a row of another length than the header.
+            ValueError: if it is no CSV, or has no header, a column twice, or a row of another length than the header.
         """
         try:
             text = io.StringIO(self.read(name).decode("utf-8-sig"), newline="")
         except UnicodeDecodeError as error:
             raise ValueError(f"{name} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
-        lines = [[cell.strip() for cell in line] for line in csv.reader(text) if line]
+        try:
+            lines = [[cell.strip() for cell in line] for line in csv.reader(text) if line]
+        except csv.Error as error:
+            raise ValueError(f"{self.path}: {name} cannot be read as CSV: {error}; is a quote not closed?") from None
         if not lines:
             raise ValueError(f"{self.path}: {name} is empty")
         header, rows = lines[0], lines[1:]
@@ -147,13 +150,27 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
+def _size_and_time(path: Path) -> tuple[int, int]:
+    """Of a file; (-1, -1) if it is gone, as a link may lead nowhere."""
+    try:
+        found = path.stat()
+    except OSError:
+        return -1, -1
+    return found.st_size, found.st_mtime_ns
+
+
 def _below(top: Path) -> list[str]:
     found = []
     for folder, folders, names in os.walk(top, followlinks=True):
-        folders[:] = [name for name in folders if not _hidden(name)]
+        folders[:] = [name for name in folders if not _hidden(name) and not _leads_back(Path(folder, name))]
         prefix = "" if folder == str(top) else Path(folder).relative_to(top).as_posix() + "/"
         found += [prefix + name for name in names if not _hidden(name)]
     return sorted(found, key=os.fsencode)
+
+
+def _leads_back(folder: Path) -> bool:
+    """Whether a folder is a link to one that it lies in, in which every file would be found again and again."""
+    return folder.is_symlink() and folder.resolve() in (folder.parent.resolve(), *folder.parent.resolve().parents)
 
 
 class _Archive:
@@ -165,7 +182,9 @@ class _Archive:
     def __init__(self, path: Path) -> None:
         try:
             with zipfile.ZipFile(path) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir() and not _hidden(member.filename)]
+                # A name may stand in an archive twice: the later file has replaced the earlier.
+                latest = {member.filename: member for member in archive.infolist()}
+                members = [member for member in latest.values() if not member.is_dir() and not _hidden(member.filename)]
         except (zipfile.BadZipFile, OSError) as error:
             raise ValueError(f"{path} is neither a folder nor a readable zip archive: {error}") from error
         members.sort(key=lambda member: os.fsencode(member.filename))

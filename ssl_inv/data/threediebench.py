@@ -155,7 +155,7 @@ class ThreeDIEBench(Source):
 
     @property
     def stamp(self) -> str:
-        return " ".join(files.stamp for files in self._files)
+        return " ".join(files.stamp for files in dict.fromkeys(self._files))
 
     def describe(self, object_index: int, view: int) -> str:
         return self._store.decoder.name(object_index * self.views + view)
