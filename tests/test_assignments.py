@@ -205,7 +205,7 @@ def test_variants_conform(name, settings):
     [
         (swav, {"prototypes": 1}, "prototypes must be at least 2, got 1"),
         (swav, {"queue_start": 1.0}, "queue_start is a share of all steps"),
-        (swav, {"sinkhorn_temperature": 0.0}, "temperatures must be above 0"),
+        (swav, {"sinkhorn_temperature": 0.0}, "temperature and sinkhorn_temperature must be above 0"),
         (swav, {"queue": -1}, "queue must be at least 0, got -1"),
         (msn, {"random_views": 0, "focal_views": 0}, "make one anchor at least"),
         (msn, {"patch_drop": 1.0}, "patch_drop is a share of the patches"),

@@ -349,7 +349,7 @@ def test_variants_conform(name, settings):
         ("barlow-twins", {"projector": []}, "projector must name at least one width"),
         ("dino", {"frozen_prototypes": 1.0}, "frozen_prototypes is a share"),
         ("dino", {"local_scale": [0.1]}, "local_scale is the smallest and the largest share"),
-        ("dino", {"warmup_temperature": 0.0}, "temperatures of the teacher must be above 0"),
+        ("dino", {"warmup_temperature": 0.0}, "teacher_temperature and warmup_temperature must be above 0"),
         ("ibot", {"mask_share": [0.5, 0.1]}, "mask_share is a smallest and a largest share"),
     ],
 )
