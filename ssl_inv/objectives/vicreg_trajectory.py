@@ -36,9 +36,9 @@ class VICRegTrajectory(Objective):
         parameters: what tells which of an object's three views lies between the others: the one whose distances to both, summed over these
             parameters in the units of their groups, are smallest. Empty takes views in the order in which they come, which suits frames
             of a video and no data that draws its views at random.
-        shape: of the way. `geodesic`: T is the squared sine of the angle between z_c and the great circle through z_l and z_r. `straight`:
-            T is 1 - cos of the angle by which the way turns at z_c. `tangent`: the same angle, of the steps z_c - z_l and z_r - z_c without
-            their parts along z_c; seq-JEPA's code has it without the 1, which has no gradient.
+        shape: of the way. `tangent`: T is 1 - cos of the angle between the steps z_c - z_l and z_r - z_c without their parts along z_c;
+            seq-JEPA's code has it without the 1, which has no gradient. `straight`: the same of the steps as they are. `geodesic`: T is the
+            squared sine of the angle between z_c and the great circle through z_l and z_r.
         normalised_centre: for `tangent`, whether the part of a step along z_c is taken along the direction of z_c. seq-JEPA's code takes it
             along z_c as it is, whatever its length.
         compared: which views VICReg's terms look at: all `three`, neighbours as pairs; or `two`, l and c.
@@ -55,7 +55,7 @@ class VICRegTrajectory(Objective):
         groups: Mapping[str, Group],
         *,
         parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        shape: Literal["geodesic", "straight", "tangent"] = "geodesic",
+        shape: Literal["tangent", "geodesic", "straight"] = "tangent",
         normalised_centre: bool = True,
         compared: Literal["three", "two"] = "three",
         projector: list[int] = [2048, 2048, 2048],  # noqa: B006
