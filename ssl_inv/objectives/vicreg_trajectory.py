@@ -29,8 +29,8 @@ class VICRegTrajectory(Objective):
     When:
         Data with at least three views of an object that lie on a way, such as video or a turntable, when VICReg is the base and no
         predictor is wanted: order is enough, and the action itself is not told. Not as a strong equivariant objective: on 3DIEBench it
-        gains a little R2 over VICReg; on rendered solids, with three views of an object in place of two, R2 stays, and what classes
-        gain is within the spread of three seeds.
+        gains a little R2 over VICReg; on rendered solids, `geodesic` and with three views of an object in place of two, R2 stays, and what
+        classes gain is within the spread of three seeds.
 
     Args:
         parameters: what tells which of an object's three views lies between the others: the one whose distances to both, summed over these
