@@ -36,8 +36,8 @@ OUTPUT = Path(__file__).parent.parent / "docs" / "step-cost.json"
 _CALLS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Module, "__call__"), (Backbone, "feature_map"), (Backbone, "tokens"))
 """The ways to call a network."""
 _WARM_UP = 2
-_OBJECTS = 400
-"""At least so many objects, as some objectives cluster them."""
+_OBJECTS = 6500
+"""At least so many objects: InterCLR draws its negatives from a pool of 5,000 training objects, four fifths of all."""
 _PREFERRED = ("rendered", "folder", "imagenet")
 """Ends of recipes' names: which of several recipes for an objective is taken."""
 
