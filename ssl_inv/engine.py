@@ -320,5 +320,5 @@ class Meter:
         return time.perf_counter() - self._begun, self._waited, self._images
 
     def _since(self, before: tuple[float, float, int]) -> Rates:
-        seconds, waited, images = (now - then for now, then in zip(self._totals(), before, strict=True))
+        seconds, waited, images = (after - earlier for after, earlier in zip(self._totals(), before, strict=True))
         return Rates(images / max(seconds, 1e-9), min(waited / max(seconds, 1e-9), 1.0))
