@@ -104,7 +104,7 @@ class Recorder(lightning.Callback):
             warning = f"collapse at step {module.step}: {sentence}"
             self.show.warn(warning)
             if self.run is not None:
-                self.run.update(warnings=list(dict.fromkeys([*self.run.record().get("warnings", []), warning])))
+                self.run.warn(warning)
 
     def _note_broken(self, module: Pretraining, names: Iterable[str]) -> None:
         new = [name for name in dict.fromkeys(names) if name not in self.broken]

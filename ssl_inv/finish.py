@@ -1,6 +1,5 @@
 """What comes after the last step: judgement beside its baselines, export, report."""
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ from ssl_inv.judge import PREDICTION, FeatureCache, choose_objects, feature_tabl
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.pretrain import Run, build_augmentation, build_networks
 from ssl_inv.recipe import Recipe, named
-from ssl_inv.run_folder import RunFolder, write_text
+from ssl_inv.run_folder import RunFolder, now, write_text
 from ssl_inv.settings import EvaluationSettings
 from ssl_inv.training_views import TrainingViews, judged_data
 from ssl_inv.transforms import Action
@@ -177,7 +176,7 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
     rows = [] if judgement is None else headlines(judgement.table)
     folder.update(
         state="complete",
-        ended=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        ended=now(),
         score={f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows},
     )
     return judgement
@@ -213,6 +212,13 @@ def headlines(table: list[Comparison]) -> list[Comparison]:
 def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgement | None) -> report.ReportContent:
     """Everything that the page of a run shows; `judged` has the views that it shows pictures of."""
     record, metrics = folder.record(), folder.metrics()
+    versions = record.get("versions", {})
+    shown = {
+        "ssl-inv": "version of ssl-inv",
+        "torch": "version of torch",
+        "commit": "commit",
+        "uncommitted": "files changed since the commit",
+    }
     facts = {
         "objective": run.recipe["objective"]["name"],
         "backbone": f"{run.backbone.architecture}, {sum(p.numel() for p in run.backbone.parameters()) / 1e6:.1f} M parameters",
@@ -220,9 +226,7 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         f"{len(run.data.validation):,} validation objects",
         "training": f"{run.module.step:,} steps of {run.settings.batch_size}",
         **run.data.notes,
-        **{
-            f"version of {name}": str(value) for name, value in record.get("versions", {}).items() if name in ("ssl-inv", "torch", "commit")
-        },
+        **{text: str(versions[name]) for name, text in shown.items() if name in versions},
     }
     notices = list(record.get("warnings", []))
     if broken := record.get("broken_images"):

@@ -272,6 +272,8 @@ def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
         if (state := folder.load_checkpoint()) is not None:
             _require_same_run(run, folder, state)
             run.module.load_training_state(state)
+        if changed := folder.goes_on(run.module.step):
+            _warn(folder, f"the run goes on at step {run.module.step} otherwise than before, so not bit for bit: {', '.join(changed)}")
         folder.remove_leftovers()
         folder.forget_metrics_after(run.module.step)
         folder.update(state="training")
@@ -298,8 +300,12 @@ def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> 
         counts = "{} objects in {} images".format
         raise RecipeError(f"data: the run began with {counts(*before)}, and there are {counts(*now)} now; it cannot go on")
     if state.get("stamp", source.stamp) != source.stamp:
-        reason = "files have changed since the run began, so it does not go on bit for bit"
-        rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: data: {reason}")
+        _warn(folder, "data: files have changed since the run began, so it does not go on bit for bit")
+
+
+def _warn(folder: RunFolder, what: str) -> None:
+    logging.getLogger("ssl_inv").warning(f"warning: {what}")
+    folder.warn(what)
 
 
 def _fit(run: Run) -> None:

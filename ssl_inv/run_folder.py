@@ -61,7 +61,7 @@ class RunFolder:
             raise RecipeError(f"output {str(path)!r} cannot be written: {error.strerror}") from None
         run = cls(path)
         write_text(run.recipe_file, recipe.dump())
-        run.update(state="started", command=command, began=time.strftime("%Y-%m-%dT%H:%M:%S%z"), host=host_facts(), versions=versions())
+        run.update(state="started", command=command, began=now(), host=host_facts(), versions=versions())
         return run
 
     @classmethod
@@ -118,6 +118,27 @@ class RunFolder:
     def update(self, **facts: Any) -> None:
         """Put facts into run.json, over those of the same name."""
         write_text(self.record_file, json.dumps({**self.record(), **facts}, indent=2) + "\n")
+
+    def warn(self, what: str) -> None:
+        """Keep a warning in run.json, once, for whoever reads the run's results."""
+        self.update(warnings=list(dict.fromkeys([*self.record().get("warnings", []), what])))
+
+    def goes_on(self, step: int) -> list[str]:
+        """Note in run.json that a run goes on from a step, when, and with which versions and machine.
+
+        Of a run of which no step is left, these are simply its own.
+
+        Returns:
+            What is not as it was before, such as `"torch 2.11.0 -> 2.14.1"`; with that, a run does not go on bit for bit.
+        """
+        record, here = self.record(), {"host": host_facts(), "versions": versions()}
+        if step == 0:
+            self.update(**here)
+            return []
+        pauses = record.get("resumed", [])
+        before, after = _what_rounds(pauses[-1] if pauses else record), _what_rounds(here)
+        self.update(resumed=[*pauses, {"step": step, "at": now(), **here}])
+        return [f"{name} {before.get(name)} -> {after.get(name)}" for name in {**before, **after} if before.get(name) != after.get(name)]
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl; numbers that are not finite, which JSON does not know, are null there."""
@@ -239,14 +260,24 @@ def finite(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on, and the commit if the package runs from a repository."""
+    """Versions of what the result depends on; if the package runs from a repository, its commit and which files are not as there."""
     found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    here = Path(__file__).resolve().parent.parent
-    if (here / ".git").exists():
-        commit = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)  # noqa: S603, S607
-        if commit.returncode == 0:
-            found["commit"] = commit.stdout.strip()
+    package = Path(__file__).resolve().parent
+    if (package.parent / ".git").exists() and (commit := _git(package, "rev-parse", "HEAD")):
+        found["commit"] = commit[0]
+        differing = _git(package, "diff", "--name-only", "--relative", "HEAD")
+        unknown = _git(package, "ls-files", "--others", "--exclude-standard")
+        if differing or unknown:
+            found["uncommitted"] = ", ".join([*differing, *unknown])
     return found
+
+
+def _git(folder: Path, *command: str) -> list[str]:
+    """The lines that git says, none where it fails."""
+    try:
+        return subprocess.run(["git", "-C", str(folder), *command], capture_output=True, text=True, check=True).stdout.splitlines()  # noqa: S603, S607
+    except (OSError, subprocess.CalledProcessError):
+        return []
 
 
 def host_facts() -> dict[str, Any]:
@@ -255,6 +286,21 @@ def host_facts() -> dict[str, Any]:
 
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count(), "gpu": gpu, "python": sys.executable}
+
+
+def _what_rounds(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Of where a run was made, what its last bits depend on; a CPU's sums also on how many cores share them."""
+    host = facts.get("host", {})
+    return {
+        **facts.get("versions", {}),
+        **{name: host.get(name) for name in ("machine", "gpu")},
+        "cores": None if host.get("gpu") else host.get("cores"),
+    }
+
+
+def now() -> str:
+    """The time of day in the form of run.json."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def default_output(recipe_name: str) -> Path:

@@ -101,7 +101,7 @@ def test_a_mistake_in_the_papers_is_named(module, tmp_path, row, message):
         module("published").read_papers(file)
 
 
-def make_run(folder: Path, seed: int, value: float, **changes: str) -> Path:
+def make_run(folder: Path, seed: int, value: float, facts: dict | None = None, **changes: str) -> Path:
     """The folder of a finished run, as far as its results are concerned."""
     folder.mkdir()
     recipe = {"objective": "{name: vicreg}", "data": "{name: folder, path: /home/someone/photos}", "trainer": f"{{steps: 2, seed: {seed}}}"}
@@ -114,7 +114,7 @@ def make_run(folder: Path, seed: int, value: float, **changes: str) -> Path:
         "host": {"machine": "x86_64", "cores": 2, "gpu": None},
         "versions": {"commit": ("a" if seed < 2 else "b") * 40},
     }
-    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "run.json").write_text(json.dumps({**record, **(facts or {})}))
     row = {"name": "linear/top1", "part": "all", "value": value, "spread": 0.01, "detail": ""}
     (folder / "results.json").write_text(json.dumps([{"trained": row, "untrained": None, "shuffled": None, "reference": None}]))
     return folder
@@ -134,6 +134,31 @@ def test_runs_become_mean_and_deviation(module, tmp_path):
     assert module("tables").number("linear/top1", record.rows[0].trained) == "60.0 ± 10.0"
     assert "commits aaaaaaa (seeds 0, 1), bbbbbbb (seed 2); 2 cores" in module("tables").circumstances(record)
     assert "someone" not in (tmp_path / "mine.json").read_text()
+
+
+def test_a_run_that_was_interrupted_has_no_time(module, tmp_path):
+    from ssl_inv.run_folder import RunFolder
+
+    pause = {"step": 1, "versions": {"commit": "a" * 40}}
+    record = module("runs").record_of("mine", "vicreg-rendered", RunFolder.open(make_run(tmp_path / "a", 0, 0.5, {"resumed": [pause]})))
+    assert record.seconds == (None,)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"state": "interrupted"}, "its state is 'interrupted'"),
+        ({"versions": {}}, "does not know its commit"),
+        ({"versions": {"commit": "a" * 40, "uncommitted": "ssl_inv/heads.py"}}, "files that its commit does not have: ssl_inv/heads.py"),
+        ({"resumed": [{"step": 1, "versions": {"commit": "b" * 40}}]}, f"went on at step 1 with commit {'b' * 40}"),
+    ],
+)
+def test_only_a_finished_run_of_one_commit_is_recorded(module, tmp_path, facts, message):
+    from ssl_inv.run_folder import RunFolder
+
+    folder = RunFolder.open(make_run(tmp_path / "a", 0, 0.5, facts))
+    with pytest.raises(ValueError, match=message):
+        module("runs").record_of("mine", "vicreg-rendered", folder)
 
 
 @pytest.mark.parametrize(

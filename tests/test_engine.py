@@ -272,11 +272,37 @@ def test_a_run_goes_on_with_its_own_recipe_and_as_many_images(tmp_path: Path, ca
     with pytest.raises(RecipeError, match=r"has changed since the run's last checkpoint: trainer\.steps: 2 -> 4"):
         go_on(steps=4)
     (tmp_path / "images" / "05.png").write_bytes((tmp_path / "images" / "06.png").read_bytes())
+    caplog.clear()
     go_on()
-    assert "files have changed since the run began" in caplog.text
+    changed = "data: files have changed since the run began, so it does not go on bit for bit"
+    assert caplog.messages == [f"warning: {changed}"]
+    assert folder.record()["warnings"] == [changed]
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "99.png")
     with pytest.raises(RecipeError, match="the run began with 27 objects in 27 images, and there are 28 objects in 28 images now"):
         go_on()
+
+
+def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder, _ = follow(make(), tmp_path / "run")
+    here = folder.record()["versions"]
+    folder.update(versions={**here, "torch": "2.0"})
+    for _ in range(2):
+        train(make(), folder, Progress(io.StringIO()))
+    # The second time nothing is otherwise than it was the first time.
+    said = f"the run goes on at step 4 otherwise than before, so not bit for bit: torch 2.0 -> {here['torch']}"
+    assert caplog.messages == [f"warning: {said}"]
+    assert folder.record()["warnings"] == [said]
+    assert [(pause["step"], pause["versions"]) for pause in folder.record()["resumed"]] == [(4, here)] * 2
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    folder, _ = follow(make(), tmp_path / "run")
+    here = folder.record()["versions"]
+    folder.checkpoint_file.unlink()
+    folder.update(versions={**here, "torch": "2.0"})
+    train(make(), folder, Progress(io.StringIO()))
+    assert folder.record()["versions"] == here
+    assert "resumed" not in folder.record()
 
 
 def test_the_monitor_changes_nothing(tmp_path: Path) -> None:

@@ -31,8 +31,15 @@ def _require_finished(folder: RunFolder) -> None:
     facts = folder.record()
     if facts.get("state") != "complete" or not (folder.path / "results.json").is_file():
         raise ValueError(f"{folder.path}: the run is not complete with results, its state is {facts.get('state')!r}")
+    if "uncommitted" in facts["versions"]:
+        raise ValueError(f"{folder.path}: the run was made with files that its commit does not have: {facts['versions']['uncommitted']}")
     if "commit" not in facts["versions"]:
         raise ValueError(f"{folder.path}: the run does not know its commit; only runs of a checkout can be recorded")
+    for pause in facts.get("resumed", []):
+        if (commit := pause["versions"].get("commit")) != facts["versions"]["commit"]:
+            raise ValueError(
+                f"{folder.path}: the run went on at step {pause['step']} with commit {commit}; only runs of one can be recorded"
+            )
 
 
 def _seed(folder: RunFolder) -> int:
@@ -45,9 +52,9 @@ def _machine(folder: RunFolder) -> str:
 
 
 def _seconds(folder: RunFolder) -> float | None:
-    """From the beginning to the end of a run, the time in which it lay interrupted among it."""
+    """From the beginning to the end of a run, or None if it was interrupted in between."""
     facts = folder.record()
-    if "began" not in facts or "ended" not in facts:
+    if "began" not in facts or "ended" not in facts or "resumed" in facts:
         return None
     began, ended = (datetime.strptime(facts[key], "%Y-%m-%dT%H:%M:%S%z") for key in ("began", "ended"))
     return (ended - began).total_seconds()

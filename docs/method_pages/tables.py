@@ -40,7 +40,7 @@ def circumstances(record: Record) -> str:
     seeds = f"seed{'s' * (len(record.seeds) > 1)} {', '.join(map(str, record.seeds))}"
     if len(record.seeds) > 1:
         seeds += ", mean ± standard deviation over them"
-    seconds = mean(record.seconds)
+    seconds = mean(tuple(one for one in record.seconds if one is not None))
     facts = [seeds, _commits(record), record.machine, *([] if seconds is None else [f"{seconds / 60:.0f} min a run"])]
     changed = departures(record)
     return sentence("; ".join(facts)) + (f". Otherwise than the recipe today: {', '.join(changed)}" if changed else "") + "."
