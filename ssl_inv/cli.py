@@ -13,6 +13,7 @@ from typing import NoReturn
 from ssl_inv.allocator import keep_freed_memory
 from ssl_inv.explain import explained, recipe_head
 from ssl_inv.recipe import (
+    JUDGED,
     SECTIONS,
     Recipe,
     RecipeError,
@@ -39,6 +40,15 @@ _EPILOG = (
     "Another objective, data set or augmentation (--data.name ...) begins with its own defaults."
 )
 
+
+_SOME_SECTIONS = {
+    **dict.fromkeys(
+        ("evaluate", "embed"),
+        f"Settings of {', '.join(JUDGED[:-1])} and {JUDGED[-1]} are changed with --section.key value; those of a run are its own.",
+    ),
+    "render": "Settings of the solids are changed with --data.key value: `ssl-inv recipes sie-rendered --explain` prints them.",
+}
+"""What is said of settings by commands that take those of some sections only."""
 
 _WITHOUT_RECIPE = {"export": "a run is exported with the recipe that it has", "tracks": "tracks are found without a recipe"}
 """Commands that take no settings of a recipe, and why."""
@@ -171,13 +181,12 @@ def _check(arguments: argparse.Namespace) -> None:
 def _recipes(arguments: argparse.Namespace) -> None:
     if arguments.recipe is not None:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        _, facts = recipe_head(find_recipe(arguments.recipe))
-        told = "".join(f"# {key}: {value}\n" for key, value in facts.items())
-        sys.stdout.write(told + (explained(recipe) if arguments.explain else recipe.dump()))
+        head = recipe_head(find_recipe(arguments.recipe)).text
+        sys.stdout.write((f"{head}\n" if head else "") + (explained(recipe) if arguments.explain else recipe.dump()))
         return
     if arguments.overrides or arguments.explain:
         raise RecipeError("a recipe is missing: ssl-inv recipes RECIPE; without one, all are listed")
-    titles = {name: recipe_head(path)[0] for name, path in shipped_recipes().items()}
+    titles = {name: recipe_head(path).title for name, path in shipped_recipes().items()}
     width = max(map(len, titles))
     sys.stdout.write("".join(f"{name:{width}}  {title}\n" for name, title in titles.items()))
     sys.stdout.write("\nssl-inv recipes NAME prints one: how to run it, how long it takes, what it scores, and every setting\n")
@@ -208,7 +217,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
 
     def command(name: str, call: Callable[[argparse.Namespace], None], description: str) -> argparse.ArgumentParser:
-        epilog = None if name in _WITHOUT_RECIPE else _EPILOG
+        epilog = None if name in _WITHOUT_RECIPE else _SOME_SECTIONS.get(name, _EPILOG)
         one = commands.add_parser(name, help=description, description=f"{description}.", epilog=epilog, allow_abbrev=False)
         one.set_defaults(call=call, parser=one)
         return one

@@ -38,9 +38,9 @@ def make_optimizer(
             update of every parameter that decays by the parameter's norm.
         lr: highest learning rate. It is used as it stands, never scaled by the batch size.
         norm_and_bias_lr: highest learning rate of biases and normalisation parameters; all their rates are smaller in this proportion, as
-            in Barlow Twins; none is `lr`.
+            in Barlow Twins; None is `lr`.
         weight_decay: strength of the weight decay.
-        final_weight_decay: strength after the last step, to which it goes along half a cosine, as in DINO; none keeps `weight_decay`.
+        final_weight_decay: strength after the last step, to which it goes along half a cosine, as in DINO; None keeps `weight_decay`.
         decay_norm_and_bias: whether biases and normalisation parameters decay too; False is usual, True is SIE's setting.
         momentum: for `sgd` and `lars`.
         betas: for `adamw` and `adam`.

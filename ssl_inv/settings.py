@@ -34,12 +34,12 @@ class TrainerSettings:
         epochs: passes over the objects of the training data.
         batch_size: samples of a batch over all devices together.
         accumulate: batches whose gradients are averaged into one step.
-        clip: largest norm of the gradient; none does not clip.
+        clip: largest norm of the gradient; None does not clip.
         clip_each: whether `clip` is the largest norm of each parameter's gradient by itself, as in DINO's code, and not of all together.
         precision: `bf16` runs the networks in bfloat16 where that is safe; losses stay in float32.
         accelerator: what to run on; `auto` takes a GPU if there is one.
         devices: GPUs, or processes on the CPU.
-        workers: loader processes per device; none chooses by the data and the machine's cores.
+        workers: loader processes per device; None chooses by the data and the machine's cores.
         seed: decides initial weights, data order, views and augmentation.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines in metrics.jsonl.
@@ -108,7 +108,7 @@ class EvaluationSettings:
         views: views of each object to extract; objects with fewer give what they have.
         views_of: `data` judges the views that the data has; `training` such as the objective is trained on, of every image `views`
             augmented ones or patches of saccades, which tell how they were made.
-        objects: training objects to fit the probes on; none takes all.
+        objects: training objects to fit the probes on; None takes all.
         neighbours: k of the k-nearest-neighbour vote.
         aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the objective's own
             network where it has one; empty classifies single views only.

@@ -1,6 +1,8 @@
 """Claims about the commands, each run as a user runs it, in a folder whose own `evaluation` and `recipes` are no business of ours."""
 
+import itertools
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -329,10 +331,14 @@ def test_recipes_are_listed_and_printed_whole(capsys: pytest.CaptureFixture[str]
     assert [line.split()[0] for line in listed.splitlines() if line][:-1] == list(shipped_recipes())
     assert main(["recipes", "demo", "--trainer.steps=7"]) == 0
     printed = capsys.readouterr().out
-    assert printed.startswith("# command: ssl-inv pretrain demo\n# time: ")
+    head = "".join(itertools.takewhile(lambda line: line.startswith("#"), shipped_recipes()["demo"].read_text().splitlines(keepends=True)))
+    assert printed.startswith(f"{head}\n")
     assert yaml.safe_load(printed)["trainer"]["steps"] == 7
     assert main(["recipes", "demo", "--explain"]) == 0
-    assert "  # optimiser steps; give this or `epochs`.\n  steps: " in capsys.readouterr().out
+    explained = capsys.readouterr().out
+    assert explained.startswith(f"{head}\n# ")
+    assert "  # optimiser steps; give this or `epochs`.\n  steps: " in explained
+    assert re.search(r"^#     L = ", explained, re.MULTILINE)
 
 
 def test_settings_may_stand_before_the_recipe(capsys: pytest.CaptureFixture[str]) -> None:

@@ -161,12 +161,12 @@ def test_a_mistake_in_the_settings_of_a_setting_is_named_with_its_whole_path() -
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
 def test_every_shipped_recipe_resolves_and_says_what_it_is(name: str) -> None:
     recipe = load_recipe(name)
-    title, facts = recipe_head(shipped_recipes()[name])
-    assert title
+    head = recipe_head(shipped_recipes()[name])
+    assert head.title
     assert yaml.safe_load(explained(recipe)).keys() == recipe.keys()
     assert resolve(parse_yaml(explained(recipe))) == recipe
     assert len(shipped_recipes()[name].read_text().splitlines()) <= 40
-    assert f"ssl-inv pretrain {name}" in facts.get("command", "")
+    assert f"ssl-inv pretrain {name}" in head.facts.get("command", "")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from method_pages.markup import folded, table
+from ssl_inv.registry import OBJECTIVES
 
 MEASURED = Path(__file__).parent.parent / "step-cost.json"
 
@@ -46,4 +47,6 @@ def cost_of_steps(link: Callable[[str], str]) -> list[str]:
         f"on {measured['device']}, {measured['threads']} thread, the median of {measured['rounds']} rounds in turn: `{command}`. "
         f"The largest of the {len(costs)} ratios of time is {most:.2f}."
     )
+    if lacking := sorted(OBJECTIVES.entries.keys() - {cost["objective"] for cost in costs}):
+        explained += f" Not measured: {', '.join(map(link, lacking))}."
     return ["## What a step costs", explained, folded(f"All {len(costs)} objectives", table(head, rows, range(2, len(head))))]

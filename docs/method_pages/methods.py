@@ -2,19 +2,15 @@
 
 import ast
 import inspect
-import re
-import textwrap
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import ssl_inv
-from ssl_inv.explain import argument_sentences
+from ssl_inv.explain import argument_sentences, opening_and_sections
 from ssl_inv.plain_yaml import dump_value
 from ssl_inv.registry import OBJECTIVES, Entry
-
-_SECTION = re.compile(r"^(\w+):$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -73,8 +69,7 @@ def _method(entry: Entry) -> Method:
     tree = ast.parse((Path(ssl_inv.__file__).parent / file).read_text(encoding="utf-8"))
     headline = (ast.get_docstring(tree) or "").split("\n")[0]
     title, idea = _title_and_idea(headline, file)
-    opening, sections = _sections(inspect.cleandoc(entry.schema.__doc__ or ""))
-    source, *body = opening.split("\n\n")
+    (source, *body), sections = opening_and_sections(entry.schema.__doc__ or "")
     when = " ".join(sections.get("When", "").split())
     return Method(entry.name, title, idea, file.as_posix(), source, tuple(body), when, _settings(entry), _reads_transforms(tree))
 
@@ -84,12 +79,6 @@ def _title_and_idea(headline: str, file: Path) -> tuple[str, str]:
     if not colon:
         raise ValueError(f"{file}: the module's docstring must open with 'Name: what it does', got {headline!r}")
     return title, idea
-
-
-def _sections(docstring: str) -> tuple[str, dict[str, str]]:
-    """What stands before the first section, and the text of each section, `Args:` or `When:`, by its heading."""
-    opening, *rest = _SECTION.split(docstring)
-    return opening.rstrip(), {heading: textwrap.dedent(text.strip("\n")) for heading, text in zip(rest[::2], rest[1::2], strict=True)}
 
 
 def _settings(entry: Entry) -> tuple[Setting, ...]:
@@ -110,7 +99,7 @@ def choices(annotation: Any) -> str:
     if origin is Literal:
         return ", ".join(f"`{one}`" for one in arguments)
     if origin in (Union, UnionType):
-        return " or ".join("none" if one is NoneType else choices(one) for one in arguments)
+        return " or ".join("`null`" if one is NoneType else choices(one) for one in arguments)
     if origin in (list, tuple):
         return f"list of {choices(arguments[0])}"
     words = {int: "integer", float: "number", bool: "true or false", str: "text", dict: "mapping"}
@@ -118,5 +107,8 @@ def choices(annotation: Any) -> str:
 
 
 def _reads_transforms(tree: ast.Module) -> bool:
-    """Whether the module asks a view for its transform, or views for their actions, the two ways in which an objective can learn of it."""
-    return any(isinstance(node, ast.Attribute) and ast.unparse(node).endswith((".transform", "views.actions")) for node in ast.walk(tree))
+    """Whether the module asks a view for its transform, views for their actions, or for a path between views: so it can learn of it."""
+    nodes = list(ast.walk(tree))
+    asked = any(isinstance(node, ast.Attribute) and ast.unparse(node).endswith((".transform", "views.actions")) for node in nodes)
+    plans = {name.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "ssl_inv.views" for name in node.names}
+    return asked or "Path" in plans

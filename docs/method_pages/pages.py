@@ -76,10 +76,11 @@ def _published(name: str, papers: Papers) -> str:
 
 
 def _recipe(name: str, path: Path) -> str:
-    title, facts = recipe_head(path)
-    lines = [f"- [`{name}`](../../recipes/{name}.yaml): {escaped(title)}"]
-    for fact, text in facts.items():
+    head = recipe_head(path)
+    lines = [f"- [`{name}`](../../recipes/{name}.yaml): {escaped(head.title)}"]
+    for fact, text in head.facts.items():
         lines.append(f"  - {fact}: {f'`{text}`' if fact == 'command' else escaped(text)}")
+    lines += [f"  - {escaped(note)}" for note in head.notes]
     return "\n".join(lines)
 
 
@@ -101,9 +102,10 @@ def overview(methods: Mapping[str, Method], papers: Papers, records: list[Record
         "# Objectives",
         _glance(methods, papers, groups[0] if groups else [], link),
         "## Measured here, on equal terms",
-        "Runs that share a table had the same data, network, budget and evaluation. ± is the standard deviation over seeds, where there "
-        "are several. R2 is averaged over dimensions, so that a constant prediction scores 0; that of hues over those of floor and light. "
-        "What a step costs is from the measurement at the end of this page.",
+        "Runs that share a table had the same data, network, batch, number of steps and evaluation; optimiser, augmentation and views a "
+        "step are each recipe's own, and rows with a `teacher_path` need the run of that teacher too. ± is the standard deviation over "
+        "seeds, where there are several. R2 is averaged over dimensions, so that a constant prediction scores 0; that of hues over those "
+        "of floor and light. What a step costs is from the measurement at the end of this page.",
         *(_compared(group, link) for group in groups),
         *cost_of_steps(link),
         "## Published, side by side",
@@ -133,7 +135,7 @@ def _comparison(papers: Papers, rows: Sequence[PublishedRow], link: Callable[[st
 def _glance(methods: Mapping[str, Method], papers: Papers, group: Sequence[Record], link: Callable[[str], str]) -> str:
     """One row an objective: what it does, whether it reads transforms, our numbers of one group of runs, and those of papers."""
     ours: dict[str, tuple[str, str]] = {}
-    for record in tables.best_known(group):
+    for record in sorted(tables.best_known(group), key=lambda one: not tables.is_plain(one)):
         if (numbers := tables.headline(record)) is not None:
             ours.setdefault(record.objective, numbers)
     cited = list(dict.fromkeys(column.source for column in papers.overview))
@@ -145,8 +147,13 @@ def _glance(methods: Mapping[str, Method], papers: Papers, group: Sequence[Recor
     head = ["objective", "what it does", "reads transforms", "here: linear top-1, %", "here: R2 rotation, per dimension"]
     head += [f"{column.heading} [{cited.index(column.source) + 1}]" for column in papers.overview]
     notes = [
-        "*Reads transforms*: the loss uses the record of how each view was made, so the data or the augmentation must have one.",
-        *([f"*Here*: {tables.terms(group)}; rotation on the equivariant part where there is one, else on all features."] if group else []),
-        *(f"[{number}] {escaped(papers.sources[source])}." for number, source in enumerate(cited, 1)),
+        "*Reads transforms*: the loss uses the record of how each view was made, so the data or the augmentation must have one; "
+        "that of a split if one of its parts does."
     ]
+    if group:
+        notes.append(
+            f"*Here*: {tables.terms(group)}; rotation on the equivariant part where there is one, else on all features. "
+            "Objectives have the settings of their recipe; what others reach is in the table below."
+        )
+    notes += [f"[{number}] {escaped(papers.sources[source])}." for number, source in enumerate(cited, 1)]
     return table(head, rows, range(3, len(head))) + "\n\n" + "\n".join(f"- {note}" for note in notes)

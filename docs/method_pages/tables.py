@@ -22,7 +22,9 @@ _ROTATION = "r2/relative/rotation"
 _HUES = ("r2/relative/floor_hue", "r2/relative/light_hue")
 _PARTS = ("all", "invariant", "equivariant")
 _SAY_MUCH = ("size", "angle_range")
-_COSTS = ("step, ms", "step, MB")
+_APART = ("aggregate", "paths")
+"""Further questions, which change nothing of what the others find."""
+_COSTS = ("step of 16, ms", "step of 16, MB")
 
 
 def measured(record: Record) -> str:
@@ -125,12 +127,16 @@ class _Column:
 
 
 def chosen(group: Sequence[Record]) -> str:
-    """How hard the data of a group are, and which network learnt: settings that are not the defaults, and some that say much."""
+    """How hard the data of a group are, which network learnt and on what it was judged: settings that are no defaults, and some more."""
     found = []
-    for section in ("data", "backbone"):
+    for section in ("data", "backbone", "evaluation"):
         settings = group[0].complete_settings[section]
         known = signature(section_schema(section, settings["name"] if section == "data" else None)).parameters
-        said = {name: value for name, value in settings.items() if name in known and (name in _SAY_MUCH or value != known[name].default)}
+        said = {
+            name: value
+            for name, value in settings.items()
+            if name in known and name not in _APART and (name in _SAY_MUCH or value != known[name].default)
+        }
         found += [f"`{section}.{name}: {dump_value(value)}`" for name, value in said.items() if name != "name"]
     return ", ".join(found)
 
@@ -183,6 +189,11 @@ def _comparison(
 def best_known(records: Iterable[Record]) -> list[Record]:
     """Records of most seeds first."""
     return sorted(records, key=lambda one: (-len(one.seeds), one.name))
+
+
+def is_plain(record: Record) -> bool:
+    """Whether a record is of the recipe that has the name of its objective and its data, and not of a variant."""
+    return record.name == f"{record.objective}-{record.settings['data']['name']}"
 
 
 def _recipe(record: Record, records: Sequence[Record]) -> str:

@@ -17,7 +17,7 @@ def none(*, size: int | None = None, extra: list[dict[str, Any]] = []) -> Augmen
     """Views as the data set has them.
 
     Args:
-        size: side of the views in pixels; none keeps the size of the images.
+        size: side of the views in pixels; None keeps the size of the images.
         extra: operations that are done nevertheless, each a mapping with its name and settings.
     """
     return _one(operations_of(extra), size)
@@ -30,7 +30,7 @@ def custom(*, operations: list[dict[str, Any]], size: int | None = None, padding
     Args:
         operations: what may happen to a view, each a mapping with its name and settings. The order in which it happens is fixed: everything
             geometric at once, then jitter, grey, blur, solarise, posterise, noise, colour dropping, erasing.
-        size: side of the views in pixels; none keeps the size of the images.
+        size: side of the views in pixels; None keeps the size of the images.
         padding: what lies outside of the image where a view reaches beyond it.
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
     """
@@ -53,7 +53,7 @@ def simclr(
     """SimCLR's policy: random resized crop, flip, colour jitter, grey, blur (Chen et al., ICML 2020, appendix A).
 
     Args:
-        size: side of the views in pixels; none keeps the size of the images.
+        size: side of the views in pixels; None keeps the size of the images.
         min_scale: smallest share of the image area that a crop takes; the largest is the whole image.
         flip: probability of a horizontal flip.
         jitter: probability of colour jitter.
@@ -84,7 +84,7 @@ def moco(
     """MoCo v2's policy: SimCLR's with weaker jitter and larger crops (Chen et al., 2020, arXiv 2003.04297, and its code).
 
     Args:
-        size: side of the views in pixels; none keeps the size of the images.
+        size: side of the views in pixels; None keeps the size of the images.
         min_scale: smallest share of the image area that a crop takes.
         blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels.
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
@@ -114,7 +114,7 @@ def byol(
     """BYOL's two policies (Grill et al., NeurIPS 2020, appendix B), which Barlow Twins, VICReg and MoCo v3 took over.
 
     Args:
-        size: side of the views in pixels; none keeps the size of the images.
+        size: side of the views in pixels; None keeps the size of the images.
         min_scale: smallest share of the image area that a crop takes.
         blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels, of the first view and of the others.
         solarise: probability of solarising, of the first view and of the others.
@@ -137,7 +137,7 @@ def dino(
     """DINO's policies: the first global crop's, the second's, and that of the local crops (Caron et al., ICCV 2021, and its code).
 
     Args:
-        size: side of the global views in pixels; none keeps the size of the images.
+        size: side of the global views in pixels; None keeps the size of the images.
         scale: smallest and largest share of the image area that a global crop takes; that of local crops is the plan's to say.
         blur: probabilities of a Gaussian blur with sigma uniform in 0.1 to 2 pixels.
         solarise: probabilities of solarising.
@@ -161,7 +161,7 @@ def obow(
     The teacher's view may be flipped and is otherwise as it was. How large crops are is the plan's to say.
 
     Args:
-        size: side of the teacher's view in pixels; none keeps the size of the images.
+        size: side of the teacher's view in pixels; None keeps the size of the images.
         strength: multiplies the jitter ranges 0.4 (brightness, contrast, saturation) and 0.1 (hue).
         blur: probabilities of a Gaussian blur with sigma uniform in 0.1 to 2 pixels, of crops and of the patches' view.
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.

@@ -34,8 +34,8 @@ def folder(
         path: the folder or zip archive. Top folders called train and val, valid, validation or test are its split.
         size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps the images as they
             are, which must then be squares of one size.
-        labels: `folders`: the first folder (below that of the split) names the class; `none`: no classes; None: by folders where there are
-            at least two class folders, none otherwise.
+        labels: `folders`: the first folder (below that of the split) names the class; `none`: no classes; None: as `folders` where
+            there are at least two class folders, else as `none`.
         validation: another folder or zip archive, with the validation images; all of it is used.
         validation_share: share of the images held out for validation when neither `validation` nor a split is there.
         split_seed: which images are held out.

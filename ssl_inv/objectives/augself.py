@@ -33,8 +33,9 @@ class AugSelf(Objective):
 
     l is the mean squared error of tanh g, and for yes or no (flip, grey) the cross entropy of whether the views differ. `crop` is the
     difference of centres and of sides in fractions of the image, the x of a flipped view's centre mirrored; `colour` the differences of
-    the four jitter factors, each over the whole of its range. Any other parameter is told as its canonical action vector: a rotation as
-    quaternion, a position on a circle as cosine and sine.
+    the four jitter factors, each over the whole of its range in SimCLR's policy at strength 1; `brightness`, `contrast`, `saturation`,
+    `hue` and `blur` are these singly. Any other parameter is told as its action vector: a rotation as quaternion, a position on a circle as
+    cosine and sine.
 
     When:
         An invariant objective loses something that the task needs, such as colour or place, and the augmentation or the data record it: the

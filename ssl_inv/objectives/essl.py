@@ -44,7 +44,7 @@ class ESSL(Objective):
         rotation_head: widths of the head's hidden layers, each followed by LayerNorm and ReLU.
         last_activation: whether ReLU follows the last of these too; the authors' code for SimSiam leaves it out.
         turned_size: side in pixels of the crop that is turned; the authors take 16 on CIFAR and 96 on ImageNet.
-        turned_scale: smallest and largest share of the image's area that this crop takes; none is that of the augmentation. On ImageNet the
+        turned_scale: smallest and largest share of the image's area that this crop takes; None is that of the augmentation. On ImageNet the
             authors take 0.05 and 0.14.
 
     Raises:

@@ -77,7 +77,7 @@ class InterCLR(AroundBase, Objective):
         boundary: whether the margin is taken from the `cosine` or added to the `angle`, in radians, to which the cosine belongs; where
             the angle would leave 0 to pi, the cosine goes on straight.
         margin: below 0 makes the decision less strict.
-        temperature: T.
+        temperature: T, which divides the cosine similarities.
         bank_renewal: how much of the new key is stored, 1 minus this of the old vector; ODC has 0.5.
         bank_precision: of the stored vectors.
         bank_place: `host` keeps the bank out of the GPU's memory.

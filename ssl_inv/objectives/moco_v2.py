@@ -46,7 +46,7 @@ class MoCoV2(CountsSteps, Objective):
         projector: widths of the projector's layers, with ReLU between them and no normalisation.
         queue: K, how many keys are kept.
         queue_precision: of the stored keys.
-        temperature: T.
+        temperature: T, which divides the cosine similarities.
         momentum: what the teacher keeps of itself in every step; shorter training wants less.
         extrapolation: a, how the positive pair is drawn apart; the paper's feature transformation has 2, and 0 leaves it as it is.
         interpolation: b, how negatives are mixed with each other; the paper's feature transformation has 1.6, and 0 does not mix.

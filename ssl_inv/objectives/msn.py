@@ -1,4 +1,4 @@
-"""MSN: predict, from views that lack most of an image, which prototypes a slowly moving copy of the network finds in a whole view."""
+"""MSN: predict, from small crops and views that lack patches, which prototypes a slowly moving copy of the network finds in a view."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -54,7 +54,7 @@ class MSN(CountsSteps, Objective):
         projector: widths of the head's MLP; the last is the dimension of the prototypes.
         batch_norm: whether the head's hidden layers are normalised.
         prototypes: K.
-        temperature: T.
+        temperature: T, which divides the cosine similarities.
         sharpening: multiplies the temperature of the targets.
         sinkhorn_iterations: how often targets are normalised over samples and prototypes; 0 leaves them as they are.
         mean_entropy: weight of the term that has all prototypes used alike.

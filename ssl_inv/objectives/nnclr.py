@@ -38,7 +38,7 @@ class NNCLR(Objective):
         predictor: widths of the predictor's hidden layers.
         queue: how many projections are kept.
         queue_precision: of the stored projections.
-        temperature: T.
+        temperature: T, which divides the cosine similarities.
     """
 
     def __init__(

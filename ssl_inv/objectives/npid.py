@@ -36,8 +36,8 @@ class NPID(CountsSteps, Objective):
     Args:
         projector: widths of the projector's layers, with ReLU between them and no normalisation.
         negatives: M, drawn from the bank for each image; all others where there are fewer.
-        temperature: T.
-        bank_renewal: m.
+        temperature: T, which divides the cosine similarities.
+        bank_renewal: m, the share of a stored vector that a step renews.
         bank_precision: of the stored vectors.
         bank_place: `host` keeps the bank out of the GPU's memory.
         seed: decides which others are drawn, with the number of the step and of the image.

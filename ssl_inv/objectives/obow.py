@@ -48,7 +48,7 @@ class OBoW(CountsSteps, Objective):
 
     Args:
         levels: of how many of the network's last stages bags are predicted.
-        vocabulary: K, words of each level. The queue is as many images long: at least some ten batches, and fewer than the data has.
+        vocabulary: K, words of each level. The queue is as many images long: at least some eight batches, and fewer than the data has.
         assignment: `soft` as above; `hard`: each position counts for its nearest word only.
         inverse_delta: sharpness of the soft assignment; the authors' 15 is for ResNet-50, 10 for ResNet-18.
         pooling: over positions, `max` or `mean`.
@@ -56,7 +56,7 @@ class OBoW(CountsSteps, Objective):
         window: side of the local average's window, in positions.
         border: positions that are dropped at each side of a map, as they have seen padding; 0 for maps of a few positions.
         distance_momentum: what m keeps of itself in a batch.
-        first_distance: m before the first batch; none begins with the first batch's and goes on with the mean of all, until the moving
+        first_distance: m before the first batch; None begins with the first batch's and goes on with the mean of all, until the moving
             average is as long. The authors' 0.5 fits no network in particular, and makes hundreds of steps too hard or too soft.
         warm_start: whether the first batch fills the vocabulary with its features, several of each image, before the first step, and with
             mixtures of these where it has too few. The authors' random words last for K / batch steps.

@@ -47,7 +47,7 @@ class ODC(Objective):
         centroid_every: steps between updates of centroids from their members.
         smallest_cluster: clusters with fewer members are emptied and get a half of the largest one; 0 for never.
         reweighting: how much small clusters weigh more; 0 weighs all images alike.
-        bank_renewal: m.
+        bank_renewal: m, the share of a stored vector that a step renews.
         bank_precision: of the stored vectors.
         bank_place: `host` keeps the bank out of the GPU's memory.
         seed: decides the first clusters.

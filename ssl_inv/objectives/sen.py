@@ -28,7 +28,8 @@ class SEN(Objective):
     When:
         The plainest forward model: an action, a prediction, negatives, and nothing that asks for invariance. The comparison that shows what
         an invariance term or a split adds. Not where the features have to hold classes and pose apart, nor with small batches, since all
-        negatives come from the batch.
+        negatives come from the batch; nor for short runs: after 800 steps on rendered solids the prediction does not use the action yet,
+        and retrieval is at chance.
 
     Args:
         parameters: what the views differ in and the predictor is told.
@@ -38,7 +39,7 @@ class SEN(Objective):
             with it this is SIE's contrastive comparison without invariance; `hypernetwork` writes the weights of a small MLP with an MLP on
             the action; `embedded` is seq-JEPA's comparison: one linear map on the embedding and the action, this mapped to
             `action_embedding` dimensions and normalised. Here a normalisation without affine part follows projector and predictor.
-        predictor_hidden: widths of the predictor's hidden layers, for all but `bilinear`; none makes `concatenation` one affine map.
+        predictor_hidden: widths of the predictor's hidden layers, for all but `bilinear`; without any, `concatenation` is one affine map.
         action_embedding: for `embedded`: dimensions that the action is mapped to.
         convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep the sign that the
             product has, and plain differences of hues.

@@ -68,7 +68,7 @@ class TransitiveInvariance(Objective):
         temperature: T, of InfoNCE.
         projector: widths of the projector's layers; the predecessor's fully connected ones.
         neighbours: k; images of different objects are neighbours if each is among the k most similar ones of the other.
-        max_degree: neighbours that an image keeps, the most similar ones; none is k.
+        max_degree: neighbours that an image keeps, the most similar ones; None is k.
         least_similarity: cosine of the teacher's features below which images are no neighbours.
         cells: neighbours must be in the same of so many k-means cells; 0 for any.
         teacher_path: a folder that holds a timm network, such as a run's `export`, or a file of timm weights: a frozen teacher, by which
