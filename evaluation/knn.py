@@ -62,9 +62,13 @@ def neighbour_votes(bank: Tensor, labels: Tensor, queries: Tensor, classes: int,
 
 
 def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether the label is among the k highest scores of its row, `(M,)`, float; of equal scores the lower class comes first."""
+    """Whether the label is among the k highest scores of its row, `(M,)`, float.
+
+    Of equal scores the lower class comes first; a label with the score -inf is never among them.
+    """
     order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return (order == labels[:, None]).any(dim=1).float()
+    possible = scores.gather(1, labels[:, None])[:, 0] > -torch.inf
+    return ((order == labels[:, None]).any(dim=1) & possible).float()
 
 
 def accuracy_results(
@@ -105,6 +109,8 @@ def nearest_neighbours(
     votes = neighbour_votes(
         train.part(part)[rows], train.known_labels(), validation.part(part)[queried], class_count(train, validation), settings
     )
+    # Of classes without a vote none is better than another.
+    votes = votes.masked_fill(votes == 0, -torch.inf)
     cut = f", cut from {settings.k} to the number of training rows" if settings.k > len(rows) else ""
     k = min(settings.k, len(rows))
     detail = "; ".join(filter(None, (f"k = {k}{cut}", without_training_rows(train, validation))))

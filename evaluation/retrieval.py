@@ -103,7 +103,8 @@ def predicted_views(gallery: Gallery, predict: Predict, chunk: int = 2048) -> Te
 def view_ranks(predicted: Tensor, embeddings: Tensor, normalise: bool = True, chunk: int = 2048) -> Tensor:
     """The rank of the true view among the views of its object, by dot product with the prediction, `(N, V)`; 1 is best.
 
-    Views with the same score as the true one count as better, so that an encoder that maps all views to one point is not rewarded.
+    Views with the same score as the true one count as better, so that an encoder that maps all views to one point is not rewarded; so do
+    all where a score is not a number.
 
     Args:
         predicted: `(N, V, D)`.
@@ -117,7 +118,7 @@ def view_ranks(predicted: Tensor, embeddings: Tensor, normalise: bool = True, ch
         if normalise:
             queries, candidates = normalize(queries, dim=-1), normalize(candidates, dim=-1)
         scores = queries @ candidates.mT
-        ranks.append((scores >= scores.diagonal(dim1=1, dim2=2)[..., None]).sum(dim=-1))
+        ranks.append((~(scores < scores.diagonal(dim1=1, dim2=2)[..., None])).sum(dim=-1))
     return torch.cat(ranks)
 
 

@@ -230,9 +230,13 @@ def _standard_error(judged: _Judged, pooled: bool, bootstrap: Bootstrap) -> floa
     return bootstrap.standard_error(sums, statistic)
 
 
+def _why_none(judged: _Judged) -> str:
+    return "the same in all validation views" if bool(judged.targets.isfinite().all()) else "not a finite number in all validation views"
+
+
 def _headline(name: str, part: str, judged: _Judged, bootstrap: Bootstrap) -> Result:
     if not _varying(judged.targets).any():
-        return Result(f"r2/{name}", part, None, detail="the same in all validation views")
+        return Result(f"r2/{name}", part, None, detail=_why_none(judged))
     scores = r2_per_dimension(judged.targets, judged.predictions).tolist()
     detail = "dimensions " + " ".join("constant" if math.isnan(score) else f"{score:.2f}" for score in scores) if len(scores) > 1 else ""
     value = r2_mean(judged.targets, judged.predictions)
@@ -241,7 +245,7 @@ def _headline(name: str, part: str, judged: _Judged, bootstrap: Bootstrap) -> Re
 
 def _pooled(name: str, part: str, judged: _Judged, bootstrap: Bootstrap) -> Result:
     if not _varying(judged.targets).any():
-        return Result(f"r2_pooled/{name}", part, None, detail="the same in all validation views")
+        return Result(f"r2_pooled/{name}", part, None, detail=_why_none(judged))
     constant = r2_pooled(judged.targets, judged.targets.mean(dim=0).expand_as(judged.targets))
     value = r2_pooled(judged.targets, judged.predictions)
     # abs() keeps rounding error from printing a negative zero.

@@ -126,7 +126,7 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
         device = best_device()
         trained, untrained = loaded.networks()
         data_judged = loaded.judged_data(settings, trained[1], device)
-        cache = None if output is None else FeatureCache(output / "features", loaded.recipe)
+        cache = None if output is None else FeatureCache(output / "features", loaded.recipe, loaded.crop_share)
         with named("evaluation"):
             require_classes(loaded.data.train)
             networks = on(trained, device), on(untrained, device)
@@ -217,6 +217,8 @@ def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], siz
     for name, reason in summary.broken.items():
         progress.warn(f"{name}: {reason}; what was found before that is kept")
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.items()) or "none"
+    if summary.videos - len(summary.empty) == 1:
+        progress.warn("tracks of a single video may show one object, and they are split at random into training and validation")
     sys.stdout.write(
         f"{summary.objects:,} objects, {summary.views:,} views of {summary.videos:,} videos: {output / 'tracks.csv'}\n"
         f"dropped: {dropped}\n"

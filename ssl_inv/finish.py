@@ -1,5 +1,6 @@
 """What comes after the last step: judgement beside its baselines, export, report."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,11 @@ def preprocessing_of(recipe: Recipe, image_size: int) -> Preprocessing:
     """What a recipe does to an image before the backbone sees it."""
     size = recipe["augmentation"].get("size") or image_size
     normalization = recipe["normalization"]
-    return Preprocessing(tuple(normalization["mean"]), tuple(normalization["std"]), size, crop_share=min(1.0, size / image_size))
+    share = min(1.0, size / image_size)
+    if share < 1 and math.floor(size / share) != image_size:
+        # timm rounds down to a pixel less than there is.
+        share = size / (image_size + 1e-3)
+    return Preprocessing(tuple(normalization["mean"]), tuple(normalization["std"]), size, crop_share=share)
 
 
 def headlines(table: list[Comparison]) -> list[Comparison]:

@@ -28,18 +28,20 @@ PREDICTION = "prediction space"
 def evaluation_batches(
     source: Source, objects: Indices, views: int, normalise: Callable[[Tensor], Tensor], device: torch.device | str
 ) -> Iterator[EvaluationBatch]:
-    """The first `views` views of some objects as the data set has them; what cannot be read is left out.
+    """Some views of some objects as the data set has them, evenly chosen; what cannot be read is left out.
 
     Args:
         source: where the views come from.
         objects: which of its objects.
-        views: views of each, at most.
+        views: views of each, at most. Of an object with more, these are evenly spread over all, as those of a film or a turntable are in
+            order.
         normalise: from pixels in [0, 1] to what the encoder expects.
         device: where the encoder is.
     """
     counts = np.minimum(source.view_counts[objects], views)
     rows = np.repeat(objects, counts)
-    numbers = np.concatenate([np.arange(count) for count in counts]) if len(counts) else rows
+    spread = zip(counts.tolist(), source.view_counts[objects].tolist(), strict=True)
+    numbers = np.concatenate([np.arange(count) * whole // count for count, whole in spread]) if len(counts) else rows
     labels = source.labels
     for start in range(0, len(rows), _CHUNK):
         some, view = rows[start : start + _CHUNK], numbers[start : start + _CHUNK]
@@ -68,7 +70,7 @@ def feature_table(
     device: torch.device | str,
     cache: Path | None = None,
 ) -> FeatureTable:
-    """Features of the first `views` views of some objects; see `evaluation_batches` and `extract`."""
+    """Features of `views` views of some objects; see `evaluation_batches` and `extract`."""
     batches = evaluation_batches(source, objects, views, normalise, device)
     names = source.labels.names if source.labels is not None else ()
     return extract(encoder, batches, device, module=module, class_names=names, disk=source.turned, cache=cache)
@@ -83,17 +85,19 @@ class FeatureCache:
     Attributes:
         folder: where the files are.
         recipe: its sections `data` and `normalization` are part of the name.
+        crop_share: side of what the encoder sees of an image, in shares of the image's.
     """
 
     folder: Path
     recipe: Recipe
+    crop_share: float = 1.0
 
     def file(self, split: str, module: nn.Module, source: Source, objects: Indices, views: int) -> Path:
-        """Where the features of the first `views` views of `objects` are kept, encoded by `module` with the objective's parts."""
+        """Where the features of `views` views of `objects` are kept, encoded by `module` with the objective's parts."""
         sections = {section: dict(self.recipe[section]) for section in ("data", "normalization")}
         labels = source.labels
         names = () if labels is None else labels.names
-        images = [views, source.stamp, source.image_size, source.turned]
+        images = [views, source.stamp, source.image_size, self.crop_share, source.turned]
         facts = [version("ssl-inv"), fingerprint(module), sections, *images, list(source.groups), names]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for row in (objects, source.view_counts, *(() if labels is None else (labels.classes.numpy(), labels.known.numpy()))):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ class Model:
         description: what it is, in a sentence.
         untrained: makes the same backbone with random weights.
         crop_share: side of what it sees in shares of the images' sides; see `ViewMaker.whole`.
+        enlarges: whether it sees whole images that are smaller than its input enlarged to that.
         run: the run that it comes from, if it does.
     """
 
@@ -103,6 +105,7 @@ class Model:
     description: str
     untrained: Callable[[], nn.Module]
     crop_share: float = 1.0
+    enlarges: bool = False
     run: "SavedRun | None" = None
 
 
@@ -131,7 +134,13 @@ class LoadedModel:
 
     def whole(self, pixels: Tensor) -> Tensor:
         """Likewise of whole images, whose centre it sees if its views were smaller; see `ViewMaker.whole`."""
-        return self.normalise(central(pixels, self.model.crop_share))
+        return self.normalise(central(pixels, self.crop_share))
+
+    @property
+    def crop_share(self) -> float:
+        """Side of what the backbone sees of these data, in shares of the images' sides."""
+        enlarged = self.model.preprocessing.input_size / self.data.train.image_size
+        return max(enlarged, 1.0) if self.model.enlarges and self.model.crop_share == 1 else self.model.crop_share
 
     def judged_data(self, settings: EvaluationSettings, objective: Objective | None, device: torch.device) -> Data:
         """The data in the views that evaluation asks for, made on a device.
@@ -196,9 +205,9 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     sections = _data_sections(data, model, overrides)
     recipe = resolve(apply_overrides(sections, overrides, JUDGED), "the command line", JUDGED)
     require_files(recipe)
-    loaded = build_data(recipe)
-    _check_fit(model, loaded)
-    return LoadedModel(model, recipe, loaded)
+    loaded = LoadedModel(model, recipe, build_data(recipe))
+    _check_fit(loaded)
+    return loaded
 
 
 def _model(name: str, pretrained: bool) -> Model:
@@ -222,7 +231,7 @@ def _run_model(run: SavedRun) -> Model:
     description = f"{run.folder.path}: {recipe['objective']['name']}, {backbone.architecture}, after {run.state['step']:,} steps"
     sections = {section: recipe[section] for section in JUDGED}
     share = preprocessing.input_size / run.image_size
-    return Model(backbone, preprocessing, sections, description, lambda: make_backbone(**recipe["backbone"]), share, run)
+    return Model(backbone, preprocessing, sections, description, lambda: make_backbone(**recipe["backbone"]), share, run=run)
 
 
 def _exported_model(path: Path) -> Model:
@@ -234,7 +243,8 @@ def _exported_model(path: Path) -> Model:
     architecture, arguments = file.architecture, dict(file.model_args)
     sections = _normalization(file.preprocessing)
     share = file.preprocessing.crop_share
-    return Model(backbone, file.preprocessing, sections, f"{path}: {architecture}", lambda: _create(architecture, arguments, 1), share)
+    untrained = partial(_create, architecture, arguments, 1)
+    return Model(backbone, file.preprocessing, sections, f"{path}: {architecture}", untrained, share, enlarges=True)
 
 
 def _timm_model(name: str, pretrained: bool) -> Model:
@@ -248,7 +258,9 @@ def _timm_model(name: str, pretrained: bool) -> Model:
     config: dict[str, Any] = backbone.pretrained_cfg
     preprocessing = Preprocessing(tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1])
     weights = "timm's weights" if pretrained else "random weights (--pretrained loads timm's)"
-    return Model(backbone, preprocessing, _normalization(preprocessing), f"timm:{name}, {weights}", lambda: _create(name, {}, 1))
+    return Model(
+        backbone, preprocessing, _normalization(preprocessing), f"timm:{name}, {weights}, on whole images", lambda: _create(name, {}, 1)
+    )
 
 
 def _create(name: str, arguments: dict[str, Any], seed: int) -> Any:
@@ -294,9 +306,9 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
     return {"name": kind, "path": str(path), "size": size}
 
 
-def _check_fit(model: Model, data: Data) -> None:
-    network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
+def _check_fit(loaded: LoadedModel) -> None:
+    backbone = loaded.model.backbone
     with named("data"):
-        size = round(data.train.image_size * model.crop_share)
-        require_input_size(network, size)
-        require_forward(model.backbone, size)
+        size = round(loaded.data.train.image_size * loaded.crop_share)
+        require_input_size(backbone.model if isinstance(backbone, Backbone) else backbone, size)
+        require_forward(backbone, size)

@@ -44,7 +44,7 @@ from ssl_inv.registry import AUGMENTATIONS, DATA, OBJECTIVES
 from ssl_inv.run_folder import RunFolder
 from ssl_inv.settings import EvaluationSettings, MonitorSettings, TrainerSettings
 from ssl_inv.training_views import judged_data
-from ssl_inv.transforms import Group
+from ssl_inv.transforms import Group, Pose, Rotation
 from ssl_inv.views import Plan
 
 _MEMORIES = 0x3E3
@@ -100,7 +100,8 @@ def build(recipe: Recipe) -> Run:
             with named("trainer"):
                 require_exact_gradients(backbone, size)
     if (advice := advice_on_stem(backbone, max(sizes))) is not None:
-        rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: {advice}")
+        _say(advice)
+    _warn_of_untrue_rotations(objective, train, augmentation)
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
     with named("evaluation"):
         judged_data(data, EvaluationSettings(**recipe["evaluation"]), objective.plan, augmentation, settings.seed)
@@ -232,6 +233,13 @@ def quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
+def _warn_of_untrue_rotations(objective: Objective, source: Source, augmentation: Augmentation) -> None:
+    turning = [name for name in ("flip", "vertical_flip", "angle") if name in augmentation.groups]
+    told = [name for name in objective.parameters_used if isinstance(source.groups.get(name), Rotation | Pose)]
+    if turning and told and not objective.told_of_plain_views:
+        _say(f"augmentation: {turning[0]!r} mirrors or turns views, and the objective is told {told[0]!r} of the data as if it did not")
+
+
 def workers(settings: TrainerSettings, source: Source) -> int:
     """Loader processes per device: what the recipe says, as far as there are cores; what suits the data; or the spare cores."""
     cores = available_cores()
@@ -239,7 +247,7 @@ def workers(settings: TrainerSettings, source: Source) -> int:
         most = max(1, cores // settings.devices)
         if settings.workers > most:
             reason = f"trainer.workers is {settings.workers}, but there are {cores} core(s) for {settings.devices} device(s)"
-            rank_zero_only(logging.getLogger("ssl_inv").warning)(f"warning: {reason}; {most} loader process(es) a device are started")
+            _say(f"{reason}; {most} loader process(es) a device are started")
         return min(settings.workers, most)
     if source.preferred_workers is not None:
         return source.preferred_workers
@@ -304,8 +312,13 @@ def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> 
 
 
 def _warn(folder: RunFolder, what: str) -> None:
-    logging.getLogger("ssl_inv").warning(f"warning: {what}")
+    _say(what)
     folder.warn(what)
+
+
+@rank_zero_only
+def _say(what: str) -> None:
+    logging.getLogger("ssl_inv").warning(f"warning: {what}")
 
 
 def _fit(run: Run) -> None:

@@ -105,7 +105,7 @@ class EvaluationSettings:
 
     Args:
         protocol: `full` trains the probes as the papers do, `quick` trains smaller ones for less long, `none` judges nothing.
-        views: views of each object to extract; objects with fewer give what they have.
+        views: views of each object to extract, evenly spread over all that it has; objects with fewer give what they have.
         views_of: `data` judges the views that the data has; `training` such as the objective is trained on, of every image `views`
             augmented ones or patches of saccades, which tell how they were made.
         objects: training objects to fit the probes on; None takes all.

@@ -8,7 +8,7 @@ from ssl_inv.augment.operations.base import Key
 from ssl_inv.augment.policies import simclr
 from ssl_inv.objectives.augself import AugSelf
 from ssl_inv.testing import GROUPS, random_transform
-from ssl_inv.transforms import Transform
+from ssl_inv.transforms import Flag, Transform
 from ssl_inv.views import Views
 
 
@@ -22,6 +22,12 @@ def test_augself_tells_the_crop_in_the_frame_of_the_view_that_one_sees():
             for one, box, flip in zip(transforms, boxes, flips, strict=True)
         )
         torch.testing.assert_close(objective.targets[0](first.relative(second)), torch.tensor([[difference, 0.2, -0.2, 0.4]]))
+    upside_down = {**GROUPS, "vertical_flip": Flag()}
+    first, second = (
+        Transform({**one.values, "crop": torch.tensor([box]), "flip": torch.zeros(1), "vertical_flip": torch.tensor([turned])}, upside_down)
+        for one, box, turned in zip(transforms, boxes, (0.0, 1.0), strict=True)
+    )
+    torch.testing.assert_close(objective.targets[0](first.relative(second)), torch.tensor([[0.1, 0.0, -0.2, 0.4]]))
 
 
 def test_augself_tells_colours_between_minus_one_and_one():

@@ -100,6 +100,11 @@ def test_an_encoder_that_maps_all_views_to_one_point_is_not_rewarded_by_retrieva
     assert (view_ranks(collapsed, collapsed) == 10).all()
 
 
+def test_predictions_that_are_no_numbers_are_not_rewarded_by_retrieval() -> None:
+    candidates = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0))
+    assert (view_ranks(torch.full((2, 10, 4), torch.nan), candidates) == 10).all()
+
+
 def test_an_object_that_lacks_a_view_is_left_out_of_retrieval() -> None:
     table = make_table(5, 4)
     gallery = Gallery.of(table.select(torch.tensor([row for row in range(20) if row != 6])), "all")
@@ -220,6 +225,14 @@ def test_probes_skip_unlabelled_rows_and_name_missing_classes(probe: Callable[..
     (first, *_), (expected, *_) = (probe(table, validation, "all") for table in (marked, train.select((~unlabelled).nonzero()[:, 0])))
     assert first == expected
     assert "classes without training rows: 3" in first.detail
+
+
+def test_a_class_that_no_neighbour_has_is_not_among_the_first_five() -> None:
+    train, validation = make_table(30, 2, 1), make_table(30, 2, 2)
+    train = replace(train, labels=torch.full_like(train.labels, 9))
+    validation = replace(validation, labels=torch.arange(60) % 10)
+    found = nearest_neighbours(train, validation, "all", NearestNeighbourSettings(k=20))
+    assert [(row.name, row.value) for row in found] == [("knn/top1", pytest.approx(0.1)), ("knn/top5", pytest.approx(0.1))]
 
 
 def test_more_neighbours_than_rows_are_cut_and_said() -> None:

@@ -1,14 +1,36 @@
 """What a run shows first."""
 
+import numpy as np
 import pytest
+import timm.data
+import torch
+from PIL import Image
+from torchvision.transforms.functional import to_tensor
 
+from ssl_inv.augment.view_maker import central
 from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.evaluation.results import Comparison, Result, format_table
-from ssl_inv.finish import headlines, result_rows, summary, unmeasured
+from ssl_inv.finish import headlines, preprocessing_of, result_rows, summary, unmeasured
+from ssl_inv.judge import evaluation_batches
 from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.objectives.sie import SIE
 from ssl_inv.objectives.vicreg import VICReg
+from ssl_inv.recipe import resolve
 from ssl_inv.transforms import Circle, Rotation
+
+
+@pytest.mark.parametrize(("size", "whole"), [(224, 256), (64, 93), (96, 118), (31, 32), (64, 67), (64, 64)])
+def test_timm_makes_of_an_image_what_the_run_was_judged_by(size: int, whole: int) -> None:
+    sections = {"objective": {"name": "vicreg"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}}
+    recipe = resolve({**sections, "augmentation": {"name": "simclr", "size": size}})
+    preprocessing = preprocessing_of(recipe, whole)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (whole, whole, 3), dtype=np.uint8))
+    given = timm.data.create_transform(
+        (3, size, size), mean=(0, 0, 0), std=(1, 1, 1), crop_pct=preprocessing.crop_share, interpolation=preprocessing.interpolation
+    )
+    own = central(to_tensor(image)[None], size / whole)[0]
+    torch.testing.assert_close(given(image), own)
+    assert round(whole * preprocessing.crop_share) == size
 
 
 def table(*rows: tuple[str, str]) -> list[Comparison]:
@@ -60,3 +82,9 @@ def test_what_cannot_be_judged_without_a_parameter_is_said(objective, missing):
     assert [row.trained.name for row in rows] == missing
     for line in format_table(rows).splitlines()[1:] if rows else []:
         assert "not measured: the objective is told sky_hue, which these data do not record" in line
+
+
+def test_of_many_views_in_order_those_are_judged_that_are_spread_over_all() -> None:
+    source = RenderedSolids(classes=2, objects=4, views=7, size=16)
+    batches = evaluation_batches(source, np.arange(4), 3, lambda pixels: pixels, "cpu")
+    assert next(batches).views.tolist() == [0, 2, 4] * 4

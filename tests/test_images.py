@@ -68,6 +68,21 @@ def test_a_jpeg_has_the_pixels_that_pillow_gives_on_every_thread(content: bytes)
         np.testing.assert_array_equal(pixels, expected)
 
 
+@pytest.mark.parametrize(("side", "size"), [(94, 32), (95, 32), (96, 32), (97, 32), (50, 17), (47, 16), (766, 256)])
+def test_a_jpeg_has_the_same_pixels_on_every_thread_whatever_it_is_resized_to(side: int, size: int) -> None:
+    content = saved(scene(side + 20, side))
+    found = [decode(content, size)]
+    thread = threading.Thread(target=lambda: found.append(decode(content, size)))
+    thread.start()
+    thread.join()
+    np.testing.assert_array_equal(found[0], found[1])
+
+
+def test_metadata_that_cannot_be_read_leave_the_word_to_pillow_on_every_thread() -> None:
+    content = saved(scene(), exif=exif(1)).replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??")
+    np.testing.assert_array_equal(decode(content, None), by_pillow(saved(scene())))
+
+
 @pytest.mark.parametrize("name", ["420", "444, progressive", "restart markers", "grey"])
 def test_a_truncated_jpeg_is_unreadable_wherever_it_ends(name: str) -> None:
     content = JPEGS[name]
@@ -138,6 +153,13 @@ WIDE = GREY.astype(np.uint16) * 257
 COLOURS = np.stack((GREY, GREY.T, 255 - GREY), axis=-1)
 
 
+def tiff(tag: int, value: int) -> bytes:
+    """The wide grey as a TIFF that says `value` for a tag of one short number."""
+    content = saved(Image.fromarray(WIDE), "TIFF")
+    entry = content.index(struct.pack("<HHI", tag, 3, 1))
+    return content[: entry + 8] + struct.pack("<H", value) + content[entry + 10 :]
+
+
 @pytest.mark.parametrize("cache", [True, False])
 def test_16_bit_and_single_channel_images_arrive_in_a_batch(tmp_path: Path, cache: bool) -> None:
     files = {
@@ -145,6 +167,7 @@ def test_16_bit_and_single_channel_images_arrive_in_a_batch(tmp_path: Path, cach
         "RGB 16 bit.png": (png16(COLOURS.astype(np.uint16) * 257), COLOURS),
         "grey 8 bit.tiff": (saved(Image.fromarray(GREY), "TIFF"), np.stack([GREY] * 3, -1)),
         "grey 16 bit.tiff": (saved(Image.fromarray(WIDE), "TIFF"), np.stack([GREY] * 3, -1)),
+        "white is zero.tiff": (tiff(262, 0), np.stack([255 - GREY] * 3, -1)),
         "grey 8 bit.png": (saved(Image.fromarray(GREY), "PNG"), np.stack([GREY] * 3, -1)),
     }
     for name, (content, _) in files.items():

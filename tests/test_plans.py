@@ -114,6 +114,14 @@ def test_views_depend_on_seed_epoch_and_sample_alone(name: str) -> None:
         assert not any(torch.equal(one.pixels, other.pixels) for one, other in zip(views.views, changed.views, strict=True))
 
 
+def test_crops_along_a_path_do_not_depend_on_their_neighbours() -> None:
+    crops = Path(2, ("crop",)), custom(operations=[{"name": "crop", "probability": 0.5}])
+    whole = views_of(*crops)
+    for row in range(len(INDEX)):
+        for view, alone in zip(whole.views, views_of(*crops, index=[INDEX[row]]).views, strict=True):
+            assert torch.equal(view.pixels[row], alone.pixels[0])
+
+
 @every_plan
 def test_every_view_can_be_made_again_from_its_record(name: str) -> None:
     maker, batch = maker_and_batch(*PLANS[name])

@@ -9,8 +9,8 @@ from torch import nn
 from ssl_inv.backbones import Backbone, make_backbone
 from ssl_inv.objectives.obow import OBoW
 from ssl_inv.objectives.split import Split
-from ssl_inv.pretrain import build_networks
-from ssl_inv.recipe import resolve
+from ssl_inv.pretrain import build, build_networks
+from ssl_inv.recipe import RecipeError, resolve
 from ssl_inv.testing import GROUPS, check_objective, random_transform
 from ssl_inv.views import Pair, Several, View, Views
 
@@ -138,3 +138,30 @@ def test_a_recipe_has_the_settings_of_both() -> None:
     recipe = resolve({"objective": objective, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
     assert recipe["objective"]["invariant"]["variance"] == 25
     assert build_networks(recipe, GROUPS)[1].parameters_used == ["rotation"]
+
+
+@pytest.mark.parametrize(("views", "warned"), [("augmented", True), ("plain", False)])
+def test_what_the_data_record_is_told_of_views_that_nothing_is_done_to(views: str, warned: bool, caplog: pytest.LogCaptureFixture) -> None:
+    content: dict[str, Any] = {
+        "objective": {"name": "split", "invariant": VICREG, "equivariant": SIE, "equivariant_views": views},
+        "backbone": {"name": "test_resnet"},
+        "data": {"name": "rendered", "classes": 2, "objects": 16, "views": 2, "size": 16},
+        "augmentation": {"name": "custom", "operations": [{"name": "flip", "probability": 1.0}]},
+        "trainer": {"steps": 1, "batch_size": 4, "accelerator": "cpu"},
+    }
+    run = build(resolve(content))
+    assert any("'flip' mirrors or turns views, and the objective is told 'rotation'" in said for said in caplog.messages) == warned
+    batch = run.module.batches[0]
+    mirrored, told = run.objective._views_of_both(run.module.view_maker(batch))  # type: ignore[operator]
+    for number in range(2):
+        own = run.module.view_maker.normalise(batch.images[number].pixels / 255)
+        torch.testing.assert_close(mirrored[number].pixels, own.flip(-1))
+        torch.testing.assert_close(told[number].pixels, own.flip(-1) if warned else own)
+
+
+def test_views_that_nothing_is_done_to_must_be_there() -> None:
+    objective = {"name": "split", "invariant": VICREG, "equivariant": SIE, "equivariant_views": "plain"}
+    data = {"name": "rendered", "classes": 2, "objects": 16, "views": 1, "size": 16}
+    content = {"objective": objective, "backbone": {"name": "test_resnet"}, "data": data, "augmentation": {"name": "simclr"}}
+    with pytest.raises(RecipeError, match=r"objects of this data have 1 view\(s\) and 2 are needed; choose other data"):
+        build(resolve({**content, "trainer": {"steps": 1, "batch_size": 4}}))

@@ -4,6 +4,7 @@ import csv
 import io
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -174,6 +175,20 @@ def test_table_errors(
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
         table(path=write_table(tmp_path / "data", rows), **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(tmp_path: Path, write_table: Callable[..., str]) -> None:
+    rows = [["path"], *([f"{row % 4}.png"] for row in range(8))]
+    path = write_table(tmp_path / "data", rows)
+    with pytest.raises(ValueError, match=r"'\d+.png' is listed both to train on and to judge by; name the column"):
+        table(path=path, validation_share=0.4)
+
+
+@pytest.mark.parametrize(("numbers", "refused"), [([1.7e9, 1.7e9 + 60], True), ([0.3, 0.1 + 0.2], False), ([1e4, 1e4 + 60], False)])
+def test_numbers_that_single_precision_blurs_are_refused(numbers: list[float], refused: bool) -> None:
+    (time,) = latents_from_settings({"time": "real"})
+    with pytest.raises(ValueError, match="numbers of 'time' differ by too little") if refused else nullcontext():
+        time.values(np.array(numbers)[:, None], "views.csv")
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -69,6 +69,15 @@ def test_labels_come_from_targets_without_reading_an_image() -> None:
     assert source.labels.names == tuple("abcdefghi")
 
 
+def test_classes_are_those_that_a_target_transform_makes() -> None:
+    items = Items(lambda number: (grey(number), number // 2))
+    items.targets = list(range(10))  # type: ignore[attr-defined]
+    items.target_transform = lambda number: number // 2  # type: ignore[attr-defined]
+    labels = DatasetSource(items).labels
+    assert labels is not None
+    assert labels.classes.tolist() == [number // 2 for number in range(10)]
+
+
 @pytest.mark.parametrize(
     ("item", "message"),
     [

@@ -98,9 +98,13 @@ def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArr
     # Records have single precision: what is nearly the edge of a pixel is meant to be it.
     at_edge = np.abs(corners - np.rint(corners)) < 1e-3
     corners = np.where(at_edge, np.rint(corners), corners)
-    if pixels.device.type == "cpu" and pixels.dtype == torch.uint8 and at_edge.all():
-        _cut_bytes(views, places, pixels, rows, corners.astype(int), scale < 0)
-        return
+    if pixels.device.type == "cpu" and pixels.dtype == torch.uint8:
+        # Row by row, so that a view does not depend on those beside it.
+        whole = at_edge.all(axis=1)
+        _cut_bytes(views, places[whole], pixels, rows[whole], corners[whole].astype(int), scale[whole] < 0)
+        places, rows, corners, scale = (some[~whole] for some in (places, rows, corners, scale))
+        if not len(rows):
+            return
     source = take(pixels, rows)
     # What describes a crop travels, not its weights, which are a hundred thousand times as much.
     numbers = torch.from_numpy(np.concatenate((corners, scale < 0), axis=1)).to(pixels.device, non_blocking=True)

@@ -8,7 +8,7 @@ again.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -98,8 +98,10 @@ class Augmentation:
         """The parameters that are recorded of every view, by name; empty if views are left as they are."""
         return {name: group for policy in self.policies for name, group in policy.groups.items()}
 
-    def policy(self, number: int) -> Policy:
-        """The policy of view `number` of a sample."""
+    def policy(self, number: int | Literal["plain"]) -> Policy:
+        """The policy of view `number` of a sample; or one by which nothing is done, in the first one's size and style."""
+        if number == "plain":
+            return replace(self.policies[0], operations=())
         return self.policies[min(number, len(self.policies) - 1)]
 
     def draw(self, key: Key, height: int, width: int, policy: Policy | None = None) -> Transform:

@@ -58,13 +58,13 @@ class Maker(ABC):
         """View `number` of the plan again, from its record; parameters of other origin are passed over."""
 
 
-def maker_of(plan: plans.Plan, augmentation: Augmentation, policy: int | None = None) -> Maker:
+def maker_of(plan: plans.Plan, augmentation: Augmentation, policy: plans.PolicyChoice = None) -> Maker:
     """What fulfils a plan.
 
     Args:
         plan: the views that are wanted.
         augmentation: makes them.
-        policy: number of the policy of all views; none is that which the plan says.
+        policy: number of the policy of all views, or `plain` for none; None is those which the plan says.
 
     Raises:
         ValueError: if the augmentation does not do what the plan builds on.
@@ -91,8 +91,8 @@ def maker_of(plan: plans.Plan, augmentation: Augmentation, policy: int | None = 
         case plans.Turns():
             return PiecesOfOneView(augmentation, chosen[0].with_crop(plan.size, plan.scale), TurnCutter())
         case plans.Several():
-            numbers = plan.policies or range(len(plan.plans))
-            return OneAfterTheOther(tuple((one, maker_of(one, augmentation, n)) for one, n in zip(plan.plans, numbers, strict=True)))
+            parts = zip(plan.plans, plan.choices, strict=True)
+            return OneAfterTheOther(tuple((one, maker_of(one, augmentation, choice)) for one, choice in parts))
     raise TypeError(f"no way is known to make the views of {type(plan).__name__}; plans are those of ssl_inv.views")
 
 

@@ -110,7 +110,8 @@ def central(pixels: Tensor, share: float) -> Tensor:
     whole, side = pixels.shape[-1], round(pixels.shape[-1] * share)
     if side > whole:
         return F.interpolate(pixels, (side, side), mode="bicubic").clamp(0, 1)
-    start = (whole - side) // 2
+    # To the even number where the middle falls between two pixels, as torchvision and timm have it.
+    start = round((whole - side) / 2)
     return pixels[..., start : start + side, start : start + side]
 
 
@@ -119,13 +120,14 @@ def _channels_last(pixels: Tensor) -> Tensor:
 
 
 def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int, loaded: int) -> None:
-    for part in plan.plans if isinstance(plan, plans.Several) else (plan,):
+    parts = zip(plan.plans, plan.choices, strict=True) if isinstance(plan, plans.Several) else [(plan, None)]
+    for part, policy in parts:
         alike = isinstance(part, plans.Pair | plans.Sequence | plans.MultiCrop) and part.count > loaded
         # An image may stand beside another view of its object.
         alike = alike or (isinstance(part, plans.Linked) and part.count > fewest)
-        if alike and not augmentation.groups:
+        if alike and (policy == "plain" or not augmentation.groups):
             needed = f"objects of this data have {fewest} view(s) and {part.count} are needed"
-            raise ValueError(f"{needed}; choose an augmentation that makes them")
+            raise ValueError(f"{needed}; choose {'other data' if policy == 'plain' else 'an augmentation that makes them'}")
 
 
 def _require_images_between(plan: Plan, source: Source, fewest: int) -> None:

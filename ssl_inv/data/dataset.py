@@ -206,7 +206,8 @@ def _class_values(dataset: Any) -> Indices | None:
     if isinstance(dataset, torch.utils.data.Subset):
         values = _class_values(dataset.dataset)
         return None if values is None else values[np.asarray(dataset.indices, dtype=np.int64)]
-    for attribute in _CLASS_ATTRIBUTES:
+    # What changes the classes of the items leaves the stored ones as they are.
+    for attribute in _CLASS_ATTRIBUTES if getattr(dataset, "target_transform", None) is None else ():
         stored = getattr(dataset, attribute, None)
         if isinstance(stored, Sized) and len(stored) == len(dataset):
             return _integers(stored)

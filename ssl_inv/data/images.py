@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from kornia_rs.io import decode_image_jpegturbo
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
 from ssl_inv.data.base import Indices
@@ -32,6 +33,9 @@ _FRAME_HEADERS = frozenset((0xC0, 0xC1, 0xC2))
 """Markers of baseline, extended and progressive JPEG; others are lossless or coded arithmetically."""
 _APP1 = 0xE1
 """Marker of the metadata that may say how a JPEG is to be turned: EXIF or XMP."""
+_TIFF_BITS, _TIFF_READING = 258, 262
+"""Tags of a TIFF: BitsPerSample, and PhotometricInterpretation, which says whether 0 is black."""
+_BLACK_IS_ZERO = 1
 _THREADED_BYTES = 20_000
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
 """Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo even on files of
@@ -51,7 +55,8 @@ class UnreadableImageError(ValueError):
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB.
 
-    Grey is repeated; 16-bit grey is scaled so that 65535 becomes 255; palettes are looked up; transparent pixels are laid over black.
+    Grey is repeated; 16-bit grey is scaled so that 65535 becomes 255, and that of a TIFF as its tags say; palettes are looked up;
+    transparent pixels are laid over black.
 
     Raises:
         ValueError: for 32-bit integers or floats, of which nobody knows what is white.
@@ -59,8 +64,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
-        wide = np.asarray(image).astype(np.float32)
-        return Image.fromarray(np.rint(wide * (255 / 65535)).astype(np.uint8)).convert("RGB")
+        dark, bright = _ends_of_wide_grey(image)
+        share = (np.asarray(image).astype(np.float32) - dark) / (bright - dark)
+        return Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         raise ValueError(f"pixels of mode {image.mode} (32 bit) have no known white; convert them to 8 or 16 bit")
     if image.has_transparency_data:
@@ -69,6 +75,15 @@ def to_rgb(image: Image.Image) -> Image.Image:
         black.paste(layer, mask=layer.getchannel("A"))
         return black
     return image.convert("RGB")
+
+
+def _ends_of_wide_grey(image: Image.Image) -> tuple[int, int]:
+    """Black and white of a grey image of more than 8 bits; those of a TIFF may be fewer than 16, and exchanged."""
+    if not isinstance(image, TiffImageFile):
+        return 0, 65535
+    (bits, *_), reading = image.tag_v2.get(_TIFF_BITS, (16,)), image.tag_v2.get(_TIFF_READING, _BLACK_IS_ZERO)
+    white = 2**bits - 1
+    return (0, white) if reading == _BLACK_IS_ZERO else (white, 0)
 
 
 def to_square(pixels: Pixels, size: int) -> Pixels:
@@ -118,7 +133,7 @@ def decode(content: bytes, size: int | None) -> Pixels:
 def _decode_any(content: bytes, size: int | None) -> Pixels:
     """The pixels of an image that is to be cut to `size`, as Pillow reads it."""
     with Image.open(io.BytesIO(content)) as image:
-        if size is not None:
+        if size is not None and min(image.size) >= 2 * _REDUCED_DECODE_MARGIN * size:
             # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost; what is left is enough for a good resize.
             enough = _REDUCED_DECODE_MARGIN * size / min(image.size)
             image.draft("RGB", (int(image.width * enough), int(image.height * enough)))
@@ -163,8 +178,11 @@ def _says_upright(metadata: bytes) -> bool:
     if not metadata.startswith(b"Exif\0\0"):
         return b"Orientation" not in metadata
     exif = Image.Exif()
-    exif.load(metadata)
-    return bool(exif.get(ExifTags.Base.Orientation, 1) == 1)
+    try:
+        exif.load(metadata)
+        return bool(exif.get(ExifTags.Base.Orientation, 1) == 1)
+    except Exception:  # What is wrong with it, and whether it matters, is for Pillow to say.
+        return False
 
 
 class Decoder(Protocol):

@@ -42,6 +42,10 @@ _EULER = ("euler_x", "euler_y", "euler_z")
 _BRACKETS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<words>[^\[\]]*)\]")
 _PART = re.compile(r"(?:(?P<name>.+)_)?(?P<part>q[xyzw]|euler_[xyz])")
 _UNIT_NORM_TOLERANCE = 0.01
+_LARGEST_ROUNDING = 1e-3
+"""Of what a latent varies by."""
+_SAME = 1e-11
+"""Numbers that differ by less, as a share of their size, are meant to be one."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +70,8 @@ class Latent:
         """The values of all views, float32, `(V,)` or `(V, 4)`, from the columns' numbers `(V, columns)`.
 
         Raises:
-            ValueError: if a flag is neither 0 nor 1 or a quaternion is not of unit length.
+            ValueError: if a flag is neither 0 nor 1, a quaternion is not of unit length, or numbers are so large that single precision
+                blurs what differs between them.
         """
         if self.kind == "euler":
             return quaternion_from_euler(torch.from_numpy(numbers * self.factor)).float()
@@ -76,7 +81,12 @@ class Latent:
             return torch.from_numpy(numbers / length).float()
         if isinstance(self.group, Flag):
             _refuse(~np.isin(numbers[:, 0], (0.0, 1.0)), f"{where}: the flag {self.name!r}", "is neither 0 nor 1")
-        return torch.from_numpy(numbers[:, 0] * self.factor).float()
+        values = numbers[:, 0] * self.factor
+        single, spread = values.astype(np.float32), np.ptp(values)
+        if spread > _SAME * np.abs(values).max() and np.abs(single - values).max() > _LARGEST_ROUNDING * spread:
+            advice = f"subtract {numbers[:, 0].min():g} from all"
+            raise ValueError(f"{where}: the numbers of {self.name!r} differ by too little for their size to be kept apart; {advice}")
+        return torch.from_numpy(single)
 
 
 def latents_from_settings(latents: Mapping[str, str]) -> list[Latent]:

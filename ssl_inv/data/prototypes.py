@@ -74,7 +74,8 @@ def jittered(prototypes: Solids, jitter: float, seed: int, radius: float = BOUND
         jitter: largest relative change of a size, shift in multiples of a primitive's half size, turn in radians, and change of red, green
             and blue.
         seed: of the data set.
-        radius: of the sphere around the middle of its bounding box that every object is scaled to touch.
+        radius: of the sphere around the middle of its bounding box that every object is scaled to touch; curved parts
+            may reach beyond it by a few per cent.
     """
     objects, primitives = prototypes.kinds.shape
     moves = jitter * _signed(_draw(seed, OBJECT_KEY, np.arange(objects), shape=(primitives, 12)))

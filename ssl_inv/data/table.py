@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_inv.data.base import Data, Images, Indices, Labels, Source
+from ssl_inv.data.base import Data, Images, Indices, Labels, Source, Subset
 from ssl_inv.data.files import Files, Names, find, packed, unpacked
 from ssl_inv.data.images import ImageFiles, ImageStore
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
@@ -62,7 +62,9 @@ def table(
     columns = Columns(path_column, object_column, class_column, split_column)
     source = ViewTable(path, size, csv_file, latents, columns, cache, max_broken)
     if validation is None:
-        return part(source, source.splits, None, validation_share, split_seed, source.notes)
+        found = part(source, source.splits, None, validation_share, split_seed, source.notes)
+        source.require_apart(*(one.objects for one in (found.train, found.validation) if isinstance(one, Subset)))
+        return found
     names = None if source.labels is None else source.labels.names
     judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
@@ -120,12 +122,13 @@ class ViewTable(Source):
         self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(np.bincount(objects))))
         names = packed(sheet.column(columns.path))
         _check_present(files, names, sheet.where)
+        self._where, self._names = sheet.where, names[order]
         described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
         self._latents = [(latent.name, latent.group, latent.values(sheet.numbers(latent), sheet.where)[order]) for latent in described]
         first = order[self._starts[:-1]]
         self._labels = _labels(sheet, columns.classes, objects, first, classes)
         self.splits = _splits(sheet, columns.split, objects, first)
-        self._store = ImageStore(ImageFiles(files, names[order]), str(files.path), size, cache, max_broken)
+        self._store = ImageStore(ImageFiles(files, self._names), str(files.path), size, cache, max_broken)
         self.broken = self._store.broken
         self._files = files
         self.notes = {
@@ -133,6 +136,13 @@ class ViewTable(Source):
             "latents": ", ".join(name for name, _, _ in self._latents) or "none",
             "unused columns": ", ".join(sheet.unused) or "none",
         }
+
+    def require_apart(self, train: Indices, validation: Indices) -> None:
+        """Raise a `ValueError` if an image is listed both among the views of `train` objects and among those of `validation`."""
+        first, second = (self._names[np.repeat(np.isin(np.arange(len(self)), one), self.view_counts)] for one in (train, validation))
+        if len(both := np.intersect1d(first, second)):
+            advice = "name the column that says which rows show one object (object_column), or mend the split"
+            raise ValueError(f"{self._where}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}")
 
     @property
     def view_counts(self) -> Indices:

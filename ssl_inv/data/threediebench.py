@@ -232,6 +232,9 @@ def _latents(files: Files, tables: Files, split: Split, objects: NDArray[np.str_
         expected = f"{len(objects)} objects, {views} views and {_LATENTS[0]} or {_LATENTS[1]} latents"
         raise ValueError(f"{tables.path}: {name} has shape {table.shape}, which does not fit {expected}")
     latents = table.astype(np.float64).reshape(len(objects), views, -1)
+    if not np.isfinite(latents).all():
+        row = int(np.isfinite(latents).all(axis=(1, 2)).argmin())
+        raise ValueError(f"{tables.path}: {name} has numbers that are not finite, first those of {objects[row]}")
     # The order in the table is a convention; a few files tell whether it is the one meant here.
     for row in sorted({0, len(objects) // 2, len(objects) - 1}):
         item = str(objects[row])
@@ -249,6 +252,8 @@ def _latent(files: Files, item: str, view: int, numbers: int | None = None) -> L
     fitting = [(count,) for count in (_LATENTS if numbers is None else (numbers,))]
     if latent.shape not in fitting:
         raise ValueError(f"{files.path}: {name} has shape {latent.shape}, expected {' or '.join(map(str, fitting))}")
+    if not np.isfinite(latent).all():
+        raise ValueError(f"{files.path}: {name} has numbers that are not finite")
     return latent
 
 

@@ -32,7 +32,7 @@ class AugSelf(Objective):
         L = NT-Xent(z_x, z_y; temperature) + weight sum_t (l_t(g_t(h_x, h_y), d_t(x, y)) + l_t(g_t(h_y, h_x), d_t(y, x))) / 2
 
     l is the mean squared error of tanh g, and for yes or no (flip, grey) the cross entropy of whether the views differ. `crop` is the
-    difference of centres and of sides in fractions of the image, the x of a flipped view's centre mirrored; `colour` the differences of
+    difference of centres and of sides in fractions of the image, the centre of a flipped view mirrored; `colour` the differences of
     the four jitter factors, each over the whole of its range in SimCLR's policy at strength 1; `brightness`, `contrast`, `saturation`,
     `hue` and `blur` are these singly. Any other parameter is told as its action vector: a rotation as quaternion, a position on a circle as
     cosine and sine.
@@ -153,6 +153,8 @@ def _crop_difference(action: Action) -> Tensor:
         x, y, width, height = values["crop"].unbind(1)
         if "flip" in values:
             x = torch.where(values["flip"] > 0.5, 1 - x, x)
+        if "vertical_flip" in values:
+            y = torch.where(values["vertical_flip"] > 0.5, 1 - y, y)
         boxes.append(torch.stack((x, y, width, height), dim=1))
     return boxes[1] - boxes[0]
 

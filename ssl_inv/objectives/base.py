@@ -67,6 +67,9 @@ class Objective(nn.Module, ABC):
     parameters_used: list[str] = []  # noqa: RUF012 - never changed, objectives set their own
     """The recorded parameters that `predictor` and `aggregation` read off actions; where evaluation's data lack one, neither is judged."""
 
+    told_of_plain_views: bool = False
+    """Whether the views of which it is told something are the data's own, with nothing done to them."""
+
     @property
     @abstractmethod
     def plan(self) -> Plan:

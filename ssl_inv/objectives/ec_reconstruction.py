@@ -177,5 +177,5 @@ def _plan(base: Plan, path: Path) -> tuple[Plan, int]:
             rest = [replace(first, count=first.count - 2), *others] if first.count > 2 else others
             return Several((path, MultiCrop(tuple(rest))), (None, 2)) if rest else path, 0
         case Several():
-            return Several((*base.plans, path), (*(base.policies or range(len(base.plans))), None)), base.count
+            return Several((*base.plans, path), (*base.choices, None)), base.count
     return Several((base, path), (None, None)), base.count

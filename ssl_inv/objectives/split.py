@@ -1,7 +1,7 @@
 """Split: two objectives, each with a part of the features of its own."""
 
-from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
@@ -13,7 +13,7 @@ from ssl_inv.objectives.composition import base_objective, speaking_of, two_part
 from ssl_inv.registry import register
 from ssl_inv.some_channels import OnePass, SomeChannels
 from ssl_inv.transforms import Group
-from ssl_inv.views import Links, Plan, Several, Views
+from ssl_inv.views import Links, Plan, PolicyChoice, Several, Views
 
 
 @register("split")
@@ -36,6 +36,8 @@ class Split(Objective):
     Args:
         invariant: the objective of the first channels, a mapping with its `name` and settings.
         equivariant: the objective of the last channels, likewise; retrieval and aggregates are its.
+        equivariant_views: `augmented` as the equivariant objective alone would have them; `plain`: the data's own, for parameters that the
+            data record and that an augmentation would make untrue, as the rotation of an object whose view is mirrored.
         equivariant_share: share of the channels that is equivariant, between 0 and 1.
         weight: of all terms of the equivariant objective.
     """
@@ -47,6 +49,7 @@ class Split(Objective):
         *,
         invariant: Annotated[dict[str, Any], "objective"],
         equivariant: Annotated[dict[str, Any], "objective"],
+        equivariant_views: Literal["augmented", "plain"] = "augmented",
         equivariant_share: float = 0.5,
         weight: float = 1.0,
     ) -> None:
@@ -61,8 +64,10 @@ class Split(Objective):
         self.invariant = base_objective(self.invariant_features, groups, setting="invariant", **invariant)
         self.equivariant = base_objective(self.equivariant_features, groups, setting="equivariant", **equivariant)
         self.parameters_used = self.equivariant.parameters_used
-        self.shares_views = self.invariant.plan == self.equivariant.plan
-        self._plan = self.invariant.plan if self.shares_views else _beside(self.invariant.plan, self.equivariant.plan)
+        self.told_of_plain_views = equivariant_views == "plain"
+        self.shares_views = self.invariant.plan == self.equivariant.plan and not self.told_of_plain_views
+        plain = self.told_of_plain_views
+        self._plan = self.invariant.plan if self.shares_views else _beside(self.invariant.plan, self.equivariant.plan, plain)
 
     @property
     def plan(self) -> Plan:
@@ -138,8 +143,8 @@ class Split(Objective):
         return aggregate and (lambda features, actions: aggregate(features[..., self.invariant_features :], actions))
 
 
-def _beside(first: Plan, second: Plan) -> Several:
-    """The views of both, each by the policies that it would have alone.
+def _beside(first: Plan, second: Plan, plain: bool) -> Several:
+    """The views of both, each by the policies that it would have alone, or the second's `plain`.
 
     Raises:
         ValueError: if the second needs other images beside its own, which only the invariant objective may.
@@ -147,9 +152,10 @@ def _beside(first: Plan, second: Plan) -> Several:
     if second.linked:
         raise ValueError("equivariant: it relates different images, which the invariant part may do")
     plans: list[Plan] = []
-    policies: list[int | None] = []
-    for plan in (first, second):
+    policies: list[PolicyChoice] = []
+    for plan, untouched in ((first, False), (second, plain)):
         alone = plan.plans if isinstance(plan, Several) else (plan,)
         plans += alone
-        policies += (plan.policies or range(len(alone))) if isinstance(plan, Several) else [None]
+        own: Sequence[PolicyChoice] = plan.choices if isinstance(plan, Several) else (None,)
+        policies += ["plain"] * len(alone) if untouched else own
     return Several(tuple(plans), tuple(policies))

@@ -7,7 +7,7 @@ a `Path` along parameters that the data records; all other plans make their view
 
 from ssl_inv.views.base import Links, Plan, View, Views, Way
 from ssl_inv.views.pieces import Cutting, Inhibition, Patches, Saccades, Saliency, StoredMaps, Turns
-from ssl_inv.views.whole import Crops, Linked, MultiCrop, Pair, Path, Sequence, Several
+from ssl_inv.views.whole import Crops, Linked, MultiCrop, Pair, Path, PolicyChoice, Sequence, Several
 
 __all__ = [
     "Crops",
@@ -20,6 +20,7 @@ __all__ = [
     "Patches",
     "Path",
     "Plan",
+    "PolicyChoice",
     "Saccades",
     "Saliency",
     "Sequence",

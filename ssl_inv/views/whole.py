@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
 
 from ssl_inv.transforms import Box, Group
 from ssl_inv.views.base import Plan, Views, Way, require, require_share
+
+PolicyChoice: TypeAlias = int | Literal["plain"] | None
+"""Which policy of the augmentation makes the views of a plan: one for all, nothing at all, or None for those that the plan says."""
 
 
 @dataclass(frozen=True)
@@ -189,17 +193,17 @@ class Several(Plan):
 
     Attributes:
         plans: one or more, none of them `Several`.
-        policies: for each plan, the number of the augmentation's policy that makes all its views, or None for those that the plan would
-            have alone; empty is 0, 1, 2, ... in the order of the plans.
+        policies: for each plan, the number of the augmentation's policy that makes all its views, None for those that the plan would have
+            alone, or `plain` for views to which nothing is done; empty is 0, 1, 2, ... in the order of the plans.
     """
 
     plans: tuple[Plan, ...]
-    policies: tuple[int | None, ...] = ()
+    policies: tuple[PolicyChoice, ...] = ()
 
     def __post_init__(self) -> None:
         require(len(self.plans) > 0, "Several: plans is empty, at least one is needed")
         require(not any(isinstance(plan, Several) for plan in self.plans), "Several: stands within itself; list all plans in one")
-        fits = len(self.policies) in (0, len(self.plans)) and all(number is None or number >= 0 for number in self.policies)
+        fits = len(self.policies) in (0, len(self.plans)) and all(one is None or one == "plain" or one >= 0 for one in self.policies)
         require(fits, f"Several: policies has a number of at least 0 for each of the {len(self.plans)} plans, got {self.policies}")
         ways = [plan.way for plan in self.plans if plan.way is not None]
         require(len(ways) <= 1, "Several: only one of the plans leads along the data's own parameters")
@@ -234,6 +238,11 @@ class Several(Plan):
     @property
     def sizes(self) -> tuple[int, ...]:
         return tuple(size for plan in self.plans for size in plan.sizes)
+
+    @property
+    def choices(self) -> tuple[PolicyChoice, ...]:
+        """`policies`, or what it stands for if it is empty."""
+        return self.policies or tuple(range(len(self.plans)))
 
     def parts(self, views: Views) -> tuple[Views, ...]:
         """The views of each plan."""

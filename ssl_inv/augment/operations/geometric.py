@@ -26,7 +26,8 @@ _AFFINE: Mapping[str, Group] = {
 class Crop(Operation):
     """A crop of random area and shape, brought to the size of the view (random resized crop; Szegedy et al., CVPR 2015).
 
-    Like torchvision's RandomResizedCrop, it begins and ends at pixels of the source. Up to ten draws are made until one fits; after
+    Like torchvision's RandomResizedCrop, it begins and ends at pixels of the source and is resized linearly, antialiased; the codes of
+    BYOL, Barlow Twins, VICReg and DINO resize cubically. Up to ten draws are made until one fits; after
     that the largest centred crop with an allowed ratio is taken. Records `crop`, a box in fractions of the source.
 
     Args:

@@ -32,7 +32,8 @@ class Jitter(Operation):
         contrast: likewise.
         saturation: likewise.
         hue: turns are drawn from -hue to hue; at most 0.5.
-        order: a random order for every `sample`, one for all views of an `epoch`, or `fixed`: brightness, contrast, saturation, hue.
+        order: a random order for every `sample`; one for the first views of all samples of an `epoch`, one for the second and so on; or
+            `fixed`: brightness, contrast, saturation, hue.
         probability: of being applied.
     """
 
