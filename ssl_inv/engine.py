@@ -177,9 +177,12 @@ class Pretraining(lightning.LightningModule):
             for name, value in zip(names, values.tolist(), strict=True):
                 if not math.isfinite(value):
                     raise NonFiniteLossError(f"loss term '{name}' became {value} at step {step}")
-        step, names, values = self._unchecked[-1]
-        self.meter.terms = dict(zip(names, values.tolist(), strict=True))
-        self._unchecked.clear()
+        # A step of several batches has the means of theirs; those of one that is not complete are looked at again.
+        step, names, _ = self._unchecked[-1]
+        last = [one for one in self._unchecked if one[:2] == (step, names)]
+        means = torch.stack([values for _, _, values in last]).mean(0).tolist()
+        self.meter.terms = dict(zip(names, means, strict=True))
+        self._unchecked = last if step > self.step else []
 
     def check_weights(self) -> None:
         """Look at every weight, as a finite loss may have a gradient that is not.

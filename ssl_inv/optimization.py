@@ -78,7 +78,8 @@ def _make(
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
     if name == "sgd":
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+        # The fused one refuses parameters of which some have moved before and some have not, as after a step that held them.
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     # Left to itself, it scales by norms only where weight decay is not 0.
     scaled = [{**group, "always_adapt": course.decays} for group, (_, course) in zip(groups, parts, strict=True)]
     optimizer: torch.optim.Optimizer = Lars(scaled, lr=lr, momentum=momentum)

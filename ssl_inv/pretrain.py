@@ -18,6 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from ssl_inv import keyed_random
+from ssl_inv.augment.operations.shared import Shared
 from ssl_inv.augment.pipeline import Augmentation
 from ssl_inv.augment.view_maker import ViewMaker
 from ssl_inv.backbones import (
@@ -102,6 +103,8 @@ def build(recipe: Recipe) -> Run:
     if (advice := advice_on_stem(backbone, max(sizes))) is not None:
         _say(advice)
     _warn_of_untrue_rotations(objective, train, augmentation)
+    with named("augmentation"):
+        _require_whole_chunks(augmentation, settings.batch_size // trainer.world_size, trainer.world_size)
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
     with named("evaluation"):
         judged_data(data, EvaluationSettings(**recipe["evaluation"]), objective.plan, augmentation, settings.seed)
@@ -231,6 +234,14 @@ def quiet_lightning() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+
+
+def _require_whole_chunks(augmentation: Augmentation, share: int, processes: int) -> None:
+    """Raise a `ValueError` if samples that are to be augmented alike would stand on different processes."""
+    for operation in (one for policy in augmentation.policies for one in policy.operations):
+        if isinstance(operation, Shared) and processes > 1 and share % operation.samples:
+            chunk = f"{operation.samples} samples in a row are augmented alike"
+            raise ValueError(f"{chunk}, but each of {processes} processes has {share} of a batch; choose a batch_size that they divide")
 
 
 def _warn_of_untrue_rotations(objective: Objective, source: Source, augmentation: Augmentation) -> None:

@@ -24,7 +24,9 @@ try:
 except ImportError:  # Windows has other locks
     fcntl = None  # type: ignore[assignment]
 
-_PACKAGES = ("ssl-inv", "torch", "torchvision", "timm", "lightly", "kornia", "pytorch-lightning", "numpy")
+_PACKAGES = (
+    *("ssl-inv", "torch", "torchvision", "timm", "lightly", "kornia", "kornia-rs", "pillow", "faiss-cpu", "pytorch-lightning", "numpy"),
+)
 CHECKPOINT_FORMAT = 1
 
 
@@ -284,17 +286,23 @@ def host_facts() -> dict[str, Any]:
     """The machine, as far as it matters to a time."""
     import torch
 
-    gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
-    return {"system": platform.system(), "machine": platform.machine(), "cores": os.cpu_count(), "gpu": gpu, "python": sys.executable}
+    return {
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
+        "python": sys.executable,
+    }
 
 
 def _what_rounds(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Of where a run was made, what its last bits depend on; a CPU's sums also on how many cores share them."""
+    """Of where a run was made, what its last bits depend on; a CPU's sums also on how many threads share them."""
     host = facts.get("host", {})
     return {
         **facts.get("versions", {}),
         **{name: host.get(name) for name in ("machine", "gpu")},
-        "cores": None if host.get("gpu") else host.get("cores"),
+        "threads": None if host.get("gpu") else host.get("threads"),
     }
 
 

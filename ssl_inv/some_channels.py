@@ -12,6 +12,9 @@ from ssl_inv.backbones import Backbone
 Size = tuple[int, int]
 """Height and width, in pixels or patches."""
 
+_BEHIND_THE_MAP = ("head.", "head_norm.", "norm_head.", "conv_head.", "fc_norm.", "attn_pool.")
+"""How names of parameters begin that timm's models have behind their last map."""
+
 
 class _AroundModel(nn.Module):
     """A timm model with something changed; what is asked of it beyond that, such as `patch_embed`, is the model's."""
@@ -139,6 +142,18 @@ def require_pooled_channels(model: nn.Module) -> None:
             f"the backbone has a hidden layer behind its pooling, from {channels} channels to {pooled} features, so these cannot be told "
             "apart by channels; choose a network without one"
         )
+
+
+def leave_out_head(model: nn.Module) -> None:
+    """Leave the layers of a model behind its last map as they are, such as ConvNeXt's last norm: where only the map is seen, none learns.
+
+    Raises:
+        ValueError: if the pooled features are not the channels of the map.
+    """
+    require_pooled_channels(model)
+    for name, parameter in model.named_parameters():
+        if name.startswith(_BEHIND_THE_MAP):
+            parameter.requires_grad_(False)
 
 
 class OnePass(_AroundModel):

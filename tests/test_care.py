@@ -11,6 +11,7 @@ from ssl_inv import losses
 from ssl_inv.augment.operations.base import Key, operations_of
 from ssl_inv.augment.policies import custom
 from ssl_inv.objectives.care import CARE
+from ssl_inv.pretrain import _require_whole_chunks
 from ssl_inv.testing import GROUPS
 from ssl_inv.transforms import Code
 
@@ -68,3 +69,11 @@ def test_care_needs_augmentations_that_are_shared():
     ):
         CARE(6, GROUPS)
     assert CARE(6, {"chunk": Code()}).plan.own_views == 1
+
+
+def test_a_chunk_does_not_stand_on_two_processes():
+    augmentation = custom(operations=[{"name": "ssl_inv.augment.operations.shared.Shared", "samples": 4, "operations": [{"name": "crop"}]}])
+    _require_whole_chunks(augmentation, share=6, processes=1)
+    _require_whole_chunks(augmentation, share=8, processes=2)
+    with pytest.raises(ValueError, match="4 samples in a row are augmented alike, but each of 2 processes has 6 of a batch"):
+        _require_whole_chunks(augmentation, share=6, processes=2)

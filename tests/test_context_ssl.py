@@ -1,5 +1,6 @@
 """Claims about ContextSSL: what an output sees, what an environment leaves out, and that the predictor continues what training began."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -236,3 +237,14 @@ def test_latents_of_the_step_s_environment_alone_are_counted(environment: int) -
         action = seen[0].transform.relative(seen[1].transform).as_vector(one.parameters_used, one.convention)
         found = one.feature_loss(x, y, action, latent)["latents"].value
         torch.testing.assert_close(found, (told - target)[:, columns].square().mean())
+
+
+def test_each_batch_of_a_step_hides_other_pairs_and_so_does_the_next_step() -> None:
+    one, hidden = objective(masked=0.5), []
+    one.train()
+    for step in (1, 2):
+        for _ in range(2):
+            hidden.append(one._shown(0, 8, 4))
+            one.loss(views(), backbone())
+        one.after_step(backbone(), step, 10)
+    assert not any(torch.equal(first, second) for first, second in combinations(hidden, 2))

@@ -135,6 +135,27 @@ def test_what_is_held_neither_moves_nor_decays_and_leaves_no_trace_in_the_optimi
     assert (moments[head.weight]["step"], moments[head.bias]["step"]) == (2, 4)
 
 
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "lars"])
+def test_every_optimiser_goes_on_after_steps_that_held_some_parameters(name: str, objectives: str, tmp_path: Path) -> None:
+    run = make(objective={"name": f"{objectives}.HoldsItsHead"}, optimizer={"name": name, "lr": 0.1})
+    head = run.objective.head
+    assert isinstance(head, torch.nn.Linear)
+    before = head.weight.detach().clone()
+    follow(run, tmp_path / "run")
+    assert not torch.equal(head.weight, before)
+
+
+def test_the_loss_of_a_step_is_the_mean_of_its_batches(tmp_path: Path) -> None:
+    run = make(trainer={"steps": 1, "accumulate": 3, "batch_size": 4})
+    each = []
+    for batch in range(3):
+        networks = torch.nn.ModuleList([copy.deepcopy(run.backbone), copy.deepcopy(run.objective)])
+        terms = networks[1].loss(run.module.view_maker(run.module.batches[batch]), networks[0])  # type: ignore[operator]
+        each.append({name: float(term.value.detach()) for name, term in terms.items()})
+    (line,) = [line for line in follow(run, tmp_path / "run")[0].metrics() if "loss" in line]
+    assert line["loss"] == pytest.approx({name: sum(one[name] for one in each) / 3 for name in each[0]}, rel=1e-4)
+
+
 def gradients(run: Run, batch: int) -> list[torch.Tensor]:
     networks = torch.nn.ModuleList([copy.deepcopy(run.backbone), copy.deepcopy(run.objective)])
     terms = networks[1].loss(run.module.view_maker(run.module.batches[batch]), networks[0])  # type: ignore[operator]
@@ -285,11 +306,12 @@ def test_a_run_goes_on_with_its_own_recipe_and_as_many_images(tmp_path: Path, ca
 def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder, _ = follow(make(), tmp_path / "run")
     here = folder.record()["versions"]
-    folder.update(versions={**here, "torch": "2.0"})
+    threads = torch.get_num_threads()
+    folder.update(versions={**here, "torch": "2.0"}, host={**folder.record()["host"], "threads": 99})
     for _ in range(2):
         train(make(), folder, Progress(io.StringIO()))
     # The second time nothing is otherwise than it was the first time.
-    said = f"the run goes on at step 4 otherwise than before, so not bit for bit: torch 2.0 -> {here['torch']}"
+    said = f"the run goes on at step 4 otherwise than before, so not bit for bit: torch 2.0 -> {here['torch']}, threads 99 -> {threads}"
     assert caplog.messages == [f"warning: {said}"]
     assert folder.record()["warnings"] == [said]
     assert [(pause["step"], pause["versions"]) for pause in folder.record()["resumed"]] == [(4, here)] * 2

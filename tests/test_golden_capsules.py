@@ -11,6 +11,7 @@ from numpy.random import RandomState
 from torch import Tensor, nn
 
 from ssl_inv import losses
+from ssl_inv.backbones import make_backbone
 from ssl_inv.capsules import CapsuleProjector, Capsules
 from ssl_inv.objectives.base import Objective
 from ssl_inv.objectives.capsie import CapsIE
@@ -18,6 +19,7 @@ from ssl_inv.objectives.equicaps import EquiCaps, turn
 from ssl_inv.quaternions import quaternion_to_matrix
 from ssl_inv.testing import check_objective, random_transform
 from ssl_inv.transforms import Circle, Rotation
+from ssl_inv.views import View, Views
 
 GROUPS = {"rotation": Rotation()}
 TERMS = {
@@ -141,3 +143,14 @@ def test_maps_of_another_size_and_data_without_rotations_are_refused() -> None:
 
 def test_capsie_is_told_what_it_is_asked_to_know() -> None:
     check_objective("capsie", capsules=3, pose=4, map_side=3, parameters=["rotation", "floor_hue"], convention="canonical")
+
+
+@pytest.mark.parametrize("kind", [CapsIE, EquiCaps])
+def test_what_lies_behind_the_map_learns_nothing_and_is_not_waited_for(kind: type[Objective]) -> None:
+    backbone = make_backbone(name="test_convnext", arguments={})
+    objective = kind(backbone.features, {"rotation": Rotation()}, capsules=2, map_side=2)
+    objective.adopt(backbone)
+    views = Views(tuple(View(torch.randn(4, 3, 64, 64), random_transform({"rotation": Rotation()}, 4)) for _ in range(2)), torch.arange(4))
+    torch.stack([term.value for term in objective.loss(views, backbone).values()]).sum().backward()
+    without = [name for name, parameter in backbone.named_parameters() if parameter.grad is None]
+    assert without == [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad] != []

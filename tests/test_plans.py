@@ -114,11 +114,15 @@ def test_views_depend_on_seed_epoch_and_sample_alone(name: str) -> None:
         assert not any(torch.equal(one.pixels, other.pixels) for one, other in zip(views.views, changed.views, strict=True))
 
 
-def test_crops_along_a_path_do_not_depend_on_their_neighbours() -> None:
-    crops = Path(2, ("crop",)), custom(operations=[{"name": "crop", "probability": 0.5}])
-    whole = views_of(*crops)
+@pytest.mark.parametrize(
+    ("parameter", "operations"),
+    [("crop", [{"name": "crop", "probability": 0.5}]), ("zoom", [{"name": "scale"}, {"name": "rotation", "probability": 0.3}])],
+)
+def test_views_along_a_path_do_not_depend_on_their_neighbours(parameter: str, operations: list[dict[str, object]]) -> None:
+    way = Path(2, (parameter,)), custom(operations=operations)
+    whole = views_of(*way)
     for row in range(len(INDEX)):
-        for view, alone in zip(whole.views, views_of(*crops, index=[INDEX[row]]).views, strict=True):
+        for view, alone in zip(whole.views, views_of(*way, index=[INDEX[row]]).views, strict=True):
             assert torch.equal(view.pixels[row], alone.pixels[0])
 
 

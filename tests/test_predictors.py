@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from ssl_inv.heads import EmbeddedActionPredictor, action_predictor, mlp
 from ssl_inv.objectives.capsie import CapsIE
 from ssl_inv.objectives.sie import SIE
 from ssl_inv.quaternions import quaternion_from_euler, quaternion_multiply
@@ -50,3 +51,16 @@ def test_capsules_and_rigid_motions_begin_in_the_same_way():
 def test_what_is_no_multiplication_cannot_begin_as_one(settings, message):
     with pytest.raises(ValueError, match=message):
         SIE(20, GROUPS, projector=[20], predictor_initialisation="quaternion", **settings)
+
+
+@pytest.mark.parametrize("kind", ["bilinear", "hypernetwork", "concatenation", "embedded"])
+def test_half_precision_does_not_round_the_action(kind):
+    torch.manual_seed(0)
+    predictor = EmbeddedActionPredictor(4, 16, mlp((24, 32, 8))).eval() if kind == "embedded" else action_predictor(kind, 8, 4)
+    angles = torch.deg2rad(torch.linspace(60.0, 60.3, 16)) / 2
+    action = torch.stack((torch.zeros(16), torch.zeros(16), angles.sin(), angles.cos()), dim=1)
+    x = torch.randn(1, 8).expand(16, -1)
+    told = len(action.bfloat16().unique(dim=0))
+    with torch.autocast("cpu", torch.bfloat16):
+        predicted = predictor(x, action)
+    assert len(predicted.unique(dim=0)) > told + 1

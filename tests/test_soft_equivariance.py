@@ -146,6 +146,19 @@ def test_strengths_follow_the_least_penalties_between_warm_up_and_t() -> None:
         torch.testing.assert_close(one.strengths, torch.tensor(expected))
 
 
+def test_the_penalties_of_a_step_are_the_mean_of_its_batches() -> None:
+    one, network = objective(4), backbone(4)
+    one.adopt(network)
+    batches = [views(one.plan, [torch.randn(8, 3, 8, 8) for _ in range(2)]) for _ in range(3)]
+    for step in (1, 2):
+        each = []
+        for seen in batches:
+            each.append(one.symmetry_penalties(seen[0].pixels, SomeChannels(network.model, network.features, remember=True)).detach())
+            one.loss(seen, network)
+        torch.testing.assert_close(one.penalties, torch.stack(each).mean(0))
+        one.after_step(network, step, 10)
+
+
 def scenes(batch: int, generator: torch.Generator) -> Tensor:
     """Light above, dark below, and blots anywhere: likely as they are when flipped, and not when turned."""
     light = torch.linspace(1, -1, 12).view(1, 1, 12, 1)

@@ -219,12 +219,12 @@ def _coordinates(matrices: NDArray[np.float64], size: int, points: Planes | None
     x, y = (one.expand(len(matrices), size, size) for one in points or pixel_centres(size, device))
     m = torch.from_numpy(matrices.astype(np.float32)).to(x.device, non_blocking=True).view(-1, 9, 1, 1).unbind(1)
     grid = torch.empty(len(matrices), size, size, 2, device=x.device)
+    torch.addcmul(m[2], m[0], x, out=grid[..., 0])
+    torch.addcmul(m[5], m[4], y, out=grid[..., 1])
+    # What is left out where no view needs it changes no bit of a view that does not.
     if matrices[:, [0, 1], [1, 0]].any():
-        torch.add(m[0] * x + m[2], m[1] * y, out=grid[..., 0])
-        torch.add(m[3] * x + m[5], m[4] * y, out=grid[..., 1])
-    else:
-        torch.addcmul(m[2], m[0], x, out=grid[..., 0])
-        torch.addcmul(m[5], m[4], y, out=grid[..., 1])
+        grid[..., 0].addcmul_(m[1], y)
+        grid[..., 1].addcmul_(m[3], x)
     if matrices[:, 2, :2].any():
         grid /= (m[6] * x + m[7] * y + m[8]).unsqueeze(-1)
     return grid

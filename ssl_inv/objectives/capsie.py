@@ -13,6 +13,7 @@ from ssl_inv.heads import BilinearPredictor
 from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least, rotation_position
 from ssl_inv.objectives.prediction import ActionPrediction
 from ssl_inv.registry import register
+from ssl_inv.some_channels import leave_out_head
 from ssl_inv.transforms import Action, Convention, Group
 from ssl_inv.views import Pair, Views
 
@@ -92,6 +93,9 @@ class CapsIE(Objective):
     @property
     def plan(self) -> Pair:
         return Pair()
+
+    def adopt(self, backbone: Backbone) -> None:
+        leave_out_head(backbone.model)
 
     def action_vector(self, action: Action) -> Tensor:
         """The action as the predictor is told it, `(B, A)`."""

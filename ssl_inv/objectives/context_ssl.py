@@ -110,7 +110,7 @@ class ContextSSL(Objective):
         self.latent_head = mlp((width, *latent_hidden, sum(values)))
         self.register_buffer("memory_features", torch.zeros(context - 1, 2, features))
         self.register_buffer("memory_actions", torch.zeros(context - 1, sum(actions)))
-        self._steps_done, self._remembered = 0, 0
+        self._steps_done, self._batches, self._remembered = 0, 0, 0
 
     @property
     def plan(self) -> Pair:
@@ -128,9 +128,10 @@ class ContextSSL(Objective):
     def set_extra_state(self, state: list[int]) -> None:
         """Continue after so many steps, with so many pairs."""
         self._steps_done, self._remembered = state
+        self._batches = 0
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self._steps_done = step
+        self._steps_done, self._batches = step, 0
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (backbone(view.pixels) for view in views.views)
@@ -149,6 +150,7 @@ class ContextSSL(Objective):
         pairs = torch.stack((gather(_normalised(x)), gather(_normalised(y))), dim=1)
         action = gather(action) * self.told[self.environment]
         predicted, target = self._outputs(pairs, action, len(x)).unbind(1)
+        self._batches += 1  # the batches of a step hide other pairs each
         if self.training and self.environment == 0:
             self._remember(pairs, action)
         told, counted = self.latent_head(F.normalize(predicted, dim=1)), self.recorded[self.environment]
@@ -180,7 +182,7 @@ class ContextSSL(Objective):
 
     def _shown(self, start: int, stop: int, length: int) -> Tensor:
         """Which pairs of its sequence each token of the pairs from `start` to `stop` may see if they come before it, `(S, 2 L, L)`."""
-        key = (self.seed, self._steps_done, 1, np.arange(2 * start, 2 * stop))
+        key = (self.seed, self._steps_done, 1 + self._batches, np.arange(2 * start, 2 * stop))
         return torch.from_numpy(keyed_random.uniform(*key, count=length) >= self.masked).view(-1, 2 * length, length)
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from ssl_inv.capsules import CapsuleProjector, Capsules
 from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
 from ssl_inv.quaternions import quaternion_to_matrix
 from ssl_inv.registry import register, suggest
+from ssl_inv.some_channels import leave_out_head
 from ssl_inv.transforms import Action, Group
 from ssl_inv.views import Pair, Views
 
@@ -74,6 +75,9 @@ class EquiCaps(Objective):
     @property
     def plan(self) -> Pair:
         return Pair()
+
+    def adopt(self, backbone: Backbone) -> None:
+        leave_out_head(backbone.model)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (self.projector(backbone.feature_map(view.pixels)) for view in views.views)

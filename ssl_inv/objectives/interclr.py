@@ -202,9 +202,11 @@ class InterCLR(AroundBase, Objective):
         """What the own projector, if there is one, makes of the features of both."""
         if self.neck is None:
             return queries, keys
+        # In this order: autocast may keep weights that it has cast, and those cast without a gradient would have none.
+        queries = self.neck(queries)
         with torch.no_grad():
             keys = (self.neck_teacher or self.neck)(keys)
-        return self.neck(queries), keys
+        return queries, keys
 
     def inter_loss(self, queries: Tensor, index: Tensor, negatives: Negatives) -> Tensor:
         """The inter-image term of queries `(B, D)` of the images `index`, `(B,)`."""

@@ -102,12 +102,15 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
         self.register_buffer("strengths", torch.full((len(symmetries),), strength))
         self.register_buffer("penalties", torch.zeros(len(symmetries)))
         self.register_buffer("least", torch.zeros(len(symmetries)))
+        self._batches = 0
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         seen = SomeChannels(backbone.model, backbone.channels, remember=True)
         terms = self.base.loss(views, seen.as_backbone(backbone))
         penalties = self.symmetry_penalties(views[0].pixels, seen)
-        self.penalties.copy_(penalties.detach())
+        # The mean over all batches whose gradients make a step.
+        self._batches += 1
+        self.penalties.lerp_(penalties.detach(), 1 / self._batches)
         weighted = zip(self.symmetries, (self.strengths * penalties).unbind(), strict=True)
         told = {f"strength_of_{name}": Term(value, 0.0) for name, value in zip(self.symmetries, self.strengths.clone(), strict=True)}
         return beside(terms, {**{f"equivariance_to_{name}": Term(value) for name, value in weighted}, **told})
@@ -149,7 +152,7 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         super().after_step(backbone, step, steps)
-        self._steps_done = step
+        self._steps_done, self._batches = step, 0
         first = int(self.warmup * steps) + 1
         last = max(first, round(self.adapt_at * steps))
         if first <= step <= last:
