@@ -49,8 +49,9 @@ class IWM(Objective):
     When:
         A vision transformer shall know how an image was seen, by colours or by pose, and a network that predicts what an action does shall
         come with it; or the way from invariant to equivariant features shall be one setting, the depth of the predictor. Not for
-        convolutional networks; nor on small data and short training, where masked prediction is poor; nor for the best linear probes, which
-        the invariant end has.
+        convolutional networks; nor for the best linear probes, which the invariant end has; nor on small data and short training, where
+        masked prediction is poor: after 800 steps on rendered solids it tells rotations no better than VICReg with the same transformer,
+        and its prediction ignores the action.
 
     Args:
         parameters: what actions are made of. The default is that of the augmentation `iwm`; `rotation` is that of rendered objects.
