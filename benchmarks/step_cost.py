@@ -38,7 +38,7 @@ _CALLS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Module, "__call__"), (Bac
 _WARM_UP = 2
 _OBJECTS = 6500
 """At least so many objects: InterCLR draws its negatives from a pool of 5,000 training objects, four fifths of all."""
-_FEWER_IMAGES = {name: ["--objective.clusters=50"] for name in ("interclr", "odc")}
+_FEWER_CLUSTERS = {name: ["--objective.clusters=50"] for name in ("interclr", "odc")}
 """A hundred images a cluster, as their recipes have of 50,000; with ten, every step would have half of all clusters to mend."""
 _PREFERRED = ("rendered", "folder", "imagenet")
 """Ends of recipes' names: which of several recipes for an objective is taken."""
@@ -194,7 +194,7 @@ def measure(objective: str, rounds: int, overrides: list[str]) -> Cost:
     own = load_recipe(name)["data"]
     data = ["--data.name=rendered", f"--data.size={own.get('size', 64)}", "--data.cache=false", "--data.classes=4"]
     data += ["--data.views=1"] if own["name"] == "folder" else []
-    data += _FEWER_IMAGES.get(objective, [])
+    data += _FEWER_CLUSTERS.get(objective, [])
     batch = load_recipe(name, [*data, *overrides])["trainer"]["batch_size"]
     run = build(load_recipe(name, [*data, f"--data.objects={max(2 * batch, _OBJECTS)}", *overrides]))
     return _measured(objective, name, run, rounds)

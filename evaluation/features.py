@@ -18,6 +18,7 @@ from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotat
 Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 """Maps pixels `(B, 3, H, W)` to named parts `(B, D)`; a single tensor counts as the part `all`."""
 
+_COLUMNS = 64
 _GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Pose, Circle, Box, Real, Flag, Code)}
 
 
@@ -200,7 +201,9 @@ class Standardiser:
     @classmethod
     def fit(cls, rows: Tensor) -> "Standardiser":
         """From the rows `(N, D)`. A dimension whose spread is rounding error alone is centred and not scaled."""
-        deviation, mean = torch.std_mean(rows.double(), dim=0, correction=0)
+        # Column by column in blocks, as a copy of all rows in double precision would need twice their memory.
+        blocks = [torch.std_mean(block.double(), dim=0, correction=0) for block in torch.split(rows, _COLUMNS, dim=1)]
+        deviation, mean = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         dead = deviation <= 1e-6 * mean.abs()
         return cls(mean.to(rows.dtype), deviation.masked_fill(dead, 1.0).to(rows.dtype))
 

@@ -115,8 +115,10 @@ def choose_learning_rate(features: Tensor, labels: Tensor, objects: Tensor, clas
     """
     apart = _held_out(objects, settings)
     weights = fit_linear(features[~apart], labels[~apart], classes, settings.learning_rates, settings)
-    scores = torch.einsum("nd,ldc->lnc", _with_constant(features[apart]), weights)
-    ranking = [(float(in_top(head, labels[apart], 1).mean()), -float(cross_entropy(head, labels[apart]))) for head in scores]
+    rows, known = _with_constant(features[apart]), labels[apart]
+    # One head after the other: the scores of all are as many as the classes times the rates.
+    scores = (rows @ head for head in weights)
+    ranking = [(float(in_top(head, known, 1).mean()), -float(cross_entropy(head, known))) for head in scores]
     return settings.learning_rates[ranking.index(max(ranking))]
 
 

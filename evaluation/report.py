@@ -33,14 +33,14 @@ _TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultRow:
     """One line of the results table.
 
     Attributes:
         name: what was measured.
         part: the part of the representation that was probed.
         trained: the value of the trained encoder.
-        spread: standard deviation of `trained` over repetitions.
+        spread: standard error of `trained` over validation objects.
         untrained: the same protocol on the network with its random initial weights.
         shuffled: the same protocol with targets permuted against features.
         reference: the published value.
@@ -124,7 +124,7 @@ class ReportContent:
     recipe: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
-    results: Sequence[Result] = ()
+    results: Sequence[ResultRow] = ()
     curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
     view_pairs: ViewPairs | None = None
     neighbours: Sequence[NeighbourRow] = ()
@@ -255,7 +255,7 @@ def _number(value: float | None) -> str:
     return _minus(f"{value:,.{digits}f}")
 
 
-def _on_unit_scale(result: Result) -> bool:
+def _on_unit_scale(result: ResultRow) -> bool:
     """Whether a line can be drawn on a scale from 0 to 1; values slightly below zero are drawn at zero."""
     values = [result.trained, result.untrained, result.shuffled, result.reference]
     return all(-0.25 <= value <= 1 for value in values if value is not None)

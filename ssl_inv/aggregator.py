@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.precision import full_precision
+from ssl_inv.precision import full_precision, in_full_precision
 
 ActionStatistics = Literal["joint", "padded", "repeated"]
 """The batches over which the actions of one training step are normalised; `ActionEncoder` explains them."""
@@ -46,9 +46,7 @@ class ActionEncoder(nn.Module):
 
     def embed(self, actions: Tensor) -> Tensor:
         """Embedded actions `(B, M, A)` of `(B, M, K)`, normalised as one batch."""
-        # In bfloat16 a rotation would be rounded by up to a quarter of a degree.
-        with torch.autocast(actions.device.type, enabled=False):
-            embedded = self.norm(self.linear(actions.to(self.linear.weight.dtype).flatten(0, 1)))
+        embedded = self.norm(in_full_precision(self.linear, actions.flatten(0, 1)))
         return embedded.view(len(actions), actions.shape[1], self.width)  # type: ignore[no-any-return]
 
 

@@ -26,7 +26,7 @@ class Recorder(lightning.Callback):
         run: where to write; None on all processes but the first.
         recipe: the resolved recipe, which a checkpoint carries.
         monitor: scores the encoder; None without one.
-        show: called with the state of the run in words, and whether this is a line to keep.
+        show: where the state of the run is shown in words.
     """
 
     def __init__(self, run: RunFolder | None, recipe: Recipe, monitor: OnlineMonitor | None, show: "Progress") -> None:
@@ -34,6 +34,7 @@ class Recorder(lightning.Callback):
         self.settings = TrainerSettings(**recipe["trainer"])
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
         self._rates: Rates | None = None
+        self._collapsed = False
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         self._resumed = self._first_done = time.perf_counter()
@@ -72,7 +73,9 @@ class Recorder(lightning.Callback):
     def on_exception(self, trainer: lightning.Trainer, module: lightning.LightningModule, exception: BaseException) -> None:
         self.show.close()
         if self.run is not None:
-            self.run.update(state="interrupted" if isinstance(exception, KeyboardInterrupt) else f"failed: {exception}")
+            self.run.update(
+                state="interrupted" if isinstance(exception, KeyboardInterrupt) else f"failed: {' '.join(str(exception).split())}"
+            )
 
     def save(self, module: Pretraining) -> None:
         """Write the checkpoint of the step that was done last, if it is one that a run can continue from.
@@ -100,11 +103,13 @@ class Recorder(lightning.Callback):
         if self.run is not None:
             self.run.log(step=module.step, monitor={name: round(value, 4) for name, value in scores.items()})
         self.show.keep(f"step {module.step}: " + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if ", " not in name))
-        if (sentence := collapse(scores)) is not None:
+        sentence = collapse(scores)
+        if sentence is not None:
             warning = f"collapse at step {module.step}: {sentence}"
             self.show.warn(warning)
-            if self.run is not None:
+            if self.run is not None and not self._collapsed:
                 self.run.warn(warning)
+        self._collapsed = sentence is not None
 
     def _note_broken(self, module: Pretraining, names: Iterable[str]) -> None:
         new = [name for name in dict.fromkeys(names) if name not in self.broken]

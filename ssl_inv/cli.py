@@ -58,7 +58,8 @@ def _pretrain(arguments: argparse.Namespace) -> None:
     recipe, folder = _new_run(arguments) if arguments.resume is None else _resumed_run(arguments)
     from ssl_inv.commands import pretrain
 
-    pretrain(recipe, folder, arguments.resume is not None, arguments.quiet)
+    numbered = arguments.output is None and arguments.resume is None
+    pretrain(recipe, folder, arguments.resume is not None, arguments.quiet, numbered)
 
 
 def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
@@ -69,7 +70,7 @@ def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
     folder = RunFolder(Path(arguments.output) if arguments.output else default_output(arguments.recipe))
     # The processes that the first one starts for further devices find its folder there already.
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        require_new(folder.path)
+        (require_new if arguments.output else require_writable)(folder.path)
     return recipe, folder
 
 

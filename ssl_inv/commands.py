@@ -1,6 +1,7 @@
 """What each command does, once its arguments are known to be well formed."""
 
 import importlib.util
+import json
 import sys
 import time
 from pathlib import Path
@@ -14,16 +15,16 @@ from ssl_inv.data.rendered import RenderedSolids
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.export import export_onnx, export_torchvision
 from ssl_inv.finish import export_run, finish, judge, summary
-from ssl_inv.judge import FeatureCache, require_classes
+from ssl_inv.judge import FeatureCache, fingerprint, require_classes
 from ssl_inv.models import best_device, load_model, on
 from ssl_inv.pretrain import Run, build, build_data, quiet_lightning, train
 from ssl_inv.recipe import Recipe, RecipeError, named
-from ssl_inv.run_folder import RunFolder, write_text
+from ssl_inv.run_folder import RunFolder, host_facts, now, versions, write_text
 from ssl_inv.settings import EvaluationSettings
 
 
-def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool) -> None:
-    """Train, judge, export, report; or continue a run that was interrupted."""
+def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool, numbered: bool) -> None:
+    """Train, judge, export, report; or continue a run that was interrupted. A new folder may be `numbered`: see `RunFolder.create`."""
     with quiet_lightning():
         run = build(recipe)
         if not run.trainer.is_global_zero:
@@ -33,7 +34,7 @@ def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool) -> N
             train(run, None, silent)
             return
         if not resumed:
-            folder = RunFolder.create(folder.path, recipe, ["ssl-inv", *sys.argv[1:]])
+            folder = RunFolder.create(folder.path, recipe, ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
             _train_and_finish(run, folder, Progress(quiet=quiet))
 
@@ -140,6 +141,17 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
     if output is not None:
         write_text(output / "results.json", to_json(judgement.table) + "\n")
+        told = {
+            "model": loaded.description,
+            "weights": fingerprint(trained[0]),
+            "judged": now(),
+            "host": host_facts(),
+            "versions": versions(),
+        }
+        write_text(
+            output / "evaluation.json",
+            json.dumps({**told, "recipe": {name: dict(section) for name, section in loaded.recipe.items()}}, indent=2) + "\n",
+        )
 
 
 def embed(model: str, data: str | None, overrides: list[str], output: Path, file_format: str, shard_size: int, pretrained: bool) -> None:
@@ -189,10 +201,12 @@ def render(recipe: Recipe, output: Path, quality: int) -> None:
     assert isinstance(data.train, Subset)
     assert isinstance(data.validation, Subset)
     progress = Progress()
-    with named("output"):
-        split = data.train.objects, data.validation.objects
-        write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
-    progress.close()
+    try:
+        with named("output"):
+            split = data.train.objects, data.validation.objects
+            write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
+    finally:
+        progress.close()
     sys.stdout.write(f"{len(source):,} objects, {int(source.view_counts.sum()):,} images in {output}\n")
 
 

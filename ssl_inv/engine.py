@@ -81,8 +81,8 @@ class Pretraining(lightning.LightningModule):
         self.backbone, self.objective, self.view_maker = backbone, objective, view_maker
         self.optimization, self.batches, self.schedule, self.workers = optimization, batches, schedule, workers
         self.step = 0
-        self._stamp: str | None = None
         """Optimiser steps done."""
+        self._stamp: str | None = None
         self.meter = Meter()
         self.diagnostics: dict[str, float] = {}
         """What the objective said about its memory before this epoch, until it is written down."""
@@ -92,8 +92,9 @@ class Pretraining(lightning.LightningModule):
     def setup(self, stage: str) -> None:
         """Make every process begin with the first one's state, which may come from a checkpoint that no other process has read."""
         if is_distributed():
-            state = self.trainer.strategy.broadcast(self.training_state())
-            if not self.trainer.is_global_zero:
+            first = self.trainer.is_global_zero
+            state = self.trainer.strategy.broadcast(self.training_state() if first else {})
+            if not first:
                 self.load_training_state(state)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -237,7 +238,7 @@ class Pretraining(lightning.LightningModule):
 
     def load_training_state(self, state: dict[str, Any]) -> None:
         """Continue from `training_state()`; missing or unknown names are errors."""
-        self.step, self._stamp = int(state["step"]), state.get("stamp")
+        self.step, self._stamp = int(state["step"]), state["stamp"]
         self.backbone.load_state_dict(state["backbone"])
         self.objective.load_state_dict(state["objective"])
         self.optimization.optimizer.load_state_dict(state["optimizer"])

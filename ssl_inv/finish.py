@@ -192,7 +192,7 @@ def export_run(recipe: Recipe, backbone: Backbone, image_size: int, folder: Path
 
 def preprocessing_of(recipe: Recipe, image_size: int) -> Preprocessing:
     """What a recipe does to an image before the backbone sees it."""
-    size = recipe["augmentation"].get("size") or image_size
+    size = build_augmentation(recipe).view_size(image_size)
     normalization = recipe["normalization"]
     share = min(1.0, size / image_size)
     if share < 1 and math.floor(size / share) != image_size:
@@ -258,13 +258,13 @@ def summary(table: list[Comparison]) -> list[Comparison]:
     return [row for name in shown for row in table if row.trained.name == name and row.trained.value is not None]
 
 
-def result_rows(table: list[Comparison]) -> list[report.Result]:
+def result_rows(table: list[Comparison]) -> list[report.ResultRow]:
     """The lines of the results table that have a number: the summary, then the rest, each grouped by measurement."""
     top, opening = summary(table), headlines(table)
     names = list(dict.fromkeys(row.trained.name for row in table))
     rest = [row for name in names for row in table if row.trained.name == name and row not in top]
     return [
-        report.Result(
+        report.ResultRow(
             row.trained.name,
             row.trained.part,
             row.trained.value,

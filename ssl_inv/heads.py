@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.distributed import all_sum, world_size
+from ssl_inv.precision import full_precision, in_full_precision
 from ssl_inv.quaternions import quaternion_multiply
 
 
@@ -72,8 +73,8 @@ class BilinearPredictor(nn.Module):
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
         actions, dimensions, _ = self.weight.shape
         moved = embedding @ self.weight.reshape(actions * dimensions, dimensions).T
-        wide = _at_least_single(moved.dtype)
-        return (moved.to(wide).view(-1, actions, dimensions) * action.to(wide).unsqueeze(2)).sum(dim=1)
+        moved = full_precision(moved)
+        return (moved.view(-1, actions, dimensions) * action.to(moved.dtype).unsqueeze(2)).sum(dim=1)
 
 
 def _multiplication_by_quaternion(dimensions: int) -> Tensor:
@@ -108,8 +109,7 @@ class HypernetworkPredictor(nn.Module):
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
-        with torch.autocast(action.device.type, enabled=False):
-            weights = self.hypernetwork(action.to(next(self.hypernetwork.parameters()).dtype))
+        weights = in_full_precision(self.hypernetwork, action)
         start = 0
         for number, (inputs, outputs) in enumerate(pairwise(self.widths)):
             matrix = weights[:, start : start + outputs * inputs].view(-1, outputs, inputs)
@@ -138,18 +138,7 @@ class ConcatenationPredictor(nn.Module):
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
-        return self.layers[1:](told(self.layers[0], action, embedding))  # type: ignore[no-any-return]
-
-
-def told(layer: nn.Module, *parts: Tensor) -> Tensor:
-    """A layer on parts side by side, one of them an action, in full precision: in bf16, a rotation is rounded to a fifth of a degree."""
-    with torch.autocast(parts[0].device.type, enabled=False):
-        dtype = next(layer.parameters()).dtype
-        return layer(torch.cat([part.to(dtype) for part in parts], dim=-1))  # type: ignore[no-any-return]
-
-
-def _at_least_single(dtype: torch.dtype) -> torch.dtype:
-    return torch.promote_types(dtype, torch.float32)
+        return self.layers[1:](in_full_precision(self.layers[0], action, embedding))  # type: ignore[no-any-return]
 
 
 def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -> nn.Sequential:
@@ -300,7 +289,7 @@ class EmbeddedActionPredictor(nn.Module):
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
-        return self.network(torch.cat((embedding, told(self.action, action).to(embedding.dtype)), dim=1))  # type: ignore[no-any-return]
+        return self.network(torch.cat((embedding, in_full_precision(self.action, action).to(embedding.dtype)), dim=1))  # type: ignore[no-any-return]
 
 
 def action_predictor(kind: str, embedding: int, action: int, hidden: Sequence[int] = (), quaternion: int | None = None) -> nn.Module:

@@ -35,7 +35,6 @@ from ssl_inv.registry import DATA, suggest
 from ssl_inv.run_folder import RunFolder
 from ssl_inv.settings import EvaluationSettings
 from ssl_inv.training_views import judged_data
-from ssl_inv.transforms import Group
 
 Networks = tuple[nn.Module, Objective | None]
 """A backbone, and the objective that it was pretrained with where that is known: it says which parts of the features to probe."""
@@ -76,7 +75,7 @@ class SavedRun:
     @property
     def image_size(self) -> int:
         """Side of the images of its data, in pixels."""
-        return int(self.state.get("image_size") or build_data(self.recipe).train.image_size)
+        return int(self.state["image_size"])
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -165,17 +164,12 @@ class LoadedModel:
         if self.model.run is None:
             return (self.model.backbone, None), (self.model.untrained(), None)
         recipe, state = self.model.run.recipe, self.model.run.state
-        groups = groups_of_records(state["groups"]) if state.get("groups") is not None else _groups_of_data(recipe)
+        groups = groups_of_records(state["groups"])
         backbone, objective = build_networks(recipe, groups)
-        objective.allocate(*state.get("extent", (0, 0)))
+        objective.allocate(*state["extent"])
         backbone.load_state_dict(state["backbone"])
         objective.load_state_dict(state["objective"])
         return (backbone, objective), build_networks(recipe, groups)
-
-
-def _groups_of_data(recipe: Recipe) -> dict[str, Group]:
-    """What a run knows of its views, asked of its data and augmentation."""
-    return {**build_data(recipe).train.groups, **build_augmentation(recipe).groups}
 
 
 def best_device() -> torch.device:
@@ -250,6 +244,9 @@ def _exported_model(path: Path) -> Model:
 def _timm_model(name: str, pretrained: bool) -> Model:
     if not timm.is_model(name.split(".")[0]):
         raise RecipeError(f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
+    architecture, dot, _ = name.partition(".")
+    if dot and name not in timm.list_pretrained():
+        raise RecipeError(f"timm has no weights called {name!r}; {suggest(name, timm.list_pretrained(f'{architecture}.*'))}")
     backbone: Any
     try:
         backbone = timm.create_model(name, pretrained=True, num_classes=0) if pretrained else _create(name, {}, 0)

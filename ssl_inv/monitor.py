@@ -51,8 +51,6 @@ class OnlineMonitor:
     def __post_init__(self) -> None:
         self.seconds = 0.0
         """Time spent so far."""
-        self.skipped = 0
-        """Scores left out because they would have exceeded the share."""
         self._last = 0.0
         self._train = choose_objects(self.data.train, self.settings.objects, self.seed)
         self._validation = choose_objects(self.data.validation, self.settings.objects, self.seed)
@@ -61,10 +59,7 @@ class OnlineMonitor:
         """Whether to score after `step`, given the time spent training so far."""
         if not self.settings.every or step % self.settings.every:
             return False
-        if self.seconds + self._last > self.settings.share * training_seconds:
-            self.skipped += 1
-            return False
-        return True
+        return self.seconds + self._last <= self.settings.share * training_seconds
 
     def scores(self) -> dict[str, float]:
         """The scores by name: `knn`, `linear` and a ridge R2 for each parameter of the data's transform, and the spread of the features."""

@@ -91,7 +91,7 @@ def build(recipe: Recipe) -> Run:
     augmentation = build_augmentation(recipe)
     train = data.train
     backbone, objective = build_networks(recipe, {**train.groups, **augmentation.groups})
-    sizes = {recipe["augmentation"].get("size") or train.image_size, *objective.plan.sizes}
+    sizes = {augmentation.view_size(train.image_size), *objective.plan.sizes}
     for size in sizes:
         with named("data"):
             require_input_size(backbone.model, size)
@@ -103,8 +103,8 @@ def build(recipe: Recipe) -> Run:
     if (advice := advice_on_stem(backbone, max(sizes))) is not None:
         _say(advice)
     _warn_of_untrue_rotations(objective, train, augmentation)
-    with named("augmentation"):
-        _require_whole_chunks(augmentation, settings.batch_size // trainer.world_size, trainer.world_size)
+    with named("trainer"):
+        _require_whole_chunks(augmentation, settings.batch_size, trainer.world_size)
     view_maker, train = build_view_maker(recipe, train, augmentation, objective.plan)
     with named("evaluation"):
         judged_data(data, EvaluationSettings(**recipe["evaluation"]), objective.plan, augmentation, settings.seed)
@@ -236,17 +236,17 @@ def quiet_lightning() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _require_whole_chunks(augmentation: Augmentation, share: int, processes: int) -> None:
+def _require_whole_chunks(augmentation: Augmentation, batch_size: int, processes: int) -> None:
     """Raise a `ValueError` if samples that are to be augmented alike would stand on different processes."""
     for operation in (one for policy in augmentation.policies for one in policy.operations):
-        if isinstance(operation, Shared) and processes > 1 and share % operation.samples:
-            chunk = f"{operation.samples} samples in a row are augmented alike"
-            raise ValueError(f"{chunk}, but each of {processes} processes has {share} of a batch; choose a batch_size that they divide")
+        if isinstance(operation, Shared) and processes > 1 and batch_size % (operation.samples * processes):
+            needed = f"a multiple of {operation.samples} samples that are augmented alike times {processes} processes"
+            raise ValueError(f"batch_size must be {needed}, {operation.samples * processes}; got {batch_size}")
 
 
 def _warn_of_untrue_rotations(objective: Objective, source: Source, augmentation: Augmentation) -> None:
     turning = [name for name in ("flip", "vertical_flip", "angle") if name in augmentation.groups]
-    told = [name for name in objective.parameters_used if isinstance(source.groups.get(name), Rotation | Pose)]
+    told = [name for name in objective.parameters_told if isinstance(source.groups.get(name), Rotation | Pose)]
     if turning and told and not objective.told_of_plain_views:
         _say(f"augmentation: {turning[0]!r} mirrors or turns views, and the objective is told {told[0]!r} of the data as if it did not")
 
@@ -315,10 +315,10 @@ def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> 
         raise RecipeError(f"{str(folder.recipe_file)!r} has changed since the run's last checkpoint: {'; '.join(changed)}")
     source = run.module.batches.source
     now = extent(source)
-    if (before := tuple(state.get("extent", now))) != now:
+    if (before := tuple(state["extent"])) != now:
         counts = "{} objects in {} images".format
         raise RecipeError(f"data: the run began with {counts(*before)}, and there are {counts(*now)} now; it cannot go on")
-    if state.get("stamp", source.stamp) != source.stamp:
+    if state["stamp"] != source.stamp:
         _warn(folder, "data: files have changed since the run began, so it does not go on bit for bit")
 
 

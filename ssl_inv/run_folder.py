@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -24,9 +24,9 @@ try:
 except ImportError:  # Windows has other locks
     fcntl = None  # type: ignore[assignment]
 
-_PACKAGES = (
-    *("ssl-inv", "torch", "torchvision", "timm", "lightly", "kornia", "kornia-rs", "pillow", "faiss-cpu", "pytorch-lightning", "numpy"),
-)
+_PACKAGES = ("ssl-inv", "torch", "torchvision", "timm", "kornia-rs", "pillow", "faiss-cpu", "pytorch-lightning", "numpy")
+_CODE = ("ssl_inv", "evaluation", "recipes")
+"""What of the repository a result depends on; the last two are links within the first."""
 CHECKPOINT_FORMAT = 1
 
 
@@ -50,14 +50,21 @@ class RunFolder:
         self.report_file = path / "report.html"
 
     @classmethod
-    def create(cls, path: Path, recipe: Recipe, command: list[str]) -> "RunFolder":
+    def create(cls, path: Path, recipe: Recipe, command: list[str], numbered: bool = False) -> "RunFolder":
         """A new folder with the recipe and the record of how it was begun.
+
+        Args:
+            path: where.
+            recipe: every setting.
+            command: the command line.
+            numbered: whether the folder may have a number behind its name, if there is one of that name.
 
         Raises:
             RecipeError: if the folder exists and holds something, or cannot be written.
         """
-        require_new(path)
         try:
+            path = _claimed(path) if numbered else path
+            require_new(path)
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise RecipeError(f"output {str(path)!r} cannot be written: {error.strerror}") from None
@@ -135,7 +142,7 @@ class RunFolder:
         """
         record, here = self.record(), {"host": host_facts(), "versions": versions()}
         if step == 0:
-            self.update(**here)
+            self.update(began=now(), **here)
             return []
         pauses = record.get("resumed", [])
         before, after = _what_rounds(pauses[-1] if pauses else record), _what_rounds(here)
@@ -263,15 +270,23 @@ def finite(value: Any) -> Any:
 
 def versions() -> dict[str, str]:
     """Versions of what the result depends on; if the package runs from a repository, its commit and which files are not as there."""
-    found = {"python": platform.python_version(), **{name: version(name) for name in _PACKAGES}}
-    package = Path(__file__).resolve().parent
-    if (package.parent / ".git").exists() and (commit := _git(package, "rev-parse", "HEAD")):
+    found = {"python": platform.python_version(), **{name: one for name in _PACKAGES if (one := _version(name)) is not None}}
+    root = Path(__file__).resolve().parent.parent
+    if (root / ".git").exists() and (commit := _git(root, "rev-parse", "HEAD")):
         found["commit"] = commit[0]
-        differing = _git(package, "diff", "--name-only", "--relative", "HEAD")
-        unknown = _git(package, "ls-files", "--others", "--exclude-standard")
+        differing = _git(root, "diff", "--name-only", "HEAD", "--", *_CODE)
+        unknown = _git(root, "ls-files", "--others", "--exclude-standard", "--", *_CODE)
         if differing or unknown:
             found["uncommitted"] = ", ".join([*differing, *unknown])
     return found
+
+
+def _version(package: str) -> str | None:
+    """The version of a package, or None if it is installed under another name."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _git(folder: Path, *command: str) -> list[str]:
@@ -312,7 +327,18 @@ def now() -> str:
 
 
 def default_output(recipe_name: str) -> Path:
-    """`runs/<recipe>-<time>`, with a number behind it if two runs begin in one second."""
-    base = Path("runs") / f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
-    candidates = [base, *(base.with_name(f"{base.name}-{number}") for number in range(2, 100))]
-    return next(path for path in candidates if not path.exists())
+    """`runs/<recipe>-<time>`."""
+    return Path("runs") / f"{Path(recipe_name).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def _claimed(path: Path) -> Path:
+    """A new folder at `path`, or with a number behind it if somebody, who began in the same second, has it."""
+    candidate, number = path, 1
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            number += 1
+            candidate = path.with_name(f"{path.name}-{number}")
+        else:
+            return candidate

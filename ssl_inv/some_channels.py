@@ -151,6 +151,8 @@ def leave_out_head(model: nn.Module) -> None:
         ValueError: if the pooled features are not the channels of the map.
     """
     require_pooled_channels(model)
+    while isinstance(model, _AroundModel):
+        model = model.model
     for name, parameter in model.named_parameters():
         if name.startswith(_BEHIND_THE_MAP):
             parameter.requires_grad_(False)

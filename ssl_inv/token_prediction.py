@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ssl_inv import keyed_random
 from ssl_inv.backbones import Backbone
 from ssl_inv.distributed import gather, is_distributed
-from ssl_inv.heads import mlp, told
+from ssl_inv.heads import mlp
+from ssl_inv.precision import in_full_precision
 from ssl_inv.some_channels import SomeChannels
 from ssl_inv.teacher import Teacher
 
@@ -281,7 +282,8 @@ class TokenPredictor(nn.Module):
         asking = self.mask_token + positions[targets]
         if self.conditioning is not None:
             assert action is not None
-            asking = self.conditioning[1:](told(self.conditioning[0], asking, action[:, None, None].expand(*targets.shape, -1)))
+            action = action[:, None, None].expand(*targets.shape, -1)
+            asking = self.conditioning[1:](in_full_precision(self.conditioning[0], asking, action))
         known = (self.enter(seen) + positions[context]).unsqueeze(1).expand(-1, targets.shape[1], -1, -1)
         sequences = torch.cat((known, asking.to(known.dtype)), dim=2).flatten(0, 1)
         made = self.norm(self.blocks(sequences)[:, context.shape[1] :])

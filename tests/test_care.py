@@ -73,7 +73,9 @@ def test_care_needs_augmentations_that_are_shared():
 
 def test_a_chunk_does_not_stand_on_two_processes():
     augmentation = custom(operations=[{"name": "ssl_inv.augment.operations.shared.Shared", "samples": 4, "operations": [{"name": "crop"}]}])
-    _require_whole_chunks(augmentation, share=6, processes=1)
-    _require_whole_chunks(augmentation, share=8, processes=2)
-    with pytest.raises(ValueError, match="4 samples in a row are augmented alike, but each of 2 processes has 6 of a batch"):
-        _require_whole_chunks(augmentation, share=6, processes=2)
+    _require_whole_chunks(augmentation, batch_size=6, processes=1)
+    _require_whole_chunks(augmentation, batch_size=16, processes=2)
+    with pytest.raises(
+        ValueError, match="batch_size must be a multiple of 4 samples that are augmented alike times 2 processes, 8; got 12"
+    ):
+        _require_whole_chunks(augmentation, batch_size=12, processes=2)

@@ -133,7 +133,10 @@ def test_evaluate_judges_runs_exported_folders_and_models_of_timm(
     probed = [one for one in results if one["trained"]["name"] == "linear/top1"]
     assert {one["trained"]["part"] for one in probed} == parts
     assert all(one["untrained"]["value"] is not None for one in probed)
-    assert sorted(path.name for path in Path("judged").iterdir()) == ["features", "results.json"]
+    assert sorted(path.name for path in Path("judged").iterdir()) == ["evaluation.json", "features", "results.json"]
+    told = json.loads(Path("judged/evaluation.json").read_text())
+    assert told["model"].startswith(model)
+    assert told["recipe"]["data"]["views"] == 2
 
 
 RESNET = ["--backbone.name=resnet18", "--backbone.stem=3x3-stride2", "--backbone.arguments={channels: [8, 8, 8, 8]}"]

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.engine import Meter, NonFiniteLossError
 from ssl_inv.pretrain import Run, build, train
 from ssl_inv.recipe import RecipeError, resolve
-from ssl_inv.run_folder import RunFolder
+from ssl_inv.run_folder import RunFolder, versions
 
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
 
@@ -321,10 +322,38 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew(tmp_path:
     folder, _ = follow(make(), tmp_path / "run")
     here = folder.record()["versions"]
     folder.checkpoint_file.unlink()
-    folder.update(versions={**here, "torch": "2.0"})
+    folder.update(versions={**here, "torch": "2.0"}, began="2026-01-01T10:00:00+0000")
     train(make(), folder, Progress(io.StringIO()))
     assert folder.record()["versions"] == here
+    assert folder.record()["began"] > "2026-01-02"
     assert "resumed" not in folder.record()
+
+
+def test_runs_that_begin_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    recipe = make().recipe
+    folders = [RunFolder.create(tmp_path / "run", recipe, [], numbered=True).path.name for _ in range(3)]
+    assert folders == ["run", "run-2", "run-3"]
+    with pytest.raises(RecipeError, match="exists already"):
+        RunFolder.create(tmp_path / "run", recipe, [])
+
+
+def test_the_commit_is_not_that_of_code_that_differs_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def git(*command: str) -> None:
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x@y", *command], cwd=tmp_path, check=True, capture_output=True)
+
+    for folder in ("ssl_inv", "evaluation", "docs"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "code.py").write_text("1")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "x")
+    monkeypatch.setattr("ssl_inv.run_folder.__file__", str(tmp_path / "ssl_inv" / "run_folder.py"))
+    (tmp_path / "docs" / "code.py").write_text("2")
+    assert versions().keys() >= {"commit", "torch"}
+    assert "uncommitted" not in versions()
+    (tmp_path / "evaluation" / "code.py").write_text("2")
+    (tmp_path / "ssl_inv" / "new.py").write_text("2")
+    assert versions()["uncommitted"] == "evaluation/code.py, ssl_inv/new.py"
 
 
 def test_the_monitor_changes_nothing(tmp_path: Path) -> None:

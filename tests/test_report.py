@@ -14,7 +14,7 @@ from ssl_inv.evaluation.report import (
     Neighbour,
     NeighbourRow,
     ReportContent,
-    Result,
+    ResultRow,
     ViewPairs,
     describe_action,
     nearest_neighbours,
@@ -30,7 +30,7 @@ FULL = ReportContent(
     recipe="objective: sie",
     facts={"backbone": "resnet18"},
     warnings=["the features collapsed"],
-    results=[Result("rotation R²", "equivariant", 0.689, 0.006, 0.175, -0.011, 0.73, headline=True), Result("rank", "all", 143.2)],
+    results=[ResultRow("rotation R²", "equivariant", 0.689, 0.006, 0.175, -0.011, 0.73, headline=True), ResultRow("rank", "all", 143.2)],
     curves={"loss/variance": [(0, 1.0), (10, 0.5)], "score": [(0, 0.1)]},
     view_pairs=ViewPairs(PIXELS, ["rotated 37°"] * 4),
     neighbours=[NeighbourRow(PIXELS[0, 0], "apple", {"invariant": [Neighbour(PIXELS[1, 0], "pear", "rotated 12°", False)]})],
@@ -102,7 +102,7 @@ def test_every_name_is_escaped() -> None:
         recipe=evil,
         facts={evil: evil},
         warnings=[evil],
-        results=[Result(evil, evil, 0.5, headline=True)],
+        results=[ResultRow(evil, evil, 0.5, headline=True)],
         curves={f"{evil}/{evil}": [(0, 1.0)]},
         view_pairs=ViewPairs(PIXELS[:1], [evil]),
         neighbours=[NeighbourRow(PIXELS[0, 0], evil, {evil: [neighbour]})],
@@ -117,14 +117,17 @@ def test_numbers_of_a_result_are_all_there_and_absent_columns_are_not() -> None:
     html = render_report(FULL)
     for number in ("0.689", "± 0.006", "0.175", "\N{MINUS SIGN}0.011", "0.730", "143.2"):
         assert number in html
-    bare = render_report(ReportContent(title="a run", results=[Result("rank", "all", 143.2)]))
+    bare = render_report(ReportContent(title="a run", results=[ResultRow("rank", "all", 143.2)]))
     assert not re.search("untrained|shuffled|published", bare.split("<body>")[1])
 
 
 def test_a_diverged_run_still_gets_its_page() -> None:
     nan = float("nan")
     content = ReportContent(
-        title="a run", results=[Result("rank", "all", nan)], curves={"loss": [(0, 1.0), (1, nan)]}, spectra={"all": {"trained": [0.0, 0.0]}}
+        title="a run",
+        results=[ResultRow("rank", "all", nan)],
+        curves={"loss": [(0, 1.0), (1, nan)]},
+        spectra={"all": {"trained": [0.0, 0.0]}},
     )
     assert "nan" in render_report(content)
 

@@ -165,3 +165,21 @@ def test_views_that_nothing_is_done_to_must_be_there() -> None:
     content = {"objective": objective, "backbone": {"name": "test_resnet"}, "data": data, "augmentation": {"name": "simclr"}}
     with pytest.raises(RecipeError, match=r"objects of this data have 1 view\(s\) and 2 are needed; choose other data"):
         build(resolve({**content, "trainer": {"steps": 1, "batch_size": 4}}))
+
+
+def test_a_layer_is_left_out_if_neither_part_learns_it() -> None:
+    capsules = {"name": "equicaps", "capsules": 2, "map_side": 2}
+    for other, left_out in ((capsules, True), (SIE, False)):
+        backbone = make_backbone(name="test_convnext", arguments={})
+        objective = Split(backbone.features, GROUPS, invariant=capsules, equivariant=other)
+        objective.adopt(backbone)
+        assert all(one.requires_grad != left_out for name, one in backbone.model.named_parameters() if name.startswith("head."))
+
+
+def test_both_parts_say_what_their_memories_hold() -> None:
+    memory = {"name": "odc", "clusters": 4, "smallest_cluster": 1, "projector": [8, 4]}
+    _, _, objective = networks(invariant=memory, equivariant=memory)
+    objective.allocate(16, 16)
+    said = objective.diagnostics(None)
+    assert {name.partition("_")[0] for name in said} == {"invariant", "equivariant"}
+    assert len(said) == 2 * len(objective.invariant.diagnostics(None))

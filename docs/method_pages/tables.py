@@ -95,7 +95,7 @@ def on_equal_terms(records: Iterable[Record]) -> list[list[Record]]:
     for record in records:
         shared = {section: dict(settings) for section, settings in record.complete_settings.items() if section in _EQUAL_TERMS}
         # These only add measurements, on several views at once, to those that all have.
-        for setting in ("aggregate", "paths"):
+        for setting in _APART:
             shared["evaluation"].pop(setting, None)
         groups.setdefault(json.dumps(shared, sort_keys=True), []).append(record)
     return sorted(groups.values(), key=lambda group: (-len({record.objective for record in group}), group[0].name))

@@ -98,6 +98,10 @@ class Augmentation:
         """The parameters that are recorded of every view, by name; empty if views are left as they are."""
         return {name: group for policy in self.policies for name, group in policy.groups.items()}
 
+    def view_size(self, image_size: int) -> int:
+        """Side of the first view of an image with sides of `image_size`, both in pixels."""
+        return self.policies[0].size or image_size
+
     def policy(self, number: int | Literal["plain"]) -> Policy:
         """The policy of view `number` of a sample; or one by which nothing is done, in the first one's size and style."""
         if number == "plain":

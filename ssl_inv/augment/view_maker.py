@@ -56,7 +56,7 @@ class ViewMaker(nn.Module):
         if both := sorted(set(source.groups) & set(self._made_groups)):
             raise ValueError(f"the data records {both[0]!r} of its views, and so does the augmentation or the plan; rename the data's")
         self.groups: dict[str, Group] = {**source.groups, **self._made_groups}
-        self._crop_share = (augmentation.policies[0].size or source.image_size) / source.image_size
+        self._crop_share = augmentation.view_size(source.image_size) / source.image_size
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 

@@ -63,7 +63,7 @@ def table(
     source = ViewTable(path, size, csv_file, latents, columns, cache, max_broken)
     if validation is None:
         found = part(source, source.splits, None, validation_share, split_seed, source.notes)
-        source.require_apart(*(one.objects for one in (found.train, found.validation) if isinstance(one, Subset)))
+        source.require_apart(found)
         return found
     names = None if source.labels is None else source.labels.names
     judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names)
@@ -137,12 +137,16 @@ class ViewTable(Source):
             "unused columns": ", ".join(sheet.unused) or "none",
         }
 
-    def require_apart(self, train: Indices, validation: Indices) -> None:
-        """Raise a `ValueError` if an image is listed both among the views of `train` objects and among those of `validation`."""
-        first, second = (self._names[np.repeat(np.isin(np.arange(len(self)), one), self.view_counts)] for one in (train, validation))
+    def require_apart(self, data: Data) -> None:
+        """Raise a `ValueError` if an image is listed both among the views to train on and among those to judge by, subsets of this."""
+        first, second = (self._names[self._rows_of(one)] for one in (data.train, data.validation))
         if len(both := np.intersect1d(first, second)):
             advice = "name the column that says which rows show one object (object_column), or mend the split"
             raise ValueError(f"{self._where}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}")
+
+    def _rows_of(self, some: Source) -> Indices:
+        assert isinstance(some, Subset)
+        return np.flatnonzero(np.repeat(np.isin(np.arange(len(self)), some.objects), self.view_counts))
 
     @property
     def view_counts(self) -> Indices:

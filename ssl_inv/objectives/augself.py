@@ -86,6 +86,10 @@ class AugSelf(Objective):
         self.heads = nn.ModuleList(_head((2 * features, *hidden, target.dimensions(groups)), normalised_heads) for target in self.targets)
 
     @property
+    def parameters_told(self) -> list[str]:
+        return [target.name for target in self.targets]
+
+    @property
     def plan(self) -> Pair:
         return Pair()
 

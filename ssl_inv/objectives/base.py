@@ -71,6 +71,11 @@ class Objective(nn.Module, ABC):
     """Whether the views of which it is told something are the data's own, with nothing done to them."""
 
     @property
+    def parameters_told(self) -> list[str]:
+        """The recorded parameters that the loss reads; of what the data record and an augmentation makes untrue, a run warns."""
+        return self.parameters_used
+
+    @property
     @abstractmethod
     def plan(self) -> Plan:
         """The views of each sample that the loss needs."""

@@ -65,6 +65,16 @@ class AroundBase:
 
     base: Objective
 
+    def surround(self, base: Objective) -> None:
+        """Take an objective for the base, in the constructor."""
+        self.base = base
+        self.parameters_used = base.parameters_used
+        self.told_of_plain_views = base.told_of_plain_views
+
+    @property
+    def parameters_told(self) -> list[str]:
+        return self.base.parameters_told
+
     def seen_by_base(self, backbone: Backbone) -> Backbone:
         """What the base takes for the backbone."""
         return backbone

@@ -14,6 +14,7 @@ from ssl_inv.distributed import gather, rank
 from ssl_inv.heads import mlp
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.objectives.prediction import ActionPrediction
+from ssl_inv.precision import in_full_precision
 from ssl_inv.registry import register, suggest
 from ssl_inv.transforms import Convention, Group, Transform
 from ssl_inv.views import Pair, Views
@@ -267,10 +268,7 @@ class ContextTransformer(nn.Module):
             places: the number of each token's position, `(T,)`.
             visible: which tokens each token sees, itself among them, `(S, T, T)`.
         """
-        # In bfloat16 a rotation would be rounded by up to a quarter of a degree.
-        with torch.autocast(actions.device.type, enabled=False):
-            moved = self.action(actions.to(self.action.weight.dtype))
-        tokens = self.features(features) + moved
+        tokens = self.features(features) + in_full_precision(self.action, actions)
         if self.places is not None:
             tokens = tokens + self.places(places)
         for layer in self.layers:

@@ -81,8 +81,7 @@ class ECReconstruction(AroundBase, Objective):
             raise ValueError(f"equivariant_share: {equivariant_share} of {features} features leaves one of the two parts empty")
         self.features, self.invariant_features = features, features - equivariant
         self.weight = weight
-        self.base = base_objective(self.invariant_features, groups, **base)
-        self.parameters_used = self.base.parameters_used
+        self.surround(base_objective(self.invariant_features, groups, **base))
         self.path = Path(intermediates, tuple(parameters))
         self._plan, self._first = _plan(self.base.plan, self.path)
         self.decoders = nn.ModuleList(Decoder(2 * equivariant, decoder) for _ in range(intermediates))

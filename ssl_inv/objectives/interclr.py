@@ -131,8 +131,7 @@ class InterCLR(AroundBase, Objective):
             raise ValueError("neck must name at least one width")
         if negatives == "none" and not share_neck:
             raise ValueError("negatives: none compares the base's predictions with the bank, so share_neck must be true")
-        self.base = base_objective(features, groups, **base)
-        self.parameters_used = self.base.parameters_used
+        self.surround(base_objective(features, groups, **base))
         _require_suitable(self.base, base["name"])
         self.neck = None if share_neck else mlp((features, *neck))
         self.neck_teacher: Teacher | None = None

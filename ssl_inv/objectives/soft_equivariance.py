@@ -95,8 +95,7 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
             raise ValueError(f"power must be at least 0, got {power}")
         if not 0 <= warmup < adapt_at <= 1:
             raise ValueError(f"warmup and adapt_at are shares of all steps, 0 <= warmup < adapt_at <= 1, got {warmup} and {adapt_at}")
-        self.base = base_objective(features, groups, **base)
-        self.parameters_used = self.base.parameters_used
+        self.surround(base_objective(features, groups, **base))
         self.symmetries = {name: SYMMETRIES[name] for name in symmetries}
         self.regular, self.power, self.warmup, self.adapt_at, self.seed = channels == "regular", power, warmup, adapt_at, seed
         self.register_buffer("strengths", torch.full((len(symmetries),), strength))

@@ -64,9 +64,9 @@ class Split(Objective):
         self.invariant = base_objective(self.invariant_features, groups, setting="invariant", **invariant)
         self.equivariant = base_objective(self.equivariant_features, groups, setting="equivariant", **equivariant)
         self.parameters_used = self.equivariant.parameters_used
-        self.told_of_plain_views = equivariant_views == "plain"
-        self.shares_views = self.invariant.plan == self.equivariant.plan and not self.told_of_plain_views
-        plain = self.told_of_plain_views
+        plain = equivariant_views == "plain"
+        self.told_of_plain_views = plain or self.equivariant.told_of_plain_views
+        self.shares_views = self.invariant.plan == self.equivariant.plan and not plain
         self._plan = self.invariant.plan if self.shares_views else _beside(self.invariant.plan, self.equivariant.plan, plain)
 
     @property
@@ -100,10 +100,17 @@ class Split(Objective):
 
     def adopt(self, backbone: Backbone) -> None:
         first, last = self._parts(backbone)
+        learning = [one for one in backbone.parameters() if one.requires_grad]
         with speaking_of("invariant"):
             self.invariant.adopt(first)
+        # What one of the two leaves out may be what the other learns.
+        left_out = [one for one in learning if not one.requires_grad]
+        for one in left_out:
+            one.requires_grad_(True)
         with speaking_of("equivariant"):
             self.equivariant.adopt(last)
+        for one in learning:
+            one.requires_grad_(one.requires_grad or all(one is not other for other in left_out))
 
     def allocate(self, objects: int, images: int) -> None:
         with speaking_of("invariant"):
@@ -130,7 +137,8 @@ class Split(Objective):
         return self.invariant.links(seed)
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
-        return {**self.invariant.diagnostics(labels), **self.equivariant.diagnostics(labels)}
+        parts = {"invariant": self.invariant, "equivariant": self.equivariant}
+        return {f"{name}_{said}": value for name, part in parts.items() for said, value in part.diagnostics(labels).items()}
 
     def representations(self, backbone: Backbone) -> Encoder:
         return two_parts(backbone, self.invariant_features)
