@@ -281,6 +281,9 @@ def _check_settings(section: str, schema: Callable[..., Any], given: dict[str, A
             raise RecipeError(f"{section}.{name}: required, and {origin} does not give it")
         else:
             resolved[name] = _plain_default(schema, parameter)
+            if not _is_plain(resolved[name]):
+                held = "recipes hold numbers, texts, true, false, null, and lists and mappings of these"
+                raise RecipeError(f"{section}.{name}: its default is {resolved[name]!r}; {held}")
     if dataclasses.is_dataclass(schema):
         with named(section):
             schema(**resolved)
@@ -300,6 +303,15 @@ def _check_member(registry: Registry, where: str, given: dict[str, Any]) -> dict
 
 def _settings_of(schema: Callable[..., Any]) -> dict[str, inspect.Parameter]:
     return {p.name: p for p in inspect.signature(schema).parameters.values() if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether YAML has a form for a value: numbers of other libraries and enumerations have none."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    if isinstance(value, dict):
+        return all(_is_plain(one) for both in value.items() for one in both)
+    return value is None or type(value) in (bool, int, float, str)
 
 
 def _plain_default(schema: Callable[..., Any], parameter: inspect.Parameter) -> Any:

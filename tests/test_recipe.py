@@ -211,6 +211,18 @@ def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkey
         resolve({**CONTENT, "objective": {"name": "their_objective.Theirs", "width": "x"}})
 
 
+@pytest.mark.parametrize("default", ["Path('x')", "numpy.float32(1)", "[max]"])
+def test_a_default_that_no_recipe_can_hold_is_refused(default: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = f"odd_default_{abs(hash(default))}"
+    head = "from pathlib import Path\nimport numpy\n"
+    (tmp_path / f"{module}.py").write_text(
+        f"{head}class Mine:\n    def __init__(self, features, groups, *, place={default}):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RecipeError, match=r"^objective\.place: its default is .*; recipes hold numbers"):
+        resolve({"objective": {"name": f"{module}.Mine"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
+
+
 def test_suggestions_name_the_closest_or_what_there_is() -> None:
     assert suggest("vicrge", ["sie", "vicreg"]) == "did you mean 'vicreg'?"
     assert suggest("zzz", ["sie", "vicreg"]) == "there are sie, vicreg"
