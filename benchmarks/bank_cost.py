@@ -21,9 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters
-from ssl_inv.sampling import Drawn, Negatives, draw_positives, sample_keys
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.clusters import Clusters
+from ssl_inv.memories.draws import Drawn, Negatives, draw_positives
+from ssl_inv.transforms.keyed_random import sample_keys
 
 
 class Step:
@@ -159,7 +160,14 @@ def _of_process(what: str) -> float:
 def main() -> None:
     """Measure all parts both ways in turn."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("objects", 1281167), ("clusters", 10000), ("queries", 32), ("negatives", 16384), ("pool", 128000), ("rounds", 3)):
+    for name, value in (
+        ("objects", 1281167),
+        ("clusters", 10000),
+        ("queries", 32),
+        ("negatives", 16384),
+        ("pool", 128000),
+        ("rounds", 3),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--precision", choices=["fp32", "fp16"], default="fp32")

@@ -66,7 +66,9 @@ def torchvision_torch(content: bytes, size: int) -> Pixels:
 def _by_torchvision(content: bytes) -> Pixels:
     from torchvision.io import ImageReadMode, decode_image
 
-    pixels = decode_image(torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB, apply_exif_orientation=True)
+    pixels = decode_image(
+        torch.frombuffer(bytearray(content), dtype=torch.uint8), ImageReadMode.RGB, apply_exif_orientation=True
+    )
     array: Pixels = pixels.permute(1, 2, 0).numpy()
     return array
 
@@ -83,11 +85,18 @@ def opencv_reduced(content: bytes, size: int) -> Pixels:
 
     with Image.open(io.BytesIO(content)) as image:
         room = min(image.size) / (1.5 * size)
-    flags = {8: cv2.IMREAD_REDUCED_COLOR_8, 4: cv2.IMREAD_REDUCED_COLOR_4, 2: cv2.IMREAD_REDUCED_COLOR_2, 1: cv2.IMREAD_COLOR}
+    flags = {
+        8: cv2.IMREAD_REDUCED_COLOR_8,
+        4: cv2.IMREAD_REDUCED_COLOR_4,
+        2: cv2.IMREAD_REDUCED_COLOR_2,
+        1: cv2.IMREAD_COLOR,
+    }
     flag = flags[next(factor for factor in flags if factor <= room or factor == 1)]
     pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(content, np.uint8), flag), cv2.COLOR_BGR2RGB)
     left, top, right, bottom = centre(pixels.shape[1], pixels.shape[0])
-    return np.asarray(cv2.resize(pixels[top:bottom, left:right], (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8)
+    return np.asarray(
+        cv2.resize(pixels[top:bottom, left:right], (size, size), interpolation=cv2.INTER_AREA), dtype=np.uint8
+    )
 
 
 def kornia_torch(content: bytes, size: int) -> Pixels:
@@ -177,7 +186,11 @@ def measure(ways: dict[str, Decode], contents: list[bytes], size: int, rounds: i
     return {
         name: (
             1 / min(seconds[name]),
-            float(np.mean([np.abs(way(content, size) - one).mean() for content, one in zip(contents, expected, strict=False)])),
+            float(
+                np.mean(
+                    [np.abs(way(content, size) - one).mean() for content, one in zip(contents, expected, strict=False)]
+                )
+            ),
         )
         for name, way in ways.items()
     }
@@ -186,7 +199,9 @@ def measure(ways: dict[str, Decode], contents: list[bytes], size: int, rounds: i
 def main() -> None:
     """Measure all ways on all collections."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, default=os.environ.get("SSL_INV_TEST_DATA"), help="folder with the archives")
+    parser.add_argument(
+        "--data", type=Path, default=os.environ.get("SSL_INV_TEST_DATA"), help="folder with the archives"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     if arguments.data is None:
@@ -201,9 +216,16 @@ def main() -> None:
             found = measure(ways, contents, size, arguments.rounds)
             kilobytes = sum(map(len, contents)) / len(contents) / 1000
             print(f"{name} ({kilobytes:.1f} kB) to {size} pixels, images/s (difference to Pillow)")
-            print("\n".join(f"    {way:<20} {speed:8.0f} ({difference:.2f})" for way, (speed, difference) in found.items()), flush=True)
+            print(
+                "\n".join(
+                    f"    {way:<20} {speed:8.0f} ({difference:.2f})" for way, (speed, difference) in found.items()
+                ),
+                flush=True,
+            )
             speeds = {way: round(speed, 1) for way, (speed, _) in found.items()}
-            results.append({"images": name, "kilobytes": round(kilobytes, 1), "size": size, "images_per_second": speeds})
+            results.append(
+                {"images": name, "kilobytes": round(kilobytes, 1), "size": size, "images_per_second": speeds}
+            )
     print(json.dumps(results))
 
 

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 import torch
 
-from ssl_inv.pretrain import Run, build
-from ssl_inv.recipe import Recipe, load_recipe, resolve
+from ssl_inv.run.build import Run, build
+from ssl_inv.run.recipe import Recipe, load_recipe, resolve
 
 _WARM_UP = 2
 _PARTS = ("batch", "views", "networks")
@@ -91,7 +91,11 @@ def main() -> None:
     found = {part: [1000 * one.median(part) for one in (whole, base)] for part in (*_PARTS, "step")}
     for part, (here, there) in found.items():
         print(f"{part:9s} {here:9.1f} ms, without reconstruction {there:9.1f} ms, ratio {here / there:.3f}")
-    print(json.dumps({"recipe": arguments.recipe, "overrides": overrides, "threads": arguments.threads, "milliseconds": found}))
+    print(
+        json.dumps(
+            {"recipe": arguments.recipe, "overrides": overrides, "threads": arguments.threads, "milliseconds": found}
+        )
+    )
 
 
 if __name__ == "__main__":

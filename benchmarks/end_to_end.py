@@ -33,11 +33,12 @@ from step_time import Stopwatch, bare_seconds
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ssl_inv.backbones import make_backbone
-from ssl_inv.callbacks import Progress
-from ssl_inv.pretrain import build, train
-from ssl_inv.recipe import Recipe, load_recipe
-from ssl_inv.run_folder import RunFolder
+from ssl_inv.engine.progress import Progress
+from ssl_inv.nn.backbones import make_backbone
+from ssl_inv.run.build import build
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.pretrain import train
+from ssl_inv.run.recipe import Recipe, load_recipe
 
 _BARE_WARM_UP = 3
 """Steps that `bare_seconds` leaves out."""
@@ -94,7 +95,9 @@ def lightly(images: Path, batch: int, steps: int, warm_up: int) -> float:
     return _last(ends, steps)
 
 
-def _endless(loader: DataLoader[tuple[list[Tensor], Tensor, list[str]]]) -> Iterator[tuple[list[Tensor], Tensor, list[str]]]:
+def _endless(
+    loader: DataLoader[tuple[list[Tensor], Tensor, list[str]]],
+) -> Iterator[tuple[list[Tensor], Tensor, list[str]]]:
     while True:
         yield from loader
 
@@ -117,7 +120,10 @@ def compare(ways: dict[str, Callable[[], float]], batch: int, rounds: int) -> di
     for number in range(rounds):
         for name, seconds in ways.items():
             speeds[name].append(batch / seconds())
-        print(f"round {number + 1}: " + ", ".join(f"{name} {speed[-1]:.1f} pairs/s" for name, speed in speeds.items()), flush=True)
+        print(
+            f"round {number + 1}: " + ", ".join(f"{name} {speed[-1]:.1f} pairs/s" for name, speed in speeds.items()),
+            flush=True,
+        )
     return speeds
 
 
@@ -150,11 +156,22 @@ def main() -> None:
             "lightly": lambda: lightly(images, arguments.batch, arguments.steps, arguments.warm_up),
         }
         speeds = compare(ways, arguments.batch, arguments.rounds)
-    ratios = {name: [one / other for one, other in zip(speeds[name], speeds["bare"], strict=True)] for name in ("engine", "lightly")}
+    ratios = {
+        name: [one / other for one, other in zip(speeds[name], speeds["bare"], strict=True)]
+        for name in ("engine", "lightly")
+    }
     for name, ratio in ratios.items():
         print(f"{name}: {statistics.median(ratio):.3f} of the bare step's speed ({min(ratio):.3f} to {max(ratio):.3f})")
     facts = {"batch": arguments.batch, "steps": arguments.steps, "threads": torch.get_num_threads()}
-    print(json.dumps({**facts, "pairs_per_second": speeds, "ratio": {name: statistics.median(ratio) for name, ratio in ratios.items()}}))
+    print(
+        json.dumps(
+            {
+                **facts,
+                "pairs_per_second": speeds,
+                "ratio": {name: statistics.median(ratio) for name, ratio in ratios.items()},
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from ssl_inv.data.files import Files, unpacked
+from ssl_inv.data.archives import Files, unpacked
 
 NETWORK = ["--backbone.stem", "3x3-stride2", "--backbone.arguments", "{channels: [16, 32, 64, 128]}"]
 BUDGET = ["--trainer.steps", "780", "--trainer.batch_size", "128", "--trainer.workers", "0", "--monitor.every", "0"]
@@ -68,14 +68,28 @@ def main() -> None:
     for seed in options.seeds:
         for recipe, own in RECIPES.items():
             run = options.output / f"{recipe}-{seed}"
-            settings = [word.format(output=options.output, seed=seed) if word.startswith("{output}") else word for word in own]
-            command = ["ssl-inv", "pretrain", recipe, "--data.path", str(part), "--trainer.seed", str(seed), "--output", str(run)]
+            settings = [
+                word.format(output=options.output, seed=seed) if word.startswith("{output}") else word for word in own
+            ]
+            command = [
+                "ssl-inv",
+                "pretrain",
+                recipe,
+                "--data.path",
+                str(part),
+                "--trainer.seed",
+                str(seed),
+                "--output",
+                str(run),
+            ]
             if not run.exists():
-                program = [sys.executable, "-m", "ssl_inv.cli", *command[1:]]
+                program = [sys.executable, "-m", "ssl_inv.run.cli", *command[1:]]
                 if subprocess.run([*program, *NETWORK, *BUDGET, *settings, *overrides], check=False).returncode:
                     raise SystemExit(f"{recipe}, seed {seed}: the run failed")
             score = json.loads((run / "run.json").read_text(encoding="utf-8"))["score"]
-            sys.stdout.write(f"{recipe}, seed {seed}: {', '.join(f'{name} {value:.3f}' for name, value in score.items())}\n")
+            sys.stdout.write(
+                f"{recipe}, seed {seed}: {', '.join(f'{name} {value:.3f}' for name, value in score.items())}\n"
+            )
 
 
 if __name__ == "__main__":

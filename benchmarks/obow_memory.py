@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv.visual_words import Comparison
+from ssl_inv.memories.vocabulary import Comparison
 
 _INVERSE_DELTA = 15.0
 

@@ -13,7 +13,7 @@ import time
 import torch
 from torch import Tensor
 
-from ssl_inv.augment.random_field import coefficients, synthesise
+from ssl_inv.augment.fields import coefficients, synthesise
 
 GAMMAS = (3.0, 5.0, 7.0, 8.5, 10.0)
 
@@ -66,7 +66,11 @@ def main() -> None:
     for row in rows:
         sizes = f"{row['gamma']:5.1f} {row['modes']:6.0f} {row['all_modes']:7.0f}"
         print(f"{sizes} {row['relative_rms']:13.2e} {row['largest']:14.2e} {row['microseconds']:20.1f}")
-    print(json.dumps({"size": arguments.size, "periodic": arguments.periodic, "tolerance": arguments.tolerance, "rows": rows}))
+    print(
+        json.dumps(
+            {"size": arguments.size, "periodic": arguments.periodic, "tolerance": arguments.tolerance, "rows": rows}
+        )
+    )
 
 
 if __name__ == "__main__":

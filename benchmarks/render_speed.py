@@ -9,7 +9,7 @@ import time
 import numpy as np
 import torch
 
-from ssl_inv.data.rendered import RenderedSolids
+from ssl_inv.data.sources.rendered.source import RenderedSolids
 
 
 def views_per_second(size: int, samples: int, device: str, seconds: float) -> float:

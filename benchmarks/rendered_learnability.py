@@ -15,9 +15,9 @@ import torch
 from sklearn.metrics import r2_score
 from torch import Tensor, nn
 
-from ssl_inv.data.base import Indices
-from ssl_inv.data.rendered import RenderedSolids
-from ssl_inv.keyed_random import distinct, permutation
+from ssl_inv.data.source import Indices
+from ssl_inv.data.sources.rendered.source import RenderedSolids
+from ssl_inv.transforms.keyed_random import distinct, permutation
 
 
 class PairRegressor(nn.Module):
@@ -79,7 +79,11 @@ def train(arguments: argparse.Namespace) -> None:
         seed=arguments.seed,
     )
     held_out = np.arange(arguments.objects, arguments.objects + 1024)
-    model = PairRegressor(arguments.classes, arguments.stem_stride).to(arguments.device).to(memory_format=torch.channels_last)
+    model = (
+        PairRegressor(arguments.classes, arguments.stem_stride)
+        .to(arguments.device)
+        .to(memory_format=torch.channels_last)
+    )
     optimizer = torch.optim.AdamW(model.parameters(), lr=arguments.lr, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, arguments.lr, total_steps=arguments.steps, pct_start=0.1)
     start = time.perf_counter()
@@ -87,7 +91,9 @@ def train(arguments: argparse.Namespace) -> None:
         objects = permutation(arguments.seed, 0, step, length=arguments.objects)[: arguments.batch]
         pixels, action, classes = load_pairs(source, objects, arguments.seed, 0, step)
         logits, rotation = model(pixels.contiguous(memory_format=torch.channels_last))
-        loss = arguments.rotation_weight * nn.functional.mse_loss(rotation, action) + nn.functional.cross_entropy(logits, classes)
+        loss = arguments.rotation_weight * nn.functional.mse_loss(rotation, action) + nn.functional.cross_entropy(
+            logits, classes
+        )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -95,7 +101,10 @@ def train(arguments: argparse.Namespace) -> None:
         if step % arguments.every == 0 or step == arguments.steps:
             r2, top1 = score(model, source, held_out, arguments.batch)
             seconds = time.perf_counter() - start
-            print(f"step {step:6d}  loss {loss.item():.3f}  rotation R2 {r2:.3f}  top-1 {100 * top1:.1f} %  {seconds:.0f} s", flush=True)
+            print(
+                f"step {step:6d}  loss {loss.item():.3f}  rotation R2 {r2:.3f}  top-1 {100 * top1:.1f} %  {seconds:.0f} s",
+                flush=True,
+            )
 
 
 def main() -> None:

@@ -25,15 +25,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from ssl_inv.backbones import Backbone
-from ssl_inv.data.gallery import Gallery
+from ssl_inv.catalogue import OBJECTIVES
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn.backbones import Backbone
 from ssl_inv.objectives.base import Objective
-from ssl_inv.pretrain import Run, build
-from ssl_inv.recipe import RecipeError, load_recipe, read_yaml, shipped_recipes
-from ssl_inv.registry import OBJECTIVES
+from ssl_inv.run.build import Run, build
+from ssl_inv.run.recipe import RecipeError, load_recipe, read_yaml, shipped_recipes
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "step-cost.json"
-_CALLS: tuple[tuple[type[nn.Module], str], ...] = ((nn.Module, "__call__"), (Backbone, "feature_map"), (Backbone, "tokens"))
+_CALLS: tuple[tuple[type[nn.Module], str], ...] = (
+    (nn.Module, "__call__"),
+    (Backbone, "feature_map"),
+    (Backbone, "tokens"),
+)
 """The ways to call a network."""
 _WARM_UP = 2
 _OBJECTS = 6500
@@ -289,14 +293,18 @@ def table(costs: list[Cost]) -> str:
     ]
     for one in costs:
         times = f"{one.networks_ms:7.1f} ms {one.step_ms:7.1f} ms {one.time_ratio:6.3f}"
-        lines.append(f"{one.objective:20s} {one.images:6d} {times} {one.networks_mb:7.1f} MB {one.step_mb:7.1f} MB {one.memory_ratio:6.3f}")
+        lines.append(
+            f"{one.objective:20s} {one.images:6d} {times} {one.networks_mb:7.1f} MB {one.step_mb:7.1f} MB {one.memory_ratio:6.3f}"
+        )
     return "\n".join(lines)
 
 
 def main() -> None:
     """Measure some objectives, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--objectives", nargs="+", default=list(OBJECTIVES.entries), help="all registered ones by default")
+    parser.add_argument(
+        "--objectives", nargs="+", default=list(OBJECTIVES.entries), help="all registered ones by default"
+    )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", default=str(OUTPUT), help="JSON file to write; empty writes none")

@@ -18,11 +18,12 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 
-from ssl_inv.callbacks import Progress
-from ssl_inv.commands import prepare
-from ssl_inv.pretrain import Run, build, train
-from ssl_inv.recipe import Recipe, load_recipe
-from ssl_inv.run_folder import RunFolder
+from ssl_inv.engine.progress import Progress
+from ssl_inv.run.build import Run, build
+from ssl_inv.run.commands import prepare
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.pretrain import train
+from ssl_inv.run.recipe import Recipe, load_recipe
 
 _WARM_UP = 3
 
@@ -69,7 +70,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", default="demo")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=60, help="steps of the engine in a round; covers a monitor score at its default")
+    parser.add_argument(
+        "--steps", type=int, default=60, help="steps of the engine in a round; covers a monitor score at its default"
+    )
     arguments, overrides = parser.parse_known_args()
     recipe = load_recipe(arguments.recipe, [*overrides, "--trainer.steps", str(arguments.steps)])
     engine, bare = [], []
@@ -79,9 +82,17 @@ def main() -> None:
         run.backbone.train(), run.objective.train()
         bare.append(bare_seconds(run, arguments.steps // 2))
         engine.append(engine_seconds(recipe))
-        print(f"round {number + 1}: engine {engine[-1]:.3f} s, bare {bare[-1]:.3f} s, ratio {engine[-1] / bare[-1]:.3f}")
+        print(
+            f"round {number + 1}: engine {engine[-1]:.3f} s, bare {bare[-1]:.3f} s, ratio {engine[-1] / bare[-1]:.3f}"
+        )
     ratio = statistics.median(one / other for one, other in zip(engine, bare, strict=True))
-    result = {"recipe": arguments.recipe, "threads": torch.get_num_threads(), "engine": engine, "bare": bare, "ratio": ratio}
+    result = {
+        "recipe": arguments.recipe,
+        "threads": torch.get_num_threads(),
+        "engine": engine,
+        "bare": bare,
+        "ratio": ratio,
+    }
     print(f"median ratio {ratio:.3f}")
     print(json.dumps(result))
 

@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 
-from ssl_inv.data.files import Files
+from ssl_inv.data.archives import Files
 from ssl_inv.data.images import decode
-from ssl_inv.tracks.boxes import Box, overlap
-from ssl_inv.tracks.followers import TRACKERS, tracker
-from ssl_inv.tracks.mining import BACKWARD_STEP, agreement
-from ssl_inv.tracks.motion import Clip, moving_regions
-from ssl_inv.tracks.videos import Frame
+from ssl_inv.data.videos.boxes import Box, overlap
+from ssl_inv.data.videos.flow import Clip, moving_regions
+from ssl_inv.data.videos.followers import TRACKERS, tracker
+from ssl_inv.data.videos.mining import BACKWARD_STEP, agreement
+from ssl_inv.data.videos.reading import Frame
 
 HIT = 0.5
 
@@ -110,11 +110,15 @@ def judge_check(name: str, sequences: dict[str, Sequence], length: int, most: in
                 for step in (1, BACKWARD_STEP):
                     checks[step].append(agreement(clip, first, boxes, follow, step))
     last = np.array(ends)
-    print(f"{name:5} {len(last)} tracks of the object: on it at the end {np.mean(last > HIT):.2f}, overlap {last.mean():.3f}")
+    print(
+        f"{name:5} {len(last)} tracks of the object: on it at the end {np.mean(last > HIT):.2f}, overlap {last.mean():.3f}"
+    )
     for step, values in checks.items():
         for limit in (0.5, 0.7):
             kept = np.array(values) >= limit
-            quality = f"on it {np.mean(last[kept] > HIT):.2f}, overlap {last[kept].mean():.3f}" if kept.any() else "none"
+            quality = (
+                f"on it {np.mean(last[kept] > HIT):.2f}, overlap {last[kept].mean():.3f}" if kept.any() else "none"
+            )
             print(f"      back in steps of {step}, agreement from {limit}: {kept.mean():.2f} kept, {quality}")
 
 

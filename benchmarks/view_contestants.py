@@ -18,13 +18,13 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from ssl_inv.augment.operations.geometric import draw_crops
+from ssl_inv.augment.geometric import draw_crops
 from ssl_inv.augment.policies import simclr
-from ssl_inv.augment.view_maker import ViewMaker
-from ssl_inv.data.base import Images, Indices, Labels, Source
-from ssl_inv.data.loading import Batch
+from ssl_inv.data.batches import Batch
+from ssl_inv.data.source import Images, Indices, Labels, Source
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.views import Pair, Views
+from ssl_inv.views.maker import ViewMaker
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -41,7 +41,9 @@ def photographs(count: int, side: int, seed: int = 0) -> Tensor:
     Returns:
         `(count, 3, side, side)`, uint8.
     """
-    return torch.from_numpy(np.stack([_photograph(np.random.default_rng([seed, number]), side) for number in range(count)]))
+    return torch.from_numpy(
+        np.stack([_photograph(np.random.default_rng([seed, number]), side) for number in range(count)])
+    )
 
 
 def _photograph(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
@@ -53,7 +55,12 @@ def _photograph(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
     image = 0.5 + 0.15 * noise[:1] + 0.06 * noise[1:]
     y, x = np.mgrid[:fine, :fine] / fine
     for number in range(6):
-        right, down, radius, angle = x - random.random(), y - random.random(), random.random() / 3, 2 * np.pi * random.random()
+        right, down, radius, angle = (
+            x - random.random(),
+            y - random.random(),
+            random.random() / 3,
+            2 * np.pi * random.random(),
+        )
         inside = np.hypot(right, down) < radius if number % 2 else right * np.cos(angle) + down * np.sin(angle) > 0
         image += inside * random.uniform(-0.25, 0.25, (3, 1, 1))
     # Two by two pixels make one, so that edges are as soft as a lens leaves them.
@@ -87,7 +94,11 @@ def read_images(path: Path, count: int, side: int) -> Tensor:
 def _square(image: Image.Image, side: int) -> NDArray[np.uint8]:
     shorter = min(image.size)
     left, top = (image.width - shorter) // 2, (image.height - shorter) // 2
-    return np.asarray(image.convert("RGB").crop((left, top, left + shorter, top + shorter)).resize((side, side), Image.Resampling.LANCZOS))
+    return np.asarray(
+        image.convert("RGB")
+        .crop((left, top, left + shorter, top + shorter))
+        .resize((side, side), Image.Resampling.LANCZOS)
+    )
 
 
 # Contestants.
@@ -222,10 +233,15 @@ def dali_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
     """The same of NVIDIA DALI, which reads the images where they are: on the GPU, or in memory."""
     dali, fn = importlib.import_module("nvidia.dali"), importlib.import_module("nvidia.dali.fn")
     types, on_gpu = dali.types, pixels.device.type == "cuda"
-    images = list(pixels.permute(0, 2, 3, 1).contiguous() if on_gpu else pixels.permute(0, 2, 3, 1).contiguous().numpy())
+    images = list(
+        pixels.permute(0, 2, 3, 1).contiguous() if on_gpu else pixels.permute(0, 2, 3, 1).contiguous().numpy()
+    )
 
     @dali.pipeline_def(  # type: ignore[untyped-decorator]
-        batch_size=len(images), num_threads=torch.get_num_threads(), device_id=pixels.device.index or 0 if on_gpu else None, seed=0
+        batch_size=len(images),
+        num_threads=torch.get_num_threads(),
+        device_id=pixels.device.index or 0 if on_gpu else None,
+        seed=0,
     )
     def pipeline() -> Any:
         def often(probability: float) -> Any:
@@ -238,14 +254,18 @@ def dali_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
         views = fn.random_resized_crop(views, size=[size, size], random_area=[0.08, 1.0], antialias=True)
         jittered = often(0.8)
         hue = jittered * fn.random.uniform(range=[-72.0, 72.0])
-        views = fn.color_twist(views, brightness=factor(jittered), contrast=factor(jittered), saturation=factor(jittered), hue=hue)
+        views = fn.color_twist(
+            views, brightness=factor(jittered), contrast=factor(jittered), saturation=factor(jittered), hue=hue
+        )
         views = fn.saturation(views, saturation=1 - often(0.2))
         # A Gaussian of a fiftieth of a pixel leaves an image as it is.
         sigma = 0.02 + often(0.5) * (fn.random.uniform(range=[0.1, 2.0]) - 0.02)
         views = fn.gaussian_blur(views, window_size=odd_tenth(size), sigma=sigma)
         mean, std = ([255 * one for one in values] for values in (MEAN, STD))
         mirror = fn.random.coin_flip(probability=0.5)
-        return fn.crop_mirror_normalize(views, mirror=mirror, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW")
+        return fn.crop_mirror_normalize(
+            views, mirror=mirror, mean=mean, std=std, dtype=types.FLOAT, output_layout="CHW"
+        )
 
     built = pipeline()
     built.build()
@@ -260,10 +280,14 @@ def dali_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
 def crops_only(pixels: Tensor, size: int) -> Callable[[], Tensor]:
     """The least that SimCLR's policy can do on a CPU: read every crop once, resample it and write normalised floats once."""
     side = pixels.shape[-1]
-    boxes = draw_crops(np.random.default_rng(0).random((len(pixels), 40)), (0.08, 1.0), (3 / 4, 4 / 3), side, side) * side
+    boxes = (
+        draw_crops(np.random.default_rng(0).random((len(pixels), 40)), (0.08, 1.0), (3 / 4, 4 / 3), side, side) * side
+    )
     low = np.rint(boxes[:, :2] - boxes[:, 2:] / 2).astype(int)
     corners = np.concatenate((low, low + np.rint(boxes[:, 2:]).astype(int)), axis=1).tolist()
-    scale, shift = (torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in ([1 / (255 * s) for s in STD], _SHIFT))
+    scale, shift = (
+        torch.tensor(values, device=pixels.device).view(-1, 1, 1) for values in ([1 / (255 * s) for s in STD], _SHIFT)
+    )
 
     def make() -> Tensor:
         views = torch.empty(len(pixels), 3, size, size, device=pixels.device)
@@ -281,7 +305,9 @@ def affine_and_colours(pixels: Tensor, size: int) -> Callable[[], Tensor]:
     count, device = len(pixels), pixels.device
     random = torch.Generator().manual_seed(0)
     maps = torch.eye(2, 3).repeat(count, 1, 1) * torch.empty(count, 1, 1).uniform_(0.3, 1, generator=random)
-    colours = (torch.eye(3) / torch.tensor(STD)).repeat(count, 1, 1) * torch.empty(count, 1, 1).uniform_(0.2, 1.8, generator=random)
+    colours = (torch.eye(3) / torch.tensor(STD)).repeat(count, 1, 1) * torch.empty(count, 1, 1).uniform_(
+        0.2, 1.8, generator=random
+    )
     maps, colours, shift = maps.to(device), colours.to(device), torch.tensor(_SHIFT, device=device).view(1, 3, 1)
 
     def make() -> Tensor:

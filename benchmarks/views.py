@@ -25,15 +25,15 @@ import torch
 from torch import Tensor
 from view_contestants import MEAN, STD, Contestant, InMemory, contestants, ours, photographs, read_images
 
-from ssl_inv.allocator import keep_freed_memory
 from ssl_inv.augment.policies import simclr
-from ssl_inv.augment.view_maker import ViewMaker
-from ssl_inv.backbones import make_backbone, to_channels_last
-from ssl_inv.data.base import Images
-from ssl_inv.data.loading import Batch
+from ssl_inv.data.batches import Batch
+from ssl_inv.data.source import Images
+from ssl_inv.nn.backbones import make_backbone, to_channels_last
 from ssl_inv.objectives.simclr import SimCLR
+from ssl_inv.run.environment import keep_freed_memory
 from ssl_inv.transforms import Transform
 from ssl_inv.views import Pair
+from ssl_inv.views.maker import ViewMaker
 
 SHAPES = ((96, 64), (256, 224))
 """Sides of the images and of the views, in pixels."""
@@ -72,7 +72,10 @@ def compare(pixels: Tensor, size: int, rounds: int, seconds: float) -> tuple[lis
     """
     reference = ours("ours", pixels, size)
     found = list(contestants(pixels, size))
-    others, notes = [one for one in found if isinstance(one, Contestant)], [one for one in found if isinstance(one, str)]
+    others, notes = (
+        [one for one in found if isinstance(one, Contestant)],
+        [one for one in found if isinstance(one, str)],
+    )
     for one in (reference, *others):
         images_per_second(one, len(pixels), pixels.device, 0)
     speeds: dict[str, list[float]] = {one.name: [] for one in (reference, *others)}
@@ -85,7 +88,9 @@ def compare(pixels: Tensor, size: int, rounds: int, seconds: float) -> tuple[lis
             ratios[one.name].append(mine / theirs)
     ratios[reference.name] = [1.0]
     shape = {"threads": torch.get_num_threads(), "image": pixels.shape[-1], "view": size}
-    spreads = {name: {"images_per_second": _spread(speeds[name]), "times_ours": _spread(ratios[name])} for name in speeds}
+    spreads = {
+        name: {"images_per_second": _spread(speeds[name]), "times_ours": _spread(ratios[name])} for name in speeds
+    }
     rows: list[dict[str, Any]] = [{**shape, "name": name, **spread} for name, spread in spreads.items()]
     return rows, notes
 
@@ -94,7 +99,9 @@ def _spread(values: list[float]) -> list[float]:
     return [float(f"{one:.4g}") for one in (statistics.median(values), min(values), max(values))]
 
 
-def share_of_step(pixels: Tensor, size: int, steps: int, model: str = "resnet50", extra: Sequence[dict[str, Any]] = ()) -> dict[str, float]:
+def share_of_step(
+    pixels: Tensor, size: int, steps: int, model: str = "resnet50", extra: Sequence[dict[str, Any]] = ()
+) -> dict[str, float]:
     """What part of SimCLR's training step, in bfloat16 and with channels last, passes while its two views are made.
 
     Measured between events in the stream of the GPU: what the host does meanwhile counts where the GPU waits for it.
@@ -155,16 +162,23 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     device = torch.device(arguments.device)
     result: dict[str, Any] = {"rows": []}
     for side, size in SHAPES:
-        rows, notes = compare(sources(arguments.images, arguments.batch, side).to(device), size, arguments.rounds, arguments.seconds)
+        rows, notes = compare(
+            sources(arguments.images, arguments.batch, side).to(device), size, arguments.rounds, arguments.seconds
+        )
         print(f"\n{side} px to {size} px, {arguments.batch} images, {arguments.threads[0]} thread(s), {device}")
         _print_table(rows, notes)
         result["rows"] += rows
     if device.type == "cuda":
         side, size = SHAPES[-1]
         pixels = sources(arguments.images, arguments.step_batch, side).to(device)
-        result["step"] = {name: share_of_step(pixels, size, arguments.steps, extra=extra) for name, extra in POLICIES.items()}
+        result["step"] = {
+            name: share_of_step(pixels, size, arguments.steps, extra=extra) for name, extra in POLICIES.items()
+        }
         for name, step in result["step"].items():
-            print(f"\nResNet-50 at {size} px, {arguments.step_batch} pairs, bfloat16, {name}: {step['step_ms']:.1f} ms a step, ", end="")
+            print(
+                f"\nResNet-50 at {size} px, {arguments.step_batch} pairs, bfloat16, {name}: {step['step_ms']:.1f} ms a step, ",
+                end="",
+            )
             print(f"{step['views_ms']:.2f} ms of it, {100 * step['share']:.1f} %, for its views", flush=True)
     return result
 
@@ -173,7 +187,9 @@ def _print_table(rows: list[dict[str, Any]], notes: list[str]) -> None:
     print(f"{'':34}{'images/s':>9}{'lowest':>9}{'highest':>9}{'time / ours':>13}{'lowest':>9}{'highest':>9}")
     for row in rows:
         speed, ratio = row["images_per_second"], row["times_ours"]
-        print(f"{row['name']:34}{speed[0]:9.0f}{speed[1]:9.0f}{speed[2]:9.0f}{ratio[0]:13.2f}{ratio[1]:9.2f}{ratio[2]:9.2f}")
+        print(
+            f"{row['name']:34}{speed[0]:9.0f}{speed[1]:9.0f}{speed[2]:9.0f}{ratio[0]:13.2f}{ratio[1]:9.2f}{ratio[2]:9.2f}"
+        )
     for note in notes:
         print(note)
     sys.stdout.flush()
@@ -203,7 +219,9 @@ def in_own_process(threads: int, argv: list[str]) -> dict[str, Any]:
 def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
     """On what was measured."""
     names = ("torch", "torchvision", "kornia", "lightly", "albumentations", "nvidia-dali-cuda120")
-    installed = {one.metadata["Name"].lower(): one.version for one in importlib.metadata.distributions() if one.metadata["Name"]}
+    installed = {
+        one.metadata["Name"].lower(): one.version for one in importlib.metadata.distributions() if one.metadata["Name"]
+    }
     return {
         "device": torch.cuda.get_device_name() if arguments.device.startswith("cuda") else _processor(),
         "images": str(arguments.images or "made in code: 1/f noise with edges"),
@@ -229,7 +247,9 @@ def main(argv: list[str]) -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--images", type=Path, help="a folder or zip of images; otherwise they are made in code")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--step-batch", type=int, default=256, help="pairs in the training step that is measured on a GPU")
+    parser.add_argument(
+        "--step-batch", type=int, default=256, help="pairs in the training step that is measured on a GPU"
+    )
     parser.add_argument("--steps", type=int, default=30, help="of training that are measured on a GPU")
     parser.add_argument("--json", type=Path, help="a file for the line of JSON")
     parser.add_argument("--in-this-process", action="store_true", help=argparse.SUPPRESS)

@@ -14,16 +14,18 @@ from pathlib import Path
 from method_pages.recorded import RESULTS, joined, read_records, write_record
 from method_pages.runs import recipe_name, record_of
 
-from ssl_inv.recipe import shipped_recipes
-from ssl_inv.registry import suggest
-from ssl_inv.run_folder import RunFolder
+from ssl_inv.catalogue import suggest
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.recipe import shipped_recipes
 
 
 def main() -> int:
     """Record the runs that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument("--recipe", help="the recipe whose results these are, where a run was begun with another and changed into it")
+    parser.add_argument(
+        "--recipe", help="the recipe whose results these are, where a run was begun with another and changed into it"
+    )
     parser.add_argument("--name", help="the name of the file; by default that of the recipe")
     parser.add_argument("--add", action="store_true", help="keep the seeds that the file has already")
     arguments = parser.parse_args()
@@ -41,7 +43,9 @@ def main() -> int:
             name = arguments.name or recipe
             records = [record_of(name, recipe, folder) for folder in folders] + ([kept[name]] if name in kept else [])
             record = joined(records)
-            sys.stdout.write(f"{write_record(record).relative_to(RESULTS.parent.parent)}: seeds {', '.join(map(str, record.seeds))}\n")
+            sys.stdout.write(
+                f"{write_record(record).relative_to(RESULTS.parent.parent)}: seeds {', '.join(map(str, record.seeds))}\n"
+            )
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -1,15 +1,21 @@
 """What features know: classes, transforms, spectrum. Works on any encoder that maps pixels to vectors."""
 
-from ssl_inv.evaluation.aggregation import Aggregate, aggregated
 from ssl_inv.evaluation.features import Encoder, EvaluationBatch, FeatureTable, disk_mask, extract
-from ssl_inv.evaluation.knn import NearestNeighbourSettings, nearest_neighbours
-from ssl_inv.evaluation.linear import LinearSettings, linear_probe
-from ssl_inv.evaluation.paths import PathSettings, path_integration
+from ssl_inv.evaluation.protocols.aggregation import Aggregate, aggregated
+from ssl_inv.evaluation.protocols.knn import NearestNeighbourSettings, nearest_neighbours
+from ssl_inv.evaluation.protocols.linear import LinearSettings, linear_probe
+from ssl_inv.evaluation.protocols.paths import PathSettings, path_integration
+from ssl_inv.evaluation.protocols.retrieval import RetrievalSettings, ViewPredictor, retrieval
+from ssl_inv.evaluation.protocols.spectrum import alpha_req, rankme, spectrum
+from ssl_inv.evaluation.protocols.transforms_r2 import (
+    TransformR2Settings,
+    r2_mean,
+    r2_per_dimension,
+    r2_pooled,
+    transform_r2,
+)
 from ssl_inv.evaluation.results import Bootstrap, Comparison, Result, format_table, to_json
-from ssl_inv.evaluation.retrieval import RetrievalSettings, ViewPredictor, retrieval
-from ssl_inv.evaluation.spectrum import alpha_req, rankme, spectrum
 from ssl_inv.evaluation.suite import FULL, QUICK, Encoded, Protocol, evaluate, evaluate_with_baselines, shuffle_targets
-from ssl_inv.evaluation.transforms_r2 import TransformR2Settings, r2_mean, r2_per_dimension, r2_pooled, transform_r2
 
 __all__ = [
     "FULL",

@@ -1,7 +1,6 @@
 """Features of every view of a data set, computed once and read by all protocols."""
 
 import json
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -13,13 +12,19 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from ssl_inv.atomic import written_aside
 from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
 
 Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 """Maps pixels `(B, 3, H, W)` to named parts `(B, D)`; a single tensor counts as the part `all`."""
 
+
 _COLUMNS = 64
-_GROUPS: dict[str, Callable[..., Group]] = {group.__name__: group for group in (Rotation, Pose, Circle, Box, Real, Flag, Code)}
+
+
+_GROUPS: dict[str, Callable[..., Group]] = {
+    group.__name__: group for group in (Rotation, Pose, Circle, Box, Real, Flag, Code)
+}
 
 
 def group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
@@ -29,7 +34,9 @@ def group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
         ValueError: if it is none of this package's groups.
     """
     if type(group).__name__ not in _GROUPS:
-        raise ValueError(f"cannot save parameter {name!r} of group {type(group).__name__}; groups that can be are {', '.join(_GROUPS)}")
+        raise ValueError(
+            f"cannot save parameter {name!r} of group {type(group).__name__}; groups that can be are {', '.join(_GROUPS)}"
+        )
     # All groups that can be saved are dataclasses, which the abstract class alone doesn't tell a type checker.
     return type(group).__name__, asdict(cast(Rotation, group))
 
@@ -94,12 +101,17 @@ class FeatureTable:
             raise ValueError("a feature table needs at least one part")
         per_row = {**{f"features[{part!r}]": value for part, value in self.features.items()}, "views": self.views}
         per_row |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
-        for name, value in {**per_row, **{f"transform[{name!r}]": self.transform[name] for name in self.transform.names}}.items():
+        for name, value in {
+            **per_row,
+            **{f"transform[{name!r}]": self.transform[name] for name in self.transform.names},
+        }.items():
             if len(value) != len(self):
                 raise ValueError(f"{name} has {len(value)} rows, but objects has {len(self)}")
         known = self.known_labels()
         if self.class_names and len(known) and not 0 <= int(known.min()) <= int(known.max()) < len(self.class_names):
-            raise ValueError(f"labels lie in {int(known.min())} .. {int(known.max())}, but there are {len(self.class_names)} class names")
+            raise ValueError(
+                f"labels lie in {int(known.min())} .. {int(known.max())}, but there are {len(self.class_names)} class names"
+            )
 
     def __len__(self) -> int:
         return len(self.objects)
@@ -151,18 +163,17 @@ class FeatureTable:
         return self if torch.equal(rows, torch.arange(len(self))) else self.select(rows)
 
     def save(self, path: Path) -> None:
-        """Writes a safetensors file beside `path` and renames it, so that a file that stands is a whole one."""
+        """Write a safetensors file, whole or not at all."""
         tensors = {"objects": self.objects, "views": self.views}
         tensors |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
         tensors |= {f"features/{part}": value for part, value in self.features.items()}
         tensors |= {f"transform/{name}": self.transform[name] for name in self.transform.names}
         groups = {name: group_record(name, group) for name, group in self.transform.groups.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
         facts = {"parts": list(self.features), "class_names": self.class_names, "groups": groups}
         metadata = {name: json.dumps(value) for name, value in facts.items()}
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial, metadata=metadata)
-        partial.replace(path)
+        with written_aside(path) as aside:
+            save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=metadata)
 
     @classmethod
     def load(cls, path: Path) -> "FeatureTable":
@@ -247,7 +258,9 @@ def _encode(encoder: Encoder, batch: EvaluationBatch, device: torch.device, disk
     parts = {"all": encoded} if isinstance(encoded, Tensor) else dict(encoded)
     for part, value in parts.items():
         if value.ndim != 2 or len(value) != len(pixels):
-            raise ValueError(f"the encoder's part {part!r} has shape {tuple(value.shape)} for {len(pixels)} images; it must be (B, D)")
+            raise ValueError(
+                f"the encoder's part {part!r} has shape {tuple(value.shape)} for {len(pixels)} images; it must be (B, D)"
+            )
         if not value.isfinite().all():
             row = int((~value.isfinite()).any(dim=1).nonzero()[0])
             raise ValueError(
@@ -294,7 +307,9 @@ def extract(
     if cache is not None and cache.is_file():
         return FeatureTable.load(cache)
     device = torch.device(device)
-    behind = next((owner for owner in (module, encoder, getattr(encoder, "__self__", None)) if isinstance(owner, nn.Module)), None)
+    behind = next(
+        (owner for owner in (module, encoder, getattr(encoder, "__self__", None)) if isinstance(owner, nn.Module)), None
+    )
     encoded, read = [], []
     with frozen(behind), torch.no_grad(), torch.autocast(device.type, enabled=False):
         for batch in batches:

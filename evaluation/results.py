@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_inv.keyed_random import uniform
+from ssl_inv.transforms.keyed_random import uniform
 
 
 @dataclass(frozen=True)
@@ -116,8 +116,13 @@ def compare(
     by_key = [{(result.name, result.part): result for result in results} for results in (trained, untrained, shuffled)]
     for key in references or {}:
         if key not in by_key[0]:
-            raise ValueError(f"a reference is given for {key}, which was not measured; measured were {sorted(by_key[0])}")
-    return [Comparison(result, by_key[1].get(key), by_key[2].get(key), (references or {}).get(key)) for key, result in by_key[0].items()]
+            raise ValueError(
+                f"a reference is given for {key}, which was not measured; measured were {sorted(by_key[0])}"
+            )
+    return [
+        Comparison(result, by_key[1].get(key), by_key[2].get(key), (references or {}).get(key))
+        for key, result in by_key[0].items()
+    ]
 
 
 def _number(value: float | None) -> str:
@@ -147,7 +152,9 @@ def format_table(rows: Sequence[Comparison | Result]) -> str:
     kept = {head: cells for head, cells in columns.items() if any(cells)}
     widths = [max(len(head), *map(len, cells)) for head, cells in kept.items()]
     lines = [kept.keys(), *zip(*kept.values(), strict=True)]
-    return "\n".join("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines)
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
 
 
 def to_json(rows: Sequence[Comparison | Result]) -> str:

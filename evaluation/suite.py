@@ -5,16 +5,16 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ssl_inv.evaluation.aggregation import Aggregate, aggregated, mean_of
 from ssl_inv.evaluation.features import FeatureTable
-from ssl_inv.evaluation.knn import NearestNeighbourSettings, nearest_neighbours
-from ssl_inv.evaluation.linear import LinearSettings, linear_probe
-from ssl_inv.evaluation.paths import PathSettings, path_integration
+from ssl_inv.evaluation.protocols.aggregation import Aggregate, aggregated, mean_of
+from ssl_inv.evaluation.protocols.knn import NearestNeighbourSettings, nearest_neighbours
+from ssl_inv.evaluation.protocols.linear import LinearSettings, linear_probe
+from ssl_inv.evaluation.protocols.paths import PathSettings, path_integration
+from ssl_inv.evaluation.protocols.retrieval import RetrievalSettings, ViewPredictor, retrieval
+from ssl_inv.evaluation.protocols.spectrum import spectrum
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2Settings, transform_r2
 from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Comparison, Result, compare
-from ssl_inv.evaluation.retrieval import RetrievalSettings, ViewPredictor, retrieval
-from ssl_inv.evaluation.spectrum import spectrum
-from ssl_inv.evaluation.transforms_r2 import TransformR2Settings, transform_r2
-from ssl_inv.keyed_random import permutation
+from ssl_inv.transforms.keyed_random import permutation
 
 
 @dataclass(frozen=True)
@@ -27,8 +27,8 @@ class Protocol:
         transforms: the regression of the transform.
         retrieval: the retrieval by a predictor.
         parts: parts of the features that are probed; None for all.
-        aggregate: numbers of views of an object that are classified as one; see `ssl_inv.evaluation.aggregation`.
-        paths: sequences of views that are asked where they led; see `ssl_inv.evaluation.paths`.
+        aggregate: numbers of views of an object that are classified as one; see `ssl_inv.evaluation.protocols.aggregation`.
+        paths: sequences of views that are asked where they led; see `ssl_inv.evaluation.protocols.paths`.
         bootstrap: how standard errors are estimated.
         shuffle_seed: decides the order of the shuffled targets.
     """
@@ -47,9 +47,12 @@ class Protocol:
 FULL = Protocol()
 """The published settings, made for a GPU."""
 
+
 QUICK = Protocol(
     linear=LinearSettings(steps=1000, batch=256),
-    transforms=TransformR2Settings(hidden=256, epochs=10, pairs_per_object=4, minimum_steps=500, joint=True, kinds=("relative",)),
+    transforms=TransformR2Settings(
+        hidden=256, epochs=10, pairs_per_object=4, minimum_steps=500, joint=True, kinds=("relative",)
+    ),
     retrieval=RetrievalSettings(splits=("val-val",)),
     paths=PathSettings(sequences=2),
 )
@@ -106,7 +109,9 @@ def _several_views(encoded: Encoded, protocol: Protocol, shuffled: bool = False)
     """Classes of several views of an object at once; `shuffled` fits the probes to the labels of other objects."""
     results = []
     for views in protocol.aggregate:
-        train, validation = (aggregated(table, views, encoded.aggregate) for table in (encoded.train, encoded.validation))
+        train, validation = (
+            aggregated(table, views, encoded.aggregate) for table in (encoded.train, encoded.validation)
+        )
         if train is None or validation is None:
             results += _not_classified(mean_of(views), f"no object has {views} views")
             continue
@@ -120,7 +125,9 @@ def _paths(encoded: Encoded, protocol: Protocol, shuffled: bool = False) -> list
     """Where sequences of views led; `shuffled` fits the heads to the ways of other sequences."""
     seed = protocol.shuffle_seed if shuffled else None
     heads = replace(protocol.transforms, parameters=protocol.transforms.parameters or encoded.told or None)
-    return path_integration(encoded.train, encoded.validation, encoded.aggregate, protocol.paths, heads, protocol.bootstrap, seed)
+    return path_integration(
+        encoded.train, encoded.validation, encoded.aggregate, protocol.paths, heads, protocol.bootstrap, seed
+    )
 
 
 def _no_classes(train: FeatureTable, validation: FeatureTable) -> str | None:
@@ -168,7 +175,11 @@ def evaluate(
     _check_alike(train, validation)
     encoded = Encoded(train, validation, predictor, aggregate, told)
     results = _probes(train, validation, protocol) + _several_views(encoded, protocol) + _paths(encoded, protocol)
-    return results + _retrieval(encoded, protocol) + [result for part in _parts(train, protocol) for result in spectrum(train, part)]
+    return (
+        results
+        + _retrieval(encoded, protocol)
+        + [result for part in _parts(train, protocol) for result in spectrum(train, part)]
+    )
 
 
 def _shuffled_labels(table: FeatureTable, seed: int) -> Tensor | None:
@@ -235,5 +246,7 @@ def evaluate_with_baselines(
         shuffled += _retrieval(Encoded(train, validation, trained.predictor), protocol)
     baseline = []
     if untrained is not None:
-        baseline = evaluate(untrained.train, untrained.validation, protocol, untrained.predictor, untrained.aggregate, untrained.told)
+        baseline = evaluate(
+            untrained.train, untrained.validation, protocol, untrained.predictor, untrained.aggregate, untrained.told
+        )
     return compare(results, baseline, shuffled, references)

@@ -13,14 +13,14 @@ import torch.nn.functional as F
 from numpy.random import RandomState
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone, make_backbone
-from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters
+from ssl_inv.catalogue import OBJECTIVES
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.clusters import Clusters
+from ssl_inv.memories.draws import Drawn, Kind, Negatives
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.interclr import InterCLR
 from ssl_inv.objectives.seq_jepa import SeqJEPA
-from ssl_inv.registry import OBJECTIVES
-from ssl_inv.sampling import Drawn, Kind, Negatives
 from ssl_inv.testing import GROUPS, random_transform
 from ssl_inv.transforms import Group, Real
 from ssl_inv.views import View, Views
@@ -147,7 +147,9 @@ def drawn_negatives(bank_and_clusters: Callable[..., tuple[Bank, Clusters]]) -> 
         bank, clusters = bank_and_clusters()
         labels, keys = clusters.labels[torch.tensor([0, 13, 28, 51])].long(), torch.arange(4) + 4 * seed
         queries = losses.unit_rows(normal(2, 4, 5))
-        return Negatives(kind, count, pool).draw(queries, labels, bank, clusters.labels, clusters.members, keys), clusters
+        return Negatives(kind, count, pool).draw(
+            queries, labels, bank, clusters.labels, clusters.members, keys
+        ), clusters
 
     return draw
 
@@ -192,7 +194,7 @@ def tiny_recipe() -> str:
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a run of `tiny_recipe`, made by the command line; to be read and copied, not changed."""
-    from ssl_inv.cli import main
+    from ssl_inv.run.cli import main
 
     folder = tmp_path_factory.mktemp("runs")
     (folder / "tiny.yaml").write_text(TINY_RECIPE)
@@ -206,7 +208,10 @@ def some_views():
 
     def views(count: int, seed: int = 1, batch: int = 8) -> Views:
         torch.manual_seed(seed)
-        return Views(tuple(View(torch.randn(batch, 6), random_transform(GROUPS, batch)) for _ in range(count)), torch.arange(batch))
+        return Views(
+            tuple(View(torch.randn(batch, 6), random_transform(GROUPS, batch)) for _ in range(count)),
+            torch.arange(batch),
+        )
 
     return views
 

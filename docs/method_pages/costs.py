@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from method_pages.markup import folded, table
-from ssl_inv.registry import OBJECTIVES
+from ssl_inv.catalogue import OBJECTIVES
 
 MEASURED = Path(__file__).parent.parent / "step-cost.json"
 
@@ -38,7 +38,15 @@ def cost_of_steps(link: Callable[[str], str]) -> list[str]:
         )
         for cost in costs
     ]
-    head = ("objective", "recipe", "views a step", "networks, ms", "step / networks", "networks, MB", "step / networks, memory")
+    head = (
+        "objective",
+        "recipe",
+        "views a step",
+        "networks, ms",
+        "step / networks",
+        "networks, MB",
+        "step / networks, memory",
+    )
     most = max(cost["time_ratio"] for cost in costs)
     command = " ".join(["python benchmarks/step_cost.py", *measured["overrides"], f"--rounds {measured['rounds']}"])
     explained = (
@@ -49,4 +57,8 @@ def cost_of_steps(link: Callable[[str], str]) -> list[str]:
     )
     if lacking := sorted(OBJECTIVES.entries.keys() - {cost["objective"] for cost in costs}):
         explained += f" Not measured: {', '.join(map(link, lacking))}."
-    return ["## What a step costs", explained, folded(f"All {len(costs)} objectives", table(head, rows, range(2, len(head))))]
+    return [
+        "## What a step costs",
+        explained,
+        folded(f"All {len(costs)} objectives", table(head, rows, range(2, len(head)))),
+    ]

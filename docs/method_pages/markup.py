@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 def escaped(text: str) -> str:
     """Prose with code in backticks, safe from being read as HTML, emphasis or the border of a table's cell."""
     pieces = re.split(r"(`[^`]*`)", text)
-    return "".join(piece.replace("|", "\\|") if piece.startswith("`") else re.sub(r"([*<>|~])", r"\\\1", piece) for piece in pieces)
+    return "".join(
+        piece.replace("|", "\\|") if piece.startswith("`") else re.sub(r"([*<>|~])", r"\\\1", piece) for piece in pieces
+    )
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], numbers: range = range(0)) -> str:

@@ -8,9 +8,9 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import ssl_inv
-from ssl_inv.explain import argument_sentences, opening_and_sections
-from ssl_inv.plain_yaml import dump_value
-from ssl_inv.registry import OBJECTIVES, Entry
+from ssl_inv.catalogue import OBJECTIVES, Entry
+from ssl_inv.run.explain import argument_sentences, opening_and_sections
+from ssl_inv.run.plain_yaml import dump_value
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,9 @@ def _method(entry: Entry) -> Method:
     title, idea = _title_and_idea(headline, file)
     (source, *body), sections = opening_and_sections(entry.schema.__doc__ or "")
     when = " ".join(sections.get("When", "").split())
-    return Method(entry.name, title, idea, file.as_posix(), source, tuple(body), when, _settings(entry), _reads_transforms(tree))
+    return Method(
+        entry.name, title, idea, file.as_posix(), source, tuple(body), when, _settings(entry), _reads_transforms(tree)
+    )
 
 
 def _title_and_idea(headline: str, file: Path) -> tuple[str, str]:
@@ -85,7 +87,12 @@ def _settings(entry: Entry) -> tuple[Setting, ...]:
     hints = get_type_hints(entry.schema, include_extras=True)
     sentences = argument_sentences(entry.schema.__doc__)
     return tuple(
-        Setting(name, "" if one.default is one.empty else dump_value(one.default), choices(hints[name]), sentences.get(name, ""))
+        Setting(
+            name,
+            "" if one.default is one.empty else dump_value(one.default),
+            choices(hints[name]),
+            sentences.get(name, ""),
+        )
         for name, one in inspect.signature(entry.schema).parameters.items()
         if one.kind is one.KEYWORD_ONLY
     )
@@ -109,6 +116,14 @@ def choices(annotation: Any) -> str:
 def _reads_transforms(tree: ast.Module) -> bool:
     """Whether the module asks a view for its transform, views for their actions, or for a path between views: so it can learn of it."""
     nodes = list(ast.walk(tree))
-    asked = any(isinstance(node, ast.Attribute) and ast.unparse(node).endswith((".transform", "views.actions")) for node in nodes)
-    plans = {name.name for node in nodes if isinstance(node, ast.ImportFrom) and node.module == "ssl_inv.views" for name in node.names}
+    asked = any(
+        isinstance(node, ast.Attribute) and ast.unparse(node).endswith((".transform", "views.actions"))
+        for node in nodes
+    )
+    plans = {
+        name.name
+        for node in nodes
+        if isinstance(node, ast.ImportFrom) and node.module == "ssl_inv.views"
+        for name in node.names
+    }
     return asked or "Path" in plans

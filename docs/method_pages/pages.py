@@ -10,8 +10,8 @@ from method_pages.methods import Method, read_methods
 from method_pages.published import Papers, read_papers
 from method_pages.published import Row as PublishedRow
 from method_pages.recorded import Record, read_records
-from ssl_inv.explain import recipe_head
-from ssl_inv.recipe import read_yaml, shipped_recipes
+from ssl_inv.run.explain import recipe_head
+from ssl_inv.run.recipe import read_yaml, shipped_recipes
 
 _MADE = "<!-- Made by `make docs` of docstrings, recipes, docs/results and docs/papers.yaml; changes belong there. -->"
 _NOT_MEASURED = "No finished run is recorded yet."
@@ -26,7 +26,9 @@ _HOW_MADE = """\
 def pages() -> dict[str, str]:
     """The text of every page by the name of its file."""
     methods, papers, records, recipes = read_methods(), read_papers(), read_records(), recipes_by_objective()
-    found = {f"{name}.md": method_page(method, papers, records, recipes.get(name, {})) for name, method in methods.items()}
+    found = {
+        f"{name}.md": method_page(method, papers, records, recipes.get(name, {})) for name, method in methods.items()
+    }
     return {"README.md": overview(methods, papers, records), **found}
 
 
@@ -46,7 +48,10 @@ def method_page(method: Method, papers: Papers, records: list[Record], recipes: 
         f"# {method.title}",
         f"**{escaped(sentence(method.idea))}**",
         f"`objective: {{name: {method.name}}}` in a recipe · [code](../../ssl_inv/{method.file}) · [all objectives](README.md)",
-        *(code(_dedented(one)) if one in method.equations else escaped(_joined(one)) for one in (method.source, *method.body)),
+        *(
+            code(_dedented(one)) if one in method.equations else escaped(_joined(one))
+            for one in (method.source, *method.body)
+        ),
     ]
     sections = {
         "When to use it": escaped(method.when),
@@ -71,7 +76,8 @@ def _dedented(paragraph: str) -> str:
 def _published(name: str, papers: Papers) -> str:
     groups = tables.by_source(papers.of(name))
     return "\n\n".join(
-        f"{sentence(escaped(papers.sources[source]))}.\n\n{tables.published(papers, rows)}" for source, rows in groups.items()
+        f"{sentence(escaped(papers.sources[source]))}.\n\n{tables.published(papers, rows)}"
+        for source, rows in groups.items()
     )
 
 
@@ -86,7 +92,10 @@ def _recipe(name: str, path: Path) -> str:
 
 def _settings(method: Method) -> str:
     defaults = (escaped(f"`{one.default}`") if one.default else "required" for one in method.settings)
-    rows = [[f"`{one.name}`", default, one.choices, escaped(one.meaning)] for one, default in zip(method.settings, defaults, strict=True)]
+    rows = [
+        [f"`{one.name}`", default, one.choices, escaped(one.meaning)]
+        for one, default in zip(method.settings, defaults, strict=True)
+    ]
     return table(["setting", "default", "may be", "meaning"], rows)
 
 
@@ -143,8 +152,22 @@ def _glance(methods: Mapping[str, Method], papers: Papers, group: Sequence[Recor
     for name, method in sorted(methods.items(), key=lambda one: not one[1].reads_transforms):
         found = [(column.measure, papers.main(name, column.source, column.data)) for column in papers.overview]
         theirs = ["" if row is None else row.values.get(measure, "") for measure, row in found]
-        rows.append([link(name), escaped(method.idea), "yes" if method.reads_transforms else "no", *ours.get(name, ("", "")), *theirs])
-    head = ["objective", "what it does", "reads transforms", "here: linear top-1, %", "here: R2 rotation, per dimension"]
+        rows.append(
+            [
+                link(name),
+                escaped(method.idea),
+                "yes" if method.reads_transforms else "no",
+                *ours.get(name, ("", "")),
+                *theirs,
+            ]
+        )
+    head = [
+        "objective",
+        "what it does",
+        "reads transforms",
+        "here: linear top-1, %",
+        "here: R2 rotation, per dimension",
+    ]
     head += [f"{column.heading} [{cited.index(column.source) + 1}]" for column in papers.overview]
     notes = [
         "*Reads transforms*: the loss uses the record of how each view was made, so the data or the augmentation must have one; "

@@ -7,8 +7,8 @@ from typing import Any
 
 import yaml
 
-from ssl_inv.plain_yaml import parse_yaml
-from ssl_inv.registry import suggest
+from ssl_inv.catalogue import suggest
+from ssl_inv.run.plain_yaml import parse_yaml
 
 PAPERS = Path(__file__).parent.parent / "papers.yaml"
 _PLACE = ("source", "data", "setting")

@@ -9,7 +9,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from ssl_inv.recipe import RecipeError, difference, resolve
+from ssl_inv.run.recipe import RecipeError, difference, resolve
 
 RESULTS = Path(__file__).parent.parent / "results"
 _DIGITS = 5
@@ -88,7 +88,9 @@ class Record:
 def comparable(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """The settings of a recipe that have a part in its results; of paths to data and teachers, which are one machine's, the last part."""
     kept = {
-        section: {key: _portable(section, value) for key, value in values.items() if key not in _NO_RESULT.get(section, ())}
+        section: {
+            key: _portable(section, value) for key, value in values.items() if key not in _NO_RESULT.get(section, ())
+        }
         for section, values in settings.items()
     }
     return {section: values for section, values in kept.items() if values}
@@ -105,7 +107,11 @@ def rows_of(results: Iterable[Mapping[str, Any]]) -> tuple[Row, ...]:
 
 def _row(line: Mapping[str, Any]) -> Row:
     trained = line["trained"]
-    numbers = (trained["value"], trained["spread"], *((line[column] or {}).get("value") for column in ("untrained", "shuffled")))
+    numbers = (
+        trained["value"],
+        trained["spread"],
+        *((line[column] or {}).get("value") for column in ("untrained", "shuffled")),
+    )
     return Row(trained["name"], trained["part"], trained["detail"], *((_rounded(number),) for number in numbers))
 
 
@@ -123,7 +129,9 @@ def joined(records: Sequence[Record]) -> Record:
         raise ValueError(f"two runs of {first.recipe} have the same seed: {seeds}")
 
     def column(parts: Iterable[tuple[Any, ...]]) -> tuple[Any, ...]:
-        return tuple(value for _, value in sorted(zip(seeds, chain.from_iterable(parts), strict=True), key=itemgetter(0)))
+        return tuple(
+            value for _, value in sorted(zip(seeds, chain.from_iterable(parts), strict=True), key=itemgetter(0))
+        )
 
     def row(rows: Sequence[Row]) -> Row:
         numbers = {name: column(getattr(row, name) for row in rows) for name in _NUMBERS}
@@ -158,7 +166,11 @@ def mean(values: Values) -> float | None:
 
 def deviation(values: Values) -> float | None:
     """The standard deviation over runs, with n - 1; None for one run or if a run has no number."""
-    return statistics.stdev(value for value in values if value is not None) if len(values) > 1 and mean(values) is not None else None
+    return (
+        statistics.stdev(value for value in values if value is not None)
+        if len(values) > 1 and mean(values) is not None
+        else None
+    )
 
 
 def write_record(record: Record, folder: Path = RESULTS) -> Path:

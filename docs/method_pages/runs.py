@@ -4,9 +4,9 @@ from datetime import datetime
 from pathlib import Path
 
 from method_pages.recorded import Record, comparable, rows_of
-from ssl_inv.cli import parse
-from ssl_inv.plain_yaml import parse_yaml
-from ssl_inv.run_folder import RunFolder
+from ssl_inv.run.cli import parse
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.plain_yaml import parse_yaml
 
 
 def recipe_name(folder: RunFolder) -> str:
@@ -24,7 +24,9 @@ def record_of(name: str, recipe: str, folder: RunFolder) -> Record:
     results = parse_yaml((folder.path / "results.json").read_text(encoding="utf-8"))
     commit = str(folder.record()["versions"]["commit"])
     settings = comparable(folder.recipe())
-    return Record(name, recipe, (_seed(folder),), (commit,), _machine(folder), (_seconds(folder),), settings, rows_of(results))
+    return Record(
+        name, recipe, (_seed(folder),), (commit,), _machine(folder), (_seconds(folder),), settings, rows_of(results)
+    )
 
 
 def _require_finished(folder: RunFolder) -> None:
@@ -32,7 +34,9 @@ def _require_finished(folder: RunFolder) -> None:
     if facts.get("state") != "complete" or not (folder.path / "results.json").is_file():
         raise ValueError(f"{folder.path}: the run is not complete with results, its state is {facts.get('state')!r}")
     if "uncommitted" in facts["versions"]:
-        raise ValueError(f"{folder.path}: the run was made with files that its commit does not have: {facts['versions']['uncommitted']}")
+        raise ValueError(
+            f"{folder.path}: the run was made with files that its commit does not have: {facts['versions']['uncommitted']}"
+        )
     if "commit" not in facts["versions"]:
         raise ValueError(f"{folder.path}: the run does not know its commit; only runs of a checkout can be recorded")
     for pause in facts.get("resumed", []):

@@ -10,8 +10,8 @@ from method_pages.markup import escaped, folded, sentence, table
 from method_pages.published import Papers
 from method_pages.published import Row as PublishedRow
 from method_pages.recorded import Record, Row, Values, comparable, deviation, mean
-from ssl_inv.plain_yaml import dump_value
-from ssl_inv.recipe import load_recipe, section_schema, shipped_recipes
+from ssl_inv.run.plain_yaml import dump_value
+from ssl_inv.run.recipe import load_recipe, section_schema, shipped_recipes
 
 LEAST_METHODS = 3
 """How many methods of one source and data set make a table of the overview."""
@@ -45,7 +45,11 @@ def circumstances(record: Record) -> str:
     seconds = mean(tuple(one for one in record.seconds if one is not None))
     facts = [seeds, _commits(record), record.machine, *([] if seconds is None else [f"{seconds / 60:.0f} min a run"])]
     changed = departures(record)
-    return sentence("; ".join(facts)) + (f". Otherwise than the recipe today: {', '.join(changed)}" if changed else "") + "."
+    return (
+        sentence("; ".join(facts))
+        + (f". Otherwise than the recipe today: {', '.join(changed)}" if changed else "")
+        + "."
+    )
 
 
 def _commits(record: Record) -> str:
@@ -55,7 +59,9 @@ def _commits(record: Record) -> str:
         seeds.setdefault(commit[:7], []).append(str(seed))
     if len(seeds) == 1:
         return f"commit {next(iter(seeds))}"
-    return "commits " + ", ".join(f"{commit} (seed{'s' * (len(which) > 1)} {', '.join(which)})" for commit, which in seeds.items())
+    return "commits " + ", ".join(
+        f"{commit} (seed{'s' * (len(which) > 1)} {', '.join(which)})" for commit, which in seeds.items()
+    )
 
 
 def departures(record: Record) -> list[str]:
@@ -93,7 +99,9 @@ def on_equal_terms(records: Iterable[Record]) -> list[list[Record]]:
     """The records in groups that had the same data, network, budget and evaluation, those of most objectives first."""
     groups: dict[str, list[Record]] = {}
     for record in records:
-        shared = {section: dict(settings) for section, settings in record.complete_settings.items() if section in _EQUAL_TERMS}
+        shared = {
+            section: dict(settings) for section, settings in record.complete_settings.items() if section in _EQUAL_TERMS
+        }
         # These only add measurements, on several views at once, to those that all have.
         for setting in _APART:
             shared["evaluation"].pop(setting, None)
@@ -123,7 +131,9 @@ class _Column:
         found = [row for name in self.names if (row := record.find(name, self.part)) is not None]
         if len(found) < len(self.names):
             return ""
-        return number(self.names[0], tuple(mean(values) for values in zip(*(getattr(row, kind) for row in found), strict=True)))
+        return number(
+            self.names[0], tuple(mean(values) for values in zip(*(getattr(row, kind) for row in found), strict=True))
+        )
 
 
 def chosen(group: Sequence[Record]) -> str:
@@ -150,23 +160,36 @@ def side_by_side(group: Sequence[Record], link: Callable[[str], str]) -> str:
     columns = [
         _Column("linear top-1, %", ("linear/top1",), "all"),
         _Column("kNN top-1, %", ("knn/top1",), "all"),
-        *(_Column(f"R2 {name.removeprefix('r2/relative/')}, {part}", (name,), part) for name in asked for part in _PARTS),
+        *(
+            _Column(f"R2 {name.removeprefix('r2/relative/')}, {part}", (name,), part)
+            for name in asked
+            for part in _PARTS
+        ),
         *([_Column("R2 hues, all", _HUES, "all")] if set(_HUES) <= set(relative) else []),
         _Column("MRR", ("retrieval/val-val/mrr",), "prediction space"),
         _Column("H@1", ("retrieval/val-val/hit@1",), "prediction space"),
     ]
     known = {cost["recipe"]: (f"{cost['step_ms']:.0f}", f"{cost['step_mb']:.0f}") for cost in measured_costs()}
-    costs = {record.name: known[record.recipe] for record in group if record.recipe in known and _trains_as_today(record)}
+    costs = {
+        record.name: known[record.recipe] for record in group if record.recipe in known and _trains_as_today(record)
+    }
     main = _comparison(ordered, columns, link, costs)
     parts = dict.fromkeys(row.part for record in ordered for row in record.rows if row.part.endswith(" views"))
     several = [_Column("one view", ("linear/top1",), "all"), *(_Column(part, ("linear/top1",), part) for part in parts)]
     looking = [record for record in ordered if any(row.part in parts for row in record.rows)]
-    more = [f"Linear top-1, %, of several views of an object at once:\n\n{_comparison(looking, several, link)}"] if looking else []
+    more = (
+        [f"Linear top-1, %, of several views of an object at once:\n\n{_comparison(looking, several, link)}"]
+        if looking
+        else []
+    )
     return "\n\n".join((main, *more))
 
 
 def _comparison(
-    records: Sequence[Record], columns: Sequence[_Column], link: Callable[[str], str], costs: Mapping[str, tuple[str, str]] | None = None
+    records: Sequence[Record],
+    columns: Sequence[_Column],
+    link: Callable[[str], str],
+    costs: Mapping[str, tuple[str, str]] | None = None,
 ) -> str:
     """A row a record, with the columns that any of them has a number for, and what a step costs by the name of the record."""
     shown = [column for column in columns if any(map(column.number, records))]
@@ -180,7 +203,10 @@ def _comparison(
         ]
         for record in records
     ]
-    untrained = [next(filter(None, (column.number(record, "untrained") for record in best_known(records))), "") for column in shown]
+    untrained = [
+        next(filter(None, (column.number(record, "untrained") for record in best_known(records))), "")
+        for column in shown
+    ]
     head = ["objective", "recipe", "seeds", *(column.heading for column in shown), *(_COSTS if costs else ())]
     rows.append(["untrained", "", "", *untrained, *([""] * len(_COSTS) if costs else ())])
     return table(head, rows, range(2, len(head)))

@@ -61,7 +61,9 @@ def _convolve(pixels: Tensor, deviation: NDArray[np.float64], radius: int, axis:
         return pixels
     weights = np.exp(-0.5 * (np.arange(-radius, 1) / deviation[:, None]) ** 2).astype(np.float32)
     weights /= 2 * weights.sum(axis=1, keepdims=True) - 1
-    factors = torch.from_numpy(weights).to(pixels.device, non_blocking=True).view(len(weights), radius + 1, 1, 1, 1).unbind(1)
+    factors = (
+        torch.from_numpy(weights).to(pixels.device, non_blocking=True).view(len(weights), radius + 1, 1, 1, 1).unbind(1)
+    )
     padded = F.pad(pixels, (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius), mode="reflect")
     extent = pixels.shape[axis]
     total = factors[radius] * pixels

@@ -1,191 +1,251 @@
-"""How a view is lit and coloured, with the formulas of torchvision's functional transforms.
+"""Operations that change the values of pixels where they are. Factors and units are those of torchvision's and kornia's."""
 
-Pixels are `(n, 3, H, W)`, float in [0, 1], and every function changes them in place and returns them; parameters are `(n,)`, one a sample.
-"""
-
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from itertools import permutations
+from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from ssl_inv.augment.filters import gaussian
+from ssl_inv.augment.operation import (
+    Draws,
+    Happening,
+    Operation,
+    between,
+    check_probability,
+    check_range,
+    where_applied,
+)
+from ssl_inv.catalogue import SettingError, require_between
+from ssl_inv.transforms import Circle, Code, Group, Real, keyed_random
+from ssl_inv.transforms.keyed_random import Key
 
-_CACHED_PIXELS = 2**16
-"""Pixels that one core works on at a time: the planes that a change of hue needs beside them then stay in a cache of 1 MB."""
-
-RED, GREEN, BLUE = 0.2989, 0.587, 0.114
-"""Luma of ITU-R 601, rounded as in torchvision."""
-
-
-def _each(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
-
-
-def luma(pixels: Tensor) -> Tensor:
-    """Brightness as the eye weighs the channels, `(n, 1, H, W)`."""
-    return (pixels[:, :1] * RED).add_(pixels[:, 1:2], alpha=GREEN).add_(pixels[:, 2:], alpha=BLUE)
+ORDERS = np.array(list(permutations(range(4))))
+"""The 24 orders of brightness, contrast, saturation and hue; `jitter_order` is a row."""
 
 
-def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Multiply by `factor`."""
-    return pixels.mul_(_each(factor)).clamp_(0, 1)
+NEVER_SOLARISED = 256 / 255
+"""A threshold that no pixel reaches."""
 
 
-def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Move away from the mean luma of the image by `factor`."""
-    red, green, blue = pixels.mean((2, 3)).unbind(1)
-    mean = red * RED + green * GREEN + blue * BLUE
-    return pixels.mul_(_each(factor)).add_(_each(mean * (1 - factor))).clamp_(0, 1)
+JitterOrder = Literal["sample", "epoch", "fixed"]
 
 
-def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Move away from the luma of each pixel by `factor`."""
-    share = luma(pixels).mul_(_each(1 - factor))
-    return pixels.mul_(_each(factor)).add_(share).clamp_(0, 1)
+class Jitter(Operation):
+    """Colour jitter: brightness, contrast, saturation and hue, in random order.
 
-
-def hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of the HSV model by `shift`, in turns; value and chroma, hence saturation, stay.
-
-    With the smallest value m and the chroma c, hue lies (green + blue - red - m) / c + 1 sixths of a turn away from red: towards green if
-    green is the larger of green and blue, else towards blue. From a hue h in sixths, red is m + c clamp(|h - 3| - 1, 0, 1), and green and
-    blue are m + c clamp(2 - |h - 2|, 0, 1) and the same with 4. No pixel is asked which of its channels is the largest: selecting by truth
-    values takes ten times as long as arithmetic.
-    """
-    red, green, blue = pixels.unbind(1)
-    largest = torch.maximum(torch.maximum(red, green), blue)
-    smallest = torch.minimum(torch.minimum(red, green), blue)
-    chroma = torch.sub(largest, smallest).add_(1e-12)
-    sixths = torch.add(green, blue).sub_(red).sub_(smallest).div_(chroma).add_(1)
-    sixths.copysign_(torch.sub(green, blue)).add_(6 * shift.view(-1, 1, 1))
-    part = torch.mul(sixths, 1 / 6).floor_()
-    sixths.sub_(part, alpha=6)
-    base = torch.sub(smallest, chroma, out=smallest)
-    torch.addcmul(base, chroma, torch.sub(sixths, 3, out=part).abs_().clamp_(1, 2), out=red)
-    base = torch.add(base, chroma, alpha=3, out=largest)
-    torch.addcmul(base, chroma, torch.sub(sixths, 2, out=part).abs_().clamp_(1, 2), value=-1, out=green)
-    torch.addcmul(base, chroma, sixths.sub_(4).abs_().clamp_(1, 2), value=-1, out=blue)
-    return pixels
-
-
-def linear_hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn colours about the grey axis by `shift`, in turns: a matrix in YIQ space, and a good deal faster than `hue`, but not the same.
-
-    It keeps luma instead of value, and values that leave [0, 1] are cut.
-    """
-    angle = (2 * torch.pi * shift).view(-1, 1, 1)
-    to_yiq = torch.tensor([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], device=pixels.device)
-    turn = torch.eye(3, device=pixels.device).repeat(len(pixels), 1, 1)
-    turn[:, 1:, 1:] = torch.cat((torch.cat((angle.cos(), -angle.sin()), 2), torch.cat((angle.sin(), angle.cos()), 2)), 1)
-    matrices = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return pixels.copy_((matrices @ pixels.flatten(2)).view_as(pixels)).clamp_(0, 1)
-
-
-Change = Callable[[Tensor, Tensor], Tensor]
-
-
-def jitter(pixels: Tensor, factors: Tensor, order: NDArray[np.int64], hue_change: Change = hue) -> Tensor:
-    """Brightness, contrast, saturation and hue, in an order of each sample's own.
-
-    Consecutive samples that take the same change at the same stage are changed together, so sort them: see `by_order`.
+    Records the factors `brightness`, `contrast`, `saturation` (1 is neutral), the turn `hue` and `jitter_order`.
 
     Args:
-        pixels: images.
-        factors: the four parameters, `(n, 4)`.
-        order: which of the four comes first, second, ..., `(n, 4)`.
-        hue_change: `hue` or `linear_hue`.
+        brightness: factors are drawn from 1 - brightness to 1 + brightness, and not below 0.
+        contrast: likewise.
+        saturation: likewise.
+        hue: turns are drawn from -hue to hue; at most 0.5.
+        order: a random order for every `sample`; one for the first views of all samples of an `epoch`, one for the second and so on; or
+            `fixed`: brightness, contrast, saturation, hue.
+        probability: of being applied.
     """
-    changes = (brightness, contrast, saturation, hue_change)
-    columns = factors.unbind(1)
-    most = len(pixels) if pixels.device.type != "cpu" else max(1, _CACHED_PIXELS * torch.get_num_threads() // pixels[0, 0].numel())
-    for stage in range(len(changes)):
-        for rows, number in _runs(order[:, stage], most):
-            changes[number](pixels[rows], columns[number][rows])
-    return pixels
+
+    def __init__(
+        self,
+        *,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        hue: float = 0.1,
+        order: JitterOrder = "sample",
+        probability: float = 0.8,
+    ) -> None:
+        check_probability("probability", probability)
+        self.reach = np.array([brightness, contrast, saturation, hue])
+        for name, value in zip(("brightness", "contrast", "saturation", "hue"), self.reach, strict=True):
+            if not 0 <= value <= (0.5 if name == "hue" else float("inf")):
+                raise SettingError(
+                    name, f"must be at least 0{' and at most 0.5' if name == 'hue' else ''}, got {value}"
+                )
+        self.order, self.probability = order, probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        factor = {name: Real(scale=0.8, neutral_value=1.0) for name in ("brightness", "contrast", "saturation")}
+        return {**factor, "hue": Circle(), "jitter_order": Code()}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("jitter")
+        applied, unit = key.happens(self.probability), key.uniform(5)
+        low, high = np.maximum(1 - self.reach[:3], 0), 1 + self.reach[:3]
+        factors = where_applied(applied, low + (high - low) * unit[:, :3], 1.0)
+        hue = where_applied(applied, np.remainder(between(-self.reach[3], self.reach[3], unit[:, 3]), 1.0))
+        order = np.where(applied, self._order(key, unit[:, 4]), 0)
+        return {
+            "brightness": factors[:, 0],
+            "contrast": factors[:, 1],
+            "saturation": factors[:, 2],
+            "hue": hue,
+            "jitter_order": order,
+        }
+
+    def _order(self, key: Key, unit: NDArray[np.float64]) -> NDArray[np.int64]:
+        if self.order == "fixed":
+            return np.zeros(len(key), dtype=np.int64)
+        if self.order == "epoch":
+            unit = np.broadcast_to(keyed_random.uniform(key.seed, key.epoch, key.view, count=1)[:, 0], unit.shape)
+        return (unit * len(ORDERS)).astype(np.int64)
 
 
-def by_order(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """An order of the samples in which equal changes stand together, hue first: it costs more than the others."""
-    return np.lexsort((*order.T[::-1], order.argmax(axis=1)))
+def grey(*, probability: float = 0.2) -> Operation:
+    """Loss of all colour. Records `grey`.
 
-
-def _runs(numbers: NDArray[np.int64], most: int) -> Iterator[tuple[slice, int]]:
-    """Equal numbers that stand together, `most` of them at a time."""
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(numbers)], strict=True):
-        yield from ((slice(part, min(part + most, stop)), int(numbers[start])) for part in range(start, stop, most))
-
-
-def grey(pixels: Tensor) -> Tensor:
-    """Replace all channels by the luma."""
-    return pixels.copy_(luma(pixels).expand_as(pixels))
-
-
-def blur(pixels: Tensor, sigma: NDArray[np.float64]) -> Tensor:
-    """Gaussian blur with standard deviation `sigma` in pixels, 0 for none; the kernel spans a tenth of the view, and at least 3 pixels."""
-    widest = max(3, pixels.shape[-1] // 10 // 2 * 2 + 1)
-    return gaussian(pixels, np.stack((sigma, sigma), axis=1), widest // 2)
-
-
-def solarise(pixels: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values at or above `threshold`."""
-    above = torch.ge(pixels, _each(threshold), out=torch.empty_like(pixels))
-    return pixels.addcmul_(above, 1 - 2 * pixels)
-
-
-def posterise(pixels: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest `bits` of the 8 bits of every value."""
-    step = _each(2 ** (8 - bits))
-    return pixels.mul_(255).round_().div_(step).floor_().mul_(step).div_(255)
-
-
-def noise(pixels: Tensor, deviation: Tensor, seed: Tensor) -> Tensor:
-    """Add independent Gaussian noise, the same on every kind of device, and cut what leaves [0, 1].
-
-    The numbers are a hash of the seed and of the place (SplitMix's finaliser on 31 bits), two of them a value, by Box and Muller.
+    Args:
+        probability: of being applied.
     """
-    return pixels.addcmul_(_normal(pixels, seed), _each(deviation)).clamp_(0, 1)
+    return Happening("grey", probability)
 
 
-def _normal(pixels: Tensor, seed: Tensor) -> Tensor:
-    place = torch.arange(pixels[0].numel(), device=pixels.device).view(1, *pixels.shape[1:])
-    first, second = (_hashed(_hashed(_each(seed) + part) + place) for part in (0, 1))
-    radius = first.add(1).div(2.0**31).log_().mul_(-2).sqrt_()
-    return radius * second.mul(2 * torch.pi / 2.0**31).cos_()
+class Blur(Operation):
+    """A Gaussian blur whose kernel spans a tenth of the view, as in SimCLR. Records `blur`, the standard deviation in pixels.
+
+    Args:
+        sigma: smallest and largest standard deviation, in pixels of the view.
+        probability: of being applied.
+    """
+
+    def __init__(self, *, sigma: list[float] = [0.1, 2.0], probability: float = 0.5) -> None:
+        check_probability("probability", probability)
+        self.sigma, self.probability = check_range("sigma", sigma, 0), probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {"blur": Real(scale=2.0)}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("blur")
+        return {"blur": where_applied(key.happens(self.probability), between(*self.sigma, key.uniform(1)[:, 0]))}
 
 
-DROPPED = 0.5
-"""About what a channel that is dropped varies: mid-grey."""
+class Solarise(Operation):
+    """An inversion of all values at or above a threshold. Records `solarise`, the threshold; above 1 where not applied.
+
+    Args:
+        threshold: between 0 and 1.
+        probability: of being applied.
+    """
+
+    def __init__(self, *, threshold: float = 128 / 255, probability: float = 0.2) -> None:
+        check_probability("probability", probability)
+        require_between(0, 1, threshold=threshold)
+        self.threshold, self.probability = threshold, probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {"solarise": Real(neutral_value=NEVER_SOLARISED)}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        applied = key.for_purpose("solarise").happens(self.probability)
+        return {"solarise": np.where(applied, self.threshold, NEVER_SOLARISED)}
 
 
-def drop_colours(pixels: Tensor, kept: Tensor, seed: Tensor) -> Tensor:
-    """Replace all channels but number `kept`, counted from 1, by Gaussian noise of a hundredth of its standard deviation."""
-    kept = kept.view(-1, 1) - 1
-    deviation = pixels.std((2, 3), correction=0).gather(1, kept) / 100
-    noise = _normal(pixels, seed).mul_(_each(deviation)).add_(DROPPED).clamp_(0, 1)
-    stays = torch.arange(3, device=pixels.device) == kept
-    return pixels.copy_(torch.where(stays[:, :, None, None], pixels, noise))
+class Posterise(Operation):
+    """Fewer levels: only the highest bits of the 8-bit values are kept. Records `posterise`, how many; 8 where not applied.
+
+    Args:
+        bits: fewest and most bits that are kept.
+        probability: of being applied.
+    """
+
+    def __init__(self, *, bits: list[int] = [3, 5], probability: float = 0.5) -> None:
+        check_probability("probability", probability)
+        low, high = check_range("bits", [float(one) for one in bits], 1, 8)
+        self.bits, self.probability = (int(low), int(high)), probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {"posterise": Real(scale=8.0, neutral_value=8.0)}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("posterise")
+        bits = np.floor(between(self.bits[0], self.bits[1] + 1, key.uniform(1)[:, 0]))
+        return {"posterise": where_applied(key.happens(self.probability), bits, 8.0)}
 
 
-def _hashed(numbers: Tensor) -> Tensor:
-    mask = 0x7FFFFFFF
-    numbers = numbers ^ (numbers >> 31)
-    numbers = (numbers & mask) * 0x45D9F3B & mask
-    numbers = (numbers ^ (numbers >> 16)) * 0x45D9F3B & mask
-    return numbers ^ (numbers >> 15)
+class Noise(Operation):
+    """Independent Gaussian noise on every value. Records `noise`, its standard deviation, and `noise_seed`.
+
+    Args:
+        deviation: smallest and largest standard deviation; 1 is the way from black to white.
+        probability: of being applied.
+    """
+
+    def __init__(self, *, deviation: list[float] = [0.0, 0.1], probability: float = 0.5) -> None:
+        check_probability("probability", probability)
+        self.deviation, self.probability = check_range("deviation", deviation, 0), probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {"noise": Real(scale=0.1), "noise_seed": Code()}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("noise")
+        applied = key.happens(self.probability)
+        noise = where_applied(applied, between(*self.deviation, key.uniform(1)[:, 0]))
+        return {"noise": noise, "noise_seed": np.where(applied, key.for_purpose("seed").seeds(), 0)}
 
 
-ERASED = 0.5
-"""What is painted over a view: mid-grey."""
+class ColourDropping(Operation):
+    """Noise in place of all channels but one, as in context prediction (Doersch, Gupta, Efros, ICCV 2015, sec. 3.1).
+
+    A lens bends the colours differently away from its axis, which tells a network where in a photograph it looks; of a single channel this
+    cannot be seen. The noise has a hundredth of the standard deviation of the channel that stays, about mid-grey. Records
+    `colour_dropping`, the number of that channel from 1, 0 where not applied, and `colour_dropping_seed`.
+
+    Args:
+        probability: of being applied.
+    """
+
+    def __init__(self, *, probability: float = 1.0) -> None:
+        check_probability("probability", probability)
+        self.probability = probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {"colour_dropping": Code(), "colour_dropping_seed": Code()}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("colour_dropping")
+        applied = key.happens(self.probability)
+        kept = 1 + (3 * key.uniform(1)[:, 0]).astype(np.int64)
+        seeds = key.for_purpose("seed").seeds()
+        return {"colour_dropping": np.where(applied, kept, 0), "colour_dropping_seed": np.where(applied, seeds, 0)}
 
 
-def erase(pixels: Tensor, boxes: NDArray[np.float64]) -> Tensor:
-    """Paint over a rectangle: (left, top, width, height) in fractions of the view, `(n, 4)`."""
-    height, width = pixels.shape[-2:]
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    corners = np.rint(np.concatenate((low, high), axis=1) * [width, height, width, height])
-    for one, (left, top, right, bottom) in zip(pixels, corners.astype(int).tolist(), strict=True):
-        one[:, top:bottom, left:right] = ERASED
-    return pixels
+class Erasing(Operation):
+    """A rectangle painted over (Zhong et al., AAAI 2020). Records `erasing`: its left and top
+    side, width and height, in fractions of the view.
+
+    Args:
+        scale: smallest and largest share of the view's area.
+        ratio: smallest and largest width over height.
+        probability: of being applied.
+    """
+
+    def __init__(
+        self, *, scale: list[float] = [0.02, 0.33], ratio: list[float] = [0.3, 3.3], probability: float = 0.5
+    ) -> None:
+        check_probability("probability", probability)
+        self.scale, self.ratio = check_range("scale", scale, 0, 1), check_range("ratio", ratio, 1e-3, 1e3)
+        self.probability = probability
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return {"erasing": Real(dimensions=4)}
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("erasing")
+        unit = key.uniform(4)
+        area, ratio = (
+            between(*self.scale, unit[:, 0]),
+            np.exp(between(np.log(self.ratio[0]), np.log(self.ratio[1]), unit[:, 1])),
+        )
+        w, h = np.minimum(np.sqrt(area * ratio), 1), np.minimum(np.sqrt(area / ratio), 1)
+        boxes = np.stack((unit[:, 2] * (1 - w), unit[:, 3] * (1 - h), w, h), axis=1)
+        return {"erasing": where_applied(key.happens(self.probability), boxes)}

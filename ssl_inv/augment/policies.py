@@ -1,18 +1,121 @@
-"""The augmentations that recipes name: published policies, and one's own. Every one takes further operations as `extra`."""
+"""EquiMod's views: augmentations of an image, and the image as it is."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
-from ssl_inv.augment.operations import geometric, photometric
-from ssl_inv.augment.operations.base import Operation, check_probability, check_strength, operations_of
-from ssl_inv.augment.pipeline import Augmentation, Policy
+from ssl_inv.augment import geometric, photometric
+from ssl_inv.augment.operation import Draws, Operation, check_probability, check_strength, operations_of
+from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.augment.render import Style
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError
+from ssl_inv.transforms import Group
+from ssl_inv.transforms.keyed_random import Key
+
+
+def equimod(
+    *,
+    size: int | None = None,
+    min_scale: float = 0.08,
+    strength: float = 1.0,
+    blur: float = 0.5,
+    hue: Literal["hsv", "linear"] = "hsv",
+    extra: list[dict[str, Any]] = [],
+) -> Augmentation:
+    """EquiMod's policies: SimCLR's for the first two views, and the image as it is for the third.
+
+    For the objective of that name (Devillers and Lefort, ICLR 2023, sec. 3).
+
+    Args:
+        size: side of the views in pixels; none keeps the size of the images.
+        min_scale: smallest share of the image area that a crop takes; the largest is the whole image.
+        strength: multiplies the jitter ranges 0.8 (brightness, contrast, saturation) and 0.2 (hue); 1 for large images, 0.5 for CIFAR.
+        blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels; 0 for small images.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        extra: further operations on the first two views, each a mapping with its name and settings.
+    """
+    augmented = simclr(size=size, min_scale=min_scale, strength=strength, blur=blur, hue=hue, extra=extra).policy(0)
+    return Augmentation((augmented, augmented, replace(augmented, operations=())))
+
+
+class OncePerSample(Operation):
+    """An operation that is drawn once for all views of a sample.
+
+    Args:
+        operation: what is done.
+    """
+
+    def __init__(self, operation: Operation) -> None:
+        self.operation = operation
+
+    @property
+    def groups(self) -> Mapping[str, Group]:
+        return self.operation.groups
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        return self.operation.draw(replace(key, view=0), height, width)
+
+
+def iwm(
+    *,
+    size: int | None = None,
+    min_scale: float = 0.3,
+    flip: float = 0.5,
+    jitter: float = 0.8,
+    strength: float = 1.0,
+    grey: float = 0.2,
+    blur: float = 0.2,
+    solarise: float = 0.2,
+    hue: Literal["hsv", "linear"] = "hsv",
+    extra: list[dict[str, Any]] = [],
+) -> Augmentation:
+    """The policies of Image World Models: the source's, which loses colours and detail, and the target's, which keeps both.
+
+    For the objective of that name (Garrido et al., 2024, 2403.00504). Both views show the same crop and flip, and have a colour jitter of
+    their own; grey, blur and solarising happen to the source alone. How often and how much is not the paper's: crops are I-JEPA's, the
+    jitter is BYOL's.
+
+    Args:
+        size: side of the views in pixels; none keeps the size of the images.
+        min_scale: smallest share of the image area that the crop takes; the largest is the whole image.
+        flip: probability of a horizontal flip of both views.
+        jitter: probability of colour jitter, for each view.
+        strength: multiplies the jitter ranges 0.4 (brightness, contrast), 0.2 (saturation) and 0.1 (hue).
+        grey: probability of turning the source grey.
+        blur: probability of a Gaussian blur of the source with sigma uniform in 0.1 to 2 pixels; 0 for small images.
+        solarise: probability of solarising the source.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        extra: further operations on the source, each a mapping with its name and settings.
+    """
+    for name, value in (("flip", flip), ("jitter", jitter), ("grey", grey), ("blur", blur), ("solarise", solarise)):
+        check_probability(name, value)
+    check_strength(strength)
+    target = (
+        OncePerSample(geometric.crop_of_at_least(min_scale)),
+        OncePerSample(geometric.flip(probability=flip)),
+        photometric.Jitter(
+            brightness=0.4 * strength,
+            contrast=0.4 * strength,
+            saturation=0.2 * strength,
+            hue=min(0.1 * strength, 0.5),
+            probability=jitter,
+        ),
+    )
+    destructive = (
+        photometric.grey(probability=grey),
+        photometric.Blur(probability=blur),
+        photometric.Solarise(probability=solarise),
+        *operations_of(extra),
+    )
+    return Augmentation((Policy((*target, *destructive), size, Style(hue=hue)), Policy(target, size, Style(hue=hue))))
+
 
 Hue = Literal["hsv", "linear"]
+
+
 Padding = Literal["reflection", "border", "zeros"]
 
 
-@register("none")
 def none(*, size: int | None = None, extra: list[dict[str, Any]] = []) -> Augmentation:
     """Views as the data set has them.
 
@@ -23,8 +126,9 @@ def none(*, size: int | None = None, extra: list[dict[str, Any]] = []) -> Augmen
     return _one(operations_of(extra), size)
 
 
-@register("custom")
-def custom(*, operations: list[dict[str, Any]], size: int | None = None, padding: Padding = "reflection", hue: Hue = "hsv") -> Augmentation:
+def custom(
+    *, operations: list[dict[str, Any]], size: int | None = None, padding: Padding = "reflection", hue: Hue = "hsv"
+) -> Augmentation:
     """A policy of one's own.
 
     Args:
@@ -37,7 +141,6 @@ def custom(*, operations: list[dict[str, Any]], size: int | None = None, padding
     return _one(operations_of(operations), size, padding, hue)
 
 
-@register("simclr")
 def simclr(
     *,
     size: int | None = None,
@@ -70,16 +173,22 @@ def simclr(
     operations = (
         geometric.crop_of_at_least(min_scale),
         geometric.flip(probability=flip),
-        photometric.Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.2 * strength, 0.5), probability=jitter),
+        photometric.Jitter(
+            brightness=reach, contrast=reach, saturation=reach, hue=min(0.2 * strength, 0.5), probability=jitter
+        ),
         photometric.grey(probability=grey),
         photometric.Blur(probability=blur),
     )
     return _one((*operations, *operations_of(extra)), size, hue=hue)
 
 
-@register("moco")
 def moco(
-    *, size: int | None = None, min_scale: float = 0.2, blur: float = 0.5, hue: Hue = "hsv", extra: list[dict[str, Any]] = []
+    *,
+    size: int | None = None,
+    min_scale: float = 0.2,
+    blur: float = 0.5,
+    hue: Hue = "hsv",
+    extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
     """MoCo v2's policy: SimCLR's with weaker jitter and larger crops (Chen et al., 2020, arXiv 2003.04297, and its code).
 
@@ -101,7 +210,6 @@ def moco(
     return _one((*operations, *operations_of(extra)), size, hue=hue)
 
 
-@register("byol")
 def byol(
     *,
     size: int | None = None,
@@ -124,7 +232,6 @@ def byol(
     return _asymmetric(geometric.crop_of_at_least(min_scale), blur, solarise, size, hue, extra)
 
 
-@register("dino")
 def dino(
     *,
     size: int | None = None,
@@ -147,7 +254,6 @@ def dino(
     return _asymmetric(geometric.Crop(scale=scale), blur, solarise, size, hue, extra)
 
 
-@register("obow")
 def obow(
     *,
     size: int | None = None,
@@ -168,7 +274,7 @@ def obow(
         extra: further operations on crops and patches, each a mapping with its name and settings.
     """
     if len(blur) != 2:
-        raise ValueError(f"blur has a probability for crops and one for patches, got {blur}")
+        raise SettingError("blur", f"must have a probability for crops and one for patches, got {blur}")
     check_strength(strength)
     reach = 0.4 * strength
     jitter = photometric.Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.1 * strength, 0.5))
@@ -198,5 +304,7 @@ def _asymmetric(
     return Augmentation(tuple(policies))
 
 
-def _one(operations: tuple[Operation, ...], size: int | None, padding: Padding = "reflection", hue: Hue = "hsv") -> Augmentation:
+def _one(
+    operations: tuple[Operation, ...], size: int | None, padding: Padding = "reflection", hue: Hue = "hsv"
+) -> Augmentation:
     return Augmentation((Policy(operations, size, Style(padding, hue)),))

@@ -14,16 +14,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment import geometric, photometric
-from ssl_inv.augment.geometric import Padding, Rows
+from ssl_inv.augment import colour, warp
 from ssl_inv.augment.local import LocalChanges, Record
-from ssl_inv.augment.operations.photometric import NEVER_SOLARISED, ORDERS
+from ssl_inv.augment.photometric import NEVER_SOLARISED, ORDERS
+from ssl_inv.augment.warp import Padding, Rows
 from ssl_inv.transforms import Transform
 
 _CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
 
+
 HueModel = Literal["hsv", "linear"]
+
+
 _NEUTRAL_JITTER = (1.0, 1.0, 1.0, 0.0)
 
 
@@ -40,7 +43,9 @@ class Style:
     hue: HueModel = "hsv"
 
 
-def render(pixels: Tensor, transform: Transform, size: int, style: Style, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+def render(
+    pixels: Tensor, transform: Transform, size: int, style: Style, finish: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
     """The views that `transform` tells of.
 
     Args:
@@ -59,13 +64,13 @@ def render(pixels: Tensor, transform: Transform, size: int, style: Style, finish
     views = torch.empty(len(pixels), 3, size, size, device=pixels.device, memory_format=torch.channels_last)
     # Calls cost less without autograd's bookkeeping. What is written to was made outside, so the views can be trained on.
     with torch.inference_mode():
-        for rows in _portions(photometric.by_order(order), size, pixels.device):
+        for rows in _portions(colour.by_order(order), size, pixels.device):
             part = {name: value[rows] for name, value in record.items()}
             made = _geometric(pixels, rows, part, local, size, style)
             if len(tinted := np.flatnonzero(local.tints[rows])):
-                geometric.put(made, tinted, local.recolour(made[tinted], rows[tinted]))
+                warp.put(made, tinted, local.recolour(made[tinted], rows[tinted]))
             made = _photometric(made, part, order[rows], style)
-            geometric.put(views, rows, made if finish is None else finish(made))
+            warp.put(views, rows, made if finish is None else finish(made))
     return views
 
 
@@ -92,15 +97,15 @@ def _portions(sequence: Rows, size: int, device: torch.device) -> Iterator[Rows]
 
 
 def _geometric(pixels: Tensor, rows: Rows, record: Record, local: LocalChanges, size: int, style: Style) -> Tensor:
-    matrices, upright = geometric.maps(record, len(rows))
+    matrices, upright = warp.maps(record, len(rows))
     moved = local.moves[rows]
     views = torch.empty(len(rows), 3, size, size, device=pixels.device)
     if len(some := np.flatnonzero(upright & ~moved)):
-        geometric.cut(views, some, pixels, rows[some], matrices[some])
+        warp.cut(views, some, pixels, rows[some], matrices[some])
     if len(some := np.flatnonzero(~upright & ~moved)):
-        geometric.sample(views, some, pixels, rows[some], matrices[some], style.padding)
+        warp.sample(views, some, pixels, rows[some], matrices[some], style.padding)
     if len(some := np.flatnonzero(moved)):
-        geometric.sample(views, some, pixels, rows[some], matrices[some], style.padding, local.points(rows[some]))
+        warp.sample(views, some, pixels, rows[some], matrices[some], style.padding, local.points(rows[some]))
     return views
 
 
@@ -113,22 +118,22 @@ def _photometric(views: Tensor, record: Record, order: NDArray[np.int64], style:
             _change(views, rows, change)
 
     rows = np.flatnonzero(order[:, 0] >= 0)
-    hue = photometric.hue if style.hue == "hsv" else photometric.linear_hue
-    on(rows, lambda some: photometric.jitter(some, device(_jitter_factors(record, len(order))[rows]), order[rows], hue))
-    on(_where(record, "grey"), photometric.grey)
+    hue = colour.hue if style.hue == "hsv" else colour.linear_hue
+    on(rows, lambda some: colour.jitter(some, device(_jitter_factors(record, len(order))[rows]), order[rows], hue))
+    on(_where(record, "grey"), colour.grey)
     if "blur" in record:
-        photometric.blur(views, record["blur"].astype(np.float64))
+        colour.blur(views, record["blur"].astype(np.float64))
     rows = _where(record, "solarise", NEVER_SOLARISED)
-    on(rows, lambda some: photometric.solarise(some, device(record["solarise"][rows])))
+    on(rows, lambda some: colour.solarise(some, device(record["solarise"][rows])))
     rows = _where(record, "posterise", 8)
-    on(rows, lambda some: photometric.posterise(some, device(record["posterise"][rows])))
+    on(rows, lambda some: colour.posterise(some, device(record["posterise"][rows])))
     rows = _where(record, "noise")
-    on(rows, lambda some: photometric.noise(some, device(record["noise"][rows]), device(record["noise_seed"][rows])))
+    on(rows, lambda some: colour.noise(some, device(record["noise"][rows]), device(record["noise_seed"][rows])))
     rows = _where(record, "colour_dropping")
     kept, seed = "colour_dropping", "colour_dropping_seed"
-    on(rows, lambda some: photometric.drop_colours(some, device(record[kept][rows]), device(record[seed][rows])))
+    on(rows, lambda some: colour.drop_colours(some, device(record[kept][rows]), device(record[seed][rows])))
     rows = _where(record, "erasing")
-    on(rows, lambda some: photometric.erase(some, record["erasing"][rows].astype(np.float64)))
+    on(rows, lambda some: colour.erase(some, record["erasing"][rows].astype(np.float64)))
     return views
 
 
@@ -145,7 +150,7 @@ def _change(views: Tensor, rows: Rows, change: Callable[[Tensor], Tensor]) -> No
         change(views[int(rows[0]) : int(rows[-1]) + 1])
     else:
         index = _index(rows, views.device)
-        geometric.put(views, rows, change(views.index_select(0, index)))
+        warp.put(views, rows, change(views.index_select(0, index)))
 
 
 def _index(rows: Rows, device: torch.device) -> Tensor:

@@ -1,1 +1,1 @@
-"""Data sources, each an object-and-view table of images."""
+"""Where images come from."""

@@ -17,30 +17,53 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
 from torch import Tensor
 
-from ssl_inv.data.base import Indices
-from ssl_inv.data.files import Files, Names, unpacked
+from ssl_inv.catalogue import SettingError
+from ssl_inv.data.archives import Files, Names, unpacked
+from ssl_inv.data.source import Indices
 
 Pixels = NDArray[np.uint8]
 
+
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+
+
 MAX_CACHE_BYTES = 2_000_000_000
 """Decoded pixels are kept in memory without being asked for when all of them take no more than this."""
 
+
 _ALWAYS_TOLERATED = 10
+
+
 _REDUCED_DECODE_MARGIN = 1.5
 """Large photographs then differ by 0.3 to 0.7 of 255 on average from a full decode, at up to twice its speed."""
+
+
 _FRAME_HEADERS = frozenset((0xC0, 0xC1, 0xC2))
 """Markers of baseline, extended and progressive JPEG; others are lossless or coded arithmetically."""
+
+
 _APP1 = 0xE1
 """Marker of the metadata that may say how a JPEG is to be turned: EXIF or XMP."""
+
+
 _TIFF_BITS, _TIFF_READING = 258, 262
 """Tags of a TIFF: BitsPerSample, and PhotometricInterpretation, which says whether 0 is black."""
+
+
 _BLACK_IS_ZERO = 1
+
+
 _THREADED_BYTES = 20_000
+
+
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
 """Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo even on files of
 400 kB, and a quarter as fast on files of 4 kB."""
+
+
 _UNREAD, _READABLE, _BROKEN = 0, 1, 2
+
+
 _LOG = logging.getLogger("ssl_inv.data")
 
 
@@ -126,7 +149,9 @@ def decode(content: bytes, size: int | None) -> Pixels:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image in a known format") from error
-    except Exception as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError and more on damaged files.
+    except (
+        Exception
+    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError and more on damaged files.
         raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
@@ -259,9 +284,9 @@ class ImageStore:
         if not len(decoder):
             raise ValueError(f"{where} has no images; files end with one of {', '.join(sorted(IMAGE_SUFFIXES))}")
         if size is not None and size < 1:
-            raise ValueError(f"size must be at least 1 pixel, got {size}")
+            raise SettingError("size", f"must be at least 1 pixel, got {size}")
         if not 0 <= max_broken <= 1:
-            raise ValueError(f"max_broken is a share and must lie between 0 and 1, got {max_broken}")
+            raise SettingError("max_broken", f"must be a share and must lie between 0 and 1, got {max_broken}")
         self.decoder = decoder
         self.where = where
         self.allowed = max(int(max_broken * len(decoder)), min(_ALWAYS_TOLERATED, len(decoder) // 2))
@@ -354,7 +379,9 @@ class ImageStore:
         _LOG.warning("%s: cannot read %s: %s", self.where, self.decoder.name(row), reason)
         if len(self.broken) > self.allowed:
             counts = f"more than {self.allowed} of {len(self.decoder)} images cannot be read"
-            raise BrokenImagesError(f"{self.where}: {counts} (raise `max_broken` to go on without them); {self._example()}")
+            raise BrokenImagesError(
+                f"{self.where}: {counts} (raise `max_broken` to go on without them); {self._example()}"
+            )
 
     def _example(self) -> str:
         name, reason = next(iter(self.broken.items()))

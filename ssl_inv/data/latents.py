@@ -29,21 +29,41 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.quaternions import quaternion_from_euler
-from ssl_inv.registry import suggest
+from ssl_inv.catalogue import suggest
 from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation
+from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 _TO_RECORDED = {"deg": math.pi / 180, "rad": 1.0, "turn": 1.0, "none": 1.0}
+
+
 _TURN = {"deg": 2 * math.pi, "rad": 2 * math.pi, "turn": 1.0}
+
+
 _TO_RADIANS = {"deg": math.pi / 180, "rad": 1.0, "turn": 2 * math.pi}
+
+
 _SHORT = {"deg": "circle deg", "rad": "circle rad", "turn": "circle turn", "none": "real"}
+
+
 _QUATERNION = ("qx", "qy", "qz", "qw")
+
+
 _EULER = ("euler_x", "euler_y", "euler_z")
+
+
 _BRACKETS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<words>[^\[\]]*)\]")
+
+
 _PART = re.compile(r"(?:(?P<name>.+)_)?(?P<part>q[xyzw]|euler_[xyz])")
+
+
 _UNIT_NORM_TOLERANCE = 0.01
+
+
 _LARGEST_ROUNDING = 1e-3
 """Of what a latent varies by."""
+
+
 _SAME = 1e-11
 """Numbers that differ by less, as a share of their size, are meant to be one."""
 
@@ -77,7 +97,11 @@ class Latent:
             return quaternion_from_euler(torch.from_numpy(numbers * self.factor)).float()
         if self.kind == "quaternion":
             length = np.linalg.norm(numbers, axis=1, keepdims=True)
-            _refuse(np.abs(length[:, 0] - 1) > _UNIT_NORM_TOLERANCE, f"{where}: the quaternion {self.name!r}", "is not of unit length")
+            _refuse(
+                np.abs(length[:, 0] - 1) > _UNIT_NORM_TOLERANCE,
+                f"{where}: the quaternion {self.name!r}",
+                "is not of unit length",
+            )
             return torch.from_numpy(numbers / length).float()
         if isinstance(self.group, Flag):
             _refuse(~np.isin(numbers[:, 0], (0.0, 1.0)), f"{where}: the flag {self.name!r}", "is neither 0 nor 1")
@@ -85,7 +109,9 @@ class Latent:
         single, spread = values.astype(np.float32), np.ptp(values)
         if spread > _SAME * np.abs(values).max() and np.abs(single - values).max() > _LARGEST_ROUNDING * spread:
             advice = f"subtract {numbers[:, 0].min():g} from all"
-            raise ValueError(f"{where}: the numbers of {self.name!r} differ by too little for their size to be kept apart; {advice}")
+            raise ValueError(
+                f"{where}: the numbers of {self.name!r} differ by too little for their size to be kept apart; {advice}"
+            )
         return torch.from_numpy(single)
 
 
@@ -132,9 +158,13 @@ def _check_parts(latent: Latent, words: str | None, header: Sequence[str]) -> No
     described = dict(_parted(column) for column in header)
     for column in latent.columns:
         if column not in described:
-            raise ValueError(f"the rotation {latent.name!r} needs the columns {', '.join(latent.columns)}, but there is no {column!r}")
+            raise ValueError(
+                f"the rotation {latent.name!r} needs the columns {', '.join(latent.columns)}, but there is no {column!r}"
+            )
         if described[column] != words:
-            raise ValueError(f"the columns of the rotation {latent.name!r} have different units: {words} and {described[column]}")
+            raise ValueError(
+                f"the columns of the rotation {latent.name!r} have different units: {words} and {described[column]}"
+            )
 
 
 def _latent(name: str, description: str) -> Latent:
@@ -171,7 +201,9 @@ def _rotation(name: str, details: list[str], description: str) -> Latent:
 def _not_understood(name: str, description: str) -> ValueError:
     known = ["circle deg", "circle rad", "circle turn", "circle period=1", "real", "real deg", "real scale=1", "flag"]
     known += ["rotation quaternion", "rotation euler deg", "rotation euler rad"]
-    return ValueError(f"latent {name!r} is described by {description!r}, which is not understood; {suggest(description, known)}")
+    return ValueError(
+        f"latent {name!r} is described by {description!r}, which is not understood; {suggest(description, known)}"
+    )
 
 
 def _refuse(wrong: NDArray[np.bool_], what: str, why: str) -> None:

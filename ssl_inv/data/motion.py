@@ -10,13 +10,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.quaternions import quaternion_conjugate, quaternion_rotate
 from ssl_inv.transforms import Group, Pose, Real, Transform
+from ssl_inv.transforms.quaternions import quaternion_conjugate, quaternion_rotate
 
 Frame = Literal["object", "base"]
 
+
 TRANSLATION_SCALE = 0.5
 """Largest shift along an axis in 3DIEBench-T; the scale of recorded translations, whatever data they are of."""
+
 
 _NAMES: dict[Frame, str] = {"object": "translation", "base": "position"}
 
@@ -41,7 +43,9 @@ class MotionRecord:
 
     def __post_init__(self) -> None:
         if self.pose and not self.translated:
-            raise ValueError("pose records rotation and translation together, but objects of this data are not shifted; set pose to false")
+            raise ValueError(
+                "pose records rotation and translation together, but objects of this data are not shifted; set pose to false"
+            )
 
     @property
     def name(self) -> str:
@@ -77,7 +81,9 @@ class MotionRecord:
             return None
         translation = transform[self.name].double()
         if self.pose and not _agree(transform["pose"].double(), rotation, translation):
-            raise ValueError(f"the parameter pose is not that of rotation and {self.name}; change all three together or set pose to false")
+            raise ValueError(
+                f"the parameter pose is not that of rotation and {self.name}; change all three together or set pose to false"
+            )
         return quaternion_rotate(rotation, translation) if self.frame == "object" else translation
 
 
@@ -93,7 +99,9 @@ def _agree(pose: Tensor, rotation: Tensor, translation: Tensor) -> bool:
 def recorded_frame(groups: Mapping[str, Group]) -> Frame | None:
     """The frame in which data with these parameters record translations; None if they record none."""
     groups_of_frames = {frame: groups.get(name) for frame, name in _NAMES.items()}
-    return next((frame for frame, group in groups_of_frames.items() if isinstance(group, Real) and group.dimensions == 3), None)
+    return next(
+        (frame for frame, group in groups_of_frames.items() if isinstance(group, Real) and group.dimensions == 3), None
+    )
 
 
 def recorded_shift(transform: Transform) -> Tensor | None:
@@ -102,4 +110,8 @@ def recorded_shift(transform: Transform) -> Tensor | None:
     if frame is None:
         return None
     translation = transform[_NAMES[frame]].double()
-    return translation if frame == "object" else quaternion_rotate(quaternion_conjugate(transform["rotation"].double()), translation)
+    return (
+        translation
+        if frame == "object"
+        else quaternion_rotate(quaternion_conjugate(transform["rotation"].double()), translation)
+    )

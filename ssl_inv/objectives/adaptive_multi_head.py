@@ -8,17 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.distributed import gather, rank
-from ssl_inv.heads import projector as make_projector
+from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.distributed import gather, rank
+from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("adaptive-multi-head")
 class AdaptiveMultiHead(Objective):
     """Adaptive multi-head contrastive learning, on SimCLR's pairs (Wang, Koniusz, Gedeon, Zheng, ECCV 2024), from the paper's equations.
 
@@ -64,17 +63,17 @@ class AdaptiveMultiHead(Objective):
         negatives: Literal["hardest", "all"] = "hardest",
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
+        require_filled(projector=projector)
         if min(heads, hidden) < 1:
             raise ValueError(f"heads and hidden must be at least 1, got {heads} and {hidden}")
         if len(temperatures) != 2 or not 0 < temperatures[0] <= temperatures[1]:
-            raise ValueError(f"temperatures are the lowest, above 0, and the highest, got {temperatures}")
-        if regularisation < 0:
-            raise ValueError(f"regularisation must be at least 0, got {regularisation}")
+            raise SettingError("temperatures", f"must be the lowest, above 0, and the highest, got {temperatures}")
+        require_at_least(0, regularisation=regularisation)
         self.regularisation, self.hardest = regularisation, negatives == "hardest"
         self.projectors = nn.ModuleList(make_projector(features, projector) for _ in range(heads))
-        self.temperatures = nn.ModuleList(PairTemperature(projector[-1], hidden, temperatures[0], temperatures[1]) for _ in range(heads))
+        self.temperatures = nn.ModuleList(
+            PairTemperature(projector[-1], hidden, temperatures[0], temperatures[1]) for _ in range(heads)
+        )
 
     @property
     def plan(self) -> Pair:
@@ -82,7 +81,10 @@ class AdaptiveMultiHead(Objective):
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (backbone(view.pixels) for view in views.views)
-        parts = [self._head_loss(head(x), head(y), of_pair) for head, of_pair in zip(self.projectors, self.temperatures, strict=True)]
+        parts = [
+            self._head_loss(head(x), head(y), of_pair)
+            for head, of_pair in zip(self.projectors, self.temperatures, strict=True)
+        ]
         attraction, repulsion, regularity = torch.stack(parts).sum(dim=0)
         return {
             "attraction": Term(attraction),

@@ -8,21 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register, suggest
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled, suggest
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Action, Convention, Flag, Group, Transform
 from ssl_inv.views import Pair, Views
 
 _COLOUR = ("brightness", "contrast", "saturation", "hue")
 
+
 _RANGES = {"brightness": 1.6, "contrast": 1.6, "saturation": 1.6, "hue": 0.4, "blur": 2.0}
 """Ends of SimCLR's policy apart: divided by it, differences of two drawn values lie within -1 and 1."""
 
 
-@register("augself")
 class AugSelf(Objective):
     """Augmentation-aware self-supervision (Lee, Lee, Lee, Lee, Shin, NeurIPS 2021) on top of SimCLR.
 
@@ -72,18 +72,18 @@ class AugSelf(Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, weight=weight)
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
         if not parameters:
-            raise ValueError("parameters is empty, at least one is needed")
+            raise SettingError("parameters", "is empty, at least one is needed")
         if len(set(parameters)) < len(parameters):
             raise ValueError(f"parameters names one twice: {', '.join(parameters)}")
         self.weight, self.bounded, self.symmetric, self.temperature = weight, bounded, symmetric, temperature
         self.targets = [_Target(name, convention) for name in parameters]
         self.projector = make_projector(features, projector)
-        self.heads = nn.ModuleList(_head((2 * features, *hidden, target.dimensions(groups)), normalised_heads) for target in self.targets)
+        self.heads = nn.ModuleList(
+            _head((2 * features, *hidden, target.dimensions(groups)), normalised_heads) for target in self.targets
+        )
 
     @property
     def parameters_told(self) -> list[str]:
@@ -144,10 +144,10 @@ class _Target:
         """
         for needed in _COLOUR if self.name == "colour" else (self.name,):
             if needed not in groups:
-                raise ValueError(f"parameters: no view of this data records {needed!r}; {suggest(needed, groups)}")
+                raise SettingError("parameters", f"no view of this data records {needed!r}; {suggest(needed, groups)}")
         neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
         if not (dimensions := self(neutral.relative(neutral)).shape[1]):
-            raise ValueError(f"parameters: {self.name!r} names something and measures nothing that could be told")
+            raise SettingError("parameters", f"{self.name!r} names something and measures nothing that could be told")
         return dimensions
 
 
@@ -166,6 +166,10 @@ def _crop_difference(action: Action) -> Tensor:
 def _head(widths: tuple[int, ...], normalised: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise(widths[:-1]):
-        layers += [nn.Linear(inputs, outputs), *([nn.BatchNorm1d(outputs)] if normalised else []), nn.ReLU(inplace=True)]
+        layers += [
+            nn.Linear(inputs, outputs),
+            *([nn.BatchNorm1d(outputs)] if normalised else []),
+            nn.ReLU(inplace=True),
+        ]
     # The last map has a bias: the mean of a target need not be 0, that of a rotation's w is not.
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register
+from ssl_inv.catalogue import require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("barlow-twins")
 class BarlowTwins(Objective):
     """Redundancy reduction (Zbontar, Jing, Misra, LeCun, Deny, ICML 2021, eq. 1).
 
@@ -42,8 +41,7 @@ class BarlowTwins(Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, redundancy=redundancy, scale=scale)
-        if not projector:
-            raise ValueError("projector must name at least one width")
+        require_filled(projector=projector)
         self.weights = (scale, scale * redundancy)
         self.projector = make_projector(features, projector)
 

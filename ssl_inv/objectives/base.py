@@ -7,10 +7,10 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
-from ssl_inv.registry import suggest
+from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.data.source import Labels
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn.backbones import Backbone
 from ssl_inv.transforms import Action, Convention, Group, Pose, Rotation, Transform
 from ssl_inv.views import Links, Plan, Views
 
@@ -23,18 +23,13 @@ class Term:
     weight: float = 1.0
 
 
-def require_at_least(least: float, **settings: float) -> None:
-    """Raise a `ValueError` that names the first of some settings that is below `least`."""
-    for name, value in settings.items():
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
-
-
 Losses = Mapping[str, Term]
 """Terms by name. The loss is the sum of value times weight; the engine sums, logs and checks them."""
 
+
 Encoder = Callable[[Tensor], dict[str, Tensor]]
 """From normalised pixels `(B, 3, H, W)` to the features of each part that evaluation may probe, `(B, D)` each; "all" is always there."""
+
 
 Aggregation = Callable[[Tensor, Sequence[Action]], Tensor]
 """From the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each to the next to one vector, `(B, D')`."""
@@ -165,13 +160,13 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
         ValueError: if there are none, or the data does not record one of them, or one measures nothing.
     """
     if not names:
-        raise ValueError(f"parameters is empty; this data records {', '.join(groups) or 'none'}")
+        raise SettingError("parameters", f"is empty; this data records {', '.join(groups) or 'none'}")
     if (unknown := next((name for name in names if name not in groups), None)) is not None:
-        raise ValueError(f"parameters: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+        raise SettingError("parameters", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
     widths = {name: neutral.relative(neutral).as_vector([name], convention).shape[1] for name in names}
     if (nothing := next((name for name, width in widths.items() if not width), None)) is not None:
-        raise ValueError(f"parameters: {nothing!r} names something and measures nothing that could be told")
+        raise SettingError("parameters", f"{nothing!r} names something and measures nothing that could be told")
     return sum(widths[name] for name in names)
 
 
@@ -184,4 +179,30 @@ def rotation_position(groups: Mapping[str, Group], names: list[str], convention:
     for number, name in enumerate(names):
         if isinstance(groups.get(name), (Rotation, Pose)):
             return action_dimensions(groups, names[:number], convention) if number else 0
-    raise ValueError(f"predictor_initialisation is 'quaternion', but no parameter is a rotation: {', '.join(names) or 'there are none'}")
+    raise SettingError(
+        "predictor_initialisation",
+        f"'quaternion', but no parameter is a rotation: {', '.join(names) or 'there are none'}",
+    )
+
+
+@dataclass(frozen=True)
+class ActionPrediction:
+    """An objective's prediction, for `Objective.predictor`.
+
+    Attributes:
+        encode: from normalised pixels to embeddings `(B, D)` in the space in which predictions are made.
+        move: from embeddings `(B, D)` and action vectors `(B, K)` to predicted embeddings `(B, D)`.
+        parameters: what of an action its vector tells.
+        convention: how.
+    """
+
+    encode: Callable[[Tensor], Tensor]
+    move: Callable[[Tensor, Tensor], Tensor]
+    parameters: list[str]
+    convention: Convention
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        return self.encode(pixels)
+
+    def predict(self, embedding: Tensor, action: Action) -> Tensor:
+        return self.move(embedding, action.as_vector(self.parameters, self.convention))

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
+from ssl_inv.catalogue import require_between, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher, cosine_momentum
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("byol")
 class BYOL(Objective):
     """Bootstrap your own latent (Grill et al., NeurIPS 2020, eq. 2).
 
@@ -48,10 +47,8 @@ class BYOL(Objective):
         momentum: float = 0.996,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        require_filled(projector=projector)
+        require_between(0, 1, momentum=momentum)
         self.momentum = momentum
         self.projector = make_projector(features, projector)
         self.prediction = make_projector(projector[-1], [*predictor, projector[-1]])

@@ -6,19 +6,24 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.capsules import CapsuleProjector, Capsules
-from ssl_inv.heads import BilinearPredictor
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least, rotation_position
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.registry import register
-from ssl_inv.some_channels import leave_out_head
+from ssl_inv.catalogue import require_at_least
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.capsules import CapsuleProjector, Capsules
+from ssl_inv.nn.parts import leave_out_head
+from ssl_inv.nn.predictors import BilinearPredictor
+from ssl_inv.objectives.base import (
+    ActionPrediction,
+    Losses,
+    Objective,
+    Term,
+    action_dimensions,
+    rotation_position,
+)
 from ssl_inv.transforms import Action, Convention, Group
 from ssl_inv.views import Pair, Views
 
 
-@register("capsie")
 class CapsIE(Objective):
     """Capsule network projectors for invariant and equivariant features (Everett and others, 2024, arXiv 2405.14386).
 
@@ -79,16 +84,24 @@ class CapsIE(Objective):
     ) -> None:
         super().__init__()
         require_at_least(
-            0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, mean_entropy=mean_entropy
+            0,
+            invariance=invariance,
+            equivariance=equivariance,
+            variance=variance,
+            covariance=covariance,
+            mean_entropy=mean_entropy,
         )
-        if pose < 1:
-            raise ValueError(f"pose must be at least 1, got {pose}")
+        require_at_least(1, pose=pose)
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.weights = (invariance, equivariance, variance, covariance, invariance * mean_entropy)
         self.projector = CapsuleProjector(features, capsules, pose, map_side)
-        quaternion = rotation_position(groups, parameters, convention) if predictor_initialisation == "quaternion" else None
-        self.action_predictor = BilinearPredictor(capsules * pose, action_dimensions(groups, parameters, convention), quaternion)
+        quaternion = (
+            rotation_position(groups, parameters, convention) if predictor_initialisation == "quaternion" else None
+        )
+        self.action_predictor = BilinearPredictor(
+            capsules * pose, action_dimensions(groups, parameters, convention), quaternion
+        )
 
     @property
     def plan(self) -> Pair:
@@ -117,7 +130,9 @@ class CapsIE(Objective):
             "variance": Term(losses.variance(z_x) / 2 + losses.variance(z_y) / 2, variance),
             "predicted_variance": Term(losses.variance(predicted) / 2, variance),
             "covariance": Term(losses.covariance(z_x) + losses.covariance(z_y), covariance),
-            "mean_entropy": Term(losses.mean_entropy_gap(x.activations) + losses.mean_entropy_gap(y.activations), mean_entropy),
+            "mean_entropy": Term(
+                losses.mean_entropy_gap(x.activations) + losses.mean_entropy_gap(y.activations), mean_entropy
+            ),
         }
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register, suggest
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled, suggest
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-@register("care")
 class CARE(Objective):
     """Contrastive learning with augmentations that act orthogonally (Gupta, Robinson, Lim, Villar, Jegelka, ICLR 2024).
 
@@ -37,7 +36,7 @@ class CARE(Objective):
         equivariance: weight of the second term; the paper has 0.01 for STL-10, 0.03 for CIFAR-10, 0.001 for CIFAR-100 and 0.005 for
             ImageNet-100.
         chunk: the recorded parameter in which samples of one chunk agree; the operation
-            `ssl_inv.augment.operations.shared.Shared` records `chunk`.
+            `ssl_inv.augment.shared.Shared` records `chunk`.
     """
 
     def __init__(
@@ -52,13 +51,11 @@ class CARE(Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, equivariance=equivariance)
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
         if chunk not in groups:
-            hint = "the operation ssl_inv.augment.operations.shared.Shared does" if chunk == "chunk" else suggest(chunk, groups)
-            raise ValueError(f"chunk: no view of this data records {chunk!r}; {hint}")
+            hint = "the operation ssl_inv.augment.shared.Shared does" if chunk == "chunk" else suggest(chunk, groups)
+            raise SettingError("chunk", f"no view of this data records {chunk!r}; {hint}")
         self.chunk, self.temperature, self.equivariance = chunk, temperature, equivariance
         self.projector = make_projector(features, projector)
 

@@ -5,19 +5,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import EmbeddedActionPredictor
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher, cosine_momentum
+from ssl_inv.catalogue import require_between, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.nn.predictors import EmbeddedActionPredictor
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
+from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
 from ssl_inv.transforms import Convention, Group
 from ssl_inv.views import Pair, View, Views
 
 
-@register("conditional-byol")
 class ConditionalBYOL(Objective):
     """BYOL (Grill et al., NeurIPS 2020) with a predictor that is told the action, seq-JEPA's comparison (Ghaemi et al., 2025).
 
@@ -61,10 +59,8 @@ class ConditionalBYOL(Objective):
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        require_filled(projector=projector)
+        require_between(0, 1, momentum=momentum)
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.momentum, self.symmetric = momentum, symmetric

@@ -6,18 +6,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import mlp
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import mlp
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Patches, Views
 
 _SIDES = 8
 
 
-@register("context-prediction")
 class ContextPrediction(Objective):
     """Prediction of where one patch lies beside another (Doersch, Gupta, Efros, ICCV 2015).
 
@@ -63,17 +62,21 @@ class ContextPrediction(Objective):
     ) -> None:
         super().__init__()
         if not 1 <= neighbours <= _SIDES:
-            raise ValueError(f"neighbours must lie between 1 and {_SIDES}, got {neighbours}")
+            raise SettingError("neighbours", f"must lie between 1 and {_SIDES}, got {neighbours}")
         require_at_least(0, patch_gap=patch_gap, patch_jitter=patch_jitter)
         require_at_least(1, patch_size=patch_size)
         if len(patch_scale) != 2:
-            raise ValueError(f"patch_scale are two shares, got {patch_scale}")
+            raise SettingError("patch_scale", f"must be two shares, got {patch_scale}")
         # Beyond this a patch beside the middle can lie nearer to a diagonal than to its own direction.
         apart = patch_size + patch_gap
         if patch_jitter >= (most := apart / (1 + 1 / math.tan(math.pi / _SIDES))):
-            raise ValueError(f"patch_jitter must be below {most:.1f} with patches {apart} pixels apart, got {patch_jitter}")
+            raise SettingError(
+                "patch_jitter", f"must be below {most:.1f} with patches {apart} pixels apart, got {patch_jitter}"
+            )
         view = 3 * patch_size + 2 * patch_gap + patch_jitter
-        self._plan = Patches(view, patch_size, 3, patch_jitter, 1 + neighbours, (patch_scale[0], patch_scale[1]), middle_first=True)
+        self._plan = Patches(
+            view, patch_size, 3, patch_jitter, 1 + neighbours, (patch_scale[0], patch_scale[1]), middle_first=True
+        )
         self.classifier = mlp((2 * features, *hidden, _SIDES))
 
     @property
@@ -84,7 +87,9 @@ class ContextPrediction(Objective):
         features = backbone(torch.cat([view.pixels for view in views.views])).view(len(views), len(views.index), -1)
         neighbours = features[1:]
         logits = self.classifier(torch.cat((features[:1].expand_as(neighbours), neighbours), dim=-1).flatten(0, 1))
-        return {"side": Term(losses.classification(logits, sides(views).flatten().to(logits.device, non_blocking=True)))}
+        return {
+            "side": Term(losses.classification(logits, sides(views).flatten().to(logits.device, non_blocking=True)))
+        }
 
 
 def sides(views: Views) -> Tensor:

@@ -8,19 +8,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv import keyed_random, losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.distributed import gather, rank
-from ssl_inv.heads import mlp
-from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.precision import in_full_precision
-from ssl_inv.registry import register, suggest
-from ssl_inv.transforms import Convention, Group, Transform
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between, suggest
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.distributed import gather, rank
+from ssl_inv.nn.heads import mlp
+from ssl_inv.nn.precision import in_full_precision
+from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term
+from ssl_inv.transforms import Convention, Group, Transform, keyed_random
 from ssl_inv.views import Pair, Views
 
 
-@register("context-ssl")
 class ContextSSL(Objective):
     """Contextual self-supervised learning (Gupta, Wang, Wang, Jaakkola, Jegelka, "In-context symmetries", NeurIPS 2024, 2405.18193).
 
@@ -99,7 +97,13 @@ class ContextSSL(Objective):
         _require_settings(environments, groups, context, masked, temperature, latents)
         self.parameters_used = list(dict.fromkeys(name for names in environments for name in names))
         self.convention: Convention = convention
-        self.context, self.masked, self.temperature, self.latents, self.seed = context, masked, temperature, latents, seed
+        self.context, self.masked, self.temperature, self.latents, self.seed = (
+            context,
+            masked,
+            temperature,
+            latents,
+            seed,
+        )
         self.latents_of = latents_of
         neutral = [Transform({name: groups[name].neutral(1)}, {name: groups[name]}) for name in self.parameters_used]
         actions = [one.relative(one).as_vector(convention=convention).shape[1] for one in neutral]
@@ -155,7 +159,9 @@ class ContextSSL(Objective):
         if self.training and self.environment == 0:
             self._remember(pairs, action)
         told, counted = self.latent_head(F.normalize(predicted, dim=1)), self.recorded[self.environment]
-        error = losses.mean_squared_error(told * counted if self.latents_of == "environment" else told, latent * counted)
+        error = losses.mean_squared_error(
+            told * counted if self.latents_of == "environment" else told, latent * counted
+        )
         if self.latents_of == "environment":
             error = error * (len(counted) / counted.sum())
         return {
@@ -170,14 +176,19 @@ class ContextSSL(Objective):
         """
         if self.transformer.places is not None and len(pairs) < self.context:
             choices = f"make it {len(pairs)}, the batch larger, or positions 'none'"
-            raise ValueError(f"context is {self.context}, but a batch has {len(pairs)} pairs and trains no later positions; {choices}")
+            raise SettingError(
+                "context",
+                f"{self.context}, but a batch has {len(pairs)} pairs and trains no later positions; {choices}",
+            )
         length, first = min(self.context, len(pairs)), rank() * share
         start, stop = first // length * length, -(-(first + share) // length) * length
         spare = max(0, stop - len(pairs))
         pairs, action = F.pad(pairs[start:stop], (0, 0, 0, 0, 0, spare)), F.pad(action[start:stop], (0, 0, 0, spare))
         visible = visible_tokens(self._shown(start, stop, length).to(pairs.device, non_blocking=True))
         places = torch.arange(2 * length, device=pairs.device)
-        outputs = self.transformer(_sequences(pairs, length), _sequences(_with_nothing(action), length), places, visible)
+        outputs = self.transformer(
+            _sequences(pairs, length), _sequences(_with_nothing(action), length), places, visible
+        )
         pairs_of_outputs: Tensor = outputs.reshape(-1, 2, outputs.shape[2])
         return pairs_of_outputs[first - start : first - start + share]
 
@@ -222,7 +233,9 @@ class ContextSSL(Objective):
         pairs = self.memory_features[len(self.memory_features) - known :].to(features.dtype)
         nothing = memory.new_zeros(len(features), memory.shape[1])
         tokens = torch.cat((pairs.flatten(0, 1), features))
-        actions = torch.cat((_with_nothing(memory).flatten(0, 1), nothing if action is None else action.to(memory.dtype)))
+        actions = torch.cat(
+            (_with_nothing(memory).flatten(0, 1), nothing if action is None else action.to(memory.dtype))
+        )
         order = torch.arange(len(tokens), device=features.device)
         places = torch.where(order < 2 * known, order, 2 * known + int(action is None))
         visible = torch.eye(len(tokens), dtype=torch.bool, device=features.device)
@@ -249,9 +262,8 @@ class ContextTransformer(nn.Module):
     def __init__(self, features: int, action: int, width: int, layers: int, heads: int, places: int) -> None:
         super().__init__()
         if heads < 1 or width < 1 or width % heads:
-            raise ValueError(f"heads is {heads}, which does not divide width, {width}")
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
+            raise SettingError("heads", f"{heads}, which does not divide width, {width}")
+        require_at_least(1, layers=layers)
         self.features, self.action = nn.Linear(features, width), nn.Linear(action, width, bias=False)
         self.places = nn.Embedding(places, width) if places else None
         self.layers = nn.ModuleList(_Layer(width, heads) for _ in range(layers))
@@ -331,23 +343,29 @@ def _columns(environments: list[list[str]], names: list[str], lengths: list[int]
         names: of all parameters, in the order of their columns.
         lengths: how many columns each has.
     """
-    parts = [torch.tensor([[float(name in told)] * length for told in environments]) for name, length in zip(names, lengths, strict=True)]
+    parts = [
+        torch.tensor([[float(name in told)] * length for told in environments])
+        for name, length in zip(names, lengths, strict=True)
+    ]
     return torch.cat(parts, dim=1)
 
 
 def _require_settings(
-    environments: list[list[str]], groups: Mapping[str, Group], context: int, masked: float, temperature: float, latents: float
+    environments: list[list[str]],
+    groups: Mapping[str, Group],
+    context: int,
+    masked: float,
+    temperature: float,
+    latents: float,
 ) -> None:
     if not environments or not all(environments):
-        raise ValueError(f"environments must be one or more lists of parameters, none of them empty, got {environments}")
+        raise SettingError(
+            "environments", f"must be one or more lists of parameters, none of them empty, got {environments}"
+        )
     unknown = next((name for names in environments for name in names if name not in groups), None)
     if unknown is not None:
-        raise ValueError(f"environments: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
-    if context < 1:
-        raise ValueError(f"context must be at least 1, got {context}")
-    if not 0 <= masked <= 1:
-        raise ValueError(f"masked must lie between 0 and 1, got {masked}")
-    if temperature <= 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}")
-    if latents < 0:
-        raise ValueError(f"latents must be at least 0, got {latents}")
+        raise SettingError("environments", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    require_at_least(1, context=context)
+    require_between(0, 1, masked=masked)
+    require_above(0, temperature=temperature)
+    require_at_least(0, latents=latents)

@@ -7,23 +7,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters, require_counts
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
-from ssl_inv.heads import projector as make_projector
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled
+from ssl_inv.data.source import Labels
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.clusters import Clusters
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.dino import by_crop, encode_by_size, global_and_local
-from ssl_inv.registry import register
+from ssl_inv.objectives.multi_crop import by_crop, encode_by_size, global_and_local
 from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Views
 
 _GLOBAL_CROPS = 2
 
 
-@register("deepcluster-v2")
 class DeepClusterV2(Objective):
     """Offline clustering with prototypes that are centroids (Caron et al., "SwAV", NeurIPS 2020, app. D).
 
@@ -73,13 +72,11 @@ class DeepClusterV2(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
+        require_filled(projector=projector)
         if not prototypes or min(prototypes) < 2:
-            raise ValueError(f"prototypes must name at least one set of at least 2, got {prototypes}")
-        require_counts(cluster_iterations=cluster_iterations, cluster_points=cluster_points)
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+            raise SettingError("prototypes", f"must name at least one set of at least 2, got {prototypes}")
+        require_at_least(1, cluster_iterations=cluster_iterations, cluster_points=cluster_points)
+        require_above(0, temperature=temperature)
         self.crops = global_and_local(local_crops, local_size, local_scale)
         self.projector = make_projector(features, projector)
         self.dimensions, self.prototypes, self.temperature, self.seed = projector[-1], prototypes, temperature, seed
@@ -93,7 +90,9 @@ class DeepClusterV2(Objective):
 
     def allocate(self, objects: int, images: int) -> None:
         if max(self.prototypes) > objects:
-            raise ValueError(f"prototypes must be at most the {objects} objects of the training data, got {self.prototypes}")
+            raise SettingError(
+                "prototypes", f"must be at most the {objects} objects of the training data, got {self.prototypes}"
+            )
         self.banks.extend(Bank(objects, self.dimensions, **self.storage) for _ in range(_GLOBAL_CROPS))
         self.sets.extend(Clusters(objects, count, self.dimensions) for count in self.prototypes)
 

@@ -1,23 +1,28 @@
 """DINO: predict, from crops of an image, which prototypes a slowly moving copy of the network finds in other crops of it."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import CentredTargets, PrototypeHead
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher, cosine_momentum
+from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import PrototypeHead
+from ssl_inv.nn.teacher import CentredTargets, Teacher, cosine_momentum
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.multi_crop import (
+    by_crop,
+    encode_by_size,
+    global_and_local,
+    mean_of_different_crops,
+    require_distillation_settings,
+)
 from ssl_inv.transforms import Group
-from ssl_inv.views import Crops, MultiCrop, View, Views
+from ssl_inv.views import MultiCrop, Views
 
 
-@register("dino")
 class DINO(Objective):
     """Self-distillation with no labels (Caron et al., ICCV 2021, eq. 1 to 3), as the authors' code computes it.
 
@@ -86,12 +91,18 @@ class DINO(Objective):
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
         for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
             if not 0 <= share < 1:
-                raise ValueError(f"{name} is a share of all steps from 0 to below 1, got {share}")
+                raise SettingError(name, f"must be a share of all steps from 0 to below 1, got {share}")
         self.crops = global_and_local(local_crops, local_size, local_scale)
-        self.student_temperature, self.momentum, self.frozen_prototypes = student_temperature, momentum, frozen_prototypes
+        self.student_temperature, self.momentum, self.frozen_prototypes = (
+            student_temperature,
+            momentum,
+            frozen_prototypes,
+        )
         self.sinkhorn, self.koleo, self.keep = targets == "sinkhorn", koleo, keep
         self.head = PrototypeHead(features, projector, prototypes, batch_norm, unit_norm)
-        self.centring = CentredTargets(prototypes, centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
+        self.centring = CentredTargets(
+            prototypes, centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup
+        )
 
     @property
     def plan(self) -> MultiCrop:
@@ -107,7 +118,11 @@ class DINO(Objective):
         targets = self._targets(torch.cat([view.pixels for view in views.views[:2]]))
         features = encode_by_size(backbone, views.views)
         student = by_crop(self.head(features), len(views))
-        terms = {"distillation": Term(mean_of_different_crops(losses.distillation(student, targets, self.student_temperature)))}
+        terms = {
+            "distillation": Term(
+                mean_of_different_crops(losses.distillation(student, targets, self.student_temperature))
+            )
+        }
         if self.koleo:
             first, second = by_crop(features, len(views))[:2]
             terms["koleo"] = Term(losses.koleo(first) + losses.koleo(second), self.koleo)
@@ -132,42 +147,3 @@ class DINO(Objective):
         self.centring.warm_up(step / steps)
         if step == steps and self.keep == "teacher":
             backbone.load_state_dict(self.teacher.network.get_submodule("0").state_dict())
-
-
-def require_distillation_settings(projector: Sequence[int], prototypes: int, student_temperature: float, momentum: float) -> None:
-    """Raise a `ValueError` if a setting that DINO and iBOT share is out of its range."""
-    if not projector:
-        raise ValueError("projector must name at least one width")
-    if prototypes < 2:
-        raise ValueError(f"prototypes must be at least 2, got {prototypes}")
-    if student_temperature <= 0:
-        raise ValueError(f"student_temperature must be above 0, got {student_temperature}")
-    if not 0 <= momentum <= 1:
-        raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
-
-
-def global_and_local(count: int, size: int, scale: Sequence[float]) -> MultiCrop:
-    """Two crops as the augmentation makes them, and `count` small ones of `size` pixels and a `scale` of the image's area."""
-    if len(scale) != 2:
-        raise ValueError(f"local_scale is the smallest and the largest share of the image's area, got {list(scale)}")
-    require_at_least(0, local_crops=count)
-    require_at_least(1, local_size=size)
-    small = (Crops(count, size, (scale[0], scale[1])),) if count else ()
-    return MultiCrop((Crops(2), *small))
-
-
-def encode_by_size(backbone: Backbone, views: Sequence[View]) -> Tensor:
-    """Features `(V B, D)` of V views, one after the other; neighbours of one size go through the backbone together."""
-    same = [[view.pixels for view in some] for _, some in groupby(views, key=lambda view: view.pixels.shape[-2:])]
-    return torch.cat([backbone(torch.cat(pixels)) for pixels in same])
-
-
-def by_crop(rows: Tensor, crops: int) -> Tensor:
-    """Rows `(V B, D)` of V crops, one crop's after the other's, as `(V, B, D)`."""
-    return rows.view(crops, -1, rows.shape[-1])
-
-
-def mean_of_different_crops(pairs: Tensor) -> Tensor:
-    """The mean of a `(T, S)` matrix of losses without its diagonal, where teacher and student see the same crop."""
-    teachers, students = pairs.shape
-    return (pairs.sum() - pairs.diagonal().sum()) / (teachers * students - min(teachers, students))

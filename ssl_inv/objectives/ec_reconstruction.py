@@ -9,17 +9,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
+from ssl_inv.catalogue import SettingError, require_at_least, suggest
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.parts import SomeChannels
+from ssl_inv.objectives.around import AroundBase, base_objective, beside, two_parts
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Term
-from ssl_inv.objectives.composition import AroundBase, base_objective, beside, two_parts
-from ssl_inv.registry import register, suggest
-from ssl_inv.some_channels import SomeChannels
 from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
 
 
-@register("ec-reconstruction")
 class ECReconstruction(AroundBase, Objective):
     """Any joint-embedding objective, and beside it the reconstruction of images between its views (Wang et al., AAAI 2026, 2503.18753).
 
@@ -67,18 +66,18 @@ class ECReconstruction(AroundBase, Objective):
     ) -> None:
         super().__init__()
         if not 0 < equivariant_share < 1:
-            raise ValueError(f"equivariant_share must lie between 0 and 1, got {equivariant_share}")
-        if intermediates < 1:
-            raise ValueError(f"intermediates must be at least 1, got {intermediates}")
+            raise SettingError("equivariant_share", f"must lie between 0 and 1, got {equivariant_share}")
+        require_at_least(1, intermediates=intermediates)
         if not decoder or min(decoder) < 1:
-            raise ValueError(f"decoder must name at least one width, all at least 1, got {decoder}")
-        if weight < 0:
-            raise ValueError(f"weight must be at least 0, got {weight}")
+            raise SettingError("decoder", f"must name at least one width, all at least 1, got {decoder}")
+        require_at_least(0, weight=weight)
         if (unknown := next((name for name in parameters if name not in groups), None)) is not None:
-            raise ValueError(f"parameters: no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+            raise SettingError("parameters", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
         equivariant = round(features * equivariant_share)
         if not 0 < equivariant < features:
-            raise ValueError(f"equivariant_share: {equivariant_share} of {features} features leaves one of the two parts empty")
+            raise SettingError(
+                "equivariant_share", f"{equivariant_share} of {features} features leaves one of the two parts empty"
+            )
         self.features, self.invariant_features = features, features - equivariant
         self.weight = weight
         self.surround(base_objective(self.invariant_features, groups, **base))
@@ -96,7 +95,9 @@ class ECReconstruction(AroundBase, Objective):
         seen = SomeChannels(backbone.model, self.invariant_features, remember=True)
         terms = self.base.loss(self._views_of_base(views), seen.as_backbone(backbone))
         maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
-        return beside(terms, {"reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)})
+        return beside(
+            terms, {"reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)}
+        )
 
     @property
     def _numbers_of_base(self) -> list[int]:
@@ -120,7 +121,9 @@ class ECReconstruction(AroundBase, Objective):
             images: what each decoder is to make of them, `(B, 3, H, W)`.
         """
         pairs = zip(self.decoders, images, strict=True)
-        return torch.stack([losses.reconstruction_error(decoder(maps, image.shape[-2:]), image) for decoder, image in pairs]).mean()
+        return torch.stack(
+            [losses.reconstruction_error(decoder(maps, image.shape[-2:]), image) for decoder, image in pairs]
+        ).mean()
 
     def _equivariant_map(self, features: Tensor) -> Tensor:
         """The equivariant channels `(B, C, h, w)` of features `(B, D, h, w)`."""
@@ -155,7 +158,9 @@ class Decoder(nn.Module):
         decoded: Tensor = self.linear(maps)
         for number, convolution in enumerate(self.convolutions, start=1):
             part = number / len(self.convolutions)
-            sides = [round(before * (after / before) ** part) for before, after in zip(maps.shape[-2:], size, strict=True)]
+            sides = [
+                round(before * (after / before) ** part) for before, after in zip(maps.shape[-2:], size, strict=True)
+            ]
             # Nearest places, and no interpolation: its gradient on a GPU differs from run to run.
             decoded = convolution(F.interpolate(decoded.relu(), sides, mode="nearest-exact"))
         return decoded

@@ -6,18 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.capsules import CapsuleProjector, Capsules
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.quaternions import quaternion_to_matrix
-from ssl_inv.registry import register, suggest
-from ssl_inv.some_channels import leave_out_head
+from ssl_inv.catalogue import SettingError, require_at_least, suggest
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.capsules import CapsuleProjector, Capsules
+from ssl_inv.nn.parts import leave_out_head
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Action, Group
+from ssl_inv.transforms.quaternions import quaternion_to_matrix
 from ssl_inv.views import Pair, Views
 
 
-@register("equicaps")
 class EquiCaps(Objective):
     """Pose-aware pretraining with capsules, without predictor (Konstantinou et al., 2025, arXiv 2506.09895), as the authors' code has it.
 
@@ -64,10 +63,18 @@ class EquiCaps(Objective):
     ) -> None:
         super().__init__()
         require_at_least(
-            0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, mean_entropy=mean_entropy
+            0,
+            invariance=invariance,
+            equivariance=equivariance,
+            variance=variance,
+            covariance=covariance,
+            mean_entropy=mean_entropy,
         )
         if "rotation" not in groups:
-            raise ValueError(f"name: equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}")
+            raise SettingError(
+                "name",
+                f"equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}",
+            )
         self.parameters_used = ["rotation"]
         self.weights = (invariance, equivariance, variance, covariance, mean_entropy)
         self.projector = CapsuleProjector(features, capsules, 9, map_side)
@@ -94,7 +101,9 @@ class EquiCaps(Objective):
             "equivariance": Term(losses.mean_squared_error(turned, seen), equivariance),
             "variance": Term(losses.variance(z_x) / 2 + losses.variance(z_y) / 2, variance),
             "covariance": Term(losses.covariance(z_x) + losses.covariance(z_y), covariance),
-            "mean_entropy": Term(losses.mean_entropy_gap(x.activations) + losses.mean_entropy_gap(y.activations), mean_entropy),
+            "mean_entropy": Term(
+                losses.mean_entropy_gap(x.activations) + losses.mean_entropy_gap(y.activations), mean_entropy
+            ),
         }
 
     def predictor(self, backbone: Backbone) -> "EquiCapsPredictor":

@@ -6,17 +6,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import EmbeddedActionPredictor, normalised_mlp
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import normalised_mlp
+from ssl_inv.nn.predictors import EmbeddedActionPredictor
+from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
 from ssl_inv.transforms import Convention, Group
 from ssl_inv.views import Pair, Views
 
 
-@register("equimod")
 class EquiMod(Objective):
     """An equivariance module beside SimCLR (Devillers and Lefort, "EquiMod", ICLR 2023), with the losses of the authors' code.
 
@@ -68,11 +67,10 @@ class EquiMod(Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, equivariance=equivariance)
-        if not projector:
-            raise ValueError("projector must name at least one width")
+        require_filled(projector=projector)
         for name, value in (("temperature", temperature), ("equivariant_temperature", equivariant_temperature)):
             if value <= 0:
-                raise ValueError(f"{name} must be above 0, got {value}")
+                raise SettingError(name, f"must be above 0, got {value}")
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.source = source
@@ -91,7 +89,10 @@ class EquiMod(Objective):
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         # The third view is the source of the first two; of a pair, the first is that of the second.
         source, *targets = views.views if self.source == "pair" else (views[2], views[0], views[1])
-        actions = [source.transform.relative(view.transform).as_vector(self.parameters_used, self.convention) for view in targets]
+        actions = [
+            source.transform.relative(view.transform).as_vector(self.parameters_used, self.convention)
+            for view in targets
+        ]
         return self.embedding_loss([backbone(view.pixels) for view in (source, *targets)], actions)
 
     def embedding_loss(self, features: list[Tensor], actions: list[Tensor]) -> Losses:

@@ -7,17 +7,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import normalised_mlp
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import normalised_mlp
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Several, Turns, Views
 
 
-@register("essl")
 class ESSL(Objective):
     """Equivariant contrastive learning with quarter turns (Dangovski et al., ICLR 2022).
 
@@ -70,12 +69,10 @@ class ESSL(Objective):
         super().__init__()
         require_at_least(0, rotation=rotation)
         require_at_least(1, predictor_hidden=predictor_hidden, turned_size=turned_size)
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
         if turned_scale is not None and len(turned_scale) != 2:
-            raise ValueError(f"turned_scale are two shares, got {turned_scale}")
+            raise SettingError("turned_scale", f"must be two shares, got {turned_scale}")
         self.temperature, self.rotation = temperature, rotation
         scale = None if turned_scale is None else (turned_scale[0], turned_scale[1])
         self._plan = Several((Pair(), Turns(turned_size, scale)), policies=(None, 0))
@@ -102,7 +99,9 @@ class ESSL(Objective):
         """L_SSL from the projections `(B, D)` of the pair."""
         if self.predictor_head is None:
             return {"info_nce": Term(losses.symmetric_info_nce(x, y, self.temperature))}
-        errors = losses.cosine_distance(self.predictor_head(x), y.detach()) + losses.cosine_distance(self.predictor_head(y), x.detach())
+        errors = losses.cosine_distance(self.predictor_head(x), y.detach()) + losses.cosine_distance(
+            self.predictor_head(y), x.detach()
+        )
         return {"cosine": Term(errors / 2 - 1)}
 
 

@@ -5,16 +5,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher
-from ssl_inv.token_prediction import (
-    BlockMasking,
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.masking import BlockMasking
+from ssl_inv.nn.teacher import Teacher, linear_momentum
+from ssl_inv.nn.tokens import (
     TokenPredictor,
     encode_visible,
-    linear_momentum,
     make_predictor,
     normalised,
     patch_grid,
@@ -23,11 +20,11 @@ from ssl_inv.token_prediction import (
     take,
     teacher_tokens,
 )
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-@register("i-jepa")
 class IJEPA(Objective):
     """Image-based joint-embedding predictive architecture (Assran et al., CVPR 2023, 2301.08243, sec. 3).
 

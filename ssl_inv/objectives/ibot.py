@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import numpy as np
@@ -10,21 +9,27 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_inv import keyed_random, losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import CentredTargets, PrototypeHead
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.objectives.counted import CountsSteps
-from ssl_inv.objectives.dino import by_crop, encode_by_size, global_and_local, mean_of_different_crops, require_distillation_settings
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher, cosine_momentum
-from ssl_inv.transforms import Group
+from ssl_inv.catalogue import SettingError, require_at_least, require_between
+from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import PrototypeHead
+from ssl_inv.nn.teacher import CentredTargets, Teacher, cosine_momentum
+from ssl_inv.nn.tokens import encode_tokens, grid_of_patches
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.multi_crop import (
+    by_crop,
+    encode_by_size,
+    global_and_local,
+    mean_of_different_crops,
+    require_distillation_settings,
+)
+from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import MultiCrop, Views
 
 Masks = NDArray[np.bool_]
 
 
-@register("ibot")
 class IBOT(CountsSteps, Objective):
     """Image BERT pretraining with an online tokeniser (Zhou et al., ICLR 2022, eq. 2 and 3), as the authors' code computes it.
 
@@ -101,20 +106,34 @@ class IBOT(CountsSteps, Objective):
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
         for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
             if not 0 <= share < 1:
-                raise ValueError(f"{name} is a share of all steps from 0 to below 1, got {share}")
-        if not 0 <= mask_probability <= 1:
-            raise ValueError(f"mask_probability must lie between 0 and 1, got {mask_probability}")
+                raise SettingError(name, f"must be a share of all steps from 0 to below 1, got {share}")
+        require_between(0, 1, mask_probability=mask_probability)
         if len(mask_share) != 2 or not 0 <= mask_share[0] <= mask_share[1] < 1:
-            raise ValueError(f"mask_share is a smallest and a largest share from 0 to below 1, got {mask_share}")
+            raise SettingError(
+                "mask_share", f"must be a smallest and a largest share from 0 to below 1, got {mask_share}"
+            )
         self.crops = global_and_local(local_crops, local_size, local_scale)
-        self.mask_probability, self.mask_share, self.mask_seed = mask_probability, (mask_share[0], mask_share[1]), mask_seed
-        self.student_temperature, self.momentum, self.frozen_prototypes = student_temperature, momentum, frozen_prototypes
+        self.mask_probability, self.mask_share, self.mask_seed = (
+            mask_probability,
+            (mask_share[0], mask_share[1]),
+            mask_seed,
+        )
+        self.student_temperature, self.momentum, self.frozen_prototypes = (
+            student_temperature,
+            momentum,
+            frozen_prototypes,
+        )
         self.weights, self.keep = (image_weight, patch_weight), keep
         self.mask_token = nn.Parameter(torch.zeros(features))
-        heads = (PrototypeHead(features, projector, prototypes, unit_norm=unit_norm) for _ in range(1 if shared_head else 2))
+        heads = (
+            PrototypeHead(features, projector, prototypes, unit_norm=unit_norm) for _ in range(1 if shared_head else 2)
+        )
         self.heads = nn.ModuleList(heads)
         schedule = (centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
-        self.image_targets, self.patch_targets = CentredTargets(prototypes, *schedule), CentredTargets(prototypes, *schedule)
+        self.image_targets, self.patch_targets = (
+            CentredTargets(prototypes, *schedule),
+            CentredTargets(prototypes, *schedule),
+        )
 
     @property
     def plan(self) -> MultiCrop:
@@ -122,9 +141,13 @@ class IBOT(CountsSteps, Objective):
 
     def adopt(self, backbone: Backbone) -> None:
         if not hasattr(backbone.model, "num_prefix_tokens") or not hasattr(backbone.model, "patch_embed"):
-            raise ValueError(f"name: ibot masks patch tokens, and {backbone.architecture} has none; choose a vision transformer")
+            raise SettingError(
+                "name", f"ibot masks patch tokens, and {backbone.architecture} has none; choose a vision transformer"
+            )
         if not isinstance(getattr(backbone.model, "patch_drop", nn.Identity()), nn.Identity):
-            raise ValueError(f"ibot masks patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0")
+            raise ValueError(
+                f"ibot masks patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0"
+            )
         # Tokens may be wider than the features that are this objective's share of them.
         self.mask_token = nn.Parameter(torch.zeros(int(backbone.model.embed_dim)))  # type: ignore[arg-type]
         self.backbone_teacher, self.head_teacher = Teacher(backbone), Teacher(self.heads)
@@ -157,7 +180,10 @@ class IBOT(CountsSteps, Objective):
         image_logits = heads[0](pooled)
         head: Any = heads[-1]
         embedded = head.embed(patches).flatten(0, 1)
-        image_targets, patch_targets = self.image_targets(image_logits), self.patch_targets(head.similarities(embedded[masked]))
+        image_targets, patch_targets = (
+            self.image_targets(image_logits),
+            self.patch_targets(head.similarities(embedded[masked])),
+        )
         self.image_targets.put(image_logits.mean(dim=0, dtype=self.image_targets.centre.dtype))
         # Logits are linear in embeddings: their mean over all patches is the logits of the mean.
         mean = embedded.mean(dim=0, dtype=self.mask_token.dtype)
@@ -196,34 +222,6 @@ class IBOT(CountsSteps, Objective):
             backbone.load_state_dict(self.backbone_teacher.network.state_dict())
 
 
-def encode_tokens(backbone: Backbone, pixels: Tensor, masked: Tensor | None = None, token: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Pooled features `(B, D)` and patch tokens `(B, N, D)` from one pass through a vision transformer.
-
-    Args:
-        backbone: the transformer.
-        pixels: `(B, 3, H, W)`.
-        masked: which patch embeddings are replaced, `(B, N)`, before positions are added to them; None replaces none.
-        token: what replaces them, `(D,)`.
-    """
-
-    def replace(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
-        assert masked is not None
-        assert token is not None
-        return torch.where(masked.view(*embedded.shape[:-1], 1), token.to(embedded.dtype), embedded)
-
-    model: Any = backbone.model
-    with nullcontext() if masked is None else model.patch_embed.register_forward_hook(replace):
-        tokens = model.forward_features(pixels)
-    return model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
-
-
-def grid_of_patches(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
-    """Patches along height and width."""
-    embed: Any = backbone.model.patch_embed
-    (height, width), (patch_height, patch_width) = pixels.shape[-2:], embed.patch_size
-    return height // patch_height, width // patch_width
-
-
 _ATTEMPTS, _ROUNDS = 10, 60
 
 
@@ -251,7 +249,10 @@ def block_masks(counts: NDArray[np.int64], grid: tuple[int, int], key: tuple[Any
         area = smallest + (wanted - smallest) * area
         aspect = np.exp((2 * ratio - 1) * math.log(1 / 0.3))
         tall, wide = (np.rint(np.sqrt(np.maximum(area, 0) * one)).astype(np.int64) for one in (aspect, 1 / aspect))
-        top, left = ((free * (space - side + 1)).astype(np.int64) for free, space, side in ((down, height, tall), (right, width, wide)))
+        top, left = (
+            (free * (space - side + 1)).astype(np.int64)
+            for free, space, side in ((down, height, tall), (right, width, wide))
+        )
         top, left, bottom, far = (one[:, None, None] for one in (top, left, top + tall, left + wide))
         blocks = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < far) & ~masks
         new = blocks.sum(axis=(1, 2))

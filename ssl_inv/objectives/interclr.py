@@ -8,28 +8,30 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters, require_counts
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
-from ssl_inv.heads import mlp
+from ssl_inv.catalogue import SettingError, require_above, require_at_least
+from ssl_inv.data.source import Labels
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.clusters import Clusters
+from ssl_inv.memories.draws import Drawn, Negatives, draw_positives
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import mlp
+from ssl_inv.nn.teacher import Teacher
+from ssl_inv.objectives.around import AroundBase, base_objective, beside
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.composition import AroundBase, base_objective, beside
-from ssl_inv.registry import register
-from ssl_inv.sampling import Drawn, Negatives, draw_positives, sample_keys
-from ssl_inv.teacher import Teacher
 from ssl_inv.transforms import Group
+from ssl_inv.transforms.keyed_random import sample_keys
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Several, Views
 
 _POSITIVES, _NEGATIVES = range(2)
 """Streams of random numbers."""
+
+
 _NEVER = -1e4
 """The similarity of an entry that is not to be told from the query; minus infinity would have no gradient where there is no other."""
 
 
-@register("interclr")
 class InterCLR(AroundBase, Objective):
     """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single images.
 
@@ -118,19 +120,22 @@ class InterCLR(AroundBase, Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_counts(cluster_iterations=cluster_iterations, cluster_points=cluster_points, cluster_epochs=cluster_epochs)
-        require_counts(centroid_every=centroid_every, negative_count=negative_count, pool=pool)
+        require_at_least(
+            1, cluster_iterations=cluster_iterations, cluster_points=cluster_points, cluster_epochs=cluster_epochs
+        )
+        require_at_least(1, centroid_every=centroid_every, negative_count=negative_count, pool=pool)
         shares = {"weight": weight, "warmup": warmup, "neck_momentum": neck_momentum}
         if wrong := next((name for name, share in shares.items() if not 0 <= share <= 1), None):
-            raise ValueError(f"{wrong} must lie between 0 and 1, got {shares[wrong]}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+            raise SettingError(wrong, f"must lie between 0 and 1, got {shares[wrong]}")
+        require_above(0, temperature=temperature)
         if boundary == "angle" and abs(margin) >= math.pi:
-            raise ValueError(f"margin is an angle within pi of 0, got {margin}")
+            raise SettingError("margin", f"must be an angle within pi of 0, got {margin}")
         if not (share_neck or neck):
-            raise ValueError("neck must name at least one width")
+            raise SettingError("neck", "must name at least one width")
         if negatives == "none" and not share_neck:
-            raise ValueError("negatives: none compares the base's predictions with the bank, so share_neck must be true")
+            raise SettingError(
+                "negatives", "none compares the base's predictions with the bank, so share_neck must be true"
+            )
         self.surround(base_objective(features, groups, **base))
         _require_suitable(self.base, base["name"])
         self.neck = None if share_neck else mlp((features, *neck))
@@ -219,13 +224,17 @@ class InterCLR(AroundBase, Objective):
 
     def contrast(self, queries: Tensor, positives: Tensor, negatives: Drawn) -> Tensor:
         """The cross entropy of telling the positive, an object each, `(B,)`, of unit vectors `(B, D)` from negatives, with the margin."""
-        positive = with_margin(self.bank.similarity(queries, positives.unsqueeze(1)).squeeze(1), self.margin, self.boundary)
+        positive = with_margin(
+            self.bank.similarity(queries, positives.unsqueeze(1)).squeeze(1), self.margin, self.boundary
+        )
         similarity = self.bank.similarity(queries, negatives.objects, negatives.similarities)
         return losses.contrast(positive, similarity.masked_fill(~negatives.found, _NEVER), self.temperature)
 
     def attraction(self, predictions: Tensor, index: Tensor) -> Tensor:
         """The inter-image term without negatives, of predictions `(B, D)` for the images `index`, `(B,)`."""
-        return losses.cosine_error(predictions, self.bank.rows(self._positives(index, predictions.device), predictions.detach()))
+        return losses.cosine_error(
+            predictions, self.bank.rows(self._positives(index, predictions.device), predictions.detach())
+        )
 
     def _positives(self, index: Tensor, device: torch.device) -> Tensor:
         keys = sample_keys(index, device, self.seed, self._steps_done, _POSITIVES)
@@ -306,11 +315,14 @@ def _require_suitable(base: Objective, name: str) -> None:
     """Raise a `ValueError` if a base has no projector of vectors, or views of which it is not clear which ones the bank shall know."""
     projector = getattr(base, "projector", None)
     if not isinstance(projector, nn.Module):
-        raise ValueError(f"base: {name!r} has no projector, whose outputs the bank is made of")
+        raise SettingError("base", f"{name!r} has no projector, whose outputs the bank is made of")
     if not any(isinstance(layer, nn.Linear) for layer in projector.modules()):
-        raise ValueError(f"base: the projector of {name!r} gives no vectors, of which the bank is made")
+        raise SettingError("base", f"the projector of {name!r} gives no vectors, of which the bank is made")
     if not _images(base.plan):
-        raise ValueError(f"base: {name!r} has views of other images or crops of several sizes; the bank needs an image's own, of one size")
+        raise SettingError(
+            "base",
+            f"{name!r} has views of other images or crops of several sizes; the bank needs an image's own, of one size",
+        )
 
 
 def output_width(projector: nn.Module) -> int:

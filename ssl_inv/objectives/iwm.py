@@ -6,18 +6,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher
-from ssl_inv.token_prediction import (
-    BlockMasking,
+from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.masking import BlockMasking
+from ssl_inv.nn.teacher import Teacher, linear_momentum
+from ssl_inv.nn.tokens import (
     Grid,
     TokenPredictor,
     encode_visible,
-    linear_momentum,
     make_predictor,
     normalised,
     require_patch_tokens,
@@ -25,11 +22,11 @@ from ssl_inv.token_prediction import (
     take,
     teacher_tokens,
 )
+from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("iwm")
 class IWM(Objective):
     """Image World Models (Garrido et al., "Learning and leveraging world models in visual representation learning", 2024, 2403.00504).
 
@@ -95,9 +92,10 @@ class IWM(Objective):
         super().__init__()
         require_token_settings(predictor_heads, momentum)
         if not parameters:
-            raise ValueError("parameters is empty; name what views differ in, or choose i-jepa, whose predictor is told nothing")
-        if judged_side < 1:
-            raise ValueError(f"judged_side must be at least 1, got {judged_side}")
+            raise SettingError(
+                "parameters", "is empty; name what views differ in, or choose i-jepa, whose predictor is told nothing"
+            )
+        require_at_least(1, judged_side=judged_side)
         self.parameters_used = parameters
         self.action = action_dimensions(groups, parameters, "canonical")
         self.masking = BlockMasking(blocks, block_scale, block_aspect, context_scale, least_context, mask_seed)
@@ -113,7 +111,10 @@ class IWM(Objective):
         require_patch_tokens(backbone, "iwm")
         model: Any = backbone.model
         if model.dynamic_img_size:
-            raise ValueError("arguments: iwm predicts at the places of one grid of patches; give img_size instead of dynamic_img_size")
+            raise SettingError(
+                "arguments",
+                "iwm predicts at the places of one grid of patches; give img_size instead of dynamic_img_size",
+            )
         self.grid: Grid = model.patch_embed.grid_size
         self.token_predictor = make_predictor(backbone, *self.predictor_shape, self.action)
         self.teacher = Teacher(backbone)

@@ -6,23 +6,23 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.directions import RandomDirections
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.nn.sigreg import RandomDirections
+from ssl_inv.nn.sigreg import sigreg as sigreg_loss
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Views
 
 
-@register("lejepa")
 class LeJEPA(Objective):
     """Joint embedding without teacher, stop-gradient or predictor (Balestriero, LeCun, 2025, arXiv 2511.08544).
 
         L = (1 - weight) mean (z_v - c)^2 + weight SIGReg(z),
 
-    z_v being the projected view v of a sample and c the mean of its views; see `losses.sigreg` for the second term. Views of one size are
+    z_v being the projected view v of a sample and c the mean of its views; see `ssl_inv.nn.sigreg.sigreg` for the second term. Views of one size are
     one batch for the backbone, and all views of all sizes are one for the projector.
 
     When:
@@ -66,14 +66,13 @@ class LeJEPA(Objective):
         local_scale: list[float] = [0.05, 0.3],  # noqa: B006
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
+        require_filled(projector=projector)
         if not 0 < weight < 1:
-            raise ValueError(f"weight must lie between 0 and 1, got {weight}")
+            raise SettingError("weight", f"must lie between 0 and 1, got {weight}")
         if nodes < 2 or reach <= 0:
-            raise ValueError(f"nodes must be at least 2 and reach above 0, got {nodes} and {reach}")
+            raise SettingError("nodes", f"must be at least 2 and reach above 0, got {nodes} and {reach}")
         if len(local_scale) != 2:
-            raise ValueError(f"local_scale are two shares, got {local_scale}")
+            raise SettingError("local_scale", f"must be two shares, got {local_scale}")
         self.weight, self.form, self.global_views = weight, form, global_views
         self.nodes, self.reach, self.scale_by_batch = nodes, reach, scale_by_batch
         self._plan = _plan(global_views, local_views, local_size, (local_scale[0], local_scale[1]))
@@ -95,8 +94,11 @@ class LeJEPA(Objective):
         flattened = self.form == "flattened"
         distance = losses.distance_from_mean_view(z, self.global_views if flattened else None)
         tested = z.flatten(0, 1) if flattened else z
-        sigreg = losses.sigreg(tested, self.directions(z), self.nodes, self.reach, self.scale_by_batch)
-        return {"invariance": Term(distance, 1.0 if flattened else 1 - self.weight), "sigreg": Term(sigreg, self.weight)}
+        sigreg = sigreg_loss(tested, self.directions(z), self.nodes, self.reach, self.scale_by_batch)
+        return {
+            "invariance": Term(distance, 1.0 if flattened else 1 - self.weight),
+            "sigreg": Term(sigreg, self.weight),
+        }
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.directions.advance(step)

@@ -7,19 +7,18 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import keyed_random, losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import mlp
-from ssl_inv.memory import Queue
+from ssl_inv.catalogue import require_above, require_between, require_filled
+from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.queue import Queue
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import mlp
+from ssl_inv.nn.teacher import Teacher
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.counted import CountsSteps
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher
-from ssl_inv.transforms import Group
+from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Pair, Views
 
 
-@register("moco-v2")
 class MoCoV2(CountsSteps, Objective):
     """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al., arXiv 2003.04297).
 
@@ -72,14 +71,13 @@ class MoCoV2(CountsSteps, Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
+        require_between(0, 1, momentum=momentum)
         if min(extrapolation, interpolation) < 0:
-            raise ValueError(f"extrapolation and interpolation must be at least 0, got {extrapolation} and {interpolation}")
+            raise ValueError(
+                f"extrapolation and interpolation must be at least 0, got {extrapolation} and {interpolation}"
+            )
         self.temperature, self.momentum, self.renormalised, self.seed = temperature, momentum, renormalised, seed
         self.extrapolation, self.interpolation = extrapolation, interpolation
         self.projector = mlp((features, *projector))
@@ -112,7 +110,9 @@ class MoCoV2(CountsSteps, Objective):
         """Similarities of queries and their keys, `(B,)`, extrapolated away from each other if wished."""
         if self.extrapolation:
             weight = 1 + self._beta(self.extrapolation, 0)
-            queries, keys = (self._normalised(one) for one in (torch.lerp(keys, queries, weight), torch.lerp(queries, keys, weight)))
+            queries, keys = (
+                self._normalised(one) for one in (torch.lerp(keys, queries, weight), torch.lerp(queries, keys, weight))
+            )
         return (queries * keys).sum(dim=1)
 
     def _interpolated(self, vectors: Tensor) -> Tensor:
@@ -120,7 +120,9 @@ class MoCoV2(CountsSteps, Objective):
         if not self.interpolation:
             return vectors
         key = int(keyed_random.bits(self.seed, self._steps_done, 2, count=1)[0, 0] >> 1)
-        order = torch.randperm(len(vectors), generator=torch.Generator(vectors.device).manual_seed(key), device=vectors.device)
+        order = torch.randperm(
+            len(vectors), generator=torch.Generator(vectors.device).manual_seed(key), device=vectors.device
+        )
         return self._normalised(torch.lerp(vectors[order], vectors, self._beta(self.interpolation, 1)))
 
     def _normalised(self, rows: Tensor) -> Tensor:

@@ -4,17 +4,16 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import normalised_mlp
+from ssl_inv.catalogue import SettingError, require_above, require_between, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import normalised_mlp
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher, cosine_momentum
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("moco-v3")
 class MoCoV3(Objective):
     """Momentum contrast without a queue (Chen, Xie, He, ICCV 2021, eq. 1 and algorithm 1).
 
@@ -56,12 +55,9 @@ class MoCoV3(Objective):
         frozen_patch_projection: bool = False,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
+        require_between(0, 1, momentum=momentum)
         self.temperature, self.momentum, self.frozen_patch_projection = temperature, momentum, frozen_patch_projection
         self.projector = normalised_mlp(features, projector)
         self.prediction = normalised_mlp(projector[-1], [*predictor, projector[-1]], predictor_norm)
@@ -74,7 +70,9 @@ class MoCoV3(Objective):
         if self.frozen_patch_projection:
             patches = getattr(backbone.model, "patch_embed", None)
             if not isinstance(patches, nn.Module):
-                raise ValueError(f"frozen_patch_projection is true, but {backbone.architecture} is no vision transformer")
+                raise SettingError(
+                    "frozen_patch_projection", f"true, but {backbone.architecture} is no vision transformer"
+                )
             patches.requires_grad_(False)
         self.teacher = Teacher(self._encoder(backbone))
 

@@ -8,20 +8,19 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_inv import keyed_random, losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import PrototypeHead
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.objectives.counted import CountsSteps
-from ssl_inv.objectives.dino import by_crop, encode_by_size
-from ssl_inv.objectives.ibot import grid_of_patches
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher
-from ssl_inv.transforms import Group
+from ssl_inv.catalogue import SettingError, require_at_least, require_between, require_filled
+from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import PrototypeHead
+from ssl_inv.nn.teacher import Teacher
+from ssl_inv.nn.tokens import grid_of_patches
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.multi_crop import by_crop, encode_by_size
+from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-@register("msn")
 class MSN(CountsSteps, Objective):
     """Masked siamese networks (Assran et al., ECCV 2022, eq. 1 and sec. 3), as the authors' code computes it.
 
@@ -90,18 +89,14 @@ class MSN(CountsSteps, Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, mean_entropy=mean_entropy, entropy=entropy)
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if prototypes < 2:
-            raise ValueError(f"prototypes must be at least 2, got {prototypes}")
+        require_filled(projector=projector)
+        require_at_least(2, prototypes=prototypes)
         if min(temperature, sharpening) <= 0:
             raise ValueError(f"temperature and sharpening must be above 0, got {temperature} and {sharpening}")
-        if sinkhorn_iterations < 0:
-            raise ValueError(f"sinkhorn_iterations must be at least 0, got {sinkhorn_iterations}")
+        require_at_least(0, sinkhorn_iterations=sinkhorn_iterations)
         if not 0 <= patch_drop < 1:
-            raise ValueError(f"patch_drop is a share of the patches from 0 to below 1, got {patch_drop}")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+            raise SettingError("patch_drop", f"must be a share of the patches from 0 to below 1, got {patch_drop}")
+        require_between(0, 1, momentum=momentum)
         self._plan = _plan(random_views, focal_views, focal_size, focal_scale)
         self.random_views, self.patch_drop, self.seed = random_views, patch_drop, seed
         self.temperature, self.sharpening, self.sinkhorn_iterations = temperature, sharpening, sinkhorn_iterations
@@ -113,10 +108,16 @@ class MSN(CountsSteps, Objective):
         return self._plan
 
     def adopt(self, backbone: Backbone) -> None:
-        if any(getattr(backbone.model, name, None) is None for name in ("num_prefix_tokens", "patch_embed", "patch_drop")):
-            raise ValueError(f"name: msn drops patch tokens, and {backbone.architecture} has none; choose a vision transformer")
+        if any(
+            getattr(backbone.model, name, None) is None for name in ("num_prefix_tokens", "patch_embed", "patch_drop")
+        ):
+            raise SettingError(
+                "name", f"msn drops patch tokens, and {backbone.architecture} has none; choose a vision transformer"
+            )
         if not isinstance(backbone.model.patch_drop, nn.Identity):
-            raise ValueError(f"msn drops patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0")
+            raise ValueError(
+                f"msn drops patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0"
+            )
         self.teacher = Teacher(self._embedding(backbone))
 
     def _embedding(self, backbone: Backbone) -> nn.Module:
@@ -137,7 +138,11 @@ class MSN(CountsSteps, Objective):
         """The terms of the loss from embeddings of the anchors `(V, B, D)` and of the target `(B, D)`."""
         with torch.autocast(anchors.device.type, enabled=False):
             logits = self.head.similarities(losses.unit_rows(anchors))
-            terms = {"prediction": Term(losses.distillation(logits, self._assignments(targets)[None], self.temperature).mean())}
+            terms = {
+                "prediction": Term(
+                    losses.distillation(logits, self._assignments(targets)[None], self.temperature).mean()
+                )
+            }
             logarithms = (logits / self.temperature).log_softmax(dim=-1).flatten(0, 1)
             if self.mean_entropy:
                 terms["mean_entropy"] = Term(losses.logarithmic_mean_entropy_gap(logarithms), self.mean_entropy)
@@ -159,7 +164,9 @@ class MSN(CountsSteps, Objective):
         height, width = grid_of_patches(backbone, pixels)
         view = np.repeat(np.arange(self.random_views), len(index))
         key = (self.seed, self._steps_done, np.tile(index, self.random_views), view)
-        kept = keyed_random.bits(*key, count=height * width).argsort(axis=1)[:, : max(1, int(height * width * (1 - self.patch_drop)))]
+        kept = keyed_random.bits(*key, count=height * width).argsort(axis=1)[
+            :, : max(1, int(height * width * (1 - self.patch_drop)))
+        ]
         return torch.from_numpy(np.ascontiguousarray(kept)).to(pixels.device, non_blocking=True)
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
@@ -182,7 +189,9 @@ def _plan(random_views: int, focal_views: int, size: int, scale: list[float]) ->
     if min(random_views, focal_views) < 0 or random_views + focal_views == 0:
         raise ValueError(f"random_views and focal_views make one anchor at least, got {random_views} and {focal_views}")
     if len(scale) != 2:
-        raise ValueError(f"focal_scale is the smallest and the largest share of the image's area, got {scale}")
+        raise SettingError(
+            "focal_scale", f"must be the smallest and the largest share of the image's area, got {scale}"
+        )
     require_at_least(1, focal_size=size)
     small = (Crops(focal_views, size, (scale[0], scale[1])),) if focal_views else ()
     return MultiCrop((Crops(1 + random_views), *small))

@@ -6,17 +6,16 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.memory import Queue
+from ssl_inv.catalogue import require_above, require_filled
+from ssl_inv.memories.queue import Queue
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("nnclr")
 class NNCLR(Objective):
     """Nearest neighbours as positives (Dwibedi et al., "With a little help from my friends", ICCV 2021, eq. 3 and algorithm 1).
 
@@ -53,10 +52,8 @@ class NNCLR(Objective):
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
         self.temperature = temperature
         self.projector = nn.Sequential(*make_projector(features, projector), nn.BatchNorm1d(projector[-1]))
         self.prediction = make_projector(projector[-1], [*predictor, projector[-1]])

@@ -6,19 +6,19 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.bank import Bank
-from ssl_inv.heads import mlp
+from ssl_inv.catalogue import require_above, require_at_least, require_filled
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.draws import spread
+from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import mlp
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.counted import CountsSteps
-from ssl_inv.registry import register
-from ssl_inv.sampling import sample_keys, spread
 from ssl_inv.transforms import Group
+from ssl_inv.transforms.keyed_random import sample_keys
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-@register("npid")
 class NPID(CountsSteps, Objective):
     """Non-parametric instance discrimination (Wu, Xiong, Yu, Lin, CVPR 2018, eq. 2).
 
@@ -59,12 +59,9 @@ class NPID(CountsSteps, Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if negatives < 1:
-            raise ValueError(f"negatives must be at least 1, got {negatives}")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        require_filled(projector=projector)
+        require_at_least(1, negatives=negatives)
+        require_above(0, temperature=temperature)
         self.projector = mlp((features, *projector))
         self.dimensions, self.negatives, self.temperature, self.seed = projector[-1], negatives, temperature, seed
         self.bank_renewal, self.bank_precision, self.bank_place = bank_renewal, bank_precision, bank_place

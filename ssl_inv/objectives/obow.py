@@ -6,19 +6,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import keyed_random, losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.objectives.counted import CountsSteps
-from ssl_inv.objectives.dino import by_crop
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher, cosine_momentum
-from ssl_inv.transforms import Group
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between
+from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.vocabulary import VisualWords, perplexity
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import DynamicHead
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
+from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.multi_crop import by_crop
+from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Crops, MultiCrop, Patches, Plan, Several, Views
-from ssl_inv.visual_words import DynamicHead, VisualWords, perplexity
 
 
-@register("obow")
 class OBoW(CountsSteps, Objective):
     """Online bags of visual words (Gidaris et al., CVPR 2021, eq. 1 to 6), as the authors' code computes it.
 
@@ -113,10 +113,8 @@ class OBoW(CountsSteps, Objective):
     ) -> None:
         super().__init__()
         require_at_least(1, levels=levels)
-        if kappa <= 0:
-            raise ValueError(f"kappa must be above 0, got {kappa}")
-        if not 0 <= momentum <= 1:
-            raise ValueError(f"momentum must lie between 0 and 1, got {momentum}")
+        require_above(0, kappa=kappa)
+        require_between(0, 1, momentum=momentum)
         require_at_least(0, crops=crops, patches=patches, patch_jitter=patch_jitter)
         require_at_least(1, crop_size=crop_size, patch_size=patch_size, patch_grid=patch_grid)
         if crops + patches < 1:
@@ -145,7 +143,9 @@ class OBoW(CountsSteps, Objective):
     @property
     def plan(self) -> Several:
         policies = {"crops": 1, "patches": 2}
-        return Several((MultiCrop((self._centre,)), *self._kinds.values()), (0, *(policies[kind] for kind in self._kinds)))
+        return Several(
+            (MultiCrop((self._centre,)), *self._kinds.values()), (0, *(policies[kind] for kind in self._kinds))
+        )
 
     def adopt(self, backbone: Backbone) -> None:
         self.teacher = Teacher(LastMaps(backbone, self.levels))
@@ -170,7 +170,9 @@ class OBoW(CountsSteps, Objective):
         for level, (words, head, one) in enumerate(zip(self.words, self.heads, maps, strict=True)):
             assert isinstance(words, VisualWords)
             assert isinstance(head, DynamicHead)
-            draws = torch.from_numpy(keyed_random.uniform(self.word_seed, self._steps_done, index.numpy(), level, count=1)[:, 0])
+            draws = torch.from_numpy(
+                keyed_random.uniform(self.word_seed, self._steps_done, index.numpy(), level, count=1)[:, 0]
+            )
             draws = draws.to(one.device, torch.float32, non_blocking=True)
             if self.warm_start and self._steps_done == 0 and not words.waits:
                 words.fill(one, draws)
@@ -216,11 +218,15 @@ def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
     """
     if levels == 1:
         if hasattr(backbone.model, "num_prefix_tokens"):
-            raise ValueError(f"levels is 1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network")
+            raise SettingError(
+                "levels", f"1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network"
+            )
         return [backbone.channels]
     stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
     if len(stages) < levels:
-        raise ValueError(f"levels is {levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)")
+        raise SettingError(
+            "levels", f"{levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)"
+        )
     return [int(stage["num_chs"]) for stage in stages[-levels:]]
 
 
@@ -238,10 +244,13 @@ def divergence(logits: Tensor, bags: Tensor) -> Tensor:
 def spread(bags: Tensor) -> dict[str, Term]:
     """Terms of weight 0: how many words the bag of an image spreads over, and those of all images, for bags `(B, K)`."""
     every = losses.sample_mean(bags)
-    return {"words_per_image": Term(losses.sample_mean(perplexity(bags)), 0.0), "words_per_batch": Term(perplexity(every), 0.0)}
+    return {
+        "words_per_image": Term(losses.sample_mean(perplexity(bags)), 0.0),
+        "words_per_batch": Term(perplexity(every), 0.0),
+    }
 
 
 def _pair(name: str, scale: Sequence[float]) -> tuple[float, float]:
     if len(scale) != 2:
-        raise ValueError(f"{name} is the smallest and the largest share of the image's area, got {list(scale)}")
+        raise SettingError(name, f"must be the smallest and the largest share of the image's area, got {list(scale)}")
     return scale[0], scale[1]

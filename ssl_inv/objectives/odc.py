@@ -7,19 +7,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone
-from ssl_inv.bank import Bank
-from ssl_inv.clustering import Clusters, require_counts
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
-from ssl_inv.distributed import all_sum
+from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.data.source import Labels
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.clusters import Clusters
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.distributed import all_sum
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-@register("odc")
 class ODC(Objective):
     """Online deep clustering (Zhan et al., CVPR 2020, sec. 3).
 
@@ -76,17 +75,27 @@ class ODC(Objective):
     ) -> None:
         super().__init__()
         if len(projector) != 2:
-            raise ValueError(f"projector must name two widths, got {projector}")
-        require_counts(cluster_iterations=cluster_iterations, cluster_points=cluster_points, centroid_every=centroid_every)
-        if clusters < 2:
-            raise ValueError(f"clusters must be at least 2, got {clusters}")
-        if reweighting < 0:
-            raise ValueError(f"reweighting must be at least 0, got {reweighting}")
+            raise SettingError("projector", f"must name two widths, got {projector}")
+        require_at_least(
+            1, cluster_iterations=cluster_iterations, cluster_points=cluster_points, centroid_every=centroid_every
+        )
+        require_at_least(2, clusters=clusters)
+        require_at_least(0, reweighting=reweighting)
         hidden, self.dimensions = projector
-        first = (nn.Linear(features, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU(inplace=True), nn.Dropout(dropout))
+        first = (
+            nn.Linear(features, hidden, bias=False),
+            nn.BatchNorm1d(hidden),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+        )
         self.projector = nn.Sequential(*first, nn.Linear(hidden, self.dimensions), nn.ReLU(inplace=True))
         self.classifier = nn.Linear(self.dimensions, clusters)
-        self.centroid_every, self.smallest_cluster, self.reweighting, self.seed = centroid_every, smallest_cluster, reweighting, seed
+        self.centroid_every, self.smallest_cluster, self.reweighting, self.seed = (
+            centroid_every,
+            smallest_cluster,
+            reweighting,
+            seed,
+        )
         self.cluster_iterations, self.cluster_points = cluster_iterations, cluster_points
         self.storage: dict[str, Any] = {"renewal": bank_renewal, "precision": bank_precision, "place": bank_place}
 
@@ -108,7 +117,9 @@ class ODC(Objective):
         labels = self.clusters.labels[index.to(z.device, non_blocking=True)].long()
         logits = self.classifier(z)
         with torch.autocast(z.device.type, enabled=False):
-            errors = F.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="none")
+            errors = F.cross_entropy(
+                logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="none"
+            )
             weights = self.clusters.members.sizes[labels].to(errors.dtype) ** -self.reweighting
             total, weight = all_sum(torch.stack((errors @ weights, weights.sum())))
             return {"pseudo_labels": Term(total / weight)}

@@ -4,16 +4,14 @@ from collections.abc import Mapping
 
 import torch
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import mlp
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import mlp
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Turns, Views
 
 
-@register("rotnet")
 class RotNet(Objective):
     """Prediction of image rotations (Gidaris, Singh, Komodakis, ICLR 2018).
 

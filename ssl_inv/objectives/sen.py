@@ -5,18 +5,17 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import EmbeddedActionPredictor, action_predictor, normalised_mlp
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.registry import register
+from ssl_inv.catalogue import require_above, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import normalised_mlp
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.nn.predictors import EmbeddedActionPredictor, action_predictor
+from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
 from ssl_inv.transforms import Convention, Group
 from ssl_inv.views import Pair, Views
 
 
-@register("sen")
 class SEN(Objective):
     """Symmetric embedding networks (Park et al., ICML 2022) in the form in which SIE and seq-JEPA compare with them.
 
@@ -59,10 +58,8 @@ class SEN(Objective):
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.temperature = temperature

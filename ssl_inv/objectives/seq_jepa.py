@@ -7,25 +7,52 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import losses
 from ssl_inv import views as plans
-from ssl_inv.aggregator import ActionEncoder, Aggregator, PredictionSpace, RawActions
-from ssl_inv.augmentation_vectors import VECTOR_NAMES, seq_jepa_actions, seq_jepa_vector
-from ssl_inv.backbones import Backbone
-from ssl_inv.directions import RandomDirections
+from ssl_inv.catalogue import SettingError, require
+from ssl_inv.nn import losses
+from ssl_inv.nn.aggregator import ActionEncoder, Aggregator, PredictionSpace, RawActions
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.sigreg import RandomDirections
+from ssl_inv.nn.sigreg import sigreg as sigreg_loss
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives import base
-from ssl_inv.objectives.base import Aggregation, Losses, Objective, Term
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.registry import register
-from ssl_inv.teacher import Teacher, cosine_momentum
-from ssl_inv.transforms import Action, Convention, Group, Transform
-from ssl_inv.views.base import require
+from ssl_inv.objectives.base import ActionPrediction, Aggregation, Losses, Objective, Term
+from ssl_inv.transforms import Action, Box, Circle, Convention, Group, Real, Transform
+
+Scaling = Literal["constant", "official"]
+
+
+VECTOR_NAMES = (
+    "crop top",
+    "crop left",
+    "crop height",
+    "crop width",
+    "brightness",
+    "contrast",
+    "saturation",
+    "hue",
+    "blur",
+)
+"""What the nine numbers are: pixels of the source, factors, turns from -0.5 to 0.5, and the blur's standard deviation in pixels."""
+
+
+_NEUTRAL: dict[str, Group] = {
+    "crop": Box(),
+    "brightness": Real(neutral_value=1.0),
+    "contrast": Real(neutral_value=1.0),
+    "saturation": Real(neutral_value=1.0),
+    "hue": Circle(),
+    "blur": Real(),
+}
+
+
+_REACH = (0.8, 0.8, 0.8, 0.2, 2.0)
+"""How far brightness, contrast, saturation, hue and blur go in SimCLR's policy."""
 
 _AUGMENTATION = {name.split()[0] for name in VECTOR_NAMES}
 """The parameters of an augmentation that seq-JEPA's nine numbers tell of."""
 
 
-@register("seq-jepa")
 class SeqJEPA(Objective):
     """seq-JEPA (Ghaemi, Muller, Bakhtiari, NeurIPS 2025).
 
@@ -42,7 +69,7 @@ class SeqJEPA(Objective):
     batch, the target's as another, by f' and with running statistics of its own. The momentum rises step by step; in the authors' code
     epoch by epoch.
 
-    `anti_collapse: sigreg` does without the teacher, its momentum and the stop-gradient, as in LeJEPA (`losses.sigreg`): f' is f itself,
+    `anti_collapse: sigreg` does without the teacher, its momentum and the stop-gradient, as in LeJEPA (`ssl_inv.nn.sigreg.sigreg`): f' is f itself,
     learns from the error too, and all M + 1 views are one batch for it, each of which is held to a normal distribution,
 
         L = 1 - mean cos(h([z_AGG; e_M]), z_{M+1}) + sigreg_weight mean_i SIGReg(z_i).
@@ -117,18 +144,31 @@ class SeqJEPA(Objective):
         cutting: Literal["upright", "official"] = "upright",
     ) -> None:
         super().__init__()
-        require(0 <= momentum <= 1, f"momentum must lie between 0 and 1, got {momentum}")
-        require(0 <= dropout < 1, f"dropout must be at least 0 and below 1, got {dropout}")
+        require(0 <= momentum <= 1, "momentum", f"must lie between 0 and 1, got {momentum}")
+        require(0 <= dropout < 1, "dropout", f"must be at least 0 and below 1, got {dropout}")
         for name, value in {"layers": layers, "heads": heads, "predictor": predictor}.items():
-            require(value >= 1, f"{name} must be at least 1, got {value}")
-        require(action_dimensions >= 0, f"action_dimensions must be at least 0, got {action_dimensions}")
-        require(conditioning != "aggregator" or observed > 1, "conditioning is 'aggregator', but observed is 1: no action to tell it")
-        require(sigreg_weight > 0, f"sigreg_weight must be above 0, got {sigreg_weight}")
+            require(value >= 1, name, f"must be at least 1, got {value}")
+        require(action_dimensions >= 0, "action_dimensions", f"must be at least 0, got {action_dimensions}")
+        require(
+            conditioning != "aggregator" or observed > 1,
+            "conditioning",
+            "'aggregator', but observed is 1: no action to tell it",
+        )
+        require(sigreg_weight > 0, "sigreg_weight", f"must be above 0, got {sigreg_weight}")
         of_teacher: dict[str, tuple[object, object]] = {"momentum": (momentum, 0.996)}
-        of_sigreg: dict[str, tuple[object, object]] = {"sigreg_weight": (sigreg_weight, 0.02), "directions": (directions, 1024)}
-        idle, owner = (of_sigreg, "only SIGReg has it") if anti_collapse == "teacher" else (of_teacher, "only a teacher has it")
+        of_sigreg: dict[str, tuple[object, object]] = {
+            "sigreg_weight": (sigreg_weight, 0.02),
+            "directions": (directions, 1024),
+        }
+        idle, owner = (
+            (of_sigreg, "only SIGReg has it") if anti_collapse == "teacher" else (of_teacher, "only a teacher has it")
+        )
         _require_usual(idle, f"anti_collapse is {anti_collapse!r}", owner)
-        require(bool(parameters) or conditioning == "none", "parameters is empty; name some, or set conditioning to 'none'")
+        require(
+            bool(parameters) or conditioning == "none",
+            "parameters",
+            "is empty; name some, or set conditioning to 'none'",
+        )
         saccades = plans.Saccades(observed, patch, saliency, inhibition, radius, cutting)
         self._plan = saccades if views == "saccades" else _sequence(saccades)
         self.parameters_used = parameters if conditioning != "none" else []
@@ -142,7 +182,9 @@ class SeqJEPA(Objective):
         self.action_encoder: ActionEncoder | RawActions = RawActions(0)
         if self.parameters_used:
             raw = RawActions(length, features, heads)
-            self.action_encoder = ActionEncoder(length, action_dimensions, action_statistics) if action_dimensions else raw
+            self.action_encoder = (
+                ActionEncoder(length, action_dimensions, action_statistics) if action_dimensions else raw
+            )
         action = self.action_encoder.width
         told = action if conditioning in ("both", "aggregator") else 0
         self.aggregator = Aggregator(features, told, layers, heads, dropout, initialisation)
@@ -179,11 +221,14 @@ class SeqJEPA(Objective):
         features = backbone(torch.cat([*observed, target]))
         embeddings = self.space(features).unflatten(0, (len(views), -1))
         features = features.unflatten(0, (len(views), -1))[:-1]
-        return {**self.sequence_loss(features.transpose(0, 1), actions, embeddings[-1]), "sigreg": self._sigreg(embeddings)}
+        return {
+            **self.sequence_loss(features.transpose(0, 1), actions, embeddings[-1]),
+            "sigreg": self._sigreg(embeddings),
+        }
 
     def _sigreg(self, embeddings: Tensor) -> Term:
         assert self.directions is not None
-        return Term(losses.sigreg(embeddings, self.directions(embeddings)), self.sigreg_weight)
+        return Term(sigreg_loss(embeddings, self.directions(embeddings)), self.sigreg_weight)
 
     def sequence_loss(self, features: Tensor, actions: Tensor, target: Tensor) -> Losses:
         """The term of the prediction.
@@ -193,7 +238,9 @@ class SeqJEPA(Objective):
             actions: from each view to the next and last to the target, `(B, M, K)`.
             target: what is predicted of the target, `(B, D)`.
         """
-        return {"prediction": Term(losses.cosine_distance(self.predict(features, self.action_encoder(actions)), target))}
+        return {
+            "prediction": Term(losses.cosine_distance(self.predict(features, self.action_encoder(actions)), target))
+        }
 
     def predict(self, features: Tensor, embedded: Tensor) -> Tensor:
         """What is predicted, `(B, D)`, of the view that the last of the embedded actions `(B, M, A)` leads to.
@@ -203,7 +250,8 @@ class SeqJEPA(Objective):
             embedded: actions from each to the next, and last the one to be predicted along.
         """
         aggregate = self.aggregator(features, embedded[:, :-1])
-        return self.prediction_head(torch.cat((aggregate, embedded[:, -1]), dim=1) if self.predictor_is_told else aggregate)  # type: ignore[no-any-return]
+        known = torch.cat((aggregate, embedded[:, -1]), dim=1) if self.predictor_is_told else aggregate
+        return self.prediction_head(known)  # type: ignore[no-any-return]
 
     def predictor(self, backbone: Backbone) -> ActionPrediction | None:
         """The prediction from one observed view; embeddings are what is predicted, the backbone's features or these standardised."""
@@ -225,7 +273,9 @@ class SeqJEPA(Objective):
             return None
 
         def aggregate(features: Tensor, actions: Sequence[Action]) -> Tensor:
-            vectors = [action.as_vector(self.parameters_used, self.convention) for action in actions if self.parameters_used]
+            vectors = [
+                action.as_vector(self.parameters_used, self.convention) for action in actions if self.parameters_used
+            ]
             embedded = features.new_empty(len(features), 0, self.action_encoder.width)
             if vectors:
                 embedded = self.action_encoder.embed(torch.stack(vectors, dim=1))
@@ -244,7 +294,9 @@ def action_vectors(transforms: Sequence[Transform], parameters: list[str], conve
     """
     steps = [here.only(parameters).relative(there) for here, there in pairwise(transforms)]
     others = [name for name in parameters if convention == "canonical" or name not in _AUGMENTATION]
-    augmentation = [number for number, name in enumerate(VECTOR_NAMES) if name.split()[0] in set(parameters) - set(others)]
+    augmentation = [
+        number for number, name in enumerate(VECTOR_NAMES) if name.split()[0] in set(parameters) - set(others)
+    ]
     vectors = []
     if others:
         vectors.append(torch.stack([step.as_vector(others, convention) for step in steps], dim=1))
@@ -271,4 +323,61 @@ def _sequence(saccades: plans.Saccades) -> plans.Sequence:
 def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, owner: str) -> None:
     """Raise a `ValueError` if a setting, (value, default) by name, is given that has no meaning with a choice."""
     for name, (value, usual) in settings.items():
-        require(value == usual, f"{name} is {value!r}, but {choice}; {owner}")
+        require(value == usual, name, f"{value!r}, but {choice}; {owner}")
+
+
+def seq_jepa_vector(transform: Transform, size_of_source: tuple[int, int]) -> Tensor:
+    """Each view's augmentation as seq-JEPA writes it, `(B, 9)`; see `VECTOR_NAMES`.
+
+    Flips, grey, solarising and the order of the jitter are left out, as there. What the augmentation does not record is neutral.
+
+    Args:
+        transform: of the views.
+        size_of_source: height and width of the images that the views were cropped from, in pixels.
+
+    Raises:
+        ValueError: if the augmentation records none of the nine.
+    """
+    known = transform.only([name for name in _NEUTRAL if name in transform.values])
+    if not known.names:
+        raise SettingError(
+            "views", "have no augmentation vector: neither crop nor colour jitter nor blur is recorded of them"
+        )
+    missing = {
+        name: group.neutral(len(known)).to(known[known.names[0]])
+        for name, group in _NEUTRAL.items()
+        if name not in known.values
+    }
+    values = {**known.values, **missing}
+    x, y, width, height = values["crop"].unbind(1)
+    hue = torch.remainder(values["hue"] + 0.5, 1.0) - 0.5
+    rows, columns = size_of_source
+    crop = [(y - height / 2) * rows, (x - width / 2) * columns, height * rows, width * columns]
+    return torch.stack(
+        (*crop, values["brightness"], values["contrast"], values["saturation"], hue, values["blur"]), dim=1
+    )
+
+
+def seq_jepa_actions(vectors: Tensor, size_of_source: tuple[int, int], scaling: Scaling = "constant") -> Tensor:
+    """The steps from each view to the next, `(B, V - 1, 9)`.
+
+    Args:
+        vectors: of the views of each sample, in the order of the sequence, `(B, V, 9)`.
+        size_of_source: height and width of the images, in pixels.
+        scaling: `constant` divides by the image's sides and by how far SimCLR's policy goes, and takes the shorter way from hue to hue.
+            `official` is what the authors' code does: every number is divided by its norm over all views of the sample, so an action
+            depends on views it does not lead to or from, the target among them.
+
+    Raises:
+        ValueError: if no scaling has that name.
+    """
+    if scaling == "official":
+        return torch.nn.functional.normalize(vectors, dim=1).diff(dim=1)
+    if scaling != "constant":
+        raise ValueError(f"no scaling is called {scaling!r}; there are constant and official")
+    steps = vectors.diff(dim=1)
+    turns = torch.remainder(steps[..., 7:8] + 0.5, 1.0) - 0.5
+    rows, columns = size_of_source
+    return torch.cat((steps[..., :7], turns, steps[..., 8:]), dim=-1) / steps.new_tensor(
+        (rows, columns, rows, columns, *_REACH)
+    )

@@ -6,19 +6,26 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.directions import RandomDirections
-from ssl_inv.heads import action_predictor
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Encoder, Losses, Objective, Term, action_dimensions, require_at_least, rotation_position
-from ssl_inv.objectives.prediction import ActionPrediction
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.nn.predictors import action_predictor
+from ssl_inv.nn.sigreg import RandomDirections
+from ssl_inv.nn.sigreg import sigreg as sigreg_loss
+from ssl_inv.objectives.base import (
+    ActionPrediction,
+    Encoder,
+    Losses,
+    Objective,
+    Term,
+    action_dimensions,
+    rotation_position,
+)
 from ssl_inv.transforms import Action, Convention, Group
 from ssl_inv.views import Pair, Views
 
 
-@register("sie")
 class SIE(Objective):
     """Split invariant-equivariant features (Garrido, Najman, LeCun, ICML 2023), as the authors' code computes them.
 
@@ -59,7 +66,7 @@ class SIE(Objective):
             4.5 % of their pairs ask for the opposite of what the same rotation asks for elsewhere, and hues as plain differences.
             `canonical` mends both and is another objective.
         anti_collapse: `variance-covariance` is the paper's. `sigreg` puts SIGReg in the place of all variance and covariance terms,
-            sigreg (R(z^x) + R(z^y) + R(p(z_equi^x, a))) / 2, R as `losses.sigreg` has it, the last one only with `predicted_variance`.
+            sigreg (R(z^x) + R(z^y) + R(p(z_equi^x, a))) / 2, R as `ssl_inv.nn.sigreg.sigreg` has it, the last one only with `predicted_variance`.
         sigreg: weight of SIGReg. The default is to the invariance as LeJEPA's; the larger the batch, the more SIGReg weighs.
         directions: along how many random directions SIGReg compares embeddings with normal ones.
     """
@@ -86,11 +93,12 @@ class SIE(Objective):
         directions: int = 1024,
     ) -> None:
         super().__init__()
-        require_at_least(0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, sigreg=sigreg)
+        require_at_least(
+            0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, sigreg=sigreg
+        )
         if not 0 < equivariant_share <= 1:
-            raise ValueError(f"equivariant_share must be above 0 and at most 1, got {equivariant_share}")
-        if not projector:
-            raise ValueError("projector must name at least one width")
+            raise SettingError("equivariant_share", f"must be above 0 and at most 1, got {equivariant_share}")
+        require_filled(projector=projector)
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.weights = (invariance, equivariance, variance, covariance)
@@ -101,7 +109,10 @@ class SIE(Objective):
         equivariant_features, *widths = (round(total * equivariant_share) for total in totals)
         full = [width == total for width, total in zip((equivariant_features, *widths), totals, strict=True)]
         if min(equivariant_features, *widths) < 1 or (equivariant_share < 1 and any(full)):
-            raise ValueError(f"equivariant_share: {equivariant_share} of {features} features and projector {projector} leaves a part empty")
+            raise SettingError(
+                "equivariant_share",
+                f"{equivariant_share} of {features} features and projector {projector} leaves a part empty",
+            )
         self.invariant_features = features - equivariant_features
         if self.invariant_features:
             self.invariant_projector = make_projector(
@@ -109,7 +120,9 @@ class SIE(Objective):
             )
         self.equivariant_projector = make_projector(equivariant_features, widths)
         action = action_dimensions(groups, parameters, convention)
-        quaternion = rotation_position(groups, parameters, convention) if predictor_initialisation == "quaternion" else None
+        quaternion = (
+            rotation_position(groups, parameters, convention) if predictor_initialisation == "quaternion" else None
+        )
         self.action_predictor = action_predictor(predictor, widths[-1], action, predictor_hidden, quaternion)
 
     @property
@@ -145,9 +158,9 @@ class SIE(Objective):
 
     def _anti_collapse(self, x: Tensor, y: Tensor, predicted: Tensor) -> Losses:
         if self.directions is not None:
-            terms = {"sigreg": Term(losses.sigreg(torch.stack((x, y)), self.directions(x)), self.sigreg)}
+            terms = {"sigreg": Term(sigreg_loss(torch.stack((x, y)), self.directions(x)), self.sigreg)}
             if self.predicted_variance:
-                terms["predicted_sigreg"] = Term(losses.sigreg(predicted, self.directions(predicted)) / 2, self.sigreg)
+                terms["predicted_sigreg"] = Term(sigreg_loss(predicted, self.directions(predicted)) / 2, self.sigreg)
             return terms
         variance, covariance = self.weights[2:]
         terms = {

@@ -2,16 +2,15 @@
 
 from collections.abc import Mapping
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
+from ssl_inv.catalogue import require_above, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("simclr")
 class SimCLR(Objective):
     """Contrastive learning with the NT-Xent loss (Chen, Kornblith, Norouzi, Hinton, ICML 2020, eq. 1).
 
@@ -38,10 +37,8 @@ class SimCLR(Objective):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if temperature <= 0:
-            raise ValueError(f"temperature must be above 0, got {temperature}")
+        require_filled(projector=projector)
+        require_above(0, temperature=temperature)
         self.temperature = temperature
         self.projector = make_projector(features, projector)
 

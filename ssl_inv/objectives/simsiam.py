@@ -4,16 +4,15 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import normalised_mlp
+from ssl_inv.catalogue import require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("simsiam")
 class SimSiam(Objective):
     """Simple Siamese representation learning (Chen, He, CVPR 2021, eq. 2 and 4).
 
@@ -44,10 +43,8 @@ class SimSiam(Objective):
         predictor: int = 512,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if predictor < 1:
-            raise ValueError(f"predictor must be at least 1, got {predictor}")
+        require_filled(projector=projector)
+        require_at_least(1, predictor=predictor)
         self.projector = normalised_mlp(features, projector)
         hidden = (nn.Linear(projector[-1], predictor, bias=False), nn.BatchNorm1d(predictor), nn.ReLU(inplace=True))
         self.prediction = nn.Sequential(*hidden, nn.Linear(predictor, projector[-1]))
@@ -58,5 +55,7 @@ class SimSiam(Objective):
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (self.projector(backbone(view.pixels)) for view in views.views)
-        distances = losses.cosine_distance(self.prediction(x), y.detach()) + losses.cosine_distance(self.prediction(y), x.detach())
+        distances = losses.cosine_distance(self.prediction(x), y.detach()) + losses.cosine_distance(
+            self.prediction(y), x.detach()
+        )
         return {"prediction": Term(distances / 2 - 1)}

@@ -6,21 +6,19 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import keyed_random
-from ssl_inv.backbones import Backbone
-from ssl_inv.distributed import all_sum, rank, world_size
+from ssl_inv.catalogue import SettingError, require_above, require_at_least
+from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.distributed import all_sum, rank, world_size
+from ssl_inv.nn.parts import SomeChannels, require_pooled_channels
+from ssl_inv.nn.precision import full_precision
+from ssl_inv.nn.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
+from ssl_inv.objectives.around import AroundBase, base_objective, beside
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.composition import AroundBase, base_objective, beside
-from ssl_inv.objectives.counted import CountsSteps
-from ssl_inv.objectives.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
-from ssl_inv.precision import full_precision
-from ssl_inv.registry import register
-from ssl_inv.some_channels import SomeChannels, require_pooled_channels
-from ssl_inv.transforms import Group
+from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Views
 
 
-@register("soft-equivariance")
 class SoftEquivariance(CountsSteps, AroundBase, Objective):
     """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for image encoders.
 
@@ -89,15 +87,21 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
     ) -> None:
         super().__init__()
         require_symmetries(symmetries)
-        if strength <= 0:
-            raise ValueError(f"strength must be above 0, got {strength}")
-        if power < 0:
-            raise ValueError(f"power must be at least 0, got {power}")
+        require_above(0, strength=strength)
+        require_at_least(0, power=power)
         if not 0 <= warmup < adapt_at <= 1:
-            raise ValueError(f"warmup and adapt_at are shares of all steps, 0 <= warmup < adapt_at <= 1, got {warmup} and {adapt_at}")
+            raise ValueError(
+                f"warmup and adapt_at are shares of all steps, 0 <= warmup < adapt_at <= 1, got {warmup} and {adapt_at}"
+            )
         self.surround(base_objective(features, groups, **base))
         self.symmetries = {name: SYMMETRIES[name] for name in symmetries}
-        self.regular, self.power, self.warmup, self.adapt_at, self.seed = channels == "regular", power, warmup, adapt_at, seed
+        self.regular, self.power, self.warmup, self.adapt_at, self.seed = (
+            channels == "regular",
+            power,
+            warmup,
+            adapt_at,
+            seed,
+        )
         self.register_buffer("strengths", torch.full((len(symmetries),), strength))
         self.register_buffer("penalties", torch.zeros(len(symmetries)))
         self.register_buffer("least", torch.zeros(len(symmetries)))
@@ -111,7 +115,10 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
         self._batches += 1
         self.penalties.lerp_(penalties.detach(), 1 / self._batches)
         weighted = zip(self.symmetries, (self.strengths * penalties).unbind(), strict=True)
-        told = {f"strength_of_{name}": Term(value, 0.0) for name, value in zip(self.symmetries, self.strengths.clone(), strict=True)}
+        told = {
+            f"strength_of_{name}": Term(value, 0.0)
+            for name, value in zip(self.symmetries, self.strengths.clone(), strict=True)
+        }
         return beside(terms, {**{f"equivariance_to_{name}": Term(value) for name, value in weighted}, **told})
 
     def symmetry_penalties(self, pixels: Tensor, seen: SomeChannels) -> Tensor:
@@ -125,21 +132,26 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
         sides = (maps.shape[2], maps.shape[3])
         count, batch = len(self.symmetries), world_size() * len(pixels)
         if batch < count:
-            raise ValueError(f"batch_size is {batch}, but each of the {count} symmetries needs an image of its own")
+            raise SettingError("batch_size", f"{batch}, but each of the {count} symmetries needs an image of its own")
         rows = [slice((number - rank() * len(pixels)) % count, None, count) for number in range(count)]
         elements = [self._element(number, one, sides) for number, one in enumerate(self.symmetries.values())]
-        parts = [one.move(pixels[some], g, sides) for one, g, some in zip(self.symmetries.values(), elements, rows, strict=True)]
+        parts = [
+            one.move(pixels[some], g, sides)
+            for one, g, some in zip(self.symmetries.values(), elements, rows, strict=True)
+        ]
         moved = torch.split(full_precision(seen.features_of(torch.cat(parts))), [len(part) for part in parts])
         errors = [
             (maps[some] - self._back(one, other, g)).square().sum() / len(range(number, batch, count))
-            for number, (one, other, g, some) in enumerate(zip(self.symmetries.values(), moved, elements, rows, strict=True))
+            for number, (one, other, g, some) in enumerate(
+                zip(self.symmetries.values(), moved, elements, rows, strict=True)
+            )
         ]
         return all_sum(torch.stack(errors)) / (2 * _summed_variance(maps))
 
     def _element(self, number: int, symmetry: Symmetry, sides: tuple[int, int]) -> int:
         """Any element but the identity, the same on all processes."""
         if (others := symmetry.order(sides) - 1) < 1:
-            raise ValueError("symmetries: a feature map of one cell has no shifts; leave `shifts` out")
+            raise SettingError("symmetries", "a feature map of one cell has no shifts; leave `shifts` out")
         return 1 + int(keyed_random.bits(self.seed, self._steps_done, number, count=1)[0, 0] % others)
 
     def _back(self, symmetry: Symmetry, maps: Tensor, element: int) -> Tensor:

@@ -5,18 +5,17 @@ from typing import Annotated, Any, Literal
 
 from torch import Tensor, nn
 
-from ssl_inv.backbones import Backbone
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
+from ssl_inv.catalogue import SettingError, require_at_least, within
+from ssl_inv.data.source import Labels
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.parts import OnePass, SomeChannels
+from ssl_inv.objectives.around import base_objective, two_parts
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor, Term
-from ssl_inv.objectives.composition import base_objective, speaking_of, two_parts
-from ssl_inv.registry import register
-from ssl_inv.some_channels import OnePass, SomeChannels
 from ssl_inv.transforms import Group
 from ssl_inv.views import Links, Plan, PolicyChoice, Several, Views
 
 
-@register("split")
 class Split(Objective):
     """SIE's split for any two objectives (after Garrido, Najman, LeCun, ICML 2023, sec. 3): what does not change, and what changes.
 
@@ -57,9 +56,10 @@ class Split(Objective):
         self.equivariant_features = round(features * equivariant_share)
         self.invariant_features = features - self.equivariant_features
         if not 0 < self.equivariant_features < features:
-            raise ValueError(f"equivariant_share: {equivariant_share} of {features} features leaves one of the two parts empty")
-        if weight < 0:
-            raise ValueError(f"weight must be at least 0, got {weight}")
+            raise SettingError(
+                "equivariant_share", f"{equivariant_share} of {features} features leaves one of the two parts empty"
+            )
+        require_at_least(0, weight=weight)
         self.weight = weight
         self.invariant = base_objective(self.invariant_features, groups, setting="invariant", **invariant)
         self.equivariant = base_objective(self.equivariant_features, groups, setting="equivariant", **equivariant)
@@ -67,7 +67,9 @@ class Split(Objective):
         plain = equivariant_views == "plain"
         self.told_of_plain_views = plain or self.equivariant.told_of_plain_views
         self.shares_views = self.invariant.plan == self.equivariant.plan and not plain
-        self._plan = self.invariant.plan if self.shares_views else _beside(self.invariant.plan, self.equivariant.plan, plain)
+        self._plan = (
+            self.invariant.plan if self.shares_views else _beside(self.invariant.plan, self.equivariant.plan, plain)
+        )
 
     @property
     def plan(self) -> Plan:
@@ -77,7 +79,9 @@ class Split(Objective):
         first, last = self._parts(Backbone(OnePass(backbone.model), backbone.architecture, backbone.arguments))
         own, further = self._views_of_both(views)
         invariant, equivariant = self.invariant.loss(own, first), self.equivariant.loss(further, last)
-        told = {f"equivariant_{name}": Term(term.value, self.weight * term.weight) for name, term in equivariant.items()}
+        told = {
+            f"equivariant_{name}": Term(term.value, self.weight * term.weight) for name, term in equivariant.items()
+        }
         return {**{f"invariant_{name}": term for name, term in invariant.items()}, **told}
 
     def _views_of_both(self, views: Views) -> tuple[Views, Views]:
@@ -101,21 +105,21 @@ class Split(Objective):
     def adopt(self, backbone: Backbone) -> None:
         first, last = self._parts(backbone)
         learning = [one for one in backbone.parameters() if one.requires_grad]
-        with speaking_of("invariant"):
+        with within("invariant"):
             self.invariant.adopt(first)
         # What one of the two leaves out may be what the other learns.
         left_out = [one for one in learning if not one.requires_grad]
         for one in left_out:
             one.requires_grad_(True)
-        with speaking_of("equivariant"):
+        with within("equivariant"):
             self.equivariant.adopt(last)
         for one in learning:
             one.requires_grad_(one.requires_grad or all(one is not other for other in left_out))
 
     def allocate(self, objects: int, images: int) -> None:
-        with speaking_of("invariant"):
+        with within("invariant"):
             self.invariant.allocate(objects, images)
-        with speaking_of("equivariant"):
+        with within("equivariant"):
             self.equivariant.allocate(objects, images)
 
     def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
@@ -138,7 +142,9 @@ class Split(Objective):
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
         parts = {"invariant": self.invariant, "equivariant": self.equivariant}
-        return {f"{name}_{said}": value for name, part in parts.items() for said, value in part.diagnostics(labels).items()}
+        return {
+            f"{name}_{said}": value for name, part in parts.items() for said, value in part.diagnostics(labels).items()
+        }
 
     def representations(self, backbone: Backbone) -> Encoder:
         return two_parts(backbone, self.invariant_features)
@@ -158,7 +164,7 @@ def _beside(first: Plan, second: Plan, plain: bool) -> Several:
         ValueError: if the second needs other images beside its own, which only the invariant objective may.
     """
     if second.linked:
-        raise ValueError("equivariant: it relates different images, which the invariant part may do")
+        raise SettingError("equivariant", "it relates different images, which the invariant part may do")
     plans: list[Plan] = []
     policies: list[PolicyChoice] = []
     for plan, untouched in ((first, False), (second, plain)):

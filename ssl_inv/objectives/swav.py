@@ -6,19 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.distributed import rank, world_size
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.memory import Queue
+from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.memories.queue import Queue
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.distributed import rank, world_size
+from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.dino import by_crop, encode_by_size, global_and_local, mean_of_different_crops
-from ssl_inv.registry import register
+from ssl_inv.objectives.multi_crop import by_crop, encode_by_size, global_and_local, mean_of_different_crops
 from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Views
 
 
-@register("swav")
 class SwAV(Objective):
     """Swapping assignments between views (Caron et al., NeurIPS 2020, eq. 1 to 5), as the authors' code computes it.
 
@@ -69,21 +68,23 @@ class SwAV(Objective):
         queue_start: float = 0.075,
     ) -> None:
         super().__init__()
-        if not projector:
-            raise ValueError("projector must name at least one width")
-        if prototypes < 2:
-            raise ValueError(f"prototypes must be at least 2, got {prototypes}")
+        require_filled(projector=projector)
+        require_at_least(2, prototypes=prototypes)
         if min(temperature, sinkhorn_temperature) <= 0:
-            raise ValueError(f"temperature and sinkhorn_temperature must be above 0, got {temperature} and {sinkhorn_temperature}")
-        if sinkhorn_iterations < 1:
-            raise ValueError(f"sinkhorn_iterations must be at least 1, got {sinkhorn_iterations}")
-        if queue < 0:
-            raise ValueError(f"queue must be at least 0, got {queue}")
+            raise ValueError(
+                f"temperature and sinkhorn_temperature must be above 0, got {temperature} and {sinkhorn_temperature}"
+            )
+        require_at_least(1, sinkhorn_iterations=sinkhorn_iterations)
+        require_at_least(0, queue=queue)
         for name, share in (("frozen_prototypes", frozen_prototypes), ("queue_start", queue_start)):
             if not 0 <= share < 1:
-                raise ValueError(f"{name} is a share of all steps from 0 to below 1, got {share}")
+                raise SettingError(name, f"must be a share of all steps from 0 to below 1, got {share}")
         self.crops = global_and_local(local_crops, local_size, local_scale)
-        self.temperature, self.sinkhorn_temperature, self.sinkhorn_iterations = temperature, sinkhorn_temperature, sinkhorn_iterations
+        self.temperature, self.sinkhorn_temperature, self.sinkhorn_iterations = (
+            temperature,
+            sinkhorn_temperature,
+            sinkhorn_iterations,
+        )
         self.frozen_prototypes, self.queue_start = frozen_prototypes, queue_start
         self.projector = make_projector(features, projector)
         self.prototypes = nn.Parameter(F.normalize(torch.empty(prototypes, projector[-1]).uniform_(-1, 1), dim=1))

@@ -8,26 +8,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.data.base import Labels
-from ssl_inv.data.gallery import Gallery
-from ssl_inv.distributed import gather
-from ssl_inv.frozen_encoder import FrozenEncoder, require_network
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.neighbour_graph import KINDS, EdgeRules, NeighbourGraph, Pairs
+from ssl_inv.catalogue import SettingError, require_filled, suggest
+from ssl_inv.data.source import Labels
+from ssl_inv.memories.frozen_encoder import FrozenEncoder, require_network
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.memories.graph import NeighbourGraph
+from ssl_inv.memories.pairs import KINDS, Pairs
+from ssl_inv.memories.search import EdgeRules
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.distributed import gather
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.nn.teacher import Teacher
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.registry import register, suggest
-from ssl_inv.sampling import random_bits, sample_keys
-from ssl_inv.teacher import Teacher
 from ssl_inv.transforms import Group
+from ssl_inv.transforms.keyed_random import random_bits, sample_keys
 from ssl_inv.views import Linked, Views
 
 _NEVER = -1e4
 """The similarity of what an image is not to be told from; minus infinity would have no gradient where there is nothing else."""
 
 
-@register("transitive")
 class TransitiveInvariance(Objective):
     """Transitive invariance (Wang, He, Gupta, ICCV 2017, arXiv 1708.02901), as far as its abstract and captions tell.
 
@@ -110,17 +111,16 @@ class TransitiveInvariance(Objective):
         at_least = {"gap": 1, "negatives": 2, "first_graph": 0, "rebuild_every": 1}
         counts = {"gap": gap, "negatives": negatives, "first_graph": first_graph, "rebuild_every": rebuild_every}
         if wrong := next((name for name, count in counts.items() if count < at_least[name]), None):
-            raise ValueError(f"{wrong} must be at least {at_least[wrong]}, got {counts[wrong]}")
+            raise SettingError(wrong, f"must be at least {at_least[wrong]}, got {counts[wrong]}")
         shares = {"hard_from": hard_from, "teacher_momentum": teacher_momentum}
         if wrong := next((name for name, share in shares.items() if not 0 <= share <= 1), None):
-            raise ValueError(f"{wrong} must lie between 0 and 1, got {shares[wrong]}")
+            raise SettingError(wrong, f"must lie between 0 and 1, got {shares[wrong]}")
         positive = {"margin": margin, "temperature": temperature}
         if wrong := next((name for name, value in positive.items() if value <= 0), None):
-            raise ValueError(f"{wrong} must be above 0, got {positive[wrong]}")
-        if not projector:
-            raise ValueError("projector must name at least one width")
+            raise SettingError(wrong, f"must be above 0, got {positive[wrong]}")
+        require_filled(projector=projector)
         if teacher_architecture is not None and teacher_path is None:
-            raise ValueError("teacher_architecture is of the weights that teacher_path leads to, which is missing")
+            raise SettingError("teacher_architecture", "of the weights that teacher_path leads to, which is missing")
         self.weights = _of_kinds(weights)
         self.gap, self.criterion, self.margin, self.negatives = gap, criterion, margin, negatives
         self.hard_from, self.temperature, self.seed = hard_from, temperature, seed
@@ -152,7 +152,7 @@ class TransitiveInvariance(Objective):
 
     def allocate(self, objects: int, images: int) -> None:
         if self._joins_objects and self.rules.cells > images:
-            raise ValueError(f"cells is {self.rules.cells}, but the training data has {images} images")
+            raise SettingError("cells", f"{self.rules.cells}, but the training data has {images} images")
         self.graph = NeighbourGraph(objects, images, self.rules.width)
 
     def get_extra_state(self) -> dict[str, float]:
@@ -179,12 +179,21 @@ class TransitiveInvariance(Objective):
             index: the numbers of the samples, `(B,)`.
         """
         objects = objects.to(first.device, non_blocking=True)
-        candidates, others = torch.cat((gather(first), gather(second))), torch.cat((gather(objects[0]), gather(objects[1])))
+        candidates, others = (
+            torch.cat((gather(first), gather(second))),
+            torch.cat((gather(objects[0]), gather(objects[1]))),
+        )
         allowed = ~(self.graph.related(objects[0], others) | self.graph.related(objects[1], others))
         with torch.autocast(first.device.type, enabled=False):
-            positive, similarities = (first * second).sum(dim=1), torch.stack((first @ candidates.T, second @ candidates.T))
+            positive, similarities = (
+                (first * second).sum(dim=1),
+                torch.stack((first @ candidates.T, second @ candidates.T)),
+            )
             if self.criterion == "info_nce":
-                forth, back = (losses.contrast(positive, one.masked_fill(~allowed, _NEVER), self.temperature) for one in similarities)
+                forth, back = (
+                    losses.contrast(positive, one.masked_fill(~allowed, _NEVER), self.temperature)
+                    for one in similarities
+                )
                 return {"info_nce": Term((forth + back) / 2)}
             hinges = F.relu(similarities - positive.unsqueeze(1) + self.margin).sum(dim=0) * allowed
             keys = sample_keys(index, first.device, self.seed, self._steps_done)
@@ -255,8 +264,8 @@ def _drawn(among: Tensor, draws: Tensor, count: int) -> Tensor:
 
 def _of_kinds(weights: Mapping[str, float]) -> tuple[float, float, float]:
     if (unknown := next((name for name in weights if name not in KINDS), None)) is not None:
-        raise ValueError(f"weights: no kind of pairs is called {unknown!r}; {suggest(unknown, KINDS)}")
+        raise SettingError("weights", f"no kind of pairs is called {unknown!r}; {suggest(unknown, KINDS)}")
     if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
-        raise ValueError(f"weights must be at least 0, and one above it, got {dict(weights)}")
+        raise SettingError("weights", f"must be at least 0, and one above it, got {dict(weights)}")
     intra, inter, transitive = (float(weights.get(name, 0.0)) for name in KINDS)
     return intra, inter, transitive

@@ -4,16 +4,15 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, require_at_least
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-@register("vicreg")
 class VICReg(Objective):
     """Variance-invariance-covariance regularisation (Bardes, Ponce, LeCun, ICLR 2022).
 
@@ -48,10 +47,9 @@ class VICReg(Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, invariance=invariance, variance=variance, covariance=covariance)
-        if not projector:
-            raise ValueError("projector must name at least one width")
+        require_filled(projector=projector)
         if not 0 < invariant_share <= 1:
-            raise ValueError(f"invariant_share must lie between 0 and 1, got {invariant_share}")
+            raise SettingError("invariant_share", f"must lie between 0 and 1, got {invariant_share}")
         self.weights = (invariance, variance, covariance)
         self.invariant_dimensions = round(projector[-1] * invariant_share)
         self.projector = make_projector(features, projector)

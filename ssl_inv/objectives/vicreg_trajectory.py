@@ -7,16 +7,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv import losses
-from ssl_inv.backbones import Backbone
-from ssl_inv.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions, require_at_least
-from ssl_inv.registry import register
+from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import projector as make_projector
+from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.views import Pair, Views
 
 
-@register("vicreg-trajectory")
 class VICRegTrajectory(Objective):
     """VICReg and a regulariser on three views l, c, r of a trajectory of viewpoints (after Wang, Chen, Yu, ECCV 2024).
 
@@ -66,10 +65,9 @@ class VICRegTrajectory(Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, invariance=invariance, variance=variance, covariance=covariance, trajectory=trajectory)
-        if not projector:
-            raise ValueError("projector must name at least one width")
+        require_filled(projector=projector)
         if shape != "tangent" and not normalised_centre:
-            raise ValueError(f"normalised_centre is False, but shape is {shape!r}; only a tangent one has it")
+            raise SettingError("normalised_centre", f"False, but shape is {shape!r}; only a tangent one has it")
         if parameters:
             action_dimensions(groups, parameters, "canonical")
         self.ordering, self.shape, self.normalised_centre = parameters, shape, normalised_centre

@@ -20,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_inv.cli import main
+from ssl_inv.run.cli import main
 
 CURVES = Path(__file__).parent / "losses"
 STEPS = 20
@@ -33,7 +33,12 @@ RUNS: dict[str, dict[str, str]] = {
     "demo": SOLIDS,
     "seq-jepa-rendered": {**SOLIDS, "objective.directions": "32", "objective.heads": "2"},
     "vicreg-ecr-rendered": {**SOLIDS, "objective.base": "{name: vicreg, projector: [32, 16]}"},
-    "transitive-rendered": {**SOLIDS, "objective.first_graph": "1", "objective.rebuild_every": "2", "objective.neighbours": "4"},
+    "transitive-rendered": {
+        **SOLIDS,
+        "objective.first_graph": "1",
+        "objective.rebuild_every": "2",
+        "objective.neighbours": "4",
+    },
     "care-rendered": SOLIDS,
     "equimod-rendered": {**SOLIDS, "objective.projector": "[32, 32, 16]"},
     "iwm-rendered": {
@@ -65,23 +70,41 @@ RUNS: dict[str, dict[str, str]] = {
     },
 }
 """Recipes, and what makes a step of them take milliseconds."""
-HAVE_NO_PROJECTOR = {"seq-jepa-rendered", "vicreg-ecr-rendered", "iwm-rendered", "obow-folder", "interclr-folder", "simclr-ecr-folder"}
+HAVE_NO_PROJECTOR = {
+    "seq-jepa-rendered",
+    "vicreg-ecr-rendered",
+    "iwm-rendered",
+    "obow-folder",
+    "interclr-folder",
+    "simclr-ecr-folder",
+}
 
 
 def machine() -> dict[str, str]:
     """What the last bits of a loss depend on: libraries choose kernels and block sizes by the CPU's features and caches."""
     cpu = Path("/proc/cpuinfo")
     first = cpu.read_text().partition("\n\n")[0] if cpu.is_file() else platform.processor()
-    facts = [line for line in first.splitlines() if not re.match(r"cpu MHz|bogomips|processor|apicid|initial apicid|core id|physical id", line)]
+    facts = [
+        line
+        for line in first.splitlines()
+        if not re.match(r"cpu MHz|bogomips|processor|apicid|initial apicid|core id|physical id", line)
+    ]
     kind = hashlib.sha256("\n".join(facts).encode()).hexdigest()[:16]
-    return {"cpu": kind, "kernels": torch.backends.cpu.get_cpu_capability(), "torch": torch.__version__.partition("+")[0]}
+    return {
+        "cpu": kind,
+        "kernels": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__.partition("+")[0],
+    }
 
 
 def picture(number: int, height: int = 40, width: int = 48) -> Image.Image:
     """A smooth coloured pattern, the same on every machine."""
     y, x = np.mgrid[:height, :width]
     waves = [(number * k) % 7 + 1 for k in (3, 5, 11)]
-    planes = [(x * wave * 9 + y * (number + 3 * channel) * 5 + (x * y) // (channel + 2)) % 256 for channel, wave in enumerate(waves)]
+    planes = [
+        (x * wave * 9 + y * (number + 3 * channel) * 5 + (x * y) // (channel + 2)) % 256
+        for channel, wave in enumerate(waves)
+    ]
     return Image.fromarray(np.stack(planes, axis=2).astype(np.uint8))
 
 
@@ -99,18 +122,35 @@ def write_data(folder: Path) -> None:
             file = io.BytesIO()
             picture(number, 36, 36).save(file, "PNG")
             archive.writestr(f"{number:03}.png", file.getvalue())
-            rows.writerow([f"{number:03}.png", f"thing{number // 8}", number // 4 % 2, f"class{number // 32}", number % 4 * 30 + number])
+            rows.writerow(
+                [
+                    f"{number:03}.png",
+                    f"thing{number // 8}",
+                    number // 4 % 2,
+                    f"class{number // 32}",
+                    number % 4 * 30 + number,
+                ]
+            )
         archive.writestr("views.csv", table.getvalue())
 
 
 def train(name: str, data: Path, folder: Path) -> list[dict[str, float]]:
     """The loss terms of the first 20 steps of a shipped recipe with small settings."""
-    settings = {key: value for key, value in RUNS[name].items() if key != "objective.projector" or name not in HAVE_NO_PROJECTOR}
+    settings = {
+        key: value for key, value in RUNS[name].items() if key != "objective.projector" or name not in HAVE_NO_PROJECTOR
+    }
     for key, value in settings.items():
         if key == "data.path":
             settings[key] = str(data / value)
     shared = {"trainer.steps": str(STEPS), "trainer.batch_size": "16", "trainer.log_every": "1", "trainer.workers": "0"}
-    chosen = {**settings, **shared, "trainer.accelerator": "cpu", "trainer.seed": "0", "monitor.every": "0", "evaluation.protocol": "none"}
+    chosen = {
+        **settings,
+        **shared,
+        "trainer.accelerator": "cpu",
+        "trainer.seed": "0",
+        "monitor.every": "0",
+        "evaluation.protocol": "none",
+    }
     words = [word for key, value in chosen.items() for word in (f"--{key}", value)]
     assert main(["pretrain", name, "--output", str(folder), "--quiet", *words]) == 0
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

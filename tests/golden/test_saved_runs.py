@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_inv.cli import main
-from ssl_inv.models import load_model
+from ssl_inv.run.cli import main
+from ssl_inv.run.encoders import load_model
 
 ARCHIVE = Path(__file__).parent / "data" / "saved_runs.zip"
 RUNS = ["care", "ec-reconstruction", "interclr", "obow", "seq-jepa", "sie", "transitive"]
@@ -41,7 +41,9 @@ def features(folder: Path, data: str | None = None) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", RUNS)
 def test_checkpoint_gives_the_same_features(name: str, saved: Path) -> None:
-    torch.testing.assert_close(features(saved / name), torch.tensor(facts(saved, name)["features"]), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        features(saved / name), torch.tensor(facts(saved, name)["features"]), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_export_gives_the_same_features(saved: Path) -> None:

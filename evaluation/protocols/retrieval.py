@@ -1,0 +1,234 @@
+"""Whether a predictor finds the view that an action leads to: MRR and hit rates within an object, retrieval error among all views.
+
+The protocol is SIE's (Garrido, Najman, LeCun, ICML 2023). From the embedding of an object's view 0 the predictor makes that of every view
+of the object, view 0 included; the source is not normalised, predictions and candidates are. Chance, with V views that all are candidates:
+MRR H_V / V, where H_V is the harmonic number, and H@k k / V.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result
+from ssl_inv.transforms import Action, Rotation, Transform
+
+Predict = Callable[[Tensor, Action], Tensor]
+"""Maps source embeddings `(B, D)` and the actions to apply, B rows, to predicted embeddings `(B, D)`; all on the CPU."""
+
+
+HIT_RANKS = (1, 2, 5, 10)
+
+
+@dataclass(frozen=True)
+class ViewPredictor:
+    """A predictor, and which part of the features it maps to itself.
+
+    Attributes:
+        part: part whose embeddings it reads and predicts; for SIE the projected equivariant half.
+        predict: the prediction. It chooses from the action what it was trained with, in the convention it was trained with.
+    """
+
+    part: str
+    predict: Predict
+
+
+@dataclass(frozen=True)
+class RetrievalSettings:
+    """What is retrieved from where.
+
+    Attributes:
+        splits: of `train-train`, `val-val` and `val-all`, queries before the dash and candidates after it; MRR and hit rates have
+            meaning within an object only and are left out for `val-all`.
+        normalise: whether predictions and candidates are divided by their norm.
+        chunk: queries compared at a time; decides memory alone.
+    """
+
+    splits: tuple[str, ...] = ("train-train", "val-val", "val-all")
+    normalise: bool = True
+    chunk: int = 2048
+
+    def __post_init__(self) -> None:
+        if unknown := set(self.splits) - {"train-train", "val-val", "val-all"}:
+            raise ValueError(
+                f"no retrieval split is called {min(unknown)!r}; there are train-train, val-val and val-all"
+            )
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """The views of some objects, equally many of each.
+
+    Attributes:
+        embeddings: `(N, V, D)`.
+        transform: N * V rows, all views of the first object first.
+    """
+
+    embeddings: Tensor
+    transform: Transform
+
+    @classmethod
+    def of(cls, table: FeatureTable, part: str) -> "Gallery":
+        """The first V views of every object that has so many, with the V that keeps the most views in all."""
+        table = table.ordered()
+        counts = torch.unique_consecutive(table.objects, return_counts=True)[1]
+        views = max(sorted(set(counts.tolist())), key=lambda number: number * int((counts >= number).sum()))
+        position = torch.arange(len(table)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        kept = table.select(((position < views) & (counts >= views).repeat_interleave(counts)).nonzero()[:, 0])
+        return cls(kept.part(part).view(-1, views, kept.part(part).shape[1]), kept.transform)
+
+    def rotations(self) -> Tensor | None:
+        """The absolute rotation of every view as quaternions `(N * V, 4)`; None unless exactly one is recorded."""
+        names = [name for name, group in self.transform.groups.items() if isinstance(group, Rotation)]
+        return self.transform[names[0]] if len(names) == 1 else None
+
+
+def _spans(length: int, chunk: int) -> Iterator[slice]:
+    return (slice(start, min(start + chunk, length)) for start in range(0, length, chunk))
+
+
+@torch.no_grad()
+def predicted_views(gallery: Gallery, predict: Predict, chunk: int = 2048) -> Tensor:
+    """Every view as predicted from view 0 of its object, `(N, V, D)`, not normalised."""
+    objects, views, _ = gallery.embeddings.shape
+    pieces = []
+    for span in _spans(objects * views, chunk):
+        target = torch.arange(span.start, span.stop)
+        source = target // views * views
+        action = gallery.transform.select(source).relative(gallery.transform.select(target))
+        pieces.append(predict(gallery.embeddings[source // views, 0], action))
+    return torch.cat(pieces).view(objects, views, -1)
+
+
+def view_ranks(predicted: Tensor, embeddings: Tensor, normalise: bool = True, chunk: int = 2048) -> Tensor:
+    """The rank of the true view among the views of its object, by dot product with the prediction, `(N, V)`; 1 is best.
+
+    Views with the same score as the true one count as better, so that an encoder that maps all views to one point is not rewarded; so do
+    all where a score is not a number.
+
+    Args:
+        predicted: `(N, V, D)`.
+        embeddings: `(N, V, D)`, the candidates.
+        normalise: whether both are divided by their norm.
+        chunk: about how many predictions are compared at a time.
+    """
+    ranks = []
+    for span in _spans(len(predicted), max(chunk // predicted.shape[1], 1)):
+        queries, candidates = predicted[span], embeddings[span]
+        if normalise:
+            queries, candidates = normalize(queries, dim=-1), normalize(candidates, dim=-1)
+        scores = queries @ candidates.mT
+        ranks.append((~(scores < scores.diagonal(dim1=1, dim2=2)[..., None])).sum(dim=-1))
+    return torch.cat(ranks)
+
+
+def _nearest(queries: Tensor, candidates: Tensor, chunk: int) -> Tensor:
+    """For every query the candidate with the highest dot product, `(M,)`; of equal ones the first."""
+    nearest = []
+    for span in _spans(len(queries), chunk):
+        best = queries.new_full((span.stop - span.start,), -torch.inf)
+        index = torch.zeros(len(best), dtype=torch.int64)
+        for block in _spans(len(candidates), 16 * chunk):
+            score, position = (queries[span] @ candidates[block].T).max(dim=1)
+            index = torch.where(score > best, position + block.start, index)
+            best = torch.maximum(best, score)
+        nearest.append(index)
+    return torch.cat(nearest)
+
+
+def retrieval_errors(
+    predicted: Tensor,
+    rotations: Tensor,
+    candidates: Tensor,
+    candidate_rotations: Tensor,
+    normalise: bool = True,
+    chunk: int = 2048,
+) -> Tensor:
+    """1 - <q, q'>^2 between the true view's rotation q and that of the prediction's nearest candidate q', `(M,)`.
+
+    0.63 by chance when the three angles lie within 90 degrees.
+
+    Args:
+        predicted: `(M, D)`.
+        rotations: `(M, 4)`, absolute rotation of the view that is predicted.
+        candidates: `(K, D)`.
+        candidate_rotations: `(K, 4)`.
+        normalise: whether predictions and candidates are divided by their norm.
+        chunk: predictions compared at a time, with 16 times as many candidates.
+    """
+    if normalise:
+        predicted, candidates = normalize(predicted, dim=-1), normalize(candidates, dim=-1)
+    nearest = _nearest(predicted, candidates, chunk)
+    return 1 - (rotations * candidate_rotations[nearest]).sum(dim=-1).square()
+
+
+def _rank_results(split: str, part: str, ranks: Tensor, bootstrap: Bootstrap) -> list[Result]:
+    views = ranks.shape[1]
+    harmonic = float((1 / torch.arange(1, views + 1)).sum())
+    rows = {"mrr": ((1 / ranks.double()), harmonic / views)}
+    rows |= {f"hit@{k}": ((ranks <= k).double(), k / views) for k in HIT_RANKS if k < views}
+    objects = torch.arange(len(ranks)).repeat_interleave(views)
+    return [
+        Result(
+            f"retrieval/{split}/{name}",
+            part,
+            float(value.mean()),
+            bootstrap.mean_error(value.flatten(), objects),
+            f"chance {chance:.3f}, {len(ranks)} objects of {views} views",
+        )
+        for name, (value, chance) in rows.items()
+    ]
+
+
+def _error_result(
+    split: str,
+    part: str,
+    predicted: Tensor,
+    queries: Gallery,
+    candidates: list[Gallery],
+    settings: RetrievalSettings,
+    bootstrap: Bootstrap,
+) -> Result:
+    name, rotations = f"retrieval/{split}/pre", queries.rotations()
+    known = [found for gallery in candidates if (found := gallery.rotations()) is not None]
+    if rotations is None or len(known) < len(candidates):
+        return Result(name, part, None, detail="needs data that record one rotation")
+    bank = torch.cat([gallery.embeddings.flatten(0, 1) for gallery in candidates])
+    errors = retrieval_errors(
+        predicted.flatten(0, 1), rotations, bank, torch.cat(known), settings.normalise, settings.chunk
+    )
+    objects = torch.arange(len(predicted)).repeat_interleave(predicted.shape[1])
+    return Result(name, part, float(errors.mean()), bootstrap.mean_error(errors, objects), "lower is better")
+
+
+def retrieval(
+    train: FeatureTable,
+    validation: FeatureTable,
+    predictor: ViewPredictor,
+    settings: RetrievalSettings = RetrievalSettings(),
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> list[Result]:
+    """MRR, H@k and retrieval error for every split in `settings`; not measured where the data record no transform or single views."""
+    galleries = {name: Gallery.of(table, predictor.part) for name, table in (("train", train), ("val", validation))}
+    if not train.transform.names or any(gallery.embeddings.shape[1] < 2 for gallery in galleries.values()):
+        return [
+            Result("retrieval", predictor.part, None, detail="needs a recorded transform and two views of most objects")
+        ]
+    predicted: dict[str, Tensor] = {}
+    results = []
+    for split in settings.splits:
+        queried, among = split.split("-")
+        queries = galleries[queried]
+        if queried not in predicted:
+            predicted[queried] = predicted_views(queries, predictor.predict, settings.chunk)
+        if among != "all":
+            ranks = view_ranks(predicted[queried], queries.embeddings, settings.normalise, settings.chunk)
+            results += _rank_results(split, predictor.part, ranks, bootstrap)
+        candidates = list(galleries.values()) if among == "all" else [queries]
+        results.append(
+            _error_result(split, predictor.part, predicted[queried], queries, candidates, settings, bootstrap)
+        )
+    return results

@@ -1,0 +1,94 @@
+"""What the singular values of the features say without labels or latents."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.results import Result
+from ssl_inv.transforms.keyed_random import permutation
+
+SAMPLES = 25_600
+"""Rows that RankMe is computed from, as in its paper."""
+
+
+ALPHA_RANKS = (4, 100)
+"""First and last rank of the eigenvalues that alpha-ReQ is fitted to, counted from one; the range changes the number."""
+
+
+def singular_values(features: Tensor) -> Tensor:
+    """Singular values of `(N, D)`, descending, `(min(N, D),)`, float64.
+
+    They are the roots of the smaller Gram matrix's eigenvalues: good to 1e-8 of the largest, an order below the 1e-7 that RankMe adds, and
+    many times faster than a decomposition of all rows.
+    """
+    x = features.double()
+    gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
+    eigenvalues: Tensor = torch.linalg.eigvalsh(gram)
+    return eigenvalues.clamp_min(0).sqrt().flip(0)
+
+
+def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
+    """Effective rank: the exponential of the entropy of the singular values, not centred (Garrido et al., ICML 2023, eq. 1 and 2).
+
+    Between 1, a collapsed encoder, and min(N, D). It compares runs of one method, not methods.
+    """
+    values = singular_values(features)
+    p = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + epsilon
+    return float((-(p * p.log()).sum()).exp())
+
+
+def alpha_req(features: Tensor) -> float:
+    """The exponent alpha of lambda_j ~ j^-alpha, eigenvalues of the covariance (Agrawal et al., NeurIPS 2022); good when close to 1.
+
+    A least-squares line through (ln j, ln lambda_j) over `ALPHA_RANKS`, weighted with 1 / j, as the authors' code fits it.
+
+    Raises:
+        ValueError: if there are fewer dimensions, or not more rows, than ranks in the fit, or the features have a lower rank.
+    """
+    first, last = ALPHA_RANKS
+    if features.shape[1] < last or len(features) <= last:
+        raise ValueError(
+            f"alpha-ReQ needs {last} dimensions and more rows than that, got {features.shape[1]} and {len(features)}"
+        )
+    x = features.double()
+    eigenvalues = singular_values(x - x.mean(dim=0)).square()[first - 1 : last]
+    if eigenvalues[-1] <= 0:
+        raise ValueError(f"alpha-ReQ needs features of rank {last}; these have a lower one")
+    rank = torch.arange(first, last + 1, dtype=torch.float64)
+    weight = (1 / rank) / (1 / rank).sum()
+    log_rank, log_value = rank.log(), eigenvalues.log()
+    centred = log_rank - (weight * log_rank).sum()
+    return -float((weight * centred * log_value).sum() / (weight * centred.square()).sum())
+
+
+def normalised_deviation(features: Tensor) -> float:
+    """Standard deviation of L2-normalised features, mean over dimensions: 0 when collapsed, 1 / sqrt(D) when spread over the sphere."""
+    return float(normalize(features, dim=1).std(dim=0).mean())
+
+
+def spectrum(table: FeatureTable, part: str, seed: int = 0) -> list[Result]:
+    """RankMe, alpha-ReQ and the standard deviation of up to `SAMPLES` rows, drawn by `seed` where there are more."""
+    table = table.ordered()
+    features = table.part(part)
+    rows = torch.from_numpy(permutation(seed, length=len(features))[:SAMPLES]).sort().values
+    features = features[rows]
+    dimensions = features.shape[1]
+    results = [
+        Result(
+            "spectrum/rankme", part, rankme(features), detail=f"{len(rows)} rows, at most {min(len(rows), dimensions)}"
+        )
+    ]
+    try:
+        results.append(
+            Result(
+                "spectrum/alpha", part, alpha_req(features), detail="ranks {} to {}, good near 1".format(*ALPHA_RANKS)
+            )
+        )
+    except ValueError as error:
+        results.append(Result("spectrum/alpha", part, None, detail=str(error)))
+    isotropic = f"{1 / math.sqrt(dimensions):.3f} when isotropic"
+    results.append(Result("spectrum/deviation", part, normalised_deviation(features), detail=isotropic))
+    return results

@@ -1,0 +1,311 @@
+"""How much of a view's transform its features tell: R2 of a regression from frozen features, for every recorded parameter.
+
+Relative: from the features of two views of one object, side by side, to the action between them. Absolute: from one view to its own
+transform. The head is that of the SIE paper (Garrido, Najman, LeCun, ICML 2023): an MLP 2D-1024-1024-n with ReLU, Adam at 1e-3, one random
+pair of every training object in each of 300 epochs. Two things differ: features and targets are standardised with training statistics,
+so that one learning rate suits every encoder and parameter, and the learning rate follows a cosine to zero.
+
+Two numbers come out. `r2` is the headline: the canonical action, and the mean over its dimensions. `r2_pooled` is what the SIE papers
+report: the action as their code writes it, and one mean over everything. They can lie far apart, for either reason.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssl_inv.evaluation.features import FeatureTable, Standardiser
+from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result, object_sums
+from ssl_inv.transforms import Convention, Real, require
+from ssl_inv.transforms.keyed_random import distinct, permutation
+
+Kind = Literal["relative", "absolute"]
+
+
+Target = tuple[str, Convention]
+"""A parameter and how its action is written."""
+
+
+VALIDATION_EPOCH = 2**32
+"""The key under which validation pairs are drawn; no training epoch gets there."""
+
+
+@dataclass(frozen=True)
+class TransformR2Settings:
+    """The regression head and how it is trained. The defaults are SIE's.
+
+    Attributes:
+        hidden: width of the two hidden layers; 0 for a linear head, as ContextSSL and seq-JEPA regress colour.
+        epochs: draws of pairs from all training objects.
+        pairs_per_object: pairs (or single views) of every object in an epoch, and in the fixed validation draw.
+        batch: pairs in a step.
+        minimum_steps: a data set so small that `epochs` has fewer steps gets more epochs.
+        learning_rate: of Adam, at the start of the cosine.
+        joint: whether one head predicts everything, which costs one training instead of one for each parameter and form. Standardised
+            targets give every dimension equal weight in it, but they share the hidden layers.
+        parameters: those to predict; None for all that the data record.
+        convention: how the headline writes actions; with `sie` it is seq-JEPA's number, scikit-learn's R2 of the papers' action.
+        device: where the heads are trained.
+        seed: decides the initial weights, the pairs and their order.
+        kinds: what is regressed: the action between two views, the transform of one, or both.
+    """
+
+    hidden: int = 1024
+    epochs: int = 300
+    pairs_per_object: int = 1
+    batch: int = 256
+    minimum_steps: int = 0
+    learning_rate: float = 1e-3
+    joint: bool = False
+    parameters: tuple[str, ...] | None = None
+    convention: Convention = "canonical"
+    device: str = "cpu"
+    seed: int = 0
+    kinds: tuple[Kind, ...] = ("relative", "absolute")
+
+
+def _varying(targets: Tensor) -> Tensor:
+    if not targets.numel():
+        return torch.zeros(targets.shape[1], dtype=torch.bool)
+    return targets.double().std(dim=0, correction=0) > 1e-6
+
+
+def r2_per_dimension(targets: Tensor, predictions: Tensor) -> Tensor:
+    """1 - sum (t - p)^2 / sum (t - mean t)^2 for every dimension of `(N, n)`; shape `(n,)`, float64, NaN where the target is constant."""
+    t, p = targets.double(), predictions.double()
+    scores = 1 - (t - p).square().sum(dim=0) / (t - t.mean(dim=0)).square().sum(dim=0)
+    return scores.masked_fill(~_varying(targets), math.nan)
+
+
+def r2_mean(targets: Tensor, predictions: Tensor) -> float:
+    """The mean of `r2_per_dimension` over the dimensions that vary: scikit-learn's `r2_score`, which counts constant ones too.
+
+    A rotation in the plane leaves two numbers of its quaternion at zero; nobody can be judged by these. NaN when no dimension varies.
+    """
+    return float(r2_per_dimension(targets, predictions).nanmean())
+
+
+def r2_pooled(targets: Tensor, predictions: Tensor) -> float:
+    """SIE's form: one mean over all rows and all dimensions, all squares summed.
+
+    Where the dimensions have different means a constant scores above zero: 0.23 for the relative quaternion of angles within 90 degrees.
+    """
+    t, p = targets.double(), predictions.double()
+    return float(1 - (t - p).square().sum() / (t - t.mean()).square().sum())
+
+
+class Draws:
+    """Random different views of the objects of an ordered table, one view of each object at a time or several.
+
+    Args:
+        table: objects that it has too few views of are left out.
+        views: of one draw.
+        repeats: draws of every object in an epoch.
+        seed: decides them.
+    """
+
+    def __init__(self, table: FeatureTable, views: int, repeats: int, seed: int) -> None:
+        self.views, self.seed = views, seed
+        ids, counts = (part.numpy() for part in torch.unique_consecutive(table.objects, return_counts=True))
+        first = np.cumsum(counts) - counts
+        enough = counts >= views
+        self.ids, self.counts, self.first = (np.repeat(part[enough], repeats) for part in (ids, counts, first))
+        self.number = np.tile(np.arange(repeats), int(enough.sum()))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def epoch(self, number: int) -> Tensor:
+        """Rows of the table, `(P, views)`, the objects in ascending order."""
+        chosen = distinct(self.seed, number, self.ids, self.number, population=self.counts, count=self.views)
+        return torch.from_numpy(self.first[:, None] + chosen)
+
+
+def _draws(table: FeatureTable, kind: Kind, settings: TransformR2Settings) -> Draws:
+    return Draws(table, 2 if kind == "relative" else 1, settings.pairs_per_object, settings.seed)
+
+
+def _target_list(table: FeatureTable, kind: Kind, name: str, convention: Convention) -> list[Target]:
+    """The headline's target, and where the papers write the action differently also theirs."""
+    differs = kind == "relative" and convention == "canonical" and not isinstance(table.transform.groups[name], Real)
+    return [(name, convention), (name, "sie")] if differs else [(name, convention)]
+
+
+def _targets(table: FeatureTable, rows: Tensor, wanted: list[Target]) -> list[Tensor]:
+    """What the head aims at for the views or pairs in `rows`, `(P, n)` each."""
+    first = table.transform.select(rows[:, 0])
+    if rows.shape[1] == 1:
+        return [first.as_vector([name]) for name, _ in wanted]
+    action = first.relative(table.transform.select(rows[:, 1]))
+    return [action.as_vector([name], convention) for name, convention in wanted]
+
+
+def _head(inputs: int, outputs: int, settings: TransformR2Settings) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        if not settings.hidden:
+            return nn.Linear(inputs, outputs)
+        widths = (inputs, settings.hidden, settings.hidden)
+        hidden = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU(inplace=True))]
+        return nn.Sequential(*hidden, nn.Linear(settings.hidden, outputs))
+
+
+def _inputs(features: Tensor, rows: Tensor) -> Tensor:
+    return features[rows.to(features.device)].flatten(1)
+
+
+def _fit(
+    features: Tensor, draws: Draws, target: Callable[[Tensor], Tensor], settings: TransformR2Settings
+) -> nn.Module:
+    """A head trained on redrawn pairs; `target` maps rows `(P, 1 or 2)` to standardised targets `(P, n)`."""
+    outputs = target(draws.epoch(0)[:1]).shape[1]
+    head = _head(features.shape[1] * draws.views, outputs, settings).to(features.device)
+    optimiser = torch.optim.Adam(head.parameters(), lr=settings.learning_rate)
+    steps = math.ceil(len(draws) / settings.batch)
+    epochs = max(settings.epochs, math.ceil(settings.minimum_steps / steps))
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * steps)
+    for epoch in range(epochs):
+        rows = draws.epoch(epoch)
+        rows = rows[torch.from_numpy(permutation(settings.seed, epoch, length=len(rows)))]
+        aims = target(rows).to(features.device)
+        for start in range(0, len(rows), settings.batch):
+            batch = slice(start, start + settings.batch)
+            loss = (head(_inputs(features, rows[batch])) - aims[batch]).square().mean()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return head
+
+
+@torch.no_grad()
+def _predict(head: nn.Module, features: Tensor, rows: Tensor) -> Tensor:
+    return torch.cat([head(_inputs(features, chunk)) for chunk in torch.split(rows, 4096)]).cpu()
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """Targets and predictions `(P, n)` of the validation draw, and the objects `(P,)` they belong to."""
+
+    targets: Tensor
+    predictions: Tensor
+    objects: Tensor
+
+
+def _regress(
+    train: FeatureTable,
+    validation: FeatureTable,
+    part: str,
+    kind: Kind,
+    wanted: list[Target],
+    settings: TransformR2Settings,
+) -> dict[Target, _Judged]:
+    """One head for all `wanted`, fitted to `train` and asked about the fixed draw from `validation`."""
+    draws = _draws(train, kind, settings)
+
+    def target(rows: Tensor) -> Tensor:
+        return torch.cat(_targets(train, rows, wanted), dim=1)
+
+    standardise, scale = Standardiser.fit(train.part(part)), Standardiser.fit(target(draws.epoch(0)))
+    head = _fit(standardise(train.part(part)).to(settings.device), draws, lambda rows: scale(target(rows)), settings)
+    rows = _draws(validation, kind, settings).epoch(VALIDATION_EPOCH)
+    predicted = scale.undo(_predict(head, standardise(validation.part(part)).to(settings.device), rows))
+    aims = _targets(validation, rows, wanted)
+    pieces = torch.split(predicted, [aim.shape[1] for aim in aims], dim=1)
+    objects = validation.objects[rows[:, 0]]
+    return {key: _Judged(aim, piece, objects) for key, aim, piece in zip(wanted, aims, pieces, strict=True)}
+
+
+def _standard_error(judged: _Judged, pooled: bool, bootstrap: Bootstrap) -> float | None:
+    """Standard error of either form of R2, from sums over objects of 1, t, t^2 and (t - p)^2."""
+    # Shifting all dimensions by one number changes neither form and keeps the difference of squares exact.
+    t = judged.targets.double() - judged.targets.double().mean()
+    e = judged.targets.double() - judged.predictions.double()
+    n, varying = t.shape[1], _varying(judged.targets)
+    sums = object_sums(
+        torch.cat((torch.ones(len(t), 1, dtype=torch.float64), t, t.square(), e.square()), dim=1), judged.objects
+    )
+
+    def statistic(totals: Tensor) -> Tensor:
+        rows, first, second, error = torch.split(totals, [1, n, n, n], dim=1)
+        if pooled:
+            rows, first, second, error = (piece.sum(dim=1, keepdim=True) for piece in (rows * n, first, second, error))
+            return (1 - error / (second - first.square() / rows))[:, 0]
+        return (1 - error / (second - first.square() / rows))[:, varying].mean(dim=1)
+
+    return bootstrap.standard_error(sums, statistic)
+
+
+def _why_none(judged: _Judged) -> str:
+    return (
+        "the same in all validation views"
+        if bool(judged.targets.isfinite().all())
+        else "not a finite number in all validation views"
+    )
+
+
+def _headline(name: str, part: str, judged: _Judged, bootstrap: Bootstrap) -> Result:
+    if not _varying(judged.targets).any():
+        return Result(f"r2/{name}", part, None, detail=_why_none(judged))
+    scores = r2_per_dimension(judged.targets, judged.predictions).tolist()
+    detail = (
+        "dimensions " + " ".join("constant" if math.isnan(score) else f"{score:.2f}" for score in scores)
+        if len(scores) > 1
+        else ""
+    )
+    value = r2_mean(judged.targets, judged.predictions)
+    return Result(f"r2/{name}", part, value, _standard_error(judged, False, bootstrap), detail)
+
+
+def _pooled(name: str, part: str, judged: _Judged, bootstrap: Bootstrap) -> Result:
+    if not _varying(judged.targets).any():
+        return Result(f"r2_pooled/{name}", part, None, detail=_why_none(judged))
+    constant = r2_pooled(judged.targets, judged.targets.mean(dim=0).expand_as(judged.targets))
+    value = r2_pooled(judged.targets, judged.predictions)
+    # abs() keeps rounding error from printing a negative zero.
+    return Result(
+        f"r2_pooled/{name}",
+        part,
+        value,
+        _standard_error(judged, True, bootstrap),
+        f"a constant scores {abs(round(constant, 2)):.2f}",
+    )
+
+
+def transform_r2(
+    train: FeatureTable,
+    validation: FeatureTable,
+    part: str,
+    settings: TransformR2Settings = TransformR2Settings(),
+    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
+) -> list[Result]:
+    """R2 of every parameter on the fixed draw of validation pairs.
+
+    Relative R2 is left out with a remark where train or validation have no object with two views.
+
+    Raises:
+        ValueError: if a parameter that is asked for is not recorded.
+    """
+    train, validation = train.ordered(), validation.ordered()
+    names = [require(name, train.transform.values) for name in settings.parameters or train.transform.names]
+    if not names:
+        return [Result("r2", part, None, detail="the data record no transform")]
+    results = []
+    for kind in settings.kinds:
+        if not all(len(_draws(table, kind, settings)) for table in (train, validation)):
+            results.append(Result(f"r2/{kind}", part, None, detail="no object has two views"))
+            continue
+        wanted = {name: _target_list(train, kind, name, settings.convention) for name in names}
+        every = [target for targets in wanted.values() for target in targets]
+        judged: dict[Target, _Judged] = {}
+        for together in [every] if settings.joint else [[target] for target in every]:
+            judged |= _regress(train, validation, part, kind, together, settings)
+        for name, targets in wanted.items():
+            results.append(_headline(f"{kind}/{name}", part, judged[targets[0]], bootstrap))
+            results.append(_pooled(f"{kind}/{name}", part, judged[targets[-1]], bootstrap))
+    return results

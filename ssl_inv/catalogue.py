@@ -1,0 +1,168 @@
+"""The names that recipes use for objectives, data sources, augmentations and operations.
+
+Each kind has a table of names in the `__init__` of its package. The tables hold strings, so a name is found without importing torch.
+"""
+
+import importlib
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+
+class SettingError(ValueError):
+    """A setting with a value that cannot be used. The message is `setting: problem`.
+
+    Args:
+        setting: its name, with those of the settings around it: `base.temperature`.
+        problem: what is wrong with its value.
+    """
+
+    def __init__(self, setting: str, problem: str) -> None:
+        super().__init__(f"{setting}: {problem}")
+        self.setting, self.problem = setting, problem
+
+    def __reduce__(self) -> tuple[type["SettingError"], tuple[str, str]]:
+        return SettingError, (self.setting, self.problem)
+
+
+@contextmanager
+def within(setting: str) -> Iterator[None]:
+    """Put the name of a setting before the names of the settings inside it.
+
+    Raises:
+        SettingError: for every `ValueError` raised inside.
+    """
+    try:
+        yield
+    except SettingError as error:
+        raise SettingError(f"{setting}.{error.setting}", error.problem) from error
+    except ValueError as error:
+        raise SettingError(setting, str(error)) from error
+
+
+def require(condition: bool, setting: str, problem: str) -> None:
+    """Raise a `SettingError` unless a condition holds."""
+    if not condition:
+        raise SettingError(setting, problem)
+
+
+def require_at_least(least: float, **settings: float) -> None:
+    """Raise a `SettingError` for the first of some settings that is below `least`."""
+    for name, value in settings.items():
+        require(value >= least, name, f"must be at least {least}, got {value}")
+
+
+def require_above(bound: float, **settings: float) -> None:
+    """Raise a `SettingError` for the first of some settings that is not above `bound`."""
+    for name, value in settings.items():
+        require(value > bound, name, f"must be above {bound}, got {value}")
+
+
+def require_between(low: float, high: float, **settings: float) -> None:
+    """Raise a `SettingError` for the first of some settings that is not from `low` to `high`."""
+    for name, value in settings.items():
+        require(low <= value <= high, name, f"must lie between {low:g} and {high:g}, got {value}")
+
+
+def require_filled(**settings: Sequence[Any]) -> None:
+    """Raise a `SettingError` for the first of some lists that is empty."""
+    for name, value in settings.items():
+        require(len(value) > 0, name, "must name at least one width")
+
+
+@dataclass(frozen=True)
+class Member:
+    """A class or function that recipes can name.
+
+    Attributes:
+        name: its name in recipes.
+        module: the module that defines it.
+        attribute: its name there.
+    """
+
+    name: str
+    module: str
+    attribute: str
+
+    def load(self) -> Any:
+        """Import it."""
+        return getattr(importlib.import_module(self.module), self.attribute)
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """All members of one kind.
+
+    Args:
+        kind: what a member is, for messages: "objective".
+        package: the package that has the table.
+        table: the name of the table there: member name -> "module:attribute", relative to the package.
+        moved: dotted paths in old recipes, and the names that replaced them.
+    """
+
+    kind: str
+    package: str
+    table: str
+    moved: Mapping[str, str] | None = None
+
+    # A frozen dataclass has no place for a cache, but its __dict__ has.
+    @cached_property
+    def members(self) -> dict[str, Member]:
+        """Every member by name, in alphabetical order."""
+        table: Mapping[str, str] = getattr(importlib.import_module(self.package), self.table)
+        places = {name: place.split(":") for name, place in sorted(table.items())}
+        return {
+            name: Member(name, f"{self.package}.{module}", attribute) for name, (module, attribute) in places.items()
+        }
+
+    def find(self, name: str) -> Member:
+        """The member called `name`, or whatever stands at the dotted path `name`.
+
+        Raises:
+            SettingError: for the setting `name`, if there is none; the message has the closest name.
+        """
+        name = (self.moved or {}).get(name, name)
+        if name in self.members:
+            return self.members[name]
+        if "." in name:
+            return self._foreign(name)
+        raise SettingError("name", f"no {self.kind} is called {name!r}; {suggest(name, self.members)}")
+
+    def _foreign(self, path: str) -> Member:
+        module, _, attribute = path.rpartition(".")
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            # The current folder, as `python -m` has it, but last: what lies there must not hide an installed package.
+            sys.path.append(os.getcwd())
+        member = Member(path, module, attribute)
+        try:
+            member.load()
+        except Exception as error:  # whatever happens in somebody else's module
+            raise SettingError("name", f"the {self.kind} {path!r} cannot be imported: {error}") from error
+        return member
+
+
+def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
+    """The end of a message about an unknown name: the closest known one, or the choices."""
+    import difflib
+
+    names = [str(one) for one in known or ()]
+    if alike := [one for one in names if one.casefold() == name.casefold()]:
+        return f"did you mean {alike[0]!r}?"
+    if beginning := [one for one in names if len(name) > 1 and re.split(r"[-_.]", one)[0] == name]:
+        return f"did you mean {beginning[0]!r}?" if len(beginning) == 1 else f"there are {', '.join(beginning[:limit])}"
+    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
+        return f"did you mean {close[0]!r}?"
+    return f"there are {', '.join(names[:limit])}{', ...' if len(names) > limit else ''}" if names else "there are none"
+
+
+OBJECTIVES = Catalogue("objective", "ssl_inv.objectives", "OBJECTIVES")
+DATA = Catalogue("data set", "ssl_inv.data.sources", "SOURCES")
+AUGMENTATIONS = Catalogue("augmentation", "ssl_inv.augment", "AUGMENTATIONS")
+OPERATIONS = Catalogue(
+    "operation", "ssl_inv.augment", "OPERATIONS", {"ssl_inv.augment.operations.shared.Shared": "shared"}
+)

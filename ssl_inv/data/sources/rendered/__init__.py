@@ -1,0 +1,1 @@
+"""Solids rendered while training: a data source with exact 3-D poses and light."""

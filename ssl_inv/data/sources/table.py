@@ -1,0 +1,321 @@
+"""A table of views: a CSV file that says of every image which object it shows, and how it was seen.
+
+Turntables, pose sets and video frames (an object is then a sequence, the frame number or time a latent) are tables of views.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssl_inv.catalogue import suggest
+from ssl_inv.data.archives import Files, Names, find, packed, unpacked
+from ssl_inv.data.images import ImageFiles, ImageStore
+from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
+from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of, view_rows
+from ssl_inv.transforms import Group, Transform
+
+
+def table(
+    *,
+    path: str,
+    size: int | None = None,
+    csv_file: str | None = None,
+    latents: dict[str, str] | None = None,
+    path_column: str = "path",
+    object_column: str | None = None,
+    class_column: str | None = None,
+    split_column: str | None = None,
+    validation: str | None = None,
+    validation_share: float = 0.1,
+    split_seed: int = 0,
+    cache: bool | None = None,
+    max_broken: float = 0.01,
+) -> Data:
+    """Views of objects, listed in a CSV file with one row a view.
+
+    Args:
+        path: the folder or zip archive with the images and the CSV file.
+        size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps the images as they
+            are, which must then be squares of one size.
+        csv_file: the CSV file within `path`; None takes the only one at its top.
+        latents: how every view was seen: columns and what they hold, such as `{azimuth: circle deg, zoom: real scale=0.5}`; see
+            `ssl_inv.data.latents` for all words. None takes the columns that say it themselves in the header, such as `azimuth[deg]`.
+        path_column: column of the image files, relative to `path`.
+        object_column: column that says which rows show the same object, or several joined by `+`, such as `object+axis`. None: the column
+            `object` if there is one, otherwise every row is an object of its own.
+        class_column: column of the class names, with empty cells where the class is not known; `none` for no classes. None: the column
+            `class` if there is one.
+        split_column: column that says train, val or test; `none` to split at random. None: the column `split` if there is one.
+        validation: another folder or zip archive of the same form, with the validation views; all of it is used.
+        validation_share: share of the objects held out for validation when neither `validation` nor a split is there.
+        split_seed: which objects are held out.
+        cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
+        max_broken: share of the images that may be unreadable.
+    """
+    columns = Columns(path_column, object_column, class_column, split_column)
+    source = ViewTable(path, size, csv_file, latents, columns, cache, max_broken)
+    if validation is None:
+        found = part(source, source.splits, None, validation_share, split_seed, source.notes)
+        source.require_apart(found)
+        return found
+    names = None if source.labels is None else source.labels.names
+    judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names)
+    return part(source, source.splits, judged, validation_share, split_seed, source.notes)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a table say what; see `table` for the meaning and the defaults of each."""
+
+    path: str = "path"
+    objects: str | None = None
+    classes: str | None = None
+    split: str | None = None
+
+
+class ViewTable(Source):
+    """Objects and views as a CSV file lists them; objects in the order of their first row, views of an object in the order of their rows.
+
+    Args:
+        path: the folder or zip archive.
+        size: see `table`.
+        csv_file: see `table`.
+        latents: see `table`.
+        columns: the columns' names.
+        cache: see `ImageStore`.
+        max_broken: see `ImageStore`.
+        classes: the class names in index order, such as those of the train set; None takes the names in the table in ascending order.
+
+    Attributes:
+        splits: the objects of every split by its name; empty if the table has no split.
+        broken: the unreadable files met so far, with the reasons.
+        notes: facts for the run's record, such as columns that are not used.
+
+    Raises:
+        FileNotFoundError: if the folder, the CSV file or an image in it is missing.
+        ValueError: if a column is missing, a latent's cell is not a number, or rows of one object disagree on its class or split.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        size: int | None = None,
+        csv_file: str | None = None,
+        latents: Mapping[str, str] | None = None,
+        columns: Columns | None = None,
+        cache: bool | None = None,
+        max_broken: float = 0.01,
+        classes: Sequence[str] | None = None,
+    ) -> None:
+        columns = Columns() if columns is None else columns
+        files = Files(path)
+        sheet = _Sheet(files, csv_file)
+        keys = sheet.keys(columns.objects)
+        objects, order = _by_object(keys)
+        self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(np.bincount(objects))))
+        names = packed(sheet.column(columns.path))
+        _check_present(files, names, sheet.where)
+        self._where, self._names = sheet.where, names[order]
+        described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
+        self._latents = [
+            (latent.name, latent.group, latent.values(sheet.numbers(latent), sheet.where)[order])
+            for latent in described
+        ]
+        first = order[self._starts[:-1]]
+        self._labels = _labels(sheet, columns.classes, objects, first, classes)
+        self.splits = _splits(sheet, columns.split, objects, first)
+        self._store = ImageStore(ImageFiles(files, self._names), str(files.path), size, cache, max_broken)
+        self.broken = self._store.broken
+        self._files = files
+        self.notes = {
+            "views": f"{len(names)} views of {len(first)} objects from {files.path}",
+            "latents": ", ".join(name for name, _, _ in self._latents) or "none",
+            "unused columns": ", ".join(sheet.unused) or "none",
+        }
+
+    def require_apart(self, data: Data) -> None:
+        """Raise a `ValueError` if an image is listed both among the views to train on and among those to judge by, subsets of this."""
+        first, second = (self._names[self._rows_of(one)] for one in (data.train, data.validation))
+        if len(both := np.intersect1d(first, second)):
+            advice = "name the column that says which rows show one object (object_column), or mend the split"
+            raise ValueError(
+                f"{self._where}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}"
+            )
+
+    def _rows_of(self, some: Source) -> Indices:
+        assert isinstance(some, Subset)
+        return np.flatnonzero(np.repeat(np.isin(np.arange(len(self)), some.objects), self.view_counts))
+
+    @property
+    def view_counts(self) -> Indices:
+        return np.diff(self._starts)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {name: group for name, group, _ in self._latents}
+
+    @property
+    def labels(self) -> Labels | None:
+        return self._labels
+
+    @property
+    def image_size(self) -> int:
+        return self._store.image_size
+
+    @property
+    def preferred_workers(self) -> int | None:
+        return self._store.preferred_workers
+
+    @property
+    def tolerated_images(self) -> int | None:
+        return self._store.allowed
+
+    @property
+    def stamp(self) -> str:
+        return self._files.stamp
+
+    def describe(self, object_index: int, view: int) -> str:
+        return self._store.decoder.name(int(self._starts[object_index]) + view)
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        rows = view_rows(self._starts, objects, views)
+        pixels, readable = self._store.load(rows)
+        chosen = torch.from_numpy(rows)
+        return Images(
+            pixels, Transform({name: values[chosen] for name, _, values in self._latents}, self.groups), readable
+        )
+
+
+class _Sheet:
+    """The cells of the CSV file by column, and which columns have been asked for."""
+
+    def __init__(self, files: Files, csv_file: str | None) -> None:
+        name = _only_csv(files) if csv_file is None else csv_file
+        if name not in files:
+            tables = [found for found in files.inside("") if found.lower().endswith(".csv")]
+            raise FileNotFoundError(f"{files.path}: no file {name!r}; {suggest(name, tables)}")
+        self.where = f"{files.path}: {name}"
+        columns, self._rows = files.read_csv(name)
+        if not self._rows:
+            raise ValueError(f"{self.where} has a header but no rows")
+        self.header = columns
+        self._index = {column_name(column): number for number, column in enumerate(columns)}
+        self._used: set[str] = set()
+
+    @property
+    def unused(self) -> list[str]:
+        return [column for column in self._index if column not in self._used]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, column: str) -> bool:
+        return column in self._index
+
+    def column(self, name: str) -> list[str]:
+        if name not in self._index:
+            raise ValueError(f"{self.where} has no column {name!r}; {suggest(name, self._index)}")
+        self._used.add(name)
+        return [row[self._index[name]] for row in self._rows]
+
+    def optional(self, name: str | None, default: str) -> list[str] | None:
+        """The cells of a column that a setting names; None if the setting is `none`, or names nothing and there is no default column."""
+        if name == "none" or (name is None and default not in self):
+            return None
+        return self.column(default if name is None else name)
+
+    def keys(self, names: str | None) -> list[tuple[str, ...]]:
+        """What tells the objects apart: the cells of the columns joined by `+` in the setting, or the row numbers."""
+        if names is None and "object" not in self:
+            return [(str(number),) for number in range(len(self))]
+        columns = {name.strip(): self.column(name.strip()) for name in (names or "object").split("+")}
+        for name, cells in columns.items():
+            if (
+                row := next((number for number, cell in enumerate(cells, start=1) if not cell.strip()), None)
+            ) is not None:
+                raise ValueError(f"{self.where}, row {row}: {name} is empty, so it is not known which object this is")
+        return list(zip(*columns.values(), strict=True))
+
+    def numbers(self, latent: Latent) -> NDArray[np.float64]:
+        """The cells of a latent's columns, `(rows, columns)`."""
+        return np.stack([self._numbers(name) for name in latent.columns], axis=1)
+
+    def _numbers(self, name: str) -> NDArray[np.float64]:
+        cells = self.column(name)
+        try:
+            values = np.array(cells).astype(np.float64)
+        except ValueError:
+            values = np.array([_number_or_nan(cell) for cell in cells])
+        if not np.isfinite(values).all():
+            row = int(np.argmin(np.isfinite(values)))
+            raise ValueError(f"{self.where}, row {row + 1}: {name} is {cells[row]!r}, which is not a number")
+        return values
+
+
+def _number_or_nan(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return math.nan
+
+
+def _only_csv(files: Files) -> str:
+    tables = [name for name in files.inside("") if PurePosixPath(name).suffix.lower() == ".csv"]
+    if len(tables) == 1:
+        return tables[0]
+    if not tables:
+        raise FileNotFoundError(f"{files.path}: there is no CSV file at the top; name it with `csv_file`")
+    raise ValueError(f"{files.path}: there are several CSV files, {', '.join(tables)}; choose one with `csv_file`")
+
+
+def _by_object(keys: Sequence[tuple[str, ...]]) -> tuple[Indices, Indices]:
+    """The object of every row, numbered by first appearance, and the rows sorted by object, otherwise in their order."""
+    numbers: dict[tuple[str, ...], int] = {}
+    objects = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
+    return objects, np.argsort(objects, kind="stable")
+
+
+def _check_present(files: Files, names: Names, where: str) -> None:
+    missing = np.flatnonzero(find(files.names, names) < 0)
+    if len(missing):
+        name = unpacked(names[missing[0]])
+        close = suggest(name, map(unpacked, files.names[:10_000]))
+        raise FileNotFoundError(
+            f"{where}, row {missing[0] + 1}: no file {name!r} ({len(missing)} of {len(names)} are missing); {close}"
+        )
+
+
+def _one_per_object(cells: Sequence[str], objects: Indices, first: Indices, where: str, what: str) -> list[str]:
+    """The cell of every object's first row, if those of its other rows are the same."""
+    for row, cell in enumerate(cells):
+        if cell != cells[first[objects[row]]]:
+            both = f"row {first[objects[row]] + 1} ({cells[first[objects[row]]]!r}) and row {row + 1} ({cell!r})"
+            raise ValueError(f"{where}: {both} show one object but differ in their {what}")
+    return [cells[row] for row in first]
+
+
+def _labels(
+    sheet: _Sheet, column: str | None, objects: Indices, first: Indices, classes: Sequence[str] | None
+) -> Labels | None:
+    cells = sheet.optional(column, "class")
+    if cells is None:
+        return None
+    return labels_from_names(_one_per_object(cells, objects, first, sheet.where, "class"), classes, sheet.where)
+
+
+def _splits(sheet: _Sheet, column: str | None, objects: Indices, first: Indices) -> dict[str, Indices]:
+    cells = sheet.optional(column, "split")
+    if cells is None:
+        return {}
+    names = _one_per_object(cells, objects, first, sheet.where, "split")
+    splits = [split_of(name) for name in names]
+    if None in splits:
+        row = first[splits.index(None)] + 1
+        raise ValueError(f"{sheet.where}, row {row}: {names[splits.index(None)]!r} is not a split ({SPLIT_NAMES})")
+    return splits_of(np.array(splits, dtype=np.str_))

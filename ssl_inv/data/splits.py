@@ -1,0 +1,126 @@
+"""What a data set says of its objects: their classes, and which train and which judge."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ssl_inv.catalogue import suggest
+from ssl_inv.data.source import Data, Indices, Labels, Source, Subset, split_objects
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+    "testing": "test",
+}
+"""What folders and split columns call the splits, in lower case, and what they mean."""
+
+
+SPLIT_NAMES = ", ".join(_SPLITS)
+
+
+def view_rows(starts: Indices, objects: Indices, views: Indices) -> Indices:
+    """The row of view `views[b]` of object `objects[b]` where the views of object i are the rows from `starts[i]` on.
+
+    Raises:
+        ValueError: if an object or a view does not exist.
+    """
+    objects, views = np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64)
+    if wrong := ((objects < 0) | (objects >= len(starts) - 1)).nonzero()[0].tolist():
+        raise ValueError(f"there is no object {objects[wrong[0]]}; the last one is {len(starts) - 2}")
+    counts = starts[objects + 1] - starts[objects]
+    if wrong := ((views < 0) | (views >= counts)).nonzero()[0].tolist():
+        raise ValueError(
+            f"object {objects[wrong[0]]} has no view {views[wrong[0]]}; its last one is {counts[wrong[0]] - 1}"
+        )
+    rows: Indices = starts[objects] + views
+    return rows
+
+
+def labels_from_names(objects: Sequence[str], classes: Sequence[str] | None, where: str) -> Labels:
+    """Labels from the class name of every object.
+
+    Args:
+        objects: a class name per object, empty where the class is not known.
+        classes: the names in index order, such as those of a train set; None takes the names that occur, in ascending order.
+        where: the data, for messages.
+
+    Raises:
+        ValueError: if a name is not in `classes`.
+    """
+    present = sorted(set(objects) - {""})
+    names = tuple(present if classes is None else classes)
+    index = {name: number for number, name in enumerate(names)}
+    if unknown := [name for name in present if name not in index]:
+        raise ValueError(f"{where}: the train set has no class {unknown[0]!r}; {suggest(unknown[0], names)}")
+    values = torch.tensor([index.get(name, 0) for name in objects], dtype=torch.int64)
+    return Labels(values, torch.tensor([name != "" for name in objects]), names)
+
+
+def split_of(name: str) -> str | None:
+    """`train`, `validation` or `test` if a name means one of them, in any case of letters; None otherwise."""
+    return _SPLITS.get(name.lower())
+
+
+def splits_of(names: NDArray[np.str_]) -> dict[str, Indices]:
+    """The objects of every split, from the split of every object `(N,)`."""
+    return {str(name): np.flatnonzero(names == name) for name in np.unique(names)}
+
+
+def part(
+    source: Source,
+    splits: Mapping[str, Indices],
+    validation: Source | None,
+    validation_share: float,
+    split_seed: int,
+    notes: Mapping[str, str],
+) -> Data:
+    """Train and validation objects of one source, by the strongest of: a separate validation source, the data's own split, chance.
+
+    Args:
+        source: all objects.
+        splits: the data's own split, as `splits_of` gives it; empty if it has none.
+        validation: a separate validation source; of `source` then only the train split is used if there is one, everything otherwise.
+        validation_share: share of the train objects held out where the data has no split.
+        split_seed: which objects are held out.
+        notes: facts to record besides how the split was made.
+
+    Raises:
+        ValueError: if the data's own split has no train part, or the two sources do not fit together.
+    """
+    if splits and "train" not in splits:
+        raise ValueError(f"the data has a split called {', '.join(sorted(splits))} but nothing to train on")
+    everything = np.arange(len(source), dtype=np.int64)
+    train = splits.get("train", everything)
+    if validation is not None:
+        _check_fit(source, validation)
+        return Data(_subset(source, train), validation, {**notes, "split": "separate validation set"})
+    held_out = "validation" if "validation" in splits else "test"
+    if held_out in splits:
+        unused = "; its test split is not used" if held_out == "validation" and "test" in splits else ""
+        how = f"the data's own train and {held_out} splits{unused}"
+        return Data(Subset(source, train), Subset(source, splits[held_out]), {**notes, "split": how})
+    kept, judged = split_objects(len(train), validation_share, split_seed)
+    how = f"{len(judged)} of {len(train)} objects held out at random, seed {split_seed}"
+    return Data(Subset(source, train[kept]), Subset(source, train[judged]), {**notes, "split": how})
+
+
+def _subset(source: Source, objects: Indices) -> Source:
+    return source if len(objects) == len(source) else Subset(source, objects)
+
+
+def _check_fit(train: Source, validation: Source) -> None:
+    if train.image_size != validation.image_size:
+        sizes = f"{train.image_size} and {validation.image_size}"
+        raise ValueError(
+            f"images of the train and the validation set have {sizes} pixels a side; give a `size` for both"
+        )
+    if train.groups != validation.groups:
+        raise ValueError(
+            f"train records {sorted(train.groups)} for every view, the validation set {sorted(validation.groups)}"
+        )

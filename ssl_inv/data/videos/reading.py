@@ -1,0 +1,130 @@
+"""The videos of a folder: files, and folders of frames."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.images import IMAGE_SUFFIXES, UnreadableImageError, decode
+
+Frame = NDArray[np.uint8]
+"""Pixels `(H, W, 3)`, RGB."""
+
+
+VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv", ".wmv"))
+
+
+_CUT_SHORT = 0.9
+"""The number of frames in a file's header is an estimate; a video that ends before this share of them is damaged."""
+
+
+class BrokenVideoError(ValueError):
+    """A video cannot be read to its end; the message is the reason, without the name."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """One video.
+
+    Attributes:
+        name: path below the folder that it was found in; unlike those of all others.
+        frames: reads it from its beginning, one frame after the other; raises `BrokenVideoError` where it cannot go on.
+    """
+
+    name: str
+    frames: Callable[[], Iterator[Frame]]
+
+
+def find_videos(path: str | Path, pattern: str = "*") -> list[Video]:
+    """The videos of a folder, or of a zip archive with folders of frames, in the order of their names.
+
+    Every video file is a video, and so are all images of one folder, in the order of the numbers in their names.
+
+    Args:
+        path: a video file, a folder of videos or frames at any depth, or a zip archive of frames.
+        pattern: which images are frames, by the file's name, such as `*.jpg` where masks lie beside them.
+
+    Raises:
+        FileNotFoundError: if nothing is there, or no video and no frame.
+        ValueError: if the images of one folder have different suffixes, so that some are perhaps no frames, or an archive holds video
+            files.
+    """
+    path = Path(path).expanduser()
+    if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
+        return [Video(path.name, lambda: _frames_of_file(path))]
+    files = Files(path)
+    videos = [
+        Video(name, _reader_of_file(files.path / name)) for name in map(unpacked, files.with_suffix(VIDEO_SUFFIXES))
+    ]
+    if videos and not path.is_dir():
+        raise ValueError(
+            f"{path}: video files are not read from within an archive; unpack it (folders of frames may stay packed)"
+        )
+    folders: dict[str, list[str]] = {}
+    for name in map(unpacked, files.with_suffix(IMAGE_SUFFIXES)):
+        if fnmatch(PurePosixPath(name).name, pattern):
+            folders.setdefault(str(PurePosixPath(name).parent), []).append(name)
+    for folder, names in folders.items():
+        _refuse_mixed(path, folder, names)
+        videos.append(
+            Video(path.stem if folder == "." else folder, _reader_of_images(files, sorted(names, key=_by_number)))
+        )
+    if not videos:
+        raise FileNotFoundError(f"{path}: no video and no frame{'' if pattern == '*' else f' called {pattern}'}")
+    return sorted(videos, key=lambda video: video.name)
+
+
+def _refuse_mixed(path: Path, folder: str, names: Sequence[str]) -> None:
+    suffixes = sorted({PurePosixPath(name).suffix for name in names})
+    if len(suffixes) > 1:
+        where = path if folder == "." else path / folder
+        raise ValueError(
+            f"{where}: images end with {' and '.join(suffixes)}; say which are frames, such as --frames '*{suffixes[0]}'"
+        )
+
+
+def _by_number(name: str) -> list[tuple[int, str]]:
+    """A sort key that puts `frame2` before `frame10`."""
+    return [(int(digits), "") if digits else (-1, letters) for digits, letters in re.findall(r"(\d+)|(\D+)", name)]
+
+
+def _reader_of_file(path: Path) -> Callable[[], Iterator[Frame]]:
+    return lambda: _frames_of_file(path)
+
+
+def _frames_of_file(path: Path) -> Iterator[Frame]:
+    capture = cv2.VideoCapture(str(path))
+    try:
+        if not capture.isOpened():
+            raise BrokenVideoError("not a video in a known format")
+        expected, read = int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), 0
+        while (answer := capture.read())[0]:
+            read += 1
+            yield cv2.cvtColor(answer[1], cv2.COLOR_BGR2RGB)
+        if read < max(_CUT_SHORT * expected, 1):
+            raise BrokenVideoError(f"ends after {read} of {expected} frames")
+    finally:
+        capture.release()
+
+
+def _reader_of_images(files: Files, names: Sequence[str]) -> Callable[[], Iterator[Frame]]:
+    return lambda: _frames_of_images(files, names)
+
+
+def _frames_of_images(files: Files, names: Sequence[str]) -> Iterator[Frame]:
+    shape = None
+    for name in names:
+        try:
+            frame = decode(files.read(name), None)
+        except (UnreadableImageError, OSError, ValueError) as error:
+            raise BrokenVideoError(f"{PurePosixPath(name).name}: {error}") from error
+        if shape not in (None, frame.shape):
+            raise BrokenVideoError(f"{PurePosixPath(name).name} has another size than the frames before it")
+        shape = frame.shape
+        yield frame

@@ -1,0 +1,1 @@
+"""One run in motion: the training step, its optimiser, checkpoints and log."""

@@ -1,0 +1,1 @@
+"""What an objective keeps between steps: queues, banks, clusters, graphs, vocabularies."""

@@ -1,0 +1,105 @@
+"""All training images as they are, once over: what clusters, banks and graphs are made of."""
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from ssl_inv.data.source import Images, Indices, Source
+from ssl_inv.evaluation.features import frozen
+from ssl_inv.nn.distributed import gather, rank, world_size
+
+
+class GalleryFeatures(NamedTuple):
+    """Features of some images; rows are those of all processes.
+
+    Attributes:
+        objects: `(n,)`, int64, the number of the object that each image shows, on the host.
+        views: `(n,)`, int64, which of its views the image is, on the host.
+        features: `(n, D)`, without gradient, on the encoder's device; of an image that cannot be read, zero.
+        readable: `(n,)`, bool, on the host.
+    """
+
+    objects: Tensor
+    views: Tensor
+    features: Tensor
+    readable: Tensor
+
+
+class Gallery:
+    """The training images, whole and not augmented, as evaluation sees them.
+
+    Args:
+        source: where they come from.
+        normalise: from pixels in [0, 1] to what encoders expect.
+        device: where encoders are.
+        batch_size: images of one process that go through an encoder together.
+        workers: processes that read ahead; 0 reads in this one.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        normalise: Callable[[Tensor], Tensor],
+        device: torch.device | str,
+        batch_size: int = 256,
+        workers: int = 0,
+    ) -> None:
+        self.source, self.normalise, self.device = source, normalise, torch.device(device)
+        self.batch_size, self.workers = batch_size, workers
+
+    @property
+    def view_counts(self) -> Indices:
+        """How many images there are of each object, `(N,)`."""
+        return self.source.view_counts
+
+    def features(self, encoder: nn.Module, every_view: bool = False) -> Iterator[GalleryFeatures]:
+        """The features of all images, in the order of the data; every process gets those of all of them.
+
+        Args:
+            encoder: from normalised pixels `(b, 3, H, W)` to features `(b, D)`; in evaluation mode meanwhile.
+            every_view: whether all views of an object are wanted, or the first one.
+        """
+        counts = self.view_counts if every_view else np.ones_like(self.view_counts)
+        objects = np.repeat(np.arange(len(counts)), counts)
+        views = np.arange(len(objects)) - np.repeat(np.cumsum(counts) - counts, counts)
+        # The last rows are filled up, as all processes gather pieces of one size.
+        share = min(self.batch_size, -(-len(objects) // world_size()))
+        extra: dict[str, Any] = {"prefetch_factor": 2} if self.workers else {}
+        pieces = _Pieces(self.source, objects, views, share, rank(), world_size())
+        with torch.no_grad(), frozen(encoder):
+            for start, images in enumerate(DataLoader(pieces, batch_size=None, num_workers=self.workers, **extra)):
+                rows = slice(start * share * world_size(), (start + 1) * share * world_size())
+                found, readable = self._encoded(encoder, images)
+                known = len(objects[rows])
+                yield GalleryFeatures(
+                    torch.from_numpy(objects[rows]), torch.from_numpy(views[rows]), found[:known], readable[:known]
+                )
+
+    def _encoded(self, encoder: nn.Module, images: Images) -> tuple[Tensor, Tensor]:
+        readable = images.readable.to(self.device)
+        found = encoder(self.normalise(images.pixels.to(self.device).float() / 255))
+        return gather(torch.where(readable.unsqueeze(1), found, 0.0)), gather(readable).cpu()
+
+
+class _Pieces(Dataset[Images]):
+    """One process's share of each of the pieces into which a list of images falls."""
+
+    def __init__(
+        self, source: Source, objects: Indices, views: Indices, share: int, number: int, processes: int
+    ) -> None:
+        self.source, self.objects, self.views = source, objects, views
+        self.share, self.number, self.processes = share, number, processes
+
+    def __len__(self) -> int:
+        return -(-len(self.objects) // (self.share * self.processes))
+
+    def __getitem__(self, piece: int) -> Images:
+        if piece >= len(self):
+            raise IndexError(piece)
+        start = (piece * self.processes + self.number) * self.share
+        rows = np.minimum(np.arange(start, start + self.share), len(self.objects) - 1)
+        return self.source.load(self.objects[rows], self.views[rows])

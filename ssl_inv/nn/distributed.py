@@ -1,0 +1,76 @@
+"""What several processes must agree on: gathered embeddings, summed statistics.
+
+The rule of the house: the loss and the gradient on W processes with B/W samples each equal those of one process with B samples. A
+collective that knows its gradient makes every process differentiate the sum of all W losses; each process holds the whole loss, so that sum
+is W times the loss, and the average over processes that DDP takes of the gradients removes the W again.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def is_distributed() -> bool:
+    """Whether a process group of more than one process is running."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def world_size() -> int:
+    """The number of processes; 1 without a process group."""
+    return dist.get_world_size() if is_distributed() else 1
+
+
+def rank() -> int:
+    """The number of this process; 0 without a process group."""
+    return dist.get_rank() if is_distributed() else 0
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, tensor.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        # A copy: the same tensor may be the gradient of something else too.
+        total = gradient.clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        total = tensor.clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.clone().contiguous()
+        dist.all_reduce(total)
+        return total
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The rows of all processes in rank order, `(W B, ...)` from `(B, ...)`, with gradient; every process has the same B."""
+    return _Gather.apply(tensor) if is_distributed() else tensor
+
+
+def all_names(names: Iterable[str]) -> list[str]:
+    """What any process names, each once, those of the first process first; slow, and the same on all of them."""
+    if not is_distributed():
+        return list(names)
+    found: list[list[str] | None] = [None] * world_size()
+    dist.all_gather_object(found, list(names))
+    return list(dict.fromkeys(name for some in found for name in some or ()))
+
+
+def all_sum(tensor: Tensor) -> Tensor:
+    """The sum over processes, with gradient."""
+    return _Sum.apply(tensor) if is_distributed() else tensor

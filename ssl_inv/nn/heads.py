@@ -1,0 +1,161 @@
+"""Networks between the backbone and the loss: projectors and predictors."""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
+    """Linear - BatchNorm - ReLU for every width but the last, then a linear map without bias: the projector of VICReg and SIE.
+
+    Args:
+        inputs: dimensions of the features that come in.
+        widths: output dimensions of the layers, at least one.
+    """
+    _require_widths(widths)
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(inputs, width), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, widths[-1], bias=False))
+
+
+def mlp(widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers from `widths[0]` to `widths[-1]` dimensions, with ReLU between them and nothing after the last."""
+    _require_widths(widths)
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise(widths):
+        layers += [nn.Linear(inputs, outputs), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers[:-1])
+
+
+def _require_widths(widths: Sequence[int]) -> None:
+    """Raise a `ValueError` if a layer would have no outputs."""
+    if not widths or min(widths) < 1:
+        raise ValueError(f"a head needs layers of at least 1 output each, got {list(widths)}")
+
+
+def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -> nn.Sequential:
+    """Linear - BatchNorm - ReLU for every width but the last, then Linear - BatchNorm without scale and shift: SimSiam's and MoCo v3's.
+
+    No linear map has a bias, as the normalisation behind it would take it away.
+
+    Args:
+        inputs: dimensions of the features that come in.
+        widths: output dimensions of the layers, at least one.
+        last_norm: whether the last layer is normalised too.
+    """
+    _require_widths(widths)
+    layers: list[nn.Module] = []
+    for width in widths[:-1]:
+        layers += [nn.Linear(inputs, width, bias=False), nn.BatchNorm1d(width), nn.ReLU(inplace=True)]
+        inputs = width
+    layers.append(nn.Linear(inputs, widths[-1], bias=False))
+    return nn.Sequential(*layers, *([nn.BatchNorm1d(widths[-1], affine=False)] if last_norm else []))
+
+
+class PrototypeHead(nn.Module):
+    """An MLP to normalised embeddings, and their similarities with K prototypes: DINO's head (Caron et al., ICCV 2021, app. C) and iBOT's.
+
+    Args:
+        inputs: dimensions of the features that come in.
+        widths: of the MLP's layers; the last is the dimension D of embeddings and prototypes.
+        prototypes: K.
+        batch_norm: whether hidden layers are normalised over the batch.
+        unit_norm: whether prototypes have length one; otherwise their lengths are learnt.
+    """
+
+    def __init__(
+        self, inputs: int, widths: Sequence[int], prototypes: int, batch_norm: bool = False, unit_norm: bool = True
+    ) -> None:
+        super().__init__()
+        _require_widths(widths)
+        layers: list[nn.Module] = []
+        for width in widths[:-1]:
+            layers += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if batch_norm else []), nn.GELU()]
+            inputs = width
+        self.layers = nn.Sequential(*layers, nn.Linear(inputs, widths[-1]))
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.directions = nn.Parameter(torch.empty(prototypes, widths[-1]).uniform_(-1, 1) / math.sqrt(widths[-1]))
+        self.lengths = None if unit_norm else nn.Parameter(torch.ones(prototypes, 1))
+
+    def embed(self, features: Tensor) -> Tensor:
+        """Normalised embeddings `(..., D)` of features `(..., C)`."""
+        return nn.functional.normalize(self.layers(features), dim=-1)
+
+    def prototype_parameters(self) -> list[nn.Parameter]:
+        """What the prototypes are made of."""
+        return [self.directions] if self.lengths is None else [self.directions, self.lengths]
+
+    def similarities(self, embeddings: Tensor) -> Tensor:
+        """Logits `(..., K)` of embeddings `(..., D)`, which are normalised, or means of such: the map is linear."""
+        prototypes = nn.functional.normalize(self.directions, dim=1)
+        if self.lengths is not None:
+            prototypes = prototypes * self.lengths
+        return nn.functional.linear(embeddings, prototypes)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Logits `(..., K)` of features `(..., C)`."""
+        return self.similarities(self.embed(features))
+
+
+class DynamicHead(nn.Module):
+    """Predicts bags of words with a linear classifier that a network makes of the words (Gidaris et al., CVPR 2021, sec. 3.3).
+
+    W = l2(Linear(ReLU(BatchNorm(Linear(l2(V)))))), row by row, and the logits of a feature s are kappa W s. Words change all the time, and
+    what is learnt of one is of use for those that are like it.
+
+    Args:
+        channels: of the words.
+        features: dimensions of what is classified; twice as many are hidden.
+        kappa: what logits are multiplied with.
+        learn_kappa: whether kappa is learnt, from there on.
+    """
+
+    def __init__(self, channels: int, features: int, kappa: float, learn_kappa: bool = False) -> None:
+        super().__init__()
+        self.first = nn.Linear(channels, 2 * features, bias=False)
+        self.norm = WordNorm(2 * features)
+        self.last = nn.Linear(2 * features, features)
+        self.kappa = nn.Parameter(torch.tensor(kappa), requires_grad=learn_kappa)
+
+    def classifier(self, words: Tensor) -> Tensor:
+        """W, `(K, features)`, of words `(K, channels)`."""
+        hidden = F.relu(self.norm(self.first(F.normalize(words, dim=1))), inplace=True)
+        return F.normalize(self.last(hidden).to(words.dtype), dim=1)
+
+    def forward(self, features: Tensor, classifier: Tensor) -> Tensor:
+        """Logits `(..., K)` of features `(..., features)`, in the classifier's precision."""
+        with torch.autocast(features.device.type, enabled=False):
+            return (self.kappa * features.to(classifier.dtype)) @ classifier.T
+
+
+class WordNorm(nn.Module):
+    """Batch normalisation over words.
+
+    Every process has all words: statistics that several processes share would count each word several times. Batch normalisation as torch
+    knows it is made to share them, and this one is not.
+
+    Args:
+        features: dimensions of a word.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+        self.register_buffer("running_mean", torch.zeros(features))
+        self.register_buffer("running_var", torch.ones(features))
+
+    def forward(self, words: Tensor) -> Tensor:
+        """Normalised words `(K, features)`."""
+        return F.batch_norm(words, self.running_mean, self.running_var, self.weight, self.bias, self.training)

@@ -1,0 +1,339 @@
+"""Loss terms that several objectives share: pure functions of embeddings.
+
+Every function takes the embeddings of one process and gathers them itself, so its value and its gradient are those of the global batch.
+Embeddings are brought to float32 first: squares of half-precision embeddings overflow.
+"""
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ssl_inv.nn.distributed import all_sum, gather, rank, world_size
+from ssl_inv.nn.precision import full_precision
+
+Error = Literal["smooth-l1", "squared", "absolute"]
+"""How a difference counts in `token_error`."""
+
+
+def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over samples and dimensions of (x - y)^2, for `x` and `y` of shape `(B, D)`."""
+    return F.mse_loss(gather(full_precision(x)), gather(full_precision(y)))
+
+
+def variance(z: Tensor) -> Tensor:
+    """Hinge that keeps the standard deviation of every dimension of `z`, `(B, D)`, above one.
+
+    V(z) = mean_d max(0, 1 - sqrt(Var_d + 1e-4)), unbiased variance (Bardes et al., "VICReg", ICLR 2022, eq. 1).
+    """
+    return F.relu(1 - (gather(full_precision(z)).var(dim=0) + 1e-4).sqrt()).mean()
+
+
+def covariance(z: Tensor) -> Tensor:
+    """Mean per dimension of the squared covariances between different dimensions of `z`, `(B, D)`.
+
+    C(z) = (1 / D) sum_{i != j} Cov_ij^2 (VICReg, eq. 3 and 4). Computed in float32 under autocast too.
+    """
+    z = gather(full_precision(z))
+    with torch.autocast(z.device.type, enabled=False):
+        z = z - z.mean(dim=0)
+        matrix = z.T @ z / (len(z) - 1)
+        return (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
+
+
+def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Normalised temperature-scaled cross entropy over the 2B rows of `x` and `y`, both `(B, D)`.
+
+    Row b of `x` and row b of `y` are each other's positive; the other 2B - 2 rows of the global batch are negatives (Chen et al., "SimCLR",
+    ICML 2020, eq. 1).
+    """
+    x, y = gather(full_precision(x)), gather(full_precision(y))
+    with torch.autocast(x.device.type, enabled=False):
+        z = F.normalize(torch.cat((x, y)), dim=1)
+        logits = z @ z.T / temperature
+        logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
+        positives = torch.arange(len(z), device=z.device).roll(len(x))
+        return F.cross_entropy(logits, positives)
+
+
+def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
+    """1 minus the mean over samples of the cosine between the rows of `x` and `y`, both `(B, D)`."""
+    return 1 - gather(F.cosine_similarity(full_precision(x), full_precision(y), dim=1)).mean()
+
+
+def sample_mean(values: Tensor) -> Tensor:
+    """Mean over the samples of all processes, of values `(B, ...)`: shape `(...)`. Cheaper than a gather where samples do not interact."""
+    return all_sum(values.mean(dim=0)) / world_size()
+
+
+def cosine_error(x: Tensor, y: Tensor) -> Tensor:
+    """Mean over samples of 2 - 2 cos(x, y), for `x` and `y` of shape `(B, D)`: the squared distance of the normalised vectors, from 0 to 4.
+
+    BYOL's loss of one direction (Grill et al., NeurIPS 2020, eq. 2).
+    """
+    return 2 * cosine_distance(x, y)
+
+
+def cross_correlation(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """How far the cross-correlation of the dimensions of `x` and `y`, both `(B, D)`, is from the identity.
+
+    Both are normalised over the global batch, biased variance plus 1e-5, as batch normalisation does it; C = x^T y / B. Gives
+    sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 (Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2).
+    """
+    x, y = gather(full_precision(x)), gather(full_precision(y))
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = ((z - z.mean(dim=0)) / (z.var(dim=0, correction=0) + 1e-5).sqrt() for z in (x, y))
+        samples, dimensions = x.shape
+        diagonal = (x * y).mean(dim=0)
+        # |x^T y|^2 is the inner product of x x^T and y y^T, which are smaller where embeddings are wider than batches.
+        wide = 2 * samples < dimensions
+        squares = ((x @ x.T) * (y @ y.T)).sum() / samples**2 if wide else (x.T @ y / samples).square().sum()
+        return (1 - diagonal).square().sum(), squares - diagonal.square().sum()
+
+
+def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding, among the keys of the global batch, the one of the query's own sample; both `(B, D)`.
+
+    Cosine similarities over the temperature are the logits; keys get no gradient (He et al., "MoCo", CVPR 2020, eq. 1).
+    """
+    with torch.autocast(queries.device.type, enabled=False):
+        all_keys = gather(F.normalize(full_precision(keys.detach()), dim=1))
+        logits = F.normalize(full_precision(queries), dim=1) @ all_keys.T / temperature
+        own = torch.arange(len(logits), device=logits.device) + rank() * len(logits)
+        return sample_mean(F.cross_entropy(logits, own, reduction="none"))
+
+
+def distillation(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Cross entropies of S students' predictions under T teachers' targets, means over samples: `(T, S)`.
+
+    Args:
+        student: logits `(S, B, K)`.
+        targets: probabilities `(T, B, K)`.
+        temperature: divides the logits before their softmax.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        predicted = F.log_softmax(full_precision(student) / temperature, dim=-1)
+        pairs = -torch.einsum("tbk,sbk->ts", targets.to(predicted.dtype), predicted) / student.shape[1]
+        return all_sum(pairs) / world_size()
+
+
+@torch.no_grad()
+def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -> Tensor:
+    """Assignments of samples to prototypes that use all prototypes alike: probabilities `(B, K)` of logits `(B, K)`, without gradient.
+
+    Exponentials of logits over temperature, of the global batch, are divided by the sums over samples and then by those over prototypes,
+    so many times over (Caron et al., "SwAV", NeurIPS 2020, sec. 3.1; DINOv2, arXiv 2304.07193). In logarithms: nothing over- or underflows.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        log_q = full_precision(logits) / temperature
+        for _ in range(iterations):
+            log_q = log_q - gather(log_q.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
+            log_q = log_q.log_softmax(dim=1)
+        return log_q.exp()
+
+
+def koleo(x: Tensor) -> Tensor:
+    """Minus the mean logarithm of the distance from each normalised row of `x`, `(B, D)`, to its nearest neighbour in the global batch.
+
+    The Kozachenko-Leonenko entropy estimate up to constants: it spreads features evenly (Sablayrolles et al., ICLR 2019, eq. 4), with
+    DINOv2's 1e-8 within the distance and within the logarithm.
+    """
+    z = gather(full_precision(x))
+    with torch.autocast(z.device.type, enabled=False):
+        z = F.normalize(z, dim=1, eps=1e-8)
+        with torch.no_grad():
+            nearest = (z @ z.T).fill_diagonal_(-2.0).argmax(dim=1)
+        return -(F.pairwise_distance(z, z[nearest], eps=1e-8) + 1e-8).log().mean()
+
+
+def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Mean cross entropy of `logits`, `(B, n)`, with targets of 0 and 1 of the same shape."""
+    logits = gather(full_precision(logits))
+    return F.binary_cross_entropy_with_logits(logits, gather(targets).to(logits.dtype))
+
+
+def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
+    """How much angles between samples of one chunk differ from the first views `x` to the second views `y`, both `(B, D)`.
+
+    L = (2 / B) sum_{i != j of one chunk} (x_i . x_j - y_i . y_j)^2, rows normalised first. It is zero if and only if one orthogonal map for
+    each chunk takes its rows of x to its rows of y (Gupta et al., "Structuring representation geometry with rotationally equivariant
+    contrastive learning", ICLR 2024, prop. 1). The paper's code has the same sum.
+
+    Args:
+        x: embeddings of the first views.
+        y: embeddings of the second views.
+        chunk: the number of the chunk that each sample is in, `(B,)`.
+    """
+    x, y, chunk = (
+        F.normalize(gather(full_precision(x)), dim=1),
+        F.normalize(gather(full_precision(y)), dim=1),
+        gather(chunk),
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        compared = (chunk[:, None] == chunk[None, :]).fill_diagonal_(False)
+        return 2 * ((x @ x.T - y @ y.T).square() * compared).sum() / len(x)
+
+
+def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
+    """Mean squared distance of `centre` from the plane through the origin that holds `left` and `right`, all `(B, D)`.
+
+    Rows are normalised first, so it is the squared sine of the angle between a row of `centre` and the great circle through the other two.
+    """
+    left, centre, right = (F.normalize(full_precision(one), dim=1) for one in (left, centre, right))
+    # Sum and difference of unit vectors are orthogonal. Ends that fall together span no plane: below 1e-3 the second axis fades out.
+    for axis in (F.normalize(left + right, dim=1), F.normalize(right - left, dim=1, eps=1e-3)):
+        centre = centre - (centre * axis).sum(dim=1, keepdim=True) * axis
+    return sample_mean(centre.square().sum(dim=1))
+
+
+def tangent_bend(left: Tensor, centre: Tensor, right: Tensor, normalised: bool = True) -> Tensor:
+    """As `bend`, of the two steps without their parts along `centre`: on a sphere, these point away from it and not along it.
+
+    Args:
+        left: where the way begins, `(B, D)`.
+        centre: where it may turn.
+        right: where it ends.
+        normalised: whether the part along `centre` is taken along its direction, of length 1. seq-JEPA's code takes it along `centre` as it
+            is, so that of a long one a multiple of that part is taken away.
+    """
+    left, centre, right = full_precision(left), full_precision(centre), full_precision(right)
+    axis = F.normalize(centre, dim=1) if normalised else centre
+    first, second = (step - (step * axis).sum(dim=1, keepdim=True) * axis for step in (centre - left, right - centre))
+    return sample_mean(1 - F.cosine_similarity(first, second, dim=1))
+
+
+def bend(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
+    """Mean of 1 - cos of the angle by which the way from `left` to `right` turns at `centre`, all `(B, D)`; 0 is a straight line."""
+    first, second = full_precision(centre) - full_precision(left), full_precision(right) - full_precision(centre)
+    return sample_mean(1 - F.cosine_similarity(first, second, dim=1))
+
+
+def symmetric_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding a row of `y` by its row of `x` among all rows of `y`, and the other way round; both `(B, D)`.
+
+    Mean of the two directions. Negatives come from the other view alone, not from the own one as in `nt_xent`; both sides get gradients.
+    """
+    x, y = gather(full_precision(x)), gather(full_precision(y))
+    with torch.autocast(x.device.type, enabled=False):
+        logits = F.normalize(x, dim=1) @ F.normalize(y, dim=1).T / temperature
+        own = torch.arange(len(x), device=x.device)
+        return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
+
+
+def classification(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross entropy over samples of `logits`, `(B, K)`, for `classes`, `(B,)`, whole numbers below K."""
+    return sample_mean(F.cross_entropy(full_precision(logits), classes, reduction="none"))
+
+
+def distribution_cross_entropy(predicted: Tensor, target: Tensor) -> Tensor:
+    """Mean over samples of - sum_k target_k log predicted_k, for distributions `(B, K)`; both get gradients."""
+    predicted, target = full_precision(predicted), full_precision(target)
+    # A probability that is too small for the number format costs much, not infinitely much.
+    logarithms = predicted.clamp_min(torch.finfo(predicted.dtype).tiny).log()
+    return -sample_mean((target * logarithms).sum(dim=1))
+
+
+def mean_entropy_gap(distributions: Tensor) -> Tensor:
+    """What the entropy of the mean of some distributions, `(B, K)`, lacks to its maximum log K, in nats.
+
+    Zero if all K are used alike on average, log K if one is used alone (Assran et al., "MSN", ECCV 2022, sec. 3).
+    """
+    mean = sample_mean(full_precision(distributions))
+    # What nobody uses is worth nothing, but entr's gradient there is infinite, and that of a softmax before it 0 times this.
+    return math.log(len(mean)) + (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
+
+
+def distance_from_mean_view(z: Tensor, centres: int | None = None) -> Tensor:
+    """Mean over views, samples and dimensions of (z_v - c)^2, c being the mean of a sample's views.
+
+    Args:
+        z: `(V, B, D)`.
+        centres: how many views, the first ones, c is the mean of; none is all of them.
+    """
+    z = full_precision(z)
+    return sample_mean((z - z[:centres].mean(dim=0)).square().mean(dim=(0, 2)))
+
+
+def reconstruction_error(made: Tensor, images: Tensor) -> Tensor:
+    """Mean over samples, channels and pixels of the squared difference of two batches of images, `(B, 3, H, W)`.
+
+    A mean of the processes' means: all that they exchange is one number.
+    """
+    return all_sum(F.mse_loss(full_precision(made), full_precision(images))) / world_size()
+
+
+def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, temperature: float) -> Tensor:
+    """Mean over samples of the mean over their masked patches of the cross entropy; a sample without any counts with 0.
+
+    Args:
+        student: logits of the M masked patches of all B samples, in order, `(M, K)`.
+        targets: probabilities `(M, K)`.
+        masked: which patches they are, `(B, N)`, bool.
+        temperature: divides the logits before their softmax.
+    """
+    with torch.autocast(student.device.type, enabled=False):
+        predicted = F.log_softmax(full_precision(student) / temperature, dim=-1)
+        errors = -(targets.to(predicted.dtype) * predicted).sum(dim=-1)
+        # The sample of each masked patch is counted from the mask's row sums; its length is known, so nothing waits for the device.
+        counts = masked.sum(dim=1)
+        samples = torch.repeat_interleave(
+            torch.arange(len(masked), device=masked.device), counts, output_size=len(errors)
+        )
+        weights = counts[samples].to(errors.dtype).reciprocal()
+        return all_sum((errors * weights).sum() / len(masked)) / world_size()
+
+
+def unit_rows(z: Tensor) -> Tensor:
+    """The rows of `z`, `(..., D)`, at length one, in float32 at least."""
+    return F.normalize(full_precision(z), dim=-1)
+
+
+def logarithmic_mean_entropy_gap(logarithms: Tensor) -> Tensor:
+    """`mean_entropy_gap` of distributions whose logarithms `(B, K)` are given: its gradient is finite where a probability is too small for
+    the number format.
+    """
+    samples, classes = logarithms.shape
+    mean = gather(full_precision(logarithms).logsumexp(dim=0, keepdim=True)).logsumexp(dim=0) - math.log(
+        samples * world_size()
+    )
+    return math.log(classes) + (mean.exp() * mean).sum()
+
+
+def contrast(positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of telling each query's positive from its negatives, mean over samples.
+
+    Args:
+        positive: similarity of each query with its positive, `(B,)`.
+        negatives: its similarities with M others, `(B, M)`; they need not be those of other queries.
+        temperature: divides the similarities.
+    """
+    positive = positive / temperature
+    # Not a softmax of both in one matrix: to put them side by side copies a whole queue's logits once more.
+    return sample_mean(torch.logaddexp(positive, (negatives / temperature).logsumexp(dim=1)) - positive)
+
+
+def find_own(queries: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    """Cross entropy of finding, among the candidates of the global batch, the one of the query's own sample; both `(B, D)`.
+
+    One direction of `symmetric_info_nce`, and `info_nce` with a gradient for both sides.
+    """
+    candidates = gather(unit_rows(candidates))
+    with torch.autocast(queries.device.type, enabled=False):
+        logits = unit_rows(queries) @ candidates.T / temperature
+        own = torch.arange(len(logits), device=logits.device) + rank() * len(logits)
+        return sample_mean(F.cross_entropy(logits, own, reduction="none"))
+
+
+def token_error(predicted: Tensor, targets: Tensor, error: Error = "smooth-l1") -> Tensor:
+    """Mean over samples, tokens and dimensions of the difference r of predicted tokens and their targets, both `(B, ..., C)`.
+
+    `smooth-l1` is r^2 / 2 where |r| < 1 and |r| - 1 / 2 elsewhere (I-JEPA's code), `squared` r^2 and `absolute` |r| (V-JEPA).
+    """
+    predicted, targets = full_precision(predicted), full_precision(targets)
+    if error == "smooth-l1":
+        value = F.smooth_l1_loss(predicted, targets)
+    else:
+        value = F.mse_loss(predicted, targets) if error == "squared" else F.l1_loss(predicted, targets)
+    return all_sum(value) / world_size()

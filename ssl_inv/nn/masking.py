@@ -1,0 +1,183 @@
+"""TODO."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ssl_inv.catalogue import SettingError
+from ssl_inv.nn.distributed import gather, is_distributed
+from ssl_inv.nn.tokens import Grid
+from ssl_inv.transforms import keyed_random
+
+_ATTEMPTS = 20
+
+
+@dataclass(frozen=True)
+class Masks:
+    """Which patches of every sample the context encoder sees, and which are predicted.
+
+    Attributes:
+        context: `(B, n)`, int64, ascending.
+        targets: `(B, M, m)`, int64: M blocks, which may overlap each other but not the context.
+    """
+
+    context: Tensor
+    targets: Tensor
+
+
+class BlockMasking(nn.Module):
+    """I-JEPA's multi-block masks (Assran et al., CVPR 2023, sec. 3 and appendix A), of keyed random numbers.
+
+    In each step one shape is drawn for all target blocks and one for all contexts, and for every sample where its blocks lie. Its context
+    is what the target blocks leave of a block of its own. Contexts with more patches than the smallest of the global batch lose the surplus
+    at random, so that all have as many. Where a sample's blocks lie depends on seed, step and sample alone.
+
+    Args:
+        blocks: M, target blocks of a sample.
+        scale: smallest and largest share of the patches in a target block.
+        aspect: smallest and largest height over width of a target block.
+        context_scale: smallest and largest share of the patches in the square that the context is taken from.
+        least_context: patches; a sample with fewer is drawn anew, up to twenty times, and the draw that leaves most counts.
+        seed: decides all masks, with the number of the step and of the sample.
+
+    Attributes:
+        steps_done: the number of optimiser steps done. On the host, as reading it from a device would wait for the device.
+
+    Raises:
+        ValueError: if a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        blocks: int,
+        scale: Sequence[float],
+        aspect: Sequence[float],
+        context_scale: Sequence[float],
+        least_context: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        for name, value in (("blocks", blocks), ("least_context", least_context)):
+            if value < 1:
+                raise SettingError(name, f"must be at least 1, got {value}")
+        for name, share in (("block_scale", scale), ("context_scale", context_scale)):
+            if len(share) != 2 or not 0 < share[0] <= share[1] <= 1:
+                raise SettingError(
+                    name,
+                    f"must be a smallest and a largest share of the patches, above 0 and up to 1, got {list(share)}",
+                )
+        if len(aspect) != 2 or not 0 < aspect[0] <= aspect[1]:
+            raise SettingError(
+                "block_aspect", f"must be a smallest and a largest height over width, above 0, got {list(aspect)}"
+            )
+        self.blocks, self.least_context, self.seed = blocks, least_context, seed
+        self.scale, self.aspect, self.context_scale = tuple(scale), tuple(aspect), tuple(context_scale)
+        self.steps_done = 0
+
+    def get_extra_state(self) -> int:
+        """The number of steps done."""
+        return self.steps_done
+
+    def set_extra_state(self, state: int) -> None:
+        """Continue after so many steps."""
+        self.steps_done = state
+
+    def forward(self, index: Tensor, grid: Grid, device: torch.device) -> Masks:
+        """Masks for this step.
+
+        Args:
+            index: `(B,)`, the samples' numbers in the data set.
+            grid: of the images.
+            device: where the masks shall be.
+
+        Raises:
+            ValueError: if the target blocks leave some sample no context.
+        """
+        samples = index.cpu().numpy()
+        targets, visible = self.draw(samples, grid)
+        smallest = visible.sum(axis=1).min()
+        if is_distributed():
+            smallest = int(gather(torch.tensor([smallest], device=device)).min())
+        if smallest == 0:
+            rows, columns = grid
+            raise SettingError(
+                "blocks",
+                f"{self.blocks} of them can hide all {rows} x {columns} patches of an image; make block_scale smaller",
+            )
+        surplus_last = np.where(
+            visible, keyed_random.uniform(*self._key(samples, _ATTEMPTS), count=visible.shape[1]), 2.0
+        )
+        context = np.sort(surplus_last.argsort(axis=1)[:, :smallest], axis=1)
+        return Masks(*(torch.from_numpy(one).to(device, non_blocking=True) for one in (context, targets)))
+
+    def visible(self, index: Tensor, grid: Grid) -> Tensor:
+        """The context of every sample before it loses any surplus, `(B, rows, columns)`."""
+        return torch.from_numpy(self.draw(index.cpu().numpy(), grid)[1]).view(-1, *grid)
+
+    def predicted(self, index: Tensor, grid: Grid) -> Tensor:
+        """The patches of all target blocks together, `(B, rows, columns)`."""
+        targets = torch.from_numpy(self.draw(index.cpu().numpy(), grid)[0]).flatten(1)
+        return torch.zeros(len(targets), grid[0] * grid[1], dtype=torch.bool).scatter_(1, targets, True).view(-1, *grid)
+
+    def draw(self, samples: NDArray[np.int64], grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The target blocks `(B, M, m)`, and which patches are in the context `(B, N)`; not equally many in all samples.
+
+        Args:
+            samples: their numbers in the data set, `(B,)`.
+            grid: of the images.
+        """
+        units = keyed_random.uniform(self.seed, self.steps_done, count=4)[0]
+        shapes = (
+            block_shape(grid, self.scale, self.aspect, units[:2]),
+            block_shape(grid, self.context_scale, (1.0, 1.0), units[2:]),
+        )
+        targets, visible = self._placed(samples, grid, shapes, 0)
+        for attempt in range(1, _ATTEMPTS):
+            count = visible.sum(axis=1)
+            if (count >= self.least_context).all():
+                break
+            other_targets, other_visible = self._placed(samples, grid, shapes, attempt)
+            better = (count < self.least_context) & (other_visible.sum(axis=1) > count)
+            targets[better], visible[better] = other_targets[better], other_visible[better]
+        return targets, visible
+
+    def _placed(
+        self, samples: NDArray[np.int64], grid: Grid, shapes: tuple[Grid, Grid], attempt: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        units = keyed_random.uniform(*self._key(samples, attempt), count=2 * (self.blocks + 1)).reshape(
+            len(samples), -1, 2
+        )
+        targets, context = place_blocks(grid, shapes[0], units[:, 1:]), place_blocks(grid, shapes[1], units[:, :1])
+        visible = np.zeros((len(samples), grid[0] * grid[1]), dtype=np.bool_)
+        np.put_along_axis(visible, context[:, 0], True, axis=1)
+        np.put_along_axis(visible, targets.reshape(len(samples), -1), False, axis=1)
+        return targets, visible
+
+    def _key(self, samples: NDArray[np.int64], attempt: int) -> tuple[int, int, NDArray[np.int64], int]:
+        return self.seed, self.steps_done, samples, attempt
+
+
+def block_shape(grid: Grid, scale: Sequence[float], aspect: Sequence[float], units: NDArray[np.float64]) -> Grid:
+    """Height and width of a block, in patches, no larger than the grid.
+
+    Args:
+        grid: of the image.
+        scale: smallest and largest share of the patches.
+        aspect: smallest and largest height over width.
+        units: numbers from [0, 1) for the share and the aspect.
+    """
+    area = grid[0] * grid[1] * (scale[0] + (scale[1] - scale[0]) * units[0])
+    ratio = aspect[0] + (aspect[1] - aspect[0]) * units[1]
+    height, width = round(float(np.sqrt(area * ratio))), round(float(np.sqrt(area / ratio)))
+    return min(max(height, 1), grid[0]), min(max(width, 1), grid[1])
+
+
+def place_blocks(grid: Grid, shape: Grid, units: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The patches of blocks of one shape, row by row, `(B, M, m)`; `units` are numbers from [0, 1) for top and left, `(B, M, 2)`."""
+    top, left = ((units[..., axis] * (grid[axis] - shape[axis] + 1)).astype(np.int64) for axis in (0, 1))
+    inside = np.arange(shape[0])[:, None] * grid[1] + np.arange(shape[1])
+    return (top * grid[1] + left)[..., None] + inside.ravel()

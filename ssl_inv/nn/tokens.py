@@ -1,0 +1,200 @@
+"""What I-JEPA and image world models share: masks of blocks, an encoder of the patches between them, a predictor of those within them."""
+
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from timm.layers.patch_embed import PatchEmbed
+from timm.layers.pos_embed_sincos import build_sincos2d_pos_embed
+from timm.models import named_apply
+from timm.models.vision_transformer import Block, VisionTransformer, init_weights_vit_timm
+from torch import Tensor, nn
+
+from ssl_inv.catalogue import SettingError, require_at_least, require_between
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import mlp
+from ssl_inv.nn.parts import SomeChannels
+from ssl_inv.nn.precision import in_full_precision
+from ssl_inv.nn.teacher import Teacher
+
+
+def encode_tokens(
+    backbone: Backbone, pixels: Tensor, masked: Tensor | None = None, token: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Pooled features `(B, D)` and patch tokens `(B, N, D)` from one pass through a vision transformer.
+
+    Args:
+        backbone: the transformer.
+        pixels: `(B, 3, H, W)`.
+        masked: which patch embeddings are replaced, `(B, N)`, before positions are added to them; None replaces none.
+        token: what replaces them, `(D,)`.
+    """
+
+    def replace(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
+        assert masked is not None
+        assert token is not None
+        return torch.where(masked.view(*embedded.shape[:-1], 1), token.to(embedded.dtype), embedded)
+
+    model: Any = backbone.model
+    with nullcontext() if masked is None else model.patch_embed.register_forward_hook(replace):
+        tokens = model.forward_features(pixels)
+    return model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
+
+
+def grid_of_patches(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
+    """Patches along height and width."""
+    embed: Any = backbone.model.patch_embed
+    (height, width), (patch_height, patch_width) = pixels.shape[-2:], embed.patch_size
+    return height // patch_height, width // patch_width
+
+
+Grid = tuple[int, int]
+"""Patches along height and width; patches are numbered row by row."""
+
+
+def require_patch_tokens(backbone: Backbone, objective: str) -> None:
+    """Raise a `ValueError` unless the backbone is a vision transformer whose patches can be dropped and whose features are their mean."""
+    model: Any = backbone.model
+    if isinstance(model, SomeChannels):
+        raise SettingError("base", f"{objective} predicts whole tokens, and cannot have some of their channels alone")
+    if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
+        raise SettingError(
+            "name", f"{objective} drops patches, which {backbone.architecture} cannot; choose one of timm's vit models"
+        )
+    if not isinstance(model.patch_drop, nn.Identity):
+        raise SettingError(
+            "arguments",
+            f"{objective} drops patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0",
+        )
+    if model.global_pool != "avg" or not isinstance(model.fc_norm, nn.Identity):
+        wanted = "give the model {class_token: false, global_pool: avg, fc_norm: false}"
+        raise SettingError(
+            "arguments",
+            f"{objective} trains patch tokens; features of {backbone.architecture} are not their mean; {wanted}",
+        )
+
+
+def patch_grid(backbone: Backbone, pixels: Tensor) -> Grid:
+    """Into how many patches the backbone cuts images `(B, 3, H, W)`."""
+    model: Any = backbone.model
+    rows, columns = model.patch_embed.dynamic_feat_size(tuple(pixels.shape[-2:]))
+    return int(rows), int(columns)
+
+
+def take(tokens: Tensor, patches: Tensor) -> Tensor:
+    """The tokens `(B, ..., C)` of some patches `(B, ...)`, out of those of all, `(B, N, C)`."""
+    rows = patches.flatten(1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
+    return tokens.gather(1, rows).view(*patches.shape, tokens.shape[-1])
+
+
+def encode_visible(backbone: Backbone, pixels: Tensor, patches: Tensor) -> Tensor:
+    """Tokens `(B, n, C)` of some patches, by a transformer that is given no others.
+
+    The others are dropped before the first block, after positions were added, so that nothing is computed of them. Class and register
+    tokens stay, and are left out of the result.
+
+    Args:
+        backbone: a transformer that `require_patch_tokens` accepts.
+        pixels: `(B, 3, H, W)`.
+        patches: which are seen, `(B, n)`.
+    """
+    model: Any = backbone.model
+    prefix = int(model.num_prefix_tokens)
+
+    def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
+        return torch.cat((tokens[:, :prefix], take(tokens[:, prefix:], patches)), dim=1)
+
+    with model.patch_drop.register_forward_hook(keep):
+        encoded: Tensor = model.forward_features(pixels)
+    return encoded[:, prefix:]
+
+
+def normalised(tokens: Tensor) -> Tensor:
+    """Each token `(..., C)` with mean 0 and variance 1 over its dimensions, at least in float32."""
+    return F.layer_norm(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:])
+
+
+class TokenPredictor(nn.Module):
+    """A narrow vision transformer that makes the tokens of unseen patches of those of seen ones (I-JEPA, sec. 3, "Prediction").
+
+    Seen tokens are mapped to the predictor's width; every unseen patch is asked for by one learnt token. Both have the fixed sine-cosine
+    position of their patch added. Each block of unseen patches is predicted on its own, as a sequence with all seen patches. An action is
+    put beside every asking token, and three linear layers with ReLU mix the two, the "feature conditioning" of Image World Models.
+
+    Args:
+        tokens: C, dimensions of the encoder's tokens.
+        width: of the predictor, a multiple of 4 and of `heads`.
+        depth: blocks of the transformer.
+        heads: of its attention.
+        action: K, length of the action vector; 0 for a predictor that is told none.
+
+    Raises:
+        ValueError: if the width does not fit, or there is no block.
+    """
+
+    def __init__(self, tokens: int, width: int, depth: int, heads: int, action: int = 0) -> None:
+        super().__init__()
+        if width < 4 or width % 4 or width % heads:
+            raise SettingError(
+                "predictor_width", f"must be a multiple of 4 and of the {heads} attention heads, got {width}"
+            )
+        require_at_least(1, predictor_depth=depth)
+        self.width = width
+        norm = partial(nn.LayerNorm, eps=1e-6)
+        self.enter = nn.Linear(tokens, width)
+        self.mask_token = nn.Parameter(torch.empty(width))
+        self.conditioning = mlp((width + action, width, width, width)) if action else None
+        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))  # type: ignore[arg-type]
+        self.norm = norm(width)
+        self.leave = nn.Linear(width, tokens)
+        named_apply(init_weights_vit_timm, self)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+        for layer in self.conditioning or ():
+            if isinstance(layer, nn.Linear):
+                # A transformer's small weights would leave nothing of place and action after three layers without shortcuts.
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+
+    def forward(
+        self, seen: Tensor, context: Tensor, targets: Tensor, grid: Grid, action: Tensor | None = None
+    ) -> Tensor:
+        """Predicted tokens `(B, M, m, C)`.
+
+        Args:
+            seen: tokens of the context, `(B, n, C)`.
+            context: their patches, `(B, n)`.
+            targets: the patches to predict, `(B, M, m)`.
+            grid: that both are numbered in.
+            action: `(B, K)`, if the predictor is told any.
+        """
+        positions = build_sincos2d_pos_embed(list(grid), self.width, device=seen.device, dtype=self.mask_token.dtype)
+        asking = self.mask_token + positions[targets]
+        if self.conditioning is not None:
+            assert action is not None
+            action = action[:, None, None].expand(*targets.shape, -1)
+            asking = self.conditioning[1:](in_full_precision(self.conditioning[0], asking, action))
+        known = (self.enter(seen) + positions[context]).unsqueeze(1).expand(-1, targets.shape[1], -1, -1)
+        sequences = torch.cat((known, asking.to(known.dtype)), dim=2).flatten(0, 1)
+        made = self.norm(self.blocks(sequences)[:, context.shape[1] :])
+        return self.leave(made).unflatten(0, targets.shape[:2])  # type: ignore[no-any-return]
+
+
+def require_token_settings(predictor_heads: int, momentum: float) -> None:
+    """Raise a `ValueError` if a setting that I-JEPA and image world models share is out of its range."""
+    require_at_least(0, predictor_heads=predictor_heads)
+    require_between(0, 1, momentum=momentum)
+
+
+def make_predictor(backbone: Backbone, width: int, depth: int, heads: int, action: int = 0) -> TokenPredictor:
+    """A predictor of the backbone's tokens; `heads` 0 takes as many as the backbone has."""
+    model: Any = backbone.model
+    return TokenPredictor(int(model.embed_dim), width, depth, heads or int(model.blocks[0].attn.num_heads), action)
+
+
+@torch.no_grad()
+def teacher_tokens(teacher: Teacher, pixels: Tensor) -> Tensor:
+    """All patch tokens `(B, N, C)`, without gradient."""
+    network = teacher.network
+    assert isinstance(network, Backbone)
+    return network.tokens(pixels)

@@ -1,0 +1,1 @@
+"""What a person asks for: commands, recipes, run folders, reports."""

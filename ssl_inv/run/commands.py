@@ -1,0 +1,224 @@
+"""What each command does, once its arguments are known to be well formed."""
+
+import importlib.util
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ssl_inv.atomic import write_text
+from ssl_inv.catalogue import DATA
+from ssl_inv.data.source import Subset
+from ssl_inv.data.sources.rendered.source import RenderedSolids
+from ssl_inv.engine.features import FeatureCache, fingerprint
+from ssl_inv.engine.launch import quiet_lightning
+from ssl_inv.engine.progress import Progress, clock
+from ssl_inv.evaluation.results import format_table, to_json
+from ssl_inv.run.build import build
+from ssl_inv.run.encoders import best_device, load_model, on
+from ssl_inv.run.export import export_onnx, export_run, export_torchvision
+from ssl_inv.run.folder import RunFolder, host_facts, now, versions
+from ssl_inv.run.judging import judge, require_classes
+from ssl_inv.run.pretrain import innermost
+from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe, RecipeError, named
+
+
+def check(name: str, recipe: Recipe) -> None:
+    """Build a recipe and run one step of it; nothing is written."""
+    with quiet_lightning():
+        run = build(recipe)
+        begun = time.perf_counter()
+        with named("data"):
+            batch = run.module.batches[0]
+        loading = time.perf_counter() - begun
+        # The first pass of a network pays for memory and compiled kernels; the second is timed.
+        for _ in range(2):
+            begun = time.perf_counter()
+            with torch.autocast("cpu", torch.bfloat16, enabled=recipe.trainer.precision == "bf16"):
+                losses = run.objective.loss(run.module.view_maker(batch), run.backbone)
+            total = torch.stack([term.weight * term.value for term in losses.values()]).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+            seconds = time.perf_counter() - begun
+    if odd := next((term for term, part in losses.items() if not bool(part.value.isfinite())), None):
+        raise RecipeError(f"{name}: loss term '{odd}' is {losses[odd].value.item()} in the first step")
+    steps = run.module.schedule.steps
+    terms = ", ".join(f"{term} {part.value.item():.4g}" for term, part in losses.items())
+    sys.stdout.write(
+        f"{name}: valid\n"
+        f"data: {len(run.module.batches.source):,} training and {len(run.data.validation):,} validation objects\n"
+        f"one step of {len(batch.index)}: {loading:.2f} s for data, {seconds:.2f} s for views, forward and backward on the CPU\n"
+        f"all {steps:,} steps: about {clock(steps * recipe.trainer.accumulate * seconds)} at that speed\n"
+        f"loss {total.item():.4g}: {terms}\n"
+    )
+
+
+def evaluate(model: str, data: str | None, overrides: list[str], output: Path | None, pretrained: bool) -> None:
+    """Judge any encoder on any data, beside its untrained self."""
+    with quiet_lightning():
+        loaded = load_model(model, data, overrides, pretrained)
+        settings = loaded.recipe.evaluation
+        if settings.protocol == "none":
+            raise RecipeError("evaluation.protocol: 'none' judges nothing; did you mean 'quick'?")
+        device = best_device()
+        trained, untrained = loaded.networks()
+        data_judged = loaded.judged_data(settings, trained[1], device)
+        cache = (
+            None if output is None else FeatureCache(output / "features", _images_of(loaded.recipe), loaded.crop_share)
+        )
+        with named("evaluation"):
+            require_classes(loaded.data.train)
+            networks = on(trained, device), on(untrained, device)
+            normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
+            progress = Progress()
+            progress.update("evaluating, on a CPU for some minutes")
+            try:
+                judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache)
+            finally:
+                progress.close()
+    sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
+    if output is not None:
+        write_text(output / "results.json", to_json(judgement.table) + "\n")
+        told = {
+            "model": loaded.description,
+            "weights": fingerprint(trained[0]),
+            "judged": now(),
+            "host": host_facts(),
+            "versions": versions(),
+        }
+        write_text(
+            output / "evaluation.json",
+            json.dumps({**told, "recipe": loaded.recipe.sections()}, indent=2) + "\n",
+        )
+
+
+def _images_of(recipe: JudgedRecipe) -> dict[str, Any]:
+    """The sections that say which images an encoder is given."""
+    return {section: recipe.sections()[section] for section in ("data", "normalization")}
+
+
+def embed(
+    model: str,
+    data: str | None,
+    overrides: list[str],
+    output: Path,
+    file_format: str,
+    shard_size: int,
+    pretrained: bool,
+) -> None:
+    """Write the features of every image."""
+    from ssl_inv.run.embed import write_shards
+
+    with quiet_lightning():
+        loaded = load_model(model, data, overrides, pretrained)
+        progress = Progress()
+        try:
+            rows = write_shards(loaded, output, file_format, shard_size, progress.counting("embedding"))
+        finally:
+            progress.close()
+    sys.stdout.write(f"{rows:,} embeddings in {output}\n")
+
+
+def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
+    """Write the backbone of a run."""
+    from ssl_inv.run.encoders import SavedRun
+
+    default = {
+        "timm": folder.export_folder,
+        "torchvision": folder.path / "torchvision.pth",
+        "onnx": folder.path / "backbone.onnx",
+    }
+    place = output or default[file_format]
+    with quiet_lightning():
+        run = SavedRun.open(folder)
+        backbone, preprocessing = run.backbone(), run.preprocessing
+        place.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with named("export"):
+                if file_format == "timm":
+                    export_run(backbone, preprocessing, place)
+                elif file_format == "torchvision":
+                    export_torchvision(backbone.model, backbone.architecture, place, overwrite=output is None)
+                else:
+                    export_onnx(backbone.model, place, preprocessing, overwrite=output is None)
+        except ModuleNotFoundError as error:
+            raise RecipeError(str(error)) from None
+    sys.stdout.write(f"{place}\n")
+
+
+def render(chosen: Choice, output: Path, quality: int) -> None:
+    """Write rendered solids in the layout of 3DIEBench."""
+    from ssl_inv.data.sources.threediebench import write_threediebench
+
+    with named("data"):
+        data = DATA.find(chosen.name).load()(**chosen.settings)
+    source = innermost(data.train)
+    assert isinstance(source, RenderedSolids)
+    assert isinstance(data.train, Subset)
+    assert isinstance(data.validation, Subset)
+    progress = Progress()
+    try:
+        with named("output"):
+            split = data.train.objects, data.validation.objects
+            write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
+    finally:
+        progress.close()
+    sys.stdout.write(f"{len(source):,} objects, {int(source.view_counts.sum()):,} images in {output}\n")
+
+
+def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], size: int, margin: float) -> None:
+    """Find the tracks of videos and write them as a table of views."""
+    if importlib.util.find_spec("cv2") is None:
+        raise RecipeError("tracks need OpenCV: pip install 'ssl-inv[video]'")
+    from ssl_inv.data.videos.followers import tracker
+    from ssl_inv.data.videos.mining import TrackSettings
+    from ssl_inv.data.videos.reading import find_videos
+    from ssl_inv.data.videos.writing import write_tracks
+
+    progress = Progress()
+    try:
+        with named("tracks"):
+            chosen = TrackSettings(**settings)
+            tracker(chosen.tracker)
+            found = find_videos(videos, frames)
+        with named("output"):
+            summary = write_tracks(found, output, chosen, size, margin, progress.update)
+    finally:
+        progress.close()
+    for name, reason in summary.broken.items():
+        progress.warn(f"{name}: {reason}; what was found before that is kept")
+    dropped = ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.items()) or "none"
+    if summary.videos - len(summary.empty) == 1:
+        progress.warn(
+            "tracks of a single video may show one object, and they are split at random into training and validation"
+        )
+    sys.stdout.write(
+        f"{summary.objects:,} objects, {summary.views:,} views of {summary.videos:,} videos: {output / 'tracks.csv'}\n"
+        f"dropped: {dropped}\n"
+        f"videos without a track: {', '.join(summary.empty) or 'none'}\n"
+        f"to train on them: --data.name table --data.path {output} --data.size {size}\n"
+    )
+
+
+def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
+    """Draw the views of the first images of a run on one page."""
+    from ssl_inv.run.view_samples import first_samples
+    from ssl_inv.run.views_page import write_page
+
+    with quiet_lightning():
+        samples = first_samples(recipe, images)
+    title = f"{Path(name).stem}: {recipe.objective.name} on {recipe.data.name}"
+    words = f"The first samples that a run of this recipe sees; augmentation: {recipe.augmentation.name}."
+    sources = [source for sample in samples for source in sample.sources]
+    if any(source.pixels is not None for source in sources):
+        words += " Outlines show where in the image a view lies, with its number at what becomes its upper left corner."
+    if any(len(view.arrows) for source in sources for view in source.views):
+        words += " Arrows show how far random fields move each part of a view."
+    if any(view.paled for source in sources for view in source.views):
+        words += (
+            " Pale patches take no part: the student is not given them, or of a teacher's view they are not predicted."
+        )
+    write_page(title, words, samples, output)
+    sys.stdout.write(f"{output}\n")

@@ -1,0 +1,144 @@
+"""Features of every image as shards that other tools read."""
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ssl_inv.atomic import write_text, written_aside
+from ssl_inv.data.source import Indices, Source
+from ssl_inv.engine.features import feature_table, fingerprint
+from ssl_inv.evaluation.features import FeatureTable, NoViewsError
+from ssl_inv.run.encoders import LoadedModel, best_device
+from ssl_inv.run.recipe import RecipeError, named
+
+_ALL_VIEWS = 2**31
+
+
+_OWN = "id", "split", "object", "view", "label", "embedding"
+"""The columns of every shard; a number of the transform that is called so has `transform_` before its name."""
+
+
+def write_shards(
+    model: LoadedModel, folder: Path, file_format: str, shard_size: int, progress: Callable[[int, int], None]
+) -> int:
+    """Write `part-00000.parquet` (or `.npy`), ... and `manifest.json`, shard by shard.
+
+    A shard holds whole objects, about `shard_size` views; images that cannot be read are left out. Its columns are `id` (the file's name
+    where there is one), `split`, `object`, `view`, `label`, one column for each number of the transform, and `embedding` (float32). In npy
+    form the embeddings stand in `part-00000.npy` and the rest in `part-00000.json`. An interrupted call goes on with the first shard that
+    is missing.
+
+    Args:
+        model: the encoder and its data.
+        folder: where to write.
+        file_format: `parquet` or `npy`.
+        shard_size: views in a shard, about.
+        progress: told the number of views done and of all.
+
+    Returns:
+        The number of rows in all shards.
+
+    Raises:
+        RecipeError: if the folder holds something else, or shards of another model or other data.
+    """
+    backbone = model.model.backbone.to(best_device())
+    plan = [(split, source, objects) for split, source in _splits(model) for objects in _shards(source, shard_size)]
+    manifest = {
+        "model": model.description,
+        "weights": fingerprint(backbone),
+        **{section: model.recipe.sections()[section] for section in ("data", "normalization")},
+        "files": [source.stamp for _, source in _splits(model)],
+        "format": file_format,
+        "shard_size": shard_size,
+        "shards": len(plan),
+    }
+    _refuse_other(folder, manifest)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": False}, indent=2) + "\n")
+    done, total = 0, sum(int(source.view_counts.sum()) for _, source in _splits(model))
+    for number, (split, source, objects) in enumerate(plan):
+        path = folder / f"part-{number:05d}.{file_format}"
+        if not path.is_file():
+            # A shard of which no image can be read has no file.
+            with named("data"), suppress(NoViewsError):
+                table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
+                write = _write_parquet if file_format == "parquet" else _write_npy
+                write(path, _columns(split, source, table), table.part("all").numpy())
+        done += int(source.view_counts[objects].sum())
+        progress(done, total)
+    rows = sum(_rows(path) for path in sorted(folder.glob(f"part-*.{file_format}")))
+    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": True, "rows": rows}, indent=2) + "\n")
+    return rows
+
+
+def _splits(model: LoadedModel) -> list[tuple[str, Source]]:
+    return [("train", model.data.train), ("validation", model.data.validation)]
+
+
+def _shards(source: Source, shard_size: int) -> list[Indices]:
+    """Consecutive objects whose views add up to about `shard_size`."""
+    number = (np.cumsum(source.view_counts) - 1) // shard_size
+    return np.split(np.arange(len(source)), np.flatnonzero(np.diff(number)) + 1)
+
+
+def _refuse_other(folder: Path, manifest: dict[str, Any]) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    try:
+        known = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise RecipeError(f"output {str(folder)!r} holds something else; choose an empty folder") from None
+    if other := [key for key, value in manifest.items() if known.get(key) != value]:
+        raise RecipeError(
+            f"output {str(folder)!r} was begun with another {other[0]}: {known.get(other[0])}; choose an empty folder"
+        )
+
+
+def _rows(shard: Path) -> int:
+    if shard.suffix == ".npy":
+        return len(np.load(shard, mmap_mode="r"))
+    import pyarrow.parquet
+
+    return int(pyarrow.parquet.read_metadata(shard).num_rows)
+
+
+def _columns(split: str, source: Source, table: FeatureTable) -> dict[str, list[Any]]:
+    objects, views = table.objects.tolist(), table.views.tolist()
+    columns: dict[str, list[Any]] = {
+        "id": [source.describe(one, view) for one, view in zip(objects, views, strict=True)],
+        "split": [split] * len(objects),
+        "object": objects,
+        "view": views,
+    }
+    if table.labels is not None:
+        known = [True] * len(objects) if table.labelled is None else table.labelled.tolist()
+        names = table.class_names
+        columns["label"] = [
+            names[label] if is_known else None for label, is_known in zip(table.labels.tolist(), known, strict=True)
+        ]
+    for name, value in table.transform.values.items():
+        numbers = value.reshape(len(value), -1)
+        for place in range(numbers.shape[1]):
+            column = name if numbers.shape[1] == 1 else f"{name}_{place}"
+            columns[f"transform_{column}" if column in (*_OWN, *columns) else column] = numbers[:, place].tolist()
+    return columns
+
+
+def _write_parquet(path: Path, columns: dict[str, list[Any]], embedding: np.ndarray[Any, Any]) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    flat = pyarrow.array(embedding.reshape(-1))
+    table = pyarrow.table({**columns, "embedding": pyarrow.FixedSizeListArray.from_arrays(flat, embedding.shape[1])})
+    with written_aside(path) as aside:
+        pyarrow.parquet.write_table(table, aside)
+
+
+def _write_npy(path: Path, columns: dict[str, list[Any]], embedding: np.ndarray[Any, Any]) -> None:
+    write_text(path.with_suffix(".json"), json.dumps(columns) + "\n")
+    with written_aside(path) as aside, aside.open("wb") as file:
+        np.save(file, embedding)

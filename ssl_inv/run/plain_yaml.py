@@ -1,0 +1,65 @@
+"""YAML 1.2, read and written by ruamel.yaml: `1e-3` is a number, `no` is a text, and no key stands twice."""
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+__all__ = ["YAMLError", "dump_value", "dump_yaml", "parse_yaml", "where_and_what"]
+
+
+class _Constructor(SafeConstructor):
+    """Leaves dates as they are written, for a recipe has none."""
+
+
+_Constructor.add_constructor("tag:yaml.org,2002:timestamp", _Constructor.construct_yaml_str)
+
+
+@lru_cache
+def _yaml(flow: bool | None, width: int) -> YAML:
+    yaml = YAML(typ="safe", pure=True)
+    yaml.Constructor = _Constructor
+    yaml.default_flow_style = flow
+    yaml.width, yaml.allow_unicode = width, True
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    return yaml
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text.
+
+    Raises:
+        YAMLError: if it is none.
+    """
+    return _yaml(None, 120).load(text)
+
+
+def dump_yaml(content: Mapping[str, Any]) -> str:
+    """A YAML text for a mapping. Mappings and lists that hold no others stand on one line each."""
+    return _dumped(dict(content), None, 120)
+
+
+def dump_value(value: Any) -> str:
+    """A value on one line, as it stands behind a key."""
+    return _dumped(value, True, 2**20).removesuffix("...\n").strip()
+
+
+def _dumped(value: Any, flow: bool | None, width: int) -> str:
+    text = io.StringIO()
+    _yaml(flow, width).dump(value, text)
+    return text.getvalue()
+
+
+def where_and_what(error: YAMLError) -> tuple[int | None, str]:
+    """The line of a mistake, from 1 on, if it is known, and what is wrong."""
+    if not isinstance(error, MarkedYAMLError):
+        return None, "not valid YAML"
+    mark = error.problem_mark or error.context_mark
+    problem = str(error.problem)
+    if isinstance(error, DuplicateKeyError):
+        problem = f"the key {problem.split(chr(34))[1]!r} stands twice"
+    return None if mark is None else mark.line + 1, problem

@@ -1,0 +1,394 @@
+"""Recipes: read, check, resolve, compare. Nothing here imports torch, so a mistake is answered at once."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, OPERATIONS, Catalogue, Member, SettingError, suggest
+from ssl_inv.engine.settings import EvaluationSettings, MonitorSettings, NormalizationSettings, TrainerSettings
+from ssl_inv.run.plain_yaml import YAMLError, dump_yaml, parse_yaml, where_and_what
+from ssl_inv.run.schema import REQUIRED, Schema, conform, is_plain, schema_of, schema_of_dataclass
+
+SHIPPED = Path(__file__).parent.parent / "recipes"
+"""The folder of the recipes that come with the package."""
+
+
+class RecipeError(ValueError):
+    """A recipe, or a command line over it, that cannot be run. The message is one line with the full path of the key."""
+
+
+_CHOICES: Mapping[str, tuple[Catalogue, str | None]] = {
+    "objective": (OBJECTIVES, None),
+    "data": (DATA, None),
+    "augmentation": (AUGMENTATIONS, "none"),
+}
+"""Sections whose `name` chooses a member of a catalogue, and its default."""
+
+_FUNCTIONS: Mapping[str, Member] = {
+    "backbone": Member("backbone", "ssl_inv.nn.backbones", "make_backbone"),
+    "optimizer": Member("optimizer", "ssl_inv.engine.optimizers", "make_optimizer"),
+}
+"""Sections that are the settings of one function."""
+
+_SETTINGS: Mapping[str, type[Any]] = {
+    "normalization": NormalizationSettings,
+    "trainer": TrainerSettings,
+    "monitor": MonitorSettings,
+    "evaluation": EvaluationSettings,
+}
+"""Sections that are a dataclass of settings."""
+
+_OF_KIND: Mapping[str, Catalogue] = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}
+
+SECTIONS = (
+    "objective",
+    "backbone",
+    "data",
+    "augmentation",
+    "normalization",
+    "optimizer",
+    "trainer",
+    "monitor",
+    "evaluation",
+)
+
+JUDGED = ("data", "normalization", "evaluation")
+"""The sections that say how any encoder is evaluated."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A member of a catalogue, and every one of its settings."""
+
+    name: str
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgedRecipe:
+    """The checked sections `JUDGED`, with every setting filled in."""
+
+    data: Choice
+    normalization: NormalizationSettings
+    evaluation: EvaluationSettings
+
+    def sections(self) -> dict[str, dict[str, Any]]:
+        """Section -> setting -> value, in the order of `SECTIONS`."""
+        return {name: _plain(getattr(self, name)) for name in SECTIONS if hasattr(self, name)}
+
+    def dump(self) -> str:
+        """The recipe as YAML."""
+        return dump_yaml(self.sections())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(JudgedRecipe):
+    """A checked recipe with every setting filled in."""
+
+    objective: Choice
+    backbone: dict[str, Any]
+    augmentation: Choice
+    optimizer: dict[str, Any]
+    trainer: TrainerSettings
+    monitor: MonitorSettings
+
+
+def _plain(section: Any) -> dict[str, Any]:
+    if isinstance(section, Choice):
+        return {"name": section.name, **section.settings}
+    return dict(section) if isinstance(section, dict) else dataclasses.asdict(section)
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a shipped recipe by name or any recipe by path, apply `--section.key value` overrides, check it and fill in the defaults.
+
+    Raises:
+        RecipeError: on the first thing that is wrong.
+    """
+    path = find_recipe(name_or_path)
+    return resolve(apply_overrides(read_yaml(path), overrides or []), path.name)
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe.
+
+    Raises:
+        RecipeError: if there is neither a shipped recipe nor a file of that name.
+    """
+    if name_or_path in (names := shipped_recipes()):
+        return names[name_or_path]
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
+        raise RecipeError(f"recipe file {name_or_path!r} does not exist")
+    raise RecipeError(f"no recipe is called {name_or_path!r}; {suggest(name_or_path, names)}")
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """The recipes that come with the package, by name."""
+    return {path.stem: path for path in sorted(SHIPPED.glob("*.yaml"))}
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The content of a recipe file.
+
+    Raises:
+        RecipeError: if it cannot be read or is no mapping.
+    """
+    try:
+        content = parse_yaml(path.read_text(encoding="utf-8"))
+    except YAMLError as error:
+        line, problem = where_and_what(error)
+        raise RecipeError(f"{path.name}{f' line {line}' if line else ''}: {problem}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: cannot be read ({error.__class__.__name__})") from None
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path.name}: a recipe is a mapping of sections; {suggest('', SECTIONS)}")
+    return content
+
+
+def apply_overrides(
+    content: dict[str, Any], overrides: list[str], sections: Sequence[str] = SECTIONS
+) -> dict[str, Any]:
+    """The content with the settings of `["--section.key", "value", "--section.key=value", ...]` put over it.
+
+    An objective, data set or augmentation that is chosen by another `name` begins with its own defaults: what the recipe sets for the one
+    that it names is not carried over, even where the two have a setting of the same name. A setting that has settings of its own, such as
+    another objective, is treated alike: `--objective.base.temperature 0.2`.
+
+    Raises:
+        RecipeError: if an argument is not of that form, or its section is none of `sections`.
+    """
+    content = {section: dict(value) if isinstance(value, dict) else value for section, value in content.items()}
+    for section, settings in _parse_overrides(overrides, sections).items():
+        default = _CHOICES[section][1] if section in _CHOICES else None
+        content[section] = _overridden(section, content.get(section), settings, section in _CHOICES, default)
+    return content
+
+
+class _OneByOne(dict[str, Any]):
+    """Some settings that were given one by one, to be put over others; a plain mapping replaces them."""
+
+
+def _overridden(
+    where: str, old: Any, settings: _OneByOne, named_member: bool, default: str | None = None
+) -> dict[str, Any]:
+    """The settings `old` with others over them, unless these name another member: then these alone."""
+    old = {} if old is None else old
+    if not isinstance(old, dict):
+        raise RecipeError(f"{where}: expected a mapping of settings, got {old!r}")
+    if named_member and settings.get("name", old.get("name")) != old.get("name", default):
+        old = {}
+    inner = {
+        key: _overridden(f"{where}.{key}", old.get(key), value, named_member=True)
+        if isinstance(value, _OneByOne)
+        else value
+        for key, value in settings.items()
+    }
+    return {**old, **inner}
+
+
+def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str, _OneByOne]:
+    found: dict[str, _OneByOne] = {}
+    arguments = overrides.copy()
+    while arguments:
+        key, equals, value = arguments.pop(0).removeprefix("--").partition("=")
+        if not equals:
+            if not arguments or re.match(r"--\w", arguments[0]):
+                raise RecipeError(f"--{key}: a value is missing")
+            value = arguments.pop(0)
+        section, _, setting = key.partition(".")
+        if section not in sections:
+            raise RecipeError(f"--{key}: no section {section!r} can be set here; {suggest(section, sections)}")
+        try:
+            _put(found.setdefault(section, _OneByOne()), setting.split("."), _typed(value))
+        except YAMLError:
+            raise RecipeError(f"--{key}: {value!r} is not a valid YAML value") from None
+    return found
+
+
+def _typed(word: str) -> Any:
+    """The YAML value that a word of the command line is, or the word as it was typed: a path may have ` #` or `: ` in it."""
+    parsed = parse_yaml(word)
+    opening = word.lstrip()[:1]
+    cut = isinstance(parsed, str) and opening not in ("'", '"')
+    bare = (isinstance(parsed, dict) and opening != "{") or (isinstance(parsed, list) and opening != "[")
+    return word if cut or bare else parsed
+
+
+def _put(settings: dict[str, Any], way: Sequence[str], value: Any) -> None:
+    """Set what stands at the end of a way of keys, which may begin in a mapping that was given as a whole."""
+    *outer, last = way
+    for key in outer:
+        if not isinstance(settings.get(key), dict):
+            settings[key] = _OneByOne()
+        settings = settings[key]
+    settings[last] = value
+
+
+def check_overrides(overrides: list[str]) -> None:
+    """Check what can be checked of overrides over `JUDGED` before the data and its other settings are known.
+
+    Raises:
+        RecipeError: on the first thing that is wrong.
+    """
+    for section, given in apply_overrides({}, overrides, JUDGED).items():
+        if section not in _CHOICES:
+            resolve_section(section, given, "the command line")
+
+
+def require_files(recipe: JudgedRecipe) -> None:
+    """Raise a `RecipeError` if a folder or file that the data section or the objective names is not there."""
+    for section, setting in (
+        ("data", "path"),
+        ("data", "validation"),
+        ("data", "split_folder"),
+        ("objective", "teacher_path"),
+    ):
+        chosen: Choice | None = getattr(recipe, section, None)
+        if chosen is None or chosen.name not in _CHOICES[section][0].members:
+            continue
+        value = chosen.settings.get(setting)
+        if value is not None and not (path := Path(value).expanduser()).exists():
+            beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
+            close = get_close_matches(path.name, beside, n=1)
+            tail = f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
+            raise RecipeError(f"{section}.{setting}: no such file or folder: {value!r}{tail}")
+
+
+AnyRecipe = TypeVar("AnyRecipe", bound=JudgedRecipe)
+
+
+def resolve(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
+    """Check every section against its schema and fill in the defaults.
+
+    Args:
+        content: section -> setting -> value, as read.
+        origin: what to call the recipe in a message.
+
+    Raises:
+        RecipeError: naming the full key path of the first thing that is wrong, and the closest valid choice.
+    """
+    return _resolved(Recipe, SECTIONS, content, origin)
+
+
+def resolve_judged(content: Mapping[str, Any], origin: str) -> JudgedRecipe:
+    """`resolve` for the sections `JUDGED` alone."""
+    return _resolved(JudgedRecipe, JUDGED, content, origin)
+
+
+def _resolved(kind: type[AnyRecipe], sections: Sequence[str], content: Mapping[str, Any], origin: str) -> AnyRecipe:
+    if (unknown := next((section for section in content if section not in sections), None)) is not None:
+        raise RecipeError(f"{origin}: no section is called {unknown!r}; {suggest(str(unknown), sections)}")
+    return kind(**{section: resolve_section(section, content.get(section, {}), origin) for section in sections})
+
+
+def resolve_section(section: str, given: Any, origin: str) -> Any:
+    """One section: a `Choice`, a dataclass of settings, or a mapping; see `resolve`."""
+    given = {} if given is None else given
+    if not isinstance(given, dict):
+        raise RecipeError(f"{section}: expected a mapping of settings, got {given!r}")
+    if section in _CHOICES:
+        catalogue, default = _CHOICES[section]
+        name = given.get("name", default)
+        if not isinstance(name, str):
+            raise RecipeError(
+                f"{section}.name: required, and {origin} does not give it; {suggest('', catalogue.members)}"
+            )
+        schema = section_schema(section, name)
+        settings = _check_settings(
+            section, schema, {key: value for key, value in given.items() if key != "name"}, origin
+        )
+        return Choice(catalogue.find(name).name, settings)
+    settings = _check_settings(section, section_schema(section), given, origin)
+    if section in _FUNCTIONS:
+        return settings
+    with named(section):
+        return _SETTINGS[section](**settings)
+
+
+def section_schema(section: str, name: str | None = None) -> Schema:
+    """The settings of a section, and the docstring that explains them.
+
+    Args:
+        section: one of `SECTIONS`.
+        name: which member is chosen, for sections whose `name` chooses one.
+
+    Raises:
+        RecipeError: if there is no such member.
+    """
+    if section in _SETTINGS:
+        return schema_of_dataclass(_SETTINGS[section])
+    if section in _FUNCTIONS:
+        return schema_of(_FUNCTIONS[section])
+    with named(section):
+        return schema_of(_CHOICES[section][0].find(str(name)))
+
+
+def _check_settings(section: str, schema: Schema, given: dict[str, Any], origin: str) -> dict[str, Any]:
+    for key in given:
+        if key not in schema.settings:
+            raise RecipeError(f"{section}.{key}: no such setting; {suggest(str(key), schema.settings)}")
+    resolved = {}
+    for name, setting in schema.settings.items():
+        way = f"{section}.{name}"
+        if name not in given:
+            if setting.default is REQUIRED:
+                raise RecipeError(f"{way}: required, and {origin} does not give it")
+            if not is_plain(setting.default):
+                kinds = "recipes hold numbers, texts, true, false, null, and lists and mappings of these"
+                raise RecipeError(f"{way}: its default is {setting.default!r}; {kinds}")
+            resolved[name] = setting.fresh_default()
+            continue
+        try:
+            value = conform(given[name], setting.type)
+        except ValueError as error:
+            raise RecipeError(f"{way}: {error}") from None
+        if setting.kind is not None:
+            catalogue = _OF_KIND[setting.kind]
+            if isinstance(value, list):
+                value = [_check_member(catalogue, f"{way}[{number}]", one) for number, one in enumerate(value)]
+            else:
+                value = _check_member(catalogue, way, value)
+        resolved[name] = value
+    return resolved
+
+
+def _check_member(catalogue: Catalogue, where: str, given: dict[str, Any]) -> dict[str, Any]:
+    """A mapping that names a member of a catalogue, with all the member's settings filled in."""
+    if not isinstance(name := given.get("name"), str):
+        raise RecipeError(f"{where}.name: required; {suggest('', catalogue.members, 20)}")
+    with named(where):
+        member = catalogue.find(name)
+    own = {key: value for key, value in given.items() if key != "name"}
+    return {"name": member.name, **_check_settings(where, schema_of(member), own, "the recipe")}
+
+
+@contextmanager
+def named(section: str) -> Iterator[None]:
+    """Turn a `ValueError` or a missing file into a `RecipeError` that names the section, and the setting if the error knows it."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except SettingError as error:
+        raise RecipeError(f"{section}.{error.setting}: {' '.join(error.problem.split())}") from error
+    except (ValueError, FileNotFoundError) as error:
+        raise RecipeError(f"{section}: {' '.join(str(error).split())}") from error
+
+
+def difference(old: JudgedRecipe, new: JudgedRecipe) -> list[str]:
+    """What differs between two resolved recipes, a setting each: `optimizer.lr: 0.001 -> 0.01`."""
+    before, after = old.sections(), new.sections()
+    pairs = [(section, key) for section in SECTIONS for key in {**before.get(section, {}), **after.get(section, {})}]
+    values = [
+        (f"{section}.{key}", before.get(section, {}).get(key), after.get(section, {}).get(key))
+        for section, key in pairs
+    ]
+    return [f"{way}: {was!r} -> {will_be!r}" for way, was, will_be in values if was != will_be]

@@ -1,0 +1,220 @@
+"""TODO."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from ssl_inv.data.source import Data, Source
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.spectrum import singular_values
+from ssl_inv.evaluation.results import Comparison
+from ssl_inv.run import report_page
+from ssl_inv.run.build import Run
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.judging import PREDICTION, Judgement
+from ssl_inv.views.as_data import TrainingViews
+
+SUMMARY = (
+    "linear/top1",
+    "knn/top1",
+    "r2/relative/rotation",
+    "r2_pooled/relative/rotation",
+    "retrieval/val-val/mrr",
+    "retrieval/val-val/hit@1",
+    "spectrum/rankme",
+)
+"""The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation is recorded."""
+
+
+_SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS, _SHOWN_PARAMETERS = 9, 6, 4, 2
+
+
+def headlines(table: list[Comparison]) -> list[Comparison]:
+    """The few rows that stand for a run: classes on all features; how a view was made on the equivariant part, or on all without one."""
+    names = [row.trained.name for row in table]
+    relative = "r2/relative/rotation" if "r2/relative/rotation" in names else "r2/relative/"
+    chosen = []
+    for row in table:
+        knows_how = row.trained.name.startswith(relative)
+        part = "equivariant" if knows_how and any(one.trained.part == "equivariant" for one in table) else "all"
+        if (
+            row.trained.value is not None
+            and row.trained.part == part
+            and (knows_how or row.trained.name in ("linear/top1", "knn/top1"))
+        ):
+            chosen.append(row)
+    return chosen
+
+
+def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgement | None) -> report_page.ReportContent:
+    """Everything that the page of a run shows; `judged` has the views that it shows pictures of."""
+    record, metrics = folder.record(), folder.metrics()
+    versions = record.get("versions", {})
+    shown = {
+        "ssl-inv": "version of ssl-inv",
+        "torch": "version of torch",
+        "commit": "commit",
+        "uncommitted": "files changed since the commit",
+    }
+    facts = {
+        "objective": run.recipe.objective.name,
+        "backbone": f"{run.backbone.architecture}, {sum(p.numel() for p in run.backbone.parameters()) / 1e6:.1f} M parameters",
+        "data": f"{run.recipe.data.name}, {len(run.module.batches.source):,} training and "
+        f"{len(run.data.validation):,} validation objects",
+        "training": f"{run.module.step:,} steps of {run.recipe.trainer.batch_size}",
+        **run.data.notes,
+        **{text: str(versions[name]) for name, text in shown.items() if name in versions},
+    }
+    notices = list(record.get("warnings", []))
+    if broken := record.get("broken_images"):
+        notices.append(f"{len(broken)} images could not be read and were skipped, the first is {broken[0]}")
+    return report_page.ReportContent(
+        title=folder.path.resolve().name,
+        recipe=run.recipe.dump(),
+        facts=facts,
+        warnings=notices,
+        results=[] if judgement is None else result_rows(judgement.table),
+        curves=curves(metrics),
+        view_pairs=view_pairs(in_pairs(run, judged.validation)),
+        neighbours=[] if judgement is None else neighbour_rows(judged.validation, judgement.trained.validation),
+        spectra={} if judgement is None else spectra(judgement),
+    )
+
+
+def summary(table: list[Comparison]) -> list[Comparison]:
+    """The rows that say most, grouped by measurement; everything else stands in results.txt and in the report_page."""
+    names = list(dict.fromkeys(row.trained.name for row in table))
+    shown = [name for name in names if name in SUMMARY]
+    if "r2/relative/rotation" not in names:
+        shown += [name for name in names if name.startswith("r2/")]
+    return [row for name in shown for row in table if row.trained.name == name and row.trained.value is not None]
+
+
+def result_rows(table: list[Comparison]) -> list[report_page.ResultRow]:
+    """The lines of the results table that have a number: the summary, then the rest, each grouped by measurement."""
+    top, opening = summary(table), headlines(table)
+    names = list(dict.fromkeys(row.trained.name for row in table))
+    rest = [row for name in names for row in table if row.trained.name == name and row not in top]
+    return [
+        report_page.ResultRow(
+            row.trained.name,
+            row.trained.part,
+            row.trained.value,
+            row.trained.spread,
+            None if row.untrained is None else row.untrained.value,
+            None if row.shuffled is None else row.shuffled.value,
+            row.reference,
+            headline=row in opening,
+            folded=row not in top,
+        )
+        for row in (*top, *rest)
+        if row.trained.value is not None
+    ]
+
+
+def curves(metrics: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Loss terms and monitor scores by step, from the lines of metrics.jsonl."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for entry in metrics:
+        for group in ("loss", "monitor"):
+            for name, value in entry.get(group, {}).items():
+                found.setdefault(f"{group}/{name}", []).append((entry["step"], value))
+    return found
+
+
+def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    return (
+        source.load(objects.astype(np.int64), views.astype(np.int64))
+        .pixels.cpu()
+        .permute(0, 2, 3, 1)
+        .contiguous()
+        .numpy()
+    )
+
+
+def in_pairs(run: Run, judged: Source) -> Source:
+    """Judged objects in views that can be compared: their own, or of images that have one each such as the objective is shown."""
+    augmentation = run.augmentation
+    if judged.view_counts.max() > 1 or not augmentation.groups:
+        return judged
+    try:
+        return TrainingViews(judged, run.objective.plan, augmentation, 2, run.recipe.trainer.seed)
+    except ValueError:  # what is made depends on the batch that it stands in, so there is nothing to show
+        return judged
+
+
+def view_pairs(source: Source) -> report_page.ViewPairs | None:
+    """The first two views of some objects and what leads from one to the other; None without second views or without a record of them."""
+    objects = np.flatnonzero(source.view_counts >= 2)[:_SHOWN_PAIRS]
+    if not len(objects) or not source.groups:
+        return None
+    zeros = np.zeros_like(objects)
+    first, second = source.load(objects, zeros), source.load(objects, zeros + 1)
+    action = first.transform.to("cpu").relative(second.transform.to("cpu"))
+    pixels = np.stack([_pictures(source, objects, zeros), _pictures(source, objects, zeros + 1)], axis=1)
+    return report_page.ViewPairs(pixels, [report_page.describe_action(action, row) for row in range(len(objects))])
+
+
+def neighbour_rows(source: Source, table: FeatureTable) -> list[report_page.NeighbourRow]:
+    """Some views and their nearest neighbours among other objects, in the invariant and the equivariant part, or in all of it."""
+    parts: list[str] = [part for part in ("invariant", "equivariant") if part in table.features] or ["all"]
+    distinct_objects = len(torch.unique(table.objects))
+    if distinct_objects <= _SHOWN_NEIGHBOURS:
+        return []
+    queries = torch.linspace(0, len(table) - 1, _SHOWN_QUERIES).long()
+    near = {
+        part: report_page.nearest_neighbours(
+            table.part(part), queries, _SHOWN_NEIGHBOURS, table.objects, exclude_same_object=True
+        )
+        for part in parts
+    }
+    return [
+        report_page.NeighbourRow(
+            _picture(source, table, int(query)),
+            _label(table, int(query)),
+            {
+                part: [_neighbour(source, table, int(query), int(other)) for other in near[part][number]]
+                for part in parts
+            },
+        )
+        for number, query in enumerate(queries)
+    ]
+
+
+def _picture(source: Source, table: FeatureTable, row: int) -> np.ndarray[Any, Any]:
+    picture: np.ndarray[Any, Any] = _pictures(
+        source, table.objects[row : row + 1].numpy(), table.views[row : row + 1].numpy()
+    )[0]
+    return picture
+
+
+def _label(table: FeatureTable, row: int) -> str:
+    known = table.labels is not None and (table.labelled is None or bool(table.labelled[row]))
+    return table.class_names[int(table.labels[row])] if known and table.class_names and table.labels is not None else ""
+
+
+def _neighbour(source: Source, table: FeatureTable, query: int, other: int) -> report_page.Neighbour:
+    rows = torch.tensor([query]), torch.tensor([other])
+    words = ""
+    if table.transform.names:
+        names = [name for name in ("rotation",) if name in table.transform.names] or table.transform.names[
+            :_SHOWN_PARAMETERS
+        ]
+        chosen = [table.transform.select(row).only(names) for row in rows]
+        words = report_page.describe_action(chosen[0].relative(chosen[1]), 0)
+    label, wanted = _label(table, other), _label(table, query)
+    return report_page.Neighbour(
+        _picture(source, table, other), label, words, label == wanted if label and wanted else None
+    )
+
+
+def spectra(judgement: Judgement) -> Mapping[str, Mapping[str, list[float]]]:
+    """Singular values of the validation features by part, of the trained and of the untrained encoder."""
+    encoders = {"trained": judgement.trained, "untrained": judgement.untrained}
+    tables = {name: encoded.validation for name, encoded in encoders.items() if encoded is not None}
+    parts = [part for part in judgement.trained.validation.features if part != PREDICTION]
+    return {
+        part: {name: singular_values(table.part(part)).tolist() for name, table in tables.items()} for part in parts
+    }

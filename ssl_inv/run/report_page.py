@@ -1,0 +1,387 @@
+"""The page a run leaves behind: one HTML file with everything inside, readable without network, scripts or this package."""
+
+import base64
+import io
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jinja2
+import numpy as np
+import torch
+from markupsafe import Markup
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from ssl_inv.atomic import write_text
+from ssl_inv.transforms import Action, Box, Circle, Code, Flag, Group, Pose, Real, Rotation
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+Pixels = NDArray[np.uint8]
+
+
+_INK = "#010203"
+"""Stands in figures for the colour of the page's text, which a dark page changes."""
+
+
+_TRAINED, _UNTRAINED = "#3b78c4", "#98a1ab"
+
+
+_SPECTRUM_FLOOR = 1e-6
+
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One line of the results table.
+
+    Attributes:
+        name: what was measured.
+        part: the part of the representation that was probed.
+        trained: the value of the trained encoder.
+        spread: standard error of `trained` over validation objects.
+        untrained: the same protocol on the network with its random initial weights.
+        shuffled: the same protocol with targets permuted against features.
+        reference: the published value.
+        headline: whether the page opens with it.
+        folded: whether it stands in the part of the table that has to be opened.
+    """
+
+    name: str
+    part: str
+    trained: float
+    spread: float | None = None
+    untrained: float | None = None
+    shuffled: float | None = None
+    reference: float | None = None
+    headline: bool = False
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class ViewPairs:
+    """Pairs of views as the objective sees them.
+
+    Attributes:
+        pixels: `(n, 2, H, W, 3)`.
+        words: the relative transform of each pair; see `describe_action`.
+    """
+
+    pixels: Pixels
+    words: Sequence[str]
+
+    def __post_init__(self) -> None:
+        if (
+            self.pixels.ndim != 5
+            or self.pixels.shape[1] != 2
+            or self.pixels.shape[-1] != 3
+            or self.pixels.dtype != np.uint8
+        ):
+            raise ValueError(
+                f"view pairs must be uint8 of shape (n, 2, H, W, 3), got {self.pixels.dtype} of shape {self.pixels.shape}"
+            )
+        if len(self.words) != len(self.pixels):
+            raise ValueError(f"{len(self.pixels)} view pairs come with {len(self.words)} descriptions")
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A view that stands near the query in feature space.
+
+    Attributes:
+        pixels: `(H, W, 3)`.
+        label: its class or name.
+        words: how it was seen relative to the query: "rotated 12°".
+        same_class: whether its class is the query's; None when classes are unknown.
+    """
+
+    pixels: Pixels
+    label: str = ""
+    words: str = ""
+    same_class: bool | None = None
+
+
+@dataclass(frozen=True)
+class NeighbourRow:
+    """A query and its nearest neighbours, nearest first, in each part of the representation."""
+
+    query: Pixels
+    label: str
+    parts: Mapping[str, Sequence[Neighbour]]
+
+
+@dataclass(frozen=True)
+class ReportContent:
+    """What a report says. A section whose content is empty is left out.
+
+    Attributes:
+        title: the run's name.
+        recipe: the resolved recipe as text.
+        facts: short statements about the run by name: data, backbone, time, hardware.
+        warnings: what the reader must know before trusting a number, such as a collapse.
+        results: the lines of the results table in their order; lines of one name that follow each other are grouped.
+        curves: (step, value) points by series; a series `group/name` stands under the heading of its group.
+        view_pairs: what the objective was shown.
+        neighbours: retrieval examples.
+        spectra: singular values in descending order, by part and there by encoder ("trained", "untrained").
+    """
+
+    title: str
+    recipe: str = ""
+    facts: Mapping[str, str] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    results: Sequence[ResultRow] = ()
+    curves: Mapping[str, Sequence[tuple[float, float]]] = field(default_factory=dict)
+    view_pairs: ViewPairs | None = None
+    neighbours: Sequence[NeighbourRow] = ()
+    spectra: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+
+
+def write_report(content: ReportContent, path: Path | str) -> Path:
+    """Write the page to `path`, replacing an earlier one only once the new one is complete."""
+    write_text(Path(path), render_report(content))
+    return Path(path)
+
+
+def render_report(content: ReportContent) -> str:
+    """The page as HTML text. Names are escaped; figures and images are part of it."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _number
+    environment.globals["image"] = _image
+    template = environment.get_template("report.html.j2")
+    return template.render(
+        content=content,
+        headlines=[result for result in content.results if result.headline],
+        columns=[
+            name
+            for name in ("untrained", "shuffled", "reference")
+            if any(getattr(r, name) is not None for r in content.results)
+        ],
+        drawn=[result for result in content.results if _on_unit_scale(result)],
+        curve_figures={group: _curves_figure(group, series) for group, series in _by_group(content.curves).items()},
+        spectrum_figure=_spectrum_figure(content.spectra) if content.spectra else None,
+    )
+
+
+def nearest_neighbours(
+    features: Tensor, query_rows: Tensor, k: int, objects: Tensor | None = None, exclude_same_object: bool = False
+) -> Tensor:
+    """The rows whose features have the largest cosine similarity to each query's, nearest first; a query is no neighbour of itself.
+
+    Args:
+        features: `(N, D)`.
+        query_rows: `(Q,)`, rows of `features`.
+        k: neighbours per query.
+        objects: `(N,)`, which object each row shows.
+        exclude_same_object: whether other views of the query's object are left out.
+
+    Returns:
+        Row numbers `(Q, k)`.
+
+    Raises:
+        ValueError: if some query has fewer than `k` candidates, or `exclude_same_object` is asked for without `objects`.
+    """
+    if exclude_same_object and objects is None:
+        raise ValueError("exclude_same_object needs to know which object each row shows; give objects")
+    unit = torch.nn.functional.normalize(features, dim=-1)
+    similarity = unit[query_rows] @ unit.T
+    excluded = torch.arange(len(features), device=features.device) == query_rows[:, None]
+    if exclude_same_object and objects is not None:
+        excluded |= objects == objects[query_rows][:, None]
+    fewest = len(features) - int(excluded.sum(dim=1).max())
+    if not 1 <= k <= fewest:
+        raise ValueError(f"k must lie between 1 and {fewest}, the candidates of the query that has fewest; got {k}")
+    return similarity.masked_fill(excluded, -math.inf).topk(k, dim=1).indices
+
+
+def describe_action(action: Action, row: int) -> str:
+    """One row of an action in words: "rotated 37°, floor hue +0.08". Steps too small to be printed are left out."""
+    phrases = [_step_words(name.replace("_", " "), action, name, row) for name in action.names]
+    return ", ".join(phrase for phrase in phrases if phrase) or "unchanged"
+
+
+def _step_words(label: str, action: Action, name: str, row: int) -> str:
+    group: Group = action.groups[name]
+    if isinstance(group, Code):
+        return "" if torch.equal(action.source[name][row], action.target[name][row]) else f"another {label}"
+    step = action.values[name][row : row + 1].detach().cpu().double()
+    if isinstance(group, Rotation):
+        return _turn_words("rotated" if name == "rotation" else f"{label} rotated", step)
+    if isinstance(group, Pose):
+        phrases = (_turn_words(f"{label} rotated", step[:, :4]), _shift_words(f"{label} shifted", step[:, 4:]))
+        return ", ".join(phrase for phrase in phrases if phrase)
+    if isinstance(group, Circle) and math.isclose(group.period, 2 * math.pi):
+        degrees = math.degrees(step.item())
+        return f"{label} {_minus(f'{degrees:+.0f}')}°" if abs(degrees) >= 0.5 else ""
+    if isinstance(group, Box):
+        return _box_words(label, step[0])
+    if isinstance(group, Flag):
+        return "" if step.item() == 0 else f"{label} on" if action.target[name][row] else f"{label} off"
+    if isinstance(group, (Circle, Real)):
+        return _shift_words(label, step)
+    raise ValueError(f"no words are known for steps of the group {type(group).__name__}, which {name!r} belongs to")
+
+
+def _turn_words(label: str, quaternion: Tensor) -> str:
+    degrees = math.degrees(Rotation().distance(Rotation().neutral(1).double(), quaternion).item())
+    return f"{label} {degrees:.0f}°" if degrees >= 0.5 else ""
+
+
+def _shift_words(label: str, step: Tensor) -> str:
+    numbers = [_minus(f"{value:+.2f}") for value in step.flatten().tolist()]
+    words = numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
+    return f"{label} {words}" if step.abs().max() >= 0.005 else ""
+
+
+def _box_words(label: str, step: Tensor) -> str:
+    x, y, width, height = step.tolist()
+    shifts = [(x, "right" if x > 0 else "left"), (y, "down" if y > 0 else "up")]
+    ratios = [(width, "width"), (height, "height")]
+    words = [f"{abs(shift):.0%} {direction}" for shift, direction in shifts if abs(shift) >= 0.005]
+    words += [f"{side} \N{MULTIPLICATION SIGN}{math.exp(ratio):.2f}" for ratio, side in ratios if abs(ratio) >= 0.005]
+    return f"{label} {' '.join(words)}" if words else ""
+
+
+def _minus(number: str) -> str:
+    return number.replace("-", "\N{MINUS SIGN}")
+
+
+def _number(value: float | None) -> str:
+    """Three decimals below 10, and about four significant digits above."""
+    if value is None:
+        return "\N{EN DASH}"
+    size = abs(value)
+    if not math.isfinite(value) or size >= 1e6 or 0 < size < 0.0005:
+        return _minus(f"{value:.2e}")
+    digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
+    return _minus(f"{value:,.{digits}f}")
+
+
+def _on_unit_scale(result: ResultRow) -> bool:
+    """Whether a line can be drawn on a scale from 0 to 1; values slightly below zero are drawn at zero."""
+    values = [result.trained, result.untrained, result.shuffled, result.reference]
+    return all(-0.25 <= value <= 1 for value in values if value is not None)
+
+
+def _image(pixels: Pixels, width: int, description: str) -> Markup:
+    """An `img` element `width` CSS pixels wide with the pixels inside it; small images are magnified without blur."""
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
+    kind = "pixelated" if pixels.shape[1] < width else "smooth"
+    source = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return Markup('<img class="{}" width="{}" alt="{}" src="data:image/png;base64,{}">').format(
+        kind, width, description, source
+    )
+
+
+def _by_group(
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+) -> dict[str, dict[str, Sequence[tuple[float, float]]]]:
+    groups: dict[str, dict[str, Sequence[tuple[float, float]]]] = {}
+    for series, points in curves.items():
+        group, _, name = series.rpartition("/")
+        if points:
+            groups.setdefault(group, {})[name] = points
+    return groups
+
+
+def _figure(rows: int, row_height: float) -> "Figure":
+    """An empty figure for rows of three plots, with margins in inches so that plots of different figures stand in line."""
+    # Figure without pyplot: nothing global is switched, and a user's own backend stays what it is.
+    from matplotlib.figure import Figure
+
+    height = row_height * rows
+    figure = Figure(figsize=(10.4, height))
+    figure.subplots_adjust(
+        left=0.045,
+        right=0.995,
+        bottom=0.28 / height,
+        top=1 - 0.32 / height,
+        wspace=0.2,
+        hspace=0.62 / (row_height - 0.6),
+    )
+    return figure
+
+
+def _quiet_axes(axes: object, title: str, value: str = "") -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(axes, Axes)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set(color=_INK, alpha=0.35)
+    axes.tick_params(colors=_INK, labelsize=8, length=3)
+    axes.set_title(title, loc="left", fontsize=10, color=_INK, pad=7)
+    axes.set_title(value, loc="right", fontsize=10, color=_TRAINED, pad=7)
+    axes.grid(axis="y", color=_INK, alpha=0.08, linewidth=0.8)
+
+
+def _curves_figure(group: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
+    """One small plot per series, because loss terms and scores rarely share a scale."""
+    rows = math.ceil(len(series) / 3)
+    figure = _figure(rows, 1.95)
+    for number, (name, points) in enumerate(series.items(), start=1):
+        axes = figure.add_subplot(rows, 3, number)
+        steps, values = zip(*points, strict=True)
+        axes.plot(steps, values, color=_TRAINED, linewidth=1.4, marker="o" if len(points) < 3 else None, markersize=3)
+        axes.locator_params(axis="x", nbins=4)
+        axes.locator_params(axis="y", nbins=4)
+        _quiet_axes(axes, name, _number(values[-1]))
+    return _svg(figure, f"curves {group}")
+
+
+def _spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Markup:
+    """Singular values relative to the largest, one plot per part; the trained encoder over the untrained one."""
+    from matplotlib.ticker import NullLocator
+
+    rows = math.ceil(len(spectra) / 3)
+    figure = _figure(rows, 2.5)
+    colours = {"trained": _TRAINED, "untrained": _UNTRAINED}
+    for number, (part, encoders) in enumerate(spectra.items(), start=1):
+        axes = figure.add_subplot(rows, 3, number)
+        for encoder, values in encoders.items():
+            relative = np.asarray(values, dtype=np.float64) / max(float(values[0]), np.finfo(np.float64).tiny)
+            # A zero has no place on a logarithmic scale; the floor keeps a collapse in sight.
+            axes.semilogy(
+                np.arange(1, len(relative) + 1),
+                relative.clip(_SPECTRUM_FLOOR),
+                label=encoder,
+                color=colours.get(encoder),
+                linewidth=1.6,
+            )
+        axes.set_ylim(_SPECTRUM_FLOOR / 1.5, 1.5)
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="lower left")
+        _quiet_axes(axes, part)
+    return _svg(figure, "spectrum")
+
+
+def _svg(figure: "Figure", name: str) -> Markup:
+    """A figure as an `svg` element that takes the page's font and text colour."""
+    import matplotlib
+
+    buffer = io.StringIO()
+    # Points closer than half a pixel to the drawn line are dropped: a long series stays small and keeps its spikes.
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "path.simplify_threshold": 0.5}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    text = buffer.getvalue()
+    text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
+    text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
+    text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 inherit; font-size: \1; font-family: inherit", text)
+    # Names of groups repeat from figure to figure; only the hashed ones, of clips and markers, are referred to.
+    text = re.sub(r'<g id="[^"]*"', "<g", text)
+    return Markup(text.replace(_INK, "currentColor"))  # noqa: S704 - matplotlib has escaped every name in it

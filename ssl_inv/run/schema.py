@@ -1,0 +1,209 @@
+"""The settings of a section: their names, types, defaults and meaning, and whether a value fits.
+
+Signatures of this package's own classes and functions are read off their source. A recipe with a typing mistake is therefore answered in
+half a second, where importing torch alone takes several.
+
+A setting whose value is itself a member of a catalogue, a mapping with its `name` and settings, is annotated with the catalogue's kind:
+`base: Annotated[dict[str, Any], "objective"]`. A setting of type `list[dict[str, Any]]` lists operations.
+"""
+
+import ast
+import builtins
+import copy
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from ssl_inv.catalogue import Member, suggest
+
+REQUIRED = inspect.Parameter.empty
+_PACKAGE = Path(__file__).parent.parent
+_NAMES = {**vars(builtins), "Annotated": Annotated, "Any": Any, "Literal": Literal}
+_OPERATIONS = list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One keyword-only parameter.
+
+    Attributes:
+        type: its annotation.
+        default: its default, or `REQUIRED`.
+        kind: what the catalogue of its value holds, such as "objective"; None for a plain value.
+    """
+
+    type: Any
+    default: Any
+    kind: str | None = None
+
+    def fresh_default(self) -> Any:
+        """The default, not shared with anyone."""
+        return copy.deepcopy(self.default)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The settings of a class or function by name, and its docstring."""
+
+    settings: Mapping[str, Setting]
+    doc: str
+
+
+@lru_cache(maxsize=256)
+def schema_of(member: Member) -> Schema:
+    """The settings of a class or function: its keyword-only parameters."""
+    path = _PACKAGE.joinpath(*member.module.split(".")[1:]).with_suffix(".py")
+    if member.module.partition(".")[0] == __package__.partition(".")[0] and path.is_file():
+        return _read_off(path, member.attribute)
+    loaded = member.load()
+    signature = inspect.signature(loaded.__init__ if inspect.isclass(loaded) else loaded, eval_str=True)
+    own = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
+    found = {name: _setting(Any if p.annotation is p.empty else p.annotation, p.default) for name, p in own.items()}
+    return Schema(found, inspect.getdoc(loaded) or "")
+
+
+def schema_of_dataclass(kind: type[Any]) -> Schema:
+    """The settings of a dataclass of settings: its fields."""
+    types = get_type_hints(kind, include_extras=True)
+    found = {}
+    for field in dataclasses.fields(kind):
+        factory = field.default_factory
+        default = factory() if factory is not dataclasses.MISSING else field.default
+        found[field.name] = _setting(types[field.name], REQUIRED if default is dataclasses.MISSING else default)
+    return Schema(found, inspect.getdoc(kind) or "")
+
+
+def _read_off(path: Path, name: str) -> Schema:
+    body = ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body
+    node = next(one for one in body if isinstance(one, ast.ClassDef | ast.FunctionDef) and one.name == name)
+    function: Any = node
+    if isinstance(node, ast.ClassDef):
+        function = next((one for one in node.body if isinstance(one, ast.FunctionDef) and one.name == "__init__"), None)
+    if function is None:
+        return Schema({}, ast.get_docstring(node) or "")
+    known = dict(_NAMES)
+    for one in body:  # names that stand for a `Literal[...]`
+        if (
+            isinstance(one, ast.Assign)
+            and isinstance(one.value, ast.Subscript)
+            and ast.unparse(one.value.value) == "Literal"
+        ):
+            known[ast.unparse(one.targets[0])] = _evaluated(one.value, known)
+    arguments = zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+    found = {
+        one.arg: _setting(
+            _evaluated(one.annotation, known), REQUIRED if default is None else _evaluated(default, known)
+        )
+        for one, default in arguments
+    }
+    return Schema(found, ast.get_docstring(node) or "")
+
+
+def _evaluated(node: ast.expr, known: dict[str, Any]) -> Any:
+    return eval(compile(ast.Expression(node), "<a signature>", "eval"), known)  # noqa: S307 - this package's own source
+
+
+def _setting(annotation: Any, default: Any) -> Setting:
+    kinds = (
+        [one for one in get_args(annotation)[1:] if isinstance(one, str)] if get_origin(annotation) is Annotated else []
+    )
+    if annotation == _OPERATIONS:
+        kinds = ["operation"]
+    return Setting(annotation, default, kinds[0] if kinds else None)
+
+
+def conform(value: Any, annotation: Any) -> Any:
+    """The value as its type wants it.
+
+    Types are strict: neither "64" nor true is a number. But 1 may stand for 1.0, and 1e3 for 1000.
+
+    Raises:
+        ValueError: if the value has another type, is a number that is not finite, or none of the literals.
+    """
+    from pydantic import ValidationError
+
+    literals = [one for one in _alternatives(annotation) if one == value]
+    if literals and all(type(one) is not type(value) for one in literals):  # 1 equals true
+        raise ValueError(f"expected {describe_type(annotation)}, got {value!r}")
+    for meant in (value, _with_whole_numbers(value)):
+        try:
+            return _validator(annotation)(meant)
+        except ValidationError:
+            continue
+    types = _alternatives(annotation)
+    choices = [one for one in types if isinstance(one, str)]
+    tail = f"; {suggest(value, choices)}" if choices and isinstance(value, str) else ""
+    if str in types and isinstance(value, int | float):
+        tail = "; a text that YAML reads as something else stands in quotes, '...', and on a command line in two kinds, \"'...'\""
+    raise ValueError(f"expected {describe_type(annotation)}, got {value!r}{tail}")
+
+
+@lru_cache(maxsize=256)
+def _validator(annotation: Any) -> Callable[[Any], Any]:
+    # Imported here: `--help` can do without it.
+    from pydantic import ConfigDict, TypeAdapter
+
+    validate: Callable[[Any], Any] = TypeAdapter(
+        annotation, config=ConfigDict(strict=True, allow_inf_nan=False)
+    ).validate_python
+    return validate
+
+
+def _with_whole_numbers(value: Any) -> Any:
+    """The value with 1e3 written as 1000."""
+    if isinstance(value, list):
+        return [_with_whole_numbers(one) for one in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    """The types and literals that an annotation admits at its top level."""
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return arguments
+    if origin is Annotated:
+        return _alternatives(arguments[0])
+    if origin in (Union, UnionType):
+        return tuple(one for part in arguments for one in _alternatives(part))
+    return (origin or annotation,)
+
+
+_WORDS: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    bool: "true or false",
+    NoneType: "null",
+    Any: "a value",
+}
+_PLURALS: dict[Any, str] = {int: "whole numbers", float: "numbers", str: "texts", bool: "truth values"}
+
+
+def describe_type(annotation: Any) -> str:
+    """An annotation in words: "a whole number or null", "a list of numbers"."""
+    if annotation in _WORDS:
+        return _WORDS[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return "one of " + ", ".join(str(one) for one in arguments)
+    if origin is list:
+        return f"a list of {_PLURALS.get(arguments[0], 'values')}"
+    if origin is dict:
+        return "a mapping"
+    if origin is Annotated:
+        return describe_type(arguments[0])
+    return " or ".join(describe_type(one) for one in arguments) or getattr(annotation, "__name__", str(annotation))
+
+
+def is_plain(value: Any) -> bool:
+    """Whether YAML has a form for a value. Numbers of other libraries and enumerations have none."""
+    if isinstance(value, (list, tuple)):
+        return all(map(is_plain, value))
+    if isinstance(value, dict):
+        return all(is_plain(one) for both in value.items() for one in both)
+    return value is None or type(value) in (bool, int, float, str)

@@ -1,0 +1,266 @@
+"""The views that a run begins with, beside the images that they are made from."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ssl_inv.augment import local, warp
+from ssl_inv.augment.local import GEOMETRIC
+from ssl_inv.data.batches import Batch, StepBatches
+from ssl_inv.data.source import Source
+from ssl_inv.run.build import build_augmentation, build_data, build_networks, build_view_maker
+from ssl_inv.run.recipe import Recipe, named
+from ssl_inv.transforms import Transform
+from ssl_inv.transforms.words import describe_view
+from ssl_inv.views import Plan, Several, View, Views
+from ssl_inv.views.maker import ViewMaker
+
+Pixels = NDArray[np.uint8]
+
+
+CORNERS = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
+"""Of a view in its own coordinates: upper left, upper right, lower right, lower left."""
+
+
+_POINTS_A_SIDE, _ARROWS_A_SIDE = 32, 12
+
+
+_PALENESS = 6
+"""How many times nearer to white a patch is that takes no part."""
+
+
+@dataclass(frozen=True)
+class ShownView:
+    """One view.
+
+    Attributes:
+        number: which view of the plan it is, counted from 0.
+        pixels: `(S, S, 3)`.
+        outline: where the view's border lies in its source, as (x, y) from -1 to 1 between the borders of the source, `(P, 2)`: evenly
+            spaced points of the upper side from the left, then of the right, the lower and the left side.
+        arrows: from where points of the view would be without random fields to where they are, `(n, 2, 2)`.
+        words: how it was made, and how many of its patches take part, if not all.
+        paled: whether patches that take no part are pale.
+    """
+
+    number: int
+    pixels: Pixels
+    outline: NDArray[np.float64]
+    arrows: NDArray[np.float64]
+    words: str
+    paled: bool = False
+
+
+@dataclass(frozen=True)
+class ShownSource:
+    """An image of the data, and the views that are made from it.
+
+    Attributes:
+        pixels: `(H, W, 3)`; None where the only view is the image itself.
+        views: in the order of the plan.
+    """
+
+    pixels: Pixels | None
+    views: Sequence[ShownView]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Everything that is made of one object in one step.
+
+    Attributes:
+        name: its file, or what the data calls it.
+        sources: one, or one for each view.
+    """
+
+    name: str
+    sources: Sequence[ShownSource]
+
+
+def first_samples(recipe: Recipe, count: int) -> list[Sample]:
+    """The views of the first samples that a run of this recipe sees, or of all if there are fewer.
+
+    Raises:
+        RecipeError: if a value cannot be used; the message names its section.
+    """
+    source, augmentation = build_data(recipe).train, build_augmentation(recipe)
+    backbone, objective = build_networks(recipe, {**source.groups, **augmentation.groups})
+    maker, source = build_view_maker(recipe, source, augmentation, objective.plan)
+    with named("data"), torch.no_grad():
+        # Which sample comes first does not depend on the size of a batch.
+        size, plan = min(count, len(source)), maker.plan
+        batches = StepBatches(source, size, maker.loaded_views, recipe.trainer.seed, way=plan.way, linked=plan.linked)
+        return samples(
+            source, batches[0].to(torch.device("cpu")), maker, lambda views: objective.visible_patches(views, backbone)
+        )
+
+
+def samples(
+    source: Source, batch: Batch, maker: ViewMaker, visible: Callable[[Views], Mapping[int, Tensor]] | None = None
+) -> list[Sample]:
+    """What is made of a batch: one `Sample` a row.
+
+    Args:
+        source: where its images come from.
+        batch: images.
+        maker: makes the views.
+        visible: see `Objective.visible_patches`; None if all views take part as a whole.
+    """
+    made = maker(batch)
+    views, patches = made.views, {} if visible is None else visible(made)
+    image_of = images_of(maker.plan, len(batch.images))
+    # What the data itself records describes the source, whatever it is called, and was not done by us.
+    changes = [
+        view.transform.only([name for name in view.transform.names if name not in source.groups]).to("cpu")
+        for view in views
+    ]
+    changed = any(one.names for one in changes)
+    originals = [_bytes(one.pixels.float() / 255) if changed else None for one in batch.images]
+    sizes = {view.pixels.shape[-1] for view in views}
+    shown = [
+        _shown(number, view, changes[number], maker, len(sizes) > 1, patches.get(number))
+        for number, view in enumerate(views)
+    ]
+    found = []
+    for row, index in enumerate(batch.index.tolist()):
+        parts = [
+            ShownSource(
+                None if original is None else original[row],
+                [view[row] for view in shown if image_of[view[row].number] == image],
+            )
+            for image, original in enumerate(originals)
+        ]
+        name = source.describe(index, 0) if source.view_counts[index] == 1 else f"object {index}"
+        found.append(Sample(name, parts))
+    return found
+
+
+def images_of(plan: Plan, loaded: int) -> list[int]:
+    """For each view of a plan, of which of the `loaded` images of a sample it is made."""
+    parts = plan.plans if isinstance(plan, Several) else (plan,)
+    return [number % min(part.sources, loaded) for part in parts for number in range(part.count)]
+
+
+def _shown(
+    number: int, view: View, change: Transform, maker: ViewMaker, with_size: bool, visible: Tensor | None
+) -> list[ShownView]:
+    """One view of every sample."""
+    pixels, transform = _bytes(view.pixels * maker.std + maker.mean), view.transform.to("cpu")
+    outlines, arrows = outline(change, *pixels.shape[:2]), displacements(change, *pixels.shape[:2])
+    size = f"{pixels.shape[1]} px, " if with_size else ""
+    words = [f"{size}{describe_view(transform, row)}" for row in range(len(pixels))]
+    if visible is not None:
+        pixels = _paled(pixels, visible)
+        words = [
+            f"{said}, {int(some.sum())} of {some.numel()} patches" for said, some in zip(words, visible, strict=True)
+        ]
+    paled = visible is not None
+    return [ShownView(number, pixels[row], outlines[row], arrows[row], words[row], paled) for row in range(len(pixels))]
+
+
+def _paled(pixels: Pixels, visible: Tensor) -> Pixels:
+    """Images `(B, H, W, 3)` in which patches that are not visible, `(B, rows, columns)`, are all but white."""
+    shown = (
+        F.interpolate(visible.unsqueeze(1).float(), pixels.shape[1:3], mode="nearest-exact")
+        .permute(0, 2, 3, 1)
+        .bool()
+        .numpy()
+    )
+    return np.where(shown, pixels, 255 - (255 - pixels) // _PALENESS)
+
+
+# Where the points of a view come from. Its coordinates run from -1 to 1, x to the right and y down, between its borders.
+
+
+def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
+    """Where the border of every view lies in its source; see `ShownView.outline`.
+
+    Args:
+        change: what was done to the views, on the host.
+        count: how many views there are.
+        size: side of the views in pixels.
+
+    Returns:
+        Points `(count, P, 2)`.
+    """
+    record = _arrays(change)
+    share = np.arange(_POINTS_A_SIDE)[:, None] / _POINTS_A_SIDE
+    sides = [here + share * (there - here) for here, there in zip(CORNERS, np.roll(CORNERS, -1, axis=0), strict=True)]
+    points = _in_whole_view(np.tile(np.concatenate(sides), (count, 1, 1)), record)
+    matrices, _ = warp.maps(record, count)
+    return in_source(matrices, points + _field_shift(points, record, size))
+
+
+def displacements(change: Transform, count: int, size: int) -> NDArray[np.float64]:
+    """How random fields move a view, as arrows from where a point would be without them to where it is; see `ShownView.arrows`.
+
+    Args:
+        change: what was done to the views, on the host.
+        count: how many views there are.
+        size: side of the views in pixels.
+
+    Returns:
+        Points `(count, n, 2, 2)`; n is 0 if nothing is recorded of fields.
+    """
+    record = _arrays(change)
+    if not _fields_of(record):
+        return np.empty((count, 0, 2, 2))
+    axis = (np.arange(_ARROWS_A_SIDE) + 0.5) * 2 / _ARROWS_A_SIDE - 1
+    heads = np.tile(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), (count, 1, 1))
+    shift = _field_shift(_in_whole_view(heads, record), record, size)
+    corners = _in_whole_view(np.tile(CORNERS, (count, 1, 1)), record)
+    sides = np.stack((corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]), axis=-1) / 2
+    return np.stack((heads + shift @ np.linalg.inv(sides).transpose(0, 2, 1), heads), axis=2)
+
+
+def _arrays(transform: Transform) -> dict[str, NDArray[Any]]:
+    return {name: value.numpy() for name, value in transform.values.items()}
+
+
+def _in_whole_view(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
+    """Points `(B, P, 2)` of views that were turned by quarters, or cut out of a larger view, in the coordinates before."""
+    if "turn" in record:
+        angle = np.pi / 2 * record["turn"].astype(np.float64)
+        cosine, sine = np.cos(angle), np.sin(angle)
+        # Turned counter-clockwise, a view shows in its upper left corner what was in its upper right one.
+        points = points @ np.stack((np.stack((cosine, sine), -1), np.stack((-sine, cosine), -1)), -2)
+    if "patch" in record:
+        middle, extent = np.split(record["patch"].astype(np.float64)[:, None], 2, axis=-1)
+        points = 2 * middle - 1 + extent * points
+    return points
+
+
+def _fields_of(record: Mapping[str, NDArray[Any]]) -> list[str]:
+    """The random fields that move pixels, of those that are recorded."""
+    return [name for name in GEOMETRIC if f"field_{name}" in record]
+
+
+def _field_shift(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]], size: int) -> NDArray[np.float64]:
+    """From points `(B, P, 2)` of a whole view to where fields make them read, as differences `(B, P, 2)`."""
+    if "patch" in record:
+        size = round(size / float(record["patch"][0, 2]))
+    changes = local.LocalChanges(record, len(points), size, torch.device("cpu"))
+    if not changes.moves.any():
+        return np.zeros_like(points)
+    here, there = warp.pixel_centres(size, torch.device("cpu")), changes.points(np.arange(len(points)))
+    shift = torch.stack([moved - still for still, moved in zip(here, there, strict=True)], dim=1)
+    grid = torch.from_numpy(points).float().unsqueeze(1)
+    found = F.grid_sample(shift, grid, padding_mode="border", align_corners=False)
+    return found[:, :, 0].transpose(1, 2).double().numpy()
+
+
+def in_source(matrices: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Points of views `(B, P, 2)` in the coordinates of their sources, by homographies `(B, 3, 3)`."""
+    homogeneous = np.concatenate((points, np.ones((*points.shape[:-1], 1))), axis=-1) @ matrices.transpose(0, 2, 1)
+    return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:])
+
+
+def _bytes(pixels: Tensor) -> Pixels:
+    """Images `(B, 3, H, W)` in [0, 1] as `(B, H, W, 3)`."""
+    return np.ascontiguousarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())

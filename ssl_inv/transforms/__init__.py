@@ -1,0 +1,21 @@
+"""How a view was made: named parameters, each an element of a group, and the actions that lead from one view to another."""
+
+from ssl_inv.transforms.groups import Box, Circle, Code, Flag, Group, Pose, Real, Rotation
+from ssl_inv.transforms.keyed_random import Key
+from ssl_inv.transforms.transform import Action, Convention, Transform, require
+
+__all__ = [
+    "Action",
+    "Box",
+    "Circle",
+    "Code",
+    "Convention",
+    "Flag",
+    "Group",
+    "Key",
+    "Pose",
+    "Real",
+    "Rotation",
+    "Transform",
+    "require",
+]

@@ -1,0 +1,154 @@
+"""Random numbers that depend on a key and on nothing else.
+
+A view is reproducible when its random numbers are a pure function of (seed, epoch, sample): not of the batch it stands in, of the number of
+workers or processes, or of what was drawn before. So nothing here has a state; a key goes in, numbers come out. The generator is SplitMix64
+(Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), chained once per part of the key.
+"""
+
+import zlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+"""SplitMix64's increment and multipliers."""
+
+
+def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    state = (state ^ (state >> np.uint64(30))) * np.uint64(_FIRST)
+    state = (state ^ (state >> np.uint64(27))) * np.uint64(_SECOND)
+    mixed: NDArray[np.uint64] = state ^ (state >> np.uint64(31))
+    return mixed
+
+
+def bits(*key: ArrayLike, count: int) -> NDArray[np.uint64]:
+    """64 random bits for every key and every position.
+
+    Args:
+        key: integers or integer arrays of shapes that broadcast together, to `(B,)` at most; their order matters.
+        count: numbers drawn per key.
+
+    Returns:
+        Array of shape `(B, count)`; `B` is 1 when every part of the key is a single number.
+    """
+    state = np.zeros(1, dtype=np.uint64)
+    for part in key:
+        state = _mix((state ^ np.atleast_1d(np.asarray(part)).astype(np.uint64)) + np.uint64(_GOLDEN))
+    steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
+    return _mix(state[:, None] + steps)
+
+
+def uniform(*key: ArrayLike, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
+    """Numbers from `[low, high)`, shape `(B, count)`; see `bits` for the key."""
+    unit: NDArray[np.float64] = (bits(*key, count=count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    scaled: NDArray[np.float64] = low + (high - low) * unit
+    return scaled
+
+
+def permutation(*key: ArrayLike, length: int) -> NDArray[np.int64]:
+    """A random order of `0 .. length - 1`, shape `(length,)`, for a key of single numbers."""
+    return np.argsort(bits(*key, count=length)[0], kind="stable")
+
+
+def distinct(*key: ArrayLike, population: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """`count` different integers below `population[b]` for every key `b`, uniformly, shape `(B, count)`.
+
+    Raises:
+        ValueError: if some population is smaller than `count`.
+    """
+    population = np.asarray(population, dtype=np.int64)
+    if population.size and population.min() < count:
+        raise ValueError(f"cannot draw {count} different views from {population.min()}")
+    draws = uniform(*key, count=count)
+    chosen = np.empty((len(draws), count), dtype=np.int64)
+    for position in range(count):
+        # The candidate counts only the numbers not chosen so far; stepping over the chosen ones in ascending order makes it one of all.
+        candidate = np.minimum(
+            (draws[:, position] * (population - position)).astype(np.int64), population - position - 1
+        )
+        for taken in np.sort(chosen[:, :position], axis=1).T:
+            candidate = candidate + (candidate >= taken)
+        chosen[:, position] = candidate
+    return chosen
+
+
+@dataclass(frozen=True)
+class Key:
+    """What the random numbers of a view depend on, and all that they depend on.
+
+    Attributes:
+        seed: the run's seed.
+        epoch: passes over the data so far, one number or `(B,)`.
+        index: numbers of the samples in the data set, `(B,)`.
+        view: which view of the sample, a single number. Views that share a draw have the same number.
+        purpose: what the numbers are for; different purposes have independent numbers.
+    """
+
+    seed: int
+    epoch: NDArray[np.int64] | int
+    index: NDArray[np.int64]
+    view: int
+    purpose: str = ""
+
+    def __len__(self) -> int:
+        """The batch size."""
+        return len(self.index)
+
+    def for_purpose(self, purpose: str) -> "Key":
+        """The key of the same views with other, independent numbers."""
+        return replace(self, purpose=f"{self.purpose}/{purpose}")
+
+    def uniform(self, count: int) -> NDArray[np.float64]:
+        """Numbers from [0, 1), `(B, count)`."""
+        return uniform(*self._parts, count=count)
+
+    def seeds(self) -> NDArray[np.int64]:
+        """One whole number from [0, 2^62) a view, `(B,)`, to seed what has a generator of its own."""
+        seeds: NDArray[np.int64] = (bits(*self._parts, count=1)[:, 0] >> np.uint64(2)).astype(np.int64)
+        return seeds
+
+    def happens(self, probability: float) -> NDArray[np.bool_]:
+        """Which views something of this probability happens to, `(B,)`."""
+        happening: NDArray[np.bool_] = self.for_purpose("happens").uniform(1)[:, 0] < probability
+        return happening
+
+    @property
+    def _parts(self) -> tuple[int, NDArray[np.int64] | int, NDArray[np.int64], int, int]:
+        return self.seed, self.epoch, self.index, self.view, zlib.crc32(self.purpose.encode())
+
+
+def sample_keys(index: Tensor, device: torch.device, *key: int) -> Tensor:
+    """A key, `(B,)` int64, for each sample of a batch, by its number and whatever else is in the key."""
+    drawn = bits(*key, index.cpu().numpy(), count=1)[:, 0]
+    return torch.from_numpy(drawn.view("int64")).to(device, non_blocking=True)
+
+
+def random_bits(keys: Tensor, count: int) -> Tensor:
+    """`count` 64-bit numbers for each key, `(B, count)` int64: those of `bits(keys, count=count)`, on the keys' device."""
+    steps = torch.arange(1, count + 1, device=keys.device) * _signed(_GOLDEN)
+    return _mix_signed(_mix_signed(keys + _signed(_GOLDEN)).unsqueeze(1) + steps)
+
+
+def _signed(constant: int) -> int:
+    """The same 64 bits as a signed integer: torch has no unsigned multiplication modulo 2^64."""
+    return constant - 2**64
+
+
+def _mix_signed(state: Tensor) -> Tensor:
+    for shift, factor in ((30, _FIRST), (27, _SECOND)):
+        state = (state ^ _shifted(state, shift)) * _signed(factor)
+    return state ^ _shifted(state, 31)
+
+
+def _shifted(state: Tensor, places: int) -> Tensor:
+    """The bits moved to the right, with zeros behind them: torch fills up with the sign."""
+    return (state >> places) & ((1 << (64 - places)) - 1)
+
+
+def below(keys: Tensor, bounds: Tensor) -> Tensor:
+    """Whole numbers from 0 to below `bounds`, int64, uniformly; bounds `(B, n)` are at least 1, n numbers for each key."""
+    unit = _shifted(random_bits(keys, bounds.shape[1]), 11).double() * 2.0**-53
+    return torch.minimum((unit * bounds).long(), bounds - 1)

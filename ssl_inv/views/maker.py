@@ -1,0 +1,154 @@
+"""From a batch of raw images to the normalised views that an objective asked for."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ssl_inv import views as plans
+from ssl_inv.augment.policy import Augmentation
+from ssl_inv.data.batches import Batch
+from ssl_inv.data.source import Images, Source
+from ssl_inv.transforms import Group, Transform
+from ssl_inv.transforms.keyed_random import Key
+from ssl_inv.views import Plan, View, Views
+from ssl_inv.views.makers import maker_of
+
+
+class ViewMaker(nn.Module):
+    """Makes views on the device that the batch is on.
+
+    Data whose objects have as many views as a `Pair` or a `Sequence` needs serves it from these, augmented on top if wished; so does data
+    that can render the images of a `Path`. In all other cases the views of a plan are made of one image by the augmentation.
+
+    Args:
+        plan: the views that are wanted.
+        source: the data, for what it records of its views.
+        augmentation: makes views, with random numbers that depend on seed, epoch and sample alone.
+        mean: per channel, subtracted from pixels in [0, 1].
+        std: per channel, divides afterwards.
+        seed: decides the augmentation's random numbers.
+
+    Raises:
+        ValueError: if the data has fewer views an object than the plan needs and the augmentation makes none, if the augmentation does not
+            do what the plan builds on, if the data cannot render what it should, or if the data and the augmentation record parameters of
+            the same name.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        augmentation: Augmentation,
+        mean: Sequence[float],
+        std: Sequence[float],
+        seed: int,
+    ) -> None:
+        super().__init__()
+        plan = plan.over(source.groups)
+        self.plan, self.augmentation, self.seed = plan, augmentation, seed
+        fewest = int(source.view_counts.min())
+        self.loaded_views = plan.own_views if plan.linked or fewest >= plan.own_views else 1
+        """How many of the data's own views of each object a batch has to have."""
+        _require_different_views(plan, augmentation, fewest, self.loaded_views)
+        _require_images_between(plan, source, fewest)
+        self._maker = maker_of(plan, augmentation)
+        self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
+        if both := sorted(set(source.groups) & set(self._made_groups)):
+            raise ValueError(
+                f"the data records {both[0]!r} of its views, and so does the augmentation or the plan; rename the data's"
+            )
+        self.groups: dict[str, Group] = {**source.groups, **self._made_groups}
+        self._crop_share = augmentation.view_size(source.image_size) / source.image_size
+        self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
+
+    def forward(self, batch: Batch) -> Views:
+        """The views of a batch whose tensors are on this module's device."""
+        index = batch.index.numpy()
+        key = Key(self.seed, np.full_like(index, batch.epoch), index, 0)
+        views = []
+        # Half precision is for networks: a view shall not depend on it.
+        with torch.autocast(self.mean.device.type, enabled=False):
+            for made in self._maker.make([images.pixels for images in batch.images], key, self._normalise_in_place):
+                transform = self._completed(made.transform, len(index)).to(made.pixels.device)
+                views.append(View(_channels_last(made.pixels), batch.images[made.source].transform.merge(transform)))
+        return Views(tuple(views), batch.index, batch.shown)
+
+    def replay(self, images: Sequence[Images], transform: Transform, number: int) -> Tensor:
+        """The pixels of a view again, from its record.
+
+        Args:
+            images: what the view was made of: `Batch.images`, or some of its rows.
+            transform: the view's.
+            number: which view of the plan it is.
+        """
+        with torch.autocast(self.mean.device.type, enabled=False):
+            made = self._maker.replay([one.pixels for one in images], transform, number, self._normalise_in_place)
+        return _channels_last(made)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Subtract the mean and divide by the standard deviation; channels last, as convolutions like it."""
+        return _channels_last((pixels - self.mean) / self.std)
+
+    def whole(self, pixels: Tensor) -> Tensor:
+        """Whole images of the data, pixels in [0, 1], as networks see them where no views are made: evaluation, banks, graphs.
+
+        As views may have another size than the data's images, it is the centre in that size.
+        """
+        return self.normalise(central(pixels, self._crop_share))
+
+    def _normalise_in_place(self, views: Tensor) -> Tensor:
+        return views.sub_(self.mean).div_(self.std)
+
+    def _completed(self, transform: Transform, batch: int) -> Transform:
+        """All views of a sample have the same parameters; those that a view has no part in are neutral."""
+        missing = {
+            name: group.neutral(batch) for name, group in self._made_groups.items() if name not in transform.values
+        }
+        values = {**transform.values, **missing}
+        return Transform({name: values[name] for name in self._made_groups}, self._made_groups)
+
+
+def central(pixels: Tensor, share: float) -> Tensor:
+    """The centre of square images `(B, C, S, S)`, `share` of their sides; with a share above 1 the images enlarged."""
+    whole, side = pixels.shape[-1], round(pixels.shape[-1] * share)
+    if side > whole:
+        return F.interpolate(pixels, (side, side), mode="bicubic").clamp(0, 1)
+    # To the even number where the middle falls between two pixels, as torchvision and timm have it.
+    start = round((whole - side) / 2)
+    return pixels[..., start : start + side, start : start + side]
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    return pixels.contiguous(memory_format=torch.channels_last)
+
+
+def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int, loaded: int) -> None:
+    parts = zip(plan.plans, plan.choices, strict=True) if isinstance(plan, plans.Several) else [(plan, None)]
+    for part, policy in parts:
+        alike = isinstance(part, plans.Pair | plans.Sequence | plans.MultiCrop) and part.count > loaded
+        # An image may stand beside another view of its object.
+        alike = alike or (isinstance(part, plans.Linked) and part.count > fewest)
+        if alike and (policy == "plain" or not augmentation.groups):
+            needed = f"objects of this data have {fewest} view(s) and {part.count} are needed"
+            raise ValueError(
+                f"{needed}; choose {'other data' if policy == 'plain' else 'an augmentation that makes them'}"
+            )
+
+
+def _require_images_between(plan: Plan, source: Source, fewest: int) -> None:
+    if plan.way is None:
+        return
+    wanted = f"images on the way from one view to another along {plan.way.parameters[0]!r} are wanted"
+    if not source.renders:
+        raise ValueError(
+            f"{wanted}, but this data is stored images; choose rendered data, or parameters that an augmentation draws"
+        )
+    if fewest < 2:
+        raise ValueError(f"{wanted}, but objects of this data have {fewest} view; 2 are needed")

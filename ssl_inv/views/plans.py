@@ -1,0 +1,274 @@
+"""Plans of whole views, of crops and of images along a way."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal, TypeAlias
+
+from ssl_inv.data.source import Way
+from ssl_inv.transforms import Box, Group
+from ssl_inv.views.plan import Plan, Views, check_plan, require_share
+
+PolicyChoice: TypeAlias = int | Literal["plain"] | None
+"""Which policy of the augmentation makes the views of a plan: one for all, nothing at all, or None for those that the plan says."""
+
+
+@dataclass(frozen=True)
+class Pair(Plan):
+    """Two views of every sample, or more of the same kind: the plan of SIE, SimCLR and VICReg. View i is made by the i-th policy.
+
+    Attributes:
+        count: how many views.
+    """
+
+    count: int = 2
+
+    def __post_init__(self) -> None:
+        check_plan(self.count >= 2, f"Pair: count is at least 2, got {self.count}")
+
+    @property
+    def own_views(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True)
+class Linked(Plan):
+    """An image of every sample, and beside it the image that the objective links it with: the plan of transitive invariance.
+
+    View i is made by the i-th policy, of an image of its own.
+    """
+
+    @property
+    def count(self) -> int:
+        return 2
+
+    @property
+    def own_views(self) -> int:
+        return 2
+
+    @property
+    def linked(self) -> bool:
+        return True
+
+
+@dataclass(frozen=True)
+class Sequence(Plan):
+    """Views that are observed one after the other, and last the one that is to be predicted: the plan of seq-JEPA.
+
+    The first policy of the augmentation makes the observed views and the last one the target, as in BYOL.
+
+    Attributes:
+        observed: views before the target.
+    """
+
+    observed: int = 3
+
+    def __post_init__(self) -> None:
+        check_plan(self.observed >= 1, f"Sequence: observed is at least 1, got {self.observed}")
+
+    @property
+    def count(self) -> int:
+        return self.observed + 1
+
+    @property
+    def own_views(self) -> int:
+        return self.count
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Some crops of one kind.
+
+    Attributes:
+        count: how many.
+        size: their side in pixels; none is that of the augmentation.
+        scale: smallest and largest share of the image's area; none is that of the augmentation.
+        centre: instead of `scale`, the share of the image's sides that an upright crop about its centre takes.
+    """
+
+    count: int
+    size: int | None = None
+    scale: tuple[float, float] | None = None
+    centre: float | None = None
+
+    def __post_init__(self) -> None:
+        check_plan(self.count >= 1, f"Crops: count is at least 1, got {self.count}")
+        check_plan(self.size is None or self.size >= 1, f"Crops: size is at least 1 pixel, got {self.size}")
+        require_share("Crops", self.scale)
+        check_plan(
+            self.centre is None or 0 < self.centre <= 1,
+            f"Crops: centre is a share above 0 and up to 1, got {self.centre}",
+        )
+        check_plan(
+            self.centre is None or self.scale is None,
+            "Crops: a crop has a random scale or a share about the centre, not both",
+        )
+
+
+@dataclass(frozen=True)
+class MultiCrop(Plan):
+    """Crops of several sizes of one image: the plan of SwAV and DINO. View i is made by the i-th policy.
+
+    Attributes:
+        crops: kinds of crops, in the order of the views. DINO's are `Crops(2, 224, (0.4, 1))` and `Crops(8, 96, (0.05, 0.4))`.
+    """
+
+    crops: tuple[Crops, ...]
+
+    def __post_init__(self) -> None:
+        check_plan(len(self.crops) > 0, "MultiCrop: crops has no kind of crop, at least one is needed")
+
+    @property
+    def count(self) -> int:
+        return sum(kind.count for kind in self.crops)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {"crop": Box()} if any(kind.centre is not None for kind in self.crops) else {}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(kind.size for kind in self.crops if kind.size is not None)
+
+
+@dataclass(frozen=True)
+class Path(Plan):
+    """Two branches, and images along the way that a transform leads on the second one: the plan of EC-reconstruction.
+
+    View 0 is A1(I). The second branch is u = A2(I) and view 1 is g_theta(u); then come u itself, if wished, and u_k, which lies k / (K + 1)
+    of the way from u to view 1, for k = 1 .. K. All of the second branch share one draw, and each view is one resampling of the image.
+    Rotations and hues go along the shorter arc, all other parameters straight, from the value that leaves an image as it is.
+
+    What the data itself records, such as the rotation of a rendered object, goes from its value in one of the object's own views to its
+    value in another: view 0 is A1 of the first, view 1 is A2 of the second, and u_k is A2 of an image rendered between the two.
+
+    Attributes:
+        between: K, how many images along the way.
+        parameters: what g changes; operations of the second branch's policy draw it. `("angle",)` is a rotation, `("angle", "translation")`
+            is SE(2), `("brightness", "contrast", "saturation", "hue")` colour jitter, `("blur",)` a blur.
+        start: whether u is a view too.
+        on_first: whether view 0 has values of its own of these parameters; they leave it as it is otherwise.
+        size: side of the views in pixels; none is that of the augmentation.
+        scale: smallest and largest share of the image's area that both branches' crops take; none is that of the augmentation.
+        own: which of the parameters the data records; `over` finds them.
+    """
+
+    between: int = 2
+    parameters: tuple[str, ...] = ("angle",)
+    start: bool = False
+    on_first: bool = False
+    size: int | None = None
+    scale: tuple[float, float] | None = None
+    own: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_plan(self.between >= 0, f"Path: between is at least 0, got {self.between}")
+        check_plan(len(self.parameters) > 0, "Path: parameters names nothing that changes along the way")
+        check_plan(self.size is None or self.size >= 1, f"Path: size is at least 1 pixel, got {self.size}")
+        require_share("Path", self.scale)
+
+    @property
+    def count(self) -> int:
+        return 2 + len(self.fractions)
+
+    @property
+    def own_views(self) -> int:
+        return 2 if self.own else 1
+
+    @property
+    def way(self) -> Way | None:
+        return Way(self.own, self.fractions) if self.own else None
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return () if self.size is None else (self.size,)
+
+    def over(self, groups: Mapping[str, Group]) -> "Path":
+        return replace(self, own=tuple(name for name in self.parameters if name in groups))
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """How far along the way the views after the first two are."""
+        return tuple(k / (self.between + 1) for k in range(0 if self.start else 1, self.between + 1))
+
+
+@dataclass(frozen=True)
+class Several(Plan):
+    """Views of several kinds, one plan's after the other's.
+
+    OBoW's teacher view, crops and patches are
+    `Several((MultiCrop((Crops(1, 224, centre=0.875),)), MultiCrop((Crops(2, 160, (0.08, 0.6)),)), Patches()))`.
+
+    Attributes:
+        plans: one or more, none of them `Several`.
+        policies: for each plan, the number of the augmentation's policy that makes all its views, None for those that the plan would have
+            alone, or `plain` for views to which nothing is done; empty is 0, 1, 2, ... in the order of the plans.
+    """
+
+    plans: tuple[Plan, ...]
+    policies: tuple[PolicyChoice, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_plan(len(self.plans) > 0, "Several: plans is empty, at least one is needed")
+        check_plan(
+            not any(isinstance(plan, Several) for plan in self.plans),
+            "Several: stands within itself; list all plans in one",
+        )
+        fits = len(self.policies) in (0, len(self.plans)) and all(
+            one is None or one == "plain" or one >= 0 for one in self.policies
+        )
+        check_plan(
+            fits,
+            f"Several: policies has a number of at least 0 for each of the {len(self.plans)} plans, got {self.policies}",
+        )
+        ways = [plan.way for plan in self.plans if plan.way is not None]
+        check_plan(len(ways) <= 1, "Several: only one of the plans leads along the data's own parameters")
+        served = self.own_views == 2 and not self.linked
+        alone = not self.linked or all(plan.linked or plan.sources == 1 for plan in self.plans)
+        check_plan(
+            alone,
+            "Several: beside images that an objective links, no plan is served by several of the data's own views",
+        )
+        check_plan(
+            not ways or served,
+            "Several: beside a path between two of the data's own views, no plan is served by more or by others",
+        )
+
+    @property
+    def count(self) -> int:
+        return sum(plan.count for plan in self.plans)
+
+    @property
+    def own_views(self) -> int:
+        return max(plan.own_views for plan in self.plans)
+
+    @property
+    def linked(self) -> bool:
+        return any(plan.linked for plan in self.plans)
+
+    @property
+    def way(self) -> Way | None:
+        return next((plan.way for plan in self.plans if plan.way is not None), None)
+
+    def over(self, groups: Mapping[str, Group]) -> "Several":
+        return replace(self, plans=tuple(plan.over(groups) for plan in self.plans))
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {name: group for plan in self.plans for name, group in plan.groups.items()}
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return tuple(size for plan in self.plans for size in plan.sizes)
+
+    @property
+    def choices(self) -> tuple[PolicyChoice, ...]:
+        """`policies`, or what it stands for if it is empty."""
+        return self.policies or tuple(range(len(self.plans)))
+
+    def parts(self, views: Views) -> tuple[Views, ...]:
+        """The views of each plan."""
+        found, first = [], 0
+        for plan in self.plans:
+            found.append(Views(views.views[first : first + plan.count], views.index, views.shown))
+            first += plan.count
+        return tuple(found)

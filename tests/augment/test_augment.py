@@ -1,0 +1,257 @@
+"""What is drawn has the distribution asked for and depends on the key alone; what is not applied is neutral and leaves the pixels."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ssl_inv.augment import warp
+from ssl_inv.augment.filters import gaussian, smooth
+from ssl_inv.augment.geometric import draw_crops
+from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
+from ssl_inv.augment.policy import Augmentation
+from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
+from ssl_inv.run.recipe import RecipeError, resolve
+from ssl_inv.transforms.keyed_random import Key
+
+EVERYTHING: list[dict[str, Any]] = [
+    {"name": name} for name in OPERATIONS.entries if name not in ("rotation", "translation", "scale", "shear")
+]
+"""All operations that do not draw the same parameter."""
+
+
+def images(batch: int = 6, size: int = 48) -> Tensor:
+    coarse = torch.rand(batch, 3, 7, 7, generator=torch.Generator().manual_seed(0))
+    return (
+        torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+        .clamp(0, 1)
+        .mul(255)
+        .round()
+        .to(torch.uint8)
+    )
+
+
+def key(index: list[int], view: int = 0, epoch: int = 0) -> Key:
+    return Key(3, np.full(len(index), epoch), np.array(index), view)
+
+
+def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels() -> None:
+    random = np.random.default_rng(0).random((4000, 40))
+    x, y, width, height = draw_crops(random, (0.2, 0.6), (3 / 4, 4 / 3), 400, 500).T
+    left, top = (x - width / 2) * 500, (y - height / 2) * 400
+    for edge, most in ((left, 500), (top, 400), (left + width * 500, 500), (top + height * 400, 400)):
+        np.testing.assert_allclose(edge, np.rint(edge), atol=1e-9)
+        assert edge.min() >= -1e-9
+        assert edge.max() <= most + 1e-9
+    area, ratio = width * height, width * 500 / (height * 400)
+    assert 0.199 <= area.min() < 0.21
+    assert 0.59 < area.max() <= 0.601
+    assert abs(area.mean() - 0.4) < 0.01
+    assert 0.745 < ratio.min() < 0.77
+    assert abs(np.log(ratio).mean()) < 0.01
+
+
+def test_a_crop_that_never_fits_is_the_largest_centred_one() -> None:
+    boxes = draw_crops(np.full((1, 40), 0.999), (1.0, 1.0), (1.0, 1.0), 100, 300)
+    np.testing.assert_allclose(boxes, [[0.5, 0.5, 1 / 3, 1.0]])
+
+
+@pytest.mark.parametrize("name", AUGMENTATIONS.entries)
+def test_a_view_depends_on_its_key_and_not_on_its_batch(name: str) -> None:
+    settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}.get(
+        name, {"extra": [{"name": "random_field"}]}
+    )
+    augmentation: Augmentation = AUGMENTATIONS.find(name).load()(**settings)
+    index, pixels = [4, 8, 15, 16, 23, 42], images()
+    views, transform = augmentation(pixels, key(index))
+    for rows in ([3], [5, 0], [2, 1, 4]):
+        some, partial = augmentation(pixels[rows], key([index[row] for row in rows]))
+        torch.testing.assert_close(some, views[rows], rtol=0, atol=1e-5)
+        for parameter in transform.names:
+            assert torch.equal(partial[parameter], transform[parameter][rows]), parameter
+    again, record = augmentation(pixels, key(index))
+    assert torch.equal(again, views)
+    # The views of one have the same crop, and the first view of the other is not cropped.
+    drawn = {"iwm": "brightness", "obow": "flip"}.get(name, "crop")
+    for other in (key(index, view=1), key(index, epoch=1)):
+        assert not torch.isclose(augmentation.draw(other, 48, 48)[drawn], record[drawn]).all()
+
+
+def test_what_is_not_applied_is_neutral_and_leaves_the_pixels() -> None:
+    nothing = custom(operations=[{**one, "probability": 0.0} for one in EVERYTHING])
+    pixels = images()
+    views, transform = nothing(pixels, key([*range(6)]))
+    for name, group in nothing.groups.items():
+        assert torch.equal(transform[name], group.neutral(6)), name
+    assert torch.equal(views, pixels / 255)
+    assert torch.equal(nothing.replay(pixels / 255, transform), pixels / 255)
+
+
+@pytest.mark.parametrize("number", range(len(EVERYTHING)), ids=[one["name"] for one in EVERYTHING])
+def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(number: int) -> None:
+    augmentation = custom(operations=[{**EVERYTHING[number], "probability": 0.3}])
+    transform = augmentation.draw(key([*range(3000)]), 64, 64)
+    neutral = {name: group.neutral(3000) for name, group in augmentation.groups.items()}
+    changed = torch.stack([(transform[name] != neutral[name]).reshape(3000, -1).any(1) for name in neutral]).any(0)
+    assert 0.27 < changed.float().mean() < 0.33
+
+
+def test_jitter_stays_in_its_ranges_and_reaches_their_ends() -> None:
+    transform = simclr(jitter=1.0, strength=0.5).draw(key([*range(2000)]), 32, 32)
+    for name in ("brightness", "contrast", "saturation"):
+        assert 0.6 <= transform[name].min() < 0.61
+        assert 1.39 < transform[name].max() <= 1.4
+    turns = torch.remainder(transform["hue"] + 0.5, 1) - 0.5
+    assert -0.1 <= turns.min() < -0.098
+    assert 0.098 < turns.max() <= 0.1
+    assert torch.bincount(transform["jitter_order"], minlength=24).min() > 40
+
+
+@pytest.mark.parametrize(("order", "different"), [("sample", 24), ("epoch", 1), ("fixed", 1)])
+def test_the_order_of_the_jitter_is_as_asked(order: str, different: int) -> None:
+    jitter = custom(operations=[{"name": "jitter", "order": order, "probability": 1.0}])
+    drawn = [jitter.draw(key([*range(500)], epoch=epoch), 32, 32)["jitter_order"] for epoch in range(8)]
+    assert len(drawn[0].unique()) == different
+    assert (len({int(one[0]) for one in drawn}) > 1) == (order != "fixed")
+
+
+def test_the_two_policies_of_byol_are_its_views() -> None:
+    augmentation = byol()
+    first, second, third = (augmentation.draw(key([*range(1000)], view=view), 64, 64) for view in range(3))
+    assert (first["blur"] > 0).all()
+    assert (first["solarise"] > 1).all()
+    for one in (second, third):
+        assert 0.07 < (one["blur"] > 0).float().mean() < 0.13
+        assert 0.16 < (one["solarise"] < 1).float().mean() < 0.24
+    assert first.names == second.names
+    assert [*dino().groups] == [*byol().groups]
+    assert "solarise" not in moco().groups
+
+
+def test_views_of_another_size_or_scale_can_be_asked_of_a_policy() -> None:
+    small = simclr(size=48).policy(0).with_crop(16, (0.05, 0.2))
+    transform = small.draw(key([*range(500)]), 48, 48)
+    area = transform["crop"][:, 2] * transform["crop"][:, 3]
+    assert area.max() < 0.24
+    assert small.render(images(), transform.select(torch.arange(6))).shape == (6, 3, 16, 16)
+    with pytest.raises(ValueError, match="does not crop"):
+        none().policy(0).with_crop(16, (0.05, 0.2))
+
+
+def test_a_small_view_passes_over_no_pixel_of_its_source() -> None:
+    """White and black by turns become grey, whichever way the source is read."""
+    stripes = (torch.arange(128) % 2 * 255).to(torch.uint8).expand(2, 3, 128, 128)
+    upright = none(size=16)(stripes, key([0, 1]))[0]
+    tilted = custom(operations=[{"name": "rotation", "degrees": 3.0}], size=16)(stripes, key([0, 1]))[0]
+    for views, tolerance in ((upright, 0.03), (tilted, 0.01)):
+        assert (views - 0.5).abs().max() < tolerance
+
+
+def test_filters_have_the_variance_asked_for() -> None:
+    point = torch.zeros(3, 1, 33, 33)
+    point[:, :, 16, 16] = 1
+    place = torch.arange(33.0) - 16
+    for blurred, expected in (
+        (
+            gaussian(point.clone(), np.array([[1.0, 2.0], [0.0, 1.5], [0.8, 0.0]])),
+            [[1.0, 4.0], [0.0, 2.25], [0.64, 0.0]],
+        ),
+        (smooth(point.clone(), np.array([[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]])), [[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]]),
+    ):
+        torch.testing.assert_close(blurred.sum((1, 2, 3)), torch.ones(3))
+        across, down = (blurred * place**2).sum((1, 2, 3)), (blurred * place[:, None] ** 2).sum((1, 2, 3))
+        torch.testing.assert_close(torch.stack((across, down), 1), torch.tensor(expected), rtol=0.04, atol=0.005)
+
+
+def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_strength_zero() -> None:
+    field = [{"name": "random_field", "transforms": ["translate", "hue"], "probability": 1.0}]
+    augmentation, pixels = none(extra=field), images()
+    views, transform = augmentation(pixels, key([*range(6)]))
+    assert torch.equal(augmentation.replay(pixels, transform), views)
+    assert ((views - pixels / 255).abs().mean((1, 2, 3)) > 0.005).all()
+    still = none(extra=[{**field[0], "alpha": [0.0, 0.0]}])
+    assert torch.equal(still(pixels, key([*range(6)]))[0], pixels / 255)
+
+
+def test_of_dropped_colours_one_stays_and_the_others_tell_nothing() -> None:
+    pixels = images(64)
+    views, transform = custom(operations=[{"name": "colour_dropping"}])(pixels, key([*range(64)]))
+    kept = transform["colour_dropping"] - 1
+    assert torch.bincount(kept, minlength=3).min() > 8
+    for view, source, channel in zip(views, pixels / 255, kept.tolist(), strict=True):
+        assert torch.equal(view[channel], source[channel])
+        noise = view[[other for other in range(3) if other != channel]]
+        torch.testing.assert_close(noise.mean((1, 2)), torch.full((2,), 0.5), rtol=0, atol=1e-3)
+        torch.testing.assert_close(noise.std((1, 2)), (source[channel].std() / 100).expand(2), rtol=0.1, atol=0)
+        assert torch.corrcoef(torch.cat((noise, source[channel : channel + 1])).flatten(1)).triu(1).abs().max() < 0.1
+
+
+def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source() -> None:
+    record = {"crop": np.array([[0.4, 0.6, 0.2, 0.5]]), "flip": np.array([1.0])}
+    matrices, upright = warp.maps(record, 1)
+    assert upright.all()
+    np.testing.assert_allclose(matrices[0] @ [-1, -1, 1], [0.0, -0.3, 1], atol=1e-12)
+
+
+REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
+    "probability": ({"name": "simclr", "flip": 1.5}, "flip is a probability between 0 and 1"),
+    "blur": ({"name": "moco", "blur": -1.0}, "blur is a probability between 0 and 1"),
+    "share": ({"name": "byol", "min_scale": 1.5}, "min_scale must lie between 0 and 1"),
+    "strength": ({"name": "equimod", "strength": -1.0}, "strength must be at least 0"),
+    "range": (
+        {"name": "custom", "operations": [{"name": "crop", "scale": [0.5, 0.2]}]},
+        r"operation 'crop': scale is a range",
+    ),
+    "hue": (
+        {"name": "custom", "operations": [{"name": "jitter", "hue": 0.7}]},
+        "hue must be at least 0 and at most 0.5",
+    ),
+    "shear": ({"name": "custom", "operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
+    "twice": ({"name": "simclr", "extra": [{"name": "crop"}]}, "two operations of one policy draw 'crop'"),
+    "same": (
+        {"name": "custom", "operations": [{"name": "rotation"}, {"name": "affine"}]},
+        "two operations of one policy draw 'angle'",
+    ),
+    "policies": ({"name": "byol", "blur": [1.0]}, "a probability for each policy"),
+    "fields": (
+        {"name": "none", "extra": [{"name": "random_field", "transforms": []}]},
+        "transforms must be different and at least one",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_impossible_settings_are_refused(case: str) -> None:
+    settings, message = REFUSED[case]
+    with pytest.raises(ValueError, match=message):
+        AUGMENTATIONS.find(settings["name"]).load()(
+            **{name: value for name, value in settings.items() if name != "name"}
+        )
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (
+            [{"name": "rotate"}],
+            r"augmentation.extra\[0\].name: no operation is called 'rotate'; did you mean 'rotation'?",
+        ),
+        (
+            [{"name": "grey"}, {"name": "blur", "sigmas": 3}],
+            r"augmentation.extra\[1\].sigmas: no such setting; did you mean 'sigma'?",
+        ),
+        ([{"name": "rotation", "degrees": "many"}], r"augmentation.extra\[0\].degrees: expected a number, got 'many'"),
+        ([{"degrees": 3}], r"augmentation.extra\[0\].name: required"),
+        (["rotation"], "augmentation.extra: expected a list of"),
+    ],
+)
+def test_a_recipe_s_operations_are_checked_by_name_and_type(extra: list[Any], message: str) -> None:
+    recipe = {"objective": {"name": "simclr"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}}
+    with pytest.raises(RecipeError, match=message.replace("?", r"\?")):
+        resolve({**recipe, "augmentation": {"name": "simclr", "extra": extra}})
+    assert resolve(
+        {**recipe, "augmentation": {"name": "simclr", "extra": [{"name": "blur"}]}} | {"augmentation": {"name": "none"}}
+    )

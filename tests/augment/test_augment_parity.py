@@ -1,0 +1,402 @@
+"""With the same parameters every operation does what torchvision's function does, and the record makes every view again."""
+
+import importlib
+import importlib.util
+import inspect
+import io
+import math
+import random
+import sys
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision.transforms.v2.functional as F
+from PIL import Image
+from torch import Tensor
+
+from ssl_inv.augment.photometric import ORDERS
+from ssl_inv.augment.policies import custom, simclr
+from ssl_inv.augment.policy import Augmentation
+from ssl_inv.catalogue import OPERATIONS
+from ssl_inv.transforms import Transform
+from ssl_inv.transforms.keyed_random import Key
+
+TOLERANCE = 2 / 255
+SIDE = 64
+BILINEAR = F.InterpolationMode.BILINEAR
+GEOMETRIC = ("crop", "flip", "vertical_flip", "affine", "perspective")
+COLOURS = ("jitter", "grey", "blur", "solarise", "posterise", "noise", "colour_dropping", "erasing")
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def benchmark() -> Iterator[ModuleType]:
+    """The benchmark of views."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(BENCHMARKS))
+        yield importlib.import_module("views")
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+photographs: Callable[..., Tensor] = load(BENCHMARKS / "view_contestants.py").photographs
+
+
+def one_photograph(kind: str, side: int, dtype: torch.dtype, real_data: Callable[[], Path]) -> Tensor:
+    pixels = photographs(1, side) if kind == "made" else real(real_data(), side)
+    return pixels if dtype == torch.uint8 else pixels.float() / 255
+
+
+def real(folder: Path, side: int) -> Tensor:
+    if not (folder / "grocery_96px.zip").is_file():
+        pytest.skip(f"no grocery_96px.zip in {folder}")
+    with zipfile.ZipFile(folder / "grocery_96px.zip") as archive:
+        name = next(name for name in sorted(archive.namelist()) if name.endswith(".jpg"))
+        image = Image.open(io.BytesIO(archive.read(name))).convert("RGB").resize((side, side), Image.Resampling.LANCZOS)
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).unsqueeze(0)
+
+
+@pytest.fixture(params=["made", "real"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(params=[torch.uint8, torch.float32], ids=["bytes", "floats"])
+def photograph(kind: str, request: pytest.FixtureRequest) -> Callable[[int], Tensor]:
+    return lambda side: one_photograph(kind, side, request.param, lambda: request.getfixturevalue("real_data"))
+
+
+def rendered(pixels: Tensor, size: int | None = None, parameters: Mapping[str, Any] = MappingProxyType({})) -> Tensor:
+    """Views by the given parameters, all others neutral; black lies outside."""
+    augmentation = custom(operations=[{"name": name} for name in (*GEOMETRIC, *COLOURS)], size=size, padding="zeros")
+    values = {name: group.neutral(len(pixels)) for name, group in augmentation.groups.items()}
+    for name, value in parameters.items():
+        values[name] = torch.as_tensor(value, dtype=values[name].dtype).expand_as(values[name]).clone()
+    return augmentation.replay(pixels, Transform(values, augmentation.groups))
+
+
+def four_corners(shifts: list[float], side: int) -> tuple[list[list[float]], list[list[float]]]:
+    """Where the corners of a view are in torchvision's count, and where perspective moves them to."""
+    corners = np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    return (side * corners).tolist(), (side * (corners + np.reshape(shifts, (4, 2)))).tolist()
+
+
+def as_float(pixels: Tensor) -> Tensor:
+    return pixels / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def psnr(found: Tensor, expected: Tensor) -> float:
+    return -10 * math.log10(max(float((found - as_float(expected)).square().mean()), 1e-12))
+
+
+def furthest(found: Tensor, expected: Tensor) -> float:
+    return float((found - as_float(expected)).abs().max())
+
+
+def blurred(pixels: Tensor, sigma: float) -> Tensor:
+    side = max(3, pixels.shape[-1] // 10 // 2 * 2 + 1)
+    expected: Tensor = F.gaussian_blur(pixels, [side, side], [sigma, sigma])
+    return expected
+
+
+PHOTOMETRIC: dict[str, tuple[Callable[[Tensor, Any], Tensor], tuple[float, ...]]] = {
+    "brightness": (F.adjust_brightness, (0.0, 0.3, 1.2, 1.8)),
+    "contrast": (F.adjust_contrast, (0.0, 0.3, 1.2, 1.8)),
+    "saturation": (F.adjust_saturation, (0.0, 0.3, 1.2, 1.8)),
+    "hue": (F.adjust_hue, (-0.5, -0.2, 0.01, 0.13, 0.2, 0.5)),
+    "grey": (lambda pixels, _: F.rgb_to_grayscale(pixels, num_output_channels=3), (1.0,)),
+    "blur": (blurred, (0.1, 0.19, 0.4, 0.9, 1.3, 2.0)),
+    "solarise": (
+        lambda pixels, at: F.solarize(pixels, at if pixels.is_floating_point() else round(255 * at)),
+        (0.0, 128 / 255, 0.8),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [(name, value) for name, (_, values) in PHOTOMETRIC.items() for value in values],
+    ids=lambda one: str(one),
+)
+def test_one_photometric_operation(photograph: Callable[[int], Tensor], name: str, value: float) -> None:
+    pixels = photograph(SIDE)
+    expected = PHOTOMETRIC[name][0](pixels, value)
+    assert furthest(rendered(pixels, parameters={name: value % 1.0 if name == "hue" else value}), expected) < TOLERANCE
+
+
+@pytest.mark.parametrize("bits", [1, 3, 5, 7])
+def test_posterise_is_torchvisions_on_bytes(kind: str, bits: int, request: pytest.FixtureRequest) -> None:
+    pixels = one_photograph(kind, SIDE, torch.uint8, lambda: request.getfixturevalue("real_data"))
+    for source in (pixels, pixels / 255):
+        assert furthest(rendered(source, parameters={"posterise": bits}), F.posterize(pixels, bits)) < 1e-6
+
+
+@pytest.mark.parametrize("box", [(3, 5, 20, 30), (0, 0, 64, 64), (50, 1, 14, 7)], ids=str)
+def test_erasing_paints_torchvisions_rectangle(
+    photograph: Callable[[int], Tensor], box: tuple[int, int, int, int]
+) -> None:
+    pixels, (top, left, height, width) = photograph(SIDE), box
+    expected = F.erase(as_float(pixels), top, left, height, width, torch.tensor(0.5))
+    found = rendered(pixels, parameters={"erasing": [left / SIDE, top / SIDE, width / SIDE, height / SIDE]})
+    assert furthest(found, expected) < 1e-6
+
+
+@pytest.mark.parametrize("factors", [(1.4, 0.6, 1.7, 0.15), (0.5, 1.8, 0.3, 0.9), (1.0, 1.3, 1.0, 0.4)], ids=str)
+def test_jitter_in_every_order(photograph: Callable[[int], Tensor], factors: tuple[float, ...]) -> None:
+    """All 24 orders as one batch; torchvision works on floats, since on bytes it rounds after every step."""
+    changes = (
+        F.adjust_brightness,
+        F.adjust_contrast,
+        F.adjust_saturation,
+        lambda one, turn: F.adjust_hue(one, (turn + 0.5) % 1 - 0.5),
+    )
+    pixels = photograph(SIDE).repeat(len(ORDERS), 1, 1, 1)
+    names = ("brightness", "contrast", "saturation", "hue")
+    found = rendered(
+        pixels, parameters={"jitter_order": torch.arange(len(ORDERS)), **dict(zip(names, factors, strict=True))}
+    )
+    for view, one, order in zip(found, as_float(pixels), ORDERS, strict=True):
+        for number in order:
+            one = changes[number](one, factors[number])
+        assert furthest(view, one) < TOLERANCE, order
+
+
+def test_the_whole_colour_chain(photograph: Callable[[int], Tensor]) -> None:
+    pixels = photograph(SIDE)
+    found = rendered(
+        pixels, parameters={"brightness": 1.3, "saturation": 0.6, "hue": 0.1, "grey": 1.0, "blur": 1.1, "solarise": 0.6}
+    )
+    expected = F.adjust_saturation(F.adjust_brightness(as_float(pixels), 1.3), 0.6)
+    expected = blurred(F.rgb_to_grayscale(F.adjust_hue(expected, 0.1), num_output_channels=3), 1.1)
+    # Next to the threshold a rounding error decides whether a value is inverted.
+    decided = (expected - 0.6).abs() > 1e-4
+    assert float(((found - F.solarize(expected, 0.6)).abs() * decided).max()) < TOLERANCE
+
+
+@pytest.mark.parametrize("flips", [(0, 0), (1, 0), (0, 1), (1, 1)], ids=["", "flip", "vertical", "both"])
+@pytest.mark.parametrize(
+    ("side", "box", "size"),
+    [
+        (96, (0, 0, 96, 96), 96),
+        (96, (7, 12, 40, 60), 64),
+        (96, (80, 0, 9, 12), 64),
+        (96, (33, 91, 1, 5), 48),
+        (256, (0, 0, 256, 256), 32),
+        (256, (19, 40, 200, 170), 24),
+        (128, (5, 6, 100, 20), 48),
+    ],
+    ids=str,
+)
+def test_crops_and_flips(
+    photograph: Callable[[int], Tensor], side: int, box: tuple[int, int, int, int], size: int, flips: tuple[int, int]
+) -> None:
+    pixels, (top, left, height, width) = photograph(side), box
+    crop = [(left + width / 2) / side, (top + height / 2) / side, width / side, height / side]
+    expected = F.resized_crop(pixels, top, left, height, width, [size, size], antialias=True)
+    expected = F.horizontal_flip(expected) if flips[0] else expected
+    expected = F.vertical_flip(expected) if flips[1] else expected
+    found = rendered(pixels, size, {"crop": crop, "flip": flips[0], "vertical_flip": flips[1]})
+    assert psnr(found, expected) > 40
+    assert furthest(found, expected) < TOLERANCE
+
+
+def test_crops_of_images_that_are_not_square(photograph: Callable[[int], Tensor]) -> None:
+    pixels = photograph(96)[..., :60, :]
+    found = rendered(pixels, 40, {"crop": [(20 + 35) / 96, (8 + 22) / 60, 70 / 96, 44 / 60]})
+    assert furthest(found, F.resized_crop(pixels, 8, 20, 44, 70, [40, 40], antialias=True)) < TOLERANCE
+
+
+@pytest.mark.parametrize("degrees", [-170.0, -90.0, -33.0, 4.0, 45.0, 180.0])
+def test_rotation_is_counter_clockwise(photograph: Callable[[int], Tensor], degrees: float) -> None:
+    pixels = photograph(SIDE)
+    found = rendered(pixels, parameters={"angle": math.radians(degrees) % (2 * math.pi)})
+    assert psnr(found, F.rotate(as_float(pixels), degrees, BILINEAR)) > 40
+
+
+AFFINE = [
+    (0.0, (0.1, -0.25), 1.0, (0.0, 0.0)),
+    (0.0, (0.0, 0.0), 1.3, (0.0, 0.0)),
+    (0.0, (0.0, 0.0), 1.1, (8.0, 0.0)),
+    (0.0, (0.0, 0.0), 1.1, (0.0, -8.0)),
+    (25.0, (0.125, 0.05), 1.2, (0.0, 0.0)),
+    (-40.0, (-0.2, 0.11), 1.5, (12.0, -7.0)),
+    (100.0, (0.03, 0.07), 1.4, (-10.0, 15.0)),
+]
+"""Angles and shears in degrees. Nothing shrinks, for what torchvision aliases is blurred here."""
+
+
+@pytest.mark.parametrize(("degrees", "shift", "zoom", "shear"), AFFINE, ids=str)
+def test_affine_maps(
+    photograph: Callable[[int], Tensor],
+    degrees: float,
+    shift: tuple[float, float],
+    zoom: float,
+    shear: tuple[float, float],
+) -> None:
+    """torchvision's angle is clockwise here, and it shifts by pixels."""
+    pixels = photograph(SIDE)
+    angle, slant = math.radians(degrees) % (2 * math.pi), [math.radians(one) for one in shear]
+    found = rendered(pixels, parameters={"angle": angle, "translation": shift, "zoom": zoom, "shear": slant})
+    pixel_shift = [one * SIDE for one in shift]
+    assert psnr(found, F.affine(as_float(pixels), -degrees, pixel_shift, zoom, list(shear), BILINEAR)) > 40
+
+
+@pytest.mark.parametrize(
+    "shifts",
+    [
+        [0.1, 0.05, -0.08, 0.12, -0.1, -0.02, 0.04, -0.09],
+        [-0.2, -0.1, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0],
+        [-0.1, 0.0, 0.1, 0.0, 0.3, 0.2, -0.3, 0.2],
+    ],
+    ids=["inwards", "one corner", "outwards"],
+)
+def test_perspective(photograph: Callable[[int], Tensor], shifts: list[float]) -> None:
+    """Corners are the outer edges of the outer pixels, where torchvision counts 0 and the side."""
+    pixels = photograph(SIDE)
+    corners, ends = four_corners(shifts, SIDE)
+    found = rendered(pixels, parameters={"perspective": shifts})
+    assert psnr(found, F.perspective(as_float(pixels), corners, ends, BILINEAR)) > 40
+
+
+def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """Smooth images, since torchvision resamples twice; the zoom keeps what lies outside the crop out of sight."""
+    pixels = one_photograph(kind, 96, torch.float32, lambda: request.getfixturevalue("real_data"))
+    pixels = F.gaussian_blur(pixels, [21, 21], [3.0, 3.0])
+    shifts = [0.1, 0.05, -0.08, 0.12, -0.1, -0.02, 0.04, -0.09]
+    corners, ends = four_corners(shifts, SIDE)
+    expected = F.horizontal_flip(F.crop(pixels, 10, 24, SIDE, SIDE))
+    expected = F.affine(expected, -25.0, [0.05 * SIDE, -0.1 * SIDE], 2.2, [6.0, -4.0], BILINEAR)
+    seen = F.perspective(torch.ones_like(expected), corners, ends, BILINEAR) == 1
+    expected = F.perspective(expected, corners, ends, BILINEAR)
+    crop = [(24 + SIDE / 2) / 96, (10 + SIDE / 2) / 96, SIDE / 96, SIDE / 96]
+    affine = {
+        "angle": math.radians(25),
+        "translation": [0.05, -0.1],
+        "zoom": 2.2,
+        "shear": [math.radians(6), math.radians(-4)],
+    }
+    found = rendered(pixels, SIDE, {"crop": crop, "flip": 1.0, "perspective": shifts, **affine})
+    assert psnr(found * seen, expected * seen) > 40
+
+
+@pytest.mark.parametrize(
+    ("side", "zoom", "degrees", "size"),
+    [(128, 0.4, 0.0, 48), (128, 0.4, 30.0, 48), (256, 0.8, 17.0, 32), (96, 0.6, 45.0, 96)],
+    ids=str,
+)
+def test_shrinking_by_an_affine_map_does_not_alias(
+    photograph: Callable[[int], Tensor], side: int, zoom: float, degrees: float, size: int
+) -> None:
+    """The reference is drawn at eight times the resolution, then brought to that of the view; the rim, half black, is left out."""
+
+    def reference(one: Tensor) -> Tensor:
+        fine = F.affine(
+            F.resize(one, [8 * size, 8 * size], antialias=True), -degrees, [0, 0], zoom, [0.0, 0.0], BILINEAR
+        )
+        resized: Tensor = F.resize(fine, [size, size], antialias=True)
+        return resized
+
+    pixels = photograph(side)
+    found = rendered(pixels, size, {"angle": math.radians(degrees), "zoom": zoom})
+    whole = (reference(torch.ones_like(pixels, dtype=torch.float32)) > 0.999).float()
+    inside = (-torch.nn.functional.max_pool2d(-whole, 3, 1, 1)).bool()
+    assert psnr(found[inside], reference(as_float(pixels))[inside]) > 35
+
+
+def key(count: int, epoch: int = 0) -> Key:
+    return Key(5, np.full(count, epoch), np.arange(count), 0)
+
+
+def alone(name: str, probability: float) -> Augmentation:
+    """A policy of one operation."""
+    return custom(operations=[{"name": name, "probability": probability}], size=40)
+
+
+@pytest.fixture(params=[torch.uint8, torch.float32], ids=["bytes", "floats"])
+def sources(request: pytest.FixtureRequest) -> Tensor:
+    pixels = photographs(7, 48, seed=1)
+    return pixels if request.param == torch.uint8 else pixels / 255
+
+
+@pytest.mark.parametrize("name", OPERATIONS.entries)
+def test_every_operation_says_how_likely_it_is(name: str) -> None:
+    assert "probability" in inspect.signature(OPERATIONS.find(name).schema).parameters
+
+
+@pytest.mark.parametrize("name", OPERATIONS.entries)
+def test_a_record_makes_the_view_again_in_any_batch(name: str, sources: Tensor) -> None:
+    augmentation = alone(name, 1.0)
+    before = sources.clone()
+    views, transform = augmentation(sources, key(len(sources)))
+    assert torch.equal(sources, before), "the images themselves stay"
+    assert views.dtype == torch.float32
+    assert -1e-6 < views.min() <= views.max() < 1 + 1e-6
+    assert not torch.equal(views, alone(name, 0.0)(sources, key(len(sources)))[0])
+    assert torch.equal(augmentation.replay(sources, transform), views)
+    for rows in ([3], [6, 0], [2, 5, 1, 4]):
+        assert torch.equal(augmentation.replay(sources[rows], transform.select(torch.tensor(rows))), views[rows])
+
+
+@pytest.mark.parametrize("name", OPERATIONS.entries)
+def test_an_operation_that_is_not_applied_leaves_no_trace(name: str, sources: Tensor) -> None:
+    augmentation = alone(name, 0.0)
+    views, transform = augmentation(sources, key(len(sources)))
+    for parameter, group in augmentation.groups.items():
+        assert torch.equal(transform[parameter], group.neutral(len(sources)).to(transform[parameter].dtype)), parameter
+    assert torch.equal(views, custom(operations=[], size=40)(sources, key(len(sources)))[0])
+
+
+@pytest.mark.parametrize("hue", ["hsv", "linear"])
+def test_simclr_s_views_do_not_depend_on_their_batch(hue: Any, sources: Tensor) -> None:
+    augmentation, pixels = simclr(size=32, hue=hue), sources.repeat(8, 1, 1, 1)
+    views, transform = augmentation(pixels, key(len(pixels)))
+    for rows in np.array_split(np.random.default_rng(0).permutation(len(pixels)), 6):
+        some = augmentation.replay(pixels[rows], transform.select(torch.from_numpy(rows)))
+        assert torch.equal(some, views[rows])
+
+
+def test_the_benchmark_gives_everybody_the_same_work(benchmark: ModuleType) -> None:
+    """Views of one size, normalised, with about the same mean and contrast."""
+    pixels, ours = photographs(64, 48), benchmark.ours("ours", photographs(64, 48), 32)
+    expected = torch.cat([ours.make() for _ in range(4)])
+    for one in benchmark.contestants(pixels, 32):
+        if isinstance(one, str):
+            assert one.endswith("not installed")
+            continue
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            random.seed(0)
+            made = [one.make() for _ in range(4)]
+        assert made[0].shape == (64 * (one.views if "lightly" in one.name else 1), 3, 32, 32), one.name
+        assert made[0].dtype == torch.float32
+        views = torch.cat(made)
+        if "floor" not in one.name:
+            assert abs(views.mean() - expected.mean()) < 0.4, one.name
+            assert 0.7 < views.std() / expected.std() < 1.4, one.name
+
+
+def test_the_benchmark_measures_and_tells_what_views_take_of_a_step(benchmark: ModuleType) -> None:
+    pixels = photographs(4, 32)
+    rows, _ = benchmark.compare(pixels, 24, rounds=1, seconds=0.0)
+    assert {"ours", "torchvision v2, tensors"} <= {row["name"] for row in rows}
+    assert all(
+        0 < row["images_per_second"][1] <= row["images_per_second"][0] <= row["images_per_second"][2] for row in rows
+    )
+    step = benchmark.share_of_step(pixels, 32, steps=2, model="test_resnet")
+    assert 0 < step["views_ms"] < step["step_ms"]
+    assert 0 < step["share"] < 1

@@ -1,0 +1,85 @@
+"""On a GPU nothing is left on the host, which is told without one: views of every plan by every policy."""
+
+import inspect
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ssl_inv.augment.policy import Augmentation
+from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
+from ssl_inv.data.batches import StepBatches
+from ssl_inv.data.source import Images
+from ssl_inv.data.sources.rendered.source import RenderedSolids
+from ssl_inv.testing.device import DEVICE, PretendedGPU, left_on_host
+from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Path, Plan, Saccades, Turns, View
+from ssl_inv.views.maker import ViewMaker
+
+PLANS: list[Plan] = [
+    MultiCrop((Crops(2, 24), Crops(1, 16, (0.1, 0.3)))),
+    Path(2, ("angle",)),
+    Patches(view=36, patch=12, jitter=2, keep=3),
+    Saccades(1, patch=12),
+    Turns(),
+]
+ROTATION = {"name": "rotation", "degrees": 30}
+
+
+def policy(name: str) -> Augmentation:
+    """A policy by name, with a rotation; `custom` with every operation, where those that are parts of `affine` are left to it."""
+    known = inspect.signature(AUGMENTATIONS.find(name).schema).parameters
+    operations = [
+        {"name": one} for one in OPERATIONS.entries if one not in ("rotation", "shear", "scale", "translation")
+    ]
+    settings = {"size": 32, "extra": [ROTATION], "operations": operations}
+    made: Augmentation = AUGMENTATIONS.find(name).load()(
+        **{key: value for key, value in settings.items() if key in known}
+    )
+    return made
+
+
+def assert_made_there(plan: Plan, augmentation: Augmentation, source: RenderedSolids) -> None:
+    maker = ViewMaker(plan, source, augmentation, [0.5] * 3, [0.2] * 3, seed=0)
+    gpu = PretendedGPU()
+    batch = StepBatches(source, 4, maker.loaded_views, 0, 0, 1, maker.plan.way, maker.plan.linked)[0]
+    there = [Images(gpu.tensor(one.pixels), one.transform.map(gpu.tensor), one.readable) for one in batch.images]
+    gpu.module(maker)
+    views: list[View] = []
+    with gpu:
+        assert left_on_host(lambda: views.extend(maker(replace(batch, images=tuple(there))).views)) is None
+    assert {one.device for view in views for one in (view.pixels, *view.transform.values.values())} == {DEVICE}
+
+
+class Plain(RenderedSolids):
+    """Images of which nothing is known."""
+
+    groups = {}
+
+
+@pytest.mark.parametrize("name", [*AUGMENTATIONS.entries])
+def test_every_policy_makes_its_views_on_the_device(name: str) -> None:
+    assert_made_there(Pair(), policy(name), Plain(classes=4, objects=8, views=1, size=48))
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: type(plan).__name__)
+def test_every_plan_is_made_on_the_device(plan: Plan) -> None:
+    assert_made_there(plan, policy("simclr"), Plain(classes=4, objects=8, views=1, size=48))
+
+
+@pytest.mark.parametrize("plan", [Pair(), Path(2, ("rotation",))], ids=lambda plan: type(plan).__name__)
+def test_views_of_the_data_stay_on_the_device(plan: Plan) -> None:
+    assert_made_there(plan, AUGMENTATIONS.find("none").load()(), RenderedSolids(classes=4, objects=8, views=2, size=48))
+
+
+def test_what_stays_on_the_host_is_found() -> None:
+    gpu = PretendedGPU()
+    there = gpu.tensor(torch.ones(3))
+    with gpu:
+        assert left_on_host(lambda: there + torch.zeros(3, device=there.device)) is None
+        assert "same device" in str(left_on_host(lambda: there + torch.zeros(3)))
+        assert "numpy" in str(left_on_host(there.numpy))
+        assert left_on_host(lambda: [there.cpu().numpy(), there + torch.zeros(3)]) is None, (
+            "what comes after a value is not looked at"
+        )
+        with pytest.raises(RuntimeError, match="broadcast"):
+            left_on_host(lambda: there + there.new_zeros(2))

@@ -1,0 +1,185 @@
+"""Claims about images in folders and archives: every form is read, and splits and classes are those that the folders tell."""
+
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_inv.data.archives import Files
+from ssl_inv.data.source import Images, Source
+from ssl_inv.data.sources.folder import ImageFolder, folder
+
+
+def encoded(value: int, size: tuple[int, int] = (8, 8), image_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, value // 2, 0)).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def load_all(source: Source) -> Images:
+    objects = np.repeat(np.arange(len(source)), source.view_counts)
+    views = np.concatenate([np.arange(count) for count in source.view_counts])
+    return source.load(objects, views)
+
+
+def files_of(source: Source) -> set[str]:
+    return {source.describe(item, view) for item, count in enumerate(source.view_counts) for view in range(count)}
+
+
+FORMS = ["folder", "stored", "deflated", "nested"]
+LAYOUTS = {
+    "flat": (["a.png", "b.png", "c.png"], None),
+    "classes": (["cat/a.png", "cat/deep/b.png", "dog/c.png"], ["cat", "cat", "dog"]),
+    "one class is none": (["cat/a.png", "cat/b.png"], None),
+    "partly labelled": (["cat/a.png", "dog/b.png", "loose.png"], ["cat", "dog", None]),
+    "splits": (["train/cat/a.png", "train/dog/b.png", "val/cat/c.png"], ["cat", "dog", "cat"]),
+    "splits, test unlabelled": (["test/c.png", "train/cat/a.png", "train/dog/b.png"], [None, "cat", "dog"]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_image_folder_reads_every_form(tmp_path: Path, write: Callable[..., str], form: str, layout: str) -> None:
+    names, classes = LAYOUTS[layout]
+    contents = {name: encoded(10 * (number + 1)) for number, name in enumerate(names)}
+    path = write(
+        tmp_path / "data", {**contents, ".hidden/x.png": b"", "notes.txt": b""} if form == "folder" else contents, form
+    )
+    source = ImageFolder(path)
+    images = load_all(source)
+    assert images.pixels[:, :, 4, 4].tolist() == [[10 * (n + 1), 5 * (n + 1), 0] for n in range(len(names))]
+    assert images.pixels.shape == (len(names), 3, 8, 8)
+    assert images.readable.all()
+    if classes is None:
+        assert source.labels is None
+    else:
+        assert source.labels is not None
+        found = [
+            source.labels.names[c] if known else None
+            for c, known in zip(source.labels.classes, source.labels.known, strict=True)
+        ]
+        assert found == classes
+
+
+def test_files_of_a_zip_are_those_of_the_folder(tmp_path: Path, write: Callable[..., str]) -> None:
+    contents = {"b/1.txt": b"one", "a.txt": b"two", "b/c/2.txt": b"three", "b-c/ü.txt": b"four"}
+    both = [Files(write(tmp_path / "data", contents, form)) for form in ("folder", "deflated")]
+    assert both[0].names.tolist() == both[1].names.tolist()
+    for files in both:
+        assert {name: files.read(name) for name in contents} == contents
+        assert list(files.inside("b")) == ["1.txt"]
+        assert list(files.inside("")) == ["a.txt"]
+        assert "b/c/2.txt" in files
+        assert "b/c" not in files
+        with pytest.raises(FileNotFoundError, match="nothing"):
+            files.read("nothing")
+
+
+@pytest.mark.parametrize("form", ["folder", "stored"])
+def test_the_data_s_own_split_wins_over_a_random_one(tmp_path: Path, write: Callable[..., str], form: str) -> None:
+    names = ["train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png", "test/a/5.png"]
+    data = folder(path=write(tmp_path / "data", dict.fromkeys(names, encoded(9)), form), validation_share=0.5)
+    assert files_of(data.train) == set(names[:2])
+    assert files_of(data.validation) == set(names[2:4])
+    assert "test split is not used" in data.notes["split"]
+
+
+def test_random_split_is_by_seed_and_complete(tmp_path: Path, write: Callable[..., str]) -> None:
+    path = write(tmp_path / "data", {f"{n:02}.png": encoded(n) for n in range(20)})
+    data, same, other = (folder(path=path, validation_share=0.25, split_seed=seed) for seed in (0, 0, 1))
+    assert len(data.validation) == 5
+    assert files_of(data.train) | files_of(data.validation) == {f"{n:02}.png" for n in range(20)}
+    assert not files_of(data.train) & files_of(data.validation)
+    assert files_of(data.validation) == files_of(same.validation) != files_of(other.validation)
+
+
+def test_separate_validation_set_has_the_class_numbers_of_the_train_set(
+    tmp_path: Path, write: Callable[..., str]
+) -> None:
+    train = write(tmp_path / "train", {name: encoded(1) for name in ("ant/1.png", "bee/1.png", "cat/1.png")})
+    data = folder(
+        path=train, validation=write(tmp_path / "val", {name: encoded(1) for name in ("bee/1.png", "cat/1.png")})
+    )
+    assert data.validation.labels is not None
+    assert data.validation.labels.classes.tolist() == [1, 2]
+    assert data.validation.labels.names == ("ant", "bee", "cat")
+    with pytest.raises(ValueError, match="no class 'wasp'"):
+        folder(
+            path=train, validation=write(tmp_path / "bad", {name: encoded(1) for name in ("bee/1.png", "wasp/1.png")})
+        )
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "message"),
+    [
+        (["train/a/1.png", "extra/a/1.png"], {}, "'extra'"),
+        (["a.png", "b.png"], {"labels": "folders"}, "no image lies in a class folder"),
+        (["a.txt"], {}, "has no images"),
+        (["a.png"], {"labels": "classes"}, "must be 'folders', 'none' or null"),
+        (["a.png"], {"max_broken": 2.0}, "max_broken"),
+        (["val/a.png"], {}, "nothing to train on"),
+    ],
+)
+def test_folder_errors(
+    tmp_path: Path, write: Callable[..., str], names: list[str], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        folder(path=write(tmp_path / "data", dict.fromkeys(names, encoded(1))), **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_links_that_lead_nowhere_or_back_do_no_harm(tmp_path: Path, write: Callable[..., str]) -> None:
+    path = Path(write(tmp_path / "data", {"a/0.png": encoded(1), "b/1.png": encoded(2)}))
+    (path / "a" / "lost.png").symlink_to(tmp_path / "nowhere")
+    (path / "a" / "again").symlink_to(path)
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "2.png").write_bytes(encoded(3))
+    (path / "c").symlink_to(tmp_path / "elsewhere")
+    files = Files(path)
+    assert [bytes(name) for name in files.names] == [b"a/0.png", b"a/lost.png", b"b/1.png", b"c/2.png"]
+    before = files.stamp
+    (tmp_path / "nowhere").write_bytes(b"")
+    assert files.stamp != before
+
+
+def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
+        archive.writestr("x/0.png", encoded(10))
+        archive.writestr("x/1.png", encoded(30))
+        with pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("x/0.png", encoded(20))
+    assert load_all(ImageFolder(str(tmp_path / "data.zip"))).pixels[:, 0, 0, 0].tolist() == [20, 30]
+
+
+def test_missing_and_damaged_archives(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="no such folder or zip file"):
+        folder(path=str(tmp_path / "nothing"))
+    (tmp_path / "bad.zip").write_bytes(b"no archive")
+    with pytest.raises(ValueError, match="neither a folder nor a readable zip"):
+        folder(path=str(tmp_path / "bad.zip"))
+
+
+@pytest.mark.parametrize("form", ["folder", "stored"])
+def test_a_pickled_source_reads_the_same(tmp_path: Path, write: Callable[..., str], form: str) -> None:
+    path = write(tmp_path / "data", {f"{n}.png": encoded(n) for n in range(5)}, form)
+    for cache in (True, False):
+        source = ImageFolder(path, cache=cache)
+        expected = load_all(source).pixels
+        copied = pickle.loads(pickle.dumps(source))
+        assert torch.equal(load_all(copied).pixels, expected)
+        assert copied.preferred_workers == (0 if cache else None)
+
+
+def test_a_cached_image_is_decoded_once(tmp_path: Path, write: Callable[..., str]) -> None:
+    path = write(tmp_path / "data", {f"{n}.png": encoded(n) for n in range(3)})
+    source = ImageFolder(path, cache=True)
+    first = load_all(source).pixels
+    for n in range(3):
+        (Path(path) / f"{n}.png").unlink()
+    assert torch.equal(load_all(source).pixels, first)

@@ -1,0 +1,308 @@
+"""The batch of a step is a function of the seed and the step, on its way to the device too; how long it is waited for is always said."""
+
+import io
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+import torch
+
+from ssl_inv.data.batches import Batch, Staging, StepBatches, StepLoader, UnreadableBatchError
+from ssl_inv.data.source import Images, Indices, Labels, Source
+from ssl_inv.engine import launch
+from ssl_inv.engine.progress import Progress
+from ssl_inv.engine.settings import TrainerSettings
+from ssl_inv.memories.search import available_cores, faiss_on_cores_of_all_processes
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.recipe import resolve
+from ssl_inv.transforms import Group, Real, Transform
+
+
+class Numbers(Source):
+    """Objects whose pixels and transform tell which view of which object they are."""
+
+    def __init__(self, objects: int = 23, views: int = 4, broken: frozenset[int] = frozenset()) -> None:
+        self.objects, self.views, self.broken = objects, views, broken
+
+    @property
+    def view_counts(self) -> Indices:
+        return np.full(self.objects, self.views, dtype=np.int64)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {"view": Real()}
+
+    @property
+    def labels(self) -> Labels | None:
+        return None
+
+    @property
+    def image_size(self) -> int:
+        return 2
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        if (objects == 1000).any():
+            raise ValueError("object 1000 is cursed")
+        pixels = torch.from_numpy(np.stack((objects, views, objects + views), axis=1)).to(torch.uint8)
+        readable = torch.from_numpy(~np.isin(objects, list(self.broken)))
+        transform = Transform({"view": torch.from_numpy(views).float()}, self.groups)
+        return Images(pixels.view(-1, 3, 1, 1).repeat(1, 1, 2, 2), transform, readable)
+
+
+def same(one: Batch, other: Batch) -> bool:
+    images = zip(one.images, other.images, strict=True)
+    pixels = all(
+        torch.equal(a.pixels, b.pixels) and torch.equal(a.transform["view"], b.transform["view"]) for a, b in images
+    )
+    return pixels and torch.equal(one.index, other.index) and (one.epoch, one.broken) == (other.epoch, other.broken)
+
+
+def test_an_epoch_visits_every_object_once_in_a_new_order() -> None:
+    batches = StepBatches(Numbers(24), 8, 2, seed=0)
+    epochs = [torch.cat([batches[3 * epoch + step].index for step in range(3)]).tolist() for epoch in range(3)]
+    assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+
+
+def test_what_does_not_fill_a_batch_is_left_out_of_an_epoch_and_changes_between_epochs() -> None:
+    batches = StepBatches(Numbers(23), 8, 2, seed=0)
+    epochs = [{int(one) for step in range(2) for one in batches[2 * epoch + step].index} for epoch in range(8)]
+    assert all(len(epoch) == 16 for epoch in epochs)
+    assert set.union(*epochs) == set(range(23))
+
+
+def test_views_are_of_the_object_different_and_told_by_the_transform() -> None:
+    batch = StepBatches(Numbers(), 8, 3, seed=0)[5]
+    views = torch.stack([one.pixels[:, 1, 0, 0] for one in batch.images])
+    for one in batch.images:
+        assert torch.equal(one.pixels[:, 0, 0, 0].long(), batch.index)
+        assert torch.equal(one.pixels[:, 1, 0, 0].float(), one.transform["view"])
+    assert all(len(set(column.tolist())) == 3 for column in views.T)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_processes_share_the_batch_of_one_process(processes: int) -> None:
+    whole = StepBatches(Numbers(), 8, 2, seed=1)
+    parts = [StepBatches(Numbers(), 8, 2, 1, rank, processes) for rank in range(processes)]
+    for step in (0, 1, 7):
+        shares = [part[step] for part in parts]
+        assert torch.equal(torch.cat([one.index for one in shares]), whole[step].index)
+        for view in range(2):
+            assert torch.equal(torch.cat([one.images[view].pixels for one in shares]), whole[step].images[view].pixels)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_fresh_loader_at_any_step_gives_what_a_long_one_gives(workers: int) -> None:
+    source = Numbers(broken=frozenset({3}))
+    whole = [*StepLoader(StepBatches(source, 8, 2, seed=4), 0, 6)]
+    fresh = [*StepLoader(StepBatches(source, 8, 2, seed=4), 3, 6, workers)]
+    assert all(same(one, other) for one, other in zip(whole[3:], fresh, strict=True))
+
+
+def test_another_seed_gives_another_order_and_other_views() -> None:
+    one, other = (StepBatches(Numbers(), 8, 2, seed)[0] for seed in (0, 1))
+    assert not torch.equal(one.index, other.index)
+
+
+def test_unreadable_samples_give_their_place_to_readable_ones_and_are_named() -> None:
+    broken = frozenset(range(6))
+    batches = StepBatches(Numbers(24, broken=broken), 8, 2, seed=0)
+    for step in range(6):
+        batch = batches[step]
+        assert not broken & set(batch.index.tolist())
+        assert all(bool(one.readable.all()) for one in batch.images)
+        for one in batch.images:
+            assert torch.equal(one.pixels[:, 0, 0, 0].long(), batch.index)
+            assert torch.equal(one.pixels[:, 1, 0, 0].float(), one.transform["view"])
+    named = {int(name.split()[1].rstrip(",")) for step in range(3) for name in batches[step].broken}
+    assert named == broken
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_errors_of_loader_processes_arrive_as_they_were_raised(workers: int) -> None:
+    hopeless = StepBatches(Numbers(8, broken=frozenset(range(8))), 4, 2, seed=0)
+    with pytest.raises(
+        UnreadableBatchError, match=r"^object \d, view \d and its replacements cannot be read; \d+ views"
+    ):
+        next(iter(StepLoader(hopeless, 0, 2, workers)))
+    cursed = StepBatches(Numbers(1001), 1001, 2, seed=0)
+    with pytest.raises(ValueError, match=r"^object 1000 is cursed$"):
+        next(iter(StepLoader(cursed, 0, 1, workers)))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((24, 2, 0), "batch_size 24 is larger than the 23 objects"),
+        ((9, 2, 0, 0, 2), "batch_size 9 cannot be shared evenly by 2 processes"),
+        ((8, 5, 0), r"an object of the training data has 4 view\(s\), 5 are needed"),
+    ],
+)
+def test_impossible_batches_are_refused(arguments: tuple[int, ...], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        StepBatches(Numbers(), *arguments)
+
+
+# On the way to the device.
+
+
+class Mark:
+    """An event that notes what happens to it."""
+
+    def __init__(self, log: list[str], number: int) -> None:
+        self.log, self.number = log, number
+
+    def record(self) -> None:
+        self.log.append(f"copied {self.number}")
+
+    def synchronize(self) -> None:
+        self.log.append(f"waited for {self.number}")
+
+
+def staging(log: list[str]) -> Staging:
+    marks = iter(range(2))
+    return Staging(torch.device("cpu"), pin=False, event=lambda: Mark(log, next(marks)))
+
+
+def test_staged_batches_are_whole_and_stay_so_while_two_buffers_take_turns() -> None:
+    log: list[str] = []
+    stage = staging(log)
+    batches = StepBatches(Numbers(), 8, 2, seed=0)
+    sent = [stage(batches[step]) for step in range(6)]
+    buffers = {buffer.data_ptr() for buffer in stage._buffers}
+    assert all(same(batches[step], batch) for step, batch in enumerate(sent))
+    # No buffer is filled before the copy out of it that was queued two batches ago is done.
+    assert log == [f"{what} {step % 2}" for step in range(1, 7) for what in ("waited for", "copied")]
+    stage(batches[6])
+    assert {buffer.data_ptr() for buffer in stage._buffers} == buffers
+    assert not buffers & {one.pixels.untyped_storage().data_ptr() for batch in sent for one in batch.images}
+
+
+def test_staging_keeps_shapes_types_and_the_order_in_memory() -> None:
+    channels_last = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    transform = Transform(
+        {"a": torch.randn(3, 4), "b": torch.randn(3).double(), "c": torch.randn(6)[::2]}, dict.fromkeys("abc", Real())
+    )
+    images = (
+        Images(channels_last, transform, torch.ones(3, dtype=torch.bool)),
+        Images(torch.ones(3, 3, 2, 2).byte(), Transform.empty(), torch.ones(3)),
+    )
+    stage = staging([])
+    for part in (images[1:], images):  # The second needs larger buffers.
+        for one, other in zip(part, stage(Batch(part, torch.arange(3), 0, ())).images, strict=True):
+            assert torch.equal(one.pixels, other.pixels)
+            assert one.pixels.stride() == other.pixels.stride()
+            for name, value in one.transform.values.items():
+                assert torch.equal(value, other.transform[name])
+                assert value.dtype == other.transform[name].dtype
+
+
+# Loader processes.
+
+
+@pytest.mark.parametrize(
+    ("files", "most"),
+    [
+        ({"cpu.max": "150000 100000\n"}, 2),
+        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
+        ({}, 8),
+    ],
+    ids=["quota", "no quota", "version 1", "version 1 without quota", "no control groups"],
+)
+def test_cores_are_those_of_the_container(
+    files: dict[str, str], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
+    for name, content in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert available_cores(tmp_path) == most
+
+
+@pytest.mark.parametrize(
+    ("cores", "own", "processes", "given"), [(16, 2, 8, 16), (16, 2, 4, 8), (4, 2, 8, 4), (1, 2, 1, 2), (1, 2, 2, 2)]
+)
+def test_what_one_process_does_for_all_it_does_on_the_cores_of_all(
+    cores: int, own: int, processes: int, given: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ssl_inv.memories.search.available_cores", lambda: cores)
+    monkeypatch.setattr("ssl_inv.memories.search.world_size", lambda: processes)
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(own)
+    try:
+        with faiss_on_cores_of_all_processes():
+            assert faiss.omp_get_max_threads() == given
+        assert faiss.omp_get_max_threads() == own
+    finally:
+        faiss.omp_set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    ("cores", "devices", "asked", "started"),
+    [
+        (4, 1, 64, 4),
+        (4, 2, 3, 2),
+        (1, 2, 2, 1),
+        (4, 1, 3, 3),
+        (4, 1, 0, 0),
+        (4, 1, None, 3),
+        (64, 1, None, 8),
+        (1, 4, None, 1),
+    ],
+)
+def test_no_more_loader_processes_than_cores(
+    cores: int,
+    devices: int,
+    asked: int | None,
+    started: int,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(launch, "available_cores", lambda: cores)
+    assert launch.workers(TrainerSettings(steps=1, devices=devices, workers=asked), Numbers()) == started
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (asked is not None and asked > started)
+    assert all(f"trainer.workers is {asked}, but there are {cores} core(s)" in line for line in said)
+
+
+# Waiting.
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_share_of_waiting_is_on_the_line_in_the_metrics_and_in_the_summary(
+    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
+    monkeypatch.setenv("COLUMNS", "140")
+    content = {
+        "objective": {"name": "vicreg", "projector": [8, 8]},
+        "backbone": {"name": "test_resnet"},
+        "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 3, "size": 16},
+        "trainer": {"steps": 3, "batch_size": 8, "log_every": 2, "accelerator": "cpu"},
+        "monitor": {"every": 0},
+        "evaluation": {"protocol": "none"},
+    }
+    run, said = build.build(resolve(content)), io.StringIO()
+    folder = RunFolder.create(tmp_path / "run", run.recipe, [])
+    progress = Progress(said)
+    assert progress.console.is_terminal == terminal
+    lines: list[str] = []
+    show = progress.update
+
+    def update(line: str) -> None:
+        lines.append(line)
+        show(line)
+
+    monkeypatch.setattr(progress, "update", update)
+    build.train(run, folder, progress)
+    # From the first step on, which is before the first line of the metrics.
+    assert len(lines) == 3
+    assert all("% waiting for data" in line and " img/s" in line for line in lines)
+    assert said.getvalue().count("% waiting for data") >= 1
+    assert "% of the time waiting for data" in said.getvalue()
+    assert [0 < line["waiting"] < 1 for line in folder.metrics()] == [True, True]
+    assert 0 < folder.record()["waiting"] < 1
+    assert folder.record()["images_per_second"] > 0

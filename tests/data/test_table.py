@@ -1,0 +1,217 @@
+"""Claims about tables of views: what their columns mean, what must agree, and that a stamp tells whether files changed."""
+
+import csv
+import io
+import math
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_inv.data.latents import latents_from_settings
+from ssl_inv.data.source import Images, Source, Subset
+from ssl_inv.data.sources.folder import ImageFolder
+from ssl_inv.data.sources.table import ViewTable, table
+from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation
+from ssl_inv.transforms.quaternions import quaternion_from_euler
+
+FORMS = ["folder", "stored", "deflated", "nested"]
+
+
+def encoded(value: int, size: tuple[int, int] = (8, 8), image_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (value, value // 2, 0)).save(buffer, image_format)
+    return buffer.getvalue()
+
+
+def load_all(source: Source) -> Images:
+    objects = np.repeat(np.arange(len(source)), source.view_counts)
+    views = np.concatenate([np.arange(count) for count in source.view_counts])
+    return source.load(objects, views)
+
+
+def files_of(source: Source) -> set[str]:
+    return {source.describe(item, view) for item, count in enumerate(source.view_counts) for view in range(count)}
+
+
+def csv_of(rows: list[list[object]]) -> bytes:
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(rows)
+    return buffer.getvalue().encode()
+
+
+HEADER: list[object] = ["path", "object", "class", "split", "azimuth[deg]", "zoom[real scale=2]", "note"]
+ROWS: list[list[object]] = [
+    ["0.png", "mug", "cup", "train", 0, 1, "x"],
+    ["1.png", "car", "toy", "train", 30, 1, "x"],
+    ["2.png", "mug", "cup", "train", 90, 2, "x"],
+    ["3.png", "cow", "toy", "test", 350, 1.5, "x"],
+]
+
+
+@pytest.fixture
+def write_table(write: Callable[..., str]) -> Callable[..., str]:
+    """Writes a table of four images."""
+
+    def written(root: Path, rows: list[list[object]], form: str = "folder") -> str:
+        return write(root, {**{f"{n}.png": encoded(10 * n) for n in range(4)}, "views.csv": csv_of(rows)}, form)
+
+    return written
+
+
+def changed(row: int, column: int, value: object) -> list[list[object]]:
+    rows = [list(line) for line in (HEADER, *ROWS)]
+    rows[row][column] = value
+    return rows
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_table_of_views(tmp_path: Path, write_table: Callable[..., str], form: str) -> None:
+    source = ViewTable(write_table(tmp_path / "data", [HEADER, *ROWS], form))
+    assert source.view_counts.tolist() == [2, 1, 1]
+    assert source.groups == {"azimuth": Circle(2 * math.pi), "zoom": Real(scale=2.0)}
+    images = source.load(np.array([0, 2, 0]), np.array([1, 0, 0]))
+    assert images.pixels[:, 0, 0, 0].tolist() == [20, 30, 0]
+    torch.testing.assert_close(images.transform["azimuth"], torch.tensor([90.0, 350.0, 0.0]).deg2rad())
+    assert images.transform["zoom"].tolist() == [2.0, 1.5, 1.0]
+    assert source.labels is not None
+    assert [source.labels.names[label] for label in source.labels.classes] == ["cup", "toy", "toy"]
+    assert source.describe(0, 1) == "2.png"
+    assert source.notes["unused columns"] == "note"
+    with pytest.raises(ValueError, match="object 1 has no view 1"):
+        source.load(np.array([1]), np.array([1]))
+
+
+def test_table_split_is_by_object_and_no_view_leaks(tmp_path: Path, write_table: Callable[..., str]) -> None:
+    path = write_table(tmp_path / "data", [HEADER, *ROWS])
+    own, random = table(path=path), table(path=path, split_column="none", validation_share=0.4)
+    assert files_of(own.train) == {"0.png", "1.png", "2.png"}
+    for data in (own, random):
+        assert len(files_of(data.train) | files_of(data.validation)) == 4
+        assert not files_of(data.train) & files_of(data.validation)
+        assert sum(data.train.view_counts) + sum(data.validation.view_counts) == 4
+
+
+def test_columns_and_latents_by_setting(tmp_path: Path, write_table: Callable[..., str]) -> None:
+    rows: list[list[object]] = [["file", "thing", "turn", "deg", "up"]]
+    rows += [["0.png", "a", 1, 10, 0], ["1.png", "a", 2, 20, 1], ["2.png", "a", 1, 30, 1]]
+    latents = {"deg": "circle deg", "up": "flag"}
+    path = write_table(tmp_path / "data", rows)
+    data = table(path=path, latents=latents, path_column="file", object_column="thing+turn", validation_share=0.5)
+    assert sorted([*data.train.view_counts, *data.validation.view_counts]) == [1, 2]
+    assert data.train.groups == {"deg": Circle(2 * math.pi), "up": Flag()}
+    assert data.train.labels is None
+    assert len(ViewTable(write_table(tmp_path / "rows", [["path"], ["0.png"], ["1.png"], ["2.png"]]))) == 3
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_rotation_columns(tmp_path: Path, write_table: Callable[..., str], named: bool) -> None:
+    angles = torch.tensor([[0.1, -0.5, 1.2], [0.7, 0.3, -2.0]], dtype=torch.float64)
+    q = quaternion_from_euler(angles)
+    prefix, name = ("camera_", "camera") if named else ("", "rotation")
+    quaternions = [["path", *[prefix + part for part in ("qx", "qy", "qz", "qw")]]]
+    quaternions += [[f"{n}.png", *row] for n, row in enumerate(q.tolist())]
+    euler = [["path", *[f"{prefix}euler_{axis}[deg]" for axis in "xyz"]]]
+    euler += [[f"{n}.png", *row] for n, row in enumerate(angles.rad2deg().tolist())]
+    for number, (rows, words) in enumerate([(quaternions, "rotation quaternion"), (euler, "rotation euler deg")]):
+        for latents in (None, {name: words}):
+            source = ViewTable(write_table(tmp_path / str(number), rows), latents=latents)  # type: ignore[arg-type]
+            assert source.groups == {name: Rotation()}
+            torch.testing.assert_close(load_all(source).transform[name], q.float())
+
+
+@pytest.mark.parametrize(
+    ("words", "group", "one"),
+    [
+        ("deg", Circle(2 * math.pi), math.pi / 180),
+        ("circle turn", Circle(1.0), 1.0),
+        ("circle period=24", Circle(24.0), 1.0),
+        ("none", Real(), 1.0),
+        ("real deg scale=90", Real(scale=math.pi / 2), math.pi / 180),
+    ],
+)
+def test_words_of_a_latent(words: str, group: Group, one: float) -> None:
+    (latent,) = latents_from_settings({"a": words})
+    assert latent.group == group
+    assert latent.values(np.ones((1, 1)), "").item() == pytest.approx(one)
+
+
+@pytest.mark.parametrize(
+    "words", ["circle", "circel deg", "deg rad", "real period=2", "real scale=x", "real scale=-1", "rotation", ""]
+)
+def test_words_that_are_not_understood(words: str) -> None:
+    with pytest.raises(ValueError, match=r"latent 'a' is described by .* not understood"):
+        latents_from_settings({"a": words})
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (changed(2, 4, "fast"), {}, "row 2: azimuth is 'fast', which is not a number"),
+        (changed(2, 5, ""), {}, "row 2: zoom is '', which is not a number"),
+        (changed(2, 4, "nan"), {}, "row 2: azimuth is 'nan'"),
+        (changed(3, 0, "2.pgn"), {}, r"row 3: no file '2.pgn' \(1 of 4 are missing\); did you mean '2.png'"),
+        (changed(3, 2, "toy"), {}, "row 1 .'cup'. and row 3 .'toy'. show one object but differ in their class"),
+        (changed(3, 3, "test"), {}, "differ in their split"),
+        (changed(3, 1, " "), {}, "row 3: object is empty, so it is not known which object this is"),
+        (changed(4, 3, "held out"), {}, "'held out' is not a split"),
+        (changed(0, 0, "file"), {}, "no column 'path'"),
+        (changed(0, 2, "object"), {}, "two columns called 'object'"),
+        (changed(0, 4, "azimuth[degrees]"), {}, "latent 'azimuth' is described by 'degrees'"),
+        (changed(0, 4, "qx"), {}, "rotation 'rotation' needs the columns qx, qy, qz, qw"),
+        ([HEADER], {}, "a header but no rows"),
+        ([HEADER, *ROWS], {"latents": {"azimut": "circle deg"}}, "no column 'azimut'; did you mean 'azimuth'"),
+        ([HEADER, *ROWS], {"latents": {"zoom": "flag"}}, "flag 'zoom' in row 3 is neither 0 nor 1"),
+        ([HEADER, *ROWS], {"csv_file": "view.csv"}, "no file 'view.csv'; did you mean 'views.csv'"),
+        ([HEADER, *ROWS], {"object_column": "objekt"}, "no column 'objekt'; did you mean 'object'"),
+        ([HEADER, ROWS[0][:-1]], {}, "row 1 has 6 cells, but the header has 7"),
+    ],
+)
+def test_table_errors(
+    tmp_path: Path, write_table: Callable[..., str], rows: list[list[object]], options: dict[str, object], message: str
+) -> None:
+    with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
+        table(path=write_table(tmp_path / "data", rows), **options)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(
+    tmp_path: Path, write_table: Callable[..., str]
+) -> None:
+    rows = [["path"], *([f"{row % 4}.png"] for row in range(8))]
+    path = write_table(tmp_path / "data", rows)
+    with pytest.raises(ValueError, match=r"'\d+.png' is listed both to train on and to judge by; name the column"):
+        table(path=path, validation_share=0.4)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "refused"), [([1.7e9, 1.7e9 + 60], True), ([0.3, 0.1 + 0.2], False), ([1e4, 1e4 + 60], False)]
+)
+def test_numbers_that_single_precision_blurs_are_refused(numbers: list[float], refused: bool) -> None:
+    (time,) = latents_from_settings({"time": "real"})
+    with pytest.raises(ValueError, match="numbers of 'time' differ by too little") if refused else nullcontext():
+        time.values(np.array(numbers)[:, None], "views.csv")
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a.png": encoded(4)},
+        {"c.png": encoded(3)},
+        {"views.csv": csv_of([["object", "path"], ["o", "a.png"], ["o", "b.png"]])},
+    ],
+)
+def test_a_stamp_tells_whether_files_changed(
+    tmp_path: Path, write: Callable[..., str], form: str, change: dict[str, bytes]
+) -> None:
+    table = csv_of([["object", "path"], ["o", "a.png"], ["p", "b.png"]])
+    path = write(tmp_path / "data", contents := {"a.png": encoded(1), "b.png": encoded(2), "views.csv": table}, form)
+    before = [ImageFolder(path).stamp, ViewTable(path).stamp]
+    assert [ImageFolder(path).stamp, Subset(ViewTable(path), np.array([1])).stamp] == before
+    write(tmp_path / "data", contents | change, form)
+    assert all(now != then for now, then in zip([ImageFolder(path).stamp, ViewTable(path).stamp], before, strict=True))

@@ -1,0 +1,192 @@
+"""Real runs of objectives that remember: resumed bit for bit, and on the pairs of a graph with loader processes and on two processes."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from ssl_inv.engine.module import Pretraining
+from ssl_inv.engine.progress import Progress
+from ssl_inv.memories.gallery import Gallery
+from ssl_inv.run.build import build
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.pretrain import train
+from ssl_inv.run.recipe import Recipe, RecipeError, resolve
+
+STEPS = 9
+CONTENT = {
+    "objective": {"name": "transitive", "projector": [16, 8], "neighbours": 4},
+    "backbone": {"name": "test_resnet"},
+    "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 3, "size": 16},
+    "trainer": {"steps": STEPS, "batch_size": 8, "checkpoint_every": 1, "log_every": 1, "accelerator": "cpu"},
+    "monitor": {"every": 0},
+    "evaluation": {"protocol": "none"},
+}
+"""Five epochs, the first of which has no graph."""
+
+
+def recipe(**sections: dict[str, Any]) -> Recipe:
+    return resolve({name: {**value, **sections.get(name, {})} for name, value in CONTENT.items()})
+
+
+def follow(folder: Path, wanted: Recipe) -> RunFolder:
+    """Train in a folder, from its checkpoint if it has one."""
+    record = RunFolder.open(folder) if folder.exists() else RunFolder.create(folder, wanted, [])
+    train(build(wanted), record, Progress(io.StringIO()))
+    return record
+
+
+def command(*arguments: str) -> subprocess.Popen[bytes]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "ssl_inv.run.cli", "pretrain", *arguments, "--quiet"], env=environment
+    )
+
+
+def assert_same_state(one: Path, other: Path, tolerance: float = 0.0) -> None:
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, other)]
+    for part in ("backbone", "objective"):
+        assert states[0][part].keys() == states[1][part].keys()
+        for name, tensor in states[0][part].items():
+            if isinstance(tensor, Tensor):
+                np.testing.assert_allclose(
+                    states[1][part][name].numpy(), tensor.numpy(), rtol=0, atol=tolerance, err_msg=name
+                )
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    torch.set_num_threads(1)
+    follow(folder, recipe())
+    return folder
+
+
+def test_images_are_those_that_the_pairs_name_and_before_the_first_epoch_views_of_one_object():
+    run = build(recipe())
+    batches, source = run.module.batches, run.data.train
+    first = batches[0].shown
+    assert torch.equal(first[1], torch.stack((first[0, :, 0], (first[0, :, 1] + 1) % 3), dim=1))
+    for epoch in (0, 1):
+        run.objective.between_epochs(run.backbone, epoch, Gallery(source, run.module.view_maker.whole, "cpu"))
+    batches.links = run.objective.links(0)
+    batch = batches[0]
+    for image, shown in zip(batch.images, batch.shown.numpy(), strict=True):
+        assert torch.equal(image.pixels, source.load(shown[:, 0], shown[:, 1]).pixels)
+    assert torch.equal(batch.shown[0, :, 0], batch.index)
+    assert not torch.equal(batch.shown[1, :, 0], batch.index)
+
+
+def test_the_record_of_a_run_tells_what_the_graph_is(uninterrupted):
+    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
+    said = [line["memory"] for line in lines if "memory" in line]
+    assert said[0]["edges"] == 0
+    assert said[0]["drawn_intra"] == 1
+    assert said[1]["edges"] > 0
+    assert {"degree_median", "components", "drawn_transitive", "precision_inter", "seconds"} <= said[1].keys()
+
+
+def test_loader_processes_see_the_graph(uninterrupted, tmp_path):
+    follow(tmp_path / "run", recipe(trainer={"workers": 2}))
+    assert_same_state(uninterrupted, tmp_path / "run")
+
+
+def test_a_run_that_is_killed_within_an_epoch_resumes_bit_for_bit(uninterrupted, tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(CONTENT))
+    run = tmp_path / "run"
+    process = command(str(tmp_path / "recipe.yaml"), "--output", str(run), "--trainer.steps", str(STEPS))
+    metrics = run / "metrics.jsonl"
+    # Two steps are an epoch: the kill falls behind the first graph.
+    while process.poll() is None and not (metrics.exists() and '"step": 4' in metrics.read_text()):
+        time.sleep(0.002)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    follow(run, recipe())
+    assert_same_state(uninterrupted, run)
+
+
+MEMORIES: dict[str, dict[str, Any]] = {
+    "queue, bank and clusters": {
+        "name": "interclr",
+        "base": {"name": "moco-v2", "projector": [16, 8], "queue": 24},
+        **{"clusters": 4, "smallest_cluster": 2, "negative_count": 5, "pool": 9},
+    },
+    "offline labels": {
+        "name": "interclr",
+        "base": {"name": "npid", "projector": [8], "negatives": 6},
+        **{"clusters": 4, "labels": "offline", "negatives": "random", "negative_count": 5},
+    },
+    "words": {
+        "name": "obow",
+        **{"levels": 1, "vocabulary": 12, "border": 0, "window": 1, "warm_start": True, "first_distance": None},
+        **{"crops": 1, "crop_size": 16, "patches": 0},
+    },
+    "clusters that change a little": {"name": "odc", "projector": [16, 8], "clusters": 4, "smallest_cluster": 2},
+    "clusters of two banks": {"name": "deepcluster-v2", "projector": [16, 8], "local_crops": 0, "prototypes": [4, 4]},
+    "queue of prototypes": {"name": "swav", "projector": [16, 8], "prototypes": 6, "local_crops": 0, "queue": 16},
+    "queue of neighbours": {"name": "nnclr", "projector": [16, 8], "predictor": [8], "queue": 24},
+}
+
+
+class PlugPulledError(Exception):
+    """Somebody pulled the plug."""
+
+
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
+    sections = {
+        "objective": MEMORIES[memory],
+        "data": {**CONTENT["data"], "views": 1, "size": 32},  # type: ignore[dict-item]
+        "augmentation": {"name": "obow" if memory == "words" else "simclr", "size": 32},
+        "trainer": {**CONTENT["trainer"], "batch_size": 4, "accumulate": 3, "steps": 6, "checkpoint_every": 2},  # type: ignore[dict-item]
+    }
+    wanted = resolve({**CONTENT, **sections})
+    follow(tmp_path / "whole", wanted)
+
+    def stop(module: Pretraining, *_: Any) -> None:
+        if module.step == 3:
+            raise PlugPulledError
+
+    # Four batches are an epoch and three a step: the last checkpoint lies within an epoch, and so does what comes after it.
+    with monkeypatch.context() as patch:
+        patch.setattr(Pretraining, "on_train_batch_end", stop)
+        with pytest.raises(PlugPulledError):
+            follow(tmp_path / "run", wanted)
+    assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["step"] == 2
+    follow(tmp_path / "run", wanted)
+    assert_same_state(tmp_path / "whole", tmp_path / "run")
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(tmp_path):
+    # Two steps are an epoch: the graph is there for the last two.
+    sections = {"data": {"size": 32}, "optimizer": {"name": "sgd", "lr": 0.01, "warmup": 0.0}, "trainer": {"steps": 4}}
+    content = {**CONTENT, **{name: {**CONTENT.get(name, {}), **value} for name, value in sections.items()}}  # type: ignore[dict-item]
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
+    for devices in (1, 2):
+        arguments = ("--output", str(tmp_path / str(devices)), "--trainer.devices", str(devices))
+        assert command(str(tmp_path / "recipe.yaml"), *arguments).wait() == 0
+    assert_same_state(tmp_path / "1", tmp_path / "2", 1e-3)
+
+
+def test_single_images_need_an_augmentation_and_learn_from_neighbours_with_one():
+    single = {"data": {"views": 1}}
+    with pytest.raises(
+        RecipeError, match=r"^data: objects of this data have 1 view\(s\) and 2 are needed; choose an augmentation"
+    ):
+        build(recipe(**single))
+    content = {**CONTENT, "data": {**CONTENT["data"], **single["data"]}, "augmentation": {"name": "simclr", "size": 16}}  # type: ignore[dict-item]
+    run = build(resolve(content))
+    run.objective.between_epochs(run.backbone, 1, Gallery(run.data.train, run.module.view_maker.whole, "cpu"))
+    assert run.module.view_maker.plan.linked

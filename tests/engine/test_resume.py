@@ -1,0 +1,300 @@
+"""A run that is killed and resumed, or spread over processes, ends with the weights of one that was not."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.recipe import RecipeError
+from ssl_inv.transforms.keyed_random import uniform
+
+STEPS = 24
+RENDERED = {
+    "objective": {"name": "sie", "projector": [16, 16]},
+    "backbone": {"name": "test_resnet", "arguments": {"drop_rate": 0.2}},
+    "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 3, "size": 16},
+    "trainer": {"steps": STEPS, "batch_size": 8, "checkpoint_every": 3, "log_every": 1, "accelerator": "cpu"},
+    "monitor": {"every": 4, "objects": 8, "share": 1.0},
+    "evaluation": {"protocol": "none"},
+}
+
+SERVER = """
+import json, os, signal, sys
+from ssl_inv.run import cli, commands
+# A suite that runs in the background has inherited a deaf ear for Ctrl-C.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+for line in sys.stdin:
+    arguments, log = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        sys.argv = [sys.argv[1], *arguments]
+        for stream in (1, 2):
+            os.dup2(os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY), stream)
+        code = cli.main(arguments)
+        sys.stdout.flush()
+        os._exit(code)
+    print(child, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+class CommandLine:
+    """Runs commands in processes of their own, forked from one that has imported everything."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        program = shutil.which("ssl-inv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+        command = [sys.executable, "-c", SERVER, program or "ssl-inv"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.server = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment
+        )
+
+    def _line(self) -> int:
+        assert self.server.stdout is not None
+        return int(self.server.stdout.readline())
+
+    def start(self, *arguments: str) -> int:
+        """The number of the process."""
+        assert self.server.stdin is not None
+        self.server.stdin.write(json.dumps([arguments, str(self.folder / "log.txt")]) + "\n")
+        self.server.stdin.flush()
+        return self._line()
+
+    def end(self) -> int:
+        """The exit code; negative for a signal."""
+        return self._line()
+
+    def run(self, *arguments: str) -> None:
+        self.start(*arguments)
+        assert self.end() == 0, self.log()
+
+    def log(self) -> str:
+        return (self.folder / "log.txt").read_text()
+
+    def close(self) -> None:
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.close()
+        self.server.wait()
+        self.server.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
+    one = CommandLine(tmp_path_factory.mktemp("runs"))
+    yield one
+    one.close()
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(command_line: CommandLine) -> Path:
+    recipe = command_line.folder / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(RENDERED))
+    command_line.run("pretrain", str(recipe), "--output", "uninterrupted", "--quiet")
+    return command_line.folder / "uninterrupted"
+
+
+def logged(run: Path) -> list[int]:
+    """The steps whose loss was logged so far, without a line that is being written."""
+    file = run / "metrics.jsonl"
+    whole = (
+        [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")] if file.exists() else []
+    )
+    return [line["step"] for line in map(json.loads, whole) if "loss" in line]
+
+
+def stop_at(
+    command_line: CommandLine, run: Path, step: int, delay: float, sign: signal.Signals, *arguments: str
+) -> int:
+    """Run a command until it has logged `step` and for `delay` seconds more; returns the exit code."""
+    before = logged(run)
+    process = command_line.start(*arguments)
+    with contextlib.suppress(ProcessLookupError):  # it may end before
+        while not (logged(run) != before and max(logged(run), default=0) >= step):
+            os.kill(process, 0)
+            time.sleep(0.002)
+        time.sleep(delay)
+        os.kill(process, sign)
+    return command_line.end()
+
+
+def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
+    if isinstance(one, torch.Tensor):
+        assert torch.equal(one, other), where
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), where
+        for key in one:
+            assert_same(one[key], other[key], f"{where}.{key}")
+    elif isinstance(one, list | tuple):
+        assert len(one) == len(other), where
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            assert_same(*pair, f"{where}[{number}]")
+    else:
+        assert one == other, where
+
+
+def checkpoint(run: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return state
+
+
+def assert_as_if_uninterrupted(run: Path, uninterrupted: Path, steps: int = STEPS) -> None:
+    assert_same(checkpoint(run), checkpoint(uninterrupted))
+    assert logged(run) == list(range(1, steps + 1))
+    assert [line["loss"] for line in losses(run)] == [line["loss"] for line in losses(uninterrupted)]
+    assert json.loads((run / "run.json").read_text())["state"] == "complete"
+    assert not [path for path in run.rglob(".*") if path.is_file()], "files written aside are left over"
+
+
+def losses(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if "loss" in line]
+
+
+def test_a_run_killed_at_five_moments_ends_bit_identically(command_line: CommandLine, uninterrupted: Path) -> None:
+    run = command_line.folder / "killed"
+    moments = uniform(0, count=5)[0]
+    arguments = ["pretrain", str(command_line.folder / "recipe.yaml"), "--output", str(run), "--quiet"]
+    for number, moment in enumerate(moments):
+        # The last kill falls between the last step and the end of the run.
+        step = STEPS if number == len(moments) - 1 else 1 + STEPS * (number + moment) / len(moments)
+        assert stop_at(command_line, run, int(step), 0.03 * moment, signal.SIGKILL, *arguments) in (-signal.SIGKILL, 0)
+        arguments = ["pretrain", "--resume", str(run), "--quiet"]
+    command_line.run(*arguments)
+    assert_as_if_uninterrupted(run, uninterrupted)
+
+
+def test_ctrl_c_is_one_line_and_resumable(command_line: CommandLine, uninterrupted: Path) -> None:
+    run = command_line.folder / "interrupted"
+    before = len(command_line.log())
+    arguments = ["pretrain", str(command_line.folder / "recipe.yaml"), "--output", str(run), "--quiet"]
+    assert stop_at(command_line, run, 5, 0.0, signal.SIGINT, *arguments) == 130
+    said = command_line.log()[before:].strip()
+    assert "interrupted" in said
+    assert len(said.splitlines()) == 1
+    assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
+    command_line.run("pretrain", "--resume", str(run), "--quiet")
+    assert_as_if_uninterrupted(run, uninterrupted)
+
+
+def test_a_run_is_not_resumed_twice_at_a_time(command_line: CommandLine, uninterrupted: Path) -> None:
+    run = command_line.folder / "held"
+    shutil.copytree(uninterrupted, run)
+    (run / "checkpoints" / "last.ckpt").unlink()
+    process = command_line.start("pretrain", "--resume", str(run), "--quiet")
+    while RunFolder(run).record()["state"] != "training":
+        os.kill(process, 0)
+    with pytest.raises(RecipeError, match="being written by another process"), RunFolder.open(run).held():
+        pass
+    assert command_line.end() == 0
+    assert_as_if_uninterrupted(run, uninterrupted)
+    assert not (run / "run.lock").exists()
+
+
+def test_augmented_files_read_by_workers_resume_too(command_line: CommandLine) -> None:
+    folder = command_line.folder / "images"
+    folder.mkdir()
+    for number in range(20):
+        pixels = (uniform(number, count=24 * 24 * 3, high=256)[0]).astype(np.uint8).reshape(24, 24, 3)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    content = {
+        **RENDERED,
+        "objective": {"name": "vicreg", "projector": [16, 16]},
+        "data": {"name": "folder", "path": str(folder), "size": 24, "cache": False},
+        "augmentation": {"name": "simclr", "size": 16},
+        "trainer": {**RENDERED["trainer"], "steps": 8, "workers": 2},
+    }
+    recipe = command_line.folder / "files.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    whole, run = command_line.folder / "files", command_line.folder / "files-killed"
+    command_line.run("pretrain", str(recipe), "--output", str(whole), "--quiet")
+    stop_at(command_line, run, 4, 0.0, signal.SIGKILL, "pretrain", str(recipe), "--output", str(run), "--quiet")
+    command_line.run("pretrain", "--resume", str(run), "--quiet", "--trainer.workers", "2")
+    assert_as_if_uninterrupted(run, whole, 8)
+
+
+@pytest.mark.slow
+def test_a_lock_that_its_owner_has_just_removed_is_none(uninterrupted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fcntl = pytest.importorskip("fcntl", reason="these locks are POSIX's")
+    lock, really = uninterrupted / "run.lock", fcntl.lockf
+
+    def late(file: Any, how: int) -> None:
+        lock.unlink()
+        lock.touch()  # somebody else's
+        really(file, how)
+
+    monkeypatch.setattr("fcntl.lockf", late)
+    with pytest.raises(RecipeError, match="being written by another process"), RunFolder.open(uninterrupted).held():
+        pass
+    assert lock.exists()
+    lock.unlink()
+
+
+def test_what_any_process_cannot_read_is_said_and_recorded_once(command_line: CommandLine) -> None:
+    folder = command_line.folder / "broken"
+    folder.mkdir()
+    for number in range(16):
+        Image.new("RGB", (16, 16), (16 * number, 0, 0)).save(folder / f"{number:02}.png")
+    broken = [f"{number:02}.png" for number in range(0, 12, 2)]
+    for name in broken:
+        (folder / name).write_bytes(b"no image")
+    content = {
+        **RENDERED,
+        "objective": {"name": "vicreg", "projector": [16, 16]},
+        "backbone": {"name": "test_resnet"},
+        "data": {"name": "folder", "path": str(folder), "size": 16, "validation_share": 0.1, "max_broken": 1.0},
+        "augmentation": {"name": "simclr"},
+        "trainer": {**RENDERED["trainer"], "steps": 4, "devices": 2},
+        "monitor": {"every": 0},
+    }
+    recipe, run = command_line.folder / "broken.yaml", command_line.folder / "broken-run"
+    recipe.write_text(yaml.safe_dump(content))
+    command_line.run("pretrain", str(recipe), "--output", str(run), "--quiet")
+    found = json.loads((run / "run.json").read_text())["broken_images"]
+    assert set(found) <= set(broken)
+    assert len(found) > 3, "two epochs meet all but those held out for validation"
+    said = [line for line in command_line.log().splitlines() if f"{folder.name}/" in line or "cannot be read" in line]
+    assert len(said) == len(found)
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(command_line: CommandLine) -> None:
+    content = {
+        **RENDERED,
+        "backbone": {"name": "test_resnet"},
+        "data": {**RENDERED["data"], "size": 32},
+        "optimizer": {"name": "sgd", "lr": 0.1, "warmup": 0.0},
+        "trainer": {**RENDERED["trainer"], "steps": 2, "batch_size": 16, "accumulate": 2},
+        "monitor": {"every": 0},
+    }
+    recipe = command_line.folder / "processes.yaml"
+    recipe.write_text(yaml.safe_dump(content))
+    one, two = command_line.folder / "one", command_line.folder / "two"
+    command_line.run("pretrain", str(recipe), "--output", str(one), "--quiet")
+    before = len(command_line.log())
+    command_line.run("pretrain", str(recipe), "--output", str(two), "--quiet", "--trainer.devices", "2")
+    assert len(command_line.log()[before:].splitlines()) == 2, (
+        "the processes speak with one voice: where the export and the report are"
+    )
+    assert logged(two) == logged(one)
+    for part in ("backbone", "objective"):
+        expected, found = checkpoint(one)[part], checkpoint(two)[part]
+        for name, tensor in expected.items():
+            assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), (
+                f"{name} differs by {(found[name] - tensor).abs().max()}"
+            )

@@ -1,0 +1,361 @@
+"""Claims about the evaluation suite: fair, independent of row order, and never silently wrong."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ssl_inv.evaluation import (
+    QUICK,
+    Bootstrap,
+    Comparison,
+    Encoded,
+    FeatureTable,
+    LinearSettings,
+    NearestNeighbourSettings,
+    TransformR2Settings,
+    ViewPredictor,
+    evaluate,
+    evaluate_with_baselines,
+    format_table,
+    linear_probe,
+    nearest_neighbours,
+    r2_mean,
+    r2_pooled,
+    shuffle_targets,
+    to_json,
+    transform_r2,
+)
+from ssl_inv.evaluation.protocols import linear as linear_module
+from ssl_inv.evaluation.protocols import retrieval, spectrum
+from ssl_inv.evaluation.protocols.retrieval import Gallery, retrieval_errors, view_ranks
+from ssl_inv.evaluation.results import Result
+from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms.quaternions import quaternion_from_euler
+
+FAST = replace(
+    QUICK,
+    linear=LinearSettings(steps=60, batch=64),
+    transforms=TransformR2Settings(
+        hidden=32, epochs=30, pairs_per_object=2, minimum_steps=200, joint=True, learning_rate=1e-2
+    ),
+    bootstrap=Bootstrap(50),
+)
+
+
+def random_rotations(count: int, seed: int) -> Tensor:
+    angles = torch.from_numpy(np.random.default_rng(seed).uniform(-np.pi / 2, np.pi / 2, (count, 3)))
+    return quaternion_from_euler(angles)
+
+
+def make_table(objects: int = 60, views: int = 4, seed: int = 0, classes: int = 3, noise: float = 0.05) -> FeatureTable:
+    """Features that hold the class, the object and the transform, mixed linearly."""
+    shared, random = np.random.default_rng(0), np.random.default_rng(seed)
+    ids = np.repeat(np.arange(objects), views)
+    labels = random.integers(0, classes, objects)[ids]
+    rotation = random_rotations(len(ids), seed).numpy()
+    real = random.uniform(-1, 1, len(ids))
+    known = np.concatenate((np.eye(4)[labels], rotation, real[:, None], random.normal(size=(objects, 4))[ids]), axis=1)
+    features = known @ shared.normal(size=(13, 16)) + noise * random.normal(size=(len(ids), 16))
+    groups: dict[str, Group] = {"rotation": Rotation(), "light": Real()}
+    return FeatureTable(
+        {"all": torch.from_numpy(features).float()},
+        torch.from_numpy(ids),
+        torch.arange(views).repeat(objects),
+        torch.from_numpy(labels),
+        transform=Transform(
+            {"rotation": torch.from_numpy(rotation).float(), "light": torch.from_numpy(real).float()}, groups
+        ),
+    )
+
+
+def value(results: list[Result], name: str) -> float:
+    found = next(result.value for result in results if result.name == name)
+    assert found is not None
+    return found
+
+
+# Honest scores.
+
+
+def test_a_constant_predictor_scores_zero_but_a_quarter_when_pooled() -> None:
+    a, b = random_rotations(20_000, 1), random_rotations(20_000, 2)
+    groups: dict[str, Group] = {"rotation": Rotation()}
+    targets = (
+        Transform({"rotation": a}, groups).relative(Transform({"rotation": b}, groups)).as_vector(convention="sie")
+    )
+    constant = targets.mean(dim=0).expand_as(targets)
+    assert r2_mean(targets, constant) == pytest.approx(0, abs=1e-9)
+    assert r2_pooled(targets, constant) == pytest.approx(0.229, abs=0.01)
+
+
+def test_dimensions_that_never_vary_judge_nobody() -> None:
+    targets = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0]])
+    assert r2_mean(targets, targets + torch.tensor([0.5, 0.0])) == 1
+
+
+def test_an_encoder_that_maps_all_views_to_one_point_is_not_rewarded_by_retrieval() -> None:
+    collapsed = torch.ones(2, 10, 4)
+    assert (view_ranks(collapsed, collapsed) == 10).all()
+
+
+def test_predictions_that_are_no_numbers_are_not_rewarded_by_retrieval() -> None:
+    candidates = torch.randn(2, 10, 4, generator=torch.Generator().manual_seed(0))
+    assert (view_ranks(torch.full((2, 10, 4), torch.nan), candidates) == 10).all()
+
+
+def test_an_object_that_lacks_a_view_is_left_out_of_retrieval() -> None:
+    table = make_table(5, 4)
+    gallery = Gallery.of(table.select(torch.tensor([row for row in range(20) if row != 6])), "all")
+    torch.testing.assert_close(gallery.embeddings, table.part("all").view(5, 4, -1)[[0, 2, 3, 4]])
+
+
+def test_data_of_two_rotations_have_no_retrieval_error_and_all_the_rest() -> None:
+    table = make_table(6, 4)
+    values = {**table.transform.values, "camera": random_rotations(24, 9)}
+    table = replace(table, transform=Transform(values, {**table.transform.groups, "camera": Rotation()}))
+    found = {
+        row.name: row for row in retrieval(table, table, ViewPredictor("all", lambda embedding, action: embedding))
+    }
+    assert found["retrieval/val-val/mrr"].value is not None
+    assert found["retrieval/val-val/pre"].value is None
+
+
+def test_retrieval_error_by_chance_is_that_of_unrelated_rotations() -> None:
+    generator = torch.Generator().manual_seed(0)
+    predicted, candidates = (torch.randn(2000, 8, generator=generator) for _ in range(2))
+    errors = retrieval_errors(predicted, random_rotations(2000, 3), candidates, random_rotations(2000, 4))
+    assert float(errors.mean()) == pytest.approx(0.627, abs=0.02)
+
+
+def test_baselines_tell_knowledge_from_chance() -> None:
+    train, validation = make_table(200, seed=1), make_table(60, seed=2)
+
+    def blind(table: FeatureTable, seed: int) -> FeatureTable:
+        return replace(
+            table, features={"all": torch.randn(len(table), 16, generator=torch.Generator().manual_seed(seed))}
+        )
+
+    predictor = ViewPredictor("all", lambda embeddings, action: embeddings)
+    trained, untrained = Encoded(train, validation, predictor), Encoded(blind(train, 1), blind(validation, 2))
+    rows = evaluate_with_baselines(trained, untrained, FAST, references={("r2/relative/rotation", "all"): 0.78})
+    by_name = {row.trained.name: row for row in rows}
+    for name, chance, slack in (
+        ("linear/top1", 1 / 3, 0.15),
+        ("knn/top1", 1 / 3, 0.15),
+        ("r2/relative/rotation", 0, 0.05),
+        ("r2/absolute/light", 0, 0.05),
+    ):
+        row = by_name[name]
+        assert row.untrained is not None
+        assert row.shuffled is not None
+        trained_value, untrained_value, shuffled_value = row.trained.value, row.untrained.value, row.shuffled.value
+        assert trained_value is not None
+        assert untrained_value is not None
+        assert shuffled_value is not None
+        assert trained_value > 0.7
+        assert untrained_value < chance + slack
+        assert shuffled_value < chance + slack
+        assert row.trained.spread is not None
+        assert row.trained.spread < 0.1
+    assert by_name["r2/relative/rotation"].reference == 0.78
+    assert by_name["retrieval/val-val/mrr"].shuffled is not None
+    assert by_name["spectrum/rankme"].shuffled is None
+
+
+def test_shuffled_targets_change_even_where_all_objects_are_seen_from_the_same_angles() -> None:
+    table = make_table(20)
+    same = table.transform.select(torch.arange(4).repeat(20))
+    shuffled = shuffle_targets(replace(table, transform=same))
+    assert (shuffled.transform["light"] != same["light"]).float().mean() > 0.5
+    assert shuffled.labels is not None
+    assert table.labels is not None
+    assert (shuffled.labels.view(20, 4) == shuffled.labels.view(20, 4)[:, :1]).all()
+    assert torch.equal(shuffled.labels.bincount(), table.labels.bincount())
+
+
+def test_spread_is_the_standard_error_over_objects() -> None:
+    random = np.random.default_rng(0)
+    per_object = torch.from_numpy(random.normal(size=400))
+    values, objects = per_object.repeat_interleave(5), torch.arange(400).repeat_interleave(5)
+    error = Bootstrap(1000).mean_error(values, objects)
+    assert error == pytest.approx(float(per_object.std()) / 20, rel=0.1)
+    assert Bootstrap().mean_error(values[:5], objects[:5]) is None
+
+
+# Probes.
+
+
+def test_the_learning_rate_is_chosen_without_a_look_at_validation() -> None:
+    train, validation = make_table(seed=1), make_table(seed=2)
+    assert validation.labels is not None
+    other = replace(validation, labels=validation.labels.flip(0))
+    right, wrong = (linear_probe(train, table, "all", FAST.linear)[0] for table in (validation, other))
+    assert right.detail == wrong.detail
+    assert right.value is not None
+    assert wrong.value is not None
+    assert right.value > 0.95
+    assert wrong.value < 0.7
+
+
+def test_views_of_one_object_are_held_out_together() -> None:
+    objects = torch.arange(30).repeat_interleave(7)[torch.randperm(210, generator=torch.Generator().manual_seed(0))]
+    apart = linear_module._held_out(objects, LinearSettings())
+    assert not set(objects[apart].tolist()) & set(objects[~apart].tolist())
+    assert len(set(objects[apart].tolist())) == 6
+
+
+def test_heads_trained_together_equal_heads_trained_alone() -> None:
+    table = make_table()
+    labels = table.known_labels()
+    together = linear_module.fit_linear(table.part("all"), labels, 3, (0.01, 0.1), FAST.linear)
+    for head, rate in zip(together, (0.01, 0.1), strict=True):
+        torch.testing.assert_close(
+            linear_module.fit_linear(table.part("all"), labels, 3, (rate,), FAST.linear)[0], head
+        )
+
+
+def fast_linear_probe(train: FeatureTable, validation: FeatureTable, part: str) -> list[Result]:
+    return linear_probe(train, validation, part, FAST.linear)
+
+
+@pytest.mark.parametrize("probe", [fast_linear_probe, nearest_neighbours])
+def test_probes_skip_unlabelled_rows_and_name_missing_classes(probe: Callable[..., list[Result]]) -> None:
+    train, validation = make_table(seed=1, classes=3), make_table(seed=2, classes=4)
+    train = replace(train, class_names=("a", "b", "c", "d"))
+    assert train.labels is not None
+    # A meaningless label, even one out of range, must not reach the classifier.
+    unlabelled = train.objects < 20
+    marked = replace(train, labels=train.labels.masked_fill(unlabelled, -1), labelled=~unlabelled)
+    (first, *_), (expected, *_) = (
+        probe(table, validation, "all") for table in (marked, train.select((~unlabelled).nonzero()[:, 0]))
+    )
+    assert first == expected
+    assert "classes without training rows: 3" in first.detail
+
+
+def test_a_class_that_no_neighbour_has_is_not_among_the_first_five() -> None:
+    train, validation = make_table(30, 2, 1), make_table(30, 2, 2)
+    train = replace(train, labels=torch.full_like(train.labels, 9))
+    validation = replace(validation, labels=torch.arange(60) % 10)
+    found = nearest_neighbours(train, validation, "all", NearestNeighbourSettings(k=20))
+    assert [(row.name, row.value) for row in found] == [
+        ("knn/top1", pytest.approx(0.1)),
+        ("knn/top5", pytest.approx(0.1)),
+    ]
+
+
+def test_more_neighbours_than_rows_are_cut_and_said() -> None:
+    result = nearest_neighbours(make_table(3, 2, 1), make_table(5, 2, 2), "all", NearestNeighbourSettings(k=200))[0]
+    assert result.detail.startswith("k = 6, cut from 200")
+
+
+def test_one_class_only_is_refused_by_the_probe_and_said_by_the_suite() -> None:
+    train, validation = make_table(classes=1), make_table(classes=1)
+    with pytest.raises(ValueError, match="labels have one class only"):
+        fast_linear_probe(train, validation, "all")
+    missing = {result.name: result.detail for result in evaluate(train, validation, FAST) if result.value is None}
+    assert missing["linear/top1"] == missing["knn/top1"] == "labels have one class only"
+
+
+def test_no_labels_no_latents_and_single_views_are_said() -> None:
+    train, validation = (replace(make_table(30, 1, seed), labels=None, transform=Transform.empty()) for seed in (1, 2))
+    results = evaluate(train, validation, FAST, ViewPredictor("all", lambda embeddings, action: embeddings))
+    missing = {result.name: result.detail for result in results if result.value is None}
+    assert missing["linear/top1"] == "the data have no labels"
+    assert missing["r2"] == "the data record no transform"
+    assert "transform" in missing["retrieval"]
+    assert "100 dimensions" in missing["spectrum/alpha"]
+    single = transform_r2(make_table(30, 1, 1), make_table(30, 1, 2), "all", FAST.transforms)
+    assert next(result for result in single if result.name == "r2/relative").detail == "no object has two views"
+    assert value(single, "r2/absolute/light") > 0.5
+
+
+@pytest.mark.parametrize("joint", [True, False])
+@pytest.mark.parametrize("hidden", [0, 32])
+def test_a_linear_head_reads_a_linear_code(joint: bool, hidden: int) -> None:
+    settings = replace(FAST.transforms, hidden=hidden, joint=joint, parameters=("light",))
+    results = transform_r2(make_table(100, seed=1), make_table(30, seed=2), "all", settings)
+    assert {result.name for result in results} == {
+        f"{form}/{kind}/light" for form in ("r2", "r2_pooled") for kind in ("relative", "absolute")
+    }
+    assert value(results, "r2/relative/light") > 0.9
+
+
+def test_r2_pooled_is_measured_on_the_action_as_the_papers_write_it() -> None:
+    hue = torch.rand(240, generator=torch.Generator().manual_seed(0))
+    table = replace(
+        make_table(), features={"all": hue[:, None].clone()}, transform=Transform({"hue": hue}, {"hue": Circle()})
+    )
+    results = transform_r2(table, table, "all", replace(FAST.transforms, hidden=0))
+    assert value(results, "r2_pooled/relative/hue") > 0.95
+    assert value(results, "r2/relative/hue") < 0.5
+
+
+# Tables.
+
+
+@pytest.mark.parametrize("measure", ["linear", "knn", "r2", "retrieval", "spectrum"])
+def test_the_order_of_rows_changes_nothing(measure: str) -> None:
+    train, validation = make_table(40, seed=1), make_table(20, seed=2)
+    predictor = ViewPredictor("all", lambda embeddings, action: embeddings + action["light"][:, None])
+    run: dict[str, Callable[[FeatureTable, FeatureTable], list[Result]]] = {
+        "linear": lambda a, b: linear_probe(a, b, "all", FAST.linear),
+        "knn": lambda a, b: nearest_neighbours(a, b, "all"),
+        "r2": lambda a, b: transform_r2(a, b, "all", FAST.transforms),
+        "retrieval": lambda a, b: retrieval(a, b, predictor),
+        "spectrum": lambda a, b: spectrum(a, "all"),
+    }
+    mixed = [
+        table.select(torch.randperm(len(table), generator=torch.Generator().manual_seed(3)))
+        for table in (train, validation)
+    ]
+    assert run[measure](*mixed) == run[measure](train, validation)
+
+
+def test_a_view_that_stands_twice_is_refused() -> None:
+    table = make_table(5)
+    with pytest.raises(ValueError, match="view 2 of object 1 stands in the features twice"):
+        table.select(torch.tensor([*range(20), 6])).ordered()
+
+
+def test_tables_keep_everything_on_disk(tmp_path: Path) -> None:
+    table = make_table(5)
+    values = {"hue": torch.rand(20), "crop": torch.rand(20, 4), "flip": torch.ones(20), "gamma": torch.rand(20, 2)}
+    groups: dict[str, Group] = {"hue": Circle(2.5), "crop": Box(), "flip": Flag(), "gamma": Real(3.0, 1.0, 2)}
+    table = replace(table, transform=table.transform.merge(Transform(values, groups)), class_names=("ä", "b", "c"))
+    table.save(tmp_path / "new" / "table.safetensors")
+    loaded = FeatureTable.load(tmp_path / "new" / "table.safetensors")
+    assert loaded.transform.groups == table.transform.groups
+    assert loaded.class_names == table.class_names
+    assert loaded.labelled is None
+    assert torch.equal(loaded.transform.as_vector(), table.transform.as_vector())
+    assert torch.equal(loaded.part("all"), table.part("all"))
+    with pytest.raises(FileNotFoundError, match="no feature table at"):
+        FeatureTable.load(tmp_path / "other")
+
+
+def test_tables_are_readable_by_people_and_programs() -> None:
+    rows: list[Comparison | Result] = [
+        Comparison(Result("r2/relative/hue", "all", 0.5, 0.01), Result("r2/relative/hue", "all", 0.25)),
+        Result("r2", "a", None, detail="why"),
+    ]
+    lines = format_table(rows).splitlines()
+    assert lines[0].split() == ["measure", "part", "trained", "untrained"]
+    assert "0.500 ± 0.010" in lines[1]
+    assert lines[1].index("0.250") == lines[0].index("untrained")
+    assert lines[2].endswith("why")
+    assert json.loads(to_json(rows))[0]["trained"]["spread"] == 0.01
+    assert json.loads(to_json([Result("x", "all", float("nan"))]))[0]["value"] is None
+
+
+def test_features_are_compared_by_direction() -> None:
+    train, validation = make_table(seed=1), make_table(seed=2)
+    scaled = replace(train, features={"all": normalize(train.part("all"), dim=1)})
+    assert nearest_neighbours(train, validation, "all") == nearest_neighbours(scaled, validation, "all")

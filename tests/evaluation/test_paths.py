@@ -1,0 +1,144 @@
+"""Who adds up the actions of a sequence knows where it led; who only saw views, or was told nothing, does not."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import pytest
+import torch
+from numpy.random import RandomState
+from torch import Tensor
+
+from ssl_inv.engine.settings import EvaluationSettings
+from ssl_inv.evaluation import (
+    QUICK,
+    Bootstrap,
+    Encoded,
+    FeatureTable,
+    PathSettings,
+    TransformR2Settings,
+    evaluate_with_baselines,
+    path_integration,
+)
+from ssl_inv.run.judging import protocol_of
+from ssl_inv.transforms import Action, Real, Rotation, Transform
+
+HEAD = TransformR2Settings(hidden=0, epochs=1, pairs_per_object=4, minimum_steps=80, learning_rate=0.05, joint=True)
+OBJECTS, VIEWS = 150, 6
+
+
+def table(seed: int, objects: int = OBJECTS, views: int = VIEWS) -> FeatureTable:
+    """Views at random places; their features are the place and what is random of the object."""
+    random = RandomState(seed)
+    place = torch.from_numpy(random.standard_normal((objects * views, 2))).float()
+    of_object = torch.from_numpy(random.standard_normal((objects, 2))).float().repeat_interleave(views, 0)
+    transform = Transform({"place": place}, {"place": Real(dimensions=2)})
+    order = torch.from_numpy(random.permutation(objects * views))
+    numbers = torch.arange(objects).repeat_interleave(views), torch.arange(views).repeat(objects)
+    whole = FeatureTable({"all": torch.cat((place, of_object), 1)}, *numbers, numbers[0] % 2, transform=transform)
+    return whole.select(order)
+
+
+def sum_of_actions(features: Tensor, actions: Sequence[Action]) -> Tensor:
+    return sum((action["place"] for action in actions), torch.zeros(len(features), 2))
+
+
+def last_view(features: Tensor, actions: Sequence[Action]) -> Tensor:
+    return features[:, -1]
+
+
+def scores(aggregate, observed: int = 3, shuffled: int | None = None) -> dict[tuple[str, str], float]:
+    settings = PathSettings((observed,), 6)
+    rows = path_integration(table(0), table(1), aggregate, settings, HEAD, Bootstrap(20), shuffled)
+    return {(row.name, row.part): row.value for row in rows}
+
+
+def test_the_way_is_known_to_who_adds_up_the_actions_with_and_without_images():
+    found = scores(sum_of_actions)
+    assert found["path/place", "aggregate of 3 views"] > 0.99
+    assert found["path/place", "aggregate of 3 views, no images"] > 0.99
+    assert abs(found["path/place", "aggregate of 3 views, no actions"]) < 0.02
+    assert found["leak/place", "aggregate of 3 views"] > 0.2, "two actions added up tell of the last"
+
+
+def test_of_independent_places_the_last_action_is_a_quarter_of_the_way():
+    """x_4 - x_1 on x_4 - x_3, all independent and of variance 1: R2 is 1 / (2 * 2). The mean of x_1 .. x_3 makes it 0.3."""
+    blind = [replace(table(seed), features={"all": torch.zeros(OBJECTS * VIEWS, 1)}) for seed in (0, 1)]
+    rows = path_integration(*blind, None, PathSettings((3,), 8), HEAD, Bootstrap(20))
+    found = {(row.name, row.part): row.value for row in rows}
+    assert found.keys() == {("path/place", "mean of 3 views"), ("leak/place", "mean of 3 views")}
+    assert found["path/place", "mean of 3 views"] == pytest.approx(0.25, abs=0.05)
+    assert scores(None)["path/place", "mean of 3 views"] == pytest.approx(0.3, abs=0.05)
+
+
+def test_an_aggregate_is_asked_for_the_last_action_that_it_was_told():
+    """Of two views the only action told is the sum, which is leaked whole; a view alone tells half of the way to it."""
+    assert scores(sum_of_actions, 2)["leak/place", "aggregate of 2 views"] > 0.99
+    found = scores(last_view, 2)
+    assert found["leak/place", "aggregate of 2 views"] == pytest.approx(0.5, abs=0.05)
+    assert abs(found["leak/place", "mean of 2 views"]) < 0.05, "a mean does not know which view was first"
+
+
+def test_the_way_of_one_observed_view_stands_among_the_inputs_and_nothing_is_leaked():
+    found = scores(None, 1)
+    assert found.keys() == {("path/place", "mean of 1 views")}
+    assert found["path/place", "mean of 1 views"] > 0.95
+
+
+def test_ways_of_other_sequences_teach_nothing_though_aggregates_are_told_the_right_actions():
+    found = scores(sum_of_actions, shuffled=0)
+    assert found.keys() == {
+        (name, f"{kind} of 3 views") for name in ("path/place", "leak/place") for kind in ("mean", "aggregate")
+    }
+    assert all(abs(value) < 0.2 for value in found.values()), found
+
+
+def test_rotations_are_judged_by_their_step_and_what_cannot_be_measured_says_so():
+    random = RandomState(3)
+    turns = torch.nn.functional.normalize(torch.from_numpy(random.standard_normal((OBJECTS * VIEWS, 4))).float(), dim=1)
+    one = table(0).ordered()
+    turned = replace(one, transform=Transform({"rotation": turns}, {"rotation": Rotation()}))
+    rows = path_integration(
+        turned, turned, None, PathSettings((1, 6), 2), replace(HEAD, pairs_per_object=1), Bootstrap(20)
+    )
+    assert [(row.name, row.detail) for row in rows[1:]] == [("path", "no object has 7 views")]
+    assert rows[0].name == "path/rotation"
+    assert rows[0].value > 0.99
+    silent = replace(one, transform=Transform.empty())
+    assert [row.detail for row in path_integration(silent, silent, None, PathSettings((1,)), HEAD)] == [
+        "the data record no transform"
+    ]
+    assert path_integration(silent, silent, None, PathSettings(), HEAD) == []
+
+
+def test_paths_stand_in_the_table_only_where_they_are_asked_for():
+    encoded = Encoded(table(0, 40), table(1, 40), aggregate=sum_of_actions)
+    quick = replace(
+        QUICK,
+        transforms=replace(HEAD, kinds=("relative",), minimum_steps=5),
+        bootstrap=Bootstrap(5),
+        linear=replace(QUICK.linear, steps=5),
+    )
+    silent = evaluate_with_baselines(encoded, encoded, quick)
+    asked = evaluate_with_baselines(encoded, encoded, replace(quick, paths=PathSettings((2,), 2)))
+    added = {row.trained.name: row for row in asked if row.trained.part == "aggregate of 2 views"}
+    assert (
+        {row.trained.name for row in asked} - {row.trained.name for row in silent}
+        == {"path/place", "leak/place"}
+        == added.keys()
+    )
+    assert added["path/place"].untrained is not None
+    assert added["path/place"].shuffled is not None
+    with pytest.raises(ValueError, match="no transform parameter is called 'hue'"):
+        evaluate_with_baselines(
+            replace(encoded, told=("hue",)), None, replace(quick, parts=(), paths=PathSettings((2,), 2))
+        )
+
+
+@pytest.mark.parametrize("counts", [[0], [8], [2, 2]])
+def test_numbers_of_views_that_cannot_be_are_refused(counts):
+    with pytest.raises(ValueError, match="paths must be different numbers from 1 to below"):
+        EvaluationSettings(views=8, paths=counts)
+
+
+def test_the_recipe_s_setting_reaches_the_protocol():
+    assert protocol_of(EvaluationSettings(paths=[1, 3]), ("all",)).paths == PathSettings((1, 3), QUICK.paths.sequences)

@@ -1,0 +1,174 @@
+"""Self-routing capsules and EquiCaps give the numbers that the authors' code gave; CapsIE and EquiCaps do what they claim."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.random import RandomState
+from torch import Tensor, nn
+
+from ssl_inv.nn import losses
+from ssl_inv.nn.backbones import make_backbone
+from ssl_inv.nn.capsules import CapsuleProjector, Capsules
+from ssl_inv.objectives.base import Objective
+from ssl_inv.objectives.capsie import CapsIE
+from ssl_inv.objectives.equicaps import EquiCaps, turn
+from ssl_inv.testing import check_objective, random_transform
+from ssl_inv.transforms import Circle, Rotation
+from ssl_inv.transforms.quaternions import quaternion_to_matrix
+from ssl_inv.views import View, Views
+
+GROUPS = {"rotation": Rotation()}
+TERMS = {
+    "invariance": "repr_loss_inv",
+    "equivariance": "repr_loss_equi",
+    "variance": "std_loss",
+    "covariance": "cov_loss",
+    "mean_entropy": "MEMAX_loss",
+}
+
+
+@pytest.fixture(scope="module")
+def facts(golden: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    return golden("capsules")
+
+
+def test_projector(facts: dict[str, Any]) -> None:
+    case, rng = facts["SR_capsule_projector"], RandomState(22)
+    projector = CapsuleProjector(6, 3, 9, 2).double()
+    activation, pose, routing = projector.activation, projector.poses, projector.routing
+    places = [
+        activation[0].weight,
+        pose[0].weight,
+        activation[1].weight,
+        activation[1].bias,
+        pose[1].weight,
+        pose[1].bias,
+    ]
+    places += [routing.votes, routing.routing, routing.bias]
+    for parameter, (name, shape) in zip(places, case["param_order"], strict=True):
+        drawn = rng.randn(*shape)
+        parameter.data = torch.tensor(
+            1 + 0.1 * drawn if name in ("bn_a.weight", "bn_pose.weight") else 0.3 * drawn
+        ).view(parameter.shape)
+    activations, poses = projector(torch.tensor(rng.randn(4, 6, 2, 2)))
+    values = case["values"]
+    np.testing.assert_allclose(activations[0].detach(), values["a[0]"], rtol=1e-10)
+    np.testing.assert_allclose(activations.sum(1).detach(), 1, rtol=1e-12)
+    np.testing.assert_allclose(poses[0, 0].detach(), values["pose[0,:9]"], rtol=1e-10)
+    assert poses.sum().item() == pytest.approx(values["pose_sum"], rel=1e-10)
+    assert poses.square().sum().item() == pytest.approx(values["pose_sumsq"], rel=1e-10)
+
+
+def test_equicaps_terms_and_gradients(facts: dict[str, Any]) -> None:
+    case, rng = facts["EquiCaps_3x3_loss"], RandomState(20)
+    shapes = ((12, 5), (12, 5), (12, 5, 9), (12, 5, 9))
+    a1, a2, p1, p2 = (torch.tensor(rng.randn(*shape)) for shape in shapes)
+    a1, a2 = a1.softmax(1).requires_grad_(), a2.softmax(1)
+    p1.requires_grad_(), p2.requires_grad_()
+    rotation = torch.tensor(case["transform"], dtype=torch.float64)
+    terms = EquiCaps(4, GROUPS, capsules=5, map_side=1).capsule_loss(Capsules(a1, p1), Capsules(a2, p2), rotation)
+    for name, term in terms.items():
+        assert term.value.item() == pytest.approx(case["values"][TERMS[name]], rel=1e-10), name
+    total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
+    assert total.item() == pytest.approx(case["values"]["loss"], rel=1e-10)
+    total.backward()
+    for tensor, name in ((a1, "a1"), (p1, "p1"), (p2, "p2")):
+        assert tensor.grad is not None
+        assert tensor.grad.norm().item() == pytest.approx(case["values"][f"grad_{name}_norm"], rel=1e-9), name
+
+
+def test_routing_begins_uniform() -> None:
+    activations, poses = CapsuleProjector(6, 4, 9, 2)(torch.randn(5, 6, 2, 2))
+    torch.testing.assert_close(activations, torch.full((5, 4), 0.25))
+    assert poses.isfinite().all()
+
+
+def test_poses_that_turn_with_the_object_leave_no_equivariance_error() -> None:
+    """With poses that are a matrix of the capsule's own times the rotation of the view, the action leads from one to the other."""
+    first, second = random_transform(GROUPS, 6), random_transform(GROUPS, 6)
+    own = F.normalize(torch.randn(6, 3, 9), dim=2)
+    objective = EquiCaps(4, GROUPS, capsules=3, map_side=1)
+    activations = torch.full((6, 3), 1 / 3)
+    x, y = (Capsules(activations, turn(own, quaternion_to_matrix(view["rotation"]))) for view in (first, second))
+    action = quaternion_to_matrix(first.relative(second)["rotation"])
+    terms = objective.capsule_loss(x, y, action)
+    assert terms["equivariance"].value.item() == pytest.approx(0, abs=1e-12)
+    assert terms["mean_entropy"].value.item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize(("rows", "gap"), [(torch.eye(4), 0.0), (torch.eye(4)[:1].repeat(4, 1), np.log(4))])
+def test_mean_entropy_gap(rows: Tensor, gap: float) -> None:
+    assert losses.mean_entropy_gap(rows).item() == pytest.approx(gap, abs=1e-6)
+    assert losses.distribution_cross_entropy(rows, rows).item() == pytest.approx(0, abs=1e-6)
+    assert losses.distribution_cross_entropy(rows, rows.roll(1, 1)).isfinite()
+
+
+def test_what_no_sample_uses_has_a_finite_gradient() -> None:
+    logits = torch.tensor([[0.0, 0.0, -200.0]], requires_grad=True)
+    losses.mean_entropy_gap(logits.softmax(dim=1)).backward()
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", [EquiCaps, CapsIE])
+def test_predictor_maps_between_embeddings(kind: type[Objective]) -> None:
+    """The error that training lowers is that of the prediction which retrieval measures."""
+
+    class Map(nn.Module):
+        def feature_map(self, pixels: Tensor) -> Tensor:
+            return pixels
+
+    objective = kind(6, GROUPS, capsules=4, map_side=2).eval()
+    predictor = objective.predictor(Map())
+    x, y = torch.randn(5, 6, 2, 2), torch.randn(5, 6, 2, 2)
+    action = random_transform(GROUPS, 5).relative(random_transform(GROUPS, 5))
+    assert predictor is not None
+    error = F.mse_loss(predictor.predict(predictor.embed(x), action), predictor.embed(y))
+    told = (
+        quaternion_to_matrix(action["rotation"]) if isinstance(objective, EquiCaps) else objective.action_vector(action)
+    )
+    terms = objective.capsule_loss(objective.projector(x), objective.projector(y), told)
+    torch.testing.assert_close(error, terms["equivariance"].value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [({"capsules": 1}, "capsules must be at least 2, got 1"), ({"map_side": 0}, "map_side must be at least 1, got 0")],
+)
+@pytest.mark.parametrize("kind", [EquiCaps, CapsIE])
+def test_bad_settings(kind: type[Objective], settings: dict[str, int], sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence):
+        kind(6, GROUPS, **settings)
+
+
+def test_maps_of_another_size_and_data_without_rotations_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match="map_side is 8, but the backbone's feature maps of these images have 2 x 2 places"
+    ):
+        CapsuleProjector(6, 4, 9, 8)(torch.randn(5, 6, 2, 2))
+    with pytest.raises(ValueError, match="no view of this data records 'rotation'; there are floor_hue"):
+        EquiCaps(6, {"floor_hue": Circle()})
+
+
+def test_capsie_is_told_what_it_is_asked_to_know() -> None:
+    check_objective(
+        "capsie", capsules=3, pose=4, map_side=3, parameters=["rotation", "floor_hue"], convention="canonical"
+    )
+
+
+@pytest.mark.parametrize("kind", [CapsIE, EquiCaps])
+def test_what_lies_behind_the_map_learns_nothing_and_is_not_waited_for(kind: type[Objective]) -> None:
+    backbone = make_backbone(name="test_convnext", arguments={})
+    objective = kind(backbone.features, {"rotation": Rotation()}, capsules=2, map_side=2)
+    objective.adopt(backbone)
+    views = Views(
+        tuple(View(torch.randn(4, 3, 64, 64), random_transform({"rotation": Rotation()}, 4)) for _ in range(2)),
+        torch.arange(4),
+    )
+    torch.stack([term.value for term in objective.loss(views, backbone).values()]).sum().backward()
+    without = [name for name, parameter in backbone.named_parameters() if parameter.grad is None]
+    assert without == [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad] != []

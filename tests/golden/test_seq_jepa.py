@@ -1,0 +1,232 @@
+"""seq-JEPA gives the numbers that the authors' code gave."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+import torch
+from numpy.random import RandomState
+from numpy.testing import assert_allclose
+from torch import Tensor, nn
+
+from ssl_inv.augment.policies import simclr
+from ssl_inv.data.sources.threediebench import GROUPS as RENDERED
+from ssl_inv.engine.optimizers import make_optimizer
+from ssl_inv.evaluation.protocols.transforms_r2 import r2_mean
+from ssl_inv.nn import losses
+from ssl_inv.nn.aggregator import ActionEncoder
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
+from ssl_inv.objectives.seq_jepa import SeqJEPA, action_vectors
+from ssl_inv.transforms import Real, Transform
+from ssl_inv.transforms.quaternions import quaternion_from_euler
+from ssl_inv.views import View, Views
+
+PLACE = {"place": Real(dimensions=3)}
+
+
+@pytest.fixture(scope="module")
+def facts(golden):
+    return golden("seq_jepa_model")
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.from_numpy(RandomState(seed).standard_normal(shape)).float()
+
+
+def views_of(pixels: Tensor, transforms: Sequence[Transform]) -> Views:
+    return Views(
+        tuple(View(one, transform) for one, transform in zip(pixels.unbind(1), transforms, strict=True)),
+        torch.arange(len(pixels)),
+    )
+
+
+OURS = {
+    "agg_token": "aggregator.token",
+    "encoder": "backbone",
+    "target_encoder": "teacher.network",
+    "action_proj.0": "action_encoder.linear",
+    "predictor": "prediction_head",
+    "transformer_encoder.transformer_encoder": "aggregator",
+    "transformer_encoder": "aggregator",
+}
+
+
+def our_name(name: str) -> str:
+    prefix = max((one for one in OURS if name.startswith(one)), key=len)
+    return OURS[prefix] + name[len(prefix) :]
+
+
+def fill(objective: SeqJEPA, backbone: nn.Module, order: list) -> dict[str, nn.Parameter]:
+    """Give all parameters the recorded weights; returns them by the authors' names."""
+    ours = {
+        **dict(objective.named_parameters()),
+        **{f"backbone.{name}": one for name, one in backbone.named_parameters()},
+    }
+    rng = RandomState(30)
+    for name, shape in order:
+        draw = torch.from_numpy(0.3 * rng.standard_normal(shape)).float()
+        if len(shape) == 1 and name.endswith("weight"):
+            draw = 1 + draw
+        ours[our_name(name)].data = torch.zeros(shape) if name == "agg_token" else draw
+    assert {our_name(name) for name, _ in order} == ours.keys()
+    return {name: ours[our_name(name)] for name, _ in order}
+
+
+@pytest.mark.parametrize(
+    ("case", "settings"),
+    [
+        ("aug_style_eval", {"action_statistics": "padded"}),
+        ("aug_style_train", {"action_statistics": "padded"}),
+        ("relative_latents_given_train", {"action_statistics": "repeated"}),
+        ("M1_eval", {"observed": 1}),
+        ("saccade_model_train", {"action_statistics": "padded"}),
+        ("no_action_conditioning_eval", {"conditioning": "none"}),
+    ],
+)
+def test_forward_pass_and_gradients_are_those_of_the_authors_code(facts, case, settings, seq_jepa):
+    recorded = facts["full_forward_tiny"]["cases"][case]
+    objective, backbone = seq_jepa(**settings)
+    named = fill(
+        objective,
+        backbone,
+        facts["full_forward_tiny"]["parameter_order" + ("_no_action" if "no_action" in case else "")],
+    )
+    objective.train(case.endswith("train"))
+    given = settings.get("observed", 3)
+    pixels = torch.cat((normal(20, 4, 3, 2, 2, 2)[:, :given], normal(21, 4, 1, 2, 2, 2)), dim=1)
+    places = torch.cat((normal(22, 4, 3, 3)[:, :given], normal(23, 4, 1, 3)), dim=1)
+    views = views_of(pixels, [Transform({"place": one}, PLACE) for one in places.unbind(1)])
+    seen = {}
+    objective.aggregator.register_forward_hook(
+        lambda module, inputs, output: seen.update(tokens=module.tokens(*inputs), z_agg=output)
+    )
+    if "relative_latents" in case:
+        features = backbone(pixels[:, :3].flatten(0, 1)).view(4, 3, 8)
+        terms = objective.sequence_loss(features, normal(24, 4, 3, 3), objective.teacher(pixels[:, 3]))
+    else:
+        terms = objective.loss(views, backbone)
+    loss = terms["prediction"].value
+    loss.backward()
+    assert loss.item() == pytest.approx(recorded["loss"], rel=1e-4)
+    assert_allclose(seen["z_agg"].detach(), recorded["z_agg"], rtol=1e-4, atol=1e-5)
+    assert_allclose(seen["tokens"][0].detach(), recorded["tokens_sample0"], rtol=1e-4, atol=1e-5)
+    for name, norm in recorded["grad_norms"].items():
+        assert named[name].grad.norm().item() == pytest.approx(norm, rel=1e-4), name
+    assert [name for name, one in named.items() if name.startswith("target") and one.grad is not None] == recorded[
+        "target_params_with_grad"
+    ]
+
+
+def test_cosine_distance(facts):
+    recorded, prediction = facts["loss_cosine"], normal(0, 5, 16).requires_grad_()
+    loss = losses.cosine_distance(prediction, normal(1, 5, 16))
+    loss.backward()
+    assert loss.item() == pytest.approx(recorded["loss"], rel=1e-6)
+    assert_allclose(prediction.grad[0], recorded["grad_wrt_P_row0"], rtol=1e-4, atol=1e-7)
+    assert prediction.grad.norm().item() == pytest.approx(recorded["grad_wrt_P_fro_norm"], rel=1e-5)
+
+
+def test_embedded_actions_are_normalised_as_the_authors_code_does(facts, golden):
+    recorded, actions = facts["action_projection"], golden("seq_jepa_views")["relative_action_augmentation"]
+    last = torch.tensor(actions["action_for_predictor"])
+    given = torch.cat((torch.tensor(actions["relative_actions_observed"])[:, :2], last[:, None]), dim=1)
+    encoder = ActionEncoder(9, 4, "padded")
+    encoder.linear.weight.data = 0.5 * normal(10, 4, 9)
+    fresh = encoder.eval().embed(last[:, None])[:, 0]
+    assert_allclose(fresh.detach(), recorded["eval_mode_fresh_stats_target_embedding"], rtol=1e-4, atol=1e-5)
+    embedded = encoder.train()(given).detach()
+    # A batch of two is +-1 but for eps, which takes the fifth digit of differences as small as these.
+    assert_allclose(embedded[:, 2], recorded["train_mode_target_embedding"], atol=1e-5)
+    assert_allclose(
+        embedded[:, :2], np.array(recorded["train_mode_observed_embedding_after_zeroing"])[:, :2], rtol=1e-4, atol=1e-5
+    )
+    assert_allclose(encoder.norm.running_mean, recorded["running_mean_after_second"], atol=1e-6)
+    assert_allclose(encoder.norm.running_var, recorded["running_var_after_second"], atol=1e-6)
+    after = encoder.eval().embed(last[:, None])[:, 0]
+    assert_allclose(after.detach(), recorded["eval_mode_after_the_two_updates_target_embedding"], rtol=1e-4, atol=1e-5)
+
+
+CONFIGURATIONS = {
+    "3diebench_rot": {},
+    "rotcolor": {"parameters": ["rotation", "floor_hue", "light_hue"], "convention": "seq-jepa"},
+    "cifar_aug": {
+        "parameters": ["crop", "brightness", "contrast", "saturation", "hue", "blur"],
+        "convention": "seq-jepa",
+    },
+    "no_action": {"conditioning": "none"},
+    "raw_action_rot": {"action_dimensions": 0},
+    "raw_action_aug9": {
+        "parameters": ["crop", "brightness", "contrast", "saturation", "hue", "blur"],
+        "convention": "seq-jepa",
+        "action_dimensions": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_networks_are_as_large_as_the_authors(facts, name):
+    recorded = facts["token_layout"]["configurations"][name]
+    with torch.device("meta"):
+        objective = SeqJEPA(512, {**RENDERED, **simclr().groups}, **CONFIGURATIONS[name])
+    parts = {
+        "aggregator": objective.aggregator,
+        "predictor": objective.prediction_head,
+        "action_proj": objective.action_encoder,
+    }
+    sizes = {f"params_{part}": sum(one.numel() for one in network.parameters()) for part, network in parts.items()}
+    sizes["params_aggregator"] -= recorded["emb_dim"]  # the token, which stands apart there
+    assert sizes.items() <= recorded.items()
+    assert objective.aggregator.token.shape[-1] == recorded["emb_dim"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "columns"), [("rot", ["rotation"]), ("rotcolor", ["rotation", "floor_hue", "light_hue"])]
+)
+def test_actions_on_3diebench(golden, kind, columns):
+    case = golden("seq_jepa_actions")["relative_action_3diebench"]
+    transforms = []
+    for latent in case["latents"]:
+        values = {"rotation": quaternion_from_euler(torch.tensor([latent[:3]])), "floor_hue": torch.tensor([latent[3]])}
+        transforms.append(
+            Transform(
+                {**values, "light_hue": torch.tensor([latent[6]])},
+                {name: RENDERED[name] for name in (*values, "light_hue")},
+            )
+        )
+    found = action_vectors(transforms, columns, "seq-jepa")[0]
+    assert_allclose(found, case["values"][kind]["relative"], atol=1e-6)
+
+
+def test_raw_actions_reach_the_predictor_and_stay_as_they_were(facts, seq_jepa):
+    """In the authors' code the caller's last action becomes zero, and with it what the predictor is told."""
+    assert facts["raw_action_inplace_bug"]["predictor_action_abs_sum"] == 0
+    objective, _ = seq_jepa(action_dimensions=0)
+    told = []
+    objective.prediction_head.register_forward_hook(lambda module, inputs, output: told.append(inputs[0]))
+    actions = normal(0, 4, 3, 3)
+    objective.sequence_loss(normal(1, 4, 3, 8), actions, normal(2, 4, 8))
+    assert torch.equal(actions, normal(0, 4, 3, 3))
+    assert torch.equal(told[0][:, -4:-1], actions[:, -1])
+    assert not told[0][:, -1].any()
+
+
+def test_teacher_and_schedules(facts):
+    for share, momentum in facts["ema"]["values"].items():
+        assert cosine_momentum(0.996, *map(int, share.split("/"))) == pytest.approx(momentum, abs=1e-9)
+    network, teacher = nn.Linear(3, 1, bias=False), nn.Linear(3, 1, bias=False)
+    network.weight.data, teacher.weight.data = torch.tensor([[0.0, 1, 2]]), torch.tensor([[1, -2, 0.5]])
+    follower = Teacher(teacher)
+    follower.follow(network, 0.996)
+    assert_allclose(follower.network.weight[0], facts["ema"]["update_example"]["result"], rtol=1e-6)
+    schedule = make_optimizer([network], lr=4e-4, warmup=0.02, final_lr=1e-5)
+    for epoch, rate in facts["lr_schedule"]["as_described_in_paper_linear_warmup_then_cosine_to_1e_minus_5"].items():
+        if int(epoch) >= 20:
+            assert schedule.rate(int(epoch), 1000) == pytest.approx(rate, rel=1e-6)
+
+
+def test_r2_is_the_mean_over_dimensions(facts):
+    targets = RandomState(40).standard_normal((12, 4)) * [1, 0.1, 3, 0.5] + [0, 1, 2, 3]
+    predictions = targets + RandomState(41).standard_normal((12, 4)) * [0.3, 0.1, 0.3, 0.3]
+    assert r2_mean(torch.from_numpy(targets), torch.from_numpy(predictions)) == pytest.approx(
+        facts["r2_metric"]["r2"], rel=1e-6
+    )

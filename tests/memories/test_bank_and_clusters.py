@@ -1,0 +1,137 @@
+"""Claims about the bank and its clusters: what is stored and when, how small clusters are mended, and what k-means finds."""
+
+import copy
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from numpy.random import RandomState
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor, nn
+
+from ssl_inv.data.source import Labels
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.clusters import Clusters, two_means
+from ssl_inv.memories.gallery import GalleryFeatures
+from ssl_inv.memories.search import k_means
+
+
+def normal(seed: int, *shape: int) -> Tensor:
+    return torch.tensor(RandomState(seed).randn(*shape))
+
+
+def put_into(clusters: Clusters, objects: Tensor, cluster: int) -> None:
+    clusters.labels[objects] = cluster
+    clusters._members = None
+
+
+def close(found: Tensor, expected: Any) -> None:
+    np.testing.assert_allclose(found.detach().numpy(), np.asarray(expected), rtol=1e-9, atol=1e-11)
+
+
+def test_a_bank_is_filled_with_what_can_be_read():
+    bank = Bank(6, 5)
+    before = bank.vectors.clone()
+    objects, features = torch.tensor([4, 1, 3]), normal(0, 3, 5).float()
+    piece = GalleryFeatures(objects, torch.zeros(3, dtype=torch.int64), features, torch.tensor([True, False, True]))
+    bank.fill(SimpleNamespace(features=lambda encoder: iter([piece])), nn.Identity())
+    torch.testing.assert_close(bank.vectors[[4, 3]], F.normalize(features[[0, 2]], dim=1))
+    assert torch.equal(bank.vectors[[0, 1, 2, 5]], before[[0, 1, 2, 5]])
+
+
+def test_an_object_that_is_twice_in_a_batch_is_stored_as_it_was_last(bank_and_clusters):
+    bank, _ = bank_and_clusters()
+    rows = normal(7, 3, 5)
+    bank.put(torch.tensor([4, 9, 4]), rows)
+    bank.flush()
+    close(bank.vectors[[9, 4]], F.normalize(rows[1:], dim=1))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_bank_on_the_host_stays_there_and_answers_as_any(precision):
+    torch.manual_seed(0)
+    bank = Bank(60, 5, precision=precision, place="host")
+    moved = copy.deepcopy(bank).to("meta")
+    assert moved.vectors.device.type == "cpu"
+    assert moved.vectors.dtype == {"fp32": torch.float32, "fp16": torch.float16}[precision]
+    queries = normal(2, 4, 5).float().requires_grad_()
+    index = torch.randint(60, (4, 7))
+    found = bank.similarity(queries, index)
+    torch.testing.assert_close(found, bank.similarities(queries.detach()).gather(1, index))
+    found.square().sum().backward()
+    dense = (2 * found.detach().unsqueeze(2) * bank.vectors[index].float()).sum(dim=1)
+    torch.testing.assert_close(queries.grad, dense)
+
+
+def test_a_bank_may_not_change_before_the_gradient_is_known(bank_and_clusters):
+    bank, _ = bank_and_clusters()
+    found = bank.similarity(normal(2, 4, 5).requires_grad_(), torch.zeros(4, 2, dtype=torch.int64))
+    bank.vectors.mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.sum().backward()
+
+
+def test_small_clusters_go_to_their_neighbours_and_get_halves_of_the_largest(bank_and_clusters):
+    bank, clusters = bank_and_clusters(smallest=5)
+    put_into(clusters, clusters.labels == 5, 0)
+    put_into(clusters, torch.tensor([5, 11]), 5)
+    clusters.recentre(bank)
+    lost = clusters.centroids.clone()
+    nearest = (bank.vectors[[5, 11]] @ lost[:5].T).argmax(dim=1)
+    clusters.mend(bank)
+    assert int(clusters.members.sizes.min()) >= 5
+    means = torch.stack([bank.vectors[clusters.labels == cluster].mean(dim=0) for cluster in (0, 5)])
+    close(clusters.centroids[[0, 5]], means)
+    assert all(
+        label in (near, 5) for label, near in zip(clusters.labels[[5, 11]].tolist(), nearest.tolist(), strict=True)
+    )
+    before = clusters.labels.clone()
+    clusters.mend(bank)
+    assert torch.equal(before, clusters.labels), "nothing is left to mend"
+
+
+def test_two_means_parts_what_lies_apart_and_equal_vectors_too():
+    rows = torch.cat((normal(0, 7, 3) + 20, normal(1, 4, 3) - 20))
+    side = two_means(rows)
+    assert {tuple(one.tolist()) for one in (side[:7].unique(), side[7:].unique())} == {(False,), (True,)}
+    assert two_means(torch.ones(5, 3)).tolist() == [False, True, False, True, False]
+
+
+def blobs(spherical: bool = False) -> tuple[Bank, Clusters, Tensor]:
+    """Three well separated kinds of 40 vectors, and their number."""
+    kinds = torch.arange(120) % 3
+    bank, clusters = Bank(120, 8), Clusters(120, 3, 8)
+    bank.vectors.copy_(F.normalize(4 * torch.eye(8)[kinds] + normal(5, 120, 8).float() / 3, dim=1))
+    clusters.fit(bank, 10, seed=4, spherical=spherical, points=20)
+    return bank, clusters, kinds
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_k_means_finds_kinds_the_same_way_every_time(spherical):
+    bank, clusters, kinds = blobs(spherical)
+    known = Labels(kinds, torch.ones(120, dtype=torch.bool), ["a", "b", "c"])
+    found = clusters.agreement(known)
+    assert found == {
+        "smallest_cluster": 40,
+        "largest_cluster": 40,
+        "empty_clusters": 0,
+        "purity": 1,
+        "nmi": pytest.approx(1),
+    }
+    assert torch.equal(clusters.centroids, k_means(bank, 3, 10, seed=4, spherical=spherical, points=20))
+    if spherical:
+        torch.testing.assert_close(clusters.centroids.norm(dim=1), torch.ones(3))
+
+
+def test_agreement_is_that_of_scikit_learn_over_the_known(bank_and_clusters):
+    _, clusters = bank_and_clusters()
+    classes, known = torch.from_numpy(RandomState(3).randint(4, size=60)), torch.arange(60) % 5 > 0
+    found = clusters.agreement(Labels(classes, known, list("abcd")))
+    pairs = (classes[known].numpy(), clusters.labels[known].numpy())
+    assert found["nmi"] == pytest.approx(normalized_mutual_info_score(*pairs))
+    purity = sum(np.bincount(pairs[0][pairs[1] == cluster]).max() for cluster in range(6)) / int(known.sum())
+    assert found["purity"] == pytest.approx(purity)
+    assert set(clusters.agreement(None)) == {"smallest_cluster", "largest_cluster", "empty_clusters"}

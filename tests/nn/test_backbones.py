@@ -1,0 +1,117 @@
+"""Any timm model behind one face, and stems for small images that timm can make again."""
+
+import pytest
+import timm
+import torch
+from torch import nn
+
+from ssl_inv.catalogue import OBJECTIVES
+from ssl_inv.engine.preflight import advice_on_stem
+from ssl_inv.nn.backbones import SharedPass, make_backbone, to_channels_last
+from ssl_inv.testing import GROUPS
+
+
+@pytest.mark.parametrize(("stem", "side"), [("default", 1), ("3x3-stride2", 2), ("3x3-stride1", 4)])
+def test_stems_keep_resolution(stem, side):
+    backbone = make_backbone(name="resnet18", stem=stem).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert backbone.feature_map(pixels).shape == (2, 512, side, side)
+        torch.testing.assert_close(backbone.feature_map(pixels).mean((2, 3)), backbone(pixels))
+        again = timm.create_model(backbone.architecture, num_classes=0).eval()
+        again.load_state_dict(backbone.model.state_dict())
+        assert torch.equal(again(pixels), backbone.model(pixels))
+
+
+def test_a_map_of_one_pixel_is_pointed_out():
+    assert advice_on_stem(make_backbone(name="resnet18"), 33) is None
+    assert advice_on_stem(make_backbone(name="resnet18", stem="3x3-stride1"), 32) is None
+    assert "one pixel" in advice_on_stem(make_backbone(name="resnet18"), 32)
+    assert "3x3-stride1 leaves 4 x 4" in advice_on_stem(make_backbone(name="resnet18"), 28)
+
+
+def test_small_stem_starts_as_any_other_convolution():
+    torch.manual_seed(0)
+    weight = make_backbone(name="resnet18", stem="3x3-stride1").model.conv1.weight
+    assert weight.shape == (64, 3, 3, 3)
+    assert weight.std().item() == pytest.approx((2 / (64 * 9)) ** 0.5, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "tokens"),
+    [("vit_tiny_patch16_224", {"img_size": 32, "patch_size": 8, "depth": 2}, 16), ("test_vit", {"img_size": 32}, 4)],
+)
+def test_transformers_give_patch_tokens(name, arguments, tokens):
+    backbone = make_backbone(name=name, arguments=arguments).eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert backbone(pixels).shape == (2, backbone.features)
+        assert backbone.tokens(pixels).shape == (2, tokens, backbone.features)
+        with pytest.raises(TypeError, match="tokens, not a feature map"):
+            backbone.feature_map(pixels)
+
+
+def test_a_hidden_layer_behind_the_pooling_counts_and_is_no_channel():
+    backbone = make_backbone(name="mobilenetv3_small_050").eval()
+    pixels = torch.randn(2, 3, 32, 32)
+    assert (backbone.channels, backbone.features) == (288, 1024)
+    with torch.no_grad():
+        assert backbone(pixels).shape == (2, 1024)
+        assert backbone.feature_map(pixels).shape == (2, 288, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("split", {"invariant": {"name": "vicreg"}, "equivariant": {"name": "sie", "equivariant_share": 1}}),
+        ("ec-reconstruction", {"base": {"name": "vicreg"}, "parameters": ["rotation"]}),
+        ("soft-equivariance", {"base": {"name": "vicreg"}}),
+    ],
+)
+def test_parts_by_channel_need_pooled_channels(name, settings):
+    backbone = make_backbone(name="mobilenetv3_small_050")
+    with pytest.raises(ValueError, match="from 288 channels to 1024 features"):
+        OBJECTIVES.find(name).load()(backbone.features, GROUPS, **settings).adopt(backbone)
+
+
+def test_convolutional_models_have_no_tokens():
+    with pytest.raises(TypeError, match="feature map, not tokens"):
+        make_backbone(name="test_resnet").tokens(torch.randn(1, 3, 64, 64))
+
+
+def test_a_shared_pass_is_one_pass_of_each_batch():
+    backbone = make_backbone(name="test_resnet").eval()
+    shared, passes = SharedPass(backbone), []
+    backbone.model.conv1.register_forward_hook(lambda *_: passes.append(1))
+    one, other = torch.randn(2, 2, 3, 64, 64)
+    with torch.no_grad():
+        for pixels in (one, one, other, other, one):
+            assert torch.equal(shared(pixels), backbone.model(pixels))
+        assert shared(one) is shared(one)
+        assert torch.equal(shared.feature_map(one), backbone.feature_map(one))
+    assert len(passes) == 3 + 5 + 1, "of three batches in a row, and those of the backbone itself"
+
+
+def test_channels_last_changes_no_value():
+    backbone = make_backbone(name="test_resnet").eval()
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        before = backbone(pixels)
+        to_channels_last(backbone)
+        torch.testing.assert_close(
+            backbone(pixels.contiguous(memory_format=torch.channels_last)), before, rtol=1e-4, atol=1e-5
+        )
+    assert all(not isinstance(module, nn.Linear) for module in [backbone.model.get_classifier()])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"name": "resnt18"}, "did you mean 'resnet18'"),
+        ({"name": "vit_tiny_patch16_224", "stem": "3x3-stride1"}, "not for vit_tiny_patch16_224"),
+        ({"name": "resnet18", "arguments": {"colour": 3}}, "resnet18 refuses"),
+    ],
+)
+def test_refusals(settings, message):
+    with pytest.raises(ValueError, match=message):
+        make_backbone(**settings)

@@ -1,0 +1,93 @@
+"""Claims about the trajectory of three views: what deviates from it, and which view is its centre."""
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ssl_inv.nn import losses
+from ssl_inv.objectives.base import Losses
+from ssl_inv.objectives.vicreg import VICReg
+from ssl_inv.objectives.vicreg_trajectory import VICRegTrajectory, centre_of
+from ssl_inv.testing import GROUPS
+from ssl_inv.transforms import Transform
+from ssl_inv.views import View, Views
+
+
+def total(terms: Losses) -> Tensor:
+    return sum((term.weight * term.value for term in terms.values()), start=torch.zeros(()))
+
+
+@pytest.fixture
+def trajectory() -> tuple[Tensor, Tensor, Tensor]:
+    """Embeddings of some lengths: two ends, and one on the great circle through them."""
+    torch.manual_seed(0)
+    left, right = (torch.randn(8, 5, dtype=torch.float64) for _ in range(2))
+    return left, 0.3 * left + 0.4 * right, right
+
+
+def test_a_view_on_the_way_has_no_deviation(trajectory):
+    left, centre, right = trajectory
+    assert losses.geodesic_deviation(left, centre, right) < 1e-20
+    assert losses.bend(left, (left + 2 * right) / 3, right) < 1e-12
+    assert losses.bend(left, left - right, right) > 1
+
+
+def test_deviation_is_the_squared_sine_of_the_angle_to_the_plane(trajectory):
+    left, centre, right = trajectory
+    normal = torch.linalg.svd(torch.stack((left, right), dim=1))[2][:, 2]
+    tilted = nn.functional.normalize(centre, dim=1) * math.cos(0.3) + normal * math.sin(0.3)
+    expected = torch.tensor(math.sin(0.3) ** 2, dtype=torch.float64)
+    torch.testing.assert_close(losses.geodesic_deviation(left, 7 * tilted, right), expected)
+
+
+@pytest.mark.parametrize("normalised", [True, False])
+def test_the_way_bends_by_the_angle_of_its_steps_without_what_points_along_the_centre(normalised):
+    left, centre, right = (torch.tensor([one], dtype=torch.float64) for one in ([-1.0, -2, 0], [0, 0, 3], [2, 0, 5]))
+    # Along the centre, of length 3, the steps are 3 and 2 long; what is taken away is that, or by the authors' code 9 times that.
+    kept = 0.0 if normalised else 1 - 9
+    first, second = (torch.tensor(step, dtype=torch.float64) for step in ([1, 2, 3 * kept], [2, 0, 2 * kept]))
+    expected = 1 - torch.dot(first, second) / (first.norm() * second.norm())
+    torch.testing.assert_close(losses.tangent_bend(left, centre, right, normalised), expected)
+
+
+def test_the_comparison_of_seq_jepa_has_vicreg_s_terms_of_two_views():
+    x, y, z = torch.randn(3, 8, 5, dtype=torch.float64)
+    terms = VICRegTrajectory(6, GROUPS, projector=[5], shape="tangent", compared="two").embedding_loss(x, y, z)
+    expected = VICReg(6, GROUPS, projector=[5], invariance=10.0, variance=10.0).embedding_loss(x, y)
+    for name, term in expected.items():
+        torch.testing.assert_close(terms[name].value, term.value)
+
+
+def test_deviation_has_a_gradient_where_the_ends_meet(trajectory):
+    left, centre, _ = (one.requires_grad_() for one in trajectory)
+    losses.geodesic_deviation(left, centre, left.clone()).backward()
+    assert left.grad.isfinite().all()
+    assert centre.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)])
+def test_the_view_between_the_others_is_the_centre(order, backbone, some_views, build):
+    views = some_views(3)
+    rotations = [torch.tensor([[0.0, 0.0, math.sin(a / 2), math.cos(a / 2)]]).repeat(8, 1) for a in (0.1, 0.5, 1.2)]
+    turned = [
+        View(view.pixels, Transform({**view.transform.values, "rotation": q}, GROUPS))
+        for view, q in zip(views.views, rotations, strict=True)
+    ]
+    shuffled = Views(tuple(turned[number] for number in order), views.index)
+    assert centre_of(tuple(view.transform for view in shuffled.views), ["rotation"]).tolist() == [order.index(1)] * 8
+    by_rotation, as_it_comes = (build("vicreg-trajectory", backbone, parameters=names) for names in (["rotation"], []))
+    torch.testing.assert_close(
+        total(by_rotation.loss(shuffled, backbone)),
+        total(as_it_comes.loss(Views(tuple(turned), views.index), backbone)),
+    )
+
+
+def test_three_equal_views_have_the_terms_of_two_equal_views():
+    x = torch.randn(8, 5)
+    terms = VICRegTrajectory(6, GROUPS, projector=[5]).embedding_loss(x, x, x)
+    expected = VICReg(6, GROUPS, projector=[5], invariance=10.0, variance=10.0).embedding_loss(x, x)
+    for name, term in expected.items():
+        torch.testing.assert_close(terms[name].value, term.value)
+        assert terms[name].weight == term.weight

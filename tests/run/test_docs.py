@@ -1,0 +1,199 @@
+"""The pages of the objectives are what the generator makes today, and say of every objective what a reader compares by."""
+
+import importlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from ssl_inv.catalogue import OBJECTIVES
+
+DOCS = Path(__file__).parents[2] / "docs"
+NAMES = sorted(OBJECTIVES.entries)
+
+
+@pytest.fixture(scope="module")
+def module():
+    """A module of the generator by its name."""
+
+    def load(name: str) -> ModuleType:
+        return importlib.import_module(f"method_pages.{name}")
+
+    sys.path.insert(0, str(DOCS))
+    yield load
+    sys.path.remove(str(DOCS))
+
+
+@pytest.fixture(scope="module")
+def made(module):
+    return module("pages").pages()
+
+
+@pytest.fixture(scope="module")
+def methods(module):
+    return module("methods").read_methods()
+
+
+@pytest.fixture(scope="module")
+def papers(module):
+    return module("published").read_papers()
+
+
+def test_pages_are_not_stale(made):
+    kept = {path.name: path.read_text(encoding="utf-8") for path in (DOCS / "objectives").glob("*.md")}
+    assert sorted(kept) == sorted(made), "run `make docs`"
+    stale = [name for name, text in made.items() if kept[name] != text]
+    assert not stale, f"run `make docs`: {stale} are not what it makes"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_objective_says_what_it_is_and_where_it_is_from(methods, name):
+    method = methods[name]
+    assert method.equations, "the docstring has no equation, a paragraph that is indented"
+    assert re.search(r"\b(19|20)\d\d\b", method.source), "the docstring's first paragraph names no paper with its year"
+    assert method.when, "the docstring has no section `When:`"
+    assert not (silent := [one.name for one in method.settings if not one.meaning]), f"no meaning under Args: {silent}"
+
+
+def test_every_objective_has_a_recipe(module):
+    assert not set(NAMES) - set(module("pages").recipes_by_objective())
+
+
+def test_links_lead_somewhere(made):
+    for page, text in made.items():
+        for target in re.findall(r"\]\(([^)#]+)\)", text):
+            assert (DOCS / "objectives" / target).resolve().exists() or target in made, f"{page} links to {target}"
+
+
+def test_tables_are_rectangular(made):
+    for page, text in made.items():
+        for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1, f"{page}: {block[:200]}"
+
+
+def test_two_definitions_of_r2_never_share_a_measure(papers):
+    measures = papers.measures.values()
+    assert all(
+        any(way in one for way in ("per dimension", "pooled", "averaging not stated"))
+        for one in measures
+        if one.startswith("R2")
+    )
+
+
+def test_every_method_of_the_papers_has_a_name(papers):
+    assert {row.method for row in papers.rows} <= {*NAMES, *papers.names}
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            "{source: sei, data: d, setting: s, top1: 1}",
+            "'sie' names the source 'sei', which is not defined; did you mean 'sie'",
+        ),
+        (
+            "{source: sie, data: d, setting: s, top: 1}",
+            "'sie' names the measure 'top', which is not defined; did you mean 'top1'",
+        ),
+        ("{source: sie, data: d, top1: 1}", "a row of 'sie' has no 'setting'"),
+        ("{source: sie, data: d, setting: s, top1: high}", "top1 of a row of 'sie' must be a number, got 'high'"),
+    ],
+)
+def test_a_mistake_in_the_papers_is_named(module, tmp_path, row, message):
+    file = tmp_path / "papers.yaml"
+    file.write_text(
+        f"sources: {{sie: x}}\nmeasures: {{top1: y}}\noverview: []\nnames: {{}}\nobjectives:\n  sie:\n    - {row}\n"
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        module("published").read_papers(file)
+
+
+def make_run(folder: Path, seed: int, value: float, facts: dict | None = None, **changes: str) -> Path:
+    """The folder of a finished run, as far as its results are concerned."""
+    folder.mkdir()
+    recipe = {
+        "objective": "{name: vicreg}",
+        "data": "{name: folder, path: /home/someone/photos}",
+        "trainer": f"{{steps: 2, seed: {seed}}}",
+    }
+    (folder / "recipe.yaml").write_text(
+        "".join(f"{section}: {text}\n" for section, text in {**recipe, **changes}.items())
+    )
+    record = {
+        "state": "complete",
+        "command": ["ssl-inv", "pretrain", "vicreg-rendered", "--trainer.seed", str(seed)],
+        "began": "2026-01-01T10:00:00+0000",
+        "ended": "2026-01-01T10:03:00+0000",
+        "host": {"machine": "x86_64", "cores": 2, "gpu": None},
+        "versions": {"commit": ("a" if seed < 2 else "b") * 40},
+    }
+    (folder / "run.json").write_text(json.dumps({**record, **(facts or {})}))
+    row = {"name": "linear/top1", "part": "all", "value": value, "spread": 0.01, "detail": ""}
+    (folder / "results.json").write_text(
+        json.dumps([{"trained": row, "untrained": None, "shuffled": None, "reference": None}])
+    )
+    return folder
+
+
+def test_runs_become_mean_and_deviation(module, tmp_path):
+    from ssl_inv.run.folder import RunFolder
+
+    recorded, record_of = module("recorded"), module("runs").record_of
+    folders = [
+        RunFolder.open(make_run(tmp_path / str(seed), seed, value)) for seed, value in enumerate((0.5, 0.6, 0.7))
+    ]
+    runs = [record_of("mine", "vicreg-rendered", folder) for folder in folders]
+    recorded.write_record(recorded.joined([runs[2], runs[0]]), tmp_path)
+    record = recorded.joined([runs[1], *recorded.read_records(tmp_path)])
+    recorded.write_record(record, tmp_path)
+    assert recorded.read_records(tmp_path) == [record]
+    assert (record.seeds, record.seconds) == ((0, 1, 2), (180.0, 180.0, 180.0))
+    assert module("tables").number("linear/top1", record.rows[0].trained) == "60.0 ± 10.0"
+    assert "commits aaaaaaa (seeds 0, 1), bbbbbbb (seed 2); 2 cores" in module("tables").circumstances(record)
+    assert "someone" not in (tmp_path / "mine.json").read_text()
+
+
+def test_a_run_that_was_interrupted_has_no_time(module, tmp_path):
+    from ssl_inv.run.folder import RunFolder
+
+    pause = {"step": 1, "versions": {"commit": "a" * 40}}
+    record = module("runs").record_of(
+        "mine", "vicreg-rendered", RunFolder.open(make_run(tmp_path / "a", 0, 0.5, {"resumed": [pause]}))
+    )
+    assert record.seconds == (None,)
+
+
+@pytest.mark.parametrize(
+    ("facts", "message"),
+    [
+        ({"state": "interrupted"}, "its state is 'interrupted'"),
+        ({"versions": {}}, "does not know its commit"),
+        (
+            {"versions": {"commit": "a" * 40, "uncommitted": "ssl_inv/heads.py"}},
+            "files that its commit does not have: ssl_inv/heads.py",
+        ),
+        ({"resumed": [{"step": 1, "versions": {"commit": "b" * 40}}]}, f"went on at step 1 with commit {'b' * 40}"),
+    ],
+)
+def test_only_a_finished_run_of_one_commit_is_recorded(module, tmp_path, facts, message):
+    from ssl_inv.run.folder import RunFolder
+
+    folder = RunFolder.open(make_run(tmp_path / "a", 0, 0.5, facts))
+    with pytest.raises(ValueError, match=message):
+        module("runs").record_of("mine", "vicreg-rendered", folder)
+
+
+@pytest.mark.parametrize(
+    ("seed", "changes", "message"),
+    [(0, {}, "the same seed"), (1, {"trainer": "{steps: 3, seed: 1}"}, "trainer.steps: 2 -> 3")],
+)
+def test_only_runs_that_differ_in_their_seed_are_averaged(tmp_path, seed, changes, message):
+    runs = [make_run(tmp_path / "a", 0, 0.5), make_run(tmp_path / "b", seed, 0.5, **changes)]
+    told = subprocess.run([sys.executable, DOCS / "record.py", *runs], capture_output=True, text=True, check=False)
+    assert (told.returncode, told.stderr.count("\n")) == (2, 1)
+    assert message in told.stderr

@@ -1,0 +1,59 @@
+"""The package is whole wherever it is installed: the suite and the recipes are inside it, and no folder of the user's shadows them."""
+
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What `pip install .` would put into site-packages."""
+    folder = tmp_path_factory.mktemp("wheel")
+    # Built from a copy: setuptools would put what an earlier build left in the repository into the wheel.
+    source = folder / "source"
+    for name in ("ssl_inv", "evaluation", "recipes"):
+        shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(REPOSITORY / name, source)
+    options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
+    subprocess.run(
+        [sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, capture_output=True, text=True
+    )
+    target = folder / "site-packages"
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(target)
+    return target
+
+
+def test_wheel_holds_suite_templates_and_recipes(unpacked_wheel: Path):
+    assert (unpacked_wheel / "ssl_inv" / "evaluation" / "suite.py").is_file()
+    assert (unpacked_wheel / "ssl_inv" / "evaluation" / "templates" / "report.html.j2").is_file()
+    assert (unpacked_wheel / "ssl_inv" / "py.typed").is_file()
+    shipped = {path.name for path in (REPOSITORY / "recipes").glob("*.yaml")}
+    assert {path.name for path in (unpacked_wheel / "ssl_inv" / "recipes").glob("*.yaml")} == shipped
+    assert not (unpacked_wheel / "evaluation").exists()
+
+
+def test_wheel_works_beside_a_foreign_folder_called_evaluation(unpacked_wheel: Path, tmp_path: Path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation" / "__init__.py").write_text("raise ImportError('the wrong evaluation')")
+    (tmp_path / "recipes").mkdir()
+    script = (
+        "from ssl_inv.evaluation import rankme\n"
+        "import ssl_inv, ssl_inv.evaluation.suite as suite\n"
+        "from ssl_inv.run.cli import main\n"
+        f"assert suite.__file__.startswith({str(unpacked_wheel)!r}), suite.__file__\n"
+        "raise SystemExit(main(['recipes']))\n"
+    )
+    environment = {"PYTHONPATH": str(unpacked_wheel), "PATH": "/usr/bin:/bin"}
+    result = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    assert "demo" in result.stdout

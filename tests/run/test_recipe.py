@@ -1,0 +1,264 @@
+"""Claims about recipes: they read as they are written, resolve completely, and explain themselves."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import yaml
+
+from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, Registry, suggest
+from ssl_inv.run.explain import argument_sentences, explained, recipe_head
+from ssl_inv.run.plain_yaml import dump_value, dump_yaml, parse_yaml
+from ssl_inv.run.recipe import (
+    SECTIONS,
+    RecipeError,
+    apply_overrides,
+    difference,
+    load_recipe,
+    resolve,
+    section_schema,
+    shipped_recipes,
+)
+from ssl_inv.run.schema import conform
+
+CONTENT: dict[str, Any] = {
+    "objective": {"name": "sie", "projector": [64, 64]},
+    "data": {"name": "rendered", "objects": 100, "views": 4},
+    "trainer": {"steps": 3},
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("1e-3", 0.001),
+        ("5.", 5.0),
+        (".5", 0.5),
+        ("-3", -3),
+        ("010", 10),
+        ("no", "no"),
+        ("on", "on"),
+        ("1:30", "1:30"),
+        ("2024-01-01", "2024-01-01"),
+        ("true", True),
+        ("", None),
+        ("~", None),
+        ("[8, 1e2, x]", [8, 100.0, "x"]),
+        ("{a: circle deg}", {"a": "circle deg"}),
+    ],
+)
+def test_plain_values_mean_what_yaml_1_2_says(text: str, value: object) -> None:
+    assert parse_yaml(text) == value
+    assert type(parse_yaml(text)) is type(value)
+    assert parse_yaml(dump_value(value)) == value
+
+
+@pytest.mark.parametrize("text", ["1e3", "true", "null", "~", "12", "0x1f", "a: b", "# c", "é", " padded ", "yes", ""])
+def test_a_text_is_written_so_that_it_is_read_as_a_text(text: str) -> None:
+    assert parse_yaml(dump_yaml({"key": {"path": text}})) == {"key": {"path": text}}
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation", "expected"),
+    [
+        (1, float, 1.0),
+        (1e3, int, 1000),
+        (None, int | None, None),
+        (2, int | None, 2),
+        ("a", Literal["a", "b"] | None, "a"),
+        ([1, 2.5], list[float], [1.0, 2.5]),
+        ({"a": "b"}, dict[str, str] | None, {"a": "b"}),
+        ({"a": [1]}, dict[str, Any], {"a": [1]}),
+        (True, bool, True),
+    ],
+)
+def test_a_fitting_value_is_taken_as_its_type(value: object, annotation: Any, expected: object) -> None:
+    assert conform(value, annotation) == expected
+    assert type(conform(value, annotation)) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "annotation"),
+    [
+        (True, int),
+        (True, float),
+        (1, bool),
+        (1, Literal[True]),
+        ("1", int),
+        (1, str),
+        (1.5, int),
+        (float("nan"), float),
+        (float("inf"), float),
+        (None, float),
+        ([None], list[int]),
+        ({"a": "1"}, dict[str, int]),
+        (True, Literal[1, 2]),
+        ([1, "x"], list[int]),
+        ([True], list[int]),
+        (1, list[int]),
+        ({"a": 1}, dict[str, str]),
+        ("c", Literal["a", "b"]),
+    ],
+)
+def test_a_value_of_another_type_is_refused(value: object, annotation: Any) -> None:
+    with pytest.raises(ValueError, match=r"^expected "):
+        conform(value, annotation)
+
+
+def test_a_resolved_recipe_is_complete_and_reads_back_as_itself() -> None:
+    recipe = resolve(CONTENT)
+    assert tuple(recipe) == SECTIONS
+    again = resolve(parse_yaml(recipe.dump()))
+    assert again == recipe
+    assert difference(recipe, again) == []
+    assert resolve(recipe) == recipe
+
+
+def test_a_resolved_recipe_shares_no_default_with_another() -> None:
+    resolve(CONTENT)["objective"]["parameters"].append("floor_hue")
+    assert resolve(CONTENT)["objective"]["parameters"] == ["rotation"]
+
+
+def test_differences_name_the_setting_and_both_values() -> None:
+    changed = resolve({**CONTENT, "optimizer": {"lr": 0.01}})
+    assert difference(resolve(CONTENT), changed) == ["optimizer.lr: 0.001 -> 0.01"]
+
+
+def test_overrides_change_one_setting_and_leave_the_content_alone() -> None:
+    over = apply_overrides(CONTENT, ["--objective.projector=[8]", "--data.views", "-1"])
+    assert over["objective"] == {"name": "sie", "projector": [8]}
+    assert over["data"] == {"name": "rendered", "objects": 100, "views": -1}
+    assert CONTENT["objective"]["projector"] == [64, 64]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_another_name_begins_with_its_own_defaults(order: int) -> None:
+    overrides = ["--objective.name=vicreg", "--objective.invariance=3"][::order]
+    assert apply_overrides(CONTENT, overrides)["objective"] == {"name": "vicreg", "invariance": 3}
+    same = apply_overrides(CONTENT, ["--objective.name=sie"])
+    assert same["objective"] == CONTENT["objective"]
+
+
+NESTED = {"objective": {"name": "ec-reconstruction", "base": {"name": "simclr", "temperature": 0.5}, "weight": 2}}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "base"),
+    [
+        (["--objective.base.temperature=0.2"], {"name": "simclr", "temperature": 0.2}),
+        (["--objective.base.projector", "[8]"], {"name": "simclr", "temperature": 0.5, "projector": [8]}),
+        (["--objective.base.invariance=3", "--objective.base.name=vicreg"], {"name": "vicreg", "invariance": 3}),
+        (["--objective.base={name: sie}", "--objective.base.invariance=3"], {"name": "sie", "invariance": 3}),
+        (["--objective.base.invariance=3", "--objective.base={name: sie}"], {"name": "sie"}),
+    ],
+    ids=str,
+)
+def test_overrides_reach_the_settings_of_a_setting(overrides: list[str], base: dict[str, object]) -> None:
+    assert apply_overrides(NESTED, overrides)["objective"] == {**NESTED["objective"], "base": base}
+    assert NESTED["objective"]["base"] == {"name": "simclr", "temperature": 0.5}
+
+
+def test_a_mistake_in_the_settings_of_a_setting_is_named_with_its_whole_path() -> None:
+    with pytest.raises(RecipeError, match=r"^objective\.base\.temprature: no such setting; did you mean 'temperature'"):
+        load_recipe("simclr-ecr-folder", ["--objective.base.temprature=1"])
+    with pytest.raises(RecipeError, match=r"^optimizer\.lr: expected a mapping of settings, got 0\.001"):
+        load_recipe("simclr-ecr-folder", ["--optimizer.lr.highest=1"])
+
+
+@pytest.mark.parametrize("name", sorted(shipped_recipes()))
+def test_every_shipped_recipe_resolves_and_says_what_it_is(name: str) -> None:
+    recipe = load_recipe(name)
+    head = recipe_head(shipped_recipes()[name])
+    assert head.title
+    assert yaml.safe_load(explained(recipe)).keys() == recipe.keys()
+    assert resolve(parse_yaml(explained(recipe))) == recipe
+    assert len(shipped_recipes()[name].read_text().splitlines()) <= 40
+    assert f"ssl-inv pretrain {name}" in head.facts.get("command", "")
+
+
+@pytest.mark.parametrize(
+    ("section", "name"),
+    [(section, None) for section in SECTIONS if section not in ("objective", "data", "augmentation")]
+    + [("objective", name) for name in OBJECTIVES.entries]
+    + [("data", name) for name in DATA.entries]
+    + [("augmentation", name) for name in AUGMENTATIONS.entries],
+)
+def test_every_setting_is_explained(section: str, name: str | None) -> None:
+    schema = section_schema(section, name)
+    settings = {
+        one.name for one in inspect.signature(schema).parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY
+    }
+    assert settings <= argument_sentences(schema.__doc__).keys()
+
+
+@pytest.mark.parametrize("name", ["folder", "table", "threediebench", "torchvision"])
+def test_recipes_can_say_every_setting_and_read_what_it_means(name: str) -> None:
+    entry = DATA.find(name)
+    settings = inspect.signature(entry.schema).parameters
+    assert settings.keys() == inspect.signature(entry.load()).parameters.keys()
+    assert all(f"    {setting}: " in (entry.schema.__doc__ or "") for setting in settings)
+
+
+@pytest.mark.parametrize("registry", [OBJECTIVES, DATA, AUGMENTATIONS], ids=lambda registry: registry.kind)
+def test_the_registry_reads_off_the_source_what_importing_gives(registry: Registry) -> None:
+    assert registry.entries
+    for name, entry in registry.entries.items():
+        loaded = entry.load()
+        assert loaded.registered_name == name
+        real = inspect.signature(loaded).parameters
+        for setting, parameter in inspect.signature(entry.schema).parameters.items():
+            assert real[setting].default == parameter.default
+
+
+def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "their_objective.py").write_text(
+        'class Theirs:\n    """Theirs."""\n    def __init__(self, f, g, *, width: int = 4): ...\n'
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
+    resolved = resolve({**CONTENT, "objective": {"name": "their_objective.Theirs"}})
+    assert resolved["objective"] == {"name": "their_objective.Theirs", "width": 4}
+    with pytest.raises(RecipeError, match=r"objective\.width: expected a whole number"):
+        resolve({**CONTENT, "objective": {"name": "their_objective.Theirs", "width": "x"}})
+
+
+@pytest.mark.parametrize("default", ["Path('x')", "numpy.float32(1)", "[max]"])
+def test_a_default_that_no_recipe_can_hold_is_refused(
+    default: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"odd_default_{abs(hash(default))}"
+    head = "from pathlib import Path\nimport numpy\n"
+    (tmp_path / f"{module}.py").write_text(
+        f"{head}class Mine:\n    def __init__(self, features, groups, *, place={default}):\n        pass\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(RecipeError, match=r"^objective\.place: its default is .*; recipes hold numbers"):
+        resolve({"objective": {"name": f"{module}.Mine"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
+
+
+def test_suggestions_name_the_closest_or_what_there_is() -> None:
+    assert suggest("vicrge", ["sie", "vicreg"]) == "did you mean 'vicreg'?"
+    assert suggest("zzz", ["sie", "vicreg"]) == "there are sie, vicreg"
+    assert suggest("SimCLR", ["simsiam", "simclr"]) == "did you mean 'simclr'?"
+    assert (
+        suggest("sie", ["capsie-rendered", "sie-3diebench", "sie-rendered"]) == "there are sie-3diebench, sie-rendered"
+    )
+
+
+@pytest.mark.parametrize("path", ["plain #2", "a: b", "- a", "photos/", "über uns"])
+def test_a_path_is_what_was_typed(path: str) -> None:
+    assert apply_overrides({}, ["--data.path", path])["data"]["path"] == path
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("1e-3", 1e-3), ("[1, 2]", [1, 2]), ("{a: b}", {"a": "b"}), ("null", None), ("'a #b'", "a #b")]
+)
+def test_other_values_are_read_as_in_a_recipe(word: str, value: object) -> None:
+    assert apply_overrides({}, ["--data.path", word])["data"]["path"] == value
+
+
+def test_no_key_stands_twice_not_even_one_that_is_nothing() -> None:
+    with pytest.raises(yaml.YAMLError, match="the key 0 stands twice"):
+        parse_yaml("0: a\n0: b")

@@ -1,0 +1,210 @@
+"""The page says what it was given and nothing else, and needs nothing but itself."""
+
+import math
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from ssl_inv.run.report_page import (
+    Neighbour,
+    NeighbourRow,
+    ReportContent,
+    ResultRow,
+    ViewPairs,
+    describe_action,
+    nearest_neighbours,
+    render_report,
+    write_report,
+)
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms.quaternions import quaternion_from_euler
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (4, 2, 16, 16, 3), dtype=np.uint8)
+FULL = ReportContent(
+    title="a run",
+    recipe="objective: sie",
+    facts={"backbone": "resnet18"},
+    warnings=["the features collapsed"],
+    results=[
+        ResultRow("rotation R²", "equivariant", 0.689, 0.006, 0.175, -0.011, 0.73, headline=True),
+        ResultRow("rank", "all", 143.2),
+    ],
+    curves={"loss/variance": [(0, 1.0), (10, 0.5)], "score": [(0, 0.1)]},
+    view_pairs=ViewPairs(PIXELS, ["rotated 37°"] * 4),
+    neighbours=[
+        NeighbourRow(PIXELS[0, 0], "apple", {"invariant": [Neighbour(PIXELS[1, 0], "pear", "rotated 12°", False)]})
+    ],
+    spectra={"all": {"trained": [3.0, 2.0, 0.0], "untrained": [1.0, 0.1, 0.01]}},
+)
+SECTIONS = {
+    "recipe": "recipe",
+    "facts": "facts",
+    "warnings": "warnings",
+    "results": "results",
+    "curves": "curves",
+    "view_pairs": "views",
+    "neighbours": "neighbours",
+    "spectra": "spectrum",
+}
+
+
+class Page(HTMLParser):
+    """What stands in a page: the ids of its elements, the addresses it refers to, its tags that are still open."""
+
+    VOID = ("meta", "img")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.addresses: list[str] = []
+        self.tags: set[str] = set()
+        self.open: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.ids += [value for name, value in attrs if name == "id" and value]
+        self.addresses += [
+            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data", "action")
+        ]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+
+def test_the_page_is_complete_in_itself() -> None:
+    html = render_report(FULL)
+    page = Page(html)
+    assert page.open == []
+    assert set(SECTIONS.values()) <= set(page.ids)
+    assert page.addresses
+    assert all(address.startswith(("data:", "#")) for address in page.addresses)
+    assert not page.tags & {"script", "link", "iframe", "object"}
+    assert not re.search(r"@import|url\((?!#)", html)
+
+
+@pytest.mark.parametrize(("attribute", "section"), SECTIONS.items())
+def test_content_of_one_kind_gives_its_section_and_no_other(attribute: str, section: str) -> None:
+    content = ReportContent(title="a run", **{attribute: getattr(FULL, attribute)})
+    assert set(Page(render_report(content)).ids) & set(SECTIONS.values()) == {section}
+
+
+def test_every_name_is_escaped() -> None:
+    evil = "<em>&\"'"
+    neighbour = Neighbour(PIXELS[0, 0], evil, evil)
+    content = ReportContent(
+        title=evil,
+        recipe=evil,
+        facts={evil: evil},
+        warnings=[evil],
+        results=[ResultRow(evil, evil, 0.5, headline=True)],
+        curves={f"{evil}/{evil}": [(0, 1.0)]},
+        view_pairs=ViewPairs(PIXELS[:1], [evil]),
+        neighbours=[NeighbourRow(PIXELS[0, 0], evil, {evil: [neighbour]})],
+        spectra={evil: {evil: [1.0, 0.5]}},
+    )
+    html = render_report(content)
+    assert "<em>" not in html
+    assert Page(html).open == []
+
+
+def test_numbers_of_a_result_are_all_there_and_absent_columns_are_not() -> None:
+    html = render_report(FULL)
+    for number in ("0.689", "± 0.006", "0.175", "\N{MINUS SIGN}0.011", "0.730", "143.2"):
+        assert number in html
+    bare = render_report(ReportContent(title="a run", results=[ResultRow("rank", "all", 143.2)]))
+    assert not re.search("untrained|shuffled|published", bare.split("<body>")[1])
+
+
+def test_a_diverged_run_still_gets_its_page() -> None:
+    nan = float("nan")
+    content = ReportContent(
+        title="a run",
+        results=[ResultRow("rank", "all", nan)],
+        curves={"loss": [(0, 1.0), (1, nan)]},
+        spectra={"all": {"trained": [0.0, 0.0]}},
+    )
+    assert "nan" in render_report(content)
+
+
+def test_the_same_content_gives_the_same_page(tmp_path: Path) -> None:
+    path = write_report(FULL, tmp_path / "report.html")
+    assert path.read_text(encoding="utf-8") == render_report(FULL)
+    assert [file.name for file in tmp_path.iterdir()] == ["report.html"]
+
+
+def test_pairs_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(n, 2, H, W, 3\)"):
+        ViewPairs(PIXELS[:, 0], ["a"] * 4)
+    with pytest.raises(ValueError, match="4 view pairs come with 1"):
+        ViewPairs(PIXELS, ["a"])
+
+
+def quaternion(degrees: float) -> list[float]:
+    result: list[float] = quaternion_from_euler(torch.tensor([0.0, 0.0, math.radians(degrees)])).tolist()
+    return result
+
+
+@pytest.mark.parametrize(
+    ("name", "group", "first", "second", "words"),
+    [
+        ("rotation", Rotation(), quaternion(0), quaternion(37), "rotated 37°"),
+        ("camera", Rotation(), quaternion(350), quaternion(10), "camera rotated 20°"),
+        ("floor_hue", Circle(), 0.98, 0.06, "floor hue +0.08"),
+        ("azimuth", Circle(2 * math.pi), 0.1, 0.1 - math.radians(20), "azimuth \N{MINUS SIGN}20°"),
+        (
+            "crop",
+            Box(),
+            [0.5, 0.5, 0.4, 0.4],
+            [0.6, 0.45, 0.8, 0.4],
+            "crop 10% right 5% up width \N{MULTIPLICATION SIGN}2.00",
+        ),
+        ("brightness", Real(), 0.1, 0.3, "brightness +0.20"),
+        ("gaze", Real(dimensions=2), [0.0, 0.0], [0.5, -0.25], "gaze (+0.50, \N{MINUS SIGN}0.25)"),
+        ("flip", Flag(), 0.0, 1.0, "flip on"),
+        ("flip", Flag(), 1.0, 0.0, "flip off"),
+        ("rotation", Rotation(), quaternion(5), [-x for x in quaternion(5)], "unchanged"),
+        ("jitter_order", Code(), 3, 17, "another jitter order"),
+        ("jitter_order", Code(), 3, 3, "unchanged"),
+    ],
+)
+def test_actions_in_words(name: str, group: Group, first: Any, second: Any, words: str) -> None:
+    a, b = (Transform({name: torch.tensor([value, value])}, {name: group}) for value in (first, second))
+    assert describe_action(a.relative(b), 1) == words
+
+
+def test_words_of_several_steps_stand_side_by_side() -> None:
+    groups: dict[str, Group] = {"floor_hue": Circle(), "flip": Flag()}
+    a, b = (
+        Transform({"floor_hue": torch.tensor([h]), "flip": torch.tensor([f])}, groups)
+        for h, f in [(0.1, 0.0), (0.3, 1.0)]
+    )
+    assert describe_action(a.relative(b), 0) == "floor hue +0.20, flip on"
+
+
+def test_neighbours_are_those_of_largest_cosine_and_never_the_query() -> None:
+    generator = torch.Generator().manual_seed(0)
+    features, queries = torch.randn(40, 5, generator=generator), torch.tensor([3, 17])
+    objects = torch.arange(40) // 4
+    found = nearest_neighbours(features, queries, 6)
+    for query, row in zip(queries, found, strict=True):
+        cosines = torch.cosine_similarity(features[query], features, dim=-1)
+        assert row.tolist() == cosines.argsort(descending=True)[1:7].tolist()
+    others = nearest_neighbours(features, queries, 36, objects, exclude_same_object=True)
+    assert not (objects[others] == objects[queries][:, None]).any()
+    with pytest.raises(ValueError, match="between 1 and 36"):
+        nearest_neighbours(features, queries, 37, objects, exclude_same_object=True)
+    with pytest.raises(ValueError, match="give objects"):
+        nearest_neighbours(features, queries, 3, exclude_same_object=True)

@@ -1,0 +1,211 @@
+"""Algebra of transforms: steps lead where they should, paths are straight, quaternions are scipy's."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.transform import Rotation as ScipyRotation
+from scipy.spatial.transform import Slerp
+from torch import Tensor
+
+from ssl_inv.transforms import Box, Circle, Flag, Group, Pose, Real, Rotation, Transform
+from ssl_inv.transforms.quaternions import (
+    quaternion_conjugate,
+    quaternion_from_euler,
+    quaternion_multiply,
+    quaternion_to_matrix,
+)
+
+BATCH = 200
+GROUPS: dict[str, Group] = {
+    "rotation": Rotation(),
+    "hue": Circle(),
+    "azimuth": Circle(2 * math.pi),
+    "crop": Box(),
+    "brightness": Real(scale=0.8, neutral_value=1.0),
+    "fixation": Real(dimensions=2),
+    "flip": Flag(),
+    "pose": Pose(scale=0.5),
+}
+
+
+def values(name: str, seed: int) -> Tensor:
+    random = torch.Generator().manual_seed(seed * len(GROUPS) + list(GROUPS).index(name))
+    unit = torch.rand(BATCH, 4, generator=random, dtype=torch.float64)
+    return {
+        "rotation": torch.nn.functional.normalize(torch.randn(BATCH, 4, generator=random, dtype=torch.float64), dim=-1),
+        "hue": unit[:, 0],
+        "azimuth": unit[:, 0] * 2 * math.pi,
+        "crop": 0.1 + 0.8 * unit,
+        "brightness": 2 * unit[:, 0],
+        "fixation": unit[:, :2],
+        "flip": (unit[:, 0] < 0.5).double(),
+        "pose": torch.cat((torch.nn.functional.normalize(2 * unit - 1, dim=-1), unit[:, :3] * 2 - 1), dim=-1),
+    }[name]
+
+
+def transform(seed: int) -> Transform:
+    return Transform({name: values(name, seed) for name in GROUPS}, GROUPS)
+
+
+def distances(name: str, a: Transform, b: Transform) -> Tensor:
+    return GROUPS[name].distance(a[name], b[name])
+
+
+@pytest.mark.parametrize("name", [*GROUPS])
+class TestEveryGroup:
+    def test_composing_with_the_relative_step_leads_there(self, name: str) -> None:
+        a, b = transform(0), transform(1)
+        assert distances(name, a.compose(a.relative(b)), b).max() < 1e-7
+
+    def test_the_step_to_itself_is_no_step(self, name: str) -> None:
+        a = transform(0)
+        assert distances(name, a.compose(a.relative(a)), a).max() < 1e-7
+        zero = a.relative(a).as_vector([name])
+        assert torch.allclose(zero, zero[:1].expand_as(zero), atol=1e-9)
+
+    def test_a_path_begins_here_ends_there_and_halves_the_distance(self, name: str) -> None:
+        a, b = transform(0), transform(1)
+        assert distances(name, a.path(b, 0.0), a).max() < 1e-7
+        assert distances(name, a.path(b, 1.0), b).max() < 1e-7
+        if name != "flip":
+            middle = a.path(b, 0.5)
+            half = distances(name, a, b) / 2
+            torch.testing.assert_close(distances(name, a, middle), half, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(distances(name, middle, b), half, rtol=1e-6, atol=1e-7)
+
+    def test_distance_is_symmetric_and_zero_only_at_the_same_place(self, name: str) -> None:
+        a, b = transform(0), transform(1)
+        torch.testing.assert_close(distances(name, a, b), distances(name, b, a), rtol=1e-9, atol=1e-9)
+        assert (distances(name, a, a) < 1e-7).all()
+        if name != "flip":
+            assert (distances(name, a, b) > 0).all()
+
+    def test_neutral_values_have_the_shape_of_values(self, name: str) -> None:
+        assert GROUPS[name].neutral(BATCH).shape == values(name, 0).shape
+
+
+def test_quaternions_are_those_of_scipy() -> None:
+    angles = (
+        torch.rand(BATCH, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 * math.pi - math.pi
+    )
+    expected = ScipyRotation.from_euler("xyz", angles.numpy())
+    found = quaternion_from_euler(angles)
+    assert np.allclose(quaternion_to_matrix(found), expected.as_matrix(), atol=1e-12)
+    a, b = values("rotation", 0), values("rotation", 1)
+    one, other = ScipyRotation.from_quat(a.numpy()), ScipyRotation.from_quat(b.numpy())
+    assert np.allclose(quaternion_to_matrix(quaternion_multiply(a, b)), (one * other).as_matrix(), atol=1e-12)
+    assert np.allclose(quaternion_to_matrix(quaternion_conjugate(a)), one.inv().as_matrix(), atol=1e-12)
+    assert np.allclose(Rotation().distance(a, b), (one.inv() * other).magnitude(), atol=1e-7)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.25, 0.9, 1.0])
+def test_rotation_paths_are_scipys_slerp(fraction: float) -> None:
+    a, b = transform(0), transform(1)
+    found = a.path(b, fraction)["rotation"]
+    for row in range(20):
+        ends = ScipyRotation.from_quat(np.stack((a["rotation"][row], b["rotation"][row])))
+        expected = Slerp([0, 1], ends)(fraction).as_matrix()
+        assert np.allclose(quaternion_to_matrix(found[row]), expected, atol=1e-9)
+
+
+def matrices(pose: Tensor) -> Tensor:
+    """4x4 matrices of rigid motions, by scipy."""
+    motion = torch.eye(4, dtype=torch.float64).repeat(len(pose), 1, 1)
+    motion[:, :3, :3] = torch.from_numpy(ScipyRotation.from_quat(pose[:, :4].numpy()).as_matrix())
+    motion[:, :3, 3] = pose[:, 4:]
+    return motion
+
+
+def test_poses_are_rigid_motions() -> None:
+    a, b, step = values("pose", 0), values("pose", 1), values("pose", 2)
+    group = GROUPS["pose"]
+    torch.testing.assert_close(matrices(group.relative(a, b)), matrices(a).inverse() @ matrices(b))
+    torch.testing.assert_close(matrices(group.compose(a, step)), matrices(a) @ matrices(step))
+    moved, also_moved = group.compose(step, a), group.compose(step, b)
+    # Where the world's origin is has no influence.
+    torch.testing.assert_close(group.relative(moved, also_moved), group.relative(a, b))
+    torch.testing.assert_close(group.distance(moved, also_moved), group.distance(a, b))
+
+
+def test_the_same_shift_is_another_step_of_a_pose_from_another_rotation() -> None:
+    start, shift = values("pose", 0), torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
+    end = torch.cat((start[:, :4], start[:, 4:] + shift), dim=1)
+    step = Pose().relative(start, end)[:, 4:]
+    assert torch.allclose(step.norm(dim=1), shift.norm())
+    assert (step.std(dim=0) > 0.1).all()
+    assert np.allclose(ScipyRotation.from_quat(start[:, :4].numpy()).apply(step.numpy()), shift.numpy())
+
+
+@pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-4, math.pi - 1e-6, math.pi])
+def test_rotation_paths_have_no_hole_at_tiny_and_half_turns(angle: float) -> None:
+    a, b = (
+        quaternion_from_euler(torch.zeros(1, 3).double()),
+        quaternion_from_euler(torch.tensor([[angle, 0.0, 0.0]]).double()),
+    )
+    group = Rotation()
+    middle = group.compose(a, group.scale_step(group.relative(a, b), 0.5))
+    assert middle.isfinite().all()
+    assert group.distance(a, middle).item() == pytest.approx(angle / 2, abs=1e-7)
+
+
+def test_circles_go_the_short_way_round() -> None:
+    hue = Circle()
+    a, b = torch.tensor([0.9, 0.1, 0.2]), torch.tensor([0.1, 0.9, 0.7])
+    torch.testing.assert_close(hue.relative(a, b), torch.tensor([0.2, -0.2, -0.5]))
+    torch.testing.assert_close(hue.compose(a, hue.relative(a, b)), b)
+    ends = torch.tensor([0.0, 1.0 - 1e-6])
+    assert (hue.value_vector(ends)[0] - hue.value_vector(ends)[1]).norm() < 1e-4, (
+        "both ends of the circle are one place"
+    )
+
+
+def test_vectors_stand_in_the_order_asked_for() -> None:
+    a, b = transform(0), transform(1)
+    widths = {"rotation": 4, "hue": 2, "azimuth": 2, "crop": 4, "brightness": 1, "fixation": 2, "flip": 1, "pose": 7}
+    for chosen in (["flip", "rotation"], ["hue", "crop", "brightness"], None):
+        names = chosen or list(GROUPS)
+        for vector, single in (
+            (a.as_vector(chosen), [a.as_vector([name]) for name in names]),
+            (a.relative(b).as_vector(chosen), [a.relative(b).as_vector([name]) for name in names]),
+        ):
+            assert [one.shape[1] for one in single] == [widths[name] for name in names]
+            assert torch.equal(vector, torch.cat(single, dim=1))
+
+
+def test_unknown_parameters_and_conventions_are_named() -> None:
+    a = transform(0)
+    with pytest.raises(ValueError, match="no transform parameter is called 'zoom'; this data has rotation, hue"):
+        a.as_vector(["zoom"])
+    with pytest.raises(ValueError, match="no convention is called 'mine'"):
+        a.relative(a).as_vector(convention="mine")  # type: ignore[arg-type]
+
+
+def test_canonical_quaternions_do_not_know_their_sign_and_plain_ones_do() -> None:
+    a, b = transform(0), transform(1)
+    flipped = Transform({**b.values, "rotation": -b["rotation"]}, GROUPS)
+    one, other = a.relative(b), a.relative(flipped)
+    assert torch.allclose(one.as_vector(["rotation"]), other.as_vector(["rotation"]))
+    assert (one.as_vector(["rotation"])[:, 3] >= 0).all()
+    assert torch.allclose(one.as_vector(["rotation"], "sie"), -other.as_vector(["rotation"], "sie"))
+
+
+@pytest.mark.parametrize("latents", ["rot", "color", "rotcolor"])
+def test_actions_are_those_of_the_authors_of_seq_jepa(latents: str, golden: Callable[[str], dict[str, Any]]) -> None:
+    facts = golden("seq_jepa_actions")["relative_action_3diebench"]
+    raw = torch.tensor(facts["latents"], dtype=torch.float64)
+    groups: dict[str, Group] = {"rotation": Rotation(), "floor_hue": Circle(), "light_hue": Circle()}
+    views = Transform(
+        {"rotation": quaternion_from_euler(raw[:, :3]), "floor_hue": raw[:, 3], "light_hue": raw[:, 6]}, groups
+    )
+    names = {
+        "rot": ["rotation"],
+        "color": ["floor_hue", "light_hue"],
+        "rotcolor": ["rotation", "floor_hue", "light_hue"],
+    }[latents]
+    before, after = views.select(torch.arange(3)), views.select(torch.arange(1, 4))
+    expected = torch.tensor(facts["values"][latents]["relative"], dtype=torch.float64)
+    torch.testing.assert_close(before.relative(after).as_vector(names, "seq-jepa"), expected, rtol=1e-5, atol=1e-6)
