@@ -28,7 +28,7 @@ _PARTS = ("batch", "views", "networks")
 def recipes(name: str, overrides: list[str]) -> tuple[Recipe, Recipe]:
     """The recipe, and that of its base alone."""
     whole = load_recipe(name, overrides)
-    return whole, resolve({**whole, "objective": whole["objective"]["base"]})
+    return whole, resolve({**whole.sections(), "objective": whole.objective.settings["base"]})
 
 
 def clocked(work: Callable[[], object], device: torch.device) -> float:
@@ -45,7 +45,7 @@ class Steps:
 
     def __init__(self, run: Run) -> None:
         self.run, self.device = run, run.trainer.strategy.root_device
-        self.half = run.settings.precision == "bf16"
+        self.half = run.recipe.trainer.precision == "bf16"
         self.seconds: dict[str, list[float]] = {part: [] for part in _PARTS}
         self.run.module.to(self.device).train()
 

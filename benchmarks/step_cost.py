@@ -195,11 +195,16 @@ def recipe_of(objective: str) -> str:
 def measure(objective: str, rounds: int, overrides: list[str]) -> Cost:
     """Run a step and its networks in turn."""
     name = recipe_of(objective)
-    own = load_recipe(name)["data"]
-    data = ["--data.name=rendered", f"--data.size={own.get('size', 64)}", "--data.cache=false", "--data.classes=4"]
-    data += ["--data.views=1"] if own["name"] == "folder" else []
+    own = load_recipe(name).data
+    data = [
+        "--data.name=rendered",
+        f"--data.size={own.settings.get('size', 64)}",
+        "--data.cache=false",
+        "--data.classes=4",
+    ]
+    data += ["--data.views=1"] if own.name == "folder" else []
     data += _FEWER_CLUSTERS.get(objective, [])
-    batch = load_recipe(name, [*data, *overrides])["trainer"]["batch_size"]
+    batch = load_recipe(name, [*data, *overrides]).trainer.batch_size
     run = build(load_recipe(name, [*data, f"--data.objects={max(2 * batch, _OBJECTS)}", *overrides]))
     return _measured(objective, name, run, rounds)
 
@@ -209,7 +214,7 @@ def _measured(objective: str, recipe: str, run: Run, rounds: int) -> Cost:
     module.to(device)
     _before_the_first_epoch(run, device)
     views = module.view_maker(module.batches[0].to(device))
-    half = run.settings.precision == "bf16"
+    half = run.recipe.trainer.precision == "bf16"
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # as much work, and weights that no round finds changed
 
@@ -252,7 +257,7 @@ def _before_the_first_epoch(run: Run, device: torch.device) -> None:
     if objective.looks_between_epochs:
         with torch.no_grad():
             objective.between_epochs(run.backbone, 0, Gallery(batches.source, run.module.view_maker.whole, device))
-    batches.links = objective.links(run.settings.seed)
+    batches.links = objective.links(run.recipe.trainer.seed)
 
 
 def clocked(work: Callable[[], None], device: torch.device) -> float:
@@ -303,7 +308,7 @@ def main() -> None:
     """Measure some objectives, or all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--objectives", nargs="+", default=list(OBJECTIVES.entries), help="all registered ones by default"
+        "--objectives", nargs="+", default=list(OBJECTIVES.members), help="all registered ones by default"
     )
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=1)

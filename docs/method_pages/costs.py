@@ -55,7 +55,7 @@ def cost_of_steps(link: Callable[[str], str]) -> list[str]:
         f"on {measured['device']}, {measured['threads']} thread, the median of {measured['rounds']} rounds in turn: `{command}`. "
         f"The largest of the {len(costs)} ratios of time is {most:.2f}."
     )
-    if lacking := sorted(OBJECTIVES.entries.keys() - {cost["objective"] for cost in costs}):
+    if lacking := sorted(OBJECTIVES.members.keys() - {cost["objective"] for cost in costs}):
         explained += f" Not measured: {', '.join(map(link, lacking))}."
     return [
         "## What a step costs",

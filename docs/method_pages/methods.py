@@ -1,7 +1,6 @@
 """The registered objectives as their source tells of them; nothing here imports torch."""
 
 import ast
-import inspect
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType, UnionType
@@ -11,6 +10,7 @@ import ssl_inv
 from ssl_inv.catalogue import OBJECTIVES, Entry
 from ssl_inv.run.explain import argument_sentences, opening_and_sections
 from ssl_inv.run.plain_yaml import dump_value
+from ssl_inv.run.schema import schema_of
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def read_methods() -> dict[str, Method]:
     Raises:
         ValueError: if a module's docstring does not open with the objective's name in prose and a colon.
     """
-    return {name: _method(entry) for name, entry in OBJECTIVES.entries.items()}
+    return {name: _method(entry) for name, entry in OBJECTIVES.members.items()}
 
 
 def _method(entry: Entry) -> Method:
@@ -93,7 +93,7 @@ def _settings(entry: Entry) -> tuple[Setting, ...]:
             choices(hints[name]),
             sentences.get(name, ""),
         )
-        for name, one in inspect.signature(entry.schema).parameters.items()
+        for name, one in schema_of(entry).settings.items()
         if one.kind is one.KEYWORD_ONLY
     )
 

@@ -19,7 +19,7 @@ class Shared(Operation):
     of the chunk's first sample in the data set. Over several processes `samples` has to divide the share of each, so that chunks are
     those of one process.
 
-    A view here depends on its batch, which it does of no registered operation; hence recipes name this one by its dotted path.
+    A view here depends on its batch, which it does with no other operation.
 
     Args:
         samples: how many consecutive samples of a batch are augmented alike.

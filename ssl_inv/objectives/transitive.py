@@ -120,7 +120,7 @@ class TransitiveInvariance(Objective):
             raise SettingError(wrong, f"must be above 0, got {positive[wrong]}")
         require_filled(projector=projector)
         if teacher_architecture is not None and teacher_path is None:
-            raise SettingError("teacher_architecture", "of the weights that teacher_path leads to, which is missing")
+            raise SettingError("teacher_architecture", "is of the weights that teacher_path leads to, which is missing")
         self.weights = _of_kinds(weights)
         self.gap, self.criterion, self.margin, self.negatives = gap, criterion, margin, negatives
         self.hard_from, self.temperature, self.seed = hard_from, temperature, seed

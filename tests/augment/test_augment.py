@@ -18,7 +18,7 @@ from ssl_inv.run.recipe import RecipeError, resolve
 from ssl_inv.transforms.keyed_random import Key
 
 EVERYTHING: list[dict[str, Any]] = [
-    {"name": name} for name in OPERATIONS.entries if name not in ("rotation", "translation", "scale", "shear")
+    {"name": name} for name in OPERATIONS.members if name not in ("rotation", "translation", "scale", "shear", "shared")
 ]
 """All operations that do not draw the same parameter."""
 
@@ -59,7 +59,7 @@ def test_a_crop_that_never_fits_is_the_largest_centred_one() -> None:
     np.testing.assert_allclose(boxes, [[0.5, 0.5, 1 / 3, 1.0]])
 
 
-@pytest.mark.parametrize("name", AUGMENTATIONS.entries)
+@pytest.mark.parametrize("name", AUGMENTATIONS.members)
 def test_a_view_depends_on_its_key_and_not_on_its_batch(name: str) -> None:
     settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}.get(
         name, {"extra": [{"name": "random_field"}]}
@@ -197,17 +197,17 @@ def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source() -> None:
 
 
 REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
-    "probability": ({"name": "simclr", "flip": 1.5}, "flip is a probability between 0 and 1"),
-    "blur": ({"name": "moco", "blur": -1.0}, "blur is a probability between 0 and 1"),
-    "share": ({"name": "byol", "min_scale": 1.5}, "min_scale must lie between 0 and 1"),
-    "strength": ({"name": "equimod", "strength": -1.0}, "strength must be at least 0"),
+    "probability": ({"name": "simclr", "flip": 1.5}, "flip: must be a probability between 0 and 1"),
+    "blur": ({"name": "moco", "blur": -1.0}, "blur: must be a probability between 0 and 1"),
+    "share": ({"name": "byol", "min_scale": 1.5}, "min_scale: must lie between 0 and 1"),
+    "strength": ({"name": "equimod", "strength": -1.0}, "strength: must be at least 0"),
     "range": (
         {"name": "custom", "operations": [{"name": "crop", "scale": [0.5, 0.2]}]},
-        r"operation 'crop': scale is a range",
+        r"operation 'crop': scale: must be a range",
     ),
     "hue": (
         {"name": "custom", "operations": [{"name": "jitter", "hue": 0.7}]},
-        "hue must be at least 0 and at most 0.5",
+        "hue: must be at least 0 and at most 0.5",
     ),
     "shear": ({"name": "custom", "operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
     "twice": ({"name": "simclr", "extra": [{"name": "crop"}]}, "two operations of one policy draw 'crop'"),
@@ -218,7 +218,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
     "policies": ({"name": "byol", "blur": [1.0]}, "a probability for each policy"),
     "fields": (
         {"name": "none", "extra": [{"name": "random_field", "transforms": []}]},
-        "transforms must be different and at least one",
+        "transforms: must be different and at least one",
     ),
 }
 

@@ -1,6 +1,5 @@
 """On a GPU nothing is left on the host, which is told without one: views of every plan by every policy."""
 
-import inspect
 from dataclasses import replace
 
 import pytest
@@ -11,6 +10,7 @@ from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Images
 from ssl_inv.data.sources.rendered.source import RenderedSolids
+from ssl_inv.run.schema import schema_of
 from ssl_inv.testing.device import DEVICE, PretendedGPU, left_on_host
 from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Path, Plan, Saccades, Turns, View
 from ssl_inv.views.maker import ViewMaker
@@ -27,9 +27,11 @@ ROTATION = {"name": "rotation", "degrees": 30}
 
 def policy(name: str) -> Augmentation:
     """A policy by name, with a rotation; `custom` with every operation, where those that are parts of `affine` are left to it."""
-    known = inspect.signature(AUGMENTATIONS.find(name).schema).parameters
+    known = schema_of(AUGMENTATIONS.find(name)).settings
     operations = [
-        {"name": one} for one in OPERATIONS.entries if one not in ("rotation", "shear", "scale", "translation")
+        {"name": one}
+        for one in OPERATIONS.members
+        if one not in ("rotation", "shear", "scale", "translation", "shared")
     ]
     settings = {"size": 32, "extra": [ROTATION], "operations": operations}
     made: Augmentation = AUGMENTATIONS.find(name).load()(
@@ -56,7 +58,7 @@ class Plain(RenderedSolids):
     groups = {}
 
 
-@pytest.mark.parametrize("name", [*AUGMENTATIONS.entries])
+@pytest.mark.parametrize("name", [*AUGMENTATIONS.members])
 def test_every_policy_makes_its_views_on_the_device(name: str) -> None:
     assert_made_there(Pair(), policy(name), Plain(classes=4, objects=8, views=1, size=48))
 

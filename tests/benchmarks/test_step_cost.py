@@ -32,7 +32,7 @@ def step_cost() -> ModuleType:
 
 QUICK = "byol"
 WITH_RECIPE = sorted(
-    {read_yaml(path)["objective"]["name"] for path in shipped_recipes().values()} & set(OBJECTIVES.entries) - {"split"}
+    {read_yaml(path)["objective"]["name"] for path in shipped_recipes().values()} & set(OBJECTIVES.members) - {"split"}
 )
 
 

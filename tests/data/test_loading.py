@@ -14,6 +14,7 @@ from ssl_inv.engine import launch
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.memories.search import available_cores, faiss_on_cores_of_all_processes
+from ssl_inv.run import build, pretrain
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import resolve
 from ssl_inv.transforms import Group, Real, Transform
@@ -134,8 +135,8 @@ def test_errors_of_loader_processes_arrive_as_they_were_raised(workers: int) -> 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ((24, 2, 0), "batch_size 24 is larger than the 23 objects"),
-        ((9, 2, 0, 0, 2), "batch_size 9 cannot be shared evenly by 2 processes"),
+        ((24, 2, 0), "batch_size: 24 is larger than the 23 objects"),
+        ((9, 2, 0, 0, 2), "batch_size: 9 cannot be shared evenly by 2 processes"),
         ((8, 5, 0), r"an object of the training data has 4 view\(s\), 5 are needed"),
     ],
 )
@@ -297,7 +298,7 @@ def test_the_share_of_waiting_is_on_the_line_in_the_metrics_and_in_the_summary(
         show(line)
 
     monkeypatch.setattr(progress, "update", update)
-    build.train(run, folder, progress)
+    pretrain.train(run, folder, progress)
     # From the first step on, which is before the first line of the metrics.
     assert len(lines) == 3
     assert all("% waiting for data" in line and " img/s" in line for line in lines)

@@ -258,10 +258,10 @@ def test_every_dial_of_difficulty_spreads_the_images(dial: str, value: float) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": 20}, "objects must be at least 20, got 12"),
-        ({"primitives": 2}, "primitives must be at least 3, got 2"),
-        ({"angle_range": 200.0}, "angle_range must lie between 0 and 180, got 200"),
-        ({"hue_range": -0.1}, "hue_range must lie between 0 and 1, got -0.1"),
+        ({"classes": 20}, "objects: must be at least 20, got 12"),
+        ({"primitives": 2}, "primitives: must be at least 3, got 2"),
+        ({"angle_range": 200.0}, "angle_range: must lie between 0 and 180, got 200"),
+        ({"hue_range": -0.1}, "hue_range: must lie between 0 and 1, got -0.1"),
         ({"objects": 10**6, "cache": True}, "raise it or set cache to false"),
     ],
 )

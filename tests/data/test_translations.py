@@ -1,6 +1,5 @@
 """Claims about objects that are shifted as well as turned: rendered, on disk as 3DIEBench-T, as an action, and as a target."""
 
-import inspect
 import math
 from pathlib import Path
 
@@ -19,7 +18,8 @@ from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2Settings, transform_r2
 from ssl_inv.objectives.base import action_dimensions
 from ssl_inv.run.report_page import describe_action
-from ssl_inv.testing import _Case, _losses, _total
+from ssl_inv.run.schema import schema_of
+from ssl_inv.testing.conformance import _Case, _losses, _total
 from ssl_inv.transforms import Pose, Real, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
 from ssl_inv.transforms.words import describe_view
@@ -187,7 +187,7 @@ def test_translations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(ValueError, match="objects of this data are not shifted; set pose to false"):
             build()
-    with pytest.raises(ValueError, match=r"translation_range must lie between 0 and 0\.3, got 0\.5"):
+    with pytest.raises(ValueError, match=r"translation_range: must lie between 0 and 0\.3, got 0\.5"):
         small(translation_range=0.5)
 
 
@@ -219,9 +219,7 @@ NETWORKS = {"capsie": {"capsules": 3, "pose": 4, "map_side": 3}}
 
 
 def told_rotations() -> list[str]:
-    settings = {
-        name: inspect.signature(entry.schema).parameters.get("parameters") for name, entry in OBJECTIVES.entries.items()
-    }
+    settings = {name: schema_of(entry).settings.get("parameters") for name, entry in OBJECTIVES.members.items()}
     return [name for name, setting in settings.items() if setting is not None and setting.default == ["rotation"]]
 
 

@@ -219,7 +219,7 @@ def test_what_follows_a_step_is_computed_in_full_precision(monkeypatch: pytest.M
 
 
 def test_reduced_precision_is_refused_where_the_cpu_gives_wrong_gradients() -> None:
-    with pytest.raises(RecipeError, match=r"^trainer\.precision is bf16, but .* images of 16 pixels"):
+    with pytest.raises(RecipeError, match=r"^trainer\.precision: bf16, but .* images of 16 pixels"):
         make(trainer={"precision": "bf16"}, data={"size": 16})
 
 

@@ -80,16 +80,16 @@ def test_names_that_nothing_has_are_refused(pattern: str) -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"schedule": "constant", "constant_lr": ["head"]}, "constant_lr is"),
-        ({"warmup": 0.0, "warmup_lr": 1e-4}, "warmup_lr is 0.0001, but warmup is 0"),
-        ({"warmup_lr": 1.0}, "warmup_lr must lie between 0 and lr"),
+        ({"schedule": "constant", "constant_lr": ["head"]}, "constant_lr: "),
+        ({"warmup": 0.0, "warmup_lr": 1e-4}, "warmup_lr: 0.0001, but warmup is 0"),
+        ({"warmup_lr": 1.0}, "warmup_lr: must lie between 0 and lr"),
         ({"final_weight_decay": -1.0}, "must be at least 0"),
-        ({"norm_and_bias_lr": 0.0}, "norm_and_bias_lr must be above 0"),
-        ({"final_lr": -1e-3}, "final_lr must lie between 0 and lr, 0.001, got -0.001"),
-        ({"final_lr": 1.0}, "final_lr must lie between 0 and lr, 0.001, got 1.0"),
-        ({"momentum": 0.8}, "momentum is 0.8, but adamw has betas instead"),
-        ({"name": "lars", "betas": [0.9, 0.95]}, "betas are .*, but lars has momentum instead"),
-        ({"name": "sgd", "momentum": 1.5}, "momentum must be at least 0 and below 1, got 1.5"),
+        ({"norm_and_bias_lr": 0.0}, "norm_and_bias_lr: must be above 0"),
+        ({"final_lr": -1e-3}, "final_lr: must lie between 0 and lr, 0.001, got -0.001"),
+        ({"final_lr": 1.0}, "final_lr: must lie between 0 and lr, 0.001, got 1.0"),
+        ({"momentum": 0.8}, "momentum: 0.8, but adamw has betas instead"),
+        ({"name": "lars", "betas": [0.9, 0.95]}, "betas: .*, but lars has momentum instead"),
+        ({"name": "sgd", "momentum": 1.5}, "momentum: must be at least 0 and below 1, got 1.5"),
     ],
 )
 def test_what_contradicts_itself_is_refused(settings: dict[str, object], sentence: str) -> None:

@@ -28,12 +28,13 @@ from ssl_inv.evaluation import (
     nearest_neighbours,
     r2_mean,
     r2_pooled,
+    retrieval,
     shuffle_targets,
+    spectrum,
     to_json,
     transform_r2,
 )
 from ssl_inv.evaluation.protocols import linear as linear_module
-from ssl_inv.evaluation.protocols import retrieval, spectrum
 from ssl_inv.evaluation.protocols.retrieval import Gallery, retrieval_errors, view_ranks
 from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform

@@ -136,7 +136,7 @@ def test_paths_stand_in_the_table_only_where_they_are_asked_for():
 
 @pytest.mark.parametrize("counts", [[0], [8], [2, 2]])
 def test_numbers_of_views_that_cannot_be_are_refused(counts):
-    with pytest.raises(ValueError, match="paths must be different numbers from 1 to below"):
+    with pytest.raises(ValueError, match="paths: must be different numbers from 1 to below"):
         EvaluationSettings(views=8, paths=counts)
 
 

@@ -73,7 +73,7 @@ FAST = replace(
 
 @pytest.mark.parametrize("counts", [[0], [9], [2, 2]])
 def test_numbers_of_views_that_cannot_be_are_refused(counts):
-    with pytest.raises(ValueError, match="aggregate must be different numbers from 1 to"):
+    with pytest.raises(ValueError, match="aggregate: must be different numbers from 1 to"):
         EvaluationSettings(views=8, aggregate=counts)
 
 

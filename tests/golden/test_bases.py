@@ -372,14 +372,14 @@ def test_variants_conform(name, settings):
 @pytest.mark.parametrize(
     ("name", "settings", "sentence"),
     [
-        ("byol", {"momentum": 1.5}, "momentum must lie between 0 and 1, got 1.5"),
-        ("moco-v3", {"temperature": 0.0}, "temperature must be above 0"),
-        ("simsiam", {"predictor": 0}, "predictor must be at least 1"),
-        ("barlow-twins", {"projector": []}, "projector must name at least one width"),
-        ("dino", {"frozen_prototypes": 1.0}, "frozen_prototypes is a share"),
-        ("dino", {"local_scale": [0.1]}, "local_scale is the smallest and the largest share"),
+        ("byol", {"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5"),
+        ("moco-v3", {"temperature": 0.0}, "temperature: must be above 0"),
+        ("simsiam", {"predictor": 0}, "predictor: must be at least 1"),
+        ("barlow-twins", {"projector": []}, "projector: must name at least one width"),
+        ("dino", {"frozen_prototypes": 1.0}, "frozen_prototypes: must be a share"),
+        ("dino", {"local_scale": [0.1]}, "local_scale: must be the smallest and the largest share"),
         ("dino", {"warmup_temperature": 0.0}, "teacher_temperature and warmup_temperature must be above 0"),
-        ("ibot", {"mask_share": [0.5, 0.1]}, "mask_share is a smallest and a largest share"),
+        ("ibot", {"mask_share": [0.5, 0.1]}, "mask_share: must be a smallest and a largest share"),
     ],
 )
 def test_settings_out_of_range_are_refused(name, settings, sentence):

@@ -137,7 +137,10 @@ def test_predictor_maps_between_embeddings(kind: type[Objective]) -> None:
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
-    [({"capsules": 1}, "capsules must be at least 2, got 1"), ({"map_side": 0}, "map_side must be at least 1, got 0")],
+    [
+        ({"capsules": 1}, "capsules: must be at least 2, got 1"),
+        ({"map_side": 0}, "map_side: must be at least 1, got 0"),
+    ],
 )
 @pytest.mark.parametrize("kind", [EquiCaps, CapsIE])
 def test_bad_settings(kind: type[Objective], settings: dict[str, int], sentence: str) -> None:
@@ -147,7 +150,7 @@ def test_bad_settings(kind: type[Objective], settings: dict[str, int], sentence:
 
 def test_maps_of_another_size_and_data_without_rotations_are_refused() -> None:
     with pytest.raises(
-        ValueError, match="map_side is 8, but the backbone's feature maps of these images have 2 x 2 places"
+        ValueError, match="map_side: 8, but the backbone's feature maps of these images have 2 x 2 places"
     ):
         CapsuleProjector(6, 4, 9, 8)(torch.randn(5, 6, 2, 2))
     with pytest.raises(ValueError, match="no view of this data records 'rotation'; there are floor_hue"):

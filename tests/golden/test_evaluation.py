@@ -20,8 +20,8 @@ from ssl_inv.evaluation import (
     r2_per_dimension,
     r2_pooled,
     rankme,
+    retrieval,
 )
-from ssl_inv.evaluation.protocols import retrieval
 from ssl_inv.evaluation.protocols.knn import in_top, neighbour_votes
 from ssl_inv.evaluation.protocols.retrieval import Gallery, predicted_views, view_ranks
 from ssl_inv.evaluation.protocols.spectrum import normalised_deviation, singular_values

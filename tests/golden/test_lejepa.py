@@ -11,7 +11,7 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from ssl_inv.nn import losses
-from ssl_inv.nn.sigreg import RandomDirections
+from ssl_inv.nn.sigreg import RandomDirections, sigreg
 from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.lejepa import LeJEPA
 from ssl_inv.testing import check_objective
@@ -35,10 +35,10 @@ def directions() -> Tensor:
 def test_sigreg(facts: dict[str, Any], directions: Tensor) -> None:
     values, z = facts["lejepa_sigreg"], normal(100, 32, 6).requires_grad_()
     for one, value in zip(directions.T, values["per_slice"], strict=True):
-        assert losses.sigreg(z, one[:, None]).item() == pytest.approx(value, rel=2e-5)
-    value = losses.sigreg(z, directions)
+        assert sigreg(z, one[:, None]).item() == pytest.approx(value, rel=2e-5)
+    value = sigreg(z, directions)
     assert value.item() == pytest.approx(values["sigreg"], rel=1e-5)
-    assert losses.sigreg(z, directions, reach=5.0).item() == pytest.approx(values["t_max_5"], rel=1e-5)
+    assert sigreg(z, directions, reach=5.0).item() == pytest.approx(values["t_max_5"], rel=1e-5)
     value.backward()
     assert z.grad is not None
     np.testing.assert_allclose(z.grad[0], values["grad_row0"], rtol=2e-4)
@@ -85,9 +85,9 @@ def test_terms_of_eb_jepa(facts: dict[str, Any]) -> None:
 
 def test_sigreg_of_normal_embeddings_does_not_depend_on_how_many_there_are() -> None:
     directions = F.normalize(normal(1, 8, 256), dim=0)
-    values = {n: float(losses.sigreg(normal(2, n, 8), directions)) for n in (64, 4096)}
+    values = {n: float(sigreg(normal(2, n, 8), directions)) for n in (64, 4096)}
     assert values[64] == pytest.approx(values[4096], rel=0.35)
-    unscaled = {n: float(losses.sigreg(normal(2, n, 8), directions, scale_by_batch=False)) for n in (64, 4096)}
+    unscaled = {n: float(sigreg(normal(2, n, 8), directions, scale_by_batch=False)) for n in (64, 4096)}
     assert unscaled[64] == pytest.approx(values[64] / 64, rel=1e-5)
     assert unscaled[4096] == pytest.approx(values[4096] / 4096, rel=1e-5)
 
@@ -104,7 +104,7 @@ def test_sigreg_of_normal_embeddings_does_not_depend_on_how_many_there_are() -> 
 )
 def test_sigreg_sees_collapse(collapsed: Tensor) -> None:
     directions = F.normalize(normal(1, 8, 256), dim=0)
-    assert losses.sigreg(collapsed, directions) > 5 * losses.sigreg(normal(3, 256, 8), directions)
+    assert sigreg(collapsed, directions) > 5 * sigreg(normal(3, 256, 8), directions)
 
 
 def test_descending_sigreg_spreads_a_line_over_all_dimensions() -> None:
@@ -114,7 +114,7 @@ def test_descending_sigreg_spreads_a_line_over_all_dimensions() -> None:
     for step in range(steps):
         draw.advance(step)
         optimizer.zero_grad()
-        losses.sigreg(z, draw(z)).backward()
+        sigreg(z, draw(z)).backward()
         optimizer.step()
     deviations = torch.linalg.eigvalsh(z.detach().T.cov()).sqrt()
     assert deviations.min() > 0.7
@@ -146,10 +146,10 @@ def test_plan() -> None:
     ("settings", "sentence"),
     [
         ({"global_views": 1}, "make at least two views"),
-        ({"weight": 1.0}, "weight must lie between 0 and 1"),
-        ({"directions": 0}, "directions must be at least 1"),
-        ({"nodes": 1}, "nodes must be at least 2"),
-        ({"local_views": 1, "local_scale": [0.3]}, "local_scale are two shares"),
+        ({"weight": 1.0}, "weight: must lie between 0 and 1"),
+        ({"directions": 0}, "directions: must be at least 1"),
+        ({"nodes": 1}, "nodes: must be at least 2"),
+        ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be two shares"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], sentence: str) -> None:

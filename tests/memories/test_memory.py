@@ -86,5 +86,5 @@ def test_a_queue_goes_on_after_it_was_saved_or_copied(precision):
 
 
 def test_a_queue_of_nothing_is_refused():
-    with pytest.raises(ValueError, match="queue must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="queue: must be at least 1, got 0"):
         Queue(0, 2)

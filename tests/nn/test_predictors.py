@@ -51,8 +51,8 @@ def test_capsules_and_rigid_motions_begin_in_the_same_way():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parameters": ["hue"]}, "predictor_initialisation is 'quaternion', but no parameter is a rotation: hue"),
-        ({"predictor": "concatenation"}, "predictor_initialisation is 'quaternion', but predictor is 'concatenation'"),
+        ({"parameters": ["hue"]}, "predictor_initialisation: 'quaternion', but no parameter is a rotation: hue"),
+        ({"predictor": "concatenation"}, "predictor_initialisation: 'quaternion', but predictor is 'concatenation'"),
     ],
 )
 def test_what_is_no_multiplication_cannot_begin_as_one(settings, message):

@@ -108,7 +108,7 @@ def test_the_teacher_of_conditional_byol_follows_and_learns_nothing(backbone, so
 
 
 def test_sie_refuses_an_empty_equivariant_part():
-    with pytest.raises(ValueError, match="equivariant_share must be above 0 and at most 1, got 0"):
+    with pytest.raises(ValueError, match="equivariant_share: must be above 0 and at most 1, got 0"):
         SIE(6, GROUPS, equivariant_share=0)
 
 

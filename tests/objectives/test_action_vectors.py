@@ -13,7 +13,7 @@ from ssl_inv.objectives.augself import AugSelf
 from ssl_inv.transforms import Code, Flag, Rotation, Transform
 
 GROUPS = {"rotation": Rotation(), "order": Code(), "flip": Flag()}
-SETTINGS = {name: inspect.signature(OBJECTIVES.find(name).load()).parameters for name in OBJECTIVES.entries}
+SETTINGS = {name: inspect.signature(OBJECTIVES.find(name).load()).parameters for name in OBJECTIVES.members}
 TOLD = [name for name, settings in SETTINGS.items() if "parameters" in settings and "base" not in settings]
 
 
@@ -27,13 +27,13 @@ def test_an_objective_is_told_something_that_measures(name):
     "name", sorted({*TOLD} - {"vicreg-trajectory"})
 )  # its views then are in the order in which they come
 def test_an_objective_is_told_something(name):
-    with pytest.raises(ValueError, match="parameters is empty"):
+    with pytest.raises(ValueError, match="parameters: is empty"):
         OBJECTIVES.find(name).load()(8, GROUPS, parameters=[])
 
 
 @pytest.mark.parametrize("name", ["equimod", "conditional-byol"])
 def test_an_action_is_not_embedded_into_nothing(name):
-    with pytest.raises(ValueError, match="action_embedding must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="action_embedding: must be at least 1, got 0"):
         OBJECTIVES.find(name).load()(8, GROUPS, parameters=["rotation"], action_embedding=0)
 
 

@@ -24,13 +24,13 @@ def normal(seed: int, *shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("odc", {"clusters": 6, "cluster_iterations": 0}, "cluster_iterations must be at least 1, got 0"),
-        ("odc", {"clusters": 6, "reweighting": -0.5}, "reweighting must be at least 0, got -0.5"),
-        ("deepcluster-v2", {"prototypes": [1]}, "prototypes must name at least one set of at least 2, got [1]"),
+        ("odc", {"clusters": 6, "cluster_iterations": 0}, "cluster_iterations: must be at least 1, got 0"),
+        ("odc", {"clusters": 6, "reweighting": -0.5}, "reweighting: must be at least 0, got -0.5"),
+        ("deepcluster-v2", {"prototypes": [1]}, "prototypes: must name at least one set of at least 2, got [1]"),
         (
             "deepcluster-v2",
             {"prototypes": [3, 61]},
-            "prototypes must be at most the 60 objects of the training data, got [3, 61]",
+            "prototypes: must be at most the 60 objects of the training data, got [3, 61]",
         ),
     ],
 )

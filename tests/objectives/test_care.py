@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.operation import operations_of
 from ssl_inv.augment.policies import custom
-from ssl_inv.engine.preflight import _require_whole_chunks
+from ssl_inv.engine.preflight import require_batch
 from ssl_inv.nn import losses
 from ssl_inv.objectives.care import CARE
 from ssl_inv.testing import GROUPS
@@ -31,7 +31,7 @@ def test_care_asks_for_one_orthogonal_map_a_chunk():
     assert losses.gram_difference(x, on_sphere(12, 5), torch.arange(12)) == 0
 
 
-NAME = "ssl_inv.augment.shared.Shared"
+NAME = "shared"
 SHARED = [{"name": NAME, "samples": 4, "operations": [{"name": "crop"}, {"name": "jitter"}]}]
 
 
@@ -52,8 +52,8 @@ def test_samples_of_a_chunk_are_augmented_alike():
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"samples": 1, "operations": [{"name": "crop"}]}, "samples is at least 2, got 1"),
-        ({"samples": 4, "operations": []}, "operations is empty, at least one is needed"),
+        ({"samples": 1, "operations": [{"name": "crop"}]}, "samples: must be at least 2, got 1"),
+        ({"samples": 4, "operations": []}, "operations: is empty, at least one is needed"),
         (
             {"samples": 4, "operations": [{"name": "crop"}, {"name": "crop"}]},
             "two operations draw 'crop'; a view has one value of it",
@@ -80,13 +80,11 @@ def test_care_needs_augmentations_that_are_shared():
 
 
 def test_a_chunk_does_not_stand_on_two_processes():
-    augmentation = custom(
-        operations=[{"name": "ssl_inv.augment.shared.Shared", "samples": 4, "operations": [{"name": "crop"}]}]
-    )
-    _require_whole_chunks(augmentation, batch_size=6, processes=1)
-    _require_whole_chunks(augmentation, batch_size=16, processes=2)
+    augmentation = custom(operations=[{"name": "shared", "samples": 4, "operations": [{"name": "crop"}]}])
+    require_batch(6, nn.Identity(), augmentation, processes=1)
+    require_batch(16, nn.Identity(), augmentation, processes=2)
     with pytest.raises(
         ValueError,
-        match="batch_size must be a multiple of 4 samples that are augmented alike times 2 processes, 8; got 12",
+        match="batch_size: must be a multiple of 4 samples that are augmented alike times 2 processes, 8; got 12",
     ):
-        _require_whole_chunks(augmentation, batch_size=12, processes=2)
+        require_batch(12, nn.Identity(), augmentation, processes=2)

@@ -214,7 +214,7 @@ def test_variants_conform(settings: dict[str, Any]) -> None:
 
 def test_positions_that_no_batch_reaches_are_refused() -> None:
     with pytest.raises(
-        ValueError, match="context is 4, but a batch has 3 pairs and trains no later positions; make it 3"
+        ValueError, match="context: 4, but a batch has 3 pairs and trains no later positions; make it 3"
     ):
         objective().loss(views(3), backbone())
     objective(positions="none").loss(views(3), backbone())
@@ -223,17 +223,17 @@ def test_positions_that_no_batch_reaches_are_refused() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"environments": []}, "environments must be one or more lists of parameters"),
-        ({"environments": [["rotation"], []]}, "environments must be one or more lists of parameters"),
+        ({"environments": []}, "environments: must be one or more lists of parameters"),
+        ({"environments": [["rotation"], []]}, "environments: must be one or more lists of parameters"),
         (
             {"environments": [["rotatoin"]]},
             "environments: no view of this data records 'rotatoin'; did you mean 'rotation'",
         ),
-        ({"heads": 5}, "heads is 5, which does not divide width, 12"),
-        ({"context": 0}, "context must be at least 1, got 0"),
-        ({"masked": 1.5}, "masked must lie between 0 and 1, got 1.5"),
-        ({"layers": 0}, "layers must be at least 1, got 0"),
-        ({"latents": -1.0}, "latents must be at least 0, got -1.0"),
+        ({"heads": 5}, "heads: 5, which does not divide width, 12"),
+        ({"context": 0}, "context: must be at least 1, got 0"),
+        ({"masked": 1.5}, "masked: must lie between 0 and 1, got 1.5"),
+        ({"layers": 0}, "layers: must be at least 1, got 0"),
+        ({"latents": -1.0}, "latents: must be at least 0, got -1.0"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], sentence: str) -> None:

@@ -220,11 +220,11 @@ def test_variants_conform(name, settings):
 @pytest.mark.parametrize(
     ("objective", "settings", "sentence"),
     [
-        (MoCoV2, {"momentum": 1.5}, "momentum must lie between 0 and 1, got 1.5"),
+        (MoCoV2, {"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5"),
         (MoCoV2, {"extrapolation": -1.0}, "extrapolation and interpolation must be at least 0, got -1.0 and 0.0"),
-        (MoCoV2, {"queue": 0}, "queue must be at least 1, got 0"),
-        (NNCLR, {"temperature": 0.0}, "temperature must be above 0, got 0.0"),
-        (AdaptiveMultiHead, {"temperatures": [0.0, 1.0]}, "temperatures are the lowest, above 0, and the highest"),
+        (MoCoV2, {"queue": 0}, "queue: must be at least 1, got 0"),
+        (NNCLR, {"temperature": 0.0}, "temperature: must be above 0, got 0.0"),
+        (AdaptiveMultiHead, {"temperatures": [0.0, 1.0]}, "temperatures: must be the lowest, above 0, and the highest"),
         (AdaptiveMultiHead, {"heads": 0}, "heads and hidden must be at least 1, got 0"),
     ],
 )

@@ -279,7 +279,7 @@ def recipe(**objective: Any) -> dict[str, Any]:
 
 def test_a_recipe_has_all_settings_of_the_base() -> None:
     resolved = resolve(recipe(base={"name": "simclr", "temperature": 1}))
-    assert resolved["objective"]["base"] == {"name": "simclr", "projector": [2048, 128], "temperature": 1.0}
+    assert resolved.objective.settings["base"] == {"name": "simclr", "projector": [2048, 128], "temperature": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -311,20 +311,20 @@ def test_mistakes_in_a_recipe_are_named_by_their_key(objective: dict[str, Any], 
 @pytest.mark.parametrize(
     ("objective", "message"),
     [
-        ({"base": {"name": "vicreg", "projector": []}}, "objective.base.projector must name at least one width"),
+        ({"base": {"name": "vicreg", "projector": []}}, "objective.base.projector: must name at least one width"),
         (
             {"parameters": ["rotatin"]},
             "objective.parameters: no view of this data records 'rotatin'; did you mean 'rotation'?",
         ),
-        ({"equivariant_share": 1.0}, "objective.equivariant_share must lie between 0 and 1"),
+        ({"equivariant_share": 1.0}, "objective.equivariant_share: must lie between 0 and 1"),
         (
             {"equivariant_share": 0.01},
             "objective.equivariant_share: 0.01 of 16 features leaves one of the two parts empty",
         ),
-        ({"decoder": []}, "objective.decoder must name at least one width"),
-        ({"decoder": [8, 0]}, "objective.decoder must name at least one width, all at least 1, got [8, 0]"),
-        ({"weight": -1.0}, "objective.weight must be at least 0, got -1.0"),
-        ({"intermediates": 0}, "objective.intermediates must be at least 1"),
+        ({"decoder": []}, "objective.decoder: must name at least one width"),
+        ({"decoder": [8, 0]}, "objective.decoder: must name at least one width, all at least 1, got [8, 0]"),
+        ({"weight": -1.0}, "objective.weight: must be at least 0, got -1.0"),
+        ({"intermediates": 0}, "objective.intermediates: must be at least 1"),
     ],
 )
 def test_values_that_cannot_be_used_are_named(objective: dict[str, Any], message: str) -> None:

@@ -252,14 +252,14 @@ def test_other_backbones_are_refused(backbone, message):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"blocks": 0}, "blocks must be at least 1"),
-        ({"block_scale": [0.2, 0.1]}, "block_scale is a smallest and a largest share"),
-        ({"context_scale": [0.5, 1.5]}, "context_scale is a smallest and a largest share"),
-        ({"block_aspect": [0.0, 1.0]}, "block_aspect is a smallest and a largest height over width"),
-        ({"momentum": 1.5}, "momentum must lie between 0 and 1"),
-        ({"predictor_heads": -1}, "predictor_heads must be at least 0"),
-        ({"predictor_width": 18}, "predictor_width must be a multiple of 4 and of the 2 attention heads, got 18"),
-        ({"predictor_depth": 0}, "predictor_depth must be at least 1"),
+        ({"blocks": 0}, "blocks: must be at least 1"),
+        ({"block_scale": [0.2, 0.1]}, "block_scale: must be a smallest and a largest share"),
+        ({"context_scale": [0.5, 1.5]}, "context_scale: must be a smallest and a largest share"),
+        ({"block_aspect": [0.0, 1.0]}, "block_aspect: must be a smallest and a largest height over width"),
+        ({"momentum": 1.5}, "momentum: must lie between 0 and 1"),
+        ({"predictor_heads": -1}, "predictor_heads: must be at least 0"),
+        ({"predictor_width": 18}, "predictor_width: must be a multiple of 4 and of the 2 attention heads, got 18"),
+        ({"predictor_depth": 0}, "predictor_depth: must be at least 1"),
     ],
     ids=str,
 )

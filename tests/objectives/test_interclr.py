@@ -99,13 +99,13 @@ def test_variants_conform(settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"clusters": 70}, "clusters must be at least 2 and at most the 60 objects"),
+        ({"clusters": 70}, "clusters: must be at least 2 and at most the 60 objects"),
         ({"smallest_cluster": 11}, "smallest_cluster * clusters, 11 * 6, is more than the 60 objects"),
-        ({"pool": 61}, "pool is 61, but the training data has 60 objects"),
-        ({"negative_count": 25}, "negative_count is 25, but there are 24 objects to draw from"),
-        ({"negatives": "random", "negative_count": 61}, "negative_count is 61, but there are 60 objects"),
+        ({"pool": 61}, "pool: 61, but the training data has 60 objects"),
+        ({"negative_count": 25}, "negative_count: 25, but there are 24 objects to draw from"),
+        ({"negatives": "random", "negative_count": 61}, "negative_count: 61, but there are 60 objects"),
         ({"negatives": "none", "share_neck": False}, "so share_neck must be true"),
-        ({"weight": 2.0}, "weight must lie between 0 and 1"),
+        ({"weight": 2.0}, "weight: must lie between 0 and 1"),
         ({"base": {"name": "rotnet"}}, "'rotnet' has no projector"),
         ({"base": {"name": "equicaps"}}, "the projector of 'equicaps' gives no vectors"),
         (
@@ -113,9 +113,9 @@ def test_variants_conform(settings):
             "'transitive' has views of other images or crops of several sizes",
         ),
         ({"base": {"name": "swav"}}, "'swav' has views of other images or crops of several sizes"),
-        ({"cluster_points": 0}, "cluster_points must be at least 1, got 0"),
-        ({"smallest_cluster": -1}, "smallest_cluster must be at least 0, got -1"),
-        ({"boundary": "angle", "margin": 4.0}, "margin is an angle within pi of 0, got 4.0"),
+        ({"cluster_points": 0}, "cluster_points: must be at least 1, got 0"),
+        ({"smallest_cluster": -1}, "smallest_cluster: must be at least 0, got -1"),
+        ({"boundary": "angle", "margin": 4.0}, "margin: must be an angle within pi of 0, got 4.0"),
     ],
 )
 def test_what_cannot_be_is_refused(settings, message):

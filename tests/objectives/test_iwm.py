@@ -151,10 +151,10 @@ def test_the_augmentation_changes_colours_between_views_and_nothing_else():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"parameters": []}, "parameters is empty; name what views differ in, or choose i-jepa"),
+        ({"parameters": []}, "parameters: is empty; name what views differ in, or choose i-jepa"),
         ({"parameters": ["rotatoin"]}, "no view of this data records 'rotatoin'; did you mean 'rotation'"),
-        ({"judged_side": 0}, "judged_side must be at least 1"),
-        ({"momentum": -0.1}, "momentum must lie between 0 and 1"),
+        ({"judged_side": 0}, "judged_side: must be at least 1"),
+        ({"momentum": -0.1}, "momentum: must lie between 0 and 1"),
     ],
     ids=str,
 )

@@ -1,13 +1,13 @@
 """Every registered objective keeps the contract, and the suite that says so notices what breaks it."""
 
-import inspect
 from pathlib import Path
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import pytest
 
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.nn.backbones import Backbone, make_backbone
+from ssl_inv.run.schema import schema_of
 from ssl_inv.testing import GROUPS, check_objective
 from ssl_inv.testing.networks import SmallNetwork
 
@@ -69,14 +69,10 @@ SMALL: dict[str, dict[str, Any]] = {
 def small(name: str) -> dict[str, Any]:
     """Settings that make networks small, where the objective has them."""
     settings = SMALL.get(name, {})
-    return (
-        {"projector": [24, 16], **settings}
-        if "projector" in inspect.signature(OBJECTIVES.find(name).schema).parameters
-        else settings
-    )
+    return {"projector": [24, 16], **settings} if "projector" in schema_of(OBJECTIVES.find(name)).settings else settings
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES.entries])
+@pytest.mark.parametrize("name", [*OBJECTIVES.members])
 def test_registered_objectives_conform(name: str) -> None:
     check_objective(name, **small(name))
 
@@ -93,12 +89,12 @@ def build(name: str, backbone: Backbone, settings: dict[str, Any]) -> None:
     objective.allocate(24, 24)
 
 
-@pytest.mark.parametrize("name", [*OBJECTIVES.entries])
+@pytest.mark.parametrize("name", [*OBJECTIVES.members])
 def test_numbers_below_zero_are_refused_by_name(name: str) -> None:
     spared = BELOW_ZERO.get(name, set()) | NOT_READ.get(name, set())
     given = small(name)
     backbone = make_backbone(**given.pop("backbone")) if "backbone" in given else Backbone(SmallNetwork(), "small")
-    for setting, annotation in get_type_hints(OBJECTIVES.find(name).schema).items():
+    for setting, annotation in ((key, one.type) for key, one in schema_of(OBJECTIVES.find(name)).settings.items()):
         if {int, float}.isdisjoint((annotation, *get_args(annotation))) or get_origin(annotation) in (list, dict):
             continue
         if setting in spared or setting.endswith("seed"):

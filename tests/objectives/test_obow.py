@@ -154,16 +154,16 @@ def test_views_are_the_papers() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"levels": 0}, "levels must be at least 1"),
-        ({"levels": 9}, "levels is 9, but resnet18_stem3x3s1 gives the feature maps of 5"),
-        ({"kappa": 0.0}, "kappa must be above 0"),
-        ({"momentum": 1.5}, "momentum must lie between 0 and 1"),
+        ({"levels": 0}, "levels: must be at least 1"),
+        ({"levels": 9}, "levels: 9, but resnet18_stem3x3s1 gives the feature maps of 5"),
+        ({"kappa": 0.0}, "kappa: must be above 0"),
+        ({"momentum": 1.5}, "momentum: must lie between 0 and 1"),
         ({"crops": 0, "patches": 0}, "at least one view for the student"),
-        ({"crop_scale": [0.5]}, "crop_scale is the smallest and the largest share"),
-        ({"vocabulary": 1}, "vocabulary is at least 2"),
-        ({"inverse_delta": 0.0}, "inverse_delta must be above 0"),
-        ({"distance_momentum": 1.0}, "distance_momentum must lie between"),
-        ({"first_distance": 0.0}, "first_distance must be above 0"),
+        ({"crop_scale": [0.5]}, "crop_scale: must be the smallest and the largest share"),
+        ({"vocabulary": 1}, "vocabulary: must be at least 2"),
+        ({"inverse_delta": 0.0}, "inverse_delta: must be above 0"),
+        ({"distance_momentum": 1.0}, "distance_momentum: must lie between"),
+        ({"first_distance": 0.0}, "first_distance: must be above 0"),
         ({"window": 0}, "window at least 1"),
     ],
     ids=str,
@@ -177,7 +177,7 @@ def test_a_transformer_has_no_map_of_its_last_stage_alone() -> None:
     backbone = make_backbone(
         name="vit_tiny_patch16_224", arguments={"img_size": 16, "patch_size": 4, "depth": 2, "embed_dim": 12}
     )
-    with pytest.raises(ValueError, match="levels is 1, but vit_tiny_patch16_224 gives tokens"):
+    with pytest.raises(ValueError, match="levels: 1, but vit_tiny_patch16_224 gives tokens"):
         OBoW(backbone.features, {}, levels=1).adopt(backbone)
 
 

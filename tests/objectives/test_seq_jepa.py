@@ -15,6 +15,7 @@ from ssl_inv.augment.policies import simclr
 from ssl_inv.data.sources.threediebench import GROUPS as RENDERED
 from ssl_inv.nn import losses
 from ssl_inv.nn.aggregator import ActionEncoder, Aggregator, PredictionSpace
+from ssl_inv.nn.sigreg import sigreg
 from ssl_inv.objectives.seq_jepa import SeqJEPA, action_vectors
 from ssl_inv.testing import check_objective, random_transform
 from ssl_inv.transforms import Real, Rotation, Transform
@@ -169,7 +170,7 @@ def test_without_a_teacher_the_target_learns_and_every_view_is_held_to_a_normal_
     terms["prediction"].value.backward(retain_graph=True)
     assert all(view.pixels.grad.any() for view in views.views), "the target too"
     features = objective.space(backbone(torch.cat([view.pixels for view in views.views]))).unflatten(0, (4, -1))
-    expected = torch.stack([losses.sigreg(one, objective.directions(one)) for one in features]).mean()
+    expected = torch.stack([sigreg(one, objective.directions(one)) for one in features]).mean()
     assert terms["sigreg"].value.item() == pytest.approx(expected.item(), rel=1e-5)
     before = objective.directions(features)
     objective.after_step(backbone, 1, 10)
@@ -212,17 +213,17 @@ def test_variants_conform(settings):
     ("settings", "message"),
     [
         ({"parameters": ["rotatoin"]}, "records 'rotatoin'; did you mean 'rotation'"),
-        ({"parameters": []}, "parameters is empty"),
-        ({"heads": 5}, r"heads is 5, which does not divide the 8 \+ 4 dimensions"),
+        ({"parameters": []}, "parameters: is empty"),
+        ({"heads": 5}, r"heads: 5, which does not divide the 8 \+ 4 dimensions"),
         ({"conditioning": "aggregator", "observed": 1}, "observed is 1: no action"),
-        ({"patch": 16}, "patch is 16, but views is 'sequence'; only saccades have it"),
-        ({"momentum": 1.5}, "momentum must lie between 0 and 1"),
+        ({"patch": 16}, "patch: 16, but views is 'sequence'; only saccades have it"),
+        ({"momentum": 1.5}, "momentum: must lie between 0 and 1"),
         (
             {"momentum": 0.9, "anti_collapse": "sigreg"},
-            "momentum is 0.9, but anti_collapse is 'sigreg'; only a teacher has it",
+            "momentum: 0.9, but anti_collapse is 'sigreg'; only a teacher has it",
         ),
-        ({"directions": 64}, "directions is 64, but anti_collapse is 'teacher'; only SIGReg has it"),
-        ({"anti_collapse": "sigreg", "sigreg_weight": 0}, "sigreg_weight must be above 0, got 0"),
+        ({"directions": 64}, "directions: 64, but anti_collapse is 'teacher'; only SIGReg has it"),
+        ({"anti_collapse": "sigreg", "sigreg_weight": 0}, "sigreg_weight: must be above 0, got 0"),
     ],
 )
 def test_bad_settings_are_named(settings, message):

@@ -243,10 +243,10 @@ def test_one_more_image_of_each_sample_passes_the_backbone() -> None:
     ("settings", "sentence"),
     [
         ({"symmetries": ["turn"]}, "symmetries: none is called 'turn'; did you mean 'turns'"),
-        ({"symmetries": []}, "symmetries must name one or more, each once"),
+        ({"symmetries": []}, "symmetries: must name one or more, each once"),
         ({"warmup": 0.5}, "0 <= warmup < adapt_at <= 1, got 0.5 and 0.25"),
-        ({"strength": 0.0}, "strength must be above 0, got 0.0"),
-        ({"base": {"name": "vicreg", "projector": []}}, "base: projector must name"),
+        ({"strength": 0.0}, "strength: must be above 0, got 0.0"),
+        ({"base": {"name": "vicreg", "projector": []}}, "base.projector: must name"),
     ],
 )
 def test_bad_settings_are_named(settings: dict[str, Any], sentence: str) -> None:
@@ -257,7 +257,7 @@ def test_bad_settings_are_named(settings: dict[str, Any], sentence: str) -> None
 def test_images_that_the_symmetries_do_not_fit_are_refused() -> None:
     network = backbone(4)
     one = objective(4, symmetries=["turns", "flips", "hues"])
-    with pytest.raises(ValueError, match="batch_size is 2, but each of the 3 symmetries"):
+    with pytest.raises(ValueError, match="batch_size: 2, but each of the 3 symmetries"):
         one.symmetry_penalties(torch.randn(2, 3, 8, 8), SomeChannels(network.model, 4))
     with pytest.raises(ValueError, match="images of 9 pixels are no whole number of the 2 cells"):
         SYMMETRIES["shifts"].move(torch.randn(1, 3, 9, 9), 1, (2, 2))

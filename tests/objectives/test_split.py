@@ -127,13 +127,13 @@ def test_other_views_stand_behind_those_of_the_invariant_objective() -> None:
     ("settings", "message"),
     [
         ({"equivariant_share": 1.0}, "equivariant_share: 1.0 of 8 features leaves one of the two parts empty"),
-        ({"weight": -1.0}, "weight must be at least 0, got -1.0"),
+        ({"weight": -1.0}, "weight: must be at least 0, got -1.0"),
         (
             {"equivariant": {**SIE, "parameters": ["rotatoin"]}},
-            "equivariant: parameters: no view of this data records 'rotatoin'",
+            "equivariant.parameters: no view of this data records 'rotatoin'",
         ),
-        ({"invariant": {**VICREG, "projector": []}}, "invariant: "),
-        ({"invariant": {**OBOW, "vocabulary": 0}}, "invariant: vocabulary"),
+        ({"invariant": {**VICREG, "projector": []}}, "invariant.projector: "),
+        ({"invariant": {**OBOW, "vocabulary": 0}}, "invariant.vocabulary"),
     ],
     ids=str,
 )
@@ -150,7 +150,7 @@ def test_images_that_are_linked_are_no_pair_of_views_of_one_object() -> None:
 def test_a_recipe_has_the_settings_of_both() -> None:
     objective = {"name": "split", "invariant": VICREG, "equivariant": SIE}
     recipe = resolve({"objective": objective, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
-    assert recipe["objective"]["invariant"]["variance"] == 25
+    assert recipe.objective.settings["invariant"]["variance"] == 25
     assert build_networks(recipe, GROUPS)[1].parameters_used == ["rotation"]
 
 

@@ -139,21 +139,21 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "neither steps nor epochs": (["pretrain", "no-length.yaml"], ["trainer", "steps or epochs must be given"]),
     "seed that is too large": (
         [*RUN, "--trainer.seed", "99999999999999999999"],
-        ["trainer.seed must be at least 0 and below 2^63"],
+        ["trainer.seed: must be at least 0 and below 2^63"],
     ),
     "views without a size": (
         [*SIMCLR, "--data.path=images", "--augmentation.size=0"],
-        ["augmentation.size must be at least 1 pixel"],
+        ["augmentation.size: must be at least 1 pixel"],
     ),
     "setting of an objective within": (
         ["pretrain", "simclr-ecr-folder", "--data.path=images", "--objective.base.temperature=0"],
-        ["objective.base.temperature must be above 0, got 0"],
+        ["objective.base.temperature: must be above 0, got 0"],
     ),
     "heads without outputs": (
         [*RUN, "--objective.name=vicreg", "--objective.projector=[16, -1]"],
         ["objective: a head needs layers of at least 1 output each, got [16, -1]"],
     ),
-    "negative number": ([*RUN, "--trainer.batch_size", "-4"], ["trainer.batch_size must be at least 1, got -4"]),
+    "negative number": ([*RUN, "--trainer.batch_size", "-4"], ["trainer.batch_size: must be at least 1, got -4"]),
     "unknown objective": ([*RUN, "--objective.name", "vicrge"], ["objective.name", "did you mean 'vicreg'?"]),
     "unknown data set": ([*RUN, "--data.name", "foldr"], ["data.name", "did you mean 'folder'?"]),
     "unknown augmentation": ([*RUN, "--augmentation.name", "simcrl"], ["augmentation.name", "did you mean 'simclr'?"]),
@@ -167,9 +167,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "argument of the backbone": ([*RUN, "--backbone.arguments", "{depht: 3}"], ["backbone.arguments", "depht"]),
     "share out of range": (
         [*RUN, "--objective.equivariant_share", "1.5"],
-        ["objective.equivariant_share must be above 0 and at most 1"],
+        ["objective.equivariant_share: must be above 0 and at most 1"],
     ),
-    "warm-up out of range": ([*RUN, "--optimizer.warmup", "2"], ["optimizer.warmup is a share"]),
+    "warm-up out of range": ([*RUN, "--optimizer.warmup", "2"], ["optimizer.warmup: must be a share"]),
     "unknown latent": (["pretrain", "latent.yaml"], ["objective.parameters", "'rotatoin'", "did you mean 'rotation'?"]),
     "data without latents": (
         [*RUN, "--data.name=folder", "--data.path=images", "--augmentation.name=simclr"],
@@ -186,7 +186,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "maps of another size": (
         [*RUN, "--objective.name=equicaps", "--objective.capsules=3"],
-        ["objective.map_side is 8, but the backbone's feature maps of these images have 1 x 1 places"],
+        ["objective.map_side: 8, but the backbone's feature maps of these images have 1 x 1 places"],
     ),
     "images that do not go through": (
         [
@@ -195,15 +195,15 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ],
         ["backbone: images of 17 pixels do not go through vit_tiny_patch16_224", "divisible by patch size"],
     ),
-    "two channels": ([*RUN, "--normalization.mean=[1, 1]"], ["normalization.mean must be three numbers"]),
-    "batch of one": ([*RUN, "--trainer.batch_size", "1"], ["trainer.batch_size is 1", "choose 2 or more"]),
+    "two channels": ([*RUN, "--normalization.mean=[1, 1]"], ["normalization.mean: must be three numbers"]),
+    "batch of one": ([*RUN, "--trainer.batch_size", "1"], ["trainer.batch_size: 1 is", "choose 2 or more"]),
     "batch larger than the data": (
         [*RUN, "--trainer.batch_size", "64"],
-        ["trainer.batch_size 64 is larger than the 32 objects"],
+        ["trainer.batch_size: 64 is larger than the 32 objects"],
     ),
     "more devices than there are": (
         [*RUN, "--trainer.accelerator=gpu", "--trainer.devices=99"],
-        ["trainer.devices is 99, but this machine has"],
+        ["trainer.devices: 99, but this machine has"],
     ),
     # Data.
     "missing data": (
@@ -299,7 +299,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 def test_more_neighbours_than_images_are_cut_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ssl_inv.engine.features.QUICK", replace(QUICK, linear=replace(QUICK.linear, steps=5)))
+    monkeypatch.setattr("ssl_inv.run.judging.QUICK", replace(QUICK, linear=replace(QUICK.linear, steps=5)))
     for name in ("apples", "pears"):
         _images(tmp_path / name, 6)
     assert main([*TIMM, "--data", str(tmp_path), "--data.size=16", "--evaluation.neighbours=5000"]) == 0

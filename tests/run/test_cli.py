@@ -43,7 +43,7 @@ def foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe:
     brief = replace(
         QUICK, linear=replace(QUICK.linear, steps=5), transforms=replace(QUICK.transforms, epochs=1, minimum_steps=5)
     )
-    monkeypatch.setattr("ssl_inv.engine.features.QUICK", brief)
+    monkeypatch.setattr("ssl_inv.run.judging.QUICK", brief)
     return tmp_path
 
 
@@ -96,7 +96,7 @@ def test_interrupting_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ssl_inv.run.commands.train", interrupted)
+    monkeypatch.setattr("ssl_inv.run.pretrain.train", interrupted)
     assert main(["pretrain", "tiny.yaml", "--output", "run", "--quiet"]) == 130
     assert capsys.readouterr().err == "error: interrupted; ssl-inv pretrain --resume run continues\n"
 
@@ -125,7 +125,7 @@ def test_a_run_that_fails_says_why_in_one_line(
     def failing(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr("ssl_inv.run.commands.train", failing)
+    monkeypatch.setattr("ssl_inv.run.pretrain.train", failing)
     assert main(["pretrain", "tiny.yaml", "--output", "run", "--quiet"]) == 1
     assert capsys.readouterr().err == f"error: {line}\n"
 
@@ -220,7 +220,7 @@ def test_a_judgement_that_fails_leaves_the_export_and_says_so_in_the_record(
     def failing(*_: object) -> None:
         raise ValueError("there is nothing to judge")
 
-    monkeypatch.setattr("ssl_inv.run.judging.judge", failing)
+    monkeypatch.setattr("ssl_inv.run.pretrain.judge", failing)
     assert main(["pretrain", "tiny.yaml", "--evaluation.protocol=quick", "--output", "run", "--quiet"]) == 2
     assert capsys.readouterr().err == "error: evaluation: there is nothing to judge\n"
     assert RunFolder(Path("run")).record()["state"] == "failed: evaluation: there is nothing to judge"

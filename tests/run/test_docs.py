@@ -13,7 +13,7 @@ import pytest
 from ssl_inv.catalogue import OBJECTIVES
 
 DOCS = Path(__file__).parents[2] / "docs"
-NAMES = sorted(OBJECTIVES.entries)
+NAMES = sorted(OBJECTIVES.members)
 
 
 @pytest.fixture(scope="module")

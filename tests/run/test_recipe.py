@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
-import yaml
 
-from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, Registry, suggest
+from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, OPERATIONS, Catalogue, suggest
 from ssl_inv.run.explain import argument_sentences, explained, recipe_head
-from ssl_inv.run.plain_yaml import dump_value, dump_yaml, parse_yaml
+from ssl_inv.run.plain_yaml import YAMLError, dump_value, dump_yaml, parse_yaml
 from ssl_inv.run.recipe import (
     SECTIONS,
+    Choice,
     RecipeError,
     apply_overrides,
     difference,
@@ -21,7 +21,7 @@ from ssl_inv.run.recipe import (
     section_schema,
     shipped_recipes,
 )
-from ssl_inv.run.schema import conform
+from ssl_inv.run.schema import conform, schema_of
 
 CONTENT: dict[str, Any] = {
     "objective": {"name": "sie", "projector": [64, 64]},
@@ -109,16 +109,16 @@ def test_a_value_of_another_type_is_refused(value: object, annotation: Any) -> N
 
 def test_a_resolved_recipe_is_complete_and_reads_back_as_itself() -> None:
     recipe = resolve(CONTENT)
-    assert tuple(recipe) == SECTIONS
+    assert tuple(recipe.sections()) == SECTIONS
     again = resolve(parse_yaml(recipe.dump()))
     assert again == recipe
     assert difference(recipe, again) == []
-    assert resolve(recipe) == recipe
+    assert resolve(recipe.sections()) == recipe
 
 
 def test_a_resolved_recipe_shares_no_default_with_another() -> None:
-    resolve(CONTENT)["objective"]["parameters"].append("floor_hue")
-    assert resolve(CONTENT)["objective"]["parameters"] == ["rotation"]
+    resolve(CONTENT).objective.settings["parameters"].append("floor_hue")
+    assert resolve(CONTENT).objective.settings["parameters"] == ["rotation"]
 
 
 def test_differences_name_the_setting_and_both_values() -> None:
@@ -172,7 +172,7 @@ def test_every_shipped_recipe_resolves_and_says_what_it_is(name: str) -> None:
     recipe = load_recipe(name)
     head = recipe_head(shipped_recipes()[name])
     assert head.title
-    assert yaml.safe_load(explained(recipe)).keys() == recipe.keys()
+    assert parse_yaml(explained(recipe)).keys() == recipe.sections().keys()
     assert resolve(parse_yaml(explained(recipe))) == recipe
     assert len(shipped_recipes()[name].read_text().splitlines()) <= 40
     assert f"ssl-inv pretrain {name}" in head.facts.get("command", "")
@@ -181,35 +181,34 @@ def test_every_shipped_recipe_resolves_and_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize(
     ("section", "name"),
     [(section, None) for section in SECTIONS if section not in ("objective", "data", "augmentation")]
-    + [("objective", name) for name in OBJECTIVES.entries]
-    + [("data", name) for name in DATA.entries]
-    + [("augmentation", name) for name in AUGMENTATIONS.entries],
+    + [("objective", name) for name in OBJECTIVES.members]
+    + [("data", name) for name in DATA.members]
+    + [("augmentation", name) for name in AUGMENTATIONS.members],
 )
 def test_every_setting_is_explained(section: str, name: str | None) -> None:
     schema = section_schema(section, name)
-    settings = {
-        one.name for one in inspect.signature(schema).parameters.values() if one.kind is inspect.Parameter.KEYWORD_ONLY
-    }
-    assert settings <= argument_sentences(schema.__doc__).keys()
+    assert schema.settings.keys() <= argument_sentences(schema.doc).keys()
 
 
 @pytest.mark.parametrize("name", ["folder", "table", "threediebench", "torchvision"])
 def test_recipes_can_say_every_setting_and_read_what_it_means(name: str) -> None:
     entry = DATA.find(name)
-    settings = inspect.signature(entry.schema).parameters
+    settings = schema_of(entry).settings
     assert settings.keys() == inspect.signature(entry.load()).parameters.keys()
-    assert all(f"    {setting}: " in (entry.schema.__doc__ or "") for setting in settings)
+    assert all(f"    {setting}: " in schema_of(entry).doc for setting in settings)
 
 
-@pytest.mark.parametrize("registry", [OBJECTIVES, DATA, AUGMENTATIONS], ids=lambda registry: registry.kind)
-def test_the_registry_reads_off_the_source_what_importing_gives(registry: Registry) -> None:
-    assert registry.entries
-    for name, entry in registry.entries.items():
-        loaded = entry.load()
-        assert loaded.registered_name == name
-        real = inspect.signature(loaded).parameters
-        for setting, parameter in inspect.signature(entry.schema).parameters.items():
-            assert real[setting].default == parameter.default
+@pytest.mark.parametrize("catalogue", [OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS], ids=lambda one: one.kind)
+def test_settings_read_off_the_source_are_those_of_the_imported_member(catalogue: Catalogue) -> None:
+    assert catalogue.members
+    for name, entry in catalogue.members.items():
+        assert entry.name == name
+        real = {
+            key: one for key, one in inspect.signature(entry.load()).parameters.items() if one.kind is one.KEYWORD_ONLY
+        }
+        assert {key: one.default for key, one in real.items()} == {
+            key: one.default for key, one in schema_of(entry).settings.items()
+        }
 
 
 def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -219,7 +218,7 @@ def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkey
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
     resolved = resolve({**CONTENT, "objective": {"name": "their_objective.Theirs"}})
-    assert resolved["objective"] == {"name": "their_objective.Theirs", "width": 4}
+    assert resolved.objective == Choice("their_objective.Theirs", {"width": 4})
     with pytest.raises(RecipeError, match=r"objective\.width: expected a whole number"):
         resolve({**CONTENT, "objective": {"name": "their_objective.Theirs", "width": "x"}})
 
@@ -260,5 +259,5 @@ def test_other_values_are_read_as_in_a_recipe(word: str, value: object) -> None:
 
 
 def test_no_key_stands_twice_not_even_one_that_is_nothing() -> None:
-    with pytest.raises(yaml.YAMLError, match="the key 0 stands twice"):
+    with pytest.raises(YAMLError, match='duplicate key "0"'):
         parse_yaml("0: a\n0: b")

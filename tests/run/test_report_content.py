@@ -13,6 +13,7 @@ from ssl_inv.evaluation.results import Comparison, Result, format_table
 from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.objectives.sie import SIE
 from ssl_inv.objectives.vicreg import VICReg
+from ssl_inv.run.build import build_augmentation
 from ssl_inv.run.export import preprocessing_of
 from ssl_inv.run.judging import unmeasured
 from ssl_inv.run.recipe import resolve
@@ -25,7 +26,8 @@ from ssl_inv.views.maker import central
 def test_timm_makes_of_an_image_what_the_run_was_judged_by(size: int, whole: int) -> None:
     sections = {"objective": {"name": "vicreg"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}}
     recipe = resolve({**sections, "augmentation": {"name": "simclr", "size": size}})
-    preprocessing = preprocessing_of(recipe, whole)
+    view_size = build_augmentation(recipe).view_size(whole)
+    preprocessing = preprocessing_of(recipe.normalization, view_size, whole)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (whole, whole, 3), dtype=np.uint8))
     given = timm.data.create_transform(
         (3, size, size),

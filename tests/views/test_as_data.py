@@ -25,7 +25,7 @@ from ssl_inv.evaluation import (
 from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.run.encoders import LoadedModel, Model
 from ssl_inv.run.judging import encode_data, judged_data
-from ssl_inv.run.recipe import Recipe, RecipeError
+from ssl_inv.run.recipe import RecipeError
 from ssl_inv.views import Pair, Plan, Saccades, Sequence
 from ssl_inv.views.as_data import TrainingViews
 
@@ -142,6 +142,6 @@ def test_aggregates_of_augmented_views_are_judged_and_their_parameters_regressed
 
 def test_a_model_that_comes_from_no_run_has_no_views_of_training():
     model = Model(nn.Identity(), None, {}, "", nn.Identity)  # type: ignore[arg-type]
-    loaded = LoadedModel(model, Recipe(), Data(images(), images()))
+    loaded = LoadedModel(model, None, Data(images(), images()))  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match="views_of: 'training' goes with a run"):
         loaded.judged_data(EvaluationSettings(views_of="training"), None, torch.device("cpu"))
