@@ -3,11 +3,12 @@
     OMP_NUM_THREADS=1 python benchmarks/bank_cost.py --rounds 3
     python benchmarks/bank_cost.py --device cuda --queries 256 --rounds 10
 
-A bank as large as ImageNet's, of random vectors. For every part of a step both ways take turns in one process; medians of the seconds (on
-the CPU those that the process ran), their ratio, and by how much memory grew meanwhile. The plain ways are those of the published code: the
-bank is sent to every process (here: copied once, which no network is faster than), every query's cluster is looked for in all labels, the
-pool is sorted and negatives are redrawn on the host until none is of the own cluster, random ones come from the alias method's table (built
-once a run; here a hundredth of it), and vectors of all negatives are brought together.
+A bank as large as ImageNet's, of random vectors. For every part of a step both ways take turns in one process; medians
+of the seconds (on the CPU those that the process ran), their ratio, and by how much memory grew meanwhile. The plain
+ways are those of the published code: the bank is sent to every process (here: copied once, which no network is faster
+than), every query's cluster is looked for in all labels, the pool is sorted and negatives are redrawn on the host until
+none is of the own cluster, random ones come from the alias method's table (built once a run; here a hundredth of it),
+and vectors of all negatives are brought together.
 """
 
 import argparse
@@ -85,7 +86,9 @@ class Step:
         return self.negatives.draw(self.queries, own, self.bank, labels, self.clusters.members, keys)
 
     def draw_by_sorting(self) -> Tensor:
-        """Sort the pool, draw without replacement, look up labels on the host and draw again where the own cluster was drawn."""
+        """Sort the pool, draw without replacement, look up labels on the host and draw again where the own cluster was
+        drawn.
+        """
         similar = self.queries @ self.bank.vectors.to(self.queries).T
         pool = similar.topk(self.negatives.pool, dim=1).indices
         weights = torch.ones(pool.shape, device=self.device)

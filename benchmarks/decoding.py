@@ -2,11 +2,12 @@
 
     python benchmarks/decoding.py --data DIR
 
-DIR has `cifar10_jpeg.zip`, `grocery_96px.zip`, `davis2016val_192px.zip` and `cf_tracking_sample_seq.zip`; by default it is the folder that
-the environment variable SSL_INV_TEST_DATA names. The larger photographs are mosaics of video frames at their own resolution, so that they
-take as many bits a pixel as a photograph. Every way is timed in turn, several times, and its fastest round counts, because whatever else a
-machine does only adds time. Prints a table, in it how far each result lies from the whole image decoded and resized by Pillow, in levels of
-255 on average, and a line of JSON. Ways whose library is not installed are left out.
+DIR has `cifar10_jpeg.zip`, `grocery_96px.zip`, `davis2016val_192px.zip` and `cf_tracking_sample_seq.zip`; by default it
+is the folder that the environment variable SSL_INV_TEST_DATA names. The larger photographs are mosaics of video frames
+at their own resolution, so that they take as many bits a pixel as a photograph. Every way is timed in turn, several
+times, and its fastest round counts, because whatever else a machine does only adds time. Prints a table, in it how far
+each result lies from the whole image decoded and resized by Pillow, in levels of 255 on average, and a line of JSON.
+Ways whose library is not installed are left out.
 """
 
 import argparse

@@ -1,13 +1,14 @@
 """What equivariance-coherent reconstruction adds to the step of the objective that it stands beside.
 
     python benchmarks/ecr_cost.py vicreg-ecr-rendered
-    python benchmarks/ecr_cost.py vicreg-ecr-imagenet --data.name rendered --data.size 224 --data.objects 60 --data.views 2
+    python benchmarks/ecr_cost.py vicreg-ecr-imagenet --data.name rendered --data.size 224 --data.objects 60
+    --data.views 2
         --augmentation.name simclr --augmentation.extra "[{name: rotation, degrees: 45}]"
         --objective.base "{name: vicreg, projector: [2048, 512]}" --trainer.batch_size 4 --trainer.precision fp32
 
-In one process and in turn: steps of the recipe, and of the same recipe with the base as its objective. Prints the median milliseconds of
-the parts of a step (batches with what has to be rendered for them, views, networks) and the ratios, and a line of JSON. The paper reports
-14.7 % more time per epoch for VICReg on ViT-S.
+In one process and in turn: steps of the recipe, and of the same recipe with the base as its objective. Prints the
+median milliseconds of the parts of a step (batches with what has to be rendered for them, views, networks) and the
+ratios, and a line of JSON. The paper reports 14.7 % more time per epoch for VICReg on ViT-S.
 """
 
 import argparse

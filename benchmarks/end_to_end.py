@@ -1,17 +1,20 @@
-"""Pairs of views per second of `pretrain simclr-folder` on CIFAR-10, of the bare step, and of the loop in lightly's documentation.
+"""Pairs of views per second of `pretrain simclr-folder` on CIFAR-10, of the bare step, and of the loop in lightly's
+documentation.
 
     python benchmarks/end_to_end.py --data cifar10_jpeg.zip
 
-All three train the same ResNet-18 (3x3 stem of stride 2, full width) by SimCLR on images of 32 pixels, in one process and in turn, several
-times:
+All three train the same ResNet-18 (3x3 stem of stride 2, full width) by SimCLR on images of 32 pixels, in one process
+and in turn, several times:
 
 bare: forward, backward and optimiser on views that are ready in memory;
-engine: everything that `ssl-inv pretrain` does in a step, from the archive on; the monitor is off, as the loop below has none;
-lightly: `LightlyDataset` on the unpacked files, `SimCLRTransform` without blur (the recipe has none either), a `DataLoader` with two
-processes, `SimCLRProjectionHead` and `NTXentLoss`, in a plain PyTorch loop.
+engine: everything that `ssl-inv pretrain` does in a step, from the archive on; the monitor is off, as the loop below
+has none;
+lightly: `LightlyDataset` on the unpacked files, `SimCLRTransform` without blur (the recipe has none either), a
+`DataLoader` with two processes, `SimCLRProjectionHead` and `NTXentLoss`, in a plain PyTorch loop.
 
-The archive has the images of class folders below `train/`; by default it is `cifar10_jpeg.zip` in the folder that the environment variable
-SSL_INV_TEST_DATA names. Prints pairs per second, their ratio to the bare step as median and range over the rounds, and a line of JSON.
+The archive has the images of class folders below `train/`; by default it is `cifar10_jpeg.zip` in the folder that the
+environment variable SSL_INV_TEST_DATA names. Prints pairs per second, their ratio to the bare step as median and range
+over the rounds, and a line of JSON.
 """
 
 import argparse
@@ -107,7 +110,9 @@ def _last(ends: list[float], steps: int) -> float:
 
 
 def unpack(archive: Path, folder: Path, count: int) -> Path:
-    """At least `count` training images of an archive as files, evenly spread, or all if it has fewer; returns their folder."""
+    """At least `count` training images of an archive as files, evenly spread, or all if it has fewer; returns their
+    folder.
+    """
     with zipfile.ZipFile(archive) as files:
         names = [name for name in files.namelist() if name.startswith("train/") and not name.endswith("/")]
         files.extractall(folder, names[:: max(1, len(names) // count)])

@@ -1,9 +1,10 @@
-"""Do other images help? SimCLR, MoCo v2, InterCLR, OBoW and transitive invariance on a part of CIFAR-10, on equal terms.
+"""Do other images help? SimCLR, MoCo v2, InterCLR, OBoW and transitive invariance on a part of CIFAR-10, on equal
+terms.
 
-The part has the first images of every class of a zip or folder with `train/CLASS/` and `test/CLASS/`, such as CIFAR-10 written as files.
-Transitive invariance takes its neighbours from the features of the SimCLR run of the same seed, so that its teacher costs that run on top.
-Five runs a seed, about 5 minutes each on one core of an AMD EPYC server; what is finished is not done again. Further settings, such as
-`--trainer.steps 2340`, are those of all runs.
+The part has the first images of every class of a zip or folder with `train/CLASS/` and `test/CLASS/`, such as CIFAR-10
+written as files. Transitive invariance takes its neighbours from the features of the SimCLR run of the same seed, so
+that its teacher costs that run on top. Five runs a seed, about 5 minutes each on one core of an AMD EPYC server; what
+is finished is not done again. Further settings, such as `--trainer.steps 2340`, are those of all runs.
 
     python benchmarks/inter_image.py cifar10.zip --seeds 0 1 2 --output comparison
     python docs/record.py comparison/simclr-folder-*   # shows their mean, and the same for the others

@@ -3,10 +3,11 @@
     python benchmarks/obow_memory.py
     python benchmarks/obow_memory.py --images 128 --channels 256
 
-The defaults are the fourth stage of a ResNet-50 for a GPU's share of the paper's batch. The plain form keeps the distances of all positions
-to all words, as the softness of the assignment depends on their minima, and then their softmax. The package's form goes through a few
-images at a time, there and back. Times are medians of alternate runs in one process; the memory of each is what a process of its own uses
-beyond the maps and the words. Prints both, their ratios, the largest difference of the bags, and a line of JSON.
+The defaults are the fourth stage of a ResNet-50 for a GPU's share of the paper's batch. The plain form keeps the
+distances of all positions to all words, as the softness of the assignment depends on their minima, and then their
+softmax. The package's form goes through a few images at a time, there and back. Times are medians of alternate runs in
+one process; the memory of each is what a process of its own uses beyond the maps and the words. Prints both, their
+ratios, the largest difference of the bags, and a line of JSON.
 """
 
 import argparse

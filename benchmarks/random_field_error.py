@@ -1,7 +1,8 @@
 """What a random field loses by its short Fourier series, against every mode that the image can hold, and what it costs.
 
-The full field has the same random numbers: its long waves are those of the short series. Errors are those of fields whose largest absolute
-value is 1; at strength 1/3, a field that is wrong by e shifts a pixel wrongly by e / 6 of the image side.
+The full field has the same random numbers: its long waves are those of the short series. Errors are those of fields
+whose largest absolute value is 1; at strength 1/3, a field that is wrong by e shifts a pixel wrongly by e / 6 of the
+image side.
 
 python benchmarks/random_field_error.py --size 64
 """

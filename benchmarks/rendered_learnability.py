@@ -1,9 +1,11 @@
-"""Is the embedded data set learnable? A supervised ResNet-18 regresses the relative rotation of two views and classifies the object.
+"""Is the embedded data set learnable? A supervised ResNet-18 regresses the relative rotation of two views and
+classifies the object.
 
     python benchmarks/rendered_learnability.py --size 32 --classes 16 --angle-range 45 --hue-range 0.2
 
-Training sees fresh views of its own objects; the scores are of objects that it never saw. R2 is the mean over the four components of the
-canonical quaternion of the relative rotation, as scikit-learn's `r2_score`; a constant prediction scores 0.
+Training sees fresh views of its own objects; the scores are of objects that it never saw. R2 is the mean over the four
+components of the canonical quaternion of the relative rotation, as scikit-learn's `r2_score`; a constant prediction
+scores 0.
 """
 
 import argparse
@@ -32,7 +34,9 @@ class PairRegressor(nn.Module):
         self.relate = nn.Sequential(nn.Linear(1024, 512), nn.ReLU(), nn.Linear(512, 4))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Class logits `(2B, classes)` and relative rotations `(B, 4)`; the first half of `pixels` holds the first views."""
+        """Class logits `(2B, classes)` and relative rotations `(B, 4)`; the first half of `pixels` holds the first
+        views.
+        """
         features = self.backbone((pixels.float() / 255 - 0.5) / 0.25)
         return self.classify(features), self.relate(torch.cat(features.chunk(2), dim=1))
 

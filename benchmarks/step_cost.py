@@ -3,11 +3,12 @@
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --objectives vicreg dino --rounds 15 --output ""
 
-For each registered objective, with the recipe that is shipped for it, in one process and in turn: a step (loss, backward, update and what
-follows it) on views that are ready, and the same step with its networks alone. These are all outermost calls of modules with parameters
-that the loss makes, on inputs of the same shapes, with gradients where the loss has them; losses, queues, clusters, moving averages and
-regroupings are left out. Prints medians of processor time, on a GPU of time, the peak of what either allocates, and their ratios, and
-writes them as JSON. Data are rendered solids, whatever the recipe's are, which changes neither shapes nor cost.
+For each registered objective, with the recipe that is shipped for it, in one process and in turn: a step (loss,
+backward, update and what follows it) on views that are ready, and the same step with its networks alone. These are all
+outermost calls of modules with parameters that the loss makes, on inputs of the same shapes, with gradients where the
+loss has them; losses, queues, clusters, moving averages and regroupings are left out. Prints medians of processor time,
+on a GPU of time, the peak of what either allocates, and their ratios, and writes them as JSON. Data are rendered
+solids, whatever the recipe's are, which changes neither shapes nor cost.
 """
 
 import argparse
@@ -43,7 +44,9 @@ _WARM_UP = 2
 _OBJECTS = 6500
 """At least so many objects: InterCLR draws its negatives from a pool of 5,000 training objects, four fifths of all."""
 _FEWER_CLUSTERS = {name: ["--objective.clusters=50"] for name in ("interclr", "odc")}
-"""A hundred images a cluster, as their recipes have of 50,000; with ten, every step would have half of all clusters to mend."""
+"""A hundred images a cluster, as their recipes have of 50,000; with ten, every step would have half of all clusters to
+mend.
+"""
 _PREFERRED = ("rendered", "folder", "imagenet")
 """Ends of recipes' names: which of several recipes for an objective is taken."""
 
@@ -85,7 +88,9 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a network: the function, its arguments, whether a graph is built, and which of its outputs get a gradient."""
+    """One call of a network: the function, its arguments, whether a graph is built, and which of its outputs get a
+    gradient.
+    """
 
     function: Callable[..., Any]
     arguments: Any
@@ -94,7 +99,8 @@ class _Call:
 
 
 class Networks:
-    """The outermost calls of modules with parameters that a loss makes, to be made again without what stands between them.
+    """The outermost calls of modules with parameters that a loss makes, to be made again without what stands between
+    them.
 
     Args:
         step: computes a loss and its gradient.
@@ -261,7 +267,9 @@ def _before_the_first_epoch(run: Run, device: torch.device) -> None:
 
 
 def clocked(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds of processor time, which others on the machine change little; on a GPU seconds until it has done the work."""
+    """Seconds of processor time, which others on the machine change little; on a GPU seconds until it has done the
+    work.
+    """
     if device.type != "cuda":
         begun = time.process_time()
         work()

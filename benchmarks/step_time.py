@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py demo
 
-In one process and in turn: the whole engine (data, views, loss, logging, monitor, checkpoints), and a bare loop that only runs forward,
-backward and the optimiser of the same networks on views that are ready in memory. Prints the median time of a step of each and their ratio,
-and a line of JSON.
+In one process and in turn: the whole engine (data, views, loss, logging, monitor, checkpoints), and a bare loop that
+only runs forward, backward and the optimiser of the same networks on views that are ready in memory. Prints the median
+time of a step of each and their ratio, and a line of JSON.
 """
 
 import argparse

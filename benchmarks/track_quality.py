@@ -1,8 +1,8 @@
 """How good are the boxes of `ssl-inv tracks`? Against true boxes, such as those of DAVIS 2016.
 
-Three questions: how long do the trackers stay on an object that begins with its true box; how often is what moves the object; and are
-tracks that are found again backwards better ones? Takes a folder or zip archive whose `meta.csv` has the columns path, sequence, x0, y0,
-x1, y1, with the frames of a sequence in their order.
+Three questions: how long do the trackers stay on an object that begins with its true box; how often is what moves the
+object; and are tracks that are found again backwards better ones? Takes a folder or zip archive whose `meta.csv` has
+the columns path, sequence, x0, y0, x1, y1, with the frames of a sequence in their order.
 
     python benchmarks/track_quality.py davis2016val_192px.zip
 """
@@ -94,7 +94,9 @@ def judge_regions(sequences: dict[str, Sequence], every: int, most: int) -> None
 
 
 def judge_check(name: str, sequences: dict[str, Sequence], length: int, most: int) -> None:
-    """Print how many tracks of the object, begun from what moves, still show it at their end: of all, and of those found backwards."""
+    """Print how many tracks of the object, begun from what moves, still show it at their end: of all, and of those
+    found backwards.
+    """
     follow, ends, checks = tracker(name), list[float](), defaultdict[int, list[float]](list)
     for sequence in sequences.values():
         for start in range(0, len(sequence.frames) - length, length):

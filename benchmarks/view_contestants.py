@@ -1,4 +1,6 @@
-"""Images and ways of making views of them, for `views.py`: SimCLR's policy here and in other libraries, and the least that can be done."""
+"""Images and ways of making views of them, for `views.py`: SimCLR's policy here and in other libraries, and the least
+that can be done.
+"""
 
 import importlib
 import io
@@ -36,7 +38,8 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def photographs(count: int, side: int, seed: int = 0) -> Tensor:
-    """Images with the spectrum and the edges of photographs: noise of amplitude 1 / f, half planes and discs of other colours in front.
+    """Images with the spectrum and the edges of photographs: noise of amplitude 1 / f, half planes and discs of other
+    colours in front.
 
     Returns:
         `(count, 3, side, side)`, uint8.
@@ -70,7 +73,8 @@ def _photograph(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
 
 
 def read_images(path: Path, count: int, side: int) -> Tensor:
-    """The first images of a folder or a zip, cut to squares of `side` pixels, `(count, 3, side, side)`, uint8; fewer are repeated.
+    """The first images of a folder or a zip, cut to squares of `side` pixels, `(count, 3, side, side)`, uint8; fewer
+    are repeated.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
@@ -147,7 +151,9 @@ class InMemory(Source):
 
 
 def ours(name: str, pixels: Tensor, size: int, **settings: Any) -> Contestant:
-    """What `pretrain` does to a batch: a pair of views, normalised, channels last, and the record of how they were made."""
+    """What `pretrain` does to a batch: a pair of views, normalised, channels last, and the record of how they were
+    made.
+    """
     # As images come from our decoders.
     source = InMemory(pixels.contiguous(memory_format=torch.channels_last))
     maker = ViewMaker(Pair(), source, simclr(size=size, **settings), MEAN, STD, seed=0).to(pixels.device)
@@ -278,7 +284,9 @@ def dali_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
 
 
 def crops_only(pixels: Tensor, size: int) -> Callable[[], Tensor]:
-    """The least that SimCLR's policy can do on a CPU: read every crop once, resample it and write normalised floats once."""
+    """The least that SimCLR's policy can do on a CPU: read every crop once, resample it and write normalised floats
+    once.
+    """
     side = pixels.shape[-1]
     boxes = (
         draw_crops(np.random.default_rng(0).random((len(pixels), 40)), (0.08, 1.0), (3 / 4, 4 / 3), side, side) * side
@@ -301,7 +309,9 @@ def crops_only(pixels: Tensor, size: int) -> Callable[[], Tensor]:
 
 
 def affine_and_colours(pixels: Tensor, size: int) -> Callable[[], Tensor]:
-    """The least that a whole batch can do: one bilinear resampling by an affine map, one matrix of colours, which normalises too."""
+    """The least that a whole batch can do: one bilinear resampling by an affine map, one matrix of colours, which
+    normalises too.
+    """
     count, device = len(pixels), pixels.device
     random = torch.Generator().manual_seed(0)
     maps = torch.eye(2, 3).repeat(count, 1, 1) * torch.empty(count, 1, 1).uniform_(0.3, 1, generator=random)

@@ -1,11 +1,13 @@
-"""How many views a second SimCLR's policy makes here and in other libraries, and how far that is from the least that can be done.
+"""How many views a second SimCLR's policy makes here and in other libraries, and how far that is from the least that
+can be done.
 
     python benchmarks/views.py --threads 1 2
 
-Everybody starts from the same images in memory, in the form that suits them best, and ends with normalised floats. Every other row is
-measured right after and compared with ours in the same process; rounds go on until all were measured several times. With `--device cuda`
-the views are made on the GPU, and the share of a training step of a ResNet-50 that making its views takes is measured too. Prints tables
-and a line of JSON, after some five minutes on a CPU. A view here comes with the record of how it was made; elsewhere it does not.
+Everybody starts from the same images in memory, in the form that suits them best, and ends with normalised floats.
+Every other row is measured right after and compared with ours in the same process; rounds go on until all were measured
+several times. With `--device cuda` the views are made on the GPU, and the share of a training step of a ResNet-50 that
+making its views takes is measured too. Prints tables and a line of JSON, after some five minutes on a CPU. A view here
+comes with the record of how it was made; elsewhere it does not.
 """
 
 import argparse
@@ -67,8 +69,8 @@ def compare(pixels: Tensor, size: int, rounds: int, seconds: float) -> tuple[lis
     """Ours and every other contestant in turn.
 
     Returns:
-        A row a contestant with the images per second and how many times as long as ours it takes, of both the median, the lowest and the
-        highest of the rounds; and notes about contestants that are missing.
+        A row a contestant with the images per second and how many times as long as ours it takes, of both the median,
+        the lowest and the highest of the rounds; and notes about contestants that are missing.
     """
     reference = ours("ours", pixels, size)
     found = list(contestants(pixels, size))

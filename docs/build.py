@@ -2,8 +2,8 @@
 
     python docs/build.py
 
-They are made of the objectives' docstrings and settings, the recipes, docs/results, which docs/record.py writes, and docs/papers.yaml.
-Pages of objectives that are gone are removed.
+They are made of the objectives' docstrings and settings, the recipes, docs/results, which docs/record.py writes, and
+docs/papers.yaml. Pages of objectives that are gone are removed.
 """
 
 import sys

@@ -2,9 +2,9 @@
 
     python docs/record.py RUN [RUN ...] [--recipe RECIPE] [--name NAME] [--add]
 
-RUN is the folder of a run. Runs of one recipe that differ in their seed alone become one file, docs/results/RECIPE.json, with the numbers
-of every seed; with --add, the seeds that the file has already stay in it. `python docs/build.py` then shows them on the pages of the
-objectives.
+RUN is the folder of a run. Runs of one recipe that differ in their seed alone become one file,
+docs/results/RECIPE.json, with the numbers of every seed; with --add, the seeds that the file has already stay in it.
+`python docs/build.py` then shows them on the pages of the objectives.
 """
 
 import argparse

@@ -149,7 +149,8 @@ class FeatureTable:
         )
 
     def ordered(self) -> "FeatureTable":
-        """The table sorted by object, then by view: what is computed from it doesn't depend on the order in which a loader came.
+        """The table sorted by object, then by view: what is computed from it doesn't depend on the order in which a
+        loader came.
 
         Raises:
             ValueError: if one view of one object stands in the table twice, as a padded distributed sampler leaves it.
@@ -204,7 +205,9 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Subtracts a mean and divides by a standard deviation, dimension by dimension; both `(D,)` and taken from training rows."""
+    """Subtracts a mean and divides by a standard deviation, dimension by dimension; both `(D,)` and taken from training
+    rows.
+    """
 
     mean: Tensor
     deviation: Tensor
@@ -228,8 +231,9 @@ class Standardiser:
 def disk_mask(size: int) -> Tensor:
     """The disk within a square image, `(size, size)`, float, 1 inside.
 
-    An image turned in its plane shows its angle by what its corners are filled with, whatever the encoder knows; the disk has no corners.
-    It ends half a pixel before the sides, where interpolation has mixed the image with what is beyond it.
+    An image turned in its plane shows its angle by what its corners are filled with, whatever the encoder knows; the
+    disk has no corners. It ends half a pixel before the sides, where interpolation has mixed the image with what is
+    beyond it.
     """
     offset = torch.arange(size) - (size - 1) / 2
     return (offset[:, None] ** 2 + offset[None, :] ** 2 <= ((size - 1) / 2) ** 2).float()
@@ -288,17 +292,18 @@ def extract(
 ) -> FeatureTable:
     """Features of every view that `batches` yields, without gradient, in float32 and in evaluation mode.
 
-    Autocast is turned off: bfloat16 rounds the small differences between an untrained network's features away, and that network is the
-    baseline of everything measured here.
+    Autocast is turned off: bfloat16 rounds the small differences between an untrained network's features away, and that
+    network is the baseline of everything measured here.
 
     Args:
         encoder: maps pixels to features; already on `device`.
         batches: the views.
         device: where the encoder is.
-        module: the network behind an encoder that is a plain function, to be put into evaluation mode. A module, or a method of one, is
-            found without it. Every submodule gets its former mode back.
+        module: the network behind an encoder that is a plain function, to be put into evaluation mode. A module, or a
+            method of one, is found without it. Every submodule gets its former mode back.
         class_names: names of the classes in index order.
-        disk: whether to mask pixels to the inscribed disk, as a measurement of in-plane rotation needs; see `disk_mask`.
+        disk: whether to mask pixels to the inscribed disk, as a measurement of in-plane rotation needs; see
+        `disk_mask`.
         cache: file that is read instead if it exists and written otherwise. Its name has to stand for everything above.
 
     Raises:

@@ -91,7 +91,9 @@ DEFAULT_BOOTSTRAP = Bootstrap()
 
 
 def object_sums(values: Tensor, objects: Tensor) -> Tensor:
-    """The rows of `values`, shape `(M, S)`, added up for every object in ascending order of its number, shape `(objects, S)`, float64."""
+    """The rows of `values`, shape `(M, S)`, added up for every object in ascending order of its number, shape
+    `(objects, S)`, float64.
+    """
     ids, position = torch.unique(objects, return_inverse=True)
     return torch.zeros(len(ids), values.shape[1], dtype=torch.float64).index_add_(0, position, values.double())
 

@@ -1,4 +1,6 @@
-"""All protocols over all parts of the features, and each number beside what an untrained encoder and shuffled targets score."""
+"""All protocols over all parts of the features, and each number beside what an untrained encoder and shuffled targets
+score.
+"""
 
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +29,8 @@ class Protocol:
         transforms: the regression of the transform.
         retrieval: the retrieval by a predictor.
         parts: parts of the features that are probed; None for all.
-        aggregate: numbers of views of an object that are classified as one; see `ssl_inv.evaluation.protocols.aggregation`.
+        aggregate: numbers of views of an object that are classified as one; see
+        `ssl_inv.evaluation.protocols.aggregation`.
         paths: sequences of views that are asked where they led; see `ssl_inv.evaluation.protocols.paths`.
         bootstrap: how standard errors are estimated.
         shuffle_seed: decides the order of the shuffled targets.
@@ -56,7 +59,9 @@ QUICK = Protocol(
     retrieval=RetrievalSettings(splits=("val-val",)),
     paths=PathSettings(sequences=2),
 )
-"""Seconds on a CPU for some thousand objects: one narrow head for all parameters, fewer steps. Not comparable with published numbers."""
+"""Seconds on a CPU for some thousand objects: one narrow head for all parameters, fewer steps. Not comparable with
+published numbers.
+"""
 
 
 @dataclass(frozen=True)
@@ -68,7 +73,8 @@ class Encoded:
         validation: features of other objects, that probes are judged on.
         predictor: the encoder's own predictor of views, if it has one.
         aggregate: the encoder's own network for several views, if it has one.
-        told: parameters of the actions that the encoder was told in training, of which paths are measured; empty for all.
+        told: parameters of the actions that the encoder was told in training, of which paths are measured; empty for
+            all.
     """
 
     train: FeatureTable
@@ -200,8 +206,9 @@ def _shuffled_labels(table: FeatureTable, seed: int) -> Tensor | None:
 def shuffle_targets(table: FeatureTable, seed: int = 0) -> FeatureTable:
     """The same features with the targets of others: what a protocol scores on it is its chance level.
 
-    Labels are exchanged between objects, so that all views of one keep a common label. Transforms are exchanged between all rows: where
-    every object is seen from the same angles in the same order, an exchange between objects would change nothing.
+    Labels are exchanged between objects, so that all views of one keep a common label. Transforms are exchanged between
+    all rows: where every object is seen from the same angles in the same order, an exchange between objects would
+    change nothing.
 
     Raises:
         ValueError: if the views of one object have different labels.

@@ -11,8 +11,8 @@ from pathlib import Path
 def written_aside(target: Path) -> Iterator[Path]:
     """A path beside `target` for a new file or folder, which replaces `target` when the block ends without an error.
 
-    If the block raises, whatever was written there is removed and `target` is as it was. A folder that is replaced is missing for an
-    instant; a file never is.
+    If the block raises, whatever was written there is removed and `target` is as it was. A folder that is replaced is
+    missing for an instant; a file never is.
     """
     aside = _aside(target)
     try:

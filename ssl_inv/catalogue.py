@@ -1,6 +1,7 @@
 """The names that recipes use for objectives, data sources, augmentations and operations.
 
-Each kind has a table of names in the `__init__` of its package. The tables hold strings, so a name is found without importing torch.
+Each kind has a table of names in the `__init__` of its package. The tables hold strings, so a name is found without
+importing torch.
 """
 
 import importlib

@@ -15,7 +15,9 @@ from ssl_inv.run.schema import schema_of
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of an objective: its default and what it may be, as YAML writes them, and the sentence of the docstring."""
+    """A setting of an objective: its default and what it may be, as YAML writes them, and the sentence of the
+    docstring.
+    """
 
     name: str
     default: str
@@ -114,7 +116,9 @@ def choices(annotation: Any) -> str:
 
 
 def _reads_transforms(tree: ast.Module) -> bool:
-    """Whether the module asks a view for its transform, views for their actions, or for a path between views: so it can learn of it."""
+    """Whether the module asks a view for its transform, views for their actions, or for a path between views: so it can
+    learn of it.
+    """
     nodes = list(ast.walk(tree))
     asked = any(
         isinstance(node, ast.Attribute) and ast.unparse(node).endswith((".transform", "views.actions"))

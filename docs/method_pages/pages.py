@@ -142,7 +142,9 @@ def _comparison(papers: Papers, rows: Sequence[PublishedRow], link: Callable[[st
 
 
 def _glance(methods: Mapping[str, Method], papers: Papers, group: Sequence[Record], link: Callable[[str], str]) -> str:
-    """One row an objective: what it does, whether it reads transforms, our numbers of one group of runs, and those of papers."""
+    """One row an objective: what it does, whether it reads transforms, our numbers of one group of runs, and those of
+    papers.
+    """
     ours: dict[str, tuple[str, str]] = {}
     for record in sorted(tables.best_known(group), key=lambda one: not tables.is_plain(one)):
         if (numbers := tables.headline(record)) is not None:

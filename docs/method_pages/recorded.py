@@ -69,7 +69,9 @@ class Record:
 
     @property
     def complete_settings(self) -> Mapping[str, Mapping[str, Any]]:
-        """The settings as a recipe of today has them: those that came later have their defaults, unless some have gone since."""
+        """The settings as a recipe of today has them: those that came later have their defaults, unless some have gone
+        since.
+        """
         try:
             return comparable(resolve(self.settings, f"{self.name}.json", list(self.settings)))
         except RecipeError:
@@ -86,7 +88,9 @@ class Record:
 
 
 def comparable(settings: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings of a recipe that have a part in its results; of paths to data and teachers, which are one machine's, the last part."""
+    """The settings of a recipe that have a part in its results; of paths to data and teachers, which are one machine's,
+    the last part.
+    """
     kept = {
         section: {
             key: _portable(section, value) for key, value in values.items() if key not in _NO_RESULT.get(section, ())

@@ -137,7 +137,9 @@ class _Column:
 
 
 def chosen(group: Sequence[Record]) -> str:
-    """How hard the data of a group are, which network learnt and on what it was judged: settings that are no defaults, and some more."""
+    """How hard the data of a group are, which network learnt and on what it was judged: settings that are no defaults,
+    and some more.
+    """
     found = []
     for section in ("data", "backbone", "evaluation"):
         settings = group[0].complete_settings[section]
@@ -152,7 +154,9 @@ def chosen(group: Sequence[Record]) -> str:
 
 
 def side_by_side(group: Sequence[Record], link: Callable[[str], str]) -> str:
-    """One row a record and one of the untrained network, with the measurements that say most; the best at the question asked come first."""
+    """One row a record and one of the untrained network, with the measurements that say most; the best at the question
+    asked come first.
+    """
     ordered = sorted(group, key=_rank)
     names = list(dict.fromkeys(row.name for record in group for row in record.rows))
     relative = [name for name in names if name.startswith("r2/relative/")]
@@ -191,7 +195,9 @@ def _comparison(
     link: Callable[[str], str],
     costs: Mapping[str, tuple[str, str]] | None = None,
 ) -> str:
-    """A row a record, with the columns that any of them has a number for, and what a step costs by the name of the record."""
+    """A row a record, with the columns that any of them has a number for, and what a step costs by the name of the
+    record.
+    """
     shown = [column for column in columns if any(map(column.number, records))]
     rows = [
         [
@@ -258,7 +264,8 @@ def published(papers: Papers, rows: Sequence[PublishedRow], link: Callable[[str]
     Args:
         papers: what the rows are from.
         rows: of one method, or of one data set.
-        link: what to call a method, by its key. Without it the rows are of one method, and the first column is the data set.
+        link: what to call a method, by its key. Without it the rows are of one method, and the first column is the data
+            set.
     """
     measures = [key for key in papers.measures if any(key in row.values for row in rows)]
     head = ["method" if link else "data", "setting", *(papers.measures[key] for key in measures)]
@@ -277,7 +284,9 @@ def by_source(rows: Iterable[PublishedRow]) -> dict[str, list[PublishedRow]]:
 
 
 def comparisons(papers: Papers) -> dict[str, list[list[PublishedRow]]]:
-    """The rows of each data set, those of one source together, of sources that have at least `LEAST_METHODS` methods on it."""
+    """The rows of each data set, those of one source together, of sources that have at least `LEAST_METHODS` methods on
+    it.
+    """
     found: dict[str, list[list[PublishedRow]]] = {}
     for data in dict.fromkeys(row.data for row in papers.rows):
         for rows in by_source(row for row in papers.rows if row.data == data).values():

@@ -1,7 +1,8 @@
-"""Several views of an object as one row: their mean, or what the encoder's own network makes of them and of the steps between them.
+"""Several views of an object as one row: their mean, or what the encoder's own network makes of them and of the steps
+between them.
 
-Who sees several views knows more than who sees one. Whether an encoder's own network is worth anything shows beside the mean over as many
-views, which every encoder can have.
+Who sees several views knows more than who sees one. Whether an encoder's own network is worth anything shows beside the
+mean over as many views, which every encoder can have.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,7 +15,9 @@ from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.transforms import Action
 
 Aggregate = Callable[[Tensor, Sequence[Action]], Tensor]
-"""Maps features `(B, M, D)` of M views of an object and the M - 1 actions from each to the next to one vector, `(B, D')`; on the CPU."""
+"""Maps features `(B, M, D)` of M views of an object and the M - 1 actions from each to the next to one vector, `(B,
+D')`; on the CPU.
+"""
 
 
 _CHUNK = 1024
@@ -31,7 +34,8 @@ def aggregate_of(views: int) -> str:
 
 
 def consecutive_views(table: FeatureTable, views: int) -> Tensor:
-    """Rows of an ordered table that belong together, `(G, views)`: of every object its first views, the next, and so on.
+    """Rows of an ordered table that belong together, `(G, views)`: of every object its first views, the next, and so
+    on.
 
     What is left of an object, fewer than `views`, belongs to no group.
     """
@@ -42,7 +46,8 @@ def consecutive_views(table: FeatureTable, views: int) -> Tensor:
 
 
 def aggregated(table: FeatureTable, views: int, aggregate: Aggregate | None = None) -> FeatureTable | None:
-    """The table of groups of views, numbered by their first one, with the parts `mean_of(views)` and, if it can be, `aggregate_of(views)`.
+    """The table of groups of views, numbered by their first one, with the parts `mean_of(views)` and, if it can be,
+    `aggregate_of(views)`.
 
     Args:
         table: its part "all" is read, and the transforms where there is an `aggregate`.

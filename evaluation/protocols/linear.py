@@ -1,8 +1,10 @@
-"""Linear classification of frozen features: one softmax regression for every learning rate of a grid, all trained together.
+"""Linear classification of frozen features: one softmax regression for every learning rate of a grid, all trained
+together.
 
-The protocol is DINOv2's (Oquab et al., 2023): SGD with momentum 0.9, no weight decay, a cosine to zero, one head for each learning rate.
-Two things differ. The learning rate is chosen on training objects held out for that, never on the reported set, and the chosen one is
-fitted again on all training objects. And the features are standardised with training statistics, so that one grid suits every encoder.
+The protocol is DINOv2's (Oquab et al., 2023): SGD with momentum 0.9, no weight decay, a cosine to zero, one head for
+each learning rate. Two things differ. The learning rate is chosen on training objects held out for that, never on the
+reported set, and the chosen one is fitted again on all training objects. And the features are standardised with
+training statistics, so that one grid suits every encoder.
 """
 
 import math
@@ -63,8 +65,8 @@ def fit_linear(
 ) -> Tensor:
     """Weights of one softmax regression for each learning rate.
 
-    The gradient is written out, because all heads share one product with the features: with P the softmax and Y the labels of a batch of
-    B rows X, it is X^T (P - Y) / B. The heads start at zero; the problem is convex.
+    The gradient is written out, because all heads share one product with the features: with P the softmax and Y the
+    labels of a batch of B rows X, it is X^T (P - Y) / B. The heads start at zero; the problem is convex.
 
     Args:
         features: `(N, D)`, standardised.
@@ -105,7 +107,8 @@ def _held_out(objects: Tensor, settings: LinearSettings) -> Tensor:
 def choose_learning_rate(
     features: Tensor, labels: Tensor, objects: Tensor, classes: int, settings: LinearSettings
 ) -> float:
-    """The learning rate whose head is right most often on held-out objects; of equals the one with the lowest cross-entropy there.
+    """The learning rate whose head is right most often on held-out objects; of equals the one with the lowest
+    cross-entropy there.
 
     Args:
         features: `(N, D)`, training rows, standardised.

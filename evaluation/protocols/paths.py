@@ -1,15 +1,21 @@
-"""Path integration: does what an encoder makes of a sequence of views know where the sequence led, and what it was told on the way?
+"""Path integration: does what an encoder makes of a sequence of views know where the sequence led, and what it was told
+on the way?
 
-Every sequence is M observed views of one object and one more, with the actions from each to the next. Two regressions start from one vector
-of the observed views, the mean of their features or the aggregate that the encoder's own network makes of them and of their M - 1 actions:
+Every sequence is M observed views of one object and one more, with the actions from each to the next. Two regressions
+start from one vector of the observed views, the mean of their features or the aggregate that the encoder's own network
+makes of them and of their M - 1 actions:
 
-- `path`: with the last action beside it, to the action that leads straight from the first view to the last one (Ghaemi et al., "seq-JEPA",
-  NeurIPS 2025). The M actions composed are the answer, so with one observed view it stands among the inputs, and a mean, which was told the
-  last action only, has to see the rest. What an aggregate owes to the images and what to the actions shows where it goes without either.
-- `leak`: from the vector alone, to the last action that the aggregate was told. Features of a whole object that are said to be invariant
+- `path`: with the last action beside it, to the action that leads straight from the first view to the last one (Ghaemi
+et al., "seq-JEPA",
+  NeurIPS 2025). The M actions composed are the answer, so with one observed view it stands among the inputs, and a
+  mean, which was told the last action only, has to see the rest. What an aggregate owes to the images and what to the
+  actions shows where it goes without either.
+- `leak`: from the vector alone, to the last action that the aggregate was told. Features of a whole object that are
+said to be invariant
   should not know it.
 
-The heads are those of `ssl_inv.evaluation.protocols.transforms_r2`, on a fixed draw of sequences; the actions are canonical.
+The heads are those of `ssl_inv.evaluation.protocols.transforms_r2`, on a fixed draw of sequences; the actions are
+canonical.
 """
 
 from collections.abc import Iterator
@@ -48,7 +54,8 @@ def path_integration(
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
     shuffled: int | None = None,
 ) -> list[Result]:
-    """R2 of both regressions for every number of observed views; `path/rotation` and `leak/rotation` where rotations are recorded.
+    """R2 of both regressions for every number of observed views; `path/rotation` and `leak/rotation` where rotations
+    are recorded.
 
     Args:
         train: sequences that the heads are fitted to; its part "all" is read.
@@ -84,7 +91,9 @@ def path_integration(
 
 
 def _sequences(table: FeatureTable, observed: int, count: int, seed: int, epoch: int) -> Tensor:
-    """Rows `(S, observed + 1)` of an ordered table: `count` sequences of different views of every object that has so many."""
+    """Rows `(S, observed + 1)` of an ordered table: `count` sequences of different views of every object that has so
+    many.
+    """
     return Draws(table, observed + 1, count, seed).epoch(epoch)
 
 

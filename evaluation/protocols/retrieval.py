@@ -1,8 +1,9 @@
-"""Whether a predictor finds the view that an action leads to: MRR and hit rates within an object, retrieval error among all views.
+"""Whether a predictor finds the view that an action leads to: MRR and hit rates within an object, retrieval error among
+all views.
 
-The protocol is SIE's (Garrido, Najman, LeCun, ICML 2023). From the embedding of an object's view 0 the predictor makes that of every view
-of the object, view 0 included; the source is not normalised, predictions and candidates are. Chance, with V views that all are candidates:
-MRR H_V / V, where H_V is the harmonic number, and H@k k / V.
+The protocol is SIE's (Garrido, Najman, LeCun, ICML 2023). From the embedding of an object's view 0 the predictor makes
+that of every view of the object, view 0 included; the source is not normalised, predictions and candidates are. Chance,
+with V views that all are candidates: MRR H_V / V, where H_V is the harmonic number, and H@k k / V.
 """
 
 from collections.abc import Callable, Iterator
@@ -17,7 +18,8 @@ from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result
 from ssl_inv.transforms import Action, Rotation, Transform
 
 Predict = Callable[[Tensor, Action], Tensor]
-"""Maps source embeddings `(B, D)` and the actions to apply, B rows, to predicted embeddings `(B, D)`; all on the CPU."""
+"""Maps source embeddings `(B, D)` and the actions to apply, B rows, to predicted embeddings `(B, D)`; all on the CPU.
+"""
 
 
 HIT_RANKS = (1, 2, 5, 10)
@@ -29,7 +31,8 @@ class ViewPredictor:
 
     Attributes:
         part: part whose embeddings it reads and predicts; for SIE the projected equivariant half.
-        predict: the prediction. It chooses from the action what it was trained with, in the convention it was trained with.
+        predict: the prediction. It chooses from the action what it was trained with, in the convention it was trained
+            with.
     """
 
     part: str
@@ -41,8 +44,8 @@ class RetrievalSettings:
     """What is retrieved from where.
 
     Attributes:
-        splits: of `train-train`, `val-val` and `val-all`, queries before the dash and candidates after it; MRR and hit rates have
-            meaning within an object only and are left out for `val-all`.
+        splits: of `train-train`, `val-val` and `val-all`, queries before the dash and candidates after it; MRR and hit
+            rates have meaning within an object only and are left out for `val-all`.
         normalise: whether predictions and candidates are divided by their norm.
         chunk: queries compared at a time; decides memory alone.
     """
@@ -106,8 +109,8 @@ def predicted_views(gallery: Gallery, predict: Predict, chunk: int = 2048) -> Te
 def view_ranks(predicted: Tensor, embeddings: Tensor, normalise: bool = True, chunk: int = 2048) -> Tensor:
     """The rank of the true view among the views of its object, by dot product with the prediction, `(N, V)`; 1 is best.
 
-    Views with the same score as the true one count as better, so that an encoder that maps all views to one point is not rewarded; so do
-    all where a score is not a number.
+    Views with the same score as the true one count as better, so that an encoder that maps all views to one point is
+    not rewarded; so do all where a score is not a number.
 
     Args:
         predicted: `(N, V, D)`.
@@ -211,7 +214,9 @@ def retrieval(
     settings: RetrievalSettings = RetrievalSettings(),
     bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
 ) -> list[Result]:
-    """MRR, H@k and retrieval error for every split in `settings`; not measured where the data record no transform or single views."""
+    """MRR, H@k and retrieval error for every split in `settings`; not measured where the data record no transform or
+    single views.
+    """
     galleries = {name: Gallery.of(table, predictor.part) for name, table in (("train", train), ("val", validation))}
     if not train.transform.names or any(gallery.embeddings.shape[1] < 2 for gallery in galleries.values()):
         return [

@@ -11,9 +11,11 @@ _STRENGTHS = tuple(10.0**power for power in range(-1, 6))
 
 
 def ridge_regression(features: Tensor, targets: Tensor, queries: Tensor) -> Tensor:
-    """Predictions `(M, T)` for `queries` `(M, D)` of a ridge regression from `features` `(N, D)` to `targets` `(N, T)`, with intercept.
+    """Predictions `(M, T)` for `queries` `(M, D)` of a ridge regression from `features` `(N, D)` to `targets` `(N, T)`,
+    with intercept.
 
-    Features are standardised; the strength of the penalty is the best of a few by leave-one-out error on the training rows.
+    Features are standardised; the strength of the penalty is the best of a few by leave-one-out error on the training
+    rows.
     """
     scale = Standardiser.fit(features)
     ridge = RidgeCV(alphas=_STRENGTHS).fit(scale(features).double().numpy(), targets.double().numpy())
@@ -22,7 +24,9 @@ def ridge_regression(features: Tensor, targets: Tensor, queries: Tensor) -> Tens
 
 
 def ridge_accuracy(train: FeatureTable, validation: FeatureTable, part: str) -> float | None:
-    """Share of the labelled validation rows whose class a ridge regression on one-hot targets finds; None without labels in both."""
+    """Share of the labelled validation rows whose class a ridge regression on one-hot targets finds; None without
+    labels in both.
+    """
     fit, judge = train.labelled_rows(), validation.labelled_rows()
     if train.labels is None or validation.labels is None or not len(fit) or not len(judge):
         return None

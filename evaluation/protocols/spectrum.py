@@ -15,14 +15,15 @@ SAMPLES = 25_600
 
 
 ALPHA_RANKS = (4, 100)
-"""First and last rank of the eigenvalues that alpha-ReQ is fitted to, counted from one; the range changes the number."""
+"""First and last rank of the eigenvalues that alpha-ReQ is fitted to, counted from one; the range changes the number.
+"""
 
 
 def singular_values(features: Tensor) -> Tensor:
     """Singular values of `(N, D)`, descending, `(min(N, D),)`, float64.
 
-    They are the roots of the smaller Gram matrix's eigenvalues: good to 1e-8 of the largest, an order below the 1e-7 that RankMe adds, and
-    many times faster than a decomposition of all rows.
+    They are the roots of the smaller Gram matrix's eigenvalues: good to 1e-8 of the largest, an order below the 1e-7
+    that RankMe adds, and many times faster than a decomposition of all rows.
     """
     x = features.double()
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
@@ -31,7 +32,8 @@ def singular_values(features: Tensor) -> Tensor:
 
 
 def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
-    """Effective rank: the exponential of the entropy of the singular values, not centred (Garrido et al., ICML 2023, eq. 1 and 2).
+    """Effective rank: the exponential of the entropy of the singular values, not centred (Garrido et al., ICML 2023,
+    eq. 1 and 2).
 
     Between 1, a collapsed encoder, and min(N, D). It compares runs of one method, not methods.
     """
@@ -41,12 +43,15 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
 
 
 def alpha_req(features: Tensor) -> float:
-    """The exponent alpha of lambda_j ~ j^-alpha, eigenvalues of the covariance (Agrawal et al., NeurIPS 2022); good when close to 1.
+    """The exponent alpha of lambda_j ~ j^-alpha, eigenvalues of the covariance (Agrawal et al., NeurIPS 2022); good
+    when close to 1.
 
-    A least-squares line through (ln j, ln lambda_j) over `ALPHA_RANKS`, weighted with 1 / j, as the authors' code fits it.
+    A least-squares line through (ln j, ln lambda_j) over `ALPHA_RANKS`, weighted with 1 / j, as the authors' code fits
+    it.
 
     Raises:
-        ValueError: if there are fewer dimensions, or not more rows, than ranks in the fit, or the features have a lower rank.
+        ValueError: if there are fewer dimensions, or not more rows, than ranks in the fit, or the features have a lower
+            rank.
     """
     first, last = ALPHA_RANKS
     if features.shape[1] < last or len(features) <= last:
@@ -65,7 +70,9 @@ def alpha_req(features: Tensor) -> float:
 
 
 def normalised_deviation(features: Tensor) -> float:
-    """Standard deviation of L2-normalised features, mean over dimensions: 0 when collapsed, 1 / sqrt(D) when spread over the sphere."""
+    """Standard deviation of L2-normalised features, mean over dimensions: 0 when collapsed, 1 / sqrt(D) when spread
+    over the sphere.
+    """
     return float(normalize(features, dim=1).std(dim=0).mean())
 
 

@@ -1,12 +1,15 @@
-"""How much of a view's transform its features tell: R2 of a regression from frozen features, for every recorded parameter.
+"""How much of a view's transform its features tell: R2 of a regression from frozen features, for every recorded
+parameter.
 
-Relative: from the features of two views of one object, side by side, to the action between them. Absolute: from one view to its own
-transform. The head is that of the SIE paper (Garrido, Najman, LeCun, ICML 2023): an MLP 2D-1024-1024-n with ReLU, Adam at 1e-3, one random
-pair of every training object in each of 300 epochs. Two things differ: features and targets are standardised with training statistics,
-so that one learning rate suits every encoder and parameter, and the learning rate follows a cosine to zero.
+Relative: from the features of two views of one object, side by side, to the action between them. Absolute: from one
+view to its own transform. The head is that of the SIE paper (Garrido, Najman, LeCun, ICML 2023): an MLP 2D-1024-1024-n
+with ReLU, Adam at 1e-3, one random pair of every training object in each of 300 epochs. Two things differ: features and
+targets are standardised with training statistics, so that one learning rate suits every encoder and parameter, and the
+learning rate follows a cosine to zero.
 
-Two numbers come out. `r2` is the headline: the canonical action, and the mean over its dimensions. `r2_pooled` is what the SIE papers
-report: the action as their code writes it, and one mean over everything. They can lie far apart, for either reason.
+Two numbers come out. `r2` is the headline: the canonical action, and the mean over its dimensions. `r2_pooled` is what
+the SIE papers report: the action as their code writes it, and one mean over everything. They can lie far apart, for
+either reason.
 """
 
 import math
@@ -46,10 +49,11 @@ class TransformR2Settings:
         batch: pairs in a step.
         minimum_steps: a data set so small that `epochs` has fewer steps gets more epochs.
         learning_rate: of Adam, at the start of the cosine.
-        joint: whether one head predicts everything, which costs one training instead of one for each parameter and form. Standardised
-            targets give every dimension equal weight in it, but they share the hidden layers.
+        joint: whether one head predicts everything, which costs one training instead of one for each parameter and
+            form. Standardised targets give every dimension equal weight in it, but they share the hidden layers.
         parameters: those to predict; None for all that the data record.
-        convention: how the headline writes actions; with `sie` it is seq-JEPA's number, scikit-learn's R2 of the papers' action.
+        convention: how the headline writes actions; with `sie` it is seq-JEPA's number, scikit-learn's R2 of the
+        papers' action.
         device: where the heads are trained.
         seed: decides the initial weights, the pairs and their order.
         kinds: what is regressed: the action between two views, the transform of one, or both.
@@ -76,16 +80,20 @@ def _varying(targets: Tensor) -> Tensor:
 
 
 def r2_per_dimension(targets: Tensor, predictions: Tensor) -> Tensor:
-    """1 - sum (t - p)^2 / sum (t - mean t)^2 for every dimension of `(N, n)`; shape `(n,)`, float64, NaN where the target is constant."""
+    """1 - sum (t - p)^2 / sum (t - mean t)^2 for every dimension of `(N, n)`; shape `(n,)`, float64, NaN where the
+    target is constant.
+    """
     t, p = targets.double(), predictions.double()
     scores = 1 - (t - p).square().sum(dim=0) / (t - t.mean(dim=0)).square().sum(dim=0)
     return scores.masked_fill(~_varying(targets), math.nan)
 
 
 def r2_mean(targets: Tensor, predictions: Tensor) -> float:
-    """The mean of `r2_per_dimension` over the dimensions that vary: scikit-learn's `r2_score`, which counts constant ones too.
+    """The mean of `r2_per_dimension` over the dimensions that vary: scikit-learn's `r2_score`, which counts constant
+    ones too.
 
-    A rotation in the plane leaves two numbers of its quaternion at zero; nobody can be judged by these. NaN when no dimension varies.
+    A rotation in the plane leaves two numbers of its quaternion at zero; nobody can be judged by these. NaN when no
+    dimension varies.
     """
     return float(r2_per_dimension(targets, predictions).nanmean())
 
@@ -93,7 +101,8 @@ def r2_mean(targets: Tensor, predictions: Tensor) -> float:
 def r2_pooled(targets: Tensor, predictions: Tensor) -> float:
     """SIE's form: one mean over all rows and all dimensions, all squares summed.
 
-    Where the dimensions have different means a constant scores above zero: 0.23 for the relative quaternion of angles within 90 degrees.
+    Where the dimensions have different means a constant scores above zero: 0.23 for the relative quaternion of angles
+    within 90 degrees.
     """
     t, p = targets.double(), predictions.double()
     return float(1 - (t - p).square().sum() / (t - t.mean()).square().sum())

@@ -1,6 +1,7 @@
 """How a view is lit and coloured, with the formulas of torchvision's functional transforms.
 
-Pixels are `(n, 3, H, W)`, float in [0, 1], and every function changes them in place and returns them; parameters are `(n,)`, one a sample.
+Pixels are `(n, 3, H, W)`, float in [0, 1], and every function changes them in place and returns them; parameters are
+`(n,)`, one a sample.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,7 +14,9 @@ from torch import Tensor
 from ssl_inv.augment.filters import gaussian
 
 _CACHED_PIXELS = 2**16
-"""Pixels that one core works on at a time: the planes that a change of hue needs beside them then stay in a cache of 1 MB."""
+"""Pixels that one core works on at a time: the planes that a change of hue needs beside them then stay in a cache of 1
+MB.
+"""
 
 
 RED, GREEN, BLUE = 0.2989, 0.587, 0.114
@@ -50,10 +53,10 @@ def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
 def hue(pixels: Tensor, shift: Tensor) -> Tensor:
     """Turn the hue of the HSV model by `shift`, in turns; value and chroma, hence saturation, stay.
 
-    With the smallest value m and the chroma c, hue lies (green + blue - red - m) / c + 1 sixths of a turn away from red: towards green if
-    green is the larger of green and blue, else towards blue. From a hue h in sixths, red is m + c clamp(|h - 3| - 1, 0, 1), and green and
-    blue are m + c clamp(2 - |h - 2|, 0, 1) and the same with 4. No pixel is asked which of its channels is the largest: selecting by truth
-    values takes ten times as long as arithmetic.
+    With the smallest value m and the chroma c, hue lies (green + blue - red - m) / c + 1 sixths of a turn away from
+    red: towards green if green is the larger of green and blue, else towards blue. From a hue h in sixths, red is m + c
+    clamp(|h - 3| - 1, 0, 1), and green and blue are m + c clamp(2 - |h - 2|, 0, 1) and the same with 4. No pixel is
+    asked which of its channels is the largest: selecting by truth values takes ten times as long as arithmetic.
     """
     red, green, blue = pixels.unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)
@@ -72,7 +75,8 @@ def hue(pixels: Tensor, shift: Tensor) -> Tensor:
 
 
 def linear_hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn colours about the grey axis by `shift`, in turns: a matrix in YIQ space, and a good deal faster than `hue`, but not the same.
+    """Turn colours about the grey axis by `shift`, in turns: a matrix in YIQ space, and a good deal faster than `hue`,
+    but not the same.
 
     It keeps luma instead of value, and values that leave [0, 1] are cut.
     """
@@ -133,7 +137,9 @@ def grey(pixels: Tensor) -> Tensor:
 
 
 def blur(pixels: Tensor, sigma: NDArray[np.float64]) -> Tensor:
-    """Gaussian blur with standard deviation `sigma` in pixels, 0 for none; the kernel spans a tenth of the view, and at least 3 pixels."""
+    """Gaussian blur with standard deviation `sigma` in pixels, 0 for none; the kernel spans a tenth of the view, and at
+    least 3 pixels.
+    """
     widest = max(3, pixels.shape[-1] // 10 // 2 * 2 + 1)
     return gaussian(pixels, np.stack((sigma, sigma), axis=1), widest // 2)
 
@@ -153,7 +159,8 @@ def posterise(pixels: Tensor, bits: Tensor) -> Tensor:
 def noise(pixels: Tensor, deviation: Tensor, seed: Tensor) -> Tensor:
     """Add independent Gaussian noise, the same on every kind of device, and cut what leaves [0, 1].
 
-    The numbers are a hash of the seed and of the place (SplitMix's finaliser on 31 bits), two of them a value, by Box and Muller.
+    The numbers are a hash of the seed and of the place (SplitMix's finaliser on 31 bits), two of them a value, by Box
+    and Muller.
     """
     return pixels.addcmul_(_normal(pixels, seed), _each(deviation)).clamp_(0, 1)
 
@@ -170,7 +177,9 @@ DROPPED = 0.5
 
 
 def drop_colours(pixels: Tensor, kept: Tensor, seed: Tensor) -> Tensor:
-    """Replace all channels but number `kept`, counted from 1, by Gaussian noise of a hundredth of its standard deviation."""
+    """Replace all channels but number `kept`, counted from 1, by Gaussian noise of a hundredth of its standard
+    deviation.
+    """
     kept = kept.view(-1, 1) - 1
     deviation = pixels.std((2, 3), correction=0).gather(1, kept) / 100
     noise = _normal(pixels, seed).mul_(_each(deviation)).add_(DROPPED).clamp_(0, 1)

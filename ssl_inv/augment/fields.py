@@ -1,21 +1,23 @@
 """Smooth random fields that warp or recolour an image by another amount at every pixel.
 
-Random Field Augmentations (Mansfield, Afkanpour, Morningstar, Singhal; NeurReps 2023, arXiv 2311.03629). A field g is a homogeneous,
-isotropic Gaussian random field with power spectrum P(k) ~ |k|^-gamma, divided by its largest absolute value; a strength alpha multiplies
-it, so that -alpha <= alpha g <= alpha. Coordinates span [-1, 1] from border to border with the origin in the image centre, as in
-`affine_grid` with `align_corners=False`: of the possible units it is the one in which a shift by a wave as long as the image begins to fold
-it at alpha = 1/pi, about the strength (1/3) beyond which the paper's results fall.
+Random Field Augmentations (Mansfield, Afkanpour, Morningstar, Singhal; NeurReps 2023, arXiv 2311.03629). A field g is a
+homogeneous, isotropic Gaussian random field with power spectrum P(k) ~ |k|^-gamma, divided by its largest absolute
+value; a strength alpha multiplies it, so that -alpha <= alpha g <= alpha. Coordinates span [-1, 1] from border to
+border with the origin in the image centre, as in `affine_grid` with `align_corners=False`: of the possible units it is
+the one in which a shift by a wave as long as the image begins to fold it at alpha = 1/pi, about the strength (1/3)
+beyond which the paper's results fall.
 
-Few modes carry such a field: for gamma = 7 the modes above wave number 6 add 0.4 % to it (root mean square), for gamma = 10 those above 3
-add 0.2 %. So a field is a short Fourier series, evaluated at every pixel as two matrix products, and a sample's modes depend on its own
-seed and gamma alone, whatever the image size and the rest of the batch.
+Few modes carry such a field: for gamma = 7 the modes above wave number 6 add 0.4 % to it (root mean square), for gamma
+= 10 those above 3 add 0.2 %. So a field is a short Fourier series, evaluated at every pixel as two matrix products, and
+a sample's modes depend on its own seed and gamma alone, whatever the image size and the rest of the batch.
 
-Where the field lives: a Fourier series is periodic, so that opposite borders of an image would move together. By default the period is
-therefore twice the image side, and the image a window of it. Wave numbers count waves per period: the longest wave is two sides long and,
-at equal strength, the deformation is gentler: at gamma = 7 a shift with alpha = 1/3 folds nothing. A window, unlike a whole period, does
-not have mean zero by itself: at gamma = 7 its mean holds a third of its power. The mean is subtracted, before the largest absolute value
-is brought to 1, because it moves, turns or tints the image as a whole; crops and jitter do that, and put it on the record.
-`periodic=True` is the field on the torus, one period to the image.
+Where the field lives: a Fourier series is periodic, so that opposite borders of an image would move together. By
+default the period is therefore twice the image side, and the image a window of it. Wave numbers count waves per period:
+the longest wave is two sides long and, at equal strength, the deformation is gentler: at gamma = 7 a shift with alpha =
+1/3 folds nothing. A window, unlike a whole period, does not have mean zero by itself: at gamma = 7 its mean holds a
+third of its power. The mean is subtracted, before the largest absolute value is brought to 1, because it moves, turns
+or tints the image as a whole; crops and jitter do that, and put it on the record. `periodic=True` is the field on the
+torus, one period to the image.
 """
 
 import math
@@ -32,7 +34,9 @@ from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import keyed_random
 
 _CACHED_PIXELS = 2**17
-"""Pixels that a processor works on at once: few enough for the dozen planes that belong to them to stay in its caches from pass to pass."""
+"""Pixels that a processor works on at once: few enough for the dozen planes that belong to them to stay in its caches
+from pass to pass.
+"""
 
 
 def _images_at_once(batch: int, size: int, device: torch.device) -> int:
@@ -58,8 +62,8 @@ def coefficients(
 ) -> Tensor:
     """Random amplitudes of the Fourier modes of independent fields, drawn on the host.
 
-    A sample's numbers depend on its seed and gamma alone. They are numbered from the longest waves to the shortest, so that a lower cut-off
-    (a larger `tolerance` or a smaller `size`) leaves modes out and changes none.
+    A sample's numbers depend on its seed and gamma alone. They are numbered from the longest waves to the shortest, so
+    that a lower cut-off (a larger `tolerance` or a smaller `size`) leaves modes out and changes none.
 
     Args:
         seed: one number per sample, `(B,)`, int64; on the host, as a tensor on another device has to be fetched.
@@ -67,12 +71,14 @@ def coefficients(
         count: fields per sample.
         size: side of the image in pixels, at least 3; no wave shorter than two pixels is drawn.
         periodic: one period of the field to an image side instead of half a period.
-        tolerance: root mean square of what the modes left out would add to a field, relative to the field's own; 0 leaves none out.
+        tolerance: root mean square of what the modes left out would add to a field, relative to the field's own; 0
+        leaves none out.
         device: where the result goes.
 
     Returns:
-        Amplitudes `(B, count, M, M)`, float32, of products of the functions 1, cos x, sin x, cos 2x, sin 2x, ... of y (rows) and of x
-        (columns), each function with mean square 1. M is what the smallest gamma needs; the other samples have zeros there.
+        Amplitudes `(B, count, M, M)`, float32, of products of the functions 1, cos x, sin x, cos 2x, sin 2x, ... of y
+        (rows) and of x (columns), each function with mean square 1. M is what the smallest gamma needs; the other
+        samples have zeros there.
 
     Raises:
         ValueError: if a gamma is not positive and finite, or the image has fewer than 3 pixels a side.
@@ -92,11 +98,12 @@ def coefficients(
 def cutoffs(
     gamma: NDArray[np.float32], size: int, *, periodic: bool = False, tolerance: float = TOLERANCE
 ) -> NDArray[np.int64]:
-    """The largest wave number per axis that each gamma `(B,)` needs, `(B,)`, below the Nyquist frequency; see `coefficients`.
+    """The largest wave number per axis that each gamma `(B,)` needs, `(B,)`, below the Nyquist frequency; see
+    `coefficients`.
 
-    Outside a square of half side a = K + 1/2 the plane holds the power 8 a^(2 - gamma) / (gamma - 2) times the integral of
-    cos^(gamma - 2) from 0 to pi/4, which is 1/sqrt(2) at most where gamma >= 3; the whole is more than the 4 of the four modes of wave
-    number 1. For gamma <= 2 the power outside has no bound, and every mode counts.
+    Outside a square of half side a = K + 1/2 the plane holds the power 8 a^(2 - gamma) / (gamma - 2) times the integral
+    of cos^(gamma - 2) from 0 to pi/4, which is 1/sqrt(2) at most where gamma >= 3; the whole is more than the 4 of the
+    four modes of wave number 1. For gamma <= 2 the power outside has no bound, and every mode counts.
     """
     decay = gamma.astype(np.float64) - 2
     nyquist = ((size if periodic else 2 * size) - 1) // 2
@@ -111,8 +118,8 @@ class _Modes(NamedTuple):
     Attributes:
         largest: the larger of the two wave numbers.
         log_squared: logarithm of |k|^2; infinity for the constant, which has no part in a field.
-        place: which of a key's random numbers is the product's own, by the pairing function of Rosenberg and Strong. It fills squares one
-            around the other, so that the upper left corner is the same for every M.
+        place: which of a key's random numbers is the product's own, by the pairing function of Rosenberg and Strong. It
+            fills squares one around the other, so that the upper left corner is the same for every M.
     """
 
     largest: NDArray[np.int64]
@@ -142,7 +149,10 @@ def _normals(seed: NDArray[np.int64], count: int, place: NDArray[np.int64]) -> N
 
 @lru_cache(maxsize=16)
 def _basis(side: int, size: int, periodic: bool, device: torch.device) -> Tensor:
-    """The functions 1, cos x, sin x, cos 2x, ... at the pixel centres, each scaled to mean square 1 over a period, `(M, S)`."""
+    """The functions 1, cos x, sin x, cos 2x, ...
+
+    at the pixel centres, each scaled to mean square 1 over a period, `(M, S)`.
+    """
     position = (2 * np.arange(size) + 1) / size - 1
     phase = (np.pi if periodic else np.pi / 2) * np.arange(1, side // 2 + 1)[:, None] * position
     functions = np.ones((side, size), dtype=np.float32)
@@ -187,7 +197,8 @@ def synthesise(amplitudes: Tensor, size: int, *, periodic: bool = False) -> Tens
 
 
 def full_field(noise: Tensor, gamma: float, alpha: float = 1.0) -> Tensor:
-    """A periodic field with every mode that an image can hold: white noise, filtered by |k|^(-gamma/2). The reference for `synthesise`.
+    """A periodic field with every mode that an image can hold: white noise, filtered by |k|^(-gamma/2). The reference
+    for `synthesise`.
 
     Args:
         noise: independent standard normal numbers, `(..., H, W)`.
@@ -207,7 +218,8 @@ def full_field(noise: Tensor, gamma: float, alpha: float = 1.0) -> Tensor:
     return scaled
 
 
-# Warps: the paper's 2x3 matrices, applied to the target coordinates (x, y). Fields g are `(B, n, S, S)`, multiplied by alpha.
+# Warps: the paper's 2x3 matrices, applied to the target coordinates (x, y). Fields g are `(B, n, S, S)`, multiplied by
+# alpha.
 
 
 def _rotate(x: Tensor, y: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
@@ -253,15 +265,18 @@ def warp(
 ) -> Tensor:
     """Where each pixel of the warped image reads, as coordinates of the unwarped one.
 
-    Several transforms are one: the product of their matrices at the target pixel, every alpha divided by the square root of their number.
+    Several transforms are one: the product of their matrices at the target pixel, every alpha divided by the square
+    root of their number.
 
     Args:
         coordinates: target coordinates (x, y) in [-1, 1], `(B, S, S, 2)`; may be expanded.
         transforms: which of rotate, scale, shear and translate, the same for all samples.
-        alphas: strength of each of the N transforms, `(B, N)`; a sample whose alphas are 0 keeps its coordinates, bit for bit.
-        fields: what `synthesise` gave for `field_count(transforms)` fields, in the order of `transforms`, `(B, C, S, S)`.
-        order: position in `transforms` of the first, second, ... matrix of the product, from left to right, `(B, N)`, int64; needed for
-            more than one transform. On the host, as a tensor on another device has to be fetched.
+        alphas: strength of each of the N transforms, `(B, N)`; a sample whose alphas are 0 keeps its coordinates, bit
+        for bit.
+        fields: what `synthesise` gave for `field_count(transforms)` fields, in the order of `transforms`, `(B, C, S,
+        S)`.
+        order: position in `transforms` of the first, second, ... matrix of the product, from left to right, `(B, N)`,
+            int64; needed for more than one transform. On the host, as a tensor on another device has to be fetched.
 
     Returns:
         Sampling coordinates `(B, S, S, 2)`, contiguous; they may leave [-1, 1].
@@ -335,12 +350,14 @@ def _check_warp(batch: int, transforms: Sequence[str], alphas: Tensor, fields: T
 def local_colour(pixels: Tensor, alphas: Tensor, fields: Tensor) -> Tensor:
     """Add fields to hue, saturation and value.
 
-    Hue is counted in turns and wraps; saturation and value are clipped to [0, 1]. The conversion is the exact hexcone of Smith (1978), as
-    in Python's `colorsys`: grey has hue 0, so grey whose saturation rises becomes red before the hue is turned.
+    Hue is counted in turns and wraps; saturation and value are clipped to [0, 1]. The conversion is the exact hexcone
+    of Smith (1978), as in Python's `colorsys`: grey has hue 0, so grey whose saturation rises becomes red before the
+    hue is turned.
 
     Args:
         pixels: images `(B, 3, S, S)` in [0, 1].
-        alphas: strength for hue, saturation and value, `(B, 3)`; a sample whose alphas are 0 keeps its pixels, bit for bit.
+        alphas: strength for hue, saturation and value, `(B, 3)`; a sample whose alphas are 0 keeps its pixels, bit for
+        bit.
         fields: what `synthesise` gave for three fields, `(B, 3, S, S)`.
 
     Returns:
@@ -390,14 +407,17 @@ def _write_hsv(
     red, green, blue = below.unbind(1)
     torch.ceil(red, out=not_red)
     not_green = torch.ceil(green, out=chroma)
-    # blue - green where red is largest, else 2 + red - blue where green is, else 4 + green - red: written as steps from one to the next.
+    # blue - green where red is largest, else 2 + red - blue where green is, else 4 + green - red: written as steps from
+    # one to the next.
     torch.add(green, blue, out=hue).sub_(red, alpha=2).add_(2).mul_(not_green)
     hue.add_(red).add_(green).sub_(blue, alpha=2).add_(2).mul_(not_red)
     hue.add_(blue).sub_(green)
 
 
 def _write_rgb(hue: Tensor, saturation: Tensor, value: Tensor, spare: Sequence[Tensor], out: Tensor) -> None:
-    """Any hue in sixths of a turn to red, green and blue; each is a trapezium of the hue between `value` and the least of the three."""
+    """Any hue in sixths of a turn to red, green and blue; each is a trapezium of the hue between `value` and the least
+    of the three.
+    """
     ramp, low = spare
     hue.sub_(torch.div(hue, 6, out=ramp).floor_(), alpha=6)
     chroma = saturation.mul_(value)

@@ -16,7 +16,8 @@ def gaussian(pixels: Tensor, deviations: NDArray[np.float64], most: int = 64) ->
     Args:
         pixels: `(n, C, H, W)`.
         deviations: standard deviations along x and along y in pixels, `(n, 2)`; 0 leaves an image as it is.
-        most: radius of the largest kernel in pixels. Smaller ones end where less than 3 per mille of the weight lie outside.
+        most: radius of the largest kernel in pixels. Smaller ones end where less than 3 per mille of the weight lie
+            outside.
     """
     limit = np.minimum(most, [pixels.shape[-1] - 1, pixels.shape[-2] - 1])
     radii = np.where(deviations < _IMPERCEPTIBLE, 0, np.minimum(np.ceil(3 * deviations), limit)).astype(int)
@@ -37,7 +38,8 @@ def smooth(pixels: Tensor, variances: NDArray[np.float64]) -> Tensor:
 
     Args:
         pixels: `(n, C, H, W)`.
-        variances: of the weights along x and along y in pixels^2, `(n, 2)`; what lies outside 0 to 2/3 is brought there.
+        variances: of the weights along x and along y in pixels^2, `(n, 2)`; what lies outside 0 to 2/3 is brought
+            there.
     """
     weights = torch.from_numpy((variances.clip(0, 2 / 3) / 2).astype(np.float32)).to(pixels.device, non_blocking=True)
     for axis, weight in ((-1, weights[:, 0]), (-2, weights[:, 1])):

@@ -1,6 +1,7 @@
 """Operations that move pixels. All those of a view become one resampling.
 
-A crop comes first; the others act on what it shows and count in its frame: x to the right and y down from -1 to 1, (0, 0) in the centre.
+A crop comes first; the others act on what it shows and count in its frame: x to the right and y down from -1 to 1, (0,
+0) in the centre.
 """
 
 import math
@@ -34,11 +35,13 @@ _AFFINE: Mapping[str, Group] = {
 
 
 class Crop(Operation):
-    """A crop of random area and shape, brought to the size of the view (random resized crop; Szegedy et al., CVPR 2015).
+    """A crop of random area and shape, brought to the size of the view (random resized crop; Szegedy et al., CVPR
+    2015).
 
-    Like torchvision's RandomResizedCrop, it begins and ends at pixels of the source and is resized linearly, antialiased; the codes of
-    BYOL, Barlow Twins, VICReg and DINO resize cubically. Up to ten draws are made until one fits; after
-    that the largest centred crop with an allowed ratio is taken. Records `crop`, a box in fractions of the source.
+    Like torchvision's RandomResizedCrop, it begins and ends at pixels of the source and is resized linearly,
+    antialiased; the codes of BYOL, Barlow Twins, VICReg and DINO resize cubically. Up to ten draws are made until one
+    fits; after that the largest centred crop with an allowed ratio is taken. Records `crop`, a box in fractions of the
+    source.
 
     Args:
         scale: smallest and largest share of the image's area.
@@ -91,7 +94,8 @@ def draw_crops(
         width: of the source images, in pixels.
 
     Returns:
-        Boxes (centre x, centre y, width, height) in fractions of the source, with sides at whole pixels, shape `(B, 4)`.
+        Boxes (centre x, centre y, width, height) in fractions of the source, with sides at whole pixels, shape `(B,
+        4)`.
     """
     draws = random.reshape(-1, _ATTEMPTS, 4)
     area = between(*scale, draws[..., 0]) * height * width
@@ -194,10 +198,11 @@ def affine(
     shear: list[float] = [10.0, 10.0],
     probability: float = 1.0,
 ) -> Operation:
-    """Rotation, translation, scale and shear about the centre, drawn together and composed as in torchvision's RandomAffine.
+    """Rotation, translation, scale and shear about the centre, drawn together and composed as in torchvision's
+    RandomAffine.
 
-    Records `angle` in radians (positive is counter-clockwise), `translation` (x, y) in fractions of the view's side, `zoom` as a factor and
-    `shear` (x, y) in radians.
+    Records `angle` in radians (positive is counter-clockwise), `translation` (x, y) in fractions of the view's side,
+    `zoom` as a factor and `shear` (x, y) in radians.
 
     Args:
         degrees: the angle is drawn between minus and plus this.
@@ -252,7 +257,8 @@ def shear(*, degrees: list[float] = [10.0, 10.0], probability: float = 1.0) -> O
 class Perspective(Operation):
     """A perspective view: each corner moves inwards by a random share, as in torchvision's RandomPerspective.
 
-    Records `perspective`: the shifts (x, y) of the top left, top right, bottom right and bottom left corner, in fractions of the side.
+    Records `perspective`: the shifts (x, y) of the top left, top right, bottom right and bottom left corner, in
+    fractions of the side.
 
     Args:
         distortion: the largest shift of a corner, as a share of half the side.

@@ -52,7 +52,9 @@ class LocalChanges:
             }
 
     def points(self, rows: Rows) -> Planes:
-        """Where every pixel of some views is taken from in the views without fields: x and y, `(n, size, size)` each, from -1 to 1."""
+        """Where every pixel of some views is taken from in the views without fields: x and y, `(n, size, size)` each,
+        from -1 to 1.
+        """
         drawn, alphas = self._fields(0, rows), self._strengths(self.strengths, rows)
         x, y = pixel_centres(self.size, self.device)
         if self.transforms == ["translate"]:
@@ -97,7 +99,8 @@ class LocalChanges:
 
 
 def _alike(periodic: NDArray[np.bool_], gamma: NDArray[np.float32], size: int) -> tuple[list[bool], Rows, Rows]:
-    """Rows whose fields have as many waves: beside others, whose sums have more terms, a field would be rounded by what stands there.
+    """Rows whose fields have as many waves: beside others, whose sums have more terms, a field would be rounded by what
+    stands there.
 
     Args:
         periodic: whether fields are periodic, `(B,)`.
@@ -105,7 +108,8 @@ def _alike(periodic: NDArray[np.bool_], gamma: NDArray[np.float32], size: int) -
         size: side of the views in pixels.
 
     Returns:
-        Of each kind whether its fields are periodic; the kind of each row and its place among the rows of its kind, both `(B,)`.
+        Of each kind whether its fields are periodic; the kind of each row and its place among the rows of its kind,
+        both `(B,)`.
     """
     waves = np.where(periodic, *(fields.cutoffs(gamma, size, periodic=one) for one in (True, False)))
     kinds, kind = np.unique(np.stack((periodic, waves)), axis=1, return_inverse=True)
@@ -135,17 +139,19 @@ Local = Literal["translate", "rotate", "scale", "shear", "hue", "saturation", "v
 class RandomField(Operation):
     """Local transforms, by another amount at every pixel (Mansfield et al., NeurReps 2023, arXiv 2311.03629).
 
-    Records the strength alpha of every transform, `field_translate` and so on, and `field_gamma`, `field_seed`, `field_periodic` and
-    `field_order`, from which the fields are made again.
+    Records the strength alpha of every transform, `field_translate` and so on, and `field_gamma`, `field_seed`,
+    `field_periodic` and `field_order`, from which the fields are made again.
 
     Args:
-        transforms: which of translate, rotate, scale, shear, hue, saturation and value; several geometric ones are multiplied in random
-            order, with every strength divided by the square root of their number.
-        gamma: smoothness, the exponent of the fields' power spectrum; below 3, fields tear an image apart, and above 10 they hardly change.
+        transforms: which of translate, rotate, scale, shear, hue, saturation and value; several geometric ones are
+            multiplied in random order, with every strength divided by the square root of their number.
+        gamma: smoothness, the exponent of the fields' power spectrum; below 3, fields tear an image apart, and above 10
+        they hardly change.
         alpha: strength, the largest value of a field; 1 is half the image's side, half a turn, or from black to white.
         probability: of being applied.
-        periodic: whether opposite borders move together, as in fields by Fourier transform without padding. These are up to three times as
-            steep at equal strength; the paper's numbers fit them better than the windows of larger fields that are the default.
+        periodic: whether opposite borders move together, as in fields by Fourier transform without padding. These are
+            up to three times as steep at equal strength; the paper's numbers fit them better than the windows of larger
+            fields that are the default.
     """
 
     def __init__(

@@ -17,8 +17,8 @@ Draws = NDArray[np.float64] | NDArray[np.int64]
 class Operation(ABC):
     """One step of a policy. Constructors take keyword-only settings, which recipes check.
 
-    An operation names the parameters that it records and draws them. What they do to pixels is decided by their names alone, in
-    `ssl_inv.augment.render`, so that a view can be made again from its record.
+    An operation names the parameters that it records and draws them. What they do to pixels is decided by their names
+    alone, in `ssl_inv.augment.render`, so that a view can be made again from its record.
     """
 
     @property

@@ -1,4 +1,7 @@
-"""Operations that change the values of pixels where they are. Factors and units are those of torchvision's and kornia's."""
+"""Operations that change the values of pixels where they are.
+
+Factors and units are those of torchvision's and kornia's.
+"""
 
 from collections.abc import Mapping
 from itertools import permutations
@@ -41,8 +44,8 @@ class Jitter(Operation):
         contrast: likewise.
         saturation: likewise.
         hue: turns are drawn from -hue to hue; at most 0.5.
-        order: a random order for every `sample`; one for the first views of all samples of an `epoch`, one for the second and so on; or
-            `fixed`: brightness, contrast, saturation, hue.
+        order: a random order for every `sample`; one for the first views of all samples of an `epoch`, one for the
+            second and so on; or `fixed`: brightness, contrast, saturation, hue.
         probability: of being applied.
     """
 
@@ -103,7 +106,8 @@ def grey(*, probability: float = 0.2) -> Operation:
 
 
 class Blur(Operation):
-    """A Gaussian blur whose kernel spans a tenth of the view, as in SimCLR. Records `blur`, the standard deviation in pixels.
+    """A Gaussian blur whose kernel spans a tenth of the view, as in SimCLR. Records `blur`, the standard deviation in
+    pixels.
 
     Args:
         sigma: smallest and largest standard deviation, in pixels of the view.
@@ -146,7 +150,8 @@ class Solarise(Operation):
 
 
 class Posterise(Operation):
-    """Fewer levels: only the highest bits of the 8-bit values are kept. Records `posterise`, how many; 8 where not applied.
+    """Fewer levels: only the highest bits of the 8-bit values are kept. Records `posterise`, how many; 8 where not
+    applied.
 
     Args:
         bits: fewest and most bits that are kept.
@@ -194,9 +199,10 @@ class Noise(Operation):
 class ColourDropping(Operation):
     """Noise in place of all channels but one, as in context prediction (Doersch, Gupta, Efros, ICCV 2015, sec. 3.1).
 
-    A lens bends the colours differently away from its axis, which tells a network where in a photograph it looks; of a single channel this
-    cannot be seen. The noise has a hundredth of the standard deviation of the channel that stays, about mid-grey. Records
-    `colour_dropping`, the number of that channel from 1, 0 where not applied, and `colour_dropping_seed`.
+    A lens bends the colours differently away from its axis, which tells a network where in a photograph it looks; of a
+    single channel this cannot be seen. The noise has a hundredth of the standard deviation of the channel that stays,
+    about mid-grey. Records `colour_dropping`, the number of that channel from 1, 0 where not applied, and
+    `colour_dropping_seed`.
 
     Args:
         probability: of being applied.

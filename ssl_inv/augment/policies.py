@@ -29,9 +29,11 @@ def equimod(
     Args:
         size: side of the views in pixels; none keeps the size of the images.
         min_scale: smallest share of the image area that a crop takes; the largest is the whole image.
-        strength: multiplies the jitter ranges 0.8 (brightness, contrast, saturation) and 0.2 (hue); 1 for large images, 0.5 for CIFAR.
+        strength: multiplies the jitter ranges 0.8 (brightness, contrast, saturation) and 0.2 (hue); 1 for large images,
+        0.5 for CIFAR.
         blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels; 0 for small images.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+        same.
         extra: further operations on the first two views, each a mapping with its name and settings.
     """
     augmented = simclr(size=size, min_scale=min_scale, strength=strength, blur=blur, hue=hue, extra=extra).policy(0)
@@ -69,11 +71,12 @@ def iwm(
     hue: Literal["hsv", "linear"] = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """The policies of Image World Models: the source's, which loses colours and detail, and the target's, which keeps both.
+    """The policies of Image World Models: the source's, which loses colours and detail, and the target's, which keeps
+    both.
 
-    For the objective of that name (Garrido et al., 2024, 2403.00504). Both views show the same crop and flip, and have a colour jitter of
-    their own; grey, blur and solarising happen to the source alone. How often and how much is not the paper's: crops are I-JEPA's, the
-    jitter is BYOL's.
+    For the objective of that name (Garrido et al., 2024, 2403.00504). Both views show the same crop and flip, and have
+    a colour jitter of their own; grey, blur and solarising happen to the source alone. How often and how much is not
+    the paper's: crops are I-JEPA's, the jitter is BYOL's.
 
     Args:
         size: side of the views in pixels; none keeps the size of the images.
@@ -84,7 +87,8 @@ def iwm(
         grey: probability of turning the source grey.
         blur: probability of a Gaussian blur of the source with sigma uniform in 0.1 to 2 pixels; 0 for small images.
         solarise: probability of solarising the source.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+        same.
         extra: further operations on the source, each a mapping with its name and settings.
     """
     for name, value in (("flip", flip), ("jitter", jitter), ("grey", grey), ("blur", blur), ("solarise", solarise)):
@@ -132,11 +136,13 @@ def custom(
     """A policy of one's own.
 
     Args:
-        operations: what may happen to a view, each a mapping with its name and settings. The order in which it happens is fixed: everything
-            geometric at once, then jitter, grey, blur, solarise, posterise, noise, colour dropping, erasing.
+        operations: what may happen to a view, each a mapping with its name and settings. The order in which it happens
+            is fixed: everything geometric at once, then jitter, grey, blur, solarise, posterise, noise, colour
+            dropping, erasing.
         size: side of the views in pixels; None keeps the size of the images.
         padding: what lies outside of the image where a view reaches beyond it.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+            same.
     """
     return _one(operations_of(operations), size, padding, hue)
 
@@ -160,10 +166,12 @@ def simclr(
         min_scale: smallest share of the image area that a crop takes; the largest is the whole image.
         flip: probability of a horizontal flip.
         jitter: probability of colour jitter.
-        strength: multiplies the jitter ranges 0.8 (brightness, contrast, saturation) and 0.2 (hue); 1 for large images, 0.5 for CIFAR.
+        strength: multiplies the jitter ranges 0.8 (brightness, contrast, saturation) and 0.2 (hue); 1 for large images,
+        0.5 for CIFAR.
         grey: probability of turning grey.
         blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels; 0 for small images.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+        same.
         extra: further operations, each a mapping with its name and settings.
     """
     for name, value in (("flip", flip), ("jitter", jitter), ("grey", grey), ("blur", blur)):
@@ -190,13 +198,15 @@ def moco(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """MoCo v2's policy: SimCLR's with weaker jitter and larger crops (Chen et al., 2020, arXiv 2003.04297, and its code).
+    """MoCo v2's policy: SimCLR's with weaker jitter and larger crops (Chen et al., 2020, arXiv 2003.04297, and its
+    code).
 
     Args:
         size: side of the views in pixels; None keeps the size of the images.
         min_scale: smallest share of the image area that a crop takes.
         blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+        same.
         extra: further operations, each a mapping with its name and settings.
     """
     check_probability("blur", blur)
@@ -226,7 +236,8 @@ def byol(
         min_scale: smallest share of the image area that a crop takes.
         blur: probability of a Gaussian blur with sigma uniform in 0.1 to 2 pixels, of the first view and of the others.
         solarise: probability of solarising, of the first view and of the others.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+        same.
         extra: further operations, each a mapping with its name and settings.
     """
     return _asymmetric(geometric.crop_of_at_least(min_scale), blur, solarise, size, hue, extra)
@@ -241,14 +252,17 @@ def dino(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """DINO's policies: the first global crop's, the second's, and that of the local crops (Caron et al., ICCV 2021, and its code).
+    """DINO's policies: the first global crop's, the second's, and that of the local crops (Caron et al., ICCV 2021, and
+    its code).
 
     Args:
         size: side of the global views in pixels; None keeps the size of the images.
-        scale: smallest and largest share of the image area that a global crop takes; that of local crops is the plan's to say.
+        scale: smallest and largest share of the image area that a global crop takes; that of local crops is the plan's
+        to say.
         blur: probabilities of a Gaussian blur with sigma uniform in 0.1 to 2 pixels.
         solarise: probabilities of solarising.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+        same.
         extra: further operations, each a mapping with its name and settings.
     """
     return _asymmetric(geometric.Crop(scale=scale), blur, solarise, size, hue, extra)
@@ -262,7 +276,8 @@ def obow(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """OBoW's policies: the teacher's view, that of crops, and that of the large view which patches are cut of (CVPR 2021, and its code).
+    """OBoW's policies: the teacher's view, that of crops, and that of the large view which patches are cut of (CVPR
+    2021, and its code).
 
     The teacher's view may be flipped and is otherwise as it was. How large crops are is the plan's to say.
 
@@ -270,7 +285,8 @@ def obow(
         size: side of the teacher's view in pixels; None keeps the size of the images.
         strength: multiplies the jitter ranges 0.4 (brightness, contrast, saturation) and 0.1 (hue).
         blur: probabilities of a Gaussian blur with sigma uniform in 0.1 to 2 pixels, of crops and of the patches' view.
-        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster and not the
+        same.
         extra: further operations on crops and patches, each a mapping with its name and settings.
     """
     if len(blur) != 2:

@@ -2,8 +2,8 @@
 
     key -> draw -> Transform -> render(source, Transform) -> view
 
-Drawing is done on the host and depends on the key alone; rendering is a function of the source and the record, so every view can be made
-again.
+Drawing is done on the host and depends on the key alone; rendering is a function of the source and the record, so every
+view can be made again.
 """
 
 from collections.abc import Callable
@@ -68,7 +68,8 @@ class Policy:
         return render(pixels, transform, self.size or min(pixels.shape[-2:]), self.style, finish)
 
     def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":
-        """The same policy with views of another size, or crops of another share of the area; None leaves either as it is.
+        """The same policy with views of another size, or crops of another share of the area; None leaves either as it
+        is.
 
         Raises:
             ValueError: if a scale is given and the policy does not crop.
@@ -89,7 +90,8 @@ def _single(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The policies of the views of a sample: the first view's, the second's, ...; the last one's is also that of all further views.
+    """The policies of the views of a sample: the first view's, the second's, ...; the last one's is also that of all
+    further views.
 
     All views record the same parameters; what a policy does not draw is neutral in its views.
 

@@ -1,8 +1,9 @@
-"""From a source and the record of a view to the view: the second half of every augmentation, and the whole of its replay.
+"""From a source and the record of a view to the view: the second half of every augmentation, and the whole of its
+replay.
 
-The order is fixed: one resampling for everything geometric, then local colour, jitter, grey, blur, solarise, posterise, noise, colour
-dropping, erasing. What is neutral costs nothing. Which rows take part in what is decided on the host, where the records are drawn, so no
-device is waited for.
+The order is fixed: one resampling for everything geometric, then local colour, jitter, grey, blur, solarise, posterise,
+noise, colour dropping, erasing. What is neutral costs nothing. Which rows take part in what is decided on the host,
+where the records are drawn, so no device is waited for.
 """
 
 from collections.abc import Callable, Iterator
@@ -36,7 +37,8 @@ class Style:
 
     Attributes:
         padding: what lies outside of the source where a view reaches beyond it.
-        hue: `hsv` turns hues exactly as torchvision does; `linear` turns colours about the grey axis, which is faster and not the same.
+        hue: `hsv` turns hues exactly as torchvision does; `linear` turns colours about the grey axis, which is faster
+            and not the same.
     """
 
     padding: Padding = "reflection"
@@ -53,7 +55,8 @@ def render(
         transform: how each view is made, B rows; parameters that no operation of this package records are passed over.
         size: side of the views in pixels.
         style: what else all views have in common.
-        finish: changes views `(n, 3, size, size)` in place before they are handed over, a part of the batch at a time: a normalisation.
+        finish: changes views `(n, 3, size, size)` in place before they are handed over, a part of the batch at a time:
+            a normalisation.
 
     Returns:
         Views `(B, 3, size, size)`, float in [0, 1], with channels last in memory, on the device of the sources.
@@ -62,7 +65,8 @@ def render(
     order = _jitter_orders(record, len(pixels))
     local = LocalChanges(record, len(pixels), size, pixels.device)
     views = torch.empty(len(pixels), 3, size, size, device=pixels.device, memory_format=torch.channels_last)
-    # Calls cost less without autograd's bookkeeping. What is written to was made outside, so the views can be trained on.
+    # Calls cost less without autograd's bookkeeping. What is written to was made outside, so the views can be trained
+    # on.
     with torch.inference_mode():
         for rows in _portions(colour.by_order(order), size, pixels.device):
             part = {name: value[rows] for name, value in record.items()}
@@ -75,7 +79,10 @@ def render(
 
 
 def _jitter_orders(record: Record, count: int) -> NDArray[np.int64]:
-    """Which of the four changes comes first, second, ... in every row, `(B, 4)`; -1 throughout where all are neutral."""
+    """Which of the four changes comes first, second, ...
+
+    in every row, `(B, 4)`; -1 throughout where all are neutral.
+    """
     code = record.get("jitter_order", np.zeros(count, dtype=np.int64))
     changed = (_jitter_factors(record, count) != _NEUTRAL_JITTER).any(axis=1)
     return np.where(changed[:, None], ORDERS[code], -1)

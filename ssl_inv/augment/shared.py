@@ -15,9 +15,9 @@ from ssl_inv.transforms.keyed_random import Key
 class Shared(Operation):
     """Operations with the same parameters for all samples of a chunk; their views differ still. CARE's augmentations.
 
-    A chunk is `samples` consecutive samples of a batch, and what is drawn for the first of them holds for all. Records `chunk`, the number
-    of the chunk's first sample in the data set. Over several processes `samples` has to divide the share of each, so that chunks are
-    those of one process.
+    A chunk is `samples` consecutive samples of a batch, and what is drawn for the first of them holds for all. Records
+    `chunk`, the number of the chunk's first sample in the data set. Over several processes `samples` has to divide the
+    share of each, so that chunks are those of one process.
 
     A view here depends on its batch, which it does with no other operation.
 

@@ -1,8 +1,8 @@
 """From where in the source every pixel of a view comes, and the one resampling that fetches it.
 
-The parameters of a view make one map from its coordinates to those of the source: crop, then flips, then rotation, translation, scale and
-shear, then perspective, then random fields, read backwards. Coordinates run from -1 to 1, x to the right and y down, between the outer
-edges of the outer pixels (grid_sample's `align_corners=False`).
+The parameters of a view make one map from its coordinates to those of the source: crop, then flips, then rotation,
+translation, scale and shear, then perspective, then random fields, read backwards. Coordinates run from -1 to 1, x to
+the right and y down, between the outer edges of the outer pixels (grid_sample's `align_corners=False`).
 """
 
 from collections.abc import Iterator, Mapping
@@ -56,7 +56,9 @@ def _crop_maps(values: Mapping[str, NDArray[Any]], rows: int) -> NDArray[np.floa
 
 
 def _affine_maps(values: Mapping[str, NDArray[Any]], rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Where the content goes, `(B, 3, 3)`: scale, shear, rotation, translation, as in torchvision; and which rows it moves in, `(B,)`."""
+    """Where the content goes, `(B, 3, 3)`: scale, shear, rotation, translation, as in torchvision; and which rows it
+    moves in, `(B,)`.
+    """
     angle = -values.get(
         "angle", np.zeros(rows)
     )  # y points down: the matrix of a counter-clockwise turn has the opposite sign
@@ -85,7 +87,8 @@ def _perspective_maps(shifts: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArray[np.float64]) -> None:
-    """Upright crops, each pixel a triangle-weighted mean of what it covers: torchvision's `resized_crop(antialias=True)`.
+    """Upright crops, each pixel a triangle-weighted mean of what it covers: torchvision's
+    `resized_crop(antialias=True)`.
 
     Args:
         views: where to write, `(B, 3, S, S)`, float in [0, 1].
@@ -136,7 +139,8 @@ def _cut_bytes(
 
 
 def _band(low: Tensor, high: Tensor, mirrored: Tensor, source: int, size: int) -> Tensor:
-    """The weight of each source pixel in each pixel of the view along one axis, `(n, size, source)`, float32; every row sums to 1.
+    """The weight of each source pixel in each pixel of the view along one axis, `(n, size, source)`, float32; every row
+    sums to 1.
 
     Args:
         low: where the crops begin, in source pixels, `(n,)`, float64; pixels outside of a crop have no weight.
@@ -165,7 +169,9 @@ _CACHED_BYTES = 1_600_000
 
 
 _NOTHING = 0.05
-"""Weights of three neighbours with this variance, in pixels^2, leave a pixel 95 % of its weight on itself; s is 1.14 then."""
+"""Weights of three neighbours with this variance, in pixels^2, leave a pixel 95 % of its weight on itself; s is 1.14
+then.
+"""
 
 
 Planes = tuple[Tensor, Tensor]
@@ -181,7 +187,8 @@ def sample(
     padding: Padding,
     points: Planes | None = None,
 ) -> None:
-    """Views by a map of their coordinates: a prefilter where the view is coarser than its source, then one bilinear resampling.
+    """Views by a map of their coordinates: a prefilter where the view is coarser than its source, then one bilinear
+    resampling.
 
     Args:
         views: where to write, `(B, 3, S, S)`, float in [0, 1].
@@ -260,10 +267,12 @@ def pixel_centres(size: int, device: torch.device) -> Planes:
 
 
 def _without_detail(pixels: Tensor, side: int, variances: NDArray[np.float64]) -> Tensor:
-    """The sources without what a view cannot show: bilinear interpolation, which reads four pixels, then passes none over.
+    """The sources without what a view cannot show: bilinear interpolation, which reads four pixels, then passes none
+    over.
 
-    A triangle as wide as a view's pixel, s source pixels to each side, has the variance s^2 / 6. Means over squares of `side` pixels have
-    (side^2 - 1) / 12 of it and bilinear interpolation between them side^2 / 6; weights of three neighbours add the rest.
+    A triangle as wide as a view's pixel, s source pixels to each side, has the variance s^2 / 6. Means over squares of
+    `side` pixels have (side^2 - 1) / 12 of it and bilinear interpolation between them side^2 / 6; weights of three
+    neighbours add the rest.
 
     Args:
         pixels: `(n, 3, H, W)`, float.

@@ -17,7 +17,10 @@ from numpy.typing import NDArray
 from ssl_inv.data.source import Indices
 
 Names = NDArray[np.bytes_]
-"""File names relative to the top, UTF-8, parts separated by `/`. One array costs a worker nothing to share; a list of str is copied."""
+"""File names relative to the top, UTF-8, parts separated by `/`.
+
+One array costs a worker nothing to share; a list of str is copied.
+"""
 
 
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
@@ -29,9 +32,10 @@ _ENCRYPTED = 0x1
 class Files:
     """The files below a folder or in a zip archive (stored or deflated).
 
-    Hidden files and what archivers of macOS add are left out. An archive in which everything lies in one folder is read from inside that
-    folder, because archivers put it there; a folder is read as it is. A zip is indexed when this is made and read without locks, so
-    threads and forked processes share one instance; a pickled copy opens the archive anew but does not index it again.
+    Hidden files and what archivers of macOS add are left out. An archive in which everything lies in one folder is read
+    from inside that folder, because archivers put it there; a folder is read as it is. A zip is indexed when this is
+    made and read without locks, so threads and forked processes share one instance; a pickled copy opens the archive
+    anew but does not index it again.
 
     Args:
         path: the folder or the zip archive.
@@ -79,7 +83,9 @@ class Files:
         return bool(find(self.names, packed([name]))[0] >= 0)
 
     def inside(self, folder: str) -> Iterator[str]:
-        """The names of the files directly in `folder`, without the folder; a folder on disk is listed and nothing below it."""
+        """The names of the files directly in `folder`, without the folder; a folder on disk is listed and nothing below
+        it.
+        """
         if self._archive is None:
             top = self.path / folder
             yield from sorted(entry.name for entry in os.scandir(top) if entry.is_file()) if top.is_dir() else ()
@@ -91,7 +97,9 @@ class Files:
 
     @property
     def stamp(self) -> str:
-        """Another one when a file came, went or was written: a folder's by sizes and times, an archive's by its checksums."""
+        """Another one when a file came, went or was written: a folder's by sizes and times, an archive's by its
+        checksums.
+        """
         digest = hashlib.sha256(self.names.tobytes())
         if self._archive is not None:
             digest.update(self._archive.places.tobytes())
@@ -181,7 +189,8 @@ def _leads_back(folder: Path) -> bool:
 class _Archive:
     """Names and places of the members of a zip archive, in ascending order of their names.
 
-    The index of Python's `zipfile` holds an object for every member, which each worker would copy, and it locks while reading.
+    The index of Python's `zipfile` holds an object for every member, which each worker would copy, and it locks while
+    reading.
     """
 
     def __init__(self, path: Path) -> None:
@@ -217,7 +226,8 @@ class _Archive:
 
     def read(self, row: int) -> bytes:
         offset, size, method, checksum = self.places[row].tolist()
-        # A read at a position does not move a shared file pointer, so neither threads nor forked processes disturb each other.
+        # A read at a position does not move a shared file pointer, so neither threads nor forked processes disturb each
+        # other.
         header = _LOCAL_HEADER.unpack(os.pread(self._descriptor, _LOCAL_HEADER.size, offset))
         raw = os.pread(self._descriptor, size, offset + _LOCAL_HEADER.size + header[9] + header[10])
         content = zlib.decompress(raw, wbits=-zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else raw

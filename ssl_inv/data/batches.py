@@ -27,13 +27,13 @@ class Batch:
     """What one process gets for one step.
 
     Attributes:
-        images: the data's own views, one `Images` a view; a single one when all views are to be made from one image. Behind them come those
-            that were rendered on the way from the first to the second.
+        images: the data's own views, one `Images` a view; a single one when all views are to be made from one image.
+            Behind them come those that were rendered on the way from the first to the second.
         index: numbers of the objects, `(B,)`, int64.
         epoch: passes over the data before this one.
         broken: views that could not be read and were replaced, by their name.
-        shown: `(V, B, 2)`, int64, the object and which of its views each of the V images is, without those rendered between others;
-            None where they are of no data.
+        shown: `(V, B, 2)`, int64, the object and which of its views each of the V images is, without those rendered
+            between others; None where they are of no data.
     """
 
     images: tuple[Images, ...]
@@ -58,8 +58,9 @@ class UnreadableBatchError(RuntimeError):
 class StepBatches(Dataset[Batch]):
     """The batches of a run, by step number.
 
-    The order of the objects in an epoch and the views drawn of each depend on the seed, the epoch and the object; neither on the number of
-    workers or processes nor on what was loaded before. So a run continues at step s by asking for batch s.
+    The order of the objects in an epoch and the views drawn of each depend on the seed, the epoch and the object;
+    neither on the number of workers or processes nor on what was loaded before. So a run continues at step s by asking
+    for batch s.
 
     Args:
         source: where the views come from.
@@ -100,7 +101,9 @@ class StepBatches(Dataset[Batch]):
         self.rank, self.processes, self.way = rank, processes, way
         self.linked = linked
         self.links: Links | None = None
-        """What stands beside what in the epochs to come; None, as before the first one: the next view of the same object."""
+        """What stands beside what in the epochs to come; None, as before the first one: the next view of the same
+        object.
+        """
         self.steps_per_epoch = len(source) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
@@ -127,7 +130,8 @@ class StepBatches(Dataset[Batch]):
 
     def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], Indices, list[str]]:
         shown = self._choose(objects, epoch, attempt)
-        # View after view, so that each is one piece of the memory that the source gives and need not be copied out of it.
+        # View after view, so that each is one piece of the memory that the source gives and need not be copied out of
+        # it.
         count, (which, views) = len(objects), shown.reshape(-1, 2).T
         loaded = self.source.load(which, views)
         broken = [
@@ -186,7 +190,9 @@ def _with_rows(images: tuple[Images, ...], rows: Tensor, others: tuple[Images, .
 
 
 class _Messenger(Dataset[Batch | Exception]):
-    """Hands over what goes wrong in a loader process as a value: raised there, it would arrive as the text of a traceback."""
+    """Hands over what goes wrong in a loader process as a value: raised there, it would arrive as the text of a
+    traceback.
+    """
 
     def __init__(self, batches: StepBatches) -> None:
         self.batches = batches
@@ -201,7 +207,8 @@ class _Messenger(Dataset[Batch | Exception]):
 class StepLoader:
     """Iterates over the batches from one step to another.
 
-    An epoch's end is no event, unless something is to be done there: then nothing of an epoch is read before it is done.
+    An epoch's end is no event, unless something is to be done there: then nothing of an epoch is read before it is
+    done.
 
     Args:
         batches: where they come from.
@@ -266,9 +273,9 @@ class Event(Protocol):
 class Staging:
     """Brings batches to a GPU through two page-locked buffers that take turns.
 
-    Only from page-locked memory does a GPU copy while the processor goes on, and such memory is slow to come by. All tensors of a batch
-    travel in one copy. A buffer is filled again when the copy out of it is done, which also keeps the processor from running more than
-    some steps ahead of the GPU.
+    Only from page-locked memory does a GPU copy while the processor goes on, and such memory is slow to come by. All
+    tensors of a batch travel in one copy. A buffer is filled again when the copy out of it is done, which also keeps
+    the processor from running more than some steps ahead of the GPU.
 
     Args:
         device: where batches go.

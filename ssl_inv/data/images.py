@@ -57,8 +57,8 @@ _THREADED_BYTES = 20_000
 
 
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
-"""Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo even on files of
-400 kB, and a quarter as fast on files of 4 kB."""
+"""Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo
+even on files of 400 kB, and a quarter as fast on files of 4 kB."""
 
 
 _UNREAD, _READABLE, _BROKEN = 0, 1, 2
@@ -78,8 +78,8 @@ class UnreadableImageError(ValueError):
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB.
 
-    Grey is repeated; 16-bit grey is scaled so that 65535 becomes 255, and that of a TIFF as its tags say; palettes are looked up;
-    transparent pixels are laid over black.
+    Grey is repeated; 16-bit grey is scaled so that 65535 becomes 255, and that of a TIFF as its tags say; palettes are
+    looked up; transparent pixels are laid over black.
 
     Raises:
         ValueError: for 32-bit integers or floats, of which nobody knows what is white.
@@ -112,8 +112,8 @@ def _ends_of_wide_grey(image: Image.Image) -> tuple[int, int]:
 def to_square(pixels: Pixels, size: int) -> Pixels:
     """The centre square of an image `(H, W, 3)` at `size` pixels a side.
 
-    Its shorter side is resized to `size`, up or down, bicubic and antialiased: what Pillow's resize gives, to a level, at several times
-    its speed.
+    Its shorter side is resized to `size`, up or down, bicubic and antialiased: what Pillow's resize gives, to a level,
+    at several times its speed.
     """
     height, width, _ = pixels.shape
     side = min(height, width)
@@ -130,8 +130,8 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
 def decode(content: bytes, size: int | None) -> Pixels:
     """The pixels of an encoded image, `(H, W, 3)`, turned upright as its EXIF orientation says.
 
-    Plain JPEG is decoded by libjpeg-turbo as it comes with kornia, everything else by Pillow, which gives the same pixels in more time
-    (`benchmarks/decoding.py`).
+    Plain JPEG is decoded by libjpeg-turbo as it comes with kornia, everything else by Pillow, which gives the same
+    pixels in more time (`benchmarks/decoding.py`).
 
     Args:
         content: the file, in any format that Pillow reads; of an animation the first frame is taken.
@@ -262,15 +262,17 @@ def read_image(files: Files, name: str) -> bytes:
 class ImageStore:
     """Square images by row, decoded when they are asked for.
 
-    A broken image has zero pixels, is logged once and stands in `broken`. Each loader process counts what it has met itself; whoever reads
-    with several has to add up, and to compare with `allowed`.
+    A broken image has zero pixels, is logged once and stands in `broken`. Each loader process counts what it has met
+    itself; whoever reads with several has to add up, and to compare with `allowed`.
 
     Args:
         decoder: the images.
         where: the folder, archive or data set, for messages.
-        size: side of the images in pixels; None takes that of the first readable image, and all images must then be squares of this size.
+        size: side of the images in pixels; None takes that of the first readable image, and all images must then be
+        squares of this size.
         cache: whether decoded pixels stay in memory; None: if all of them fit in `MAX_CACHE_BYTES`.
-        max_broken: share of the images that may be broken. Ten broken images are tolerated in any case, unless they are over half of all.
+        max_broken: share of the images that may be broken. Ten broken images are tolerated in any case, unless they are
+            over half of all.
 
     Attributes:
         allowed: how many images may be broken.
@@ -389,7 +391,9 @@ class ImageStore:
 
 
 def _run(one: Callable[[int, int], None], places: list[int], rows: list[int], threads: int) -> None:
-    """Call `one` on every pair, on several threads if there is enough to do; loader workers have a single torch thread and stay on it."""
+    """Call `one` on every pair, on several threads if there is enough to do; loader workers have a single torch thread
+    and stay on it.
+    """
     if threads < _FEWEST_THREADS or len(rows) < 4 * threads:
         for place, row in zip(places, rows, strict=True):
             one(place, row)

@@ -4,18 +4,17 @@ A latent is described by words: a group, then a unit, then options, such as `cir
 
 | words | one column of | recorded as |
 |---|---|---|
-| `circle deg`, `circle rad` (`deg`, `rad` alone mean the same) | an angle where a full turn changes nothing | radians, `Circle(2 pi)` |
-| `circle turn` (`turn`) | turns, a hue | turns, `Circle(1)` |
-| `circle period=24` | numbers that wrap at 24 | the numbers, `Circle(24)` |
-| `real` (`none`), `real scale=2` | numbers; `scale` is a typical size, 1 by default | the numbers, `Real(scale)` |
-| `real deg`, `real rad`, `real turn` | an angle that does not wrap; `scale` is in the column's unit | radians, or turns, `Real(scale)` |
-| `flag` | 0 or 1 | 0 or 1, `Flag()` |
-| `rotation quaternion` | four columns `qx`, `qy`, `qz`, `qw`, scalar last | unit quaternions, `Rotation()` |
-| `rotation euler deg`, `rad`, `turn` | three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z | unit quaternions, `Rotation()` |
+| `circle deg`, `circle rad` (`deg`, `rad` alone mean the same) | an angle where a full turn changes nothing | radians,
+`Circle(2 pi)` | | `circle turn` (`turn`) | turns, a hue | turns, `Circle(1)` | | `circle period=24` | numbers that wrap
+at 24 | the numbers, `Circle(24)` | | `real` (`none`), `real scale=2` | numbers; `scale` is a typical size, 1 by default
+| the numbers, `Real(scale)` | | `real deg`, `real rad`, `real turn` | an angle that does not wrap; `scale` is in the
+column's unit | radians, or turns, `Real(scale)` | | `flag` | 0 or 1 | 0 or 1, `Flag()` | | `rotation quaternion` | four
+columns `qx`, `qy`, `qz`, `qw`, scalar last | unit quaternions, `Rotation()` | | `rotation euler deg`, `rad`, `turn` |
+three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z | unit quaternions, `Rotation()` |
 
 The columns of a rotation called anything but `rotation`, say `camera`, carry its name: `camera_qx`, `camera_euler_x`.
-The words of a single column can stand in the header, in brackets: `azimuth[deg]`, `zoom[real scale=2]`; three columns `euler_x[deg]` and
-so on are one rotation, and so are four columns `qx`, `qy`, `qz`, `qw`, which need no unit.
+The words of a single column can stand in the header, in brackets: `azimuth[deg]`, `zoom[real scale=2]`; three columns
+`euler_x[deg]` and so on are one rotation, and so are four columns `qx`, `qy`, `qz`, `qw`, which need no unit.
 """
 
 import math
@@ -90,8 +89,8 @@ class Latent:
         """The values of all views, float32, `(V,)` or `(V, 4)`, from the columns' numbers `(V, columns)`.
 
         Raises:
-            ValueError: if a flag is neither 0 nor 1, a quaternion is not of unit length, or numbers are so large that single precision
-                blurs what differs between them.
+            ValueError: if a flag is neither 0 nor 1, a quaternion is not of unit length, or numbers are so large that
+                single precision blurs what differs between them.
         """
         if self.kind == "euler":
             return quaternion_from_euler(torch.from_numpy(numbers * self.factor)).float()
@@ -125,7 +124,8 @@ def latents_from_settings(latents: Mapping[str, str]) -> list[Latent]:
 
 
 def latents_from_header(header: Sequence[str]) -> list[Latent]:
-    """The latents that a table's header describes itself; columns without brackets are none, but for the four of a quaternion.
+    """The latents that a table's header describes itself; columns without brackets are none, but for the four of a
+    quaternion.
 
     Raises:
         ValueError: if a description cannot be understood or a rotation lacks some of its columns.

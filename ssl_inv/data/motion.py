@@ -1,6 +1,8 @@
-"""How data record where an object has been moved to, in the terms of 3DIEBench-T (EquiCaps: Konstantinou and others, arXiv 2506.09895).
+"""How data record where an object has been moved to, in the terms of 3DIEBench-T (EquiCaps: Konstantinou and others,
+arXiv 2506.09895).
 
-An object is first shifted by t along its own axes, then turned by R about the origin of the world, so that it stands at R t.
+An object is first shifted by t along its own axes, then turned by R about the origin of the world, so that it stands at
+R t.
 """
 
 from collections.abc import Mapping
@@ -29,9 +31,10 @@ class MotionRecord:
 
     Attributes:
         translated: whether objects are shifted at all; if not, there is no parameter.
-        frame: `object` records t as `translation`, `base` records R t as `position`. The two have names of their own because the step
-            between two views differs: t_b - t_a, or R_b t_b - R_a t_a, which is what is seen.
-        pose: whether rotation and translation, as recorded, also stand side by side as `pose`, whose step is that of SE(3).
+        frame: `object` records t as `translation`, `base` records R t as `position`. The two have names of their own
+            because the step between two views differs: t_b - t_a, or R_b t_b - R_a t_a, which is what is seen.
+        pose: whether rotation and translation, as recorded, also stand side by side as `pose`, whose step is that of
+            SE(3).
 
     Raises:
         ValueError: if a pose is to be recorded of objects that are not shifted.

@@ -48,8 +48,8 @@ class Labels:
 class Source(ABC):
     """Objects, each seen in one or more views, in a fixed order.
 
-    A plain image is an object with one view. Sources are picklable (loader workers hold a copy) and have no random state: what
-    `load` returns depends on its arguments alone.
+    A plain image is an object with one view. Sources are picklable (loader workers hold a copy) and have no random
+    state: what `load` returns depends on its arguments alone.
     """
 
     @property
@@ -91,7 +91,9 @@ class Source(ABC):
 
     @property
     def preferred_workers(self) -> int | None:
-        """Loader processes that suit this source: 0 when pixels are in memory or on the device, None for the engine's default."""
+        """Loader processes that suit this source: 0 when pixels are in memory or on the device, None for the engine's
+        default.
+        """
         return None
 
     @property
@@ -101,7 +103,9 @@ class Source(ABC):
 
     @property
     def turned(self) -> bool:
-        """Whether views are turned in their plane by augmentation, so that their corners show by how much: judged on a disk."""
+        """Whether views are turned in their plane by augmentation, so that their corners show by how much: judged on a
+        disk.
+        """
         return False
 
     @property
@@ -195,7 +199,8 @@ class Data:
 
 
 def split_objects(count: int, validation_share: float, seed: int) -> tuple[Indices, Indices]:
-    """Train and validation indices, both ascending, that part `count` objects at random; at least one object stands in each.
+    """Train and validation indices, both ascending, that part `count` objects at random; at least one object stands in
+    each.
 
     Raises:
         ValueError: if there are fewer than two objects or the share is not between 0 and 1.

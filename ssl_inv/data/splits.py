@@ -47,7 +47,8 @@ def labels_from_names(objects: Sequence[str], classes: Sequence[str] | None, whe
 
     Args:
         objects: a class name per object, empty where the class is not known.
-        classes: the names in index order, such as those of a train set; None takes the names that occur, in ascending order.
+        classes: the names in index order, such as those of a train set; None takes the names that occur, in ascending
+        order.
         where: the data, for messages.
 
     Raises:
@@ -80,12 +81,14 @@ def part(
     split_seed: int,
     notes: Mapping[str, str],
 ) -> Data:
-    """Train and validation objects of one source, by the strongest of: a separate validation source, the data's own split, chance.
+    """Train and validation objects of one source, by the strongest of: a separate validation source, the data's own
+    split, chance.
 
     Args:
         source: all objects.
         splits: the data's own split, as `splits_of` gives it; empty if it has none.
-        validation: a separate validation source; of `source` then only the train split is used if there is one, everything otherwise.
+        validation: a separate validation source; of `source` then only the train split is used if there is one,
+        everything otherwise.
         validation_share: share of the train objects held out where the data has no split.
         split_seed: which objects are held out.
         notes: facts to record besides how the split was made.

@@ -1,4 +1,6 @@
-"""From an encoder and a data source to feature tables: what the command line and the online monitor hand to the evaluation suite."""
+"""From an encoder and a data source to feature tables: what the command line and the online monitor hand to the
+evaluation suite.
+"""
 
 import hashlib
 import json
@@ -28,8 +30,8 @@ def evaluation_batches(
     Args:
         source: where the views come from.
         objects: which of its objects.
-        views: views of each, at most. Of an object with more, these are evenly spread over all, as those of a film or a turntable are in
-            order.
+        views: views of each, at most. Of an object with more, these are evenly spread over all, as those of a film or a
+            turntable are in order.
         normalise: from pixels in [0, 1] to what the encoder expects.
         device: where the encoder is.
     """
@@ -75,7 +77,8 @@ def feature_table(
 class FeatureCache:
     """Feature tables in a folder, each under a name that stands for everything it was made from.
 
-    Of files, sizes and times stand for their contents; of what a data set of one's own gives, the settings, numbers of views and labels.
+    Of files, sizes and times stand for their contents; of what a data set of one's own gives, the settings, numbers of
+    views and labels.
 
     Attributes:
         folder: where the files are.

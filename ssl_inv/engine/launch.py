@@ -37,8 +37,9 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
         return lightning.Trainer(
             accelerator=accelerator,
             devices=settings.devices,
-            # Buffers agree on all processes by construction; sending a queue or a bank around every step would cost more than the step.
-            # Clusters and neighbours of millions of images take the first process hours, in which the others wait.
+            # Buffers agree on all processes by construction; sending a queue or a bank around every step would cost
+            # more than the step. Clusters and neighbours of millions of images take the first process hours, in which
+            # the others wait.
             strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1))
             if settings.devices > 1
             else "auto",
@@ -55,7 +56,9 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice (loggers, unused GPUs, numbers of workers) and its account of what it does to itself; errors still raise."""
+    """Keep Lightning's advice (loggers, unused GPUs, numbers of workers) and its account of what it does to itself;
+    errors still raise.
+    """
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -72,7 +75,9 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def workers(settings: TrainerSettings, source: Source) -> int:
-    """Loader processes per device: what the recipe says, as far as there are cores; what suits the data; or the spare cores."""
+    """Loader processes per device: what the recipe says, as far as there are cores; what suits the data; or the spare
+    cores.
+    """
     cores = available_cores()
     if settings.workers is not None:
         most = max(1, cores // settings.devices)

@@ -52,8 +52,9 @@ class Schedule:
 class Pretraining(lightning.LightningModule):
     """One run of one objective.
 
-    Nothing that it does depends on hidden state: the batch, the views, the learning rate and the random numbers of a step follow from the
-    seed and the number of the step. A checkpoint therefore is the weights, the optimiser's state and that number.
+    Nothing that it does depends on hidden state: the batch, the views, the learning rate and the random numbers of a
+    step follow from the seed and the number of the step. A checkpoint therefore is the weights, the optimiser's state
+    and that number.
 
     Args:
         backbone: what is pretrained.
@@ -89,7 +90,9 @@ class Pretraining(lightning.LightningModule):
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Make every process begin with the first one's state, which may come from a checkpoint that no other process has read."""
+        """Make every process begin with the first one's state, which may come from a checkpoint that no other process
+        has read.
+        """
         if is_distributed():
             first = self.trainer.is_global_zero
             state = self.trainer.strategy.broadcast(self.training_state() if first else {})
@@ -107,7 +110,9 @@ class Pretraining(lightning.LightningModule):
         )
 
     def _ask_for_links(self, now: bool) -> None:
-        """Let the objective say which images stand side by side; `now` if it must know, as it may not before the first epoch."""
+        """Let the objective say which images stand side by side; `now` if it must know, as it may not before the first
+        epoch.
+        """
         self.batches.links = self.objective.links(self.schedule.seed)
         if now and self.view_maker.plan.linked and self.batches.links is None:
             raise RuntimeError("the plan is Linked, but the objective's `links` gives nothing")
@@ -221,7 +226,9 @@ class Pretraining(lightning.LightningModule):
         return look
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, and what is needed to use its networks without its data; plain values only."""
+        """Everything that the rest of the run depends on, and what is needed to use its networks without its data;
+        plain values only.
+        """
         return {
             "groups": _group_records(self.view_maker.groups),
             "image_size": self.batches.source.image_size,
@@ -234,7 +241,8 @@ class Pretraining(lightning.LightningModule):
         }
 
     def _stamp_of_data(self) -> str:
-        # Once for the whole run: it looks at every file, and what is to be noticed are changes since the first checkpoint.
+        # Once for the whole run: it looks at every file, and what is to be noticed are changes since the first
+        # checkpoint.
         if self._stamp is None:
             self._stamp = self.batches.source.stamp
         return self._stamp

@@ -27,14 +27,17 @@ COLLAPSED_RANK = 2.0
 
 
 COLLAPSED_DEVIATION = 0.02
-"""Deviation of the normalised features, 1 being that of directions spread evenly, below which they are one point for all purposes."""
+"""Deviation of the normalised features, 1 being that of directions spread evenly, below which they are one point for
+all purposes.
+"""
 
 
 @dataclass
 class OnlineMonitor:
     """Scores an encoder on the same few objects each time it is asked, within a share of the training time.
 
-    The encoder is in evaluation mode meanwhile and without gradient; no statistic of it moves and no random state is read.
+    The encoder is in evaluation mode meanwhile and without gradient; no statistic of it moves and no random state is
+    read.
 
     Attributes:
         data: training objects to fit on and validation objects to score.
@@ -68,7 +71,9 @@ class OnlineMonitor:
         return self.seconds + self._last <= self.settings.share * training_seconds
 
     def scores(self) -> dict[str, float]:
-        """The scores by name: `knn`, `linear` and a ridge R2 for each parameter of the data's transform, and the spread of the features."""
+        """The scores by name: `knn`, `linear` and a ridge R2 for each parameter of the data's transform, and the spread
+        of the features.
+        """
         begun = time.perf_counter()
         train, validation = (
             feature_table(self.encoder, self.module, source, objects, _VIEWS, self.normalise, self.device)

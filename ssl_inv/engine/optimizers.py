@@ -34,22 +34,24 @@ def make_optimizer(
 
     Args:
         modules: what is trained.
-        name: `adamw`; `adam`, whose weight decay is added to the gradient; `sgd`; or `lars`, for batches of thousands, which scales the
-            update of every parameter that decays by the parameter's norm.
+        name: `adamw`; `adam`, whose weight decay is added to the gradient; `sgd`; or `lars`, for batches of thousands,
+            which scales the update of every parameter that decays by the parameter's norm.
         lr: highest learning rate. It is used as it stands, never scaled by the batch size.
-        norm_and_bias_lr: highest learning rate of biases and normalisation parameters; all their rates are smaller in this proportion, as
-            in Barlow Twins; None is `lr`.
+        norm_and_bias_lr: highest learning rate of biases and normalisation parameters; all their rates are smaller in
+            this proportion, as in Barlow Twins; None is `lr`.
         weight_decay: strength of the weight decay.
-        final_weight_decay: strength after the last step, to which it goes along half a cosine, as in DINO; None keeps `weight_decay`.
-        decay_norm_and_bias: whether biases and normalisation parameters decay too; False is usual, True is SIE's setting.
+        final_weight_decay: strength after the last step, to which it goes along half a cosine, as in DINO; None keeps
+        `weight_decay`.
+        decay_norm_and_bias: whether biases and normalisation parameters decay too; False is usual, True is SIE's
+        setting.
         momentum: for `sgd` and `lars`.
         betas: for `adamw` and `adam`.
         schedule: `cosine` falls from `lr` to `final_lr` after the warm-up; `constant` stays.
         warmup: share of all steps in which the learning rate rises linearly from `warmup_lr`.
         warmup_lr: learning rate from which the first step is one step of the warm-up away; SwAV's is 0.3.
         final_lr: learning rate after the last step of `cosine`.
-        constant_lr: parts of backbone or objective whose learning rate stays at `lr` after the warm-up, such as `prediction` for SimSiam's
-            predictor: the beginning of their parameters' names, or a pattern with `*`.
+        constant_lr: parts of backbone or objective whose learning rate stays at `lr` after the warm-up, such as
+            `prediction` for SimSiam's predictor: the beginning of their parameters' names, or a pattern with `*`.
 
     Raises:
         ValueError: if a number is out of its range, or nothing is called as `constant_lr` says.
@@ -85,7 +87,8 @@ def _make(
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
     if name == "sgd":
-        # The fused one refuses parameters of which some have moved before and some have not, as after a step that held them.
+        # The fused one refuses parameters of which some have moved before and some have not, as after a step that held
+        # them.
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
     # Left to itself, it scales by norms only where weight decay is not 0.
     scaled = [{**group, "always_adapt": course.decays} for group, (_, course) in zip(groups, parts, strict=True)]
@@ -110,7 +113,9 @@ def _check_rates(lr: float, norm_and_bias_lr: float | None, warmup: float, warmu
 
 
 def _check_kind(name: str, momentum: float, betas: Sequence[float]) -> None:
-    """Raise a `ValueError` for numbers out of range, and for those that were set, though this kind of optimiser does not look at them."""
+    """Raise a `ValueError` for numbers out of range, and for those that were set, though this kind of optimiser does
+    not look at them.
+    """
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise SettingError("betas", f"must be two numbers from 0 to below 1, got {list(betas)}")
     if not 0 <= momentum < 1:
@@ -181,8 +186,8 @@ def parameter_groups(
 ) -> list[tuple[list[nn.Parameter], Course]]:
     """All trainable parameters, those with one course together; first those with `course` itself.
 
-    Vectors and scalars are biases and normalisation parameters, and whatever else has no directions that could decay. The other arguments
-    are those of `make_optimizer`.
+    Vectors and scalars are biases and normalisation parameters, and whatever else has no directions that could decay.
+    The other arguments are those of `make_optimizer`.
 
     Raises:
         ValueError: if a pattern of `constant_lr` matches no name.

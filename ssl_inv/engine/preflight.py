@@ -25,7 +25,9 @@ def require_input_size(model: nn.Module, size: int) -> None:
 
 
 def require_forward(model: nn.Module, size: int) -> None:
-    """Raise a `ValueError` if images of `size` pixels do not go through a network, whatever the reason: they are halved once too often."""
+    """Raise a `ValueError` if images of `size` pixels do not go through a network, whatever the reason: they are halved
+    once too often.
+    """
     try:
         with frozen(model), torch.no_grad():
             model(torch.zeros(1, 3, size, size))
@@ -36,7 +38,9 @@ def require_forward(model: nn.Module, size: int) -> None:
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:
-    """What to say where a ResNet with its own stem has shrunk images of `size` pixels to a last map of one pixel; None elsewhere."""
+    """What to say where a ResNet with its own stem has shrunk images of `size` pixels to a last map of one pixel; None
+    elsewhere.
+    """
     halvings = 5
     if backbone.architecture not in SMALL_STEM_ARCHITECTURES or size > 2**halvings:
         return None
@@ -50,8 +54,9 @@ def advice_on_stem(backbone: Backbone, size: int) -> str | None:
 def require_exact_gradients(backbone: Backbone, size: int) -> None:
     """Raise a `ValueError` if training in bfloat16 on the CPU would give wrong gradients for images of `size` pixels.
 
-    Where a map has shrunk to one pixel, most taps of a wide kernel meet padding alone. oneDNN leaves the bfloat16 gradient of their weights
-    as it finds the memory, except for kernels of 3 that move by 1 (torch 2.15, kernels of 3, 5 and 7, strides of 1 and 2).
+    Where a map has shrunk to one pixel, most taps of a wide kernel meet padding alone. oneDNN leaves the bfloat16
+    gradient of their weights as it finds the memory, except for kernels of 3 that move by 1 (torch 2.15, kernels of 3,
+    5 and 7, strides of 1 and 2).
     """
 
     def refuse(convolution: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -100,7 +105,9 @@ def require_batch(batch_size: int, objective: Objective, augmentation: Augmentat
 
 
 def advice_on_rotations(objective: Objective, source: Source, augmentation: Augmentation) -> str | None:
-    """What to say where an augmentation turns views of which the objective is given the data's rotation; None elsewhere."""
+    """What to say where an augmentation turns views of which the objective is given the data's rotation; None
+    elsewhere.
+    """
     turning = [name for name in ("flip", "vertical_flip", "angle") if name in augmentation.groups]
     given = [name for name in objective.parameters_told if isinstance(source.groups.get(name), Rotation | Pose)]
     if not turning or not given or objective.told_of_plain_views:

@@ -37,7 +37,8 @@ class TrainerSettings:
         batch_size: samples of a batch over all devices together.
         accumulate: batches whose gradients are averaged into one step.
         clip: largest norm of the gradient; None does not clip.
-        clip_each: whether `clip` is the largest norm of each parameter's gradient by itself, as in DINO's code, and not of all together.
+        clip_each: whether `clip` is the largest norm of each parameter's gradient by itself, as in DINO's code, and not
+        of all together.
         precision: `bf16` runs the networks in bfloat16 where that is safe; losses stay in float32.
         accelerator: what to run on; `auto` takes a GPU if there is one.
         devices: GPUs, or processes on the CPU.
@@ -104,15 +105,18 @@ class EvaluationSettings:
     """The judgement at the end of pretraining.
 
     Args:
-        protocol: `full` trains the probes as the papers do, `quick` trains smaller ones for less long, `none` judges nothing.
-        views: views of each object to extract, evenly spread over all that it has; objects with fewer give what they have.
-        views_of: `data` judges the views that the data has; `training` such as the objective is trained on, of every image `views`
-            augmented ones or patches of saccades, which tell how they were made.
+        protocol: `full` trains the probes as the papers do, `quick` trains smaller ones for less long, `none` judges
+        nothing.
+        views: views of each object to extract, evenly spread over all that it has; objects with fewer give what they
+        have.
+        views_of: `data` judges the views that the data has; `training` such as the objective is trained on, of every
+            image `views` augmented ones or patches of saccades, which tell how they were made.
         objects: training objects to fit the probes on; None takes all.
         neighbours: k of the k-nearest-neighbour vote.
-        aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the objective's own
-            network where it has one; empty classifies single views only.
-        paths: numbers of observed views of sequences that are asked where they led, by path integration; empty asks none.
+        aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the
+            objective's own network where it has one; empty classifies single views only.
+        paths: numbers of observed views of sequences that are asked where they led, by path integration; empty asks
+            none.
     """
 
     protocol: Literal["quick", "full", "none"] = "quick"

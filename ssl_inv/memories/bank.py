@@ -23,16 +23,18 @@ _BLOCK = 2**24
 class Bank(nn.Module):
     """The last unit vector of every object, the same on all processes, and saved with the objective.
 
-    Processes keep their copies alike by taking in the gathered batch and doing the same to it; the bank itself is never sent. Vectors put
-    in wait until `flush`, which belongs into `after_step`: the gradient of a loss on the bank's rows needs these as they were.
+    Processes keep their copies alike by taking in the gathered batch and doing the same to it; the bank itself is never
+    sent. Vectors put in wait until `flush`, which belongs into `after_step`: the gradient of a loss on the bank's rows
+    needs these as they were.
 
     Args:
         objects: N, of the training data.
         dimensions: D.
-        renewal: m, how much a new vector counts: (1 - m) old + m new is stored, at length one. With 1 it takes the old one's place.
+        renewal: m, how much a new vector counts: (1 - m) old + m new is stored, at length one. With 1 it takes the old
+        one's place.
         precision: of the stored vectors; `fp16` halves the memory.
-        place: `host` keeps the vectors in page-locked memory of the host, wherever the module goes; what is asked of them is computed on
-            the asker's device, block by block.
+        place: `host` keeps the vectors in page-locked memory of the host, wherever the module goes; what is asked of
+            them is computed on the asker's device, block by block.
 
     Attributes:
         vectors: `(N, D)`; random directions until something else is put in.
@@ -82,7 +84,9 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def put(self, index: Tensor, rows: Tensor) -> None:
-        """Let vectors `(B, D)` of the objects `index`, `(B,)`, wait to come in: those of all processes, in rank order, at length one."""
+        """Let vectors `(B, D)` of the objects `index`, `(B,)`, wait to come in: those of all processes, in rank order,
+        at length one.
+        """
         rows = _unit_rows(rows)
         self._waiting.append((gather(index.to(rows.device, non_blocking=True)), gather(rows)))
 
@@ -102,7 +106,9 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def fill(self, gallery: Gallery, encoder: nn.Module) -> None:
-        """Store what an encoder makes of every object's first image; objects whose image cannot be read keep what they have."""
+        """Store what an encoder makes of every object's first image; objects whose image cannot be read keep what they
+        have.
+        """
         for piece in gallery.features(encoder):
             readable = piece.objects[piece.readable].to(self.vectors.device)
             rows = piece.features[piece.readable.to(piece.features.device)]
@@ -133,7 +139,8 @@ class Bank(nn.Module):
         return found
 
     def similarity(self, queries: Tensor, index: Tensor, known: Tensor | None = None) -> Tensor:
-        """Inner products `(B, M)` of each query with the vectors of M objects of its own, with a gradient for the queries.
+        """Inner products `(B, M)` of each query with the vectors of M objects of its own, with a gradient for the
+        queries.
 
         Vectors are fetched some queries at a time, and again for the gradient: `B M D` numbers never exist at once.
 

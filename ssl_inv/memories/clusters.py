@@ -18,7 +18,8 @@ _SCORES = 2**25
 
 
 class Clusters(nn.Module):
-    """The cluster of every object, and the clusters' centroids; the same on all processes, and saved with the objective.
+    """The cluster of every object, and the clusters' centroids; the same on all processes, and saved with the
+    objective.
 
     Sums over members run in the order of the objects, so that every process and every run gets the same, bit for bit.
 
@@ -85,9 +86,11 @@ class Clusters(nn.Module):
 
     @torch.no_grad()
     def relabel(self, index: Tensor, rows: Tensor) -> None:
-        """Put the objects `index`, `(B,)`, whose vectors are `rows`, into the clusters whose centroids have the largest inner product.
+        """Put the objects `index`, `(B,)`, whose vectors are `rows`, into the clusters whose centroids have the largest
+        inner product.
 
-        Centroids are means of unit vectors and shorter than one, those of wide clusters shortest: so the authors' code has it.
+        Centroids are means of unit vectors and shorter than one, those of wide clusters shortest: so the authors' code
+        has it.
         """
         self.labels[index] = (rows.to(self.centroids.dtype) @ self.centroids.T).argmax(dim=1).int()
         self._members = None
@@ -111,8 +114,8 @@ class Clusters(nn.Module):
     def mend(self, bank: Bank) -> None:
         """Empty the clusters with too few members, and fill every empty one with a half of what is then the largest.
 
-        Members of small clusters go to the nearest centroid of the others. Whether there is anything to mend is the one thing here that the
-        host has to know; and if all are small, nothing is done.
+        Members of small clusters go to the nearest centroid of the others. Whether there is anything to mend is the one
+        thing here that the host has to know; and if all are small, nothing is done.
         """
         if not self.smallest:
             return
@@ -142,8 +145,9 @@ class Clusters(nn.Module):
         """How large the clusters are and, where classes are known, how well the two agree.
 
         Returns:
-            `smallest_cluster`, `largest_cluster` and `empty_clusters`; `purity`, the share of objects that are of the class that most of
-            their cluster are of; and `nmi`, the mutual information of both over the mean of their entropies.
+            `smallest_cluster`, `largest_cluster` and `empty_clusters`; `purity`, the share of objects that are of the
+            class that most of their cluster are of; and `nmi`, the mutual information of both over the mean of their
+            entropies.
         """
         sizes = self.members.sizes
         found = {
@@ -159,8 +163,8 @@ class Clusters(nn.Module):
 def two_means(rows: Tensor, iterations: int = 20) -> Tensor:
     """Which of the vectors `(n, D)`, n at least 2, are in the second of two clusters, `(n,)` bool; both have members.
 
-    Lloyd's algorithm from the vector farthest from the mean and the one farthest from that: nothing is drawn. Where it leaves a cluster
-    empty, as among equal vectors, every other vector is in the second.
+    Lloyd's algorithm from the vector farthest from the mean and the one farthest from that: nothing is drawn. Where it
+    leaves a cluster empty, as among equal vectors, every other vector is in the second.
     """
     first = (rows - rows.mean(dim=0)).square().sum(dim=1).argmax()
     second = (rows - rows[first]).square().sum(dim=1).argmax()

@@ -1,4 +1,6 @@
-"""Draws of positives and negatives from a bank, made on its device: a function of seed, step and sample, with nothing to wait for."""
+"""Draws of positives and negatives from a bank, made on its device: a function of seed, step and sample, with nothing
+to wait for.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -32,10 +34,12 @@ class Members(NamedTuple):
 
 
 def spread(keys: Tensor, population: Tensor, count: int) -> Tensor:
-    """`count` numbers below `population[b]` for every key: different ones if there are as many, else each about equally often.
+    """`count` numbers below `population[b]` for every key: different ones if there are as many, else each about equally
+    often.
 
-    A stratified draw: the numbers are cut into `count` strata as equal as they can be, beginning at a random one, and one is drawn of each.
-    Every number has the same probability, count / population, to be among them, as in a draw without replacement.
+    A stratified draw: the numbers are cut into `count` strata as equal as they can be, beginning at a random one, and
+    one is drawn of each. Every number has the same probability, count / population, to be among them, as in a draw
+    without replacement.
 
     Args:
         keys: `(B,)`.
@@ -119,8 +123,8 @@ class Negatives:
     """Which objects of other clusters a query is told from.
 
     Attributes:
-        kind: `semi-hard` draws from the `pool` objects most similar to the query, `semi-easy` from the least similar ones, `random` from
-            all; `hard` takes the most similar ones of other clusters.
+        kind: `semi-hard` draws from the `pool` objects most similar to the query, `semi-easy` from the least similar
+            ones, `random` from all; `hard` takes the most similar ones of other clusters.
         count: M, how many.
         pool: how many objects of all clusters, the query's own among them, are drawn from.
     """
@@ -150,7 +154,8 @@ class Negatives:
     ) -> Drawn:
         """Objects of other clusters than the query's.
 
-        A query whose pool has nothing but its own cluster draws from all others. No object comes twice before all have come once.
+        A query whose pool has nothing but its own cluster draws from all others. No object comes twice before all have
+        come once.
 
         Args:
             queries: unit vectors `(B, D)`.

@@ -19,7 +19,8 @@ class FrozenEncoder:
     It is no module, so that no checkpoint of whoever uses it grows by it.
 
     Args:
-        path: a folder with `config.json` and the weights, as `ssl-inv` exports it and as timm saves it; or a file of weights.
+        path: a folder with `config.json` and the weights, as `ssl-inv` exports it and as timm saves it; or a file of
+        weights.
         architecture: the timm name of the network whose weights the file holds; folders say it themselves.
 
     Raises:
@@ -57,7 +58,9 @@ class FrozenEncoder:
 
 
 def require_network(place: Path) -> None:
-    """Raise a FileNotFoundError unless there is a file, or a folder with a network, at a path; the run's export is named if it is there."""
+    """Raise a FileNotFoundError unless there is a file, or a folder with a network, at a path; the run's export is
+    named if it is there.
+    """
     if place.is_file() or (place / "config.json").is_file():
         return
     tail = f"; did you mean {str(place / 'export')!r}?" if (place / "export" / "config.json").is_file() else ""

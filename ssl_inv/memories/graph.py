@@ -1,4 +1,6 @@
-"""A graph over all training images: which of different objects are neighbours, and the pairs of images that follow from it."""
+"""A graph over all training images: which of different objects are neighbours, and the pairs of images that follow from
+it.
+"""
 
 from typing import Any
 
@@ -24,7 +26,8 @@ class NeighbourGraph(nn.Module):
         width: the most neighbours that an image can have.
 
     Attributes:
-        starts: `(objects + 1,)`, int64, the number of each object's first image, and behind them the number of images; 0 until `lay_out`.
+        starts: `(objects + 1,)`, int64, the number of each object's first image, and behind them the number of images;
+        0 until `lay_out`.
         neighbours: `(images, width)`, int32, the most similar first; behind them -1.
     """
 
@@ -54,7 +57,8 @@ class NeighbourGraph(nn.Module):
     def build(self, gallery: Gallery, encoder: nn.Module, rules: EdgeRules, seed: int = 0) -> None:
         """Find the neighbours of all images by the features of an encoder.
 
-        The first process does so and hands them to the others; it holds all features, N D numbers of 4 bytes, meanwhile.
+        The first process does so and hands them to the others; it holds all features, N D numbers of 4 bytes,
+        meanwhile.
 
         Args:
             gallery: the training images.
@@ -91,7 +95,8 @@ class NeighbourGraph(nn.Module):
         there = self.neighbours[rows.clamp_max(len(self.neighbours) - 1)].long()
         there = there.masked_fill((rows >= self.starts[first + 1].unsqueeze(1)).unsqueeze(2), -1).flatten(1)
         objects = torch.searchsorted(self.starts, there, right=True) - 1
-        # An object's place is the first at which it stands among the sorted ones; those that are not among them come into a further column.
+        # An object's place is the first at which it stands among the sorted ones; those that are not among them come
+        # into a further column.
         ordered = second.sort().values
         places = torch.searchsorted(ordered, objects).clamp_max(len(second) - 1)
         places = torch.where(ordered[places] == objects, places, len(second))

@@ -31,16 +31,18 @@ def _by_size(sizes: Indices) -> dict[str, int]:
 class Pairs:
     """Draws for any image one that shall have the same features; implements `ssl_inv.views.Links`.
 
-    With A, B neighbours of different objects, A' another image of A's object and B' one of B's, a pair is `intra`, <A, A'>, `inter`,
-    <A, B>, or `transitive`: <A, B'>, <A', B> or <A', B'>. An object with one image is an object whose images are made by augmentation:
-    <A, A'> is the image twice, and a transitive pair needs a second image at one end at least.
+    With A, B neighbours of different objects, A' another image of A's object and B' one of B's, a pair is `intra`, <A,
+    A'>, `inter`, <A, B>, or `transitive`: <A, B'>, <A', B> or <A', B'>. An object with one image is an object whose
+    images are made by augmentation: <A, A'> is the image twice, and a transitive pair needs a second image at one end
+    at least.
 
     Attributes:
         starts: as in `NeighbourGraph`.
         neighbours: as in `NeighbourGraph`.
-        weights: of the kinds, in the order of `KINDS`. They hold among those that an image has; where it has none of those wanted, it gets
-            an `intra` pair.
-        gap: least difference of the numbers of the views of an `intra` pair; where an object has no such pair, the farthest view.
+        weights: of the kinds, in the order of `KINDS`. They hold among those that an image has; where it has none of
+            those wanted, it gets an `intra` pair.
+        gap: least difference of the numbers of the views of an `intra` pair; where an object has no such pair, the
+        farthest view.
         seed: decides the draws, with the epoch and the image.
     """
 
@@ -57,7 +59,9 @@ class Pairs:
         return found, there - self.starts[found]
 
     def draw(self, images: Indices, epoch: int) -> tuple[Indices, Indices]:
-        """A partner for each of the images `(n,)`, and the kind of the pair; every possible kind has its weight's share."""
+        """A partner for each of the images `(n,)`, and the kind of the pair; every possible kind has its weight's
+        share.
+        """
         kind, *draws = keyed_random.uniform(self.seed, epoch, images, _PAIRS, count=5).T
         partners = np.stack(
             [
@@ -99,7 +103,9 @@ class Pairs:
         return partners
 
     def _transitive(self, images: Indices, edge: NDArray[np.float64], view: NDArray[np.float64]) -> Indices:
-        """One of the edges of the image's object, each with the same probability, and then one of the images at its other end."""
+        """One of the edges of the image's object, each with the same probability, and then one of the images at its
+        other end.
+        """
         objects = self._objects(images)
         here = self.starts[objects, np.newaxis] + np.arange(self._count(objects).max())
         there = self.neighbours[np.minimum(here, len(self.neighbours) - 1)].astype(np.int64)
@@ -118,12 +124,13 @@ class Pairs:
         """What a run's record says of the graph and of the pairs that are drawn from it.
 
         Returns:
-            `edges`, how many; `linked_images`, the share of images that have any; `degree_median`, `degree_90` (nine tenths have no more)
-            and `degree_max`, neighbours of an image, and `images_of_degree_0`, `_1`, `_2_3`, `_4_7` and so on, how many have so many;
-            `components`, how many parts the graph of the objects falls into, the share of objects in the `largest_component`, and
-            `components_of_1`, `_2_3` and so on, how many parts have so many objects; `drawn_intra` and so on, the share of each kind among
-            pairs drawn; and where classes are known, `precision_inter` and `precision_transitive`, the share of pairs of that kind drawn
-            whose objects are of one class.
+            `edges`, how many; `linked_images`, the share of images that have any; `degree_median`, `degree_90` (nine
+            tenths have no more) and `degree_max`, neighbours of an image, and `images_of_degree_0`, `_1`, `_2_3`,
+            `_4_7` and so on, how many have so many; `components`, how many parts the graph of the objects falls into,
+            the share of objects in the `largest_component`, and `components_of_1`, `_2_3` and so on, how many parts
+            have so many objects; `drawn_intra` and so on, the share of each kind among pairs drawn; and where classes
+            are known, `precision_inter` and `precision_transitive`, the share of pairs of that kind drawn whose objects
+            are of one class.
         """
         degrees = (self.neighbours >= 0).sum(axis=1)
         sizes = np.bincount(self._components())

@@ -18,8 +18,9 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 class Queue(nn.Module):
     """The vectors that were put in last, first in, first out; the same on all processes, and saved with the objective.
 
-    Vectors put in wait until `flush`, which belongs into `after_step`: the gradient of a loss on the queue's entries needs these as they
-    were, and so no loss has to copy them. The micro-batches of one step see the same entries and come in together.
+    Vectors put in wait until `flush`, which belongs into `after_step`: the gradient of a loss on the queue's entries
+    needs these as they were, and so no loss has to copy them. The micro-batches of one step see the same entries and
+    come in together.
 
     Args:
         size: K, how many vectors it holds.
@@ -58,7 +59,9 @@ class Queue(nn.Module):
         return min(self._added, self.size)
 
     def entries(self) -> Tensor:
-        """The vectors that were put in, `(filled, D)`, in no order: a view of `vectors`, and all of it once the queue is full."""
+        """The vectors that were put in, `(filled, D)`, in no order: a view of `vectors`, and all of it once the queue
+        is full.
+        """
         return self.vectors[: self.filled]
 
     @torch.no_grad()

@@ -24,7 +24,8 @@ class EdgeRules:
     """Which images are neighbours.
 
     Attributes:
-        neighbours: k; two images are neighbours if each is among the k of other objects that are most similar to the other.
+        neighbours: k; two images are neighbours if each is among the k of other objects that are most similar to the
+        other.
         max_degree: neighbours that an image keeps, the most similar ones; None is k.
         least_similarity: cosine below which images are no neighbours.
         cells: neighbours are in the same of so many k-means cells; 0 for any.
@@ -85,7 +86,8 @@ def k_means(
         sample = (
             torch.from_numpy(keyed_random.permutation(seed, length=len(bank))[: clusters * points].copy()).sort().values
         )
-        # faiss prints a warning where there are fewer than 39 points for a cluster, and draws a sample of its own where there are more.
+        # faiss prints a warning where there are fewer than 39 points for a cluster, and draws a sample of its own where
+        # there are more.
         limits = {"min_points_per_centroid": 1, "max_points_per_centroid": points}
         machine = faiss.Kmeans(
             found.shape[1], clusters, niter=iterations, seed=seed % 2**31, spherical=spherical, **limits
@@ -121,7 +123,9 @@ def _quota(control_group: Path) -> tuple[int, int]:
 
 @contextmanager
 def faiss_on_cores_of_all_processes() -> Iterator[None]:
-    """Give faiss the threads of all processes, as far as there are cores, for what the first does while the others wait for it."""
+    """Give faiss the threads of all processes, as far as there are cores, for what the first does while the others wait
+    for it.
+    """
     import faiss
 
     own = faiss.omp_get_max_threads()
@@ -151,10 +155,11 @@ def find_neighbours(
     readable: NDArray[np.bool_] | None = None,
     seed: int = 0,
 ) -> NDArray[np.int32]:
-    """The neighbours of every image, `(N, rules.width)`, the most similar first; behind them -1. All edges have both directions.
+    """The neighbours of every image, `(N, rules.width)`, the most similar first; behind them -1. All edges have both
+    directions.
 
-    An image's own group is left out before the k nearest are taken, and only mutual neighbours are kept: an image that is among the nearest
-    of very many has k of these at most. The search is exact, N^2 D products by faiss.
+    An image's own group is left out before the k nearest are taken, and only mutual neighbours are kept: an image that
+    is among the nearest of very many has k of these at most. The search is exact, N^2 D products by faiss.
 
     Args:
         features: `(N, D)`; overwritten by their unit vectors.

@@ -17,7 +17,9 @@ Pooling = Literal["max", "mean"]
 
 
 _AT_ONCE = 2**23
-"""Distances between positions and words that exist at once, and as many codes, unless one image has more: 32 MiB of float32."""
+"""Distances between positions and words that exist at once, and as many codes, unless one image has more: 32 MiB of
+float32.
+"""
 
 
 class SmallMapError(ValueError):
@@ -25,27 +27,30 @@ class SmallMapError(ValueError):
 
 
 class VisualWords(nn.Module):
-    """Turns feature maps into bags of visual words, and keeps the vocabulary up to date (Gidaris et al., CVPR 2021, sec. 3.2).
+    """Turns feature maps into bags of visual words, and keeps the vocabulary up to date (Gidaris et al., CVPR 2021,
+    sec. 3.2).
 
     With f_u the feature at position u, v_k the K words, and m a moving average of the mean of min_k |f_u - v_k|^2,
 
         code_k(u) = softmax_k(- (inverse_delta / m) |f_u - v_k|^2),    bag_k = max_u code_k(u) / sum of these over k,
 
-    so that the softness follows the scale of the features. The vocabulary is a queue: in training mode every image of the global batch
-    replaces the oldest word by a feature of its own, and K need not be a multiple of the batch. What a batch changes waits until `flush`,
-    which belongs into `after_step`, so that the micro-batches of one step see the same words. Nothing here has a gradient.
+    so that the softness follows the scale of the features. The vocabulary is a queue: in training mode every image of
+    the global batch replaces the oldest word by a feature of its own, and K need not be a multiple of the batch. What a
+    batch changes waits until `flush`, which belongs into `after_step`, so that the micro-batches of one step see the
+    same words. Nothing here has a gradient.
 
     Args:
         channels: of the feature maps.
         count: K.
         inverse_delta: the softmax's sharpness; None assigns each position to its nearest word alone.
         pooling: over positions; `mean` needs no normalisation.
-        making: of which feature an image makes its word: the average of a window at a random position, the feature at a random position,
-            or the average of all.
+        making: of which feature an image makes its word: the average of a window at a random position, the feature at a
+            random position, or the average of all.
         border: pixels of the map that are dropped on each side, as padding has changed them.
         window: side of the window of `local_average`.
         distance_momentum: what m keeps of itself in a batch.
-        first_distance: m before the first batch. None: the mean of all batches so far, until the moving average has forgotten as fast.
+        first_distance: m before the first batch. None: the mean of all batches so far, until the moving average has
+            forgotten as fast.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -94,7 +99,8 @@ class VisualWords(nn.Module):
 
     @torch.no_grad()
     def forward(self, maps: Tensor, draws: Tensor) -> Tensor:
-        """Bags of words `(B, K)` of feature maps; in training mode, m has this batch's distances in it, and a word of each image waits.
+        """Bags of words `(B, K)` of feature maps; in training mode, m has this batch's distances in it, and a word of
+        each image waits.
 
         Args:
             maps: `(B, channels, h, w)`, of this process.
@@ -118,7 +124,9 @@ class VisualWords(nn.Module):
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Take in what the batches since the last time left: their mean distance, and their words in the place of the oldest."""
+        """Take in what the batches since the last time left: their mean distance, and their words in the place of the
+        oldest.
+        """
         if not self._waiting:
             return
         means, made = zip(*self._waiting, strict=True)
@@ -133,9 +141,11 @@ class VisualWords(nn.Module):
 
     @torch.no_grad()
     def fill(self, maps: Tensor, draws: Tensor) -> None:
-        """Replace all words by features of the images of the global batch, equally many of each, at different positions.
+        """Replace all words by features of the images of the global batch, equally many of each, at different
+        positions.
 
-        What is left over when all positions have been taken becomes mixtures of two features, so that no two words are the same.
+        What is left over when all positions have been taken becomes mixtures of two features, so that no two words are
+        the same.
 
         Args:
             maps: as in `forward`.
@@ -168,7 +178,9 @@ class VisualWords(nn.Module):
         return maps[:, :, rows, columns].to(self.words.dtype)
 
     def _made(self, maps: Tensor, draws: Tensor, count: int) -> Tensor:
-        """`count` words of each image, as far apart as there are positions, or one of each position: `(B, at most count, C)`."""
+        """`count` words of each image, as far apart as there are positions, or one of each position: `(B, at most
+        count, C)`.
+        """
         if self.making == "global_average":
             maps = maps.mean((2, 3), keepdim=True)
         elif self.making == "local_average":
@@ -218,7 +230,8 @@ class Comparison:
         return torch.cat(distances), torch.cat(nearest)
 
     def soft_bags(self, sharpness: Tensor, pooling: Pooling) -> Tensor:
-        """Softmax over words of minus sharpness times squared distance, pooled over positions, normalised to sum to 1: `(B, K)`.
+        """Softmax over words of minus sharpness times squared distance, pooled over positions, normalised to sum to 1:
+        `(B, K)`.
 
         Args:
             sharpness: one number.
@@ -235,7 +248,9 @@ class Comparison:
         return F.normalize(torch.cat(bags[::-1]), p=1, dim=1)
 
     def _distances(self, number: int) -> Tensor:
-        """Squared distances of the positions of one part to all words, less the squared length of the feature: `(positions, K)`."""
+        """Squared distances of the positions of one part to all words, less the squared length of the feature:
+        `(positions, K)`.
+        """
         part = self.parts[number].permute(0, 2, 3, 1)
         rows = self._buffer[: part[..., 0].numel()]
         if self._held != number:

@@ -19,11 +19,12 @@ Initialisation = Literal["independent", "copies"]
 class ActionEncoder(nn.Module):
     """Actions embedded by a linear map without bias and batch normalisation without scale and shift: e = BN(W a).
 
-    In a training step a sample has M actions, those between its M observed views and last the one that leads to the target. `joint`
-    normalises all of them as one batch of B M rows. The authors' code makes two batches, which therefore are scaled differently: the last
-    actions, B rows, and then B M rows of the others and one per sample that is thrown away afterwards. This one is zero (`padded`, their
-    code for augmentations and saccades, where saccades take the two batches in the other order, as only the running statistics tell) or
-    the last action once more (`repeated`, their code for 3DIEBench). In evaluation mode the three are the same.
+    In a training step a sample has M actions, those between its M observed views and last the one that leads to the
+    target. `joint` normalises all of them as one batch of B M rows. The authors' code makes two batches, which
+    therefore are scaled differently: the last actions, B rows, and then B M rows of the others and one per sample that
+    is thrown away afterwards. This one is zero (`padded`, their code for augmentations and saccades, where saccades
+    take the two batches in the other order, as only the running statistics tell) or the last action once more
+    (`repeated`, their code for 3DIEBench). In evaluation mode the three are the same.
 
     Args:
         action: K, length of the action vector.
@@ -78,13 +79,13 @@ class RawActions(nn.Module):
 class PredictionSpace(nn.Module):
     """What of a view's features is predicted: the features themselves, or these standardised over the batch.
 
-    The pooled outputs of a ReLU all lie in one quadrant: before any training, one constant is within 1 - cos of 0.16 to 0.39 of the
-    features of all images, and a predictor finds it first. Standardised features have no such constant.
+    The pooled outputs of a ReLU all lie in one quadrant: before any training, one constant is within 1 - cos of 0.16 to
+    0.39 of the features of all images, and a predictor finds it first. Standardised features have no such constant.
 
     Args:
         features: D, their dimensions.
-        standardised: whether each dimension has its mean subtracted and is divided by its deviation, by a batch normalisation without
-            scale and shift.
+        standardised: whether each dimension has its mean subtracted and is divided by its deviation, by a batch
+            normalisation without scale and shift.
     """
 
     def __init__(self, features: int, standardised: bool) -> None:
@@ -110,12 +111,14 @@ class PredictionSpace(nn.Module):
 
 
 class Aggregator(nn.Module):
-    """A transformer that makes one vector, z_AGG, of views and the actions between them (seq-JEPA, Ghaemi et al., NeurIPS 2025).
+    """A transformer that makes one vector, z_AGG, of views and the actions between them (seq-JEPA, Ghaemi et al.,
+    NeurIPS 2025).
 
         z_AGG = LayerNorm(layers([AGG], (z_1; e_1), ..., (z_{M-1}; e_{M-1}), (z_M; 0)))[AGG]
 
-    Layers are post-norm with ReLU and hidden layers of 4 D. The token [AGG] is learned and begins as zeros. Without positions and mask the
-    pairs (z_i; e_i) are a set: their order changes nothing, except for which view is the last. M may differ from call to call.
+    Layers are post-norm with ReLU and hidden layers of 4 D. The token [AGG] is learned and begins as zeros. Without
+    positions and mask the pairs (z_i; e_i) are a set: their order changes nothing, except for which view is the last. M
+    may differ from call to call.
 
     Args:
         features: dimensions of a view's features.
@@ -123,7 +126,8 @@ class Aggregator(nn.Module):
         layers: how many.
         heads: of attention; they divide features + action, which is D.
         dropout: in every layer.
-        initialisation: `independent` layers, or `copies` of one, which torch's `TransformerEncoder` and so the authors' code begin with.
+        initialisation: `independent` layers, or `copies` of one, which torch's `TransformerEncoder` and so the authors'
+            code begin with.
 
     Raises:
         ValueError: if the heads do not divide the dimensions.
@@ -163,7 +167,8 @@ class Aggregator(nn.Module):
 
         Args:
             features: of M views, `(B, M, features)`.
-            actions: embedded, from each view to the next, `(B, M - 1, action)`; not read where views are aggregated without actions.
+            actions: embedded, from each view to the next, `(B, M - 1, action)`; not read where views are aggregated
+                without actions.
         """
         tokens = self.tokens(features, actions)
         for layer in self.layers:

@@ -25,7 +25,8 @@ class Backbone(nn.Module):
 
     Attributes:
         features: dimensions of the pooled vector.
-        channels: of the last feature map, or of the tokens; another number where a hidden layer follows the pooling, as in MobileNets.
+        channels: of the last feature map, or of the tokens; another number where a hidden layer follows the pooling, as
+            in MobileNets.
     """
 
     def __init__(
@@ -71,7 +72,8 @@ class Backbone(nn.Module):
 
 
 class SharedPass(Backbone):
-    """A backbone through which a batch passes once, however often it is asked about it in a row; for use without gradients.
+    """A backbone through which a batch passes once, however often it is asked about it in a row; for use without
+    gradients.
 
     Args:
         whole: the backbone, whose weights this shares.
@@ -108,8 +110,10 @@ def make_backbone(
 
     Args:
         name: any name of `timm.list_models()`.
-        stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64, or `default`.
-        arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision transformer.
+        stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64, or
+        `default`.
+        arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision
+            transformer.
 
     Raises:
         ValueError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.

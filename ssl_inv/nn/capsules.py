@@ -22,7 +22,8 @@ class Capsules(NamedTuple):
 
 
 class SelfRouting(nn.Module):
-    """Capsules that decide by themselves where they send their pose (Hahn, Pyeon, Kim, "Self-routing capsule networks", NeurIPS 2019).
+    """Capsules that decide by themselves where they send their pose (Hahn, Pyeon, Kim, "Self-routing capsule networks",
+    NeurIPS 2019).
 
     Capsule i with activation a_i and pose p_i votes W_ij p_i for the pose of capsule j, and routes to it the share
     r_ij = softmax_j(w_ij . p_i + b_ij). Then
@@ -65,8 +66,9 @@ class SelfRouting(nn.Module):
 class CapsuleProjector(nn.Module):
     """From a feature map to a few capsules of the whole image: the projector of CapsIE and EquiCaps.
 
-    Two 3x3 convolutions with batch normalisation make K capsules at every place of the map, with activations between 0 and 1; one
-    self-routing layer over all places makes K capsules of them. A weight of the routing belongs to one place, so maps have one size.
+    Two 3x3 convolutions with batch normalisation make K capsules at every place of the map, with activations between 0
+    and 1; one self-routing layer over all places makes K capsules of them. A weight of the routing belongs to one
+    place, so maps have one size.
 
     Args:
         channels: of the feature map.

@@ -1,8 +1,9 @@
 """What several processes must agree on: gathered embeddings, summed statistics.
 
-The rule of the house: the loss and the gradient on W processes with B/W samples each equal those of one process with B samples. A
-collective that knows its gradient makes every process differentiate the sum of all W losses; each process holds the whole loss, so that sum
-is W times the loss, and the average over processes that DDP takes of the gradients removes the W again.
+The rule of the house: the loss and the gradient on W processes with B/W samples each equal those of one process with B
+samples. A collective that knows its gradient makes every process differentiate the sum of all W losses; each process
+holds the whole loss, so that sum is W times the loss, and the average over processes that DDP takes of the gradients
+removes the W again.
 """
 
 from collections.abc import Iterable
@@ -58,7 +59,9 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The rows of all processes in rank order, `(W B, ...)` from `(B, ...)`, with gradient; every process has the same B."""
+    """The rows of all processes in rank order, `(W B, ...)` from `(B, ...)`, with gradient; every process has the same
+    B.
+    """
     return _Gather.apply(tensor) if is_distributed() else tensor
 
 

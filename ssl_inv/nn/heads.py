@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 
 def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
-    """Linear - BatchNorm - ReLU for every width but the last, then a linear map without bias: the projector of VICReg and SIE.
+    """Linear - BatchNorm - ReLU for every width but the last, then a linear map without bias: the projector of VICReg
+    and SIE.
 
     Args:
         inputs: dimensions of the features that come in.
@@ -40,7 +41,8 @@ def _require_widths(widths: Sequence[int]) -> None:
 
 
 def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -> nn.Sequential:
-    """Linear - BatchNorm - ReLU for every width but the last, then Linear - BatchNorm without scale and shift: SimSiam's and MoCo v3's.
+    """Linear - BatchNorm - ReLU for every width but the last, then Linear - BatchNorm without scale and shift:
+    SimSiam's and MoCo v3's.
 
     No linear map has a bias, as the normalisation behind it would take it away.
 
@@ -59,7 +61,8 @@ def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -
 
 
 class PrototypeHead(nn.Module):
-    """An MLP to normalised embeddings, and their similarities with K prototypes: DINO's head (Caron et al., ICCV 2021, app. C) and iBOT's.
+    """An MLP to normalised embeddings, and their similarities with K prototypes: DINO's head (Caron et al., ICCV 2021,
+    app. C) and iBOT's.
 
     Args:
         inputs: dimensions of the features that come in.
@@ -107,10 +110,11 @@ class PrototypeHead(nn.Module):
 
 
 class DynamicHead(nn.Module):
-    """Predicts bags of words with a linear classifier that a network makes of the words (Gidaris et al., CVPR 2021, sec. 3.3).
+    """Predicts bags of words with a linear classifier that a network makes of the words (Gidaris et al., CVPR 2021,
+    sec. 3.3).
 
-    W = l2(Linear(ReLU(BatchNorm(Linear(l2(V)))))), row by row, and the logits of a feature s are kappa W s. Words change all the time, and
-    what is learnt of one is of use for those that are like it.
+    W = l2(Linear(ReLU(BatchNorm(Linear(l2(V)))))), row by row, and the logits of a feature s are kappa W s. Words
+    change all the time, and what is learnt of one is of use for those that are like it.
 
     Args:
         channels: of the words.
@@ -140,8 +144,8 @@ class DynamicHead(nn.Module):
 class WordNorm(nn.Module):
     """Batch normalisation over words.
 
-    Every process has all words: statistics that several processes share would count each word several times. Batch normalisation as torch
-    knows it is made to share them, and this one is not.
+    Every process has all words: statistics that several processes share would count each word several times. Batch
+    normalisation as torch knows it is made to share them, and this one is not.
 
     Args:
         features: dimensions of a word.

@@ -1,7 +1,7 @@
 """Loss terms that several objectives share: pure functions of embeddings.
 
-Every function takes the embeddings of one process and gathers them itself, so its value and its gradient are those of the global batch.
-Embeddings are brought to float32 first: squares of half-precision embeddings overflow.
+Every function takes the embeddings of one process and gathers them itself, so its value and its gradient are those of
+the global batch. Embeddings are brought to float32 first: squares of half-precision embeddings overflow.
 """
 
 import math
@@ -46,8 +46,8 @@ def covariance(z: Tensor) -> Tensor:
 def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross entropy over the 2B rows of `x` and `y`, both `(B, D)`.
 
-    Row b of `x` and row b of `y` are each other's positive; the other 2B - 2 rows of the global batch are negatives (Chen et al., "SimCLR",
-    ICML 2020, eq. 1).
+    Row b of `x` and row b of `y` are each other's positive; the other 2B - 2 rows of the global batch are negatives
+    (Chen et al., "SimCLR", ICML 2020, eq. 1).
     """
     x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
@@ -64,12 +64,15 @@ def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
 
 
 def sample_mean(values: Tensor) -> Tensor:
-    """Mean over the samples of all processes, of values `(B, ...)`: shape `(...)`. Cheaper than a gather where samples do not interact."""
+    """Mean over the samples of all processes, of values `(B, ...)`: shape `(...)`. Cheaper than a gather where samples
+    do not interact.
+    """
     return all_sum(values.mean(dim=0)) / world_size()
 
 
 def cosine_error(x: Tensor, y: Tensor) -> Tensor:
-    """Mean over samples of 2 - 2 cos(x, y), for `x` and `y` of shape `(B, D)`: the squared distance of the normalised vectors, from 0 to 4.
+    """Mean over samples of 2 - 2 cos(x, y), for `x` and `y` of shape `(B, D)`: the squared distance of the normalised
+    vectors, from 0 to 4.
 
     BYOL's loss of one direction (Grill et al., NeurIPS 2020, eq. 2).
     """
@@ -79,8 +82,8 @@ def cosine_error(x: Tensor, y: Tensor) -> Tensor:
 def cross_correlation(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """How far the cross-correlation of the dimensions of `x` and `y`, both `(B, D)`, is from the identity.
 
-    Both are normalised over the global batch, biased variance plus 1e-5, as batch normalisation does it; C = x^T y / B. Gives
-    sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 (Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2).
+    Both are normalised over the global batch, biased variance plus 1e-5, as batch normalisation does it; C = x^T y / B.
+    Gives sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 (Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2).
     """
     x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
@@ -121,10 +124,12 @@ def distillation(student: Tensor, targets: Tensor, temperature: float) -> Tensor
 
 @torch.no_grad()
 def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -> Tensor:
-    """Assignments of samples to prototypes that use all prototypes alike: probabilities `(B, K)` of logits `(B, K)`, without gradient.
+    """Assignments of samples to prototypes that use all prototypes alike: probabilities `(B, K)` of logits `(B, K)`,
+    without gradient.
 
-    Exponentials of logits over temperature, of the global batch, are divided by the sums over samples and then by those over prototypes,
-    so many times over (Caron et al., "SwAV", NeurIPS 2020, sec. 3.1; DINOv2, arXiv 2304.07193). In logarithms: nothing over- or underflows.
+    Exponentials of logits over temperature, of the global batch, are divided by the sums over samples and then by those
+    over prototypes, so many times over (Caron et al., "SwAV", NeurIPS 2020, sec. 3.1; DINOv2, arXiv 2304.07193). In
+    logarithms: nothing over- or underflows.
     """
     with torch.autocast(logits.device.type, enabled=False):
         log_q = full_precision(logits) / temperature
@@ -135,10 +140,11 @@ def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -
 
 
 def koleo(x: Tensor) -> Tensor:
-    """Minus the mean logarithm of the distance from each normalised row of `x`, `(B, D)`, to its nearest neighbour in the global batch.
+    """Minus the mean logarithm of the distance from each normalised row of `x`, `(B, D)`, to its nearest neighbour in
+    the global batch.
 
-    The Kozachenko-Leonenko entropy estimate up to constants: it spreads features evenly (Sablayrolles et al., ICLR 2019, eq. 4), with
-    DINOv2's 1e-8 within the distance and within the logarithm.
+    The Kozachenko-Leonenko entropy estimate up to constants: it spreads features evenly (Sablayrolles et al., ICLR
+    2019, eq. 4), with DINOv2's 1e-8 within the distance and within the logarithm.
     """
     z = gather(full_precision(x))
     with torch.autocast(z.device.type, enabled=False):
@@ -155,11 +161,13 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
-    """How much angles between samples of one chunk differ from the first views `x` to the second views `y`, both `(B, D)`.
+    """How much angles between samples of one chunk differ from the first views `x` to the second views `y`, both `(B,
+    D)`.
 
-    L = (2 / B) sum_{i != j of one chunk} (x_i . x_j - y_i . y_j)^2, rows normalised first. It is zero if and only if one orthogonal map for
-    each chunk takes its rows of x to its rows of y (Gupta et al., "Structuring representation geometry with rotationally equivariant
-    contrastive learning", ICLR 2024, prop. 1). The paper's code has the same sum.
+    L = (2 / B) sum_{i != j of one chunk} (x_i . x_j - y_i . y_j)^2, rows normalised first. It is zero if and only if
+    one orthogonal map for each chunk takes its rows of x to its rows of y (Gupta et al., "Structuring representation
+    geometry with rotationally equivariant contrastive learning", ICLR 2024, prop. 1). The paper's code has the same
+    sum.
 
     Args:
         x: embeddings of the first views.
@@ -179,24 +187,27 @@ def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
 def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
     """Mean squared distance of `centre` from the plane through the origin that holds `left` and `right`, all `(B, D)`.
 
-    Rows are normalised first, so it is the squared sine of the angle between a row of `centre` and the great circle through the other two.
+    Rows are normalised first, so it is the squared sine of the angle between a row of `centre` and the great circle
+    through the other two.
     """
     left, centre, right = (F.normalize(full_precision(one), dim=1) for one in (left, centre, right))
-    # Sum and difference of unit vectors are orthogonal. Ends that fall together span no plane: below 1e-3 the second axis fades out.
+    # Sum and difference of unit vectors are orthogonal. Ends that fall together span no plane: below 1e-3 the second
+    # axis fades out.
     for axis in (F.normalize(left + right, dim=1), F.normalize(right - left, dim=1, eps=1e-3)):
         centre = centre - (centre * axis).sum(dim=1, keepdim=True) * axis
     return sample_mean(centre.square().sum(dim=1))
 
 
 def tangent_bend(left: Tensor, centre: Tensor, right: Tensor, normalised: bool = True) -> Tensor:
-    """As `bend`, of the two steps without their parts along `centre`: on a sphere, these point away from it and not along it.
+    """As `bend`, of the two steps without their parts along `centre`: on a sphere, these point away from it and not
+    along it.
 
     Args:
         left: where the way begins, `(B, D)`.
         centre: where it may turn.
         right: where it ends.
-        normalised: whether the part along `centre` is taken along its direction, of length 1. seq-JEPA's code takes it along `centre` as it
-            is, so that of a long one a multiple of that part is taken away.
+        normalised: whether the part along `centre` is taken along its direction, of length 1. seq-JEPA's code takes it
+            along `centre` as it is, so that of a long one a multiple of that part is taken away.
     """
     left, centre, right = full_precision(left), full_precision(centre), full_precision(right)
     axis = F.normalize(centre, dim=1) if normalised else centre
@@ -205,15 +216,19 @@ def tangent_bend(left: Tensor, centre: Tensor, right: Tensor, normalised: bool =
 
 
 def bend(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
-    """Mean of 1 - cos of the angle by which the way from `left` to `right` turns at `centre`, all `(B, D)`; 0 is a straight line."""
+    """Mean of 1 - cos of the angle by which the way from `left` to `right` turns at `centre`, all `(B, D)`; 0 is a
+    straight line.
+    """
     first, second = full_precision(centre) - full_precision(left), full_precision(right) - full_precision(centre)
     return sample_mean(1 - F.cosine_similarity(first, second, dim=1))
 
 
 def symmetric_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of finding a row of `y` by its row of `x` among all rows of `y`, and the other way round; both `(B, D)`.
+    """Cross entropy of finding a row of `y` by its row of `x` among all rows of `y`, and the other way round; both `(B,
+    D)`.
 
-    Mean of the two directions. Negatives come from the other view alone, not from the own one as in `nt_xent`; both sides get gradients.
+    Mean of the two directions. Negatives come from the other view alone, not from the own one as in `nt_xent`; both
+    sides get gradients.
     """
     x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
@@ -241,7 +256,8 @@ def mean_entropy_gap(distributions: Tensor) -> Tensor:
     Zero if all K are used alike on average, log K if one is used alone (Assran et al., "MSN", ECCV 2022, sec. 3).
     """
     mean = sample_mean(full_precision(distributions))
-    # What nobody uses is worth nothing, but entr's gradient there is infinite, and that of a softmax before it 0 times this.
+    # What nobody uses is worth nothing, but entr's gradient there is infinite, and that of a softmax before it 0 times
+    # this.
     return math.log(len(mean)) + (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
 
 
@@ -276,7 +292,8 @@ def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, tempera
     with torch.autocast(student.device.type, enabled=False):
         predicted = F.log_softmax(full_precision(student) / temperature, dim=-1)
         errors = -(targets.to(predicted.dtype) * predicted).sum(dim=-1)
-        # The sample of each masked patch is counted from the mask's row sums; its length is known, so nothing waits for the device.
+        # The sample of each masked patch is counted from the mask's row sums; its length is known, so nothing waits for
+        # the device.
         counts = masked.sum(dim=1)
         samples = torch.repeat_interleave(
             torch.arange(len(masked), device=masked.device), counts, output_size=len(errors)
@@ -291,8 +308,8 @@ def unit_rows(z: Tensor) -> Tensor:
 
 
 def logarithmic_mean_entropy_gap(logarithms: Tensor) -> Tensor:
-    """`mean_entropy_gap` of distributions whose logarithms `(B, K)` are given: its gradient is finite where a probability is too small for
-    the number format.
+    """`mean_entropy_gap` of distributions whose logarithms `(B, K)` are given: its gradient is finite where a
+    probability is too small for the number format.
     """
     samples, classes = logarithms.shape
     mean = gather(full_precision(logarithms).logsumexp(dim=0, keepdim=True)).logsumexp(dim=0) - math.log(
@@ -315,7 +332,8 @@ def contrast(positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
 
 
 def find_own(queries: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of finding, among the candidates of the global batch, the one of the query's own sample; both `(B, D)`.
+    """Cross entropy of finding, among the candidates of the global batch, the one of the query's own sample; both `(B,
+    D)`.
 
     One direction of `symmetric_info_nce`, and `info_nce` with a gradient for both sides.
     """
@@ -327,9 +345,11 @@ def find_own(queries: Tensor, candidates: Tensor, temperature: float) -> Tensor:
 
 
 def token_error(predicted: Tensor, targets: Tensor, error: Error = "smooth-l1") -> Tensor:
-    """Mean over samples, tokens and dimensions of the difference r of predicted tokens and their targets, both `(B, ..., C)`.
+    """Mean over samples, tokens and dimensions of the difference r of predicted tokens and their targets, both `(B,
+    ..., C)`.
 
-    `smooth-l1` is r^2 / 2 where |r| < 1 and |r| - 1 / 2 elsewhere (I-JEPA's code), `squared` r^2 and `absolute` |r| (V-JEPA).
+    `smooth-l1` is r^2 / 2 where |r| < 1 and |r| - 1 / 2 elsewhere (I-JEPA's code), `squared` r^2 and `absolute` |r|
+    (V-JEPA).
     """
     predicted, targets = full_precision(predicted), full_precision(targets)
     if error == "smooth-l1":

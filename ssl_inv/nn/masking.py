@@ -32,20 +32,23 @@ class Masks:
 class BlockMasking(nn.Module):
     """I-JEPA's multi-block masks (Assran et al., CVPR 2023, sec. 3 and appendix A), of keyed random numbers.
 
-    In each step one shape is drawn for all target blocks and one for all contexts, and for every sample where its blocks lie. Its context
-    is what the target blocks leave of a block of its own. Contexts with more patches than the smallest of the global batch lose the surplus
-    at random, so that all have as many. Where a sample's blocks lie depends on seed, step and sample alone.
+    In each step one shape is drawn for all target blocks and one for all contexts, and for every sample where its
+    blocks lie. Its context is what the target blocks leave of a block of its own. Contexts with more patches than the
+    smallest of the global batch lose the surplus at random, so that all have as many. Where a sample's blocks lie
+    depends on seed, step and sample alone.
 
     Args:
         blocks: M, target blocks of a sample.
         scale: smallest and largest share of the patches in a target block.
         aspect: smallest and largest height over width of a target block.
         context_scale: smallest and largest share of the patches in the square that the context is taken from.
-        least_context: patches; a sample with fewer is drawn anew, up to twenty times, and the draw that leaves most counts.
+        least_context: patches; a sample with fewer is drawn anew, up to twenty times, and the draw that leaves most
+        counts.
         seed: decides all masks, with the number of the step and of the sample.
 
     Attributes:
-        steps_done: the number of optimiser steps done. On the host, as reading it from a device would wait for the device.
+        steps_done: the number of optimiser steps done. On the host, as reading it from a device would wait for the
+            device.
 
     Raises:
         ValueError: if a setting is out of its range.
@@ -124,7 +127,8 @@ class BlockMasking(nn.Module):
         return torch.zeros(len(targets), grid[0] * grid[1], dtype=torch.bool).scatter_(1, targets, True).view(-1, *grid)
 
     def draw(self, samples: NDArray[np.int64], grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The target blocks `(B, M, m)`, and which patches are in the context `(B, N)`; not equally many in all samples.
+        """The target blocks `(B, M, m)`, and which patches are in the context `(B, N)`; not equally many in all
+        samples.
 
         Args:
             samples: their numbers in the data set, `(B,)`.
@@ -177,7 +181,9 @@ def block_shape(grid: Grid, scale: Sequence[float], aspect: Sequence[float], uni
 
 
 def place_blocks(grid: Grid, shape: Grid, units: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The patches of blocks of one shape, row by row, `(B, M, m)`; `units` are numbers from [0, 1) for top and left, `(B, M, 2)`."""
+    """The patches of blocks of one shape, row by row, `(B, M, m)`; `units` are numbers from [0, 1) for top and left,
+    `(B, M, 2)`.
+    """
     top, left = ((units[..., axis] * (grid[axis] - shape[axis] + 1)).astype(np.int64) for axis in (0, 1))
     inside = np.arange(shape[0])[:, None] * grid[1] + np.arange(shape[1])
     return (top * grid[1] + left)[..., None] + inside.ravel()

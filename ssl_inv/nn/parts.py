@@ -32,7 +32,8 @@ class _AroundModel(nn.Module):
 
 
 class SomeChannels(_AroundModel):
-    """A timm model that shows some channels of its features; all else that is asked of it, such as `patch_embed`, is the model's.
+    """A timm model that shows some channels of its features; all else that is asked of it, such as `patch_embed`, is
+    the model's.
 
     Args:
         model: the whole model.
@@ -64,7 +65,8 @@ class SomeChannels(_AroundModel):
         return shown
 
     def forward_head(self, shown: Tensor) -> Tensor:
-        """Pooled features `(B, channels)` of what `forward_features` has just given: a model may normalise all channels together.
+        """Pooled features `(B, channels)` of what `forward_features` has just given: a model may normalise all channels
+        together.
 
         Raises:
             ValueError: if it is anything else.
@@ -92,12 +94,15 @@ class SomeChannels(_AroundModel):
         return [*before, {**last, "num_chs": self.num_features}]
 
     def forward_intermediates(self, pixels: Tensor, **options: Any) -> list[Tensor]:
-        """Maps of several stages, the last of them with the channels that are shown; what comes before, all channels are made of."""
+        """Maps of several stages, the last of them with the channels that are shown; what comes before, all channels
+        are made of.
+        """
         *before, last = self.model.forward_intermediates(pixels, **{**options, "intermediates_only": True})  # type: ignore[operator]
         return [*before, last[:, self.shown]]
 
     def features_of(self, pixels: Tensor) -> Tensor:
-        """All channels of the last map `(B, D, h, w)` of views that the backbone has seen, alone or behind each other in a larger batch.
+        """All channels of the last map `(B, D, h, w)` of views that the backbone has seen, alone or behind each other
+        in a larger batch.
 
         What it has not seen, or not all patches of, goes through it now.
         """
@@ -140,7 +145,9 @@ class SomeChannels(_AroundModel):
 
 
 def require_pooled_channels(model: nn.Module) -> None:
-    """Raise a `ValueError` if a model's pooled features are not the channels of its last map, as behind a hidden layer they are not."""
+    """Raise a `ValueError` if a model's pooled features are not the channels of its last map, as behind a hidden layer
+    they are not.
+    """
     channels, pooled = model.num_features, getattr(model, "head_hidden_size", None)
     if pooled not in (None, channels):
         raise ValueError(
@@ -150,7 +157,8 @@ def require_pooled_channels(model: nn.Module) -> None:
 
 
 def leave_out_head(model: nn.Module) -> None:
-    """Leave the layers of a model behind its last map as they are, such as ConvNeXt's last norm: where only the map is seen, none learns.
+    """Leave the layers of a model behind its last map as they are, such as ConvNeXt's last norm: where only the map is
+    seen, none learns.
 
     Raises:
         ValueError: if the pooled features are not the channels of the map.
@@ -164,7 +172,8 @@ def leave_out_head(model: nn.Module) -> None:
 
 
 class OnePass(_AroundModel):
-    """A timm model through which the same batch passes once, however often it is asked about it; to be made anew for every loss.
+    """A timm model through which the same batch passes once, however often it is asked about it; to be made anew for
+    every loss.
 
     Args:
         model: the whole model, whose everything else this has too.

@@ -16,18 +16,20 @@ from ssl_inv.transforms.quaternions import quaternion_multiply
 class BilinearPredictor(nn.Module):
     """Applies to each embedding the matrix that a linear hypernetwork makes of its action: y = sum_k a_k W_k x.
 
-    This is SIE's predictor (Garrido et al., "Self-supervised learning of split invariant equivariant representations", ICML 2023, sec. 3.2)
-    with its default hypernetwork, one linear map without bias from the action to a D x D matrix. Applying every W_k to the batch and mixing
-    the results by the action gives the same numbers as building B matrices, in B K D numbers of memory instead of B D^2.
+    This is SIE's predictor (Garrido et al., "Self-supervised learning of split invariant equivariant representations",
+    ICML 2023, sec. 3.2) with its default hypernetwork, one linear map without bias from the action to a D x D matrix.
+    Applying every W_k to the batch and mixing the results by the action gives the same numbers as building B matrices,
+    in B K D numbers of memory instead of B D^2.
 
     The prediction is linear and odd in the action, so it cannot be the identity for every action.
 
     Args:
         embedding: D, dimensions of an embedding.
         action: K, length of the action vector.
-        quaternion: where in the action a quaternion q begins, scalar last, by which the predictor multiplies at first: every four
-            dimensions of the embedding are a quaternion p, the prediction is p q, and numbers of the action beside q do nothing yet.
-            Dimensions that are left over are multiplied by its scalar. None begins with random matrices.
+        quaternion: where in the action a quaternion q begins, scalar last, by which the predictor multiplies at first:
+            every four dimensions of the embedding are a quaternion p, the prediction is p q, and numbers of the action
+            beside q do nothing yet. Dimensions that are left over are multiplied by its scalar. None begins with random
+            matrices.
     """
 
     def __init__(self, embedding: int, action: int, quaternion: int | None = None) -> None:
@@ -63,10 +65,11 @@ def _multiplication_by_quaternion(dimensions: int) -> Tensor:
 
 
 class HypernetworkPredictor(nn.Module):
-    """An MLP on the embedding whose weights are written, sample by sample, by an MLP on the action: SIE's deep hypernetwork.
+    """An MLP on the embedding whose weights are written, sample by sample, by an MLP on the action: SIE's deep
+    hypernetwork.
 
-    The hypernetwork is K - K - K - P with ReLU, P being the number of weights of the predictor; they are laid out layer by layer, each
-    layer's matrix row by row and then its bias. B x P numbers exist at once: keep the predictor small.
+    The hypernetwork is K - K - K - P with ReLU, P being the number of weights of the predictor; they are laid out layer
+    by layer, each layer's matrix row by row and then its bias. B x P numbers exist at once: keep the predictor small.
 
     Args:
         widths: dimensions of the predictor from its input to its output, `(D, ..., D)`.
@@ -116,10 +119,11 @@ class ConcatenationPredictor(nn.Module):
 
 
 class EmbeddedActionPredictor(nn.Module):
-    """A network on the embedding and, beside it, the action: mapped linearly to E dimensions and batch-normalised without affine part.
+    """A network on the embedding and, beside it, the action: mapped linearly to E dimensions and batch-normalised
+    without affine part.
 
-    So EquiMod, conditional BYOL and seq-JEPA tell their predictors of the action. The normalisation makes the embedded dimensions alike,
-    not the numbers of the action: of two on different scales, the larger one is heard.
+    So EquiMod, conditional BYOL and seq-JEPA tell their predictors of the action. The normalisation makes the embedded
+    dimensions alike, not the numbers of the action: of two on different scales, the larger one is heard.
 
     Args:
         action: K, length of the action vector.
@@ -156,7 +160,8 @@ def action_predictor(
         quaternion: see `BilinearPredictor`.
 
     Raises:
-        ValueError: if a bilinear predictor is to have hidden layers, or another one is to begin as multiplication by a quaternion.
+        ValueError: if a bilinear predictor is to have hidden layers, or another one is to begin as multiplication by a
+            quaternion.
     """
     if kind == "bilinear":
         if hidden:

@@ -13,10 +13,11 @@ from ssl_inv.transforms import keyed_random
 
 
 class RandomDirections(nn.Module):
-    """Unit vectors that depend on a seed and the number of the step alone, so that processes have the same without a message.
+    """Unit vectors that depend on a seed and the number of the step alone, so that processes have the same without a
+    message.
 
-    An objective that has some calls `advance` in `after_step`. The step is saved with the objective; the micro-batches of one step share
-    their directions. CPU and GPU draw different ones.
+    An objective that has some calls `advance` in `after_step`. The step is saved with the objective; the micro-batches
+    of one step share their directions. CPU and GPU draw different ones.
 
     Args:
         count: how many.
@@ -58,23 +59,26 @@ def _read_step_again(module: RandomDirections, incompatible: Any) -> None:
 
 
 def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, scale_by_batch: bool = True) -> Tensor:
-    """How far embeddings are from standard normal ones: sketched isotropic Gaussian regularisation, an anti-collapse term.
+    """How far embeddings are from standard normal ones: sketched isotropic Gaussian regularisation, an anti-collapse
+    term.
 
-    Along every direction s the characteristic function of the N embeddings of the global batch, phi_s(t) = mean_n exp(i t s . z_n), is
-    compared with that of the normal distribution (the test of Epps and Pulley, 1983):
+    Along every direction s the characteristic function of the N embeddings of the global batch, phi_s(t) = mean_n exp(i
+    t s . z_n), is compared with that of the normal distribution (the test of Epps and Pulley, 1983):
 
         SIGReg(z) = mean_s N integral |phi_s(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt,
 
-    by the trapezoid rule on [0, reach], doubled as the integrand is even (Balestriero, LeCun, "LeJEPA", 2025, arXiv 2511.08544). It has a
-    gradient everywhere, however small the batch. The values of B x S x nodes cosines and sines exist at once.
+    by the trapezoid rule on [0, reach], doubled as the integrand is even (Balestriero, LeCun, "LeJEPA", 2025, arXiv
+    2511.08544). It has a gradient everywhere, however small the batch. The values of B x S x nodes cosines and sines
+    exist at once.
 
     Args:
         z: `(B, D)`, or several such `(V, B, D)`, each of which is a sample of its own; the mean over these is given.
         directions: unit vectors `(D, S)`, the same on all processes, and others in every step.
         nodes: points of the trapezoid rule.
         reach: the largest t.
-        scale_by_batch: whether N stands before the integral, as in the paper. Normal embeddings then give the same value whatever N, and
-            the same distance from normality weighs N times as much; without, a weight means the same for every batch size.
+        scale_by_batch: whether N stands before the integral, as in the paper. Normal embeddings then give the same
+            value whatever N, and the same distance from normality weighs N times as much; without, a weight means the
+            same for every batch size.
     """
     z = full_precision(z)
     with torch.autocast(z.device.type, enabled=False):

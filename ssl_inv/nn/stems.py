@@ -10,8 +10,8 @@ from torch import nn
 Stem = Literal["default", "3x3-stride1", "3x3-stride2"]
 """The first layers of a ResNet.
 
-`default` halves the resolution twice (7x7 of stride 2, max-pool); `3x3-stride2` halves it once and `3x3-stride1` not at all, both without
-max-pool: the usual stems for images of 64 and of 32 pixels.
+`default` halves the resolution twice (7x7 of stride 2, max-pool); `3x3-stride2` halves it once and `3x3-stride1` not at
+all, both without max-pool: the usual stems for images of 64 and of 32 pixels.
 """
 
 

@@ -1,4 +1,6 @@
-"""Groups that act on images and on feature maps without resampling: nothing is lost, and an element and its inverse cancel exactly."""
+"""Groups that act on images and on feature maps without resampling: nothing is lost, and an element and its inverse
+cancel exactly.
+"""
 
 from abc import ABC, abstractmethod
 
@@ -12,7 +14,10 @@ Sides = tuple[int, int]
 
 
 class Symmetry(ABC):
-    """A finite group, cyclic or a product of two cyclic ones. Elements are numbers from 0, the identity, to the order less 1."""
+    """A finite group, cyclic or a product of two cyclic ones.
+
+    Elements are numbers from 0, the identity, to the order less 1.
+    """
 
     @abstractmethod
     def order(self, sides: Sides) -> int:
@@ -54,7 +59,9 @@ class Flips(Symmetry):
 
 
 class Hues(Symmetry):
-    """Red, green and blue exchanged in a circle, which turns hues by 120 degrees where the three channels are normalised alike."""
+    """Red, green and blue exchanged in a circle, which turns hues by 120 degrees where the three channels are
+    normalised alike.
+    """
 
     def order(self, sides: Sides) -> int:
         return 3
@@ -92,7 +99,8 @@ SYMMETRIES: dict[str, Symmetry] = {"turns": Turns(), "flips": Flips(), "hues": H
 
 
 def permute_back(maps: Tensor, element: int, order: int) -> Tensor:
-    """The channels of maps `(B, C, h, w)` permuted by the inverse of an element of a cyclic group, as its regular representation does.
+    """The channels of maps `(B, C, h, w)` permuted by the inverse of an element of a cyclic group, as its regular
+    representation does.
 
     Channels stand in blocks, one for each element; what is left over stays as it is.
     """

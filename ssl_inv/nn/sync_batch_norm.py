@@ -8,7 +8,9 @@ from ssl_inv.nn.precision import full_precision
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with the statistics of all processes, on any device; torch's own `SyncBatchNorm` runs on accelerators only."""
+    """Batch normalisation with the statistics of all processes, on any device; torch's own `SyncBatchNorm` runs on
+    accelerators only.
+    """
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
         if input.dim() < 2:
@@ -59,7 +61,8 @@ class _BatchNormAct(_BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch normalisation inside by one whose statistics are those of the global batch; parameters and names stay.
+    """Replace every batch normalisation inside by one whose statistics are those of the global batch; parameters and
+    names stay.
 
     Args:
         module: changed in place where it can be.

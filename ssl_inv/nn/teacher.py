@@ -15,9 +15,11 @@ from ssl_inv.nn.distributed import all_sum, world_size
 
 
 class CentredTargets(nn.Module):
-    """What DINO's student shall predict: softmax((t - c) / temperature) of the teacher's logits t, with a moving average c of them.
+    """What DINO's student shall predict: softmax((t - c) / temperature) of the teacher's logits t, with a moving
+    average c of them.
 
-    Centring keeps one prototype from taking everything, a low temperature keeps all from being alike (Caron et al., ICCV 2021, eq. 4).
+    Centring keeps one prototype from taking everything, a low temperature keeps all from being alike (Caron et al.,
+    ICCV 2021, eq. 4).
 
     Args:
         prototypes: K, the number of logits.
@@ -79,8 +81,9 @@ def _forget_waiting(targets: nn.Module, _: Any) -> None:
 class Teacher(nn.Module):
     """A copy of a network whose parameters are a moving average of the network's.
 
-    Nothing is learned in it: it is called without gradients, and stands in training or evaluation mode like any module. Its buffers, such
-    as the running statistics of batch normalisation, are its own, as in the papers' code. Of dropout and stochastic depth it has none.
+    Nothing is learned in it: it is called without gradients, and stands in training or evaluation mode like any module.
+    Its buffers, such as the running statistics of batch normalisation, are its own, as in the papers' code. Of dropout
+    and stochastic depth it has none.
 
     Args:
         network: what it begins as a copy of and follows.
@@ -101,7 +104,9 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow_statistics(self, network: nn.Module, momentum: float) -> None:
-        """Likewise for buffers of real numbers, which of a teacher that never sees a batch in training mode would stay as they began."""
+        """Likewise for buffers of real numbers, which of a teacher that never sees a batch in training mode would stay
+        as they began.
+        """
         own, others = (
             [one for one in module.buffers() if one.is_floating_point()] for module in (self.network, network)
         )
@@ -109,7 +114,9 @@ class Teacher(nn.Module):
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:
-    """The network with every probability of dropout and stochastic depth set to 0, so that its mode decides nothing about them."""
+    """The network with every probability of dropout and stochastic depth set to 0, so that its mode decides nothing
+    about them.
+    """
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0

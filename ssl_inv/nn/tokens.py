@@ -1,4 +1,6 @@
-"""What I-JEPA and image world models share: masks of blocks, an encoder of the patches between them, a predictor of those within them."""
+"""What I-JEPA and image world models share: masks of blocks, an encoder of the patches between them, a predictor of
+those within them.
+"""
 
 from contextlib import nullcontext
 from functools import partial
@@ -55,7 +57,9 @@ Grid = tuple[int, int]
 
 
 def require_patch_tokens(backbone: Backbone, objective: str) -> None:
-    """Raise a `ValueError` unless the backbone is a vision transformer whose patches can be dropped and whose features are their mean."""
+    """Raise a `ValueError` unless the backbone is a vision transformer whose patches can be dropped and whose features
+    are their mean.
+    """
     model: Any = backbone.model
     if isinstance(model, SomeChannels):
         raise SettingError("base", f"{objective} predicts whole tokens, and cannot have some of their channels alone")
@@ -92,8 +96,8 @@ def take(tokens: Tensor, patches: Tensor) -> Tensor:
 def encode_visible(backbone: Backbone, pixels: Tensor, patches: Tensor) -> Tensor:
     """Tokens `(B, n, C)` of some patches, by a transformer that is given no others.
 
-    The others are dropped before the first block, after positions were added, so that nothing is computed of them. Class and register
-    tokens stay, and are left out of the result.
+    The others are dropped before the first block, after positions were added, so that nothing is computed of them.
+    Class and register tokens stay, and are left out of the result.
 
     Args:
         backbone: a transformer that `require_patch_tokens` accepts.
@@ -117,11 +121,13 @@ def normalised(tokens: Tensor) -> Tensor:
 
 
 class TokenPredictor(nn.Module):
-    """A narrow vision transformer that makes the tokens of unseen patches of those of seen ones (I-JEPA, sec. 3, "Prediction").
+    """A narrow vision transformer that makes the tokens of unseen patches of those of seen ones (I-JEPA, sec. 3,
+    "Prediction").
 
-    Seen tokens are mapped to the predictor's width; every unseen patch is asked for by one learnt token. Both have the fixed sine-cosine
-    position of their patch added. Each block of unseen patches is predicted on its own, as a sequence with all seen patches. An action is
-    put beside every asking token, and three linear layers with ReLU mix the two, the "feature conditioning" of Image World Models.
+    Seen tokens are mapped to the predictor's width; every unseen patch is asked for by one learnt token. Both have the
+    fixed sine-cosine position of their patch added. Each block of unseen patches is predicted on its own, as a sequence
+    with all seen patches. An action is put beside every asking token, and three linear layers with ReLU mix the two,
+    the "feature conditioning" of Image World Models.
 
     Args:
         tokens: C, dimensions of the encoder's tokens.
@@ -153,7 +159,8 @@ class TokenPredictor(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         for layer in self.conditioning or ():
             if isinstance(layer, nn.Linear):
-                # A transformer's small weights would leave nothing of place and action after three layers without shortcuts.
+                # A transformer's small weights would leave nothing of place and action after three layers without
+                # shortcuts.
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(

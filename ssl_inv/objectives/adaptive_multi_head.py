@@ -19,32 +19,36 @@ from ssl_inv.views import Pair, Views
 
 
 class AdaptiveMultiHead(Objective):
-    """Adaptive multi-head contrastive learning, on SimCLR's pairs (Wang, Koniusz, Gedeon, Zheng, ECCV 2024), from the paper's equations.
+    """Adaptive multi-head contrastive learning, on SimCLR's pairs (Wang, Koniusz, Gedeon, Zheng, ECCV 2024), from the
+    paper's equations.
 
-    Every head projects a view i to z_i, and a small network tells the temperature of each pair, t_ij = low + (high - low) sigmoid(MLP([z_i,
-    z_j])). With j the other view of i, n all views of other samples, s the cosine and d the dimension of z,
+    Every head projects a view i to z_i, and a small network tells the temperature of each pair, t_ij = low + (high -
+    low) sigmoid(MLP([z_i, z_j])). With j the other view of i, n all views of other samples, s the cosine and d the
+    dimension of z,
 
         L = mean_i sum_heads [-s_ij / t_ij + max_n s_in / t_in + regularisation (Omega(t_ij) - Omega(t_in))],
 
         Omega(t) = d/2 log t + 1 / t,
 
-    the last t_in being that of the n that has the maximum. It is the likelihood of positives as a Gaussian around the view, of variance t.
-    As it stands it is not bounded: a pair whose cosine is above `regularisation` gains without end by a lower temperature, so it is `low`
-    that ends it, and gradients have the size of 1 / low. Nor does it keep features apart at first: where all cosines are near one, the
-    hardest negative repels no more than the positive attracts, and in short training features collapse. `negatives: all` is the repair: the
-    logarithm of the sum over n of exp(s_in / t_in), of which the maximum is the largest part, and the mean of Omega(t_in) with the weights
-    of that sum. The authors' code, which does not run, has a loss without negatives.
+    the last t_in being that of the n that has the maximum. It is the likelihood of positives as a Gaussian around the
+    view, of variance t. As it stands it is not bounded: a pair whose cosine is above `regularisation` gains without end
+    by a lower temperature, so it is `low` that ends it, and gradients have the size of 1 / low. Nor does it keep
+    features apart at first: where all cosines are near one, the hardest negative repels no more than the positive
+    attracts, and in short training features collapse. `negatives: all` is the repair: the logarithm of the sum over n
+    of exp(s_in / t_in), of which the maximum is the largest part, and the mean of Omega(t_in) with the weights of that
+    sum. The authors' code, which does not run, has a loss without negatives.
 
     When:
-        A study of temperatures and of heads, on pairs made by many augmentations, where the paper finds most of its gain over SimCLR. Not
-        as a first choice: as published it collapses easily, and the range of the temperatures takes care. Nor where features have
-        to tell how an image was seen.
+        A study of temperatures and of heads, on pairs made by many augmentations, where the paper finds most of its
+        gain over SimCLR. Not as a first choice: as published it collapses easily, and the range of the temperatures
+        takes care. Nor where features have to tell how an image was seen.
 
     Args:
         projector: widths of the layers of each head.
         heads: how many.
-        hidden: width of the hidden layer of the network that tells temperatures. It has a value for every pair of views of the global batch
-            and this process's part of it: batches of 256 and a width of 128 take 134 MB for each head.
+        hidden: width of the hidden layer of the network that tells temperatures. It has a value for every pair of views
+            of the global batch and this process's part of it: batches of 256 and a width of 128 take 134 MB for each
+            head.
         temperatures: low and high; the authors' low of 0.00001 needs a small learning rate or a clipped gradient.
         regularisation: weight of Omega; beta in the paper.
         negatives: `hardest` as in the paper, or `all`.
@@ -102,7 +106,8 @@ class AdaptiveMultiHead(Objective):
 
 
 class PairTemperature(nn.Module):
-    """A temperature for every pair of a row and a column: low + (high - low) sigmoid of an MLP, with one hidden layer, on both.
+    """A temperature for every pair of a row and a column: low + (high - low) sigmoid of an MLP, with one hidden layer,
+    on both.
 
     Args:
         dimensions: D, of one of both.
@@ -116,7 +121,8 @@ class PairTemperature(nn.Module):
         self.low, self.high = low, high
         self.row, self.column = nn.Linear(dimensions, hidden), nn.Linear(dimensions, hidden, bias=False)
         self.output = nn.Linear(hidden, 1)
-        # Side by side the two are one linear layer on [row, column]; apart, the 2 D numbers of every pair are never written down.
+        # Side by side the two are one linear layer on [row, column]; apart, the 2 D numbers of every pair are never
+        # written down.
         for part in (self.row.weight, self.column.weight, self.row.bias):
             nn.init.uniform_(part, -1 / math.sqrt(2 * dimensions), 1 / math.sqrt(2 * dimensions))
 
@@ -130,10 +136,12 @@ def pair_terms(similarities: Tensor, temperatures: Tensor, dimensions: int, hard
     """The mean over views of -s / t of the positive, s / t of the negatives, and the difference of their Omega: `(3,)`.
 
     Args:
-        similarities: of this process's 2 B views, the first of its samples before the second, with those of all, likewise, `(2 B, 2 W B)`.
+        similarities: of this process's 2 B views, the first of its samples before the second, with those of all,
+        likewise, `(2 B, 2 W B)`.
         temperatures: of the same pairs.
         dimensions: d in Omega(t) = d/2 log t + 1 / t.
-        hardest: whether negatives count by the one whose s / t is largest, or all by the logarithm of the sum of exp(s / t).
+        hardest: whether negatives count by the one whose s / t is largest, or all by the logarithm of the sum of exp(s
+            / t).
     """
     views, everyone = similarities.shape
     samples, of_all = views // 2, everyone // 2

@@ -26,21 +26,23 @@ _RANGES = {"brightness": 1.6, "contrast": 1.6, "saturation": 1.6, "hue": 0.4, "b
 class AugSelf(Objective):
     """Augmentation-aware self-supervision (Lee, Lee, Lee, Lee, Shin, NeurIPS 2021) on top of SimCLR.
 
-    From the features h_x and h_y of both views, not from their embeddings, one head g_t for each kind of parameter tells by how much it
-    differs, d_t:
+    From the features h_x and h_y of both views, not from their embeddings, one head g_t for each kind of parameter
+    tells by how much it differs, d_t:
 
-        L = NT-Xent(z_x, z_y; temperature) + weight sum_t (l_t(g_t(h_x, h_y), d_t(x, y)) + l_t(g_t(h_y, h_x), d_t(y, x))) / 2
+        L = NT-Xent(z_x, z_y; temperature) + weight sum_t (l_t(g_t(h_x, h_y), d_t(x, y)) + l_t(g_t(h_y, h_x), d_t(y,
+        x))) / 2
 
-    l is the mean squared error of tanh g, and for yes or no (flip, grey) the cross entropy of whether the views differ. `crop` is the
-    difference of centres and of sides in fractions of the image, the centre of a flipped view mirrored; `colour` the differences of
-    the four jitter factors, each over the whole of its range in SimCLR's policy at strength 1; `brightness`, `contrast`, `saturation`,
-    `hue` and `blur` are these singly. Any other parameter is told as its action vector: a rotation as quaternion, a position on a circle as
-    cosine and sine.
+    l is the mean squared error of tanh g, and for yes or no (flip, grey) the cross entropy of whether the views differ.
+    `crop` is the difference of centres and of sides in fractions of the image, the centre of a flipped view mirrored;
+    `colour` the differences of the four jitter factors, each over the whole of its range in SimCLR's policy at strength
+    1; `brightness`, `contrast`, `saturation`, `hue` and `blur` are these singly. Any other parameter is told as its
+    action vector: a rotation as quaternion, a position on a circle as cosine and sine.
 
     When:
-        An invariant objective loses something that the task needs, such as colour or place, and the augmentation or the data record it: the
-        heads make the backbone's features keep what the projector may drop. Two views, no prediction, little cost. Not where the effect of
-        an action has to be predicted, since nothing here maps one view to another; nor where the features are to come in parts.
+        An invariant objective loses something that the task needs, such as colour or place, and the augmentation or the
+        data record it: the heads make the backbone's features keep what the projector may drop. Two views, no
+        prediction, little cost. Not where the effect of an action has to be predicted, since nothing here maps one view
+        to another; nor where the features are to come in parts.
 
     Args:
         parameters: what is told, a head for each: `crop`, `colour`, or a recorded parameter.
@@ -48,11 +50,12 @@ class AugSelf(Objective):
         hidden: widths of the heads' hidden layers.
         normalised_heads: whether the heads' hidden layers are batch-normalised.
         bounded: whether the heads end in tanh. Differences then have to lie between -1 and 1, as those above do.
-        symmetric: whether both orders of the two views are told. SIE's comparison has one order, no tanh and no normalisation.
+        symmetric: whether both orders of the two views are told. SIE's comparison has one order, no tanh and no
+        normalisation.
         projector: widths of the projector's layers.
         temperature: divides the cosine similarities.
-        convention: how actions other than `crop` and `colour` are written as a vector; `sie` are quaternions with the sign that the product
-            has, and plain differences of hues.
+        convention: how actions other than `crop` and `colour` are written as a vector; `sie` are quaternions with the
+            sign that the product has, and plain differences of hues.
     """
 
     def __init__(

@@ -21,13 +21,15 @@ class BarlowTwins(Objective):
         L = scale (sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2).
 
     When:
-        An invariant baseline without negatives and teacher, with one weight to set; wide projectors are what the paper gains by. Not with
-        batches so small that correlations between dimensions are noise, nor where features have to tell how an image was seen.
+        An invariant baseline without negatives and teacher, with one weight to set; wide projectors are what the paper
+        gains by. Not with batches so small that correlations between dimensions are noise, nor where features have to
+        tell how an image was seen.
 
     Args:
         projector: widths of the projector's layers.
         redundancy: weight of the correlations between different dimensions.
-        scale: weight of both terms; with LARS it changes little, other optimisers or narrower projectors may want another.
+        scale: weight of both terms; with LARS it changes little, other optimisers or narrower projectors may want
+            another.
     """
 
     def __init__(

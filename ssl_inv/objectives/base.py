@@ -28,11 +28,15 @@ Losses = Mapping[str, Term]
 
 
 Encoder = Callable[[Tensor], dict[str, Tensor]]
-"""From normalised pixels `(B, 3, H, W)` to the features of each part that evaluation may probe, `(B, D)` each; "all" is always there."""
+"""From normalised pixels `(B, 3, H, W)` to the features of each part that evaluation may probe, `(B, D)` each; "all" is
+always there.
+"""
 
 
 Aggregation = Callable[[Tensor, Sequence[Action]], Tensor]
-"""From the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each to the next to one vector, `(B, D')`."""
+"""From the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each to the next to one
+vector, `(B, D')`.
+"""
 
 
 class Predictor(Protocol):
@@ -50,24 +54,29 @@ class Predictor(Protocol):
 class Objective(nn.Module, ABC):
     """A self-supervised objective: the views it needs, its loss, and what of the features it lets others judge.
 
-    Constructors take two positional arguments from the engine, then keyword-only settings, which are the recipe's schema:
+    Constructors take two positional arguments from the engine, then keyword-only settings, which are the recipe's
+    schema:
 
         features: dimensions of the backbone's pooled vector.
-        groups: the parameters that the transform of every view will have, by name; those that the objective's own plan adds, which are
-            `self.plan.groups`, are not among them.
+        groups: the parameters that the transform of every view will have, by name; those that the objective's own plan
+            adds, which are `self.plan.groups`, are not among them.
 
     All state that affects training is a parameter or a persistent buffer, so that a checkpoint holds it.
     """
 
     parameters_used: list[str] = []  # noqa: RUF012 - never changed, objectives set their own
-    """The recorded parameters that `predictor` and `aggregation` read off actions; where evaluation's data lack one, neither is judged."""
+    """The recorded parameters that `predictor` and `aggregation` read off actions; where evaluation's data lack one,
+    neither is judged.
+    """
 
     told_of_plain_views: bool = False
     """Whether the views of which it is told something are the data's own, with nothing done to them."""
 
     @property
     def parameters_told(self) -> list[str]:
-        """The recorded parameters that the loss reads; of what the data record and an augmentation makes untrue, a run warns."""
+        """The recorded parameters that the loss reads; of what the data record and an augmentation makes untrue, a run
+        warns.
+        """
         return self.parameters_used
 
     @property
@@ -77,13 +86,18 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        """The terms of the loss on a batch; equal on every process and equal to those of one process with the global batch."""
+        """The terms of the loss on a batch; equal on every process and equal to those of one process with the global
+        batch.
+        """
 
     def adopt(self, backbone: Backbone) -> None:
-        """Called once, before training and before any checkpoint is loaded: keep what is needed of the backbone, such as a teacher."""
+        """Called once, before training and before any checkpoint is loaded: keep what is needed of the backbone, such
+        as a teacher.
+        """
 
     def allocate(self, objects: int, images: int) -> None:
-        """Called once, after `adopt` and before any checkpoint is loaded: make the buffers that are as large as the training data.
+        """Called once, after `adopt` and before any checkpoint is loaded: make the buffers that are as large as the
+        training data.
 
         Args:
             objects: in the training data; `Views.index` counts them.
@@ -133,15 +147,18 @@ class Objective(nn.Module, ABC):
         return {}
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
-        """Which patches of a view take part in the next step, for pictures of it: `(B, rows, columns)`, bool, by the number of the view.
+        """Which patches of a view take part in the next step, for pictures of it: `(B, rows, columns)`, bool, by the
+        number of the view.
 
-        They are what the student is given; of a view that only a teacher is given, what is predicted. Views that are not named take part
-        as a whole.
+        They are what the student is given; of a view that only a teacher is given, what is predicted. Views that are
+        not named take part as a whole.
         """
         return {}
 
     def representations(self, backbone: Backbone) -> Encoder:
-        """What evaluation may probe: "all", and where the objective has them "invariant", "equivariant", ...; never a hidden head."""
+        """What evaluation may probe: "all", and where the objective has them "invariant", "equivariant", ...; never a
+        hidden head.
+        """
         return lambda pixels: {"all": backbone(pixels)}
 
     def predictor(self, backbone: Backbone) -> Predictor | None:

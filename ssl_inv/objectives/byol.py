@@ -17,17 +17,19 @@ from ssl_inv.views import Pair, Views
 class BYOL(Objective):
     """Bootstrap your own latent (Grill et al., NeurIPS 2020, eq. 2).
 
-    With q the prediction from the projected features of one view, and z' the teacher's projection of the other, without gradient,
+    With q the prediction from the projected features of one view, and z' the teacher's projection of the other, without
+    gradient,
 
         L = 2 - 2 cos(q(z^x), z'^y) + 2 - 2 cos(q(z^y), z'^x).
 
-    The teacher is a moving average of backbone and projector. Views go through the networks one after the other, so batch normalisation
-    sees one view at a time, as in the paper; `augmentation: {name: byol}` has its two policies.
+    The teacher is a moving average of backbone and projector. Views go through the networks one after the other, so
+    batch normalisation sees one view at a time, as in the paper; `augmentation: {name: byol}` has its two policies.
 
     When:
-        An invariant baseline without negatives, so that the batch may be smaller than SimCLR's, and the reference for conditional BYOL and
-        seq-JEPA, which put an action into the same scheme. Not where features have to tell how an image was seen: of seq-JEPA's baselines
-        on 3DIEBench it keeps least of the rotation. It costs a teacher: one more network in memory and two more forward passes a step.
+        An invariant baseline without negatives, so that the batch may be smaller than SimCLR's, and the reference for
+        conditional BYOL and seq-JEPA, which put an action into the same scheme. Not where features have to tell how an
+        image was seen: of seq-JEPA's baselines on 3DIEBench it keeps least of the rotation. It costs a teacher: one
+        more network in memory and two more forward passes a step.
 
     Args:
         projector: widths of the projector's layers; the last is the dimension of the predictions.

@@ -27,26 +27,29 @@ from ssl_inv.views import Pair, Views
 class CapsIE(Objective):
     """Capsule network projectors for invariant and equivariant features (Everett and others, 2024, arXiv 2405.14386).
 
-    One layer of self-routing capsules on the backbone's feature map takes the place of SIE's two projectors. The activations a, a
-    distribution over capsules, are the invariant embedding; the poses p, all side by side, are the equivariant one, which SIE's bilinear
-    predictor m moves as the action u from view x to view y says. With z = [a, p],
+    One layer of self-routing capsules on the backbone's feature map takes the place of SIE's two projectors. The
+    activations a, a distribution over capsules, are the invariant embedding; the poses p, all side by side, are the
+    equivariant one, which SIE's bilinear predictor m moves as the action u from view x to view y says. With z = [a, p],
 
-        L = invariance (mean_b sum_k - a_k^y log a_k^x + mean_entropy (G(a^x) + G(a^y))) + equivariance mean (m(p^x, u) - p^y)^2
+        L = invariance (mean_b sum_k - a_k^y log a_k^x + mean_entropy (G(a^x) + G(a^y))) + equivariance mean (m(p^x, u)
+        - p^y)^2
           + variance (V(z^x) / 2 + V(z^y) / 2) + variance V(m(p^x, u)) / 2 + covariance (C(z^x) + C(z^y)),
 
     V and C those of VICReg, G(a) = log K - H(mean_b a).
 
-    The published code lacks the module with its invariance term, which sharpens the activations by temperatures before the cross entropy.
-    What stands here is the form without sharpening that EquiCaps, of the same group, has in its place, in SIE's weighting; the paper's
-    numbers are not to be expected to the digit. Each view is a pass of its own through backbone and capsules.
+    The published code lacks the module with its invariance term, which sharpens the activations by temperatures before
+    the cross entropy. What stands here is the form without sharpening that EquiCaps, of the same group, has in its
+    place, in SIE's weighting; the paper's numbers are not to be expected to the digit. Each view is a pass of its own
+    through backbone and capsules.
 
     When:
-        As SIE, where what is invariant should come as a distribution over a few capsules, and what is equivariant as a pose for each. Not
-        where the cost of capsules on feature maps matters, nor where the features have to be those of a plain pooled backbone alone; not
-        for the paper's numbers to the digit, see above; and not on short runs, perhaps because routing begins by treating all
-        capsules alike: on rendered solids 800 steps end with fewer of the classes right than VICReg's, and with an R2 of the rotation
-        that is above VICReg's in one seed of three, or in two where the predictor begins as a quaternion's multiplication. EquiCaps,
-        whose poses turn by a known matrix, ends far above both.
+        As SIE, where what is invariant should come as a distribution over a few capsules, and what is equivariant as a
+        pose for each. Not where the cost of capsules on feature maps matters, nor where the features have to be those
+        of a plain pooled backbone alone; not for the paper's numbers to the digit, see above; and not on short runs,
+        perhaps because routing begins by treating all capsules alike: on rendered solids 800 steps end with fewer of
+        the classes right than VICReg's, and with an R2 of the rotation that is above VICReg's in one seed of three, or
+        in two where the predictor begins as a quaternion's multiplication. EquiCaps, whose poses turn by a known
+        matrix, ends far above both.
 
     Args:
         parameters: what the views differ in and the predictor is told; the paper's is `rotation`.
@@ -54,10 +57,12 @@ class CapsIE(Objective):
         pose: numbers in a pose.
         map_side: side of the backbone's last feature map; 8 for a ResNet and images of 256 pixels.
         invariance: weight of the cross entropy between the activations, and of their mean entropy.
-        equivariance: weight of the prediction error. The paper's command line gives it as the product of two options, 10 and 0.45.
+        equivariance: weight of the prediction error. The paper's command line gives it as the product of two options,
+        10 and 0.45.
         variance: weight of the hinge on the standard deviations.
         covariance: weight of the squared covariances.
-        mean_entropy: weight, relative to the cross entropy, of what the entropy of the mean activations lacks to its maximum.
+        mean_entropy: weight, relative to the cross entropy, of what the entropy of the mean activations lacks to its
+        maximum.
         predictor_initialisation: what the predictor begins as; see SIE.
         convention: how the action is written as a vector; see SIE.
 

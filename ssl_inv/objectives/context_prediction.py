@@ -20,20 +20,21 @@ _SIDES = 8
 class ContextPrediction(Objective):
     """Prediction of where one patch lies beside another (Doersch, Gupta, Efros, ICCV 2015).
 
-    A patch and one of its eight neighbours go through the backbone, with gaps between them and each a little out of its place, so that no
-    edge leads from one to the other. A classifier is given both features:
+    A patch and one of its eight neighbours go through the backbone, with gaps between them and each a little out of its
+    place, so that no edge leads from one to the other. A classifier is given both features:
 
         L = mean over neighbours n of CE(classifier([f(middle), f(n)]), which of the eight n is).
 
-    All patches of a batch go through the backbone together. The paper has pairs; with several neighbours beside one middle patch, it is
-    encoded once for all of them.
+    All patches of a batch go through the backbone together. The paper has pairs; with several neighbours beside one
+    middle patch, it is encoded once for all of them.
 
     When:
-        The teacher by which transitive invariance finds neighbours among photographs, as in its paper, and a baseline that needs one view
-        and no negatives. Parts of objects have to be large beside the gaps: not for images of much less than 96 pixels, nor where layout
-        tells the place (faces cut to their frame, medical scans). The task is also solved by the colour fringes of lenses, which show how
-        far from the axis a patch lies; `colour_dropping` among the operations of the augmentation hides them, as does `grey`. Otherwise
-        than in the paper, all patches of a photograph keep the same channel, and none has its resolution reduced.
+        The teacher by which transitive invariance finds neighbours among photographs, as in its paper, and a baseline
+        that needs one view and no negatives. Parts of objects have to be large beside the gaps: not for images of much
+        less than 96 pixels, nor where layout tells the place (faces cut to their frame, medical scans). The task is
+        also solved by the colour fringes of lenses, which show how far from the axis a patch lies; `colour_dropping`
+        among the operations of the augmentation hides them, as does `grey`. Otherwise than in the paper, all patches of
+        a photograph keep the same channel, and none has its resolution reduced.
 
     Args:
         hidden: widths of the classifier's hidden layers; the paper's after the layers that patches share.
@@ -41,8 +42,8 @@ class ContextPrediction(Objective):
         patch_size: side in pixels.
         patch_gap: pixels from one patch to the next.
         patch_jitter: largest shift of every patch down and right in pixels; the paper's is of 7 to each side.
-        patch_scale: smallest and largest share of the image's area that all nine places together take; the paper's places take 158,000 of
-            150,000 to 450,000 pixels.
+        patch_scale: smallest and largest share of the image's area that all nine places together take; the paper's
+            places take 158,000 of 150,000 to 450,000 pixels.
 
     Raises:
         ValueError: if a number is out of its range, or shifts are so large that directions mix.
@@ -93,7 +94,9 @@ class ContextPrediction(Objective):
 
 
 def sides(views: Views) -> Tensor:
-    """In which eighth of all directions from view 0 each other view lies, `(V - 1, B)`: 0 to the right, 2 below, 4 to the left, 6 above."""
+    """In which eighth of all directions from view 0 each other view lies, `(V - 1, B)`: 0 to the right, 2 below, 4 to
+    the left, 6 above.
+    """
     centres = torch.stack([view.transform["patch"][:, :2] for view in views.views])
     right, down = (centres[1:] - centres[0]).unbind(-1)
     return (torch.atan2(down, right) * (_SIDES / (2 * math.pi))).round().long() % _SIDES

@@ -20,52 +20,57 @@ from ssl_inv.views import Pair, Views
 
 
 class ContextSSL(Objective):
-    """Contextual self-supervised learning (Gupta, Wang, Wang, Jaakkola, Jegelka, "In-context symmetries", NeurIPS 2024, 2405.18193).
+    """Contextual self-supervised learning (Gupta, Wang, Wang, Jaakkola, Jegelka, "In-context symmetries", NeurIPS 2024,
+    2405.18193).
 
-    The batch is cut into sequences of pairs (x_i, y_i). With a_i the action from x_i to y_i, f the backbone and [.; .] for vectors side by
-    side, a causal transformer reads
+    The batch is cut into sequences of pairs (x_i, y_i). With a_i the action from x_i to y_i, f the backbone and [.; .]
+    for vectors side by side, a causal transformer reads
 
         [f(x_1); a_1], [f(y_1); 0], [f(x_2); a_2], [f(y_2); 0], ...
 
-    and its output p_i at the action's token shall be its output t_i at the token of y_i, g being an MLP and v_i what is recorded of y_i:
+    and its output p_i at the action's token shall be its output t_i at the token of y_i, g being an MLP and v_i what is
+    recorded of y_i:
 
         L = NT-Xent(p, t; temperature) + latents mean (g(p_i / |p_i|) - v_i)^2
 
-    Each step is of one environment: a and v have the numbers of its parameters, and zeros for all others. Views differ in those too, but as
-    no action tells of them, p and t can agree only by leaving them out. So earlier pairs show which changes count, and the same weights
-    become equivariant to these and invariant to the others. Most of the context is hidden at random: outputs could otherwise be told apart
-    by what stands before them.
+    Each step is of one environment: a and v have the numbers of its parameters, and zeros for all others. Views differ
+    in those too, but as no action tells of them, p and t can agree only by leaving them out. So earlier pairs show
+    which changes count, and the same weights become equivariant to these and invariant to the others. Most of the
+    context is hidden at random: outputs could otherwise be told apart by what stands before them.
 
-    The authors tell the latents from t too, not from p alone, and compare outputs of 512 dimensions, where their transformer is 2,048 wide;
-    here the two are one width. What follows is chosen here, as no number was at hand to check it by. A pair sees pairs before it in its
-    sequence and never its own other half, so that t_i cannot be computed of x_i and a_i. Pairs are hidden whole, for p_i others than for
-    t_i. Negatives are all pairs of the batch. Features are normalised each by itself before the transformer, which is that of GPT-2 without
-    dropout, with torch's initial weights but for its small ones of positions. The authors' code clamps cosines at 1e-7, so that negatives
+    The authors tell the latents from t too, not from p alone, and compare outputs of 512 dimensions, where their
+    transformer is 2,048 wide; here the two are one width. What follows is chosen here, as no number was at hand to
+    check it by. A pair sees pairs before it in its sequence and never its own other half, so that t_i cannot be
+    computed of x_i and a_i. Pairs are hidden whole, for p_i others than for t_i. Negatives are all pairs of the batch.
+    Features are normalised each by itself before the transformer, which is that of GPT-2 without dropout, with torch's
+    initial weights but for its small ones of positions. The authors' code clamps cosines at 1e-7, so that negatives
     that are far away have no gradient; here nothing is clamped.
 
     When:
-        One encoder shall serve tasks that want different symmetries, and the data record several kinds of change, such as rotation and
-        colour of renderings: a few examples then choose between them without training. The paper's best R2 of rotations has a context of
-        126 tokens. Not where a single kind of change is recorded, for then SEN is much the same without the transformer; nor for classes,
-        of which SimCLR has more right in the paper.
+        One encoder shall serve tasks that want different symmetries, and the data record several kinds of change, such
+        as rotation and colour of renderings: a few examples then choose between them without training. The paper's best
+        R2 of rotations has a context of 126 tokens. Not where a single kind of change is recorded, for then SEN is much
+        the same without the transformer; nor for classes, of which SimCLR has more right in the paper.
 
     Args:
-        environments: what actions tell in each kind of step; kinds are drawn with equal chances. The predictor that retrieval measures
-            answers in the first one, after pairs of the last training batches.
+        environments: what actions tell in each kind of step; kinds are drawn with equal chances. The predictor that
+            retrieval measures answers in the first one, after pairs of the last training batches.
         context: pairs of a sequence. Where a batch is no multiple of it, the last sequence is shorter.
         masked: share of the earlier pairs that is hidden from a token.
-        positions: `learned` ones for every token of a sequence, as GPT-2 has them; outputs of one place are then alike, and for the loss to
-            be hard a batch must hold many sequences, and one at least. With `none`, a context is a set of pairs, and as many as one likes.
+        positions: `learned` ones for every token of a sequence, as GPT-2 has them; outputs of one place are then alike,
+            and for the loss to be hard a batch must hold many sequences, and one at least. With `none`, a context is a
+            set of pairs, and as many as one likes.
         width: of the transformer.
         layers: of the transformer.
         heads: of its attention.
         temperature: divides cosine similarities.
         latents: weight of the second term.
-        latents_of: which numbers its mean is over: those of the step's `environment`, as in the authors' code, or `all`, of which those of
-            other environments are to be predicted as zeros.
+        latents_of: which numbers its mean is over: those of the step's `environment`, as in the authors' code, or
+            `all`, of which those of other environments are to be predicted as zeros.
         latent_hidden: widths of the hidden layers of g.
-        convention: how an action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep the sign that the
-            product has, and plain differences of hues. What is recorded of y is always written as evaluation writes it.
+        convention: how an action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep
+            the sign that the product has, and plain differences of hues. What is recorded of y is always written as
+            evaluation writes it.
         seed: decides environments and what is hidden.
     """
 
@@ -127,7 +132,9 @@ class ContextSSL(Objective):
         return int(keyed_random.bits(self.seed, self._steps_done, 0, count=1)[0, 0] % len(self.told))
 
     def get_extra_state(self) -> list[int]:
-        """The steps done, by which everything random is drawn, and how many pairs are remembered: on the host, so that nothing waits."""
+        """The steps done, by which everything random is drawn, and how many pairs are remembered: on the host, so that
+        nothing waits.
+        """
         return [self._steps_done, self._remembered]
 
     def set_extra_state(self, state: list[int]) -> None:
@@ -193,7 +200,9 @@ class ContextSSL(Objective):
         return pairs_of_outputs[first - start : first - start + share]
 
     def _shown(self, start: int, stop: int, length: int) -> Tensor:
-        """Which pairs of its sequence each token of the pairs from `start` to `stop` may see if they come before it, `(S, 2 L, L)`."""
+        """Which pairs of its sequence each token of the pairs from `start` to `stop` may see if they come before it,
+        `(S, 2 L, L)`.
+        """
         key = (self.seed, self._steps_done, 1 + self._batches, np.arange(2 * start, 2 * stop))
         return torch.from_numpy(keyed_random.uniform(*key, count=length) >= self.masked).view(-1, 2 * length, length)
 
@@ -206,8 +215,9 @@ class ContextSSL(Objective):
     def predictor(self, backbone: Backbone) -> ActionPrediction:
         """The prediction of the first environment after the remembered pairs.
 
-        An embedding is the normalised output at y's token and, beside it, the normalised features, which predictions begin from. All
-        embeddings are of one length and predictions are zero in the place of features: cosines are ranked as those of outputs.
+        An embedding is the normalised output at y's token and, beside it, the normalised features, which predictions
+        begin from. All embeddings are of one length and predictions are zero in the place of features: cosines are
+        ranked as those of outputs.
         """
         features = self.memory_features.shape[2]
 
@@ -222,7 +232,8 @@ class ContextSSL(Objective):
         return ActionPrediction(encode, move, self.parameters_used, self.convention)
 
     def _in_context(self, features: Tensor, action: Tensor | None) -> Tensor:
-        """Normalised outputs `(B, W)` at tokens that all come next after the remembered pairs, and do not see each other.
+        """Normalised outputs `(B, W)` at tokens that all come next after the remembered pairs, and do not see each
+        other.
 
         Args:
             features: normalised, `(B, D)`.
@@ -307,7 +318,8 @@ class _Layer(nn.Module):
 
 
 def visible_tokens(shown: Tensor) -> Tensor:
-    """Which tokens of a sequence of pairs each token sees: itself, and of the pairs before its own both tokens where they are shown.
+    """Which tokens of a sequence of pairs each token sees: itself, and of the pairs before its own both tokens where
+    they are shown.
 
     Args:
         shown: to each token, which pairs, `(S, 2 L, L)`, bool.

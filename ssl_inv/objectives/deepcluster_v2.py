@@ -26,19 +26,21 @@ _GLOBAL_CROPS = 2
 class DeepClusterV2(Objective):
     """Offline clustering with prototypes that are centroids (Caron et al., "SwAV", NeurIPS 2020, app. D).
 
-    Two banks hold the normalised projections of both global crops of every image, as they were when it was last seen. Before each epoch
-    and for each set h of K_h prototypes, spherical k-means of a bank, the first for h = 0, the second for h = 1, and so on in turn, gives
-    centroids c of length one and every image's cluster y. With z the normalised projection of a crop,
+    Two banks hold the normalised projections of both global crops of every image, as they were when it was last seen.
+    Before each epoch and for each set h of K_h prototypes, spherical k-means of a bank, the first for h = 0, the second
+    for h = 1, and so on in turn, gives centroids c of length one and every image's cluster y. With z the normalised
+    projection of a crop,
 
         L = mean over sets and crops of CE(softmax(z . c^h / temperature), y^h).
 
-    Prototypes have no gradient, so no layer has to learn what the numbers of new clusters mean. Before the first epoch both banks hold what
-    the untrained network makes of the whole images; the authors take a pass over crops. k-means sees a sample of the bank, and all images
-    are put into the cluster nearest to them.
+    Prototypes have no gradient, so no layer has to learn what the numbers of new clusters mean. Before the first epoch
+    both banks hold what the untrained network makes of the whole images; the authors take a pass over crops. k-means
+    sees a sample of the bank, and all images are put into the cluster nearest to them.
 
     When:
-        Features for classes, from ResNets with many crops; targets come from the whole data and not from a batch, so batches may be small.
-        Not where an epoch is very long, as targets are that old, nor where features have to tell how an image was seen.
+        Features for classes, from ResNets with many crops; targets come from the whole data and not from a batch, so
+        batches may be small. Not where an epoch is very long, as targets are that old, nor where features have to tell
+        how an image was seen.
 
     Args:
         local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
@@ -101,7 +103,9 @@ class DeepClusterV2(Objective):
         return self.embedding_loss(by_crop(losses.unit_rows(projections), len(views)), views.index)
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
-        """The loss from normalised projections `(V, B, D)` of V crops of the images `index`, `(B,)`, the two global ones first."""
+        """The loss from normalised projections `(V, B, D)` of V crops of the images `index`, `(B,)`, the two global
+        ones first.
+        """
         for bank, crop in zip(self._banks(), z, strict=False):
             bank.put(index, crop.detach())
         with torch.autocast(z.device.type, enabled=False):

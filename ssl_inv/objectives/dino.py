@@ -1,4 +1,6 @@
-"""DINO: predict, from crops of an image, which prototypes a slowly moving copy of the network finds in other crops of it."""
+"""DINO: predict, from crops of an image, which prototypes a slowly moving copy of the network finds in other crops of
+it.
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -26,20 +28,22 @@ from ssl_inv.views import MultiCrop, Views
 class DINO(Objective):
     """Self-distillation with no labels (Caron et al., ICCV 2021, eq. 1 to 3), as the authors' code computes it.
 
-    With s the student's logits of a crop, t the teacher's of one of the two global crops, and c a moving average of the latter,
+    With s the student's logits of a crop, t the teacher's of one of the two global crops, and c a moving average of the
+    latter,
 
-        L = mean over pairs of different crops of CE(softmax((t - c) / teacher_temperature), softmax(s / student_temperature)).
+        L = mean over pairs of different crops of CE(softmax((t - c) / teacher_temperature), softmax(s /
+        student_temperature)).
 
-    The teacher is a moving average of backbone and head, without dropout and stochastic depth. Crops of one size go through the student
-    together, so batch normalisation sees all of them at once, as in the authors' code; a vision transformer needs the argument
-    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged after
-    the last step is the teacher, as in the paper; until then, monitors look at the student. `augmentation: {name: dino}` has the paper's
-    three policies.
+    The teacher is a moving average of backbone and head, without dropout and stochastic depth. Crops of one size go
+    through the student together, so batch normalisation sees all of them at once, as in the authors' code; a vision
+    transformer needs the argument `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in
+    that code, by the epoch. What is kept and judged after the last step is the teacher, as in the paper; until then,
+    monitors look at the student. `augmentation: {name: dino}` has the paper's three policies.
 
     When:
-        Features for classes and retrieval on plain images, above all of vision transformers and with kNN; the record of views is not
-        needed. Not on small budgets: it wants many crops, long training and schedules for temperatures and teacher. Nor where features have
-        to tell how an image was seen.
+        Features for classes and retrieval on plain images, above all of vision transformers and with kNN; the record of
+        views is not needed. Not on small budgets: it wants many crops, long training and schedules for temperatures and
+        teacher. Nor where features have to tell how an image was seen.
 
     Args:
         local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
@@ -49,15 +53,18 @@ class DINO(Objective):
         batch_norm: whether the head's hidden layers are normalised, as the paper has it for ResNets.
         prototypes: how many.
         unit_norm: whether all prototypes have length one; learnt lengths may give more, and less stable training.
-        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch of 100.
+        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch
+        of 100.
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits, after the warm-up; higher ones, 0.07, want a warm-up.
         warmup_temperature: divides the teacher's logits in the first step.
         temperature_warmup: share of all steps in which the one becomes the other linearly; the paper's is 30 epochs.
-        targets: `centre` as above; `sinkhorn` replaces centring by assignments that use all prototypes alike, as DINOv2 does.
+        targets: `centre` as above; `sinkhorn` replaces centring by assignments that use all prototypes alike, as DINOv2
+        does.
         centre_momentum: what the centre keeps of itself in each step.
         momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
-        koleo: weight of DINOv2's term that spreads the features of each global crop; 0.1 there, and over the global batch here.
+        koleo: weight of DINOv2's term that spreads the features of each global crop; 0.1 there, and over the global
+        batch here.
         keep: whose weights the backbone has after the last step.
     """
 

@@ -20,36 +20,43 @@ from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
 
 
 class ECReconstruction(AroundBase, Objective):
-    """Any joint-embedding objective, and beside it the reconstruction of images between its views (Wang et al., AAAI 2026, 2503.18753).
+    """Any joint-embedding objective, and beside it the reconstruction of images between its views (Wang et al., AAAI
+    2026, 2503.18753).
 
-    View 1 is A1(I) and view 2 is g_theta(u) with u = A2(I). The last maps of both views, patch tokens or feature maps, are split along
-    their channels, m = [m_inv, m_equi]. The base objective sees a backbone that has the invariant channels alone. Of the equivariant
-    channels of both views, K decoders D_k make the images u_k = g_{k theta / (K + 1)}(u) that lie between u and view 2:
+    View 1 is A1(I) and view 2 is g_theta(u) with u = A2(I). The last maps of both views, patch tokens or feature maps,
+    are split along their channels, m = [m_inv, m_equi]. The base objective sees a backbone that has the invariant
+    channels alone. Of the equivariant channels of both views, K decoders D_k make the images u_k = g_{k theta / (K +
+    1)}(u) that lie between u and view 2:
 
         L = L_base(m_inv^1, m_inv^2, ...) + weight (1 / K) sum_k mean (D_k([m_equi^1, m_equi^2]) - u_k)^2
 
-    over normalised pixels. No decoder is told theta: how far g goes has to be in the features. Parameters that the data records, such as
-    the rotation of a rendered object, lead from the object's view 1 to its view 2, and u_k is rendered.
+    over normalised pixels. No decoder is told theta: how far g goes has to be in the features. Parameters that the data
+    records, such as the rotation of a rendered object, lead from the object's view 1 to its view 2, and u_k is
+    rendered.
 
-    The paper splits what the base's linear head makes of the maps; here the maps themselves are split, so that the parts can be probed. A
-    base that has a teacher is reconstructed from the student's maps of both views. The paper does not say how its decoders enlarge: here
-    each convolution works on the map enlarged by the same factor, the nearest places repeated. Each view passes the backbone once.
+    The paper splits what the base's linear head makes of the maps; here the maps themselves are split, so that the
+    parts can be probed. A base that has a teacher is reconstructed from the student's maps of both views. The paper
+    does not say how its decoders enlarge: here each convolution works on the map enlarged by the same factor, the
+    nearest places repeated. Each view passes the backbone once.
 
     When:
-        An invariant objective is to keep what rotations, shifts, colour or blur do to an image, beside its own features and with little
-        added to its loss; no action is given to any network, and transformations that were not trained are told better too. Not where an
-        action's effect has to be predicted in feature space, since decoders make images; nor with backbones without maps or tokens.
+        An invariant objective is to keep what rotations, shifts, colour or blur do to an image, beside its own features
+        and with little added to its loss; no action is given to any network, and transformations that were not trained
+        are told better too. Not where an action's effect has to be predicted in feature space, since decoders make
+        images; nor with backbones without maps or tokens.
 
     Args:
-        base: the objective, a mapping with its `name` and settings. Where its first two views are a pair or crops of one kind, these are
-            what is reconstructed between, and no view is added but the images on the way; otherwise two more views go through the backbone.
-        parameters: what changes from u to view 2: `angle` is a rotation in the plane, `angle` and `translation` are SE(2), and
-            `brightness`, `contrast`, `saturation` and `hue` colour jitter, all drawn by the augmentation; `rotation` is that of a rendered
-            object.
+        base: the objective, a mapping with its `name` and settings. Where its first two views are a pair or crops of
+            one kind, these are what is reconstructed between, and no view is added but the images on the way; otherwise
+            two more views go through the backbone.
+        parameters: what changes from u to view 2: `angle` is a rotation in the plane, `angle` and `translation` are
+            SE(2), and `brightness`, `contrast`, `saturation` and `hue` colour jitter, all drawn by the augmentation;
+            `rotation` is that of a rendered object.
         intermediates: K, how many images are reconstructed.
         equivariant_share: share of the channels, the last ones, that is equivariant, between 0 and 1.
         weight: of the reconstruction; above 5 the paper found training unstable.
-        decoder: widths of a decoder's linear layer and of all its convolutions but the last, which makes red, green and blue.
+        decoder: widths of a decoder's linear layer and of all its convolutions but the last, which makes red, green and
+            blue.
     """
 
     def __init__(
@@ -141,7 +148,8 @@ class ECReconstruction(AroundBase, Objective):
 
 
 class Decoder(nn.Module):
-    """An image of a map: a linear layer at every place, then convolutions, each of which sees the map enlarged by the same factor.
+    """An image of a map: a linear layer at every place, then convolutions, each of which sees the map enlarged by the
+    same factor.
 
     Args:
         inputs: channels of the map.

@@ -18,22 +18,25 @@ from ssl_inv.views import Pair, Views
 
 
 class EquiCaps(Objective):
-    """Pose-aware pretraining with capsules, without predictor (Konstantinou et al., 2025, arXiv 2506.09895), as the authors' code has it.
+    """Pose-aware pretraining with capsules, without predictor (Konstantinou et al., 2025, arXiv 2506.09895), as the
+    authors' code has it.
 
-    Capsules of the backbone's feature map have activations a, a distribution over capsules that says what is there, and poses P, 3x3
-    matrices each, that are to turn with the object. With R the rotation from view x to view y, n dividing every pose by its Frobenius norm,
-    q^x = n(P^x R) and q^y = n(P^y),
+    Capsules of the backbone's feature map have activations a, a distribution over capsules that says what is there, and
+    poses P, 3x3 matrices each, that are to turn with the object. With R the rotation from view x to view y, n dividing
+    every pose by its Frobenius norm, q^x = n(P^x R) and q^y = n(P^y),
 
         L = invariance mean_b sum_k - a_k^y log a_k^x + equivariance mean (q^x - q^y)^2
           + variance (V(z^x) / 2 + V(z^y) / 2) + covariance (C(z^x) + C(z^y)) + mean_entropy (G(a^x) + G(a^y)),
 
-    z = [a, q] side by side, V and C those of VICReg, G(a) = log K - H(mean_b a). The cross entropy has a gradient for both of its sides,
-    and the view x is regularised with its turned poses. Each view is a pass of its own through backbone and capsules.
+    z = [a, q] side by side, V and C those of VICReg, G(a) = log K - H(mean_b a). The cross entropy has a gradient for
+    both of its sides, and the view x is regularised with its turned poses. Each view is a pass of its own through
+    backbone and capsules.
 
     When:
-        Rotations in space, known as matrices, should act on features by the same matrices: no predictor has to be learnt, and poses can be
-        turned by hand. The best published pooled R2 on 3DIEBench; its classes are below those of seq-JEPA and EquiMod. Not for actions
-        that are no rotations, such as hue or crops; nor where the cost of capsules on feature maps matters.
+        Rotations in space, known as matrices, should act on features by the same matrices: no predictor has to be
+        learnt, and poses can be turned by hand. The best published pooled R2 on 3DIEBench; its classes are below those
+        of seq-JEPA and EquiMod. Not for actions that are no rotations, such as hue or crops; nor where the cost of
+        capsules on feature maps matters.
 
     Args:
         capsules: K, at every place of the map and of the whole image.

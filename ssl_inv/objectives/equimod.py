@@ -17,38 +17,42 @@ from ssl_inv.views import Pair, Views
 
 
 class EquiMod(Objective):
-    """An equivariance module beside SimCLR (Devillers and Lefort, "EquiMod", ICLR 2023), with the losses of the authors' code.
+    """An equivariance module beside SimCLR (Devillers and Lefort, "EquiMod", ICLR 2023), with the losses of the
+    authors' code.
 
-    The views x_1 and x_2 of an image have invariant embeddings z and equivariant embeddings y, by projectors of their own. A third view x_0
-    has an equivariant embedding too, from which a linear predictor p makes those of the others, told the actions a_v from x_0 to x_v:
+    The views x_1 and x_2 of an image have invariant embeddings z and equivariant embeddings y, by projectors of their
+    own. A third view x_0 has an equivariant embedding too, from which a linear predictor p makes those of the others,
+    told the actions a_v from x_0 to x_v:
 
         L = NT-Xent(z_1, z_2; temperature)
           + equivariance NT-Xent([p(y_0, a_1), p(y_0, a_2)], [y_1, y_2]; equivariant_temperature)
 
-    Each view is normalised as a batch of its own, and so is each action; in the authors' code all views are one, and both actions.
-    All rows but the positive are negatives, the other view of the same image among them. Nothing forbids that y becomes invariant and p
-    ignores its action. In the paper x_0 is the image without augmentation, as the augmentation `equimod` makes it, and a_v the parameters
-    of the augmentation; here x_0 is whatever the third view is, and actions are relative to it.
+    Each view is normalised as a batch of its own, and so is each action; in the authors' code all views are one, and
+    both actions. All rows but the positive are negatives, the other view of the same image among them. Nothing forbids
+    that y becomes invariant and p ignores its action. In the paper x_0 is the image without augmentation, as the
+    augmentation `equimod` makes it, and a_v the parameters of the augmentation; here x_0 is whatever the third view is,
+    and actions are relative to it.
 
     When:
-        A contrastive objective is to lose as little of its classes as possible and gain some sensitivity to augmentation: both parts have
-        projectors of their own and share all features. Nothing forbids that the second part becomes invariant: in seq-JEPA's
-        table its R2 of the rotation is that of SimCLR, where the short runs here have it far above. Not where features are to come in
-        parts, or where the R2 is to be the highest.
+        A contrastive objective is to lose as little of its classes as possible and gain some sensitivity to
+        augmentation: both parts have projectors of their own and share all features. Nothing forbids that the second
+        part becomes invariant: in seq-JEPA's table its R2 of the rotation is that of SimCLR, where the short runs here
+        have it far above. Not where features are to come in parts, or where the R2 is to be the highest.
 
     Args:
-        parameters: what the views differ in and the predictor is told. The default is what a view records of the paper's 15 numbers for
-            CIFAR and 17 for ImageNet: these have the order of the jitter too and whether it and the blur were applied, and are standardised
-            by constants.
-        source: what predictions begin from. `view` is the paper's: a view of its own, three in all. `pair` predicts the second of two views
-            from the first, as SIE's and seq-JEPA's comparisons do, and costs two views.
+        parameters: what the views differ in and the predictor is told. The default is what a view records of the
+            paper's 15 numbers for CIFAR and 17 for ImageNet: these have the order of the jitter too and whether it and
+            the blur were applied, and are standardised by constants.
+        source: what predictions begin from. `view` is the paper's: a view of its own, three in all. `pair` predicts the
+            second of two views from the first, as SIE's and seq-JEPA's comparisons do, and costs two views.
         projector: widths of each of the two projectors; a normalisation without affine part follows the last.
         action_embedding: dimensions that the action is mapped to before the predictor.
-        temperature: divides cosine similarities of invariant embeddings; the paper has 0.5 for CIFAR and 0.2 for ImageNet.
+        temperature: divides cosine similarities of invariant embeddings; the paper has 0.5 for CIFAR and 0.2 for
+        ImageNet.
         equivariant_temperature: divides cosine similarities of equivariant embeddings.
         equivariance: weight of the second term.
-        convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep the sign that the
-            product has, and plain differences of hues.
+        convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which
+            keep the sign that the product has, and plain differences of hues.
     """
 
     def __init__(
@@ -96,7 +100,9 @@ class EquiMod(Objective):
         return self.embedding_loss([backbone(view.pixels) for view in (source, *targets)], actions)
 
     def embedding_loss(self, features: list[Tensor], actions: list[Tensor]) -> Losses:
-        """The terms of the loss from the features `(B, D)` of all views, the source first, and actions `(B, K)` from it to the others."""
+        """The terms of the loss from the features `(B, D)` of all views, the source first, and actions `(B, K)` from it
+        to the others.
+        """
         z = [self.invariant_projector(one) for one in features[-2:]]
         y_0, *y = (self.equivariant_projector(one) for one in features)
         predicted = torch.cat([self.action_predictor(y_0, action) for action in actions])

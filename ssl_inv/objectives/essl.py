@@ -22,29 +22,31 @@ class ESSL(Objective):
 
         L = L_SSL(x, y) + rotation CE(head(f(turned small crop)), turn),
 
-    the second term over all four turns of one crop of every image, which are a batch of their own for the backbone, as are x and y.
-    Absolute turns can be told only where the data has a way up; the authors advise against them where images occur both ways.
+    the second term over all four turns of one crop of every image, which are a batch of their own for the backbone, as
+    are x and y. Absolute turns can be told only where the data has a way up; the authors advise against them where
+    images occur both ways.
 
     When:
-        Images that have a way up, on which the turn of a small crop can be told: the authors gain classes on natural images over the same
-        objective without turns. No record of views is needed. Not where an image and its turned self both occur, in aerial or microscopic
-        images for instance; nor for anything but quarter turns in the plane: on rendered solids the floor tells these at once, and R2 of
-        the object's rotation stays that of SimCLR.
+        Images that have a way up, on which the turn of a small crop can be told: the authors gain classes on natural
+        images over the same objective without turns. No record of views is needed. Not where an image and its turned
+        self both occur, in aerial or microscopic images for instance; nor for anything but quarter turns in the plane:
+        on rendered solids the floor tells these at once, and R2 of the object's rotation stays that of SimCLR.
 
     Args:
-        base: L_SSL. `simclr` is InfoNCE between the views, mean of both directions, with negatives from the other view alone, as in the
-            authors' code; `simsiam` is minus the mean cosine of prediction and stopped projection, mean of both directions.
+        base: L_SSL. `simclr` is InfoNCE between the views, mean of both directions, with negatives from the other view
+            alone, as in the authors' code; `simsiam` is minus the mean cosine of prediction and stopped projection,
+            mean of both directions.
         projector: widths of the projector's layers.
-        projector_norm: for `simclr`: whether a normalisation without affine part follows the last of these, as in the authors' code for
-            CIFAR; for `simsiam` there is always one.
+        projector_norm: for `simclr`: whether a normalisation without affine part follows the last of these, as in the
+            authors' code for CIFAR; for `simsiam` there is always one.
         temperature: for `simclr`: divides the cosine similarities; the authors take 0.5 on CIFAR and 0.2 on ImageNet.
         predictor_hidden: for `simsiam`: width of the predictor's hidden layer.
         rotation: weight of the prediction of turns.
         rotation_head: widths of the head's hidden layers, each followed by LayerNorm and ReLU.
         last_activation: whether ReLU follows the last of these too; the authors' code for SimSiam leaves it out.
         turned_size: side in pixels of the crop that is turned; the authors take 16 on CIFAR and 96 on ImageNet.
-        turned_scale: smallest and largest share of the image's area that this crop takes; None is that of the augmentation. On ImageNet the
-            authors take 0.05 and 0.14.
+        turned_scale: smallest and largest share of the image's area that this crop takes; None is that of the
+            augmentation. On ImageNet the authors take 0.05 and 0.14.
 
     Raises:
         ValueError: if a number is out of its range.

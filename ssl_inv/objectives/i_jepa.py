@@ -28,27 +28,31 @@ from ssl_inv.views import Crops, MultiCrop, Views
 class IJEPA(Objective):
     """Image-based joint-embedding predictive architecture (Assran et al., CVPR 2023, 2301.08243, sec. 3).
 
-    Of one view x, the patches C are the context and the blocks T_1 .. T_M are targets, none of which shares a patch with C. With the
-    encoder f, the moving average f' of its parameters, the predictor p and the layer normalisation LN without affine part,
+    Of one view x, the patches C are the context and the blocks T_1 .. T_M are targets, none of which shares a patch
+    with C. With the encoder f, the moving average f' of its parameters, the predictor p and the layer normalisation LN
+    without affine part,
 
         L = (1 / M) sum_i mean over patches j of T_i of D(p(f(x_C), T_i)_j, LN(f'(x)_j)).
 
-    f computes nothing of patches outside of C, f' sees all. The paper writes the sum of squared differences for D and no LN; its code has
-    a smooth L1 distance, the mean over dimensions, and LN, and these are the defaults here. The backbone is one of timm's vision
-    transformers whose features are the mean of their patch tokens: `{class_token: false, global_pool: avg, fc_norm: false}`. What is kept
-    and judged is f, where the paper judges f'. Views are crops alone: `{name: custom, operations: [{name: crop, scale: [0.3, 1]}]}`.
+    f computes nothing of patches outside of C, f' sees all. The paper writes the sum of squared differences for D and
+    no LN; its code has a smooth L1 distance, the mean over dimensions, and LN, and these are the defaults here. The
+    backbone is one of timm's vision transformers whose features are the mean of their patch tokens: `{class_token:
+    false, global_pool: avg, fc_norm: false}`. What is kept and judged is f, where the paper judges f'. Views are crops
+    alone: `{name: custom, operations: [{name: crop, scale: [0.3, 1]}]}`.
 
     When:
-        Features of patches and their places from a vision transformer on plain images, without any augmentation of colour, and at less cost
-        a step than multi-crop methods, as the encoder sees a part of each image. Not for convolutional networks; nor on small data, short
-        training or small networks, where published re-runs are poor, and where here, after 800 steps, it is far below VICReg with the same
-        network; nor where an action's effect has to be predicted: see `iwm`.
+        Features of patches and their places from a vision transformer on plain images, without any augmentation of
+        colour, and at less cost a step than multi-crop methods, as the encoder sees a part of each image. Not for
+        convolutional networks; nor on small data, short training or small networks, where published re-runs are poor,
+        and where here, after 800 steps, it is far below VICReg with the same network; nor where an action's effect has
+        to be predicted: see `iwm`.
 
     Args:
         blocks: M, target blocks of a view.
         block_scale: smallest and largest share of the patches in a target block.
         block_aspect: smallest and largest height over width of a target block.
-        context_scale: smallest and largest share of the patches in the square that the context is what the targets leave of.
+        context_scale: smallest and largest share of the patches in the square that the context is what the targets
+        leave of.
         least_context: patches; a sample whose context has fewer is drawn anew, up to twenty times.
         mask_seed: decides the masks, with the number of the step and the sample.
         predictor_width: of the predictor's tokens.

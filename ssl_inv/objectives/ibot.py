@@ -31,23 +31,26 @@ Masks = NDArray[np.bool_]
 
 
 class IBOT(CountsSteps, Objective):
-    """Image BERT pretraining with an online tokeniser (Zhou et al., ICLR 2022, eq. 2 and 3), as the authors' code computes it.
+    """Image BERT pretraining with an online tokeniser (Zhou et al., ICLR 2022, eq. 2 and 3), as the authors' code
+    computes it.
 
-    Blocks of patches of the student's two global crops are replaced by a learnt token. DINO's loss stands between the pooled features of
-    different crops; in addition, where a patch of a global crop is masked, the student predicts what the teacher, who sees it, makes of it:
+    Blocks of patches of the student's two global crops are replaced by a learnt token. DINO's loss stands between the
+    pooled features of different crops; in addition, where a patch of a global crop is masked, the student predicts what
+    the teacher, who sees it, makes of it:
 
         L = image_weight L_DINO + patch_weight mean over global crops and samples of the mean over masked patches of
             CE(softmax((t_patch - c_patch) / teacher_temperature), softmax(s_patch / student_temperature)).
 
-    A sample without masked patches counts with 0. The centre c_patch is the moving average over all patches. The teacher is a moving
-    average of backbone and heads, without dropout and stochastic depth. The backbone is a vision transformer, with the argument
-    `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in that code, by the epoch. What is kept and judged after
-    the last step is the teacher, as in the paper; until then, monitors look at the student.
+    A sample without masked patches counts with 0. The centre c_patch is the moving average over all patches. The
+    teacher is a moving average of backbone and heads, without dropout and stochastic depth. The backbone is a vision
+    transformer, with the argument `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in
+    that code, by the epoch. What is kept and judged after the last step is the teacher, as in the paper; until then,
+    monitors look at the student.
 
     When:
-        Dense features and classes from a vision transformer on plain images: the patches are trained, not only the pooled vector. Not for
-        convolutional networks, which have no masked patches; nor on small budgets, where DINO alone is cheaper; nor where features have to
-        tell how an image was seen.
+        Dense features and classes from a vision transformer on plain images: the patches are trained, not only the
+        pooled vector. Not for convolutional networks, which have no masked patches; nor on small budgets, where DINO
+        alone is cheaper; nor where features have to tell how an image was seen.
 
     Args:
         local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
@@ -57,14 +60,17 @@ class IBOT(CountsSteps, Objective):
         prototypes: how many.
         shared_head: whether one head serves images and patches.
         unit_norm: whether all prototypes have length one.
-        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch of 800.
+        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch
+        of 800.
         mask_probability: share of the global crops that are masked.
-        mask_share: smallest and largest share of the patches that are masked in one of these; the paper's 0.3, give or take 0.2.
+        mask_share: smallest and largest share of the patches that are masked in one of these; the paper's 0.3, give or
+        take 0.2.
         mask_seed: decides the masks, with the number of the step, the sample and the crop.
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits, after the warm-up.
         warmup_temperature: divides the teacher's logits in the first step.
-        temperature_warmup: share of all steps in which the one becomes the other linearly; the paper's is 30 epochs of 800.
+        temperature_warmup: share of all steps in which the one becomes the other linearly; the paper's is 30 epochs of
+        800.
         centre_momentum: what the centres keep of themselves in each step.
         momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
         image_weight: of the loss on pooled features.
@@ -228,9 +234,10 @@ _ATTEMPTS, _ROUNDS = 10, 60
 def block_masks(counts: NDArray[np.int64], grid: tuple[int, int], key: tuple[Any, ...]) -> Masks:
     """Masks of at most `counts[b]` patches each, in blocks, `(B, height, width)`.
 
-    Blocks have an area uniform from (shorter side // 3)^2 to what is still wanted and a logarithm of the aspect ratio uniform between those
-    of 0.3 and 1 / 0.3. A block is taken if it is smaller than the image in both directions, masks something new and not too much. A mask is
-    done when it has its count or ten blocks in a row were not taken (BEiT, ICLR 2022, algorithm 1; iBOT's code).
+    Blocks have an area uniform from (shorter side // 3)^2 to what is still wanted and a logarithm of the aspect ratio
+    uniform between those of 0.3 and 1 / 0.3. A block is taken if it is smaller than the image in both directions, masks
+    something new and not too much. A mask is done when it has its count or ten blocks in a row were not taken (BEiT,
+    ICLR 2022, algorithm 1; iBOT's code).
 
     Args:
         counts: `(B,)`.

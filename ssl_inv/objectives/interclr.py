@@ -29,36 +29,43 @@ _POSITIVES, _NEGATIVES = range(2)
 
 
 _NEVER = -1e4
-"""The similarity of an entry that is not to be told from the query; minus infinity would have no gradient where there is no other."""
+"""The similarity of an entry that is not to be told from the query; minus infinity would have no gradient where there
+is no other.
+"""
 
 
 class InterCLR(AroundBase, Objective):
-    """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single images.
+    """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single
+    images.
 
-    A bank holds a unit vector of every training image, and every image has a pseudo-label, its cluster. With q the query, v+ the bank's
-    vector of a random image of the query's cluster, and v_1, ..., v_M those of images of other clusters,
+    A bank holds a unit vector of every training image, and every image has a pseudo-label, its cluster. With q the
+    query, v+ the bank's vector of a random image of the query's cluster, and v_1, ..., v_M those of images of other
+    clusters,
 
         L = (1 - weight) L_base + weight CE([(q . v+ - margin) / T, q . v_1 / T, ..., q . v_M / T], first).
 
-    Query and key are the base's projections of the first and of the last view, the key the teacher's if the base has one. After the step
-    the key takes its image's place in the bank, and the image goes into the cluster whose centroid it is most like; now and then centroids
-    become the means of their members. The bank begins with what the untrained network makes of the whole images, clustered by k-means.
-    With a base without negatives, `negatives: none` gives 2 - 2 cos(p, v+), p being the base's prediction.
+    Query and key are the base's projections of the first and of the last view, the key the teacher's if the base has
+    one. After the step the key takes its image's place in the bank, and the image goes into the cluster whose centroid
+    it is most like; now and then centroids become the means of their members. The bank begins with what the untrained
+    network makes of the whole images, clustered by k-means. With a base without negatives, `negatives: none` gives 2 -
+    2 cos(p, v+), p being the base's prediction.
 
-    The authors' code redraws negatives of the query's own cluster until there are none, which may never end, so that some come twice. Here
-    draws are from the pool's other clusters at once, different as long as there are as many, stratified in the order of the data; where the
-    pool has none, from all of the bank. It sends the bank to all processes in every step; here all do the same to their copies. Where an
-    angular margin would lead beyond 0 or pi, its cosine jumps by 1 - cos m - m sin m and goes on straight; here it goes on without a jump.
+    The authors' code redraws negatives of the query's own cluster until there are none, which may never end, so that
+    some come twice. Here draws are from the pool's other clusters at once, different as long as there are as many,
+    stratified in the order of the data; where the pool has none, from all of the bank. It sends the bank to all
+    processes in every step; here all do the same to their copies. Where an angular margin would lead beyond 0 or pi,
+    its cosine jumps by 1 - cos m - m sin m and goes on straight; here it goes on without a jump.
 
     When:
-        Features for classes, from images of which there are many of each kind, so that a positive that is another image is mostly of the
-        same kind; it adds a bank and a matrix product with it to the base. Not on data without such kinds, nor where an image has to be
-        told from others like it; nor for short training: entries are up to a pass old, and where features change much within a pass, online
-        labels lose what the first clusters knew. The record's `nmi` and `purity`, before each epoch, tell.
+        Features for classes, from images of which there are many of each kind, so that a positive that is another image
+        is mostly of the same kind; it adds a bank and a matrix product with it to the base. Not on data without such
+        kinds, nor where an image has to be told from others like it; nor for short training: entries are up to a pass
+        old, and where features change much within a pass, online labels lose what the first clusters knew. The record's
+        `nmi` and `purity`, before each epoch, tell.
 
     Args:
-        base: the objective on single images, a mapping with its `name` and settings: `moco-v2` as released, or any that has a `projector`
-            and one view or some of one size, such as `npid`, `byol` and `simsiam`.
+        base: the objective on single images, a mapping with its `name` and settings: `moco-v2` as released, or any that
+            has a `projector` and one view or some of one size, such as `npid`, `byol` and `simsiam`.
         weight: of the inter-image term; the base has 1 minus it.
         warmup: share of all steps in which the base has weight 1 and the inter-image term 0.
         share_neck: whether the base's projector makes queries and keys, or one of their own.
@@ -67,17 +74,20 @@ class InterCLR(AroundBase, Objective):
         clusters: K; the paper's 10,000 are for 1.28 million images.
         cluster_iterations: of k-means.
         cluster_points: objects for each cluster that k-means sees, at most; all get a cluster.
-        labels: `online` puts the images of a batch into clusters anew, `offline` all images by k-means of the bank, every `cluster_epochs`.
+        labels: `online` puts the images of a batch into clusters anew, `offline` all images by k-means of the bank,
+        every `cluster_epochs`.
         cluster_epochs: see `labels`.
         centroid_every: steps between updates of centroids from their members; online labels only.
-        smallest_cluster: clusters with fewer members are emptied and get a half of the largest one; 0 for never; online labels only.
-        negatives: `semi-hard` draws from the pool of images most similar to the query, `semi-easy` from that of the least similar ones,
-            `random` from all; `hard` takes the most similar ones; `none` is for bases without negatives.
+        smallest_cluster: clusters with fewer members are emptied and get a half of the largest one; 0 for never; online
+        labels only.
+        negatives: `semi-hard` draws from the pool of images most similar to the query, `semi-easy` from that of the
+            least similar ones, `random` from all; `hard` takes the most similar ones; `none` is for bases without
+            negatives.
         negative_count: M.
         pool: images in the pool, the paper's a tenth of its data.
         own_entry: whether the positive may be the image itself.
-        boundary: whether the margin is taken from the `cosine` or added to the `angle`, in radians, to which the cosine belongs; where
-            the angle would leave 0 to pi, the cosine goes on straight.
+        boundary: whether the margin is taken from the `cosine` or added to the `angle`, in radians, to which the cosine
+            belongs; where the angle would leave 0 to pi, the cosine goes on straight.
         margin: below 0 makes the decision less strict.
         temperature: T, which divides the cosine similarities.
         bank_renewal: how much of the new key is stored, 1 minus this of the old vector; ODC has 0.5.
@@ -223,7 +233,9 @@ class InterCLR(AroundBase, Objective):
             return self.contrast(queries, self._positives(index, queries.device), drawn)
 
     def contrast(self, queries: Tensor, positives: Tensor, negatives: Drawn) -> Tensor:
-        """The cross entropy of telling the positive, an object each, `(B,)`, of unit vectors `(B, D)` from negatives, with the margin."""
+        """The cross entropy of telling the positive, an object each, `(B,)`, of unit vectors `(B, D)` from negatives,
+        with the margin.
+        """
         positive = with_margin(
             self.bank.similarity(queries, positives.unsqueeze(1)).squeeze(1), self.margin, self.boundary
         )
@@ -274,7 +286,8 @@ class InterCLR(AroundBase, Objective):
 def with_margin(cosines: Tensor, margin: float, boundary: Literal["cosine", "angle"]) -> Tensor:
     """Similarities that stand for cosines: cos - margin, or cos(angle + margin).
 
-    The latter goes on with slope 1 where the angle would be below 0 or above pi, so that it rises with the cosine everywhere.
+    The latter goes on with slope 1 where the angle would be below 0 or above pi, so that it rises with the cosine
+    everywhere.
     """
     if boundary == "cosine":
         return cosines - margin
@@ -302,7 +315,9 @@ def remembered(module: nn.Module | None) -> Iterator[list[tuple[Tensor, Tensor]]
 
 
 def _images(plan: Plan) -> range:
-    """The views of a plan, from the first on, that the bank's vectors can be made of: one, or some of one kind; empty if there are none."""
+    """The views of a plan, from the first on, that the bank's vectors can be made of: one, or some of one kind; empty
+    if there are none.
+    """
     match plan:
         case Pair() | MultiCrop(crops=(Crops(),)) if not plan.linked:
             return range(plan.count)
@@ -312,7 +327,9 @@ def _images(plan: Plan) -> range:
 
 
 def _require_suitable(base: Objective, name: str) -> None:
-    """Raise a `ValueError` if a base has no projector of vectors, or views of which it is not clear which ones the bank shall know."""
+    """Raise a `ValueError` if a base has no projector of vectors, or views of which it is not clear which ones the bank
+    shall know.
+    """
     projector = getattr(base, "projector", None)
     if not isinstance(projector, nn.Module):
         raise SettingError("base", f"{name!r} has no projector, whose outputs the bank is made of")

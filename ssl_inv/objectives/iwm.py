@@ -1,4 +1,6 @@
-"""Image World Models: predict, from some patches of a view, the features of other patches of another view that an action leads to."""
+"""Image World Models: predict, from some patches of a view, the features of other patches of another view that an
+action leads to.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -28,34 +30,40 @@ from ssl_inv.views import Pair, Views
 
 
 class IWM(Objective):
-    """Image World Models (Garrido et al., "Learning and leveraging world models in visual representation learning", 2024, 2403.00504).
+    """Image World Models (Garrido et al., "Learning and leveraging world models in visual representation learning",
+    2024, 2403.00504).
 
-    Of a source view x, the patches C are the context; of the target view y, the blocks T_1 .. T_M are predicted, none of which shares a
-    place with C. With the encoder f, the moving average f' of its parameters, the action a from x to y and the predictor p, a transformer,
+    Of a source view x, the patches C are the context; of the target view y, the blocks T_1 .. T_M are predicted, none
+    of which shares a place with C. With the encoder f, the moving average f' of its parameters, the action a from x to
+    y and the predictor p, a transformer,
 
         L = (1 / M) sum_i mean over places j of T_i of |p(f(x_C), T_i, a)_j - f'(y)_j|^2 / dimensions.
 
-    The predictor asks for every place with a learnt token, into which the place and the action are mixed by three linear layers. A deep
-    predictor that is told a makes f equivariant, a shallow one or one that is not told makes it invariant; the paper's have 18 and 12
-    blocks of width 384 for ViT-B. In the paper both views are one crop, as the augmentation `iwm` makes them, and a is the difference of
-    their colour jitter and what else happened to x. Here a is any parameters of the views, and data with views of its own has x and y
-    from these. Masks are I-JEPA's. f is the tokens of the backbone with a layer normalisation without affine part behind them, so that
-    source, target and prediction lie in one space; the authors' code is not public. The backbone is one of timm's vision transformers whose
-    features are the mean of their patch tokens: `{class_token: false, global_pool: avg, fc_norm: false}`. What is kept and judged is f.
+    The predictor asks for every place with a learnt token, into which the place and the action are mixed by three
+    linear layers. A deep predictor that is told a makes f equivariant, a shallow one or one that is not told makes it
+    invariant; the paper's have 18 and 12 blocks of width 384 for ViT-B. In the paper both views are one crop, as the
+    augmentation `iwm` makes them, and a is the difference of their colour jitter and what else happened to x. Here a is
+    any parameters of the views, and data with views of its own has x and y from these. Masks are I-JEPA's. f is the
+    tokens of the backbone with a layer normalisation without affine part behind them, so that source, target and
+    prediction lie in one space; the authors' code is not public. The backbone is one of timm's vision transformers
+    whose features are the mean of their patch tokens: `{class_token: false, global_pool: avg, fc_norm: false}`. What is
+    kept and judged is f.
 
     When:
-        A vision transformer shall know how an image was seen, by colours or by pose, and a network that predicts what an action does shall
-        come with it; or the way from invariant to equivariant features shall be one setting, the depth of the predictor. Not for
-        convolutional networks; nor for the best linear probes, which the invariant end has; nor on small data and short training, where
-        masked prediction is poor: after 800 steps on rendered solids it tells rotations no better than VICReg with the same transformer,
-        and its prediction ignores the action.
+        A vision transformer shall know how an image was seen, by colours or by pose, and a network that predicts what
+        an action does shall come with it; or the way from invariant to equivariant features shall be one setting, the
+        depth of the predictor. Not for convolutional networks; nor for the best linear probes, which the invariant end
+        has; nor on small data and short training, where masked prediction is poor: after 800 steps on rendered solids
+        it tells rotations no better than VICReg with the same transformer, and its prediction ignores the action.
 
     Args:
-        parameters: what actions are made of. The default is that of the augmentation `iwm`; `rotation` is that of rendered objects.
+        parameters: what actions are made of. The default is that of the augmentation `iwm`; `rotation` is that of
+        rendered objects.
         blocks: M, target blocks of a view.
         block_scale: smallest and largest share of the patches in a target block.
         block_aspect: smallest and largest height over width of a target block.
-        context_scale: smallest and largest share of the patches in the square that the context is what the targets leave of.
+        context_scale: smallest and largest share of the patches in the square that the context is what the targets
+        leave of.
         least_context: patches; a sample whose context has fewer is drawn anew, up to twenty times.
         mask_seed: decides the masks, with the number of the step and the sample.
         predictor_width: of the predictor's tokens.
@@ -63,8 +71,9 @@ class IWM(Objective):
         predictor_heads: of its attention; 0 is as many as the backbone has.
         error: `squared`, `smooth-l1` as in I-JEPA's code, or `absolute`.
         momentum: what the moving average keeps of itself in the first step; it rises to 1 linearly.
-        judged_side: retrieval predicts so many patches a side, evenly spread over the view, from the same patches of the source, which was
-            encoded whole. The paper compares all patches, which takes more memory than most data allow.
+        judged_side: retrieval predicts so many patches a side, evenly spread over the view, from the same patches of
+            the source, which was encoded whole. The paper compares all patches, which takes more memory than most data
+            allow.
     """
 
     teacher: Teacher
@@ -136,7 +145,9 @@ class IWM(Objective):
         self.masking.steps_done = step
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:
-        """The prediction of some patches side by side; embeddings are these patches' tokens, encoded with the whole view."""
+        """The prediction of some patches side by side; embeddings are these patches' tokens, encoded with the whole
+        view.
+        """
         judged = evenly_spread(self.grid, self.judged_side)
 
         def embed(pixels: Tensor) -> Tensor:

@@ -22,13 +22,13 @@ class LeJEPA(Objective):
 
         L = (1 - weight) mean (z_v - c)^2 + weight SIGReg(z),
 
-    z_v being the projected view v of a sample and c the mean of its views; see `ssl_inv.nn.sigreg.sigreg` for the second term. Views of one size are
-    one batch for the backbone, and all views of all sizes are one for the projector.
+    z_v being the projected view v of a sample and c the mean of its views; see `ssl_inv.nn.sigreg.sigreg` for the
+    second term. Views of one size are one batch for the backbone, and all views of all sizes are one for the projector.
 
     When:
-        An invariant objective with one weight to set: no teacher, no stop-gradient, no predictor, no schedules of temperatures, and a loss
-        that may be compared between runs. Not where features have to tell how an image was seen; and choose the weight anew when the batch
-        changes, unless `scale_by_batch` is off.
+        An invariant objective with one weight to set: no teacher, no stop-gradient, no predictor, no schedules of
+        temperatures, and a loss that may be compared between runs. Not where features have to tell how an image was
+        seen; and choose the weight anew when the batch changes, unless `scale_by_batch` is off.
 
     Args:
         projector: widths of the projector's layers.
@@ -37,8 +37,9 @@ class LeJEPA(Objective):
         nodes: points at which characteristic functions are compared.
         reach: the largest of these points.
         scale_by_batch: whether SIGReg is multiplied by the size of the global batch, as in the paper.
-        form: `per-view` tests every view on its own, as the paper's minimal script does. `flattened` is what stable-pretraining computes:
-            all views are one sample N V, c is the mean of the global views alone, and the first term has the weight 1.
+        form: `per-view` tests every view on its own, as the paper's minimal script does. `flattened` is what
+            stable-pretraining computes: all views are one sample N V, c is the mean of the global views alone, and the
+            first term has the weight 1.
         global_views: views that the augmentation makes as it stands, or that the data has.
         local_views: small crops; with none, objects with several views of their own serve as global views.
         local_size: side of the small crops in pixels.

@@ -20,26 +20,29 @@ from ssl_inv.views import Pair, Views
 
 
 class MoCoV2(CountsSteps, Objective):
-    """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al., arXiv 2003.04297).
+    """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al.,
+    arXiv 2003.04297).
 
-    With q the query, the normalised projection of the first view, k the teacher's of the second, and n_1, ..., n_K the queue's keys,
+    With q the query, the normalised projection of the first view, k the teacher's of the second, and n_1, ..., n_K the
+    queue's keys,
 
         L = -log (exp(q . k / T) / (exp(q . k / T) + sum_j exp(q . n_j / T))).
 
-    The teacher is a moving average of backbone and projector. Keys have no gradient and come into the queue after the step, those of all
-    processes. The queue begins with random vectors, which are negatives as any other. The authors shuffle samples between processes before
-    the teacher, lest statistics of small batches tell which key belongs to which query; here the statistics of batch normalisation are
-    those of the global batch, which are the same for all, so there is nothing to shuffle.
+    The teacher is a moving average of backbone and projector. Keys have no gradient and come into the queue after the
+    step, those of all processes. The queue begins with random vectors, which are negatives as any other. The authors
+    shuffle samples between processes before the teacher, lest statistics of small batches tell which key belongs to
+    which query; here the statistics of batch normalisation are those of the global batch, which are the same for all,
+    so there is nothing to shuffle.
 
-    Feature transformation (Zhu et al., ICCV 2021, as its published commands run it) makes the positive harder and the negatives more
-    varied, with two numbers for each step, l = 1 + Beta(a, a) and v ~ Beta(b, b):
+    Feature transformation (Zhu et al., ICCV 2021, as its published commands run it) makes the positive harder and the
+    negatives more varied, with two numbers for each step, l = 1 + Beta(a, a) and v ~ Beta(b, b):
 
         q . k becomes (l q + (1 - l) k) . (l k + (1 - l) q), and n becomes v n + (1 - v) n[permutation].
 
     When:
-        Contrastive training with small batches: negatives come from the queue and not from the batch. The usual baseline for transfer to
-        detection. Not where the whole data set is hardly larger than the queue, as images then are negatives of themselves; nor where
-        features have to tell how an image was seen.
+        Contrastive training with small batches: negatives come from the queue and not from the batch. The usual
+        baseline for transfer to detection. Not where the whole data set is hardly larger than the queue, as images then
+        are negatives of themselves; nor where features have to tell how an image was seen.
 
     Args:
         projector: widths of the projector's layers, with ReLU between them and no normalisation.
@@ -47,9 +50,12 @@ class MoCoV2(CountsSteps, Objective):
         queue_precision: of the stored keys.
         temperature: T, which divides the cosine similarities.
         momentum: what the teacher keeps of itself in every step; shorter training wants less.
-        extrapolation: a, how the positive pair is drawn apart; the paper's feature transformation has 2, and 0 leaves it as it is.
-        interpolation: b, how negatives are mixed with each other; the paper's feature transformation has 1.6, and 0 does not mix.
-        renormalised: whether transformed features are brought back to length one, which the published commands do not do.
+        extrapolation: a, how the positive pair is drawn apart; the paper's feature transformation has 2, and 0 leaves
+        it as it is.
+        interpolation: b, how negatives are mixed with each other; the paper's feature transformation has 1.6, and 0
+        does not mix.
+        renormalised: whether transformed features are brought back to length one, which the published commands do not
+        do.
         seed: decides l, v and the permutation, with the number of the step.
     """
 

@@ -17,27 +17,30 @@ from ssl_inv.views import Pair, Views
 class MoCoV3(Objective):
     """Momentum contrast without a queue (Chen, Xie, He, ICCV 2021, eq. 1 and algorithm 1).
 
-    With q the query that a predictor makes of a view's projected features, and k the teacher's projection of the other view,
+    With q the query that a predictor makes of a view's projected features, and k the teacher's projection of the other
+    view,
 
         L = 2 T CE(cos(q^x, k^y of all samples) / T) + 2 T CE(cos(q^y, k^x of all samples) / T),
 
-    where each query's own sample is the class to be found. Keys come from all processes and have no gradient. The teacher is a moving
-    average of backbone and projector. Views go through the networks one after the other, as in the paper.
+    where each query's own sample is the class to be found. Keys come from all processes and have no gradient. The
+    teacher is a moving average of backbone and projector. Views go through the networks one after the other, as in the
+    paper.
 
     When:
-        A contrastive baseline with a teacher, for ResNets and vision transformers, on large batches; keys of all processes are negatives,
-        without a queue. Not with small batches, where a queue or an objective without negatives does better; nor where features have to
-        tell how an image was seen.
+        A contrastive baseline with a teacher, for ResNets and vision transformers, on large batches; keys of all
+        processes are negatives, without a queue. Not with small batches, where a queue or an objective without
+        negatives does better; nor where features have to tell how an image was seen.
 
     Args:
-        projector: widths of the projector's layers, all of which are normalised, the last one without scale and shift. The paper has two
-            layers for a ResNet and three, `[4096, 4096, 256]`, for a vision transformer.
+        projector: widths of the projector's layers, all of which are normalised, the last one without scale and shift.
+            The paper has two layers for a ResNet and three, `[4096, 4096, 256]`, for a vision transformer.
         predictor: widths of the predictor's hidden layers.
-        predictor_norm: whether the predictor's last layer is normalised too, as the paper has it for vision transformers.
+        predictor_norm: whether the predictor's last layer is normalised too, as the paper has it for vision
+        transformers.
         temperature: T; the authors' 1 is for a ResNet, 0.2 for a vision transformer.
         momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
-        frozen_patch_projection: whether the patch projection of a vision transformer keeps its initial weights, the paper's remedy (sec.
-            4.2) for training that becomes unstable.
+        frozen_patch_projection: whether the patch projection of a vision transformer keeps its initial weights, the
+            paper's remedy (sec. 4.2) for training that becomes unstable.
     """
 
     teacher: Teacher

@@ -1,4 +1,6 @@
-"""MSN: predict, from small crops and views that lack patches, which prototypes a slowly moving copy of the network finds in a view."""
+"""MSN: predict, from small crops and views that lack patches, which prototypes a slowly moving copy of the network
+finds in a view.
+"""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -24,8 +26,9 @@ from ssl_inv.views import Crops, MultiCrop, Views
 class MSN(CountsSteps, Objective):
     """Masked siamese networks (Assran et al., ECCV 2022, eq. 1 and sec. 3), as the authors' code computes it.
 
-    The target is one view as the augmentation makes it; anchors are further such views of which some patches are dropped, and small crops.
-    With z and z+ the normalised embeddings of an anchor and, by the teacher, of the target, and c the prototypes, of length one,
+    The target is one view as the augmentation makes it; anchors are further such views of which some patches are
+    dropped, and small crops. With z and z+ the normalised embeddings of an anchor and, by the teacher, of the target,
+    and c the prototypes, of length one,
 
         p = softmax(z . c / T),  p+ = sinkhorn(softmax(z+ . c / (T sharpening))),
 
@@ -33,16 +36,16 @@ class MSN(CountsSteps, Objective):
 
     where H is the entropy and means are those over anchors and samples.
 
-    Sinkhorn's algorithm and the mean run over the global batch, and everything in logarithms, where small probabilities stay finite. The
-    teacher is a moving average of backbone and head, without dropout and stochastic depth; the prototypes are the student's. Patches to be
-    dropped are drawn for every sample, where the authors' code drops the same of all. The backbone is a vision transformer, with the
-    argument `dynamic_img_size: true` for small crops. What is kept and judged after the last step is the teacher, as in the paper; until
-    then, monitors look at the student.
+    Sinkhorn's algorithm and the mean run over the global batch, and everything in logarithms, where small probabilities
+    stay finite. The teacher is a moving average of backbone and head, without dropout and stochastic depth; the
+    prototypes are the student's. Patches to be dropped are drawn for every sample, where the authors' code drops the
+    same of all. The backbone is a vision transformer, with the argument `dynamic_img_size: true` for small crops. What
+    is kept and judged after the last step is the teacher, as in the paper; until then, monitors look at the student.
 
     When:
-        Vision transformers on plain images, above all where few labels will be had later; dropped patches make steps cheap. Not for
-        convolutional networks; nor where things are far from equally frequent, since all prototypes are made to be used alike; nor where
-        features have to tell how an image was seen.
+        Vision transformers on plain images, above all where few labels will be had later; dropped patches make steps
+        cheap. Not for convolutional networks; nor where things are far from equally frequent, since all prototypes are
+        made to be used alike; nor where features have to tell how an image was seen.
 
     Args:
         random_views: anchors as large as the target, with patches dropped.
@@ -57,7 +60,8 @@ class MSN(CountsSteps, Objective):
         sharpening: multiplies the temperature of the targets.
         sinkhorn_iterations: how often targets are normalised over samples and prototypes; 0 leaves them as they are.
         mean_entropy: weight of the term that has all prototypes used alike.
-        entropy: weight of the term that has each anchor choose one prototype; the authors' code has it and their settings do not.
+        entropy: weight of the term that has each anchor choose one prototype; the authors' code has it and their
+        settings do not.
         momentum: what the teacher keeps of itself in the first step; it rises to 1 linearly.
         keep: whose weights the backbone has after the last step.
         seed: decides the dropped patches, with the number of the step, the sample and the view.

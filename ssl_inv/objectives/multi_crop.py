@@ -22,7 +22,9 @@ def require_distillation_settings(
 
 
 def global_and_local(count: int, size: int, scale: Sequence[float]) -> MultiCrop:
-    """Two crops as the augmentation makes them, and `count` small ones of `size` pixels and a `scale` of the image's area."""
+    """Two crops as the augmentation makes them, and `count` small ones of `size` pixels and a `scale` of the image's
+    area.
+    """
     if len(scale) != 2:
         raise SettingError(
             "local_scale", f"must be the smallest and the largest share of the image's area, got {list(scale)}"

@@ -17,20 +17,23 @@ from ssl_inv.views import Pair, Views
 
 
 class NNCLR(Objective):
-    """Nearest neighbours as positives (Dwibedi et al., "With a little help from my friends", ICCV 2021, eq. 3 and algorithm 1).
+    """Nearest neighbours as positives (Dwibedi et al., "With a little help from my friends", ICCV 2021, eq. 3 and
+    algorithm 1).
 
-    With z the projection of a view, p its prediction, NN(z) the vector of a queue of earlier projections that is most similar to z,
+    With z the projection of a view, p its prediction, NN(z) the vector of a queue of earlier projections that is most
+    similar to z,
 
         L = 1/2 CE(cos(NN(z^x), p^y of all samples) / T) + 1/2 CE(cos(NN(z^y), p^x of all samples) / T),
 
-    where each row's own sample is the class to be found. Negatives are the other samples' predictions of the one other view: putting the
-    neighbours in the place of a view in SimCLR's loss, as is also done, adds those of the own view and is another loss. Neighbours have no
-    gradient. Projections of the first view come into the queue after the step; it begins with random vectors.
+    where each row's own sample is the class to be found. Negatives are the other samples' predictions of the one other
+    view: putting the neighbours in the place of a view in SimCLR's loss, as is also done, adds those of the own view
+    and is another loss. Neighbours have no gradient. Projections of the first view come into the queue after the step;
+    it begins with random vectors.
 
     When:
-        Features for classes on plain images, where a positive that is another image of the same thing is worth more than one more
-        augmentation; less of it is needed. Not on data with few images of each thing, whose nearest neighbours are other things; nor where
-        features have to tell how an image was seen.
+        Features for classes on plain images, where a positive that is another image of the same thing is worth more
+        than one more augmentation; less of it is needed. Not on data with few images of each thing, whose nearest
+        neighbours are other things; nor where features have to tell how an image was seen.
 
     Args:
         projector: widths of the projector's layers, all of which are normalised.
@@ -68,7 +71,9 @@ class NNCLR(Objective):
         return self.embedding_loss(x, y, self.prediction(x), self.prediction(y))
 
     def embedding_loss(self, x: Tensor, y: Tensor, predicted_x: Tensor, predicted_y: Tensor) -> Losses:
-        """The loss from projections and predictions `(B, D)` of both views; the first's projections come into the queue after the step."""
+        """The loss from projections and predictions `(B, D)` of both views; the first's projections come into the queue
+        after the step.
+        """
         pairs = ((self.neighbours(x), predicted_y), (self.neighbours(y), predicted_x))
         self.queue.put(losses.unit_rows(x))
         first, second = (losses.find_own(neighbours, predicted, self.temperature) for neighbours, predicted in pairs)
@@ -79,7 +84,8 @@ class NNCLR(Objective):
         """The vector of the queue most similar to each projection, `(B, D)`."""
         vectors = self.queue.vectors
         with torch.autocast(vectors.device.type, enabled=False):
-            # In the queue's own precision, which tells neighbours apart well enough: a copy in another would be the largest thing here.
+            # In the queue's own precision, which tells neighbours apart well enough: a copy in another would be the
+            # largest thing here.
             return vectors[(losses.unit_rows(projections).to(vectors.dtype) @ vectors.T).argmax(dim=1)]
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:

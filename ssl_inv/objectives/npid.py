@@ -26,12 +26,14 @@ class NPID(CountsSteps, Objective):
 
         L = -log (exp(z . v_i / T) / (exp(z . v_i / T) + sum over M others j of exp(z . v_j / T))).
 
-    The paper estimates the sum over all N by noise-contrastive estimation with a proximal term; here, as in later codes, the M others alone
-    stand in the softmax. After the step the bank takes in z: v_i becomes (1 - m) v_i + m z, at length one. It begins with random vectors.
+    The paper estimates the sum over all N by noise-contrastive estimation with a proximal term; here, as in later
+    codes, the M others alone stand in the softmax. After the step the bank takes in z: v_i becomes (1 - m) v_i + m z,
+    at length one. It begins with random vectors.
 
     When:
-        An instance-discrimination baseline that needs one view, one network and no large batch, and a base for InterCLR. Not where accuracy
-        is all: entries are as old as an epoch, and two views with a teacher (MoCo v2) do better at twice the cost of a step.
+        An instance-discrimination baseline that needs one view, one network and no large batch, and a base for
+        InterCLR. Not where accuracy is all: entries are as old as an epoch, and two views with a teacher (MoCo v2) do
+        better at twice the cost of a step.
 
     Args:
         projector: widths of the projector's layers, with ReLU between them and no normalisation.

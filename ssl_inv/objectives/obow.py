@@ -22,45 +22,55 @@ from ssl_inv.views import Crops, MultiCrop, Patches, Plan, Several, Views
 class OBoW(CountsSteps, Objective):
     """Online bags of visual words (Gidaris et al., CVPR 2021, eq. 1 to 6), as the authors' code computes it.
 
-    The teacher's feature map of the whole image, plainly seen, becomes a bag of visual words: every position u is assigned softly to the K
-    words v_k, and the largest assignment counts,
+    The teacher's feature map of the whole image, plainly seen, becomes a bag of visual words: every position u is
+    assigned softly to the K words v_k, and the largest assignment counts,
 
         y_k = max_u softmax_k(- (inverse_delta / m) |t_u - v_k|^2) / sum of these over k,
 
-    with a moving average m of the mean squared distance from the nearest word. The student predicts it from crops of the image,
+    with a moving average m of the mean squared distance from the nearest word. The student predicts it from crops of
+    the image,
 
         L = sum over kinds of crops of mean over levels, images and crops of KL(y || softmax(kappa W(V) s)),
 
-    where W(V) is a classifier that a small network makes of the words, and s the pooled feature as it is. Words are features of the latest
-    K images, one of each, at a random position. There are words and a classifier for each of the last `levels` stages. The teacher is a
-    moving average of the backbone's parameters and normalises by its own batches. Student and targets use the words of before the step.
+    where W(V) is a classifier that a small network makes of the words, and s the pooled feature as it is. Words are
+    features of the latest K images, one of each, at a random position. There are words and a classifier for each of the
+    last `levels` stages. The teacher is a moving average of the backbone's parameters and normalises by its own
+    batches. Student and targets use the words of before the step.
 
-    Crops of one kind go through the student together. In the record stand beside the loss, with weight 0, the perplexities of the last
-    stage's bags: over how many words that of an image spreads, and those of all images together. From the authors' code differ: K need not
-    be a multiple of the batch; the teacher moves after the step, which is the same teacher; it has no dropout; schedules go by the step and
-    not by the epoch; no linear classifier is trained beside. `levels: 1, patches: 0, crops: 1` is their vanilla form, and
-    `augmentation: {name: obow}` has their policies for the teacher, crops and patches.
+    Crops of one kind go through the student together. In the record stand beside the loss, with weight 0, the
+    perplexities of the last stage's bags: over how many words that of an image spreads, and those of all images
+    together. From the authors' code differ: K need not be a multiple of the batch; the teacher moves after the step,
+    which is the same teacher; it has no dropout; schedules go by the step and not by the epoch; no linear classifier is
+    trained beside. `levels: 1, patches: 0, crops: 1` is their vanilla form, and `augmentation: {name: obow}` has their
+    policies for the teacher, crops and patches.
 
     When:
-        Features for classes, detection and few labels on plain images, with small batches and short training; for convolutional networks,
-        and the record of views is not needed. Not for images so small that maps have a few positions only, nor where features have to tell
-        how an image was seen. Few words give more invariance, many keep more detail.
+        Features for classes, detection and few labels on plain images, with small batches and short training; for
+        convolutional networks, and the record of views is not needed. Not for images so small that maps have a few
+        positions only, nor where features have to tell how an image was seen. Few words give more invariance, many keep
+        more detail.
 
     Args:
         levels: of how many of the network's last stages bags are predicted.
-        vocabulary: K, words of each level. The queue is as many images long: at least some eight batches, and fewer than the data has.
+        vocabulary: K, words of each level. The queue is as many images long: at least some eight batches, and fewer
+        than the data has.
         assignment: `soft` as above; `hard`: each position counts for its nearest word only.
         inverse_delta: sharpness of the soft assignment; the authors' 15 is for ResNet-50, 10 for ResNet-18.
         pooling: over positions, `max` or `mean`.
-        words: what becomes a word: a `local_average`, over a window, a feature as it is, `no_averaging`, or the `global_average`.
+        words: what becomes a word: a `local_average`, over a window, a feature as it is, `no_averaging`, or the
+        `global_average`.
         window: side of the local average's window, in positions.
-        border: positions that are dropped at each side of a map, as they have seen padding; 0 for maps of a few positions.
+        border: positions that are dropped at each side of a map, as they have seen padding; 0 for maps of a few
+        positions.
         distance_momentum: what m keeps of itself in a batch.
-        first_distance: m before the first batch; None begins with the first batch's and goes on with the mean of all, until the moving
-            average is as long. The authors' 0.5 fits no network in particular, and makes hundreds of steps too hard or too soft.
-        warm_start: whether the first batch fills the vocabulary with its features, several of each image, before the first step, and with
-            mixtures of these where it has too few. The authors' random words last for K / batch steps.
-        word_seed: decides, with the number of the step, the sample and the level, the positions that words are taken from.
+        first_distance: m before the first batch; None begins with the first batch's and goes on with the mean of all,
+            until the moving average is as long. The authors' 0.5 fits no network in particular, and makes hundreds of
+            steps too hard or too soft.
+        warm_start: whether the first batch fills the vocabulary with its features, several of each image, before the
+            first step, and with mixtures of these where it has too few. The authors' random words last for K / batch
+            steps.
+        word_seed: decides, with the number of the step, the sample and the level, the positions that words are taken
+        from.
         kappa: multiplies logits; the authors' 8 is for ResNet-50, 5 for ResNet-18.
         learn_kappa: whether kappa is learnt, one for each level.
         momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
@@ -165,7 +175,9 @@ class OBoW(CountsSteps, Objective):
         return {**terms, **spread(bags[-1])}
 
     def _targets(self, maps: Sequence[Tensor], index: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """A classifier, `(K, features)`, and the bags, `(B, K)`, of each level, by the words as they were before this batch."""
+        """A classifier, `(K, features)`, and the bags, `(B, K)`, of each level, by the words as they were before this
+        batch.
+        """
         classifiers, bags = [], []
         for level, (words, head, one) in enumerate(zip(self.words, self.heads, maps, strict=True)):
             assert isinstance(words, VisualWords)

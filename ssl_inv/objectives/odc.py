@@ -22,20 +22,21 @@ from ssl_inv.views import Crops, MultiCrop, Views
 class ODC(Objective):
     """Online deep clustering (Zhan et al., CVPR 2020, sec. 3).
 
-    A bank holds a unit vector f_i of every training image and its pseudo-label y_i, one of K clusters. With p the softmax of a linear
-    classifier of the projected view, and n_c the size of cluster c,
+    A bank holds a unit vector f_i of every training image and its pseudo-label y_i, one of K clusters. With p the
+    softmax of a linear classifier of the projected view, and n_c the size of cluster c,
 
         L = sum_i w_i (-log p_i(y_i)) / sum_i w_i,   w_i = n_(y_i)^(-reweighting).
 
-    After the step f_i becomes (1 - m) f_i + m z_i, at length one, z_i being the projection, and y_i the cluster whose centroid it is most
-    like; now and then centroids become the means of their members, and clusters that have become small are emptied and get a half of the
-    largest. The bank begins with what the untrained network makes of the whole images, clustered by k-means. The weights are those of the
-    global batch. The authors train the classifier without momentum; here one optimiser serves all.
+    After the step f_i becomes (1 - m) f_i + m z_i, at length one, z_i being the projection, and y_i the cluster whose
+    centroid it is most like; now and then centroids become the means of their members, and clusters that have become
+    small are emptied and get a half of the largest. The bank begins with what the untrained network makes of the whole
+    images, clustered by k-means. The weights are those of the global batch. The authors train the classifier without
+    momentum; here one optimiser serves all.
 
     When:
-        Clustering as the training signal with no pause between epochs, one view and one network: about half of a contrastive step. Not
-        where accuracy is all, as it is behind DeepCluster-v2 and the contrastive objectives; nor on data far from balanced; nor in training
-        of few passes, in which labels lag behind features.
+        Clustering as the training signal with no pause between epochs, one view and one network: about half of a
+        contrastive step. Not where accuracy is all, as it is behind DeepCluster-v2 and the contrastive objectives; nor
+        on data far from balanced; nor in training of few passes, in which labels lag behind features.
 
     Args:
         projector: widths of the two layers of the projector: linear, normalisation, ReLU, dropout, linear, ReLU.

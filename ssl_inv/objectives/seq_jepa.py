@@ -33,7 +33,9 @@ VECTOR_NAMES = (
     "hue",
     "blur",
 )
-"""What the nine numbers are: pixels of the source, factors, turns from -0.5 to 0.5, and the blur's standard deviation in pixels."""
+"""What the nine numbers are: pixels of the source, factors, turns from -0.5 to 0.5, and the blur's standard deviation
+in pixels.
+"""
 
 
 _NEUTRAL: dict[str, Group] = {
@@ -56,61 +58,70 @@ _AUGMENTATION = {name.split()[0] for name in VECTOR_NAMES}
 class SeqJEPA(Objective):
     """seq-JEPA (Ghaemi, Muller, Bakhtiari, NeurIPS 2025).
 
-    Of views x_1 .. x_{M+1}, with the action a_i from view i to the next, the backbone f, the moving average f' of its parameters, the
-    predictor h and [.; .] for vectors side by side,
+    Of views x_1 .. x_{M+1}, with the action a_i from view i to the next, the backbone f, the moving average f' of its
+    parameters, the predictor h and [.; .] for vectors side by side,
 
         z_i = f(x_i),  e_i = BN(W a_i)
         z_AGG = transformer([AGG], [z_1; e_1], ..., [z_{M-1}; e_{M-1}], [z_M; 0])[AGG]
         L = 1 - mean cos(h([z_AGG; e_M]), f'(x_{M+1})).
 
-    Nothing else holds the features apart: no negatives, no variance term, no projector. By the paper, z becomes equivariant to the actions
-    that the prediction is told and z_AGG invariant; `leak/...` in the results measures how far, and a short run does not get there: after
-    800 steps on rendered solids the aggregate still tells the last action that it was given. The M observed views are normalised as one
-    batch, the target's as another, by f' and with running statistics of its own. The momentum rises step by step; in the authors' code
-    epoch by epoch.
+    Nothing else holds the features apart: no negatives, no variance term, no projector. By the paper, z becomes
+    equivariant to the actions that the prediction is told and z_AGG invariant; `leak/...` in the results measures how
+    far, and a short run does not get there: after 800 steps on rendered solids the aggregate still tells the last
+    action that it was given. The M observed views are normalised as one batch, the target's as another, by f' and with
+    running statistics of its own. The momentum rises step by step; in the authors' code epoch by epoch.
 
-    `anti_collapse: sigreg` does without the teacher, its momentum and the stop-gradient, as in LeJEPA (`ssl_inv.nn.sigreg.sigreg`): f' is f itself,
-    learns from the error too, and all M + 1 views are one batch for it, each of which is held to a normal distribution,
+    `anti_collapse: sigreg` does without the teacher, its momentum and the stop-gradient, as in LeJEPA
+    (`ssl_inv.nn.sigreg.sigreg`): f' is f itself, learns from the error too, and all M + 1 views are one batch for it,
+    each of which is held to a normal distribution,
 
         L = 1 - mean cos(h([z_AGG; e_M]), z_{M+1}) + sigreg_weight mean_i SIGReg(z_i).
 
     When:
-        Several views of each object are to be had in training and in use, with the actions between them: the aggregate of several views
-        gives the best published classes on 3DIEBench, the single view an R2 of the rotation above SIE's. Also for saccades over plain
-        images. Not where one view is all there is in use: much of its gain comes from the others. On augmented photographs its R2 is
-        highest and its classes are lower than those of two-view objectives.
+        Several views of each object are to be had in training and in use, with the actions between them: the aggregate
+        of several views gives the best published classes on 3DIEBench, the single view an R2 of the rotation above
+        SIE's. Also for saccades over plain images. Not where one view is all there is in use: much of its gain comes
+        from the others. On augmented photographs its R2 is highest and its classes are lower than those of two-view
+        objectives.
 
     Args:
-        parameters: what views differ in and actions are made of: `rotation`, with `floor_hue` and `light_hue` for the paper's rotation and
-            colour variant; `crop`, `brightness`, `contrast`, `saturation`, `hue` and `blur` of an augmentation; `fixation` of saccades.
+        parameters: what views differ in and actions are made of: `rotation`, with `floor_hue` and `light_hue` for the
+            paper's rotation and colour variant; `crop`, `brightness`, `contrast`, `saturation`, `hue` and `blur` of an
+            augmentation; `fixation` of saccades.
         observed: M, the views before the target.
-        action_dimensions: of an embedded action; 0 takes actions as they are, filled up with zeros so that the heads divide what they are
-            part of.
+        action_dimensions: of an embedded action; 0 takes actions as they are, filled up with zeros so that the heads
+            divide what they are part of.
         layers: of the aggregator.
         heads: of the aggregator's attention.
         dropout: in the aggregator.
         predictor: width of the predictor's hidden layer.
         momentum: of the moving average at the start; it rises to 1 along half a cosine.
-        anti_collapse: what keeps features from becoming all the same: the `teacher` of the paper, or `sigreg` in its place.
-        target: what is predicted, and held to a normal distribution: the `features`, or these `standardised` over the batch. The paper's is
-            the former. Features behind a ReLU have so much in common that a constant prediction scores well at first, and a short run
-            may not get beyond it; `standardised`, it scores nothing. SIGReg cannot reach zero on features that are never negative.
+        anti_collapse: what keeps features from becoming all the same: the `teacher` of the paper, or `sigreg` in its
+        place.
+        target: what is predicted, and held to a normal distribution: the `features`, or these `standardised` over the
+            batch. The paper's is the former. Features behind a ReLU have so much in common that a constant prediction
+            scores well at first, and a short run may not get beyond it; `standardised`, it scores nothing. SIGReg
+            cannot reach zero on features that are never negative.
         sigreg_weight: of SIGReg.
         directions: along how many random directions SIGReg looks.
         conditioning: who is told the actions: `both` aggregator and predictor, one of them, or `none`.
-        convention: how an action is written as a vector. `canonical` writes every parameter on its own. `seq-jepa` is the authors' code:
-            quaternions with the sign that the product has, hues as plain differences, and each number of an augmentation divided by its
-            norm over all views of the sample, so that actions depend on views that they do not lead to or from, the target among them.
-        action_statistics: over which batches actions are normalised in training: `joint` takes the M actions of all samples as one batch;
-            `padded` and `repeated` are the authors' code, which normalises the last action apart from the others and these with zeros for
-            it (augmentations, saccades) or with itself once more (3DIEBench).
+        convention: how an action is written as a vector. `canonical` writes every parameter on its own. `seq-jepa` is
+            the authors' code: quaternions with the sign that the product has, hues as plain differences, and each
+            number of an augmentation divided by its norm over all views of the sample, so that actions depend on views
+            that they do not lead to or from, the target among them.
+        action_statistics: over which batches actions are normalised in training: `joint` takes the M actions of all
+            samples as one batch; `padded` and `repeated` are the authors' code, which normalises the last action apart
+            from the others and these with zeros for it (augmentations, saccades) or with itself once more (3DIEBench).
         initialisation: of the aggregator's layers: `independent`, or `copies` of one, as in the authors' code.
         views: `sequence` of the data's own views or of augmented ones, or small patches of one image in `saccades`.
         patch: side of a saccade's patches in pixels.
-        saliency: where saccades go: `spectral_residual` finds it in the image itself, in place of the paper's DeepGaze IIE; or `uniform`.
-        inhibition: where a saccade does not return to: a `disc` about each fixation, the authors' code's `square`, or `none`.
+        saliency: where saccades go: `spectral_residual` finds it in the image itself, in place of the paper's DeepGaze
+        IIE; or `uniform`.
+        inhibition: where a saccade does not return to: a `disc` about each fixation, the authors' code's `square`, or
+        `none`.
         radius: of the disc, or half the side of the square, in pixels.
-        cutting: `upright` patches lie about their fixations; `official` ones have row and column exchanged, as in the authors' code.
+        cutting: `upright` patches lie about their fixations; `official` ones have row and column exchanged, as in the
+            authors' code.
     """
 
     teacher: Teacher | None
@@ -176,7 +187,9 @@ class SeqJEPA(Objective):
         self.momentum, self.sigreg_weight = momentum, sigreg_weight
         self.predictor_is_told = conditioning in ("both", "predictor")
         self.actions_of_two_views = convention == "canonical" or not _AUGMENTATION & set(self.parameters_used)
-        """Whether an action depends on no other views than those that it leads to and from, so that it has a meaning beyond its sample."""
+        """Whether an action depends on no other views than those that it leads to and from, so that it has a meaning
+        beyond its sample.
+        """
         if parameters:  # also those that only a comparison without actions names: a slip of the pen is none the less
             length = base.action_dimensions({**groups, **self._plan.groups}, parameters, convention)
         self.action_encoder: ActionEncoder | RawActions = RawActions(0)
@@ -254,7 +267,9 @@ class SeqJEPA(Objective):
         return self.prediction_head(known)  # type: ignore[no-any-return]
 
     def predictor(self, backbone: Backbone) -> ActionPrediction | None:
-        """The prediction from one observed view; embeddings are what is predicted, the backbone's features or these standardised."""
+        """The prediction from one observed view; embeddings are what is predicted, the backbone's features or these
+        standardised.
+        """
         if not (self.predictor_is_told and self.actions_of_two_views):
             return None
 
@@ -290,7 +305,8 @@ def action_vectors(transforms: Sequence[Transform], parameters: list[str], conve
     Args:
         transforms: of the V views, B rows each.
         parameters: what actions are made of, in this order but for `seq-jepa`, which has those of an augmentation last.
-        convention: `canonical`, or `seq-jepa`, which writes parameters of an augmentation as `seq_jepa_actions` does for `official`.
+        convention: `canonical`, or `seq-jepa`, which writes parameters of an augmentation as `seq_jepa_actions` does
+            for `official`.
     """
     steps = [here.only(parameters).relative(there) for here, there in pairwise(transforms)]
     others = [name for name in parameters if convention == "canonical" or name not in _AUGMENTATION]
@@ -329,7 +345,8 @@ def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, o
 def seq_jepa_vector(transform: Transform, size_of_source: tuple[int, int]) -> Tensor:
     """Each view's augmentation as seq-JEPA writes it, `(B, 9)`; see `VECTOR_NAMES`.
 
-    Flips, grey, solarising and the order of the jitter are left out, as there. What the augmentation does not record is neutral.
+    Flips, grey, solarising and the order of the jitter are left out, as there. What the augmentation does not record is
+    neutral.
 
     Args:
         transform: of the views.
@@ -364,9 +381,9 @@ def seq_jepa_actions(vectors: Tensor, size_of_source: tuple[int, int], scaling: 
     Args:
         vectors: of the views of each sample, in the order of the sequence, `(B, V, 9)`.
         size_of_source: height and width of the images, in pixels.
-        scaling: `constant` divides by the image's sides and by how far SimCLR's policy goes, and takes the shorter way from hue to hue.
-            `official` is what the authors' code does: every number is divided by its norm over all views of the sample, so an action
-            depends on views it does not lead to or from, the target among them.
+        scaling: `constant` divides by the image's sides and by how far SimCLR's policy goes, and takes the shorter way
+            from hue to hue. `official` is what the authors' code does: every number is divided by its norm over all
+            views of the sample, so an action depends on views it does not lead to or from, the target among them.
 
     Raises:
         ValueError: if no scaling has that name.

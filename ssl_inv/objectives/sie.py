@@ -29,8 +29,9 @@ from ssl_inv.views import Pair, Views
 class SIE(Objective):
     """Split invariant-equivariant features (Garrido, Najman, LeCun, ICML 2023), as the authors' code computes them.
 
-    The first part of the pooled features h = [h_inv, h_equi] should not change from view x to view y, the second should change as the
-    action a from x to y says. Each part has a projector; with z the projected parts side by side and p(z, a) the predictor,
+    The first part of the pooled features h = [h_inv, h_equi] should not change from view x to view y, the second should
+    change as the action a from x to y says. Each part has a projector; with z the projected parts side by side and p(z,
+    a) the predictor,
 
         L = invariance mean (z_inv^x - z_inv^y)^2 + equivariance mean (p(z_equi^x, a) - z_equi^y)^2
           + variance (V(z^x) / 2 + V(z^y) / 2) + variance V(p(z_equi^x, a)) / 2 + covariance (C(z^x) + C(z^y)),
@@ -38,36 +39,43 @@ class SIE(Objective):
     V and C being the hinge on the standard deviation and the squared covariances of VICReg. Only x to y is predicted.
 
     When:
-        One encoder is to know both what is seen and how, in parts of its features that can be told apart, and the data record how views
-        differ: renderings, turntables, simulators, robots. The predictor serves to find the view that an action leads to. Not where classes
-        alone matter: on the same budget VICReg tells them better. Nor where actions are so small that the identity predicts well: the
-        equivariant part learns how things are turned only once the predictor uses the action. For short runs on rotations there is
-        `predictor_initialisation: quaternion`, which uses it from the first step on.
+        One encoder is to know both what is seen and how, in parts of its features that can be told apart, and the data
+        record how views differ: renderings, turntables, simulators, robots. The predictor serves to find the view that
+        an action leads to. Not where classes alone matter: on the same budget VICReg tells them better. Nor where
+        actions are so small that the identity predicts well: the equivariant part learns how things are turned only
+        once the predictor uses the action. For short runs on rotations there is `predictor_initialisation: quaternion`,
+        which uses it from the first step on.
 
     Args:
-        parameters: what the views differ in and the predictor is told: `rotation` for the paper's main model, with `floor_hue` and
-            `light_hue` for its rotation and colour variant.
-        equivariant_share: share of the feature and projector dimensions that is equivariant, above 0 and up to 1. At 1, the paper's purely
-            equivariant comparison, there is no invariance term; `equivariance` then is what the authors' code calls the invariance weight.
+        parameters: what the views differ in and the predictor is told: `rotation` for the paper's main model, with
+            `floor_hue` and `light_hue` for its rotation and colour variant.
+        equivariant_share: share of the feature and projector dimensions that is equivariant, above 0 and up to 1. At 1,
+            the paper's purely equivariant comparison, there is no invariance term; `equivariance` then is what the
+            authors' code calls the invariance weight.
         projector: widths of both projectors together; each part has its share of every width.
         invariance: weight of the invariance term.
-        equivariance: weight of the prediction error. The paper's command line gives it as the product of two options, 10 and 0.45.
+        equivariance: weight of the prediction error. The paper's command line gives it as the product of two options,
+        10 and 0.45.
         variance: weight of the variance terms.
         covariance: weight of the covariance terms.
-        predicted_variance: whether the variance of the predictions is held up too; False is the authors' variant without it.
-        predictor: `bilinear`, the paper's, makes one matrix of the action, linearly; `hypernetwork` writes the weights of a small MLP with
-            an MLP on the action; `concatenation` is an MLP on action and embedding.
+        predicted_variance: whether the variance of the predictions is held up too; False is the authors' variant
+        without it.
+        predictor: `bilinear`, the paper's, makes one matrix of the action, linearly; `hypernetwork` writes the weights
+            of a small MLP with an MLP on the action; `concatenation` is an MLP on action and embedding.
         predictor_hidden: widths of the predictor's hidden layers, for `hypernetwork` and `concatenation`.
-        predictor_initialisation: what the bilinear predictor begins as: `uniform`, random matrices as in the authors' code; or
-            `quaternion`, multiplication of every four dimensions of an embedding by the quaternion of the rotation, which it is free to
-            leave. Random ones have a plateau to leave first: as long as features do not tell the pose, the best prediction ignores the
-            rotation, and as long as it is ignored, nothing asks features for the pose.
-        convention: how the action is written as a vector. `sie` is the authors': the quaternion with the sign that the product has, so
-            4.5 % of their pairs ask for the opposite of what the same rotation asks for elsewhere, and hues as plain differences.
-            `canonical` mends both and is another objective.
-        anti_collapse: `variance-covariance` is the paper's. `sigreg` puts SIGReg in the place of all variance and covariance terms,
-            sigreg (R(z^x) + R(z^y) + R(p(z_equi^x, a))) / 2, R as `ssl_inv.nn.sigreg.sigreg` has it, the last one only with `predicted_variance`.
-        sigreg: weight of SIGReg. The default is to the invariance as LeJEPA's; the larger the batch, the more SIGReg weighs.
+        predictor_initialisation: what the bilinear predictor begins as: `uniform`, random matrices as in the authors'
+            code; or `quaternion`, multiplication of every four dimensions of an embedding by the quaternion of the
+            rotation, which it is free to leave. Random ones have a plateau to leave first: as long as features do not
+            tell the pose, the best prediction ignores the rotation, and as long as it is ignored, nothing asks features
+            for the pose.
+        convention: how the action is written as a vector. `sie` is the authors': the quaternion with the sign that the
+            product has, so 4.5 % of their pairs ask for the opposite of what the same rotation asks for elsewhere, and
+            hues as plain differences. `canonical` mends both and is another objective.
+        anti_collapse: `variance-covariance` is the paper's. `sigreg` puts SIGReg in the place of all variance and
+            covariance terms, sigreg (R(z^x) + R(z^y) + R(p(z_equi^x, a))) / 2, R as `ssl_inv.nn.sigreg.sigreg` has it,
+            the last one only with `predicted_variance`.
+        sigreg: weight of SIGReg. The default is to the invariance as LeJEPA's; the larger the batch, the more SIGReg
+        weighs.
         directions: along how many random directions SIGReg compares embeddings with normal ones.
     """
 

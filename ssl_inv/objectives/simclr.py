@@ -19,9 +19,10 @@ class SimCLR(Objective):
         L = mean_i -log (exp(z_i . z_j / temperature) / sum_{k != i} exp(z_i . z_k / temperature)).
 
     When:
-        The plainest contrastive baseline, and a quick first run on a folder of images: one term, one temperature, any pair of views. Not
-        with small batches, since all negatives come from the batch; nor where many images of a batch show the same thing, since these are
-        pushed apart; nor where features have to tell how an image was seen, since they unlearn what the augmentation varies.
+        The plainest contrastive baseline, and a quick first run on a folder of images: one term, one temperature, any
+        pair of views. Not with small batches, since all negatives come from the batch; nor where many images of a batch
+        show the same thing, since these are pushed apart; nor where features have to tell how an image was seen, since
+        they unlearn what the augmentation varies.
 
     Args:
         projector: widths of the projector's layers.

@@ -20,14 +20,15 @@ class SimSiam(Objective):
 
         L = - cos(p^x, stop-gradient(z^y)) / 2 - cos(p^y, stop-gradient(z^x)) / 2,
 
-    between -1 and 1. Views go through the networks one after the other, so batch normalisation sees one view at a time, as in the paper.
-    The paper's ImageNet runs keep the learning rate of the predictor at its highest value while that of all else falls (table 1 (c): 68.1
-    against 67.7 with one rate for all): the optimizer section's `constant_lr: [prediction]`.
+    between -1 and 1. Views go through the networks one after the other, so batch normalisation sees one view at a time,
+    as in the paper. The paper's ImageNet runs keep the learning rate of the predictor at its highest value while that
+    of all else falls (table 1 (c): 68.1 against 67.7 with one rate for all): the optimizer section's `constant_lr:
+    [prediction]`.
 
     When:
-        The smallest of the objectives without negatives: no teacher, no queue, no clusters. A baseline for modest batches. Not where
-        features have to tell how an image was seen; and watch the standard deviation of the embeddings, since nothing but the stopped
-        gradient keeps them from collapsing.
+        The smallest of the objectives without negatives: no teacher, no queue, no clusters. A baseline for modest
+        batches. Not where features have to tell how an image was seen; and watch the standard deviation of the
+        embeddings, since nothing but the stopped gradient keeps them from collapsing.
 
     Args:
         projector: widths of the projector's layers, all of which are normalised, the last one without scale and shift.

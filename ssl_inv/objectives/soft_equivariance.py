@@ -20,50 +20,55 @@ from ssl_inv.views import Views
 
 
 class SoftEquivariance(CountsSteps, AroundBase, Objective):
-    """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for image encoders.
+    """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for
+    image encoders.
 
-    With f the backbone's last feature map of the base objective's first view x, and rho_i(g) what an element g of the i-th candidate group
-    does to maps,
+    With f the backbone's last feature map of the base objective's first view x, and rho_i(g) what an element g of the
+    i-th candidate group does to maps,
 
         L = L_base + sum_i lambda_i R_i,  R_i = E_{x, g} |f(x) - rho_i(g)^-1 f(g x)|^2 / (2 Var f),
 
-    Var f being the sum of the variances of the map's numbers, each channel's taken over images and places. R_i is 0 where f is equivariant
-    and 1 where f(g x) has nothing to do with f(x). In step T, once and for all,
+    Var f being the sum of the variances of the map's numbers, each channel's taken over images and places. R_i is 0
+    where f is equivariant and 1 where f(g x) has nothing to do with f(x). In step T, once and for all,
 
         lambda_i <- lambda_i / (r_i / min_j r_j)^power,
 
-    with r_i the least R_i of all steps between the warm-up and T: where the base objective needs to break a symmetry, or the images do not
-    have it, R_i stays high and the group's weight falls.
+    with r_i the least R_i of all steps between the warm-up and T: where the base objective needs to break a symmetry,
+    or the images do not have it, R_i stays high and the group's weight falls.
 
-    The paper penalises weights, |W - P_i W|^2 / 2 with P_i the projection onto equivariant maps. Here the function f takes the place of W:
-    P_i f = mean_g rho_i(g)^-1 f(g x), and for linear f and white images R_i is |W - P_i W|^2 / |W|^2 times n / (n - 1), n being the order
-    of the group and g drawn from all its elements but the identity. Weights would not do for image encoders: normalisation
-    layers make their scale meaningless, a strided layer on an even number of pixels commutes with no turn whatever its weights, and
-    patches of a transformer have other layers altogether. The division by the variance keeps f from shrinking instead. R_i is of the steps'
-    batches, so r_i is the least of noisy values; the paper's has no noise.
+    The paper penalises weights, |W - P_i W|^2 / 2 with P_i the projection onto equivariant maps. Here the function f
+    takes the place of W: P_i f = mean_g rho_i(g)^-1 f(g x), and for linear f and white images R_i is |W - P_i W|^2 /
+    |W|^2 times n / (n - 1), n being the order of the group and g drawn from all its elements but the identity. Weights
+    would not do for image encoders: normalisation layers make their scale meaningless, a strided layer on an even
+    number of pixels commutes with no turn whatever its weights, and patches of a transformer have other layers
+    altogether. The division by the variance keeps f from shrinking instead. R_i is of the steps' batches, so r_i is the
+    least of noisy values; the paper's has no noise.
 
-    Every group has an equal share of the batch and one element in a step; together one more image for each sample passes the backbone, as a
-    batch of its own, and so is part of the running statistics of batch normalisation.
+    Every group has an equal share of the batch and one element in a step; together one more image for each sample
+    passes the backbone, as a batch of its own, and so is part of the running statistics of batch normalisation.
 
     When:
-        Which symmetries the images have is not known, and several are to be tried in one run: textures, microscopy and images from above
-        have turns, photographs flips. It needs no record of how views were made and goes with any objective. Not for a symmetry that is
-        known to hold, which augmentation or an equivariant network gives more simply, nor for one whose elements shall be told from the
-        features, unless channels are `regular`.
+        Which symmetries the images have is not known, and several are to be tried in one run: textures, microscopy and
+        images from above have turns, photographs flips. It needs no record of how views were made and goes with any
+        objective. Not for a symmetry that is known to hold, which augmentation or an equivariant network gives more
+        simply, nor for one whose elements shall be told from the features, unless channels are `regular`.
 
     Args:
-        base: the objective, a mapping with its `name` and settings. Where it drops patches, whole images pass the backbone besides; of
-            `ibot`, whose masked patches keep their places, maps of masked images are compared with those of whole ones.
-        symmetries: the candidate groups. `turns` by quarters; `flips` of left and right; `hues`, red, green and blue exchanged in a circle;
-            `shifts` by whole cells of the map, cyclic.
-        channels: what groups do to channels besides moving places of the map. `trivial` is nothing: pooled features become invariant.
-            `regular` permutes them within blocks of one channel for each element: pooled features are permuted too and tell elements apart;
-            shifts stay trivial. Turns and flips then act together as the symmetries of a square; hues do not commute with either on the
-            same channels, and no features can have both: name hues alone.
+        base: the objective, a mapping with its `name` and settings. Where it drops patches, whole images pass the
+            backbone besides; of `ibot`, whose masked patches keep their places, maps of masked images are compared with
+            those of whole ones.
+        symmetries: the candidate groups. `turns` by quarters; `flips` of left and right; `hues`, red, green and blue
+            exchanged in a circle; `shifts` by whole cells of the map, cyclic.
+        channels: what groups do to channels besides moving places of the map. `trivial` is nothing: pooled features
+            become invariant. `regular` permutes them within blocks of one channel for each element: pooled features are
+            permuted too and tell elements apart; shifts stay trivial. Turns and flips then act together as the
+            symmetries of a square; hues do not commute with either on the same channels, and no features can have both:
+            name hues alone.
         strength: lambda of every group at the start.
         power: by which strengths are told apart; the paper has 2, and 5 in one case.
         warmup: share of all steps before r_i is looked at; the paper's is 50 steps.
-        adapt_at: T as a share of all steps; at 1, strengths stay equal while training. The paper has 100 to 2,500 epochs.
+        adapt_at: T as a share of all steps; at 1, strengths stay equal while training. The paper has 100 to 2,500
+        epochs.
         seed: decides which elements are drawn.
     """
 
@@ -179,7 +184,9 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
 
 
 def _summed_variance(maps: Tensor) -> Tensor:
-    """The sum over a map's numbers of the variance of their channel over images and places, of the global batch; never quite 0."""
+    """The sum over a map's numbers of the variance of their channel over images and places, of the global batch; never
+    quite 0.
+    """
     count = world_size() * len(maps) * maps.shape[2] * maps.shape[3]
     centred = maps - all_sum(maps.sum(dim=(0, 2, 3), keepdim=True)) / count
     variance = all_sum(centred.square().sum()) / (world_size() * len(maps))

@@ -17,26 +17,30 @@ from ssl_inv.views import Links, Plan, PolicyChoice, Several, Views
 
 
 class Split(Objective):
-    """SIE's split for any two objectives (after Garrido, Najman, LeCun, ICML 2023, sec. 3): what does not change, and what changes.
+    """SIE's split for any two objectives (after Garrido, Najman, LeCun, ICML 2023, sec. 3): what does not change, and
+    what changes.
 
-    The channels of the backbone's last map are parted, m = [m_inv, m_equi], and each objective sees a backbone that has its own part alone:
+    The channels of the backbone's last map are parted, m = [m_inv, m_equi], and each objective sees a backbone that has
+    its own part alone:
 
         L = L_invariant(m_inv) + weight L_equivariant(m_equi).
 
-    SIE is the case of VICReg and of SIE with nothing but an equivariant part, but for its covariances between the parts. Where both need
-    the same views they are given the same ones, and a view that both pass through the backbone by itself passes once. Otherwise each has
-    views of its own, and the step costs what both cost.
+    SIE is the case of VICReg and of SIE with nothing but an equivariant part, but for its covariances between the
+    parts. Where both need the same views they are given the same ones, and a view that both pass through the backbone
+    by itself passes once. Otherwise each has views of its own, and the step costs what both cost.
 
     When:
-        What an image shows is best learnt from other images (OBoW, InterCLR) or by an objective that you know, and how it was seen shall be
-        in the features too. Transitive invariance, whose views are different images, goes with an objective that augments single ones, such
-        as RotNet. Not where one objective already asks for both, such as SIE or EquiMod.
+        What an image shows is best learnt from other images (OBoW, InterCLR) or by an objective that you know, and how
+        it was seen shall be in the features too. Transitive invariance, whose views are different images, goes with an
+        objective that augments single ones, such as RotNet. Not where one objective already asks for both, such as SIE
+        or EquiMod.
 
     Args:
         invariant: the objective of the first channels, a mapping with its `name` and settings.
         equivariant: the objective of the last channels, likewise; retrieval and aggregates are its.
-        equivariant_views: `augmented` as the equivariant objective alone would have them; `plain`: the data's own, for parameters that the
-            data record and that an augmentation would make untrue, as the rotation of an object whose view is mirrored.
+        equivariant_views: `augmented` as the equivariant objective alone would have them; `plain`: the data's own, for
+            parameters that the data record and that an augmentation would make untrue, as the rotation of an object
+            whose view is mirrored.
         equivariant_share: share of the channels that is equivariant, between 0 and 1.
         weight: of all terms of the equivariant objective.
     """

@@ -1,4 +1,6 @@
-"""SwAV: predict from one crop of an image the prototypes that another crop was assigned to, all of which are used alike."""
+"""SwAV: predict from one crop of an image the prototypes that another crop was assigned to, all of which are used
+alike.
+"""
 
 from collections.abc import Iterable, Mapping
 
@@ -21,20 +23,21 @@ from ssl_inv.views import MultiCrop, Views
 class SwAV(Objective):
     """Swapping assignments between views (Caron et al., NeurIPS 2020, eq. 1 to 5), as the authors' code computes it.
 
-    With z the normalised projection of a crop, c_1, ..., c_K the prototypes, of length one, and q the assignment of one of the two global
-    crops t that Sinkhorn's algorithm makes of z_t . c / sinkhorn_temperature,
+    With z the normalised projection of a crop, c_1, ..., c_K the prototypes, of length one, and q the assignment of one
+    of the two global crops t that Sinkhorn's algorithm makes of z_t . c / sinkhorn_temperature,
 
         L = mean over pairs of different crops t, s of CE(q_t, softmax(z_s . c / temperature)).
 
-    Assignments are made for the global batch and have no gradient. For small batches a queue of earlier projections of each global crop
-    takes part in them as soon as it is full. Crops of one size go through the backbone together, and all through the projector, so batch
-    normalisation sees all of them at once, as in the authors' code. Prototypes are brought to length one after every step. Schedules go by
-    the step and not, as in that code, by the epoch. Sinkhorn's algorithm runs in logarithms, where the authors' may overflow.
+    Assignments are made for the global batch and have no gradient. For small batches a queue of earlier projections of
+    each global crop takes part in them as soon as it is full. Crops of one size go through the backbone together, and
+    all through the projector, so batch normalisation sees all of them at once, as in the authors' code. Prototypes are
+    brought to length one after every step. Schedules go by the step and not, as in that code, by the epoch. Sinkhorn's
+    algorithm runs in logarithms, where the authors' may overflow.
 
     When:
-        Features for classes from ResNets on plain images, with small batches too if there is a queue; many crops make short training good.
-        Not where data has far fewer kinds of things than there are prototypes or is far from balanced, since all prototypes have to be used
-        alike; nor where features have to tell how an image was seen.
+        Features for classes from ResNets on plain images, with small batches too if there is a queue; many crops make
+        short training good. Not where data has far fewer kinds of things than there are prototypes or is far from
+        balanced, since all prototypes have to be used alike; nor where features have to tell how an image was seen.
 
     Args:
         local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
@@ -42,11 +45,13 @@ class SwAV(Objective):
         local_scale: smallest and largest share of the image's area that a local crop takes.
         projector: widths of the projector's layers; the last is the dimension of the prototypes.
         prototypes: K; the authors' 3,000 are for ImageNet.
-        frozen_prototypes: share of all steps in which the prototypes stay as they are; the authors' is the first epoch, here of 800.
+        frozen_prototypes: share of all steps in which the prototypes stay as they are; the authors' is the first epoch,
+        here of 800.
         temperature: divides the similarities that are predicted.
         sinkhorn_temperature: divides the similarities that assignments are made of; epsilon in the paper.
         sinkhorn_iterations: how often these are normalised over samples and prototypes.
-        queue: how many projections of each global crop are kept; 0 for none. The authors have 3,840 for batches of 256, none for 4,096.
+        queue: how many projections of each global crop are kept; 0 for none. The authors have 3,840 for batches of 256,
+        none for 4,096.
         queue_start: share of all steps after which the queue begins to be filled; the authors' is 15 of 200 epochs.
     """
 
@@ -125,7 +130,9 @@ class SwAV(Objective):
         return losses.sinkhorn(together, self.sinkhorn_temperature, self.sinkhorn_iterations)[: len(logits)]
 
     def _queued(self, queue: Queue) -> Tensor:
-        """The logits of this process's share of a queue, once that is full: together, processes have each of its entries once."""
+        """The logits of this process's share of a queue, once that is full: together, processes have each of its
+        entries once.
+        """
         entries = queue.entries() if queue.filled == queue.size else queue.vectors[:0]
         return F.linear(entries.tensor_split(world_size())[rank()], self.prototypes)
 

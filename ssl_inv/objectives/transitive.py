@@ -1,4 +1,6 @@
-"""Transitive invariance: what is like another view of one object, or like another object, is like all that these are like."""
+"""Transitive invariance: what is like another view of one object, or like another object, is like all that these are
+like.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,42 +28,50 @@ from ssl_inv.transforms.keyed_random import random_bits, sample_keys
 from ssl_inv.views import Linked, Views
 
 _NEVER = -1e4
-"""The similarity of what an image is not to be told from; minus infinity would have no gradient where there is nothing else."""
+"""The similarity of what an image is not to be told from; minus infinity would have no gradient where there is nothing
+else.
+"""
 
 
 class TransitiveInvariance(Objective):
     """Transitive invariance (Wang, He, Gupta, ICCV 2017, arXiv 1708.02901), as far as its abstract and captions tell.
 
-    Nodes of a graph are all training images. Images A, A' of one object (frames of a track, views, augmentations of a photograph) are an
-    intra-instance pair; mutual nearest neighbours A, B of different objects in the features of a teacher are an inter-instance pair; and
-    from A ~ B follow the transitive pairs <A, B'>, <A', B> and <A', B'>. Beside every image stands a partner of one of the three kinds.
-    With D minus the cosine of projections, the B pairs (a, p) of a batch, and M negatives n for each pair,
+    Nodes of a graph are all training images. Images A, A' of one object (frames of a track, views, augmentations of a
+    photograph) are an intra-instance pair; mutual nearest neighbours A, B of different objects in the features of a
+    teacher are an inter-instance pair; and from A ~ B follow the transitive pairs <A, B'>, <A', B> and <A', B'>. Beside
+    every image stands a partner of one of the three kinds. With D minus the cosine of projections, the B pairs (a, p)
+    of a batch, and M negatives n for each pair,
 
-        L = 1 / (2 B M) sum over pairs and negatives of max(0, D(a, p) - D(a, n) + margin) + max(0, D(a, p) - D(p, n) + margin).
+        L = 1 / (2 B M) sum over pairs and negatives of max(0, D(a, p) - D(a, n) + margin) + max(0, D(a, p) - D(p, n) +
+        margin).
 
-    Negatives are images of the batch for which one of the two terms is above 0: at random at first, later one half of them at random among
-    the M with the largest sum of the two. None is of an object of the pair or of an object that the graph connects with one of these. All
-    views go through the network in one batch. `criterion: info_nce` tells a partner from all images of the batch that may be negatives,
+    Negatives are images of the batch for which one of the two terms is above 0: at random at first, later one half of
+    them at random among the M with the largest sum of the two. None is of an object of the pair or of an object that
+    the graph connects with one of these. All views go through the network in one batch. `criterion: info_nce` tells a
+    partner from all images of the batch that may be negatives,
 
-        L = mean over pairs and both directions of -log(exp(cos(a, p) / T) / (exp(cos(a, p) / T) + sum_n exp(cos(a, n) / T))).
+        L = mean over pairs and both directions of -log(exp(cos(a, p) / T) / (exp(cos(a, p) / T) + sum_n exp(cos(a, n) /
+        T))).
 
-    There is no code of the authors. Loss, M and the halves are those of the code of the predecessor (Wang, Gupta, ICCV 2015), whose
-    embeddings end in a ReLU, whose margin is 1, and whose negatives may be of any other track. The paper finds neighbours within clusters
-    of features of context prediction (`context-prediction`); here they are mutual ones, by that or another frozen network or, anew every
-    few epochs, by a moving average of the one that learns. Weights 2, 1 and 3 are how many pairs of each kind an edge between two objects
-    with two images each stands for.
+    There is no code of the authors. Loss, M and the halves are those of the code of the predecessor (Wang, Gupta, ICCV
+    2015), whose embeddings end in a ReLU, whose margin is 1, and whose negatives may be of any other track. The paper
+    finds neighbours within clusters of features of context prediction (`context-prediction`); here they are mutual
+    ones, by that or another frozen network or, anew every few epochs, by a moving average of the one that learns.
+    Weights 2, 1 and 3 are how many pairs of each kind an edge between two objects with two images each stands for.
 
     When:
-        Objects seen in several ways (tracks of videos, turntables, multi-view data) where features shall also be the same for different
-        objects of one kind: an objective on pairs of views alone sees no two objects together. On photographs with augmentations alone, it
-        comes down to learning from neighbours. Not where features have to tell how an object was seen or which one it is; nor without a
-        teacher that knows kinds a little, as wrong edges are learnt as readily: `precision_inter` in the run's record tells where there
-        are labels.
+        Objects seen in several ways (tracks of videos, turntables, multi-view data) where features shall also be the
+        same for different objects of one kind: an objective on pairs of views alone sees no two objects together. On
+        photographs with augmentations alone, it comes down to learning from neighbours. Not where features have to tell
+        how an object was seen or which one it is; nor without a teacher that knows kinds a little, as wrong edges are
+        learnt as readily: `precision_inter` in the run's record tells where there are labels.
 
     Args:
-        weights: of the kinds of pairs, `intra`, `inter` and `transitive`, a kind not named having 0. They hold among those that an image
-            has; where it has none of those wanted, it gets an `intra` pair. `{intra: 1}` needs no graph and makes none.
-        gap: least difference of the numbers of the views of an `intra` pair, such as frames of a track, so that it is not trivial.
+        weights: of the kinds of pairs, `intra`, `inter` and `transitive`, a kind not named having 0. They hold among
+            those that an image has; where it has none of those wanted, it gets an `intra` pair. `{intra: 1}` needs no
+            graph and makes none.
+        gap: least difference of the numbers of the views of an `intra` pair, such as frames of a track, so that it is
+        not trivial.
         criterion: the loss.
         margin: of the triplet loss; the authors' is not known.
         negatives: M, of the triplet loss.
@@ -72,11 +82,12 @@ class TransitiveInvariance(Objective):
         max_degree: neighbours that an image keeps, the most similar ones; None is k.
         least_similarity: cosine of the teacher's features below which images are no neighbours.
         cells: neighbours must be in the same of so many k-means cells; 0 for any.
-        teacher_path: a folder that holds a timm network, such as a run's `export`, or a file of timm weights: a frozen teacher, by which
-            the graph is made once. None is a moving average of the backbone.
+        teacher_path: a folder that holds a timm network, such as a run's `export`, or a file of timm weights: a frozen
+            teacher, by which the graph is made once. None is a moving average of the backbone.
         teacher_architecture: the timm name of the network whose weights a file holds.
         teacher_momentum: what the moving average keeps of itself in every step.
-        first_graph: epochs before the moving average is asked for neighbours for the first time; until then pairs are `intra`.
+        first_graph: epochs before the moving average is asked for neighbours for the first time; until then pairs are
+        `intra`.
         rebuild_every: epochs after which it is asked again. A graph costs one pass over all images and N^2 D products.
         seed: decides negatives and cells, with the number of the step and of the image, or of the epoch.
     """
@@ -239,7 +250,8 @@ class TransitiveInvariance(Objective):
 
 
 def choose_negatives(hinges: Tensor, count: int, hard: bool, keys: Tensor) -> Tensor:
-    """Which of C candidates are the negatives of each pair, `(B, C)`, bool; no more than `count` of those that violate the margin.
+    """Which of C candidates are the negatives of each pair, `(B, C)`, bool; no more than `count` of those that violate
+    the margin.
 
     Args:
         hinges: by how much each candidate violates it, `(B, C)`, at least 0.

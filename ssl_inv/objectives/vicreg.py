@@ -18,20 +18,21 @@ class VICReg(Objective):
 
         L = invariance mean (z^x - z^y)^2 + variance (V(z^x) / 2 + V(z^y) / 2) + covariance (C(z^x) + C(z^y))
 
-    V is the mean over dimensions of max(0, 1 - standard deviation), C the mean over dimensions of the squared covariances with all others.
+    V is the mean over dimensions of max(0, 1 - standard deviation), C the mean over dimensions of the squared
+    covariances with all others.
 
     When:
-        The invariant baseline beside SIE, whose terms it has but for the prediction: any pair of views, no record of how they were made, no
-        negatives, no teacher. Not where features have to tell how an image was seen: nothing in the loss asks for it, and what they still
-        tell is what they have not yet learnt to ignore.
+        The invariant baseline beside SIE, whose terms it has but for the prediction: any pair of views, no record of
+        how they were made, no negatives, no teacher. Not where features have to tell how an image was seen: nothing in
+        the loss asks for it, and what they still tell is what they have not yet learnt to ignore.
 
     Args:
         projector: widths of the projector's layers.
         invariance: weight of the invariance term.
         variance: weight of the hinge on the standard deviations.
         covariance: weight of the squared covariances.
-        invariant_share: share of the embedding dimensions, the first ones, that the invariance term looks at; 1 is VICReg, less is the
-            partially invariant baseline of the SIE paper.
+        invariant_share: share of the embedding dimensions, the first ones, that the invariance term looks at; 1 is
+            VICReg, less is the partially invariant baseline of the SIE paper.
     """
 
     def __init__(

@@ -19,27 +19,30 @@ from ssl_inv.views import Pair, Views
 class VICRegTrajectory(Objective):
     """VICReg and a regulariser on three views l, c, r of a trajectory of viewpoints (after Wang, Chen, Yu, ECCV 2024).
 
-        L = invariance mean_{l c, c r} mean (z - z')^2 + variance mean_v V(z_v) + covariance 2 mean_v C(z_v) + trajectory T(z_l, z_c, z_r)
+        L = invariance mean_{l c, c r} mean (z - z')^2 + variance mean_v V(z_v) + covariance 2 mean_v C(z_v) +
+        trajectory T(z_l, z_c, z_r)
 
-    V and C are VICReg's, whose weights mean here what they mean there: for two views the first three terms are its loss. T is how far the
-    embedding of c is from the way from l to r, or how sharply the way turns there. seq-JEPA's comparison gives T the weight 0.01, and has
-    VICReg's terms of l and c alone; it is `shape: tangent`, `normalised_centre: false`, `compared: two`.
+    V and C are VICReg's, whose weights mean here what they mean there: for two views the first three terms are its
+    loss. T is how far the embedding of c is from the way from l to r, or how sharply the way turns there. seq-JEPA's
+    comparison gives T the weight 0.01, and has VICReg's terms of l and c alone; it is `shape: tangent`,
+    `normalised_centre: false`, `compared: two`.
 
     When:
-        Data with at least three views of an object that lie on a way, such as video or a turntable, when VICReg is the base and no
-        predictor is wanted: order is enough, and the action itself is not told. Not as a strong equivariant objective: on 3DIEBench it
-        gains a little R2 over VICReg; on rendered solids, `geodesic` and with three views of an object in place of two, R2 stays, and what
-        classes gain is within the spread of three seeds.
+        Data with at least three views of an object that lie on a way, such as video or a turntable, when VICReg is the
+        base and no predictor is wanted: order is enough, and the action itself is not told. Not as a strong equivariant
+        objective: on 3DIEBench it gains a little R2 over VICReg; on rendered solids, `geodesic` and with three views of
+        an object in place of two, R2 stays, and what classes gain is within the spread of three seeds.
 
     Args:
-        parameters: what tells which of an object's three views lies between the others: the one whose distances to both, summed over these
-            parameters in the units of their groups, are smallest. Empty takes views in the order in which they come, which suits frames
-            of a video and no data that draws its views at random.
-        shape: of the way. `tangent`: T is 1 - cos of the angle between the steps z_c - z_l and z_r - z_c without their parts along z_c;
-            seq-JEPA's code has it without the 1, which has no gradient. `straight`: the same of the steps as they are. `geodesic`: T is the
-            squared sine of the angle between z_c and the great circle through z_l and z_r.
-        normalised_centre: for `tangent`, whether the part of a step along z_c is taken along the direction of z_c. seq-JEPA's code takes it
-            along z_c as it is, whatever its length.
+        parameters: what tells which of an object's three views lies between the others: the one whose distances to
+            both, summed over these parameters in the units of their groups, are smallest. Empty takes views in the
+            order in which they come, which suits frames of a video and no data that draws its views at random.
+        shape: of the way. `tangent`: T is 1 - cos of the angle between the steps z_c - z_l and z_r - z_c without their
+            parts along z_c; seq-JEPA's code has it without the 1, which has no gradient. `straight`: the same of the
+            steps as they are. `geodesic`: T is the squared sine of the angle between z_c and the great circle through
+            z_l and z_r.
+        normalised_centre: for `tangent`, whether the part of a step along z_c is taken along the direction of z_c.
+            seq-JEPA's code takes it along z_c as it is, whatever its length.
         compared: which views VICReg's terms look at: all `three`, neighbours as pairs; or `two`, l and c.
         projector: widths of the projector's layers.
         invariance: weight of the invariance term.
@@ -108,7 +111,9 @@ class VICRegTrajectory(Objective):
 
 
 def centre_of(views: tuple[Transform, ...], names: list[str]) -> Tensor:
-    """Which of three views of each sample has the smallest sum of distances to the others in the named parameters: `(B,)`, int64."""
+    """Which of three views of each sample has the smallest sum of distances to the others in the named parameters:
+    `(B,)`, int64.
+    """
     first, second, third = views
     a, b, c = (_distance(*pair, names) for pair in ((first, second), (second, third), (third, first)))
     return torch.stack((a + c, a + b, b + c)).argmin(dim=0)

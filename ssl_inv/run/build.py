@@ -91,7 +91,8 @@ def build(recipe: Recipe) -> Run:
     with named("objective"):
         preflight.require_embedding(objective, backbone, max(sizes))
     with named("objective"), torch.random.fork_rng(devices=[]):
-        # Memories begin with random vectors. These depend on the seed, but are not those that the weights were drawn from.
+        # Memories begin with random vectors. These depend on the seed, but are not those that the weights were drawn
+        # from.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
         objective.allocate(*extent(train))
     with named("trainer"):

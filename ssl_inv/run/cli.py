@@ -382,9 +382,11 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 2 for a mistake in what was asked, 1 for a run that failed, 130 when interrupted."""
-    # Read when torch is loaded. Threads that spin while they wait for each other cost little on idle cores and most of the speed on busy
-    # ones.
+    """Run the command line; the exit code is 0, 2 for a mistake in what was asked, 1 for a run that failed, 130 when
+    interrupted.
+    """
+    # Read when torch is loaded. Threads that spin while they wait for each other cost little on idle cores and most of
+    # the speed on busy ones.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     keep_freed_memory()
     try:

@@ -27,10 +27,10 @@ def write_shards(
 ) -> int:
     """Write `part-00000.parquet` (or `.npy`), ... and `manifest.json`, shard by shard.
 
-    A shard holds whole objects, about `shard_size` views; images that cannot be read are left out. Its columns are `id` (the file's name
-    where there is one), `split`, `object`, `view`, `label`, one column for each number of the transform, and `embedding` (float32). In npy
-    form the embeddings stand in `part-00000.npy` and the rest in `part-00000.json`. An interrupted call goes on with the first shard that
-    is missing.
+    A shard holds whole objects, about `shard_size` views; images that cannot be read are left out. Its columns are `id`
+    (the file's name where there is one), `split`, `object`, `view`, `label`, one column for each number of the
+    transform, and `embedding` (float32). In npy form the embeddings stand in `part-00000.npy` and the rest in
+    `part-00000.json`. An interrupted call goes on with the first shard that is missing.
 
     Args:
         model: the encoder and its data.

@@ -38,7 +38,9 @@ from ssl_inv.run.recipe import (
 from ssl_inv.views.maker import central
 
 Networks = tuple[nn.Module, Objective | None]
-"""A backbone, and the objective that it was pretrained with where that is known: it says which parts of the features to probe."""
+"""A backbone, and the objective that it was pretrained with where that is known: it says which parts of the features to
+probe.
+"""
 
 
 @dataclass(frozen=True)
@@ -312,7 +314,9 @@ def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict
 
 
 def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
-    """The data section for files at a path: of the kind that is asked for, else 3DIEBench's layout, a table of views, or plain images."""
+    """The data section for files at a path: of the kind that is asked for, else 3DIEBench's layout, a table of views,
+    or plain images.
+    """
     if path.suffix.lower() == ".csv":
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
     if kind is None:

@@ -1,4 +1,6 @@
-"""Recipes in words: what the shipped ones are for, and what each setting means, taken from the docstrings of what reads them."""
+"""Recipes in words: what the shipped ones are for, and what each setting means, taken from the docstrings of what reads
+them.
+"""
 
 import inspect
 import itertools
@@ -76,7 +78,9 @@ def argument_sentences(docstring: str | None) -> dict[str, str]:
 
 
 def opening_and_sections(docstring: str) -> tuple[list[str], dict[str, str]]:
-    """The paragraphs before the first section of a docstring, equations indented, and the text of each section, `Args:` or `When:`."""
+    """The paragraphs before the first section of a docstring, equations indented, and the text of each section, `Args:`
+    or `When:`.
+    """
     opening, *rest = _SECTION.split(inspect.cleandoc(docstring))
     sections = {heading: textwrap.dedent(text.strip("\n")) for heading, text in zip(rest[::2], rest[1::2], strict=True)}
     return opening.rstrip().split("\n\n"), sections

@@ -1,7 +1,8 @@
 """Hands a trained backbone over to other libraries: a timm folder, a torchvision state dict, an ONNX file.
 
-Every exporter proves its result before that takes the name it was asked for: the library it is meant for loads it and must give the same
-features. Files are written aside and renamed, so an interrupted export leaves nothing that looks like one.
+Every exporter proves its result before that takes the name it was asked for: the library it is meant for loads it and
+must give the same features. Files are written aside and renamed, so an interrupted export leaves nothing that looks
+like one.
 """
 
 import copy
@@ -34,7 +35,9 @@ TORCHVISION_ARCHITECTURES = (
 
 
 ONNX_TOLERANCE = 1e-4
-"""Largest difference that a feature of ONNX Runtime and of torch may have; in shares of the largest feature where that exceeds 1."""
+"""Largest difference that a feature of ONNX Runtime and of torch may have; in shares of the largest feature where that
+exceeds 1.
+"""
 
 
 _CONFIG = "config.json"
@@ -123,21 +126,24 @@ def export_timm(
     model_args: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` turns into the same network, offline.
+    """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` turns into the same network,
+    offline.
 
     Args:
         model: a timm network without classifier.
         architecture: its timm name.
         folder: where to; its parent must exist.
         preprocessing: stands in the folder's config.json, where timm's data transforms look for it.
-        model_args: the arguments besides the name with which `timm.create_model` made the network; they must be expressible in JSON.
+        model_args: the arguments besides the name with which `timm.create_model` made the network; they must be
+        expressible in JSON.
         overwrite: whether an existing folder is replaced.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the folder exists, weights are not finite, or timm does not rebuild the same network from the name and the arguments.
+        ValueError: if the folder exists, weights are not finite, or timm does not rebuild the same network from the
+            name and the arguments.
     """
     name = _known_architecture(architecture)
     arguments = {**(model_args or {}), "num_classes": 0}
@@ -154,10 +160,12 @@ def export_timm(
 def export_torchvision(model: nn.Module, architecture: str, path: Path | str, overwrite: bool = False) -> Path:
     """Write a state dict that torchvision's network of the same name loads.
 
-    The classifier is not in it: `network.load_state_dict(torch.load(path, weights_only=True), strict=False)` misses `fc` and nothing else.
+    The classifier is not in it: `network.load_state_dict(torch.load(path, weights_only=True), strict=False)` misses
+    `fc` and nothing else.
 
     Raises:
-        ValueError: if torchvision has no such network, this one differs from it, weights are not finite, or the file exists.
+        ValueError: if torchvision has no such network, this one differs from it, weights are not finite, or the file
+            exists.
     """
     import torchvision
 
@@ -184,7 +192,8 @@ def export_onnx(model: nn.Module, path: Path | str, preprocessing: Preprocessing
 
     Raises:
         ModuleNotFoundError: if the extra `onnx` is not installed.
-        ValueError: if the file exists, weights are not finite, or ONNX Runtime differs from torch by more than `ONNX_TOLERANCE`.
+        ValueError: if the file exists, weights are not finite, or ONNX Runtime differs from torch by more than
+            `ONNX_TOLERANCE`.
     """
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
@@ -291,7 +300,9 @@ def _require_rebuilt(
 def _require_same(
     model: nn.Module, other: nn.Module, state: dict[str, Tensor] | None, preprocessing: Preprocessing, label: str
 ) -> None:
-    """Raise unless `other`, after `state` was loaded into it where given, has exactly the features of `model`; `label` says whose it is."""
+    """Raise unless `other`, after `state` was loaded into it where given, has exactly the features of `model`; `label`
+    says whose it is.
+    """
     image = preprocessing.sample(batch=2)
     try:
         if state is not None:

@@ -46,8 +46,9 @@ _CODE = ("ssl_inv", "evaluation", "recipes")
 class RunFolder:
     """One run on disk.
 
-    `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` one line of JSON a log entry, `checkpoints/last.ckpt` the
-    state to continue from. Files are written aside, synced and renamed, so a reader never meets half of one.
+    `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` one line of JSON a log entry,
+    `checkpoints/last.ckpt` the state to continue from. Files are written aside, synced and renamed, so a reader never
+    meets half of one.
 
     Args:
         path: the folder.
@@ -100,7 +101,8 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing here meanwhile, as far as the file system has locks; one that is killed lets go.
+        """Keep other processes from writing here meanwhile, as far as the file system has locks; one that is killed
+        lets go.
 
         Raises:
             RecipeError: if another process writes here.
@@ -109,7 +111,8 @@ class RunFolder:
         with lock.open("w") as file:
             try:
                 if fcntl is not None:
-                    # A lock of the process: one of the open file would live on in the loader processes of a run that was killed.
+                    # A lock of the process: one of the open file would live on in the loader processes of a run that
+                    # was killed.
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise RecipeError(f"{str(self.path)!r} is being written by another process") from None
@@ -153,7 +156,8 @@ class RunFolder:
         Of a run of which no step is left, these are simply its own.
 
         Returns:
-            What is not as it was before, such as `"torch 2.11.0 -> 2.14.1"`; with that, a run does not go on bit for bit.
+            What is not as it was before, such as `"torch 2.11.0 -> 2.14.1"`; with that, a run does not go on bit for
+            bit.
         """
         record, here = self.record(), {"host": host_facts(), "versions": versions()}
         if step == 0:
@@ -248,7 +252,9 @@ def finite(value: Any) -> Any:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the result depends on; if the package runs from a repository, its commit and which files are not as there."""
+    """Versions of what the result depends on; if the package runs from a repository, its commit and which files are not
+    as there.
+    """
     found = {
         "python": platform.python_version(),
         **{name: one for name in _PACKAGES if (one := _version(name)) is not None},

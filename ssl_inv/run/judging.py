@@ -133,7 +133,9 @@ PREDICTION = "prediction space"
 
 
 def require_classes(source: Source) -> None:
-    """Raise a `ValueError` if a source has labels, but all are of one class: asked for a judgement alone, one wants to know at once."""
+    """Raise a `ValueError` if a source has labels, but all are of one class: asked for a judgement alone, one wants to
+    know at once.
+    """
     labels = source.labels
     if labels is not None and len(torch.unique(known := labels.classes[labels.known])) == 1:
         raise ValueError(

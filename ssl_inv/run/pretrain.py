@@ -29,7 +29,9 @@ from ssl_inv.run.report import headlines, report_content, summary
 
 
 def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool, numbered: bool) -> None:
-    """Train, judge, export, report; or continue a run that was interrupted. A new folder may be `numbered`: see `RunFolder.create`."""
+    """Train, judge, export, report; or continue a run that was interrupted. A new folder may be `numbered`: see
+    `RunFolder.create`.
+    """
     with quiet_lightning():
         run = build(recipe)
         if not run.trainer.is_global_zero:
@@ -99,7 +101,8 @@ def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
     """Train to the last step of the recipe, from the folder's checkpoint if it has one.
 
     Args:
-        run: what to train. With several devices, one process for each of the others is started with the command line of this one.
+        run: what to train. With several devices, one process for each of the others is started with the command line of
+        this one.
         folder: where to write; None writes nothing, as on all processes but the first.
         progress: told how far the run is.
 
@@ -139,7 +142,9 @@ def _save_to(run: Run, folder: RunFolder | None) -> Callable[[Mapping[str, Any]]
 
 
 def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> None:
-    """Raise a `RecipeError` unless a checkpoint was made by this recipe on as many images; say so if files have changed since."""
+    """Raise a `RecipeError` unless a checkpoint was made by this recipe on as many images; say so if files have changed
+    since.
+    """
     # Settings that came with a later version have their defaults in both.
     if changed := difference(resolve(state["recipe"], str(folder.checkpoint_file)), run.recipe):
         raise RecipeError(

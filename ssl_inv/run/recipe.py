@@ -19,7 +19,10 @@ SHIPPED = Path(__file__).parent.parent / "recipes"
 
 
 class RecipeError(ValueError):
-    """A recipe, or a command line over it, that cannot be run. The message is one line with the full path of the key."""
+    """A recipe, or a command line over it, that cannot be run.
+
+    The message is one line with the full path of the key.
+    """
 
 
 _CHOICES: Mapping[str, tuple[Catalogue, str | None]] = {
@@ -105,7 +108,8 @@ def _plain(section: Any) -> dict[str, Any]:
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a shipped recipe by name or any recipe by path, apply `--section.key value` overrides, check it and fill in the defaults.
+    """Read a shipped recipe by name or any recipe by path, apply `--section.key value` overrides, check it and fill in
+    the defaults.
 
     Raises:
         RecipeError: on the first thing that is wrong.
@@ -158,9 +162,10 @@ def apply_overrides(
 ) -> dict[str, Any]:
     """The content with the settings of `["--section.key", "value", "--section.key=value", ...]` put over it.
 
-    An objective, data set or augmentation that is chosen by another `name` begins with its own defaults: what the recipe sets for the one
-    that it names is not carried over, even where the two have a setting of the same name. A setting that has settings of its own, such as
-    another objective, is treated alike: `--objective.base.temperature 0.2`.
+    An objective, data set or augmentation that is chosen by another `name` begins with its own defaults: what the
+    recipe sets for the one that it names is not carried over, even where the two have a setting of the same name. A
+    setting that has settings of its own, such as another objective, is treated alike: `--objective.base.temperature
+    0.2`.
 
     Raises:
         RecipeError: if an argument is not of that form, or its section is none of `sections`.
@@ -214,7 +219,9 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
 
 
 def _typed(word: str) -> Any:
-    """The YAML value that a word of the command line is, or the word as it was typed: a path may have ` #` or `: ` in it."""
+    """The YAML value that a word of the command line is, or the word as it was typed: a path may have ` #` or `: ` in
+    it.
+    """
     parsed = parse_yaml(word)
     opening = word.lstrip()[:1]
     cut = isinstance(parsed, str) and opening not in ("'", '"')
@@ -372,7 +379,9 @@ def _check_member(catalogue: Catalogue, where: str, given: dict[str, Any]) -> di
 
 @contextmanager
 def named(section: str) -> Iterator[None]:
-    """Turn a `ValueError` or a missing file into a `RecipeError` that names the section, and the setting if the error knows it."""
+    """Turn a `ValueError` or a missing file into a `RecipeError` that names the section, and the setting if the error
+    knows it.
+    """
     try:
         yield
     except RecipeError:

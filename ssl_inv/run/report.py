@@ -25,14 +25,18 @@ SUMMARY = (
     "retrieval/val-val/hit@1",
     "spectrum/rankme",
 )
-"""The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation is recorded."""
+"""The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation
+is recorded.
+"""
 
 
 _SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS, _SHOWN_PARAMETERS = 9, 6, 4, 2
 
 
 def headlines(table: list[Comparison]) -> list[Comparison]:
-    """The few rows that stand for a run: classes on all features; how a view was made on the equivariant part, or on all without one."""
+    """The few rows that stand for a run: classes on all features; how a view was made on the equivariant part, or on
+    all without one.
+    """
     names = [row.trained.name for row in table]
     relative = "r2/relative/rotation" if "r2/relative/rotation" in names else "r2/relative/"
     chosen = []
@@ -135,7 +139,9 @@ def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[A
 
 
 def in_pairs(run: Run, judged: Source) -> Source:
-    """Judged objects in views that can be compared: their own, or of images that have one each such as the objective is shown."""
+    """Judged objects in views that can be compared: their own, or of images that have one each such as the objective is
+    shown.
+    """
     augmentation = run.augmentation
     if judged.view_counts.max() > 1 or not augmentation.groups:
         return judged
@@ -146,7 +152,9 @@ def in_pairs(run: Run, judged: Source) -> Source:
 
 
 def view_pairs(source: Source) -> report_page.ViewPairs | None:
-    """The first two views of some objects and what leads from one to the other; None without second views or without a record of them."""
+    """The first two views of some objects and what leads from one to the other; None without second views or without a
+    record of them.
+    """
     objects = np.flatnonzero(source.view_counts >= 2)[:_SHOWN_PAIRS]
     if not len(objects) or not source.groups:
         return None
@@ -158,7 +166,9 @@ def view_pairs(source: Source) -> report_page.ViewPairs | None:
 
 
 def neighbour_rows(source: Source, table: FeatureTable) -> list[report_page.NeighbourRow]:
-    """Some views and their nearest neighbours among other objects, in the invariant and the equivariant part, or in all of it."""
+    """Some views and their nearest neighbours among other objects, in the invariant and the equivariant part, or in all
+    of it.
+    """
     parts: list[str] = [part for part in ("invariant", "equivariant") if part in table.features] or ["all"]
     distinct_objects = len(torch.unique(table.objects))
     if distinct_objects <= _SHOWN_NEIGHBOURS:

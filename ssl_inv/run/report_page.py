@@ -1,4 +1,6 @@
-"""The page a run leaves behind: one HTML file with everything inside, readable without network, scripts or this package."""
+"""The page a run leaves behind: one HTML file with everything inside, readable without network, scripts or this
+package.
+"""
 
 import base64
 import io
@@ -181,7 +183,8 @@ def render_report(content: ReportContent) -> str:
 def nearest_neighbours(
     features: Tensor, query_rows: Tensor, k: int, objects: Tensor | None = None, exclude_same_object: bool = False
 ) -> Tensor:
-    """The rows whose features have the largest cosine similarity to each query's, nearest first; a query is no neighbour of itself.
+    """The rows whose features have the largest cosine similarity to each query's, nearest first; a query is no
+    neighbour of itself.
 
     Args:
         features: `(N, D)`.
@@ -194,7 +197,8 @@ def nearest_neighbours(
         Row numbers `(Q, k)`.
 
     Raises:
-        ValueError: if some query has fewer than `k` candidates, or `exclude_same_object` is asked for without `objects`.
+        ValueError: if some query has fewer than `k` candidates, or `exclude_same_object` is asked for without
+            `objects`.
     """
     if exclude_same_object and objects is None:
         raise ValueError("exclude_same_object needs to know which object each row shows; give objects")

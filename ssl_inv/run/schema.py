@@ -1,10 +1,11 @@
 """The settings of a section: their names, types, defaults and meaning, and whether a value fits.
 
-Signatures of this package's own classes and functions are read off their source. A recipe with a typing mistake is therefore answered in
-half a second, where importing torch alone takes several.
+Signatures of this package's own classes and functions are read off their source. A recipe with a typing mistake is
+therefore answered in half a second, where importing torch alone takes several.
 
-A setting whose value is itself a member of a catalogue, a mapping with its `name` and settings, is annotated with the catalogue's kind:
-`base: Annotated[dict[str, Any], "objective"]`. A setting of type `list[dict[str, Any]]` lists operations.
+A setting whose value is itself a member of a catalogue, a mapping with its `name` and settings, is annotated with the
+catalogue's kind: `base: Annotated[dict[str, Any], "objective"]`. A setting of type `list[dict[str, Any]]` lists
+operations.
 """
 
 import ast

@@ -42,8 +42,9 @@ class ShownView:
     Attributes:
         number: which view of the plan it is, counted from 0.
         pixels: `(S, S, 3)`.
-        outline: where the view's border lies in its source, as (x, y) from -1 to 1 between the borders of the source, `(P, 2)`: evenly
-            spaced points of the upper side from the left, then of the right, the lower and the left side.
+        outline: where the view's border lies in its source, as (x, y) from -1 to 1 between the borders of the source,
+            `(P, 2)`: evenly spaced points of the upper side from the left, then of the right, the lower and the left
+            side.
         arrows: from where points of the view would be without random fields to where they are, `(n, 2, 2)`.
         words: how it was made, and how many of its patches take part, if not all.
         paled: whether patches that take no part are pale.
@@ -175,7 +176,8 @@ def _paled(pixels: Pixels, visible: Tensor) -> Pixels:
     return np.where(shown, pixels, 255 - (255 - pixels) // _PALENESS)
 
 
-# Where the points of a view come from. Its coordinates run from -1 to 1, x to the right and y down, between its borders.
+# Where the points of a view come from. Its coordinates run from -1 to 1, x to the right and y down, between its
+# borders.
 
 
 def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
@@ -198,7 +200,8 @@ def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
 
 
 def displacements(change: Transform, count: int, size: int) -> NDArray[np.float64]:
-    """How random fields move a view, as arrows from where a point would be without them to where it is; see `ShownView.arrows`.
+    """How random fields move a view, as arrows from where a point would be without them to where it is; see
+    `ShownView.arrows`.
 
     Args:
         change: what was done to the views, on the host.

@@ -1,4 +1,6 @@
-"""The page that shows views: a picture of every source with the outlines of its views, and the views with how they were made."""
+"""The page that shows views: a picture of every source with the outlines of its views, and the views with how they were
+made.
+"""
 
 import base64
 import io
@@ -94,7 +96,9 @@ def write_page(title: str, words: str, samples: Sequence[Sample], path: Path) ->
 
 
 def _reach(samples: Sequence[Sample]) -> float:
-    """Half the side of every picture of a source, in half sides of the source: all outlines of the page fit, and all have one scale."""
+    """Half the side of every picture of a source, in half sides of the source: all outlines of the page fit, and all
+    have one scale.
+    """
     outlines = [
         view.outline for sample in samples for one in sample.sources for view in one.views if one.pixels is not None
     ]
@@ -117,7 +121,9 @@ def _colour(view: ShownView) -> str:
 
 
 def _source_picture(pixels: Pixels, views: Sequence[ShownView], reach: float) -> Image.Image:
-    """A source with the numbered outlines of its views; a number stands at the corner that is the view's upper left one."""
+    """A source with the numbered outlines of its views; a number stands at the corner that is the view's upper left
+    one.
+    """
     picture = Image.new("RGB", (_SIDE, _SIDE), _BEYOND)
     scale = _SIDE / reach / max(pixels.shape[:2])
     image = _resized(pixels, round(pixels.shape[1] * scale), round(pixels.shape[0] * scale))
@@ -165,7 +171,9 @@ def _with_lines(picture: Image.Image, drawn: Sequence[tuple[Sequence[Line], str]
 
 
 def _arrow_lines(arrows: NDArray[np.float64]) -> list[Line]:
-    """A shaft and a barb for each arrow from `arrows[:, 0]` to `arrows[:, 1]`; none for one that is shorter than a pixel."""
+    """A shaft and a barb for each arrow from `arrows[:, 0]` to `arrows[:, 1]`; none for one that is shorter than a
+    pixel.
+    """
     lines: list[Line] = []
     for tail, head in arrows:
         length = math.dist(tail, head)
@@ -178,7 +186,9 @@ def _arrow_lines(arrows: NDArray[np.float64]) -> list[Line]:
 
 
 def _free_place(outline: NDArray[np.float64], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where a number stands: inside the picture, at the first corner, or along the upper side as far as other numbers leave room."""
+    """Where a number stands: inside the picture, at the first corner, or along the upper side as far as other numbers
+    leave room.
+    """
     margin = _BADGE + 3
     for fraction in np.linspace(0, 1, 25):
         x, y = np.clip(outline[0] + fraction * (outline[len(outline) // 4] - outline[0]), margin, _SIDE - margin)
@@ -272,7 +282,9 @@ def _write_lines(draw: ImageDraw.ImageDraw, lines: Sequence[str], place: tuple[i
 
 
 def _wrapped(words: str, width: int) -> list[str]:
-    """Words in lines of at most `width` pixels, broken at commas where that is possible; what fits into no line is shortened."""
+    """Words in lines of at most `width` pixels, broken at commas where that is possible; what fits into no line is
+    shortened.
+    """
     lines: list[str] = []
     for piece in _unbroken(words, width).split(" "):
         if lines and _length(f"{lines[-1]} {piece}") <= width:

@@ -96,15 +96,16 @@ def check_objective(
 ) -> None:
     """Check what the engine, resuming, evaluation and several processes rely on.
 
-    The loss is finite, in float32 under bfloat16 autocast too, and reaches every parameter; all that training depends on is in the state
-    dict; evaluation probes the backbone and nothing that the objective adds; on a GPU, which need not be there, nothing is left on the
-    host; and two processes with half the batch each have the loss and the gradient of one process with all of it, to float64 rounding.
-    Images are noise of 12 pixels.
+    The loss is finite, in float32 under bfloat16 autocast too, and reaches every parameter; all that training depends
+    on is in the state dict; evaluation probes the backbone and nothing that the objective adds; on a GPU, which need
+    not be there, nothing is left on the host; and two processes with half the batch each have the loss and the gradient
+    of one process with all of it, to float64 rounding. Images are noise of 12 pixels.
 
     Args:
         objective: a registered name, the dotted path of a class, or a class that stands at the top level of a module.
         groups: the parameters of the views' transforms, by name.
-        backbone: what `ssl_inv.nn.backbones.make_backbone` takes, a recipe's section; None is a small convolutional network.
+        backbone: what `ssl_inv.nn.backbones.make_backbone` takes, a recipe's section; None is a small convolutional
+        network.
         settings: of the objective; small networks make the check fast.
 
     Raises:

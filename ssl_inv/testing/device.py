@@ -25,9 +25,10 @@ class NeedsNumbersError(Exception):
 class PretendedGPU(TorchFunctionMode):
     """Tensors that have shapes, types and a device, and no values, while everything on the host is computed as ever.
 
-    Within it, whatever is moved to or made on `cuda` is such a tensor. Where one of them meets a tensor of the host, torch raises what it
-    would raise on a GPU. Where the host waits for a value, which on a GPU it may, this ends with a `NeedsNumbersError` or with torch's own
-    `DataDependentOutputException`. There is no backward pass: its tensors are where those of the forward pass were.
+    Within it, whatever is moved to or made on `cuda` is such a tensor. Where one of them meets a tensor of the host,
+    torch raises what it would raise on a GPU. Where the host waits for a value, which on a GPU it may, this ends with a
+    `NeedsNumbersError` or with torch's own `DataDependentOutputException`. There is no backward pass: its tensors are
+    where those of the forward pass were.
     """
 
     def __init__(self) -> None:
@@ -106,7 +107,8 @@ def _is_away(one: Any) -> bool:
 def left_on_host(compute: Callable[[], object]) -> str | None:
     """Run something in a `PretendedGPU`; what torch says if tensors of two devices meet, or None.
 
-    It ends early where values are needed, and where only a real device can help, as a generator of random numbers there.
+    It ends early where values are needed, and where only a real device can help, as a generator of random numbers
+    there.
     """
     with suppress(NeedsNumbersError, DataDependentOutputException):
         try:

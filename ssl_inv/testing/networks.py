@@ -17,7 +17,9 @@ OBJECTS = 16
 
 
 class SmallNetwork(nn.Module):
-    """As much of a timm model as `Backbone` needs; every further batch normalisation would be a conversation between processes."""
+    """As much of a timm model as `Backbone` needs; every further batch normalisation would be a conversation between
+    processes.
+    """
 
     num_features = 12
 

@@ -1,4 +1,5 @@
-"""What the values of a transform's parameters are, and how two of them relate. Each group is final; `Group` is the only abstract class.
+"""What the values of a transform's parameters are, and how two of them relate. Each group is final; `Group` is the only
+abstract class.
 
 Quaternions are scalar-last (x, y, z, w), as in scipy. Angles are radians. Hues are turns in [0, 1).
 """
@@ -55,7 +56,10 @@ def _columns(value: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Rotation(Group):
-    """3-D rotations as unit quaternions `(B, 4)`. A step is the body-frame rotation a^-1 b; distances are angles in radians."""
+    """3-D rotations as unit quaternions `(B, 4)`.
+
+    A step is the body-frame rotation a^-1 b; distances are angles in radians.
+    """
 
     def neutral(self, batch: int) -> Tensor:
         return torch.tensor([0.0, 0.0, 0.0, 1.0]).repeat(batch, 1)
@@ -94,13 +98,16 @@ class Rotation(Group):
 class Pose(Group):
     """Rigid motions of space, SE(3), as `(B, 7)`: a unit quaternion for the rotation R, then the translation c.
 
-    With M the 4x4 matrix [R | c], a step is M_a^-1 M_b: the body-frame rotation R_a^-1 R_b and the shift R_a^-1 (c_b - c_a), along the axes
-    of `a`. So the same shift is another step from a rotated start. A path turns along the shorter arc and shifts straight; it has constant
-    speed in the metric that `distance` measures, and is not the screw motion between its ends.
+    With M the 4x4 matrix [R | c], a step is M_a^-1 M_b: the body-frame rotation R_a^-1 R_b and the shift R_a^-1 (c_b -
+    c_a), along the axes of `a`. So the same shift is another step from a rotated start. A path turns along the shorter
+    arc and shifts straight; it has constant speed in the metric that `distance` measures, and is not the screw motion
+    between its ends.
     """
 
     scale: float = 1.0
-    """The length that counts as much as one radian; in vectors, translations are divided by it. A constant of the parameter."""
+    """The length that counts as much as one radian; in vectors, translations are divided by it. A constant of the
+    parameter.
+    """
 
     def neutral(self, batch: int) -> Tensor:
         return torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]).repeat(batch, 1)
@@ -133,7 +140,9 @@ class Pose(Group):
 
 @dataclass(frozen=True)
 class Circle(Group):
-    """Values `(B,)` on a circle of the given period: hue (period 1), azimuth (period 2 pi). Steps lie in [-period/2, period/2)."""
+    """Values `(B,)` on a circle of the given period: hue (period 1), azimuth (period 2 pi). Steps lie in [-period/2,
+    period/2).
+    """
 
     period: float = 1.0
 
@@ -166,7 +175,8 @@ class Circle(Group):
 class Box(Group):
     """Crop boxes `(B, 4)` as (centre x, centre y, width, height) in fractions of the source image.
 
-    A step is the shift of the centre, in fractions of the source, and the logarithm of the ratio of widths and of heights.
+    A step is the shift of the centre, in fractions of the source, and the logarithm of the ratio of widths and of
+    heights.
     """
 
     def neutral(self, batch: int) -> Tensor:
@@ -194,7 +204,9 @@ class Box(Group):
 
 @dataclass(frozen=True)
 class Real(Group):
-    """Real numbers, `(B,)` or `(B, d)`; vectors are divided by `scale`, a constant of the parameter and never a statistic of the batch."""
+    """Real numbers, `(B,)` or `(B, d)`; vectors are divided by `scale`, a constant of the parameter and never a
+    statistic of the batch.
+    """
 
     scale: float = 1.0
     neutral_value: float = 0.0
@@ -254,7 +266,8 @@ class Flag(Group):
 class Code(Group):
     """Whole numbers `(B,)`, int64, that name something and measure nothing: the order of a jitter, the seed of a field.
 
-    They are recorded so that a view can be made again. A regression has nothing to learn from them: their vectors have no columns.
+    They are recorded so that a view can be made again. A regression has nothing to learn from them: their vectors have
+    no columns.
     """
 
     def neutral(self, batch: int) -> Tensor:

@@ -1,8 +1,9 @@
 """Random numbers that depend on a key and on nothing else.
 
-A view is reproducible when its random numbers are a pure function of (seed, epoch, sample): not of the batch it stands in, of the number of
-workers or processes, or of what was drawn before. So nothing here has a state; a key goes in, numbers come out. The generator is SplitMix64
-(Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), chained once per part of the key.
+A view is reproducible when its random numbers are a pure function of (seed, epoch, sample): not of the batch it stands
+in, of the number of workers or processes, or of what was drawn before. So nothing here has a state; a key goes in,
+numbers come out. The generator is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
+OOPSLA 2014), chained once per part of the key.
 """
 
 import zlib
@@ -65,7 +66,8 @@ def distinct(*key: ArrayLike, population: NDArray[np.int64], count: int) -> NDAr
     draws = uniform(*key, count=count)
     chosen = np.empty((len(draws), count), dtype=np.int64)
     for position in range(count):
-        # The candidate counts only the numbers not chosen so far; stepping over the chosen ones in ascending order makes it one of all.
+        # The candidate counts only the numbers not chosen so far; stepping over the chosen ones in ascending order
+        # makes it one of all.
         candidate = np.minimum(
             (draws[:, position] * (population - position)).astype(np.int64), population - position - 1
         )

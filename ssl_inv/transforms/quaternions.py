@@ -31,7 +31,9 @@ def quaternion_rotate(q: Tensor, vector: Tensor) -> Tensor:
 
 
 def quaternion_from_euler(angles: Tensor) -> Tensor:
-    """Unit quaternions `(..., 4)` from extrinsic x, y, z Euler angles `(..., 3)`: R = Rz(c) Ry(b) Rx(a), scipy's `from_euler("xyz")`."""
+    """Unit quaternions `(..., 4)` from extrinsic x, y, z Euler angles `(..., 3)`: R = Rz(c) Ry(b) Rx(a), scipy's
+    `from_euler("xyz")`.
+    """
     half = angles / 2
     (ca, cb, cc), (sa, sb, sc) = half.cos().unbind(-1), half.sin().unbind(-1)
     return torch.stack(

@@ -1,8 +1,8 @@
 """The record of how each view of a batch was made.
 
-A `Transform` holds named parameters (rotation, hue, crop box, ...), each a tensor with a leading batch dimension and a group that knows how
-two values of it relate. The relative transform of two views, an `Action`, leads from one to the other: `a.compose(a.relative(b)) == b`.
-The groups stand in `ssl_inv.transforms.groups` and can be imported from here.
+A `Transform` holds named parameters (rotation, hue, crop box, ...), each a tensor with a leading batch dimension and a
+group that knows how two values of it relate. The relative transform of two views, an `Action`, leads from one to the
+other: `a.compose(a.relative(b)) == b`. The groups stand in `ssl_inv.transforms.groups` and can be imported from here.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,10 +18,10 @@ from ssl_inv.transforms.groups import Group
 Convention = Literal["canonical", "sie", "seq-jepa"]
 """How an action is written as a vector.
 
-`canonical`: quaternions with w >= 0, circular values as cosine and sine of the difference, others divided by their group's constant
-scale.
-`sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign that the product has, circular values as the
-plain difference of the two numbers, no scaling. The two papers agree on this.
+`canonical`: quaternions with w >= 0, circular values as cosine and sine of the difference, others divided by their
+group's constant scale. `sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign
+that the product has, circular values as the plain difference of the two numbers, no scaling. The two papers agree on
+this.
 """
 
 
@@ -117,7 +117,9 @@ class Transform(_Parameters):
         return self.map(lambda value: value[rows])
 
     def to(self, device: torch.device | str) -> "Transform":
-        """The transform with its tensors on `device`, by one copy for each type of number: a small copy takes as long as a large one."""
+        """The transform with its tensors on `device`, by one copy for each type of number: a small copy takes as long
+        as a large one.
+        """
         target, moved = torch.device(device), dict(self.values)
         away = {name: value for name, value in self.values.items() if not _is_on(value, target)}
         for dtype in {value.dtype for value in away.values()}:
@@ -147,20 +149,26 @@ class Transform(_Parameters):
         return Action(steps, self.groups, self.values, other.values)
 
     def compose(self, action: Action) -> "Transform":
-        """Where `action` leads from here: `a.compose(a.relative(b))` equals `b`, rotations up to the sign of the quaternion."""
+        """Where `action` leads from here: `a.compose(a.relative(b))` equals `b`, rotations up to the sign of the
+        quaternion.
+        """
         return Transform(
             {name: self.groups[name].compose(value, action[name]) for name, value in self.values.items()}, self.groups
         )
 
     def path(self, other: "Transform", fraction: float) -> "Transform":
-        """The transform `fraction` of the way to `other`: rotations and hues along the shorter arc, boxes and numbers straight."""
+        """The transform `fraction` of the way to `other`: rotations and hues along the shorter arc, boxes and numbers
+        straight.
+        """
         steps = self.relative(other).fraction(fraction)
         return Transform(
             {name: self.groups[name].compose(value, steps[name]) for name, value in self.values.items()}, self.groups
         )
 
     def as_vector(self, names: list[str] | None = None) -> Tensor:
-        """The named parameters (all by default) as regression targets side by side, `(B, n)`; a circle gives cosine and sine."""
+        """The named parameters (all by default) as regression targets side by side, `(B, n)`; a circle gives cosine and
+        sine.
+        """
         return torch.cat([self.groups[name].value_vector(self.values[name]) for name in self._chosen(names)], dim=-1)
 
     @staticmethod

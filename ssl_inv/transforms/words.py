@@ -9,7 +9,8 @@ from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotat
 
 
 def describe_view(transform: Transform, row: int) -> str:
-    """One row of a record in words: what the data knows of it, then what was done to it, in the order in which it is done.
+    """One row of a record in words: what the data knows of it, then what was done to it, in the order in which it is
+    done.
 
     What is neutral, or too little to be printed, is left out; an empty record gives no words.
     """
@@ -23,7 +24,8 @@ def in_words(name: str, value: Tensor, group: Group) -> str:
     """One parameter of one view in words, empty where it is neutral.
 
     Args:
-        name: of the parameter; those that augmentations and plans record have words of their own, others are called by their name.
+        name: of the parameter; those that augmentations and plans record have words of their own, others are called by
+        their name.
         value: `()` or `(d,)`.
         group: of the parameter.
 

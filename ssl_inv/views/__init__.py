@@ -1,8 +1,9 @@
 """Views of a batch of samples, and the plans by which objectives ask for them.
 
-A plan says which views, never how they are made: that is for `ssl_inv.views.makers`. Whatever the plan, each image is decoded once.
-`Pair` and `Sequence` are served from the data's own views (video frames, renderings of one object) where every object has enough, and so is
-a `Path` along parameters that the data records; all other plans make their views of one image.
+A plan says which views, never how they are made: that is for `ssl_inv.views.makers`. Whatever the plan, each image is
+decoded once. `Pair` and `Sequence` are served from the data's own views (video frames, renderings of one object) where
+every object has enough, and so is a `Path` along parameters that the data records; all other plans make their views of
+one image.
 """
 
 from ssl_inv.data.source import Links, Way

@@ -20,11 +20,13 @@ _EPOCH = 2**32
 
 
 class TrainingViews(Source):
-    """The objects of another source, in views that are made as an objective's are: the same ones whenever they are asked for.
+    """The objects of another source, in views that are made as an objective's are: the same ones whenever they are
+    asked for.
 
-    Patches of saccades are made as the plan says, one saccade after the other. With any other plan, every view is made by the first policy
-    of the augmentation, which in seq-JEPA is that of the observed views. Where objects have several views of their own, these are
-    augmented, as many at most as the object with the fewest has. Pixels are rounded to 8 bits, which in training they are not.
+    Patches of saccades are made as the plan says, one saccade after the other. With any other plan, every view is made
+    by the first policy of the augmentation, which in seq-JEPA is that of the observed views. Where objects have several
+    views of their own, these are augmented, as many at most as the object with the fewest has. Pixels are rounded to 8
+    bits, which in training they are not.
 
     Args:
         source: where the images come from.

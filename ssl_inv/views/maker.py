@@ -20,8 +20,9 @@ from ssl_inv.views.makers import maker_of
 class ViewMaker(nn.Module):
     """Makes views on the device that the batch is on.
 
-    Data whose objects have as many views as a `Pair` or a `Sequence` needs serves it from these, augmented on top if wished; so does data
-    that can render the images of a `Path`. In all other cases the views of a plan are made of one image by the augmentation.
+    Data whose objects have as many views as a `Pair` or a `Sequence` needs serves it from these, augmented on top if
+    wished; so does data that can render the images of a `Path`. In all other cases the views of a plan are made of one
+    image by the augmentation.
 
     Args:
         plan: the views that are wanted.
@@ -32,9 +33,9 @@ class ViewMaker(nn.Module):
         seed: decides the augmentation's random numbers.
 
     Raises:
-        ValueError: if the data has fewer views an object than the plan needs and the augmentation makes none, if the augmentation does not
-            do what the plan builds on, if the data cannot render what it should, or if the data and the augmentation record parameters of
-            the same name.
+        ValueError: if the data has fewer views an object than the plan needs and the augmentation makes none, if the
+            augmentation does not do what the plan builds on, if the data cannot render what it should, or if the data
+            and the augmentation record parameters of the same name.
     """
 
     mean: Tensor
@@ -97,7 +98,8 @@ class ViewMaker(nn.Module):
         return _channels_last((pixels - self.mean) / self.std)
 
     def whole(self, pixels: Tensor) -> Tensor:
-        """Whole images of the data, pixels in [0, 1], as networks see them where no views are made: evaluation, banks, graphs.
+        """Whole images of the data, pixels in [0, 1], as networks see them where no views are made: evaluation, banks,
+        graphs.
 
         As views may have another size than the data's images, it is the centre in that size.
         """

@@ -1,4 +1,6 @@
-"""How each plan is fulfilled: draws that depend on a key, views rendered from them, and each view again from its record."""
+"""How each plan is fulfilled: draws that depend on a key, views rendered from them, and each view again from its
+record.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -51,7 +53,8 @@ class Made:
 class Maker(ABC):
     """Fulfils one plan.
 
-    Sources are the data's own views, one or more, `(B, 3, H, W)` each, uint8 or float in [0, 1]; views are in [0, 1] until finished.
+    Sources are the data's own views, one or more, `(B, 3, H, W)` each, uint8 or float in [0, 1]; views are in [0, 1]
+    until finished.
     """
 
     @abstractmethod
@@ -112,7 +115,8 @@ class EachByItsPolicy(Maker):
     Attributes:
         augmentation: says what is recorded.
         policies: one a view.
-        centres: the share of the sides that a crop about the centre takes, one a view; none where the policy crops. Empty: none anywhere.
+        centres: the share of the sides that a crop about the centre takes, one a view; none where the policy crops.
+            Empty: none anywhere.
     """
 
     augmentation: Augmentation
@@ -196,7 +200,9 @@ class AlongPath(Maker):
         return [first if self.plan.on_first else self._along(first, 0.0), end, *way]
 
     def _along(self, end: Transform, fraction: float) -> Transform:
-        """The transform `fraction` of the way from neutral parameters to their values in `end`; all other parameters stay."""
+        """The transform `fraction` of the way from neutral parameters to their values in `end`; all other parameters
+        stay.
+        """
         target = end.only(self._drawn)
         neutral = Transform({name: group.neutral(len(end)) for name, group in target.groups.items()}, target.groups)
         return Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)

@@ -31,8 +31,8 @@ class Views:
     Attributes:
         views: as many as the plan asked for, of one size or of several; row b of each shows the same sample.
         index: `(B,)`, int64, the number of the sample in the data set.
-        shown: `(V, B, 2)`, int64, the object and which of its views each of the V images was that the views were made of; None where views
-            were made of no data.
+        shown: `(V, B, 2)`, int64, the object and which of its views each of the V images was that the views were made
+            of; None where views were made of no data.
     """
 
     views: tuple[View, ...]
@@ -65,7 +65,9 @@ class Plan(ABC):
 
     @property
     def way(self) -> Way | None:
-        """The images between views 0 and 1 of the data that the plan needs besides `own_views`; None for no such images."""
+        """The images between views 0 and 1 of the data that the plan needs besides `own_views`; None for no such
+        images.
+        """
         return None
 
     @property
@@ -89,7 +91,9 @@ class Plan(ABC):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sides, in pixels, of the views whose size the plan decides; all others are as large as the augmentation makes them."""
+        """Sides, in pixels, of the views whose size the plan decides; all others are as large as the augmentation makes
+        them.
+        """
         return ()
 
 

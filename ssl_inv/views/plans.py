@@ -9,12 +9,15 @@ from ssl_inv.transforms import Box, Group
 from ssl_inv.views.plan import Plan, Views, check_plan, require_share
 
 PolicyChoice: TypeAlias = int | Literal["plain"] | None
-"""Which policy of the augmentation makes the views of a plan: one for all, nothing at all, or None for those that the plan says."""
+"""Which policy of the augmentation makes the views of a plan: one for all, nothing at all, or None for those that the
+plan says.
+"""
 
 
 @dataclass(frozen=True)
 class Pair(Plan):
-    """Two views of every sample, or more of the same kind: the plan of SIE, SimCLR and VICReg. View i is made by the i-th policy.
+    """Two views of every sample, or more of the same kind: the plan of SIE, SimCLR and VICReg. View i is made by the
+    i-th policy.
 
     Attributes:
         count: how many views.
@@ -32,7 +35,8 @@ class Pair(Plan):
 
 @dataclass(frozen=True)
 class Linked(Plan):
-    """An image of every sample, and beside it the image that the objective links it with: the plan of transitive invariance.
+    """An image of every sample, and beside it the image that the objective links it with: the plan of transitive
+    invariance.
 
     View i is made by the i-th policy, of an image of its own.
     """
@@ -109,7 +113,8 @@ class MultiCrop(Plan):
     """Crops of several sizes of one image: the plan of SwAV and DINO. View i is made by the i-th policy.
 
     Attributes:
-        crops: kinds of crops, in the order of the views. DINO's are `Crops(2, 224, (0.4, 1))` and `Crops(8, 96, (0.05, 0.4))`.
+        crops: kinds of crops, in the order of the views. DINO's are `Crops(2, 224, (0.4, 1))` and `Crops(8, 96, (0.05,
+            0.4))`.
     """
 
     crops: tuple[Crops, ...]
@@ -134,21 +139,25 @@ class MultiCrop(Plan):
 class Path(Plan):
     """Two branches, and images along the way that a transform leads on the second one: the plan of EC-reconstruction.
 
-    View 0 is A1(I). The second branch is u = A2(I) and view 1 is g_theta(u); then come u itself, if wished, and u_k, which lies k / (K + 1)
-    of the way from u to view 1, for k = 1 .. K. All of the second branch share one draw, and each view is one resampling of the image.
-    Rotations and hues go along the shorter arc, all other parameters straight, from the value that leaves an image as it is.
+    View 0 is A1(I). The second branch is u = A2(I) and view 1 is g_theta(u); then come u itself, if wished, and u_k,
+    which lies k / (K + 1) of the way from u to view 1, for k = 1 .. K. All of the second branch share one draw, and
+    each view is one resampling of the image. Rotations and hues go along the shorter arc, all other parameters
+    straight, from the value that leaves an image as it is.
 
-    What the data itself records, such as the rotation of a rendered object, goes from its value in one of the object's own views to its
-    value in another: view 0 is A1 of the first, view 1 is A2 of the second, and u_k is A2 of an image rendered between the two.
+    What the data itself records, such as the rotation of a rendered object, goes from its value in one of the object's
+    own views to its value in another: view 0 is A1 of the first, view 1 is A2 of the second, and u_k is A2 of an image
+    rendered between the two.
 
     Attributes:
         between: K, how many images along the way.
-        parameters: what g changes; operations of the second branch's policy draw it. `("angle",)` is a rotation, `("angle", "translation")`
-            is SE(2), `("brightness", "contrast", "saturation", "hue")` colour jitter, `("blur",)` a blur.
+        parameters: what g changes; operations of the second branch's policy draw it. `("angle",)` is a rotation,
+            `("angle", "translation")` is SE(2), `("brightness", "contrast", "saturation", "hue")` colour jitter,
+            `("blur",)` a blur.
         start: whether u is a view too.
         on_first: whether view 0 has values of its own of these parameters; they leave it as it is otherwise.
         size: side of the views in pixels; none is that of the augmentation.
-        scale: smallest and largest share of the image's area that both branches' crops take; none is that of the augmentation.
+        scale: smallest and largest share of the image's area that both branches' crops take; none is that of the
+        augmentation.
         own: which of the parameters the data records; `over` finds them.
     """
 
@@ -200,8 +209,9 @@ class Several(Plan):
 
     Attributes:
         plans: one or more, none of them `Several`.
-        policies: for each plan, the number of the augmentation's policy that makes all its views, None for those that the plan would have
-            alone, or `plain` for views to which nothing is done; empty is 0, 1, 2, ... in the order of the plans.
+        policies: for each plan, the number of the augmentation's policy that makes all its views, None for those that
+            the plan would have alone, or `plain` for views to which nothing is done; empty is 0, 1, 2, ... in the order
+            of the plans.
     """
 
     plans: tuple[Plan, ...]

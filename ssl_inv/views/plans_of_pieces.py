@@ -14,8 +14,8 @@ from ssl_inv.views.plan import Plan, check_plan, require_share
 class Patches(Plan):
     """Some cells of a loose grid on one large view, which share its colours: the small crops of OBoW.
 
-    Every cell is shifted by 0 to `jitter` pixels down and right. Records `patch`, a box in fractions of the large view. The defaults are
-    OBoW's.
+    Every cell is shifted by 0 to `jitter` pixels down and right. Records `patch`, a box in fractions of the large view.
+    The defaults are OBoW's.
 
     Attributes:
         view: side of the large view in pixels.
@@ -24,7 +24,8 @@ class Patches(Plan):
         jitter: largest shift in pixels.
         keep: how many cells are kept, at random.
         middle_first: the cell in the middle is kept whatever else is, as the first; the grid must be odd.
-        scale: smallest and largest share of the image's area that the large view takes; none is that of the augmentation.
+        scale: smallest and largest share of the image's area that the large view takes; none is that of the
+            augmentation.
     """
 
     view: int = 256
@@ -67,7 +68,9 @@ class Patches(Plan):
 
 
 class StoredMaps(Protocol):
-    """Saliency maps made beforehand, by the number of the sample: an array `(N, h, w)`, a list, or what reads them from files."""
+    """Saliency maps made beforehand, by the number of the sample: an array `(N, h, w)`, a list, or what reads them from
+    files.
+    """
 
     def __getitem__(self, index: int, /) -> Tensor: ...
 
@@ -75,8 +78,9 @@ class StoredMaps(Protocol):
 Saliency = Literal["uniform", "spectral_residual"] | Callable[[Tensor], Tensor] | StoredMaps
 """Where a saccade may go.
 
-`uniform`: everywhere alike. `spectral_residual`: Hou and Zhang, CVPR 2007, from the image itself. A function gets the whole views
-`(B, 3, H, W)` in [0, 1] and gives maps `(B, h, w)`. Stored maps are those of the images as the data has them; they are moved as the views.
+`uniform`: everywhere alike. `spectral_residual`: Hou and Zhang, CVPR 2007, from the image itself. A function gets the
+whole views `(B, 3, H, W)` in [0, 1] and gives maps `(B, h, w)`. Stored maps are those of the images as the data has
+them; they are moved as the views.
 """
 
 
@@ -88,10 +92,12 @@ Cutting = Literal["upright", "official"]
 
 @dataclass(frozen=True)
 class Saccades(Plan):
-    """Small patches about fixations on one view; the last is to be predicted: the plan of seq-JEPA's predictive learning across saccades.
+    """Small patches about fixations on one view; the last is to be predicted: the plan of seq-JEPA's predictive
+    learning across saccades.
 
-    Fixations are pixels drawn with probabilities proportional to a saliency map; after each, its surroundings are inhibited. Beyond the
-    border of the view patches are black. Records `fixation`, (row, column) in fractions of the view, and `patch`, a box in the same.
+    Fixations are pixels drawn with probabilities proportional to a saliency map; after each, its surroundings are
+    inhibited. Beyond the border of the view patches are black. Records `fixation`, (row, column) in fractions of the
+    view, and `patch`, a box in the same.
 
     Attributes:
         observed: patches before the target.
@@ -99,8 +105,9 @@ class Saccades(Plan):
         saliency: the map.
         inhibition: of a `disc` (the paper), a `square` (the authors' code) or `none`.
         radius: of the disc, or half the side of the square, in pixels; its rim is inhibited too.
-        cutting: `upright` patches begin `patch // 2` pixels before the fixation and are copies. `official` ones are what the authors' code
-            cuts: at the fixation with row and column exchanged, `patch` points on `patch` + 1 pixels, cut off to 8 bits.
+        cutting: `upright` patches begin `patch // 2` pixels before the fixation and are copies. `official` ones are
+            what the authors' code cuts: at the fixation with row and column exchanged, `patch` points on `patch` + 1
+            pixels, cut off to 8 bits.
         size: side of the whole view in pixels; none is that of the augmentation.
     """
 
@@ -139,7 +146,8 @@ class Saccades(Plan):
 
 @dataclass(frozen=True)
 class Turns(Plan):
-    """One view in its four upright positions: the plan of RotNet. View i is turned by i quarters counter-clockwise; records `turn`, i.
+    """One view in its four upright positions: the plan of RotNet. View i is turned by i quarters counter-clockwise;
+    records `turn`, i.
 
     Attributes:
         size: side of the views in pixels; none is that of the augmentation.

@@ -1,4 +1,6 @@
-"""Where a saccade goes, and the patch that is seen there (seq-JEPA's predictive learning across saccades, arXiv 2505.03176)."""
+"""Where a saccade goes, and the patch that is seen there (seq-JEPA's predictive learning across saccades, arXiv
+2505.03176).
+"""
 
 import numpy as np
 import torch
@@ -14,7 +16,8 @@ _SPECTRUM_SIDE = 64
 
 
 def spectral_residual(pixels: Tensor) -> Tensor:
-    """What stands out of an image: the part of its log spectrum that its neighbourhood does not predict (Hou and Zhang, CVPR 2007).
+    """What stands out of an image: the part of its log spectrum that its neighbourhood does not predict (Hou and Zhang,
+    CVPR 2007).
 
     With the authors' constants: 64 pixels a side, a 3 x 3 mean of the spectrum, and a final Gaussian of 2.5 pixels.
 
@@ -40,7 +43,8 @@ def spectral_residual(pixels: Tensor) -> Tensor:
 def draw_fixations(
     maps: NDArray[np.float64], random: NDArray[np.float64], inhibition: Inhibition, radius: int
 ) -> NDArray[np.int64]:
-    """Pixels drawn one after the other with probabilities proportional to a map, whose surroundings are inhibited after each draw.
+    """Pixels drawn one after the other with probabilities proportional to a map, whose surroundings are inhibited after
+    each draw.
 
     Args:
         maps: `(B, H, W)`, non-negative; where one is zero throughout, all pixels are alike.
@@ -125,7 +129,8 @@ def cut_squares(views: Tensor, top: NDArray[np.int64], left: NDArray[np.int64], 
 
 
 def official_patches(views: Tensor, fixations: Tensor, side: int) -> Tensor:
-    """Patches as seq-JEPA's code cuts them: row and column exchanged, `side` points on `side` + 1 pixels, cut off to 8 bits.
+    """Patches as seq-JEPA's code cuts them: row and column exchanged, `side` points on `side` + 1 pixels, cut off to 8
+    bits.
 
     Args:
         views: `(B, 3, S, S)`, in [0, 1].

@@ -1,4 +1,6 @@
-"""What is drawn has the distribution asked for and depends on the key alone; what is not applied is neutral and leaves the pixels."""
+"""What is drawn has the distribution asked for and depends on the key alone; what is not applied is neutral and leaves
+the pixels.
+"""
 
 from collections.abc import Mapping
 from typing import Any

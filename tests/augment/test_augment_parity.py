@@ -1,4 +1,6 @@
-"""With the same parameters every operation does what torchvision's function does, and the record makes every view again."""
+"""With the same parameters every operation does what torchvision's function does, and the record makes every view
+again.
+"""
 
 import importlib
 import importlib.util
@@ -304,7 +306,9 @@ def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(
 def test_shrinking_by_an_affine_map_does_not_alias(
     photograph: Callable[[int], Tensor], side: int, zoom: float, degrees: float, size: int
 ) -> None:
-    """The reference is drawn at eight times the resolution, then brought to that of the view; the rim, half black, is left out."""
+    """The reference is drawn at eight times the resolution, then brought to that of the view; the rim, half black, is
+    left out.
+    """
 
     def reference(one: Tensor) -> Tensor:
         fine = F.affine(

@@ -26,7 +26,9 @@ ROTATION = {"name": "rotation", "degrees": 30}
 
 
 def policy(name: str) -> Augmentation:
-    """A policy by name, with a rotation; `custom` with every operation, where those that are parts of `affine` are left to it."""
+    """A policy by name, with a rotation; `custom` with every operation, where those that are parts of `affine` are left
+    to it.
+    """
     known = schema_of(AUGMENTATIONS.find(name)).settings
     operations = [
         {"name": one}

@@ -1,4 +1,6 @@
-"""Random fields have the statistics that they claim, and warps and colours are the formulas of the paper at every pixel."""
+"""Random fields have the statistics that they claim, and warps and colours are the formulas of the paper at every
+pixel.
+"""
 
 import colorsys
 import math

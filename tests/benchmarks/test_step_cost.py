@@ -1,4 +1,6 @@
-"""The benchmark of what objectives cost runs for each of them, and its bare networks do what the objective's step does with them."""
+"""The benchmark of what objectives cost runs for each of them, and its bare networks do what the objective's step does
+with them.
+"""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,6 @@
-"""Claims about images as they are stored: every mode becomes upright RGB of the size that is asked for, and broken ones are counted."""
+"""Claims about images as they are stored: every mode becomes upright RGB of the size that is asked for, and broken ones
+are counted.
+"""
 
 import io
 import logging

@@ -1,4 +1,6 @@
-"""Claims about images in folders and archives: every form is read, and splits and classes are those that the folders tell."""
+"""Claims about images in folders and archives: every form is read, and splits and classes are those that the folders
+tell.
+"""
 
 import io
 import pickle

@@ -1,4 +1,6 @@
-"""Whatever decodes an image, it gives the pixels that Pillow gives, upright, in 8-bit RGB, with channels last in memory."""
+"""Whatever decodes an image, it gives the pixels that Pillow gives, upright, in 8-bit RGB, with channels last in
+memory.
+"""
 
 import io
 import struct

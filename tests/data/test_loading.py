@@ -1,4 +1,6 @@
-"""The batch of a step is a function of the seed and the step, on its way to the device too; how long it is waited for is always said."""
+"""The batch of a step is a function of the seed and the step, on its way to the device too; how long it is waited for
+is always said.
+"""
 
 import io
 from pathlib import Path

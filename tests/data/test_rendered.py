@@ -1,4 +1,6 @@
-"""Claims about the embedded data set: its geometry is right, its views are functions of their numbers, its poses can be told apart."""
+"""Claims about the embedded data set: its geometry is right, its views are functions of their numbers, its poses can be
+told apart.
+"""
 
 import itertools
 import math
@@ -82,7 +84,9 @@ def test_intersections_agree_with_marching(shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_rays_along_axes_edges_and_tips_have_a_distance(shape: str, dtype: torch.dtype) -> None:
-    """Directions with zeros, origins in the plane of a face, rays through apex and edges: never NaN, and right where there is no doubt."""
+    """Directions with zeros, origins in the plane of a face, rays through apex and edges: never NaN, and right where
+    there is no doubt.
+    """
     values = (-3.0, -1.0, 0.0, 1.0, 3.0)
     origins = torch.tensor([p for p in itertools.product(values, repeat=3) if max(map(abs, p)) == 3], dtype=dtype)
     directions = torch.tensor([d for d in itertools.product((-1.0, 0.0, 1.0), repeat=3) if any(d)], dtype=dtype)

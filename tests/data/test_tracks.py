@@ -36,7 +36,9 @@ def _texture(height: int, width: int, seed: int) -> Frame:
 
 
 def _film(frames: int, pan: int = 0, speed: int = 2, seed: int = 0) -> tuple[list[Frame], list[Box]]:
-    """A textured square that moves to the right over a textured wall, seen by a camera that pans to the left, and its boxes."""
+    """A textured square that moves to the right over a textured wall, seen by a camera that pans to the left, and its
+    boxes.
+    """
     wall, square = _texture(HEIGHT, WIDTH + pan * frames, seed), _texture(SIDE, SIDE, seed + 1)
     film, boxes = [], []
     for number in range(frames):

@@ -1,4 +1,6 @@
-"""Claims about objects that are shifted as well as turned: rendered, on disk as 3DIEBench-T, as an action, and as a target."""
+"""Claims about objects that are shifted as well as turned: rendered, on disk as 3DIEBench-T, as an action, and as a
+target.
+"""
 
 import math
 from pathlib import Path

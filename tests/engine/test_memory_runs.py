@@ -1,4 +1,6 @@
-"""Real runs of objectives that remember: resumed bit for bit, and on the pairs of a graph with loader processes and on two processes."""
+"""Real runs of objectives that remember: resumed bit for bit, and on the pairs of a graph with loader processes and on
+two processes.
+"""
 
 import io
 import json
@@ -158,7 +160,8 @@ def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
         if module.step == 3:
             raise PlugPulledError
 
-    # Four batches are an epoch and three a step: the last checkpoint lies within an epoch, and so does what comes after it.
+    # Four batches are an epoch and three a step: the last checkpoint lies within an epoch, and so does what comes after
+    # it.
     with monkeypatch.context() as patch:
         patch.setattr(Pretraining, "on_train_batch_end", stop)
         with pytest.raises(PlugPulledError):

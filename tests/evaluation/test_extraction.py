@@ -1,4 +1,6 @@
-"""Claims about taking features out of an encoder: it stays as it was, sees what it may see, and gives features or is refused."""
+"""Claims about taking features out of an encoder: it stays as it was, sees what it may see, and gives features or is
+refused.
+"""
 
 import weakref
 from collections.abc import Callable

@@ -61,7 +61,9 @@ def test_the_way_is_known_to_who_adds_up_the_actions_with_and_without_images():
 
 
 def test_of_independent_places_the_last_action_is_a_quarter_of_the_way():
-    """x_4 - x_1 on x_4 - x_3, all independent and of variance 1: R2 is 1 / (2 * 2). The mean of x_1 .. x_3 makes it 0.3."""
+    """x_4 - x_1 on x_4 - x_3, all independent and of variance 1: R2 is 1 / (2 * 2). The mean of x_1 .. x_3 makes it
+    0.3.
+    """
     blind = [replace(table(seed), features={"all": torch.zeros(OBJECTS * VIEWS, 1)}) for seed in (0, 1)]
     rows = path_integration(*blind, None, PathSettings((3,), 8), HEAD, Bootstrap(20))
     found = {(row.name, row.part): row.value for row in rows}

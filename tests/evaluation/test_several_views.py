@@ -1,4 +1,6 @@
-"""Several views of one object are judged as one: which go together, what they tell, and that the encoder stays as it was."""
+"""Several views of one object are judged as one: which go together, what they tell, and that the encoder stays as it
+was.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

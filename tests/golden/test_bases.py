@@ -1,4 +1,6 @@
-"""Claims about BYOL, SimSiam, Barlow Twins, MoCo v3, DINO and iBOT, against their authors' numbers, their formulas and another library."""
+"""Claims about BYOL, SimSiam, Barlow Twins, MoCo v3, DINO and iBOT, against their authors' numbers, their formulas and
+another library.
+"""
 
 import copy
 import math

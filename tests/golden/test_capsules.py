@@ -1,4 +1,6 @@
-"""Self-routing capsules and EquiCaps give the numbers that the authors' code gave; CapsIE and EquiCaps do what they claim."""
+"""Self-routing capsules and EquiCaps give the numbers that the authors' code gave; CapsIE and EquiCaps do what they
+claim.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -88,7 +90,9 @@ def test_routing_begins_uniform() -> None:
 
 
 def test_poses_that_turn_with_the_object_leave_no_equivariance_error() -> None:
-    """With poses that are a matrix of the capsule's own times the rotation of the view, the action leads from one to the other."""
+    """With poses that are a matrix of the capsule's own times the rotation of the view, the action leads from one to
+    the other.
+    """
     first, second = random_transform(GROUPS, 6), random_transform(GROUPS, 6)
     own = F.normalize(torch.randn(6, 3, 9), dim=2)
     objective = EquiCaps(4, GROUPS, capsules=3, map_side=1)

@@ -1,4 +1,6 @@
-"""The evaluation suite against recorded numbers: the authors' code where there is some, and independent float64 computations."""
+"""The evaluation suite against recorded numbers: the authors' code where there is some, and independent float64
+computations.
+"""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,6 @@
-"""The bank, the clusters, the draws and the losses of InterCLR are those of the authors' code, on one process and on two."""
+"""The bank, the clusters, the draws and the losses of InterCLR are those of the authors' code, on one process and on
+two.
+"""
 
 import copy
 from typing import Any

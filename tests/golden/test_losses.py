@@ -81,7 +81,9 @@ HAVE_NO_PROJECTOR = {
 
 
 def machine() -> dict[str, str]:
-    """What the last bits of a loss depend on: libraries choose kernels and block sizes by the CPU's features and caches."""
+    """What the last bits of a loss depend on: libraries choose kernels and block sizes by the CPU's features and
+    caches.
+    """
     cpu = Path("/proc/cpuinfo")
     first = cpu.read_text().partition("\n\n")[0] if cpu.is_file() else platform.processor()
     facts = [
@@ -173,7 +175,8 @@ def test_loss_is_the_stored_one(name: str, data: Path, tmp_path: Path) -> None:
     if stored["machine"] == machine():
         assert values.tolist() == stored["values"]
     else:
-        # Kernels of convolutions and matrix products round otherwise on another CPU or in another torch, which training multiplies.
+        # Kernels of convolutions and matrix products round otherwise on another CPU or in another torch, which training
+        # multiplies.
         np.testing.assert_allclose(values[0], stored["values"][0], rtol=1e-4, atol=1e-5)
         np.testing.assert_allclose(values, stored["values"], rtol=0.1, atol=0.05)
 

@@ -1,4 +1,6 @@
-"""Claims about the bank and its clusters: what is stored and when, how small clusters are mended, and what k-means finds."""
+"""Claims about the bank and its clusters: what is stored and when, how small clusters are mended, and what k-means
+finds.
+"""
 
 import copy
 from types import SimpleNamespace

@@ -1,4 +1,6 @@
-"""Claims about draws from a bank and its clusters: even, a function of the key alone, and of the objects that may be drawn."""
+"""Claims about draws from a bank and its clusters: even, a function of the key alone, and of the objects that may be
+drawn.
+"""
 
 import numpy as np
 import pytest

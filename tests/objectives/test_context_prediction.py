@@ -1,4 +1,6 @@
-"""Context prediction is told the side on which a neighbour lies, whatever the shifts, and learns to tell it from pixels alone."""
+"""Context prediction is told the side on which a neighbour lies, whatever the shifts, and learns to tell it from pixels
+alone.
+"""
 
 from typing import Any
 

@@ -1,4 +1,6 @@
-"""Claims about ContextSSL: what an output sees, what an environment leaves out, and that the predictor continues what training began."""
+"""Claims about ContextSSL: what an output sees, what an environment leaves out, and that the predictor continues what
+training began.
+"""
 
 from itertools import combinations
 from typing import Any
@@ -175,7 +177,9 @@ def turned(angle: Tensor) -> Tensor:
 
 
 def test_what_actions_do_is_read_off_the_context() -> None:
-    """In half of the sequences actions turn things forwards, in the others backwards, which only the pairs before can tell."""
+    """In half of the sequences actions turn things forwards, in the others backwards, which only the pairs before can
+    tell.
+    """
     torch.manual_seed(0)
     settings = {**SMALL, "context": 8, "masked": 0.5, "width": 24, "positions": "none"}
     one = ContextSSL(FEATURES, GROUPS, environments=[["light_theta"]], **settings)

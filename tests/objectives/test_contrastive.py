@@ -1,4 +1,6 @@
-"""Claims about MoCo v2 with feature transformation, NNCLR and adaptive multi-head contrast, against authors' numbers and formulas."""
+"""Claims about MoCo v2 with feature transformation, NNCLR and adaptive multi-head contrast, against authors' numbers
+and formulas.
+"""
 
 import math
 from typing import Any

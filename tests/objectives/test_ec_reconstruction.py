@@ -1,4 +1,6 @@
-"""Claims about equivariance-coherent reconstruction: who trains which channels, on which images, at what cost, around which objective."""
+"""Claims about equivariance-coherent reconstruction: who trains which channels, on which images, at what cost, around
+which objective.
+"""
 
 from dataclasses import replace
 from typing import Any

@@ -1,4 +1,6 @@
-"""Claims about Image World Models: whose patches are predicted, what of, and that the predictor is told what leads there."""
+"""Claims about Image World Models: whose patches are predicted, what of, and that the predictor is told what leads
+there.
+"""
 
 import numpy as np
 import pytest
@@ -87,7 +89,9 @@ def test_the_action_changes_what_is_predicted_and_no_other_parameter_does():
 
 
 def test_a_predictor_that_is_told_the_action_learns_what_it_does():
-    """The target is the mean of the context, with the action added to each dimension; not told, the action's variance of 1 remains."""
+    """The target is the mean of the context, with the action added to each dimension; not told, the action's variance
+    of 1 remains.
+    """
     torch.manual_seed(0)
     context, targets = torch.arange(6).expand(64, -1), torch.tensor([[[7, 8]]]).expand(64, -1, -1)
 

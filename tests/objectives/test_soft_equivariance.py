@@ -1,4 +1,6 @@
-"""Claims about soft equivariance: the penalty is that of the paper where both exist, and strengths follow what data and objective allow."""
+"""Claims about soft equivariance: the penalty is that of the paper where both exist, and strengths follow what data and
+objective allow.
+"""
 
 from contextlib import nullcontext
 from itertools import product

@@ -1,4 +1,6 @@
-"""Claims about SwAV and MSN: assignments of crops to prototypes, against another library where it is right, and against formulas."""
+"""Claims about SwAV and MSN: assignments of crops to prototypes, against another library where it is right, and against
+formulas.
+"""
 
 import copy
 import math

@@ -45,7 +45,8 @@ def test_deviation_is_the_squared_sine_of_the_angle_to_the_plane(trajectory):
 @pytest.mark.parametrize("normalised", [True, False])
 def test_the_way_bends_by_the_angle_of_its_steps_without_what_points_along_the_centre(normalised):
     left, centre, right = (torch.tensor([one], dtype=torch.float64) for one in ([-1.0, -2, 0], [0, 0, 3], [2, 0, 5]))
-    # Along the centre, of length 3, the steps are 3 and 2 long; what is taken away is that, or by the authors' code 9 times that.
+    # Along the centre, of length 3, the steps are 3 and 2 long; what is taken away is that, or by the authors' code 9
+    # times that.
     kept = 0.0 if normalised else 1 - 9
     first, second = (torch.tensor(step, dtype=torch.float64) for step in ([1, 2, 3 * kept], [2, 0, 2 * kept]))
     expected = 1 - torch.dot(first, second) / (first.norm() * second.norm())

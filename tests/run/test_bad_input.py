@@ -1,4 +1,6 @@
-"""The claim: whatever a user gets wrong is answered with one line that says what, where and what would be right, and nothing is written."""
+"""The claim: whatever a user gets wrong is answered with one line that says what, where and what would be right, and
+nothing is written.
+"""
 
 import os
 import pickle

@@ -1,4 +1,6 @@
-"""Claims about the commands, each run as a user runs it, in a folder whose own `evaluation` and `recipes` are no business of ours."""
+"""Claims about the commands, each run as a user runs it, in a folder whose own `evaluation` and `recipes` are no
+business of ours.
+"""
 
 import itertools
 import json

@@ -1,4 +1,6 @@
-"""The package is whole wherever it is installed: the suite and the recipes are inside it, and no folder of the user's shadows them."""
+"""The package is whole wherever it is installed: the suite and the recipes are inside it, and no folder of the user's
+shadows them.
+"""
 
 import shutil
 import subprocess

@@ -1,4 +1,6 @@
-"""Claims about the page of views: outlines lie where views come from, words say what was done, the page is that of the run."""
+"""Claims about the page of views: outlines lie where views come from, words say what was done, the page is that of the
+run.
+"""
 
 import math
 import re

@@ -31,10 +31,10 @@ def folder(
 
     Args:
         path: the folder or zip archive. Top folders called train and val, valid, validation or test are its split.
-        size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps the images as they
-            are, which must then be squares of one size.
-        labels: `folders`: the first folder (below that of the split) names the class; `none`: no classes; None: as `folders` where
-            there are at least two class folders, else as `none`.
+        size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
+            the images as they are, which must then be squares of one size.
+        labels: `folders`: the first folder (below that of the split) names the class; `none`: no classes; None: as
+            `folders` where there are at least two class folders, else as `none`.
         validation: another folder or zip archive, with the validation images; all of it is used.
         validation_share: share of the images held out for validation when neither `validation` nor a split is there.
         split_seed: which images are held out.
@@ -61,7 +61,8 @@ class ImageFolder(Source):
         labels: see `folder`.
         cache: see `ImageStore`.
         max_broken: see `ImageStore`.
-        classes: the class names in index order, such as those of the train set; None takes the folders' names in ascending order.
+        classes: the class names in index order, such as those of the train set; None takes the folders' names in
+            ascending order.
 
     Attributes:
         splits: the objects of every split by its name, if the top folders are splits; empty otherwise.
@@ -70,8 +71,8 @@ class ImageFolder(Source):
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: if there are no images, only some of the top folders are splits, `labels` asks for folders where there are none, or a
-            class folder is not in `classes`.
+        ValueError: if there are no images, only some of the top folders are splits, `labels` asks for folders where
+            there are none, or a class folder is not in `classes`.
     """
 
     def __init__(

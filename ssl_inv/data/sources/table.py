@@ -1,6 +1,7 @@
 """A table of views: a CSV file that says of every image which object it shows, and how it was seen.
 
-Turntables, pose sets and video frames (an object is then a sequence, the frame number or time a latent) are tables of views.
+Turntables, pose sets and video frames (an object is then a sequence, the frame number or time a latent) are tables of
+views.
 """
 
 import math
@@ -41,17 +42,19 @@ def table(
 
     Args:
         path: the folder or zip archive with the images and the CSV file.
-        size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps the images as they
-            are, which must then be squares of one size.
+        size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
+            the images as they are, which must then be squares of one size.
         csv_file: the CSV file within `path`; None takes the only one at its top.
-        latents: how every view was seen: columns and what they hold, such as `{azimuth: circle deg, zoom: real scale=0.5}`; see
-            `ssl_inv.data.latents` for all words. None takes the columns that say it themselves in the header, such as `azimuth[deg]`.
+        latents: how every view was seen: columns and what they hold, such as `{azimuth: circle deg, zoom: real
+            scale=0.5}`; see `ssl_inv.data.latents` for all words. None takes the columns that say it themselves in the
+            header, such as `azimuth[deg]`.
         path_column: column of the image files, relative to `path`.
-        object_column: column that says which rows show the same object, or several joined by `+`, such as `object+axis`. None: the column
-            `object` if there is one, otherwise every row is an object of its own.
-        class_column: column of the class names, with empty cells where the class is not known; `none` for no classes. None: the column
-            `class` if there is one.
-        split_column: column that says train, val or test; `none` to split at random. None: the column `split` if there is one.
+        object_column: column that says which rows show the same object, or several joined by `+`, such as
+            `object+axis`. None: the column `object` if there is one, otherwise every row is an object of its own.
+        class_column: column of the class names, with empty cells where the class is not known; `none` for no classes.
+            None: the column `class` if there is one.
+        split_column: column that says train, val or test; `none` to split at random. None: the column `split` if there
+        is one.
         validation: another folder or zip archive of the same form, with the validation views; all of it is used.
         validation_share: share of the objects held out for validation when neither `validation` nor a split is there.
         split_seed: which objects are held out.
@@ -80,7 +83,8 @@ class Columns:
 
 
 class ViewTable(Source):
-    """Objects and views as a CSV file lists them; objects in the order of their first row, views of an object in the order of their rows.
+    """Objects and views as a CSV file lists them; objects in the order of their first row, views of an object in the
+    order of their rows.
 
     Args:
         path: the folder or zip archive.
@@ -90,7 +94,8 @@ class ViewTable(Source):
         columns: the columns' names.
         cache: see `ImageStore`.
         max_broken: see `ImageStore`.
-        classes: the class names in index order, such as those of the train set; None takes the names in the table in ascending order.
+        classes: the class names in index order, such as those of the train set; None takes the names in the table in
+            ascending order.
 
     Attributes:
         splits: the objects of every split by its name; empty if the table has no split.
@@ -99,7 +104,8 @@ class ViewTable(Source):
 
     Raises:
         FileNotFoundError: if the folder, the CSV file or an image in it is missing.
-        ValueError: if a column is missing, a latent's cell is not a number, or rows of one object disagree on its class or split.
+        ValueError: if a column is missing, a latent's cell is not a number, or rows of one object disagree on its class
+            or split.
     """
 
     def __init__(
@@ -140,7 +146,9 @@ class ViewTable(Source):
         }
 
     def require_apart(self, data: Data) -> None:
-        """Raise a `ValueError` if an image is listed both among the views to train on and among those to judge by, subsets of this."""
+        """Raise a `ValueError` if an image is listed both among the views to train on and among those to judge by,
+        subsets of this.
+        """
         first, second = (self._names[self._rows_of(one)] for one in (data.train, data.validation))
         if len(both := np.intersect1d(first, second)):
             advice = "name the column that says which rows show one object (object_column), or mend the split"
@@ -225,7 +233,9 @@ class _Sheet:
         return [row[self._index[name]] for row in self._rows]
 
     def optional(self, name: str | None, default: str) -> list[str] | None:
-        """The cells of a column that a setting names; None if the setting is `none`, or names nothing and there is no default column."""
+        """The cells of a column that a setting names; None if the setting is `none`, or names nothing and there is no
+        default column.
+        """
         if name == "none" or (name is None and default not in self):
             return None
         return self.column(default if name is None else name)

@@ -1,14 +1,16 @@
-"""3DIEBench and 3DIEBench-T on disk: objects rendered in random poses and lights, as https://github.com/facebookresearch/SIE lays them out.
+"""3DIEBench and 3DIEBench-T on disk: objects rendered in random poses and lights, as
+https://github.com/facebookresearch/SIE lays them out.
 
     ROOT/SYNSET/OBJECT/image_{i}.jpg     view i
-    ROOT/SYNSET/OBJECT/latent_{i}.npy    seven float64: Euler angles x, y, z; floor hue; light theta, light phi; light hue;
+    ROOT/SYNSET/OBJECT/latent_{i}.npy    seven float64: Euler angles x, y, z; floor hue; light theta, light phi; light
+    hue;
                                          ten in 3DIEBench-T: behind these the shift along the object's own x, y, z
     train_images.npy, val_images.npy     the objects of a split as "/SYNSET/OBJECT/"
     train_labels.npy, val_labels.npy     their classes, int64
     all_latents_{train,val}.npy          the latents of a split, objects in the order of the split, views in their own
 
-Angles are radians, hues turns in [0, 1]. Rotations are extrinsic about x, y, z. The published images have red and blue exchanged, so that
-hues cannot be compared with the colours of the pixels; what is written here has them in order.
+Angles are radians, hues turns in [0, 1]. Rotations are extrinsic about x, y, z. The published images have red and blue
+exchanged, so that hues cannot be compared with the colours of the pixels; what is written here has them in order.
 """
 
 import io
@@ -44,7 +46,9 @@ GROUPS: dict[str, Group] = {
     "light_phi": Circle(2 * math.pi),
     "light_hue": Circle(),
 }
-"""What the seven latents of 3DIEBench are recorded as; the other three of 3DIEBench-T are recorded as `MotionRecord` says."""
+"""What the seven latents of 3DIEBench are recorded as; the other three of 3DIEBench-T are recorded as `MotionRecord`
+says.
+"""
 
 
 _LATENTS = (7, 10)
@@ -70,10 +74,10 @@ def threediebench(
         path: the folder or zip archive with the SYNSET folders.
         size: side in pixels to which the images (256 in 3DIEBench) are resized; None keeps them as they are.
         split_folder: folder with the split, label and latent tables; None if they lie in `path`.
-        translation_frame: how 3DIEBench-T's shifts are recorded: `object` as `translation`, along the axes of the object, `base` as
-            `position`, where the object then stands in the world.
-        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid motion from one
-            view to the other.
+        translation_frame: how 3DIEBench-T's shifts are recorded: `object` as `translation`, along the axes of the
+            object, `base` as `position`, where the object then stands in the world.
+        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid
+            motion from one view to the other.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
         max_broken: share of the images that may be unreadable.
     """
@@ -87,8 +91,8 @@ def threediebench(
 class ThreeDIEBench(Source):
     """One split of a data set in the layout of 3DIEBench.
 
-    Latents are read once and held in memory (112 MB for the train split of 3DIEBench): from `all_latents_{split}.npy` where it is, else
-    from one file a view.
+    Latents are read once and held in memory (112 MB for the train split of 3DIEBench): from `all_latents_{split}.npy`
+    where it is, else from one file a view.
 
     Args:
         path: see `threediebench`.
@@ -296,20 +300,21 @@ def write_threediebench(
 ) -> None:
     """Write objects and their views in the layout of 3DIEBench, or of 3DIEBench-T if they have translations.
 
-    Everything is written into `ROOT.partial`, which becomes `ROOT` at the end; a folder of that name is left by an interrupted write.
-    Without labels the objects stand in one folder called `object`, and there are no label files.
+    Everything is written into `ROOT.partial`, which becomes `ROOT` at the end; a folder of that name is left by an
+    interrupted write. Without labels the objects stand in one folder called `object`, and there are no label files.
 
     Args:
         root: folder to write; it must not exist or be empty.
         source: the objects, all with the same number of views.
-        latents: the numbers of every view, `(N, views, 7)` or `(N, views, 10)`; None takes them from the transforms that the source
-            records.
+        latents: the numbers of every view, `(N, views, 7)` or `(N, views, 10)`; None takes them from the transforms
+            that the source records.
         split: the train objects and the validation objects.
         quality: of the JPEG files, 1 to 95.
         progress: called after every object with the number of objects written and the number of all.
 
     Raises:
-        ValueError: if the folder is not empty, an interrupted write is in the way, or the source or the split does not fit the layout.
+        ValueError: if the folder is not empty, an interrupted write is in the way, or the source or the split does not
+            fit the layout.
     """
     root = Path(root)
     partial = root.with_name(root.name + ".partial")
@@ -353,7 +358,9 @@ def _write_object(folder: Path, source: Source, item: int, views: int, given: La
 
 
 def _latents_of(transform: Transform) -> Latents:
-    """The stored numbers `(B, 7)` or `(B, 10)` of named parameters: the inverse of `transform_of` for y angles within a quarter turn."""
+    """The stored numbers `(B, 7)` or `(B, 10)` of named parameters: the inverse of `transform_of` for y angles within a
+    quarter turn.
+    """
     columns = {name: transform[name].detach().cpu().double() for name in GROUPS}
     matrix = quaternion_to_matrix(columns.pop("rotation"))
     x = torch.atan2(matrix[:, 2, 1], matrix[:, 2, 2])
@@ -396,7 +403,9 @@ def _check_layout(source: Source, latents: Latents | None, split: tuple[Indices,
 
 
 def _synsets(source: Source) -> tuple[list[str], Indices | None]:
-    """The folder of every object, and its class as the folder's place in ascending order, which is how 3DIEBench counts."""
+    """The folder of every object, and its class as the folder's place in ascending order, which is how 3DIEBench
+    counts.
+    """
     labels = source.labels
     if labels is None:
         return ["object"] * len(source), None

@@ -18,7 +18,9 @@ from ssl_inv.data.splits import part, view_rows
 from ssl_inv.transforms import Group, Transform
 
 _CLASS_ATTRIBUTES = ("targets", "labels", "_labels")
-"""Where torchvision's and most other datasets keep the class of every item, so that no image need be decoded to read it."""
+"""Where torchvision's and most other datasets keep the class of every item, so that no image need be decoded to read
+it.
+"""
 
 
 class MapDataset(Protocol):
@@ -45,8 +47,8 @@ def torchvision_dataset(
     Args:
         dataset: name of a class in `torchvision.datasets`, such as `FashionMNIST`.
         root: the folder that torchvision reads from and downloads to.
-        size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps the images as they
-            are, which must then be squares of one size.
+        size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
+            the images as they are, which must then be squares of one size.
         download: whether to download or unpack what is missing.
         validation_share: share of the images held out for validation when the dataset has no split.
         split_seed: which images are held out.
@@ -68,12 +70,13 @@ def torchvision_dataset(
 class DatasetSource(Source):
     """The items of a map-style torch dataset, one view each.
 
-    An item is an image or a sequence of which the first is an image and the second, if it is an integer, the class. An image is a PIL
-    image, or an array or tensor of uint8 or of floats in [0, 1], of shape `(H, W)`, `(C, H, W)` for tensors, `(H, W, C)` for arrays.
-    A single channel is repeated. The dataset must give the same item every time, so random transforms have no place in it.
+    An item is an image or a sequence of which the first is an image and the second, if it is an integer, the class. An
+    image is a PIL image, or an array or tensor of uint8 or of floats in [0, 1], of shape `(H, W)`, `(C, H, W)` for
+    tensors, `(H, W, C)` for arrays. A single channel is repeated. The dataset must give the same item every time, so
+    random transforms have no place in it.
 
-    Classes are taken from an attribute `targets` or `labels` where there is one; otherwise all items are read when `labels` is first
-    asked for. A negative class stands for one that is not known.
+    Classes are taken from an attribute `targets` or `labels` where there is one; otherwise all items are read when
+    `labels` is first asked for. A negative class stands for one that is not known.
 
     Args:
         dataset: the dataset; picklable if loader processes are used.

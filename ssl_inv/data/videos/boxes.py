@@ -25,7 +25,8 @@ def inside(box: Box, height: int, width: int) -> Box:
 def square_around(box: Box, margin: float, height: int, width: int) -> tuple[int, int, int]:
     """Left, top and side of the square that shows a box and `margin` times its longer side around it, whole pixels.
 
-    A square that would leave the image is pushed back into it, and is never larger than the image's shorter side: no pixel is made up.
+    A square that would leave the image is pushed back into it, and is never larger than the image's shorter side: no
+    pixel is made up.
     """
     side = int(np.clip(round((1 + margin) * float((box[2:] - box[:2]).max())), 1, min(height, width)))
     corner = np.clip(np.rint((box[:2] + box[2:] - side) / 2), 0, [width - side, height - side]).astype(int)

@@ -95,16 +95,20 @@ class Clip:
         return height, width
 
     def flow(self, first: int, second: int) -> Flow:
-        """The optical flow from one frame to another (Kroeger et al., "Fast Optical Flow using Dense Inverse Search", ECCV 2016)."""
+        """The optical flow from one frame to another (Kroeger et al., "Fast Optical Flow using Dense Inverse Search",
+        ECCV 2016).
+        """
         if (first, second) not in self._flows:
             self._flows[first, second] = self._estimator.calc(self._grey[first], self._grey[second], None)
         return self._flows[first, second]
 
 
 def own_motion(flow: Flow) -> NDArray[np.float32]:
-    """How far each pixel is from where the motion of the camera alone would take it, `(H, W)` pixels; NaN where that is not known.
+    """How far each pixel is from where the motion of the camera alone would take it, `(H, W)` pixels; NaN where that is
+    not known.
 
-    A still scene seen by a turning camera, and a plane seen by any, moves by a homography; RANSAC ignores what does not.
+    A still scene seen by a turning camera, and a plane seen by any, moves by a homography; RANSAC ignores what does
+    not.
     """
     height, width = flow.shape[:2]
     places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
@@ -130,7 +134,8 @@ def camera_motion(source: Points, target: Points) -> NDArray[np.float64] | None:
 def moving_regions(clip: Clip, frame: int, most: int) -> list[Box]:
     """Boxes around what moves on its own in one frame, at working size, the most motion first.
 
-    The mean over the flows to the frame before and the frame after: what one of them uncovers, and finds no match for, the other one sees.
+    The mean over the flows to the frame before and the frame after: what one of them uncovers, and finds no match for,
+    the other one sees.
 
     Args:
         clip: the frames.

@@ -12,8 +12,8 @@ from ssl_inv.data.videos.boxes import Box
 from ssl_inv.data.videos.flow import Clip, Flow, Points, camera_motion
 
 Tracker = Callable[[Clip, Sequence[int], Box], list[Box]]
-"""A clip, the frames to visit in their order, and the box in the first of them, all at working size. Gives the box in each of them; fewer
-boxes where it loses sight."""
+"""A clip, the frames to visit in their order, and the box in the first of them, all at working size. Gives the box in
+each of them; fewer boxes where it loses sight."""
 
 
 _GRID = 16
@@ -34,7 +34,9 @@ _FEWEST = 16
 
 
 _MOVING = 0.5
-"""A point has a motion of its own if it leaves the camera's by this many pixels, and by this share of the median of the box."""
+"""A point has a motion of its own if it leaves the camera's by this many pixels, and by this share of the median of the
+box.
+"""
 
 
 _ENOUGH_MOVING = 0.25
@@ -79,8 +81,9 @@ def _follow_opencv(one: cv2.Tracker, clip: Clip, order: Sequence[int], box: Box)
 def follow_flow(clip: Clip, order: Sequence[int], box: Box) -> list[Box]:
     """Move and scale a box by the medians of what its points do.
 
-    This is Median Flow (Kalal, Mikolajczyk and Matas, "Forward-Backward Error", ICPR 2010) on dense flow, with one thing more: points that
-    move as the camera does are background that the box holds too, and have no say as long as there are enough others.
+    This is Median Flow (Kalal, Mikolajczyk and Matas, "Forward-Backward Error", ICPR 2010) on dense flow, with one
+    thing more: points that move as the camera does are background that the box holds too, and have no say as long as
+    there are enough others.
     """
     boxes = [box]
     for first, second in pairwise(order):

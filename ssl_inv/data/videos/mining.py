@@ -15,7 +15,9 @@ from ssl_inv.data.videos.followers import Tracker, tracker
 from ssl_inv.data.videos.reading import Frame
 
 SAME_OBJECT = 0.5
-"""Boxes that overlap by this much show one object: of two tracks one is kept, and what begins where a track ends continues it."""
+"""Boxes that overlap by this much show one object: of two tracks one is kept, and what begins where a track ends
+continues it.
+"""
 
 
 _LEAST_VISIBLE = 0.5
@@ -27,16 +29,20 @@ _LEAST_SIDE = 16
 
 
 _CUT = 0.3
-"""Share of the pixels that have another colour after a cut: at least 0.41 between videos of DAVIS, at most 0.14 between frames of one."""
+"""Share of the pixels that have another colour after a cut: at least 0.41 between videos of DAVIS, at most 0.14 between
+frames of one.
+"""
 
 
 BACKWARD_STEP = 3
-"""Frames from one look to the next on the way back. With the same frames as on the way there, the mistakes of optical flow undo themselves
-and the check passes nearly everything; see `benchmarks/track_quality.py`."""
+"""Frames from one look to the next on the way back. With the same frames as on the way there, the mistakes of optical
+flow undo themselves and the check passes nearly everything; see `benchmarks/track_quality.py`."""
 
 
 _LEAST_CHANGE = 3.0
-"""Levels of 255 by which the first and the last view must differ on average, at 32 pixels a side; noise of a good camera is less."""
+"""Levels of 255 by which the first and the last view must differ on average, at 32 pixels a side; noise of a good
+camera is less.
+"""
 
 
 @dataclass(frozen=True)
@@ -45,11 +51,12 @@ class TrackSettings:
 
     Args:
         tracker: `flow`, `csrt` or `kcf`; see `ssl_inv.data.videos.followers`.
-        length: frames that a box is followed for. The video is cut into pieces of this length, and each begins with new boxes.
+        length: frames that a box is followed for. The video is cut into pieces of this length, and each begins with new
+        boxes.
         step: frames from one view of an object to the next.
         objects: most objects of one piece of a video.
-        agreement: how much the box that comes back from following a track backwards must overlap the one that it began with; 0 for no
-            such check.
+        agreement: how much the box that comes back from following a track backwards must overlap the one that it began
+            with; 0 for no such check.
 
     Raises:
         ValueError: if a number is out of range.
@@ -96,7 +103,8 @@ class Track:
         number: which object of the video; a piece that goes on with an object of the piece before has its number again.
         born: the frame of the video in which this object was first seen.
         boxes: where it is in every frame of the piece, in pixels of the frames.
-        agreement: overlap of the first box with where the last one leads when it is followed backwards; 1 where that was not checked.
+        agreement: overlap of the first box with where the last one leads when it is followed backwards; 1 where that
+            was not checked.
     """
 
     number: int
@@ -137,9 +145,11 @@ class Miner:
 
 
 def pieces(frames: Iterable[Frame], length: int) -> Iterator[Piece]:
-    """A video cut into pieces of `length` steps, so of one frame more; each begins with the last frame of the one before.
+    """A video cut into pieces of `length` steps, so of one frame more; each begins with the last frame of the one
+    before.
 
-    A piece ends early where the scene is cut, and the next one begins behind the cut. What is less than half as long is left out.
+    A piece ends early where the scene is cut, and the next one begins behind the cut. What is less than half as long is
+    left out.
     """
     held, before, start = list[Frame](), None, 0
     colours: NDArray[np.float32] = np.empty(0, dtype=np.float32)

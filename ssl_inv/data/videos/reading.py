@@ -52,8 +52,8 @@ def find_videos(path: str | Path, pattern: str = "*") -> list[Video]:
 
     Raises:
         FileNotFoundError: if nothing is there, or no video and no frame.
-        ValueError: if the images of one folder have different suffixes, so that some are perhaps no frames, or an archive holds video
-            files.
+        ValueError: if the images of one folder have different suffixes, so that some are perhaps no frames, or an
+            archive holds video files.
     """
     path = Path(path).expanduser()
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:

@@ -55,9 +55,10 @@ HEADER = (
     "bottom",
     "agreement",
 )
-"""`time` is in frames since the object was first seen; `x` and `y` are the centre of what the image shows, in widths and heights of the
-frame, and `log_side` the logarithm of its side as a share of the frame's shorter side; `left` to `bottom` is the object's box in pixels of
-the frame. The scales are about the differences of two views of one object of DAVIS (root mean square)."""
+"""`time` is in frames since the object was first seen; `x` and `y` are the centre of what the image shows, in widths
+and heights of the frame, and `log_side` the logarithm of its side as a share of the frame's shorter side; `left` to
+`bottom` is the object's box in pixels of the frame. The scales are about the differences of two views of one object of
+DAVIS (root mean square)."""
 
 
 @dataclass(frozen=True)
@@ -89,11 +90,12 @@ def write_tracks(
     margin: float,
     progress: Callable[[str], None],
 ) -> Summary:
-    """Find the tracks of all videos and write them; a call that was interrupted goes on with the first video that is not done.
+    """Find the tracks of all videos and write them; a call that was interrupted goes on with the first video that is
+    not done.
 
-    `output` then holds `tracks.csv`, a table of views; the views in `images/`; in `overviews/` the frame in which each object is first
-    seen, with its box; `tracks.png`, some tracks side by side; `tracks.json`, the settings and the counts; and `videos/`, what was found in
-    each video.
+    `output` then holds `tracks.csv`, a table of views; the views in `images/`; in `overviews/` the frame in which each
+    object is first seen, with its box; `tracks.png`, some tracks side by side; `tracks.json`, the settings and the
+    counts; and `videos/`, what was found in each video.
 
     Args:
         videos: the videos.

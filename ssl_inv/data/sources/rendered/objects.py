@@ -1,4 +1,6 @@
-"""The objects of rendered solids: a prototype of several coloured primitives for every class, and jittered copies of it."""
+"""The objects of rendered solids: a prototype of several coloured primitives for every class, and jittered copies of
+it.
+"""
 
 import math
 
@@ -25,7 +27,9 @@ CLASS_KEY, OBJECT_KEY, VIEW_KEY = range(3)
 
 
 _ANCHORS = ((1.0, 0.05, 0.15), (-0.35, 0.1, 1.0), (0.15, 1.0, -0.1), (-0.9, -0.45, -0.2), (0.45, -0.9, 0.45))
-"""Where the parts sit around the body, in units of its half sizes; parts beyond the fifth get a place of their own in each class."""
+"""Where the parts sit around the body, in units of its half sizes; parts beyond the fifth get a place of their own in
+each class.
+"""
 
 
 def _random_rotations(draws: Tensor) -> Tensor:
@@ -64,7 +68,8 @@ def class_prototypes(classes: int, primitives: int, seed: int) -> Solids:
     body_hue = torch.arange(classes, dtype=torch.float64) * (math.sqrt(5) - 1) / 2 % 1
     part_hues = torch.arange(primitives - 1, dtype=torch.float64) / (primitives - 1) + 0.03 * _signed(parts[..., 11])
     hues = torch.cat((body_hue[:, None], part_hues), dim=1)
-    # Saturation and value are the same everywhere: with them a colour histogram told the classes apart, whatever the shapes.
+    # Saturation and value are the same everywhere: with them a colour histogram told the classes apart, whatever the
+    # shapes.
     is_part = (torch.arange(primitives) > 0).double().expand_as(hues)
     colours = hsv_to_rgb(hues, 0.35 + 0.55 * is_part, 0.75 + 0.15 * is_part)
     return Solids(
@@ -77,12 +82,13 @@ def class_prototypes(classes: int, primitives: int, seed: int) -> Solids:
 
 
 def jittered(prototypes: Solids, jitter: float, seed: int, radius: float = BOUNDING_RADIUS) -> Solids:
-    """Object i from row i of `prototypes`: sizes, places, orientations and colours moved by up to `jitter`, then centred and scaled.
+    """Object i from row i of `prototypes`: sizes, places, orientations and colours moved by up to `jitter`, then
+    centred and scaled.
 
     Args:
         prototypes: for every object the prototype of its class.
-        jitter: largest relative change of a size, shift in multiples of a primitive's half size, turn in radians, and change of red, green
-            and blue.
+        jitter: largest relative change of a size, shift in multiples of a primitive's half size, turn in radians, and
+            change of red, green and blue.
         seed: of the data set.
         radius: of the sphere around the middle of its bounding box that every object is scaled to touch; curved parts
             may reach beyond it by a few per cent.
@@ -103,7 +109,9 @@ def jittered(prototypes: Solids, jitter: float, seed: int, radius: float = BOUND
 
 
 def _centred(solids: Solids, radius: float) -> Solids:
-    """The objects shifted to the middle of their bounding box, as in 3DIEBench, and scaled to the common bounding radius."""
+    """The objects shifted to the middle of their bounding box, as in 3DIEBench, and scaled to the common bounding
+    radius.
+    """
     points = surface_points(solids).flatten(1, 2)
     middle = (points.amin(1) + points.amax(1)) / 2
     scale = radius / (points - middle[:, None]).norm(dim=-1).amax(1)[:, None, None]
@@ -112,7 +120,9 @@ def _centred(solids: Solids, radius: float) -> Solids:
 
 
 def surface_points(solids: Solids) -> Tensor:
-    """Points on the surface of every primitive, towards the corners, edges and faces of its box: `(N, P, 26, 3)` in the object's frame."""
+    """Points on the surface of every primitive, towards the corners, edges and faces of its box: `(N, P, 26, 3)` in the
+    object's frame.
+    """
     directions = torch.cartesian_prod(*[torch.tensor((-1.0, 0.0, 1.0), dtype=torch.float64)] * 3)
     cube = directions[directions.abs().sum(-1) > 0]
     disk = cube[:, :2] / cube[:, :2].norm(dim=-1, keepdim=True).clamp_min(1)

@@ -1,7 +1,8 @@
 """Where rays meet a sphere, a cube and a frustum of unit size, in closed form.
 
-Components are separate tensors that broadcast together: the common origin of a tile of rays, `(T, 1)`, and their directions, `(T, R)`, meet
-without a copy. Every operation is one that IEEE 754 rounds exactly, so that a ray gives the same bits in every batch.
+Components are separate tensors that broadcast together: the common origin of a tile of rays, `(T, 1)`, and their
+directions, `(T, R)`, meet without a copy. Every operation is one that IEEE 754 rounds exactly, so that a ray gives the
+same bits in every batch.
 """
 
 import math
@@ -29,8 +30,8 @@ def hit_sphere(origin: Vector, direction: Vector) -> tuple[Tensor, Vector]:
         direction: their directions, of any length but zero.
 
     Returns:
-        The distance in multiples of `direction`, infinite for rays that miss, and a normal that points outwards, of any length and without
-        meaning for rays that miss.
+        The distance in multiples of `direction`, infinite for rays that miss, and a normal that points outwards, of any
+        length and without meaning for rays that miss.
     """
     a, b = dot(direction, direction), dot(origin, direction)
     discriminant = b * b - a * (dot(origin, origin) - 1)
@@ -53,7 +54,9 @@ def hit_cube(origin: Vector, direction: Vector) -> tuple[Tensor, Vector]:
 
 
 def hit_frustum(origin: Vector, direction: Vector, top: Tensor) -> tuple[Tensor, Vector]:
-    """As `hit_sphere`, for the frustum |z| <= 1 with radius 1 at z = -1 and radius `top` at z = 1: a cone for 0 and a cylinder for 1."""
+    """As `hit_sphere`, for the frustum |z| <= 1 with radius 1 at z = -1 and radius `top` at z = 1: a cone for 0 and a
+    cylinder for 1.
+    """
     (ox, oy, oz), (dx, dy, dz) = origin, direction
     slope = (1 - top) / 2
     # The radius along the ray is radius + t * growth; the side is the zero set of x^2 + y^2 - radius^2.

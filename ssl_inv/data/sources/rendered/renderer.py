@@ -1,12 +1,14 @@
 """Solids made of coloured primitives, traced in closed form and lit, in batched tensor operations on any device.
 
-The scene is 3DIEBench's: a fixed camera 2.5 away looks down at 45 degrees on an object that turns above a coloured floor, under a
-coloured light that moves on a cap of the sky. Every primitive is the image of one of three unit shapes (sphere, cube, frustum) under a
-scaling, a rotation and a shift. Rays are taken into the frame of the unit shape, in which the intersection is a quadratic or a slab test;
-only the tiles of the image that a primitive's bounding box covers are traced.
+The scene is 3DIEBench's: a fixed camera 2.5 away looks down at 45 degrees on an object that turns above a coloured
+floor, under a coloured light that moves on a cap of the sky. Every primitive is the image of one of three unit shapes
+(sphere, cube, frustum) under a scaling, a rotation and a shift. Rays are taken into the frame of the unit shape, in
+which the intersection is a quadratic or a slab test; only the tiles of the image that a primitive's bounding box covers
+are traced.
 
-Pixels of a view do not depend on its batch: per ray there are only operations that IEEE 754 rounds exactly (+ - * / sqrt, comparisons), no
-matrix products and no sums over an axis, whose order could change with the batch. What is computed per view is computed in float64.
+Pixels of a view do not depend on its batch: per ray there are only operations that IEEE 754 rounds exactly (+ - * /
+sqrt, comparisons), no matrix products and no sums over an axis, whose order could change with the batch. What is
+computed per view is computed in float64.
 """
 
 import math
@@ -45,7 +47,9 @@ FORWARD, RIGHT, UP = (0.0, -_DIAGONAL, -_DIAGONAL), (-1.0, 0.0, 0.0), (0.0, -_DI
 
 
 SUN = (-0.48, 0.60, 0.64)
-"""Direction to the white fill light, beside the camera; fixed, so that the faces of a solid differ under every coloured light."""
+"""Direction to the white fill light, beside the camera; fixed, so that the faces of a solid differ under every coloured
+light.
+"""
 
 
 AMBIENT, SUN_STRENGTH, LIGHT_STRENGTH = 0.15, 0.45, 0.60
@@ -55,11 +59,15 @@ FLOOR_AMBIENT = 0.45
 
 
 TINT = 0.5
-"""Share of the light that has its hue; the rest is white, so that the object's own colours stay visible under every hue."""
+"""Share of the light that has its hue; the rest is white, so that the object's own colours stay visible under every
+hue.
+"""
 
 
 BEAM_RADIUS = 3.0
-"""Distance from the axis of the light at which its intensity has fallen to zero; it leaves a pool of light on the floor."""
+"""Distance from the axis of the light at which its intensity has fallen to zero; it leaves a pool of light on the
+floor.
+"""
 
 
 SHADOW_DEPTH = 0.75
@@ -80,7 +88,8 @@ class Solids:
     """Objects, each made of P primitives; one row per object, float64.
 
     Attributes:
-        kinds: `(N, P)`, int64, indices into `KINDS`. Cylinders and cones stand along z, the tip of a cone at the positive end.
+        kinds: `(N, P)`, int64, indices into `KINDS`. Cylinders and cones stand along z, the tip of a cone at the
+        positive end.
         half_sizes: `(N, P, 3)`, half the extent along the primitive's own axes.
         positions: `(N, P, 3)`, the centres of the primitives' boxes in the object's frame.
         orientations: `(N, P, 3, 3)`, rotations from the primitives' axes to the object's.
@@ -171,9 +180,9 @@ class _Posed:
     Attributes:
         kinds: `(M,)`, ascending.
         views: `(M,)`, the view that each belongs to.
-        table: `(27, M)`, float32: origin, three terms of the ray direction (constant, per column, per row), reciprocal half sizes,
-            direction to the light and to the sun, all in the frame of the unit shape (3 rows each), then the colour that the fill light and
-            that the coloured light bring out (3 rows each).
+        table: `(27, M)`, float32: origin, three terms of the ray direction (constant, per column, per row), reciprocal
+            half sizes, direction to the light and to the sun, all in the frame of the unit shape (3 rows each), then
+            the colour that the fill light and that the coloured light bring out (3 rows each).
         start: `(M, 2)`, first column and row of the samples that the primitive's box covers.
         tiles: `(M, 2)`, number of tiles along columns and rows that cover the box.
     """
@@ -227,7 +236,9 @@ def _pose(solids: Solids, scenes: Scenes, side: int) -> _Posed:
 
 
 def _covered(axes: Tensor, centre: Tensor, half: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """First sample (column, row) and number of tiles of the rectangle in which the camera, at the origin, sees each primitive's box."""
+    """First sample (column, row) and number of tiles of the rectangle in which the camera, at the origin, sees each
+    primitive's box.
+    """
     signs = torch.cartesian_prod(*[_constant((-1.0, 1.0), half)] * 3)
     corners = centre[:, None] + _apply(axes[:, None], signs * half[:, None])
     forward, right, up = ((corners * _constant(axis, half)).sum(-1) for axis in (FORWARD, RIGHT, UP))
@@ -288,7 +299,9 @@ def _trace(posed: _Posed, side: int) -> _Rays:
 
 
 def _trace_tiles(kinds: Tensor, parameters: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """Distance and cosines to light and sun, `(3, T, TILE**2)`, of tiles whose primitives all go to the same intersection routine."""
+    """Distance and cosines to light and sun, `(3, T, TILE**2)`, of tiles whose primitives all go to the same
+    intersection routine.
+    """
     origin, constant, per_column, per_row, inverse_half, light, sun = ((p[0], p[1], p[2]) for p in parameters.chunk(7))
     direction = [
         ((c + r * row)[:, :, None] + (k * column)[:, None, :]).flatten(1)
@@ -328,9 +341,11 @@ def _floor_points(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _light_on_floor(solids: Solids, scenes: Scenes, size: int) -> Tensor:
-    """Share of the light's beam that reaches the floor, `(B, size, size)`: it fades from its axis outwards and behind every primitive.
+    """Share of the light's beam that reaches the floor, `(B, size, size)`: it fades from its axis outwards and behind
+    every primitive.
 
-    In the plane across the light the shadow of a primitive is round, so that it takes one squared distance per primitive.
+    In the plane across the light the shadow of a primitive is round, so that it takes one squared distance per
+    primitive.
     """
     sine, cosine = scenes.light_theta.sin(), scenes.light_theta.cos()
     east, north = scenes.light_phi.cos(), scenes.light_phi.sin()
@@ -373,7 +388,8 @@ def render(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tenso
         solids: B objects.
         scenes: their B poses and lights, on the same device.
         size: side of the images in pixels.
-        samples: rays per pixel along each axis; the object is traced with `samples**2` rays per pixel, the smooth floor with one.
+        samples: rays per pixel along each axis; the object is traced with `samples**2` rays per pixel, the smooth floor
+            with one.
 
     Returns:
         `(B, 3, size, size)`, uint8.

@@ -1,10 +1,10 @@
 """The embedded default data set: procedural solids seen in known poses and lights, rendered when they are asked for.
 
-It needs no file and no download, has 3DIEBench's seven latents, and its difficulty is set by arguments. A class is a prototype of several
-coloured primitives; an object is a jittered copy of its class. As the categories of ShapeNet do, the classes share a canonical frame: the
-first primitive is a body stretched along x, and the others sit around it on the same sides and in the same order of hues in every class. So
-shape and layout tell the class and colours tell the pose. No two primitives have the same place or colour, so that no rotation maps an
-object onto itself.
+It needs no file and no download, has 3DIEBench's seven latents, and its difficulty is set by arguments. A class is a
+prototype of several coloured primitives; an object is a jittered copy of its class. As the categories of ShapeNet do,
+the classes share a canonical frame: the first primitive is a body stretched along x, and the others sit around it on
+the same sides and in the same order of hues in every class. So shape and layout tell the class and colours tell the
+pose. No two primitives have the same place or colour, so that no rotation maps an object onto itself.
 """
 
 import math
@@ -32,7 +32,8 @@ _SAMPLES_PER_CHUNK = {"cpu": 2**19, "cuda": 2**25}
 
 
 class RenderedSolids(Source):
-    """Procedural solids: object i has class `i % classes` and is seen in `views` poses and lights, all functions of `seed`.
+    """Procedural solids: object i has class `i % classes` and is seen in `views` poses and lights, all functions of
+    `seed`.
 
     Args:
         classes: number of classes.
@@ -44,9 +45,9 @@ class RenderedSolids(Source):
         primitives: primitives of an object, at least 3: fewer could be symmetric.
         instance_jitter: how far the objects of a class differ, a fraction of the sizes; below 1. See `jittered`.
         samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
-        translation_range: each coordinate of the shift of an object along its own axes, before it is turned, is uniform within plus or
-            minus this, at most 0.3; the frame shows a ball of radius 0.8. Objects are made so much smaller that they stay in the frame.
-            Rotations, light and hues are the same with shifts and without.
+        translation_range: each coordinate of the shift of an object along its own axes, before it is turned, is uniform
+            within plus or minus this, at most 0.3; the frame shows a ball of radius 0.8. Objects are made so much
+            smaller that they stay in the frame. Rotations, light and hues are the same with shifts and without.
         translation_frame: how shifts are recorded; see `MotionRecord`.
         pose: whether rotation and shift are recorded together too; see `MotionRecord`.
         cache: keep every view that was rendered, as uint8 on `device`.
@@ -153,9 +154,11 @@ class RenderedSolids(Source):
         return 0
 
     def latents(self, objects: Indices, views: Indices) -> NDArray[np.float64]:
-        """3DIEBench's latents `(B, 7)`: Euler angles x, y, z, floor hue, light theta, light phi, light hue; radians and turns.
+        """3DIEBench's latents `(B, 7)`: Euler angles x, y, z, floor hue, light theta, light phi, light hue; radians and
+        turns.
 
-        With translations they are 3DIEBench-T's, `(B, 10)`: three more columns for the shift along the object's own x, y, z.
+        With translations they are 3DIEBench-T's, `(B, 10)`: three more columns for the shift along the object's own x,
+        y, z.
 
         Raises:
             ValueError: if an object or a view does not exist.
@@ -279,7 +282,8 @@ def rendered(
     validation_share: float = 0.2,
     seed: int = 0,
 ) -> Data:
-    """Procedural solids with 3DIEBench's seven latents, or 3DIEBench-T's ten; narrower ranges and fewer classes make them easier.
+    """Procedural solids with 3DIEBench's seven latents, or 3DIEBench-T's ten; narrower ranges and fewer classes make
+    them easier.
 
     Args:
         classes: number of classes.
@@ -291,12 +295,12 @@ def rendered(
         primitives: boxes, ellipsoids, cylinders and cones that an object is made of, at least 3.
         instance_jitter: how far the objects of a class differ, as a share of the sizes; below 1.
         samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
-        translation_range: each coordinate of an object's shift is uniform within plus or minus this, from 0 to 0.3, in a frame that shows a
-            ball of radius 0.8; objects are made smaller so that they stay in it.
-        translation_frame: how shifts are recorded: `object` as `translation`, along the axes of the object, `base` as `position`, where
-            the object then stands in the world.
-        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid motion from one
-            view to the other.
+        translation_range: each coordinate of an object's shift is uniform within plus or minus this, from 0 to 0.3, in
+            a frame that shows a ball of radius 0.8; objects are made smaller so that they stay in it.
+        translation_frame: how shifts are recorded: `object` as `translation`, along the axes of the object, `base` as
+            `position`, where the object then stands in the world.
+        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid
+            motion from one view to the other.
         cache: whether to render every view once and keep it in memory; otherwise views are rendered again each time.
         validation_share: share of the objects held out for validation.
         seed: decides objects, views and split.
