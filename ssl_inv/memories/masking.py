@@ -1,4 +1,4 @@
-"""I-JEPA's masks, new ones in every step."""
+"""I-JEPA's block masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -46,6 +46,10 @@ class BlockMasking(Progress):
         least_context: patches; a sample with fewer is drawn anew, up to twenty times, and the draw that leaves most
         counts.
         seed: decides all masks, with the number of the step and of the sample.
+
+    Attributes:
+        steps_done: the number of optimiser steps done. On the host, as reading it from a device would wait for the
+            device.
 
     Raises:
         ValueError: if a setting is out of its range.
