@@ -37,7 +37,7 @@ class Bank(Memory):
         vectors: `(N, D)`; random directions until a vector is added.
 
     Raises:
-        ValueError: if `renewal` is not above 0 and at most 1.
+        SettingError: if `renewal` is not above 0 and at most 1.
     """
 
     vectors: Tensor

@@ -22,7 +22,7 @@ class CentredTargets(Memory):
         warmup: share of all steps in which the temperature goes linearly from the first to the last.
 
     Raises:
-        ValueError: if a number is out of its range.
+        SettingError: if a number is out of its range.
     """
 
     centre: Tensor

@@ -34,7 +34,7 @@ class Clusters(Memory):
         centroids: `(K, D)`.
 
     Raises:
-        ValueError: if there are fewer than two clusters or too few objects for them, or if `smallest` is below 0.
+        SettingError: if there are fewer than two clusters or too few objects for them, or if `smallest` is below 0.
     """
 
     labels: Tensor
@@ -45,9 +45,8 @@ class Clusters(Memory):
         fits = 2 <= clusters <= objects
         require(fits, "clusters", f"must lie between 2 and the {objects} objects of the training data, got {clusters}")
         require_at_least(0, smallest_cluster=smallest)
-        if smallest * clusters > objects:
-            product = f"smallest_cluster * clusters, {smallest} * {clusters},"
-            raise ValueError(f"{product} is more than the {objects} objects of the training data")
+        enough = smallest * clusters <= objects
+        require(enough, "smallest_cluster", f"{smallest} times {clusters} clusters is more than the {objects} objects")
         self.smallest = smallest
         self.register_buffer("labels", torch.arange(objects, dtype=torch.int32) % clusters)
         self.register_buffer("centroids", torch.zeros(clusters, dimensions))

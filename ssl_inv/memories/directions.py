@@ -20,7 +20,7 @@ class RandomDirections(Memory):
         seed: of the directions.
 
     Raises:
-        ValueError: if `count` is below 1.
+        SettingError: if `count` is below 1.
     """
 
     step: Tensor

@@ -136,7 +136,7 @@ class Negatives:
         """Check that the data has enough objects.
 
         Raises:
-            ValueError: if the pool or the data is too small.
+            SettingError: if the pool or the data is too small.
         """
         pooled = self.kind in ("semi-hard", "semi-easy")
         size = f"{self.pool}, but the training data has {objects} objects; the paper's is a tenth of its data"

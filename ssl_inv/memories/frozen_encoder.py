@@ -24,7 +24,7 @@ class FrozenEncoder:
 
     Raises:
         FileNotFoundError: if nothing is at `path`, or no exported network.
-        ValueError: if the architecture is missing, unknown, or does not fit the weights.
+        SettingError: if the architecture is missing, unknown, or does not fit the weights.
     """
 
     def __init__(self, path: str, architecture: str | None = None) -> None:

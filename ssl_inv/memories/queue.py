@@ -27,7 +27,7 @@ class Queue(Memory):
             holds a random unit vector.
 
     Raises:
-        ValueError: if `size` is below 1.
+        SettingError: if `size` is below 1.
     """
 
     vectors: Tensor

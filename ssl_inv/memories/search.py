@@ -181,7 +181,7 @@ def find_neighbours(
         seed: of the first centroids of the cells.
 
     Raises:
-        ValueError: if there are more cells than images.
+        SettingError: if there are more cells than images.
     """
     rows = np.arange(len(features)) if readable is None else np.flatnonzero(readable)
     require(rules.cells <= len(rows), "cells", f"{rules.cells}, but there are {len(rows)} images")

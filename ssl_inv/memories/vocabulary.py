@@ -49,7 +49,7 @@ class VisualWords(Memory):
             forgets as fast.
 
     Raises:
-        ValueError: if a number is out of its range.
+        SettingError: if a number is out of its range.
     """
 
     words: Tensor
