@@ -33,7 +33,7 @@ _POINTS = 256
 
 @contextmanager
 def faiss_for_all_processes() -> Iterator[Any]:
-    """faiss with the threads of all processes, as far as there are cores: one process works, and the others wait."""
+    """Give faiss the threads of all processes, up to the number of cores: one process works, and the others wait."""
     import faiss
 
     own = faiss.omp_get_max_threads()
