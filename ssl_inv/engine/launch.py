@@ -8,13 +8,13 @@ from datetime import timedelta
 
 import pytorch_lightning as lightning
 import torch
+from joblib import cpu_count
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.source import Source
 from ssl_inv.engine.settings import TrainerSettings
-from ssl_inv.memories.search import available_cores
 
 
 @rank_zero_only
@@ -78,7 +78,7 @@ def workers(settings: TrainerSettings, source: Source) -> int:
     """Loader processes per device: what the recipe says, as far as there are cores; what suits the data; or the spare
     cores.
     """
-    cores = available_cores()
+    cores: int = cpu_count()
     if settings.workers is not None:
         most = max(1, cores // settings.devices)
         if settings.workers > most:

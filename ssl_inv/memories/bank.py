@@ -1,4 +1,4 @@
-"""One vector for every object of the training data."""
+"""A bank: the last embedding of every object of the training data."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, Literal
@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import require
+from ssl_inv.memories.base import Memory
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.memories.queue import DTYPES, Precision
 from ssl_inv.nn.distributed import gather
@@ -15,32 +16,28 @@ from ssl_inv.nn.precision import full_precision
 
 Place = Literal["device", "host"]
 
-
 _BLOCK = 2**24
-"""Numbers of the bank that are brought to another device or precision at a time."""
+"""How many numbers of the bank are copied to another device or precision at a time."""
 
 
-class Bank(nn.Module):
-    """The last unit vector of every object, the same on all processes, and saved with the objective.
+class Bank(Memory):
+    """The last unit vector of every object.
 
-    Processes keep their copies alike by taking in the gathered batch and doing the same to it; the bank itself is never
-    sent. Vectors put in wait until `flush`, which belongs into `after_step`: the gradient of a loss on the bank's rows
-    needs these as they were.
+    Every process has a copy and applies the gathered batch to it; the bank itself is never sent.
 
     Args:
-        objects: N, of the training data.
+        objects: N, the number of objects in the training data.
         dimensions: D.
-        renewal: m, how much a new vector counts: (1 - m) old + m new is stored, at length one. With 1 it takes the old
-        one's place.
+        renewal: m, the weight of a new vector: the bank stores (1 - m) old + m new, normalised. 1 replaces the old one.
         precision: of the stored vectors; `fp16` halves the memory.
-        place: `host` keeps the vectors in page-locked memory of the host, wherever the module goes; what is asked of
-            them is computed on the asker's device, block by block.
+        place: `host` keeps the vectors in page-locked host memory, wherever the module moves. Queries are then
+            answered on their own device, block by block.
 
     Attributes:
-        vectors: `(N, D)`; random directions until something else is put in.
+        vectors: `(N, D)`; random directions until a vector is added.
 
     Raises:
-        ValueError: if `renewal` is not above 0 and up to 1.
+        SettingError: if `renewal` is not above 0 and at most 1.
     """
 
     vectors: Tensor
@@ -54,15 +51,12 @@ class Bank(nn.Module):
         place: Place = "device",
     ) -> None:
         super().__init__()
-        if not 0 < renewal <= 1:
-            raise SettingError("bank_renewal", f"must be above 0 and up to 1, got {renewal}")
+        require(0 < renewal <= 1, "bank_renewal", f"must be above 0 and at most 1, got {renewal}")
         self.renewal, self.place = renewal, place
         vectors = torch.empty(objects, dimensions, dtype=DTYPES[precision], pin_memory=self._page_locked)
         for rows in torch.split(vectors, max(1, _BLOCK // dimensions)):
             rows.copy_(F.normalize(torch.randn(rows.shape), dim=1))
         self.register_buffer("vectors", vectors)
-        self._waiting: list[tuple[Tensor, Tensor]] = []
-        self.register_load_state_dict_post_hook(_forget_waiting)  # type: ignore[no-untyped-call]
 
     @property
     def _page_locked(self) -> bool:
@@ -71,7 +65,7 @@ class Bank(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Bank":
         kept = self.vectors
         if self.place == "host":
-            # What moves modules moves all their buffers; of this one it may change the precision.
+            # `fn` moves the buffers of a module. It may change the precision of these vectors, but not their device.
             self.vectors = kept[:0]
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.place == "host":
@@ -84,21 +78,20 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def put(self, index: Tensor, rows: Tensor) -> None:
-        """Let vectors `(B, D)` of the objects `index`, `(B,)`, wait to come in: those of all processes, in rank order,
-        at length one.
-        """
+        """Add the vectors `(B, D)` of the objects `index`, `(B,)`, of all processes at the next `flush`."""
         rows = _unit_rows(rows)
-        self._waiting.append((gather(index.to(rows.device, non_blocking=True)), gather(rows)))
+        self._wait(gather(index.to(rows.device, non_blocking=True)), gather(rows))
 
-    @torch.no_grad()
     def flush(self) -> list[tuple[Tensor, Tensor]]:
-        """Take in what waits; gives the objects `(W B,)` and their new vectors `(W B, D)`, once for every `put`."""
-        taken = [self._take_in(index, rows) for index, rows in self._waiting]
-        self._waiting.clear()
-        return taken
+        """Take in what waits. Returns the objects `(W B,)` and their new vectors `(W B, D)`, once for every `put`."""
+        return list(super().flush())
 
-    def _take_in(self, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        # An object may be there twice, in place of one that cannot be read. Written twice, the same has to be written.
+    def _take_in(self, waiting: list[tuple[Tensor, ...]]) -> list[tuple[Tensor, Tensor]]:
+        return [self._store(index, rows) for index, rows in waiting]
+
+    def _store(self, index: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        # An object comes twice where it replaces one that cannot be read. Both rows must then be the same, because the
+        # order of two writes to one place is not defined.
         rows = rows[_last_of_the_same(index)]
         stored = F.normalize(torch.lerp(self.rows(index, rows), rows, self.renewal), dim=1)
         self.vectors[index.to(self.vectors.device)] = stored.to(self.vectors)
@@ -106,29 +99,27 @@ class Bank(nn.Module):
 
     @torch.no_grad()
     def fill(self, gallery: Gallery, encoder: nn.Module) -> None:
-        """Store what an encoder makes of every object's first image; objects whose image cannot be read keep what they
-        have.
-        """
+        """Store the embedding of every object's first image; an object whose image cannot be read keeps its vector."""
         for piece in gallery.features(encoder):
             readable = piece.objects[piece.readable].to(self.vectors.device)
             rows = piece.features[piece.readable.to(piece.features.device)]
             self.vectors[readable] = _unit_rows(rows).to(self.vectors)
 
     def rows(self, index: Tensor, like: Tensor) -> Tensor:
-        """The vectors of the objects `index`, `(...)`: `(..., D)`, with the device and the precision of another tensor."""
-        return _brought(self.vectors[index.to(self.vectors.device)], like)
+        """The vectors `(..., D)` of the objects `index`, `(...)`, with the device and precision of `like`."""
+        return _copied(self.vectors[index.to(self.vectors.device)], like)
 
     def blocks(self, like: Tensor, numbers: int = _BLOCK) -> Iterator[tuple[slice, Tensor]]:
-        """All vectors in pieces: where they stand, and they, with the device and the precision of another tensor.
+        """All vectors, block by block: their places, and the vectors with the device and precision of `like`.
 
         Args:
-            like: the other tensor.
-            numbers: at most so many of a piece, or one row.
+            like: any tensor.
+            numbers: at most this many in a block, but always one row.
         """
         rows = max(1, numbers // self.vectors.shape[1])
         for start in range(0, len(self), rows):
             where = slice(start, min(start + rows, len(self)))
-            yield where, _brought(self.vectors[where], like)
+            yield where, _copied(self.vectors[where], like)
 
     @torch.no_grad()
     def similarities(self, queries: Tensor) -> Tensor:
@@ -139,15 +130,15 @@ class Bank(nn.Module):
         return found
 
     def similarity(self, queries: Tensor, index: Tensor, known: Tensor | None = None) -> Tensor:
-        """Inner products `(B, M)` of each query with the vectors of M objects of its own, with a gradient for the
-        queries.
+        """Inner products `(B, M)` of every query with the vectors of its own M objects, with gradient for the queries.
 
-        Vectors are fetched some queries at a time, and again for the gradient: `B M D` numbers never exist at once.
+        The vectors are fetched for a few queries at a time, and again in the backward pass: `B M D` numbers never exist
+        at once.
 
         Args:
             queries: `(B, D)`.
             index: the objects, `(B, M)`.
-            known: the inner products, if they have been computed; then no vector is fetched for them.
+            known: the inner products, if they are known already; the forward pass then fetches no vector.
         """
         return _Similarity.apply(queries, self.vectors, index, known)  # type: ignore[no-any-return]
 
@@ -159,9 +150,7 @@ class _Similarity(torch.autograd.Function):
         ctx.like = queries.new_empty(0)
         if known is not None:
             return known.clone()
-        pieces = zip(
-            torch.split(queries, _queries_at_once(vectors, index)), _fetched(vectors, index, queries), strict=True
-        )
+        pieces = _pieces(queries, vectors, index, queries)
         return torch.cat([torch.bmm(rows, some.unsqueeze(2)).squeeze(2) for some, rows in pieces])
 
     @staticmethod
@@ -169,25 +158,21 @@ class _Similarity(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         vectors, index = ctx.saved_tensors
         if (vectors.device, vectors.dtype) == (ctx.like.device, ctx.like.dtype):
-            # Weighted sums of rows, which are read where they stand: on a CPU ten times as fast.
+            # Weighted sums of rows, without a copy of the rows: ten times as fast on a CPU.
             return F.embedding_bag(index, vectors, per_sample_weights=gradient, mode="sum"), None, None, None
-        pieces = zip(
-            torch.split(gradient, _queries_at_once(vectors, index)), _fetched(vectors, index, ctx.like), strict=True
-        )
+        pieces = _pieces(gradient, vectors, index, ctx.like)
         return torch.cat([torch.bmm(some.unsqueeze(1), rows).squeeze(1) for some, rows in pieces]), None, None, None
 
 
-def _queries_at_once(vectors: Tensor, index: Tensor) -> int:
-    return max(1, _BLOCK // max(1, index.shape[1] * vectors.shape[1]))
+def _pieces(rows: Tensor, vectors: Tensor, index: Tensor, like: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """A few of the rows `(B, ...)` at a time, and the vectors `(b, M, D)` of their objects."""
+    at_once = max(1, _BLOCK // max(1, index.shape[1] * vectors.shape[1]))
+    for some, objects in zip(torch.split(rows, at_once), torch.split(index, at_once), strict=True):
+        yield some, _copied(vectors[objects.to(vectors.device)], like)
 
 
-def _fetched(vectors: Tensor, index: Tensor, like: Tensor) -> Iterator[Tensor]:
-    for some in torch.split(index, _queries_at_once(vectors, index)):
-        yield _brought(vectors[some.to(vectors.device)], like)
-
-
-def _brought(vectors: Tensor, like: Tensor) -> Tensor:
-    # What comes to the host may be read at once, so it has to be there.
+def _copied(vectors: Tensor, like: Tensor) -> Tensor:
+    # A copy to the host must be complete, because the host may read it at once.
     return vectors.to(like, non_blocking=like.device.type != "cpu")
 
 
@@ -196,11 +181,6 @@ def _unit_rows(rows: Tensor) -> Tensor:
 
 
 def _last_of_the_same(index: Tensor) -> Tensor:
-    """For every entry the place of the last one that is equal to it."""
+    """For every entry, the place of the last equal entry."""
     ordered = index.sort(stable=True)
     return ordered.indices[torch.searchsorted(ordered.values, index, right=True) - 1]
-
-
-def _forget_waiting(bank: nn.Module, _: Any) -> None:
-    assert isinstance(bank, Bank)
-    bank._waiting.clear()

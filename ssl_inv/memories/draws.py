@@ -1,5 +1,6 @@
-"""Draws of positives and negatives from a bank, made on its device: a function of seed, step and sample, with nothing
-to wait for.
+"""Positives and negatives drawn from a bank, on its device.
+
+A draw is a function of seed, step and sample. Nothing waits for the device.
 """
 
 from dataclasses import dataclass
@@ -8,23 +9,22 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import require
 from ssl_inv.memories.bank import Bank
 from ssl_inv.transforms.keyed_random import below
 
 Kind = Literal["semi-hard", "hard", "semi-easy", "random"]
 
-
 _SIMILARITIES = 2**25
-"""Similarities of queries and bank that exist at once."""
+"""How many similarities of queries and bank exist at once."""
 
 
 class Members(NamedTuple):
     """The objects sorted by cluster.
 
     Attributes:
-        order: `(N,)`, the objects of cluster 0 in ascending order, then those of cluster 1, ...
-        starts: `(K,)`, where each cluster begins in it.
+        order: `(N,)`, the objects of cluster 0 in ascending order, then those of cluster 1, and so on.
+        starts: `(K,)`, the place in `order` where each cluster begins.
         sizes: `(K,)`.
     """
 
@@ -34,16 +34,15 @@ class Members(NamedTuple):
 
 
 def spread(keys: Tensor, population: Tensor, count: int) -> Tensor:
-    """`count` numbers below `population[b]` for every key: different ones if there are as many, else each about equally
-    often.
+    """Draw `count` numbers below `population[b]` for every key, as different as possible.
 
-    A stratified draw: the numbers are cut into `count` strata as equal as they can be, beginning at a random one, and
-    one is drawn of each. Every number has the same probability, count / population, to be among them, as in a draw
-    without replacement.
+    If there are fewer numbers than `count`, each comes about equally often. The draw is stratified: the numbers are cut
+    into `count` strata of nearly equal size from a random start, and each stratum gives one number. Every number is
+    drawn with the same probability, count / population, as in a draw without replacement.
 
     Args:
         keys: `(B,)`.
-        population: `(B,)`, int64; where it is 0, zeros are given.
+        population: `(B,)`, int64; 0 gives zeros.
         count: M.
 
     Returns:
@@ -57,21 +56,21 @@ def spread(keys: Tensor, population: Tensor, count: int) -> Tensor:
 
 
 def draw_positives(members: Members, labels: Tensor, index: Tensor, keys: Tensor, own_entry: bool = True) -> Tensor:
-    """An object of each query's cluster, `(B,)`, uniformly.
+    """Draw an object of each query's cluster uniformly, `(B,)`.
 
     Args:
         members: of all clusters.
         labels: the cluster of each query, `(B,)`.
         index: the query's own object, `(B,)`.
         keys: `(B,)`.
-        own_entry: whether it may be the own object; it is anyway where the cluster has no other.
+        own_entry: whether the own object may be drawn. It always is if the cluster has no other.
     """
     starts, sizes = members.starts[labels], members.sizes[labels]
     bounds = sizes if own_entry else (sizes - 1).clamp_min(1)
     drawn = members.order[starts + below(keys, bounds.unsqueeze(1))[:, 0]]
     if own_entry:
         return drawn
-    # The last member was not drawn among; in the place of the own entry it makes all others equally probable.
+    # The bound leaves out the last member. It replaces the own entry, so all others are equally probable.
     return torch.where(drawn == index, members.order[starts + sizes - 1], drawn)
 
 
@@ -80,8 +79,8 @@ class Drawn(NamedTuple):
 
     Attributes:
         objects: `(B, M)`.
-        found: which of them are of another cluster, `(B, M)` or `(B, 1)`; those that are not are to be left out.
-        similarities: with the query, `(B, M)`, where they are known.
+        found: `(B, M)` or `(B, 1)`, whether an object is of another cluster; the others must be left out.
+        similarities: with the query, `(B, M)`, if they are known.
     """
 
     objects: Tensor
@@ -90,11 +89,11 @@ class Drawn(NamedTuple):
 
 
 class Others(NamedTuple):
-    """The objects that are not in the cluster of a query, numbered from 0, for B queries.
+    """The objects outside the cluster of each of B queries, numbered from 0.
 
     Attributes:
         order: `(N,)`, all objects sorted by cluster.
-        start: `(B,)`, where the query's cluster begins in it.
+        start: `(B,)`, the place in `order` where the query's cluster begins.
         size: `(B,)`, of that cluster.
     """
 
@@ -104,12 +103,12 @@ class Others(NamedTuple):
 
     @classmethod
     def of(cls, labels: Tensor, members: Members) -> "Others":
-        """Those of queries in clusters `labels`, `(B,)`."""
+        """The objects outside the clusters `labels`, `(B,)`."""
         return cls(members.order, members.starts[labels], members.sizes[labels])
 
     @property
     def number(self) -> Tensor:
-        """How many there are, `(B,)`."""
+        """How many they are, `(B,)`."""
         return len(self.order) - self.size
 
     def __call__(self, numbers: Tensor) -> Tensor:
@@ -120,13 +119,13 @@ class Others(NamedTuple):
 
 @dataclass(frozen=True)
 class Negatives:
-    """Which objects of other clusters a query is told from.
+    """How the negatives of a query are chosen among the objects of other clusters.
 
     Attributes:
-        kind: `semi-hard` draws from the `pool` objects most similar to the query, `semi-easy` from the least similar
-            ones, `random` from all; `hard` takes the most similar ones of other clusters.
-        count: M, how many.
-        pool: how many objects of all clusters, the query's own among them, are drawn from.
+        kind: `semi-hard` draws from the `pool` objects most similar to the query, `semi-easy` from the `pool` least
+            similar ones, `random` from all; `hard` takes the most similar objects of other clusters.
+        count: M, the number of negatives.
+        pool: the size of the pool, over all clusters, with the query's own.
     """
 
     kind: Kind = "semi-hard"
@@ -134,28 +133,24 @@ class Negatives:
     pool: int = 128000
 
     def require_fit(self, objects: int) -> None:
-        """Check that there can be as many.
+        """Check that the data has enough objects.
 
         Raises:
-            ValueError: if the pool or the data is too small.
+            SettingError: if the pool or the data is too small.
         """
         pooled = self.kind in ("semi-hard", "semi-easy")
-        if pooled and self.pool > objects:
-            raise SettingError(
-                "pool", f"{self.pool}, but the training data has {objects} objects; the paper's is a tenth of its data"
-            )
-        if self.count > (self.pool if pooled else objects):
-            raise SettingError(
-                "negative_count", f"{self.count}, but there are {self.pool if pooled else objects} objects to draw from"
-            )
+        size = f"{self.pool}, but the training data has {objects} objects; the paper's is a tenth of its data"
+        require(not pooled or self.pool <= objects, "pool", size)
+        most = self.pool if pooled else objects
+        require(self.count <= most, "negative_count", f"{self.count}, but there are {most} objects to draw from")
 
     def draw(
         self, queries: Tensor, labels: Tensor, bank: Bank, all_labels: Tensor, members: Members, keys: Tensor
     ) -> Drawn:
-        """Objects of other clusters than the query's.
+        """Draw objects of other clusters than the query's.
 
-        A query whose pool has nothing but its own cluster draws from all others. No object comes twice before all have
-        come once.
+        A query whose pool holds only its own cluster draws from all others. No object comes twice before all have come
+        once.
 
         Args:
             queries: unit vectors `(B, D)`.
@@ -169,23 +164,22 @@ class Negatives:
             others = Others.of(labels, members)
             return Drawn(others(spread(keys, others.number, self.count)), others.number.unsqueeze(1) > 0, None)
         pieces = []
-        # Some queries at a time, as their similarities with all of the bank are wanted.
+        # A few queries at a time, because each needs its similarities with the whole bank.
         for some in torch.split(torch.arange(len(queries), device=queries.device), max(1, _SIMILARITIES // len(bank))):
             similarities, own = bank.similarities(queries[some]), labels[some]
             if self.kind == "hard":
-                nearest = similarities.masked_fill_(all_labels == own.unsqueeze(1), float("-inf")).topk(
-                    min(self.count, len(bank)), dim=1
-                )
+                similarities = similarities.masked_fill_(all_labels == own.unsqueeze(1), float("-inf"))
+                nearest = similarities.topk(min(self.count, len(bank)), dim=1)
                 pieces.append((nearest.indices, nearest.values > float("-inf"), nearest.values))
             else:
                 pieces.append(self._from_pool(similarities, all_labels, own, Others.of(own, members), keys[some]))
         return Drawn(*(torch.cat(parts) for parts in zip(*pieces, strict=True)))
 
     def _from_pool(
-        self, similarities: Tensor, all_labels: Tensor, own: Tensor, others: "Others", keys: Tensor
+        self, similarities: Tensor, all_labels: Tensor, own: Tensor, others: Others, keys: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         pool = similarities.topk(self.pool, dim=1, largest=self.kind == "semi-hard", sorted=False).indices
-        # The r-th of another cluster is the first at which their running count reaches r + 1.
+        # Member r of the other clusters stands where their running count first reaches r + 1.
         running = (all_labels[pool] != own.unsqueeze(1)).cumsum(dim=1, dtype=torch.int32)
         found = running[:, -1].long()
         ranks = spread(keys, torch.where(found > 0, found, others.number), self.count)

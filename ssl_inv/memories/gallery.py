@@ -1,4 +1,4 @@
-"""All training images as they are, once over: what clusters, banks and graphs are made of."""
+"""All training images, once each: what banks, clusters and graphs are made from."""
 
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -14,12 +14,12 @@ from ssl_inv.nn.distributed import gather, rank, world_size
 
 
 class GalleryFeatures(NamedTuple):
-    """Features of some images; rows are those of all processes.
+    """Features of some images, gathered from all processes.
 
     Attributes:
         objects: `(n,)`, int64, the number of the object that each image shows, on the host.
-        views: `(n,)`, int64, which of its views the image is, on the host.
-        features: `(n, D)`, without gradient, on the encoder's device; of an image that cannot be read, zero.
+        views: `(n,)`, int64, the number of the image among the views of its object, on the host.
+        features: `(n, D)`, without gradient, on the encoder's device; zero for an image that cannot be read.
         readable: `(n,)`, bool, on the host.
     """
 
@@ -30,14 +30,14 @@ class GalleryFeatures(NamedTuple):
 
 
 class Gallery:
-    """The training images, whole and not augmented, as evaluation sees them.
+    """The whole training images without augmentation, as evaluation sees them.
 
     Args:
-        source: where they come from.
-        normalise: from pixels in [0, 1] to what encoders expect.
-        device: where encoders are.
-        batch_size: images of one process that go through an encoder together.
-        workers: processes that read ahead; 0 reads in this one.
+        source: of the images.
+        normalise: from pixels in [0, 1] to an encoder's input.
+        device: of the encoders.
+        batch_size: images that one process encodes at a time.
+        workers: loader processes; 0 loads in this process.
     """
 
     def __init__(
@@ -53,20 +53,20 @@ class Gallery:
 
     @property
     def view_counts(self) -> Indices:
-        """How many images there are of each object, `(N,)`."""
+        """The number of images of every object, `(N,)`."""
         return self.source.view_counts
 
     def features(self, encoder: nn.Module, every_view: bool = False) -> Iterator[GalleryFeatures]:
-        """The features of all images, in the order of the data; every process gets those of all of them.
+        """The features of all images, in the order of the data; every process gets all of them.
 
         Args:
-            encoder: from normalised pixels `(b, 3, H, W)` to features `(b, D)`; in evaluation mode meanwhile.
-            every_view: whether all views of an object are wanted, or the first one.
+            encoder: from normalised pixels `(b, 3, H, W)` to features `(b, D)`; it is in evaluation mode meanwhile.
+            every_view: all views of an object, or only the first.
         """
         counts = self.view_counts if every_view else np.ones_like(self.view_counts)
         objects = np.repeat(np.arange(len(counts)), counts)
         views = np.arange(len(objects)) - np.repeat(np.cumsum(counts) - counts, counts)
-        # The last rows are filled up, as all processes gather pieces of one size.
+        # All processes gather batches of one size, so the last batch repeats the last image.
         share = min(self.batch_size, -(-len(objects) // world_size()))
         extra: dict[str, Any] = {"prefetch_factor": 2} if self.workers else {}
         pieces = _Pieces(self.source, objects, views, share, rank(), world_size())
@@ -86,7 +86,7 @@ class Gallery:
 
 
 class _Pieces(Dataset[Images]):
-    """One process's share of each of the pieces into which a list of images falls."""
+    """A list of images in batches of all processes; each item is one process's share of a batch."""
 
     def __init__(
         self, source: Source, objects: Indices, views: Indices, share: int, number: int, processes: int

@@ -1,34 +1,31 @@
-"""A graph over all training images: which of different objects are neighbours, and the pairs of images that follow from
-it.
-"""
-
-from typing import Any
+"""A graph of neighbours among all training images."""
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssl_inv.data.source import Indices
+from ssl_inv.memories.base import Memory
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.memories.pairs import Pairs
-from ssl_inv.memories.search import EdgeRules, faiss_on_cores_of_all_processes, find_neighbours
+from ssl_inv.memories.search import EdgeRules, find_neighbours
 from ssl_inv.nn.distributed import all_sum, rank
 
 
-class NeighbourGraph(nn.Module):
-    """Neighbours among all training images, the same on all processes, and saved with the objective.
+class NeighbourGraph(Memory):
+    """The neighbours of every training image.
 
-    Images are numbered object after object, view after view.
+    Images are numbered object by object, view by view.
 
     Args:
-        objects: of the training data.
+        objects: the number of objects in the training data.
         images: of all objects together.
-        width: the most neighbours that an image can have.
+        width: the largest number of neighbours of an image.
 
     Attributes:
-        starts: `(objects + 1,)`, int64, the number of each object's first image, and behind them the number of images;
-        0 until `lay_out`.
-        neighbours: `(images, width)`, int32, the most similar first; behind them -1.
+        starts: `(objects + 1,)`, int64: the number of every object's first image, then the number of images; 0 until
+            `lay_out`.
+        neighbours: `(images, width)`, int32: the most similar first, then -1.
     """
 
     starts: Tensor
@@ -39,30 +36,33 @@ class NeighbourGraph(nn.Module):
         self.register_buffer("starts", torch.zeros(objects + 1, dtype=torch.int64))
         self.register_buffer("neighbours", torch.full((images, width), -1, dtype=torch.int32))
         self._most_views: int | None = None
-        self.register_load_state_dict_post_hook(_forget_most_views)  # type: ignore[no-untyped-call]
+
+    def forget(self) -> None:
+        super().forget()
+        self._most_views = None
 
     @property
     def most_views(self) -> int:
-        """Of any object; 0 before `lay_out`."""
+        """The largest number of images of an object; 0 before `lay_out`."""
         if self._most_views is None:
             self._most_views = int(self.starts.diff().max())
         return self._most_views
 
     def lay_out(self, view_counts: Indices) -> None:
-        """Say how many images there are of each object, `(objects,)`."""
+        """Set how many images every object has, `(objects,)`."""
         self.starts[1:] = torch.from_numpy(np.cumsum(view_counts))
         self._most_views = None
 
     @torch.no_grad()
     def build(self, gallery: Gallery, encoder: nn.Module, rules: EdgeRules, seed: int = 0) -> None:
-        """Find the neighbours of all images by the features of an encoder.
+        """Find the neighbours of all images by their features.
 
-        The first process does so and hands them to the others; it holds all features, N D numbers of 4 bytes,
-        meanwhile.
+        The first process finds them and sends them to the others; meanwhile it holds all features, N D numbers of 4
+        bytes.
 
         Args:
             gallery: the training images.
-            encoder: from what the gallery gives to features `(b, D)`.
+            encoder: from the gallery's pixels to features `(b, D)`.
             rules: what makes an edge.
             seed: see `find_neighbours`.
         """
@@ -74,12 +74,11 @@ class NeighbourGraph(nn.Module):
         if rank() == 0:
             groups, features, readable = (np.concatenate(parts) for parts in zip(*kept, strict=True))
             kept.clear()
-            with faiss_on_cores_of_all_processes():
-                found = torch.from_numpy(find_neighbours(features, groups, rules, readable, seed)).to(found)
+            found = torch.from_numpy(find_neighbours(features, groups, rules, readable, seed)).to(found)
         self.neighbours.copy_(all_sum(found))
 
     def related(self, first: Tensor, second: Tensor) -> Tensor:
-        """Whether two objects are the same, or any image of one is a neighbour of one of the other.
+        """Whether two objects are the same, or an image of one is a neighbour of an image of the other.
 
         Args:
             first: objects `(n,)`.
@@ -95,21 +94,14 @@ class NeighbourGraph(nn.Module):
         there = self.neighbours[rows.clamp_max(len(self.neighbours) - 1)].long()
         there = there.masked_fill((rows >= self.starts[first + 1].unsqueeze(1)).unsqueeze(2), -1).flatten(1)
         objects = torch.searchsorted(self.starts, there, right=True) - 1
-        # An object's place is the first at which it stands among the sorted ones; those that are not among them come
-        # into a further column.
+        # A linked object is marked at its first place in the sorted `second`; one that is not in it, in a spare column.
         ordered = second.sort().values
         places = torch.searchsorted(ordered, objects).clamp_max(len(second) - 1)
         places = torch.where(ordered[places] == objects, places, len(second))
-        marked = torch.zeros(len(first), len(second) + 1, dtype=torch.bool, device=first.device).scatter_(
-            1, places, True
-        )
+        marked = torch.zeros(len(first), len(second) + 1, dtype=torch.bool, device=first.device)
+        marked.scatter_(1, places, True)
         return same | marked[:, torch.searchsorted(ordered, second)]
 
-    def pairs(self, weights: tuple[float, float, float], gap: int, seed: int) -> "Pairs":
-        """What draws pairs from the graph as it is now."""
+    def pairs(self, weights: tuple[float, float, float], gap: int, seed: int) -> Pairs:
+        """Draws pairs from the graph as it is now."""
         return Pairs(self.starts.cpu().numpy().copy(), self.neighbours.cpu().numpy().copy(), weights, gap, seed)
-
-
-def _forget_most_views(graph: nn.Module, _: Any) -> None:
-    assert isinstance(graph, NeighbourGraph)
-    graph._most_views = None

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Pairs of training images that follow from a graph of neighbours."""
 
 from dataclasses import dataclass
 
@@ -6,44 +6,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.data.source import Indices, Labels
-from ssl_inv.memories.search import _ASKED
 from ssl_inv.transforms import keyed_random
 
 KINDS = ("intra", "inter", "transitive")
-"""Kinds of pairs, in the order in which they are numbered."""
-
+"""The kinds of pairs, in the order of their numbers."""
 
 _PAIRS = 0x9A1
-"""Part of the key of what is drawn here."""
+"""The part of the key that makes these draws independent of others with the same seed."""
 
-
-def _by_size(sizes: Indices) -> dict[str, int]:
-    """How many sizes are 0, 1, 2 to 3, 4 to 7, ...: by what a name can say of these ranges, without the empty ones."""
-    ranges, counts = np.unique(np.ceil(np.log2(sizes + 1)).astype(np.int64), return_counts=True)
-    names = {0: "0", 1: "1"}
-    return {
-        names.get(one, f"{2 ** (one - 1)}_{2**one - 1}"): int(count)
-        for one, count in zip(ranges.tolist(), counts, strict=True)
-    }
+_SAMPLE = 4096
+"""How many images get a partner for the statistics."""
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Draws for any image one that shall have the same features; implements `ssl_inv.views.Links`.
+    """Draws for every image a partner that should have the same features; implements `ssl_inv.views.Links`.
 
-    With A, B neighbours of different objects, A' another image of A's object and B' one of B's, a pair is `intra`, <A,
-    A'>, `inter`, <A, B>, or `transitive`: <A, B'>, <A', B> or <A', B'>. An object with one image is an object whose
-    images are made by augmentation: <A, A'> is the image twice, and a transitive pair needs a second image at one end
-    at least.
+    Let A and B be neighbours that show different objects, A' another image of A's object, and B' one of B's. A pair is
+    `intra`, <A, A'>, `inter`, <A, B>, or `transitive`: <A, B'>, <A', B> or <A', B'>. If an object has one image only,
+    augmentation makes its views: <A, A'> is this image twice, and a transitive pair needs a second image at one end at
+    least.
 
     Attributes:
         starts: as in `NeighbourGraph`.
         neighbours: as in `NeighbourGraph`.
-        weights: of the kinds, in the order of `KINDS`. They hold among those that an image has; where it has none of
-            those wanted, it gets an `intra` pair.
-        gap: least difference of the numbers of the views of an `intra` pair; where an object has no such pair, the
-        farthest view.
-        seed: decides the draws, with the epoch and the image.
+        weights: of the kinds, in the order of `KINDS`, among the kinds that are possible for an image. If none with a
+            weight is possible, the pair is `intra`.
+        gap: the least difference between the view numbers of an `intra` pair. If an object has no such pair, the
+            partner is the farthest view.
+        seed: of the draws, with the epoch and the image.
     """
 
     starts: Indices
@@ -53,15 +44,13 @@ class Pairs:
     seed: int
 
     def partners(self, objects: Indices, views: Indices, epoch: int) -> tuple[Indices, Indices]:
-        """The object and the view number of the image beside each; see `Links`."""
+        """The object and the view number of every partner; see `Links`."""
         there, _ = self.draw(self.starts[objects] + views, epoch)
         found = self._objects(there)
         return found, there - self.starts[found]
 
     def draw(self, images: Indices, epoch: int) -> tuple[Indices, Indices]:
-        """A partner for each of the images `(n,)`, and the kind of the pair; every possible kind has its weight's
-        share.
-        """
+        """A partner for each of the images `(n,)`, and the kind of each pair, drawn by weight among the possible."""
         kind, *draws = keyed_random.uniform(self.seed, epoch, images, _PAIRS, count=5).T
         partners = np.stack(
             [
@@ -80,7 +69,6 @@ class Pairs:
         return objects
 
     def _count(self, objects: Indices) -> Indices:
-        """How many images there are of each of some objects."""
         count: Indices = self.starts[objects + 1] - self.starts[objects]
         return count
 
@@ -97,20 +85,20 @@ class Pairs:
 
     def _inter(self, images: Indices, draw: NDArray[np.float64]) -> Indices:
         there = self.neighbours[images]
-        # Without neighbours the number is 0, where -1 stands.
+        # Without neighbours the number is 0, and -1 stands there.
         number = (draw * (there >= 0).sum(axis=1)).astype(np.int64)
         partners: Indices = there[np.arange(len(images)), number].astype(np.int64)
         return partners
 
     def _transitive(self, images: Indices, edge: NDArray[np.float64], view: NDArray[np.float64]) -> Indices:
-        """One of the edges of the image's object, each with the same probability, and then one of the images at its
-        other end.
+        """Draw one edge of the image's object, all with the same probability, then an image of the object it leads to;
+        -1 if there is none.
         """
         objects = self._objects(images)
         here = self.starts[objects, np.newaxis] + np.arange(self._count(objects).max())
         there = self.neighbours[np.minimum(here, len(self.neighbours) - 1)].astype(np.int64)
         there[here >= self.starts[objects + 1, np.newaxis]] = -1
-        # From the image itself, the end of the edge would be a direct pair.
+        # For an edge of the image itself, the image at its end would be a direct pair.
         ends = self._count(self._objects(there)) - (here == images[:, np.newaxis])[:, :, np.newaxis]
         there, ends = there.reshape(len(images), -1), np.where(there >= 0, ends, 0).reshape(len(images), -1)
         reach = (ends > 0).cumsum(axis=1)
@@ -121,48 +109,50 @@ class Pairs:
         return np.where(reach[:, -1] > 0, partner, -1)
 
     def statistics(self, labels: Labels | None) -> dict[str, float]:
-        """What a run's record says of the graph and of the pairs that are drawn from it.
+        """What the record of a run says about the graph and about pairs drawn from it.
 
         Returns:
-            `edges`, how many; `linked_images`, the share of images that have any; `degree_median`, `degree_90` (nine
-            tenths have no more) and `degree_max`, neighbours of an image, and `images_of_degree_0`, `_1`, `_2_3`,
-            `_4_7` and so on, how many have so many; `components`, how many parts the graph of the objects falls into,
-            the share of objects in the `largest_component`, and `components_of_1`, `_2_3` and so on, how many parts
-            have so many objects; `drawn_intra` and so on, the share of each kind among pairs drawn; and where classes
-            are known, `precision_inter` and `precision_transitive`, the share of pairs of that kind drawn whose objects
-            are of one class.
+            `edges`, their number; `linked_images`, the share of images with an edge; `degree_median`, `degree_90` (nine
+            tenths of the images have at most this degree) and `degree_max`, and `images_of_degree_0`, `_1`, `_2_3`,
+            `_4_7` and so on, how many images have such a degree; `components`, the number of connected components of
+            the graph of objects, `largest_component`, the share of objects in the largest, and `components_of_1`,
+            `_2_3` and so on, how many components have so many objects; `drawn_intra` and so on, the share of each kind
+            among drawn pairs; and, where classes are known, `precision_inter` and `precision_transitive`, the share of
+            drawn pairs of that kind whose objects have the same class.
         """
+        from scipy.sparse import coo_array
+        from scipy.sparse.csgraph import connected_components
+
         degrees = (self.neighbours >= 0).sum(axis=1)
-        sizes = np.bincount(self._components())
+        images, columns = np.nonzero(self.neighbours >= 0)
+        ends = self._objects(images), self._objects(self.neighbours[images, columns].astype(np.int64))
+        objects = len(self.starts) - 1
+        parts, part = connected_components(coo_array((np.ones(len(images)), ends), shape=(objects, objects)))
+        sizes = np.bincount(part)
         found = {"edges": degrees.sum() / 2, "linked_images": (degrees > 0).mean()}
-        found |= {
-            "degree_median": np.median(degrees),
-            "degree_90": np.quantile(degrees, 0.9),
-            "degree_max": degrees.max(),
-        }
+        found |= {"degree_median": np.median(degrees), "degree_90": np.quantile(degrees, 0.9)}
+        found |= {"degree_max": degrees.max()}
         found |= {f"images_of_degree_{size}": count for size, count in _by_size(degrees).items()}
-        found |= {"components": (sizes > 0).sum(), "largest_component": sizes.max() / sizes.sum()}
-        found |= {f"components_of_{size}": count for size, count in _by_size(sizes[sizes > 0]).items()}
-        images = keyed_random.permutation(self.seed, length=len(self.neighbours))[:_ASKED]
-        partners, kinds = self.draw(images, 0)
+        found |= {"components": parts, "largest_component": sizes.max() / objects}
+        found |= {f"components_of_{size}": count for size, count in _by_size(sizes).items()}
+        drawn = keyed_random.permutation(self.seed, length=len(self.neighbours))[:_SAMPLE]
+        partners, kinds = self.draw(drawn, 0)
         found |= {f"drawn_{name}": (kinds == number).mean() for number, name in enumerate(KINDS)}
         if labels is not None:
             known, classes = labels.known.numpy(), labels.classes.numpy()
-            here, there = self._objects(images), self._objects(partners)
+            here, there = self._objects(drawn), self._objects(partners)
             for number in (1, 2):
                 judged = (kinds == number) & known[here] & known[there]
                 if judged.any():
                     found[f"precision_{KINDS[number]}"] = (classes[here] == classes[there])[judged].mean()
         return {name: float(value) for name, value in found.items()}
 
-    def _components(self) -> Indices:
-        """The lowest object of the part of the graph in which each object is, `(objects,)`."""
-        images, columns = np.nonzero(self.neighbours >= 0)
-        here, there = self._objects(images), self._objects(self.neighbours[images, columns].astype(np.int64))
-        lowest: Indices = np.arange(len(self.starts) - 1)
-        while True:
-            before = lowest.copy()
-            np.minimum.at(lowest, here, lowest[there])
-            lowest = lowest[lowest]
-            if np.array_equal(lowest, before):
-                return lowest
+
+def _by_size(sizes: Indices) -> dict[str, int]:
+    """How many sizes are in each of the ranges 0, 1, 2 to 3, 4 to 7, ..., by the range's name; no empty ranges."""
+    ranges, counts = np.unique(np.ceil(np.log2(sizes + 1)).astype(np.int64), return_counts=True)
+    names = {0: "0", 1: "1"}
+    return {
+        names.get(one, f"{2 ** (one - 1)}_{2**one - 1}"): int(count)
+        for one, count in zip(ranges.tolist(), counts, strict=True)
+    }

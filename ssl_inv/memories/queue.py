@@ -1,37 +1,33 @@
-"""What an objective remembers of batches that are gone."""
+"""A queue of the last embeddings."""
 
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_inv.catalogue import require_at_least
+from ssl_inv.memories.base import Memory
 from ssl_inv.nn.distributed import gather
 
 Precision = Literal["fp32", "fp16"]
-
-
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
 
-class Queue(nn.Module):
-    """The vectors that were put in last, first in, first out; the same on all processes, and saved with the objective.
-
-    Vectors put in wait until `flush`, which belongs into `after_step`: the gradient of a loss on the queue's entries
-    needs these as they were, and so no loss has to copy them. The micro-batches of one step see the same entries and
-    come in together.
+class Queue(Memory):
+    """The last K vectors, first in, first out.
 
     Args:
-        size: K, how many vectors it holds.
+        size: K.
         dimensions: D.
         precision: of the stored vectors; `fp16` halves the memory.
 
     Attributes:
-        vectors: `(K, D)`: the entries, and where none has been put in yet, random vectors of length one.
+        vectors: `(K, D)`. Row i holds the last of the vectors number i, i + K, i + 2 K, ...; a row that has none yet
+            holds a random unit vector.
 
     Raises:
-        ValueError: if `size` is below 1.
+        SettingError: if `size` is below 1.
     """
 
     vectors: Tensor
@@ -42,38 +38,32 @@ class Queue(nn.Module):
         self.size = size
         self.register_buffer("vectors", F.normalize(torch.randn(size, dimensions), dim=1).to(DTYPES[precision]))
         self._added = 0
-        self._waiting: list[Tensor] = []
 
     def get_extra_state(self) -> int:
-        """How many vectors were ever put in: on the host, as reading it from a device would wait for the device."""
+        """How many vectors were ever added: on the host, because reading it from a device would wait for the device."""
         return self._added
 
     def set_extra_state(self, state: int) -> None:
         """Continue after so many vectors."""
         self._added = state
-        self._waiting.clear()
 
     @property
     def filled(self) -> int:
-        """How many of the vectors were put in and not drawn at random."""
+        """How many of the vectors were added, and are not random."""
         return min(self._added, self.size)
 
     def entries(self) -> Tensor:
-        """The vectors that were put in, `(filled, D)`, in no order: a view of `vectors`, and all of it once the queue
-        is full.
-        """
+        """The vectors that were added, `(filled, D)`, in no particular order: a view of `vectors`, no copy."""
         return self.vectors[: self.filled]
 
     @torch.no_grad()
     def put(self, rows: Tensor) -> None:
-        """Let `(B, D)` wait to come in: those of all processes, in rank order."""
-        self._waiting.append(gather(rows.detach().to(self.vectors.dtype)))
+        """Add the vectors `(B, D)` of all processes, in rank order, at the next `flush`."""
+        self._wait(gather(rows.detach().to(self.vectors.dtype)))
 
-    @torch.no_grad()
-    def flush(self) -> None:
-        """Take in what waits, in place of the oldest vectors."""
-        for rows in self._waiting:
-            # Of more rows than there are places, the last ones would stay.
+    def _take_in(self, waiting: list[tuple[Tensor, ...]]) -> None:
+        for (rows,) in waiting:
+            # Of more rows than places, the last ones stay.
             self._added += max(0, len(rows) - self.size)
             rows = rows[-self.size :]
             start = self._added % self.size
@@ -81,4 +71,3 @@ class Queue(nn.Module):
             self.vectors[start : start + first] = rows[:first]
             self.vectors[: len(rows) - first] = rows[first:]
             self._added += len(rows)
-        self._waiting.clear()

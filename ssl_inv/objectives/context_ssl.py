@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between, suggest
+from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import gather, rank
@@ -19,7 +20,7 @@ from ssl_inv.transforms import Convention, Group, Transform, keyed_random
 from ssl_inv.views import Pair, Views
 
 
-class ContextSSL(Objective):
+class ContextSSL(Progress, Objective):
     """Contextual self-supervised learning (Gupta, Wang, Wang, Jaakkola, Jegelka, "In-context symmetries", NeurIPS 2024,
     2405.18193).
 
@@ -120,7 +121,7 @@ class ContextSSL(Objective):
         self.latent_head = mlp((width, *latent_hidden, sum(values)))
         self.register_buffer("memory_features", torch.zeros(context - 1, 2, features))
         self.register_buffer("memory_actions", torch.zeros(context - 1, sum(actions)))
-        self._steps_done, self._batches, self._remembered = 0, 0, 0
+        self._batches, self._remembered = 0, 0
 
     @property
     def plan(self) -> Pair:
@@ -129,21 +130,22 @@ class ContextSSL(Objective):
     @property
     def environment(self) -> int:
         """The number of this step's environment; the micro-batches of a step share it."""
-        return int(keyed_random.bits(self.seed, self._steps_done, 0, count=1)[0, 0] % len(self.told))
+        return int(keyed_random.bits(self.seed, self.steps_done, 0, count=1)[0, 0] % len(self.told))
 
     def get_extra_state(self) -> list[int]:
         """The steps done, by which everything random is drawn, and how many pairs are remembered: on the host, so that
         nothing waits.
         """
-        return [self._steps_done, self._remembered]
+        return [self.steps_done, self._remembered]
 
     def set_extra_state(self, state: list[int]) -> None:
         """Continue after so many steps, with so many pairs."""
-        self._steps_done, self._remembered = state
+        self.steps_done, self._remembered = state
         self._batches = 0
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self._steps_done, self._batches = step, 0
+        self.advance(step, steps)
+        self._batches = 0
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (backbone(view.pixels) for view in views.views)
@@ -203,7 +205,7 @@ class ContextSSL(Objective):
         """Which pairs of its sequence each token of the pairs from `start` to `stop` may see if they come before it,
         `(S, 2 L, L)`.
         """
-        key = (self.seed, self._steps_done, 1 + self._batches, np.arange(2 * start, 2 * stop))
+        key = (self.seed, self.steps_done, 1 + self._batches, np.arange(2 * start, 2 * stop))
         return torch.from_numpy(keyed_random.uniform(*key, count=length) >= self.masked).view(-1, 2 * length, length)
 
     @torch.no_grad()

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.memories.centring import CentredTargets
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import PrototypeHead
-from ssl_inv.nn.teacher import CentredTargets, Teacher, cosine_momentum
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.objectives.multi_crop import (
     by_crop,

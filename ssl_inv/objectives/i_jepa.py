@@ -5,9 +5,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from ssl_inv.memories.masking import BlockMasking
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.masking import BlockMasking
 from ssl_inv.nn.teacher import Teacher, linear_momentum
 from ssl_inv.nn.tokens import (
     TokenPredictor,
@@ -119,4 +119,4 @@ class IJEPA(Objective):
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(backbone, linear_momentum(self.momentum, step - 1, steps))
-        self.masking.steps_done = step
+        self.masking.advance(step, steps)

@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_at_least, require_between
-from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.centring import CentredTargets
+from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import PrototypeHead
-from ssl_inv.nn.teacher import CentredTargets, Teacher, cosine_momentum
+from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.nn.tokens import encode_tokens, grid_of_patches
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.objectives.multi_crop import (
@@ -30,7 +31,7 @@ from ssl_inv.views import MultiCrop, Views
 Masks = NDArray[np.bool_]
 
 
-class IBOT(CountsSteps, Objective):
+class IBOT(Progress, Objective):
     """Image BERT pretraining with an online tokeniser (Zhou et al., ICLR 2022, eq. 2 and 3), as the authors' code
     computes it.
 
@@ -200,7 +201,7 @@ class IBOT(CountsSteps, Objective):
     def _masks(self, index: NDArray[np.int64], grid: tuple[int, int]) -> Masks:
         """Which patches of both global crops are masked, `(2 B, N)`."""
         crop = np.repeat(np.arange(2), len(index))
-        key = (self.mask_seed, self._steps_done, np.tile(index, 2), crop)
+        key = (self.mask_seed, self.steps_done, np.tile(index, 2), crop)
         chance, share = keyed_random.uniform(*key, 0, count=2).T
         low, high = self.mask_share
         counts = (grid[0] * grid[1] * (low + (high - low) * share)).astype(np.int64)
@@ -223,7 +224,7 @@ class IBOT(CountsSteps, Objective):
         for targets in (self.image_targets, self.patch_targets):
             targets.flush()
             targets.warm_up(step / steps)
-        self._steps_done = step
+        self.advance(step, steps)
         if step == steps and self.keep == "teacher":
             backbone.load_state_dict(self.backbone_teacher.network.state_dict())
 

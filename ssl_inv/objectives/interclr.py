@@ -14,6 +14,7 @@ from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.clusters import Clusters
 from ssl_inv.memories.draws import Drawn, Negatives, draw_positives
 from ssl_inv.memories.gallery import Gallery
+from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
@@ -34,7 +35,7 @@ is no other.
 """
 
 
-class InterCLR(AroundBase, Objective):
+class InterCLR(Progress, AroundBase, Objective):
     """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single
     images.
 
@@ -158,7 +159,6 @@ class InterCLR(AroundBase, Objective):
         self.cluster_iterations, self.cluster_points = cluster_iterations, cluster_points
         self.storage: dict[str, Any] = {"renewal": bank_renewal, "precision": bank_precision, "place": bank_place}
         self.seed = seed
-        self._steps_done, self._progress = 0, 0.0
 
     @property
     def projector(self) -> nn.Module:
@@ -178,14 +178,6 @@ class InterCLR(AroundBase, Objective):
         self.bank = Bank(objects, width, **self.storage)
         self.clusters = Clusters(objects, self.cluster_count, width, self.smallest_cluster if self.online else 0)
 
-    def get_extra_state(self) -> dict[str, float]:
-        """How many steps are done, which draws depend on, and which share of all steps, by which the warm-up ends."""
-        return {"steps": self._steps_done, "progress": self._progress}
-
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        """Continue from there."""
-        self._steps_done, self._progress = int(state["steps"]), state["progress"]
-
     @property
     def _teacher(self) -> Teacher | None:
         teacher = getattr(self.base, "teacher", None)
@@ -198,7 +190,7 @@ class InterCLR(AroundBase, Objective):
         target = teacher if self.neck is None or teacher is None else cast(nn.Sequential, teacher.network)[0]
         with remembered(student) as seen, remembered(target) as targets, remembered(prediction) as predictions:
             terms = self.base.loss(views, backbone)
-        samples, weight = len(views.index), self.weight if self._progress >= self.warmup else 0.0
+        samples, weight = len(views.index), self.weight if self.share_done >= self.warmup else 0.0
         last = views[len(_images(self.plan)) - 1].pixels
         # A teacher may see the views in any order, each alone; everything else gets them in theirs.
         key = next((output for given, output in targets if given is last), None)
@@ -226,7 +218,7 @@ class InterCLR(AroundBase, Objective):
         """The inter-image term of queries `(B, D)` of the images `index`, `(B,)`."""
         queries = losses.unit_rows(queries)
         with torch.autocast(queries.device.type, enabled=False):
-            keys = sample_keys(index, queries.device, self.seed, self._steps_done, _NEGATIVES)
+            keys = sample_keys(index, queries.device, self.seed, self.steps_done, _NEGATIVES)
             labels = self.clusters.labels[index.to(queries.device, non_blocking=True)].long()
             members = self.clusters.members
             drawn = negatives.draw(queries.detach(), labels, self.bank, self.clusters.labels, members, keys)
@@ -249,7 +241,7 @@ class InterCLR(AroundBase, Objective):
         )
 
     def _positives(self, index: Tensor, device: torch.device) -> Tensor:
-        keys = sample_keys(index, device, self.seed, self._steps_done, _POSITIVES)
+        keys = sample_keys(index, device, self.seed, self.steps_done, _POSITIVES)
         index = index.to(device, non_blocking=True)
         return draw_positives(self.clusters.members, self.clusters.labels[index].long(), index, keys, self.own_entry)
 
@@ -265,7 +257,7 @@ class InterCLR(AroundBase, Objective):
             if step % self.centroid_every == 0:
                 self.clusters.recentre(self.bank)
             self.clusters.mend(self.bank)
-        self._steps_done, self._progress = step, step / steps
+        self.advance(step, steps)
 
     @property
     def looks_between_epochs(self) -> bool:

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.memories.masking import BlockMasking
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.masking import BlockMasking
 from ssl_inv.nn.teacher import Teacher, linear_momentum
 from ssl_inv.nn.tokens import (
     Grid,
@@ -142,7 +142,7 @@ class IWM(Objective):
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(backbone, linear_momentum(self.momentum, step - 1, steps))
-        self.masking.steps_done = step
+        self.masking.advance(step, steps)
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:
         """The prediction of some patches side by side; embeddings are these patches' tokens, encoded with the whole

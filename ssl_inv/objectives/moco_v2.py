@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import require_above, require_between, require_filled
-from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -19,7 +19,7 @@ from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Pair, Views
 
 
-class MoCoV2(CountsSteps, Objective):
+class MoCoV2(Progress, Objective):
     """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al.,
     arXiv 2003.04297).
 
@@ -125,7 +125,7 @@ class MoCoV2(CountsSteps, Objective):
         """The queue `(K, D)`, each vector mixed with another one if wished."""
         if not self.interpolation:
             return vectors
-        key = int(keyed_random.bits(self.seed, self._steps_done, 2, count=1)[0, 0] >> 1)
+        key = int(keyed_random.bits(self.seed, self.steps_done, 2, count=1)[0, 0] >> 1)
         order = torch.randperm(
             len(vectors), generator=torch.Generator(vectors.device).manual_seed(key), device=vectors.device
         )
@@ -136,10 +136,10 @@ class MoCoV2(CountsSteps, Objective):
 
     def _beta(self, concentration: float, number: int) -> float:
         """A number from Beta(concentration, concentration), the same on all processes."""
-        seed = keyed_random.bits(self.seed, self._steps_done, number, count=1)[0, 0]
+        seed = keyed_random.bits(self.seed, self.steps_done, number, count=1)[0, 0]
         return float(np.random.default_rng(seed).beta(concentration, concentration))
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._encoder(backbone), self.momentum)
         self.queue.flush()
-        self._steps_done = step
+        self.advance(step, steps)

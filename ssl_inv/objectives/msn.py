@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_at_least, require_between, require_filled
-from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import PrototypeHead
@@ -23,7 +23,7 @@ from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-class MSN(CountsSteps, Objective):
+class MSN(Progress, Objective):
     """Masked siamese networks (Assran et al., ECCV 2022, eq. 1 and sec. 3), as the authors' code computes it.
 
     The target is one view as the augmentation makes it; anchors are further such views of which some patches are
@@ -167,7 +167,7 @@ class MSN(CountsSteps, Objective):
             return None
         height, width = grid_of_patches(backbone, pixels)
         view = np.repeat(np.arange(self.random_views), len(index))
-        key = (self.seed, self._steps_done, np.tile(index, self.random_views), view)
+        key = (self.seed, self.steps_done, np.tile(index, self.random_views), view)
         kept = keyed_random.bits(*key, count=height * width).argsort(axis=1)[
             :, : max(1, int(height * width * (1 - self.patch_drop)))
         ]
@@ -184,7 +184,7 @@ class MSN(CountsSteps, Objective):
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._embedding(backbone), self.momentum + (1 - self.momentum) * step / steps)
-        self._steps_done = step
+        self.advance(step, steps)
         if step == steps and self.keep == "teacher":
             backbone.load_state_dict(self.teacher.network.get_submodule("0").state_dict())
 

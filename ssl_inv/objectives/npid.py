@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_inv.catalogue import require_above, require_at_least, require_filled
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.draws import spread
-from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
@@ -19,7 +19,7 @@ from ssl_inv.transforms.keyed_random import sample_keys
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-class NPID(CountsSteps, Objective):
+class NPID(Progress, Objective):
     """Non-parametric instance discrimination (Wu, Xiong, Yu, Lin, CVPR 2018, eq. 2).
 
     With z the normalised projection of the one view of image i, and v_1, ..., v_N what the bank holds of all images,
@@ -88,10 +88,10 @@ class NPID(CountsSteps, Objective):
 
     def _others(self, index: Tensor, own: Tensor) -> Tensor:
         others = len(self.bank) - 1
-        keys = sample_keys(index, own.device, self.seed, self._steps_done)
+        keys = sample_keys(index, own.device, self.seed, self.steps_done)
         drawn = spread(keys, torch.full_like(keys, others), min(self.negatives, others))
         return drawn + (drawn >= own).long()
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.bank.flush()
-        self._steps_done = step
+        self.advance(step, steps)

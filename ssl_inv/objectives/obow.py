@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between
-from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.vocabulary import VisualWords, perplexity
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -19,7 +19,7 @@ from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Crops, MultiCrop, Patches, Plan, Several, Views
 
 
-class OBoW(CountsSteps, Objective):
+class OBoW(Progress, Objective):
     """Online bags of visual words (Gidaris et al., CVPR 2021, eq. 1 to 6), as the authors' code computes it.
 
     The teacher's feature map of the whole image, plainly seen, becomes a bag of visual words: every position u is
@@ -183,10 +183,10 @@ class OBoW(CountsSteps, Objective):
             assert isinstance(words, VisualWords)
             assert isinstance(head, DynamicHead)
             draws = torch.from_numpy(
-                keyed_random.uniform(self.word_seed, self._steps_done, index.numpy(), level, count=1)[:, 0]
+                keyed_random.uniform(self.word_seed, self.steps_done, index.numpy(), level, count=1)[:, 0]
             )
             draws = draws.to(one.device, torch.float32, non_blocking=True)
-            if self.warm_start and self._steps_done == 0 and not words.waits:
+            if self.warm_start and self.steps_done == 0 and not words.waits:
                 words.fill(one, draws)
             classifiers.append(head.classifier(words.words))
             bags.append(words(one, draws))
@@ -197,7 +197,7 @@ class OBoW(CountsSteps, Objective):
         for words in self.words:
             assert isinstance(words, VisualWords)
             words.flush()
-        self._steps_done = step
+        self.advance(step, steps)
 
 
 class LastMaps(nn.Module):

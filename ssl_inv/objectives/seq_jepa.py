@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from ssl_inv import views as plans
 from ssl_inv.catalogue import SettingError, require
+from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.aggregator import ActionEncoder, Aggregator, PredictionSpace, RawActions
 from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.sigreg import RandomDirections
 from ssl_inv.nn.sigreg import sigreg as sigreg_loss
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives import base

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.nn.predictors import action_predictor
-from ssl_inv.nn.sigreg import RandomDirections
 from ssl_inv.nn.sigreg import sigreg as sigreg_loss
 from ssl_inv.objectives.base import (
     ActionPrediction,

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError, require_above, require_at_least
-from ssl_inv.memories.progress import CountsSteps
+from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import all_sum, rank, world_size
 from ssl_inv.nn.parts import SomeChannels, require_pooled_channels
@@ -19,7 +19,7 @@ from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Views
 
 
-class SoftEquivariance(CountsSteps, AroundBase, Objective):
+class SoftEquivariance(Progress, AroundBase, Objective):
     """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for
     image encoders.
 
@@ -157,7 +157,7 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
         """Any element but the identity, the same on all processes."""
         if (others := symmetry.order(sides) - 1) < 1:
             raise SettingError("symmetries", "a feature map of one cell has no shifts; leave `shifts` out")
-        return 1 + int(keyed_random.bits(self.seed, self._steps_done, number, count=1)[0, 0] % others)
+        return 1 + int(keyed_random.bits(self.seed, self.steps_done, number, count=1)[0, 0] % others)
 
     def _back(self, symmetry: Symmetry, maps: Tensor, element: int) -> Tensor:
         """rho(g)^-1 of maps."""
@@ -168,7 +168,8 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         super().after_step(backbone, step, steps)
-        self._steps_done, self._batches = step, 0
+        self.advance(step, steps)
+        self._batches = 0
         first = int(self.warmup * steps) + 1
         last = max(first, round(self.adapt_at * steps))
         if first <= step <= last:

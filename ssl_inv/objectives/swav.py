@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -20,7 +21,7 @@ from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Views
 
 
-class SwAV(Objective):
+class SwAV(Progress, Objective):
     """Swapping assignments between views (Caron et al., NeurIPS 2020, eq. 1 to 5), as the authors' code computes it.
 
     With z the normalised projection of a crop, c_1, ..., c_K the prototypes, of length one, and q the assignment of one
@@ -94,19 +95,10 @@ class SwAV(Objective):
         self.projector = make_projector(features, projector)
         self.prototypes = nn.Parameter(F.normalize(torch.empty(prototypes, projector[-1]).uniform_(-1, 1), dim=1))
         self.queues = nn.ModuleList(Queue(queue, projector[-1]) for _ in range(2 if queue else 0))
-        self._progress = 0.0
 
     @property
     def plan(self) -> MultiCrop:
         return self.crops
-
-    def get_extra_state(self) -> float:
-        """The share of all steps that is done, by which the queue begins."""
-        return self._progress
-
-    def set_extra_state(self, state: float) -> None:
-        """Continue after this share of all steps."""
-        self._progress = state
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         projections = self.projector(encode_by_size(backbone, views.views))
@@ -118,7 +110,7 @@ class SwAV(Objective):
             logits = F.linear(z, self.prototypes)
             targets = torch.stack([self._assignments(logits[crop], crop) for crop in range(2)])
             pairs = losses.distillation(logits, targets, self.temperature)
-        if self._progress >= self.queue_start:
+        if self.share_done >= self.queue_start:
             for queue, projections in zip(self._global_queues(), z, strict=False):
                 queue.put(projections)
         return {"swapped": Term(mean_of_different_crops(pairs))}
@@ -145,6 +137,6 @@ class SwAV(Objective):
     @torch.no_grad()
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.prototypes.copy_(F.normalize(self.prototypes, dim=1))
-        self._progress = step / steps
+        self.advance(step, steps)
         for queue in self._global_queues():
             queue.flush()

@@ -16,6 +16,7 @@ from ssl_inv.memories.frozen_encoder import FrozenEncoder, require_network
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.memories.graph import NeighbourGraph
 from ssl_inv.memories.pairs import KINDS, Pairs
+from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.search import EdgeRules
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -33,7 +34,7 @@ else.
 """
 
 
-class TransitiveInvariance(Objective):
+class TransitiveInvariance(Progress, Objective):
     """Transitive invariance (Wang, He, Gupta, ICCV 2017, arXiv 1708.02901), as far as its abstract and captions tell.
 
     Nodes of a graph are all training images. Images A, A' of one object (frames of a track, views, augmentations of a
@@ -141,7 +142,6 @@ class TransitiveInvariance(Objective):
         self.projector = make_projector(features, projector)
         self.teacher: Teacher | None = None
         self._frozen: FrozenEncoder | None = None
-        self._steps_done, self._progress = 0, 0.0
 
     @property
     def plan(self) -> Linked:
@@ -165,14 +165,6 @@ class TransitiveInvariance(Objective):
         if self._joins_objects and self.rules.cells > images:
             raise SettingError("cells", f"{self.rules.cells}, but the training data has {images} images")
         self.graph = NeighbourGraph(objects, images, self.rules.width)
-
-    def get_extra_state(self) -> dict[str, float]:
-        """How many steps are done, which negatives depend on, and which share of all steps, by which they become hard."""
-        return {"steps": self._steps_done, "progress": self._progress}
-
-    def set_extra_state(self, state: dict[str, float]) -> None:
-        """Continue from there."""
-        self._steps_done, self._progress = int(state["steps"]), state["progress"]
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         assert views.shown is not None, "a Linked plan says which images it shows"
@@ -207,8 +199,8 @@ class TransitiveInvariance(Objective):
                 )
                 return {"info_nce": Term((forth + back) / 2)}
             hinges = F.relu(similarities - positive.unsqueeze(1) + self.margin).sum(dim=0) * allowed
-            keys = sample_keys(index, first.device, self.seed, self._steps_done)
-            chosen = choose_negatives(hinges.detach(), self.negatives, self._progress >= self.hard_from, keys)
+            keys = sample_keys(index, first.device, self.seed, self.steps_done)
+            chosen = choose_negatives(hinges.detach(), self.negatives, self.share_done >= self.hard_from, keys)
             violating = losses.sample_mean((hinges.detach() > 0).sum(dim=1) / allowed.sum(dim=1).clamp_min(1))
             triplet = losses.sample_mean((hinges * chosen).sum(dim=1)) / (2 * self.negatives)
         return {"triplet": Term(triplet), "violating": Term(violating, 0.0)}
@@ -218,7 +210,7 @@ class TransitiveInvariance(Objective):
         if self.teacher is not None:
             self.teacher.follow(backbone, self.teacher_momentum)
             self.teacher.follow_statistics(backbone, self.teacher_momentum)
-        self._steps_done, self._progress = step, step / steps
+        self.advance(step, steps)
 
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
         if epoch == 0:

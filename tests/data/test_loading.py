@@ -15,7 +15,7 @@ from ssl_inv.data.source import Images, Indices, Labels, Source
 from ssl_inv.engine import launch
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import TrainerSettings
-from ssl_inv.memories.search import available_cores, faiss_on_cores_of_all_processes
+from ssl_inv.memories.search import faiss_for_all_processes
 from ssl_inv.run import build, pretrain
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import resolve
@@ -208,21 +208,26 @@ def test_staging_keeps_shapes_types_and_the_order_in_memory() -> None:
     ("files", "most"),
     [
         ({"cpu.max": "150000 100000\n"}, 2),
-        ({"cpu.max": "max 100000\n"}, 8),
+        ({"cpu.max": "max 100000\n"}, 6),
         ({"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 3),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 8),
-        ({}, 8),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, 6),
+        ({}, 6),
     ],
     ids=["quota", "no quota", "version 1", "version 1 without quota", "no control groups"],
 )
-def test_cores_are_those_of_the_container(
-    files: dict[str, str], most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_cores_are_those_of_the_container_and_of_the_process(
+    files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(8)), raising=False)
-    for name, content in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
-    assert available_cores(tmp_path) == most
+    """joblib counts them: 8 in the machine, 6 for the process, and the time that Linux gives a container."""
+    contents = {f"/sys/fs/cgroup/{name}": content for name, content in files.items()}
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(6)), raising=False)
+    monkeypatch.setattr("os.path.exists", contents.__contains__)
+    monkeypatch.setattr("builtins.open", lambda name: io.StringIO(contents[name]))
+    monkeypatch.delenv("LOKY_MAX_CPU_COUNT", raising=False)
+    found = launch.cpu_count()
+    monkeypatch.undo()
+    assert found == most
 
 
 @pytest.mark.parametrize(
@@ -231,12 +236,12 @@ def test_cores_are_those_of_the_container(
 def test_what_one_process_does_for_all_it_does_on_the_cores_of_all(
     cores: int, own: int, processes: int, given: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ssl_inv.memories.search.available_cores", lambda: cores)
+    monkeypatch.setattr("ssl_inv.memories.search.cpu_count", lambda: cores)
     monkeypatch.setattr("ssl_inv.memories.search.world_size", lambda: processes)
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(own)
     try:
-        with faiss_on_cores_of_all_processes():
+        with faiss_for_all_processes():
             assert faiss.omp_get_max_threads() == given
         assert faiss.omp_get_max_threads() == own
     finally:
@@ -264,7 +269,7 @@ def test_no_more_loader_processes_than_cores(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(launch, "available_cores", lambda: cores)
+    monkeypatch.setattr(launch, "cpu_count", lambda: cores)
     assert launch.workers(TrainerSettings(steps=1, devices=devices, workers=asked), Numbers()) == started
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == (asked is not None and asked > started)

@@ -15,10 +15,10 @@ from numpy.random import RandomState
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import OBJECTIVES
+from ssl_inv.memories.centring import CentredTargets
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.nn.heads import PrototypeHead
-from ssl_inv.nn.teacher import CentredTargets
 from ssl_inv.nn.tokens import encode_tokens
 from ssl_inv.objectives.base import Losses, Objective
 from ssl_inv.objectives.dino import DINO
@@ -380,7 +380,7 @@ def test_variants_conform(name, settings):
         ("barlow-twins", {"projector": []}, "projector: must name at least one width"),
         ("dino", {"frozen_prototypes": 1.0}, "frozen_prototypes: must be a share"),
         ("dino", {"local_scale": [0.1]}, "local_scale: must be the smallest and the largest share"),
-        ("dino", {"warmup_temperature": 0.0}, "teacher_temperature and warmup_temperature must be above 0"),
+        ("dino", {"warmup_temperature": 0.0}, "warmup_temperature: must be above 0"),
         ("ibot", {"mask_share": [0.5, 0.1]}, "mask_share: must be a smallest and a largest share"),
     ],
 )

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from numpy.random import RandomState
 from torch import Tensor
 
+from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
-from ssl_inv.nn.sigreg import RandomDirections, sigreg
+from ssl_inv.nn.sigreg import sigreg
 from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.lejepa import LeJEPA
 from ssl_inv.testing import check_objective

@@ -56,7 +56,7 @@ def outputs(one: ContextSSL, x: Tensor, y: Tensor, action: Tensor) -> Tensor:
 
 
 def in_environment(one: ContextSSL, number: int) -> ContextSSL:
-    one._steps_done = next(
+    one.steps_done = next(
         step for step in range(100) if one.set_extra_state([step, 0]) is None and one.environment == number
     )
     return one

@@ -114,7 +114,7 @@ def test_each_step_has_numbers_of_its_own_with_the_papers_moments():
     objective = moco(extrapolation=2.0)
     drawn = []
     for step in range(400):
-        objective._steps_done = step
+        objective.steps_done = step
         drawn.append(objective._beta(2.0, 0))
     assert np.mean(drawn) == pytest.approx(0.5, abs=0.03)
     assert np.var(drawn) == pytest.approx(1 / 20, abs=0.01), "Beta(2, 2)"

@@ -8,9 +8,9 @@ import torch
 from numpy.random import RandomState
 from torch import Tensor
 
+from ssl_inv.memories.masking import BlockMasking
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.nn.masking import BlockMasking
 from ssl_inv.nn.teacher import linear_momentum
 from ssl_inv.nn.tokens import TokenPredictor, encode_visible, normalised, take
 from ssl_inv.objectives.i_jepa import IJEPA

@@ -99,8 +99,8 @@ def test_variants_conform(settings):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"clusters": 70}, "clusters: must be at least 2 and at most the 60 objects"),
-        ({"smallest_cluster": 11}, "smallest_cluster * clusters, 11 * 6, is more than the 60 objects"),
+        ({"clusters": 70}, "clusters: must lie between 2 and the 60 objects"),
+        ({"smallest_cluster": 11}, "smallest_cluster: 11 times 6 clusters is more than the 60 objects"),
         ({"pool": 61}, "pool: 61, but the training data has 60 objects"),
         ({"negative_count": 25}, "negative_count: 25, but there are 24 objects to draw from"),
         ({"negatives": "random", "negative_count": 61}, "negative_count: 61, but there are 60 objects"),

@@ -162,9 +162,9 @@ def test_views_are_the_papers() -> None:
         ({"crop_scale": [0.5]}, "crop_scale: must be the smallest and the largest share"),
         ({"vocabulary": 1}, "vocabulary: must be at least 2"),
         ({"inverse_delta": 0.0}, "inverse_delta: must be above 0"),
-        ({"distance_momentum": 1.0}, "distance_momentum: must lie between"),
+        ({"distance_momentum": 1.0}, "distance_momentum: must be at least 0 and below 1"),
         ({"first_distance": 0.0}, "first_distance: must be above 0"),
-        ({"window": 0}, "window at least 1"),
+        ({"window": 0}, "window: must be at least 1"),
     ],
     ids=str,
 )
@@ -184,6 +184,6 @@ def test_a_transformer_has_no_map_of_its_last_stage_alone() -> None:
 def test_maps_that_are_too_small_are_refused() -> None:
     backbone, objective = build(border=1, window=3)
     with pytest.raises(
-        SmallMapError, match="border 1 and window 3 need feature maps of 5 pixels a side, these are 4x4"
+        SmallMapError, match="border 1 and window 3 need feature maps of at least 5 pixels a side, got 4x4"
     ):
         objective.loss(noise(objective, side=32), backbone)

@@ -163,7 +163,7 @@ def test_dropped_patches_depend_on_step_sample_and_view_alone():
         kept.view(2, 4, -1)[:, 2:], objective._kept(np.arange(2, 4), backbone, pixels).view(2, 2, -1)
     )
     assert len({tuple(sorted(row.tolist())) for row in kept}) > 4
-    objective._steps_done = 1
+    objective.steps_done = 1
     assert not torch.equal(kept, objective._kept(np.arange(4), backbone, pixels))
 
 

@@ -179,7 +179,7 @@ def test_a_teacher_that_is_gone_is_said_before_anything_is_read_and_hinders_no_j
         ({"weights": {"intra": 0}}, "weights: must be at least 0, and one above it, got {'intra': 0}"),
         ({"negatives": 1}, "negatives: must be at least 2, got 1"),
         ({"margin": 0.0}, "margin: must be above 0, got 0.0"),
-        ({"least_similarity": 2.0}, "least_similarity: must be a cosine, from -1 to 1, got 2.0"),
+        ({"least_similarity": 2.0}, "least_similarity: must lie between -1 and 1, got 2.0"),
         ({"cells": 21}, "cells: 21, but the training data has 20 images"),
         (
             {"teacher_architecture": "resnet18"},

@@ -1,4 +1,4 @@
-"""Claims about the vocabulary of visual words: how it is renewed, filled and compared with, in chunks and out of them."""
+"""Claims about the vocabulary of visual words: how it is renewed, filled, and compared in blocks."""
 
 from typing import Any
 

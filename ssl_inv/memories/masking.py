@@ -1,4 +1,4 @@
-"""TODO."""
+"""I-JEPA's block masks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
+from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.distributed import gather, is_distributed
 from ssl_inv.nn.tokens import Grid
 from ssl_inv.transforms import keyed_random
@@ -29,7 +30,7 @@ class Masks:
     targets: Tensor
 
 
-class BlockMasking(nn.Module):
+class BlockMasking(Progress):
     """I-JEPA's multi-block masks (Assran et al., CVPR 2023, sec. 3 and appendix A), of keyed random numbers.
 
     In each step one shape is drawn for all target blocks and one for all contexts, and for every sample where its
@@ -79,15 +80,6 @@ class BlockMasking(nn.Module):
             )
         self.blocks, self.least_context, self.seed = blocks, least_context, seed
         self.scale, self.aspect, self.context_scale = tuple(scale), tuple(aspect), tuple(context_scale)
-        self.steps_done = 0
-
-    def get_extra_state(self) -> int:
-        """The number of steps done."""
-        return self.steps_done
-
-    def set_extra_state(self, state: int) -> None:
-        """Continue after so many steps."""
-        self.steps_done = state
 
     def forward(self, index: Tensor, grid: Grid, device: torch.device) -> Masks:
         """Masks for this step.
