@@ -24,24 +24,6 @@ _SPLITS = {
 SPLIT_NAMES = ", ".join(_SPLITS)
 
 
-def view_rows(starts: Indices, objects: Indices, views: Indices) -> Indices:
-    """The row of view `views[b]` of object `objects[b]` where the views of object i are the rows from `starts[i]` on.
-
-    Raises:
-        ValueError: if an object or a view does not exist.
-    """
-    objects, views = np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64)
-    if wrong := ((objects < 0) | (objects >= len(starts) - 1)).nonzero()[0].tolist():
-        raise ValueError(f"there is no object {objects[wrong[0]]}; the last one is {len(starts) - 2}")
-    counts = starts[objects + 1] - starts[objects]
-    if wrong := ((views < 0) | (views >= counts)).nonzero()[0].tolist():
-        raise ValueError(
-            f"object {objects[wrong[0]]} has no view {views[wrong[0]]}; its last one is {counts[wrong[0]] - 1}"
-        )
-    rows: Indices = starts[objects] + views
-    return rows
-
-
 def labels_from_names(objects: Sequence[str], classes: Sequence[str] | None, where: str) -> Labels:
     """Labels from the class name of every object.
 

@@ -160,10 +160,10 @@ def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(tmp_path: Pa
 
 
 def test_missing_and_damaged_archives(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such folder or zip file"):
+    with pytest.raises(FileNotFoundError, match="no such folder, zip or tar file"):
         folder(path=str(tmp_path / "nothing"))
     (tmp_path / "bad.zip").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="neither a folder nor a readable zip"):
+    with pytest.raises(ValueError, match="neither a folder nor a readable zip or uncompressed tar archive"):
         folder(path=str(tmp_path / "bad.zip"))
 
 

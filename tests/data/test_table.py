@@ -193,7 +193,7 @@ def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(
 )
 def test_numbers_that_single_precision_blurs_are_refused(numbers: list[float], refused: bool) -> None:
     (time,) = latents_from_settings({"time": "real"})
-    with pytest.raises(ValueError, match="numbers of 'time' differ by too little") if refused else nullcontext():
+    with pytest.raises(ValueError, match="numbers of 'time' are too large for their differences") if refused else nullcontext():
         time.values(np.array(numbers)[:, None], "views.csv")
 
 

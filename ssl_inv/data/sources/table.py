@@ -6,7 +6,7 @@ views.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, unpacked
-from ssl_inv.data.images import ImageFiles, ImageStore
+from ssl_inv.data.images import ImageFiles
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of, view_rows
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
 
 
@@ -82,7 +82,7 @@ class Columns:
     split: str | None = None
 
 
-class ViewTable(Source):
+class ViewTable(ImageFiles):
     """Objects and views as a CSV file lists them; objects in the order of their first row, views of an object in the
     order of their rows.
 
@@ -124,80 +124,42 @@ class ViewTable(Source):
         sheet = _Sheet(files, csv_file)
         keys = sheet.keys(columns.objects)
         objects, order = _by_object(keys)
-        self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(np.bincount(objects))))
+        counts = np.bincount(objects)
+        first = order[np.cumsum(counts) - counts]
         names = packed(sheet.column(columns.path))
         _check_present(files, names, sheet.where)
-        self._where, self._names = sheet.where, names[order]
         described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
-        self._latents = [
-            (latent.name, latent.group, latent.values(sheet.numbers(latent), sheet.where)[order])
-            for latent in described
-        ]
-        first = order[self._starts[:-1]]
-        self._labels = _labels(sheet, columns.classes, objects, first, classes)
+        self._record = Transform(
+            {one.name: one.values(sheet.numbers(one), sheet.where)[order] for one in described},
+            {one.name: one.group for one in described},
+        )
+        labels = _labels(sheet, columns.classes, objects, first, classes)
         self.splits = _splits(sheet, columns.split, objects, first)
-        self._store = ImageStore(ImageFiles(files, self._names), str(files.path), size, cache, max_broken)
-        self.broken = self._store.broken
-        self._files = files
+        super().__init__(files, names[order], counts, size, cache, max_broken)
+        self._labels, self._sheet = labels, sheet.where
         self.notes = {
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
-            "latents": ", ".join(name for name, _, _ in self._latents) or "none",
+            "latents": ", ".join(self._record.names) or "none",
             "unused columns": ", ".join(sheet.unused) or "none",
         }
 
     def require_apart(self, data: Data) -> None:
-        """Raise a `ValueError` if an image is listed both among the views to train on and among those to judge by,
-        subsets of this.
-        """
-        first, second = (self._names[self._rows_of(one)] for one in (data.train, data.validation))
+        """Raise a `ValueError` if an image is both in the train and in the validation part of `data`, subsets of this."""
+        parts = [one.objects for one in (data.train, data.validation) if isinstance(one, Subset)]
+        first, second = (self._names[np.repeat(np.isin(np.arange(len(self)), one), self.view_counts)] for one in parts)
         if len(both := np.intersect1d(first, second)):
             advice = "name the column that says which rows show one object (object_column), or mend the split"
             raise ValueError(
-                f"{self._where}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}"
+                f"{self._sheet}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}"
             )
-
-    def _rows_of(self, some: Source) -> Indices:
-        assert isinstance(some, Subset)
-        return np.flatnonzero(np.repeat(np.isin(np.arange(len(self)), some.objects), self.view_counts))
-
-    @property
-    def view_counts(self) -> Indices:
-        return np.diff(self._starts)
 
     @property
     def groups(self) -> dict[str, Group]:
-        return {name: group for name, group, _ in self._latents}
-
-    @property
-    def labels(self) -> Labels | None:
-        return self._labels
-
-    @property
-    def image_size(self) -> int:
-        return self._store.image_size
-
-    @property
-    def preferred_workers(self) -> int | None:
-        return self._store.preferred_workers
-
-    @property
-    def tolerated_images(self) -> int | None:
-        return self._store.allowed
-
-    @property
-    def stamp(self) -> str:
-        return self._files.stamp
-
-    def describe(self, object_index: int, view: int) -> str:
-        return self._store.decoder.name(int(self._starts[object_index]) + view)
+        return dict(self._record.groups)
 
     def load(self, objects: Indices, views: Indices) -> Images:
-        rows = view_rows(self._starts, objects, views)
-        pixels, readable = self._store.load(rows)
-        chosen = torch.from_numpy(rows)
-        return Images(
-            pixels, Transform({name: values[chosen] for name, _, values in self._latents}, self.groups), readable
-        )
+        images = super().load(objects, views)
+        return replace(images, transform=self._record.select(torch.from_numpy(self._starts[objects] + views)))
 
 
 class _Sheet:

@@ -16,9 +16,10 @@ exchanged, so that hues cannot be compared with the colours of the pixels; what 
 import io
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,10 +27,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_inv.data.archives import Files
-from ssl_inv.data.images import ImageStore, Pixels, decode, read_image
-from ssl_inv.data.motion import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
+from ssl_inv.data.images import ImageFiles
+from ssl_inv.data.latents import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source
-from ssl_inv.data.splits import view_rows
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_to_matrix
 
@@ -88,7 +88,7 @@ def threediebench(
     return Data(train, validation, {"split": "the data's own, by object", "views": f"{train.views} of every object"})
 
 
-class ThreeDIEBench(Source):
+class ThreeDIEBench(ImageFiles):
     """One split of a data set in the layout of 3DIEBench.
 
     Latents are read once and held in memory (112 MB for the train split of 3DIEBench): from `all_latents_{split}.npy`
@@ -126,72 +126,43 @@ class ThreeDIEBench(Source):
         pose: bool = False,
     ) -> None:
         files = Files(path)
-        tables = files if split_folder is None else Files(split_folder)
-        self._objects = _objects(tables, split)
-        self.views = _count_views(files, str(self._objects[0]))
-        self._starts = np.arange(len(self._objects) + 1, dtype=np.int64) * self.views
-        self.latents = _latents(files, tables, split, self._objects, self.views)
+        self._tables = files if split_folder is None else Files(split_folder)
+        objects = _objects(self._tables, split)
+        self.views = _count_views(files, str(objects[0]))
+        self.latents = _latents(files, self._tables, split, objects, self.views)
         self._motion = MotionRecord(self.latents.shape[2] > _LATENTS[0], translation_frame, pose)
-        self._labels = _labels(tables, split, self._objects)
-        self._store = ImageStore(_ViewFiles(files, self._objects, self.views), str(files.path), size, cache, max_broken)
-        self.broken = self._store.broken
-        self._files = files, tables
-
-    @property
-    def view_counts(self) -> Indices:
-        return np.diff(self._starts)
+        labels = _labels(self._tables, split, objects)
+        names, counts = _ViewNames(objects, self.views), np.full(len(objects), self.views, dtype=np.int64)
+        super().__init__(files, names, counts, size, cache, max_broken)
+        self._labels = labels
 
     @property
     def groups(self) -> dict[str, Group]:
         return {**GROUPS, **self._motion.groups}
 
     @property
-    def labels(self) -> Labels | None:
-        return self._labels
-
-    @property
-    def image_size(self) -> int:
-        return self._store.image_size
-
-    @property
-    def preferred_workers(self) -> int | None:
-        return self._store.preferred_workers
-
-    @property
-    def tolerated_images(self) -> int | None:
-        return self._store.allowed
-
-    @property
     def stamp(self) -> str:
-        return " ".join(files.stamp for files in dict.fromkeys(self._files))
-
-    def describe(self, object_index: int, view: int) -> str:
-        return self._store.decoder.name(object_index * self.views + view)
+        return " ".join(files.stamp for files in dict.fromkeys((self._files, self._tables)))
 
     def load(self, objects: Indices, views: Indices) -> Images:
-        pixels, readable = self._store.load(view_rows(self._starts, objects, views))
-        return Images(pixels, transform_of(self.latents[objects, views], self._motion), readable)
+        images = super().load(objects, views)
+        return replace(images, transform=transform_of(self.latents[objects, views], self._motion))
+
+    def _worth_threads(self, image: int) -> bool:
+        return True
 
 
-class _ViewFiles:
-    """The image files, named by object and view, so that no list of millions of names is held."""
+class _ViewNames(Sequence[str]):
+    """The name of every image file, made when it is asked for: a list would hold millions."""
 
-    def __init__(self, files: Files, objects: NDArray[np.str_], views: int) -> None:
-        self.files = files
-        self.objects = objects
-        self.views = views
+    def __init__(self, objects: NDArray[np.str_], views: int) -> None:
+        self.objects, self.views = objects, views
 
     def __len__(self) -> int:
         return len(self.objects) * self.views
 
-    def name(self, row: int) -> str:
-        return f"{self.objects[row // self.views]}/image_{row % self.views}.jpg"
-
-    def decode(self, row: int, size: int | None) -> Pixels:
-        return decode(read_image(self.files, self.name(row)), size)
-
-    def worth_threads(self, row: int) -> bool:
-        return True
+    def __getitem__(self, image: Any) -> Any:
+        return f"{self.objects[image // self.views]}/image_{image % self.views}.jpg"
 
 
 def transform_of(latents: Latents, motion: MotionRecord = UNMOVED) -> Transform:

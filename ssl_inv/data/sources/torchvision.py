@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.images import ImageStore, Pixels, UnreadableImageError, to_rgb, to_square
-from ssl_inv.data.source import Data, Images, Indices, Labels, Source
-from ssl_inv.data.splits import part, view_rows
-from ssl_inv.transforms import Group, Transform
+from ssl_inv.data.images import Pixels, StoredImages, UnreadableImageError, to_rgb, to_square
+from ssl_inv.data.source import Data, Indices, Labels
+from ssl_inv.data.splits import part
 
 _CLASS_ATTRIBUTES = ("targets", "labels", "_labels")
 """Where torchvision's and most other datasets keep the class of every item, so that no image need be decoded to read
@@ -67,7 +66,7 @@ def torchvision_dataset(
     )
 
 
-class DatasetSource(Source):
+class DatasetSource(StoredImages):
     """The items of a map-style torch dataset, one view each.
 
     An item is an image or a sequence of which the first is an image and the second, if it is an integer, the class. An
@@ -102,74 +101,28 @@ class DatasetSource(Source):
     ) -> None:
         self.dataset = dataset
         where = type(dataset).__name__ if name is None else name
-        self._store = ImageStore(_Items(dataset, where), where, size, cache, max_broken)
-        self.broken = self._store.broken
-        self._starts = np.arange(len(self._store.decoder) + 1, dtype=np.int64)
-        self._labels: Labels | None = None
+        super().__init__(where, np.ones(len(dataset), dtype=np.int64), size, cache, max_broken)
         self._labels_read = False
-
-    @property
-    def view_counts(self) -> Indices:
-        return np.diff(self._starts)
-
-    @property
-    def groups(self) -> dict[str, Group]:
-        return {}
 
     @property
     def labels(self) -> Labels | None:
         if not self._labels_read:
-            self._labels = _labels(self.dataset)
-            self._labels_read = True
+            self._labels, self._labels_read = _labels(self.dataset), True
         return self._labels
 
-    @property
-    def image_size(self) -> int:
-        return self._store.image_size
+    def _name(self, image: int) -> str:
+        return f"item {image}"
 
-    @property
-    def preferred_workers(self) -> int | None:
-        return self._store.preferred_workers
-
-    @property
-    def tolerated_images(self) -> int | None:
-        return self._store.allowed
-
-    def describe(self, object_index: int, view: int) -> str:
-        return self._store.decoder.name(object_index)
-
-    def load(self, objects: Indices, views: Indices) -> Images:
-        pixels, readable = self._store.load(view_rows(self._starts, objects, views))
-        return Images(pixels, Transform.empty(), readable)
-
-
-class _Items:
-    """The images of a dataset by their place in it."""
-
-    def __init__(self, dataset: MapDataset, where: str) -> None:
-        self.dataset = dataset
-        self.where = where
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def name(self, row: int) -> str:
-        return f"item {row}"
-
-    def decode(self, row: int, size: int | None) -> Pixels:
+    def _decode(self, image: int, size: int | None) -> Pixels:
         try:
-            item = self.dataset[row]
-            image = item[0] if isinstance(item, Sequence) else item
-            pixels = np.asarray(to_rgb(image if isinstance(image, Image.Image) else _image(image)))
+            item = self.dataset[image]
+            value = item[0] if isinstance(item, Sequence) else item
+            pixels = np.asarray(to_rgb(value if isinstance(value, Image.Image) else _image(value)))
             return pixels if size is None else to_square(pixels, size)
         except (OSError, SyntaxError) as error:  # Pillow calls a damaged PNG a SyntaxError.
             raise UnreadableImageError(str(error)) from error
         except ValueError as error:
-            raise ValueError(f"{self.where}, item {row}: {error}") from error
-
-    def worth_threads(self, row: int) -> bool:
-        """Never: a dataset need not bear being read by two threads at once."""
-        return False
+            raise ValueError(f"{self._where}, item {image}: {error}") from error
 
 
 def _image(value: object) -> Image.Image:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.motion import MotionRecord
+from ssl_inv.data.latents import MotionRecord
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset, split_objects
 from ssl_inv.data.sources.rendered.objects import VIEW_KEY, class_prototypes, jittered
 from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, render
