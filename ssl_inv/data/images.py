@@ -149,7 +149,9 @@ def decode(content: bytes, size: int | None) -> Pixels:
         raise
     except UnidentifiedImageError as error:
         raise UnreadableImageError("not an image in a known format") from error
-    except Exception as error:  # Pillow raises OSError, SyntaxError, struct.error, IndexError and more on damaged files.
+    except (
+        Exception
+    ) as error:  # Pillow raises OSError, SyntaxError, struct.error, IndexError and more on damaged files.
         raise UnreadableImageError(str(error) or type(error).__name__) from error
 
 
@@ -259,6 +261,9 @@ class StoredImages(Source):
 
     def describe(self, object_index: int, view: int) -> str:
         return self._name(int(self._starts[object_index]) + view)
+
+    def check(self) -> None:
+        """Check nothing: counts and labels are made here, and to read the labels can take as long as all images."""
 
     def __getstate__(self) -> dict[str, object]:
         # A copy for another process starts with an empty cache: to send gigabytes through a pipe is slower than to

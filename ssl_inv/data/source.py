@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -14,10 +14,6 @@ from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import permutation
 
 Indices = NDArray[np.int64]
-
-
-class SourceError(ValueError):
-    """A source gives something of a wrong type. The message names the class and the property."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +41,7 @@ class Labels:
         names: the class names in index order.
 
     Raises:
-        SourceError: if one of them has another type or length, or a known class has no name.
+        ValueError: if one of them has another type or length, or a known class has no name.
     """
 
     classes: Tensor
@@ -56,13 +52,13 @@ class Labels:
         for name, dtype in (("classes", torch.int64), ("known", torch.bool)):
             value = getattr(self, name)
             if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != (len(self.classes),):
-                raise SourceError(f"Labels.{name} must be a tensor (N,) of {dtype}, got {_kind(value)}")
+                raise ValueError(f"Labels.{name} must be a tensor (N,) of {dtype}, got {_kind(value)}")
         if not isinstance(self.names, tuple):
-            raise SourceError(f"Labels.names must be a tuple of class names, got {_kind(self.names)}")
+            raise ValueError(f"Labels.names must be a tuple of class names, got {_kind(self.names)}")
         known = self.classes[self.known]
         if len(known) and not 0 <= int(known.min()) <= int(known.max()) < len(self.names):
             least, most = int(known.min()), int(known.max())
-            raise SourceError(f"Labels.classes has {least} to {most}, but Labels.names has {len(self.names)} name(s)")
+            raise ValueError(f"Labels.classes has {least} to {most}, but Labels.names has {len(self.names)} name(s)")
 
 
 def _kind(value: object) -> str:
@@ -71,37 +67,12 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-def _checked_counts(source: "Source", counts: Any) -> Indices:
-    if not isinstance(counts, np.ndarray) or counts.ndim != 1 or counts.dtype.kind not in "iu":
-        what = f"{type(source).__name__}.view_counts must be a numpy array of integers, one for each object"
-        raise SourceError(f"{what}, got {_kind(counts)}")
-    return counts
-
-
-def _checked_labels(source: "Source", labels: Any) -> Labels | None:
-    if labels is not None and not isinstance(labels, Labels):
-        raise SourceError(f"{type(source).__name__}.labels must be Labels or None, got {_kind(labels)}")
-    if labels is not None and len(labels.classes) != len(source):
-        counts = f"{len(labels.classes)} classes for {len(source)} objects"
-        raise SourceError(f"{type(source).__name__}.labels has {counts}")
-    return labels
-
-
 class Source(ABC):
     """Objects, each with one or more views, in a fixed order.
 
     A plain image is an object with one view. Sources are picklable (loader processes hold a copy) and have no random
-    state: the result of `load` depends on its arguments alone. `view_counts` and `labels` of a subclass are checked
-    whenever they are read, and a `SourceError` says what is wrong.
+    state: the result of `load` depends on its arguments alone.
     """
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        super().__init_subclass__(**options)
-        for name, check in (("view_counts", _checked_counts), ("labels", _checked_labels)):
-            own = vars(cls).get(name)
-            if isinstance(own, property) and own.fget is not None:
-                checked = property(lambda self, get=own.fget, check=check: check(self, get(self)), doc=own.__doc__)
-                setattr(cls, name, checked)
 
     @property
     @abstractmethod
@@ -171,6 +142,21 @@ class Source(ABC):
     def __len__(self) -> int:
         return len(self.view_counts)
 
+    def check(self) -> None:
+        """Check the types of `view_counts` and `labels`, because users write sources too; `Data` calls it.
+
+        Raises:
+            ValueError: naming the class and the property.
+        """
+        kind, counts, labels = type(self).__name__, cast(object, self.view_counts), cast(object, self.labels)
+        if not isinstance(counts, np.ndarray) or counts.ndim != 1 or counts.dtype.kind not in "iu":
+            what = f"{kind}.view_counts must be a numpy array of integers, one for each object"
+            raise ValueError(f"{what}, got {_kind(counts)}")
+        if labels is not None and not isinstance(labels, Labels):
+            raise ValueError(f"{kind}.labels must be Labels or None, got {_kind(labels)}")
+        if labels is not None and len(labels.classes) != len(counts):
+            raise ValueError(f"{kind}.labels has {len(labels.classes)} classes for {len(counts)} objects")
+
 
 class Subset(Source):
     """Some objects of another source.
@@ -223,6 +209,9 @@ class Subset(Source):
     def describe(self, object_index: int, view: int) -> str:
         return self.source.describe(int(self.objects[object_index]), view)
 
+    def check(self) -> None:
+        self.source.check()
+
     def load(self, objects: Indices, views: Indices) -> Images:
         return self.source.load(self.objects[objects], views)
 
@@ -242,11 +231,18 @@ class Data:
         train: objects for pretraining, and for fitting the probes.
         validation: objects for the evaluation alone.
         notes: facts about the data for the run's record, such as how the split was made.
+
+    Raises:
+        ValueError: if a source has counts or labels of a wrong type.
     """
 
     train: Source
     validation: Source
     notes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.train.check()
+        self.validation.check()
 
 
 def split_objects(count: int, validation_share: float, seed: int) -> tuple[Indices, Indices]:

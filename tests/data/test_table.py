@@ -157,7 +157,7 @@ def test_words_that_are_not_understood(words: str) -> None:
         (changed(3, 0, "2.pgn"), {}, r"row 3: no file '2.pgn' \(1 of 4 are missing\); did you mean '2.png'"),
         (changed(3, 2, "toy"), {}, "row 1 .'cup'. and row 3 .'toy'. show one object but differ in their class"),
         (changed(3, 3, "test"), {}, "differ in their split"),
-        (changed(3, 1, " "), {}, "row 3: object is empty, so it is not known which object this is"),
+        (changed(3, 1, " "), {}, "row 3: object is empty, so the object is unknown"),
         (changed(4, 3, "held out"), {}, "'held out' is not a split"),
         (changed(0, 0, "file"), {}, "no column 'path'"),
         (changed(0, 2, "object"), {}, "two columns called 'object'"),
@@ -193,7 +193,11 @@ def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(
 )
 def test_numbers_that_single_precision_blurs_are_refused(numbers: list[float], refused: bool) -> None:
     (time,) = latents_from_settings({"time": "real"})
-    with pytest.raises(ValueError, match="numbers of 'time' are too large for their differences") if refused else nullcontext():
+    with (
+        pytest.raises(ValueError, match="numbers of 'time' are too large for their differences")
+        if refused
+        else nullcontext()
+    ):
         time.values(np.array(numbers)[:, None], "views.csv")
 
 
