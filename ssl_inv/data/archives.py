@@ -247,5 +247,5 @@ def _tar_members(path: Path) -> Iterator[tuple[str, tuple[int, int, int, int]]]:
                 found[one.name] = (one.offset_data, one.size, _TAR, int(one.mtime))
             elif one.islnk() and one.linkname in found:
                 found[one.name] = found[one.linkname]
-            archive.members = []  # The archive would keep an object for every member.
+            archive.members = []  # type: ignore[attr-defined]  # it would keep an object for every member
     return ((name.removeprefix("./"), place) for name, place in found.items())

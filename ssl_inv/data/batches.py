@@ -146,13 +146,9 @@ class StepBatches(Dataset[Batch]):
         images = []
         for start in range(0, len(which), len(objects)):
             rows = slice(start, start + len(objects))
-            images.append(
-                Images(
-                    loaded.pixels[rows],
-                    loaded.transform.map(lambda value, rows=rows: value[rows]),
-                    loaded.readable[rows],
-                )
-            )
+            values = {name: value[rows] for name, value in loaded.transform.values.items()}
+            transform = Transform(values, loaded.transform.groups)
+            images.append(Images(loaded.pixels[rows], transform, loaded.readable[rows]))
         if self.way is not None:
             between = self.way.between(images[0].transform, images[1].transform)
             images += [self.source.render(objects, one) for one in between]

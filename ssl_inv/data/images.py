@@ -7,7 +7,6 @@ import threading
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,7 +15,6 @@ from kornia_rs.io import ImageDecoder, decode_image_jpegturbo
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
-from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names
@@ -201,7 +199,8 @@ class StoredImages(Source):
 
     def __init__(self, where: str, counts: Indices, size: int | None, cache: bool | None, max_broken: float) -> None:
         self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
-        self._where, self._size, self._labels = where, size, None
+        self._where, self._size = where, size
+        self._labels: Labels | None = None
         images = int(self._starts[-1])
         if not images:
             raise ValueError(f"{where} has no images; files end with one of {', '.join(sorted(IMAGE_SUFFIXES))}")

@@ -12,8 +12,8 @@ Words describe a latent: a group, then a unit, then options, such as `circle deg
   radians, or in turns, `Real(scale)`.
 - `flag`: 0 or 1. Recorded as it is, `Flag()`.
 - `rotation quaternion`: four columns `qx`, `qy`, `qz`, `qw`, scalar last. Recorded as unit quaternions, `Rotation()`.
-- `rotation euler deg`, `rad`, `turn`: three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z. Recorded as unit
-  quaternions, `Rotation()`.
+- `rotation euler deg`, `rad`, `turn`: three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z. Recorded as
+  unit quaternions, `Rotation()`.
 
 The columns of a rotation with another name, for example `camera`, begin with it: `camera_qx`, `camera_euler_x`. For a
 single column, the words can stand in the header, in brackets: `azimuth[deg]`, `zoom[real scale=2]`. Three columns
@@ -105,9 +105,8 @@ class Latent:
         single, spread = values.astype(np.float32), np.ptp(values)
         if spread > _SAME * np.abs(values).max() and np.abs(single - values).max() > _LARGEST_ROUNDING * spread:
             advice = f"subtract {numbers[:, 0].min():g} from all"
-            raise ValueError(
-                f"{where}: the numbers of {self.name!r} are too large for their differences in single precision; {advice}"
-            )
+            what = f"single precision loses the differences between the numbers of {self.name!r}"
+            raise ValueError(f"{where}: {what}; {advice}")
         return torch.from_numpy(single)
 
 
@@ -155,13 +154,11 @@ def _check_parts(latent: Latent, words: str | None, header: Sequence[str]) -> No
     described = dict(_parted(column) for column in header)
     for column in latent.columns:
         if column not in described:
-            raise ValueError(
-                f"the rotation {latent.name!r} needs the columns {', '.join(latent.columns)}, but there is no {column!r}"
-            )
+            columns = f"{', '.join(latent.columns)}, but there is no {column!r}"
+            raise ValueError(f"the rotation {latent.name!r} needs the columns {columns}")
         if described[column] != words:
-            raise ValueError(
-                f"the columns of the rotation {latent.name!r} have different units: {words} and {described[column]}"
-            )
+            units = f"{words} and {described[column]}"
+            raise ValueError(f"the columns of the rotation {latent.name!r} have different units: {units}")
 
 
 def _latent(name: str, description: str) -> Latent:
@@ -198,9 +195,8 @@ def _rotation(name: str, details: list[str], description: str) -> Latent:
 def _not_understood(name: str, description: str) -> ValueError:
     known = ["circle deg", "circle rad", "circle turn", "circle period=1", "real", "real deg", "real scale=1", "flag"]
     known += ["rotation quaternion", "rotation euler deg", "rotation euler rad"]
-    return ValueError(
-        f"latent {name!r} is described by {description!r}, which is not understood; {suggest(description, known)}"
-    )
+    what = f"latent {name!r} is described by {description!r}, which is not understood"
+    return ValueError(f"{what}; {suggest(description, known)}")
 
 
 def _refuse(wrong: NDArray[np.bool_], what: str, why: str) -> None:

@@ -209,7 +209,7 @@ def test_too_many_broken_images_are_an_error_of_one_line(name: str, tmp_path: Pa
     with pytest.raises(BrokenImagesError, match=r"more than \d+ of \d+ images cannot be read") as caught:
         load_all(source)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BrokenImagesError, match="no image is readable|cannot be read"):
+    with pytest.raises(BrokenImagesError, match=r"no image is readable|cannot be read"):
         tiny.data(name)
 
 

@@ -3,7 +3,9 @@ tell.
 """
 
 import io
+import os
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_inv.data.archives import Files
+from ssl_inv.data.archives import Files, unpacked
 from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.folder import ImageFolder, folder
 
@@ -34,7 +36,7 @@ def files_of(source: Source) -> set[str]:
     return {source.describe(item, view) for item, count in enumerate(source.view_counts) for view in range(count)}
 
 
-FORMS = ["folder", "stored", "deflated", "nested"]
+FORMS = ["folder", "stored", "deflated", "nested", "tar"]
 LAYOUTS = {
     "flat": (["a.png", "b.png", "c.png"], None),
     "classes": (["cat/a.png", "cat/deep/b.png", "dog/c.png"], ["cat", "cat", "dog"]),
@@ -69,11 +71,13 @@ def test_image_folder_reads_every_form(tmp_path: Path, write: Callable[..., str]
         assert found == classes
 
 
-def test_files_of_a_zip_are_those_of_the_folder(tmp_path: Path, write: Callable[..., str]) -> None:
-    contents = {"b/1.txt": b"one", "a.txt": b"two", "b/c/2.txt": b"three", "b-c/ü.txt": b"four"}
-    both = [Files(write(tmp_path / "data", contents, form)) for form in ("folder", "deflated")]
-    assert both[0].names.tolist() == both[1].names.tolist()
-    for files in both:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_folder_a_zip_and_a_tar_are_read_the_same_way(tmp_path: Path, write: Callable[..., str], form: str) -> None:
+    contents = {"b/1.txt": b"one", "a.txt": b"two" * 100, "b/c/2.txt": b"", "b-c/ü.txt": b"four"}
+    made = Files(write(tmp_path / "data", contents, form))
+    for files in (made, pickle.loads(pickle.dumps(made))):
+        assert [unpacked(name) for name in files.names] == ["a.txt", "b-c/ü.txt", "b/1.txt", "b/c/2.txt"]
+        assert {unpacked(name): files.read(name) for name in files.names} == contents
         assert {name: files.read(name) for name in contents} == contents
         assert list(files.inside("b")) == ["1.txt"]
         assert list(files.inside("")) == ["a.txt"]
@@ -81,6 +85,25 @@ def test_files_of_a_zip_are_those_of_the_folder(tmp_path: Path, write: Callable[
         assert "b/c" not in files
         with pytest.raises(FileNotFoundError, match="nothing"):
             files.read("nothing")
+
+
+def test_links_in_a_tar_and_a_name_that_is_twice(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"old")
+    os.link(tmp_path / "one", tmp_path / "same")
+    (tmp_path / "other").symlink_to("one")
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        for name in ("one", "same", "other"):
+            tar.add(tmp_path / name, f"x/{name}")
+        late = tarfile.TarInfo("x/" + "long" * 40)
+        late.size = 3
+        for content in (b"abc", b"xyz"):
+            tar.addfile(late, io.BytesIO(content))
+    files = Files(tmp_path / "data.tar")
+    assert {unpacked(name): files.read(name) for name in files.names} == {
+        "long" * 40: b"xyz",
+        "one": b"old",
+        "same": b"old",
+    }
 
 
 @pytest.mark.parametrize("form", ["folder", "stored"])
@@ -162,9 +185,20 @@ def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(tmp_path: Pa
 def test_missing_and_damaged_archives(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="no such folder, zip or tar file"):
         folder(path=str(tmp_path / "nothing"))
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as tar:
+        tar.add(__file__, "a.png")
+    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
+        tar.add(__file__, "a.png")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:2000])
     (tmp_path / "bad.zip").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="neither a folder nor a readable zip or uncompressed tar archive"):
-        folder(path=str(tmp_path / "bad.zip"))
+    (tmp_path / "empty.tar").write_bytes(b"")
+    for name in ("packed.tar.gz", "cut.tar", "bad.zip", "empty.tar"):
+        with pytest.raises(ValueError, match="neither a folder nor a readable zip or uncompressed tar archive"):
+            folder(path=str(tmp_path / name))
+    files = Files(tmp_path / "whole.tar")
+    os.truncate(tmp_path / "whole.tar", 2000)
+    with pytest.raises(ValueError, match="ends within"):
+        files.read("a.png")
 
 
 @pytest.mark.parametrize("form", ["folder", "stored"])

@@ -105,9 +105,8 @@ def _splits(tops: Names, path: str) -> NDArray[np.str_]:
     if not any(found.values()):
         return np.empty(0, dtype=np.str_)
     if others := [unpacked(top) or "." for top, split in found.items() if split is None]:
-        raise ValueError(
-            f"{path}: some top folders are splits ({SPLIT_NAMES}), but images lie in {others[0]!r} too; move or rename it"
-        )
+        other = f"but images lie in {others[0]!r} too; move or rename it"
+        raise ValueError(f"{path}: some top folders are splits ({SPLIT_NAMES}), {other}")
     return np.array([found[top] for top in tops], dtype=np.str_)
 
 
@@ -118,5 +117,5 @@ def _labels(folders: Names, labels: LabelsFrom | None, classes: Sequence[str] | 
     if labels == "none" or (labels is None and present < 2):
         return None
     if not present:
-        raise ValueError(f"{path}: labels are asked for by folders, but no image lies in a class folder")
+        raise ValueError(f"{path}: labels is 'folders', but no image lies in a class folder")
     return labels_from_names([unpacked(name) for name in folders], classes, path)

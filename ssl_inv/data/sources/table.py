@@ -17,7 +17,7 @@ from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, unpacked
 from ssl_inv.data.images import ImageFiles
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
-from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
+from ssl_inv.data.source import Data, Images, Indices, Labels, Subset
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
 
@@ -143,9 +143,10 @@ class ViewTable(ImageFiles):
         }
 
     def require_apart(self, data: Data) -> None:
-        """Raise a `ValueError` if an image is both in the train and in the validation part of `data`, subsets of this."""
+        """Raise a `ValueError` if an image is in both parts of `data`, which are subsets of this table."""
         parts = [one.objects for one in (data.train, data.validation) if isinstance(one, Subset)]
-        first, second = (self._names[np.repeat(np.isin(np.arange(len(self)), one), self.view_counts)] for one in parts)
+        names, objects = np.asarray(self._names), np.repeat(np.arange(len(self)), self.view_counts)
+        first, second = (names[np.isin(objects, one)] for one in parts)
         if len(both := np.intersect1d(first, second)):
             advice = "name the column that says which rows show one object (object_column), or mend the split"
             raise ValueError(

@@ -1,10 +1,10 @@
 """The embedded data set: procedural solids with exact 3-D poses and light, rendered when they are asked for.
 
-It needs no file and no download, has 3DIEBench's seven latents, and arguments set its difficulty. A class is a prototype
-of several coloured primitives; an object is a jittered copy of its class. Like the categories of ShapeNet, the classes
-share a canonical frame: the first primitive is a body stretched along x, and the others sit around it on the same sides
-and in the same order of hues in every class. So shape and layout show the class, and colours show the pose. No two
-primitives have the same place or colour, so no rotation maps an object onto itself.
+It needs no file and no download, has 3DIEBench's seven latents, and arguments set its difficulty. A class is a
+prototype of several coloured primitives; an object is a jittered copy of its class. Like the categories of ShapeNet,
+the classes share a canonical frame: the first primitive is a body stretched along x, and the others sit around it on
+the same sides and in the same order of hues in every class. So shape and layout show the class, and colours show the
+pose. No two primitives have the same place or colour, so no rotation maps an object onto itself.
 """
 
 import math
@@ -188,7 +188,7 @@ class RenderedSolids(Source):
         # In float32 a quaternion has norm one to seven digits only, and its matrix would scale the object.
         rotation = torch.nn.functional.normalize(transform["rotation"].double(), dim=-1)
         light = [transform[name].double() for name in ("floor_hue", "light_theta", "light_phi", "light_hue")]
-        scenes = Scenes(rotation, *light, position=self._motion.position(rotation, transform))
+        scenes = replace(Scenes(rotation, *light), position=self._motion.position(rotation, transform))
         recorded = transform.only(list(self.groups)).to(self.device)
         return Images(self._render(rows, scenes), recorded, self._readable(len(rows)))
 
