@@ -106,10 +106,6 @@ def both(data: Data) -> tuple[Source, Source]:
     return data.train, data.validation
 
 
-def load_all(source: Source) -> Images:
-    return source.load(*pairs(source))
-
-
 def keys(pixels: torch.Tensor) -> Iterator[bytes]:
     return (one.contiguous().numpy().tobytes() for one in pixels)
 
@@ -119,7 +115,9 @@ def test_every_source_has_a_tiny_data_set() -> None:
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_counts_groups_labels_and_images_fit_together(name: str, tmp_path: Path) -> None:
+def test_counts_groups_labels_and_images_fit_together(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
     tiny = TINY[name](tmp_path / "data")
     data = tiny.data(name)
     assert len(data.train) + len(data.validation) == tiny.objects
@@ -145,7 +143,9 @@ def test_counts_groups_labels_and_images_fit_together(name: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again(name: str, tmp_path: Path) -> None:
+def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
     tiny = TINY[name](tmp_path / "data")
     source = tiny.data(name).train
     objects, views = pairs(source)
@@ -164,7 +164,9 @@ def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_no_view_is_both_to_train_on_and_to_judge_by(name: str, tmp_path: Path) -> None:
+def test_no_view_is_both_to_train_on_and_to_judge_by(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
     data = TINY[name](tmp_path / "data").data(name)
     train, validation = (set(keys(load_all(source).pixels)) for source in both(data))
     assert len(train) == data.train.view_counts.sum()
@@ -183,7 +185,9 @@ def test_a_stamp_changes_with_a_file_and_with_nothing_else(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "cache"), BROKEN)
-def test_a_broken_image_is_zero_and_named(name: str, cache: bool, tmp_path: Path) -> None:
+def test_a_broken_image_is_zero_and_named(
+    name: str, cache: bool, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
     tiny = TINY[name](tmp_path / "data")
     tiny.files[5].write_bytes(b"no image")
     found = []
@@ -201,7 +205,9 @@ def test_a_broken_image_is_zero_and_named(name: str, cache: bool, tmp_path: Path
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
-def test_too_many_broken_images_are_an_error_of_one_line(name: str, tmp_path: Path) -> None:
+def test_too_many_broken_images_are_an_error_of_one_line(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
     tiny = TINY[name](tmp_path / "data")
     source = tiny.data(name).train
     for path in tiny.files:
