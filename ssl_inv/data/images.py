@@ -121,8 +121,8 @@ def decode(content: bytes, size: int | None) -> Pixels:
     """The pixels of an encoded image, `(H, W, 3)`, turned upright as its EXIF orientation says.
 
     Plain JPEG is decoded by libjpeg-turbo in kornia, everything else by Pillow. Both give the same pixels. On one
-    thread, an image of 32x32 pixels (CIFAR-10) takes 11 us here, 188 us with Pillow and 44 us with torchvision; an image
-    of 96x96 cut to 64 takes 189, 461 and 232 us (`benchmarks/decoding.py`).
+    thread, an image of 32x32 pixels (CIFAR-10) takes 11 us here, 188 us with Pillow and 44 us with torchvision; an
+    image of 96x96 cut to 64 takes 189, 461 and 232 us (`benchmarks/decoding.py`).
 
     Args:
         content: the file, in any format that Pillow reads; of an animation the first frame is taken.
