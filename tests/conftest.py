@@ -1,7 +1,9 @@
 """What tests share."""
 
+import io
 import json
 import os
+import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -58,7 +60,7 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def write() -> Callable[..., str]:
-    """Writes files as a folder, or as a zip archive with or without compression, perhaps inside one folder of the
+    """Writes files as a folder, a tar, or a zip archive with or without compression, perhaps inside one folder of the
     archive.
     """
 
@@ -68,6 +70,13 @@ def write() -> Callable[..., str]:
                 (root / name).parent.mkdir(parents=True, exist_ok=True)
                 (root / name).write_bytes(content)
             return str(root)
+        if form == "tar":
+            with tarfile.open(root.with_suffix(".tar"), "w") as tar:
+                for name, content in {**contents, "__MACOSX/._a.png": b"not an image"}.items():
+                    member = tarfile.TarInfo(f"./{name}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+            return str(root.with_suffix(".tar"))
         path = root.with_suffix(".zip")
         method = zipfile.ZIP_DEFLATED if form == "deflated" else zipfile.ZIP_STORED
         with zipfile.ZipFile(path, "w", method) as archive:

@@ -1,68 +1,58 @@
-"""Decoding of image files into square uint8 pixels, with a memory cache and a tolerance for broken files."""
+"""Decodes image files into square uint8 pixels; the base class of all sources with stored images."""
 
 import io
 import logging
-import struct
+import os
 import threading
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kornia_rs.io import decode_image_jpegturbo
+from kornia_rs.io import ImageDecoder, decode_image_jpegturbo
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import TiffImageFile
-from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names, unpacked
-from ssl_inv.data.source import Indices
+from ssl_inv.data.archives import Files, Names
+from ssl_inv.data.source import Images, Indices, Labels, Source
+from ssl_inv.transforms import Group, Transform
 
 Pixels = NDArray[np.uint8]
 
 
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
 
-
 MAX_CACHE_BYTES = 2_000_000_000
-"""Decoded pixels are kept in memory without being asked for when all of them take no more than this."""
-
+"""By default, decoded pixels stay in memory if all of them take no more than this."""
 
 _ALWAYS_TOLERATED = 10
-
 
 _REDUCED_DECODE_MARGIN = 1.5
 """Large photographs then differ by 0.3 to 0.7 of 255 on average from a full decode, at up to twice its speed."""
 
+_JPEG = ImageDecoder()
 
-_FRAME_HEADERS = frozenset((0xC0, 0xC1, 0xC2))
-"""Markers of baseline, extended and progressive JPEG; others are lossless or coded arithmetically."""
-
-
-_APP1 = 0xE1
-"""Marker of the metadata that may say how a JPEG is to be turned: EXIF or XMP."""
-
+_APP1 = b"\xff\xe1"
+"""Begins the metadata of a JPEG that can give an orientation, EXIF or XMP; never occurs in encoded pixels."""
 
 _TIFF_BITS, _TIFF_READING = 258, 262
 """Tags of a TIFF: BitsPerSample, and PhotometricInterpretation, which says whether 0 is black."""
 
-
 _BLACK_IS_ZERO = 1
 
-
 _THREADED_BYTES = 20_000
-
 
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
 """Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo
 even on files of 400 kB, and a quarter as fast on files of 4 kB."""
 
-
 _UNREAD, _READABLE, _BROKEN = 0, 1, 2
 
+_NOTHING_RECORDED = Transform.empty()
 
 _LOG = logging.getLogger("ssl_inv.data")
 
@@ -78,11 +68,11 @@ class UnreadableImageError(ValueError):
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB.
 
-    Grey is repeated; 16-bit grey is scaled so that 65535 becomes 255, and that of a TIFF as its tags say; palettes are
-    looked up; transparent pixels are laid over black.
+    Grey is repeated. 16-bit grey is scaled so that 65535 becomes 255, in a TIFF as its tags say. Palettes are looked
+    up. Transparent pixels are laid over black.
 
     Raises:
-        ValueError: for 32-bit integers or floats, of which nobody knows what is white.
+        ValueError: for 32-bit integers or floats, because no value is known to be white.
     """
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
@@ -101,7 +91,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _ends_of_wide_grey(image: Image.Image) -> tuple[int, int]:
-    """Black and white of a grey image of more than 8 bits; those of a TIFF may be fewer than 16, and exchanged."""
+    """The values of black and white in a grey image of over 8 bits; a TIFF can have fewer than 16, or exchange them."""
     if not isinstance(image, TiffImageFile):
         return 0, 65535
     (bits, *_), reading = image.tag_v2.get(_TIFF_BITS, (16,)), image.tag_v2.get(_TIFF_READING, _BLACK_IS_ZERO)
@@ -112,8 +102,8 @@ def _ends_of_wide_grey(image: Image.Image) -> tuple[int, int]:
 def to_square(pixels: Pixels, size: int) -> Pixels:
     """The centre square of an image `(H, W, 3)` at `size` pixels a side.
 
-    Its shorter side is resized to `size`, up or down, bicubic and antialiased: what Pillow's resize gives, to a level,
-    at several times its speed.
+    The shorter side is resized to `size`, up or down, bicubic and antialiased: within one level of Pillow's resize, at
+    several times its speed.
     """
     height, width, _ = pixels.shape
     side = min(height, width)
@@ -121,7 +111,7 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
     square = pixels[top : top + side, left : left + side]
     if side == size:
         return square
-    # torch would copy what is not contiguous itself, but on threads of its own for every thread that decodes.
+    # torch would copy pixels that are not contiguous, but on threads of its own for every thread that decodes.
     dense = torch.from_numpy(np.require(square, requirements=("C", "W")))
     resized = F.interpolate(dense.unsqueeze(0).permute(0, 3, 1, 2), size=(size, size), mode="bicubic", antialias=True)
     return resized[0].permute(1, 2, 0).numpy()
@@ -130,8 +120,9 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
 def decode(content: bytes, size: int | None) -> Pixels:
     """The pixels of an encoded image, `(H, W, 3)`, turned upright as its EXIF orientation says.
 
-    Plain JPEG is decoded by libjpeg-turbo as it comes with kornia, everything else by Pillow, which gives the same
-    pixels in more time (`benchmarks/decoding.py`).
+    Plain JPEG is decoded by libjpeg-turbo in kornia, everything else by Pillow. Both give the same pixels. On one
+    thread, an image of 32x32 pixels (CIFAR-10) takes 11 us here, 188 us with Pillow and 44 us with torchvision; an
+    image of 96x96 cut to 64 takes 189, 461 and 232 us (`benchmarks/decoding.py`).
 
     Args:
         content: the file, in any format that Pillow reads; of an animation the first frame is taken.
@@ -143,7 +134,14 @@ def decode(content: bytes, size: int | None) -> Pixels:
     try:
         pixels = _decode_plain_jpeg(content, size)
         if pixels is None:
-            pixels = _decode_any(content, size)
+            with Image.open(io.BytesIO(content)) as image:
+                if size is not None and min(image.size) >= 2 * _REDUCED_DECODE_MARGIN * size:
+                    # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost, and enough is left to resize well.
+                    enough = _REDUCED_DECODE_MARGIN * size / min(image.size)
+                    image.draft("RGB", (int(image.width * enough), int(image.height * enough)))
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                pixels = np.asarray(to_rgb(image))
         return pixels if size is None else to_square(pixels, size)
     except MemoryError:
         raise
@@ -151,252 +149,240 @@ def decode(content: bytes, size: int | None) -> Pixels:
         raise UnreadableImageError("not an image in a known format") from error
     except (
         Exception
-    ) as error:  # Pillow's decoders raise OSError, SyntaxError, struct.error, IndexError and more on damaged files.
+    ) as error:  # Pillow raises OSError, SyntaxError, struct.error, IndexError and more on damaged files.
         raise UnreadableImageError(str(error) or type(error).__name__) from error
-
-
-def _decode_any(content: bytes, size: int | None) -> Pixels:
-    """The pixels of an image that is to be cut to `size`, as Pillow reads it."""
-    with Image.open(io.BytesIO(content)) as image:
-        if size is not None and min(image.size) >= 2 * _REDUCED_DECODE_MARGIN * size:
-            # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost; what is left is enough for a good resize.
-            enough = _REDUCED_DECODE_MARGIN * size / min(image.size)
-            image.draft("RGB", (int(image.width * enough), int(image.height * enough)))
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return np.asarray(to_rgb(image))
 
 
 def _decode_plain_jpeg(content: bytes, size: int | None) -> Pixels | None:
     """The pixels of an upright JPEG; None where Pillow is needed or faster."""
-    # libjpeg-turbo is called with the interpreter's lock held, so only Pillow lets several threads decode at once.
-    if threading.current_thread() is not threading.main_thread():
-        return None
-    shorter = _shorter_side_of_upright_jpeg(content)
-    # Pillow can decode at a reduced size.
-    if shorter is None or (size is not None and shorter >= 2 * _REDUCED_DECODE_MARGIN * size):
+    # kornia keeps the interpreter's lock, so only Pillow lets several threads decode at once.
+    if not content.startswith(b"\xff\xd8") or threading.current_thread() is not threading.main_thread():
         return None
     try:
+        if _APP1 in content:
+            with Image.open(io.BytesIO(content)) as image:
+                if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+                    return None
+        header = _JPEG.read_header(content)
+        # Pillow can decode at a reduced size.
+        if size is not None and min(header.width, header.height) >= 2 * _REDUCED_DECODE_MARGIN * size:
+            return None
         pixels: Pixels = decode_image_jpegturbo(content, "rgb")
-    except Exception:  # It is in CMYK or broken; Pillow reads the one, and has the last word on the other.
+    except Exception:  # CMYK, or broken: Pillow reads the former and gives the reason for the latter.
         return None
     return pixels
 
 
-def _shorter_side_of_upright_jpeg(content: bytes) -> int | None:
-    """Read from the header, in a twentieth of the time that Pillow takes to open the file; None for all other files."""
-    if not content.startswith(b"\xff\xd8"):
-        return None
-    start = 2
-    while start + 9 <= len(content) and content[start] == 0xFF:
-        marker, length = struct.unpack_from(">BH", content, start + 1)
-        if marker in _FRAME_HEADERS:
-            height, width = struct.unpack_from(">HH", content, start + 5)
-            return int(min(height, width))
-        if marker == _APP1 and not _says_upright(content[start + 4 : start + 2 + length]):
-            return None
-        start += 2 + length
-    return None
+class StoredImages(Source):
+    """Base of the sources whose images are stored: square images, decoded when they are asked for.
 
-
-def _says_upright(metadata: bytes) -> bool:
-    if not metadata.startswith(b"Exif\0\0"):
-        return b"Orientation" not in metadata
-    exif = Image.Exif()
-    try:
-        exif.load(metadata)
-        return bool(exif.get(ExifTags.Base.Orientation, 1) == 1)
-    except Exception:  # What is wrong with it, and whether it matters, is for Pillow to say.
-        return False
-
-
-class Decoder(Protocol):
-    """What an `ImageStore` reads from: rows, each an image with a name. Picklable."""
-
-    def __len__(self) -> int:
-        """How many images there are."""
-
-    def name(self, row: int) -> str:
-        """What to call an image in a message."""
-
-    def decode(self, row: int, size: int | None) -> Pixels:
-        """The pixels `(H, W, 3)` of an image, or an `UnreadableImageError`."""
-
-    def worth_threads(self, row: int) -> bool:
-        """Whether decoding an image takes long enough that threads gain by it."""
-
-
-class ImageFiles:
-    """Image files by their names, one a row.
+    Images are numbered object by object; image 0 is view 0 of object 0. A broken image has zero pixels, is logged once
+    and stands in `broken`. Each loader process counts the broken images that it has met; a caller with several
+    processes adds them up and compares with `tolerated_images`.
 
     Args:
-        files: the folder or archive.
-        names: the files, in the order of the rows.
-    """
-
-    def __init__(self, files: Files, names: Names) -> None:
-        self.files = files
-        self.names = names
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def name(self, row: int) -> str:
-        return unpacked(self.names[row])
-
-    def decode(self, row: int, size: int | None) -> Pixels:
-        return decode(read_image(self.files, self.name(row)), size)
-
-    def worth_threads(self, row: int) -> bool:
-        return len(read_image(self.files, self.name(row))) >= _THREADED_BYTES
-
-
-def read_image(files: Files, name: str) -> bytes:
-    """The content of an image file; whatever goes wrong makes this one image unreadable."""
-    try:
-        return files.read(name)
-    except Exception as error:  # Besides OSError, a damaged archive gives zlib.error, struct.error and ValueError.
-        raise UnreadableImageError(str(error)) from error
-
-
-class ImageStore:
-    """Square images by row, decoded when they are asked for.
-
-    A broken image has zero pixels, is logged once and stands in `broken`. Each loader process counts what it has met
-    itself; whoever reads with several has to add up, and to compare with `allowed`.
-
-    Args:
-        decoder: the images.
         where: the folder, archive or data set, for messages.
-        size: side of the images in pixels; None takes that of the first readable image, and all images must then be
-        squares of this size.
+        counts: how many views each object has, `(N,)`.
+        size: side of the images in pixels; None takes the size of the first readable image, and then all images must be
+            squares of this size.
         cache: whether decoded pixels stay in memory; None: if all of them fit in `MAX_CACHE_BYTES`.
-        max_broken: share of the images that may be broken. Ten broken images are tolerated in any case, unless they are
-            over half of all.
+        max_broken: share of the images that may be broken. Ten broken images are always tolerated, unless they are over
+            half of all.
 
     Attributes:
-        allowed: how many images may be broken.
+        broken: the unreadable images met so far, with the reasons.
 
     Raises:
         ValueError: if there are no images, or `size` is None and the first image is not square.
         BrokenImagesError: if none of the first images is readable.
     """
 
-    def __init__(self, decoder: Decoder, where: str, size: int | None, cache: bool | None, max_broken: float) -> None:
-        if not len(decoder):
+    def __init__(self, where: str, counts: Indices, size: int | None, cache: bool | None, max_broken: float) -> None:
+        self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
+        self._where, self._size = where, size
+        self._labels: Labels | None = None
+        images = int(self._starts[-1])
+        if not images:
             raise ValueError(f"{where} has no images; files end with one of {', '.join(sorted(IMAGE_SUFFIXES))}")
         if size is not None and size < 1:
             raise SettingError("size", f"must be at least 1 pixel, got {size}")
         if not 0 <= max_broken <= 1:
             raise SettingError("max_broken", f"must be a share and must lie between 0 and 1, got {max_broken}")
-        self.decoder = decoder
-        self.where = where
-        self.allowed = max(int(max_broken * len(decoder)), min(_ALWAYS_TOLERATED, len(decoder) // 2))
+        self._tolerated = max(int(max_broken * images), min(_ALWAYS_TOLERATED, images // 2))
         self.broken: dict[str, str] = {}
-        self._size = size
-        self._state = np.zeros(len(decoder), dtype=np.uint8)
-        first = self._first_readable()
-        self.image_size = self._size_of(first) if size is None else size
-        self._threaded = decoder.worth_threads(first)
-        self.cached = self._bytes <= MAX_CACHE_BYTES if cache is None else cache
+        self._state = np.zeros(images, dtype=np.uint8)
+        first, pixels = self._first_readable()
+        height, width, _ = pixels.shape
+        if height != width:
+            found = f"{self._name(first)} has {width}x{height} pixels; images that are not square need a `size`"
+            raise ValueError(f"{where}: {found}")
+        self._image_size = int(height)
+        self._threaded = self._worth_threads(first)
+        self._cached = images * 3 * height**2 <= MAX_CACHE_BYTES if cache is None else cache
         self._cache: Pixels | None = None
+
+    @abstractmethod
+    def _name(self, image: int) -> str:
+        """The name of an image in messages."""
+
+    @abstractmethod
+    def _decode(self, image: int, size: int | None) -> Pixels:
+        """The pixels `(H, W, 3)` of an image, or an `UnreadableImageError`."""
+
+    def _worth_threads(self, image: int) -> bool:
+        """Whether decoding an image takes long enough that several threads are faster."""
+        return False
+
+    @property
+    def view_counts(self) -> Indices:
+        return np.diff(self._starts)
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {}
+
+    @property
+    def labels(self) -> Labels | None:
+        return self._labels
+
+    @property
+    def image_size(self) -> int:
+        return self._image_size
 
     @property
     def preferred_workers(self) -> int | None:
-        """No loader processes where pixels stay in memory: each would decode and keep its own."""
-        return 0 if self.cached else None
+        # Each loader process would decode all images and keep its own pixels.
+        return 0 if self._cached else None
 
     @property
-    def _bytes(self) -> int:
-        return len(self.decoder) * 3 * self.image_size**2
+    def tolerated_images(self) -> int | None:
+        return self._tolerated
+
+    def describe(self, object_index: int, view: int) -> str:
+        return self._name(int(self._starts[object_index]) + view)
+
+    def check(self) -> None:
+        """Check nothing: counts and labels are made here, and to read the labels can take as long as all images."""
 
     def __getstate__(self) -> dict[str, object]:
-        # A copy for another process starts with an empty cache: gigabytes through a pipe cost more than decoding.
+        # A copy for another process starts with an empty cache: to send gigabytes through a pipe is slower than to
+        # decode them.
         return {**vars(self), "_cache": None, "_state": np.where(self._state == _BROKEN, self._state, _UNREAD)}
 
-    def _first_readable(self) -> int:
-        for row in range(len(self.decoder)):
+    def _first_readable(self) -> tuple[int, Pixels]:
+        for image in range(len(self._state)):
             try:
-                self.decoder.decode(row, self._size)
-                return row
+                return image, self._decode(image, self._size)
             except UnreadableImageError as error:
-                self._note_broken(row, str(error))
-        raise BrokenImagesError(f"{self.where}: no image is readable; {self._example()}")
+                self._note_broken(image, str(error))
+        raise BrokenImagesError(f"{self._where}: no image is readable; {self._example()}")
 
-    def _size_of(self, row: int) -> int:
-        height, width, _ = self.decoder.decode(row, None).shape
-        if height != width:
-            raise ValueError(
-                f"{self.where}: {self.decoder.name(row)} has {width}x{height} pixels; images that are not square need a `size`"
-            )
-        return int(height)
-
-    def load(self, rows: Indices) -> tuple[Tensor, Tensor]:
-        """Pixels `(B, 3, S, S)`, uint8, with channels last in memory, and whether each image is readable `(B,)`, bool.
+    def load(self, objects: Indices, views: Indices) -> Images:
+        """See `Source.load`. Pixels have channels last in memory.
 
         Raises:
             BrokenImagesError: if too many images are broken.
-            ValueError: if `size` is None and an image has another size than the first.
+            ValueError: if an object or a view does not exist, or `size` is None and an image has another size than the
+                first.
         """
-        if self.cached:
-            if self._cache is None:
-                self._cache = self._blank(len(self.decoder))
-            new = np.unique(rows[self._state[rows] == _UNREAD])
-            self._decode_into(self._cache, new, new)
-            pixels = self._cache[rows]
+        objects, views = np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64)
+        if wrong := ((objects < 0) | (objects >= len(self._starts) - 1)).nonzero()[0].tolist():
+            raise ValueError(f"there is no object {objects[wrong[0]]}; the last one is {len(self._starts) - 2}")
+        images, counts = self._starts[objects] + views, self._starts[objects + 1] - self._starts[objects]
+        if wrong := ((views < 0) | (views >= counts)).nonzero()[0].tolist():
+            last = f"its last one is {counts[wrong[0]] - 1}"
+            raise ValueError(f"object {objects[wrong[0]]} has no view {views[wrong[0]]}; {last}")
+        if self._cached and self._cache is None:
+            self._cache = np.zeros((len(self._state), self._image_size, self._image_size, 3), dtype=np.uint8)
+        if self._cache is not None:
+            new = np.unique(images[self._state[images] == _UNREAD]).tolist()
+            targets = [self._cache[image] for image in new]
         else:
-            pixels = self._blank(len(rows))
-            self._decode_into(pixels, np.arange(len(rows)), rows)
-        return torch.from_numpy(pixels).permute(0, 3, 1, 2), torch.from_numpy(self._state[rows] == _READABLE)
+            new = images.tolist()
+            # Channels last, as decoders give them: the copy is straight, and resampling and convolutions are faster.
+            pixels = np.zeros((len(new), self._image_size, self._image_size, 3), dtype=np.uint8)
+            targets = list(pixels)
+        # A loader process has a single torch thread and uses no other.
+        threads = min(torch.get_num_threads(), _MOST_THREADS) if self._threaded else 1
+        if threads < _FEWEST_THREADS or len(new) < 4 * threads:
+            for target, image in zip(targets, new, strict=True):
+                self._decode_into(target, image)
+        else:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(self._decode_into, targets, new))
+        if self._cache is not None:
+            pixels = self._cache[images]
+        readable = torch.from_numpy(self._state[images] == _READABLE)
+        return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), _NOTHING_RECORDED, readable)
 
-    def _blank(self, images: int) -> Pixels:
-        # As decoders give them: the copy is straight, and resampling and convolutions are faster with channels last.
-        return np.zeros((images, self.image_size, self.image_size, 3), dtype=np.uint8)
-
-    def _decode_into(self, target: Pixels, places: Indices, rows: Indices) -> None:
-        def one(place: int, row: int) -> None:
-            if self._state[row] != _BROKEN:
-                self._decode_row(target[place], row)
-
-        _run(one, places.tolist(), rows.tolist(), min(torch.get_num_threads(), _MOST_THREADS) if self._threaded else 1)
-
-    def _decode_row(self, target: Pixels, row: int) -> None:
+    def _decode_into(self, target: Pixels, image: int) -> None:
+        if self._state[image] == _BROKEN:
+            return
         try:
-            pixels = self.decoder.decode(row, self._size)
+            pixels = self._decode(image, self._size)
         except UnreadableImageError as error:
-            self._note_broken(row, str(error))
+            self._note_broken(image, str(error))
             return
-        if pixels.shape != (self.image_size, self.image_size, 3):
-            height, width, _ = pixels.shape
-            found = f"{self.decoder.name(row)} has {width}x{height} pixels but the first image {self.image_size}x{self.image_size}"
-            raise ValueError(f"{self.where}: {found}; images of different sizes need a `size`")
+        if pixels.shape != target.shape:
+            sizes = f"{pixels.shape[1]}x{pixels.shape[0]} pixels but the first image {len(target)}x{len(target)}"
+            found = f"{self._name(image)} has {sizes}; images of different sizes need a `size`"
+            raise ValueError(f"{self._where}: {found}")
         target[:] = pixels
-        self._state[row] = _READABLE
+        self._state[image] = _READABLE
 
-    def _note_broken(self, row: int, reason: str) -> None:
-        if self._state[row] == _BROKEN:
+    def _note_broken(self, image: int, reason: str) -> None:
+        if self._state[image] == _BROKEN:
             return
-        self._state[row] = _BROKEN
-        self.broken[self.decoder.name(row)] = reason
-        _LOG.warning("%s: cannot read %s: %s", self.where, self.decoder.name(row), reason)
-        if len(self.broken) > self.allowed:
-            counts = f"more than {self.allowed} of {len(self.decoder)} images cannot be read"
-            raise BrokenImagesError(
-                f"{self.where}: {counts} (raise `max_broken` to go on without them); {self._example()}"
-            )
+        self._state[image] = _BROKEN
+        self.broken[self._name(image)] = reason
+        _LOG.warning("%s: cannot read %s: %s", self._where, self._name(image), reason)
+        if len(self.broken) > self._tolerated:
+            counts = f"more than {self._tolerated} of {len(self._state)} images cannot be read"
+            advice = "raise `max_broken` to go on without them"
+            raise BrokenImagesError(f"{self._where}: {counts} ({advice}); {self._example()}")
 
     def _example(self) -> str:
         name, reason = next(iter(self.broken.items()))
         return f"the first is {name}: {reason}"
 
 
-def _run(one: Callable[[int, int], None], places: list[int], rows: list[int], threads: int) -> None:
-    """Call `one` on every pair, on several threads if there is enough to do; loader workers have a single torch thread
-    and stay on it.
+class ImageFiles(StoredImages):
+    """Base of the sources whose images are files.
+
+    Args:
+        files: the folder or archive.
+        names: the file of every image, object by object.
+        counts: see `StoredImages`.
+        size: see `StoredImages`.
+        cache: see `StoredImages`.
+        max_broken: see `StoredImages`.
     """
-    if threads < _FEWEST_THREADS or len(rows) < 4 * threads:
-        for place, row in zip(places, rows, strict=True):
-            one(place, row)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(one, places, rows))
+
+    def __init__(
+        self,
+        files: Files,
+        names: Names | Sequence[str],
+        counts: Indices,
+        size: int | None,
+        cache: bool | None,
+        max_broken: float,
+    ) -> None:
+        self._files, self._names = files, names
+        super().__init__(str(files.path), counts, size, cache, max_broken)
+
+    @property
+    def stamp(self) -> str:
+        return self._files.stamp
+
+    def _name(self, image: int) -> str:
+        return os.fsdecode(self._names[image])
+
+    def _decode(self, image: int, size: int | None) -> Pixels:
+        try:
+            content = self._files.read(self._names[image])
+        except Exception as error:  # Besides OSError, a damaged archive gives zlib.error, struct.error and ValueError.
+            raise UnreadableImageError(str(error)) from error
+        return decode(content, size)
+
+    def _worth_threads(self, image: int) -> bool:
+        return len(self._files.read(self._names[image])) >= _THREADED_BYTES

@@ -1,19 +1,22 @@
-"""Latents in the columns of a table: what they are called, their groups and their units.
+"""Parameters of views: read from the columns of a table, and the translation of a moved object.
 
-A latent is described by words: a group, then a unit, then options, such as `circle deg` or `real scale=0.5`.
+Words describe a latent: a group, then a unit, then options, such as `circle deg` or `real scale=0.5`.
 
-| words | one column of | recorded as |
-|---|---|---|
-| `circle deg`, `circle rad` (`deg`, `rad` alone mean the same) | an angle where a full turn changes nothing | radians,
-`Circle(2 pi)` | | `circle turn` (`turn`) | turns, a hue | turns, `Circle(1)` | | `circle period=24` | numbers that wrap
-at 24 | the numbers, `Circle(24)` | | `real` (`none`), `real scale=2` | numbers; `scale` is a typical size, 1 by default
-| the numbers, `Real(scale)` | | `real deg`, `real rad`, `real turn` | an angle that does not wrap; `scale` is in the
-column's unit | radians, or turns, `Real(scale)` | | `flag` | 0 or 1 | 0 or 1, `Flag()` | | `rotation quaternion` | four
-columns `qx`, `qy`, `qz`, `qw`, scalar last | unit quaternions, `Rotation()` | | `rotation euler deg`, `rad`, `turn` |
-three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z | unit quaternions, `Rotation()` |
+- `circle deg`, `circle rad` (or `deg`, `rad`): an angle; a full turn changes nothing. Recorded in radians,
+  `Circle(2 pi)`.
+- `circle turn` (or `turn`): turns, such as a hue. Recorded in turns, `Circle(1)`.
+- `circle period=24`: numbers that wrap at 24. Recorded as they are, `Circle(24)`.
+- `real` (or `none`), `real scale=2`: numbers; `scale` is a typical size, 1 by default. Recorded as they are,
+  `Real(scale)`.
+- `real deg`, `real rad`, `real turn`: an angle that does not wrap; `scale` is in the column's unit. Recorded in
+  radians, or in turns, `Real(scale)`.
+- `flag`: 0 or 1. Recorded as it is, `Flag()`.
+- `rotation quaternion`: four columns `qx`, `qy`, `qz`, `qw`, scalar last. Recorded as unit quaternions, `Rotation()`.
+- `rotation euler deg`, `rad`, `turn`: three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z. Recorded as
+  unit quaternions, `Rotation()`.
 
-The columns of a rotation called anything but `rotation`, say `camera`, carry its name: `camera_qx`, `camera_euler_x`.
-The words of a single column can stand in the header, in brackets: `azimuth[deg]`, `zoom[real scale=2]`; three columns
+The columns of a rotation with another name, for example `camera`, begin with it: `camera_qx`, `camera_euler_x`. For a
+single column, the words can stand in the header, in brackets: `azimuth[deg]`, `zoom[real scale=2]`. Three columns
 `euler_x[deg]` and so on are one rotation, and so are four columns `qx`, `qy`, `qz`, `qw`, which need no unit.
 """
 
@@ -29,54 +32,51 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation
-from ssl_inv.transforms.quaternions import quaternion_from_euler
+from ssl_inv.transforms import Circle, Flag, Group, Pose, Real, Rotation, Transform
+from ssl_inv.transforms.quaternions import quaternion_conjugate, quaternion_from_euler, quaternion_rotate
 
 _TO_RECORDED = {"deg": math.pi / 180, "rad": 1.0, "turn": 1.0, "none": 1.0}
 
-
 _TURN = {"deg": 2 * math.pi, "rad": 2 * math.pi, "turn": 1.0}
-
 
 _TO_RADIANS = {"deg": math.pi / 180, "rad": 1.0, "turn": 2 * math.pi}
 
-
 _SHORT = {"deg": "circle deg", "rad": "circle rad", "turn": "circle turn", "none": "real"}
-
 
 _QUATERNION = ("qx", "qy", "qz", "qw")
 
-
 _EULER = ("euler_x", "euler_y", "euler_z")
-
 
 _BRACKETS = re.compile(r"(?P<name>[^\[\]]+)\[(?P<words>[^\[\]]*)\]")
 
-
 _PART = re.compile(r"(?:(?P<name>.+)_)?(?P<part>q[xyzw]|euler_[xyz])")
-
 
 _UNIT_NORM_TOLERANCE = 0.01
 
-
 _LARGEST_ROUNDING = 1e-3
-"""Of what a latent varies by."""
-
+"""Largest error of single precision, as a share of the spread of a latent."""
 
 _SAME = 1e-11
-"""Numbers that differ by less, as a share of their size, are meant to be one."""
+"""Numbers that differ by less, as a share of their size, are meant to be equal."""
+
+Frame = Literal["object", "base"]
+
+TRANSLATION_SCALE = 0.5
+"""Largest shift along an axis in 3DIEBench-T; the scale of recorded translations in all data."""
+
+_NAMES: dict[Frame, str] = {"object": "translation", "base": "position"}
 
 
 @dataclass(frozen=True)
 class Latent:
-    """One parameter and the columns that it is read from.
+    """One parameter and its columns.
 
     Attributes:
-        name: what the parameter is called.
-        group: how its values relate.
-        columns: names of its columns, without what stands in brackets.
+        name: name of the parameter.
+        group: its group.
+        columns: names of its columns, without the words in brackets.
         kind: what the columns hold.
-        factor: what a number of the table is multiplied with.
+        factor: multiplies every number of the table.
     """
 
     name: str
@@ -86,21 +86,18 @@ class Latent:
     factor: float = 1.0
 
     def values(self, numbers: NDArray[np.float64], where: str) -> Tensor:
-        """The values of all views, float32, `(V,)` or `(V, 4)`, from the columns' numbers `(V, columns)`.
+        """The values of all views, float32, `(V,)` or `(V, 4)`, from the numbers in the columns, `(V, columns)`.
 
         Raises:
             ValueError: if a flag is neither 0 nor 1, a quaternion is not of unit length, or numbers are so large that
-                single precision blurs what differs between them.
+                their differences are lost in single precision.
         """
         if self.kind == "euler":
             return quaternion_from_euler(torch.from_numpy(numbers * self.factor)).float()
         if self.kind == "quaternion":
             length = np.linalg.norm(numbers, axis=1, keepdims=True)
-            _refuse(
-                np.abs(length[:, 0] - 1) > _UNIT_NORM_TOLERANCE,
-                f"{where}: the quaternion {self.name!r}",
-                "is not of unit length",
-            )
+            wrong = np.abs(length[:, 0] - 1) > _UNIT_NORM_TOLERANCE
+            _refuse(wrong, f"{where}: the quaternion {self.name!r}", "is not of unit length")
             return torch.from_numpy(numbers / length).float()
         if isinstance(self.group, Flag):
             _refuse(~np.isin(numbers[:, 0], (0.0, 1.0)), f"{where}: the flag {self.name!r}", "is neither 0 nor 1")
@@ -108,14 +105,13 @@ class Latent:
         single, spread = values.astype(np.float32), np.ptp(values)
         if spread > _SAME * np.abs(values).max() and np.abs(single - values).max() > _LARGEST_ROUNDING * spread:
             advice = f"subtract {numbers[:, 0].min():g} from all"
-            raise ValueError(
-                f"{where}: the numbers of {self.name!r} differ by too little for their size to be kept apart; {advice}"
-            )
+            what = f"single precision loses the differences between the numbers of {self.name!r}"
+            raise ValueError(f"{where}: {what}; {advice}")
         return torch.from_numpy(single)
 
 
 def latents_from_settings(latents: Mapping[str, str]) -> list[Latent]:
-    """Latents from their names and descriptions; see the head of this module.
+    """Latents from their names and descriptions; see the docstring of this module.
 
     Raises:
         ValueError: if a description cannot be understood.
@@ -124,7 +120,7 @@ def latents_from_settings(latents: Mapping[str, str]) -> list[Latent]:
 
 
 def latents_from_header(header: Sequence[str]) -> list[Latent]:
-    """The latents that a table's header describes itself; columns without brackets are none, but for the four of a
+    """The latents that a table's header describes: columns with words in brackets, and the four columns of a
     quaternion.
 
     Raises:
@@ -158,13 +154,11 @@ def _check_parts(latent: Latent, words: str | None, header: Sequence[str]) -> No
     described = dict(_parted(column) for column in header)
     for column in latent.columns:
         if column not in described:
-            raise ValueError(
-                f"the rotation {latent.name!r} needs the columns {', '.join(latent.columns)}, but there is no {column!r}"
-            )
+            columns = f"{', '.join(latent.columns)}, but there is no {column!r}"
+            raise ValueError(f"the rotation {latent.name!r} needs the columns {columns}")
         if described[column] != words:
-            raise ValueError(
-                f"the columns of the rotation {latent.name!r} have different units: {words} and {described[column]}"
-            )
+            units = f"{words} and {described[column]}"
+            raise ValueError(f"the columns of the rotation {latent.name!r} have different units: {units}")
 
 
 def _latent(name: str, description: str) -> Latent:
@@ -201,11 +195,101 @@ def _rotation(name: str, details: list[str], description: str) -> Latent:
 def _not_understood(name: str, description: str) -> ValueError:
     known = ["circle deg", "circle rad", "circle turn", "circle period=1", "real", "real deg", "real scale=1", "flag"]
     known += ["rotation quaternion", "rotation euler deg", "rotation euler rad"]
-    return ValueError(
-        f"latent {name!r} is described by {description!r}, which is not understood; {suggest(description, known)}"
-    )
+    what = f"latent {name!r} is described by {description!r}, which is not understood"
+    return ValueError(f"{what}; {suggest(description, known)}")
 
 
 def _refuse(wrong: NDArray[np.bool_], what: str, why: str) -> None:
     if wrong.any():
         raise ValueError(f"{what} in row {int(np.argmax(wrong)) + 1} {why}")
+
+
+@dataclass(frozen=True)
+class MotionRecord:
+    """The parameters that record an object's translation, in the terms of 3DIEBench-T (EquiCaps: Konstantinou and
+    others, arXiv 2506.09895).
+
+    An object is first shifted by t along its own axes, then rotated by R about the origin of the world. So it stands at
+    R t.
+
+    Attributes:
+        translated: whether objects are shifted; if not, there is no parameter.
+        frame: `object` records t as `translation`, `base` records R t as `position`. They have two names because the
+            step between two views differs: t_b - t_a, or R_b t_b - R_a t_a. The second is visible.
+        pose: whether rotation and translation are also recorded together as `pose`, with steps in SE(3).
+
+    Raises:
+        ValueError: if a pose is to be recorded of objects that are not shifted.
+    """
+
+    translated: bool
+    frame: Frame = "object"
+    pose: bool = False
+
+    def __post_init__(self) -> None:
+        if self.pose and not self.translated:
+            problem = "pose records rotation and translation together, but objects of this data are not shifted"
+            raise ValueError(f"{problem}; set pose to false")
+
+    @property
+    def name(self) -> str:
+        """Name of the translation."""
+        return _NAMES[self.frame]
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        if not self.translated:
+            return {}
+        translation: dict[str, Group] = {self.name: Real(TRANSLATION_SCALE, dimensions=3)}
+        return {**translation, "pose": Pose(TRANSLATION_SCALE)} if self.pose else translation
+
+    def values(self, rotation: Tensor, shift: Tensor) -> dict[str, Tensor]:
+        """The record of objects shifted by t `(B, 3)`, then rotated by quaternions `(B, 4)`."""
+        if not self.translated:
+            return {}
+        translation = shift if self.frame == "object" else quaternion_rotate(rotation, shift)
+        values = {self.name: translation}
+        return {**values, "pose": torch.cat((rotation, translation), dim=1)} if self.pose else values
+
+    def position(self, rotation: Tensor, transform: Transform) -> Tensor | None:
+        """The positions of recorded objects, R t, `(B, 3)` in float64; None if they are not shifted.
+
+        Args:
+            rotation: the recorded rotations, of norm one in float64.
+            transform: the record.
+
+        Raises:
+            ValueError: if the recorded pose differs from the recorded rotation and translation.
+        """
+        if not self.translated:
+            return None
+        translation = transform[self.name].double()
+        if self.pose:
+            pose, advice = transform["pose"].double(), "change all three together or set pose to false"
+            same_turn = bool(((pose[:, :4] * rotation).sum(dim=1).abs() > 1 - 1e-5).all())
+            if not same_turn or not torch.allclose(pose[:, 4:], translation, atol=1e-4):
+                raise ValueError(f"the parameter pose differs from rotation and {self.name}; {advice}")
+        return quaternion_rotate(rotation, translation) if self.frame == "object" else translation
+
+
+UNMOVED = MotionRecord(translated=False)
+"""The record of objects that are not shifted."""
+
+
+def recorded_frame(groups: Mapping[str, Group]) -> Frame | None:
+    """The frame of recorded translations in data with these parameters; None if none is recorded."""
+    for frame, name in _NAMES.items():
+        if isinstance(group := groups.get(name), Real) and group.dimensions == 3:
+            return frame
+    return None
+
+
+def recorded_shift(transform: Transform) -> Tensor | None:
+    """The shift t of recorded objects along their own axes, `(B, 3)` in float64; None if no translation is recorded."""
+    frame = recorded_frame(transform.groups)
+    if frame is None:
+        return None
+    translation = transform[_NAMES[frame]].double()
+    if frame == "base":
+        translation = quaternion_rotate(quaternion_conjugate(transform["rotation"].double()), translation)
+    return translation

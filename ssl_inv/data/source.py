@@ -1,8 +1,8 @@
-"""Where pixels come from: objects, each seen in one or more views."""
+"""Where pixels come from: objects, each with one or more views."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Group, Transform
+from ssl_inv.transforms.keyed_random import permutation
 
 Indices = NDArray[np.int64]
 
@@ -21,7 +22,7 @@ class Images:
 
     Attributes:
         pixels: `(B, 3, H, W)`, uint8.
-        transform: how each view was made, B rows; without parameters when nothing is known.
+        transform: how each view was made, B rows; without parameters if nothing is known.
         readable: `(B,)`, bool; False where the file could not be decoded and the pixels are zero.
     """
 
@@ -32,24 +33,45 @@ class Images:
 
 @dataclass(frozen=True)
 class Labels:
-    """The classes of objects, of all or of some.
+    """The classes of all objects, or of some.
 
     Attributes:
         classes: `(N,)`, int64, an index into `names`; its value has no meaning where `known` is False.
         known: `(N,)`, bool.
         names: the class names in index order.
+
+    Raises:
+        ValueError: if one of them has another type or length, or a known class has no name.
     """
 
     classes: Tensor
     known: Tensor
     names: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        for name, dtype in (("classes", torch.int64), ("known", torch.bool)):
+            value = getattr(self, name)
+            if not isinstance(value, Tensor) or value.dtype != dtype or value.shape != (len(self.classes),):
+                raise ValueError(f"Labels.{name} must be a tensor (N,) of {dtype}, got {_kind(value)}")
+        if not isinstance(self.names, tuple):
+            raise ValueError(f"Labels.names must be a tuple of class names, got {_kind(self.names)}")
+        known = self.classes[self.known]
+        if len(known) and not 0 <= int(known.min()) <= int(known.max()) < len(self.names):
+            least, most = int(known.min()), int(known.max())
+            raise ValueError(f"Labels.classes has {least} to {most}, but Labels.names has {len(self.names)} name(s)")
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor | np.ndarray):
+        return f"{type(value).__name__} {tuple(value.shape)} of {value.dtype}"
+    return type(value).__name__
+
 
 class Source(ABC):
-    """Objects, each seen in one or more views, in a fixed order.
+    """Objects, each with one or more views, in a fixed order.
 
-    A plain image is an object with one view. Sources are picklable (loader workers hold a copy) and have no random
-    state: what `load` returns depends on its arguments alone.
+    A plain image is an object with one view. Sources are picklable (loader processes hold a copy) and have no random
+    state: the result of `load` depends on its arguments alone.
     """
 
     @property
@@ -65,7 +87,7 @@ class Source(ABC):
     @property
     @abstractmethod
     def labels(self) -> Labels | None:
-        """The classes of the objects, or None when the data has none."""
+        """The classes of the objects; None if the data has no classes."""
 
     @property
     @abstractmethod
@@ -78,47 +100,62 @@ class Source(ABC):
 
     @property
     def renders(self) -> bool:
-        """Whether `render` makes images that are none of the objects' views."""
+        """Whether `render` can make images other than the objects' views."""
         return False
 
     def render(self, objects: Indices, transform: Transform) -> Images:
-        """Object `objects[b]` as row b of `transform` tells of it, for every b; all that is in `groups` has to be told.
+        """Object `objects[b]` rendered as row b of `transform` says, for every b; `transform` has all of `groups`.
 
         Raises:
             TypeError: if the source has stored images only.
         """
-        raise TypeError(f"{type(self).__name__} has stored images and renders none")
+        raise TypeError(f"{type(self).__name__} has stored images and cannot render")
 
     @property
     def preferred_workers(self) -> int | None:
-        """Loader processes that suit this source: 0 when pixels are in memory or on the device, None for the engine's
+        """Loader processes that suit this source: 0 if pixels are in memory or on the device; None: the engine's
         default.
         """
         return None
 
     @property
     def tolerated_images(self) -> int | None:
-        """How many images may be broken before a run has to stop; None where nothing can break."""
+        """How many images may be broken before a run stops; None if no image can be broken."""
         return None
 
     @property
     def turned(self) -> bool:
-        """Whether views are turned in their plane by augmentation, so that their corners show by how much: judged on a
-        disk.
+        """Whether augmentation rotates views in their plane. Their corners then show the angle, so views are judged on
+        a disk.
         """
         return False
 
     @property
     def stamp(self) -> str:
-        """Another one when a file that `load` reads has changed; empty where there are no files to look at."""
+        """A text that changes when a file that `load` reads has changed; empty if there are no files."""
         return ""
 
     def describe(self, object_index: int, view: int) -> str:
-        """What to call a view in a message or an embedding table: its file where it has one."""
+        """The name of a view in a message or an embedding table: its file, if it has one."""
         return f"object {object_index}, view {view}"
 
     def __len__(self) -> int:
         return len(self.view_counts)
+
+    def check(self) -> None:
+        """Check the types of `view_counts` and `labels`, because users write sources too; `Data` calls it.
+
+        Raises:
+            ValueError: naming the class and the property.
+        """
+        kind, counts, labels = type(self).__name__, cast(object, self.view_counts), cast(object, self.labels)
+        if not isinstance(counts, np.ndarray) or counts.ndim != 1 or counts.dtype.kind not in "iu":
+            what = f"{kind}.view_counts must be a numpy array of integers, one for each object"
+            raise ValueError(f"{what}, got {_kind(counts)}")
+        if labels is not None and not isinstance(labels, Labels):
+            raise ValueError(f"{kind}.labels must be Labels or None, got {_kind(labels)}")
+        if labels is not None and len(labels.classes) != len(counts):
+            raise ValueError(f"{kind}.labels has {len(labels.classes)} classes for {len(counts)} objects")
 
 
 class Subset(Source):
@@ -126,7 +163,7 @@ class Subset(Source):
 
     Args:
         source: where the views come from.
-        objects: indices into `source`, in the order they shall have here.
+        objects: indices into `source`, in the order of this source.
     """
 
     def __init__(self, source: Source, objects: Indices) -> None:
@@ -172,6 +209,9 @@ class Subset(Source):
     def describe(self, object_index: int, view: int) -> str:
         return self.source.describe(int(self.objects[object_index]), view)
 
+    def check(self) -> None:
+        self.source.check()
+
     def load(self, objects: Indices, views: Indices) -> Images:
         return self.source.load(self.objects[objects], views)
 
@@ -185,28 +225,32 @@ class Subset(Source):
 
 @dataclass(frozen=True)
 class Data:
-    """What a run learns from and is judged on. No object stands in both.
+    """The data of a run. No object is in both parts.
 
     Attributes:
         train: objects for pretraining, and for fitting the probes.
-        validation: objects that only the evaluation sees.
+        validation: objects for the evaluation alone.
         notes: facts about the data for the run's record, such as how the split was made.
+
+    Raises:
+        ValueError: if a source has counts or labels of a wrong type.
     """
 
     train: Source
     validation: Source
     notes: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.train.check()
+        self.validation.check()
+
 
 def split_objects(count: int, validation_share: float, seed: int) -> tuple[Indices, Indices]:
-    """Train and validation indices, both ascending, that part `count` objects at random; at least one object stands in
-    each.
+    """Train and validation indices, both ascending: a random split of `count` objects, at least one in each part.
 
     Raises:
         ValueError: if there are fewer than two objects or the share is not between 0 and 1.
     """
-    from ssl_inv.transforms.keyed_random import permutation
-
     if count < 2:
         raise ValueError(f"{count} object(s) cannot be split into train and validation")
     if not 0 < validation_share < 1:
@@ -217,9 +261,7 @@ def split_objects(count: int, validation_share: float, seed: int) -> tuple[Indic
 
 
 def with_enough_views(source: Source, wanted: int) -> Source:
-    """The objects that have at least `wanted` views, if any object has more than one; all objects otherwise."""
-    import numpy as np
-
+    """The objects with at least `wanted` views, if any object has more than one view; all objects otherwise."""
     counts = source.view_counts
     if counts.max() == 1 or counts.min() >= wanted:
         return source
@@ -231,30 +273,28 @@ def with_enough_views(source: Source, wanted: int) -> Source:
 
 @dataclass(frozen=True)
 class Way:
-    """Where images lie that the data shall render between its own views 0 and 1 of an object.
+    """Images that the data renders on the way from view 0 to view 1 of an object.
 
     Attributes:
-        parameters: what changes on the way from view 0 to view 1; everything else is as in view 1.
-        fractions: how far along the images are.
+        parameters: the parameters that change on the way; all others are as in view 1.
+        fractions: the places of the images on the way, from 0 to 1.
     """
 
     parameters: tuple[str, ...]
     fractions: tuple[float, ...]
 
     def between(self, start: Transform, end: Transform) -> list[Transform]:
-        """The transforms of the images on the way from the views that `start` tells of to those of `end`."""
+        """The transforms of the images on the way from the views of `start` to the views of `end`."""
         names = list(self.parameters)
         steps = [start.only(names).path(end.only(names), fraction) for fraction in self.fractions]
         return [Transform({**end.values, **step.values}, end.groups) for step in steps]
 
 
 class Links(Protocol):
-    """Which image stands beside which; handed to loader processes, so it can be pickled."""
+    """Pairs of images. Sent to loader processes, so it can be pickled."""
 
-    def partners(
-        self, objects: NDArray[np.int64], views: NDArray[np.int64], epoch: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The object and the view number of the image beside view `views[b]` of object `objects[b]`, for every b.
+    def partners(self, objects: Indices, views: Indices, epoch: int) -> tuple[Indices, Indices]:
+        """The object and the view number of the partner of view `views[b]` of object `objects[b]`, for every b.
 
         A function of its arguments and of the state of the objective when the epoch began.
         """

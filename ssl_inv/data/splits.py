@@ -1,4 +1,4 @@
-"""What a data set says of its objects: their classes, and which train and which judge."""
+"""Classes of objects, and train and validation splits."""
 
 from collections.abc import Mapping, Sequence
 
@@ -18,37 +18,18 @@ _SPLITS = {
     "test": "test",
     "testing": "test",
 }
-"""What folders and split columns call the splits, in lower case, and what they mean."""
-
+"""Names of splits in folders and split columns, in lower case, and their meaning."""
 
 SPLIT_NAMES = ", ".join(_SPLITS)
-
-
-def view_rows(starts: Indices, objects: Indices, views: Indices) -> Indices:
-    """The row of view `views[b]` of object `objects[b]` where the views of object i are the rows from `starts[i]` on.
-
-    Raises:
-        ValueError: if an object or a view does not exist.
-    """
-    objects, views = np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64)
-    if wrong := ((objects < 0) | (objects >= len(starts) - 1)).nonzero()[0].tolist():
-        raise ValueError(f"there is no object {objects[wrong[0]]}; the last one is {len(starts) - 2}")
-    counts = starts[objects + 1] - starts[objects]
-    if wrong := ((views < 0) | (views >= counts)).nonzero()[0].tolist():
-        raise ValueError(
-            f"object {objects[wrong[0]]} has no view {views[wrong[0]]}; its last one is {counts[wrong[0]] - 1}"
-        )
-    rows: Indices = starts[objects] + views
-    return rows
 
 
 def labels_from_names(objects: Sequence[str], classes: Sequence[str] | None, where: str) -> Labels:
     """Labels from the class name of every object.
 
     Args:
-        objects: a class name per object, empty where the class is not known.
-        classes: the names in index order, such as those of a train set; None takes the names that occur, in ascending
-        order.
+        objects: a class name per object, empty where the class is unknown.
+        classes: the names in index order, for example from a train set; None takes the names that occur, in ascending
+            order.
         where: the data, for messages.
 
     Raises:
@@ -81,17 +62,16 @@ def part(
     split_seed: int,
     notes: Mapping[str, str],
 ) -> Data:
-    """Train and validation objects of one source, by the strongest of: a separate validation source, the data's own
-    split, chance.
+    """Train and validation objects of one source: by a separate validation source if there is one, else by the data's
+    own split, else at random.
 
     Args:
         source: all objects.
         splits: the data's own split, as `splits_of` gives it; empty if it has none.
-        validation: a separate validation source; of `source` then only the train split is used if there is one,
-        everything otherwise.
-        validation_share: share of the train objects held out where the data has no split.
+        validation: a separate validation source; `source` then gives its train split, or everything without a split.
+        validation_share: share of the train objects held out if the data has no split.
         split_seed: which objects are held out.
-        notes: facts to record besides how the split was made.
+        notes: facts to record, besides the way of the split.
 
     Raises:
         ValueError: if the data's own split has no train part, or the two sources do not fit together.
@@ -120,10 +100,7 @@ def _subset(source: Source, objects: Indices) -> Source:
 def _check_fit(train: Source, validation: Source) -> None:
     if train.image_size != validation.image_size:
         sizes = f"{train.image_size} and {validation.image_size}"
-        raise ValueError(
-            f"images of the train and the validation set have {sizes} pixels a side; give a `size` for both"
-        )
+        raise ValueError(f"images of the train and the validation set have {sizes} pixels a side; give a `size`")
     if train.groups != validation.groups:
-        raise ValueError(
-            f"train records {sorted(train.groups)} for every view, the validation set {sorted(validation.groups)}"
-        )
+        both = f"{sorted(train.groups)}, the validation set {sorted(validation.groups)}"
+        raise ValueError(f"the train set records for every view {both}")

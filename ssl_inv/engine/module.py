@@ -10,7 +10,7 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.data.batches import Batch, Staging, StepBatches, StepLoader
+from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.source import Source
 from ssl_inv.engine.meter import Meter
 from ssl_inv.engine.optimizers import Optimization
@@ -86,7 +86,6 @@ class Pretraining(lightning.LightningModule):
         self.meter = Meter()
         self.diagnostics: dict[str, float] = {}
         """What the objective said about its memory before this epoch, until it is written down."""
-        self._staging: Staging | None = None
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
     def setup(self, stage: str) -> None:
@@ -120,11 +119,7 @@ class Pretraining(lightning.LightningModule):
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         # Called as soon as a batch is there. What follows may wait for the device, which is not waiting for data.
         self.meter.data_arrived()
-        if device.type != "cuda":
-            return batch.to(device)
-        if self._staging is None:
-            self._staging = Staging(device)
-        return self._staging(batch)
+        return batch.to(device)
 
     def on_train_start(self) -> None:
         self.meter.start()

@@ -3,38 +3,21 @@ tell.
 """
 
 import io
+import os
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from ssl_inv.data.archives import Files
+from ssl_inv.data.archives import Files, unpacked
 from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.folder import ImageFolder, folder
 
-
-def encoded(value: int, size: tuple[int, int] = (8, 8), image_format: str = "PNG") -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", size, (value, value // 2, 0)).save(buffer, image_format)
-    return buffer.getvalue()
-
-
-def load_all(source: Source) -> Images:
-    objects = np.repeat(np.arange(len(source)), source.view_counts)
-    views = np.concatenate([np.arange(count) for count in source.view_counts])
-    return source.load(objects, views)
-
-
-def files_of(source: Source) -> set[str]:
-    return {source.describe(item, view) for item, count in enumerate(source.view_counts) for view in range(count)}
-
-
-FORMS = ["folder", "stored", "deflated", "nested"]
+FORMS = ["folder", "stored", "deflated", "nested", "tar"]
 LAYOUTS = {
     "flat": (["a.png", "b.png", "c.png"], None),
     "classes": (["cat/a.png", "cat/deep/b.png", "dog/c.png"], ["cat", "cat", "dog"]),
@@ -47,9 +30,16 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_image_folder_reads_every_form(tmp_path: Path, write: Callable[..., str], form: str, layout: str) -> None:
+def test_image_folder_reads_every_form(
+    tmp_path: Path,
+    write: Callable[..., str],
+    form: str,
+    layout: str,
+    png: Callable[[int], bytes],
+    load_all: Callable[[Source], Images],
+) -> None:
     names, classes = LAYOUTS[layout]
-    contents = {name: encoded(10 * (number + 1)) for number, name in enumerate(names)}
+    contents = {name: png(10 * (number + 1)) for number, name in enumerate(names)}
     path = write(
         tmp_path / "data", {**contents, ".hidden/x.png": b"", "notes.txt": b""} if form == "folder" else contents, form
     )
@@ -69,11 +59,13 @@ def test_image_folder_reads_every_form(tmp_path: Path, write: Callable[..., str]
         assert found == classes
 
 
-def test_files_of_a_zip_are_those_of_the_folder(tmp_path: Path, write: Callable[..., str]) -> None:
-    contents = {"b/1.txt": b"one", "a.txt": b"two", "b/c/2.txt": b"three", "b-c/ü.txt": b"four"}
-    both = [Files(write(tmp_path / "data", contents, form)) for form in ("folder", "deflated")]
-    assert both[0].names.tolist() == both[1].names.tolist()
-    for files in both:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_folder_a_zip_and_a_tar_are_read_the_same_way(tmp_path: Path, write: Callable[..., str], form: str) -> None:
+    contents = {"b/1.txt": b"one", "a.txt": b"two" * 100, "b/c/2.txt": b"", "b-c/ü.txt": b"four"}
+    made = Files(write(tmp_path / "data", contents, form))
+    for files in (made, pickle.loads(pickle.dumps(made))):
+        assert [unpacked(name) for name in files.names] == ["a.txt", "b-c/ü.txt", "b/1.txt", "b/c/2.txt"]
+        assert {unpacked(name): files.read(name) for name in files.names} == contents
         assert {name: files.read(name) for name in contents} == contents
         assert list(files.inside("b")) == ["1.txt"]
         assert list(files.inside("")) == ["a.txt"]
@@ -83,17 +75,56 @@ def test_files_of_a_zip_are_those_of_the_folder(tmp_path: Path, write: Callable[
             files.read("nothing")
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("change", [{"a.txt": b"two"}, {"d/c.txt": b"one"}, {"a.txt": b"three"}])
+def test_a_stamp_changes_with_a_file_that_is_written_or_added(
+    tmp_path: Path, write: Callable[..., str], form: str, change: dict[str, bytes]
+) -> None:
+    path = write(tmp_path / "data", contents := {"a.txt": b"one", "b.txt": b"one", "d/e.txt": b"one"}, form)
+    before = Files(path).stamp
+    assert Files(path).stamp == before
+    write(tmp_path / "data", contents | change, form)
+    assert Files(path).stamp != before
+
+
+def test_links_in_a_tar_and_a_name_that_is_twice(tmp_path: Path) -> None:
+    (tmp_path / "one").write_bytes(b"old")
+    os.link(tmp_path / "one", tmp_path / "same")
+    (tmp_path / "other").symlink_to("one")
+    with tarfile.open(tmp_path / "data.tar", "w") as tar:
+        for name in ("one", "same", "other"):
+            tar.add(tmp_path / name, f"x/{name}")
+        late = tarfile.TarInfo("x/" + "long" * 40)
+        late.size = 3
+        for content in (b"abc", b"xyz"):
+            tar.addfile(late, io.BytesIO(content))
+    files = Files(tmp_path / "data.tar")
+    assert {unpacked(name): files.read(name) for name in files.names} == {
+        "long" * 40: b"xyz",
+        "one": b"old",
+        "same": b"old",
+    }
+
+
 @pytest.mark.parametrize("form", ["folder", "stored"])
-def test_the_data_s_own_split_wins_over_a_random_one(tmp_path: Path, write: Callable[..., str], form: str) -> None:
+def test_the_data_s_own_split_wins_over_a_random_one(
+    tmp_path: Path,
+    write: Callable[..., str],
+    form: str,
+    png: Callable[[int], bytes],
+    files_of: Callable[[Source], set[str]],
+) -> None:
     names = ["train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png", "test/a/5.png"]
-    data = folder(path=write(tmp_path / "data", dict.fromkeys(names, encoded(9)), form), validation_share=0.5)
+    data = folder(path=write(tmp_path / "data", dict.fromkeys(names, png(9)), form), validation_share=0.5)
     assert files_of(data.train) == set(names[:2])
     assert files_of(data.validation) == set(names[2:4])
     assert "test split is not used" in data.notes["split"]
 
 
-def test_random_split_is_by_seed_and_complete(tmp_path: Path, write: Callable[..., str]) -> None:
-    path = write(tmp_path / "data", {f"{n:02}.png": encoded(n) for n in range(20)})
+def test_random_split_is_by_seed_and_complete(
+    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes], files_of: Callable[[Source], set[str]]
+) -> None:
+    path = write(tmp_path / "data", {f"{n:02}.png": png(n) for n in range(20)})
     data, same, other = (folder(path=path, validation_share=0.25, split_seed=seed) for seed in (0, 0, 1))
     assert len(data.validation) == 5
     assert files_of(data.train) | files_of(data.validation) == {f"{n:02}.png" for n in range(20)}
@@ -102,19 +133,15 @@ def test_random_split_is_by_seed_and_complete(tmp_path: Path, write: Callable[..
 
 
 def test_separate_validation_set_has_the_class_numbers_of_the_train_set(
-    tmp_path: Path, write: Callable[..., str]
+    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes]
 ) -> None:
-    train = write(tmp_path / "train", {name: encoded(1) for name in ("ant/1.png", "bee/1.png", "cat/1.png")})
-    data = folder(
-        path=train, validation=write(tmp_path / "val", {name: encoded(1) for name in ("bee/1.png", "cat/1.png")})
-    )
+    train = write(tmp_path / "train", {name: png(1) for name in ("ant/1.png", "bee/1.png", "cat/1.png")})
+    data = folder(path=train, validation=write(tmp_path / "val", {name: png(1) for name in ("bee/1.png", "cat/1.png")}))
     assert data.validation.labels is not None
     assert data.validation.labels.classes.tolist() == [1, 2]
     assert data.validation.labels.names == ("ant", "bee", "cat")
     with pytest.raises(ValueError, match="no class 'wasp'"):
-        folder(
-            path=train, validation=write(tmp_path / "bad", {name: encoded(1) for name in ("bee/1.png", "wasp/1.png")})
-        )
+        folder(path=train, validation=write(tmp_path / "bad", {name: png(1) for name in ("bee/1.png", "wasp/1.png")}))
 
 
 @pytest.mark.parametrize(
@@ -129,19 +156,26 @@ def test_separate_validation_set_has_the_class_numbers_of_the_train_set(
     ],
 )
 def test_folder_errors(
-    tmp_path: Path, write: Callable[..., str], names: list[str], options: dict[str, object], message: str
+    tmp_path: Path,
+    write: Callable[..., str],
+    names: list[str],
+    options: dict[str, object],
+    message: str,
+    png: Callable[[int], bytes],
 ) -> None:
     with pytest.raises(ValueError, match=message) as caught:
-        folder(path=write(tmp_path / "data", dict.fromkeys(names, encoded(1))), **options)  # type: ignore[arg-type]
+        folder(path=write(tmp_path / "data", dict.fromkeys(names, png(1))), **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
 
 
-def test_links_that_lead_nowhere_or_back_do_no_harm(tmp_path: Path, write: Callable[..., str]) -> None:
-    path = Path(write(tmp_path / "data", {"a/0.png": encoded(1), "b/1.png": encoded(2)}))
+def test_links_that_lead_nowhere_or_back_do_no_harm(
+    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes]
+) -> None:
+    path = Path(write(tmp_path / "data", {"a/0.png": png(1), "b/1.png": png(2)}))
     (path / "a" / "lost.png").symlink_to(tmp_path / "nowhere")
     (path / "a" / "again").symlink_to(path)
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "2.png").write_bytes(encoded(3))
+    (tmp_path / "elsewhere" / "2.png").write_bytes(png(3))
     (path / "c").symlink_to(tmp_path / "elsewhere")
     files = Files(path)
     assert [bytes(name) for name in files.names] == [b"a/0.png", b"a/lost.png", b"b/1.png", b"c/2.png"]
@@ -150,26 +184,45 @@ def test_links_that_lead_nowhere_or_back_do_no_harm(tmp_path: Path, write: Calla
     assert files.stamp != before
 
 
-def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(tmp_path: Path) -> None:
+def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(
+    tmp_path: Path, png: Callable[[int], bytes], load_all: Callable[[Source], Images]
+) -> None:
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
-        archive.writestr("x/0.png", encoded(10))
-        archive.writestr("x/1.png", encoded(30))
+        archive.writestr("x/0.png", png(10))
+        archive.writestr("x/1.png", png(30))
         with pytest.warns(UserWarning, match="Duplicate name"):
-            archive.writestr("x/0.png", encoded(20))
+            archive.writestr("x/0.png", png(20))
     assert load_all(ImageFolder(str(tmp_path / "data.zip"))).pixels[:, 0, 0, 0].tolist() == [20, 30]
 
 
 def test_missing_and_damaged_archives(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="no such folder or zip file"):
+    with pytest.raises(FileNotFoundError, match="no such folder, zip or tar file"):
         folder(path=str(tmp_path / "nothing"))
+    with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as tar:
+        tar.add(__file__, "a.png")
+    with tarfile.open(tmp_path / "whole.tar", "w") as tar:
+        tar.add(__file__, "a.png")
+    (tmp_path / "cut.tar").write_bytes((tmp_path / "whole.tar").read_bytes()[:2000])
     (tmp_path / "bad.zip").write_bytes(b"no archive")
-    with pytest.raises(ValueError, match="neither a folder nor a readable zip"):
-        folder(path=str(tmp_path / "bad.zip"))
+    (tmp_path / "empty.tar").write_bytes(b"")
+    for name in ("packed.tar.gz", "cut.tar", "bad.zip", "empty.tar"):
+        with pytest.raises(ValueError, match="neither a folder nor a readable zip or uncompressed tar archive"):
+            folder(path=str(tmp_path / name))
+    files = Files(tmp_path / "whole.tar")
+    os.truncate(tmp_path / "whole.tar", 2000)
+    with pytest.raises(ValueError, match="ends within"):
+        files.read("a.png")
 
 
 @pytest.mark.parametrize("form", ["folder", "stored"])
-def test_a_pickled_source_reads_the_same(tmp_path: Path, write: Callable[..., str], form: str) -> None:
-    path = write(tmp_path / "data", {f"{n}.png": encoded(n) for n in range(5)}, form)
+def test_a_pickled_source_reads_the_same(
+    tmp_path: Path,
+    write: Callable[..., str],
+    form: str,
+    png: Callable[[int], bytes],
+    load_all: Callable[[Source], Images],
+) -> None:
+    path = write(tmp_path / "data", {f"{n}.png": png(n) for n in range(5)}, form)
     for cache in (True, False):
         source = ImageFolder(path, cache=cache)
         expected = load_all(source).pixels
@@ -178,8 +231,10 @@ def test_a_pickled_source_reads_the_same(tmp_path: Path, write: Callable[..., st
         assert copied.preferred_workers == (0 if cache else None)
 
 
-def test_a_cached_image_is_decoded_once(tmp_path: Path, write: Callable[..., str]) -> None:
-    path = write(tmp_path / "data", {f"{n}.png": encoded(n) for n in range(3)})
+def test_a_cached_image_is_decoded_once(
+    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes], load_all: Callable[[Source], Images]
+) -> None:
+    path = write(tmp_path / "data", {f"{n}.png": png(n) for n in range(3)})
     source = ImageFolder(path, cache=True)
     first = load_all(source).pixels
     for n in range(3):

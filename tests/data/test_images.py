@@ -1,11 +1,13 @@
-"""Whatever decodes an image, it gives the pixels that Pillow gives, upright, in 8-bit RGB, with channels last in
-memory.
+"""Claims about stored images: every mode becomes upright 8-bit RGB with the pixels that Pillow gives, on one thread or
+several, and broken images are counted.
 """
 
 import io
+import logging
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,8 @@ from PIL import Image, ImageOps
 
 from ssl_inv.data import images
 from ssl_inv.data.batches import StepBatches
-from ssl_inv.data.images import Pixels, UnreadableImageError, decode, to_square
+from ssl_inv.data.images import BrokenImagesError, Pixels, UnreadableImageError, decode, to_square
+from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.folder import ImageFolder
 
 
@@ -31,6 +34,11 @@ def saved(image: Image.Image, image_format: str = "JPEG", **options: object) -> 
     buffer = io.BytesIO()
     image.save(buffer, image_format, **options)
     return buffer.getvalue()
+
+
+GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+WIDE = GREY.astype(np.uint16) * 257
+COLOURS = np.stack((GREY, GREY.T, 255 - GREY), axis=-1)
 
 
 def by_pillow(content: bytes) -> Pixels:
@@ -152,11 +160,6 @@ def test_threads_decode_what_one_decodes(tmp_path: Path, monkeypatch: pytest.Mon
     assert found[0].readable.tolist() == found[1].readable.tolist() == [number != 17 for number in range(40)]
 
 
-GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
-WIDE = GREY.astype(np.uint16) * 257
-COLOURS = np.stack((GREY, GREY.T, 255 - GREY), axis=-1)
-
-
 def tiff(tag: int, value: int) -> bytes:
     """The wide grey as a TIFF that says `value` for a tag of one short number."""
     content = saved(Image.fromarray(WIDE), "TIFF")
@@ -164,24 +167,135 @@ def tiff(tag: int, value: int) -> bytes:
     return content[: entry + 8] + struct.pack("<H", value) + content[entry + 10 :]
 
 
-@pytest.mark.parametrize("cache", [True, False])
-def test_16_bit_and_single_channel_images_arrive_in_a_batch(tmp_path: Path, cache: bool) -> None:
-    files = {
-        "grey 16 bit.png": (saved(Image.fromarray(WIDE), "PNG"), np.stack([GREY] * 3, -1)),
-        "RGB 16 bit.png": (png16(COLOURS.astype(np.uint16) * 257), COLOURS),
-        "grey 8 bit.tiff": (saved(Image.fromarray(GREY), "TIFF"), np.stack([GREY] * 3, -1)),
-        "grey 16 bit.tiff": (saved(Image.fromarray(WIDE), "TIFF"), np.stack([GREY] * 3, -1)),
-        "white is zero.tiff": (tiff(262, 0), np.stack([255 - GREY] * 3, -1)),
-        "grey 8 bit.png": (saved(Image.fromarray(GREY), "PNG"), np.stack([GREY] * 3, -1)),
-    }
-    for name, (content, _) in files.items():
+def palette() -> bytes:
+    image = Image.fromarray(GREY).convert("P")
+    image.putpalette([channel for value in range(256) for channel in (value, 255 - value, 7)])
+    return saved(image, "PNG")
+
+
+def transparent() -> bytes:
+    opacity = np.zeros((16, 16), dtype=np.uint8)
+    opacity[:, :8] = 255
+    return saved(Image.merge("LA", (Image.fromarray(np.full_like(GREY, 200)), Image.fromarray(opacity))), "PNG")
+
+
+RGB = np.stack([GREY] * 3, axis=-1)
+MODES = {
+    "grey.png": (saved(Image.fromarray(GREY), "PNG"), RGB),
+    "grey.tiff": (saved(Image.fromarray(GREY), "TIFF"), RGB),
+    "grey 16 bit.png": (saved(Image.fromarray(WIDE), "PNG"), RGB),
+    "grey 16 bit.tiff": (saved(Image.fromarray(WIDE), "TIFF"), RGB),
+    "white is zero.tiff": (tiff(262, 0), 255 - RGB),
+    "RGB 16 bit.png": (png16(COLOURS.astype(np.uint16) * 257), COLOURS),
+    "palette.png": (palette(), np.stack([GREY, 255 - GREY, np.full_like(GREY, 7)], -1)),
+    "alpha over black.png": (transparent(), np.stack([np.where(np.arange(16) < 8, 200, 0) * np.ones((16, 1))] * 3, -1)),
+    "1 bit.png": (saved(Image.fromarray(GREY >= 128), "PNG"), np.where(RGB >= 128, 255, 0)),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_every_mode_becomes_rgb(name: str) -> None:
+    content, expected = MODES[name]
+    np.testing.assert_array_equal(decode(content, None), expected)
+
+
+def test_every_mode_arrives_in_a_batch_with_channels_last(tmp_path: Path) -> None:
+    for name, (content, _) in MODES.items():
         (tmp_path / name).write_bytes(content)
-    source = ImageFolder(str(tmp_path), cache=cache)
-    batch = StepBatches(source, len(files), 1, seed=0)[0]
+    source = ImageFolder(str(tmp_path), cache=False)
+    batch = StepBatches(source, len(MODES), 1, seed=0)[0]
     pixels = batch.images[0].pixels
     assert not batch.broken
     assert pixels.dtype == torch.uint8
     assert pixels.is_contiguous(memory_format=torch.channels_last)
     for row, index in enumerate(batch.index.tolist()):
-        _, expected = files[source.describe(index, 0)]
-        np.testing.assert_array_equal(pixels[row].permute(1, 2, 0), expected, err_msg=source.describe(index, 0))
+        name = source.describe(index, 0)
+        np.testing.assert_array_equal(pixels[row].permute(1, 2, 0), MODES[name][1], err_msg=name)
+
+
+def plain(value: int, size: tuple[int, int] = (8, 8)) -> bytes:
+    return saved(Image.new("RGB", size, (value, value // 2, 0)), "PNG")
+
+
+def load_all(source: Source) -> Images:
+    return source.load(np.arange(len(source)), np.zeros(len(source), dtype=np.int64))
+
+
+def test_32_bit_pixels_are_refused() -> None:
+    with pytest.raises(UnreadableImageError, match="no known white"):
+        decode(saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), "TIFF"), None)
+
+
+def test_exif_orientation_turns_the_image_upright() -> None:
+    image = Image.new("RGB", (16, 8))
+    image.paste((255, 255, 255), (0, 0, 8, 8))
+    # The camera was held so that the left of the file is the top of the scene.
+    pixels = decode(saved(image, exif=exif(6), quality=95), None)
+    assert pixels.shape == (16, 8, 3)
+    assert pixels[:7].min() > 200
+    assert pixels[9:].max() < 50
+
+
+def test_resize_takes_the_centre_square_and_does_not_alias() -> None:
+    stripes = np.zeros((64, 128, 3), dtype=np.uint8)
+    stripes[:, 32:96:2] = 255  # The centre square alternates by column; the sides are black.
+    pixels = decode(saved(Image.fromarray(stripes), "PNG"), 8)
+    assert pixels.shape == (8, 8, 3)
+    np.testing.assert_allclose(pixels[:, 1:-1], 127.5, atol=8)
+    big = Image.fromarray(GREY).resize((640, 480), Image.Resampling.BICUBIC).convert("RGB")
+    full = decode(saved(big, "PNG"), 32).astype(int)
+    reduced = decode(saved(big, quality=100, subsampling=0), 32).astype(int)
+    assert np.abs(full - reduced).mean() < 1.5
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_one_broken_image_is_zero_logged_once_and_counted(
+    tmp_path: Path, write: Callable[..., str], caplog: pytest.LogCaptureFixture, cache: bool
+) -> None:
+    contents = {f"{n}.jpg": saved(Image.new("RGB", (8, 8), (200, 100, 0))) for n in range(4)}
+    path = write(tmp_path / "data", {**contents, "1.jpg": contents["1.jpg"][:-40], "2.jpg": b"no image"})
+    source = ImageFolder(path, size=8, cache=cache)
+    with caplog.at_level(logging.WARNING, logger="ssl_inv.data"):
+        for _ in range(2):
+            images = load_all(source)
+            assert images.readable.tolist() == [True, False, False, True]
+            assert (images.pixels[1:3] == 0).all()
+            assert images.pixels[[0, 3]].any()
+    assert list(source.broken) == ["1.jpg", "2.jpg"]
+    assert source.broken["2.jpg"] == "not an image in a known format"
+    assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == ["1.jpg", "2.jpg"]
+
+
+@pytest.mark.parametrize(("broken", "raises"), [(10, False), (11, True)])
+def test_too_many_broken_images_are_an_error(
+    tmp_path: Path, write: Callable[..., str], broken: int, raises: bool
+) -> None:
+    contents = {f"{n:03}.png": b"broken" if n >= 100 - broken else plain(n) for n in range(100)}
+    source = ImageFolder(write(tmp_path / "data", contents))
+    if raises:
+        with pytest.raises(
+            BrokenImagesError, match=r"more than 10 of 100 images cannot be read .* the first is 089.png: not an image"
+        ):
+            load_all(source)
+    else:
+        assert int(load_all(source).readable.sum()) == 90
+
+
+def test_a_damaged_zip_member_is_a_broken_image(tmp_path: Path, write: Callable[..., str]) -> None:
+    path = Path(write(tmp_path / "data", {"a.png": plain(1), "b.png": plain(2), "c.png": plain(3)}, "stored"))
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IDAT", content.index(b"b.png")) + 6] ^= 0xFF
+    path.write_bytes(content)
+    source = ImageFolder(str(path))
+    assert load_all(source).readable.tolist() == [True, False, True]
+    assert "checksum" in source.broken["b.png"]
+
+
+def test_images_without_a_size_must_be_equal_squares(tmp_path: Path, write: Callable[..., str]) -> None:
+    path = write(tmp_path / "data", {"a.png": plain(1), "b.png": plain(1, (9, 9)), "c.png": plain(1)})
+    source = ImageFolder(path)
+    with pytest.raises(ValueError, match=r"b\.png has 9x9 pixels but the first image 8x8"):
+        load_all(source)
+    assert load_all(ImageFolder(path, size=6)).pixels.shape == (3, 3, 6, 6)
+    with pytest.raises(ValueError, match=r"a\.png has 9x8 pixels"):
+        ImageFolder(write(tmp_path / "wide", {"a.png": plain(1, (9, 8))}))

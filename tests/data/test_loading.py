@@ -9,8 +9,9 @@ import faiss
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
-from ssl_inv.data.batches import Batch, Staging, StepBatches, StepLoader, UnreadableBatchError
+from ssl_inv.data.batches import Batch, StepBatches, StepLoader, UnreadableBatchError
 from ssl_inv.data.source import Images, Indices, Labels, Source
 from ssl_inv.engine import launch
 from ssl_inv.engine.progress import Progress
@@ -19,6 +20,7 @@ from ssl_inv.memories.search import faiss_for_all_processes
 from ssl_inv.run import build, pretrain
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import resolve
+from ssl_inv.testing.device import DEVICE, PretendedGPU
 from ssl_inv.transforms import Group, Real, Transform
 
 
@@ -150,55 +152,32 @@ def test_impossible_batches_are_refused(arguments: tuple[int, ...], sentence: st
 # On the way to the device.
 
 
-class Mark:
-    """An event that notes what happens to it."""
-
-    def __init__(self, log: list[str], number: int) -> None:
-        self.log, self.number = log, number
-
-    def record(self) -> None:
-        self.log.append(f"copied {self.number}")
-
-    def synchronize(self) -> None:
-        self.log.append(f"waited for {self.number}")
-
-
-def staging(log: list[str]) -> Staging:
-    marks = iter(range(2))
-    return Staging(torch.device("cpu"), pin=False, event=lambda: Mark(log, next(marks)))
-
-
-def test_staged_batches_are_whole_and_stay_so_while_two_buffers_take_turns() -> None:
-    log: list[str] = []
-    stage = staging(log)
-    batches = StepBatches(Numbers(), 8, 2, seed=0)
-    sent = [stage(batches[step]) for step in range(6)]
-    buffers = {buffer.data_ptr() for buffer in stage._buffers}
-    assert all(same(batches[step], batch) for step, batch in enumerate(sent))
-    # No buffer is filled before the copy out of it that was queued two batches ago is done.
-    assert log == [f"{what} {step % 2}" for step in range(1, 7) for what in ("waited for", "copied")]
-    stage(batches[6])
-    assert {buffer.data_ptr() for buffer in stage._buffers} == buffers
-    assert not buffers & {one.pixels.untyped_storage().data_ptr() for batch in sent for one in batch.images}
-
-
-def test_staging_keeps_shapes_types_and_the_order_in_memory() -> None:
+def test_a_batch_goes_to_a_gpu_from_page_locked_memory_with_its_shapes_types_and_order_in_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pinned = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor.dtype) or tensor)
     channels_last = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    transform = Transform(
-        {"a": torch.randn(3, 4), "b": torch.randn(3).double(), "c": torch.randn(6)[::2]}, dict.fromkeys("abc", Real())
-    )
+    record = {"a": torch.randn(3, 4), "b": torch.randn(3).double(), "c": torch.randn(6)[::2]}
     images = (
-        Images(channels_last, transform, torch.ones(3, dtype=torch.bool)),
-        Images(torch.ones(3, 3, 2, 2).byte(), Transform.empty(), torch.ones(3)),
+        Images(channels_last, Transform(record, dict.fromkeys("abc", Real())), torch.ones(3, dtype=torch.bool)),
+        Images(torch.ones(3, 3, 2, 2).byte(), Transform.empty(), torch.ones(3, dtype=torch.bool)),
     )
-    stage = staging([])
-    for part in (images[1:], images):  # The second needs larger buffers.
-        for one, other in zip(part, stage(Batch(part, torch.arange(3), 0, ())).images, strict=True):
-            assert torch.equal(one.pixels, other.pixels)
-            assert one.pixels.stride() == other.pixels.stride()
-            for name, value in one.transform.values.items():
-                assert torch.equal(value, other.transform[name])
-                assert value.dtype == other.transform[name].dtype
+    batch = Batch(images, torch.arange(3), 0, (), torch.zeros(2, 3, 2, dtype=torch.int64))
+    with PretendedGPU():
+        there = batch.to(DEVICE)
+        again = there.to(DEVICE)
+    # The pixels of each view, and the numbers of a transform by type; nothing is pinned that is on the device.
+    assert sorted(map(str, pinned)) == ["torch.float32", "torch.float64", "torch.uint8", "torch.uint8"]
+    for one, moved in zip(images, there.images, strict=True):
+        assert moved.pixels.device == DEVICE
+        assert (moved.pixels.shape, moved.pixels.stride()) == (one.pixels.shape, one.pixels.stride())
+        for name, value in one.transform.values.items():
+            found = moved.transform[name]
+            assert (found.device, found.shape, found.dtype) == (DEVICE, value.shape, value.dtype)
+    for host in (there.index, there.shown, *(one.readable for one in there.images)):
+        assert host.device.type == "cpu"
+    assert again.images[0].pixels is there.images[0].pixels
 
 
 # Loader processes.

@@ -1,10 +1,8 @@
 """Real data sets are read whole: CIFAR-10, fruits on a turntable and FashionMNIST."""
 
-import os
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
 
 from ssl_inv.data.source import Data
@@ -12,31 +10,22 @@ from ssl_inv.data.sources.folder import folder
 from ssl_inv.data.sources.table import table
 from ssl_inv.data.sources.torchvision import torchvision_dataset
 
-TEST_DATA = Path(os.environ.get("SSL_INV_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
-
-
-def real(name: str) -> str:
-    path = TEST_DATA / name
-    if not path.exists():
-        pytest.skip(f"{name} is not in {TEST_DATA}; set SSL_INV_TEST_DATA to the folder that has it")
-    return str(path)
-
 
 def counts(data: Data) -> tuple[int, int]:
     return len(data.train), len(data.validation)
 
 
-def test_cifar10_zip() -> None:
-    data = folder(path=real("cifar10_jpeg.zip"))
+def test_cifar10_zip(real_data: Path) -> None:
+    data = folder(path=str(real_data / "cifar10_jpeg.zip"))
     assert counts(data) == (50_000, 10_000)
     assert data.train.labels is not None
     assert data.train.labels.classes.bincount().tolist() == [5_000] * 10
     assert data.train.load(np.arange(0, 50_000, 500), np.zeros(100, dtype=np.int64)).readable.all()
 
 
-def test_turntable_zip() -> None:
+def test_turntable_zip(real_data: Path) -> None:
     latents = {"azimuth_deg": "circle deg"}
-    data = table(path=real("fruits360_turntable_64px.zip"), latents=latents, object_column="object+axis")
+    data = table(path=str(real_data / "fruits360_turntable_64px.zip"), latents=latents, object_column="object+axis")
     assert counts(data) == (99, 36)
     assert set(data.train.view_counts) == {36}
     images = data.train.load(np.zeros(36, dtype=np.int64), np.arange(36))
@@ -44,11 +33,10 @@ def test_turntable_zip() -> None:
     assert step["azimuth_deg"].rad2deg().sub(10).abs().max() < 2
 
 
-def test_fashion_mnist(tmp_path: Path) -> None:
-    os.symlink(real("FashionMNIST/raw"), tmp_path / "packed")
+def test_fashion_mnist(real_data: Path, tmp_path: Path) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
-    for packed in (tmp_path / "packed").iterdir():
+    for packed in (real_data / "FashionMNIST" / "raw").iterdir():
         (raw / packed.name).symlink_to(packed.resolve())
     data = torchvision_dataset(dataset="FashionMNIST", root=str(tmp_path), download=True)
     assert counts(data) == (60_000, 10_000)

@@ -15,12 +15,6 @@ from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 
-def load_all(source: Source) -> Images:
-    objects = np.repeat(np.arange(len(source)), source.view_counts)
-    views = np.concatenate([np.arange(count) for count in source.view_counts])
-    return source.load(objects, views)
-
-
 class Solid(Source):
     """Grey squares with known latents, in the groups of 3DIEBench."""
 
@@ -62,7 +56,9 @@ SPLIT = (np.array([0, 2, 3, 5]), np.array([4, 1]))
 
 @pytest.mark.parametrize("tables", [True, False])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_threediebench_round_trip(tmp_path: Path, tables: bool, labelled: bool) -> None:
+def test_threediebench_round_trip(
+    tmp_path: Path, tables: bool, labelled: bool, load_all: Callable[[Source], Images]
+) -> None:
     solid = Solid(6, 3, labelled)
     done: list[tuple[int, int]] = []
     write_threediebench(tmp_path / "data", solid, solid.latents, SPLIT, progress=lambda *step: done.append(step))
@@ -111,7 +107,9 @@ def test_latents_from_recorded_transforms_are_the_same_views(tmp_path: Path) -> 
     np.testing.assert_allclose(source.latents, solid.latents[SPLIT[0]], atol=1e-5)
 
 
-def test_threediebench_in_a_zip(tmp_path: Path, write: Callable[..., str]) -> None:
+def test_threediebench_in_a_zip(
+    tmp_path: Path, write: Callable[..., str], load_all: Callable[[Source], Images]
+) -> None:
     solid = Solid(6, 3)
     write_threediebench(tmp_path / "data", solid, solid.latents, SPLIT)
     contents = {

@@ -12,12 +12,6 @@ from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.torchvision import DatasetSource, torchvision_dataset
 
 
-def load_all(source: Source) -> Images:
-    objects = np.repeat(np.arange(len(source)), source.view_counts)
-    views = np.concatenate([np.arange(count) for count in source.view_counts])
-    return source.load(objects, views)
-
-
 class Items:
     """Ten items of one form, as a dataset."""
 
@@ -47,7 +41,7 @@ def grey(value: int) -> torch.Tensor:
     ],
     ids=["tensor", "pair", "2-d, tensor class", "float", "PIL", "array"],
 )
-def test_dataset_items(item: Callable[[int], object], labelled: bool) -> None:
+def test_dataset_items(item: Callable[[int], object], labelled: bool, load_all: Callable[[Source], Images]) -> None:
     source = DatasetSource(Items(item))
     images = load_all(source)
     assert images.pixels.shape == (10, 3, 4, 4)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ssl_inv.catalogue import OBJECTIVES
-from ssl_inv.data.motion import TRANSLATION_SCALE
+from ssl_inv.data.latents import TRANSLATION_SCALE
 from ssl_inv.data.source import Indices
 from ssl_inv.data.sources.rendered.objects import surface_points
 from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, Solids, render
@@ -141,7 +141,7 @@ def test_a_way_along_some_parameters_is_rendered_or_refused(names: tuple[str, ..
     zero, one = (source.load(np.arange(12), np.full(12, view)).transform for view in (0, 1))
     (middle,) = Way(names, (0.5,)).between(zero, one)
     if names == ("pose",):
-        with pytest.raises(ValueError, match="pose is not that of rotation and translation; change all three together"):
+        with pytest.raises(ValueError, match="pose differs from rotation and translation; change all three together"):
             source.render(np.arange(12), middle)
     else:
         found = source.render(np.arange(12), middle)

@@ -216,7 +216,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "folder without images": ([*SIMCLR, "--data.path=texts"], ["data: texts has no images"]),
     "damaged zip": (
         [*SIMCLR, "--data.path=broken.zip"],
-        ["data: broken.zip is neither a folder nor a readable zip archive"],
+        ["data: broken.zip is neither a folder nor a readable zip or uncompressed tar archive"],
     ),
     "damaged images": ([*SIMCLR, "--data.path=broken"], ["data: broken", "cannot be read"]),
     "table without column": ([*TIMM, "--data", "views.csv"], ["data: ", "views.csv has no column 'path'"]),

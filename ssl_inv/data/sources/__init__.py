@@ -1,4 +1,8 @@
-"""Data sources, one file each; the table of their names in recipes."""
+"""Data sources, one file each, and the table of their names in recipes.
+
+A new source is a file with a function that returns `Data`, a line in the table, and a tiny data set in
+`tests/data/test_conformance.py`.
+"""
 
 SOURCES = {
     "folder": "folder:folder",

@@ -1,4 +1,4 @@
-"""Plain images in a folder or a zip archive, with or without class folders."""
+"""Plain images in a folder or an archive, with or without class folders."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -8,10 +8,9 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names, unpacked
-from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles, ImageStore
-from ssl_inv.data.source import Data, Images, Indices, Labels, Source
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of, view_rows
-from ssl_inv.transforms import Group, Transform
+from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles
+from ssl_inv.data.source import Data, Labels
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 
 LabelsFrom = Literal["folders", "none"]
 
@@ -27,15 +26,15 @@ def folder(
     cache: bool | None = None,
     max_broken: float = 0.01,
 ) -> Data:
-    """Plain images in a folder or a zip archive.
+    """Plain images in a folder, or in a zip or tar archive.
 
     Args:
-        path: the folder or zip archive. Top folders called train and val, valid, validation or test are its split.
+        path: the folder or archive. Top folders called train and val, valid, validation or test are its split.
         size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
-            the images as they are, which must then be squares of one size.
-        labels: `folders`: the first folder (below that of the split) names the class; `none`: no classes; None: as
-            `folders` where there are at least two class folders, else as `none`.
-        validation: another folder or zip archive, with the validation images; all of it is used.
+            the images as they are; they must then be squares of one size.
+        labels: `folders`: the first folder (below the folder of the split) names the class; `none`: no classes; None:
+            `folders` if there are at least two class folders, else `none`.
+        validation: another folder or archive, with the validation images; all of it is used.
         validation_share: share of the images held out for validation when neither `validation` nor a split is there.
         split_seed: which images are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
@@ -50,29 +49,28 @@ def folder(
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
-class ImageFolder(Source):
-    """Image files below a folder or in a zip archive, one view each, in the order of their names.
+class ImageFolder(ImageFiles):
+    """Image files below a folder or in an archive, one view each, in the order of their names.
 
-    With classes by folders, an image that lies in no class folder is an object whose class is not known.
+    With classes by folders, the class of an image outside all class folders is unknown.
 
     Args:
-        path: the folder or zip archive.
+        path: see `folder`.
         size: see `folder`.
         labels: see `folder`.
-        cache: see `ImageStore`.
-        max_broken: see `ImageStore`.
-        classes: the class names in index order, such as those of the train set; None takes the folders' names in
+        cache: see `StoredImages`.
+        max_broken: see `StoredImages`.
+        classes: the class names in index order, for example from the train set; None takes the folders' names in
             ascending order.
 
     Attributes:
         splits: the objects of every split by its name, if the top folders are splits; empty otherwise.
-        broken: the unreadable files met so far, with the reasons.
         notes: facts for the run's record.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: if there are no images, only some of the top folders are splits, `labels` asks for folders where
-            there are none, or a class folder is not in `classes`.
+        ValueError: if there are no images, only some of the top folders are splits, `labels` is `folders` but there are
+            no class folders, or a class folder is not in `classes`.
     """
 
     def __init__(
@@ -86,51 +84,13 @@ class ImageFolder(Source):
     ) -> None:
         files = Files(path)
         names = files.with_suffix(IMAGE_SUFFIXES)
-        self._store = ImageStore(ImageFiles(files, names), str(files.path), size, cache, max_broken)
-        self.broken = self._store.broken
-        self._files = files
-        self._starts = np.arange(len(self._store.decoder) + 1, dtype=np.int64)
+        super().__init__(files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken)
         tops = _part_of_path(names, 0)
         self.splits = splits_of(_splits(tops, path))
         folders = _part_of_path(names, 1) if self.splits else tops
         self._labels = _labels(folders, labels, classes, path)
         known = 0 if self._labels is None else int(self._labels.known.sum())
         self.notes = {"images": f"{len(names)} from {files.path}, {known} with a class"}
-
-    @property
-    def view_counts(self) -> Indices:
-        return np.diff(self._starts)
-
-    @property
-    def groups(self) -> dict[str, Group]:
-        return {}
-
-    @property
-    def labels(self) -> Labels | None:
-        return self._labels
-
-    @property
-    def image_size(self) -> int:
-        return self._store.image_size
-
-    @property
-    def preferred_workers(self) -> int | None:
-        return self._store.preferred_workers
-
-    @property
-    def tolerated_images(self) -> int | None:
-        return self._store.allowed
-
-    @property
-    def stamp(self) -> str:
-        return self._files.stamp
-
-    def describe(self, object_index: int, view: int) -> str:
-        return self._store.decoder.name(object_index)
-
-    def load(self, objects: Indices, views: Indices) -> Images:
-        pixels, readable = self._store.load(view_rows(self._starts, objects, views))
-        return Images(pixels, Transform.empty(), readable)
 
 
 def _part_of_path(names: Names, depth: int) -> Names:
@@ -145,9 +105,8 @@ def _splits(tops: Names, path: str) -> NDArray[np.str_]:
     if not any(found.values()):
         return np.empty(0, dtype=np.str_)
     if others := [unpacked(top) or "." for top, split in found.items() if split is None]:
-        raise ValueError(
-            f"{path}: some top folders are splits ({SPLIT_NAMES}), but images lie in {others[0]!r} too; move or rename it"
-        )
+        other = f"but images lie in {others[0]!r} too; move or rename it"
+        raise ValueError(f"{path}: some top folders are splits ({SPLIT_NAMES}), {other}")
     return np.array([found[top] for top in tops], dtype=np.str_)
 
 
@@ -158,5 +117,5 @@ def _labels(folders: Names, labels: LabelsFrom | None, classes: Sequence[str] | 
     if labels == "none" or (labels is None and present < 2):
         return None
     if not present:
-        raise ValueError(f"{path}: labels are asked for by folders, but no image lies in a class folder")
+        raise ValueError(f"{path}: labels is 'folders', but no image lies in a class folder")
     return labels_from_names([unpacked(name) for name in folders], classes, path)

@@ -1,12 +1,12 @@
-"""A table of views: a CSV file that says of every image which object it shows, and how it was seen.
+"""A table of views: a CSV file that gives the object and the latents of every image.
 
-Turntables, pose sets and video frames (an object is then a sequence, the frame number or time a latent) are tables of
-views.
+Turntables, pose sets and video frames are tables of views. For video frames, an object is a sequence, and the frame
+number or time is a latent.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, unpacked
-from ssl_inv.data.images import ImageFiles, ImageStore
+from ssl_inv.data.images import ImageFiles
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
-from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of, view_rows
+from ssl_inv.data.source import Data, Images, Indices, Labels, Subset
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
 
 
@@ -41,21 +41,21 @@ def table(
     """Views of objects, listed in a CSV file with one row a view.
 
     Args:
-        path: the folder or zip archive with the images and the CSV file.
+        path: the folder or archive with the images and the CSV file.
         size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
-            the images as they are, which must then be squares of one size.
-        csv_file: the CSV file within `path`; None takes the only one at its top.
-        latents: how every view was seen: columns and what they hold, such as `{azimuth: circle deg, zoom: real
-            scale=0.5}`; see `ssl_inv.data.latents` for all words. None takes the columns that say it themselves in the
-            header, such as `azimuth[deg]`.
+            the images as they are; they must then be squares of one size.
+        csv_file: the CSV file in `path`; None takes the only one at its top.
+        latents: columns and what they hold, such as `{azimuth: circle deg, zoom: real scale=0.5}`; see
+            `ssl_inv.data.latents` for all words. None takes the columns with words in the header, such as
+            `azimuth[deg]`.
         path_column: column of the image files, relative to `path`.
-        object_column: column that says which rows show the same object, or several joined by `+`, such as
-            `object+axis`. None: the column `object` if there is one, otherwise every row is an object of its own.
-        class_column: column of the class names, with empty cells where the class is not known; `none` for no classes.
-            None: the column `class` if there is one.
-        split_column: column that says train, val or test; `none` to split at random. None: the column `split` if there
-        is one.
-        validation: another folder or zip archive of the same form, with the validation views; all of it is used.
+        object_column: column that is equal for rows with the same object, or several joined by `+`, such as
+            `object+axis`. None: the column `object` if there is one, else every row is an object.
+        class_column: column of the class names, with empty cells for unknown classes; `none` for no classes. None: the
+            column `class` if there is one.
+        split_column: column with train, val or test; `none` to split at random. None: the column `split` if there is
+            one.
+        validation: another folder or archive of the same form, with the validation views; all of it is used.
         validation_share: share of the objects held out for validation when neither `validation` nor a split is there.
         split_seed: which objects are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
@@ -74,7 +74,7 @@ def table(
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table say what; see `table` for the meaning and the defaults of each."""
+    """The names of columns; see `table` for the meaning and the default of each."""
 
     path: str = "path"
     objects: str | None = None
@@ -82,25 +82,24 @@ class Columns:
     split: str | None = None
 
 
-class ViewTable(Source):
-    """Objects and views as a CSV file lists them; objects in the order of their first row, views of an object in the
-    order of their rows.
+class ViewTable(ImageFiles):
+    """Objects and views of a CSV file: objects in the order of their first rows, views of an object in the order of
+    their rows.
 
     Args:
-        path: the folder or zip archive.
+        path: see `table`.
         size: see `table`.
         csv_file: see `table`.
         latents: see `table`.
         columns: the columns' names.
-        cache: see `ImageStore`.
-        max_broken: see `ImageStore`.
-        classes: the class names in index order, such as those of the train set; None takes the names in the table in
+        cache: see `StoredImages`.
+        max_broken: see `StoredImages`.
+        classes: the class names in index order, for example from the train set; None takes the names in the table in
             ascending order.
 
     Attributes:
         splits: the objects of every split by its name; empty if the table has no split.
-        broken: the unreadable files met so far, with the reasons.
-        notes: facts for the run's record, such as columns that are not used.
+        notes: facts for the run's record, such as unused columns.
 
     Raises:
         FileNotFoundError: if the folder, the CSV file or an image in it is missing.
@@ -124,84 +123,47 @@ class ViewTable(Source):
         sheet = _Sheet(files, csv_file)
         keys = sheet.keys(columns.objects)
         objects, order = _by_object(keys)
-        self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(np.bincount(objects))))
+        counts = np.bincount(objects)
+        first = order[np.cumsum(counts) - counts]
         names = packed(sheet.column(columns.path))
         _check_present(files, names, sheet.where)
-        self._where, self._names = sheet.where, names[order]
         described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
-        self._latents = [
-            (latent.name, latent.group, latent.values(sheet.numbers(latent), sheet.where)[order])
-            for latent in described
-        ]
-        first = order[self._starts[:-1]]
-        self._labels = _labels(sheet, columns.classes, objects, first, classes)
+        self._record = Transform(
+            {one.name: one.values(sheet.numbers(one), sheet.where)[order] for one in described},
+            {one.name: one.group for one in described},
+        )
+        labels = _labels(sheet, columns.classes, objects, first, classes)
         self.splits = _splits(sheet, columns.split, objects, first)
-        self._store = ImageStore(ImageFiles(files, self._names), str(files.path), size, cache, max_broken)
-        self.broken = self._store.broken
-        self._files = files
+        super().__init__(files, names[order], counts, size, cache, max_broken)
+        self._labels, self._sheet = labels, sheet.where
         self.notes = {
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
-            "latents": ", ".join(name for name, _, _ in self._latents) or "none",
+            "latents": ", ".join(self._record.names) or "none",
             "unused columns": ", ".join(sheet.unused) or "none",
         }
 
     def require_apart(self, data: Data) -> None:
-        """Raise a `ValueError` if an image is listed both among the views to train on and among those to judge by,
-        subsets of this.
-        """
-        first, second = (self._names[self._rows_of(one)] for one in (data.train, data.validation))
+        """Raise a `ValueError` if an image is in both parts of `data`, which are subsets of this table."""
+        parts = [one.objects for one in (data.train, data.validation) if isinstance(one, Subset)]
+        names, objects = np.asarray(self._names), np.repeat(np.arange(len(self)), self.view_counts)
+        first, second = (names[np.isin(objects, one)] for one in parts)
         if len(both := np.intersect1d(first, second)):
             advice = "name the column that says which rows show one object (object_column), or mend the split"
             raise ValueError(
-                f"{self._where}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}"
+                f"{self._sheet}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}"
             )
-
-    def _rows_of(self, some: Source) -> Indices:
-        assert isinstance(some, Subset)
-        return np.flatnonzero(np.repeat(np.isin(np.arange(len(self)), some.objects), self.view_counts))
-
-    @property
-    def view_counts(self) -> Indices:
-        return np.diff(self._starts)
 
     @property
     def groups(self) -> dict[str, Group]:
-        return {name: group for name, group, _ in self._latents}
-
-    @property
-    def labels(self) -> Labels | None:
-        return self._labels
-
-    @property
-    def image_size(self) -> int:
-        return self._store.image_size
-
-    @property
-    def preferred_workers(self) -> int | None:
-        return self._store.preferred_workers
-
-    @property
-    def tolerated_images(self) -> int | None:
-        return self._store.allowed
-
-    @property
-    def stamp(self) -> str:
-        return self._files.stamp
-
-    def describe(self, object_index: int, view: int) -> str:
-        return self._store.decoder.name(int(self._starts[object_index]) + view)
+        return dict(self._record.groups)
 
     def load(self, objects: Indices, views: Indices) -> Images:
-        rows = view_rows(self._starts, objects, views)
-        pixels, readable = self._store.load(rows)
-        chosen = torch.from_numpy(rows)
-        return Images(
-            pixels, Transform({name: values[chosen] for name, _, values in self._latents}, self.groups), readable
-        )
+        images = super().load(objects, views)
+        return replace(images, transform=self._record.select(torch.from_numpy(self._starts[objects] + views)))
 
 
 class _Sheet:
-    """The cells of the CSV file by column, and which columns have been asked for."""
+    """The cells of the CSV file by column, and the columns used so far."""
 
     def __init__(self, files: Files, csv_file: str | None) -> None:
         name = _only_csv(files) if csv_file is None else csv_file
@@ -233,23 +195,21 @@ class _Sheet:
         return [row[self._index[name]] for row in self._rows]
 
     def optional(self, name: str | None, default: str) -> list[str] | None:
-        """The cells of a column that a setting names; None if the setting is `none`, or names nothing and there is no
-        default column.
+        """The cells of the column that a setting names; None if the setting is `none`, or None without a default
+        column.
         """
         if name == "none" or (name is None and default not in self):
             return None
         return self.column(default if name is None else name)
 
     def keys(self, names: str | None) -> list[tuple[str, ...]]:
-        """What tells the objects apart: the cells of the columns joined by `+` in the setting, or the row numbers."""
+        """The key of the object of every row: the cells of the columns joined by `+` in the setting, or row numbers."""
         if names is None and "object" not in self:
             return [(str(number),) for number in range(len(self))]
         columns = {name.strip(): self.column(name.strip()) for name in (names or "object").split("+")}
         for name, cells in columns.items():
-            if (
-                row := next((number for number, cell in enumerate(cells, start=1) if not cell.strip()), None)
-            ) is not None:
-                raise ValueError(f"{self.where}, row {row}: {name} is empty, so it is not known which object this is")
+            if empty := [number for number, cell in enumerate(cells, start=1) if not cell]:
+                raise ValueError(f"{self.where}, row {empty[0]}: {name} is empty, so the object is unknown")
         return list(zip(*columns.values(), strict=True))
 
     def numbers(self, latent: Latent) -> NDArray[np.float64]:
@@ -285,7 +245,7 @@ def _only_csv(files: Files) -> str:
 
 
 def _by_object(keys: Sequence[tuple[str, ...]]) -> tuple[Indices, Indices]:
-    """The object of every row, numbered by first appearance, and the rows sorted by object, otherwise in their order."""
+    """The object of every row, numbered by first appearance, and the rows sorted by object, else in their order."""
     numbers: dict[tuple[str, ...], int] = {}
     objects = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
     return objects, np.argsort(objects, kind="stable")
@@ -294,18 +254,17 @@ def _by_object(keys: Sequence[tuple[str, ...]]) -> tuple[Indices, Indices]:
 def _check_present(files: Files, names: Names, where: str) -> None:
     missing = np.flatnonzero(find(files.names, names) < 0)
     if len(missing):
-        name = unpacked(names[missing[0]])
+        name, count = unpacked(names[missing[0]]), f"{len(missing)} of {len(names)} are missing"
         close = suggest(name, map(unpacked, files.names[:10_000]))
-        raise FileNotFoundError(
-            f"{where}, row {missing[0] + 1}: no file {name!r} ({len(missing)} of {len(names)} are missing); {close}"
-        )
+        raise FileNotFoundError(f"{where}, row {missing[0] + 1}: no file {name!r} ({count}); {close}")
 
 
 def _one_per_object(cells: Sequence[str], objects: Indices, first: Indices, where: str, what: str) -> list[str]:
-    """The cell of every object's first row, if those of its other rows are the same."""
+    """The cell of every object's first row; an error if another row of the object has another cell."""
     for row, cell in enumerate(cells):
         if cell != cells[first[objects[row]]]:
-            both = f"row {first[objects[row]] + 1} ({cells[first[objects[row]]]!r}) and row {row + 1} ({cell!r})"
+            other = first[objects[row]]
+            both = f"row {other + 1} ({cells[other]!r}) and row {row + 1} ({cell!r})"
             raise ValueError(f"{where}: {both} show one object but differ in their {what}")
     return [cells[row] for row in first]
 

@@ -1,24 +1,24 @@
-"""3DIEBench and 3DIEBench-T on disk: objects rendered in random poses and lights, as
-https://github.com/facebookresearch/SIE lays them out.
+"""3DIEBench and 3DIEBench-T on disk: objects rendered in random poses and lights, in the layout of
+https://github.com/facebookresearch/SIE.
 
     ROOT/SYNSET/OBJECT/image_{i}.jpg     view i
-    ROOT/SYNSET/OBJECT/latent_{i}.npy    seven float64: Euler angles x, y, z; floor hue; light theta, light phi; light
-    hue;
-                                         ten in 3DIEBench-T: behind these the shift along the object's own x, y, z
+    ROOT/SYNSET/OBJECT/latent_{i}.npy    seven float64: Euler angles x, y, z; floor hue; light theta, phi; light hue
+                                         ten in 3DIEBench-T: then the shift along the object's own x, y, z
     train_images.npy, val_images.npy     the objects of a split as "/SYNSET/OBJECT/"
     train_labels.npy, val_labels.npy     their classes, int64
-    all_latents_{train,val}.npy          the latents of a split, objects in the order of the split, views in their own
+    all_latents_{train,val}.npy          the latents of a split, objects in the order of the split, views in order
 
 Angles are radians, hues turns in [0, 1]. Rotations are extrinsic about x, y, z. The published images have red and blue
-exchanged, so that hues cannot be compared with the colours of the pixels; what is written here has them in order.
+exchanged, so hues do not match the colours of the pixels; `write_threediebench` does not exchange them.
 """
 
 import io
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,18 +26,15 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_inv.data.archives import Files
-from ssl_inv.data.images import ImageStore, Pixels, decode, read_image
-from ssl_inv.data.motion import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
+from ssl_inv.data.images import ImageFiles
+from ssl_inv.data.latents import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source
-from ssl_inv.data.splits import view_rows
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_to_matrix
 
 Split = Literal["train", "val"]
 
-
 Latents = NDArray[np.float64]
-
 
 GROUPS: dict[str, Group] = {
     "rotation": Rotation(),
@@ -46,14 +43,10 @@ GROUPS: dict[str, Group] = {
     "light_phi": Circle(2 * math.pi),
     "light_hue": Circle(),
 }
-"""What the seven latents of 3DIEBench are recorded as; the other three of 3DIEBench-T are recorded as `MotionRecord`
-says.
-"""
-
+"""The parameters of the seven latents of 3DIEBench. `MotionRecord` records the other three of 3DIEBench-T."""
 
 _LATENTS = (7, 10)
 """Numbers of a view in 3DIEBench and in 3DIEBench-T."""
-
 
 _LOG = logging.getLogger("ssl_inv.data")
 
@@ -71,13 +64,13 @@ def threediebench(
     """3DIEBench, 3DIEBench-T, or another data set of their layout, with its own split by object.
 
     Args:
-        path: the folder or zip archive with the SYNSET folders.
+        path: the folder or archive with the SYNSET folders.
         size: side in pixels to which the images (256 in 3DIEBench) are resized; None keeps them as they are.
-        split_folder: folder with the split, label and latent tables; None if they lie in `path`.
-        translation_frame: how 3DIEBench-T's shifts are recorded: `object` as `translation`, along the axes of the
-            object, `base` as `position`, where the object then stands in the world.
-        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid
-            motion from one view to the other.
+        split_folder: folder with the split, label and latent tables; None if they are in `path`.
+        translation_frame: how 3DIEBench-T's shifts are recorded: `object` as `translation`, along the object's own
+            axes; `base` as `position`, the object's place in the world.
+        pose: whether rotation and shift, in that frame, are also recorded as one parameter `pose`; its step is the
+            rigid motion from one view to the other.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
         max_broken: share of the images that may be unreadable.
     """
@@ -88,30 +81,29 @@ def threediebench(
     return Data(train, validation, {"split": "the data's own, by object", "views": f"{train.views} of every object"})
 
 
-class ThreeDIEBench(Source):
+class ThreeDIEBench(ImageFiles):
     """One split of a data set in the layout of 3DIEBench.
 
-    Latents are read once and held in memory (112 MB for the train split of 3DIEBench): from `all_latents_{split}.npy`
-    where it is, else from one file a view.
+    Latents are read once and kept in memory (112 MB for the train split of 3DIEBench): from `all_latents_{split}.npy`
+    if it is there, else from one file per view.
 
     Args:
         path: see `threediebench`.
         split: which objects.
         size: see `threediebench`.
         split_folder: see `threediebench`.
-        cache: see `ImageStore`.
-        max_broken: see `ImageStore`.
+        cache: see `StoredImages`.
+        max_broken: see `StoredImages`.
         translation_frame: see `threediebench`.
         pose: see `threediebench`.
 
     Attributes:
-        views: how many views every object has.
+        views: views of every object.
         latents: `(N, views, 7)` or `(N, views, 10)`, float64, as stored.
-        broken: the unreadable files met so far, with the reasons.
 
     Raises:
         FileNotFoundError: if the folder, a split file or the views of the first object are missing.
-        ValueError: if the tables do not fit together, or poses are wanted of data without translations.
+        ValueError: if the tables do not fit together, or `pose` is true for data without translations.
     """
 
     def __init__(
@@ -126,76 +118,47 @@ class ThreeDIEBench(Source):
         pose: bool = False,
     ) -> None:
         files = Files(path)
-        tables = files if split_folder is None else Files(split_folder)
-        self._objects = _objects(tables, split)
-        self.views = _count_views(files, str(self._objects[0]))
-        self._starts = np.arange(len(self._objects) + 1, dtype=np.int64) * self.views
-        self.latents = _latents(files, tables, split, self._objects, self.views)
+        self._tables = files if split_folder is None else Files(split_folder)
+        objects = _objects(self._tables, split)
+        self.views = _count_views(files, str(objects[0]))
+        self.latents = _latents(files, self._tables, split, objects, self.views)
         self._motion = MotionRecord(self.latents.shape[2] > _LATENTS[0], translation_frame, pose)
-        self._labels = _labels(tables, split, self._objects)
-        self._store = ImageStore(_ViewFiles(files, self._objects, self.views), str(files.path), size, cache, max_broken)
-        self.broken = self._store.broken
-        self._files = files, tables
-
-    @property
-    def view_counts(self) -> Indices:
-        return np.diff(self._starts)
+        labels = _labels(self._tables, split, objects)
+        names, counts = _ViewNames(objects, self.views), np.full(len(objects), self.views, dtype=np.int64)
+        super().__init__(files, names, counts, size, cache, max_broken)
+        self._labels = labels
 
     @property
     def groups(self) -> dict[str, Group]:
         return {**GROUPS, **self._motion.groups}
 
     @property
-    def labels(self) -> Labels | None:
-        return self._labels
-
-    @property
-    def image_size(self) -> int:
-        return self._store.image_size
-
-    @property
-    def preferred_workers(self) -> int | None:
-        return self._store.preferred_workers
-
-    @property
-    def tolerated_images(self) -> int | None:
-        return self._store.allowed
-
-    @property
     def stamp(self) -> str:
-        return " ".join(files.stamp for files in dict.fromkeys(self._files))
-
-    def describe(self, object_index: int, view: int) -> str:
-        return self._store.decoder.name(object_index * self.views + view)
+        return " ".join(files.stamp for files in dict.fromkeys((self._files, self._tables)))
 
     def load(self, objects: Indices, views: Indices) -> Images:
-        pixels, readable = self._store.load(view_rows(self._starts, objects, views))
-        return Images(pixels, transform_of(self.latents[objects, views], self._motion), readable)
+        images = super().load(objects, views)
+        return replace(images, transform=transform_of(self.latents[objects, views], self._motion))
+
+    def _worth_threads(self, image: int) -> bool:
+        return True
 
 
-class _ViewFiles:
-    """The image files, named by object and view, so that no list of millions of names is held."""
+class _ViewNames(Sequence[str]):
+    """The name of every image file, made when it is asked for: a list would hold millions."""
 
-    def __init__(self, files: Files, objects: NDArray[np.str_], views: int) -> None:
-        self.files = files
-        self.objects = objects
-        self.views = views
+    def __init__(self, objects: NDArray[np.str_], views: int) -> None:
+        self.objects, self.views = objects, views
 
     def __len__(self) -> int:
         return len(self.objects) * self.views
 
-    def name(self, row: int) -> str:
-        return f"{self.objects[row // self.views]}/image_{row % self.views}.jpg"
-
-    def decode(self, row: int, size: int | None) -> Pixels:
-        return decode(read_image(self.files, self.name(row)), size)
-
-    def worth_threads(self, row: int) -> bool:
-        return True
+    def __getitem__(self, image: Any) -> Any:
+        return f"{self.objects[image // self.views]}/image_{image % self.views}.jpg"
 
 
 def transform_of(latents: Latents, motion: MotionRecord = UNMOVED) -> Transform:
-    """The stored numbers `(B, 7)` or, where objects are shifted, `(B, 10)` as named parameters."""
+    """The stored numbers `(B, 7)`, or `(B, 10)` for shifted objects, as named parameters."""
     stored = torch.from_numpy(np.ascontiguousarray(latents, dtype=np.float64))
     columns = (quaternion_from_euler(stored[:, :3]), *stored[:, 3:7].unbind(1))
     values = {**dict(zip(GROUPS, columns, strict=True)), **motion.values(columns[0], stored[:, 7:])}
@@ -210,9 +173,8 @@ def _table(tables: Files, name: str) -> NDArray[np.generic]:
 def _objects(tables: Files, split: Split) -> NDArray[np.str_]:
     name = f"{split}_images.npy"
     if name not in tables:
-        raise FileNotFoundError(
-            f"{tables.path}: no {name}; it is written last, so either writing was interrupted or `split_folder` is needed"
-        )
+        reason = "it is written last, so either writing was interrupted or `split_folder` is needed"
+        raise FileNotFoundError(f"{tables.path}: no {name}; {reason}")
     objects = np.char.strip(_table(tables, name).astype(np.str_), "/")
     if not len(objects):
         raise ValueError(f"{tables.path}: {name} lists no objects")
@@ -223,9 +185,8 @@ def _count_views(files: Files, first: str) -> int:
     names = set(files.inside(first))
     views = sum(name.startswith("image_") and name.endswith(".jpg") for name in names)
     if not views or any(f"image_{view}.jpg" not in names for view in range(views)):
-        raise FileNotFoundError(
-            f"{files.path}: {first} should have image_0.jpg, image_1.jpg, ..., but has {sorted(names)[:3] or 'nothing'}"
-        )
+        found = sorted(names)[:3] or "nothing"
+        raise FileNotFoundError(f"{files.path}: {first} should have image_0.jpg, image_1.jpg, ..., but has {found}")
     return views
 
 
@@ -242,21 +203,17 @@ def _latents(files: Files, tables: Files, split: Split, objects: NDArray[np.str_
     latents = table.astype(np.float64).reshape(len(objects), views, -1)
     if not np.isfinite(latents).all():
         row = int(np.isfinite(latents).all(axis=(1, 2)).argmin())
-        raise ValueError(f"{tables.path}: {name} has numbers that are not finite, first those of {objects[row]}")
-    # The order in the table is a convention; a few files tell whether it is the one meant here.
+        raise ValueError(f"{tables.path}: {name} has numbers that are not finite, first for {objects[row]}")
+    # The order in the table is a convention; a few files show whether it holds here.
     for row in sorted({0, len(objects) // 2, len(objects) - 1}):
-        item = str(objects[row])
-        if f"{item}/latent_{views - 1}.npy" not in files:
-            continue
-        if not np.allclose(_latent(files, item, views - 1, latents.shape[2]), latents[row, -1]):
-            raise ValueError(
-                f"{tables.path}: {name} disagrees with {item}/latent_{views - 1}.npy; it was made for another split or order"
-            )
+        item, last = str(objects[row]), f"{objects[row]}/latent_{views - 1}.npy"
+        if last in files and not np.allclose(_latent(files, item, views - 1, latents.shape[2]), latents[row, -1]):
+            raise ValueError(f"{tables.path}: {name} disagrees with {last}; it was made for another split or order")
     return latents
 
 
 def _latent(files: Files, item: str, view: int, numbers: int | None = None) -> Latents:
-    """The stored numbers of a view, as many as `numbers` says; None takes what either data set has."""
+    """The stored numbers of a view, `(numbers,)`; None allows the numbers of both data sets."""
     name = f"{item}/latent_{view}.npy"
     latent = _table(files, name).astype(np.float64)
     fitting = [(count,) for count in (_LATENTS if numbers is None else (numbers,))]
@@ -268,7 +225,7 @@ def _latent(files: Files, item: str, view: int, numbers: int | None = None) -> L
 
 
 def _labels(tables: Files, split: Split, objects: NDArray[np.str_]) -> Labels | None:
-    """The classes, named by the synsets that carry them in either split; None if there is no table of labels."""
+    """The classes, named by their synsets in both splits; None if there is no table of labels."""
     if f"{split}_labels.npy" not in tables:
         return None
     named: dict[int, str] = {}
@@ -277,14 +234,12 @@ def _labels(tables: Files, split: Split, objects: NDArray[np.str_]) -> Labels | 
             continue
         items, classes = _objects(tables, other), _table(tables, f"{other}_labels.npy").astype(np.int64)
         if len(items) != len(classes) or classes.min() < 0:
-            raise ValueError(
-                f"{tables.path}: {other}_labels.npy has {len(classes)} classes from {classes.min()} on for {len(items)} objects"
-            )
+            found = f"{len(classes)} classes from {classes.min()} on for {len(items)} objects"
+            raise ValueError(f"{tables.path}: {other}_labels.npy has {found}")
         for synset, label in zip((item.split("/")[0] for item in items.tolist()), classes.tolist(), strict=True):
             if named.setdefault(label, synset) != synset:
-                raise ValueError(
-                    f"{tables.path}: {other}_labels.npy gives class {label} to both {named[label]} and {synset}"
-                )
+                both = f"{named[label]} and {synset}"
+                raise ValueError(f"{tables.path}: {other}_labels.npy gives class {label} to both {both}")
     own = torch.from_numpy(_table(tables, f"{split}_labels.npy").astype(np.int64))
     names = tuple(named.get(label, str(label)) for label in range(max(named) + 1))
     return Labels(own, torch.ones(len(objects), dtype=torch.bool), names)
@@ -300,21 +255,21 @@ def write_threediebench(
 ) -> None:
     """Write objects and their views in the layout of 3DIEBench, or of 3DIEBench-T if they have translations.
 
-    Everything is written into `ROOT.partial`, which becomes `ROOT` at the end; a folder of that name is left by an
-    interrupted write. Without labels the objects stand in one folder called `object`, and there are no label files.
+    Everything is written into `ROOT.partial`, which is renamed to `ROOT` at the end; an interrupted write leaves it
+    behind. Without labels, all objects are in one folder called `object`, and there are no label files.
 
     Args:
-        root: folder to write; it must not exist or be empty.
+        root: folder to write; it must not exist, or be empty.
         source: the objects, all with the same number of views.
         latents: the numbers of every view, `(N, views, 7)` or `(N, views, 10)`; None takes them from the transforms
-            that the source records.
+            of the source.
         split: the train objects and the validation objects.
         quality: of the JPEG files, 1 to 95.
-        progress: called after every object with the number of objects written and the number of all.
+        progress: called after every object with the number of written objects and of all objects.
 
     Raises:
-        ValueError: if the folder is not empty, an interrupted write is in the way, or the source or the split does not
-            fit the layout.
+        ValueError: if the folder is not empty, an interrupted write was left behind, or the source or the split does
+            not fit the layout.
     """
     root = Path(root)
     partial = root.with_name(root.name + ".partial")
@@ -334,21 +289,19 @@ def write_threediebench(
         np.save(partial / f"all_latents_{name}.npy", table.reshape(-1, numbers))
         if classes is not None:
             np.save(partial / f"{name}_labels.npy", classes[objects])
-        np.save(
-            partial / f"{name}_images.npy", np.array([f"/{synsets[item]}/{item:06d}/" for item in objects.tolist()])
-        )
+        places = [f"/{synsets[item]}/{item:06d}/" for item in objects.tolist()]
+        np.save(partial / f"{name}_images.npy", np.array(places))
     everything = sorted(np.concatenate(split).tolist())
     np.save(partial / "all_objects.npy", np.array([(synsets[item], f"{item:06d}") for item in everything]))
     partial.replace(root)
 
 
 def _write_object(folder: Path, source: Source, item: int, views: int, given: Latents | None, quality: int) -> Latents:
-    """Write the views of one object; its latents `(views, 7)` or `(views, 10)`."""
+    """Write the views of one object; returns its latents `(views, 7)` or `(views, 10)`."""
     images = source.load(np.full(views, item, dtype=np.int64), np.arange(views, dtype=np.int64))
     if not bool(images.readable.all()):
-        raise ValueError(
-            f"{source.describe(item, int(images.readable.int().argmin()))} is unreadable and cannot be written"
-        )
+        name = source.describe(item, int(images.readable.int().argmin()))
+        raise ValueError(f"{name} is unreadable and cannot be written")
     latents = _latents_of(images.transform) if given is None else given
     folder.mkdir(parents=True)
     for view, pixels in enumerate(images.pixels.permute(0, 2, 3, 1).cpu().numpy()):
@@ -374,38 +327,33 @@ def _latents_of(transform: Transform) -> Latents:
 
 def _check_writable(root: Path, partial: Path) -> None:
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} is there already and not an empty folder; choose another name or remove it")
+        raise ValueError(f"{root} exists and is not an empty folder; choose another name or remove it")
     if partial.exists():
         raise ValueError(f"{partial} is left by an interrupted write; remove it and write again")
 
 
 def _check_layout(source: Source, latents: Latents | None, split: tuple[Indices, Indices]) -> tuple[int, int]:
-    """How many views every object and how many latents every view has, if the layout can hold the source."""
+    """The number of views of every object and of latents of every view; an error if the source does not fit."""
     counts = np.unique(source.view_counts)
     if len(counts) != 1:
-        raise ValueError(
-            f"the layout of 3DIEBench needs equally many views of every object; there are {counts[0]} to {counts[-1]}"
-        )
+        found = f"there are {counts[0]} to {counts[-1]}"
+        raise ValueError(f"the layout of 3DIEBench needs the same number of views for every object; {found}")
     views = int(counts[0])
-    recorded = _LATENTS[recorded_frame(source.groups) is not None]
-    numbers = recorded if latents is None else latents.shape[-1]
-    if latents is not None and (
-        latents.shape != (len(source), views, numbers) or numbers not in (recorded, _LATENTS[1])
-    ):
-        raise ValueError(f"latents have shape {latents.shape}, expected {(len(source), views, recorded)}")
-    if latents is None and (missing := GROUPS.keys() - source.groups.keys()):
-        raise ValueError(
-            f"the layout of 3DIEBench needs the parameters {', '.join(GROUPS)}; the source lacks {', '.join(sorted(missing))}"
-        )
+    numbers = recorded = _LATENTS[recorded_frame(source.groups) is not None]
+    if latents is not None:
+        numbers = latents.shape[-1]
+        if latents.shape != (len(source), views, numbers) or numbers not in (recorded, _LATENTS[1]):
+            raise ValueError(f"latents have shape {latents.shape}, expected {(len(source), views, recorded)}")
+    elif missing := GROUPS.keys() - source.groups.keys():
+        lacks = f"the source lacks {', '.join(sorted(missing))}"
+        raise ValueError(f"the layout of 3DIEBench needs the parameters {', '.join(GROUPS)}; {lacks}")
     if not all(map(len, split)) or len(np.unique(np.concatenate(split))) != sum(map(len, split)):
         raise ValueError("the train and the validation split must each have an object, and none in both")
     return views, numbers
 
 
 def _synsets(source: Source) -> tuple[list[str], Indices | None]:
-    """The folder of every object, and its class as the folder's place in ascending order, which is how 3DIEBench
-    counts.
-    """
+    """The folder of every object, and its class: the rank of the folder's name, as in 3DIEBench."""
     labels = source.labels
     if labels is None:
         return ["object"] * len(source), None

@@ -1,4 +1,4 @@
-"""Any map-style torch dataset as a source, and torchvision's datasets by name."""
+"""Torchvision's datasets by name, and any map-style torch dataset as a source."""
 
 import contextlib
 import inspect
@@ -12,19 +12,16 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.images import ImageStore, Pixels, UnreadableImageError, to_rgb, to_square
-from ssl_inv.data.source import Data, Images, Indices, Labels, Source
-from ssl_inv.data.splits import part, view_rows
-from ssl_inv.transforms import Group, Transform
+from ssl_inv.data.images import Pixels, StoredImages, UnreadableImageError, to_rgb, to_square
+from ssl_inv.data.source import Data, Indices, Labels
+from ssl_inv.data.splits import part
 
 _CLASS_ATTRIBUTES = ("targets", "labels", "_labels")
-"""Where torchvision's and most other datasets keep the class of every item, so that no image need be decoded to read
-it.
-"""
+"""Attributes of torchvision's and most other datasets with the class of every item: no image is decoded for it."""
 
 
 class MapDataset(Protocol):
-    """What is asked of a dataset; `torch.utils.data.Dataset` itself promises no length."""
+    """What a dataset must have; `torch.utils.data.Dataset` itself promises no length."""
 
     def __len__(self) -> int: ...
 
@@ -42,14 +39,14 @@ def torchvision_dataset(
     cache: bool | None = None,
     max_broken: float = 0.01,
 ) -> Data:
-    """A dataset of torchvision, with its own train and test split where it has one.
+    """A dataset of torchvision, with its own train and test split if it has one.
 
     Args:
         dataset: name of a class in `torchvision.datasets`, such as `FashionMNIST`.
         root: the folder that torchvision reads from and downloads to.
         size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
-            the images as they are, which must then be squares of one size.
-        download: whether to download or unpack what is missing.
+            the images as they are; they must then be squares of one size.
+        download: whether to download or unpack missing files.
         validation_share: share of the images held out for validation when the dataset has no split.
         split_seed: which images are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
@@ -57,36 +54,27 @@ def torchvision_dataset(
     """
     parts = _torchvision_splits(dataset, root, download)
     train, *others = [DatasetSource(item, size, cache, max_broken, f"{dataset} in {root}") for item in parts]
-    return part(
-        train,
-        {},
-        others[0] if others else None,
-        validation_share,
-        split_seed,
-        {"dataset": f"torchvision {dataset} in {root}"},
-    )
+    notes = {"dataset": f"torchvision {dataset} in {root}"}
+    return part(train, {}, others[0] if others else None, validation_share, split_seed, notes)
 
 
-class DatasetSource(Source):
+class DatasetSource(StoredImages):
     """The items of a map-style torch dataset, one view each.
 
-    An item is an image or a sequence of which the first is an image and the second, if it is an integer, the class. An
-    image is a PIL image, or an array or tensor of uint8 or of floats in [0, 1], of shape `(H, W)`, `(C, H, W)` for
-    tensors, `(H, W, C)` for arrays. A single channel is repeated. The dataset must give the same item every time, so
-    random transforms have no place in it.
+    An item is an image, or a sequence with an image first and then, if it is an integer, the class. An image is a PIL
+    image, or an array or tensor of uint8 or of floats in [0, 1], of shape `(H, W)`, or `(C, H, W)` for tensors and
+    `(H, W, C)` for arrays. A single channel is repeated. The dataset must give the same item every time, so it has no
+    random transforms. It is never read by two threads at once.
 
-    Classes are taken from an attribute `targets` or `labels` where there is one; otherwise all items are read when
-    `labels` is first asked for. A negative class stands for one that is not known.
+    Classes are taken from an attribute `targets` or `labels`; without one, all items are read when `labels` is first
+    asked for. A negative class means unknown.
 
     Args:
         dataset: the dataset; picklable if loader processes are used.
         size: side in pixels to which images are resized and cut; None keeps them as they are, squares of one size.
-        cache: see `ImageStore`.
-        max_broken: see `ImageStore`; an item counts as broken if reading it raises an `OSError`.
-        name: what to call the dataset in messages; None takes the name of its class.
-
-    Attributes:
-        broken: the unreadable items met so far, with the reasons.
+        cache: see `StoredImages`.
+        max_broken: see `StoredImages`; an item is broken if reading it raises an `OSError`.
+        name: name of the dataset in messages; None takes the name of its class.
 
     Raises:
         ValueError: if the dataset is empty or its first item is no image.
@@ -102,74 +90,28 @@ class DatasetSource(Source):
     ) -> None:
         self.dataset = dataset
         where = type(dataset).__name__ if name is None else name
-        self._store = ImageStore(_Items(dataset, where), where, size, cache, max_broken)
-        self.broken = self._store.broken
-        self._starts = np.arange(len(self._store.decoder) + 1, dtype=np.int64)
-        self._labels: Labels | None = None
+        super().__init__(where, np.ones(len(dataset), dtype=np.int64), size, cache, max_broken)
         self._labels_read = False
-
-    @property
-    def view_counts(self) -> Indices:
-        return np.diff(self._starts)
-
-    @property
-    def groups(self) -> dict[str, Group]:
-        return {}
 
     @property
     def labels(self) -> Labels | None:
         if not self._labels_read:
-            self._labels = _labels(self.dataset)
-            self._labels_read = True
+            self._labels, self._labels_read = _labels(self.dataset), True
         return self._labels
 
-    @property
-    def image_size(self) -> int:
-        return self._store.image_size
+    def _name(self, image: int) -> str:
+        return f"item {image}"
 
-    @property
-    def preferred_workers(self) -> int | None:
-        return self._store.preferred_workers
-
-    @property
-    def tolerated_images(self) -> int | None:
-        return self._store.allowed
-
-    def describe(self, object_index: int, view: int) -> str:
-        return self._store.decoder.name(object_index)
-
-    def load(self, objects: Indices, views: Indices) -> Images:
-        pixels, readable = self._store.load(view_rows(self._starts, objects, views))
-        return Images(pixels, Transform.empty(), readable)
-
-
-class _Items:
-    """The images of a dataset by their place in it."""
-
-    def __init__(self, dataset: MapDataset, where: str) -> None:
-        self.dataset = dataset
-        self.where = where
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def name(self, row: int) -> str:
-        return f"item {row}"
-
-    def decode(self, row: int, size: int | None) -> Pixels:
+    def _decode(self, image: int, size: int | None) -> Pixels:
         try:
-            item = self.dataset[row]
-            image = item[0] if isinstance(item, Sequence) else item
-            pixels = np.asarray(to_rgb(image if isinstance(image, Image.Image) else _image(image)))
+            item = self.dataset[image]
+            value = item[0] if isinstance(item, Sequence) else item
+            pixels = np.asarray(to_rgb(value if isinstance(value, Image.Image) else _image(value)))
             return pixels if size is None else to_square(pixels, size)
         except (OSError, SyntaxError) as error:  # Pillow calls a damaged PNG a SyntaxError.
             raise UnreadableImageError(str(error)) from error
         except ValueError as error:
-            raise ValueError(f"{self.where}, item {row}: {error}") from error
-
-    def worth_threads(self, row: int) -> bool:
-        """Never: a dataset need not bear being read by two threads at once."""
-        return False
+            raise ValueError(f"{self._where}, item {image}: {error}") from error
 
 
 def _image(value: object) -> Image.Image:
@@ -179,17 +121,15 @@ def _image(value: object) -> Image.Image:
     elif isinstance(value, np.ndarray):
         array = value
     else:
-        kind = type(value).__name__
-        raise ValueError(f"an item must be an image or begin with one, got {kind}")
+        raise ValueError(f"an item must be an image or begin with one, got {type(value).__name__}")
     array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
         raise ValueError(f"an image must have 1, 3 or 4 channels, got an array of shape {tuple(value.shape)}")
     if np.issubdtype(array.dtype, np.floating):
-        # Rounding errors of a resize may leave the interval by a little; a normalised image leaves it by far.
+        # A resize can leave the interval by a rounding error; a normalised image leaves it by far.
         if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):
-            raise ValueError(
-                f"float images must lie in [0, 1], got {array.min():.3g} to {array.max():.3g}; leave out any normalisation"
-            )
+            found = f"{array.min():.3g} to {array.max():.3g}"
+            raise ValueError(f"float images must lie in [0, 1], got {found}; leave out any normalisation")
         array = np.rint(array.clip(0, 1) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise ValueError(f"an image must be uint8, or float in [0, 1], got {array.dtype}")
@@ -211,7 +151,7 @@ def _labels(dataset: MapDataset) -> Labels | None:
 
 
 def _root_of(dataset: Any, attribute: str) -> Any:
-    """An attribute of the dataset, or of the one that it is a `torch.utils.data.Subset` of; None if neither has it."""
+    """An attribute of the dataset, or of the dataset below `torch.utils.data.Subset`; None if neither has it."""
     while not hasattr(dataset, attribute) and isinstance(dataset, torch.utils.data.Subset):
         dataset = dataset.dataset
     return getattr(dataset, attribute, None)
@@ -222,7 +162,7 @@ def _class_values(dataset: Any) -> Indices | None:
     if isinstance(dataset, torch.utils.data.Subset):
         values = _class_values(dataset.dataset)
         return None if values is None else values[np.asarray(dataset.indices, dtype=np.int64)]
-    # What changes the classes of the items leaves the stored ones as they are.
+    # A target transform changes the classes of the items, but not the stored ones.
     for attribute in _CLASS_ATTRIBUTES if getattr(dataset, "target_transform", None) is None else ():
         stored = getattr(dataset, attribute, None)
         if isinstance(stored, Sized) and len(stored) == len(dataset):
@@ -247,7 +187,7 @@ def _integers(values: object) -> Indices | None:
 
 def _torchvision_splits(name: str, root: str, download: bool) -> list[MapDataset]:
     """The train part and, if the dataset has splits, the part to judge on."""
-    import torchvision  # A second of imports, for which only those wait who ask for such a dataset.
+    import torchvision  # Takes a second, only for runs on such a dataset.
 
     if name not in torchvision.datasets.__all__:
         raise ValueError(f"torchvision has no dataset {name!r}; {suggest(name, torchvision.datasets.__all__)}")
@@ -265,19 +205,16 @@ def _torchvision_splits(name: str, root: str, download: bool) -> list[MapDataset
             return [constructor(split="train", **options), _held_out(constructor, options)]
         return [constructor(**options)]
     except (RuntimeError, OSError) as error:
-        missing = f"torchvision {name} cannot be read from {root}: {str(error).splitlines()[0]}"
-        raise FileNotFoundError(
-            missing if download else f"{missing} (`download: true` lets it be downloaded or unpacked)"
-        ) from error
+        advice = "" if download else " (`download: true` downloads or unpacks it)"
+        reason = f"{str(error).splitlines()[0]}{advice}"
+        raise FileNotFoundError(f"torchvision {name} cannot be read from {root}: {reason}") from error
     except (TypeError, ValueError) as error:
-        raise ValueError(f"torchvision {name} is not a dataset that a name and a folder describe: {error}") from error
+        raise ValueError(f"torchvision {name} needs more than a name and a folder: {error}") from error
 
 
 def _held_out(constructor: Callable[..., MapDataset], options: dict[str, object]) -> MapDataset:
-    """The validation split, by either of its names, or else the test split."""
+    """The validation split by one of its names, else the test split."""
     for split in ("val", "valid"):
-        with contextlib.suppress(
-            ValueError
-        ):  # torchvision's answer to the name of a split that a dataset does not have.
+        with contextlib.suppress(ValueError):  # raised for a split that the dataset does not have
             return constructor(split=split, **options)
     return constructor(split="test", **options)

@@ -13,20 +13,19 @@ def overlap(a: Box, b: Box) -> float:
 
 
 def area(box: Box) -> float:
-    """Square pixels; 0 where the right side lies left of the left one, or the bottom above the top."""
+    """Square pixels; 0 if the right side is left of the left side, or the bottom above the top."""
     return float(np.clip(box[2:] - box[:2], 0, None).prod())
 
 
 def inside(box: Box, height: int, width: int) -> Box:
-    """The part of a box that lies in an image."""
+    """The part of a box in an image."""
     return np.clip(box, 0, [width, height, width, height])
 
 
 def square_around(box: Box, margin: float, height: int, width: int) -> tuple[int, int, int]:
-    """Left, top and side of the square that shows a box and `margin` times its longer side around it, whole pixels.
+    """Left, top and side, in whole pixels, of the square around a box and a margin of `margin` times its longer side.
 
-    A square that would leave the image is pushed back into it, and is never larger than the image's shorter side: no
-    pixel is made up.
+    The square is moved into the image and is never larger than the image's shorter side, so no pixel is made up.
     """
     side = int(np.clip(round((1 + margin) * float((box[2:] - box[:2]).max())), 1, min(height, width)))
     corner = np.clip(np.rint((box[:2] + box[2:] - side) / 2), 0, [width - side, height - side]).astype(int)

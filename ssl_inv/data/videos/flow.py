@@ -1,4 +1,4 @@
-"""Where something moves on its own: dense optical flow, less what the motion of the camera explains."""
+"""Regions that move on their own: dense optical flow minus the motion of the camera."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -11,50 +11,40 @@ from ssl_inv.data.videos.boxes import Box, area, overlap
 from ssl_inv.data.videos.reading import Frame
 
 Flow = NDArray[np.float32]
-"""How far every pixel of one frame moves until another, `(H, W, 2)`, pixels to the right and down."""
-
+"""The motion of every pixel from one frame to another, `(H, W, 2)`, pixels to the right and down."""
 
 Points = NDArray[np.float32]
-"""Places `(P, 2)`, x and y in pixels."""
-
+"""Points `(P, 2)`, x and y in pixels."""
 
 WORKING_SIDE = 256
-"""Motion is measured on frames with a longer side of at most this many pixels: details help less than they cost."""
-
+"""Longest side, in pixels, of the frames on which motion is measured: details help less than they cost."""
 
 _GRID = 4
 """The camera's motion is fitted to every fourth pixel along each axis."""
 
-
 _CAMERA_TOLERANCE = 1.0
-"""Pixels that a point may be off and still move as the camera says. With 3, slow objects pass for background."""
-
+"""Largest distance in pixels of a point from the camera's motion. With 3, slow objects pass for background."""
 
 _SMOOTHING = 1.5
 
-
 _LEAST_MOTION = 0.3
-"""Pixels a frame; slower is noise of the flow."""
-
+"""Pixels per frame; slower motion is noise of the flow."""
 
 _RELATIVE_MOTION = 0.3
-"""What moves at this share of the speed of the fastest hundredth of the frame counts as moving."""
-
+"""A pixel moves if it has this share of the speed of the fastest hundredth of the frame."""
 
 _LEAST_AREA = 0.01
-"""Share of the frame below which a moving region is not proposed."""
-
+"""Smallest moving region to propose, as a share of the frame."""
 
 _CLOSING, _OPENING = 5, 3
-"""Pixels: gaps of what moves that are closed, and how thin a part of it must be to be taken away."""
-
+"""Pixels: the width of gaps to close in moving regions, and of thin parts to remove."""
 
 _FEWEST_POINTS = 30
 """A homography has 8 unknowns; with fewer points than this it fits anything."""
 
 
 class Clip:
-    """Consecutive frames of one video at working size, and the motion between them, computed once when it is asked for.
+    """Consecutive frames of one video at working size. The motion between them is computed once, at the first use.
 
     Args:
         frames: at least one, all of one size.
@@ -67,11 +57,10 @@ class Clip:
         height, width = frames[0].shape[:2]
         self.scale = min(WORKING_SIDE / max(height, width), 1.0)
         size = max(round(width * self.scale), 1), max(round(height * self.scale), 1)
-        small = (
-            frames if self.scale == 1 else [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
-        )
-        # OpenCV's trackers look up colour names, which they expect in this order.
-        self.colour = [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in small]
+        if self.scale < 1:
+            frames = [cv2.resize(frame, size, interpolation=cv2.INTER_AREA) for frame in frames]
+        # OpenCV's trackers expect this order of colours.
+        self.colour = [cv2.cvtColor(frame, cv2.COLOR_RGB2BGR) for frame in frames]
         self._flows: dict[tuple[int, int], Flow] = {}
 
     def __len__(self) -> int:
@@ -84,7 +73,7 @@ class Clip:
     @cached_property
     def _estimator(self) -> cv2.DISOpticalFlow:
         estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
-        # The presets stop at half or a quarter of the resolution, where the outline of what moves is lost.
+        # The presets stop at half or a quarter of the resolution and lose the outlines of objects.
         estimator.setFinestScale(0)
         return estimator
 
@@ -104,11 +93,10 @@ class Clip:
 
 
 def own_motion(flow: Flow) -> NDArray[np.float32]:
-    """How far each pixel is from where the motion of the camera alone would take it, `(H, W)` pixels; NaN where that is
-    not known.
+    """The distance of each pixel from its place under the motion of the camera alone, `(H, W)` pixels; NaN if unknown.
 
-    A still scene seen by a turning camera, and a plane seen by any, moves by a homography; RANSAC ignores what does
-    not.
+    A still scene moves by a homography if the camera only rotates, and so does a plane under any camera. RANSAC ignores
+    everything else.
     """
     height, width = flow.shape[:2]
     places = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1).astype(np.float32)
@@ -117,13 +105,13 @@ def own_motion(flow: Flow) -> NDArray[np.float32]:
     if camera is None:
         return np.full((height, width), np.nan, dtype=np.float32)
     expected = cv2.perspectiveTransform(places.reshape(1, -1, 2), camera).reshape(places.shape)
-    # What the camera leaves behind has no match in the other frame, and moves as chance will have it.
+    # A pixel that leaves the frame has no match in the other frame, and its flow is random.
     stays = ((expected >= 0) & (expected <= [width - 1, height - 1])).all(axis=-1)
     return np.where(stays, np.linalg.norm(places + flow - expected, axis=-1), np.nan).astype(np.float32)
 
 
 def camera_motion(source: Points, target: Points) -> NDArray[np.float64] | None:
-    """The homography `(3, 3)` that most of the points follow, or None if there are too few of them."""
+    """The homography `(3, 3)` of most of the points; None if there are too few points."""
     if len(source) < _FEWEST_POINTS:
         return None
     # OpenCV's RANSAC draws the same points at every call.
@@ -132,15 +120,15 @@ def camera_motion(source: Points, target: Points) -> NDArray[np.float64] | None:
 
 
 def moving_regions(clip: Clip, frame: int, most: int) -> list[Box]:
-    """Boxes around what moves on its own in one frame, at working size, the most motion first.
+    """Boxes around regions that move on their own in one frame, at working size, the most motion first.
 
-    The mean over the flows to the frame before and the frame after: what one of them uncovers, and finds no match for,
-    the other one sees.
+    The motion is the mean over the flows to the frame before and the frame after: a pixel that is hidden in one of them
+    is mostly visible in the other.
 
     Args:
         clip: the frames.
-        frame: which of them.
-        most: no more boxes than this.
+        frame: number of the frame.
+        most: largest number of boxes.
     """
     neighbours = [other for other in (frame - 1, frame + 1) if 0 <= other < len(clip)]
     motions = np.stack([own_motion(clip.flow(frame, other)) for other in neighbours])
@@ -164,7 +152,7 @@ def _box_of(facts: NDArray[np.int32]) -> Box:
 
 
 def without_doubles(boxes: Sequence[Box], limit: float = 0.5) -> list[Box]:
-    """The boxes that do not overlap one before them by `limit` or more; those without an area are left out too."""
+    """The boxes with an area that overlap every kept box before them by less than `limit`."""
     kept: list[Box] = []
     for box in boxes:
         if area(box) > 0 and all(overlap(box, other) < limit for other in kept):

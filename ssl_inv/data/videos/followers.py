@@ -1,4 +1,4 @@
-"""Trackers: where a box of one frame is in the frames after it."""
+"""Trackers: they follow a box of one frame through the frames after it."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -12,38 +12,30 @@ from ssl_inv.data.videos.boxes import Box
 from ssl_inv.data.videos.flow import Clip, Flow, Points, camera_motion
 
 Tracker = Callable[[Clip, Sequence[int], Box], list[Box]]
-"""A clip, the frames to visit in their order, and the box in the first of them, all at working size. Gives the box in
-each of them; fewer boxes where it loses sight."""
-
+"""Takes a clip, the frames to visit in order, and the box in the first of them, at working size. Returns the box in
+each frame, or fewer boxes if it loses the object."""
 
 _GRID = 16
 
-
 _EDGE = 0.05
 
-
 _CONSISTENT = 0.5
-"""Pixels between a point and where the flow there and back takes it."""
-
+"""Allowed distance in pixels between a point and its place after the flow forwards and backwards."""
 
 _LOST = 10.0
-"""Pixels of that for half of the points, at which a box is lost, as in the paper."""
-
+"""If half of the points are further away than this, in pixels, the box is lost, as in the paper."""
 
 _FEWEST = 16
 
-
 _MOVING = 0.5
-"""A point has a motion of its own if it leaves the camera's by this many pixels, and by this share of the median of the
-box.
-"""
-
+"""A point moves on its own if its distance from the camera's motion is over this many pixels, and over this share of
+the median distance in the box."""
 
 _ENOUGH_MOVING = 0.25
 
 
 def tracker(name: str) -> Tracker:
-    """The tracker of a name: `flow`, or OpenCV's `csrt` and `kcf`.
+    """The tracker called `name`: `flow`, or OpenCV's `csrt` or `kcf`.
 
     Raises:
         ValueError: if there is none, or the installed OpenCV lacks it.
@@ -53,15 +45,13 @@ def tracker(name: str) -> Tracker:
     if name not in _OPENCV:
         raise ValueError(f"there is no tracker {name!r}; {suggest(name, TRACKERS)}")
     if not hasattr(cv2, _OPENCV[name]):
-        raise ValueError(
-            f"the installed OpenCV has no {name} tracker, opencv-contrib-python-headless has; flow needs nothing more"
-        )
+        advice = "install opencv-contrib-python-headless, or use flow"
+        raise ValueError(f"the installed OpenCV has no {name} tracker; {advice}")
     create: Callable[[], cv2.Tracker] = getattr(cv2, _OPENCV[name])
     return lambda clip, order, box: _follow_opencv(create(), clip, order, box)
 
 
 _OPENCV = {"csrt": "TrackerCSRT_create", "kcf": "TrackerKCF_create"}
-
 
 TRACKERS = ("flow", *_OPENCV)
 
@@ -79,11 +69,10 @@ def _follow_opencv(one: cv2.Tracker, clip: Clip, order: Sequence[int], box: Box)
 
 
 def follow_flow(clip: Clip, order: Sequence[int], box: Box) -> list[Box]:
-    """Move and scale a box by the medians of what its points do.
+    """Move and scale a box by the median motion of its points.
 
     This is Median Flow (Kalal, Mikolajczyk and Matas, "Forward-Backward Error", ICPR 2010) on dense flow, with one
-    thing more: points that move as the camera does are background that the box holds too, and have no say as long as
-    there are enough others.
+    addition: points that move with the camera are background in the box. They are ignored if there are enough others.
     """
     boxes = [box]
     for first, second in pairwise(order):
@@ -95,7 +84,7 @@ def follow_flow(clip: Clip, order: Sequence[int], box: Box) -> list[Box]:
 
 
 def _moved(there: Flow, back: Flow, box: Box) -> Box | None:
-    """The box after one step, or None if too few of its points are in the image or agree."""
+    """The box after one step; None if too few of its points are in the image or agree."""
     height, width = there.shape[:2]
     source = _grid(box)
     source = source[((source >= 0) & (source <= [width - 1, height - 1])).all(axis=1)]
@@ -128,13 +117,10 @@ def _at(flow: Flow, points: Points) -> Points:
 
 
 def _camera_outside(flow: Flow, box: Box) -> NDArray[np.float64] | None:
-    """The camera's motion as the points outside the box see it."""
+    """The camera's motion, from the points outside the box."""
     height, width = flow.shape[:2]
-    points = (
-        np.stack(np.meshgrid(np.arange(0, width, 8), np.arange(0, height, 8)), axis=-1)
-        .astype(np.float32)
-        .reshape(-1, 2)
-    )
+    grid = np.meshgrid(np.arange(0, width, 8), np.arange(0, height, 8))
+    points = np.stack(grid, axis=-1).astype(np.float32).reshape(-1, 2)
     points = points[((points < box[:2]) | (points > box[2:])).any(axis=1)]
     if not len(points):
         return None  # the object fills the frame
@@ -142,7 +128,7 @@ def _camera_outside(flow: Flow, box: Box) -> NDArray[np.float64] | None:
 
 
 def _shifted_and_scaled(box: Box, source: Points, target: Points) -> Box | None:
-    """The box moved by the median motion of its points, and scaled by the median change of the distances between them."""
+    """The box, moved by the median motion of its points and scaled by the median change of their distances."""
     if len(source) < _FEWEST:
         return None
     first, second = np.triu_indices(len(source), k=1)

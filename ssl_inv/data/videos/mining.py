@@ -1,4 +1,4 @@
-"""From the frames of a video to tracks that hold: found by motion, followed, and followed back."""
+"""From the frames of a video to reliable tracks: found by motion, followed, and checked by following them back."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -8,41 +8,33 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_inv.catalogue import SettingError, require_between
+from ssl_inv.catalogue import require, require_at_least, require_between
 from ssl_inv.data.videos.boxes import Box, area, inside, overlap, square_around
 from ssl_inv.data.videos.flow import Clip, moving_regions, without_doubles
 from ssl_inv.data.videos.followers import Tracker, tracker
 from ssl_inv.data.videos.reading import Frame
 
 SAME_OBJECT = 0.5
-"""Boxes that overlap by this much show one object: of two tracks one is kept, and what begins where a track ends
-continues it.
-"""
-
+"""Boxes with at least this overlap show one object: of two such tracks one is kept, and a track that begins where
+another ends continues it."""
 
 _LEAST_VISIBLE = 0.5
-"""Share of a box that must lie within the frame."""
-
+"""Share of a box that must lie in the frame."""
 
 _LEAST_SIDE = 16
 """Pixels of a frame; a smaller box shows nothing to learn from."""
 
-
 _CUT = 0.3
 """Share of the pixels that have another colour after a cut: at least 0.41 between videos of DAVIS, at most 0.14 between
-frames of one.
-"""
-
+frames of one."""
 
 BACKWARD_STEP = 3
-"""Frames from one look to the next on the way back. With the same frames as on the way there, the mistakes of optical
-flow undo themselves and the check passes nearly everything; see `benchmarks/track_quality.py`."""
-
+"""Frames per step on the way back. With step 1, the errors of optical flow cancel, and the check passes nearly
+everything; see `benchmarks/track_quality.py`."""
 
 _LEAST_CHANGE = 3.0
-"""Levels of 255 by which the first and the last view must differ on average, at 32 pixels a side; noise of a good
-camera is less.
-"""
+"""Least mean difference of the first and the last view, in levels of 255, at 32 pixels a side; noise of a good camera
+is smaller."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +43,12 @@ class TrackSettings:
 
     Args:
         tracker: `flow`, `csrt` or `kcf`; see `ssl_inv.data.videos.followers`.
-        length: frames that a box is followed for. The video is cut into pieces of this length, and each begins with new
-        boxes.
+        length: frames for which a box is followed. The video is cut into pieces of this length; each begins with new
+            boxes.
         step: frames from one view of an object to the next.
-        objects: most objects of one piece of a video.
-        agreement: how much the box that comes back from following a track backwards must overlap the one that it began
-            with; 0 for no such check.
+        objects: largest number of objects in one piece of a video.
+        agreement: least overlap of the first box of a track with the box found by following it backwards; 0 for no such
+            check.
 
     Raises:
         ValueError: if a number is out of range.
@@ -69,14 +61,11 @@ class TrackSettings:
     agreement: float = 0.5
 
     def __post_init__(self) -> None:
-        for name, least in {"length": 2, "step": 1, "objects": 1}.items():
-            if getattr(self, name) < least:
-                raise SettingError(name, f"must be at least {least}, got {getattr(self, name)}")
-        # A piece that a cut ends early is half as long, and one view is no track.
-        if self.step > self.length // 2:
-            raise SettingError(
-                "step", f"must be at most half the length of a track, {self.length // 2}, got {self.step}"
-            )
+        require_at_least(2, length=self.length)
+        require_at_least(1, step=self.step, objects=self.objects)
+        # A piece before a cut can be half as long, and one view is no track.
+        most = self.length // 2
+        require(self.step <= most, "step", f"must be at most half the length of a track, {most}, got {self.step}")
         require_between(0, 1, agreement=self.agreement)
 
 
@@ -87,7 +76,7 @@ class Piece:
     Attributes:
         start: number of the first frame in the video.
         frames: the frames.
-        before: the frame before them, which helps to see what moves; None at the beginning.
+        before: the frame before them, which helps to find motion; None at the beginning.
     """
 
     start: int
@@ -100,11 +89,10 @@ class Track:
     """One object in one piece of a video.
 
     Attributes:
-        number: which object of the video; a piece that goes on with an object of the piece before has its number again.
-        born: the frame of the video in which this object was first seen.
-        boxes: where it is in every frame of the piece, in pixels of the frames.
-        agreement: overlap of the first box with where the last one leads when it is followed backwards; 1 where that
-            was not checked.
+        number: number of the object in the video; an object that continues from the piece before keeps its number.
+        born: the frame of the video in which this object was first found.
+        boxes: its box in every frame of the piece, in pixels of the frames.
+        agreement: overlap of the first box with the box found by following the last one backwards; 1 if not checked.
     """
 
     number: int
@@ -115,7 +103,7 @@ class Track:
 
 @dataclass
 class Miner:
-    """The tracks of one video, piece after piece, and why others were dropped.
+    """The tracks of one video, piece after piece, and the reasons for dropped tracks.
 
     Args:
         settings: how tracks are found.
@@ -128,7 +116,7 @@ class Miner:
 
     def tracks(self, piece: Piece) -> list[Track]:
         """The tracks of the next piece, the one with the most motion first."""
-        # Behind a cut stands nothing of before, whatever is in the same place.
+        # After a cut nothing continues, even in the same place.
         earlier = [] if piece.before is None else list(self._open)
         self._open = [
             self._named(track, piece.start, earlier) for track in _follow_all(piece, self.settings, self.dropped)
@@ -145,11 +133,11 @@ class Miner:
 
 
 def pieces(frames: Iterable[Frame], length: int) -> Iterator[Piece]:
-    """A video cut into pieces of `length` steps, so of one frame more; each begins with the last frame of the one
+    """A video cut into pieces of `length` steps, so `length + 1` frames; each begins with the last frame of the piece
     before.
 
-    A piece ends early where the scene is cut, and the next one begins behind the cut. What is less than half as long is
-    left out.
+    A piece ends early at a cut of the scene, and the next one begins after the cut. Pieces of less than half the length
+    are left out.
     """
     held, before, start = list[Frame](), None, 0
     colours: NDArray[np.float32] = np.empty(0, dtype=np.float32)
@@ -184,9 +172,8 @@ def _follow_all(piece: Piece, settings: TrackSettings, dropped: Counter[str]) ->
     for box in without_doubles(moving_regions(clip, first, settings.objects), SAME_OBJECT):
         track = _follow(clip, first, box, follow, settings.agreement)
         fault = _fault(track, clip, len(piece.frames), settings.agreement)
-        if fault is None and any(
-            overlap(track.boxes[-1] / clip.scale, other.boxes[-1]) >= SAME_OBJECT for other in kept
-        ):
+        ends = [overlap(track.boxes[-1] / clip.scale, other.boxes[-1]) for other in kept]
+        if fault is None and max(ends, default=0.0) >= SAME_OBJECT:
             fault = "ends on another track"
         if fault is None:
             kept.append(replace(track, boxes=[one / clip.scale for one in track.boxes]))
@@ -196,21 +183,21 @@ def _follow_all(piece: Piece, settings: TrackSettings, dropped: Counter[str]) ->
 
 
 def _follow(clip: Clip, first: int, box: Box, follow: Tracker, least_agreement: float) -> Track:
-    """The track of a box at working size, not yet named, and how well it is found again backwards."""
+    """The track of a box at working size, not yet numbered, and its agreement backwards."""
     boxes = follow(clip, range(first, len(clip)), box)
     checked = least_agreement > 0 and len(boxes) == len(clip) - first
     return Track(0, 0, boxes, agreement(clip, first, boxes, follow) if checked else 1.0)
 
 
 def agreement(clip: Clip, first: int, boxes: list[Box], follow: Tracker, step: int = BACKWARD_STEP) -> float:
-    """Overlap of the first box of a track with where its last one leads backwards; 0 if that is lost on the way.
+    """Overlap of the first box of a track with the box found by following the last one backwards; 0 if that is lost.
 
     Args:
         clip: the frames.
         first: the frame of the first box.
-        boxes: one for each frame from there on.
-        follow: what follows the last box.
-        step: frames from one look to the next.
+        boxes: one for each frame from `first` on.
+        follow: the tracker.
+        step: frames per step.
     """
     back = [*range(first + len(boxes) - 1, first, -step), first]
     returned = follow(clip, back, boxes[-1])
@@ -218,7 +205,7 @@ def agreement(clip: Clip, first: int, boxes: list[Box], follow: Tracker, step: i
 
 
 def _fault(track: Track, clip: Clip, frames: int, agreement: float) -> str | None:
-    """Why a track is not worth keeping, or None if it is."""
+    """The reason to drop a track; None to keep it."""
     if len(track.boxes) < frames:
         return "lost"
     if any(area(inside(box, *clip.size)) < _LEAST_VISIBLE * area(box) for box in track.boxes):
@@ -234,7 +221,6 @@ def _fault(track: Track, clip: Clip, frames: int, agreement: float) -> str | Non
 def _thumbnail(frame: Frame, box: Box) -> NDArray[np.float32]:
     height, width = frame.shape[:2]
     left, top, side = square_around(box, 0.0, height, width)
-    small: NDArray[np.uint8] = cv2.resize(
-        frame[top : top + side, left : left + side], (32, 32), interpolation=cv2.INTER_AREA
-    )
+    square = frame[top : top + side, left : left + side]
+    small: NDArray[np.uint8] = cv2.resize(square, (32, 32), interpolation=cv2.INTER_AREA)
     return small.astype(np.float32)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -16,16 +17,14 @@ from ssl_inv.data.images import IMAGE_SUFFIXES, UnreadableImageError, decode
 Frame = NDArray[np.uint8]
 """Pixels `(H, W, 3)`, RGB."""
 
-
 VIDEO_SUFFIXES = frozenset((".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ogv", ".wmv"))
 
-
 _CUT_SHORT = 0.9
-"""The number of frames in a file's header is an estimate; a video that ends before this share of them is damaged."""
+"""A video with less than this share of the frames in its header is damaged; the header's number is an estimate."""
 
 
 class BrokenVideoError(ValueError):
-    """A video cannot be read to its end; the message is the reason, without the name."""
+    """A video that cannot be read to its end; the message is the reason, without the name."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,8 @@ class Video:
     """One video.
 
     Attributes:
-        name: path below the folder that it was found in; unlike those of all others.
-        frames: reads it from its beginning, one frame after the other; raises `BrokenVideoError` where it cannot go on.
+        name: path below the given folder; unique.
+        frames: reads it from the beginning, frame by frame; raises `BrokenVideoError` if it cannot go on.
     """
 
     name: str
@@ -42,60 +41,47 @@ class Video:
 
 
 def find_videos(path: str | Path, pattern: str = "*") -> list[Video]:
-    """The videos of a folder, or of a zip archive with folders of frames, in the order of their names.
+    """The videos of a folder, or of an archive with folders of frames, in the order of their names.
 
-    Every video file is a video, and so are all images of one folder, in the order of the numbers in their names.
+    Every video file is a video. All images of one folder are a video, in the order of the numbers in their names.
 
     Args:
-        path: a video file, a folder of videos or frames at any depth, or a zip archive of frames.
-        pattern: which images are frames, by the file's name, such as `*.jpg` where masks lie beside them.
+        path: a video file, a folder of videos or frames at any depth, or a zip or tar archive of frames.
+        pattern: which images are frames, by the file's name, such as `*.jpg` if there are masks in the same folder.
 
     Raises:
-        FileNotFoundError: if nothing is there, or no video and no frame.
-        ValueError: if the images of one folder have different suffixes, so that some are perhaps no frames, or an
+        FileNotFoundError: if there is nothing at `path`, or no video and no frame.
+        ValueError: if the images of one folder have different suffixes, so that perhaps not all are frames, or an
             archive holds video files.
     """
     path = Path(path).expanduser()
     if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES:
-        return [Video(path.name, lambda: _frames_of_file(path))]
+        return [Video(path.name, partial(_frames_of_file, path))]
     files = Files(path)
-    videos = [
-        Video(name, _reader_of_file(files.path / name)) for name in map(unpacked, files.with_suffix(VIDEO_SUFFIXES))
-    ]
+    names = map(unpacked, files.with_suffix(VIDEO_SUFFIXES))
+    videos = [Video(name, partial(_frames_of_file, files.path / name)) for name in names]
     if videos and not path.is_dir():
-        raise ValueError(
-            f"{path}: video files are not read from within an archive; unpack it (folders of frames may stay packed)"
-        )
+        advice = "unpack it (folders of frames may stay packed)"
+        raise ValueError(f"{path}: video files in an archive cannot be read; {advice}")
     folders: dict[str, list[str]] = {}
     for name in map(unpacked, files.with_suffix(IMAGE_SUFFIXES)):
         if fnmatch(PurePosixPath(name).name, pattern):
             folders.setdefault(str(PurePosixPath(name).parent), []).append(name)
-    for folder, names in folders.items():
-        _refuse_mixed(path, folder, names)
-        videos.append(
-            Video(path.stem if folder == "." else folder, _reader_of_images(files, sorted(names, key=_by_number)))
-        )
+    for folder, images in folders.items():
+        suffixes = sorted({PurePosixPath(name).suffix for name in images})
+        if len(suffixes) > 1:
+            advice = f"say which are frames, such as --frames '*{suffixes[0]}'"
+            raise ValueError(f"{path / folder}: images end with {' and '.join(suffixes)}; {advice}")
+        read = partial(_frames_of_images, files, sorted(images, key=_by_number))
+        videos.append(Video(path.stem if folder == "." else folder, read))
     if not videos:
         raise FileNotFoundError(f"{path}: no video and no frame{'' if pattern == '*' else f' called {pattern}'}")
     return sorted(videos, key=lambda video: video.name)
 
 
-def _refuse_mixed(path: Path, folder: str, names: Sequence[str]) -> None:
-    suffixes = sorted({PurePosixPath(name).suffix for name in names})
-    if len(suffixes) > 1:
-        where = path if folder == "." else path / folder
-        raise ValueError(
-            f"{where}: images end with {' and '.join(suffixes)}; say which are frames, such as --frames '*{suffixes[0]}'"
-        )
-
-
 def _by_number(name: str) -> list[tuple[int, str]]:
     """A sort key that puts `frame2` before `frame10`."""
     return [(int(digits), "") if digits else (-1, letters) for digits, letters in re.findall(r"(\d+)|(\D+)", name)]
-
-
-def _reader_of_file(path: Path) -> Callable[[], Iterator[Frame]]:
-    return lambda: _frames_of_file(path)
 
 
 def _frames_of_file(path: Path) -> Iterator[Frame]:
@@ -111,10 +97,6 @@ def _frames_of_file(path: Path) -> Iterator[Frame]:
             raise BrokenVideoError(f"ends after {read} of {expected} frames")
     finally:
         capture.release()
-
-
-def _reader_of_images(files: Files, names: Sequence[str]) -> Callable[[], Iterator[Frame]]:
-    return lambda: _frames_of_images(files, names)
 
 
 def _frames_of_images(files: Files, names: Sequence[str]) -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""Tracks on disk: views as images, a table that `--data.name table` reads, and a sheet for the eye."""
+"""Writes tracks: views as images, a table for `--data.name table`, and an overview picture."""
 
 import csv
 import io
@@ -23,21 +23,15 @@ from ssl_inv.transforms.keyed_random import permutation
 
 TABLE, SHEET, RECORD = "tracks.csv", "tracks.png", "tracks.json"
 
-
 _FORMAT = 1
-
 
 _QUALITY = 95
 
-
 _VALIDATION_SHARE = 0.1
-
 
 _OVERVIEW_SIDE = 256
 
-
 _SHEET_TRACKS, _SHEET_VIEWS, _SHEET_SIDE = 24, 7, 96
-
 
 HEADER = (
     "path",
@@ -55,23 +49,23 @@ HEADER = (
     "bottom",
     "agreement",
 )
-"""`time` is in frames since the object was first seen; `x` and `y` are the centre of what the image shows, in widths
-and heights of the frame, and `log_side` the logarithm of its side as a share of the frame's shorter side; `left` to
-`bottom` is the object's box in pixels of the frame. The scales are about the differences of two views of one object of
-DAVIS (root mean square)."""
+"""`time`: frames since the object was first found. `x`, `y`: the centre of the image, in widths and heights of the
+frame. `log_side`: the logarithm of its side, as a share of the frame's shorter side. `left` to `bottom`: the object's
+box in pixels of the frame. The scales are about the root mean square differences of two views of one object in DAVIS.
+"""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What was found.
+    """The counts of a call.
 
     Attributes:
-        videos: how many videos were looked at, broken ones included.
-        objects: how many objects have a track.
-        views: how many images were written.
-        dropped: how many tracks were dropped, by the reason.
-        broken: the videos that could not be read to their end, with the reason; what was found before that is kept.
-        empty: the videos in which no track was found.
+        videos: number of videos, with broken ones.
+        objects: number of objects with a track.
+        views: number of written images.
+        dropped: number of dropped tracks, by the reason.
+        broken: the videos that could not be read to their end, with the reason; earlier tracks of them are kept.
+        empty: the videos without a track.
     """
 
     videos: int
@@ -90,33 +84,28 @@ def write_tracks(
     margin: float,
     progress: Callable[[str], None],
 ) -> Summary:
-    """Find the tracks of all videos and write them; a call that was interrupted goes on with the first video that is
-    not done.
+    """Find the tracks of all videos and write them. After an interruption, a new call continues with the first video
+    that is not complete.
 
-    `output` then holds `tracks.csv`, a table of views; the views in `images/`; in `overviews/` the frame in which each
-    object is first seen, with its box; `tracks.png`, some tracks side by side; `tracks.json`, the settings and the
-    counts; and `videos/`, what was found in each video.
+    `output` then holds `tracks.csv`, a table of views; the views in `images/`; in `overviews/` the first frame of each
+    object with its box; `tracks.png`, some tracks side by side; `tracks.json`, the settings and the counts; and in
+    `videos/` the tracks of each video.
 
     Args:
         videos: the videos.
         output: the folder.
         settings: how tracks are found.
         size: side of the views in pixels.
-        margin: what a view shows around the box, as a share of the box's longer side.
-        progress: told what is being done.
+        margin: margin around the box in a view, as a share of the box's longer side.
+        progress: called with a line about the current step.
 
     Raises:
         ValueError: if the folder holds something else, or tracks of other videos or settings.
     """
-    # Each thread searches the flow of a stripe of its own, so the flow would depend on how many there are.
+    # Each thread computes the flow of one stripe, so the flow would depend on the number of threads.
     cv2.setNumThreads(1)
-    asked = {
-        "format": _FORMAT,
-        "videos": [video.name for video in videos],
-        "size": size,
-        "margin": margin,
-        **asdict(settings),
-    }
+    names = [video.name for video in videos]
+    asked = {"format": _FORMAT, "videos": names, "size": size, "margin": margin, **asdict(settings)}
     _refuse_other(output, asked)
     (output / "videos").mkdir(parents=True, exist_ok=True)
     write_text(output / RECORD, json.dumps({**asked, "complete": False}, indent=2) + "\n")
@@ -173,13 +162,12 @@ def _write_video(
 def _write_track(
     name: str, piece: Piece, track: Track, output: Path, step: int, size: int, margin: float
 ) -> list[dict[str, Any]]:
-    """Write the views of a track in one piece of its video; the cells of their rows by column."""
+    """Write the views of a track in one piece of its video; returns the cells of their rows by column."""
     rows = []
     for place in range(0, len(piece.frames), step):
         frame, box = piece.frames[place], track.boxes[place]
         if place == 0 and track.born < piece.start:
-            # The piece before ended with this frame.
-            continue
+            continue  # It is the last frame of the piece before.
         path = f"images/{name}/{track.number:04d}-{piece.start + place:06d}.jpg"
         _save(_view(frame, box, size, margin), output / path)
         rows.append(
@@ -239,13 +227,11 @@ def _summary(records: dict[str, Any]) -> Summary:
 
 
 def _write_table(output: Path, records: dict[str, Any]) -> None:
-    """One row a view; whole videos are held out, because tracks of one video may show one object."""
+    """One row per view. Whole videos are held out, because two tracks of one video can show the same object."""
     with_views = sorted(name for name, record in records.items() if record["views"])
     header = [column for column in HEADER if column != "split" or len(with_views) > 1]
     held_out = max(round(_VALIDATION_SHARE * len(with_views)), 1)
-    validation = (
-        {with_views[place] for place in permutation(0, length=len(with_views))[:held_out]} if with_views else set()
-    )
+    validation = {with_views[place] for place in permutation(0, length=len(with_views))[:held_out]}
     text = io.StringIO(newline="")
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
@@ -257,7 +243,7 @@ def _write_table(output: Path, records: dict[str, Any]) -> None:
 
 
 def _write_sheet(output: Path, records: dict[str, Any]) -> None:
-    """A row a track, evenly chosen among all: the frame in which it begins with its box, then views in their order."""
+    """One row per track, evenly chosen among all: its first frame with its box, then views in order."""
     tracks: dict[str, list[str]] = {}
     for record in records.values():
         for view in record["views"]:
@@ -265,17 +251,15 @@ def _write_sheet(output: Path, records: dict[str, Any]) -> None:
     if not tracks:
         return
     names = list(tracks)
-    chosen = [
-        names[place]
-        for place in np.unique(np.linspace(0, len(names) - 1, min(_SHEET_TRACKS, len(names))).round().astype(int))
-    ]
+    places = np.linspace(0, len(names) - 1, min(_SHEET_TRACKS, len(names))).round().astype(int)
+    chosen = [names[place] for place in places]
     frame_width = 2 * _SHEET_SIDE
     sheet = Image.new("RGB", (frame_width + _SHEET_VIEWS * _SHEET_SIDE, len(chosen) * _SHEET_SIDE), "white")
     for row, name in enumerate(chosen):
         _paste(sheet, output / f"overviews/{name}.jpg", (0, row * _SHEET_SIDE), (frame_width, _SHEET_SIDE))
         views = tracks[name]
-        places = np.linspace(0, len(views) - 1, min(_SHEET_VIEWS, len(views))).round().astype(int).tolist()
-        for column, place in enumerate(places):
+        places = np.linspace(0, len(views) - 1, min(_SHEET_VIEWS, len(views))).round().astype(int)
+        for column, place in enumerate(places.tolist()):
             corner = frame_width + column * _SHEET_SIDE, row * _SHEET_SIDE
             _paste(sheet, output / views[place], corner, (_SHEET_SIDE, _SHEET_SIDE))
     with written_aside(output / SHEET) as aside:

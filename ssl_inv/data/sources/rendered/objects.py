@@ -1,6 +1,4 @@
-"""The objects of rendered solids: a prototype of several coloured primitives for every class, and jittered copies of
-it.
-"""
+"""The objects of rendered solids: for every class a prototype of coloured primitives, and jittered copies of it."""
 
 import math
 
@@ -25,10 +23,9 @@ from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_to_
 CLASS_KEY, OBJECT_KEY, VIEW_KEY = range(3)
 """Second part of every key, so that classes, objects and views draw from different streams."""
 
-
 _ANCHORS = ((1.0, 0.05, 0.15), (-0.35, 0.1, 1.0), (0.15, 1.0, -0.1), (-0.9, -0.45, -0.2), (0.45, -0.9, 0.45))
-"""Where the parts sit around the body, in units of its half sizes; parts beyond the fifth get a place of their own in
-each class.
+"""Places of the parts around the body, in units of its half sizes. Parts beyond the fifth have another place in each
+class.
 """
 
 
@@ -68,7 +65,7 @@ def class_prototypes(classes: int, primitives: int, seed: int) -> Solids:
     body_hue = torch.arange(classes, dtype=torch.float64) * (math.sqrt(5) - 1) / 2 % 1
     part_hues = torch.arange(primitives - 1, dtype=torch.float64) / (primitives - 1) + 0.03 * _signed(parts[..., 11])
     hues = torch.cat((body_hue[:, None], part_hues), dim=1)
-    # Saturation and value are the same everywhere: with them a colour histogram told the classes apart, whatever the
+    # Saturation and value are the same everywhere. Otherwise a colour histogram told the classes apart, whatever the
     # shapes.
     is_part = (torch.arange(primitives) > 0).double().expand_as(hues)
     colours = hsv_to_rgb(hues, 0.35 + 0.55 * is_part, 0.75 + 0.15 * is_part)
@@ -82,7 +79,7 @@ def class_prototypes(classes: int, primitives: int, seed: int) -> Solids:
 
 
 def jittered(prototypes: Solids, jitter: float, seed: int, radius: float = BOUNDING_RADIUS) -> Solids:
-    """Object i from row i of `prototypes`: sizes, places, orientations and colours moved by up to `jitter`, then
+    """Object i from row i of `prototypes`: sizes, places, orientations and colours changed by up to `jitter`, then
     centred and scaled.
 
     Args:
@@ -90,8 +87,8 @@ def jittered(prototypes: Solids, jitter: float, seed: int, radius: float = BOUND
         jitter: largest relative change of a size, shift in multiples of a primitive's half size, turn in radians, and
             change of red, green and blue.
         seed: of the data set.
-        radius: of the sphere around the middle of its bounding box that every object is scaled to touch; curved parts
-            may reach beyond it by a few per cent.
+        radius: every object is scaled to touch a sphere of this radius around the middle of its bounding box; curved
+            parts may reach beyond it by a few per cent.
     """
     objects, primitives = prototypes.kinds.shape
     moves = jitter * _signed(_draw(seed, OBJECT_KEY, np.arange(objects), shape=(primitives, 12)))

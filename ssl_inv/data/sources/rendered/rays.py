@@ -1,8 +1,8 @@
-"""Where rays meet a sphere, a cube and a frustum of unit size, in closed form.
+"""Intersections of rays with a sphere, a cube and a frustum of unit size, in closed form.
 
 Components are separate tensors that broadcast together: the common origin of a tile of rays, `(T, 1)`, and their
-directions, `(T, R)`, meet without a copy. Every operation is one that IEEE 754 rounds exactly, so that a ray gives the
-same bits in every batch.
+directions, `(T, R)`, combine without a copy. IEEE 754 rounds every operation exactly, so a ray gives the same bits in
+every batch.
 """
 
 import math
@@ -13,7 +13,6 @@ from torch import Tensor
 Vector = tuple[Tensor, Tensor, Tensor]
 """The x, y and z components of vectors, as tensors whose shapes broadcast together."""
 
-
 _HUGE = 1e20
 
 
@@ -23,15 +22,15 @@ def dot(a: Vector, b: Vector) -> Tensor:
 
 
 def hit_sphere(origin: Vector, direction: Vector) -> tuple[Tensor, Vector]:
-    """Where rays that start outside first meet the unit sphere.
+    """The first intersection with the unit sphere, of rays that start outside it.
 
     Args:
         origin: starts of the rays.
         direction: their directions, of any length but zero.
 
     Returns:
-        The distance in multiples of `direction`, infinite for rays that miss, and a normal that points outwards, of any
-        length and without meaning for rays that miss.
+        The distance in multiples of `direction`, infinite for rays that miss; and an outward normal of any length,
+        without meaning for rays that miss.
     """
     a, b = dot(direction, direction), dot(origin, direction)
     discriminant = b * b - a * (dot(origin, origin) - 1)

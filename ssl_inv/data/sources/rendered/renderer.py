@@ -1,14 +1,13 @@
-"""Solids made of coloured primitives, traced in closed form and lit, in batched tensor operations on any device.
+"""Ray tracer for solids of coloured primitives: closed-form intersections and light, in batched tensor operations.
 
-The scene is 3DIEBench's: a fixed camera 2.5 away looks down at 45 degrees on an object that turns above a coloured
-floor, under a coloured light that moves on a cap of the sky. Every primitive is the image of one of three unit shapes
-(sphere, cube, frustum) under a scaling, a rotation and a shift. Rays are taken into the frame of the unit shape, in
-which the intersection is a quadratic or a slab test; only the tiles of the image that a primitive's bounding box covers
-are traced.
+The scene is 3DIEBench's: a fixed camera at distance 2.5 looks down at 45 degrees on an object above a coloured floor. A
+coloured light moves on a cap of the sky. Every primitive is the image of a unit shape (sphere, cube or frustum) under a
+scaling, a rotation and a shift. Rays are mapped into the frame of the unit shape; the intersection there is a quadratic
+or a slab test. Only the image tiles that a primitive's bounding box covers are traced.
 
-Pixels of a view do not depend on its batch: per ray there are only operations that IEEE 754 rounds exactly (+ - * /
-sqrt, comparisons), no matrix products and no sums over an axis, whose order could change with the batch. What is
-computed per view is computed in float64.
+Pixels of a view do not depend on its batch: the operations per ray are exactly rounded by IEEE 754 (+ - * / sqrt,
+comparisons). There are no matrix products and no sums over an axis, because their order could change with the batch.
+Numbers per view are computed in float64.
 """
 
 import math
@@ -24,61 +23,41 @@ from ssl_inv.transforms.quaternions import quaternion_to_matrix
 
 ELLIPSOID, BOX, CYLINDER, CONE = range(4)
 
-
 KINDS = ("ellipsoid", "box", "cylinder", "cone")
-
 
 CAMERA_DISTANCE = 2.5
 
-
 BOUNDING_RADIUS = 0.8
-"""Objects are scaled to this bounding radius; the floor lies just as far below the origin, so that no pose cuts it."""
-
+"""All objects have this bounding radius. The floor lies as far below the origin, so that no pose touches it."""
 
 FIELD = BOUNDING_RADIUS / math.sqrt(CAMERA_DISTANCE**2 - BOUNDING_RADIUS**2)
 """Tangent of half the field of view: the bounding sphere fills the frame."""
 
-
 _DIAGONAL = math.sqrt(0.5)
-
 
 FORWARD, RIGHT, UP = (0.0, -_DIAGONAL, -_DIAGONAL), (-1.0, 0.0, 0.0), (0.0, -_DIAGONAL, _DIAGONAL)
 """The camera's axes in the world, whose z points up: polar angle 45 degrees, azimuth 90 degrees."""
 
-
 SUN = (-0.48, 0.60, 0.64)
-"""Direction to the white fill light, beside the camera; fixed, so that the faces of a solid differ under every coloured
-light.
-"""
-
+"""Direction to the white fill light, beside the camera. It is fixed, so that the faces of a solid differ under every
+coloured light."""
 
 AMBIENT, SUN_STRENGTH, LIGHT_STRENGTH = 0.15, 0.45, 0.60
 
-
 FLOOR_AMBIENT = 0.45
 
-
 TINT = 0.5
-"""Share of the light that has its hue; the rest is white, so that the object's own colours stay visible under every
-hue.
-"""
-
+"""Share of the light that has its hue. The rest is white, so that the object's colours stay visible under every hue."""
 
 BEAM_RADIUS = 3.0
-"""Distance from the axis of the light at which its intensity has fallen to zero; it leaves a pool of light on the
-floor.
-"""
-
+"""Distance from the axis of the light at which its intensity is zero; the light makes a pool on the floor."""
 
 SHADOW_DEPTH = 0.75
-
 
 SHADOW_SOFTNESS = 1.3
 """Radius of the soft shadow of a primitive, in multiples of the root mean square of its half sizes."""
 
-
 TILE = 8
-
 
 _NO_HIT = torch.iinfo(torch.int64).max
 
@@ -88,8 +67,7 @@ class Solids:
     """Objects, each made of P primitives; one row per object, float64.
 
     Attributes:
-        kinds: `(N, P)`, int64, indices into `KINDS`. Cylinders and cones stand along z, the tip of a cone at the
-        positive end.
+        kinds: `(N, P)`, int64, indices into `KINDS`. Cylinders and cones stand along z, a cone's tip at positive z.
         half_sizes: `(N, P, 3)`, half the extent along the primitive's own axes.
         positions: `(N, P, 3)`, the centres of the primitives' boxes in the object's frame.
         orientations: `(N, P, 3, 3)`, rotations from the primitives' axes to the object's.
@@ -104,13 +82,7 @@ class Solids:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Solids":
         """The objects with `change` applied to every tensor."""
-        return Solids(
-            change(self.kinds),
-            change(self.half_sizes),
-            change(self.positions),
-            change(self.orientations),
-            change(self.colours),
-        )
+        return Solids(**{name: change(value) for name, value in vars(self).items()})
 
     def select(self, rows: Tensor) -> "Solids":
         """Some of the objects, in the order of `rows`."""
@@ -122,7 +94,7 @@ class Solids:
 
 @dataclass(frozen=True)
 class Scenes:
-    """How each of B objects is posed and lit, float64; hues in turns, angles in radians.
+    """Pose and light of B objects, float64; hues in turns, angles in radians.
 
     Attributes:
         rotation: `(B, 4)`, unit quaternions from the object's frame to the world.
@@ -130,7 +102,7 @@ class Scenes:
         light_theta: `(B,)`, angle of the light from the vertical, below pi / 2.
         light_phi: `(B,)`, azimuth of the light.
         light_hue: `(B,)`.
-        position: `(B, 3)`, where the object's origin stands in the world; None for the world's origin.
+        position: `(B, 3)`, the object's origin in the world; None: the world's origin.
     """
 
     rotation: Tensor
@@ -145,7 +117,7 @@ class Scenes:
         return replace(self, **{name: change(value) for name, value in vars(self).items() if value is not None})
 
     def place(self, points: Tensor) -> Tensor:
-        """Where points `(B, P, 3)` of the objects are in the world."""
+        """Points `(B, P, 3)` of the objects in the world."""
         turned = _apply(quaternion_to_matrix(self.rotation)[:, None], points)
         return turned if self.position is None else turned + self.position[:, None]
 
@@ -179,10 +151,10 @@ class _Posed:
 
     Attributes:
         kinds: `(M,)`, ascending.
-        views: `(M,)`, the view that each belongs to.
+        views: `(M,)`, the view of each.
         table: `(27, M)`, float32: origin, three terms of the ray direction (constant, per column, per row), reciprocal
             half sizes, direction to the light and to the sun, all in the frame of the unit shape (3 rows each), then
-            the colour that the fill light and that the coloured light bring out (3 rows each).
+            the colours under the fill light and under the coloured light (3 rows each).
         start: `(M, 2)`, first column and row of the samples that the primitive's box covers.
         tiles: `(M, 2)`, number of tiles along columns and rows that cover the box.
     """
@@ -206,7 +178,7 @@ def _pose(solids: Solids, scenes: Scenes, side: int) -> _Posed:
     axes = (turned[0] + turned[1] + turned[2]).flatten(0, 1)
     centre = scenes.place(solids.positions).flatten(0, 1)
     half, kinds = solids.half_sizes.flatten(0, 1), solids.kinds.flatten()
-    # Sorting is stable, so that the order in which primitives of one view are met depends on that view alone.
+    # A stable sort: the order of the primitives of one view depends on that view alone.
     order = torch.argsort(kinds, stable=True)
     axes, centre, half, kinds = axes[order], centre[order], half[order], kinds[order]
     views = order // primitives
@@ -221,23 +193,16 @@ def _pose(solids: Solids, scenes: Scenes, side: int) -> _Posed:
 
     light, sun = scenes.light_direction()[views], _constant(SUN, half)
     colours = solids.colours.flatten(0, 1)[order]
-    columns = (
-        to_unit(camera - centre),
-        to_unit(corner),
-        to_unit(step * right),
-        to_unit(-step * up),
-        1 / half,
-        to_unit(light),
-        to_unit(sun),
-    )
+    ray = [to_unit(vector) for vector in (camera - centre, corner, step * right, -step * up)]
     lit = (colours, colours * LIGHT_STRENGTH * scenes.light_colour()[views])
+    table = torch.cat((*ray, 1 / half, to_unit(light), to_unit(sun), *lit), dim=-1)
     start, tiles = _covered(axes, centre - camera, half, side)
-    return _Posed(kinds, views, torch.cat((*columns, *lit), dim=-1).float().T.contiguous(), start, tiles)
+    return _Posed(kinds, views, table.float().T.contiguous(), start, tiles)
 
 
 def _covered(axes: Tensor, centre: Tensor, half: Tensor, side: int) -> tuple[Tensor, Tensor]:
-    """First sample (column, row) and number of tiles of the rectangle in which the camera, at the origin, sees each
-    primitive's box.
+    """First sample (column, row) and number of tiles of the rectangle that covers each primitive's box, seen by a
+    camera at the origin.
     """
     signs = torch.cartesian_prod(*[_constant((-1.0, 1.0), half)] * 3)
     corners = centre[:, None] + _apply(axes[:, None], signs * half[:, None])
@@ -246,7 +211,7 @@ def _covered(axes: Tensor, centre: Tensor, half: Tensor, side: int) -> tuple[Ten
     first = on_grid.amin(1).floor().long().clamp(0, side - 1)
     last = on_grid.amax(1).floor().long().clamp(0, side - 1)
     tiles = (last - first) // TILE + 1
-    # Tiles that would run over the border are moved back inside the padded grid.
+    # Tiles over the border are moved back into the padded grid.
     return torch.minimum(first, _padded(side) - TILE * tiles), tiles
 
 
@@ -256,12 +221,12 @@ def _padded(side: int) -> int:
 
 @dataclass(frozen=True)
 class _Rays:
-    """Samples that were traced against one primitive each.
+    """Samples, each traced against one primitive.
 
     Attributes:
         sample: `(R,)`, index into the padded grid of all views.
         primitive: `(R / TILE**2,)`, the row of `_Posed` of each tile.
-        distance: `(R,)`, infinite where the primitive was missed.
+        distance: `(R,)`, infinite where the ray misses the primitive.
         light: `(R,)`, Lambert's cosine towards the coloured light.
         sun: `(R,)`, cosine towards the fill light, in [-1, 1].
     """
@@ -274,7 +239,7 @@ class _Rays:
 
 
 def _trace(posed: _Posed, side: int) -> _Rays:
-    """Every primitive against all samples of the tiles that it may cover."""
+    """Trace every primitive against all samples of its tiles."""
     device, area = posed.kinds.device, TILE * TILE
     counts = posed.tiles[:, 0] * posed.tiles[:, 1]
     primitive = torch.repeat_interleave(counts)
@@ -299,15 +264,11 @@ def _trace(posed: _Posed, side: int) -> _Rays:
 
 
 def _trace_tiles(kinds: Tensor, parameters: Tensor, column: Tensor, row: Tensor) -> Tensor:
-    """Distance and cosines to light and sun, `(3, T, TILE**2)`, of tiles whose primitives all go to the same
-    intersection routine.
-    """
+    """Distance and cosines to light and sun, `(3, T, TILE**2)`, of tiles with the same intersection routine."""
     origin, constant, per_column, per_row, inverse_half, light, sun = ((p[0], p[1], p[2]) for p in parameters.chunk(7))
-    direction = [
-        ((c + r * row)[:, :, None] + (k * column)[:, None, :]).flatten(1)
-        for c, k, r in zip(constant, per_column, per_row, strict=True)
-    ]
-    towards = (direction[0], direction[1], direction[2])
+    terms = zip(constant, per_column, per_row, strict=True)
+    x, y, z = (((c + r * row)[:, :, None] + (k * column)[:, None, :]).flatten(1) for c, k, r in terms)
+    towards = (x, y, z)
     if kinds[0, 0] == ELLIPSOID:
         distance, gradient = hit_sphere(origin, towards)
     elif kinds[0, 0] == BOX:
@@ -315,14 +276,14 @@ def _trace_tiles(kinds: Tensor, parameters: Tensor, column: Tensor, row: Tensor)
     else:
         distance, gradient = hit_frustum(origin, towards, (kinds == CYLINDER).float())
     normal = (gradient[0] * inverse_half[0], gradient[1] * inverse_half[1], gradient[2] * inverse_half[2])
-    # A normal of length zero or infinity occurs only where a ray misses, and those samples are dropped.
+    # A normal has length zero or infinity only where a ray misses, and such samples are dropped.
     scale = 1 / dot(normal, normal).sqrt()
     return torch.stack((distance, (dot(gradient, light) * scale).clamp_min(0), dot(gradient, sun) * scale))
 
 
 def _nearest(rays: _Rays, samples: int) -> tuple[Tensor, Tensor]:
-    """The samples that see a primitive and, for each, the ray that is first hit."""
-    # Positive floats are ordered as their bits are, so one integer minimum finds the distance and the ray together.
+    """The samples that see a primitive, and the first ray to hit for each."""
+    # Positive floats have the order of their bits, so one integer minimum finds the distance and the ray together.
     ranks = torch.arange(len(rays.distance), device=rays.distance.device)
     keys = torch.where(rays.distance < math.inf, (rays.distance.view(torch.int32).long() << 32) + ranks, _NO_HIT)
     buffer = torch.full((samples,), _NO_HIT, device=keys.device).scatter_reduce_(0, rays.sample, keys, "amin")
@@ -331,7 +292,7 @@ def _nearest(rays: _Rays, samples: int) -> tuple[Tensor, Tensor]:
 
 
 def _floor_points(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """World x and y, `(size, size)`, of the floor that the camera sees through the middle of every pixel."""
+    """World x and y, `(size, size)`, of the floor seen through the middle of every pixel."""
     grid = ((torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) * 2 / size - 1) * FIELD
     forward, right, up = (_constant(axis, like) for axis in (FORWARD, RIGHT, UP))
     rays = forward + grid[None, :, None] * right - grid[:, None, None] * up
@@ -341,18 +302,16 @@ def _floor_points(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _light_on_floor(solids: Solids, scenes: Scenes, size: int) -> Tensor:
-    """Share of the light's beam that reaches the floor, `(B, size, size)`: it fades from its axis outwards and behind
-    every primitive.
-
-    In the plane across the light the shadow of a primitive is round, so that it takes one squared distance per
+    """Share of the light's beam that reaches the floor, `(B, size, size)`; it fades away from its axis and behind every
     primitive.
+
+    In the plane across the light, the shadow of a primitive is round: one squared distance per primitive.
     """
     sine, cosine = scenes.light_theta.sin(), scenes.light_theta.cos()
     east, north = scenes.light_phi.cos(), scenes.light_phi.sin()
     zero = torch.zeros_like(sine)
-    to_plane = torch.stack(
-        (cosine * east, cosine * north, -sine, -north, east, zero, zero, zero, zero), dim=-1
-    ).reshape(-1, 3, 3)
+    rows = (cosine * east, cosine * north, -sine, -north, east, zero, zero, zero, zero)
+    to_plane = torch.stack(rows, dim=-1).reshape(-1, 3, 3)
     x, y = _floor_points(size, sine)
 
     def column(values: Tensor) -> Tensor:
@@ -373,7 +332,7 @@ def _light_on_floor(solids: Solids, scenes: Scenes, size: int) -> Tensor:
 
 
 def _floor(solids: Solids, scenes: Scenes, size: int) -> list[Tensor]:
-    """The floor with the shadows of the objects but without the objects: red, green and blue, each `(B, size, size)`."""
+    """The floor with the shadows of the objects, without the objects: red, green and blue, each `(B, size, size)`."""
     light = _light_on_floor(solids, scenes, size)
     ground = hsv_to_rgb(scenes.floor_hue, 0.6, 0.6)
     lit = (ground * scenes.light_colour() * scenes.light_theta.cos()[:, None]).float()
@@ -388,8 +347,7 @@ def render(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tenso
         solids: B objects.
         scenes: their B poses and lights, on the same device.
         size: side of the images in pixels.
-        samples: rays per pixel along each axis; the object is traced with `samples**2` rays per pixel, the smooth floor
-            with one.
+        samples: rays per pixel along each axis: `samples**2` rays per pixel for the object, one for the smooth floor.
 
     Returns:
         `(B, 3, size, size)`, uint8.
@@ -413,7 +371,7 @@ def render(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tenso
 
 
 def _per_pixel(seen: Tensor, values: Tensor, batch: int, size: int, samples: int) -> Tensor:
-    """Values of the seen samples, zero elsewhere, averaged over each pixel in a fixed order: `(B, size, size)`."""
+    """Values of the seen samples, else zero, averaged over each pixel in a fixed order: `(B, size, size)`."""
     padded = _padded(size * samples)
     grid = torch.zeros(batch * padded**2, device=values.device)
     grid[seen] = values

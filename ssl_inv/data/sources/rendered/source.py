@@ -1,10 +1,10 @@
-"""The embedded default data set: procedural solids seen in known poses and lights, rendered when they are asked for.
+"""The embedded data set: procedural solids with exact 3-D poses and light, rendered when they are asked for.
 
-It needs no file and no download, has 3DIEBench's seven latents, and its difficulty is set by arguments. A class is a
-prototype of several coloured primitives; an object is a jittered copy of its class. As the categories of ShapeNet do,
+It needs no file and no download, has 3DIEBench's seven latents, and arguments set its difficulty. A class is a
+prototype of several coloured primitives; an object is a jittered copy of its class. Like the categories of ShapeNet,
 the classes share a canonical frame: the first primitive is a body stretched along x, and the others sit around it on
-the same sides and in the same order of hues in every class. So shape and layout tell the class and colours tell the
-pose. No two primitives have the same place or colour, so that no rotation maps an object onto itself.
+the same sides and in the same order of hues in every class. So shape and layout show the class, and colours show the
+pose. No two primitives have the same place or colour, so no rotation maps an object onto itself.
 """
 
 import math
@@ -18,8 +18,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError
-from ssl_inv.data.motion import MotionRecord
+from ssl_inv.catalogue import require_at_least, require_between
+from ssl_inv.data.latents import MotionRecord
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset, split_objects
 from ssl_inv.data.sources.rendered.objects import VIEW_KEY, class_prototypes, jittered
 from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, render
@@ -28,12 +28,11 @@ from ssl_inv.transforms.keyed_random import uniform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
 
 _SAMPLES_PER_CHUNK = {"cpu": 2**19, "cuda": 2**25}
-"""Samples rendered together: on a CPU what the cache holds, on a GPU what fills it."""
+"""Samples rendered together: on a CPU as many as fit in its cache, on a GPU enough to fill it."""
 
 
 class RenderedSolids(Source):
-    """Procedural solids: object i has class `i % classes` and is seen in `views` poses and lights, all functions of
-    `seed`.
+    """Procedural solids: object i has class `i % classes` and `views` poses and lights, all functions of `seed`.
 
     Args:
         classes: number of classes.
@@ -43,20 +42,23 @@ class RenderedSolids(Source):
         angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
         hue_range: hues of floor and light are uniform in `[0, hue_range)`, in turns.
         primitives: primitives of an object, at least 3: fewer could be symmetric.
-        instance_jitter: how far the objects of a class differ, a fraction of the sizes; below 1. See `jittered`.
+        instance_jitter: how much the objects of a class differ, a fraction of the sizes; below 1. See `jittered`.
         samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
-        translation_range: each coordinate of the shift of an object along its own axes, before it is turned, is uniform
-            within plus or minus this, at most 0.3; the frame shows a ball of radius 0.8. Objects are made so much
-            smaller that they stay in the frame. Rotations, light and hues are the same with shifts and without.
+        translation_range: each coordinate of an object's shift along its own axes, before the rotation, is uniform
+            within plus or minus this, at most 0.3; the frame shows a ball of radius 0.8. Objects are scaled down to
+            stay in the frame. Rotations, light and hues are the same with and without shifts.
         translation_frame: how shifts are recorded; see `MotionRecord`.
-        pose: whether rotation and shift are recorded together too; see `MotionRecord`.
-        cache: keep every view that was rendered, as uint8 on `device`.
-        cache_gigabytes: the most that the cache may take when it is full.
+        pose: whether rotation and shift are also recorded together; see `MotionRecord`.
+        cache: whether to keep every rendered view, as uint8 on `device`.
+        cache_gigabytes: largest size of the full cache.
         device: where views are rendered and returned.
         seed: of everything random.
 
+    Attributes:
+        cached: whether rendered views are kept.
+
     Raises:
-        ValueError: if an argument is out of its range or the full cache would not fit in `cache_gigabytes`.
+        ValueError: if an argument is out of its range or the full cache does not fit in `cache_gigabytes`.
     """
 
     def __init__(
@@ -78,48 +80,40 @@ class RenderedSolids(Source):
         device: str = "cpu",
         seed: int = 0,
     ) -> None:
-        _check_at_least(
-            {"classes": (classes, 1), "objects": (objects, classes), "views": (views, 1), "size": (size, 8)}
-        )
-        _check_at_least({"primitives": (primitives, 3), "samples": (samples, 1)})
-        _check_within(
-            {
-                "angle_range": (angle_range, 180.0),
-                "hue_range": (hue_range, 1.0),
-                "instance_jitter": (instance_jitter, 0.99),
-            }
-        )
-        _check_within({"translation_range": (translation_range, 0.3)})
+        require_at_least(1, classes=classes, views=views, samples=samples)
+        require_at_least(classes, objects=objects)
+        require_at_least(8, size=size)
+        require_at_least(3, primitives=primitives)
+        require_between(0, 180, angle_range=angle_range)
+        require_between(0, 1, hue_range=hue_range)
+        require_between(0, 0.99, instance_jitter=instance_jitter)
+        require_between(0, 0.3, translation_range=translation_range)
         gigabytes = objects * views * 3 * size**2 / 1e9
         if cache and gigabytes > cache_gigabytes:
-            raise ValueError(
-                f"the cache of {objects} objects x {views} views at {size} pixels takes {gigabytes:.1f} GB, more than "
-                f"cache_gigabytes = {cache_gigabytes:g}; raise it or set cache to false"
-            )
+            need = f"the cache of {objects} objects x {views} views at {size} pixels takes {gigabytes:.1f} GB"
+            advice = "raise it or set cache to false"
+            raise ValueError(f"{need}, more than cache_gigabytes = {cache_gigabytes:g}; {advice}")
         self.size, self.views, self.samples, self.seed = size, views, samples, seed
-        self.angle_range, self.hue_range, self.translation_range = (
-            math.radians(angle_range),
-            hue_range,
-            translation_range,
-        )
+        self.angle_range, self.hue_range = math.radians(angle_range), hue_range
+        self.translation_range = translation_range
         self._motion = MotionRecord(translation_range > 0, translation_frame, pose)
         self.device = torch.device(device)
-        self._cache = cache
+        self.cached = cache
         self._classes = torch.arange(objects) % classes
         self._names = tuple(f"solid-{index:02d}" for index in range(classes))
         prototypes = class_prototypes(classes, primitives, seed).select(self._classes)
-        # The longest shift goes to a corner of its cube.
+        # The longest shift is to a corner of its cube.
         radius = BOUNDING_RADIUS - math.sqrt(3) * translation_range
         self._solids = jittered(prototypes, instance_jitter, seed, radius).to(self.device)
         self._reset_cache()
 
     def _reset_cache(self) -> None:
-        stored = len(self._classes) * self.views if self._cache else 0
+        stored = len(self._classes) * self.views if self.cached else 0
         self._pixels = torch.empty(stored, 3, self.size, self.size, dtype=torch.uint8, device=self.device)
         self._filled = np.zeros(stored, dtype=np.bool_)
 
     def __getstate__(self) -> dict[str, object]:
-        """Everything but the cached pixels, which can be rendered again anywhere."""
+        """Everything but the cached pixels: they can be rendered again anywhere."""
         return {name: value for name, value in self.__dict__.items() if name not in ("_pixels", "_filled")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -176,7 +170,7 @@ class RenderedSolids(Source):
     def load(self, objects: Indices, views: Indices) -> Images:
         latents = torch.from_numpy(self.latents(objects, views))
         rows = np.asarray(objects, dtype=np.int64)
-        if self._cache:
+        if self.cached:
             flat = rows * self.views + np.asarray(views, dtype=np.int64)
             self._fill(np.unique(flat[~self._filled[flat]]))
             pixels = self._pixels[torch.from_numpy(flat).to(self.device)]
@@ -191,23 +185,15 @@ class RenderedSolids(Source):
     def render(self, objects: Indices, transform: Transform) -> Images:
         rows = np.asarray(objects, dtype=np.int64)
         _check_indices("object", rows, len(self._classes))
-        # In float32 a quaternion's norm is one to seven digits, and a matrix that is made of it would scale the object.
+        # In float32 a quaternion has norm one to seven digits only, and its matrix would scale the object.
         rotation = torch.nn.functional.normalize(transform["rotation"].double(), dim=-1)
-        scenes = Scenes(
-            rotation, *(transform[name].double() for name in ("floor_hue", "light_theta", "light_phi", "light_hue"))
-        )
-        scenes = replace(scenes, position=self._motion.position(rotation, transform))
-        return Images(
-            self._render(rows, scenes), transform.only(list(self.groups)).to(self.device), self._readable(len(rows))
-        )
+        light = [transform[name].double() for name in ("floor_hue", "light_theta", "light_phi", "light_hue")]
+        scenes = replace(Scenes(rotation, *light), position=self._motion.position(rotation, transform))
+        recorded = transform.only(list(self.groups)).to(self.device)
+        return Images(self._render(rows, scenes), recorded, self._readable(len(rows)))
 
     def _readable(self, count: int) -> Tensor:
         return torch.ones(count, dtype=torch.bool, device=self.device)
-
-    @property
-    def cached(self) -> bool:
-        """Whether views are kept once they are rendered."""
-        return self._cache
 
     def all_latents(self) -> NDArray[np.float64]:
         """The latents of every view of every object, `(N, V, 7)` or `(N, V, 10)`; see `latents`."""
@@ -216,12 +202,12 @@ class RenderedSolids(Source):
         return self.latents(objects, views).reshape(len(self), self.views, -1)
 
     def render_all(self, progress: Callable[[int, int], None] | None = None) -> None:
-        """Render every view into the cache; `progress` is told the number of views done and the number of all.
+        """Render every view into the cache; `progress` is called with the number of rendered views and of all views.
 
         Raises:
             ValueError: if the data set has no cache.
         """
-        if not self._cache:
+        if not self.cached:
             raise ValueError("render_all needs a cache: set cache to true")
         missing = np.flatnonzero(~self._filled)
         for start in range(0, len(missing), self._chunk):
@@ -292,16 +278,16 @@ def rendered(
         size: side of the images in pixels.
         angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
         hue_range: hues of floor and light are uniform within this part of the circle, from 0 to 1.
-        primitives: boxes, ellipsoids, cylinders and cones that an object is made of, at least 3.
-        instance_jitter: how far the objects of a class differ, as a share of the sizes; below 1.
+        primitives: boxes, ellipsoids, cylinders and cones of an object, at least 3.
+        instance_jitter: how much the objects of a class differ, as a share of the sizes; below 1.
         samples: rays per pixel along each axis; 2 smooths the edges and costs three to four times as much.
-        translation_range: each coordinate of an object's shift is uniform within plus or minus this, from 0 to 0.3, in
-            a frame that shows a ball of radius 0.8; objects are made smaller so that they stay in it.
-        translation_frame: how shifts are recorded: `object` as `translation`, along the axes of the object, `base` as
-            `position`, where the object then stands in the world.
-        pose: whether to record rotation and shift, in that frame, also as one parameter `pose`, whose step is the rigid
-            motion from one view to the other.
-        cache: whether to render every view once and keep it in memory; otherwise views are rendered again each time.
+        translation_range: each coordinate of an object's shift is uniform within plus or minus this, from 0 to 0.3; the
+            frame shows a ball of radius 0.8, and objects are scaled down to stay in it.
+        translation_frame: how shifts are recorded: `object` as `translation`, along the object's own axes; `base` as
+            `position`, the object's place in the world.
+        pose: whether rotation and shift, in that frame, are also recorded as one parameter `pose`; its step is the
+            rigid motion from one view to the other.
+        cache: whether to render every view once and keep it in memory; otherwise views are rendered each time.
         validation_share: share of the objects held out for validation.
         seed: decides objects, views and split.
     """
@@ -323,18 +309,6 @@ def rendered(
     )
     train, validation = split_objects(objects, validation_share, seed)
     return Data(Subset(source, train), Subset(source, validation))
-
-
-def _check_at_least(settings: dict[str, tuple[int, int]]) -> None:
-    for name, (value, least) in settings.items():
-        if value < least:
-            raise SettingError(name, f"must be at least {least}, got {value}")
-
-
-def _check_within(settings: dict[str, tuple[float, float]]) -> None:
-    for name, (value, most) in settings.items():
-        if not 0 <= value <= most:
-            raise SettingError(name, f"must lie between 0 and {most:g}, got {value:g}")
 
 
 def _check_indices(what: str, indices: Indices, count: int) -> None:

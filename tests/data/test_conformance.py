@@ -1,0 +1,299 @@
+"""Claims about every data source in the table of names, each on a tiny data set: what it gives fits together, does not
+depend on the order of loading, and says when files are broken or have changed.
+"""
+
+import csv
+import io
+import pickle
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ssl_inv.catalogue import DATA
+from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
+from ssl_inv.data.sources import SOURCES
+from ssl_inv.data.sources.rendered.source import RenderedSolids
+from ssl_inv.data.sources.threediebench import write_threediebench
+from ssl_inv.run.cli import main
+from ssl_inv.transforms import Group, Transform
+
+SOLIDS = {"classes": 2, "objects": 12, "views": 2, "size": 16}
+POSES = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
+
+
+@dataclass
+class Tiny:
+    """Settings of a source for a tiny data set, what it must give, and its image files."""
+
+    settings: dict[str, Any]
+    views: int = 1
+    objects: int = 12
+    parameters: list[str] = field(default_factory=list)
+    classes: tuple[str, ...] | None = ("cat", "dog")
+    files: list[Path] = field(default_factory=list)
+    stamped: bool = True
+
+    def data(self, name: str) -> Data:
+        made: Data = DATA.find(name).load()(**self.settings)
+        return made
+
+
+def photos(root: Path, count: int = 12) -> list[Path]:
+    """Square photographs, no two alike, of cats and dogs in turn."""
+    random = np.random.default_rng(0)
+    paths = [root / ("cat", "dog")[number % 2] / f"{number:02}.png" for number in range(count)]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    return paths
+
+
+def tiny_folder(root: Path) -> Tiny:
+    return Tiny({"path": str(root), "validation_share": 0.25}, files=photos(root))
+
+
+def tiny_torchvision(root: Path) -> Tiny:
+    files = photos(root)
+    settings = {"dataset": "ImageFolder", "root": str(root), "validation_share": 0.25}
+    return Tiny(settings, files=sorted(files), stamped=False)
+
+
+def tiny_table(root: Path) -> Tiny:
+    files = photos(root, 24)
+    text = io.StringIO()
+    table = csv.writer(text)
+    table.writerow(["path", "object", "class", "azimuth[deg]"])
+    for number, path in enumerate(files):
+        table.writerow([path.relative_to(root), number % 12, path.parent.name, 10 * number])
+    (root / "views.csv").write_text(text.getvalue())
+    return Tiny({"path": str(root)}, views=2, parameters=["azimuth"], files=files)
+
+
+def tiny_threediebench(root: Path) -> Tiny:
+    write_threediebench(root, RenderedSolids(**SOLIDS), None, (np.arange(9), np.arange(9, 12)))
+    files = sorted(root.rglob("*.jpg"))
+    return Tiny({"path": str(root), "size": None}, 2, 12, POSES, ("solid-00", "solid-01"), files)
+
+
+def tiny_rendered(root: Path) -> Tiny:
+    return Tiny({**SOLIDS}, 2, 12, POSES, ("solid-00", "solid-01"), stamped=False)
+
+
+TINY = {
+    "folder": tiny_folder,
+    "rendered": tiny_rendered,
+    "table": tiny_table,
+    "threediebench": tiny_threediebench,
+    "torchvision": tiny_torchvision,
+}
+WITH_FILES = [name for name in TINY if name != "rendered"]
+BROKEN = [(name, cache) for name in WITH_FILES for cache in (False, True)]
+
+
+def pairs(source: Source) -> tuple[Indices, Indices]:
+    counts = source.view_counts
+    return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])
+
+
+def both(data: Data) -> tuple[Source, Source]:
+    return data.train, data.validation
+
+
+def keys(pixels: torch.Tensor) -> Iterator[bytes]:
+    return (one.contiguous().numpy().tobytes() for one in pixels)
+
+
+def test_every_source_has_a_tiny_data_set() -> None:
+    assert TINY.keys() == SOURCES.keys()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_counts_groups_labels_and_images_fit_together(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
+    tiny = TINY[name](tmp_path / "data")
+    data = tiny.data(name)
+    assert len(data.train) + len(data.validation) == tiny.objects
+    for source in both(data):
+        assert source.view_counts.tolist() == [tiny.views] * len(source)
+        assert list(source.groups) == tiny.parameters
+        labels, images = source.labels, load_all(source)
+        assert (None if labels is None else labels.names) == tiny.classes
+        if labels is not None:
+            assert labels.classes.shape == labels.known.shape == (len(source),)
+            assert labels.known.all()
+        assert images.pixels.shape == (source.view_counts.sum(), 3, source.image_size, source.image_size)
+        assert images.pixels.dtype == torch.uint8
+        assert images.readable.all()
+        assert images.transform.groups == source.groups
+        assert all(len(value) == len(images.pixels) for value in images.transform.values.values())
+        assert source.preferred_workers in (0, None)
+        assert source.renders == (name == "rendered")
+        whole = source.source if isinstance(source, Subset) else source
+        for objects, views in (([len(whole)], [0]), ([-1], [0]), ([0], [tiny.views]), ([0], [-1])):
+            with pytest.raises(ValueError, match=f"no (object {objects[0]}|view {views[0]}); (the|its) last one is"):
+                whole.load(np.array(objects), np.array(views))
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
+    tiny = TINY[name](tmp_path / "data")
+    source = tiny.data(name).train
+    objects, views = pairs(source)
+    expected = load_all(source)
+    order = np.random.default_rng(0).integers(0, len(objects), 3 * len(objects))
+    settings = {**tiny.settings, "cache": False}
+    for other in (source, pickle.loads(pickle.dumps(source)), Tiny(settings).data(name).train):
+        for rows in np.array_split(order, 5):
+            found, chosen = other.load(objects[rows], views[rows]), torch.from_numpy(rows)
+            assert torch.equal(found.pixels, expected.pixels[chosen])
+            for parameter in tiny.parameters:
+                assert torch.equal(found.transform[parameter], expected.transform[parameter][chosen])
+    if source.renders:
+        again = source.render(objects, expected.transform).pixels
+        assert ((again.int() - expected.pixels.int()).abs() > 1).float().mean() < 1e-3
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_no_view_is_both_to_train_on_and_to_judge_by(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
+    data = TINY[name](tmp_path / "data").data(name)
+    train, validation = (set(keys(load_all(source).pixels)) for source in both(data))
+    assert len(train) == data.train.view_counts.sum()
+    assert train.isdisjoint(validation)
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_stamp_changes_with_a_file_and_with_nothing_else(name: str, tmp_path: Path) -> None:
+    tiny = TINY[name](tmp_path / "data")
+    before = tiny.data(name).train.stamp
+    assert tiny.data(name).train.stamp == before
+    assert bool(before) == tiny.stamped
+    if tiny.stamped:
+        tiny.files[3].write_bytes(tiny.files[3].read_bytes() + b" ")
+        assert tiny.data(name).train.stamp != before
+
+
+@pytest.mark.parametrize(("name", "cache"), BROKEN)
+def test_a_broken_image_is_zero_and_named(
+    name: str, cache: bool, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
+    tiny = TINY[name](tmp_path / "data")
+    tiny.files[5].write_bytes(b"no image")
+    found = []
+    tiny.settings["cache"] = cache
+    for source in both(tiny.data(name)):
+        for _ in range(2):
+            images = load_all(source)
+        objects, views = (rows[~images.readable.numpy()] for rows in pairs(source))
+        found += [source.describe(*pair) for pair in zip(objects.tolist(), views.tolist(), strict=True)]
+        assert not images.pixels[~images.readable].any()
+        assert (images.pixels[images.readable].flatten(1).amax(1) > 0).all()
+        assert source.tolerated_images is not None
+    expected = "item 5" if name == "torchvision" else tiny.files[5].relative_to(tmp_path / "data").as_posix()
+    assert found == [expected]
+
+
+@pytest.mark.parametrize("name", WITH_FILES)
+def test_too_many_broken_images_are_an_error_of_one_line(
+    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
+) -> None:
+    tiny = TINY[name](tmp_path / "data")
+    source = tiny.data(name).train
+    for path in tiny.files:
+        path.write_bytes(b"no image")
+    with pytest.raises(BrokenImagesError, match=r"more than \d+ of \d+ images cannot be read") as caught:
+        load_all(source)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(BrokenImagesError, match=r"no image is readable|cannot be read"):
+        tiny.data(name)
+
+
+# A user's own source.
+
+
+class Own(Source):
+    """Four grey images with whatever counts and labels a user may have thought of."""
+
+    def __init__(self, counts: Any = None, labels: Any = None) -> None:
+        self.counts = np.ones(4, dtype=np.int64) if counts is None else counts
+        self.given = labels
+
+    @property
+    def view_counts(self) -> Indices:
+        return self.counts
+
+    @property
+    def groups(self) -> dict[str, Group]:
+        return {}
+
+    @property
+    def labels(self) -> Labels | None:
+        return self.given() if callable(self.given) else self.given
+
+    @property
+    def image_size(self) -> int:
+        return 8
+
+    def load(self, objects: Indices, views: Indices) -> Images:
+        pixels = torch.full((len(objects), 3, 8, 8), 128, dtype=torch.uint8)
+        return Images(pixels, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
+
+
+def named(classes: Any, known: Any = (True,) * 4, names: Any = ("a", "b")) -> Callable[[], Labels]:
+    return lambda: Labels(classes, torch.tensor(known) if isinstance(known, tuple) else known, names)
+
+
+ZEROS = torch.zeros(4, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("counts", "labels", "message"),
+    [
+        ([1, 1, 1, 1], None, "Own.view_counts must be a numpy array of integers, one for each object, got list"),
+        (np.ones(4), None, r"Own.view_counts .* got ndarray \(4,\) of float64"),
+        (np.ones((4, 1), dtype=int), None, r"Own.view_counts .* got ndarray \(4, 1\)"),
+        (None, [0, 1, 0, 1], "Own.labels must be Labels or None, got list"),
+        (None, named(ZEROS[:3], known=(True,) * 3), "Own.labels has 3 classes for 4 objects"),
+        (
+            None,
+            named(np.zeros(4, dtype=np.int64)),
+            r"Labels.classes must be a tensor \(N,\) of torch.int64, got ndarray",
+        ),
+        (None, named(ZEROS.float()), r"Labels.classes .* got Tensor \(4,\) of torch.float32"),
+        (None, named(ZEROS, known=(True,) * 3), r"Labels.known .* got Tensor \(3,\) of torch.bool"),
+        (None, named(ZEROS, known=[True] * 4), "Labels.known .* got list"),
+        (None, named(ZEROS, names=["a", "b"]), "Labels.names must be a tuple of class names, got list"),
+        (None, named(ZEROS + 2), r"Labels.classes has 2 to 2, but Labels.names has 2 name\(s\)"),
+    ],
+)
+def test_counts_and_labels_of_a_wrong_type_are_one_clear_line(counts: Any, labels: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        Data(Own(), Own(counts, labels))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_of_a_wrong_type_ends_a_run_before_it_begins(
+    tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        Path(__file__).read_text() + "\n\ndef mine():\n    return Data(Own(labels=[0, 1, 0, 1]), Own())\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "tiny.yaml").write_text(
+        tiny_recipe.replace("{name: rendered, classes: 4, objects: 40, views: 3, size: 32}", "{name: mine.mine}")
+    )
+    assert main(["pretrain", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "run")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("data: Own.labels must be Labels or None, got list")
+    assert not (tmp_path / "run").exists()
