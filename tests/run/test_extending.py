@@ -35,7 +35,3 @@ def test_the_tables_exist(heading):
     for table, file in re.findall(r"table\s+`(\w+)`\s+of\s+`(\S+\.py)`", SECTIONS[heading]):
         assert re.search(rf"^{table}\b.* = [{{(]", (REPOSITORY / file).read_text(encoding="utf-8"), re.MULTILINE)
 
-
-def test_links_lead_to_sections():
-    anchors = {re.sub(r"[^a-z -]", "", heading.lower()).replace(" ", "-") for heading in SECTIONS}
-    assert set(re.findall(r"\]\(#([^)]+)\)", PAGE)) == anchors
