@@ -34,4 +34,3 @@ def test_the_code_runs(heading, tmp_path, monkeypatch):
 def test_the_tables_exist(heading):
     for table, file in re.findall(r"table\s+`(\w+)`\s+of\s+`(\S+\.py)`", SECTIONS[heading]):
         assert re.search(rf"^{table}\b.* = [{{(]", (REPOSITORY / file).read_text(encoding="utf-8"), re.MULTILINE)
-

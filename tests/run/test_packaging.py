@@ -1,4 +1,4 @@
-"""An installed package is complete: it contains the suite and the recipes as files, and no user's folder shadows them."""
+"""An installed package is complete: it has the suite and the recipes as files, and no user's folder shadows them."""
 
 import shutil
 import subprocess
