@@ -32,18 +32,9 @@ _LEAST_METHODS = 3  # of one source and data set, for a table of published numbe
 
 @dataclass(frozen=True)
 class Method:
-    """An objective of the catalogue.
-
-    Attributes:
-        name: its name in recipes.
-        title: its name in prose.
-        idea: the line that opens its module.
-        file: its module's path in the repository.
-        source: the first paragraph of the docstring, which names the paper.
-        body: the paragraphs up to the first section; equations are indented.
-        when: when to use it and when not.
-        schema: its settings.
-        reads_transforms: whether the loss uses the record of how views were made.
+    """An objective: its name in recipes and in prose, the line that opens its module, and the module's path in the
+    repository; of its docstring the first paragraph, which names the paper, the further paragraphs (equations are
+    indented), and when to use it; its settings; and whether its loss reads how views were made.
     """
 
     name: str
@@ -136,7 +127,7 @@ def method_page(method: Method, papers: Papers, records: list[Record], recipes: 
         else:
             opening.append(escaped(" ".join(one.split())))
     own = tables.best_known(record for record in records if record.objective == method.name)
-    reported = tables.by_source(row for row in papers.rows if row.method == method.name)
+    reported = tables.by_source(row for row in papers.rows if row["method"] == method.name)
     sections = {
         "When to use it": escaped(method.when),
         "Measured here": "\n\n".join(f"### `{one.name}`\n\n{tables.measured(one)}" for one in own)
@@ -194,9 +185,9 @@ def overview(methods: dict[str, Method], papers: Papers, records: list[Record], 
         "protocols. R2 per dimension and pooled R2 are two measures: for relative rotations of 3DIEBench, a constant "
         "prediction scores 0 with the first and 0.23 with the second.",
     ]
-    for data in dict.fromkeys(row.data for row in papers.rows):
-        by_source = tables.by_source(row for row in papers.rows if row.data == data).values()
-        compared = [rows for rows in by_source if len({row.method for row in rows}) >= _LEAST_METHODS]
+    for data in dict.fromkeys(row["data"] for row in papers.rows):
+        by_source = tables.by_source(row for row in papers.rows if row["data"] == data).values()
+        compared = [rows for rows in by_source if len({row["method"] for row in rows}) >= _LEAST_METHODS]
         parts += [f"### {data}", *(_side_by_side(papers, rows, link) for rows in compared)] if compared else []
     return "\n\n".join([*parts, _HOW_MADE.format(root=root)]) + "\n"
 
@@ -209,10 +200,10 @@ _HOW_MADE = """\
 - `make docs` writes this page."""
 
 
-def _side_by_side(papers: Papers, rows: Sequence[tables.Published], link: Link) -> str:
+def _side_by_side(papers: Papers, rows: Sequence[tables.Row], link: Link) -> str:
     """The main row of each method, and all rows folded away if there are more."""
-    main = [row for row in rows if row is papers.main(row.method, row.source, row.data)]
-    shown = [f"{sentence(escaped(papers.sources[rows[0].source]))}.", tables.published(papers, main, link)]
+    main = [row for row in rows if row is papers.main(row["method"], row["source"], row["data"])]
+    shown = [f"{sentence(escaped(papers.sources[rows[0]['source']]))}.", tables.published(papers, main, link)]
     if len(main) < len(rows):
         shown.append(folded(f"All {len(rows)} settings", tables.published(papers, rows, link)))
     return "\n\n".join(shown)
@@ -232,7 +223,7 @@ def _glance(methods: dict[str, Method], papers: Papers, group: Sequence[Record],
     rows = []
     for name, method in sorted(methods.items(), key=lambda one: not one[1].reads_transforms):
         main = [(column["measure"], papers.main(name, column["source"], column["data"])) for column in papers.overview]
-        theirs = ["" if row is None else row.values.get(measure, "") for measure, row in main]
+        theirs = ["" if row is None else row.get(measure, "") for measure, row in main]
         reads = "yes" if method.reads_transforms else "no"
         rows.append([link(name), escaped(method.idea), reads, *ours.get(name, ("", "")), *theirs])
     head = ["objective", "what it does", "reads transforms"]

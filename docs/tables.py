@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from record import Record, Row, Values, comparable, deviation, mean
+from record import Record, Values, comparable, deviation, mean
+from record import Row as ResultRow
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.run.plain_yaml import dump_value, parse_yaml
 from ssl_inv.run.recipe import load_recipe, section_schema, shipped_recipes
 
 DOCS = Path(__file__).parent
-_PLACE = ("source", "data", "setting")
+_PLACE = ("method", "source", "data", "setting")
 _EQUAL_TERMS = ("data", "backbone", "normalization", "trainer", "evaluation")
 _APART = ("aggregate", "paths")  # settings of the evaluation that add measurements and change no other
 _MAIN = ("linear/top1", "knn/top1", "retrieval/val-val/mrr", "retrieval/val-val/hit@1")
@@ -53,15 +54,8 @@ def folded(summary: str, content: str) -> str:
     return f"<details>\n<summary>{summary}</summary>\n\n{content}\n\n</details>"
 
 
-@dataclass(frozen=True)
-class Published:
-    """Numbers that one source reports of one method on one data set in one setting, as texts by measure."""
-
-    method: str
-    source: str
-    data: str
-    setting: str
-    values: dict[str, str]
+Row = dict[str, str]
+"""A row of papers.yaml: `method`, `source`, `data`, `setting`, and the numbers, as texts, by measure."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +68,12 @@ class Papers:
     measures: dict[str, str]
     overview: list[dict[str, str]]
     names: dict[str, str]
-    rows: list[Published]
+    rows: list[Row]
 
-    def main(self, method: str, source: str, data: str) -> Published | None:
+    def main(self, method: str, source: str, data: str) -> Row | None:
         """The first row of a method on a data set in a source, which stands for the method in comparisons."""
         wanted = (method, source, data)
-        return next((row for row in self.rows if (row.method, row.source, row.data) == wanted), None)
+        return next((row for row in self.rows if (row["method"], row["source"], row["data"]) == wanted), None)
 
 
 def read_papers(path: Path = DOCS / "papers.yaml") -> Papers:
@@ -91,46 +85,46 @@ def read_papers(path: Path = DOCS / "papers.yaml") -> Papers:
     text = path.read_text(encoding="utf-8")
     parse_yaml(text)  # refuses keys that stand twice, which the next line would accept
     content = yaml.load(text, Loader=yaml.BaseLoader)  # noqa: S506 - keeps numbers as texts: 0.50 stays 0.50
+    methods = content.pop("objectives")
 
     def require_defined(where: str, kind: str, key: str) -> None:
-        defined = content[f"{kind}s"]
-        if key not in defined:
+        if key not in (defined := content[f"{kind}s"]):
             problem = f"{where!r} names the {kind} {key!r}, which is not defined"
             raise ValueError(f"{path.name}: {problem}; {suggest(key, defined)}")
 
-    rows = []
-    for method, row in ((method, row) for method, listed in content["objectives"].items() for row in listed):
+    rows = [{"method": method, **row} for method, listed in methods.items() for row in listed]
+    for row in rows:
+        method = row["method"]
         if (missing := next((key for key in _PLACE if key not in row), None)) is not None:
             raise ValueError(f"{path.name}: a row of {method!r} has no {missing!r}: {row}")
         require_defined(method, "source", row["source"])
-        values = {key: value for key, value in row.items() if key not in _PLACE}
-        for key, value in values.items():
-            require_defined(method, "measure", key)
-            if not re.fullmatch(r"-?\d+(\.\d+)?", value):
-                raise ValueError(f"{path.name}: {key} of a row of {method!r} must be a number, got {value!r}")
-        rows.append(Published(method, row["source"], row["data"], row["setting"], values))
+        for measure in row.keys() - _PLACE:
+            require_defined(method, "measure", measure)
+            if not re.fullmatch(r"-?\d+(\.\d+)?", row[measure]):
+                problem = f"{measure} of a row of {method!r} must be a number, got {row[measure]!r}"
+                raise ValueError(f"{path.name}: {problem}")
     for column in content["overview"]:
         require_defined("overview", "measure", column["measure"])
         require_defined("overview", "source", column["source"])
-    return Papers(content["sources"], content["measures"], content["overview"], content["names"], rows)
+    return Papers(**content, rows=rows)
 
 
-def published(papers: Papers, rows: Sequence[Published], link: Link | None = None) -> str:
+def published(papers: Papers, rows: Sequence[Row], link: Link | None = None) -> str:
     """Rows of one source: one column per measure. Without `link` to methods, the first column is the data set."""
-    measures = [key for key in papers.measures if any(key in row.values for row in rows)]
+    measures = [key for key in papers.measures if any(key in row for row in rows)]
     head = ["method" if link else "data", "setting", *(papers.measures[key] for key in measures)]
     cells = (
-        [link(row.method) if link else row.data, escaped(row.setting), *(row.values.get(key, "") for key in measures)]
+        [link(row["method"]) if link else row["data"], escaped(row["setting"]), *(row.get(key, "") for key in measures)]
         for row in rows
     )
     return table(head, cells, range(2, len(head)))
 
 
-def by_source(rows: Iterable[Published]) -> dict[str, list[Published]]:
+def by_source(rows: Iterable[Row]) -> dict[str, list[Row]]:
     """Rows by source, in the order in which sources first appear."""
-    groups: dict[str, list[Published]] = {}
+    groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(row.source, []).append(row)
+        groups.setdefault(row["source"], []).append(row)
     return groups
 
 
@@ -171,12 +165,12 @@ def circumstances(record: Record) -> str:
         seeds(record.seeds) + ", mean ± standard deviation over them" * (len(record.seeds) > 1),
         f"commit {next(iter(commits))}" if len(commits) == 1 else several,
         record.machine,
-        *([] if seconds is None else [f"{seconds / 60:.0f} min a run"]),
+        *([] if seconds is None else [f"{seconds / 60:.0f} min per run"]),
     ]
     changed = departures(record)
     return (
         sentence("; ".join(facts))
-        + (f". Otherwise than the recipe today: {', '.join(changed)}" if changed else "")
+        + (f". Settings that differ from today's recipe: {', '.join(changed)}" if changed else "")
         + "."
     )
 
@@ -184,7 +178,7 @@ def circumstances(record: Record) -> str:
 def measured(record: Record) -> str:
     """The circumstances of a record, its main rows, and all rows folded away."""
 
-    def cells(row: Row) -> list[str]:
+    def cells(row: ResultRow) -> list[str]:
         values = [number(row.name, one) for one in (row.trained, row.untrained, row.shuffled)]
         share = ", %" if row.name.endswith(("/top1", "/top5")) else ""
         return [f"`{row.name}`{share}", row.part, *values, escaped(row.detail)]
@@ -249,7 +243,7 @@ def best_known(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda one: (-len(one.seeds), one.name))
 
 
-def _rotation(record: Record) -> Row | None:
+def _rotation(record: Record) -> ResultRow | None:
     return record.find(_ROTATION, "equivariant") or record.find(_ROTATION, "all")
 
 
@@ -318,16 +312,10 @@ def step_costs() -> dict[str, Any]:
 def cost_table(link: Link) -> str:
     """The cost of a step of each objective, the largest ratio of time first."""
     head = ["objective", "recipe", "views a step", "networks, ms", "step / networks", "networks, MB"]
-    rows = [
-        [
-            link(cost["objective"]),
-            f"`{cost['recipe']}`",
-            str(cost["images"]),
-            f"{cost['networks_ms']:.0f}",
-            f"{cost['time_ratio']:.2f}",
-            f"{cost['networks_mb']:.0f}",
-            f"{cost['memory_ratio']:.2f}",
-        ]
-        for cost in sorted(step_costs()["costs"], key=lambda cost: (-cost["time_ratio"], cost["objective"]))
-    ]
+    costs = sorted(step_costs()["costs"], key=lambda cost: (-cost["time_ratio"], cost["objective"]))
+    digits = {"images": 0, "networks_ms": 0, "time_ratio": 2, "networks_mb": 0, "memory_ratio": 2}
+    rows = (
+        [link(cost["objective"]), f"`{cost['recipe']}`", *(f"{cost[key]:.{digits[key]}f}" for key in digits)]
+        for cost in costs
+    )
     return table([*head, "step / networks, memory"], rows, range(2, len(head) + 1))

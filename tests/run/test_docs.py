@@ -104,7 +104,7 @@ def test_two_definitions_of_r2_never_share_a_measure(papers):
 
 
 def test_every_method_of_the_papers_has_a_name(papers):
-    assert {row.method for row in papers.rows} <= {*NAMES, *papers.names}
+    assert {row["method"] for row in papers.rows} <= {*NAMES, *papers.names}
 
 
 @pytest.mark.parametrize(
