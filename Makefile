@@ -1,13 +1,15 @@
-# Everything that a clean checkout needs: `make demo` sees an encoder learn, `make test` sees every test pass.
+# A clean checkout needs only python 3.10 or newer and make. `make demo` trains an encoder, `make test` runs the tests.
+# SETTINGS are further settings of the demo: make demo SETTINGS="--trainer.seed 1".
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
+SETTINGS ?=
 
 .PHONY: demo test test-all lint types docs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/ssl-inv pretrain demo --output $(RUN)
+	$(BIN)/ssl-inv pretrain demo --output $(RUN) $(SETTINGS)
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -m "not slow"
@@ -17,6 +19,7 @@ test-all: $(VENV)/.installed-dev
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check
 	$(BIN)/lint-imports
 
 types: $(VENV)/.installed-dev

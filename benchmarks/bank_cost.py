@@ -1,14 +1,15 @@
-"""What a step of InterCLR costs beside its networks, against the plain way of doing the same.
+"""The cost of InterCLR's parts of a step, here and in the plain way.
 
     OMP_NUM_THREADS=1 python benchmarks/bank_cost.py --rounds 3
     python benchmarks/bank_cost.py --device cuda --queries 256 --rounds 10
 
-A bank as large as ImageNet's, of random vectors. For every part of a step both ways take turns in one process; medians
-of the seconds (on the CPU those that the process ran), their ratio, and by how much memory grew meanwhile. The plain
-ways are those of the published code: the bank is sent to every process (here: copied once, which no network is faster
-than), every query's cluster is looked for in all labels, the pool is sorted and negatives are redrawn on the host until
-none is of the own cluster, random ones come from the alias method's table (built once a run; here a hundredth of it),
-and vectors of all negatives are brought together.
+The bank has the size of ImageNet's and random vectors. Both ways of each part alternate in one process. Printed are
+median seconds (on a CPU: processor seconds), their ratio, and the growth of memory.
+
+The plain ways are those of the published code. It sends the bank to every process (here: one copy, which no network
+beats), looks for every query's cluster in all labels, sorts the pool, redraws negatives on the host until none is of
+the query's cluster, draws random ones from the table of the alias method (built once a run; here a hundredth of it),
+and copies the vectors of all negatives.
 """
 
 import argparse
@@ -58,7 +59,7 @@ class Step:
         }
 
     def take_in(self) -> None:
-        """Vectors and labels of the global batch."""
+        """Take in vectors and labels of the global batch."""
         self.bank.put(*self.batch)
         for taken in self.bank.flush():
             self.clusters.relabel(*taken)
@@ -68,26 +69,26 @@ class Step:
         return self.bank.vectors.clone()
 
     def positives(self) -> Tensor:
-        """With the sorting that new labels make necessary."""
+        """Includes the sorting that new labels make necessary."""
         self.clusters._members = None
         keys = sample_keys(self.index, self.device, 0)
         labels = self.clusters.labels[self.index.to(self.device)].long()
         return draw_positives(self.clusters.members, labels, self.index.to(self.device), keys)
 
     def positives_by_scan(self) -> list[Tensor]:
-        """Every query's cluster in all labels, on the host."""
+        """Look for every query's cluster in all labels, on the host."""
         found = [(self.host_labels == self.host_labels[one]).nonzero().squeeze(1) for one in self.index]
         return [members[torch.randint(len(members), ())] for members in found]
 
     def draw(self) -> Drawn:
-        """From the pool's other clusters at once."""
+        """Draw directly from the pool's other clusters."""
         keys, labels = sample_keys(self.index, self.device, 1), self.clusters.labels
         own = labels[self.index.to(self.device)].long()
         return self.negatives.draw(self.queries, own, self.bank, labels, self.clusters.members, keys)
 
     def draw_by_sorting(self) -> Tensor:
-        """Sort the pool, draw without replacement, look up labels on the host and draw again where the own cluster was
-        drawn.
+        """Sort the pool, draw without replacement, look up labels on the host, and redraw members of the query's own
+        cluster.
         """
         similar = self.queries @ self.bank.vectors.to(self.queries).T
         pool = similar.topk(self.negatives.pool, dim=1).indices
@@ -103,14 +104,16 @@ class Step:
         return drawn.to(self.device)
 
     def draw_from_all(self) -> Drawn:
-        """Numbers of the other clusters' objects."""
+        """Draw numbers of objects of other clusters."""
         keys, own = sample_keys(self.index, self.device, 2), self.clusters.labels[self.index.to(self.device)].long()
         return Negatives("random", self.negatives.count).draw(
             self.queries, own, self.bank, self.clusters.labels, self.clusters.members, keys
         )
 
     def alias_table(self) -> list[int]:
-        """A hundredth of the alias method's table, entry by entry, of probabilities that are all alike: once a run."""
+        """Build a hundredth of the table of the alias method, entry by entry, for equal probabilities. Needed once a
+        run.
+        """
         count = len(self.bank) // 100
         shares, large = torch.zeros(count), []
         for entry in range(count):
@@ -120,19 +123,19 @@ class Step:
         return large
 
     def similarities(self) -> None:
-        """Those that the draw knows already, and a gradient from rows that stay where they are."""
+        """Similarities that the draw already knows, and a gradient from rows that are not copied."""
         queries = self.queries.clone().requires_grad_()
         self.bank.similarity(queries, self.drawn, self.known).sum().backward()
 
     def similarities_of_copies(self) -> None:
-        """All negatives of all queries at once."""
+        """Similarities with copies of all negatives of all queries at once."""
         queries = self.queries.clone().requires_grad_()
         rows = self.bank.vectors[self.drawn.to(self.bank.vectors.device)].to(queries)
         torch.bmm(rows, queries.unsqueeze(2)).sum().backward()
 
 
 def clocked(work: Callable[[], object], device: torch.device) -> tuple[float, float]:
-    """Seconds until the work is done, and by how many MiB memory grew at most."""
+    """Seconds until the work is done, and the largest growth of memory in MiB."""
     clock = time.perf_counter if device.type == "cuda" else time.process_time
     before = _start_watching(device)
     begun = clock()
@@ -161,7 +164,7 @@ def _of_process(what: str) -> float:
 
 
 def main() -> None:
-    """Measure all parts both ways in turn."""
+    """Measure all parts, both ways alternating."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in (
         ("objects", 1281167),

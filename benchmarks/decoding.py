@@ -2,12 +2,12 @@
 
     python benchmarks/decoding.py --data DIR
 
-DIR has `cifar10_jpeg.zip`, `grocery_96px.zip`, `davis2016val_192px.zip` and `cf_tracking_sample_seq.zip`; by default it
-is the folder that the environment variable SSL_INV_TEST_DATA names. The larger photographs are mosaics of video frames
-at their own resolution, so that they take as many bits a pixel as a photograph. Every way is timed in turn, several
-times, and its fastest round counts, because whatever else a machine does only adds time. Prints a table, in it how far
-each result lies from the whole image decoded and resized by Pillow, in levels of 255 on average, and a line of JSON.
-Ways whose library is not installed are left out.
+DIR has `cifar10_jpeg.zip`, `grocery_96px.zip`, `davis2016val_192px.zip` and `cf_tracking_sample_seq.zip`; the default
+is the folder in the environment variable SSL_INV_TEST_DATA. The larger photographs are mosaics of video frames at their
+own resolution, so they have as many bits per pixel as a photograph. The ways alternate over several rounds, and the
+fastest round counts, because other work on a machine only adds time. The table also has the mean distance, in levels of
+255, from the whole image decoded and resized by Pillow. Then a line of JSON follows. Ways whose library is missing are
+left out.
 """
 
 import argparse
@@ -45,7 +45,7 @@ def pillow(content: bytes, size: int) -> Pixels:
 
 
 def pillow_reduced(content: bytes, size: int) -> Pixels:
-    """Decode by Pillow at 1/2, 1/4 or 1/8 where at least 1.5 times the size is left, and resize by Pillow."""
+    """Decode by Pillow at 1/2, 1/4 or 1/8, if at least 1.5 times the size is left, and resize by Pillow."""
     with Image.open(io.BytesIO(content)) as image:
         enough = 1.5 * size / min(image.size)
         image.draft("RGB", (int(image.width * enough), int(image.height * enough)))
@@ -81,7 +81,7 @@ def pillow_torch(content: bytes, size: int) -> Pixels:
 
 
 def opencv_reduced(content: bytes, size: int) -> Pixels:
-    """Decode by OpenCV at 1/2, 1/4 or 1/8 where at least 1.5 times the size is left, and average down."""
+    """Decode by OpenCV at 1/2, 1/4 or 1/8, if at least 1.5 times the size is left, and average down."""
     import cv2
 
     with Image.open(io.BytesIO(content)) as image:
@@ -128,7 +128,7 @@ def photographs(folder: Path, archive: str, count: int) -> list[bytes]:
 
 
 def mosaics(tiles: list[bytes], width: int, height: int, count: int) -> list[bytes]:
-    """JPEG files of the given size, covered with photographs drawn at random."""
+    """JPEG files of the given size, covered with random photographs."""
     random = np.random.default_rng(0)
     images = [Image.open(io.BytesIO(tile)).convert("RGB") for tile in tiles]
     step = images[0].size
@@ -155,7 +155,7 @@ def again(contents: list[bytes], image_format: str, **options: object) -> list[b
 
 
 def collections(folder: Path) -> dict[str, tuple[str, list[bytes], list[int]]]:
-    """By name: the format, the files and the sizes to bring them to."""
+    """Format, files and target sizes, by name."""
     grocery, small = photographs(folder, "grocery_96px.zip", 200), photographs(folder, "davis2016val_192px.zip", 200)
     frames = photographs(folder, "cf_tracking_sample_seq.zip", 50)
     medium, large = mosaics(small, 500, 375, 30), mosaics(frames, 1600, 1200, 8)
@@ -175,7 +175,7 @@ def collections(folder: Path) -> dict[str, tuple[str, list[bytes], list[int]]]:
 
 
 def measure(ways: dict[str, Decode], contents: list[bytes], size: int, rounds: int) -> dict[str, tuple[float, float]]:
-    """By way: images per second, and how far the first images are from what Pillow makes of them."""
+    """Images per second and the distance of the first images from Pillow's, by way."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():

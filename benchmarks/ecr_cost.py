@@ -1,14 +1,13 @@
-"""What equivariance-coherent reconstruction adds to the step of the objective that it stands beside.
+"""The time that equivariance-coherent reconstruction adds to a step of its base objective.
 
     python benchmarks/ecr_cost.py vicreg-ecr-rendered
     python benchmarks/ecr_cost.py vicreg-ecr-imagenet --data.name rendered --data.size 224 --data.objects 60
-    --data.views 2
-        --augmentation.name simclr --augmentation.extra "[{name: rotation, degrees: 45}]"
+        --data.views 2 --augmentation.name simclr --augmentation.extra "[{name: rotation, degrees: 45}]"
         --objective.base "{name: vicreg, projector: [2048, 512]}" --trainer.batch_size 4 --trainer.precision fp32
 
-In one process and in turn: steps of the recipe, and of the same recipe with the base as its objective. Prints the
-median milliseconds of the parts of a step (batches with what has to be rendered for them, views, networks) and the
-ratios, and a line of JSON. The paper reports 14.7 % more time per epoch for VICReg on ViT-S.
+Steps of the recipe and of the same recipe with only the base objective alternate in one process. Printed are the median
+milliseconds of the parts of a step (batch with its rendering, views, networks), the ratios, and a line of JSON. The
+paper reports 14.7 % more time per epoch for VICReg on ViT-S.
 """
 
 import argparse
@@ -27,7 +26,7 @@ _PARTS = ("batch", "views", "networks")
 
 
 def recipes(name: str, overrides: list[str]) -> tuple[Recipe, Recipe]:
-    """The recipe, and that of its base alone."""
+    """The recipe, and the same recipe with only its base objective."""
     whole = load_recipe(name, overrides)
     return whole, resolve({**whole.sections(), "objective": whole.objective.settings["base"]})
 
@@ -42,7 +41,7 @@ def clocked(work: Callable[[], object], device: torch.device) -> float:
 
 
 class Steps:
-    """Training steps whose parts are clocked."""
+    """Training steps whose parts are timed."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.device = run, run.trainer.strategy.root_device
@@ -51,7 +50,7 @@ class Steps:
         self.run.module.to(self.device).train()
 
     def __call__(self, step: int) -> None:
-        """Do a step and note its times, unless it is one of the first."""
+        """Run a step and note its times, unless it is one of the first."""
         times = (clocked(work, self.device) for work in (lambda: self._batch(step), self._views, self._networks))
         for part, seconds in zip(_PARTS, times, strict=True):
             if step >= _WARM_UP:
@@ -78,7 +77,7 @@ class Steps:
 
 
 def main() -> None:
-    """Measure both in turn."""
+    """Measure both, alternating."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", default="vicreg-ecr-rendered")
     parser.add_argument("--steps", type=int, default=10)

@@ -1,20 +1,19 @@
-"""Pairs of views per second of `pretrain simclr-folder` on CIFAR-10, of the bare step, and of the loop in lightly's
-documentation.
+"""Pairs of views per second of `pretrain simclr-folder` on CIFAR-10, of the bare step, and of lightly's loop.
 
     python benchmarks/end_to_end.py --data cifar10_jpeg.zip
 
-All three train the same ResNet-18 (3x3 stem of stride 2, full width) by SimCLR on images of 32 pixels, in one process
-and in turn, several times:
+All three train the same ResNet-18 (3x3 stem of stride 2, full width) with SimCLR on images of 32 pixels. They alternate
+in one process, several times:
 
 bare: forward, backward and optimiser on views that are ready in memory;
-engine: everything that `ssl-inv pretrain` does in a step, from the archive on; the monitor is off, as the loop below
-has none;
-lightly: `LightlyDataset` on the unpacked files, `SimCLRTransform` without blur (the recipe has none either), a
-`DataLoader` with two processes, `SimCLRProjectionHead` and `NTXentLoss`, in a plain PyTorch loop.
+engine: everything that `ssl-inv pretrain` does in a step, from the archive on, without the monitor, which lightly's
+loop does not have;
+lightly: `LightlyDataset` on the unpacked files, `SimCLRTransform` without blur (as in the recipe), a `DataLoader` with
+two processes, `SimCLRProjectionHead` and `NTXentLoss`, in the plain PyTorch loop of lightly's documentation.
 
-The archive has the images of class folders below `train/`; by default it is `cifar10_jpeg.zip` in the folder that the
-environment variable SSL_INV_TEST_DATA names. Prints pairs per second, their ratio to the bare step as median and range
-over the rounds, and a line of JSON.
+The archive has the images of class folders below `train/`; the default is `cifar10_jpeg.zip` in the folder in the
+environment variable SSL_INV_TEST_DATA. Printed are pairs per second, the median and range of their ratio to the bare
+step, and a line of JSON.
 """
 
 import argparse
@@ -58,7 +57,7 @@ def bare(recipe: Recipe, steps: int) -> float:
 
 
 def engine(recipe: Recipe, steps: int) -> float:
-    """Seconds of a step of the whole engine, which runs as many steps as the recipe says; the last `steps` count."""
+    """Seconds of a step of the whole engine. It runs as many steps as the recipe says; the last `steps` count."""
     run, stopwatch = build(recipe), Stopwatch()
     with tempfile.TemporaryDirectory() as folder:
         run.trainer.callbacks.append(stopwatch)  # type: ignore[attr-defined]
@@ -110,8 +109,8 @@ def _last(ends: list[float], steps: int) -> float:
 
 
 def unpack(archive: Path, folder: Path, count: int) -> Path:
-    """At least `count` training images of an archive as files, evenly spread, or all if it has fewer; returns their
-    folder.
+    """Write at least `count` training images of an archive, evenly spread, as files (all, if it has fewer). Returns
+    their folder.
     """
     with zipfile.ZipFile(archive) as files:
         names = [name for name in files.namelist() if name.startswith("train/") and not name.endswith("/")]
@@ -133,7 +132,7 @@ def compare(ways: dict[str, Callable[[], float]], batch: int, rounds: int) -> di
 
 
 def main() -> None:
-    """Measure all three in turn, several times."""
+    """Measure all three, alternating, several times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path(os.environ["SSL_INV_TEST_DATA"], "cifar10_jpeg.zip") if "SSL_INV_TEST_DATA" in os.environ else None
     parser.add_argument("--data", type=Path, default=default, help="archive of images")

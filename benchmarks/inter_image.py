@@ -1,13 +1,12 @@
-"""Do other images help? SimCLR, MoCo v2, InterCLR, OBoW and transitive invariance on a part of CIFAR-10, on equal
-terms.
-
-The part has the first images of every class of a zip or folder with `train/CLASS/` and `test/CLASS/`, such as CIFAR-10
-written as files. Transitive invariance takes its neighbours from the features of the SimCLR run of the same seed, so
-that its teacher costs that run on top. Five runs a seed, about 5 minutes each on one core of an AMD EPYC server; what
-is finished is not done again. Further settings, such as `--trainer.steps 2340`, are those of all runs.
+"""Do other images help? SimCLR, MoCo v2, InterCLR, OBoW and transitive invariance on a part of CIFAR-10.
 
     python benchmarks/inter_image.py cifar10.zip --seeds 0 1 2 --output comparison
-    python docs/record.py comparison/simclr-folder-*   # shows their mean, and the same for the others
+    python docs/record.py comparison/simclr-folder-*   # records the mean of these runs; likewise for the others
+
+The part has the first images of every class of a zip or folder with `train/CLASS/` and `test/CLASS/`. All runs have the
+same budget; further settings such as `--trainer.steps 2340` apply to all of them. Transitive invariance takes its
+neighbours from the features of the SimCLR run with the same seed, so it costs that run in addition. There are five runs
+per seed, about 5 minutes each on one core of an AMD EPYC server. Finished runs are not repeated.
 """
 
 import argparse
@@ -54,7 +53,7 @@ def write_part(source: str, path: Path, train: int, test: int) -> None:
 
 
 def main() -> None:
-    """Cut the part, train what is not trained, print the scores."""
+    """Cut the part, train the missing runs, print the scores."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("images", help="zip or folder with train/CLASS/ and test/CLASS/")
     parser.add_argument("--output", type=Path, default=Path("comparison"), help="folder for the part and the runs")

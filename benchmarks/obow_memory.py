@@ -1,12 +1,12 @@
-"""What it costs to make bags of visual words: peak memory and time, against the plain form that holds all distances.
+"""Peak memory and time of bags of visual words, against the plain form that keeps all distances.
 
     python benchmarks/obow_memory.py
     python benchmarks/obow_memory.py --images 128 --channels 256
 
-The defaults are the fourth stage of a ResNet-50 for a GPU's share of the paper's batch. The plain form keeps the
-distances of all positions to all words, as the softness of the assignment depends on their minima, and then their
-softmax. The package's form goes through a few images at a time, there and back. Times are medians of alternate runs in
-one process; the memory of each is what a process of its own uses beyond the maps and the words. Prints both, their
+The defaults are the fourth stage of a ResNet-50 and one GPU's share of the paper's batch. The plain form keeps the
+distances of all positions to all words, because the softness of the assignment depends on their minima, and then their
+softmax. The package's form goes through a few images at a time, forwards and backwards. Times are medians of
+alternating runs in one process. Memory is what a separate process needs beyond maps and words. Printed are both, their
 ratios, the largest difference of the bags, and a line of JSON.
 """
 
@@ -35,7 +35,7 @@ def chunked(maps: Tensor, words: Tensor) -> Tensor:
 
 
 def plain(maps: Tensor, words: Tensor) -> Tensor:
-    """The equation as it stands, distances by a 1x1 convolution."""
+    """The equation as written, with distances by a 1x1 convolution."""
     products = F.conv2d(maps, words[:, :, None, None], bias=words.square().sum(dim=1) / -2)
     distances = products.mul_(-2).add_(maps.square().sum(dim=1, keepdim=True)).flatten(2)
     sharpness = _INVERSE_DELTA / distances.amin(dim=1).mean()
@@ -47,7 +47,7 @@ FORMS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"chunked": chunked, "pla
 
 
 def inputs(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Maps without their border, and words, of features as they come from a ReLU."""
+    """Maps without their border, and words, of features after a ReLU."""
     torch.manual_seed(0)
     side = arguments.side - 2
     maps = torch.randn(arguments.images, arguments.channels, side, side, device=arguments.device).relu_()
@@ -55,7 +55,7 @@ def inputs(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
 
 
 def peak(name: str, arguments: argparse.Namespace) -> float:
-    """MiB that a form needs beyond its inputs, in a process of its own."""
+    """MiB that a form needs beyond its inputs, in a separate process."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(_peak, (name, arguments))
 
@@ -70,7 +70,7 @@ def _peak(name: str, arguments: argparse.Namespace) -> float:
 
 
 def _most_memory(device: str) -> int:
-    """Bytes: the most that the process has held so far."""
+    """The peak memory of the process, in bytes."""
     if device == "cuda":
         return torch.cuda.max_memory_allocated()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

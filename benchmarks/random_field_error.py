@@ -1,10 +1,9 @@
-"""What a random field loses by its short Fourier series, against every mode that the image can hold, and what it costs.
+"""The error of a random field's short Fourier series against all modes of the image, and its time.
 
-The full field has the same random numbers: its long waves are those of the short series. Errors are those of fields
-whose largest absolute value is 1; at strength 1/3, a field that is wrong by e shifts a pixel wrongly by e / 6 of the
-image side.
+    python benchmarks/random_field_error.py --size 64
 
-python benchmarks/random_field_error.py --size 64
+The full field uses the same random numbers: its long waves are the short series. The largest absolute value of a field
+is 1. At strength 1/3, a field with error e shifts a pixel wrongly by e / 6 of the image side.
 """
 
 import argparse
@@ -20,14 +19,14 @@ GAMMAS = (3.0, 5.0, 7.0, 8.5, 10.0)
 
 
 def fields(gamma: float, arguments: argparse.Namespace, tolerance: float) -> tuple[Tensor, int]:
-    """Two fields for each of the images, and the number of modes in each."""
+    """Two fields for each image, and the number of modes of each."""
     seed, gammas = torch.arange(arguments.images), torch.full((arguments.images,), gamma)
     amplitudes = coefficients(seed, gammas, 2, arguments.size, periodic=arguments.periodic, tolerance=tolerance)
     return synthesise(amplitudes, arguments.size, periodic=arguments.periodic), amplitudes.shape[-1] ** 2 - 1
 
 
 def microseconds(gamma: float, arguments: argparse.Namespace, repeats: int) -> float:
-    """Time for the two fields of one image in a batch of 64, the shortest of some repeats."""
+    """Time for the two fields of one image in a batch of 64, the shortest of several repeats."""
     batch = argparse.Namespace(**{**vars(arguments), "images": 64})
     times = []
     for _ in range(repeats):
@@ -38,7 +37,7 @@ def microseconds(gamma: float, arguments: argparse.Namespace, repeats: int) -> f
 
 
 def measure(gamma: float, arguments: argparse.Namespace) -> dict[str, float]:
-    """Error, modes and time of one gamma."""
+    """Error, modes and time for one gamma."""
     few, modes = fields(gamma, arguments, arguments.tolerance)
     full, all_modes = fields(gamma, arguments, 0.0)
     difference = few - full

@@ -1,4 +1,4 @@
-"""How many views of the embedded data set are rendered per second, by size and rays per pixel.
+"""Views of the rendered solids per second, by size and rays per pixel.
 
 python benchmarks/render_speed.py --threads 2
 """
@@ -13,7 +13,7 @@ from ssl_inv.data.sources.rendered.source import RenderedSolids
 
 
 def views_per_second(size: int, samples: int, device: str, seconds: float) -> float:
-    """Rendering without a cache, in batches of 512 views, for about `seconds` after a first batch that is not counted."""
+    """Rendering without a cache, in batches of 512 views, for about `seconds` after a first, uncounted batch."""
     source = RenderedSolids(size=size, samples=samples, cache=False, device=device)
     objects, views = np.arange(512), np.arange(512) % source.views
     source.load(objects, views)
@@ -26,14 +26,14 @@ def views_per_second(size: int, samples: int, device: str, seconds: float) -> fl
 
 
 def difference(size: int) -> float:
-    """Root mean square difference, in levels of 255, that 16 rays per pixel make to one."""
+    """Root mean square difference, in levels of 255, between 16 rays per pixel and one."""
     objects, views = np.arange(256), np.zeros(256, dtype=np.int64)
     one, many = (RenderedSolids(size=size, samples=n, cache=False).load(objects, views).pixels.float() for n in (1, 4))
     return float((one - many).square().mean().sqrt())
 
 
 def main() -> None:
-    """Print a line per size and number of rays."""
+    """Print a line for each size and number of rays."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128])
     parser.add_argument("--samples", type=int, nargs="+", default=[1, 2], help="rays per pixel along each axis")

@@ -1,11 +1,10 @@
-"""Is the embedded data set learnable? A supervised ResNet-18 regresses the relative rotation of two views and
-classifies the object.
+"""Can a supervised ResNet-18 read the relative rotation and the class from the rendered solids?
 
     python benchmarks/rendered_learnability.py --size 32 --classes 16 --angle-range 45 --hue-range 0.2
 
-Training sees fresh views of its own objects; the scores are of objects that it never saw. R2 is the mean over the four
-components of the canonical quaternion of the relative rotation, as scikit-learn's `r2_score`; a constant prediction
-scores 0.
+Training sees fresh views of its own objects; the scores are of objects that it has never seen. R2 is the mean over the
+four components of the canonical quaternion of the relative rotation, as in scikit-learn's `r2_score`; a constant
+prediction scores 0.
 """
 
 import argparse
@@ -23,7 +22,7 @@ from ssl_inv.transforms.keyed_random import distinct, permutation
 
 
 class PairRegressor(nn.Module):
-    """A timm resnet18 with a small stem; one head sees one view, the other the features of two."""
+    """A timm resnet18 with a small stem. One head sees one view, the other the features of two."""
 
     def __init__(self, classes: int, stem_stride: int) -> None:
         super().__init__()
@@ -42,7 +41,7 @@ class PairRegressor(nn.Module):
 
 
 def load_pairs(source: RenderedSolids, objects: Indices, *key: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Pixels of both views, the action between them as a canonical quaternion and the classes of all rows."""
+    """Pixels of both views, the action between them as a canonical quaternion, and the class, for all rows."""
     views = distinct(*key, objects, population=source.view_counts[objects], count=2)
     images = source.load(np.tile(objects, 2), views.T.flatten())
     rows = torch.arange(len(objects), device=images.pixels.device)
@@ -68,7 +67,7 @@ def score(model: PairRegressor, source: RenderedSolids, objects: Indices, batch:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train with one-cycle AdamW on fresh pairs and print the scores of held-out objects as it goes."""
+    """Train with one-cycle AdamW on fresh pairs, and print the scores of held-out objects from time to time."""
     torch.manual_seed(arguments.seed)
     source = RenderedSolids(
         classes=arguments.classes,
@@ -106,7 +105,8 @@ def train(arguments: argparse.Namespace) -> None:
             r2, top1 = score(model, source, held_out, arguments.batch)
             seconds = time.perf_counter() - start
             print(
-                f"step {step:6d}  loss {loss.item():.3f}  rotation R2 {r2:.3f}  top-1 {100 * top1:.1f} %  {seconds:.0f} s",
+                f"step {step:6d}  loss {loss.item():.3f}  rotation R2 {r2:.3f}  top-1 {100 * top1:.1f} %  "
+                f"{seconds:.0f} s",
                 flush=True,
             )
 

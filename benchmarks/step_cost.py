@@ -1,14 +1,14 @@
-"""What a training step of every objective costs over its networks.
+"""The cost of a training step of every objective, against its networks alone.
 
     python benchmarks/step_cost.py
     python benchmarks/step_cost.py --objectives vicreg dino --rounds 15 --output ""
 
-For each registered objective, with the recipe that is shipped for it, in one process and in turn: a step (loss,
-backward, update and what follows it) on views that are ready, and the same step with its networks alone. These are all
-outermost calls of modules with parameters that the loss makes, on inputs of the same shapes, with gradients where the
-loss has them; losses, queues, clusters, moving averages and regroupings are left out. Prints medians of processor time,
-on a GPU of time, the peak of what either allocates, and their ratios, and writes them as JSON. Data are rendered
-solids, whatever the recipe's are, which changes neither shapes nor cost.
+Each objective is measured with a shipped recipe. Two things alternate in one process: a step on ready views (loss,
+backward, update and what follows it), and the networks of the same step alone. The networks are all outermost calls of
+modules with parameters, on inputs of the same shapes, with gradients where the loss has them. Losses, queues, clusters,
+moving averages and regrouping are not part of them. Printed are medians of processor time (on a GPU: of time), peak
+allocations, and their ratios; they are written as JSON too. The data are always rendered solids, which changes neither
+shapes nor cost.
 """
 
 import argparse
@@ -53,18 +53,18 @@ _PREFERRED = ("rendered", "folder", "imagenet")
 
 @dataclass(frozen=True)
 class Cost:
-    """What a step of an objective costs, and what its networks alone do.
+    """The cost of a step of an objective, and of its networks alone.
 
     Attributes:
         objective: its name.
-        recipe: whose settings were taken.
-        images: views a step.
+        recipe: the recipe with the settings.
+        images: views per step.
         step_ms: milliseconds of a step.
-        networks_ms: of its networks.
-        time_ratio: of the two, the median over rounds.
-        step_mb: the most that a step allocates, in megabytes.
-        networks_mb: the most that its networks do.
-        memory_ratio: of the two.
+        networks_ms: milliseconds of its networks.
+        time_ratio: median ratio of the two over the rounds.
+        step_mb: peak allocation of a step, in megabytes.
+        networks_mb: peak allocation of its networks.
+        memory_ratio: ratio of the two.
     """
 
     objective: str
@@ -80,7 +80,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class _Result:
-    """Stands in the arguments of a call for output `place` of call number `call`."""
+    """In the arguments of a call, stands for output `place` of call number `call`."""
 
     call: int
     place: int
@@ -88,9 +88,7 @@ class _Result:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call of a network: the function, its arguments, whether a graph is built, and which of its outputs get a
-    gradient.
-    """
+    """One call of a network: function, arguments, whether a graph is built, and which outputs get a gradient."""
 
     function: Callable[..., Any]
     arguments: Any
@@ -99,8 +97,7 @@ class _Call:
 
 
 class Networks:
-    """The outermost calls of modules with parameters that a loss makes, to be made again without what stands between
-    them.
+    """The outermost calls of modules with parameters in a loss, repeated without what stands between them.
 
     Args:
         step: computes a loss and its gradient.
@@ -116,7 +113,7 @@ class Networks:
         self._place.clear()
 
     def __call__(self) -> None:
-        """Call all networks again, and backward."""
+        """Call all networks again, then backward."""
         results: list[list[Tensor]] = []
 
         def given(value: Any) -> Any:
@@ -163,7 +160,7 @@ class Networks:
                 setattr(kind, name, original)
 
     def _remembered(self, value: Any) -> Any:
-        """An argument for later: where it came from if that was a network, or a copy."""
+        """An argument for later: the output of the network that it came from, or a copy."""
         if not isinstance(value, Tensor):
             return value
         return self._place.get(id(value)) or value.detach().clone().requires_grad_(value.requires_grad)
@@ -184,10 +181,10 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def recipe_of(objective: str) -> str:
-    """The name of the shipped recipe with which an objective is measured.
+    """The shipped recipe with which an objective is measured.
 
     Raises:
-        RecipeError: if none is shipped, or the objective cannot be measured so.
+        RecipeError: if there is none, or the objective cannot be measured with it.
     """
     if objective == "split":
         raise RecipeError("two objectives share passes of the backbone in split, which a record of calls does not show")
@@ -199,7 +196,7 @@ def recipe_of(objective: str) -> str:
 
 
 def measure(objective: str, rounds: int, overrides: list[str]) -> Cost:
-    """Run a step and its networks in turn."""
+    """Run a step and its networks, alternating."""
     name = recipe_of(objective)
     own = load_recipe(name).data
     data = [
@@ -258,7 +255,7 @@ def _measured(objective: str, recipe: str, run: Run, rounds: int) -> Cost:
 
 
 def _before_the_first_epoch(run: Run, device: torch.device) -> None:
-    """What the engine does then: clusters and links that the first batch needs."""
+    """Prepare what the first batch needs: clusters and links."""
     batches, objective = run.module.batches, run.objective
     if objective.looks_between_epochs:
         with torch.no_grad():
@@ -267,8 +264,8 @@ def _before_the_first_epoch(run: Run, device: torch.device) -> None:
 
 
 def clocked(work: Callable[[], None], device: torch.device) -> float:
-    """Seconds of processor time, which others on the machine change little; on a GPU seconds until it has done the
-    work.
+    """Seconds of processor time, which other work on the machine changes little. On a GPU: seconds until the work is
+    done.
     """
     if device.type != "cuda":
         begun = time.process_time()
@@ -282,7 +279,7 @@ def clocked(work: Callable[[], None], device: torch.device) -> float:
 
 
 def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
-    """The most that is allocated at one time, beyond what was when the work began."""
+    """The peak allocation, beyond what was allocated when the work began."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
@@ -301,14 +298,11 @@ def peak_bytes(work: Callable[[], None], device: torch.device) -> int:
 
 def table(costs: list[Cost]) -> str:
     """The costs as lines of text."""
-    lines = [
-        f"{'objective':20s} {'images':>6s} {'networks':>10s} {'step':>10s} {'ratio':>6s} {'networks':>10s} {'step':>10s} {'ratio':>6s}"
-    ]
+    lines = [f"{'objective':20s} {'images':>6s}" + 2 * f" {'networks':>10s} {'step':>10s} {'ratio':>6s}"]
     for one in costs:
         times = f"{one.networks_ms:7.1f} ms {one.step_ms:7.1f} ms {one.time_ratio:6.3f}"
-        lines.append(
-            f"{one.objective:20s} {one.images:6d} {times} {one.networks_mb:7.1f} MB {one.step_mb:7.1f} MB {one.memory_ratio:6.3f}"
-        )
+        memory = f"{one.networks_mb:7.1f} MB {one.step_mb:7.1f} MB {one.memory_ratio:6.3f}"
+        lines.append(f"{one.objective:20s} {one.images:6d} {times} {memory}")
     return "\n".join(lines)
 
 

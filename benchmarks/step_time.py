@@ -1,10 +1,10 @@
-"""What a step of `pretrain` costs over what its networks cost.
+"""The time of a step of `pretrain`, against its networks alone.
 
     python benchmarks/step_time.py demo
 
-In one process and in turn: the whole engine (data, views, loss, logging, monitor, checkpoints), and a bare loop that
-only runs forward, backward and the optimiser of the same networks on views that are ready in memory. Prints the median
-time of a step of each and their ratio, and a line of JSON.
+Two things alternate in one process: the whole engine (data, views, loss, logging, monitor, checkpoints), and a bare
+loop of forward, backward and optimiser with the same networks on views that are ready in memory. Printed are the median
+time of a step of each, their ratio, and a line of JSON.
 """
 
 import argparse
@@ -20,9 +20,8 @@ import torch
 
 from ssl_inv.engine.progress import Progress
 from ssl_inv.run.build import Run, build
-from ssl_inv.run.commands import prepare
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.pretrain import train
+from ssl_inv.run.pretrain import prepare, train
 from ssl_inv.run.recipe import Recipe, load_recipe
 
 _WARM_UP = 3
@@ -66,7 +65,7 @@ def bare_seconds(run: Run, steps: int) -> float:
 
 
 def main() -> None:
-    """Measure both in turn, several times."""
+    """Measure both, alternating, several times."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", default="demo")
     parser.add_argument("--rounds", type=int, default=3)

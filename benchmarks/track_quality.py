@@ -1,10 +1,10 @@
-"""How good are the boxes of `ssl-inv tracks`? Against true boxes, such as those of DAVIS 2016.
-
-Three questions: how long do the trackers stay on an object that begins with its true box; how often is what moves the
-object; and are tracks that are found again backwards better ones? Takes a folder or zip archive whose `meta.csv` has
-the columns path, sequence, x0, y0, x1, y1, with the frames of a sequence in their order.
+"""The boxes of `ssl-inv tracks` against true boxes, for example of DAVIS 2016.
 
     python benchmarks/track_quality.py davis2016val_192px.zip
+
+Three questions: How long do trackers that begin with the true box stay on the object? How often is the moving region
+the object? Are tracks better that are found again backwards? The folder or zip has a `meta.csv` with the columns path,
+sequence, x0, y0, x1, y1, and lists the frames of a sequence in their order.
 """
 
 import argparse
@@ -28,13 +28,15 @@ HIT = 0.5
 
 @dataclass
 class Sequence:
-    """Frames, and the true box in each of them, None where the object is out of sight."""
+    """Frames, and the true box in each of them, or None where the object is out of sight."""
 
     frames: list[Frame] = field(default_factory=list)
     boxes: list[Box | None] = field(default_factory=list)
 
     def clip(self, start: int, stop: int) -> tuple[Clip, int]:
-        """The frames from `start` to before `stop` and one before them if there is one, and which of them is `start`."""
+        """The frames from `start` to before `stop` with one frame before them, if there is one; and the place of
+        `start`.
+        """
         first = max(start - 1, 0)
         return Clip(self.frames[first:stop]), start - first
 
@@ -54,7 +56,7 @@ def read(path: str) -> dict[str, Sequence]:
 
 
 def judge_tracker(name: str, sequences: dict[str, Sequence], length: int) -> None:
-    """Print the mean overlap with the true box after 0, 5, 10, ... frames; a track that was lost counts as 0."""
+    """Print the mean overlap with the true box after 0, 5, 10, ... frames; a lost track counts as 0."""
     follow, seconds, steps = tracker(name), 0.0, 0
     overlaps: dict[int, list[float]] = defaultdict(list)
     for sequence in sequences.values():
@@ -78,7 +80,7 @@ def judge_tracker(name: str, sequences: dict[str, Sequence], length: int) -> Non
 
 
 def judge_regions(sequences: dict[str, Sequence], every: int, most: int) -> None:
-    """Print how often what moves is the object."""
+    """Print how often the moving region is the object."""
     frames = best = some = proposed = hits = 0
     for sequence in sequences.values():
         for start in range(0, len(sequence.frames) - 1, every):
@@ -94,8 +96,8 @@ def judge_regions(sequences: dict[str, Sequence], every: int, most: int) -> None
 
 
 def judge_check(name: str, sequences: dict[str, Sequence], length: int, most: int) -> None:
-    """Print how many tracks of the object, begun from what moves, still show it at their end: of all, and of those
-    found backwards.
+    """Print how many tracks that begin on the moving object still show it at their end: of all, and of those found
+    backwards.
     """
     follow, ends, checks = tracker(name), list[float](), defaultdict[int, list[float]](list)
     for sequence in sequences.values():
@@ -113,7 +115,8 @@ def judge_check(name: str, sequences: dict[str, Sequence], length: int, most: in
                     checks[step].append(agreement(clip, first, boxes, follow, step))
     last = np.array(ends)
     print(
-        f"{name:5} {len(last)} tracks of the object: on it at the end {np.mean(last > HIT):.2f}, overlap {last.mean():.3f}"
+        f"{name:5} {len(last)} tracks of the object: on it at the end {np.mean(last > HIT):.2f}, "
+        f"overlap {last.mean():.3f}"
     )
     for step, values in checks.items():
         for limit in (0.5, 0.7):

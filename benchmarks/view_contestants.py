@@ -1,5 +1,5 @@
-"""Images and ways of making views of them, for `views.py`: SimCLR's policy here and in other libraries, and the least
-that can be done.
+"""Images for `views.py`, and what it compares: SimCLR's policy here and in other libraries, and the least possible
+work.
 """
 
 import importlib
@@ -38,8 +38,8 @@ _SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def photographs(count: int, side: int, seed: int = 0) -> Tensor:
-    """Images with the spectrum and the edges of photographs: noise of amplitude 1 / f, half planes and discs of other
-    colours in front.
+    """Images with the spectrum and the edges of photographs: noise of amplitude 1 / f behind half planes and discs of
+    other colours.
 
     Returns:
         `(count, 3, side, side)`, uint8.
@@ -73,8 +73,7 @@ def _photograph(random: np.random.Generator, side: int) -> NDArray[np.uint8]:
 
 
 def read_images(path: Path, count: int, side: int) -> Tensor:
-    """The first images of a folder or a zip, cut to squares of `side` pixels, `(count, 3, side, side)`, uint8; fewer
-    are repeated.
+    """The first images of a folder or a zip as squares, `(count, 3, side, side)`, uint8; repeated if there are fewer.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
@@ -114,8 +113,8 @@ class Contestant:
 
     Attributes:
         name: in the table.
-        make: makes views of all images, `(n, 3, size, size)`, normalised; on a GPU it need not wait for them.
-        views: how many views of every image one call makes.
+        make: makes views of all images, `(n, 3, size, size)`, normalised; it need not wait for a GPU.
+        views: the number of views per image that one call makes.
     """
 
     name: str
@@ -124,7 +123,7 @@ class Contestant:
 
 
 class InMemory(Source):
-    """Images that are in memory already, one view an object."""
+    """Images in memory, one view per object."""
 
     def __init__(self, pixels: Tensor) -> None:
         self.pixels = pixels
@@ -151,9 +150,7 @@ class InMemory(Source):
 
 
 def ours(name: str, pixels: Tensor, size: int, **settings: Any) -> Contestant:
-    """What `pretrain` does to a batch: a pair of views, normalised, channels last, and the record of how they were
-    made.
-    """
+    """What `pretrain` does to a batch: a pair of views, normalised, channels last, with their record."""
     # As images come from our decoders.
     source = InMemory(pixels.contiguous(memory_format=torch.channels_last))
     maker = ViewMaker(Pair(), source, simclr(size=size, **settings), MEAN, STD, seed=0).to(pixels.device)
@@ -178,7 +175,7 @@ def odd_tenth(size: int) -> int:
 
 
 def torchvision_transform(size: int) -> v2.Compose:
-    """SimCLR's policy of torchvision's transforms, for tensors and PIL images alike."""
+    """SimCLR's policy with torchvision's transforms, for tensors and PIL images."""
     return v2.Compose(
         [
             v2.RandomResizedCrop(size, scale=(0.08, 1.0), antialias=True),
@@ -194,7 +191,7 @@ def torchvision_transform(size: int) -> v2.Compose:
 
 
 def kornia_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
-    """The same of kornia's, on a batch of floats that are there before the clock starts."""
+    """SimCLR's policy with kornia, on a batch of floats that is ready before the clock starts."""
     kornia = importlib.import_module("kornia.augmentation")
     # The first is twice as fast on a CPU, and one image after the other on a GPU.
     cropping = "slice" if pixels.device.type == "cpu" else "resample"
@@ -211,13 +208,13 @@ def kornia_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
 
 
 def lightly_views(images: list[Image.Image], size: int) -> Callable[[], Tensor]:
-    """A pair of views of every image by lightly's SimCLRTransform, whose blur is PIL's."""
+    """A pair of views of every image by lightly's SimCLRTransform, which blurs with PIL."""
     transform = importlib.import_module("lightly.transforms").SimCLRTransform(input_size=size)
     return lambda: torch.stack([view for one in images for view in transform(one)])
 
 
 def albumentations_views(images: list[NDArray[np.uint8]], size: int) -> Callable[[], Tensor]:
-    """The same of albumentations, on arrays of bytes with channels last."""
+    """SimCLR's policy with albumentations, on arrays of bytes with channels last."""
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     library = importlib.import_module("albumentations")
     importlib.import_module("cv2").setNumThreads(torch.get_num_threads())
@@ -236,7 +233,7 @@ def albumentations_views(images: list[NDArray[np.uint8]], size: int) -> Callable
 
 
 def dali_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
-    """The same of NVIDIA DALI, which reads the images where they are: on the GPU, or in memory."""
+    """SimCLR's policy with NVIDIA DALI, which reads the images on the GPU, or in memory."""
     dali, fn = importlib.import_module("nvidia.dali"), importlib.import_module("nvidia.dali.fn")
     types, on_gpu = dali.types, pixels.device.type == "cuda"
     images = list(
@@ -284,9 +281,7 @@ def dali_views(pixels: Tensor, size: int) -> Callable[[], Tensor]:
 
 
 def crops_only(pixels: Tensor, size: int) -> Callable[[], Tensor]:
-    """The least that SimCLR's policy can do on a CPU: read every crop once, resample it and write normalised floats
-    once.
-    """
+    """The least work for SimCLR's policy on a CPU: read every crop once, resample it, write normalised floats once."""
     side = pixels.shape[-1]
     boxes = (
         draw_crops(np.random.default_rng(0).random((len(pixels), 40)), (0.08, 1.0), (3 / 4, 4 / 3), side, side) * side
@@ -309,8 +304,8 @@ def crops_only(pixels: Tensor, size: int) -> Callable[[], Tensor]:
 
 
 def affine_and_colours(pixels: Tensor, size: int) -> Callable[[], Tensor]:
-    """The least that a whole batch can do: one bilinear resampling by an affine map, one matrix of colours, which
-    normalises too.
+    """The least work for a whole batch: one bilinear resampling by an affine map, and one colour matrix that also
+    normalises.
     """
     count, device = len(pixels), pixels.device
     random = torch.Generator().manual_seed(0)
@@ -329,7 +324,7 @@ def affine_and_colours(pixels: Tensor, size: int) -> Callable[[], Tensor]:
 
 
 def contestants(pixels: Tensor, size: int) -> Iterator[Contestant | str]:
-    """Everybody to compare ours with, or why one is missing."""
+    """Everything that is compared with ours, or the reason why it is missing."""
     on_gpu = pixels.device.type == "cuda"
     yield Contestant("kornia AugmentationSequential", kornia_views(pixels, size))
     if on_gpu:
@@ -349,7 +344,7 @@ def contestants(pixels: Tensor, size: int) -> Iterator[Contestant | str]:
 
 
 def optional(name: str, module: str, make: Callable[[], Callable[[], Tensor]], views: int = 1) -> Contestant | str:
-    """A contestant whose library may be absent."""
+    """A contestant whose library may be missing."""
     try:
         importlib.import_module(module)
     except ImportError:

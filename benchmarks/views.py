@@ -1,13 +1,11 @@
-"""How many views a second SimCLR's policy makes here and in other libraries, and how far that is from the least that
-can be done.
+"""Views per second of SimCLR's policy, here and in other libraries, and of the least possible work.
 
     python benchmarks/views.py --threads 1 2
 
-Everybody starts from the same images in memory, in the form that suits them best, and ends with normalised floats.
-Every other row is measured right after and compared with ours in the same process; rounds go on until all were measured
-several times. With `--device cuda` the views are made on the GPU, and the share of a training step of a ResNet-50 that
-making its views takes is measured too. Prints tables and a line of JSON, after some five minutes on a CPU. A view here
-comes with the record of how it was made; elsewhere it does not.
+All start from the same images in memory, in the form that suits them best, and end with normalised floats. Every
+contestant is measured right after ours in the same process, in several rounds. `--device cuda` makes the views on the
+GPU, and also measures their share of a training step of a ResNet-50. Tables and a line of JSON are printed, after some
+five minutes on a CPU. Only the views here come with a record.
 """
 
 import argparse
@@ -50,7 +48,7 @@ _THREAD_SETTINGS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 
 def images_per_second(one: Contestant, images: int, device: torch.device, seconds: float) -> float:
-    """Views made in about `seconds`, and at least by one call, over the time it took."""
+    """Views made in about `seconds`, in at least one call, divided by the time."""
     calls, start = 0, time.perf_counter()
     while calls == 0 or time.perf_counter() - start < seconds:
         one.make()
@@ -60,17 +58,17 @@ def images_per_second(one: Contestant, images: int, device: torch.device, second
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done what it was told."""
+    """Wait until a GPU has finished its work."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def compare(pixels: Tensor, size: int, rounds: int, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """Ours and every other contestant in turn.
+    """Ours and every other contestant, alternating.
 
     Returns:
-        A row a contestant with the images per second and how many times as long as ours it takes, of both the median,
-        the lowest and the highest of the rounds; and notes about contestants that are missing.
+        A row per contestant: images per second, and the time as a multiple of ours, each as median, lowest and highest
+        over the rounds; and notes about missing contestants.
     """
     reference = ours("ours", pixels, size)
     found = list(contestants(pixels, size))
@@ -104,19 +102,19 @@ def _spread(values: list[float]) -> list[float]:
 def share_of_step(
     pixels: Tensor, size: int, steps: int, model: str = "resnet50", extra: Sequence[dict[str, Any]] = ()
 ) -> dict[str, float]:
-    """What part of SimCLR's training step, in bfloat16 and with channels last, passes while its two views are made.
+    """The share of SimCLR's training step, in bfloat16 and with channels last, in which its two views are made.
 
-    Measured between events in the stream of the GPU: what the host does meanwhile counts where the GPU waits for it.
+    Measured between events in the stream of the GPU: work of the host counts if the GPU waits for it.
 
     Args:
         pixels: a batch of sources on the device, uint8.
         size: side of the views in pixels.
-        steps: that are measured, after three more.
+        steps: measured steps, after three more.
         model: a timm model.
         extra: further operations of the policy.
 
     Returns:
-        Medians over the steps of the milliseconds for the views, of those for the whole step, and of the share.
+        Medians over the steps: milliseconds for the views, milliseconds for the whole step, and the share.
     """
     device, index = pixels.device, torch.arange(len(pixels))
     maker = ViewMaker(Pair(), InMemory(pixels), simclr(size=size, extra=list(extra)), MEAN, STD, seed=0).to(device)
@@ -178,7 +176,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         }
         for name, step in result["step"].items():
             print(
-                f"\nResNet-50 at {size} px, {arguments.step_batch} pairs, bfloat16, {name}: {step['step_ms']:.1f} ms a step, ",
+                f"\nResNet-50 at {size} px, {arguments.step_batch} pairs, bfloat16, {name}: "
+                f"{step['step_ms']:.1f} ms a step, ",
                 end="",
             )
             print(f"{step['views_ms']:.2f} ms of it, {100 * step['share']:.1f} %, for its views", flush=True)
@@ -198,12 +197,12 @@ def _print_table(rows: list[dict[str, Any]], notes: list[str]) -> None:
 
 
 def sources(images: Path | None, count: int, side: int) -> Tensor:
-    """The user's images, or some made in code: no more than 64 different ones, for making them takes a while."""
+    """The user's images, or synthetic ones; at most 64 different ones, because making them takes time."""
     return read_images(images, count, side) if images else photographs(min(count, 64), side)[torch.arange(count) % 64]
 
 
 def in_own_process(threads: int, argv: list[str]) -> dict[str, Any]:
-    """The measurement with another number of threads, in a process that has no other from its start."""
+    """The measurement with another number of threads, in a fresh process."""
     environment = {**os.environ, **dict.fromkeys(_THREAD_SETTINGS, str(threads))}
     command = [sys.executable, __file__, *argv, "--in-this-process", "--threads", str(threads)]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
@@ -219,7 +218,7 @@ def in_own_process(threads: int, argv: list[str]) -> dict[str, Any]:
 
 
 def circumstances(arguments: argparse.Namespace) -> dict[str, Any]:
-    """On what was measured."""
+    """Hardware and versions."""
     names = ("torch", "torchvision", "kornia", "lightly", "albumentations", "nvidia-dali-cuda120")
     installed = {
         one.metadata["Name"].lower(): one.version for one in importlib.metadata.distributions() if one.metadata["Name"]

@@ -2,39 +2,253 @@
 
     python docs/record.py RUN [RUN ...] [--recipe RECIPE] [--name NAME] [--add]
 
-RUN is the folder of a run. Runs of one recipe that differ in their seed alone become one file,
-docs/results/RECIPE.json, with the numbers of every seed; with --add, the seeds that the file has already stay in it.
-`python docs/build.py` then shows them on the pages of the objectives.
+RUN is the folder of a run. Runs of one recipe that differ only in their seed become one file, docs/results/RECIPE.json,
+with the numbers of every seed. --add keeps the seeds that the file already has. `make docs` then shows the numbers.
 """
 
 import argparse
+import json
+import statistics
 import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
-
-from method_pages.recorded import RESULTS, joined, read_records, write_record
-from method_pages.runs import recipe_name, record_of
+from typing import Any
 
 from ssl_inv.catalogue import suggest
+from ssl_inv.run.cli import parse
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.recipe import shipped_recipes
+from ssl_inv.run.plain_yaml import parse_yaml
+from ssl_inv.run.recipe import RecipeError, difference, resolve, shipped_recipes
+
+RESULTS = Path(__file__).parent / "results"
+_NO_RESULT = {"trainer": ("seed", "workers", "log_every", "checkpoint_every"), "monitor": ("every", "objects", "share")}
+"""Settings that no record has: the seed, because a record has several, and settings that do not change a result."""
+
+Values = tuple[float | None, ...]
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the results table. Each tuple has one number per run, None where a run has no number.
+
+    Attributes:
+        name: the measurement: `linear/top1`.
+        part: the part of the features that was probed.
+        detail: a remark, if all runs have the same one.
+        trained: the numbers of the trained encoder.
+        spread: their standard errors over validation objects.
+        untrained: the numbers of the network with random weights.
+        shuffled: the numbers with shuffled training targets.
+    """
+
+    name: str
+    part: str
+    detail: str
+    trained: Values
+    spread: Values
+    untrained: Values
+    shuffled: Values
+
+
+@dataclass(frozen=True)
+class Record:
+    """Runs that differ only in their seed.
+
+    Attributes:
+        name: the name of the file.
+        recipe: the recipe with which the runs began.
+        seeds: one per run.
+        commits: the version of the code, one per run.
+        machine: the hardware.
+        seconds: time from start to end with evaluation, one per run; None where unknown.
+        settings: the recipe's settings by section, without the seed.
+        rows: the results.
+    """
+
+    name: str
+    recipe: str
+    seeds: tuple[int, ...]
+    commits: tuple[str, ...]
+    machine: str
+    seconds: Values
+    settings: dict[str, dict[str, Any]]
+    rows: tuple[Row, ...]
+
+    @property
+    def objective(self) -> str:
+        """The name of the objective."""
+        return str(self.settings["objective"]["name"])
+
+    def sections(self) -> Mapping[str, Mapping[str, Any]]:
+        """The settings as today's recipes have them: newer settings get their defaults.
+
+        A record with settings that no longer exist stays as it is.
+        """
+        try:
+            today = comparable(resolve(self.settings, f"{self.name}.json").sections())
+        except RecipeError:
+            return self.settings
+        return {section: settings for section, settings in today.items() if section in self.settings}
+
+    def find(self, name: str, part: str) -> Row | None:
+        """The row of a measurement on a part of the features, or None."""
+        return next((row for row in self.rows if (row.name, row.part) == (name, part)), None)
+
+
+def comparable(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The settings that affect results, with only the last part of paths to data and teachers."""
+
+    def portable(section: str, value: Any) -> Any:
+        is_path = section in ("data", "objective") and isinstance(value, str) and "/" in value
+        return Path(value).name if is_path else value
+
+    kept = {
+        section: {
+            key: portable(section, value) for key, value in values.items() if key not in _NO_RESULT.get(section, ())
+        }
+        for section, values in sections.items()
+    }
+    return {section: values for section, values in kept.items() if values}
+
+
+def mean(values: Values) -> float | None:
+    """The mean, or None if any run lacks the number."""
+    return None if None in values or not values else statistics.fmean(values)
+
+
+def deviation(values: Values) -> float | None:
+    """The standard deviation over runs, with n - 1; None for a single run or if any run lacks the number."""
+    return None if None in values or len(values) < 2 else statistics.stdev(values)
+
+
+def record_of(name: str, recipe: str, folder: RunFolder) -> Record:
+    """The results of one run.
+
+    Raises:
+        ValueError: if the run is not finished, does not know its commit, or did not keep to one commit.
+    """
+    facts, path = folder.record(), folder.path
+    if facts.get("state") != "complete" or not (path / "results.json").is_file():
+        raise ValueError(f"{path}: the run is not complete with results, its state is {facts.get('state')!r}")
+    if "uncommitted" in facts["versions"]:
+        raise ValueError(
+            f"{path}: the run used files that its commit does not have: {facts['versions']['uncommitted']}"
+        )
+    if "commit" not in facts["versions"]:
+        raise ValueError(f"{path}: the run does not know its commit; only runs of a checkout can be recorded")
+    for pause in facts.get("resumed", []):
+        if (commit := pause["versions"].get("commit")) != facts["versions"]["commit"]:
+            at = f"the run continued at step {pause['step']} with commit {commit}"
+            raise ValueError(f"{path}: {at}; only a run with one commit can be recorded")
+    sections = folder.recipe().sections()
+    host = facts["host"]
+    machine = str(host["gpu"] or f"{host['cores']} cores, {host['machine']}")
+    results = parse_yaml((path / "results.json").read_text(encoding="utf-8"))
+    return Record(
+        name=name,
+        recipe=recipe,
+        seeds=(int(sections["trainer"]["seed"]),),
+        commits=(str(facts["versions"]["commit"]),),
+        machine=machine,
+        seconds=(_seconds(facts),),
+        settings=comparable(sections),
+        rows=tuple(map(_row, results)),
+    )
+
+
+def _seconds(facts: Mapping[str, Any]) -> float | None:
+    """From start to end of a run, or None if it was interrupted."""
+    if "began" not in facts or "ended" not in facts or "resumed" in facts:
+        return None
+    began, ended = (datetime.strptime(facts[key], "%Y-%m-%dT%H:%M:%S%z") for key in ("began", "ended"))
+    return (ended - began).total_seconds()
+
+
+def _row(line: Mapping[str, Any]) -> Row:
+    trained = line["trained"]
+    baselines = ((line[column] or {}).get("value") for column in ("untrained", "shuffled"))
+    numbers = (
+        None if value is None else float(f"{value:.5g}") for value in (trained["value"], trained["spread"], *baselines)
+    )
+    return Row(trained["name"], trained["part"], trained["detail"], *((number,) for number in numbers))
+
+
+def joined(records: Sequence[Record]) -> Record:
+    """Records of one recipe as one, in the order of their seeds.
+
+    Raises:
+        ValueError: if two records share a seed, or differ in settings, machine or measurements.
+    """
+    first, *others = records
+    for other in others:
+        who = f"{first.recipe}, seeds {other.seeds} beside {first.seeds}"
+        if changed := difference(first, other):
+            raise ValueError(f"{who}: other settings: {'; '.join(changed)}")
+        if first.machine != other.machine:
+            machines = f"another machine, {other.machine} and {first.machine}"
+            raise ValueError(f"{who}: {machines}; record them apart with --name")
+        if odd := sorted({(row.name, row.part) for row in first.rows} ^ {(row.name, row.part) for row in other.rows}):
+            raise ValueError(f"{who}: the runs did not measure the same; only some have {odd}")
+    seeds = [seed for record in records for seed in record.seeds]
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"two runs of {first.recipe} have the same seed: {seeds}")
+
+    def column(parts: Sequence[Any], name: str) -> tuple[Any, ...]:
+        values = [value for part in parts for value in getattr(part, name)]
+        return tuple(values[number] for number in sorted(range(len(seeds)), key=seeds.__getitem__))
+
+    def row(rows: Sequence[Row]) -> Row:
+        numbers = {name: column(rows, name) for name in ("trained", "spread", "untrained", "shuffled")}
+        return replace(rows[0], detail=rows[0].detail if len({one.detail for one in rows}) == 1 else "", **numbers)
+
+    rows = tuple(row([record.find(one.name, one.part) for record in records]) for one in first.rows)
+    return replace(first, rows=rows, **{name: column(records, name) for name in ("seeds", "commits", "seconds")})
+
+
+def write_record(record: Record, folder: Path = RESULTS) -> Path:
+    """Write a record with one line per section of settings and per row, so that differences are easy to read."""
+    facts = asdict(record)
+    rows, settings = facts.pop("rows"), facts.pop("settings")
+    lines = [f" {json.dumps(key)}: {json.dumps(value)}," for key, value in facts.items() if key != "name"]
+    sections = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in settings.items())
+    table = ",\n".join(f"  {json.dumps(row, ensure_ascii=False)}" for row in rows)
+    path = folder / f"{record.name}.json"
+    content = "\n".join(["{", *lines, ' "settings": {', sections, " },", ' "rows": [', table, " ]", "}", ""])
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def read_records(folder: Path = RESULTS) -> list[Record]:
+    """Every record in the folder, by name."""
+
+    def with_tuples(content: dict[str, Any]) -> dict[str, Any]:
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        content = json.loads(path.read_text(encoding="utf-8"))
+        rows = tuple(Row(**with_tuples(row)) for row in content.pop("rows"))
+        found.append(Record(name=path.stem, rows=rows, **with_tuples(content)))
+    return found
 
 
 def main() -> int:
     """Record the runs that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
-    parser.add_argument(
-        "--recipe", help="the recipe whose results these are, where a run was begun with another and changed into it"
-    )
-    parser.add_argument("--name", help="the name of the file; by default that of the recipe")
-    parser.add_argument("--add", action="store_true", help="keep the seeds that the file has already")
+    parser.add_argument("--recipe", help="the recipe to file the results under, if a run began with another one")
+    parser.add_argument("--name", help="the name of the file; by default the name of the recipe")
+    parser.add_argument("--add", action="store_true", help="keep the seeds that the file already has")
     arguments = parser.parse_args()
     kept = {record.name: record for record in read_records()} if arguments.add else {}
     try:
         groups: dict[str, list[RunFolder]] = {}
         for run in arguments.runs:
             folder = RunFolder.open(run)
-            groups.setdefault(arguments.recipe or recipe_name(folder), []).append(folder)
+            began_with = Path(parse(folder.record()["command"][1:]).recipe).stem
+            groups.setdefault(arguments.recipe or began_with, []).append(folder)
         if arguments.name and len(groups) > 1:
             raise ValueError(f"--name is for runs of one recipe, these are of {', '.join(groups)}")
         for recipe, folders in groups.items():
@@ -43,9 +257,8 @@ def main() -> int:
             name = arguments.name or recipe
             records = [record_of(name, recipe, folder) for folder in folders] + ([kept[name]] if name in kept else [])
             record = joined(records)
-            sys.stdout.write(
-                f"{write_record(record).relative_to(RESULTS.parent.parent)}: seeds {', '.join(map(str, record.seeds))}\n"
-            )
+            path = write_record(record).relative_to(RESULTS.parent.parent)
+            sys.stdout.write(f"{path}: seeds {', '.join(map(str, record.seeds))}\n")
     except ValueError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -1,4 +1,4 @@
-"""The pages of the objectives are what the generator makes today, and say of every objective what a reader compares by."""
+"""The pages on objectives are what the generator makes today, and say of every objective what a reader compares."""
 
 import importlib
 import json
@@ -11,8 +11,11 @@ from types import ModuleType
 import pytest
 
 from ssl_inv.catalogue import OBJECTIVES
+from ssl_inv.run.explain import argument_sentences
+from ssl_inv.run.folder import RunFolder
 
-DOCS = Path(__file__).parents[2] / "docs"
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
 NAMES = sorted(OBJECTIVES.members)
 
 
@@ -21,7 +24,7 @@ def module():
     """A module of the generator by its name."""
 
     def load(name: str) -> ModuleType:
-        return importlib.import_module(f"method_pages.{name}")
+        return importlib.import_module(name)
 
     sys.path.insert(0, str(DOCS))
     yield load
@@ -30,24 +33,30 @@ def module():
 
 @pytest.fixture(scope="module")
 def made(module):
-    return module("pages").pages()
+    return module("build").pages()
 
 
 @pytest.fixture(scope="module")
 def methods(module):
-    return module("methods").read_methods()
+    return module("build").read_methods()
 
 
 @pytest.fixture(scope="module")
 def papers(module):
-    return module("published").read_papers()
+    return module("tables").read_papers()
 
 
-def test_pages_are_not_stale(made):
-    kept = {path.name: path.read_text(encoding="utf-8") for path in (DOCS / "objectives").glob("*.md")}
-    assert sorted(kept) == sorted(made), "run `make docs`"
-    stale = [name for name, text in made.items() if kept[name] != text]
-    assert not stale, f"run `make docs`: {stale} are not what it makes"
+def test_the_overview_is_not_stale(module, made):
+    place = module("build").OVERVIEW
+    assert (REPOSITORY / place).read_text(encoding="utf-8") == made[place], f"run `make docs` and commit {place}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_objective_has_a_page_with_its_parts(module, made, name):
+    text = made[f"{module('build').SITE}/{name}.md"]
+    for head in ("When to use it", "Measured here", "Recipes", "Settings"):
+        assert f"\n## {head}\n" in text
+    assert "\n```\n" in text, "no equation"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -56,17 +65,26 @@ def test_an_objective_says_what_it_is_and_where_it_is_from(methods, name):
     assert method.equations, "the docstring has no equation, a paragraph that is indented"
     assert re.search(r"\b(19|20)\d\d\b", method.source), "the docstring's first paragraph names no paper with its year"
     assert method.when, "the docstring has no section `When:`"
-    assert not (silent := [one.name for one in method.settings if not one.meaning]), f"no meaning under Args: {silent}"
+    assert not set(method.schema.settings) - set(argument_sentences(method.schema.doc)), "no meaning under Args"
 
 
 def test_every_objective_has_a_recipe(module):
-    assert not set(NAMES) - set(module("pages").recipes_by_objective())
+    assert not set(NAMES) - set(module("build").recipes_by_objective())
 
 
 def test_links_lead_somewhere(made):
     for page, text in made.items():
         for target in re.findall(r"\]\(([^)#]+)\)", text):
-            assert (DOCS / "objectives" / target).resolve().exists() or target in made, f"{page} links to {target}"
+            place = (REPOSITORY / page).parent.joinpath(target).resolve()
+            assert place.exists() or str(place.relative_to(REPOSITORY)) in made, f"{page} links to {target}"
+
+
+def test_the_overview_knows_which_objectives_read_transforms(methods):
+    read = {name for name, method in methods.items() if method.reads_transforms}
+    assert read == {
+        *("augself", "capsie", "care", "conditional-byol", "context-prediction", "context-ssl", "ec-reconstruction"),
+        *("equicaps", "equimod", "iwm", "sen", "seq-jepa", "sie", "vicreg-trajectory"),
+    }
 
 
 def test_tables_are_rectangular(made):
@@ -86,7 +104,7 @@ def test_two_definitions_of_r2_never_share_a_measure(papers):
 
 
 def test_every_method_of_the_papers_has_a_name(papers):
-    assert {row.method for row in papers.rows} <= {*NAMES, *papers.names}
+    assert {row["method"] for row in papers.rows} <= {*NAMES, *papers.names}
 
 
 @pytest.mark.parametrize(
@@ -110,7 +128,7 @@ def test_a_mistake_in_the_papers_is_named(module, tmp_path, row, message):
         f"sources: {{sie: x}}\nmeasures: {{top1: y}}\noverview: []\nnames: {{}}\nobjectives:\n  sie:\n    - {row}\n"
     )
     with pytest.raises(ValueError, match=re.escape(message)):
-        module("published").read_papers(file)
+        module("tables").read_papers(file)
 
 
 def make_run(folder: Path, seed: int, value: float, facts: dict | None = None, **changes: str) -> Path:
@@ -141,13 +159,11 @@ def make_run(folder: Path, seed: int, value: float, facts: dict | None = None, *
 
 
 def test_runs_become_mean_and_deviation(module, tmp_path):
-    from ssl_inv.run.folder import RunFolder
-
-    recorded, record_of = module("recorded"), module("runs").record_of
+    recorded = module("record")
     folders = [
         RunFolder.open(make_run(tmp_path / str(seed), seed, value)) for seed, value in enumerate((0.5, 0.6, 0.7))
     ]
-    runs = [record_of("mine", "vicreg-rendered", folder) for folder in folders]
+    runs = [recorded.record_of("mine", "vicreg-rendered", folder) for folder in folders]
     recorded.write_record(recorded.joined([runs[2], runs[0]]), tmp_path)
     record = recorded.joined([runs[1], *recorded.read_records(tmp_path)])
     recorded.write_record(record, tmp_path)
@@ -158,11 +174,21 @@ def test_runs_become_mean_and_deviation(module, tmp_path):
     assert "someone" not in (tmp_path / "mine.json").read_text()
 
 
-def test_a_run_that_was_interrupted_has_no_time(module, tmp_path):
-    from ssl_inv.run.folder import RunFolder
+def test_a_record_older_than_a_setting_has_its_default_and_one_with_a_setting_that_is_gone_stays_as_it_is(
+    module, tmp_path
+):
+    record = module("record").record_of("mine", "vicreg-rendered", RunFolder.open(make_run(tmp_path / "a", 0, 0.5)))
+    weights = record.settings["objective"]
+    variance = weights.pop("variance")
+    assert record.sections()["objective"]["variance"] == variance
+    assert "seed" not in record.sections()["trainer"]
+    weights["gone"] = 1
+    assert record.sections() == record.settings
 
+
+def test_a_run_that_was_interrupted_has_no_time(module, tmp_path):
     pause = {"step": 1, "versions": {"commit": "a" * 40}}
-    record = module("runs").record_of(
+    record = module("record").record_of(
         "mine", "vicreg-rendered", RunFolder.open(make_run(tmp_path / "a", 0, 0.5, {"resumed": [pause]}))
     )
     assert record.seconds == (None,)
@@ -177,15 +203,13 @@ def test_a_run_that_was_interrupted_has_no_time(module, tmp_path):
             {"versions": {"commit": "a" * 40, "uncommitted": "ssl_inv/heads.py"}},
             "files that its commit does not have: ssl_inv/heads.py",
         ),
-        ({"resumed": [{"step": 1, "versions": {"commit": "b" * 40}}]}, f"went on at step 1 with commit {'b' * 40}"),
+        ({"resumed": [{"step": 1, "versions": {"commit": "b" * 40}}]}, f"continued at step 1 with commit {'b' * 40}"),
     ],
 )
 def test_only_a_finished_run_of_one_commit_is_recorded(module, tmp_path, facts, message):
-    from ssl_inv.run.folder import RunFolder
-
     folder = RunFolder.open(make_run(tmp_path / "a", 0, 0.5, facts))
     with pytest.raises(ValueError, match=message):
-        module("runs").record_of("mine", "vicreg-rendered", folder)
+        module("record").record_of("mine", "vicreg-rendered", folder)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,4 @@
-"""The package is whole wherever it is installed: the suite and the recipes are inside it, and no folder of the user's
-shadows them.
-"""
+"""An installed package is complete: it has the suite and the recipes as files, and no user's folder shadows them."""
 
 import shutil
 import subprocess
@@ -17,7 +15,7 @@ REPOSITORY = Path(__file__).parents[2]
 def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What `pip install .` would put into site-packages."""
     folder = tmp_path_factory.mktemp("wheel")
-    # Built from a copy: setuptools would put what an earlier build left in the repository into the wheel.
+    # Built from a copy, because setuptools would add leftovers of an earlier build to the wheel.
     source = folder / "source"
     for name in ("ssl_inv", "evaluation", "recipes"):
         shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))

@@ -1,1 +1,0 @@
-"""The pages of docs/objectives, made of docstrings, recipes, recorded results and the numbers of papers."""
