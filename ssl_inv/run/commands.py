@@ -55,7 +55,7 @@ def check(name: str, recipe: Recipe) -> None:
     )
 
 
-def evaluate(model: str, data: str | None, overrides: list[str], output: Path | None, pretrained: bool) -> None:
+def evaluate(model: str, data: str | None, overrides: list[str], pretrained: bool, output: Path | None) -> None:
     """Judge any encoder on any data, beside its untrained self."""
     with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
@@ -103,10 +103,10 @@ def embed(
     model: str,
     data: str | None,
     overrides: list[str],
+    pretrained: bool,
     output: Path,
     file_format: str,
     shard_size: int,
-    pretrained: bool,
 ) -> None:
     """Write the features of every image."""
     from ssl_inv.run.embed import write_shards

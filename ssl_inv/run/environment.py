@@ -1,4 +1,4 @@
-"""What becomes of memory that is freed."""
+"""Set-up of the process before torch is loaded: OpenMP's threads and glibc's malloc."""
 
 import ctypes
 import os
@@ -7,13 +7,22 @@ import platform
 _TRIM_THRESHOLD, _MMAP_MAX = -1, -4  # of mallopt, in glibc's malloc.h
 
 
-def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next request instead of giving it back to the system, which hands it out page
-    by page again.
+def prepare_process() -> None:
+    """Let OpenMP's threads sleep while they wait, and keep freed memory. What the environment sets stays.
 
-    A training step asks for the same large tensors every time, and a large tensor given back costs as many page faults
-    when it is asked for again as it has pages. Does nothing elsewhere, or where the environment sets up malloc itself:
-    `MALLOC_TRIM_THRESHOLD_` set to anything switches it off, to compare.
+    torch reads `OMP_WAIT_POLICY` when it is loaded. Waiting threads that spin gain little on idle cores and cost most
+    of the speed on busy ones.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next request.
+
+    By default glibc returns large blocks to the system. A training step asks for the same large tensors every time, and
+    each then costs one page fault per page. Does nothing without glibc, or if the environment configures malloc itself:
+    any value of `MALLOC_TRIM_THRESHOLD_` switches it off, to compare.
     """
     if platform.libc_ver()[0] != "glibc" or any(
         name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ

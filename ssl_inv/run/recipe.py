@@ -1,7 +1,6 @@
 """Recipes: read, check, resolve, compare. Nothing here imports torch, so a mistake is answered at once."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -118,6 +117,13 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     return resolve(apply_overrides(read_yaml(path), overrides or []), path.name)
 
 
+def load_runnable(name_or_path: str, overrides: list[str]) -> Recipe:
+    """`load_recipe` for a recipe that is to be run: the files that it names must exist."""
+    recipe = load_recipe(name_or_path, overrides)
+    require_files(recipe)
+    return recipe
+
+
 def find_recipe(name_or_path: str) -> Path:
     """The file of a recipe.
 
@@ -205,7 +211,7 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
     while arguments:
         key, equals, value = arguments.pop(0).removeprefix("--").partition("=")
         if not equals:
-            if not arguments or re.match(r"--\w", arguments[0]):
+            if not arguments or arguments[0].startswith("--"):
                 raise RecipeError(f"--{key}: a value is missing")
             value = arguments.pop(0)
         section, _, setting = key.partition(".")

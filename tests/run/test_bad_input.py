@@ -87,7 +87,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "no command": ([], ["COMMAND is missing"]),
     "unknown command": (["pretain"], ["'pretain'", "did you mean 'pretrain'?"]),
     "unknown option": ([*RUN, "--outptu", "x"], ["--outptu", "did you mean '--output'?"]),
-    "option without value": ([*RUN, "--output"], ["--output: a value is missing"]),
+    "option without value": ([*RUN, "--output"], ["--output: expected one argument"]),
     "setting without value": ([*RUN, "--trainer.steps"], ["--trainer.steps: a value is missing"]),
     "setting before an option": ([*RUN, "--trainer.steps", "--quiet"], ["--trainer.steps: a value is missing"]),
     "section without key": ([*RUN, "--trainer", "3"], ["--trainer.KEY VALUE"]),
@@ -95,7 +95,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "stray argument": ([*RUN, "again"], ["unexpected argument 'again'"]),
     "unknown choice": (
         ["embed", "run", "--output", "out", "--format", "parqet"],
-        ["--format", "did you mean 'parquet'?"],
+        ["--format: invalid choice: 'parqet'", "'parquet'"],
     ),
     "no number": (
         ["embed", "run", "--output", "out", "--shard-size", "many"],
@@ -103,9 +103,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "number out of range": (
         ["embed", "run", "--output", "out", "--shard-size", "0"],
-        ["--shard-size must be at least 1"],
+        ["--shard-size: must be at least 1, got 0"],
     ),
-    "missing argument": (["check"], ["RECIPE is missing"]),
+    "missing argument": (["check"], ["arguments are required: RECIPE", "ssl-inv check --help"]),
     "no recipe": (["pretrain"], ["a recipe is missing"]),
     "settings of no recipe": (["recipes", "--data.size", "3"], ["a recipe is missing"]),
     # The recipe.
