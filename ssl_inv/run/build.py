@@ -8,7 +8,7 @@ import pytorch_lightning as lightning
 import torch
 
 from ssl_inv.augment.policy import Augmentation
-from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES
+from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, within
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Data, Source, with_enough_views
 from ssl_inv.engine import preflight
@@ -19,7 +19,7 @@ from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.judging import judged_data
-from ssl_inv.run.recipe import JudgedRecipe, Recipe, named
+from ssl_inv.run.recipe import JudgedRecipe, Recipe
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Plan
 from ssl_inv.views.maker import ViewMaker
@@ -65,19 +65,19 @@ def build(recipe: Recipe) -> Run:
         RecipeError: if a value cannot be used; the message has the full path of its key.
     """
     settings = recipe.trainer
-    with named("trainer"):
+    with within("trainer"):
         trainer = make_trainer(settings)
     device = trainer.strategy.root_device
     data, augmentation = build_data(recipe), build_augmentation(recipe)
     backbone, objective = build_networks(recipe, {**data.train.groups, **augmentation.groups})
     sizes = {augmentation.view_size(data.train.image_size), *objective.plan.sizes}
     for size in sizes:
-        with named("data"):
+        with within("data"):
             preflight.require_input_size(backbone.model, size)
-        with named("backbone"):
+        with within("backbone"):
             preflight.require_forward(backbone, size)
         if settings.precision == "bf16" and device.type == "cpu":
-            with named("trainer"):
+            with within("trainer"):
                 preflight.require_exact_gradients(backbone, size)
     for advice in (
         preflight.advice_on_stem(backbone, max(sizes)),
@@ -86,16 +86,16 @@ def build(recipe: Recipe) -> Run:
         if advice is not None:
             say(advice)
     view_maker, train = build_view_maker(recipe, data.train, augmentation, objective.plan)
-    with named("evaluation"):
+    with within("evaluation"):
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
-    with named("objective"):
+    with within("objective"):
         preflight.require_embedding(objective, backbone, max(sizes))
-    with named("objective"), torch.random.fork_rng(devices=[]):
+    with within("objective"), torch.random.fork_rng(devices=[]):
         # Memories begin with random vectors. These depend on the seed, but are not those that the weights were drawn
         # from.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
         objective.allocate(*extent(train))
-    with named("trainer"):
+    with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, trainer.world_size)
         plan, process = view_maker.plan, (trainer.global_rank, trainer.world_size)
         loaded = view_maker.loaded_views
@@ -105,7 +105,7 @@ def build(recipe: Recipe) -> Run:
         to_channels_last(network)
         if trainer.world_size > 1:
             synchronise_batch_norm(network, device)
-    with named("optimizer"):
+    with within("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe.optimizer)
     schedule = Schedule(steps, settings.accumulate, settings.clip, settings.clip_each, settings.seed)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, schedule, workers(settings, train))
@@ -120,9 +120,9 @@ def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbon
     constructor = OBJECTIVES.find(recipe.objective.name).load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.trainer.seed)
-        with named("backbone"):
+        with within("backbone"):
             backbone = make_backbone(**recipe.backbone)
-        with named("objective"):
+        with within("objective"):
             preflight.require_objective(constructor, recipe.objective.name)
             objective: Objective = constructor(backbone.features, groups, **recipe.objective.settings)
             objective.adopt(backbone)
@@ -131,7 +131,7 @@ def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbon
 
 def build_augmentation(recipe: Recipe) -> Augmentation:
     """The augmentation of a recipe."""
-    with named("augmentation"):
+    with within("augmentation"):
         make = AUGMENTATIONS.find(recipe.augmentation.name).load()
         augmentation: Augmentation = make(**recipe.augmentation.settings)
     return augmentation
@@ -141,7 +141,7 @@ def build_view_maker(
     recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan
 ) -> tuple[ViewMaker, Source]:
     """What makes the views of a plan, and those objects of the source that have enough views for it."""
-    with named("data"):
+    with within("data"):
         source = with_enough_views(source, 1 if plan.linked else plan.own_views)
         mean, std = recipe.normalization.mean, recipe.normalization.std
         return ViewMaker(plan, source, augmentation, mean, std, recipe.trainer.seed), source
@@ -149,6 +149,6 @@ def build_view_maker(
 
 def build_data(recipe: JudgedRecipe) -> Data:
     """The data of a recipe."""
-    with named("data"):
+    with within("data"):
         data: Data = DATA.find(recipe.data.name).load()(**recipe.data.settings)
     return data

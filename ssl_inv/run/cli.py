@@ -10,7 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ssl_inv.catalogue import suggest
+from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.explain import explained, recipe_head
 from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
@@ -18,7 +18,6 @@ from ssl_inv.run.recipe import (
     JUDGED,
     SECTIONS,
     Recipe,
-    RecipeError,
     apply_overrides,
     check_overrides,
     find_recipe,

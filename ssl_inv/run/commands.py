@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from ssl_inv.atomic import write_text
-from ssl_inv.catalogue import DATA
+from ssl_inv.catalogue import DATA, RecipeError, within
 from ssl_inv.data.source import Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.features import FeatureCache, fingerprint
@@ -23,7 +23,7 @@ from ssl_inv.run.export import export_onnx, export_run, export_torchvision
 from ssl_inv.run.folder import RunFolder, host_facts, now, versions
 from ssl_inv.run.judging import judge, require_classes
 from ssl_inv.run.pretrain import innermost
-from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe, RecipeError, named
+from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe
 
 
 def check(name: str, recipe: Recipe) -> None:
@@ -31,7 +31,7 @@ def check(name: str, recipe: Recipe) -> None:
     with quiet_lightning():
         run = build(recipe)
         begun = time.perf_counter()
-        with named("data"):
+        with within("data"):
             batch = run.module.batches[0]
         loading = time.perf_counter() - begun
         # The first pass of a network pays for memory and compiled kernels; the second is timed.
@@ -68,7 +68,7 @@ def evaluate(model: str, data: str | None, overrides: list[str], pretrained: boo
         cache = (
             None if output is None else FeatureCache(output / "features", _images_of(loaded.recipe), loaded.crop_share)
         )
-        with named("evaluation"):
+        with within("evaluation"):
             require_classes(loaded.data.train)
             networks = on(trained, device), on(untrained, device)
             normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
@@ -136,7 +136,7 @@ def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
         backbone, preprocessing = run.backbone(), run.preprocessing
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with named("export"):
+            with within("export"):
                 if file_format == "timm":
                     export_run(backbone, preprocessing, place)
                 elif file_format == "torchvision":
@@ -152,7 +152,7 @@ def render(chosen: Choice, output: Path, quality: int) -> None:
     """Write rendered solids in the layout of 3DIEBench."""
     from ssl_inv.data.sources.threediebench import write_threediebench
 
-    with named("data"):
+    with within("data"):
         data = DATA.find(chosen.name).load()(**chosen.settings)
     source = innermost(data.train)
     assert isinstance(source, RenderedSolids)
@@ -160,7 +160,7 @@ def render(chosen: Choice, output: Path, quality: int) -> None:
     assert isinstance(data.validation, Subset)
     progress = Progress()
     try:
-        with named("output"):
+        with within("output"):
             split = data.train.objects, data.validation.objects
             write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
     finally:
@@ -179,11 +179,11 @@ def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], siz
 
     progress = Progress()
     try:
-        with named("tracks"):
+        with within("tracks"):
             chosen = TrackSettings(**settings)
             tracker(chosen.tracker)
             found = find_videos(videos, frames)
-        with named("output"):
+        with within("output"):
             summary = write_tracks(found, output, chosen, size, margin, progress.update)
     finally:
         progress.close()

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ssl_inv.atomic import write_text, written_aside
+from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Indices, Source
 from ssl_inv.engine.features import feature_table, fingerprint
 from ssl_inv.evaluation.features import FeatureTable, NoViewsError
 from ssl_inv.run.encoders import LoadedModel, best_device
-from ssl_inv.run.recipe import RecipeError, named
 
 _ALL_VIEWS = 2**31
 
@@ -64,7 +64,7 @@ def write_shards(
         path = folder / f"part-{number:05d}.{file_format}"
         if not path.is_file():
             # A shard of which no image can be read has no file.
-            with named("data"), suppress(NoViewsError):
+            with within("data"), suppress(NoViewsError):
                 table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
                 write = _write_parquet if file_format == "parquet" else _write_npy
                 write(path, _columns(split, source, table), table.part("all").numpy())

@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import DATA, suggest
+from ssl_inv.catalogue import DATA, RecipeError, suggest, within
 from ssl_inv.data.archives import Files
 from ssl_inv.data.source import Data
 from ssl_inv.engine.preflight import require_forward, require_input_size
@@ -26,10 +26,8 @@ from ssl_inv.run.recipe import (
     JUDGED,
     JudgedRecipe,
     Recipe,
-    RecipeError,
     apply_overrides,
     find_recipe,
-    named,
     read_yaml,
     require_files,
     resolve_judged,
@@ -160,10 +158,9 @@ class LoadedModel:
             raise RecipeError(
                 "evaluation.views_of: 'training' goes with a run, which knows how its views were made; did you mean 'data'?"
             )
-        with named("evaluation"):
-            return judged_data(
-                self.data, settings, objective.plan, build_augmentation(self.model.run.recipe), self.seed, device
-            )
+        augmentation = build_augmentation(self.model.run.recipe)
+        with within("evaluation"):
+            return judged_data(self.data, settings, objective.plan, augmentation, self.seed, device)
 
     @property
     def seed(self) -> int:
@@ -244,7 +241,7 @@ def _run_model(run: SavedRun) -> Model:
 
 
 def _exported_model(path: Path) -> Model:
-    with named("model"):
+    with within("model"):
         file = load_backbone_file(path)
         if file.architecture is None or file.preprocessing is None:
             raise ValueError(f"{path / 'config.json'} names no architecture or preprocessing")
@@ -320,7 +317,7 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
     if path.suffix.lower() == ".csv":
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
     if kind is None:
-        with named("data"):
+        with within("data"):
             tops = set(Files(path).inside(""))
         kind = "folder"
         if "train_images.npy" in tops:
@@ -332,7 +329,7 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
 
 def _check_fit(loaded: LoadedModel) -> None:
     backbone = loaded.model.backbone
-    with named("data"):
+    with within("data"):
         size = round(loaded.data.train.image_size * loaded.crop_share)
         require_input_size(backbone.model if isinstance(backbone, Backbone) else backbone, size)
         require_forward(backbone, size)

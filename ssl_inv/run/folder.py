@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ssl_inv.atomic import remove_leftovers, write_text
-from ssl_inv.run.recipe import Recipe, RecipeError, difference, read_yaml, resolve
+from ssl_inv.catalogue import RecipeError
+from ssl_inv.run.recipe import Recipe, difference, read_yaml, resolve
 
 try:
     import fcntl

@@ -10,6 +10,7 @@ from typing import Any
 import torch.distributed as dist
 
 from ssl_inv.atomic import write_text
+from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Source, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.checkpoints import save_checkpoint
@@ -24,7 +25,7 @@ from ssl_inv.run.build import Run, build, build_networks
 from ssl_inv.run.export import export_run, preprocessing_of
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import Judgement, judge, judged_data
-from ssl_inv.run.recipe import Recipe, RecipeError, difference, named, resolve
+from ssl_inv.run.recipe import Recipe, difference, resolve
 from ssl_inv.run.report import headlines, report_content, summary
 
 
@@ -210,9 +211,9 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         What was measured, or None if the recipe asks for no evaluation.
     """
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
-    with named("evaluation"):
+    with within("evaluation"):
         data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
-    with named("export"):
+    with within("export"):
         image_size = run.data.train.image_size
         view_size = run.augmentation.view_size(image_size)
         preprocessing = preprocessing_of(run.recipe.normalization, view_size, image_size)
@@ -224,7 +225,7 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
         maker = run.module.view_maker.to(device)
         normalise = maker.normalise if settings.views_of == "training" else maker.whole
-        with named("evaluation"):
+        with within("evaluation"):
             judgement = judge(data, (backbone, objective), untrained, normalise, settings, device, seed)  # type: ignore[arg-type]
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")

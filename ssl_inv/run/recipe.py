@@ -1,27 +1,29 @@
 """Recipes: read, check, resolve, compare. Nothing here imports torch, so a mistake is answered at once."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, OPERATIONS, Catalogue, Member, SettingError, suggest
+from ssl_inv.catalogue import (
+    AUGMENTATIONS,
+    DATA,
+    OBJECTIVES,
+    Catalogue,
+    Member,
+    RecipeError,
+    SettingError,
+    suggest,
+    within,
+)
 from ssl_inv.engine.settings import EvaluationSettings, MonitorSettings, NormalizationSettings, TrainerSettings
 from ssl_inv.run.plain_yaml import YAMLError, dump_yaml, parse_yaml, where_and_what
-from ssl_inv.run.schema import REQUIRED, Schema, conform, is_plain, schema_of, schema_of_dataclass
+from ssl_inv.run.schema import Schema, filled, filled_member, schema_of, schema_of_dataclass
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 """The folder of the recipes that come with the package."""
-
-
-class RecipeError(ValueError):
-    """A recipe, or a command line over it, that cannot be run.
-
-    The message is one line with the full path of the key.
-    """
 
 
 _CHOICES: Mapping[str, tuple[Catalogue, str | None]] = {
@@ -44,8 +46,6 @@ _SETTINGS: Mapping[str, type[Any]] = {
     "evaluation": EvaluationSettings,
 }
 """Sections that are a dataclass of settings."""
-
-_OF_KIND: Mapping[str, Catalogue] = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}
 
 SECTIONS = (
     "objective",
@@ -306,24 +306,14 @@ def resolve_section(section: str, given: Any, origin: str) -> Any:
     """One section: a `Choice`, a dataclass of settings, or a mapping; see `resolve`."""
     given = {} if given is None else given
     if not isinstance(given, dict):
-        raise RecipeError(f"{section}: expected a mapping of settings, got {given!r}")
-    if section in _CHOICES:
-        catalogue, default = _CHOICES[section]
-        name = given.get("name", default)
-        if not isinstance(name, str):
-            raise RecipeError(
-                f"{section}.name: required, and {origin} does not give it; {suggest('', catalogue.members)}"
-            )
-        schema = section_schema(section, name)
-        settings = _check_settings(
-            section, schema, {key: value for key, value in given.items() if key != "name"}, origin
-        )
-        return Choice(catalogue.find(name).name, settings)
-    settings = _check_settings(section, section_schema(section), given, origin)
-    if section in _FUNCTIONS:
-        return settings
-    with named(section):
-        return _SETTINGS[section](**settings)
+        raise SettingError(section, f"expected a mapping of settings, got {given!r}")
+    with within(section):
+        if section in _CHOICES:
+            catalogue, default = _CHOICES[section]
+            name, settings = filled_member(catalogue, {"name": default, **given}, origin)
+            return Choice(name, settings)
+        settings = filled(section_schema(section), given, origin)
+        return settings if section in _FUNCTIONS else _SETTINGS[section](**settings)
 
 
 def section_schema(section: str, name: str | None = None) -> Schema:
@@ -340,62 +330,8 @@ def section_schema(section: str, name: str | None = None) -> Schema:
         return schema_of_dataclass(_SETTINGS[section])
     if section in _FUNCTIONS:
         return schema_of(_FUNCTIONS[section])
-    with named(section):
+    with within(section):
         return schema_of(_CHOICES[section][0].find(str(name)))
-
-
-def _check_settings(section: str, schema: Schema, given: dict[str, Any], origin: str) -> dict[str, Any]:
-    for key in given:
-        if key not in schema.settings:
-            raise RecipeError(f"{section}.{key}: no such setting; {suggest(str(key), schema.settings)}")
-    resolved = {}
-    for name, setting in schema.settings.items():
-        way = f"{section}.{name}"
-        if name not in given:
-            if setting.default is REQUIRED:
-                raise RecipeError(f"{way}: required, and {origin} does not give it")
-            if not is_plain(setting.default):
-                kinds = "recipes hold numbers, texts, true, false, null, and lists and mappings of these"
-                raise RecipeError(f"{way}: its default is {setting.default!r}; {kinds}")
-            resolved[name] = setting.fresh_default()
-            continue
-        try:
-            value = conform(given[name], setting.type)
-        except ValueError as error:
-            raise RecipeError(f"{way}: {error}") from None
-        if setting.kind is not None:
-            catalogue = _OF_KIND[setting.kind]
-            if isinstance(value, list):
-                value = [_check_member(catalogue, f"{way}[{number}]", one) for number, one in enumerate(value)]
-            else:
-                value = _check_member(catalogue, way, value)
-        resolved[name] = value
-    return resolved
-
-
-def _check_member(catalogue: Catalogue, where: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A mapping that names a member of a catalogue, with all the member's settings filled in."""
-    if not isinstance(name := given.get("name"), str):
-        raise RecipeError(f"{where}.name: required; {suggest('', catalogue.members, 20)}")
-    with named(where):
-        member = catalogue.find(name)
-    own = {key: value for key, value in given.items() if key != "name"}
-    return {"name": member.name, **_check_settings(where, schema_of(member), own, "the recipe")}
-
-
-@contextmanager
-def named(section: str) -> Iterator[None]:
-    """Turn a `ValueError` or a missing file into a `RecipeError` that names the section, and the setting if the error
-    knows it.
-    """
-    try:
-        yield
-    except RecipeError:
-        raise
-    except SettingError as error:
-        raise RecipeError(f"{section}.{error.setting}: {' '.join(error.problem.split())}") from error
-    except (ValueError, FileNotFoundError) as error:
-        raise RecipeError(f"{section}: {' '.join(str(error).split())}") from error
 
 
 def difference(old: JudgedRecipe, new: JudgedRecipe) -> list[str]:

@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ssl_inv.augment import local, warp
 from ssl_inv.augment.local import GEOMETRIC
+from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches
 from ssl_inv.data.source import Source
 from ssl_inv.run.build import build_augmentation, build_data, build_networks, build_view_maker
-from ssl_inv.run.recipe import Recipe, named
+from ssl_inv.run.recipe import Recipe
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.words import describe_view
 from ssl_inv.views import Plan, Several, View, Views
@@ -93,7 +94,7 @@ def first_samples(recipe: Recipe, count: int) -> list[Sample]:
     source, augmentation = build_data(recipe).train, build_augmentation(recipe)
     backbone, objective = build_networks(recipe, {**source.groups, **augmentation.groups})
     maker, source = build_view_maker(recipe, source, augmentation, objective.plan)
-    with named("data"), torch.no_grad():
+    with within("data"), torch.no_grad():
         # Which sample comes first does not depend on the size of a batch.
         size, plan = min(count, len(source)), maker.plan
         batches = StepBatches(source, size, maker.loaded_views, recipe.trainer.seed, way=plan.way, linked=plan.linked)
