@@ -19,7 +19,8 @@ from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run.build import build
 from ssl_inv.run.encoders import best_device, load_model, on
-from ssl_inv.run.export import export_onnx, export_run, export_torchvision
+from ssl_inv.run.export import export_run, export_torchvision
+from ssl_inv.run.export_onnx import export_onnx
 from ssl_inv.run.folder import RunFolder, host_facts, now, versions
 from ssl_inv.run.judging import judge, require_classes
 from ssl_inv.run.pretrain import innermost

@@ -13,14 +13,13 @@ import torchvision
 from torch import Tensor, nn
 
 from ssl_inv.run.export import (
-    ONNX_TOLERANCE,
     TORCHVISION_ARCHITECTURES,
     Preprocessing,
-    export_onnx,
     export_timm,
     export_torchvision,
     load_backbone_file,
 )
+from ssl_inv.run.export_onnx import ONNX_TOLERANCE, export_onnx
 
 PREPROCESSING = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=64)
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
