@@ -66,7 +66,7 @@ class Recorder(lightning.Callback):
         self._note_broken(module, batch.broken)
         if (batch_idx + 1) % self.settings.accumulate:
             return
-        last = module.step == module.schedule.steps
+        last = module.step == module.steps
         if module.step % self.settings.log_every == 0 or last:
             module.check_finite()
             self._log(module)
@@ -170,7 +170,7 @@ class Recorder(lightning.Callback):
 
     def _line(self, module: Pretraining) -> str:
         speed, waiting = self._rates or module.meter.recent
-        total = module.schedule.steps
+        total = module.steps
         terms = "  ".join(f"{name} {value:.3g}" for name, value in module.meter.terms.items())
         remaining = self._seconds_a_step(module.step - self.show.first_step) * (total - module.step)
         return f"step {module.step}/{total}  {speed:.0f} img/s  {waiting:.0%} waiting for data  {clock(remaining)} left  {terms}"

@@ -13,7 +13,7 @@ from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Data, Source, with_enough_views
 from ssl_inv.engine import preflight
 from ssl_inv.engine.launch import make_trainer, say, workers
-from ssl_inv.engine.module import Pretraining, Schedule, extent
+from ssl_inv.engine.module import Pretraining, extent
 from ssl_inv.engine.optimizers import make_optimizer
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
@@ -107,8 +107,8 @@ def build(recipe: Recipe) -> Run:
             synchronise_batch_norm(network, device)
     with within("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe.optimizer)
-    schedule = Schedule(steps, settings.accumulate, settings.clip, settings.clip_each, settings.seed)
-    module = Pretraining(backbone, objective, view_maker, optimization, batches, schedule, workers(settings, train))
+    loaders = workers(settings, train)
+    module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
     return Run(recipe, data, augmentation, module, trainer)
 
 

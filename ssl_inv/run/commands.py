@@ -15,6 +15,7 @@ from ssl_inv.data.source import Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.features import FeatureCache, fingerprint
 from ssl_inv.engine.launch import quiet_lightning
+from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run.build import build
@@ -40,12 +41,12 @@ def check(name: str, recipe: Recipe) -> None:
             begun = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.trainer.precision == "bf16"):
                 losses = run.objective.loss(run.module.view_maker(batch), run.backbone)
-            total = torch.stack([term.weight * term.value for term in losses.values()]).sum()
+            total = weighted_sum(losses)
             total.backward()  # type: ignore[no-untyped-call]
             seconds = time.perf_counter() - begun
     if odd := next((term for term, part in losses.items() if not bool(part.value.isfinite())), None):
         raise RecipeError(f"{name}: loss term '{odd}' is {losses[odd].value.item()} in the first step")
-    steps = run.module.schedule.steps
+    steps = run.module.steps
     terms = ", ".join(f"{term} {part.value.item():.4g}" for term, part in losses.items())
     sys.stdout.write(
         f"{name}: valid\n"

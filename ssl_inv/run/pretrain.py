@@ -83,7 +83,7 @@ def _headline(run: Run, folder: RunFolder) -> str:
     return (
         f"{run.recipe.objective.name} on {run.recipe.data.name}: {len(run.module.batches.source):,} training and "
         f"{len(run.data.validation):,} validation objects, {run.backbone.architecture} ({parameters:.1f} M parameters), "
-        f"{run.module.schedule.steps} steps of {run.recipe.trainer.batch_size} on {run.device}; writing {folder.path}"
+        f"{run.module.steps} steps of {run.recipe.trainer.batch_size} on {run.device}; writing {folder.path}"
     )
 
 
@@ -124,7 +124,7 @@ def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
         folder.forget_metrics_after(run.module.step)
         folder.update(state="training")
     progress.first_step = run.module.step
-    if run.module.step < run.module.schedule.steps:
+    if run.module.step < run.module.steps:
         monitor = None if folder is None else make_monitor(run)
         recorder = Recorder(folder, _save_to(run, folder), run.recipe.trainer, monitor, progress)
         run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]

@@ -25,7 +25,7 @@ from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.nn.distributed import is_distributed, rank, world_size
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
-from ssl_inv.objectives.base import Losses, Objective
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.testing.device import DEVICE, PretendedGPU, all_tensors, left_on_host
 from ssl_inv.testing.networks import OBJECTS, SIDE, Noise, SmallNetwork, random_transform
 from ssl_inv.testing.processes import on_processes
@@ -154,9 +154,13 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _check_terms(case: _Case, losses: Losses, when: str) -> None:
+    given = f"{case.name}: the loss is {type(losses).__name__}{when}"
+    _require(isinstance(losses, Mapping), f"{given}; it must be a mapping of names to Terms")
     _require(bool(losses), f"{case.name}: the loss has no terms{when}")
     for name, term in losses.items():
-        value, named = term.value.detach(), f"{case.name}: loss term '{name}'"
+        named = f"{case.name}: loss term '{name}'"
+        _require(isinstance(term, Term), f"{named} is no Term but {type(term).__name__}{when}")
+        value = term.value.detach()
         _require(value.dim() == 0, f"{named} is no scalar but has shape {tuple(value.shape)}{when}")
         _require(value.dtype == torch.float32, f"{named} is {value.dtype}, not float32{when}")
         _require(bool(value.isfinite()), f"{named} is {value.item()}{when}")

@@ -18,9 +18,11 @@ from ssl_inv.engine.module import NonFiniteLossError
 from ssl_inv.engine.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.run.build import Run, build
+from ssl_inv.run.cli import main
 from ssl_inv.run.folder import RunFolder, versions
 from ssl_inv.run.pretrain import train
 from ssl_inv.run.recipe import RecipeError, resolve
+from ssl_inv.testing import check_objective
 
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
 
@@ -49,6 +51,22 @@ class Plain(Objective):
 
     def value(self, error):
         return error
+
+class BareTensor(Plain):
+    def loss(self, views, backbone):
+        return super().loss(views, backbone)["term"].value
+
+class NoTerms(Plain):
+    def loss(self, views, backbone):
+        return {}
+
+class OnePerSample(Plain):
+    def value(self, error):
+        return error.expand(8)
+
+class NoTerm(Plain):
+    def loss(self, views, backbone):
+        return {"term": 0.5}
 
 class BreaksAtStepThree(Plain):
     def value(self, error):
@@ -251,6 +269,32 @@ def test_what_is_not_finite_stops_the_run_before_it_is_saved(
     assert state["step"] == 2
     assert all(tensor.isfinite().all() for tensor in state["backbone"].values())
     assert folder.record()["state"].startswith("failed: ")
+
+
+@pytest.mark.parametrize(
+    ("objective", "got"),
+    [
+        ("BareTensor", "got a tensor of shape ()"),
+        ("NoTerms", "got {}"),
+        ("OnePerSample", "got 'term': a tensor of shape (8,)"),
+        ("NoTerm", "got 'term': 0.5"),
+    ],
+)
+def test_a_loss_that_is_no_mapping_of_scalar_terms_ends_in_one_line(
+    objective: str, got: str, objectives: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make(objective={"name": f"{objectives}.{objective}"})
+    (tmp_path / "recipe.yaml").write_text(run.recipe.dump())
+    for command in (["check"], ["pretrain", "--quiet", "--output", str(tmp_path / "run")]):
+        assert main([command[0], str(tmp_path / "recipe.yaml"), *command[1:]]) == 2
+        said = capsys.readouterr().err
+        assert said == (
+            "error: objective: an objective's loss must be a mapping of at least one name to a Term with a scalar value, "
+            f"{got}\n"
+        )
+    assert RunFolder.open(tmp_path / "run").record()["state"].startswith("failed: objective: ")
+    with pytest.raises(AssertionError, match="the loss is Tensor|has no terms|is no scalar|is no Term"):
+        check_objective(f"{objectives}.{objective}")
 
 
 def test_collapse_is_said_and_recorded(objectives: str, tmp_path: Path) -> None:
