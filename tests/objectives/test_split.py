@@ -167,7 +167,7 @@ def test_what_the_data_record_is_told_of_views_that_nothing_is_done_to(
     }
     run = build(resolve(content))
     assert (
-        any("'flip' mirrors or turns views, and the objective is told 'rotation'" in said for said in caplog.messages)
+        any("'flip' mirrors or turns views, but the objective is conditioned on 'rotation'" in said for said in caplog.messages)
         == warned
     )
     batch = run.module.batches[0]
