@@ -20,9 +20,8 @@ import torch
 
 from ssl_inv.engine.progress import Progress
 from ssl_inv.run.build import Run, build
-from ssl_inv.run.commands import prepare
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.pretrain import train
+from ssl_inv.run.pretrain import prepare, train
 from ssl_inv.run.recipe import Recipe, load_recipe
 
 _WARM_UP = 3

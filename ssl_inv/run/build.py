@@ -1,4 +1,4 @@
-"""From a recipe to a run: data, augmentation, networks, views, optimiser and trainer."""
+"""From a recipe to a run: data, augmentation, networks, view maker, optimiser and trainer."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, within
 from ssl_inv.data.batches import StepBatches
-from ssl_inv.data.source import Data, Source, with_enough_views
+from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.engine import preflight
 from ssl_inv.engine.launch import make_trainer, say, workers
 from ssl_inv.engine.module import Pretraining, extent
@@ -29,11 +29,11 @@ _MEMORIES = 0x3E3
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a recipe describes, built and ready to train.
+    """Everything that a recipe describes, ready to train.
 
     Attributes:
         recipe: the resolved recipe.
-        data: all training and validation objects, also those that have too few views to be trained on.
+        data: all training and validation objects, also those with too few views to train on.
         augmentation: makes the views.
         module: the training step over backbone, objective and views.
         trainer: Lightning's trainer for it.
@@ -59,10 +59,10 @@ class Run:
 
 
 def build(recipe: Recipe) -> Run:
-    """Build a run; nothing is written.
+    """Build a run. Nothing is written.
 
     Raises:
-        RecipeError: if a value cannot be used; the message has the full path of its key.
+        SettingError: if a value cannot be used; the message has the full path of its key.
     """
     settings = recipe.trainer
     with within("trainer"):
@@ -91,8 +91,7 @@ def build(recipe: Recipe) -> Run:
     with within("objective"):
         preflight.require_embedding(objective, backbone, max(sizes))
     with within("objective"), torch.random.fork_rng(devices=[]):
-        # Memories begin with random vectors. These depend on the seed, but are not those that the weights were drawn
-        # from.
+        # Memories start with random vectors. These depend on the seed, but not on the random numbers of the weights.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
         objective.allocate(*extent(train))
     with within("trainer"):
@@ -113,10 +112,7 @@ def build(recipe: Recipe) -> Run:
 
 
 def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbone, Objective]:
-    """Backbone and objective with the initial weights that the recipe's seed gives.
-
-    A run starts from them, and they are its untrained baseline.
-    """
+    """Backbone and objective with the initial weights of the recipe's seed: the start and the untrained baseline."""
     constructor = OBJECTIVES.find(recipe.objective.name).load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.trainer.seed)
@@ -140,11 +136,18 @@ def build_augmentation(recipe: Recipe) -> Augmentation:
 def build_view_maker(
     recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan
 ) -> tuple[ViewMaker, Source]:
-    """What makes the views of a plan, and those objects of the source that have enough views for it."""
+    """The view maker of a plan, and the objects of the source that have enough views for the plan."""
     with within("data"):
         source = with_enough_views(source, 1 if plan.linked else plan.own_views)
         mean, std = recipe.normalization.mean, recipe.normalization.std
         return ViewMaker(plan, source, augmentation, mean, std, recipe.trainer.seed), source
+
+
+def innermost(source: Source) -> Source:
+    """The source at the end of a chain of subsets."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source
 
 
 def build_data(recipe: JudgedRecipe) -> Data:

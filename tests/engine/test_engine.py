@@ -19,7 +19,8 @@ from ssl_inv.engine.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.run.build import Run, build
 from ssl_inv.run.cli import main
-from ssl_inv.run.folder import RunFolder, versions
+from ssl_inv.run.environment import versions
+from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.pretrain import train
 from ssl_inv.run.recipe import RecipeError, resolve
 from ssl_inv.testing import check_objective
@@ -287,13 +288,10 @@ def test_a_loss_that_is_no_mapping_of_scalar_terms_ends_in_one_line(
     (tmp_path / "recipe.yaml").write_text(run.recipe.dump())
     for command in (["check"], ["pretrain", "--quiet", "--output", str(tmp_path / "run")]):
         assert main([command[0], str(tmp_path / "recipe.yaml"), *command[1:]]) == 2
-        said = capsys.readouterr().err
-        assert said == (
-            "error: objective: an objective's loss must be a mapping of at least one name to a Term with a scalar value, "
-            f"{got}\n"
-        )
+        form = "a mapping of at least one name to a Term with a scalar value"
+        assert capsys.readouterr().err == f"error: objective: an objective's loss must be {form}, {got}\n"
     assert RunFolder.open(tmp_path / "run").record()["state"].startswith("failed: objective: ")
-    with pytest.raises(AssertionError, match="the loss is Tensor|has no terms|is no scalar|is no Term"):
+    with pytest.raises(AssertionError, match=r"the loss is Tensor|has no terms|is no scalar|is no Term"):
         check_objective(f"{objectives}.{objective}")
 
 
@@ -365,7 +363,7 @@ def test_a_run_goes_on_with_its_own_recipe_and_as_many_images(tmp_path: Path, ca
     (tmp_path / "images" / "05.png").write_bytes((tmp_path / "images" / "06.png").read_bytes())
     caplog.clear()
     go_on()
-    changed = "data: files have changed since the run began, so it does not go on bit for bit"
+    changed = "data: files have changed since the run began, so it does not continue bit for bit"
     assert caplog.messages == [f"warning: {changed}"]
     assert folder.record()["warnings"] == [changed]
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "99.png")
@@ -383,7 +381,8 @@ def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path: Path, caplog: 
     for _ in range(2):
         train(make(), folder, Progress(io.StringIO()))
     # The second time nothing is otherwise than it was the first time.
-    said = f"the run goes on at step 4 otherwise than before, so not bit for bit: torch 2.0 -> {here['torch']}, threads 99 -> {threads}"
+    differing = f"torch 2.0 -> {here['torch']}, threads 99 -> {threads}"
+    said = f"the run continues at step 4 with other versions, so not bit for bit: {differing}"
     assert caplog.messages == [f"warning: {said}"]
     assert folder.record()["warnings"] == [said]
     assert [(pause["step"], pause["versions"]) for pause in folder.record()["resumed"]] == [(4, here)] * 2
@@ -423,7 +422,7 @@ def test_the_commit_is_not_that_of_code_that_differs_from_it(tmp_path: Path, mon
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "x")
-    monkeypatch.setattr("ssl_inv.run.folder.__file__", str(tmp_path / "ssl_inv" / "run" / "folder.py"))
+    monkeypatch.setattr("ssl_inv.run.environment.__file__", str(tmp_path / "ssl_inv" / "run" / "environment.py"))
     (tmp_path / "docs" / "code.py").write_text("2")
     assert versions().keys() >= {"commit", "torch"}
     assert "uncommitted" not in versions()

@@ -254,7 +254,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["evaluate", "run", "--evaluation.protocl", "full"],
         ["did you mean 'protocol'?"],
     ),
-    "no protocol": (["evaluate", "run"], ["evaluation.protocol: 'none' judges nothing"]),
+    "no protocol": (["evaluate", "run"], ["evaluation.protocol: 'none' evaluates nothing"]),
     "one class": (
         [*TIMM, "--data=one-class", "--data.labels=folders", "--data.size=16"],
         ["evaluation: labels have one class only"],
