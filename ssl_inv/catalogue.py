@@ -128,10 +128,10 @@ class Catalogue:
         }
 
     def find(self, name: str) -> Member:
-        """The member called `name`, or whatever stands at the dotted path `name`.
+        """The member called `name`, or whatever is at the dotted path `name`.
 
         Raises:
-            SettingError: for the setting `name`, if there is none; the message has the closest name.
+            SettingError: for the setting `name`, with the closest name, if there is none.
         """
         name = (self.moved or {}).get(name, name)
         if name in self.members:
@@ -143,18 +143,18 @@ class Catalogue:
     def _foreign(self, path: str) -> Member:
         module, _, attribute = path.rpartition(".")
         if "" not in sys.path and os.getcwd() not in sys.path:
-            # The current folder, as `python -m` has it, but last: what lies there must not hide an installed package.
+            # As for `python -m`, but last, so that the current folder hides no installed package.
             sys.path.append(os.getcwd())
         member = Member(path, module, attribute)
         try:
             member.load()
-        except Exception as error:  # whatever happens in somebody else's module
+        except Exception as error:  # Somebody else's module can raise anything.
             raise SettingError("name", f"the {self.kind} {path!r} cannot be imported: {error}") from error
         return member
 
 
 def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
-    """The end of a message about an unknown name: the closest known one, or the choices."""
+    """The end of a message about an unknown name: the closest known name, or all choices."""
     import difflib
 
     names = [str(one) for one in known or ()]

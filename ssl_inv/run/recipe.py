@@ -1,4 +1,4 @@
-"""Recipes: read, check, resolve, compare. Nothing here imports torch, so a mistake is answered at once."""
+"""Recipes: read, override, check and compare. Nothing here imports torch, so a mistake is answered at once."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -60,12 +60,12 @@ SECTIONS = (
 )
 
 JUDGED = ("data", "normalization", "evaluation")
-"""The sections that say how any encoder is evaluated."""
+"""The sections that an evaluation of any encoder needs."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A member of a catalogue, and every one of its settings."""
+    """A member of a catalogue and all its settings."""
 
     name: str
     settings: dict[str, Any]
@@ -73,7 +73,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRecipe:
-    """The checked sections `JUDGED`, with every setting filled in."""
+    """The sections `JUDGED`, checked and complete."""
 
     data: Choice
     normalization: NormalizationSettings
@@ -90,7 +90,7 @@ class JudgedRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(JudgedRecipe):
-    """A checked recipe with every setting filled in."""
+    """A checked and complete recipe."""
 
     objective: Choice
     backbone: dict[str, Any]
@@ -107,18 +107,17 @@ def _plain(section: Any) -> dict[str, Any]:
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a shipped recipe by name or any recipe by path, apply `--section.key value` overrides, check it and fill in
-    the defaults.
+    """A shipped recipe by name, or any recipe by path, with `--section.key value` overrides.
 
     Raises:
-        RecipeError: on the first thing that is wrong.
+        RecipeError: on the first mistake.
     """
     path = find_recipe(name_or_path)
     return resolve(apply_overrides(read_yaml(path), overrides or []), path.name)
 
 
 def load_runnable(name_or_path: str, overrides: list[str]) -> Recipe:
-    """`load_recipe` for a recipe that is to be run: the files that it names must exist."""
+    """`load_recipe`, and a check that the files in the recipe exist."""
     recipe = load_recipe(name_or_path, overrides)
     require_files(recipe)
     return recipe
@@ -128,7 +127,7 @@ def find_recipe(name_or_path: str) -> Path:
     """The file of a recipe.
 
     Raises:
-        RecipeError: if there is neither a shipped recipe nor a file of that name.
+        RecipeError: if no shipped recipe and no file has that name.
     """
     if name_or_path in (names := shipped_recipes()):
         return names[name_or_path]
@@ -166,15 +165,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def apply_overrides(
     content: dict[str, Any], overrides: list[str], sections: Sequence[str] = SECTIONS
 ) -> dict[str, Any]:
-    """The content with the settings of `["--section.key", "value", "--section.key=value", ...]` put over it.
+    """The content after overrides `["--section.key", "value", "--section.key=value", ...]`.
 
-    An objective, data set or augmentation that is chosen by another `name` begins with its own defaults: what the
-    recipe sets for the one that it names is not carried over, even where the two have a setting of the same name. A
-    setting that has settings of its own, such as another objective, is treated alike: `--objective.base.temperature
-    0.2`.
+    If an override names another objective, data set or augmentation, that one starts from its own defaults: it takes no
+    setting of the old one, not even of the same name. The same holds for a setting with settings of its own, such as
+    `--objective.base.temperature 0.2`.
 
     Raises:
-        RecipeError: if an argument is not of that form, or its section is none of `sections`.
+        RecipeError: if an argument has another form, or its section is not in `sections`.
     """
     content = {section: dict(value) if isinstance(value, dict) else value for section, value in content.items()}
     for section, settings in _parse_overrides(overrides, sections).items():
@@ -184,13 +182,13 @@ def apply_overrides(
 
 
 class _OneByOne(dict[str, Any]):
-    """Some settings that were given one by one, to be put over others; a plain mapping replaces them."""
+    """Overrides given one by one. They are merged into settings, which a plain mapping would replace."""
 
 
 def _overridden(
     where: str, old: Any, settings: _OneByOne, named_member: bool, default: str | None = None
 ) -> dict[str, Any]:
-    """The settings `old` with others over them, unless these name another member: then these alone."""
+    """The settings `old` after overrides; the overrides alone if they name another member."""
     old = {} if old is None else old
     if not isinstance(old, dict):
         raise RecipeError(f"{where}: expected a mapping of settings, got {old!r}")
@@ -225,9 +223,7 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
 
 
 def _typed(word: str) -> Any:
-    """The YAML value that a word of the command line is, or the word as it was typed: a path may have ` #` or `: ` in
-    it.
-    """
+    """The YAML value of a word of the command line. A word such as a path with ` #` or `: ` in it stays as typed."""
     parsed = parse_yaml(word)
     opening = word.lstrip()[:1]
     cut = isinstance(parsed, str) and opening not in ("'", '"')
@@ -236,7 +232,7 @@ def _typed(word: str) -> Any:
 
 
 def _put(settings: dict[str, Any], way: Sequence[str], value: Any) -> None:
-    """Set what stands at the end of a way of keys, which may begin in a mapping that was given as a whole."""
+    """Set a value by a path of keys, which may lead into a mapping that was given as a whole."""
     *outer, last = way
     for key in outer:
         if not isinstance(settings.get(key), dict):
@@ -246,10 +242,10 @@ def _put(settings: dict[str, Any], way: Sequence[str], value: Any) -> None:
 
 
 def check_overrides(overrides: list[str]) -> None:
-    """Check what can be checked of overrides over `JUDGED` before the data and its other settings are known.
+    """Check the overrides of `JUDGED` as far as possible before the data is known.
 
     Raises:
-        RecipeError: on the first thing that is wrong.
+        RecipeError: on the first mistake.
     """
     for section, given in apply_overrides({}, overrides, JUDGED).items():
         if section not in _CHOICES:
@@ -257,7 +253,7 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 def require_files(recipe: JudgedRecipe) -> None:
-    """Raise a `RecipeError` if a folder or file that the data section or the objective names is not there."""
+    """Raise a `SettingError` if a folder or file of the data or the objective does not exist."""
     for section, setting in (
         ("data", "path"),
         ("data", "validation"),
@@ -272,7 +268,7 @@ def require_files(recipe: JudgedRecipe) -> None:
             beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
             close = get_close_matches(path.name, beside, n=1)
             tail = f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
-            raise RecipeError(f"{section}.{setting}: no such file or folder: {value!r}{tail}")
+            raise SettingError(f"{section}.{setting}", f"no such file or folder: {value!r}{tail}")
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=JudgedRecipe)
@@ -283,10 +279,10 @@ def resolve(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
 
     Args:
         content: section -> setting -> value, as read.
-        origin: what to call the recipe in a message.
+        origin: the name of the recipe in messages.
 
     Raises:
-        RecipeError: naming the full key path of the first thing that is wrong, and the closest valid choice.
+        RecipeError: on the first mistake, with the full path of the key and the closest valid choice.
     """
     return _resolved(Recipe, SECTIONS, content, origin)
 
@@ -317,14 +313,14 @@ def resolve_section(section: str, given: Any, origin: str) -> Any:
 
 
 def section_schema(section: str, name: str | None = None) -> Schema:
-    """The settings of a section, and the docstring that explains them.
+    """The schema of a section.
 
     Args:
         section: one of `SECTIONS`.
-        name: which member is chosen, for sections whose `name` chooses one.
+        name: the chosen member, for sections whose `name` chooses one.
 
     Raises:
-        RecipeError: if there is no such member.
+        SettingError: if there is no such member.
     """
     if section in _SETTINGS:
         return schema_of_dataclass(_SETTINGS[section])
@@ -335,7 +331,7 @@ def section_schema(section: str, name: str | None = None) -> Schema:
 
 
 def difference(old: JudgedRecipe, new: JudgedRecipe) -> list[str]:
-    """What differs between two resolved recipes, a setting each: `optimizer.lr: 0.001 -> 0.01`."""
+    """The settings that differ between two resolved recipes, as `optimizer.lr: 0.001 -> 0.01`."""
     before, after = old.sections(), new.sections()
     pairs = [(section, key) for section in SECTIONS for key in {**before.get(section, {}), **after.get(section, {})}]
     values = [

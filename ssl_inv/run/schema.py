@@ -1,11 +1,11 @@
-"""The settings of a section: their names, types, defaults and meaning, and whether a value fits.
+"""The settings of a section: their names, types, defaults and docstring, and the check of values.
 
-Signatures of this package's own classes and functions are read off their source. A recipe with a typing mistake is
-therefore answered in half a second, where importing torch alone takes several.
+The signatures of this package's own classes and functions are read from their source, because importing torch takes
+seconds. A mistake in a recipe is therefore answered in half a second.
 
-A setting whose value is itself a member of a catalogue, a mapping with its `name` and settings, is annotated with the
-catalogue's kind: `base: Annotated[dict[str, Any], "objective"]`. A setting of type `list[dict[str, Any]]` lists
-operations.
+A setting can hold a member of a catalogue, as a mapping with the `name` and the settings of the member. Its annotation
+names the kind of the catalogue: `base: Annotated[dict[str, Any], "objective"]`. A setting of type
+`list[dict[str, Any]]` holds operations.
 """
 
 import ast
@@ -120,7 +120,7 @@ def filled(schema: Schema, given: Mapping[str, Any], origin: str) -> dict[str, A
     Args:
         schema: the settings.
         given: values by name.
-        origin: what to call the recipe in a message.
+        origin: the name of the recipe in messages.
 
     Raises:
         SettingError: for the first setting that is unknown, missing, or of another type.
@@ -185,7 +185,8 @@ def conform(value: Any, annotation: Any) -> Any:
     choices = [one for one in types if isinstance(one, str)]
     tail = f"; {suggest(value, choices)}" if choices and isinstance(value, str) else ""
     if str in types and isinstance(value, int | float):
-        tail = "; a text that YAML reads as something else stands in quotes, '...', and on a command line in two kinds, \"'...'\""
+        quotes = "stands in quotes, '...', and on a command line in two kinds, \"'...'\""
+        tail = f"; a text that YAML reads as something else {quotes}"
     raise ValueError(f"expected {describe_type(annotation)}, got {value!r}{tail}")
 
 
