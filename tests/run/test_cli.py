@@ -164,9 +164,10 @@ SMALLER_VIEWS = [
 
 
 @pytest.mark.parametrize(
-    "network", [RESNET, SMALLER_VIEWS], ids=["resnet", "a transformer for views smaller than images"]
+    ("seed", "network"),
+    [(0, RESNET), (1, SMALLER_VIEWS)],
+    ids=["resnet", "a transformer for views smaller than images"],
 )
-@pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_is_judged_as_it_judged_itself(seed: int, network: list[str]) -> None:
     own = [f"--trainer.seed={seed}", "--evaluation.objects=4", "--evaluation.protocol=quick", *network]
     assert main(["pretrain", "tiny.yaml", "--data.size=32", *own, "--output=run", "--quiet"]) == 0
