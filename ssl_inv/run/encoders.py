@@ -29,7 +29,6 @@ from ssl_inv.run.recipe import (
     apply_overrides,
     find_recipe,
     read_yaml,
-    require_files,
     resolve_judged,
     shipped_recipes,
 )
@@ -199,9 +198,7 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
         RecipeError: if there is no such model or data, or they do not fit each other.
     """
     model = _model(name, pretrained)
-    sections = _data_sections(data, model, overrides)
-    recipe = resolve_judged(apply_overrides(sections, overrides, JUDGED), "the command line")
-    require_files(recipe)
+    recipe = resolve_judged(_data_sections(data, model, overrides), overrides)
     loaded = LoadedModel(model, recipe, build_data(recipe))
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
     with within("data"):

@@ -287,9 +287,11 @@ def resolve(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     return _resolved(Recipe, SECTIONS, content, origin)
 
 
-def resolve_judged(content: Mapping[str, Any], origin: str) -> JudgedRecipe:
-    """`resolve` for the sections `JUDGED` alone."""
-    return _resolved(JudgedRecipe, JUDGED, content, origin)
+def resolve_judged(content: dict[str, Any], overrides: list[str]) -> JudgedRecipe:
+    """`resolve` for the sections `JUDGED` alone, after overrides. Their files must exist."""
+    recipe = _resolved(JudgedRecipe, JUDGED, apply_overrides(content, overrides, JUDGED), "the command line")
+    require_files(recipe)
+    return recipe
 
 
 def _resolved(kind: type[AnyRecipe], sections: Sequence[str], content: Mapping[str, Any], origin: str) -> AnyRecipe:

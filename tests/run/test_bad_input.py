@@ -321,7 +321,10 @@ def test_more_neighbours_than_images_are_cut_and_that_is_said(
 )
 def test_a_mistake_is_answered_before_torch_is_loaded(name: str, place: Path) -> None:
     arguments, fragments = CASES[name]
-    program = f"import sys; from ssl_inv.run.cli import main; code = main({arguments!r}); sys.exit(99 if 'torch' in sys.modules else code)"
+    program = (
+        f"import sys; from ssl_inv.run.cli import main; code = main({arguments!r}); "
+        "sys.exit(99 if 'torch' in sys.modules else code)"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -333,8 +336,8 @@ def test_a_mistake_is_answered_before_torch_is_loaded(name: str, place: Path) ->
 )
 def test_help_is_printed_without_torch(arguments: list[str], tmp_path: Path) -> None:
     program = (
-        "import sys, atexit; from ssl_inv.run.cli import main; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); "
-        f"sys.exit(main({arguments!r}))"
+        "import sys, atexit; from ssl_inv.run.cli import main; "
+        f"atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); sys.exit(main({arguments!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0
