@@ -23,7 +23,7 @@ from ssl_inv.run import report_page
 from ssl_inv.run.build import Run, build, build_networks, innermost
 from ssl_inv.run.export import export_run, preprocessing_of
 from ssl_inv.run.folder import RunFolder, now
-from ssl_inv.run.judging import Judgement, judge, judged_data
+from ssl_inv.run.judging import judge, judged_data
 from ssl_inv.run.recipe import Recipe, difference, resolve
 from ssl_inv.run.report import headlines, report_content, summary
 
@@ -49,7 +49,7 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress) -> None:
         prepare(run, progress)
         progress.keep(_headline(run, folder))
         train(run, folder, progress)
-        _finish(run, folder, progress)
+        finish(run, folder, progress)
     except KeyboardInterrupt:
         folder.update(state="interrupted")
         raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
@@ -185,17 +185,8 @@ def _last_good(folder: RunFolder | None) -> str:
     return f"the last good checkpoint is {folder.checkpoint_file}"
 
 
-def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement | None:
-    """Evaluate, export and report a run after training.
-
-    Args:
-        run: the trained run.
-        folder: its folder.
-        say: shows what is being done.
-
-    Returns:
-        The results, or None if the recipe asks for no evaluation.
-    """
+def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
+    """Export, evaluate and report a run after training, and print the results."""
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
     with within("evaluation"):
         data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
@@ -206,7 +197,7 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         export_run(run.backbone, preprocessing, folder.export_folder)
     judgement = None
     if settings.protocol != "none":
-        say("evaluating")
+        progress.update("evaluating")
         backbone, objective = run.backbone.to(device), run.objective.to(device)
         untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
         maker = run.module.view_maker.to(device)
@@ -218,20 +209,10 @@ def finish(run: Run, folder: RunFolder, say: Callable[[str], None]) -> Judgement
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
     report_page.write_report(report_content(run, data, folder, judgement), folder.report_file)
     rows = [] if judgement is None else headlines(judgement.table)
-    folder.update(
-        state="complete",
-        ended=now(),
-        score={f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows},
-    )
-    return judgement
-
-
-def _finish(run: Run, folder: RunFolder, progress: Progress) -> None:
-    judgement = finish(run, folder, progress.update)
+    scores = {f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows}
+    folder.update(state="complete", ended=now(), score=scores)
     progress.close()
     if judgement is not None:
-        shown = summary(judgement.table)
-        sys.stdout.write(
-            f"{format_table(shown)}\n\n{len(judgement.table)} measurements: {folder.path / 'results.txt'}\n"
-        )
+        measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
+        sys.stdout.write(f"{format_table(summary(judgement.table))}\n\n{measured}\n")
     sys.stdout.write(f"export: {folder.export_folder}\nreport: {folder.report_file}\n")

@@ -1,4 +1,4 @@
-"""The engine says what goes wrong, and what happens beside the training step does not change it."""
+"""The engine names what goes wrong, and logging, monitors and checkpoints do not change the training."""
 
 import copy
 import io
@@ -127,7 +127,7 @@ def objectives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def make(**sections: dict[str, Any]) -> Run:
-    """A run on a few rendered solids; sections are put over those of the default."""
+    """A run on a few rendered solids. The arguments change sections of the recipe."""
     content: dict[str, dict[str, Any]] = {
         "objective": {"name": "vicreg", "projector": [16, 16]},
         "backbone": {"name": "test_resnet"},
@@ -142,7 +142,7 @@ def make(**sections: dict[str, Any]) -> Run:
 
 
 def follow(run: Run, folder: Path) -> tuple[RunFolder, str]:
-    """Train in `folder`; returns it and what was said."""
+    """Train in `folder`; returns the folder and the printed text."""
     said = io.StringIO()
     record = RunFolder.create(folder, run.recipe, [])
     train(run, record, Progress(said))
@@ -341,7 +341,7 @@ def test_broken_images_are_replaced_and_named_once(
 def test_too_many_broken_images_end_the_run_with_one_line(workers: int, tmp_path: Path) -> None:
     images(tmp_path / "images", 60, broken=0)
     run = folder_run(tmp_path / "images", workers=workers, batch_size=12, steps=3)
-    # Ten are allowed, and no process meets more than that by itself.
+    # Ten are allowed, and no process alone meets more.
     for file in sorted((tmp_path / "images").iterdir())[::3]:
         file.write_bytes(b"no image")
     with pytest.raises(BrokenImagesError) as error:
@@ -380,7 +380,7 @@ def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path: Path, caplog: 
     folder.update(versions={**here, "torch": "2.0"}, host={**folder.record()["host"], "threads": 99})
     for _ in range(2):
         train(make(), folder, Progress(io.StringIO()))
-    # The second time nothing is otherwise than it was the first time.
+    # The second time, nothing differs from the first time.
     differing = f"torch 2.0 -> {here['torch']}, threads 99 -> {threads}"
     said = f"the run continues at step 4 with other versions, so not bit for bit: {differing}"
     assert caplog.messages == [f"warning: {said}"]

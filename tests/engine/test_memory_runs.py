@@ -1,6 +1,4 @@
-"""Real runs of objectives that remember: resumed bit for bit, and on the pairs of a graph with loader processes and on
-two processes.
-"""
+"""Runs of objectives with memories resume bit for bit, and a graph's pairs reach loader processes and two ranks."""
 
 import io
 import json
@@ -145,8 +143,7 @@ def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
         if module.step == 3:
             raise PlugPulledError
 
-    # Four batches are an epoch and three a step: the last checkpoint lies within an epoch, and so does what comes after
-    # it.
+    # An epoch is four batches and a step is three, so the last checkpoint and the stop lie within an epoch.
     with monkeypatch.context() as patch:
         patch.setattr(Pretraining, "on_train_batch_end", stop)
         with pytest.raises(PlugPulledError):
@@ -158,7 +155,7 @@ def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(tmp_path):
-    # Two steps are an epoch: the graph is there for the last two.
+    # An epoch is two steps, so the last two steps have the graph.
     sections = {"data": {"size": 32}, "optimizer": {"name": "sgd", "lr": 0.01, "warmup": 0.0}, "trainer": {"steps": 4}}
     content = {**CONTENT, **{name: {**CONTENT.get(name, {}), **value} for name, value in sections.items()}}  # type: ignore[dict-item]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))

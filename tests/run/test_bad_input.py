@@ -1,5 +1,6 @@
-"""The claim: whatever a user gets wrong is answered with one line that says what, where and what would be right, and
-nothing is written.
+"""Every mistake of a user is answered with one line that says what is wrong, where, and what would be right.
+
+Nothing is written.
 """
 
 import os

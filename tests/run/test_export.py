@@ -1,4 +1,4 @@
-"""Exported backbones give the features of the original, and nothing that would not is written."""
+"""Exported backbones have the features of the original. A backbone that would not is never written."""
 
 import copy
 import importlib.util
@@ -36,7 +36,7 @@ needs_onnx = pytest.mark.skipif(
 
 
 def trained(architecture: str, **arguments: Any) -> nn.Module:
-    """A network whose weights and running statistics are those of no initialisation."""
+    """A network whose weights and running statistics differ from any initialisation."""
     torch.manual_seed(3)
     model = timm.create_model(architecture, num_classes=0, **arguments)
     with torch.no_grad():

@@ -1,6 +1,4 @@
-"""Claims about the page of views: outlines lie where views come from, words say what was done, the page is that of the
-run.
-"""
+"""On the page of views, outlines lie where views come from, words say what was done, and the views are the run's."""
 
 import math
 import re
