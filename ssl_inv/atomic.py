@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written aside, synced to the disk, renamed."""
+"""Writes files and folders whole or not at all: aside first, then synced to the disk, then renamed."""
 
 import os
 import shutil
@@ -9,10 +9,10 @@ from pathlib import Path
 
 @contextmanager
 def written_aside(target: Path) -> Iterator[Path]:
-    """A path beside `target` for a new file or folder, which replaces `target` when the block ends without an error.
+    """A path beside `target` for a new file or folder, which replaces `target` if the block raises nothing.
 
-    If the block raises, whatever was written there is removed and `target` is as it was. A folder that is replaced is
-    missing for an instant; a file never is.
+    If the block raises, the new file or folder is removed and `target` stays. While a folder is replaced, it is missing
+    for an instant; a file never is.
     """
     aside = _aside(target)
     try:
@@ -38,13 +38,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove what was being written aside for `path` by a process that was killed."""
+    """Remove what a killed process was writing aside for `path`."""
     for aside in path.parent.glob(f".{path.name}.*"):
         _remove(aside)
 
 
 def _aside(target: Path) -> Path:
-    # The number of the process keeps two writers of one file apart.
+    # The process number separates two writers of one file.
     return target.with_name(f".{target.name}.{os.getpid()}")
 
 
@@ -56,9 +56,9 @@ def _remove(path: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows syncs no folders
+    if path.is_dir() and not hasattr(os, "O_DIRECTORY"):  # Windows cannot sync folders.
         return
-    # Windows syncs only what may be written to.
+    # Windows can sync only files that are open for writing.
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(descriptor)

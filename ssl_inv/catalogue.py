@@ -15,12 +15,16 @@ from functools import cached_property
 from typing import Any
 
 
-class SettingError(ValueError):
-    """A setting with a value that cannot be used. The message is `setting: problem`.
+class RecipeError(ValueError):
+    """A recipe or a command line that cannot be run. The message is one line."""
+
+
+class SettingError(RecipeError):
+    """A setting whose value cannot be used. The message is `setting: problem`.
 
     Args:
-        setting: its name, with those of the settings around it: `base.temperature`.
-        problem: what is wrong with its value.
+        setting: its name, after the names of the settings around it: `base.temperature`.
+        problem: what is wrong with the value.
     """
 
     def __init__(self, setting: str, problem: str) -> None:
@@ -33,17 +37,19 @@ class SettingError(ValueError):
 
 @contextmanager
 def within(setting: str) -> Iterator[None]:
-    """Put the name of a setting before the names of the settings inside it.
+    """Put the name of a setting, or of a section of a recipe, before the names of the settings inside it.
 
     Raises:
-        SettingError: for every `ValueError` raised inside.
+        SettingError: for every `ValueError` and every missing file inside.
     """
     try:
         yield
     except SettingError as error:
         raise SettingError(f"{setting}.{error.setting}", error.problem) from error
-    except ValueError as error:
-        raise SettingError(setting, str(error)) from error
+    except RecipeError:
+        raise
+    except (ValueError, FileNotFoundError) as error:
+        raise SettingError(setting, " ".join(str(error).split())) from error
 
 
 def require(condition: bool, setting: str, problem: str) -> None:
@@ -122,10 +128,10 @@ class Catalogue:
         }
 
     def find(self, name: str) -> Member:
-        """The member called `name`, or whatever stands at the dotted path `name`.
+        """The member called `name`, or whatever is at the dotted path `name`.
 
         Raises:
-            SettingError: for the setting `name`, if there is none; the message has the closest name.
+            SettingError: for the setting `name`, with the closest name, if there is none.
         """
         name = (self.moved or {}).get(name, name)
         if name in self.members:
@@ -137,18 +143,18 @@ class Catalogue:
     def _foreign(self, path: str) -> Member:
         module, _, attribute = path.rpartition(".")
         if "" not in sys.path and os.getcwd() not in sys.path:
-            # The current folder, as `python -m` has it, but last: what lies there must not hide an installed package.
+            # As for `python -m`, but last, so that the current folder hides no installed package.
             sys.path.append(os.getcwd())
         member = Member(path, module, attribute)
         try:
             member.load()
-        except Exception as error:  # whatever happens in somebody else's module
+        except Exception as error:  # Somebody else's module can raise anything.
             raise SettingError("name", f"the {self.kind} {path!r} cannot be imported: {error}") from error
         return member
 
 
 def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
-    """The end of a message about an unknown name: the closest known one, or the choices."""
+    """The end of a message about an unknown name: the closest known name, or all choices."""
     import difflib
 
     names = [str(one) for one in known or ()]
@@ -167,3 +173,4 @@ AUGMENTATIONS = Catalogue("augmentation", "ssl_inv.augment", "AUGMENTATIONS")
 OPERATIONS = Catalogue(
     "operation", "ssl_inv.augment", "OPERATIONS", {"ssl_inv.augment.operations.shared.Shared": "shared"}
 )
+CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}

@@ -1,4 +1,4 @@
-"""Training checkpoints: plain tensors and numbers, written whole or not at all."""
+"""Training checkpoints: plain tensors and numbers, written completely or not at all."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +18,14 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Read a checkpoint; no code in the file is run.
+    """Read a checkpoint. No code in the file is run.
 
     Raises:
-        ValueError: if the file is no checkpoint, or of another format.
+        ValueError: if the file is no checkpoint, or has another format.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged archive fails in many ways, and all mean the same
+    except Exception as error:  # A damaged archive raises many kinds of errors.
         raise ValueError(f"{path}: not a checkpoint that can be read ({error.__class__.__name__})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: not a training checkpoint of this version of ssl-inv")

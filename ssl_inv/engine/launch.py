@@ -1,4 +1,4 @@
-"""Lightning's trainer, loader processes, and what is said once for all processes."""
+"""Lightning's trainer, the number of loader processes, and warnings of rank 0."""
 
 import logging
 import warnings
@@ -19,30 +19,28 @@ from ssl_inv.engine.settings import TrainerSettings
 
 @rank_zero_only
 def say(what: str) -> None:
-    """Warn the user, on the first process alone."""
+    """Warn the user, on rank 0 alone."""
     logging.getLogger("ssl_inv").warning(f"warning: {what}")
 
 
 def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
-    """Lightning's trainer with everything off that the engine does itself.
+    """Lightning's trainer, without the parts that the engine replaces.
 
     Raises:
-        ValueError: if the accelerator or the number of devices is not there.
+        SettingError: if there are not enough GPUs.
     """
     available = torch.cuda.device_count()
     accelerator = ("gpu" if available else "cpu") if settings.accelerator == "auto" else settings.accelerator
     if accelerator == "gpu" and settings.devices > available:
         raise SettingError("devices", f"{settings.devices}, but this machine has {available} GPU(s)")
+    # Buffers are equal on all ranks by construction, and sending a queue or a bank costs more than a step. Clusters and
+    # neighbours of millions of images keep rank 0 busy for hours while the other ranks wait.
+    ddp = DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1))
     with quiet_lightning():
         return lightning.Trainer(
             accelerator=accelerator,
             devices=settings.devices,
-            # Buffers agree on all processes by construction; sending a queue or a bank around every step would cost
-            # more than the step. Clusters and neighbours of millions of images take the first process hours, in which
-            # the others wait.
-            strategy=DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1))
-            if settings.devices > 1
-            else "auto",
+            strategy=ddp if settings.devices > 1 else "auto",
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             max_epochs=1,
             logger=False,
@@ -56,9 +54,7 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Keep Lightning's advice (loggers, unused GPUs, numbers of workers) and its account of what it does to itself;
-    errors still raise.
-    """
+    """Silence Lightning's advice and reports. Errors still raise."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -66,7 +62,7 @@ def quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"pytorch_lightning|lightning_fabric")
-            # Lightning's own use of torch's trees, reported as if it were ours.
+            # Lightning's own use of torch's trees is reported as ours.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             yield
     finally:
@@ -75,17 +71,13 @@ def quiet_lightning() -> Iterator[None]:
 
 
 def workers(settings: TrainerSettings, source: Source) -> int:
-    """Loader processes per device: what the recipe says, as far as there are cores; what suits the data; or the spare
-    cores.
-    """
+    """Loader processes per device: the recipe's number, limited by the cores; else the data's; else the spare cores."""
     cores: int = cpu_count()
     if settings.workers is not None:
         most = max(1, cores // settings.devices)
         if settings.workers > most:
-            reason = (
-                f"trainer.workers is {settings.workers}, but there are {cores} core(s) for {settings.devices} device(s)"
-            )
-            say(f"{reason}; {most} loader process(es) a device are started")
+            shortage = f"there are {cores} core(s) for {settings.devices} device(s)"
+            say(f"trainer.workers is {settings.workers}, but {shortage}; using {most} loader process(es) per device")
         return min(settings.workers, most)
     if source.preferred_workers is not None:
         return source.preferred_workers

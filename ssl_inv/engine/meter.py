@@ -1,4 +1,4 @@
-"""TODO."""
+"""Speed of a run, and how long it waits for data."""
 
 import time
 from collections.abc import Iterator
@@ -7,11 +7,11 @@ from typing import NamedTuple
 
 
 class Rates(NamedTuple):
-    """How fast a run goes.
+    """Speed.
 
     Attributes:
-        images_per_second: views, over all processes.
-        waiting: share of the time that was spent waiting for data.
+        images_per_second: views, over all ranks.
+        waiting: share of the time spent waiting for data.
     """
 
     images_per_second: float
@@ -19,14 +19,14 @@ class Rates(NamedTuple):
 
 
 class Meter:
-    """Speed of the whole run, and since the last reading."""
+    """Speed of the whole run, and since the last reading. Also holds the loss terms that were checked last."""
 
     def __init__(self) -> None:
         self.terms: dict[str, float] = {}
         self.start()
 
     def start(self) -> None:
-        """Begin now."""
+        """Start the clock."""
         self._begun = self._last = time.perf_counter()
         self._waited = 0.0
         self._images = 0
@@ -42,7 +42,7 @@ class Meter:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave out time that is spent neither training nor waiting: monitors, checkpoints."""
+        """Do not count the time inside: monitors and checkpoints are neither training nor waiting."""
         stopped = time.perf_counter()
         yield
         pause = time.perf_counter() - stopped
@@ -50,7 +50,7 @@ class Meter:
         self._last += pause
 
     def count(self, images: int) -> None:
-        """`images` more were trained on, over all processes."""
+        """Count `images` more views, over all ranks."""
         self._images += images
 
     @property
@@ -64,7 +64,7 @@ class Meter:
         return self._since(self._at_reading)
 
     def read(self) -> Rates:
-        """The rates since the last reading; begins a new one."""
+        """The rates since the last reading; this is the next one."""
         rates = self.recent
         self._at_reading = self._totals()
         return rates

@@ -1,4 +1,4 @@
-"""Optimisers, the courses of learning rate and weight decay, and what weight decay leaves alone."""
+"""Optimisers, and the schedules of learning rate and weight decay for every group of parameters."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -10,7 +10,7 @@ import torch
 from timm.optim.lars import Lars
 from torch import nn
 
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, suggest
 
 
 def make_optimizer(
@@ -34,43 +34,51 @@ def make_optimizer(
 
     Args:
         modules: what is trained.
-        name: `adamw`; `adam`, whose weight decay is added to the gradient; `sgd`; or `lars`, for batches of thousands,
+        name: `adamw`; `adam`, which adds the weight decay to the gradient; `sgd`; or `lars`, for batches of thousands,
             which scales the update of every parameter that decays by the parameter's norm.
-        lr: highest learning rate. It is used as it stands, never scaled by the batch size.
-        norm_and_bias_lr: highest learning rate of biases and normalisation parameters; all their rates are smaller in
-            this proportion, as in Barlow Twins; None is `lr`.
+        lr: highest learning rate. It is never scaled by the batch size.
+        norm_and_bias_lr: highest learning rate of biases and normalisation parameters; their whole schedule is scaled
+            by the ratio to `lr`, as in Barlow Twins; None is `lr`.
         weight_decay: strength of the weight decay.
-        final_weight_decay: strength after the last step, to which it goes along half a cosine, as in DINO; None keeps
-        `weight_decay`.
+        final_weight_decay: strength after the last step, reached along half a cosine, as in DINO; None keeps
+            `weight_decay`.
         decay_norm_and_bias: whether biases and normalisation parameters decay too; False is usual, True is SIE's
-        setting.
+            setting.
         momentum: for `sgd` and `lars`.
         betas: for `adamw` and `adam`.
         schedule: `cosine` falls from `lr` to `final_lr` after the warm-up; `constant` stays.
         warmup: share of all steps in which the learning rate rises linearly from `warmup_lr`.
-        warmup_lr: learning rate from which the first step is one step of the warm-up away; SwAV's is 0.3.
+        warmup_lr: learning rate one warm-up step before the first step; SwAV's is 0.3.
         final_lr: learning rate after the last step of `cosine`.
         constant_lr: parts of backbone or objective whose learning rate stays at `lr` after the warm-up, such as
-            `prediction` for SimSiam's predictor: the beginning of their parameters' names, or a pattern with `*`.
+            `prediction` for SimSiam's predictor: the start of their parameters' names, or a pattern with `*`.
 
     Raises:
-        ValueError: if a number is out of its range, or nothing is called as `constant_lr` says.
+        SettingError: if a number is out of its range, or no parameter has a name that `constant_lr` asks for.
     """
-    _check_rates(lr, norm_and_bias_lr, warmup, warmup_lr, final_lr)
-    _check_kind(name, momentum, betas)
-    if weight_decay < 0 or (final_weight_decay is not None and final_weight_decay < 0):
-        raise ValueError(
-            f"weight_decay and final_weight_decay must be at least 0, got {weight_decay} and {final_weight_decay}"
-        )
-    if schedule == "constant" and final_lr:
-        raise SettingError("final_lr", f"{final_lr}, but a constant schedule does not fall")
-    if schedule == "constant" and constant_lr:
-        raise SettingError("constant_lr", f"{constant_lr}, but with a constant schedule no learning rate falls")
-    final = (
-        lr if schedule == "constant" else final_lr,
-        weight_decay if final_weight_decay is None else final_weight_decay,
+    require_above(0, lr=lr, norm_and_bias_lr=lr if norm_and_bias_lr is None else norm_and_bias_lr)
+    require(0 <= warmup < 1, "warmup", f"must be a share of all steps from 0 to below 1, got {warmup}")
+    for setting, rate in (("warmup_lr", warmup_lr), ("final_lr", final_lr)):
+        require(0 <= rate <= lr, setting, f"must lie between 0 and lr, {lr}, got {rate}")
+    require(not warmup_lr or warmup > 0, "warmup_lr", f"{warmup_lr}, but warmup is 0: the learning rate never rises")
+    require(
+        len(betas) == 2 and all(0 <= beta < 1 for beta in betas),
+        "betas",
+        f"must be two numbers from 0 to below 1, got {list(betas)}",
     )
-    course = Course(lr, warmup, warmup_lr, final[0], weight_decay, final[1])
+    require(0 <= momentum < 1, "momentum", f"must be at least 0 and below 1, got {momentum}")
+    by_betas = name in ("adamw", "adam")
+    require(not by_betas or momentum == 0.9, "momentum", f"{momentum}, but {name} has betas instead")
+    usual = list(betas) == [0.9, 0.999]
+    require(by_betas or usual, "betas", f"{list(betas)}, but {name} has momentum instead")
+    final_decay = weight_decay if final_weight_decay is None else final_weight_decay
+    require_at_least(0, weight_decay=weight_decay, final_weight_decay=final_decay)
+    falls = schedule == "cosine"
+    require(falls or not final_lr, "final_lr", f"{final_lr}, but a constant schedule does not fall")
+    require(
+        falls or not constant_lr, "constant_lr", f"{constant_lr}, but no learning rate of a constant schedule falls"
+    )
+    course = Course(lr, warmup, warmup_lr, final_lr if falls else lr, weight_decay, final_decay)
     parts = parameter_groups(modules, course, norm_and_bias_lr, decay_norm_and_bias, constant_lr)
     return Optimization(_make(name, parts, lr, momentum, betas), course, [one for _, one in parts])
 
@@ -78,7 +86,6 @@ def make_optimizer(
 def _make(
     name: str, parts: "Sequence[tuple[list[nn.Parameter], Course]]", lr: float, momentum: float, betas: Sequence[float]
 ) -> torch.optim.Optimizer:
-    """An optimiser of the given kind with one group for each of `parts`."""
     groups: list[dict[str, Any]] = [
         {"params": parameters, "weight_decay": course.weight_decay} for parameters, course in parts
     ]
@@ -87,56 +94,25 @@ def _make(
     if name == "adam":
         return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
     if name == "sgd":
-        # The fused one refuses parameters of which some have moved before and some have not, as after a step that held
-        # them.
+        # Fused SGD fails if only some parameters of a group have momentum yet, as after a step that held the others.
         return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-    # Left to itself, it scales by norms only where weight decay is not 0.
+    # By default, timm's LARS scales by norms only if the weight decay is not 0.
     scaled = [{**group, "always_adapt": course.decays} for group, (_, course) in zip(groups, parts, strict=True)]
     optimizer: torch.optim.Optimizer = Lars(scaled, lr=lr, momentum=momentum)
     return optimizer
 
 
-def _check_rates(lr: float, norm_and_bias_lr: float | None, warmup: float, warmup_lr: float, final_lr: float) -> None:
-    for name, rate in (("lr", lr), ("norm_and_bias_lr", norm_and_bias_lr)):
-        if rate is not None and rate <= 0:
-            raise SettingError(name, f"must be above 0, got {rate}")
-    if not 0 <= warmup < 1:
-        raise SettingError("warmup", f"must be a share of all steps from 0 to below 1, got {warmup}")
-    if not 0 <= warmup_lr <= lr:
-        raise SettingError("warmup_lr", f"must lie between 0 and lr, {lr}, got {warmup_lr}")
-    if warmup_lr and not warmup:
-        raise SettingError(
-            "warmup_lr", f"{warmup_lr}, but warmup is 0: there is no step in which the learning rate rises"
-        )
-    if not 0 <= final_lr <= lr:
-        raise SettingError("final_lr", f"must lie between 0 and lr, {lr}, got {final_lr}")
-
-
-def _check_kind(name: str, momentum: float, betas: Sequence[float]) -> None:
-    """Raise a `ValueError` for numbers out of range, and for those that were set, though this kind of optimiser does
-    not look at them.
-    """
-    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
-        raise SettingError("betas", f"must be two numbers from 0 to below 1, got {list(betas)}")
-    if not 0 <= momentum < 1:
-        raise SettingError("momentum", f"must be at least 0 and below 1, got {momentum}")
-    if name in ("adamw", "adam") and momentum != 0.9:
-        raise SettingError("momentum", f"{momentum}, but {name} has betas instead")
-    if name in ("sgd", "lars") and list(betas) != [0.9, 0.999]:
-        raise SettingError("betas", f"{list(betas)}, but {name} has momentum instead")
-
-
 @dataclass(frozen=True)
 class Course:
-    """How learning rate and weight decay go, as functions of the step, so that resuming needs the step only.
+    """The schedule of learning rate and weight decay. It depends on the step alone, so resuming needs nothing else.
 
     Attributes:
         lr: highest learning rate.
-        warmup: share of all steps in which it rises linearly.
-        warmup_lr: from where.
-        final_lr: where it falls to along half a cosine.
-        weight_decay: in the first step.
-        final_weight_decay: where it goes along half a cosine.
+        warmup: share of all steps in which the rate rises linearly.
+        warmup_lr: rate before the first step of the warm-up.
+        final_lr: rate after the last step, reached along half a cosine.
+        weight_decay: weight decay in the first step.
+        final_weight_decay: weight decay after the last step, reached along half a cosine.
         decays: whether there is weight decay.
     """
 
@@ -160,20 +136,19 @@ class Course:
         return _half_cosine(self.weight_decay, self.final_weight_decay, step / total)
 
     def scaled(self, factor: float) -> "Course":
-        """The course with every learning rate times `factor`."""
+        """The schedule with every learning rate times `factor`."""
         return replace(self, lr=self.lr * factor, warmup_lr=self.warmup_lr * factor, final_lr=self.final_lr * factor)
 
     def without_decay(self) -> "Course":
-        """The course without weight decay."""
+        """The schedule without weight decay."""
         return replace(self, weight_decay=0.0, final_weight_decay=0.0, decays=False)
 
     def without_fall(self) -> "Course":
-        """The course whose learning rate stays where the warm-up ends."""
+        """The schedule whose learning rate stays where the warm-up ends."""
         return replace(self, final_lr=self.lr)
 
 
 def _half_cosine(start: float, end: float, share: float) -> float:
-    """From `start` to `end`, `share` of the way."""
     return start if start == end else end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
 
@@ -184,16 +159,21 @@ def parameter_groups(
     decay_norm_and_bias: bool,
     constant_lr: Sequence[str],
 ) -> list[tuple[list[nn.Parameter], Course]]:
-    """All trainable parameters, those with one course together; first those with `course` itself.
+    """All trainable parameters in groups of one schedule each. The group of `course` itself comes first.
 
-    Vectors and scalars are biases and normalisation parameters, and whatever else has no directions that could decay.
-    The other arguments are those of `make_optimizer`.
+    Biases and normalisation parameters are the parameters with at most one dimension. The other arguments are those of
+    `make_optimizer`.
 
     Raises:
-        ValueError: if a pattern of `constant_lr` matches no name.
+        SettingError: if a pattern of `constant_lr` matches no name.
     """
     parameters = [both for module in modules for both in module.named_parameters() if both[1].requires_grad]
-    _require_matches(constant_lr, [name for name, _ in parameters])
+    names = [name for name, _ in parameters]
+    for pattern in constant_lr:
+        if not any(_matches(name, pattern) for name in names):
+            parts = dict.fromkeys(".".join(name.split(".")[:depth]) for depth in (1, 2, 3, 4) for name in names)
+            what = f"no trained parameter's name begins with {pattern!r}"
+            raise SettingError("constant_lr", f"{what}; {suggest(pattern, parts)}")
     groups: dict[Course, list[nn.Parameter]] = {course: []}
     for name, parameter in parameters:
         own = course
@@ -210,31 +190,20 @@ def _matches(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) or fnmatchcase(name, f"{pattern}.*")
 
 
-def _require_matches(patterns: Sequence[str], names: Sequence[str]) -> None:
-    """Raise a `ValueError` if a pattern matches none of the parameters' names; it suggests a part of the networks."""
-    for pattern in patterns:
-        if not any(_matches(name, pattern) for name in names):
-            parts = [".".join(name.split(".")[:depth]) for depth in (1, 2, 3, 4) for name in names]
-            raise SettingError(
-                "constant_lr",
-                f"no trained parameter's name begins with {pattern!r}; {suggest(pattern, dict.fromkeys(parts))}",
-            )
-
-
 class Optimization:
-    """An optimiser, and the course of every group of its parameters.
+    """An optimiser and the schedules of its groups of parameters.
 
     Args:
-        optimizer: with one group of parameters for each of `courses`.
-        course: of parameters that are no exception.
-        courses: of the groups.
+        optimizer: has one group of parameters for each of `courses`.
+        course: the schedule of ordinary parameters.
+        courses: the schedules of the groups.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, course: Course, courses: Sequence[Course]) -> None:
         self.optimizer, self.course, self.courses = optimizer, course, courses
 
     def rate(self, step: int, total: int) -> float:
-        """The learning rate of step `step` (the first is 0) of `total`, of parameters that are no exception."""
+        """The learning rate of ordinary parameters in step `step`, counted from 0, of `total`."""
         return self.course.rate(step, total)
 
     def set_rate(self, step: int, total: int) -> None:

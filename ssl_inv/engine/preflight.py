@@ -1,4 +1,4 @@
-"""Checks before the first step: what would fail later, or be silently wrong."""
+"""Checks before the first step, of what would fail later or give wrong results silently."""
 
 import copy
 
@@ -17,7 +17,7 @@ from ssl_inv.transforms import Pose, Rotation
 
 
 def require_input_size(model: nn.Module, size: int) -> None:
-    """Raise a `ValueError` if a network takes images of one size only, and `size` is another."""
+    """Raise a `SettingError` if a network takes only images of another size."""
     patches = getattr(model, "patch_embed", None)
     wanted = getattr(patches, "img_size", None)
     if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
@@ -25,9 +25,7 @@ def require_input_size(model: nn.Module, size: int) -> None:
 
 
 def require_forward(model: nn.Module, size: int) -> None:
-    """Raise a `ValueError` if images of `size` pixels do not go through a network, whatever the reason: they are halved
-    once too often.
-    """
+    """Raise a `ValueError` if a network fails on images of `size` pixels, as one that halves them too often."""
     try:
         with frozen(model), torch.no_grad():
             model(torch.zeros(1, 3, size, size))
@@ -38,25 +36,23 @@ def require_forward(model: nn.Module, size: int) -> None:
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:
-    """What to say where a ResNet with its own stem has shrunk images of `size` pixels to a last map of one pixel; None
-    elsewhere.
-    """
+    """Advice if the default stem of a ResNet shrinks images of `size` pixels to a last map of one pixel; else None."""
     halvings = 5
     if backbone.architecture not in SMALL_STEM_ARCHITECTURES or size > 2**halvings:
         return None
     side = -(-size // 2 ** (halvings - 2))
     return (
-        f"backbone.stem: images of {size} pixels leave {backbone.architecture} a last map of one pixel, which sees little of them; "
-        f"3x3-stride1 leaves {side} x {side}"
+        f"backbone.stem: images of {size} pixels leave {backbone.architecture} a last map of one pixel, "
+        f"which sees little of them; 3x3-stride1 leaves {side} x {side}"
     )
 
 
 def require_exact_gradients(backbone: Backbone, size: int) -> None:
-    """Raise a `ValueError` if training in bfloat16 on the CPU would give wrong gradients for images of `size` pixels.
+    """Raise a `SettingError` if bfloat16 on the CPU gives wrong gradients for images of `size` pixels.
 
-    Where a map has shrunk to one pixel, most taps of a wide kernel meet padding alone. oneDNN leaves the bfloat16
-    gradient of their weights as it finds the memory, except for kernels of 3 that move by 1 (torch 2.15, kernels of 3,
-    5 and 7, strides of 1 and 2).
+    On a map of one pixel, most weights of a wide kernel meet only padding. oneDNN then never writes their bfloat16
+    gradient, so it is uninitialised memory. Kernels of 3 with stride 1 are not affected (torch 2.15, tried with kernels
+    of 3, 5 and 7 and strides of 1 and 2).
     """
 
     def refuse(convolution: nn.Module, inputs: tuple[Tensor, ...]) -> None:
@@ -65,8 +61,8 @@ def require_exact_gradients(backbone: Backbone, size: int) -> None:
         if max(inputs[0].shape[-2:]) == 1 and kernel > 1 and (kernel, stride) != (3, 1):
             raise SettingError(
                 "precision",
-                f"bf16, but on the CPU it gives wrong gradients where maps have one pixel, as images of {size} pixels have in "
-                f"{backbone.architecture}; choose fp32 or larger images",
+                f"bf16, but on the CPU it gives wrong gradients for maps of one pixel, as images of {size} pixels have "
+                f"in {backbone.architecture}; choose fp32 or larger images",
             )
 
     probe = copy.deepcopy(backbone).eval()
@@ -84,14 +80,14 @@ def require_objective(constructor: object, name: str) -> None:
 
 
 def require_embedding(objective: Objective, backbone: Backbone, size: int) -> None:
-    """Raise what the objective's own networks raise on the backbone's features of images of `size` pixels."""
+    """Run the objective's own networks on features of images of `size` pixels, to raise their errors now."""
     if (predictor := objective.predictor(backbone)) is not None:
         with frozen(backbone), frozen(objective), torch.no_grad():
             predictor.embed(torch.zeros(1, 3, size, size))
 
 
 def require_batch(batch_size: int, objective: Objective, augmentation: Augmentation, processes: int) -> None:
-    """Raise a `SettingError` if a batch cannot be normalised, or its chunks would be torn apart by processes."""
+    """Raise a `SettingError` if a batch cannot be normalised, or ranks would split samples that are augmented alike."""
     if batch_size == 1 and any(isinstance(one, nn.BatchNorm1d) for one in objective.modules()):
         raise SettingError(
             "batch_size", "1 is too small: the objective's heads normalise over the batch; choose 2 or more"
@@ -99,20 +95,17 @@ def require_batch(batch_size: int, objective: Objective, augmentation: Augmentat
     for operation in (one for policy in augmentation.policies for one in policy.operations):
         if isinstance(operation, Shared) and processes > 1 and batch_size % (operation.samples * processes):
             needed = f"{operation.samples} samples that are augmented alike times {processes} processes"
-            raise SettingError(
-                "batch_size", f"must be a multiple of {needed}, {operation.samples * processes}; got {batch_size}"
-            )
+            multiple = operation.samples * processes
+            raise SettingError("batch_size", f"must be a multiple of {needed}, {multiple}; got {batch_size}")
 
 
 def advice_on_rotations(objective: Objective, source: Source, augmentation: Augmentation) -> str | None:
-    """What to say where an augmentation turns views of which the objective is given the data's rotation; None
-    elsewhere.
-    """
+    """Advice if an augmentation turns views while the objective is conditioned on the data's rotation; else None."""
     turning = [name for name in ("flip", "vertical_flip", "angle") if name in augmentation.groups]
     given = [name for name in objective.parameters_told if isinstance(source.groups.get(name), Rotation | Pose)]
     if not turning or not given or objective.told_of_plain_views:
         return None
     return (
-        f"augmentation: {turning[0]!r} mirrors or turns views, and the objective is told {given[0]!r} of the data "
-        "as if it did not"
+        f"augmentation: {turning[0]!r} mirrors or turns views, but the objective is conditioned on {given[0]!r} of the "
+        "data before that"
     )

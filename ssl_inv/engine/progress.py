@@ -1,4 +1,4 @@
-"""The line that shows how far a run is."""
+"""The progress display of a run."""
 
 import time
 from collections.abc import Callable
@@ -16,12 +16,12 @@ def clock(seconds: float) -> str:
 
 
 class Progress:
-    """One line that is rewritten on a terminal; in a file, a line every now and then.
+    """One line that is rewritten on a terminal; in a file, a new line from time to time.
 
     Args:
-        file: where to; standard error by default, so that standard output has results only.
-        quiet: show warnings and nothing else.
-        interval: seconds between lines where lines cannot be rewritten.
+        file: where to write; standard error by default, so that standard output has results only.
+        quiet: show only warnings.
+        interval: seconds between lines in a file.
     """
 
     def __init__(self, file: TextIO | None = None, quiet: bool = False, interval: float = 15.0) -> None:
@@ -32,7 +32,7 @@ class Progress:
         self._printed = 0.0
 
     def update(self, line: str) -> None:
-        """Show the state of the run."""
+        """Show a line in place of the last one."""
         if self.quiet:
             return
         if self.console.is_terminal:
@@ -54,11 +54,11 @@ class Progress:
         self.console.print(f"warning: {line}", style="yellow", markup=False)
 
     def close(self) -> None:
-        """Take the rewritten line away."""
+        """Remove the rewritten line."""
         if self._live is not None:
             self._live.stop()
             self._live = None
 
     def counting(self, what: str) -> Callable[[int, int], None]:
-        """A callback that shows how much of `what` is done."""
+        """A callback `(done, total)` that shows how much of `what` is done."""
         return lambda done, total: self.update(f"{what}: {done:,} of {total:,}")

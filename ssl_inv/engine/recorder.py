@@ -1,4 +1,4 @@
-"""What happens beside the training step: log lines, monitor, checkpoints, progress."""
+"""A Lightning callback that logs, scores, saves checkpoints and shows progress."""
 
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -17,10 +17,10 @@ from ssl_inv.nn.distributed import all_names, rank
 
 
 class Record(Protocol):
-    """Where a run is written down: a run folder, or whatever stands for one."""
+    """Where a run is recorded, such as a run folder."""
 
     def record(self) -> dict[str, Any]:
-        """The facts so far."""
+        """All facts."""
 
     def update(self, **facts: Any) -> None:
         """Add facts."""
@@ -29,18 +29,18 @@ class Record(Protocol):
         """Keep a warning."""
 
     def log(self, **values: Any) -> None:
-        """Add a line to the log: numbers by name, at a step."""
+        """Add a line to the log: numbers by name."""
 
 
 class Recorder(lightning.Callback):
-    """Logs, scores and saves at the steps that the recipe names, and tells the progress display.
+    """Logs, scores and saves at the steps that the recipe names.
 
     Args:
-        run: where to write; None on all processes but the first.
-        write: writes a checkpoint's content; None on all processes but the first.
-        settings: say when.
-        monitor: scores the encoder; None without one.
-        show: where the state of the run is shown in words.
+        run: the record; None on all ranks but 0.
+        write: writes the content of a checkpoint; None on all ranks but 0.
+        settings: how often to log and save.
+        monitor: scores the encoder, if given.
+        show: the progress display.
     """
 
     def __init__(
@@ -66,14 +66,13 @@ class Recorder(lightning.Callback):
         self._note_broken(module, batch.broken)
         if (batch_idx + 1) % self.settings.accumulate:
             return
-        last = module.step == module.schedule.steps
+        last = module.step == module.steps
         if module.step % self.settings.log_every == 0 or last:
             module.check_finite()
             self._log(module)
         with module.meter.paused():
-            if self.monitor is not None and self.monitor.due(
-                module.step, time.perf_counter() - self._resumed - self.monitor.seconds
-            ):
+            trained = time.perf_counter() - self._resumed
+            if self.monitor is not None and self.monitor.due(module.step, trained - self.monitor.seconds):
                 self._score(module)
             if module.step % self.settings.checkpoint_every == 0 or last:
                 self.save(module)
@@ -84,9 +83,8 @@ class Recorder(lightning.Callback):
     ) -> None:
         assert isinstance(module, Pretraining)
         if module.diagnostics and self.run is not None:
-            self.run.log(
-                step=module.step + 1, memory={name: round(value, 4) for name, value in module.diagnostics.items()}
-            )
+            numbers = {name: round(value, 4) for name, value in module.diagnostics.items()}
+            self.run.log(step=module.step + 1, memory=numbers)
         module.diagnostics = {}
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
@@ -101,21 +99,18 @@ class Recorder(lightning.Callback):
     ) -> None:
         self.show.close()
         if self.run is not None:
-            self.run.update(
-                state="interrupted"
-                if isinstance(exception, KeyboardInterrupt)
-                else f"failed: {' '.join(str(exception).split())}"
-            )
+            reason = f"failed: {' '.join(str(exception).split())}"
+            self.run.update(state="interrupted" if isinstance(exception, KeyboardInterrupt) else reason)
 
     def save(self, module: Pretraining) -> None:
-        """Write the checkpoint of the step that was done last, if it is one that a run can continue from.
+        """Write the checkpoint of the last step.
 
         Raises:
-            NonFiniteLossError: if a loss term or a weight is not finite; nothing is written.
+            NonFiniteLossError: if a loss term or a weight is not finite. Nothing is written, as no run can continue so.
         """
         module.check_finite()
         module.check_weights()
-        # Processes meet other images; what one of them has met is known to all from the next checkpoint on.
+        # Every rank meets other images. The ranks exchange the names of broken ones at checkpoints.
         self._note_broken(module, all_names(self.broken))
         if self.write is not None:
             self.write(module.training_state())
@@ -125,23 +120,16 @@ class Recorder(lightning.Callback):
         if self.run is not None:
             speed, waiting = self._rates
             rate = module.optimization.optimizer.param_groups[0]["lr"]
-            self.run.log(
-                step=module.step,
-                loss=module.meter.terms,
-                lr=rate,
-                images_per_second=round(speed, 1),
-                waiting=round(waiting, 4),
-            )
+            speeds = {"images_per_second": round(speed, 1), "waiting": round(waiting, 4)}
+            self.run.log(step=module.step, loss=module.meter.terms, lr=rate, **speeds)
 
     def _score(self, module: Pretraining) -> None:
         assert self.monitor is not None
         scores = self.monitor.scores()
         if self.run is not None:
             self.run.log(step=module.step, monitor={name: round(value, 4) for name, value in scores.items()})
-        self.show.keep(
-            f"step {module.step}: "
-            + ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if ", " not in name)
-        )
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if ", " not in name)
+        self.show.keep(f"step {module.step}: {shown}")
         sentence = collapse(scores)
         if sentence is not None:
             warning = f"collapse at step {module.step}: {sentence}"
@@ -154,13 +142,13 @@ class Recorder(lightning.Callback):
         new = [name for name in dict.fromkeys(names) if name not in self.broken]
         if not new:
             return
-        for name in new:
-            self.broken[name] = None
-            if rank() == 0:
+        self.broken.update(dict.fromkeys(new))
+        if rank() == 0:
+            for name in new:
                 self.show.warn(f"{name} cannot be read and is skipped")
         if self.run is not None:
             self.run.update(broken_images=list(self.broken))
-        # Each loader process refuses what is too much for it alone; only here is it known what all of them have met.
+        # Every loader process checks the limit for itself. Only here the broken images of all of them are known.
         allowed = module.batches.source.tolerated_images
         if allowed is not None and len(self.broken) > allowed:
             first = next(iter(self.broken))
@@ -170,13 +158,14 @@ class Recorder(lightning.Callback):
 
     def _line(self, module: Pretraining) -> str:
         speed, waiting = self._rates or module.meter.recent
-        total = module.schedule.steps
+        total = module.steps
         terms = "  ".join(f"{name} {value:.3g}" for name, value in module.meter.terms.items())
         remaining = self._seconds_a_step(module.step - self.show.first_step) * (total - module.step)
-        return f"step {module.step}/{total}  {speed:.0f} img/s  {waiting:.0%} waiting for data  {clock(remaining)} left  {terms}"
+        speeds = f"{speed:.0f} img/s  {waiting:.0%} waiting for data  {clock(remaining)} left"
+        return f"step {module.step}/{total}  {speeds}  {terms}"
 
     def _seconds_a_step(self, done: int) -> float:
-        """With monitors and checkpoints, and without what comes once: memory that is found, a bank that is filled."""
+        """With monitors and checkpoints, without the first step, which allocates memory and fills banks."""
         now = time.perf_counter()
         if done <= 1:
             self._first_done = now

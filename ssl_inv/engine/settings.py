@@ -1,48 +1,46 @@
-"""The settings of the sections of a recipe that have one schema, as dataclasses."""
+"""The sections of a recipe that have one schema, as dataclasses that check their values."""
 
-import dataclasses
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
-from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.catalogue import require, require_above, require_at_least
 
 
 @dataclass(frozen=True, kw_only=True)
 class NormalizationSettings:
-    """What is subtracted from pixels in [0, 1] and what divides them, channel by channel.
+    """Pixels in [0, 1] minus the mean, divided by the standard deviation, per channel.
 
     Args:
         mean: of the red, green and blue channel.
-        std: of the three channels.
+        std: of the red, green and blue channel.
     """
 
-    mean: list[float] = dataclasses.field(default_factory=lambda: [0.485, 0.456, 0.406])
-    std: list[float] = dataclasses.field(default_factory=lambda: [0.229, 0.224, 0.225])
+    mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
+    std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
     def __post_init__(self) -> None:
         for name, value in (("mean", self.mean), ("std", self.std)):
-            if len(value) != 3:
-                raise SettingError(name, f"must be three numbers, got {value}")
-        if min(self.std) <= 0:
-            raise SettingError("std", f"must be above 0, got {self.std}")
+            require(len(value) == 3, name, f"must be three numbers, got {value}")
+        require(min(self.std) > 0, "std", f"must be above 0, got {self.std}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
-    """How long and on what to train.
+    """How long and on which hardware to train.
 
     Args:
         steps: optimiser steps; give this or `epochs`.
         epochs: passes over the objects of the training data.
-        batch_size: samples of a batch over all devices together.
+        batch_size: samples per batch, over all devices together.
         accumulate: batches whose gradients are averaged into one step.
         clip: largest norm of the gradient; None does not clip.
-        clip_each: whether `clip` is the largest norm of each parameter's gradient by itself, as in DINO's code, and not
-        of all together.
+        clip_each: whether `clip` limits the gradient norm of each parameter alone, as in DINO's code, or the norm of
+            all gradients together.
         precision: `bf16` runs the networks in bfloat16 where that is safe; losses stay in float32.
-        accelerator: what to run on; `auto` takes a GPU if there is one.
+        accelerator: the hardware; `auto` takes a GPU if there is one.
         devices: GPUs, or processes on the CPU.
-        workers: loader processes per device; None chooses by the data and the machine's cores.
+        workers: loader processes per device; None chooses by the data and the number of cores.
         seed: decides initial weights, data order, views and augmentation.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines in metrics.jsonl.
@@ -65,28 +63,24 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("steps or epochs must be given, and not both; null takes one back: --trainer.steps null")
-        for name in ("batch_size", "accumulate", "devices", "checkpoint_every", "log_every"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, f"must be at least 1, got {getattr(self, name)}")
-        for name in ("steps", "epochs", "workers"):
-            if (value := getattr(self, name)) is not None and value < (0 if name == "workers" else 1):
-                raise SettingError(name, f"must be at least {0 if name == 'workers' else 1}, got {value}")
-        if not 0 <= self.seed < 2**63:
-            raise SettingError("seed", f"must be at least 0 and below 2^63, got {self.seed}")
-        if self.clip is not None and self.clip <= 0:
-            raise SettingError("clip", f"must be above 0, got {self.clip}")
-        if self.clip_each and self.clip is None:
-            raise SettingError("clip_each", "True, but clip is none: nothing is clipped")
+        for name in ("steps", "epochs", "batch_size", "accumulate", "devices", "checkpoint_every", "log_every"):
+            if (value := getattr(self, name)) is not None:
+                require_at_least(1, **{name: value})
+        require_at_least(0, workers=self.workers or 0)
+        require(0 <= self.seed < 2**63, "seed", f"must be at least 0 and below 2^63, got {self.seed}")
+        if self.clip is not None:
+            require_above(0, clip=self.clip)
+        require(not self.clip_each or self.clip is not None, "clip_each", "True, but clip is none: nothing is clipped")
 
 
 @dataclass(frozen=True, kw_only=True)
 class MonitorSettings:
-    """Scores while training, on a few objects, with the encoder in evaluation mode.
+    """Scores during training, on a few objects, with the encoder in evaluation mode.
 
     Args:
         every: steps between scores; 0 switches the monitor off.
-        objects: objects to fit on, and as many at most to score on.
-        share: largest share of the training time that the monitor may take; a score that would exceed it is skipped.
+        objects: training objects to fit on; at most as many validation objects are scored.
+        share: largest share of the training time that the monitor may take; it skips scores that would exceed it.
     """
 
     every: int = 50
@@ -96,27 +90,24 @@ class MonitorSettings:
     def __post_init__(self) -> None:
         require_at_least(0, every=self.every)
         require_at_least(8, objects=self.objects)
-        if not 0 < self.share <= 1:
-            raise SettingError("share", f"must be above 0 and at most 1, got {self.share}")
+        require(0 < self.share <= 1, "share", f"must be above 0 and at most 1, got {self.share}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationSettings:
-    """The judgement at the end of pretraining.
+    """The evaluation after pretraining.
 
     Args:
-        protocol: `full` trains the probes as the papers do, `quick` trains smaller ones for less long, `none` judges
-        nothing.
-        views: views of each object to extract, evenly spread over all that it has; objects with fewer give what they
-        have.
-        views_of: `data` judges the views that the data has; `training` such as the objective is trained on, of every
-            image `views` augmented ones or patches of saccades, which tell how they were made.
+        protocol: `full` trains the probes as the papers do, `quick` trains smaller ones for less long, `none` evaluates
+            nothing.
+        views: views of each object to extract, evenly spread over all views that it has; objects with fewer give all.
+        views_of: `data` evaluates the views that the data has; `training` makes views as the objective is trained on:
+            of every image `views` augmented ones, or patches of saccades, which record how they were made.
         objects: training objects to fit the probes on; None takes all.
         neighbours: k of the k-nearest-neighbour vote.
         aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the
-            objective's own network where it has one; empty classifies single views only.
-        paths: numbers of observed views of sequences that are asked where they led, by path integration; empty asks
-            none.
+            objective's own network if it has one; empty classifies single views only.
+        paths: numbers of observed views of sequences whose end is predicted by path integration; empty predicts none.
     """
 
     protocol: Literal["quick", "full", "none"] = "quick"
@@ -124,22 +115,17 @@ class EvaluationSettings:
     views_of: Literal["data", "training"] = "data"
     objects: int | None = None
     neighbours: int = 20
-    aggregate: list[int] = dataclasses.field(default_factory=list)
-    paths: list[int] = dataclasses.field(default_factory=list)
+    aggregate: list[int] = field(default_factory=list)
+    paths: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        for name in ("views", "neighbours"):
-            if getattr(self, name) < 1:
-                raise SettingError(name, f"must be at least 1, got {getattr(self, name)}")
-        if self.objects is not None and self.objects < 2:
-            raise SettingError("objects", f"must be at least 2, got {self.objects}")
-        if not all(1 <= count <= self.views for count in self.aggregate) or len(set(self.aggregate)) < len(
-            self.aggregate
-        ):
-            raise SettingError(
-                "aggregate", f"must be different numbers from 1 to evaluation.views, {self.views}, got {self.aggregate}"
-            )
-        if not all(1 <= count < self.views for count in self.paths) or len(set(self.paths)) < len(self.paths):
-            raise SettingError(
-                "paths", f"must be different numbers from 1 to below evaluation.views, {self.views}, got {self.paths}"
-            )
+        require_at_least(1, views=self.views, neighbours=self.neighbours)
+        if self.objects is not None:
+            require_at_least(2, objects=self.objects)
+        _require_different("aggregate", self.aggregate, self.views, f"to evaluation.views, {self.views}")
+        _require_different("paths", self.paths, self.views - 1, f"to below evaluation.views, {self.views}")
+
+
+def _require_different(name: str, counts: Sequence[int], most: int, words: str) -> None:
+    fits = all(1 <= count <= most for count in counts) and len(set(counts)) == len(counts)
+    require(fits, name, f"must be different numbers from 1 {words}, got {counts}")

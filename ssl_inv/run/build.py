@@ -1,4 +1,4 @@
-"""From a recipe to a run: data, augmentation, networks, views, optimiser and trainer."""
+"""From a recipe to a run: data, augmentation, networks, view maker, optimiser and trainer."""
 
 import math
 from collections.abc import Mapping
@@ -8,18 +8,18 @@ import pytorch_lightning as lightning
 import torch
 
 from ssl_inv.augment.policy import Augmentation
-from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES
+from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, within
 from ssl_inv.data.batches import StepBatches
-from ssl_inv.data.source import Data, Source, with_enough_views
+from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.engine import preflight
 from ssl_inv.engine.launch import make_trainer, say, workers
-from ssl_inv.engine.module import Pretraining, Schedule, extent
+from ssl_inv.engine.module import Pretraining, extent
 from ssl_inv.engine.optimizers import make_optimizer
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.judging import judged_data
-from ssl_inv.run.recipe import JudgedRecipe, Recipe, named
+from ssl_inv.run.recipe import JudgedRecipe, Recipe
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Plan
 from ssl_inv.views.maker import ViewMaker
@@ -29,11 +29,11 @@ _MEMORIES = 0x3E3
 
 @dataclass(frozen=True)
 class Run:
-    """Everything that a recipe describes, built and ready to train.
+    """Everything that a recipe describes, ready to train.
 
     Attributes:
         recipe: the resolved recipe.
-        data: all training and validation objects, also those that have too few views to be trained on.
+        data: all training and validation objects, also those with too few views to train on.
         augmentation: makes the views.
         module: the training step over backbone, objective and views.
         trainer: Lightning's trainer for it.
@@ -59,25 +59,25 @@ class Run:
 
 
 def build(recipe: Recipe) -> Run:
-    """Build a run; nothing is written.
+    """Build a run. Nothing is written.
 
     Raises:
-        RecipeError: if a value cannot be used; the message has the full path of its key.
+        SettingError: if a value cannot be used; the message has the full path of its key.
     """
     settings = recipe.trainer
-    with named("trainer"):
+    with within("trainer"):
         trainer = make_trainer(settings)
     device = trainer.strategy.root_device
     data, augmentation = build_data(recipe), build_augmentation(recipe)
     backbone, objective = build_networks(recipe, {**data.train.groups, **augmentation.groups})
     sizes = {augmentation.view_size(data.train.image_size), *objective.plan.sizes}
     for size in sizes:
-        with named("data"):
+        with within("data"):
             preflight.require_input_size(backbone.model, size)
-        with named("backbone"):
+        with within("backbone"):
             preflight.require_forward(backbone, size)
         if settings.precision == "bf16" and device.type == "cpu":
-            with named("trainer"):
+            with within("trainer"):
                 preflight.require_exact_gradients(backbone, size)
     for advice in (
         preflight.advice_on_stem(backbone, max(sizes)),
@@ -86,16 +86,15 @@ def build(recipe: Recipe) -> Run:
         if advice is not None:
             say(advice)
     view_maker, train = build_view_maker(recipe, data.train, augmentation, objective.plan)
-    with named("evaluation"):
+    with within("evaluation"):
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
-    with named("objective"):
+    with within("objective"):
         preflight.require_embedding(objective, backbone, max(sizes))
-    with named("objective"), torch.random.fork_rng(devices=[]):
-        # Memories begin with random vectors. These depend on the seed, but are not those that the weights were drawn
-        # from.
+    with within("objective"), torch.random.fork_rng(devices=[]):
+        # Memories start with random vectors. These depend on the seed, but not on the random numbers of the weights.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
         objective.allocate(*extent(train))
-    with named("trainer"):
+    with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, trainer.world_size)
         plan, process = view_maker.plan, (trainer.global_rank, trainer.world_size)
         loaded = view_maker.loaded_views
@@ -105,24 +104,21 @@ def build(recipe: Recipe) -> Run:
         to_channels_last(network)
         if trainer.world_size > 1:
             synchronise_batch_norm(network, device)
-    with named("optimizer"):
+    with within("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe.optimizer)
-    schedule = Schedule(steps, settings.accumulate, settings.clip, settings.clip_each, settings.seed)
-    module = Pretraining(backbone, objective, view_maker, optimization, batches, schedule, workers(settings, train))
+    loaders = workers(settings, train)
+    module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
     return Run(recipe, data, augmentation, module, trainer)
 
 
 def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbone, Objective]:
-    """Backbone and objective with the initial weights that the recipe's seed gives.
-
-    A run starts from them, and they are its untrained baseline.
-    """
+    """Backbone and objective with the initial weights of the recipe's seed: the start and the untrained baseline."""
     constructor = OBJECTIVES.find(recipe.objective.name).load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.trainer.seed)
-        with named("backbone"):
+        with within("backbone"):
             backbone = make_backbone(**recipe.backbone)
-        with named("objective"):
+        with within("objective"):
             preflight.require_objective(constructor, recipe.objective.name)
             objective: Objective = constructor(backbone.features, groups, **recipe.objective.settings)
             objective.adopt(backbone)
@@ -131,7 +127,7 @@ def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbon
 
 def build_augmentation(recipe: Recipe) -> Augmentation:
     """The augmentation of a recipe."""
-    with named("augmentation"):
+    with within("augmentation"):
         make = AUGMENTATIONS.find(recipe.augmentation.name).load()
         augmentation: Augmentation = make(**recipe.augmentation.settings)
     return augmentation
@@ -140,15 +136,22 @@ def build_augmentation(recipe: Recipe) -> Augmentation:
 def build_view_maker(
     recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan
 ) -> tuple[ViewMaker, Source]:
-    """What makes the views of a plan, and those objects of the source that have enough views for it."""
-    with named("data"):
+    """The view maker of a plan, and the objects of the source that have enough views for the plan."""
+    with within("data"):
         source = with_enough_views(source, 1 if plan.linked else plan.own_views)
         mean, std = recipe.normalization.mean, recipe.normalization.std
         return ViewMaker(plan, source, augmentation, mean, std, recipe.trainer.seed), source
 
 
+def innermost(source: Source) -> Source:
+    """The source at the end of a chain of subsets."""
+    while isinstance(source, Subset):
+        source = source.source
+    return source
+
+
 def build_data(recipe: JudgedRecipe) -> Data:
     """The data of a recipe."""
-    with named("data"):
+    with within("data"):
         data: Data = DATA.find(recipe.data.name).load()(**recipe.data.settings)
     return data

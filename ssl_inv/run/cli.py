@@ -1,28 +1,28 @@
-"""The command line: parsing, and refusing what is wrong before anything heavy is imported."""
+"""The command line: it parses the arguments and refuses mistakes before anything heavy is imported."""
 
 import argparse
 import itertools
+import math
 import os
-import re
 import sys
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from ssl_inv.catalogue import suggest
-from ssl_inv.run.environment import keep_freed_memory
+from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.explain import explained, recipe_head
 from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
 from ssl_inv.run.recipe import (
     JUDGED,
     SECTIONS,
     Recipe,
-    RecipeError,
     apply_overrides,
     check_overrides,
     find_recipe,
     load_recipe,
+    load_runnable,
     require_files,
     resolve,
     resolve_section,
@@ -30,35 +30,32 @@ from ssl_inv.run.recipe import (
 )
 
 MOST_IMAGES = 50
-"""Strips on one page of views: with more, it would be a picture that few programs open."""
-
+"""Most images on one page of views: few programs open a larger picture."""
 
 MOST_MARGIN = 10.0
-"""A view that shows more around its object than ten times its size is a view of something else."""
-
+"""Largest margin around a tracked object, in shares of its box: beyond that a view shows something else."""
 
 _EPILOG = (
-    "Any setting of the recipe is changed with --section.key value, and what belongs to a setting with --section.key.key value; "
-    "`ssl-inv recipes NAME --explain` prints all, with what they mean. "
-    "Another objective, data set or augmentation (--data.name ...) begins with its own defaults."
+    "--section.key value changes a setting of the recipe; --section.key.key value changes a setting inside another. "
+    "`ssl-inv recipes NAME --explain` prints all settings and their meaning. "
+    "Another objective, data set or augmentation (--data.name ...) starts from its own defaults."
 )
-
 
 _SOME_SECTIONS = {
     **dict.fromkeys(
         ("evaluate", "embed"),
-        f"Settings of {', '.join(JUDGED[:-1])} and {JUDGED[-1]} are changed with --section.key value; those of a run are its own.",
+        f"--section.key value changes settings of {', '.join(JUDGED[:-1])} and {JUDGED[-1]}; "
+        "the other settings of a run are fixed.",
     ),
-    "render": "Settings of the solids are changed with --data.key value: `ssl-inv recipes sie-rendered --explain` prints them.",
+    "render": "--data.key value changes settings of the solids: `ssl-inv recipes sie-rendered --explain` prints them.",
 }
-"""What is said of settings by commands that take those of some sections only."""
-
+"""The epilogs of commands that accept only some sections."""
 
 _WITHOUT_RECIPE = {
-    "export": "a run is exported with the recipe that it has",
+    "export": "a run is exported with its own recipe",
     "tracks": "tracks are found without a recipe",
 }
-"""Commands that take no settings of a recipe, and why."""
+"""Commands that accept no settings of a recipe, and why."""
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
@@ -72,10 +69,9 @@ def _pretrain(arguments: argparse.Namespace) -> None:
 def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
     if arguments.recipe is None:
         raise RecipeError("a recipe is missing: ssl-inv pretrain RECIPE; `ssl-inv recipes` lists them")
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    require_files(recipe)
-    folder = RunFolder(Path(arguments.output) if arguments.output else default_output(arguments.recipe))
-    # The processes that the first one starts for further devices find its folder there already.
+    recipe = load_runnable(arguments.recipe, arguments.overrides)
+    folder = RunFolder(arguments.output or default_output(arguments.recipe))
+    # The first process starts the others after it has made the folder.
     if os.environ.get("LOCAL_RANK", "0") == "0":
         (require_new if arguments.output else require_writable)(folder.path)
     return recipe, folder
@@ -84,89 +80,72 @@ def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
 def _resumed_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
     if arguments.output is not None:
         raise RecipeError("--output and --resume exclude each other: a resumed run stays in its folder")
-    folder = RunFolder.open(Path(arguments.resume))
+    folder = RunFolder.open(arguments.resume)
+    recipe = folder.recipe()
     if arguments.recipe is not None:
         folder.refuse_another_recipe(load_recipe(arguments.recipe, arguments.overrides))
     elif arguments.overrides:
-        folder.refuse_another_recipe(
-            resolve(apply_overrides(folder.recipe().sections(), arguments.overrides), str(folder.recipe_file))
-        )
-    require_files(folder.recipe())
-    return folder.recipe(), folder
+        content = apply_overrides(recipe.sections(), arguments.overrides)
+        folder.refuse_another_recipe(resolve(content, str(folder.recipe_file)))
+    require_files(recipe)
+    return recipe, folder
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
-    output = None if arguments.output is None else Path(arguments.output)
-    if output is not None and not (output / "features").is_dir():
-        require_new(output)
+    if arguments.output is not None and not (arguments.output / "features").is_dir():
+        require_new(arguments.output)
     from ssl_inv.run.commands import evaluate
 
-    evaluate(arguments.model, arguments.data, arguments.overrides, output, arguments.pretrained)
+    evaluate(arguments.model, arguments.data, arguments.overrides, arguments.pretrained, arguments.output)
 
 
 def _embed(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
-    if arguments.shard_size < 1:
-        raise RecipeError(f"--shard-size must be at least 1, got {arguments.shard_size}")
-    require_writable(Path(arguments.output))
+    require_writable(arguments.output)
     from ssl_inv.run.commands import embed
 
-    embed(
-        arguments.model,
-        arguments.data,
-        arguments.overrides,
-        Path(arguments.output),
-        arguments.format,
-        arguments.shard_size,
-        arguments.pretrained,
-    )
+    model = arguments.model, arguments.data, arguments.overrides, arguments.pretrained
+    embed(*model, arguments.output, arguments.format, arguments.shard_size)
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    folder = RunFolder.open(Path(arguments.run))
+    folder = RunFolder.open(arguments.run)
     if arguments.output is not None:
-        require_new(Path(arguments.output))
+        require_new(arguments.output)
     from ssl_inv.run.commands import export
 
-    export(folder, arguments.format, None if arguments.output is None else Path(arguments.output))
+    export(folder, arguments.format, arguments.output)
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    if not 1 <= arguments.quality <= 95:
-        raise RecipeError(f"--quality must lie between 1 and 95, got {arguments.quality}")
     content = apply_overrides({"data": {"name": "rendered"}}, arguments.overrides, ["data"])
     chosen = resolve_section("data", content["data"], "the command line")
     if chosen.name != "rendered":
         raise RecipeError(f"data.name: render writes 'rendered' data, not {chosen.name!r}")
-    require_new(Path(arguments.output))
+    require_new(arguments.output)
     from ssl_inv.run.commands import render
 
-    render(chosen, Path(arguments.output), arguments.quality)
+    render(chosen, arguments.output, arguments.quality)
 
 
 def _tracks(arguments: argparse.Namespace) -> None:
-    if arguments.size < 1:
-        raise RecipeError(f"--size must be at least 1, got {arguments.size}")
-    if not 0 <= arguments.margin <= MOST_MARGIN:
-        raise RecipeError(f"--margin must lie between 0 and {MOST_MARGIN:g}, got {arguments.margin:g}")
     if not Path(arguments.videos).expanduser().exists():
         raise RecipeError(f"there is no folder or file {arguments.videos!r}")
-    require_writable(Path(arguments.output))
+    require_writable(arguments.output)
     from ssl_inv.run.commands import tracks
 
     settings = {name: getattr(arguments, name) for name in ("tracker", "length", "step", "objects", "agreement")}
-    tracks(arguments.videos, arguments.frames, Path(arguments.output), settings, arguments.size, arguments.margin)
+    tracks(arguments.videos, arguments.frames, arguments.output, settings, arguments.size, arguments.margin)
 
 
 def _views(arguments: argparse.Namespace) -> None:
-    if not 1 <= arguments.images <= MOST_IMAGES:
-        raise RecipeError(f"--images must lie between 1 and {MOST_IMAGES}, got {arguments.images}")
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    require_files(recipe)
-    output = _free_page() if arguments.output is None else Path(arguments.output)
+    recipe = load_runnable(arguments.recipe, arguments.overrides)
+    numbered = (Path(f"views-{number}.png") for number in itertools.count(2))
+    free = next(path for path in itertools.chain([Path("views.png")], numbered) if not path.exists())
+    output = arguments.output or free
     if output.suffix not in (".png", ".html"):
-        raise RecipeError(f"--output: {arguments.output!r} is no page; its name must end with .png or .html")
+        raise RecipeError(f"--output: {str(output)!r} is no page; its name must end with .png or .html")
     if output.exists():
         raise RecipeError(f"output {str(output)!r} exists already; choose another name")
     require_writable(output)
@@ -175,16 +154,8 @@ def _views(arguments: argparse.Namespace) -> None:
     views(arguments.recipe, recipe, output, arguments.images)
 
 
-def _free_page() -> Path:
-    """`views.png`, with a number behind it if there is one already."""
-    return next(
-        path for number in itertools.count(1) if not (path := Path(f"views{f'-{number}' * (number > 1)}.png")).exists()
-    )
-
-
 def _check(arguments: argparse.Namespace) -> None:
-    recipe = load_recipe(arguments.recipe, arguments.overrides)
-    require_files(recipe)
+    recipe = load_runnable(arguments.recipe, arguments.overrides)
     from ssl_inv.run.commands import check
 
     check(arguments.recipe, recipe)
@@ -207,149 +178,135 @@ def _recipes(arguments: argparse.Namespace) -> None:
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser that answers a mistake with one line."""
+    """An argument parser that raises every mistake as an `ArgumentError`."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings, allow_abbrev=False, exit_on_error=False)
 
     def error(self, message: str) -> NoReturn:
-        if match := re.match(r"argument (\S+): invalid choice: '?([^'(]*?)'? \(", message):
-            choices = next(
-                action.choices for action in self._actions if match[1] in (action.metavar, *action.option_strings)
-            )
-            raise RecipeError(
-                f"{match[1].replace('COMMAND', 'command')}: there is no {match[2]!r}; {suggest(match[2], choices)}"
-            )
-        if match := re.match(r"argument (\S+): invalid int value: (.*)", message):
-            raise RecipeError(f"{match[1]}: expected a whole number, got {match[2]}")
-        if match := re.match(r"argument (\S+): invalid float value: (.*)", message):
-            raise RecipeError(f"{match[1]}: expected a number, got {match[2]}")
-        if match := re.match(r"argument (\S+): expected one argument", message):
-            raise RecipeError(f"{match[1]}: a value is missing")
-        if match := re.match(r"the following arguments are required: (\S+?),?( |$)", message):
-            raise RecipeError(f"{match[1]} is missing: {' '.join(self.format_usage().removeprefix('usage: ').split())}")
-        raise RecipeError(message)
+        raise argparse.ArgumentError(None, f"{message}; see {self.prog} --help")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the program, and those of its commands by name."""
     about = "Pretrain image encoders that know what is in an image and how it was seen."
-    parser = _Parser(prog="ssl-inv", description=about, allow_abbrev=False)
+    parser = _Parser(prog="ssl-inv", description=about)
     parser.add_argument("--version", action="version", version=f"ssl-inv {version('ssl-inv')}")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
 
     def command(name: str, call: Callable[[argparse.Namespace], None], description: str) -> argparse.ArgumentParser:
         epilog = None if name in _WITHOUT_RECIPE else _SOME_SECTIONS.get(name, _EPILOG)
-        one = commands.add_parser(
-            name, help=description, description=f"{description}.", epilog=epilog, allow_abbrev=False
+        one: argparse.ArgumentParser = commands.add_parser(
+            name, help=description, description=f"{description}.", epilog=epilog
         )
-        one.set_defaults(call=call, parser=one)
+        one.set_defaults(call=call)
         return one
 
-    one = command("pretrain", _pretrain, "pretrain an encoder by a recipe, judge it, export it and write a report")
-    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
-    one.add_argument("--output", metavar="FOLDER", help="where the run goes; runs/RECIPE-TIME by default")
-    one.add_argument(
-        "--resume",
-        metavar="RUN",
-        help="continue the run in this folder, to the result that it would have had uninterrupted",
-    )
-    one.add_argument("--quiet", action="store_true", help="print warnings and the results only")
+    recipe: dict[str, Any] = {"metavar": "RECIPE", "help": "name of a shipped recipe, or path of a recipe file"}
 
-    one = command("evaluate", _evaluate, "judge a run, an exported folder or any timm model")
-    _model_and_data(one)
-    one.add_argument(
-        "--output", metavar="FOLDER", help="also write results.json there, and keep the features for a further call"
-    )
+    one = command("pretrain", _pretrain, "pretrain an encoder, evaluate it, export it and write a report")
+    one.add_argument("recipe", nargs="?", **recipe)
+    _output(one, "FOLDER", "folder of the run; runs/RECIPE-TIME by default")
+    resume = "continue the run in this folder; the result is as if it had never stopped"
+    one.add_argument("--resume", type=Path, metavar="RUN", help=resume)
+    one.add_argument("--quiet", action="store_true", help="print only warnings and results")
 
-    one = command("embed", _embed, "write the features of every image, with what is known about it")
+    one = command("evaluate", _evaluate, "evaluate a run, an exported folder or any timm model")
     _model_and_data(one)
+    _output(one, "FOLDER", "also write results.json there, and cache the features")
+
+    one = command("embed", _embed, "write the features of every image, with what is known about the image")
+    _model_and_data(one)
+    _output(one, "FOLDER", "folder for shards and manifest.json; a second call continues", required=True)
+    one.add_argument("--format", choices=["parquet", "npy"], default="parquet", help="format of the shards (parquet)")
     one.add_argument(
-        "--output",
-        metavar="FOLDER",
-        required=True,
-        help="folder for shards and manifest.json; an interrupted call goes on",
+        "--shard-size", type=_number(int, 1), default=50_000, metavar="ROWS", help="images per shard, about (50000)"
     )
-    one.add_argument("--format", choices=["parquet", "npy"], default="parquet", help="form of the shards (parquet)")
-    one.add_argument("--shard-size", type=int, default=50_000, metavar="ROWS", help="images in a shard, about (50000)")
 
     one = command("export", _export, "write the backbone of a run for other libraries")
-    one.add_argument("run", metavar="RUN", help="folder of a run")
-    one.add_argument(
-        "--format", choices=["timm", "torchvision", "onnx"], default="timm", help="for which library (timm)"
-    )
-    one.add_argument("--output", metavar="PATH", help="folder (timm) or file; inside the run by default")
+    one.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    formats = ["timm", "torchvision", "onnx"]
+    one.add_argument("--format", choices=formats, default="timm", help="for which library (timm)")
+    _output(one, "PATH", "folder (timm) or file; inside the run by default")
 
     one = command("render", _render, "write rendered solids as a data set in the layout of 3DIEBench")
-    one.add_argument("output", metavar="FOLDER", help="folder to write")
-    one.add_argument("--quality", type=int, default=95, help="JPEG quality (95)")
+    one.add_argument("output", type=Path, metavar="FOLDER", help="folder to write")
+    one.add_argument("--quality", type=_number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
 
-    _tracks_options(command("tracks", _tracks, "find what moves in videos, follow it, and write its views as a table"))
+    _tracks_options(command("tracks", _tracks, "find and follow moving objects in videos, and write their views"))
 
     one = command("recipes", _recipes, "list the shipped recipes, or print one with all its settings")
-    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
-    one.add_argument("--explain", action="store_true", help="say of every setting what it means")
+    one.add_argument("recipe", nargs="?", **recipe)
+    one.add_argument("--explain", action="store_true", help="say what every setting means")
 
-    one = command(
-        "views", _views, "draw the views that a run begins with, and where in the images they lie; writes one page"
-    )
-    one.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
-    one.add_argument(
-        "--output", metavar="FILE", help="page to write, .png or .html; views.png by default, numbered if there is one"
-    )
-    one.add_argument("--images", type=int, default=6, metavar="N", help=f"images to show, at most {MOST_IMAGES} (6)")
+    one = command("views", _views, "draw the first views of a run and where they lie in their images, on one page")
+    one.add_argument("recipe", **recipe)
+    _output(one, "FILE", "page to write, .png or .html; views.png, views-2.png, ... by default")
+    most = f"images to show, at most {MOST_IMAGES} (6)"
+    one.add_argument("--images", type=_number(int, 1, MOST_IMAGES), default=6, metavar="N", help=most)
 
     one = command("check", _check, "check a recipe, build it and run one step; writes nothing")
-    one.add_argument("recipe", metavar="RECIPE", help="name of a shipped recipe or path of a recipe file")
-    return parser
+    one.add_argument("recipe", **recipe)
+    return parser, dict(commands.choices)
+
+
+def _output(parser: argparse.ArgumentParser, metavar: str, what: str, required: bool = False) -> None:
+    parser.add_argument("--output", type=Path, metavar=metavar, required=required, help=what)
 
 
 def _model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a run, exported folder, or timm:NAME")
+    data = "recipe whose data to use, data set, folder, zip or CSV; by default the data of the run"
+    parser.add_argument("--data", metavar="DATA", help=data)
     parser.add_argument(
-        "--data",
-        metavar="DATA",
-        help="recipe whose data to take, data set, folder, zip or CSV; the run's own by default",
-    )
-    parser.add_argument(
-        "--pretrained", action="store_true", help="for timm:NAME, load timm's weights, which may download them"
+        "--pretrained", action="store_true", help="for timm:NAME: load timm's weights; this may download them"
     )
 
 
 def _tracks_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "videos", metavar="VIDEOS", help="folder of videos or of folders with frames, zip of frames, or one video"
-    )
-    parser.add_argument(
-        "--output", metavar="FOLDER", required=True, help="folder for table and images; an interrupted call goes on"
-    )
-    parser.add_argument(
-        "--frames", default="*", metavar="PATTERN", help="which images are frames, such as '*.jpg' beside masks (all)"
-    )
-    parser.add_argument(
-        "--tracker", choices=["flow", "csrt", "kcf"], default="flow", help="how objects are followed (flow)"
-    )
-    parser.add_argument(
-        "--length", type=int, default=30, metavar="FRAMES", help="frames that an object is followed for at a time (30)"
-    )
-    parser.add_argument("--step", type=int, default=5, metavar="FRAMES", help="frames from one view to the next (5)")
-    parser.add_argument("--objects", type=int, default=2, metavar="N", help="most objects at a time (2)")
-    parser.add_argument(
-        "--agreement",
-        type=float,
-        default=0.5,
-        help="overlap with the first box after following back; 0: no check (0.5)",
-    )
-    parser.add_argument("--size", type=int, default=128, metavar="PIXELS", help="side of the views (128)")
-    parser.add_argument(
-        "--margin", type=float, default=0.2, help="what a view shows around its box, as a share of the box's side (0.2)"
-    )
+    def option(name: str, kind: Any, default: Any, what: str, metavar: str | None = None) -> None:
+        parser.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{what} ({default})")
+
+    videos = "folder of videos or of folders with frames, zip of frames, or one video"
+    parser.add_argument("videos", metavar="VIDEOS", help=videos)
+    _output(parser, "FOLDER", "folder for table and images; a second call continues", required=True)
+    frames = "which images are frames, such as '*.jpg' beside masks (all)"
+    parser.add_argument("--frames", default="*", metavar="PATTERN", help=frames)
+    trackers = ["flow", "csrt", "kcf"]
+    parser.add_argument("--tracker", choices=trackers, default="flow", help="how objects are followed (flow)")
+    option("--length", _number(int), 30, "frames that an object is followed for at a time", "FRAMES")
+    option("--step", _number(int), 5, "frames from one view to the next", "FRAMES")
+    option("--objects", _number(int), 2, "most objects at a time", "N")
+    option("--agreement", _number(float), 0.5, "overlap with the first box after following back; 0: no check")
+    option("--size", _number(int, 1), 128, "side of the views", "PIXELS")
+    option("--margin", _number(float, 0, MOST_MARGIN), 0.2, "what a view shows around its box, in sides of the box")
+
+
+def _number(kind: type[Any], low: float = -math.inf, high: float = math.inf) -> Callable[[str], Any]:
+    """Parses a number from `low` to `high`."""
+
+    def parsed(text: str) -> Any:
+        try:
+            value = kind(text)
+        except ValueError:
+            what = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}") from None
+        if not low <= value <= high:
+            wanted = f"must be at least {low}" if high == math.inf else f"must lie between {low:g} and {high:g}"
+            raise argparse.ArgumentTypeError(f"{wanted}, got {value}")
+        return value
+
+    return parsed
 
 
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The arguments, and apart from them those of the form `--section.key value` or `--section.key=value`."""
+    """Splits off the arguments of the form `--section.key value` or `--section.key=value`."""
     rest, overrides = [], []
     waiting = list(arguments)
     while waiting:
         one = waiting.pop(0)
         key, equals, _ = one.partition("=")
-        if not re.match(r"--[^.]+\.", key):
+        if not key.startswith("--") or "." not in key[3:]:
             rest.append(one)
             continue
         overrides.append(one)
@@ -359,36 +316,44 @@ def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """The parsed command line; settings of a recipe are left in `overrides`.
+    """The parsed command line. `overrides` holds the settings of the recipe as they were typed.
 
     Raises:
         RecipeError: on the first mistake.
     """
     arguments, overrides = _without_overrides(arguments)
-    if arguments and arguments[0].startswith("-") and arguments[0] not in ("-h", "--help", "--version"):
-        raise RecipeError(f"{arguments[0]}: no such option; {suggest(arguments[0], ['--help', '--version'])}")
-    parsed, unknown = _parser().parse_known_args(arguments)
+    parser, commands = _parser()
+    if not arguments:
+        raise RecipeError(f"COMMAND is missing: {', '.join(commands)}; see ssl-inv --help")
+    first, options = arguments[0], ["-h", "--help", "--version"]
+    if first.startswith("-") and first not in options:
+        raise RecipeError(f"{first}: no such option; {suggest(first, options)}")
+    if not first.startswith("-") and first not in commands:
+        raise RecipeError(f"command: there is no {first!r}; {suggest(first, commands)}")
+    try:
+        parsed, unknown = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise RecipeError(f"{error.argument_name}: {error.message}" if error.argument_name else error.message) from None
     if unknown:
-        options = [name for name in parsed.parser._option_string_actions if name.startswith("--")]
         if unknown[0].removeprefix("--") in SECTIONS:
             raise RecipeError(f"{unknown[0]}: settings are given one by one, {unknown[0]}.KEY VALUE")
         if unknown[0].startswith("-"):
-            raise RecipeError(f"{unknown[0]}: no such option; {suggest(unknown[0], options)}")
+            known = [name for action in commands[first]._actions for name in action.option_strings]
+            raise RecipeError(f"{unknown[0]}: no such option; {suggest(unknown[0], known)}")
         raise RecipeError(f"unexpected argument {unknown[0]!r}; settings are given as --section.key value")
-    if overrides and parsed.command in _WITHOUT_RECIPE:
-        raise RecipeError(f"{overrides[0]}: no such option; {_WITHOUT_RECIPE[parsed.command]}")
+    if overrides and first in _WITHOUT_RECIPE:
+        raise RecipeError(f"{overrides[0]}: no such option; {_WITHOUT_RECIPE[first]}")
     parsed.overrides = overrides
     return parsed
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code is 0, 2 for a mistake in what was asked, 1 for a run that failed, 130 when
-    interrupted.
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 2 for a mistake in the arguments; 1 for a run that failed; 130 for an interrupted one.
     """
-    # Read when torch is loaded. Threads that spin while they wait for each other cost little on idle cores and most of
-    # the speed on busy ones.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    keep_freed_memory()
+    prepare_process()
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
         parsed.call(parsed)
@@ -398,7 +363,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _fail(str(error) or "interrupted", 130)
     except BrokenPipeError:
-        # The reader of our output is gone; Python would complain once more when it closes the pipe.
+        # Nobody reads our output any more. Without this, Python would complain again when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -409,14 +374,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _explanation(error: Exception) -> str | None:
-    """What to say instead of a traceback, or None for what only a programmer can understand."""
+    """One line in place of a traceback; None for errors that need the traceback."""
     if type(error).__module__.startswith("ssl_inv."):
-        # From a loader process the message is a traceback that ends with "package.Class: message".
-        return (
-            re.sub(r"^[\w.]+: ", "", str(error).strip().splitlines()[-1])
-            if "Original Traceback" in str(error)
-            else str(error)
-        )
+        # From a loader process the message is a traceback whose last line is "package.Class: message".
+        last = str(error).strip().splitlines()[-1]
+        return last.partition(": ")[2] if "Original Traceback" in str(error) else str(error)
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if type(error).__name__ == "OutOfMemoryError":

@@ -1,4 +1,4 @@
-"""What each command does, once its arguments are known to be well formed."""
+"""The commands other than `pretrain`, after the command line has checked their arguments."""
 
 import importlib.util
 import json
@@ -10,70 +10,73 @@ from typing import Any
 import torch
 
 from ssl_inv.atomic import write_text
-from ssl_inv.catalogue import DATA
+from ssl_inv.catalogue import DATA, RecipeError, within
 from ssl_inv.data.source import Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.features import FeatureCache, fingerprint
 from ssl_inv.engine.launch import quiet_lightning
+from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.evaluation.results import format_table, to_json
-from ssl_inv.run.build import build
+from ssl_inv.run.build import build, innermost
 from ssl_inv.run.encoders import best_device, load_model, on
-from ssl_inv.run.export import export_onnx, export_run, export_torchvision
-from ssl_inv.run.folder import RunFolder, host_facts, now, versions
+from ssl_inv.run.environment import host_facts, versions
+from ssl_inv.run.export import export_run, export_torchvision
+from ssl_inv.run.export_onnx import export_onnx
+from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import judge, require_classes
-from ssl_inv.run.pretrain import innermost
-from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe, RecipeError, named
+from ssl_inv.run.recipe import Choice, Recipe
 
 
 def check(name: str, recipe: Recipe) -> None:
-    """Build a recipe and run one step of it; nothing is written."""
+    """Build a recipe and run one step of it. Nothing is written."""
     with quiet_lightning():
         run = build(recipe)
         begun = time.perf_counter()
-        with named("data"):
+        with within("data"):
             batch = run.module.batches[0]
         loading = time.perf_counter() - begun
-        # The first pass of a network pays for memory and compiled kernels; the second is timed.
+        # The first pass allocates memory and compiles kernels. Only the second one counts.
         for _ in range(2):
             begun = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.trainer.precision == "bf16"):
                 losses = run.objective.loss(run.module.view_maker(batch), run.backbone)
-            total = torch.stack([term.weight * term.value for term in losses.values()]).sum()
+            total = weighted_sum(losses)
             total.backward()  # type: ignore[no-untyped-call]
             seconds = time.perf_counter() - begun
     if odd := next((term for term, part in losses.items() if not bool(part.value.isfinite())), None):
         raise RecipeError(f"{name}: loss term '{odd}' is {losses[odd].value.item()} in the first step")
-    steps = run.module.schedule.steps
+    steps = run.module.steps
     terms = ", ".join(f"{term} {part.value.item():.4g}" for term, part in losses.items())
     sys.stdout.write(
         f"{name}: valid\n"
         f"data: {len(run.module.batches.source):,} training and {len(run.data.validation):,} validation objects\n"
-        f"one step of {len(batch.index)}: {loading:.2f} s for data, {seconds:.2f} s for views, forward and backward on the CPU\n"
+        f"one step of {len(batch.index)}: {loading:.2f} s for data, "
+        f"{seconds:.2f} s for views, forward and backward on the CPU\n"
         f"all {steps:,} steps: about {clock(steps * recipe.trainer.accumulate * seconds)} at that speed\n"
         f"loss {total.item():.4g}: {terms}\n"
     )
 
 
-def evaluate(model: str, data: str | None, overrides: list[str], output: Path | None, pretrained: bool) -> None:
-    """Judge any encoder on any data, beside its untrained self."""
+def evaluate(model: str, data: str | None, overrides: list[str], pretrained: bool, output: Path | None) -> None:
+    """Evaluate any encoder on any data, beside the same encoder with random weights."""
     with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
         settings = loaded.recipe.evaluation
         if settings.protocol == "none":
-            raise RecipeError("evaluation.protocol: 'none' judges nothing; did you mean 'quick'?")
+            raise RecipeError("evaluation.protocol: 'none' evaluates nothing; did you mean 'quick'?")
         device = best_device()
         trained, untrained = loaded.networks()
         data_judged = loaded.judged_data(settings, trained[1], device)
-        cache = (
-            None if output is None else FeatureCache(output / "features", _images_of(loaded.recipe), loaded.crop_share)
-        )
-        with named("evaluation"):
+        # The sections that say which images the encoder is given.
+        images = {section: loaded.recipe.sections()[section] for section in ("data", "normalization")}
+        cache = None if output is None else FeatureCache(output / "features", images, loaded.crop_share)
+        with within("evaluation"):
             require_classes(loaded.data.train)
             networks = on(trained, device), on(untrained, device)
             normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
             progress = Progress()
-            progress.update("evaluating, on a CPU for some minutes")
+            progress.update("evaluating; this takes some minutes on a CPU")
             try:
                 judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache)
             finally:
@@ -94,19 +97,14 @@ def evaluate(model: str, data: str | None, overrides: list[str], output: Path | 
         )
 
 
-def _images_of(recipe: JudgedRecipe) -> dict[str, Any]:
-    """The sections that say which images an encoder is given."""
-    return {section: recipe.sections()[section] for section in ("data", "normalization")}
-
-
 def embed(
     model: str,
     data: str | None,
     overrides: list[str],
+    pretrained: bool,
     output: Path,
     file_format: str,
     shard_size: int,
-    pretrained: bool,
 ) -> None:
     """Write the features of every image."""
     from ssl_inv.run.embed import write_shards
@@ -136,7 +134,7 @@ def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
         backbone, preprocessing = run.backbone(), run.preprocessing
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with named("export"):
+            with within("export"):
                 if file_format == "timm":
                     export_run(backbone, preprocessing, place)
                 elif file_format == "torchvision":
@@ -152,7 +150,7 @@ def render(chosen: Choice, output: Path, quality: int) -> None:
     """Write rendered solids in the layout of 3DIEBench."""
     from ssl_inv.data.sources.threediebench import write_threediebench
 
-    with named("data"):
+    with within("data"):
         data = DATA.find(chosen.name).load()(**chosen.settings)
     source = innermost(data.train)
     assert isinstance(source, RenderedSolids)
@@ -160,7 +158,7 @@ def render(chosen: Choice, output: Path, quality: int) -> None:
     assert isinstance(data.validation, Subset)
     progress = Progress()
     try:
-        with named("output"):
+        with within("output"):
             split = data.train.objects, data.validation.objects
             write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
     finally:
@@ -179,20 +177,20 @@ def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], siz
 
     progress = Progress()
     try:
-        with named("tracks"):
+        with within("tracks"):
             chosen = TrackSettings(**settings)
             tracker(chosen.tracker)
             found = find_videos(videos, frames)
-        with named("output"):
+        with within("output"):
             summary = write_tracks(found, output, chosen, size, margin, progress.update)
     finally:
         progress.close()
     for name, reason in summary.broken.items():
-        progress.warn(f"{name}: {reason}; what was found before that is kept")
+        progress.warn(f"{name}: {reason}; the tracks before that are kept")
     dropped = ", ".join(f"{count:,} {reason}" for reason, count in summary.dropped.items()) or "none"
     if summary.videos - len(summary.empty) == 1:
         progress.warn(
-            "tracks of a single video may show one object, and they are split at random into training and validation"
+            "tracks of a single video may show one object, yet they are split at random into training and validation"
         )
     sys.stdout.write(
         f"{summary.objects:,} objects, {summary.views:,} views of {summary.videos:,} videos: {output / 'tracks.csv'}\n"
@@ -203,22 +201,20 @@ def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], siz
 
 
 def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
-    """Draw the views of the first images of a run on one page."""
+    """Draw the first views of a run on one page."""
     from ssl_inv.run.view_samples import first_samples
     from ssl_inv.run.views_page import write_page
 
     with quiet_lightning():
         samples = first_samples(recipe, images)
     title = f"{Path(name).stem}: {recipe.objective.name} on {recipe.data.name}"
-    words = f"The first samples that a run of this recipe sees; augmentation: {recipe.augmentation.name}."
+    words = f"The first samples of a run of this recipe; augmentation: {recipe.augmentation.name}."
     sources = [source for sample in samples for source in sample.sources]
     if any(source.pixels is not None for source in sources):
-        words += " Outlines show where in the image a view lies, with its number at what becomes its upper left corner."
+        words += " An outline shows where in the image a view lies; its number marks the view's upper left corner."
     if any(len(view.arrows) for source in sources for view in source.views):
         words += " Arrows show how far random fields move each part of a view."
     if any(view.paled for source in sources for view in source.views):
-        words += (
-            " Pale patches take no part: the student is not given them, or of a teacher's view they are not predicted."
-        )
+        words += " The student does not see pale patches; in a teacher's view, pale patches are not predicted."
     write_page(title, words, samples, output)
     sys.stdout.write(f"{output}\n")

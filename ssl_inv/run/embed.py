@@ -1,4 +1,4 @@
-"""Features of every image as shards that other tools read."""
+"""Features of every image, as shards for other tools."""
 
 import json
 from collections.abc import Callable
@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 
 from ssl_inv.atomic import write_text, written_aside
+from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Indices, Source
 from ssl_inv.engine.features import feature_table, fingerprint
 from ssl_inv.evaluation.features import FeatureTable, NoViewsError
 from ssl_inv.run.encoders import LoadedModel, best_device
-from ssl_inv.run.recipe import RecipeError, named
 
 _ALL_VIEWS = 2**31
 
-
 _OWN = "id", "split", "object", "view", "label", "embedding"
-"""The columns of every shard; a number of the transform that is called so has `transform_` before its name."""
+"""The columns of every shard. A transform's number with one of these names gets the prefix `transform_`."""
 
 
 def write_shards(
@@ -27,23 +26,23 @@ def write_shards(
 ) -> int:
     """Write `part-00000.parquet` (or `.npy`), ... and `manifest.json`, shard by shard.
 
-    A shard holds whole objects, about `shard_size` views; images that cannot be read are left out. Its columns are `id`
-    (the file's name where there is one), `split`, `object`, `view`, `label`, one column for each number of the
-    transform, and `embedding` (float32). In npy form the embeddings stand in `part-00000.npy` and the rest in
-    `part-00000.json`. An interrupted call goes on with the first shard that is missing.
+    A shard holds whole objects with about `shard_size` views, without images that cannot be read. Its columns are `id`
+    (the name of the file if there is one), `split`, `object`, `view`, `label`, one column for each number of the
+    transform, and `embedding` (float32). With npy, `part-00000.npy` has the embeddings and `part-00000.json` the rest.
+    After an interruption, a second call writes the shards that are missing.
 
     Args:
         model: the encoder and its data.
         folder: where to write.
         file_format: `parquet` or `npy`.
-        shard_size: views in a shard, about.
-        progress: told the number of views done and of all.
+        shard_size: views per shard, about.
+        progress: called with the number of views done and of all.
 
     Returns:
         The number of rows in all shards.
 
     Raises:
-        RecipeError: if the folder holds something else, or shards of another model or other data.
+        RecipeError: if the folder holds anything but shards of this model and these data.
     """
     backbone = model.model.backbone.to(best_device())
     plan = [(split, source, objects) for split, source in _splits(model) for objects in _shards(source, shard_size)]
@@ -63,8 +62,8 @@ def write_shards(
     for number, (split, source, objects) in enumerate(plan):
         path = folder / f"part-{number:05d}.{file_format}"
         if not path.is_file():
-            # A shard of which no image can be read has no file.
-            with named("data"), suppress(NoViewsError):
+            # A shard without a readable image has no file.
+            with within("data"), suppress(NoViewsError):
                 table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
                 write = _write_parquet if file_format == "parquet" else _write_npy
                 write(path, _columns(split, source, table), table.part("all").numpy())

@@ -1,4 +1,4 @@
-"""Encoders to judge, embed or export: runs, exported folders, and any timm model; and the data to do it on."""
+"""Encoders as the command line names them (runs, exported folders, timm models), and the data for them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import DATA, suggest
+from ssl_inv.catalogue import DATA, RecipeError, SettingError, suggest, within
 from ssl_inv.data.archives import Files
 from ssl_inv.data.source import Data
 from ssl_inv.engine.preflight import require_forward, require_input_size
@@ -26,31 +26,26 @@ from ssl_inv.run.recipe import (
     JUDGED,
     JudgedRecipe,
     Recipe,
-    RecipeError,
     apply_overrides,
     find_recipe,
-    named,
     read_yaml,
-    require_files,
     resolve_judged,
     shipped_recipes,
 )
 from ssl_inv.views.maker import central
 
 Networks = tuple[nn.Module, Objective | None]
-"""A backbone, and the objective that it was pretrained with where that is known: it says which parts of the features to
-probe.
-"""
+"""A backbone and, if known, the objective of its pretraining, which says which parts of the features to probe."""
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """What a run has left for others: of its data nothing is needed.
+    """A run as its folder has it. Its data is not needed.
 
     Attributes:
-        folder: where it is.
+        folder: its folder.
         recipe: every setting.
-        state: the last checkpoint's.
+        state: the content of the last checkpoint.
     """
 
     folder: RunFolder
@@ -70,36 +65,36 @@ class SavedRun:
         return cls(folder, recipe, state)
 
     def backbone(self) -> Backbone:
-        """The trained backbone, a new one at every call."""
+        """A new copy of the trained backbone."""
         backbone = make_backbone(**self.recipe.backbone)
         backbone.load_state_dict(self.state["backbone"])
         return backbone
 
     @property
     def image_size(self) -> int:
-        """Side of the images of its data, in pixels."""
+        """Side of the images, in pixels."""
         return int(self.state["image_size"])
 
     @property
     def preprocessing(self) -> Preprocessing:
-        """What was done to images."""
+        """How the run prepared whole images."""
         view_size = build_augmentation(self.recipe).view_size(self.image_size)
         return preprocessing_of(self.recipe.normalization, view_size, self.image_size)
 
 
 @dataclass(frozen=True)
 class Model:
-    """An encoder as the command line names it.
+    """An encoder.
 
     Attributes:
-        backbone: with its weights.
-        preprocessing: what its input goes through.
-        sections: those of `JUDGED` that it brings, by which it is judged unless something else is asked for.
-        description: what it is, in a sentence.
+        backbone: the network with its weights.
+        preprocessing: of the input.
+        sections: its own values for sections of `JUDGED`.
+        description: a sentence about it.
         untrained: makes the same backbone with random weights.
-        crop_share: side of what it sees in shares of the images' sides; see `ViewMaker.whole`.
-        enlarges: whether it sees whole images that are smaller than its input enlarged to that.
-        run: the run that it comes from, if it does.
+        crop_share: side of the central crop that it sees, as a share of the image's side; see `ViewMaker.whole`.
+        enlarges: whether images smaller than its input are enlarged and seen whole.
+        run: the run that it is from, if any.
     """
 
     backbone: nn.Module
@@ -109,17 +104,17 @@ class Model:
     untrained: Callable[[], nn.Module]
     crop_share: float = 1.0
     enlarges: bool = False
-    run: "SavedRun | None" = None
+    run: SavedRun | None = None
 
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A model with the data to judge it on.
+    """A model with data.
 
     Attributes:
         model: the encoder.
-        recipe: the sections `JUDGED`, resolved.
-        data: the data that they describe.
+        recipe: the resolved sections `JUDGED`.
+        data: the data of that recipe.
     """
 
     model: Model
@@ -131,47 +126,43 @@ class LoadedModel:
         return self.model.description
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """From pixels in [0, 1] to what the backbone expects."""
-        mean, std = (
-            torch.tensor(getattr(self.recipe.normalization, key)).view(1, -1, 1, 1).to(pixels)
-            for key in ("mean", "std")
-        )
+        """From pixels in [0, 1] to the input of the backbone."""
+        both = self.recipe.normalization.mean, self.recipe.normalization.std
+        mean, std = (torch.tensor(one).view(1, -1, 1, 1).to(pixels) for one in both)
         return (pixels - mean) / std
 
     def whole(self, pixels: Tensor) -> Tensor:
-        """Likewise of whole images, whose centre it sees if its views were smaller; see `ViewMaker.whole`."""
+        """The same for whole images, which are cropped to their centre first; see `ViewMaker.whole`."""
         return self.normalise(central(pixels, self.crop_share))
 
     @property
     def crop_share(self) -> float:
-        """Side of what the backbone sees of these data, in shares of the images' sides."""
+        """Side of the central crop of these data that the backbone sees, as a share of the image's side."""
         enlarged = self.model.preprocessing.input_size / self.data.train.image_size
         return max(enlarged, 1.0) if self.model.enlarges and self.model.crop_share == 1 else self.model.crop_share
 
     def judged_data(self, settings: EvaluationSettings, objective: Objective | None, device: torch.device) -> Data:
-        """The data in the views that evaluation asks for, made on a device.
+        """The data in the views that the settings ask for, made on a device.
 
         Raises:
-            RecipeError: if views as in training are asked for, but the model comes from no run.
+            RecipeError: for views as in training of a model that is not from a run.
         """
         if settings.views_of == "data":
             return self.data
         if self.model.run is None or objective is None:
-            raise RecipeError(
-                "evaluation.views_of: 'training' goes with a run, which knows how its views were made; did you mean 'data'?"
-            )
-        with named("evaluation"):
-            return judged_data(
-                self.data, settings, objective.plan, build_augmentation(self.model.run.recipe), self.seed, device
-            )
+            knows = "'training' goes with a run, which knows how its views were made"
+            raise SettingError("evaluation.views_of", f"{knows}; did you mean 'data'?")
+        augmentation = build_augmentation(self.model.run.recipe)
+        with within("evaluation"):
+            return judged_data(self.data, settings, objective.plan, augmentation, self.seed, device)
 
     @property
     def seed(self) -> int:
-        """Decides what a judgement draws: for a run the seed by which it judged itself."""
+        """The seed of the evaluation. For a run, it is the seed of the run, which evaluated itself with it."""
         return 0 if self.model.run is None else self.model.run.recipe.trainer.seed
 
     def networks(self) -> tuple[Networks, Networks]:
-        """What is judged, and the same untrained; a run brings its objective."""
+        """The trained and the untrained networks. A run has an objective."""
         if self.model.run is None:
             return (self.model.backbone, None), (self.model.untrained(), None)
         recipe, state = self.model.run.recipe, self.model.run.state
@@ -184,7 +175,7 @@ class LoadedModel:
 
 
 def best_device() -> torch.device:
-    """A GPU if there is one."""
+    """A GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -195,23 +186,25 @@ def on(networks: Networks, device: torch.device) -> Networks:
 
 
 def load_model(name: str, data: str | None, overrides: list[str], pretrained: bool) -> LoadedModel:
-    """A model by the name that the command line takes, with its data.
+    """A model and its data.
 
     Args:
         name: folder of a run, exported folder, or `timm:NAME`.
-        data: recipe, name of a data set, folder, zip or CSV file; None takes the data that a run was trained on.
-        overrides: `--section.key value` settings over the sections `JUDGED`.
-        pretrained: for timm models, whether to load timm's weights.
+        data: recipe, name of a data set, folder, zip or CSV file; None takes the data of the run.
+        overrides: `--section.key value` settings of the sections `JUDGED`.
+        pretrained: whether to load timm's weights of a timm model.
 
     Raises:
         RecipeError: if there is no such model or data, or they do not fit each other.
     """
     model = _model(name, pretrained)
-    sections = _data_sections(data, model, overrides)
-    recipe = resolve_judged(apply_overrides(sections, overrides, JUDGED), "the command line")
-    require_files(recipe)
+    recipe = resolve_judged(_data_sections(data, model, overrides), overrides)
     loaded = LoadedModel(model, recipe, build_data(recipe))
-    _check_fit(loaded)
+    network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
+    with within("data"):
+        size = round(loaded.data.train.image_size * loaded.crop_share)
+        require_input_size(network, size)
+        require_forward(model.backbone, size)
     return loaded
 
 
@@ -231,56 +224,44 @@ def _model(name: str, pretrained: bool) -> Model:
 
 
 def _run_model(run: SavedRun) -> Model:
-    preprocessing, recipe = run.preprocessing, run.recipe
-    backbone = run.backbone()
-    description = (
-        f"{run.folder.path}: {recipe.objective.name}, {backbone.architecture}, after {run.state['step']:,} steps"
-    )
+    preprocessing, recipe, backbone = run.preprocessing, run.recipe, run.backbone()
+    what = f"{recipe.objective.name}, {backbone.architecture}, after {run.state['step']:,} steps"
     sections = {section: recipe.sections()[section] for section in JUDGED}
-    share = preprocessing.input_size / run.image_size
-    return Model(
-        backbone, preprocessing, sections, description, lambda: make_backbone(**recipe.backbone), share, run=run
-    )
+    share, untrained = preprocessing.input_size / run.image_size, partial(make_backbone, **recipe.backbone)
+    return Model(backbone, preprocessing, sections, f"{run.folder.path}: {what}", untrained, share, run=run)
 
 
 def _exported_model(path: Path) -> Model:
-    with named("model"):
+    with within("model"):
         file = load_backbone_file(path)
         if file.architecture is None or file.preprocessing is None:
             raise ValueError(f"{path / 'config.json'} names no architecture or preprocessing")
         backbone = file.build()
-    architecture, arguments = file.architecture, dict(file.model_args)
-    sections = _normalization(file.preprocessing)
-    share = file.preprocessing.crop_share
-    untrained = partial(_create, architecture, arguments, 1)
-    return Model(backbone, file.preprocessing, sections, f"{path}: {architecture}", untrained, share, enlarges=True)
+    untrained = partial(_create, file.architecture, dict(file.model_args), 1)
+    preprocessing, description = file.preprocessing, f"{path}: {file.architecture}"
+    sections, share = _normalization(preprocessing), preprocessing.crop_share
+    return Model(backbone, preprocessing, sections, description, untrained, share, enlarges=True)
 
 
 def _timm_model(name: str, pretrained: bool) -> Model:
-    if not timm.is_model(name.split(".")[0]):
-        raise RecipeError(f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
     architecture, dot, _ = name.partition(".")
+    if not timm.is_model(architecture):
+        raise RecipeError(f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
     if dot and name not in timm.list_pretrained():
-        raise RecipeError(
-            f"timm has no weights called {name!r}; {suggest(name, timm.list_pretrained(f'{architecture}.*'))}"
-        )
+        known = timm.list_pretrained(f"{architecture}.*")
+        raise RecipeError(f"timm has no weights called {name!r}; {suggest(name, known)}")
     backbone: Any
     try:
         backbone = timm.create_model(name, pretrained=True, num_classes=0) if pretrained else _create(name, {}, 0)
-    except Exception as error:  # the hub's client has no common class of errors
+    except Exception as error:  # The hub's client has no common class of errors.
         raise RecipeError(
             f"timm's weights of {name!r} cannot be loaded: {error.__class__.__name__}; are you offline?"
         ) from error
     config: dict[str, Any] = backbone.pretrained_cfg
     preprocessing = Preprocessing(tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1])
     weights = "timm's weights" if pretrained else "random weights (--pretrained loads timm's)"
-    return Model(
-        backbone,
-        preprocessing,
-        _normalization(preprocessing),
-        f"timm:{name}, {weights}, on whole images",
-        lambda: _create(name, {}, 1),
-    )
+    description = f"timm:{name}, {weights}, on whole images"
+    return Model(backbone, preprocessing, _normalization(preprocessing), description, lambda: _create(name, {}, 1))
 
 
 def _create(name: str, arguments: dict[str, Any], seed: int) -> Any:
@@ -294,7 +275,7 @@ def _normalization(preprocessing: Preprocessing) -> dict[str, Any]:
 
 
 def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict[str, Any]:
-    """The sections that `--data` stands for, over those that the model brings."""
+    """The sections that `--data` means, over those of the model."""
     chosen = apply_overrides({}, overrides, JUDGED).get("data", {}).get("name")
     if data is None:
         if "data" not in model.sections and chosen is None:
@@ -307,20 +288,17 @@ def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict
         return {**model.sections, **{name: content[name] for name in ("data", "evaluation") if name in content}}
     path = Path(data)
     if not path.exists():
-        raise RecipeError(
-            f"--data {data}: no such file, folder, recipe or data set; {suggest(data, [*shipped_recipes(), *DATA.members])}"
-        )
+        known = [*shipped_recipes(), *DATA.members]
+        raise RecipeError(f"--data {data}: no such file, folder, recipe or data set; {suggest(data, known)}")
     return {**model.sections, "data": _data_at(path, round(model.preprocessing.input_size / model.crop_share), chosen)}
 
 
 def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
-    """The data section for files at a path: of the kind that is asked for, else 3DIEBench's layout, a table of views,
-    or plain images.
-    """
+    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
     if path.suffix.lower() == ".csv":
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
     if kind is None:
-        with named("data"):
+        with within("data"):
             tops = set(Files(path).inside(""))
         kind = "folder"
         if "train_images.npy" in tops:
@@ -328,11 +306,3 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
         elif any(name.lower().endswith(".csv") for name in tops):
             kind = "table"
     return {"name": kind, "path": str(path), "size": size}
-
-
-def _check_fit(loaded: LoadedModel) -> None:
-    backbone = loaded.model.backbone
-    with named("data"):
-        size = round(loaded.data.train.image_size * loaded.crop_share)
-        require_input_size(backbone.model if isinstance(backbone, Backbone) else backbone, size)
-        require_forward(backbone, size)

@@ -1,6 +1,4 @@
-"""Recipes in words: what the shipped ones are for, and what each setting means, taken from the docstrings of what reads
-them.
-"""
+"""Explains recipes: the comment that opens a recipe file, and every setting by the docstrings of the code."""
 
 import inspect
 import itertools
@@ -13,11 +11,7 @@ from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import Recipe, section_schema
 
 _FACTS = ("command", "time", "score")
-
-
 _SECTION = re.compile(r"^(\w+):$", re.MULTILINE)
-
-
 _PYTHON_NONE = re.compile(r"(?<!`)\bNone\b(?!`)")
 
 
@@ -27,9 +21,9 @@ class RecipeHead:
 
     Attributes:
         title: its first line.
-        facts: what it says after `command:`, `time:` and `score:`.
-        notes: the paragraphs that follow.
-        text: all of it, as it stands in the file.
+        facts: the values of `command:`, `time:` and `score:`.
+        notes: the other paragraphs.
+        text: the whole comment.
     """
 
     title: str
@@ -39,7 +33,7 @@ class RecipeHead:
 
 
 def recipe_head(path: Path) -> RecipeHead:
-    """What a recipe file says of itself."""
+    """The opening comment of a recipe file."""
     lines = list(itertools.takewhile(lambda line: line.startswith("#"), path.read_text(encoding="utf-8").splitlines()))
     title, *paragraphs = "\n".join(line.removeprefix("#").removeprefix(" ").rstrip() for line in lines).split("\n\n")
     facts: dict[str, str] = {}
@@ -58,12 +52,12 @@ def recipe_head(path: Path) -> RecipeHead:
 
 
 def explained(recipe: Recipe) -> str:
-    """The recipe as YAML, every setting below a comment that says what it means; it can be saved and used as a recipe."""
+    """The recipe as YAML, with a comment above every setting. It can be saved and used as a recipe."""
     return "\n".join(_explained_section(section, settings) for section, settings in recipe.sections().items())
 
 
 def argument_sentences(docstring: str | None) -> dict[str, str]:
-    """What the `Args:` block of a docstring says of each argument, with `None` as recipes write it."""
+    """The sentences of the `Args:` block of a docstring by argument, with `null` for `None` as in recipes."""
     found: dict[str, str] = {}
     _, _, block = inspect.cleandoc(docstring or "").partition("\nArgs:\n")
     name = ""
@@ -78,9 +72,7 @@ def argument_sentences(docstring: str | None) -> dict[str, str]:
 
 
 def opening_and_sections(docstring: str) -> tuple[list[str], dict[str, str]]:
-    """The paragraphs before the first section of a docstring, equations indented, and the text of each section, `Args:`
-    or `When:`.
-    """
+    """The paragraphs before the first section of a docstring, and the text of each section, such as `Args:`."""
     opening, *rest = _SECTION.split(inspect.cleandoc(docstring))
     sections = {heading: textwrap.dedent(text.strip("\n")) for heading, text in zip(rest[::2], rest[1::2], strict=True)}
     return opening.rstrip().split("\n\n"), sections
@@ -98,7 +90,7 @@ def _explained_section(section: str, settings: dict[str, object]) -> str:
 
 
 def _paragraph(text: str) -> list[str]:
-    """A paragraph as a comment; equations, which are indented, keep their lines."""
+    """A paragraph as a comment. Equations, which are indented, keep their lines."""
     return [f"# {line}" for line in text.splitlines()] if text.startswith(" ") else _comment(text, "")
 
 

@@ -1,13 +1,11 @@
-"""Hands a trained backbone over to other libraries: a timm folder, a torchvision state dict, an ONNX file.
+"""Exports a trained backbone as a timm folder or a torchvision state dict, and reads exports back.
 
-Every exporter proves its result before that takes the name it was asked for: the library it is meant for loads it and
-must give the same features. Files are written aside and renamed, so an interrupted export leaves nothing that looks
-like one.
+Every exporter writes aside, loads the result with the library it is for, compares the features, and only then renames
+it. An interrupted or wrong export therefore never has the name that was asked for.
 """
 
 import copy
 import difflib
-import importlib.util
 import json
 import math
 import pickle
@@ -31,31 +29,22 @@ TORCHVISION_ARCHITECTURES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
     *("resnext50_32x4d", "resnext101_32x8d", "resnext101_64x4d", "wide_resnet50_2", "wide_resnet101_2"),
 )
-"""Networks whose parameters have the same names in timm and in torchvision."""
-
-
-ONNX_TOLERANCE = 1e-4
-"""Largest difference that a feature of ONNX Runtime and of torch may have; in shares of the largest feature where that
-exceeds 1.
-"""
-
+"""Networks whose parameters have the same names in timm and torchvision."""
 
 _CONFIG = "config.json"
-
-
 _WEIGHTS = "model.safetensors"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What an image goes through before the backbone sees it.
+    """How an image is prepared for the backbone.
 
     Attributes:
-        mean: per channel, of pixels in [0, 1]; subtracted.
-        std: per channel, of pixels in [0, 1]; divided by.
+        mean: subtracted from pixels in [0, 1], per channel.
+        std: divides them after that, per channel.
         input_size: side of the square input in pixels.
-        interpolation: how an image of another size is resized.
-        crop_share: side of the central crop in shares of the resized image's; 1 keeps all of a square image.
+        interpolation: how images of another size are resized.
+        crop_share: side of the central crop, as a share of the side of the resized image; 1 crops nothing.
     """
 
     mean: tuple[float, ...]
@@ -78,19 +67,19 @@ class Preprocessing:
         return len(self.mean), self.input_size, self.input_size
 
     def sample(self, batch: int) -> Tensor:
-        """Random input for comparisons, the same at every call; the global random state is left alone."""
+        """Random input for comparisons, the same at every call."""
         return torch.randn(batch, *self.input_shape, generator=torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True)
 class BackboneFile:
-    """A backbone as it was read from disk.
+    """A backbone as read from disk.
 
     Attributes:
-        state: its parameters and buffers by name.
-        architecture: its timm name; None where the file does not say.
-        model_args: arguments of `timm.create_model` besides the name.
-        preprocessing: what its input goes through; None where the file does not say.
+        state: parameters and buffers by name.
+        architecture: the name in timm; None if the file does not say.
+        model_args: further arguments of `timm.create_model`.
+        preprocessing: of the input; None if the file does not say.
     """
 
     state: dict[str, Tensor]
@@ -105,9 +94,7 @@ class BackboneFile:
             ValueError: if the file names no architecture or its weights do not fit it.
         """
         if self.architecture is None:
-            raise ValueError(
-                "this file holds weights only; an exported folder also says which architecture they belong to"
-            )
+            raise ValueError("this file holds weights only; an exported folder also names their architecture")
         model = _create(self.architecture, **self.model_args)
         try:
             model.load_state_dict(self.state)
@@ -126,31 +113,28 @@ def export_timm(
     model_args: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Write a folder that `timm.create_model("local-dir:FOLDER", pretrained=True)` turns into the same network,
-    offline.
+    """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, which then works offline.
 
     Args:
         model: a timm network without classifier.
-        architecture: its timm name.
-        folder: where to; its parent must exist.
-        preprocessing: stands in the folder's config.json, where timm's data transforms look for it.
-        model_args: the arguments besides the name with which `timm.create_model` made the network; they must be
-        expressible in JSON.
+        architecture: its name in timm.
+        folder: where; the parent folder must exist.
+        preprocessing: written to config.json, where timm's data transforms look for it.
+        model_args: the other arguments of `timm.create_model` that made the network; JSON must be able to hold them.
         overwrite: whether an existing folder is replaced.
 
     Returns:
         The folder.
 
     Raises:
-        ValueError: if the folder exists, weights are not finite, or timm does not rebuild the same network from the
-            name and the arguments.
+        ValueError: if the folder exists, weights are not finite, or timm does not rebuild the same network.
     """
     name = _known_architecture(architecture)
     arguments = {**(model_args or {}), "num_classes": 0}
-    original = _evaluation_copy(model)
-    with _new_at(Path(folder), overwrite) as aside:
+    original = evaluation_copy(model)
+    with new_at(Path(folder), overwrite) as aside:
         aside.mkdir()
-        safetensors.torch.save_file(_plain_state(original), aside / _WEIGHTS, metadata={"format": "pt"})
+        safetensors.torch.save_file(plain_state(original), aside / _WEIGHTS, metadata={"format": "pt"})
         config = _timm_config(original, name, preprocessing, arguments)
         (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         _require_rebuilt(original, name, arguments, aside, preprocessing)
@@ -158,14 +142,12 @@ def export_timm(
 
 
 def export_torchvision(model: nn.Module, architecture: str, path: Path | str, overwrite: bool = False) -> Path:
-    """Write a state dict that torchvision's network of the same name loads.
+    """Write a state dict for torchvision's network of the same name.
 
-    The classifier is not in it: `network.load_state_dict(torch.load(path, weights_only=True), strict=False)` misses
-    `fc` and nothing else.
+    It has no classifier: `network.load_state_dict(torch.load(path, weights_only=True), strict=False)` misses only `fc`.
 
     Raises:
-        ValueError: if torchvision has no such network, this one differs from it, weights are not finite, or the file
-            exists.
+        ValueError: if torchvision has no such network or another one, weights are not finite, or the file exists.
     """
     import torchvision
 
@@ -174,48 +156,27 @@ def export_torchvision(model: nn.Module, architecture: str, path: Path | str, ov
         raise ValueError(
             f"{architecture} has no counterpart in torchvision; these have: {', '.join(TORCHVISION_ARCHITECTURES)}"
         )
-    original = _evaluation_copy(model)
+    original = evaluation_copy(model)
     with torch.device("meta"):
         counterpart = torchvision.models.get_model(name).eval()
     counterpart.fc = nn.Identity()
-    state = _plain_state(original)
+    state = plain_state(original)
     _require_same(original, counterpart, state, Preprocessing((0.0,) * 3, (1.0,) * 3, 64), "torchvision's")
-    with _new_at(Path(path), overwrite) as aside:
+    with new_at(Path(path), overwrite) as aside:
         torch.save(state, aside)
     return Path(path)
 
 
-def export_onnx(model: nn.Module, path: Path | str, preprocessing: Preprocessing, overwrite: bool = False) -> Path:
-    """Write an ONNX file from normalised `image` `(B, C, H, W)` to `features` `(B, D)` for any batch size B.
-
-    The preprocessing stands in the file's metadata under `mean`, `std` and `input_size`, as JSON.
-
-    Raises:
-        ModuleNotFoundError: if the extra `onnx` is not installed.
-        ValueError: if the file exists, weights are not finite, or ONNX Runtime differs from torch by more than
-            `ONNX_TOLERANCE`.
-    """
-    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise ModuleNotFoundError(f"ONNX export needs {', '.join(missing)}: pip install 'ssl-inv[onnx]'")
-    original = _evaluation_copy(model)
-    _plain_state(original)
-    with _new_at(Path(path), overwrite) as aside:
-        _write_onnx(original, aside, preprocessing)
-        _require_onnx_agrees(original, aside, preprocessing)
-    return Path(path)
-
-
 def load_backbone_file(path: Path | str, prefix: str = "backbone.") -> BackboneFile:
-    """Open an exported folder, or the backbone's weights in a training checkpoint. No code in the file is run.
+    """Read an exported folder, or the backbone's weights in a checkpoint. No code in the file is run.
 
     Args:
-        path: a folder written by `export_timm`, or a file written by `torch.save` (a checkpoint or a bare state dict).
-        prefix: what the names of the backbone's parameters begin with in a checkpoint.
+        path: a folder written by `export_timm`, or a file written by `torch.save`: a checkpoint or a state dict.
+        prefix: start of the names of the backbone's parameters in a checkpoint.
 
     Raises:
-        FileNotFoundError: if there is nothing at `path`, or the folder lacks one of its two files.
-        ValueError: if the file is not a checkpoint, holds more than plain data, or has no parameter with that prefix.
+        FileNotFoundError: if `path` does not exist, or the folder lacks one of its two files.
+        ValueError: if the file is no checkpoint, holds more than plain data, or has no parameter with that prefix.
     """
     path = Path(path)
     if path.is_dir():
@@ -239,24 +200,37 @@ def _known_architecture(architecture: str) -> str:
 
 
 def _create(architecture: str, **arguments: Any) -> nn.Module:
-    # A network's random initial weights must not move the random state of a run that exports between two steps.
+    # The random initial weights must not change the random state of a run that exports between two steps.
     with torch.random.fork_rng(devices=[]):
         return timm.create_model(architecture, **arguments).eval()
 
 
-def _evaluation_copy(model: nn.Module) -> nn.Module:
-    # Channels last runs other kernels, whose sums are rounded elsewhere; what is loaded again has the standard layout.
+@contextmanager
+def new_at(target: Path, overwrite: bool) -> Iterator[Path]:
+    """`written_aside` for a path that a user names: its folder must exist, and it must be free or `overwrite`."""
+    if target.exists() and not overwrite:
+        raise ValueError(f"{target} exists already; choose another name or ask for it to be overwritten")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder {target.parent} does not exist")
+    with written_aside(target) as aside:
+        yield aside
+
+
+def evaluation_copy(model: nn.Module) -> nn.Module:
+    """A copy on the CPU, in float32 and evaluation mode."""
+    # Channels-last networks run other kernels, which round differently; a loaded network has the standard layout.
     return copy.deepcopy(model).cpu().float().eval().to(memory_format=torch.contiguous_format)
 
 
-def _plain_state(model: nn.Module) -> dict[str, Tensor]:
+def plain_state(model: nn.Module) -> dict[str, Tensor]:
+    """The state dict as separate, contiguous tensors; a `ValueError` if one is not finite."""
     # safetensors refuses tensors that share memory or have gaps.
     state = {
         name: value.detach().clone(memory_format=torch.contiguous_format) for name, value in model.state_dict().items()
     }
     for name, value in state.items():
         if not torch.isfinite(value).all():
-            raise ValueError(f"the backbone's {name} holds values that are not finite; such a network is not exported")
+            raise ValueError(f"the backbone's {name} is not finite, so the network is not exported")
     return state
 
 
@@ -265,7 +239,7 @@ def _timm_config(
 ) -> dict[str, Any]:
     known: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
     pretrained_cfg = {
-        # These three tell timm how to adapt the network to other classes, channels and sizes.
+        # With these, timm adapts the network to other classes, channels and sizes.
         **{key: known[key] for key in ("classifier", "first_conv", "fixed_input_size") if key in known},
         "num_classes": 0,
         "input_size": preprocessing.input_shape,
@@ -287,7 +261,6 @@ def _timm_config(
 def _require_rebuilt(
     model: nn.Module, name: str, arguments: Mapping[str, Any], folder: Path, preprocessing: Preprocessing
 ) -> None:
-    """Raise unless timm makes `model` from `folder`; the message names the first layer that differs."""
     try:
         rebuilt = _create(f"local-dir:{folder}", pretrained=True)
     except RuntimeError as error:
@@ -300,9 +273,7 @@ def _require_rebuilt(
 def _require_same(
     model: nn.Module, other: nn.Module, state: dict[str, Tensor] | None, preprocessing: Preprocessing, label: str
 ) -> None:
-    """Raise unless `other`, after `state` was loaded into it where given, has exactly the features of `model`; `label`
-    says whose it is.
-    """
+    """Raise unless `other`, which loads `state` if given, has exactly the features of `model`."""
     image = preprocessing.sample(batch=2)
     try:
         if state is not None:
@@ -317,62 +288,24 @@ def _require_same(
 
 
 def _first_difference(model: nn.Module, other: nn.Module, label: str) -> str | None:
-    """The first layer that both have by name and that is not the same, in words, or None."""
     ours, theirs = _layers(model), _layers(other)
     for name in ours:
-        # A name that only one has says little: libraries call their activations and their pooling differently.
+        # A name that only one network has says little: libraries name activations and pooling differently.
         if name in theirs and ours[name] != theirs[name]:
             return f"{name} is {ours[name]}, {label} is {theirs[name]}"
     return None
 
 
 def _layers(model: nn.Module) -> dict[str, str]:
-    # A synchronised norm is a plain one in evaluation.
+    # In evaluation, synchronised batch norm is plain batch norm.
     leaves = {name: layer for name, layer in model.named_modules() if not list(layer.children())}
     return {name: f"{type(leaf).__name__.removeprefix('Sync')}({leaf.extra_repr()})" for name, leaf in leaves.items()}
 
 
 def _first_detail(error: Exception) -> str:
-    """The most telling line of an error of torch: the one after its headline, where there is one."""
+    """The most telling line of an error of torch: the second one, if there is one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return textwrap.shorten(lines[min(1, len(lines) - 1)], 200, placeholder=" ...") if lines else type(error).__name__
-
-
-def _write_onnx(model: nn.Module, path: Path, preprocessing: Preprocessing) -> None:
-    import onnx
-
-    program = torch.onnx.export(
-        model,
-        (preprocessing.sample(batch=2),),
-        dynamo=True,
-        input_names=["image"],
-        output_names=["features"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
-    if program is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    proto = program.model_proto
-    for key in ("mean", "std", "input_size"):
-        proto.metadata_props.add(key=key, value=json.dumps(getattr(preprocessing, key)))
-    onnx.save(proto, path)
-
-
-def _require_onnx_agrees(model: nn.Module, path: Path, preprocessing: Preprocessing) -> None:
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    for batch in (1, 3):
-        image = preprocessing.sample(batch)
-        with torch.inference_mode():
-            expected = model(image)
-        features = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
-        distance = ((features - expected).abs().max() / expected.abs().max().clamp_min(1)).item()
-        # A comparison with NaN is false, and must end here too.
-        if not distance <= ONNX_TOLERANCE:
-            raise ValueError(
-                f"ONNX Runtime differs from torch by {distance:.1e} at batch size {batch}; allowed is {ONNX_TOLERANCE:.0e}"
-            )
 
 
 def _read_folder(folder: Path) -> BackboneFile:
@@ -408,17 +341,6 @@ def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[s
     return chosen
 
 
-@contextmanager
-def _new_at(target: Path, overwrite: bool) -> Iterator[Path]:
-    """`written_aside`, with the errors of a user's path."""
-    if target.exists() and not overwrite:
-        raise ValueError(f"{target} exists already; choose another name or ask for it to be overwritten")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"the folder {target.parent} does not exist")
-    with written_aside(target) as aside:
-        yield aside
-
-
 def export_run(backbone: Backbone, preprocessing: Preprocessing, folder: Path) -> Path:
     """Write the timm folder of a trained backbone, or replace it."""
     arguments = backbone.model, backbone.architecture, folder, preprocessing, backbone.arguments
@@ -426,15 +348,15 @@ def export_run(backbone: Backbone, preprocessing: Preprocessing, folder: Path) -
 
 
 def preprocessing_of(normalization: NormalizationSettings, view_size: int, image_size: int) -> Preprocessing:
-    """What a run does to an image before the backbone sees it.
+    """The preprocessing of a run.
 
     Args:
-        normalization: the recipe's section.
+        normalization: the section of the recipe.
         view_size: side of a view, in pixels.
-        image_size: side of the images that views are made of, in pixels.
+        image_size: side of the images that views are cut from, in pixels.
     """
     share = min(1.0, view_size / image_size)
     if share < 1 and math.floor(view_size / share) != image_size:
-        # timm rounds down to a pixel less than there is.
+        # timm rounds down, here to one pixel less than the image has.
         share = view_size / (image_size + 1e-3)
     return Preprocessing(tuple(normalization.mean), tuple(normalization.std), view_size, crop_share=share)

@@ -1,24 +1,23 @@
-"""The folder that a run leaves: recipe, record, metrics, checkpoint, export, report.
+"""The folder of a run: recipe, record, metrics, checkpoint, export, report.
 
-torch is imported where a checkpoint is touched, so that the command line refuses a wrong folder at once.
+torch is imported only where a checkpoint is read, so that the command line refuses a wrong folder at once.
 """
 
+import itertools
 import json
 import math
 import os
-import platform
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 from ssl_inv.atomic import remove_leftovers, write_text
-from ssl_inv.run.recipe import Recipe, RecipeError, difference, read_yaml, resolve
+from ssl_inv.catalogue import RecipeError
+from ssl_inv.run.environment import host_facts, versions, what_rounds
+from ssl_inv.run.recipe import Recipe, difference, read_yaml, resolve
 
 try:
     import fcntl
@@ -26,29 +25,11 @@ except ImportError:  # Windows has other locks
     fcntl = None  # type: ignore[assignment]
 
 
-_PACKAGES = (
-    "ssl-inv",
-    "torch",
-    "torchvision",
-    "timm",
-    "kornia-rs",
-    "pillow",
-    "faiss-cpu",
-    "pytorch-lightning",
-    "numpy",
-)
-
-
-_CODE = ("ssl_inv", "evaluation", "recipes")
-"""What of the repository a result depends on; the last two are links within the first."""
-
-
 class RunFolder:
     """One run on disk.
 
-    `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` one line of JSON a log entry,
-    `checkpoints/last.ckpt` the state to continue from. Files are written aside, synced and renamed, so a reader never
-    meets half of one.
+    `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` has one line of JSON per log entry, and
+    a run continues from `checkpoints/last.ckpt`. Files are written aside, synced and renamed, so they are always whole.
 
     Args:
         path: the folder.
@@ -65,16 +46,16 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, command: list[str], numbered: bool = False) -> "RunFolder":
-        """A new folder with the recipe and the record of how it was begun.
+        """A new folder with the recipe and the record of how the run began.
 
         Args:
-            path: where.
+            path: the folder.
             recipe: every setting.
             command: the command line.
-            numbered: whether the folder may have a number behind its name, if there is one of that name.
+            numbered: whether to append a number to the name if a folder of that name exists.
 
         Raises:
-            RecipeError: if the folder exists and holds something, or cannot be written.
+            RecipeError: if the folder is not empty, or cannot be written.
         """
         try:
             path = _claimed(path) if numbered else path
@@ -89,10 +70,10 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """A folder that a run began.
+        """The folder of a run that has begun.
 
         Raises:
-            RecipeError: if there is none.
+            RecipeError: if it is none.
         """
         run = cls(path)
         if not run.recipe_file.is_file() or not run.record_file.is_file():
@@ -101,25 +82,24 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes from writing here meanwhile, as far as the file system has locks; one that is killed
-        lets go.
+        """Lock the folder, if the file system has locks. The lock of a killed process is released.
 
         Raises:
-            RecipeError: if another process writes here.
+            RecipeError: if another process has locked it.
         """
         lock = self.path / "run.lock"
         with lock.open("w") as file:
             try:
                 if fcntl is not None:
-                    # A lock of the process: one of the open file would live on in the loader processes of a run that
-                    # was killed.
+                    # This lock belongs to the process. A lock of the open file would live on in the loader processes
+                    # of a killed run.
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except (BlockingIOError, PermissionError):
                 raise RecipeError(f"{str(self.path)!r} is being written by another process") from None
             except OSError:
                 pass
             if not _is_file_at(file, lock):
-                # Its owner has just removed it, and somebody else may hold a new one.
+                # Its owner has just removed it, and another process may hold a new one.
                 raise RecipeError(f"{str(self.path)!r} is being written by another process")
             try:
                 yield
@@ -131,7 +111,7 @@ class RunFolder:
         return resolve(read_yaml(self.recipe_file), str(self.recipe_file))
 
     def refuse_another_recipe(self, recipe: Recipe) -> None:
-        """Raise a `RecipeError` with the differences if `recipe` is not the one that the run began with."""
+        """Raise a `RecipeError` with the differences if the run began with another recipe."""
         if changed := difference(self.recipe(), recipe):
             raise RecipeError(f"{str(self.path)!r} began with another recipe: {'; '.join(changed)}")
 
@@ -143,28 +123,27 @@ class RunFolder:
         return content
 
     def update(self, **facts: Any) -> None:
-        """Put facts into run.json, over those of the same name."""
+        """Add facts to run.json, or replace them."""
         write_text(self.record_file, json.dumps({**self.record(), **facts}, indent=2) + "\n")
 
     def warn(self, what: str) -> None:
-        """Keep a warning in run.json, once, for whoever reads the run's results."""
+        """Add a warning to run.json, unless it is there."""
         self.update(warnings=list(dict.fromkeys([*self.record().get("warnings", []), what])))
 
     def goes_on(self, step: int) -> list[str]:
-        """Note in run.json that a run goes on from a step, when, and with which versions and machine.
+        """Record in run.json that the run continues from a step, when, and with which versions and machine.
 
-        Of a run of which no step is left, these are simply its own.
+        If training starts at step 0, they replace the run's own.
 
         Returns:
-            What is not as it was before, such as `"torch 2.11.0 -> 2.14.1"`; with that, a run does not go on bit for
-            bit.
+            Differences that change the last bits, such as `"torch 2.11.0 -> 2.14.1"`.
         """
         record, here = self.record(), {"host": host_facts(), "versions": versions()}
         if step == 0:
             self.update(began=now(), **here)
             return []
         pauses = record.get("resumed", [])
-        before, after = _what_rounds(pauses[-1] if pauses else record), _what_rounds(here)
+        before, after = what_rounds(pauses[-1] if pauses else record), what_rounds(here)
         self.update(resumed=[*pauses, {"step": step, "at": now(), **here}])
         return [
             f"{name} {before.get(name)} -> {after.get(name)}"
@@ -173,34 +152,32 @@ class RunFolder:
         ]
 
     def log(self, **values: Any) -> None:
-        """Append a line to metrics.jsonl; numbers that are not finite, which JSON does not know, are null there."""
+        """Append a line to metrics.jsonl. JSON has no infinite numbers and no NaN: they become null."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(values), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The lines of metrics.jsonl, without a last one that was cut off."""
+        """The entries of metrics.jsonl, without a last line that was cut off."""
         lines = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.is_file() else []
         entries = []
         for line in lines:
-            try:
+            with suppress(json.JSONDecodeError):
                 entries.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
         return entries
 
     def forget_metrics_after(self, step: int) -> None:
-        """Drop what was logged after `step`: a run that continues from there logs it again."""
+        """Drop the entries after `step`, which a run that continues from there logs again."""
         kept = [entry for entry in self.metrics() if entry.get("step", 0) <= step]
         if self.metrics_file.is_file():
             write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def remove_leftovers(self) -> None:
-        """Remove files that were being written aside when the run was killed."""
+        """Remove files that a killed run was writing aside."""
         for written in (self.recipe_file, self.record_file, self.metrics_file, self.checkpoint_file):
             remove_leftovers(written)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """The content of last.ckpt, or None if the run was ended before its first.
+        """The content of last.ckpt; None if the run ended before its first checkpoint.
 
         Raises:
             RecipeError: if the file is no checkpoint of this version.
@@ -216,7 +193,7 @@ class RunFolder:
 
 
 def require_new(path: Path) -> None:
-    """Raise a `RecipeError` unless `path` is free, or an empty folder, and can be written."""
+    """Raise a `RecipeError` unless a new folder can be made at `path`; an empty one may be there."""
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         resume = f" or continue with --resume {path}" if (path / "run.json").is_file() else ""
         raise RecipeError(f"output {str(path)!r} exists already; choose another name{resume}")
@@ -224,10 +201,10 @@ def require_new(path: Path) -> None:
 
 
 def require_writable(path: Path) -> None:
-    """Raise a `RecipeError` if a folder at `path` could not be made or written to, before anything slow is done."""
+    """Raise a `RecipeError` if no folder at `path` can be made or written."""
     parent = next(one for one in (path, *path.absolute().parents) if one.exists())
     try:
-        # Permissions do not tell: an administrator has them all, where nobody can write too.
+        # Permissions do not tell: root has all of them, even where nobody can write.
         with tempfile.TemporaryFile(dir=parent):
             pass
     except OSError:
@@ -235,7 +212,6 @@ def require_writable(path: Path) -> None:
 
 
 def _is_file_at(file: TextIO, path: Path) -> bool:
-    """Whether an open file is the one that a path leads to now."""
     try:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
@@ -243,7 +219,7 @@ def _is_file_at(file: TextIO, path: Path) -> bool:
 
 
 def finite(value: Any) -> Any:
-    """A value of mappings, lists and plain things with None for every number that is not finite."""
+    """A copy of nested mappings and lists with None for every number that is not finite."""
     if isinstance(value, Mapping):
         return {key: finite(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -251,68 +227,8 @@ def finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def versions() -> dict[str, str]:
-    """Versions of what the result depends on; if the package runs from a repository, its commit and which files are not
-    as there.
-    """
-    found = {
-        "python": platform.python_version(),
-        **{name: one for name in _PACKAGES if (one := _version(name)) is not None},
-    }
-    root = Path(__file__).resolve().parent.parent.parent
-    if (root / ".git").exists() and (commit := _git(root, "rev-parse", "HEAD")):
-        found["commit"] = commit[0]
-        differing = _git(root, "diff", "--name-only", "HEAD", "--", *_CODE)
-        unknown = _git(root, "ls-files", "--others", "--exclude-standard", "--", *_CODE)
-        if differing or unknown:
-            found["uncommitted"] = ", ".join([*differing, *unknown])
-    return found
-
-
-def _version(package: str) -> str | None:
-    """The version of a package, or None if it is installed under another name."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
-
-
-def _git(folder: Path, *command: str) -> list[str]:
-    """The lines that git says, none where it fails."""
-    try:
-        return subprocess.run(
-            ["git", "-C", str(folder), *command], capture_output=True, text=True, check=True
-        ).stdout.splitlines()  # noqa: S603, S607
-    except (OSError, subprocess.CalledProcessError):
-        return []
-
-
-def host_facts() -> dict[str, Any]:
-    """The machine, as far as it matters to a time."""
-    import torch
-
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name(0) if torch.cuda.is_available() else None,
-        "python": sys.executable,
-    }
-
-
-def _what_rounds(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Of where a run was made, what its last bits depend on; a CPU's sums also on how many threads share them."""
-    host = facts.get("host", {})
-    return {
-        **facts.get("versions", {}),
-        **{name: host.get(name) for name in ("machine", "gpu")},
-        "threads": None if host.get("gpu") else host.get("threads"),
-    }
-
-
 def now() -> str:
-    """The time of day in the form of run.json."""
+    """The current time as run.json writes it."""
     return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
@@ -322,13 +238,10 @@ def default_output(recipe_name: str) -> Path:
 
 
 def _claimed(path: Path) -> Path:
-    """A new folder at `path`, or with a number behind it if somebody, who began in the same second, has it."""
-    candidate, number = path, 1
-    while True:
-        try:
+    """A new folder at `path`, or with a number appended if a run that began in the same second has it."""
+    for number in itertools.count(1):
+        candidate = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        with suppress(FileExistsError):
             candidate.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            candidate = path.with_name(f"{path.name}-{number}")
-        else:
-            return candidate
+            break
+    return candidate

@@ -1,4 +1,4 @@
-"""YAML 1.2, read and written by ruamel.yaml: `1e-3` is a number, `no` is a text, and no key stands twice."""
+"""YAML 1.2 by ruamel.yaml: `1e-3` is a number, `no` is a text, and a key that stands twice is an error."""
 
 import io
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ __all__ = ["YAMLError", "dump_value", "dump_yaml", "parse_yaml", "where_and_what
 
 
 class _Constructor(SafeConstructor):
-    """Leaves dates as they are written, for a recipe has none."""
+    """Reads dates as texts."""
 
 
 _Constructor.add_constructor("tag:yaml.org,2002:timestamp", _Constructor.construct_yaml_str)
@@ -33,18 +33,18 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        YAMLError: if it is none.
+        YAMLError: if the text is not valid.
     """
     return _yaml(None, 120).load(text)
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:
-    """A YAML text for a mapping. Mappings and lists that hold no others stand on one line each."""
+    """A mapping as YAML. Mappings and lists without others inside stand on one line."""
     return _dumped(dict(content), None, 120)
 
 
 def dump_value(value: Any) -> str:
-    """A value on one line, as it stands behind a key."""
+    """A value as YAML on one line."""
     return _dumped(value, True, 2**20).removesuffix("...\n").strip()
 
 
@@ -55,7 +55,7 @@ def _dumped(value: Any, flow: bool | None, width: int) -> str:
 
 
 def where_and_what(error: YAMLError) -> tuple[int | None, str]:
-    """The line of a mistake, from 1 on, if it is known, and what is wrong."""
+    """The line of a mistake, counted from 1, or None; and the mistake."""
     if not isinstance(error, MarkedYAMLError):
         return None, "not valid YAML"
     mark = error.problem_mark or error.context_mark

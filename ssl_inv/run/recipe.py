@@ -1,28 +1,29 @@
-"""Recipes: read, check, resolve, compare. Nothing here imports torch, so a mistake is answered at once."""
+"""Recipes: read, override, check and compare. Nothing here imports torch, so a mistake is answered at once."""
 
 import dataclasses
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, OPERATIONS, Catalogue, Member, SettingError, suggest
+from ssl_inv.catalogue import (
+    AUGMENTATIONS,
+    DATA,
+    OBJECTIVES,
+    Catalogue,
+    Member,
+    RecipeError,
+    SettingError,
+    suggest,
+    within,
+)
 from ssl_inv.engine.settings import EvaluationSettings, MonitorSettings, NormalizationSettings, TrainerSettings
 from ssl_inv.run.plain_yaml import YAMLError, dump_yaml, parse_yaml, where_and_what
-from ssl_inv.run.schema import REQUIRED, Schema, conform, is_plain, schema_of, schema_of_dataclass
+from ssl_inv.run.schema import Schema, filled, filled_member, schema_of, schema_of_dataclass
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 """The folder of the recipes that come with the package."""
-
-
-class RecipeError(ValueError):
-    """A recipe, or a command line over it, that cannot be run.
-
-    The message is one line with the full path of the key.
-    """
 
 
 _CHOICES: Mapping[str, tuple[Catalogue, str | None]] = {
@@ -46,8 +47,6 @@ _SETTINGS: Mapping[str, type[Any]] = {
 }
 """Sections that are a dataclass of settings."""
 
-_OF_KIND: Mapping[str, Catalogue] = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}
-
 SECTIONS = (
     "objective",
     "backbone",
@@ -61,12 +60,12 @@ SECTIONS = (
 )
 
 JUDGED = ("data", "normalization", "evaluation")
-"""The sections that say how any encoder is evaluated."""
+"""The sections that an evaluation of any encoder needs."""
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A member of a catalogue, and every one of its settings."""
+    """A member of a catalogue and all its settings."""
 
     name: str
     settings: dict[str, Any]
@@ -74,7 +73,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgedRecipe:
-    """The checked sections `JUDGED`, with every setting filled in."""
+    """The sections `JUDGED`, checked and complete."""
 
     data: Choice
     normalization: NormalizationSettings
@@ -91,7 +90,7 @@ class JudgedRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe(JudgedRecipe):
-    """A checked recipe with every setting filled in."""
+    """A checked and complete recipe."""
 
     objective: Choice
     backbone: dict[str, Any]
@@ -108,21 +107,27 @@ def _plain(section: Any) -> dict[str, Any]:
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
-    """Read a shipped recipe by name or any recipe by path, apply `--section.key value` overrides, check it and fill in
-    the defaults.
+    """A shipped recipe by name, or any recipe by path, with `--section.key value` overrides.
 
     Raises:
-        RecipeError: on the first thing that is wrong.
+        RecipeError: on the first mistake.
     """
     path = find_recipe(name_or_path)
     return resolve(apply_overrides(read_yaml(path), overrides or []), path.name)
+
+
+def load_runnable(name_or_path: str, overrides: list[str]) -> Recipe:
+    """`load_recipe`, and a check that the files in the recipe exist."""
+    recipe = load_recipe(name_or_path, overrides)
+    require_files(recipe)
+    return recipe
 
 
 def find_recipe(name_or_path: str) -> Path:
     """The file of a recipe.
 
     Raises:
-        RecipeError: if there is neither a shipped recipe nor a file of that name.
+        RecipeError: if no shipped recipe and no file has that name.
     """
     if name_or_path in (names := shipped_recipes()):
         return names[name_or_path]
@@ -160,15 +165,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def apply_overrides(
     content: dict[str, Any], overrides: list[str], sections: Sequence[str] = SECTIONS
 ) -> dict[str, Any]:
-    """The content with the settings of `["--section.key", "value", "--section.key=value", ...]` put over it.
+    """The content after overrides `["--section.key", "value", "--section.key=value", ...]`.
 
-    An objective, data set or augmentation that is chosen by another `name` begins with its own defaults: what the
-    recipe sets for the one that it names is not carried over, even where the two have a setting of the same name. A
-    setting that has settings of its own, such as another objective, is treated alike: `--objective.base.temperature
-    0.2`.
+    If an override names another objective, data set or augmentation, that one starts from its own defaults: it takes no
+    setting of the old one, not even of the same name. The same holds for a setting with settings of its own, such as
+    `--objective.base.temperature 0.2`.
 
     Raises:
-        RecipeError: if an argument is not of that form, or its section is none of `sections`.
+        RecipeError: if an argument has another form, or its section is not in `sections`.
     """
     content = {section: dict(value) if isinstance(value, dict) else value for section, value in content.items()}
     for section, settings in _parse_overrides(overrides, sections).items():
@@ -178,13 +182,13 @@ def apply_overrides(
 
 
 class _OneByOne(dict[str, Any]):
-    """Some settings that were given one by one, to be put over others; a plain mapping replaces them."""
+    """Overrides given one by one. They are merged into settings, which a plain mapping would replace."""
 
 
 def _overridden(
     where: str, old: Any, settings: _OneByOne, named_member: bool, default: str | None = None
 ) -> dict[str, Any]:
-    """The settings `old` with others over them, unless these name another member: then these alone."""
+    """The settings `old` after overrides; the overrides alone if they name another member."""
     old = {} if old is None else old
     if not isinstance(old, dict):
         raise RecipeError(f"{where}: expected a mapping of settings, got {old!r}")
@@ -205,7 +209,7 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
     while arguments:
         key, equals, value = arguments.pop(0).removeprefix("--").partition("=")
         if not equals:
-            if not arguments or re.match(r"--\w", arguments[0]):
+            if not arguments or arguments[0].startswith("--"):
                 raise RecipeError(f"--{key}: a value is missing")
             value = arguments.pop(0)
         section, _, setting = key.partition(".")
@@ -219,9 +223,7 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
 
 
 def _typed(word: str) -> Any:
-    """The YAML value that a word of the command line is, or the word as it was typed: a path may have ` #` or `: ` in
-    it.
-    """
+    """The YAML value of a word of the command line. A word such as a path with ` #` or `: ` in it stays as typed."""
     parsed = parse_yaml(word)
     opening = word.lstrip()[:1]
     cut = isinstance(parsed, str) and opening not in ("'", '"')
@@ -230,7 +232,7 @@ def _typed(word: str) -> Any:
 
 
 def _put(settings: dict[str, Any], way: Sequence[str], value: Any) -> None:
-    """Set what stands at the end of a way of keys, which may begin in a mapping that was given as a whole."""
+    """Set a value by a path of keys, which may lead into a mapping that was given as a whole."""
     *outer, last = way
     for key in outer:
         if not isinstance(settings.get(key), dict):
@@ -240,10 +242,10 @@ def _put(settings: dict[str, Any], way: Sequence[str], value: Any) -> None:
 
 
 def check_overrides(overrides: list[str]) -> None:
-    """Check what can be checked of overrides over `JUDGED` before the data and its other settings are known.
+    """Check the overrides of `JUDGED` as far as possible before the data is known.
 
     Raises:
-        RecipeError: on the first thing that is wrong.
+        RecipeError: on the first mistake.
     """
     for section, given in apply_overrides({}, overrides, JUDGED).items():
         if section not in _CHOICES:
@@ -251,7 +253,7 @@ def check_overrides(overrides: list[str]) -> None:
 
 
 def require_files(recipe: JudgedRecipe) -> None:
-    """Raise a `RecipeError` if a folder or file that the data section or the objective names is not there."""
+    """Raise a `SettingError` if a folder or file of the data or the objective does not exist."""
     for section, setting in (
         ("data", "path"),
         ("data", "validation"),
@@ -266,7 +268,7 @@ def require_files(recipe: JudgedRecipe) -> None:
             beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
             close = get_close_matches(path.name, beside, n=1)
             tail = f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
-            raise RecipeError(f"{section}.{setting}: no such file or folder: {value!r}{tail}")
+            raise SettingError(f"{section}.{setting}", f"no such file or folder: {value!r}{tail}")
 
 
 AnyRecipe = TypeVar("AnyRecipe", bound=JudgedRecipe)
@@ -277,17 +279,19 @@ def resolve(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
 
     Args:
         content: section -> setting -> value, as read.
-        origin: what to call the recipe in a message.
+        origin: the name of the recipe in messages.
 
     Raises:
-        RecipeError: naming the full key path of the first thing that is wrong, and the closest valid choice.
+        RecipeError: on the first mistake, with the full path of the key and the closest valid choice.
     """
     return _resolved(Recipe, SECTIONS, content, origin)
 
 
-def resolve_judged(content: Mapping[str, Any], origin: str) -> JudgedRecipe:
-    """`resolve` for the sections `JUDGED` alone."""
-    return _resolved(JudgedRecipe, JUDGED, content, origin)
+def resolve_judged(content: dict[str, Any], overrides: list[str]) -> JudgedRecipe:
+    """`resolve` for the sections `JUDGED` alone, after overrides. Their files must exist."""
+    recipe = _resolved(JudgedRecipe, JUDGED, apply_overrides(content, overrides, JUDGED), "the command line")
+    require_files(recipe)
+    return recipe
 
 
 def _resolved(kind: type[AnyRecipe], sections: Sequence[str], content: Mapping[str, Any], origin: str) -> AnyRecipe:
@@ -300,100 +304,36 @@ def resolve_section(section: str, given: Any, origin: str) -> Any:
     """One section: a `Choice`, a dataclass of settings, or a mapping; see `resolve`."""
     given = {} if given is None else given
     if not isinstance(given, dict):
-        raise RecipeError(f"{section}: expected a mapping of settings, got {given!r}")
-    if section in _CHOICES:
-        catalogue, default = _CHOICES[section]
-        name = given.get("name", default)
-        if not isinstance(name, str):
-            raise RecipeError(
-                f"{section}.name: required, and {origin} does not give it; {suggest('', catalogue.members)}"
-            )
-        schema = section_schema(section, name)
-        settings = _check_settings(
-            section, schema, {key: value for key, value in given.items() if key != "name"}, origin
-        )
-        return Choice(catalogue.find(name).name, settings)
-    settings = _check_settings(section, section_schema(section), given, origin)
-    if section in _FUNCTIONS:
-        return settings
-    with named(section):
-        return _SETTINGS[section](**settings)
+        raise SettingError(section, f"expected a mapping of settings, got {given!r}")
+    with within(section):
+        if section in _CHOICES:
+            catalogue, default = _CHOICES[section]
+            name, settings = filled_member(catalogue, {"name": default, **given}, origin)
+            return Choice(name, settings)
+        settings = filled(section_schema(section), given, origin)
+        return settings if section in _FUNCTIONS else _SETTINGS[section](**settings)
 
 
 def section_schema(section: str, name: str | None = None) -> Schema:
-    """The settings of a section, and the docstring that explains them.
+    """The schema of a section.
 
     Args:
         section: one of `SECTIONS`.
-        name: which member is chosen, for sections whose `name` chooses one.
+        name: the chosen member, for sections whose `name` chooses one.
 
     Raises:
-        RecipeError: if there is no such member.
+        SettingError: if there is no such member.
     """
     if section in _SETTINGS:
         return schema_of_dataclass(_SETTINGS[section])
     if section in _FUNCTIONS:
         return schema_of(_FUNCTIONS[section])
-    with named(section):
+    with within(section):
         return schema_of(_CHOICES[section][0].find(str(name)))
 
 
-def _check_settings(section: str, schema: Schema, given: dict[str, Any], origin: str) -> dict[str, Any]:
-    for key in given:
-        if key not in schema.settings:
-            raise RecipeError(f"{section}.{key}: no such setting; {suggest(str(key), schema.settings)}")
-    resolved = {}
-    for name, setting in schema.settings.items():
-        way = f"{section}.{name}"
-        if name not in given:
-            if setting.default is REQUIRED:
-                raise RecipeError(f"{way}: required, and {origin} does not give it")
-            if not is_plain(setting.default):
-                kinds = "recipes hold numbers, texts, true, false, null, and lists and mappings of these"
-                raise RecipeError(f"{way}: its default is {setting.default!r}; {kinds}")
-            resolved[name] = setting.fresh_default()
-            continue
-        try:
-            value = conform(given[name], setting.type)
-        except ValueError as error:
-            raise RecipeError(f"{way}: {error}") from None
-        if setting.kind is not None:
-            catalogue = _OF_KIND[setting.kind]
-            if isinstance(value, list):
-                value = [_check_member(catalogue, f"{way}[{number}]", one) for number, one in enumerate(value)]
-            else:
-                value = _check_member(catalogue, way, value)
-        resolved[name] = value
-    return resolved
-
-
-def _check_member(catalogue: Catalogue, where: str, given: dict[str, Any]) -> dict[str, Any]:
-    """A mapping that names a member of a catalogue, with all the member's settings filled in."""
-    if not isinstance(name := given.get("name"), str):
-        raise RecipeError(f"{where}.name: required; {suggest('', catalogue.members, 20)}")
-    with named(where):
-        member = catalogue.find(name)
-    own = {key: value for key, value in given.items() if key != "name"}
-    return {"name": member.name, **_check_settings(where, schema_of(member), own, "the recipe")}
-
-
-@contextmanager
-def named(section: str) -> Iterator[None]:
-    """Turn a `ValueError` or a missing file into a `RecipeError` that names the section, and the setting if the error
-    knows it.
-    """
-    try:
-        yield
-    except RecipeError:
-        raise
-    except SettingError as error:
-        raise RecipeError(f"{section}.{error.setting}: {' '.join(error.problem.split())}") from error
-    except (ValueError, FileNotFoundError) as error:
-        raise RecipeError(f"{section}: {' '.join(str(error).split())}") from error
-
-
 def difference(old: JudgedRecipe, new: JudgedRecipe) -> list[str]:
-    """What differs between two resolved recipes, a setting each: `optimizer.lr: 0.001 -> 0.01`."""
+    """The settings that differ between two resolved recipes, as `optimizer.lr: 0.001 -> 0.01`."""
     before, after = old.sections(), new.sections()
     pairs = [(section, key) for section in SECTIONS for key in {**before.get(section, {}), **after.get(section, {})}]
     values = [

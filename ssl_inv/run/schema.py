@@ -1,11 +1,11 @@
-"""The settings of a section: their names, types, defaults and meaning, and whether a value fits.
+"""The settings of a section: their names, types, defaults and docstring, and the check of values.
 
-Signatures of this package's own classes and functions are read off their source. A recipe with a typing mistake is
-therefore answered in half a second, where importing torch alone takes several.
+The signatures of this package's own classes and functions are read from their source, because importing torch takes
+seconds. A mistake in a recipe is therefore answered in half a second.
 
-A setting whose value is itself a member of a catalogue, a mapping with its `name` and settings, is annotated with the
-catalogue's kind: `base: Annotated[dict[str, Any], "objective"]`. A setting of type `list[dict[str, Any]]` lists
-operations.
+A setting can hold a member of a catalogue, as a mapping with the `name` and the settings of the member. Its annotation
+names the kind of the catalogue: `base: Annotated[dict[str, Any], "objective"]`. A setting of type
+`list[dict[str, Any]]` holds operations.
 """
 
 import ast
@@ -20,7 +20,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from ssl_inv.catalogue import Member, suggest
+from ssl_inv.catalogue import CATALOGUES, Catalogue, Member, SettingError, suggest, within
 
 REQUIRED = inspect.Parameter.empty
 _PACKAGE = Path(__file__).parent.parent
@@ -41,10 +41,6 @@ class Setting:
     type: Any
     default: Any
     kind: str | None = None
-
-    def fresh_default(self) -> Any:
-        """The default, not shared with anyone."""
-        return copy.deepcopy(self.default)
 
 
 @dataclass(frozen=True)
@@ -118,6 +114,55 @@ def _setting(annotation: Any, default: Any) -> Setting:
     return Setting(annotation, default, kinds[0] if kinds else None)
 
 
+def filled(schema: Schema, given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """Every setting of a schema: the given value after its check, or a copy of the default.
+
+    Args:
+        schema: the settings.
+        given: values by name.
+        origin: the name of the recipe in messages.
+
+    Raises:
+        SettingError: for the first setting that is unknown, missing, or of another type.
+    """
+    for name in given:
+        if name not in schema.settings:
+            raise SettingError(name, f"no such setting; {suggest(str(name), schema.settings)}")
+    found = {}
+    for name, setting in schema.settings.items():
+        if name in given:
+            found[name] = _checked(name, given[name], setting)
+        elif setting.default is REQUIRED:
+            raise SettingError(name, f"required, and {origin} does not give it")
+        elif not _is_plain(setting.default):
+            kinds = "recipes hold numbers, texts, true, false, null, and lists and mappings of these"
+            raise SettingError(name, f"its default is {setting.default!r}; {kinds}")
+        else:
+            found[name] = copy.deepcopy(setting.default)
+    return found
+
+
+def filled_member(catalogue: Catalogue, given: Mapping[str, Any], origin: str) -> tuple[str, dict[str, Any]]:
+    """The member of a catalogue that `name` names, and all of its settings; see `filled`."""
+    if not isinstance(name := given.get("name"), str):
+        raise SettingError("name", f"required; {suggest('', catalogue.members)}")
+    member = catalogue.find(name)
+    return member.name, filled(schema_of(member), {key: one for key, one in given.items() if key != "name"}, origin)
+
+
+def _checked(way: str, value: Any, setting: Setting) -> Any:
+    with within(way):
+        value = conform(value, setting.type)
+    if setting.kind is None:
+        return value
+    if isinstance(value, list):
+        member = Setting(dict[str, Any], None, setting.kind)
+        return [_checked(f"{way}[{number}]", one, member) for number, one in enumerate(value)]
+    with within(way):
+        name, settings = filled_member(CATALOGUES[setting.kind], value, "the recipe")
+    return {"name": name, **settings}
+
+
 def conform(value: Any, annotation: Any) -> Any:
     """The value as its type wants it.
 
@@ -140,7 +185,8 @@ def conform(value: Any, annotation: Any) -> Any:
     choices = [one for one in types if isinstance(one, str)]
     tail = f"; {suggest(value, choices)}" if choices and isinstance(value, str) else ""
     if str in types and isinstance(value, int | float):
-        tail = "; a text that YAML reads as something else stands in quotes, '...', and on a command line in two kinds, \"'...'\""
+        quotes = "stands in quotes, '...', and on a command line in two kinds, \"'...'\""
+        tail = f"; a text that YAML reads as something else {quotes}"
     raise ValueError(f"expected {describe_type(annotation)}, got {value!r}{tail}")
 
 
@@ -201,10 +247,10 @@ def describe_type(annotation: Any) -> str:
     return " or ".join(describe_type(one) for one in arguments) or getattr(annotation, "__name__", str(annotation))
 
 
-def is_plain(value: Any) -> bool:
-    """Whether YAML has a form for a value. Numbers of other libraries and enumerations have none."""
+def _is_plain(value: Any) -> bool:
+    """Whether YAML can hold a value. It cannot hold numbers of other libraries, nor enumerations."""
     if isinstance(value, (list, tuple)):
-        return all(map(is_plain, value))
+        return all(map(_is_plain, value))
     if isinstance(value, dict):
-        return all(is_plain(one) for both in value.items() for one in both)
+        return all(_is_plain(one) for both in value.items() for one in both)
     return value is None or type(value) in (bool, int, float, str)

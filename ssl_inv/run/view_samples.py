@@ -1,4 +1,4 @@
-"""The views that a run begins with, beside the images that they are made from."""
+"""The first views of a run, with the images that they are made from."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +12,11 @@ from torch import Tensor
 
 from ssl_inv.augment import local, warp
 from ssl_inv.augment.local import GEOMETRIC
+from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches
 from ssl_inv.data.source import Source
 from ssl_inv.run.build import build_augmentation, build_data, build_networks, build_view_maker
-from ssl_inv.run.recipe import Recipe, named
+from ssl_inv.run.recipe import Recipe
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.words import describe_view
 from ssl_inv.views import Plan, Several, View, Views
@@ -23,16 +24,13 @@ from ssl_inv.views.maker import ViewMaker
 
 Pixels = NDArray[np.uint8]
 
-
 CORNERS = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
-"""Of a view in its own coordinates: upper left, upper right, lower right, lower left."""
-
+"""The corners of a view in its own coordinates: upper left, upper right, lower right, lower left."""
 
 _POINTS_A_SIDE, _ARROWS_A_SIDE = 32, 12
 
-
 _PALENESS = 6
-"""How many times nearer to white a patch is that takes no part."""
+"""A hidden patch is this many times nearer to white."""
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,13 @@ class ShownView:
     """One view.
 
     Attributes:
-        number: which view of the plan it is, counted from 0.
+        number: its place in the plan, from 0.
         pixels: `(S, S, 3)`.
-        outline: where the view's border lies in its source, as (x, y) from -1 to 1 between the borders of the source,
-            `(P, 2)`: evenly spaced points of the upper side from the left, then of the right, the lower and the left
-            side.
+        outline: the border of the view in its source, `(P, 2)`: evenly spaced points (x, y), clockwise from the view's
+            upper left corner. -1 and 1 are the borders of the source.
         arrows: from where points of the view would be without random fields to where they are, `(n, 2, 2)`.
-        words: how it was made, and how many of its patches take part, if not all.
-        paled: whether patches that take no part are pale.
+        words: how it was made, and the number of its visible patches if some are hidden.
+        paled: whether hidden patches are pale.
     """
 
     number: int
@@ -60,10 +57,10 @@ class ShownView:
 
 @dataclass(frozen=True)
 class ShownSource:
-    """An image of the data, and the views that are made from it.
+    """An image of the data, and the views made from it.
 
     Attributes:
-        pixels: `(H, W, 3)`; None where the only view is the image itself.
+        pixels: `(H, W, 3)`; None if the only view is the image itself.
         views: in the order of the plan.
     """
 
@@ -73,11 +70,11 @@ class ShownSource:
 
 @dataclass(frozen=True)
 class Sample:
-    """Everything that is made of one object in one step.
+    """The images and views of one object in one step.
 
     Attributes:
-        name: its file, or what the data calls it.
-        sources: one, or one for each view.
+        name: of its file, or of the object.
+        sources: one image, or one for each view.
     """
 
     name: str
@@ -85,38 +82,37 @@ class Sample:
 
 
 def first_samples(recipe: Recipe, count: int) -> list[Sample]:
-    """The views of the first samples that a run of this recipe sees, or of all if there are fewer.
+    """The first `count` samples of a run of this recipe, or all if there are fewer.
 
     Raises:
-        RecipeError: if a value cannot be used; the message names its section.
+        SettingError: if a value cannot be used.
     """
     source, augmentation = build_data(recipe).train, build_augmentation(recipe)
     backbone, objective = build_networks(recipe, {**source.groups, **augmentation.groups})
     maker, source = build_view_maker(recipe, source, augmentation, objective.plan)
-    with named("data"), torch.no_grad():
-        # Which sample comes first does not depend on the size of a batch.
+    with within("data"), torch.no_grad():
+        # The order of the samples does not depend on the batch size.
         size, plan = min(count, len(source)), maker.plan
         batches = StepBatches(source, size, maker.loaded_views, recipe.trainer.seed, way=plan.way, linked=plan.linked)
-        return samples(
-            source, batches[0].to(torch.device("cpu")), maker, lambda views: objective.visible_patches(views, backbone)
-        )
+        batch = batches[0].to(torch.device("cpu"))
+        return samples(source, batch, maker, lambda views: objective.visible_patches(views, backbone))
 
 
 def samples(
     source: Source, batch: Batch, maker: ViewMaker, visible: Callable[[Views], Mapping[int, Tensor]] | None = None
 ) -> list[Sample]:
-    """What is made of a batch: one `Sample` a row.
+    """The samples of a batch.
 
     Args:
-        source: where its images come from.
+        source: of the images.
         batch: images.
         maker: makes the views.
-        visible: see `Objective.visible_patches`; None if all views take part as a whole.
+        visible: see `Objective.visible_patches`; None if no patch is hidden.
     """
     made = maker(batch)
     views, patches = made.views, {} if visible is None else visible(made)
     image_of = images_of(maker.plan, len(batch.images))
-    # What the data itself records describes the source, whatever it is called, and was not done by us.
+    # Parameters of the data describe the source. Only the others were changed by the augmentation.
     changes = [
         view.transform.only([name for name in view.transform.names if name not in source.groups]).to("cpu")
         for view in views
@@ -143,7 +139,7 @@ def samples(
 
 
 def images_of(plan: Plan, loaded: int) -> list[int]:
-    """For each view of a plan, of which of the `loaded` images of a sample it is made."""
+    """The image of every view of a plan, among the `loaded` images of a sample."""
     parts = plan.plans if isinstance(plan, Several) else (plan,)
     return [number % min(part.sources, loaded) for part in parts for number in range(part.count)]
 
@@ -151,7 +147,7 @@ def images_of(plan: Plan, loaded: int) -> list[int]:
 def _shown(
     number: int, view: View, change: Transform, maker: ViewMaker, with_size: bool, visible: Tensor | None
 ) -> list[ShownView]:
-    """One view of every sample."""
+    """One view of the plan, for every sample."""
     pixels, transform = _bytes(view.pixels * maker.std + maker.mean), view.transform.to("cpu")
     outlines, arrows = outline(change, *pixels.shape[:2]), displacements(change, *pixels.shape[:2])
     size = f"{pixels.shape[1]} px, " if with_size else ""
@@ -166,25 +162,19 @@ def _shown(
 
 
 def _paled(pixels: Pixels, visible: Tensor) -> Pixels:
-    """Images `(B, H, W, 3)` in which patches that are not visible, `(B, rows, columns)`, are all but white."""
-    shown = (
-        F.interpolate(visible.unsqueeze(1).float(), pixels.shape[1:3], mode="nearest-exact")
-        .permute(0, 2, 3, 1)
-        .bool()
-        .numpy()
-    )
-    return np.where(shown, pixels, 255 - (255 - pixels) // _PALENESS)
+    """Images `(B, H, W, 3)` whose hidden patches are almost white; `visible` is `(B, rows, columns)`."""
+    shown = F.interpolate(visible.unsqueeze(1).float(), pixels.shape[1:3], mode="nearest-exact").bool()
+    return np.where(shown.permute(0, 2, 3, 1).numpy(), pixels, 255 - (255 - pixels) // _PALENESS)
 
 
-# Where the points of a view come from. Its coordinates run from -1 to 1, x to the right and y down, between its
-# borders.
+# Where the points of a view come from. Coordinates are -1 and 1 at the borders, with x to the right and y down.
 
 
 def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
-    """Where the border of every view lies in its source; see `ShownView.outline`.
+    """The border of every view in its source; see `ShownView.outline`.
 
     Args:
-        change: what was done to the views, on the host.
+        change: the transforms of the views, on the host.
         count: how many views there are.
         size: side of the views in pixels.
 
@@ -200,16 +190,15 @@ def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
 
 
 def displacements(change: Transform, count: int, size: int) -> NDArray[np.float64]:
-    """How random fields move a view, as arrows from where a point would be without them to where it is; see
-    `ShownView.arrows`.
+    """How random fields move a view; see `ShownView.arrows`.
 
     Args:
-        change: what was done to the views, on the host.
+        change: the transforms of the views, on the host.
         count: how many views there are.
         size: side of the views in pixels.
 
     Returns:
-        Points `(count, n, 2, 2)`; n is 0 if nothing is recorded of fields.
+        Points `(count, n, 2, 2)`; n is 0 without fields.
     """
     record = _arrays(change)
     if not _fields_of(record):
@@ -227,11 +216,11 @@ def _arrays(transform: Transform) -> dict[str, NDArray[Any]]:
 
 
 def _in_whole_view(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
-    """Points `(B, P, 2)` of views that were turned by quarters, or cut out of a larger view, in the coordinates before."""
+    """Points `(B, P, 2)` in the coordinates before quarter turns, and before patches were cut out of a larger view."""
     if "turn" in record:
         angle = np.pi / 2 * record["turn"].astype(np.float64)
         cosine, sine = np.cos(angle), np.sin(angle)
-        # Turned counter-clockwise, a view shows in its upper left corner what was in its upper right one.
+        # A counter-clockwise quarter turn moves the upper right corner to the upper left.
         points = points @ np.stack((np.stack((cosine, sine), -1), np.stack((-sine, cosine), -1)), -2)
     if "patch" in record:
         middle, extent = np.split(record["patch"].astype(np.float64)[:, None], 2, axis=-1)
@@ -240,12 +229,12 @@ def _in_whole_view(points: NDArray[np.float64], record: Mapping[str, NDArray[Any
 
 
 def _fields_of(record: Mapping[str, NDArray[Any]]) -> list[str]:
-    """The random fields that move pixels, of those that are recorded."""
+    """The recorded random fields that move pixels."""
     return [name for name in GEOMETRIC if f"field_{name}" in record]
 
 
 def _field_shift(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]], size: int) -> NDArray[np.float64]:
-    """From points `(B, P, 2)` of a whole view to where fields make them read, as differences `(B, P, 2)`."""
+    """The shift `(B, P, 2)` from points `(B, P, 2)` of a whole view to where fields make them read."""
     if "patch" in record:
         size = round(size / float(record["patch"][0, 2]))
     changes = local.LocalChanges(record, len(points), size, torch.device("cpu"))
@@ -259,7 +248,7 @@ def _field_shift(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]]
 
 
 def in_source(matrices: NDArray[np.float64], points: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Points of views `(B, P, 2)` in the coordinates of their sources, by homographies `(B, 3, 3)`."""
+    """Points `(B, P, 2)` of views in the coordinates of their sources, by homographies `(B, 3, 3)`."""
     homogeneous = np.concatenate((points, np.ones((*points.shape[:-1], 1))), axis=-1) @ matrices.transpose(0, 2, 1)
     return np.asarray(homogeneous[..., :2] / homogeneous[..., 2:])
 

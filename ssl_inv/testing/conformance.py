@@ -1,4 +1,4 @@
-"""A conformance suite for objectives, one's own as well as those of this package.
+"""The conformance suite for objectives.
 
 Example::
 
@@ -25,7 +25,7 @@ from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.nn.distributed import is_distributed, rank, world_size
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
-from ssl_inv.objectives.base import Losses, Objective
+from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.testing.device import DEVICE, PretendedGPU, all_tensors, left_on_host
 from ssl_inv.testing.networks import OBJECTS, SIDE, Noise, SmallNetwork, random_transform
 from ssl_inv.testing.processes import on_processes
@@ -40,19 +40,17 @@ GROUPS: Mapping[str, Group] = {
     "light_hue": Circle(),
     **simclr().groups,
 }
-"""What rendered solids and augmentation together record of a view."""
-
+"""The transforms of rendered solids and SimCLR's augmentation together."""
 
 _BATCH, _PROCESSES, _STEPS = 8, 2, 10
 
-
 _ROUNDING = 1e-9
-"""Largest difference, as a share of the largest value, that is put down to rounding in float64."""
+"""Largest difference that rounding in float64 may explain, as a share of the largest value."""
 
 
 @dataclass(frozen=True)
 class _Case:
-    """An objective under test; built anew from this description for every check and in every process."""
+    """An objective under test. Every check and every process builds it anew from this description."""
 
     objective: type[Objective] | str
     settings: dict[str, Any]
@@ -64,7 +62,7 @@ class _Case:
         return self.objective if isinstance(self.objective, str) else self.objective.__name__
 
     def build(self, seed: int = 0) -> nn.ModuleDict:
-        """Backbone and objective with initial weights by `seed`, in training mode."""
+        """Backbone and objective with the initial weights of `seed`, in training mode."""
         constructor = OBJECTIVES.find(self.objective).load() if isinstance(self.objective, str) else self.objective
         with _seeded(seed):
             backbone = (
@@ -96,20 +94,24 @@ def check_objective(
 ) -> None:
     """Check what the engine, resuming, evaluation and several processes rely on.
 
-    The loss is finite, in float32 under bfloat16 autocast too, and reaches every parameter; all that training depends
-    on is in the state dict; evaluation probes the backbone and nothing that the objective adds; on a GPU, which need
-    not be there, nothing is left on the host; and two processes with half the batch each have the loss and the gradient
-    of one process with all of it, to float64 rounding. Images are noise of 12 pixels.
+    - The loss is a mapping of finite float32 scalars, also under bfloat16 autocast, and has a gradient for every
+      parameter.
+    - The state dict holds everything that training depends on.
+    - Evaluation probes the backbone and nothing that the objective adds.
+    - On a GPU, which need not be there, nothing is left on the host.
+    - Two processes with half the batch each have the loss and the gradients of one process with the whole batch, up to
+      rounding in float64.
+
+    Images are noise of 12 x 12 pixels.
 
     Args:
-        objective: a registered name, the dotted path of a class, or a class that stands at the top level of a module.
-        groups: the parameters of the views' transforms, by name.
-        backbone: what `ssl_inv.nn.backbones.make_backbone` takes, a recipe's section; None is a small convolutional
-        network.
+        objective: a registered name, the dotted path of a class, or a class at the top level of a module.
+        groups: the group of every parameter of the views' transforms, by name.
+        backbone: the settings of `ssl_inv.nn.backbones.make_backbone`; None is a small convolutional network.
         settings: of the objective; small networks make the check fast.
 
     Raises:
-        AssertionError: with one sentence on the first thing that is wrong.
+        AssertionError: with one sentence about the first fault.
     """
     case = _Case(objective, settings, groups, backbone)
     _check_loss(case)
@@ -154,9 +156,13 @@ def _require(condition: bool, sentence: str) -> None:
 
 
 def _check_terms(case: _Case, losses: Losses, when: str) -> None:
+    given = f"{case.name}: the loss is {type(losses).__name__}{when}"
+    _require(isinstance(losses, Mapping), f"{given}; it must be a mapping of names to Terms")
     _require(bool(losses), f"{case.name}: the loss has no terms{when}")
     for name, term in losses.items():
-        value, named = term.value.detach(), f"{case.name}: loss term '{name}'"
+        named = f"{case.name}: loss term '{name}'"
+        _require(isinstance(term, Term), f"{named} is no Term but {type(term).__name__}{when}")
+        value = term.value.detach()
         _require(value.dim() == 0, f"{named} is no scalar but has shape {tuple(value.shape)}{when}")
         _require(value.dtype == torch.float32, f"{named} is {value.dtype}, not float32{when}")
         _require(bool(value.isfinite()), f"{named} is {value.item()}{when}")
@@ -175,7 +181,7 @@ def _check_small_batch(case: _Case) -> None:
     try:
         losses = _losses(case.build(), case.views(1, batch=2))
     except ValueError:
-        return  # an objective may need more, and says so
+        return  # An objective may ask for larger batches.
     _check_terms(case, losses, " on a batch of two samples")
 
 
@@ -190,7 +196,7 @@ def _check_gradients(case: _Case) -> None:
 
 
 def _step(networks: nn.ModuleDict, views: Views, step: int, average: Callable[[Tensor], None] | None = None) -> Tensor:
-    """One step of gradient descent; returns the loss before it. `average` makes gradients those of all processes."""
+    """One step of gradient descent; returns the loss before it. `average` averages gradients over processes."""
     loss = _total(_losses(networks, views, seed=step))
     networks.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
@@ -217,7 +223,7 @@ def _between_epochs(networks: nn.ModuleDict) -> None:
 
 
 def _check_state(case: _Case) -> None:
-    """A network that is saved and loaded after a step, and a copy of it, go on as if nothing had happened."""
+    """After a step, a saved and loaded network and a copy have the same losses as the original."""
     original, restored = case.build(seed=0), case.build(seed=1)
     _between_epochs(original)
     _step(original, case.views(1), 1)
@@ -276,7 +282,7 @@ def _check_representations(case: _Case) -> None:
 
 
 def _check_device(case: _Case) -> None:
-    """A step, and what evaluation asks, on a GPU that is not there."""
+    """Run a step and what evaluation calls on a pretended GPU."""
     gpu = PretendedGPU()
     networks, views = gpu.module(case.build()), gpu.views(case.views(1))
     backbone, objective = _parts(networks)
@@ -306,7 +312,7 @@ def _check_device(case: _Case) -> None:
 
 @dataclass(frozen=True)
 class _Trace:
-    """What two steps of training gave."""
+    """The results of two steps of training."""
 
     losses: list[float]
     gradients: dict[str, Tensor]
@@ -362,7 +368,7 @@ def _check_distributed(case: _Case) -> None:
 def _first_difference(expected: dict[str, Tensor], found: dict[str, Tensor]) -> str | None:
     if expected.keys() != found.keys():
         return f"of {', '.join(sorted(expected.keys() ^ found.keys()))}"
-    # By the largest value of all: a gradient that should be zero is rounding noise and has no scale of its own.
+    # The scale is the largest value of all tensors: a gradient that should be zero is only rounding noise.
     scale = max(
         (float(one.abs().max()) for one in expected.values() if one.is_floating_point() and one.numel()), default=1.0
     )

@@ -1,6 +1,10 @@
-"""A GPU that is not there: code runs on it without numbers, and a tensor that was left on the host is found."""
+"""A pretended GPU: code runs on it without numbers, and a tensor left on the host by mistake is found.
 
-import copy
+It is the only proof on a machine without a GPU that training leaves nothing on the host. torch's meta device is no
+replacement: a matrix product there takes a tensor of the host without an error. torch's fake tensors have the shapes,
+types and device rules of a GPU. Their class is private to torch, and only this file uses it.
+"""
+
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -14,21 +18,19 @@ from ssl_inv.views import View, Views
 
 _Module = TypeVar("_Module", bound=nn.Module)
 
-
 DEVICE = torch.device("cuda", 0)
 
 
 class NeedsNumbersError(Exception):
-    """What comes next depends on values of tensors, which on a device that is not there have none."""
+    """The next line depends on the values of tensors, which a pretended GPU does not have."""
 
 
 class PretendedGPU(TorchFunctionMode):
-    """Tensors that have shapes, types and a device, and no values, while everything on the host is computed as ever.
+    """Tensors on `cuda` have shapes, types and a device, but no values. Tensors of the host are computed as ever.
 
-    Within it, whatever is moved to or made on `cuda` is such a tensor. Where one of them meets a tensor of the host,
-    torch raises what it would raise on a GPU. Where the host waits for a value, which on a GPU it may, this ends with a
-    `NeedsNumbersError` or with torch's own `DataDependentOutputException`. There is no backward pass: its tensors are
-    where those of the forward pass were.
+    If a tensor of the device meets one of the host, torch raises what it raises on a GPU. If the host asks for a value,
+    which is allowed on a GPU, a `NeedsNumbersError` or torch's `DataDependentOutputException` ends the code. There is
+    no backward pass: its tensors are on the device of the forward pass.
     """
 
     def __init__(self) -> None:
@@ -51,14 +53,15 @@ class PretendedGPU(TorchFunctionMode):
             if args[0].device.type == "cpu":
                 raise NeedsNumbersError("numpy")
             raise TypeError("can't convert cuda:0 device type tensor to numpy")
-        moving = function in (Tensor.to, Tensor.cuda)
+        if function in (Tensor.to, Tensor.cuda):
+            args = tuple(self._bare(one) for one in args)
         with self._without_values:
-            return function(*(self._bare(one) if moving and isinstance(one, Tensor) else one for one in args), **kwargs)
+            return function(*args, **kwargs)
 
-    def _bare(self, tensor: Tensor) -> Tensor:
-        if isinstance(tensor, FakeTensor):
-            return tensor
-        return self._without_values.from_tensor(tensor.detach())
+    def _bare(self, value: Any) -> Any:
+        if not isinstance(value, Tensor) or isinstance(value, FakeTensor):
+            return value
+        return self._without_values.from_tensor(value.detach())
 
     def tensor(self, tensor: Tensor) -> Tensor:
         """The tensor on the device."""
@@ -66,25 +69,11 @@ class PretendedGPU(TorchFunctionMode):
             return tensor.to(DEVICE)
 
     def module(self, module: _Module) -> _Module:
-        """The module, changed in place, with all that `module.to(device)` moves on the device."""
-        away = dict(all_tensors(copy.deepcopy(module).to("meta")))
-        moved: dict[int, Tensor] = {}
-
-        def move(one: Tensor) -> Tensor:
-            if id(one) not in moved:
-                bare = self.tensor(one)
-                moved[id(one)] = nn.Parameter(bare, one.requires_grad) if isinstance(one, nn.Parameter) else bare
-            return moved[id(one)]
-
-        for prefix, part in module.named_modules():
-            for tensors in (part._parameters, part._buffers):
-                for name, one in tensors.items():
-                    if one is not None and away[f"{prefix}.{name}"].device.type == "meta":
-                        tensors[name] = move(one)
-        return module
+        """The module, changed in place, with everything on the device that `module.to(device)` moves there."""
+        return module._apply(self.tensor)  # type: ignore[no-untyped-call, no-any-return]
 
     def views(self, views: Views) -> Views:
-        """Views as the engine hands them over: pixels and transforms on the device, what names the samples on the host."""
+        """Views as the engine passes them on: pixels and transforms on the device, sample numbers on the host."""
         return Views(
             tuple(View(self.tensor(one.pixels), one.transform.map(self.tensor)) for one in views.views),
             views.index,
@@ -93,7 +82,7 @@ class PretendedGPU(TorchFunctionMode):
 
 
 def all_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """All parameters and buffers, those too that stand in several places or are not saved."""
+    """All parameters and buffers, also shared ones and those that are not saved."""
     for prefix, part in module.named_modules():
         for name, one in (*part._parameters.items(), *part._buffers.items()):
             if one is not None:
@@ -105,10 +94,12 @@ def _is_away(one: Any) -> bool:
 
 
 def left_on_host(compute: Callable[[], object]) -> str | None:
-    """Run something in a `PretendedGPU`; what torch says if tensors of two devices meet, or None.
+    """Run something in a `PretendedGPU`.
 
-    It ends early where values are needed, and where only a real device can help, as a generator of random numbers
-    there.
+    It ends early if values are needed, or a real device, as for a generator of random numbers there.
+
+    Returns:
+        What torch says if tensors of two devices meet, or None.
     """
     with suppress(NeedsNumbersError, DataDependentOutputException):
         try:

@@ -1,4 +1,4 @@
-"""What the conformance suite runs objectives on: a small network, images of noise, and random transforms."""
+"""A small network, images of noise and random transforms for the conformance suite."""
 
 from collections.abc import Mapping
 
@@ -10,16 +10,13 @@ from ssl_inv.data.source import Images, Indices, Source
 from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform, keyed_random
 
 SIDE = 12
-"""Of images, in pixels."""
-
+"""Side of the images, in pixels."""
 
 OBJECTS = 16
 
 
 class SmallNetwork(nn.Module):
-    """As much of a timm model as `Backbone` needs; every further batch normalisation would be a conversation between
-    processes.
-    """
+    """As much of a timm model as `Backbone` needs. It has one batch norm, because each one costs a synchronisation."""
 
     num_features = 12
 
@@ -54,10 +51,10 @@ class Noise(Source):
 
 
 def random_transform(groups: Mapping[str, Group], batch: int, dtype: torch.dtype = torch.float32) -> Transform:
-    """A transform of `batch` views with a random value for every parameter, from torch's global random numbers.
+    """A transform of `batch` views with random values from torch's global generator.
 
     Raises:
-        TypeError: if a group is none of those of `ssl_inv.transforms`.
+        TypeError: if a group is not from `ssl_inv.transforms`.
     """
     return Transform({name: _random_value(group, batch, dtype) for name, group in groups.items()}, groups)
 

@@ -1,4 +1,4 @@
-"""Calls a function on several processes that speak with each other, on this machine."""
+"""Calls a function on several ranks of a process group on this machine."""
 
 import multiprocessing
 import sys
@@ -17,15 +17,15 @@ Result = TypeVar("Result")
 
 
 def on_processes(count: int, function: Callable[..., Result], *arguments: Any) -> list[Result]:
-    """What a function gives on each process of a group, in the order of their ranks.
+    """The results of a function on every rank, by rank.
 
     Args:
-        count: of processes; with one, the function is called here, without a group.
-        function: at the top level of a module, so that it can be found by its name there.
-        arguments: what every process calls it with.
+        count: number of ranks; with 1, the function is called in this process, without a group.
+        function: a function at the top level of a module, so that other processes can import it.
+        arguments: its arguments on every rank.
 
     Raises:
-        AssertionError: if it fails on any process, with the end of the traceback.
+        AssertionError: with the end of the traceback, if it fails on any rank.
     """
     if count == 1:
         return [function(*arguments)]
@@ -49,11 +49,11 @@ def on_processes(count: int, function: Callable[..., Result], *arguments: Any) -
 
 
 def _start_method() -> SpawnContext | ForkServerContext:
-    """Processes that begin clean; where the system can, forked from one that has imported torch already."""
+    """Starts clean processes; if the system can, it forks them from one that has already imported torch."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    # Every process imports the main module of this one, which in a test is pytest.
+    # Every process imports the main module of this process, which is pytest in a test.
     context.set_forkserver_preload(["ssl_inv.testing", *(["pytest"] if "pytest" in sys.modules else [])])
     return context
 
@@ -61,7 +61,7 @@ def _start_method() -> SpawnContext | ForkServerContext:
 def _run(rank: int, count: int, folder: Path, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     try:
-        # A process whose peer has failed must not wait for it for half an hour, as is the default.
+        # By default, a rank would wait half an hour for one that has failed.
         store = (folder / "store").as_uri()
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=count, timeout=timedelta(seconds=60))
         torch.save(function(*arguments), folder / f"result-{rank}")

@@ -1,4 +1,4 @@
-"""The engine says what goes wrong, and what happens beside the training step does not change it."""
+"""The engine names what goes wrong, and logging, monitors and checkpoints do not change the training."""
 
 import copy
 import io
@@ -18,9 +18,12 @@ from ssl_inv.engine.module import NonFiniteLossError
 from ssl_inv.engine.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.run.build import Run, build
-from ssl_inv.run.folder import RunFolder, versions
+from ssl_inv.run.cli import main
+from ssl_inv.run.environment import versions
+from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.pretrain import train
 from ssl_inv.run.recipe import RecipeError, resolve
+from ssl_inv.testing import check_objective
 
 SGD = {"name": "sgd", "lr": 0.1, "momentum": 0.0, "weight_decay": 0.0, "schedule": "constant", "warmup": 0.0}
 
@@ -49,6 +52,22 @@ class Plain(Objective):
 
     def value(self, error):
         return error
+
+class BareTensor(Plain):
+    def loss(self, views, backbone):
+        return super().loss(views, backbone)["term"].value
+
+class NoTerms(Plain):
+    def loss(self, views, backbone):
+        return {}
+
+class OnePerSample(Plain):
+    def value(self, error):
+        return error.expand(8)
+
+class NoTerm(Plain):
+    def loss(self, views, backbone):
+        return {"term": 0.5}
 
 class BreaksAtStepThree(Plain):
     def value(self, error):
@@ -108,7 +127,7 @@ def objectives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def make(**sections: dict[str, Any]) -> Run:
-    """A run on a few rendered solids; sections are put over those of the default."""
+    """A run on a few rendered solids. The arguments change sections of the recipe."""
     content: dict[str, dict[str, Any]] = {
         "objective": {"name": "vicreg", "projector": [16, 16]},
         "backbone": {"name": "test_resnet"},
@@ -123,7 +142,7 @@ def make(**sections: dict[str, Any]) -> Run:
 
 
 def follow(run: Run, folder: Path) -> tuple[RunFolder, str]:
-    """Train in `folder`; returns it and what was said."""
+    """Train in `folder`; returns the folder and the printed text."""
     said = io.StringIO()
     record = RunFolder.create(folder, run.recipe, [])
     train(run, record, Progress(said))
@@ -253,6 +272,29 @@ def test_what_is_not_finite_stops_the_run_before_it_is_saved(
     assert folder.record()["state"].startswith("failed: ")
 
 
+@pytest.mark.parametrize(
+    ("objective", "got"),
+    [
+        ("BareTensor", "got a tensor of shape ()"),
+        ("NoTerms", "got {}"),
+        ("OnePerSample", "got 'term': a tensor of shape (8,)"),
+        ("NoTerm", "got 'term': 0.5"),
+    ],
+)
+def test_a_loss_that_is_no_mapping_of_scalar_terms_ends_in_one_line(
+    objective: str, got: str, objectives: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make(objective={"name": f"{objectives}.{objective}"})
+    (tmp_path / "recipe.yaml").write_text(run.recipe.dump())
+    for command in (["check"], ["pretrain", "--quiet", "--output", str(tmp_path / "run")]):
+        assert main([command[0], str(tmp_path / "recipe.yaml"), *command[1:]]) == 2
+        form = "a mapping of at least one name to a Term with a scalar value"
+        assert capsys.readouterr().err == f"error: objective: an objective's loss must be {form}, {got}\n"
+    assert RunFolder.open(tmp_path / "run").record()["state"].startswith("failed: objective: ")
+    with pytest.raises(AssertionError, match=r"the loss is Tensor|has no terms|is no scalar|is no Term"):
+        check_objective(f"{objectives}.{objective}")
+
+
 def test_collapse_is_said_and_recorded(objectives: str, tmp_path: Path) -> None:
     run = make(objective={"name": f"{objectives}.Collapsed"}, monitor={"every": 2, "share": 1.0, "objects": 8})
     folder, said = follow(run, tmp_path / "run")
@@ -299,7 +341,7 @@ def test_broken_images_are_replaced_and_named_once(
 def test_too_many_broken_images_end_the_run_with_one_line(workers: int, tmp_path: Path) -> None:
     images(tmp_path / "images", 60, broken=0)
     run = folder_run(tmp_path / "images", workers=workers, batch_size=12, steps=3)
-    # Ten are allowed, and no process meets more than that by itself.
+    # Ten are allowed, and no process alone meets more.
     for file in sorted((tmp_path / "images").iterdir())[::3]:
         file.write_bytes(b"no image")
     with pytest.raises(BrokenImagesError) as error:
@@ -321,7 +363,7 @@ def test_a_run_goes_on_with_its_own_recipe_and_as_many_images(tmp_path: Path, ca
     (tmp_path / "images" / "05.png").write_bytes((tmp_path / "images" / "06.png").read_bytes())
     caplog.clear()
     go_on()
-    changed = "data: files have changed since the run began, so it does not go on bit for bit"
+    changed = "data: files have changed since the run began, so it does not continue bit for bit"
     assert caplog.messages == [f"warning: {changed}"]
     assert folder.record()["warnings"] == [changed]
     Image.new("RGB", (16, 16)).save(tmp_path / "images" / "99.png")
@@ -338,8 +380,9 @@ def test_a_run_that_goes_on_with_other_versions_says_so(tmp_path: Path, caplog: 
     folder.update(versions={**here, "torch": "2.0"}, host={**folder.record()["host"], "threads": 99})
     for _ in range(2):
         train(make(), folder, Progress(io.StringIO()))
-    # The second time nothing is otherwise than it was the first time.
-    said = f"the run goes on at step 4 otherwise than before, so not bit for bit: torch 2.0 -> {here['torch']}, threads 99 -> {threads}"
+    # The second time, nothing differs from the first time.
+    differing = f"torch 2.0 -> {here['torch']}, threads 99 -> {threads}"
+    said = f"the run continues at step 4 with other versions, so not bit for bit: {differing}"
     assert caplog.messages == [f"warning: {said}"]
     assert folder.record()["warnings"] == [said]
     assert [(pause["step"], pause["versions"]) for pause in folder.record()["resumed"]] == [(4, here)] * 2
@@ -379,7 +422,7 @@ def test_the_commit_is_not_that_of_code_that_differs_from_it(tmp_path: Path, mon
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "x")
-    monkeypatch.setattr("ssl_inv.run.folder.__file__", str(tmp_path / "ssl_inv" / "run" / "folder.py"))
+    monkeypatch.setattr("ssl_inv.run.environment.__file__", str(tmp_path / "ssl_inv" / "run" / "environment.py"))
     (tmp_path / "docs" / "code.py").write_text("2")
     assert versions().keys() >= {"commit", "torch"}
     assert "uncommitted" not in versions()

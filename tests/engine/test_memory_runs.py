@@ -1,14 +1,10 @@
-"""Real runs of objectives that remember: resumed bit for bit, and on the pairs of a graph with loader processes and on
-two processes.
-"""
+"""Runs of objectives with memories resume bit for bit, and a graph's pairs reach loader processes and two ranks."""
 
 import io
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -104,21 +100,8 @@ def test_loader_processes_see_the_graph(uninterrupted, tmp_path):
     assert_same_state(uninterrupted, tmp_path / "run")
 
 
-def test_a_run_that_is_killed_within_an_epoch_resumes_bit_for_bit(uninterrupted, tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(CONTENT))
-    run = tmp_path / "run"
-    process = command(str(tmp_path / "recipe.yaml"), "--output", str(run), "--trainer.steps", str(STEPS))
-    metrics = run / "metrics.jsonl"
-    # Two steps are an epoch: the kill falls behind the first graph.
-    while process.poll() is None and not (metrics.exists() and '"step": 4' in metrics.read_text()):
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    follow(run, recipe())
-    assert_same_state(uninterrupted, run)
-
-
 MEMORIES: dict[str, dict[str, Any]] = {
+    "graph of neighbours": {"name": "transitive", "projector": [16, 8], "neighbours": 4},
     "queue, bank and clusters": {
         "name": "interclr",
         "base": {"name": "moco-v2", "projector": [16, 8], "queue": 24},
@@ -160,8 +143,7 @@ def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
         if module.step == 3:
             raise PlugPulledError
 
-    # Four batches are an epoch and three a step: the last checkpoint lies within an epoch, and so does what comes after
-    # it.
+    # An epoch is four batches and a step is three, so the last checkpoint and the stop lie within an epoch.
     with monkeypatch.context() as patch:
         patch.setattr(Pretraining, "on_train_batch_end", stop)
         with pytest.raises(PlugPulledError):
@@ -173,7 +155,7 @@ def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(tmp_path):
-    # Two steps are an epoch: the graph is there for the last two.
+    # An epoch is two steps, so the last two steps have the graph.
     sections = {"data": {"size": 32}, "optimizer": {"name": "sgd", "lr": 0.01, "warmup": 0.0}, "trainer": {"steps": 4}}
     content = {**CONTENT, **{name: {**CONTENT.get(name, {}), **value} for name, value in sections.items()}}  # type: ignore[dict-item]
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))

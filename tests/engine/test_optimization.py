@@ -1,4 +1,4 @@
-"""Learning rate and weight decay go where a recipe says, for the parameters that it says."""
+"""Learning rate and weight decay follow the schedules of the recipe, for the parameters that it names."""
 
 import copy
 
@@ -10,7 +10,7 @@ from ssl_inv.engine.optimizers import Optimization, make_optimizer
 
 
 def networks() -> nn.ModuleDict:
-    """A backbone with normalisation, a projector, and a predictor whose name another one begins with."""
+    """A backbone with batch norm, and two heads, where the name of one is the start of the other's name."""
     torch.manual_seed(0)
     return nn.ModuleDict(
         {

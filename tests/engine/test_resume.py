@@ -1,4 +1,4 @@
-"""A run that is killed and resumed, or spread over processes, ends with the weights of one that was not."""
+"""A run that is killed and resumed ends with the same weights, and so does a run on two processes."""
 
 import contextlib
 import json
@@ -35,7 +35,7 @@ RENDERED = {
 SERVER = """
 import json, os, signal, sys
 from ssl_inv.run import cli, commands
-# A suite that runs in the background has inherited a deaf ear for Ctrl-C.
+# A test suite in the background inherits a signal handler that ignores Ctrl-C.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 for line in sys.stdin:
     arguments, log = json.loads(line)
@@ -53,7 +53,7 @@ for line in sys.stdin:
 
 
 class CommandLine:
-    """Runs commands in processes of their own, forked from one that has imported everything."""
+    """Runs commands in processes of their own, forked from a process that has imported everything."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -171,7 +171,7 @@ def test_a_run_killed_at_five_moments_ends_bit_identically(command_line: Command
     moments = uniform(0, count=5)[0]
     arguments = ["pretrain", str(command_line.folder / "recipe.yaml"), "--output", str(run), "--quiet"]
     for number, moment in enumerate(moments):
-        # The last kill falls between the last step and the end of the run.
+        # The last kill is between the last step and the end of the run.
         step = STEPS if number == len(moments) - 1 else 1 + STEPS * (number + moment) / len(moments)
         assert stop_at(command_line, run, int(step), 0.03 * moment, signal.SIGKILL, *arguments) in (-signal.SIGKILL, 0)
         arguments = ["pretrain", "--resume", str(run), "--quiet"]

@@ -1,5 +1,6 @@
-"""The claim: whatever a user gets wrong is answered with one line that says what, where and what would be right, and
-nothing is written.
+"""Every mistake of a user is answered with one line that says what is wrong, where, and what would be right.
+
+Nothing is written.
 """
 
 import os
@@ -87,7 +88,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "no command": ([], ["COMMAND is missing"]),
     "unknown command": (["pretain"], ["'pretain'", "did you mean 'pretrain'?"]),
     "unknown option": ([*RUN, "--outptu", "x"], ["--outptu", "did you mean '--output'?"]),
-    "option without value": ([*RUN, "--output"], ["--output: a value is missing"]),
+    "option without value": ([*RUN, "--output"], ["--output: expected one argument"]),
     "setting without value": ([*RUN, "--trainer.steps"], ["--trainer.steps: a value is missing"]),
     "setting before an option": ([*RUN, "--trainer.steps", "--quiet"], ["--trainer.steps: a value is missing"]),
     "section without key": ([*RUN, "--trainer", "3"], ["--trainer.KEY VALUE"]),
@@ -95,7 +96,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     "stray argument": ([*RUN, "again"], ["unexpected argument 'again'"]),
     "unknown choice": (
         ["embed", "run", "--output", "out", "--format", "parqet"],
-        ["--format", "did you mean 'parquet'?"],
+        ["--format: invalid choice: 'parqet'", "'parquet'"],
     ),
     "no number": (
         ["embed", "run", "--output", "out", "--shard-size", "many"],
@@ -103,9 +104,9 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
     ),
     "number out of range": (
         ["embed", "run", "--output", "out", "--shard-size", "0"],
-        ["--shard-size must be at least 1"],
+        ["--shard-size: must be at least 1, got 0"],
     ),
-    "missing argument": (["check"], ["RECIPE is missing"]),
+    "missing argument": (["check"], ["arguments are required: RECIPE", "ssl-inv check --help"]),
     "no recipe": (["pretrain"], ["a recipe is missing"]),
     "settings of no recipe": (["recipes", "--data.size", "3"], ["a recipe is missing"]),
     # The recipe.
@@ -254,7 +255,7 @@ CASES: dict[str, tuple[list[str], list[str]]] = {
         ["evaluate", "run", "--evaluation.protocl", "full"],
         ["did you mean 'protocol'?"],
     ),
-    "no protocol": (["evaluate", "run"], ["evaluation.protocol: 'none' judges nothing"]),
+    "no protocol": (["evaluate", "run"], ["evaluation.protocol: 'none' evaluates nothing"]),
     "one class": (
         [*TIMM, "--data=one-class", "--data.labels=folders", "--data.size=16"],
         ["evaluation: labels have one class only"],
@@ -321,7 +322,10 @@ def test_more_neighbours_than_images_are_cut_and_that_is_said(
 )
 def test_a_mistake_is_answered_before_torch_is_loaded(name: str, place: Path) -> None:
     arguments, fragments = CASES[name]
-    program = f"import sys; from ssl_inv.run.cli import main; code = main({arguments!r}); sys.exit(99 if 'torch' in sys.modules else code)"
+    program = (
+        f"import sys; from ssl_inv.run.cli import main; code = main({arguments!r}); "
+        "sys.exit(99 if 'torch' in sys.modules else code)"
+    )
     done = subprocess.run([sys.executable, "-c", program], cwd=place, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stdout == ""
@@ -333,8 +337,8 @@ def test_a_mistake_is_answered_before_torch_is_loaded(name: str, place: Path) ->
 )
 def test_help_is_printed_without_torch(arguments: list[str], tmp_path: Path) -> None:
     program = (
-        "import sys, atexit; from ssl_inv.run.cli import main; atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); "
-        f"sys.exit(main({arguments!r}))"
+        "import sys, atexit; from ssl_inv.run.cli import main; "
+        f"atexit.register(lambda: print('torch' in sys.modules, file=sys.stderr)); sys.exit(main({arguments!r}))"
     )
     done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0

@@ -1,6 +1,4 @@
-"""Claims about the commands, each run as a user runs it, in a folder whose own `evaluation` and `recipes` are no
-business of ours.
-"""
+"""The commands do what they promise, in a folder that has an `evaluation` and a `recipes` of its own."""
 
 import itertools
 import json
@@ -33,7 +31,7 @@ from ssl_inv.run.recipe import shipped_recipes
 
 @pytest.fixture(autouse=True)
 def foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: str) -> Path:
-    """Where every test stands."""
+    """The current folder of every test."""
     (tmp_path / "evaluation").mkdir()
     (tmp_path / "evaluation" / "__init__.py").write_text("raise RuntimeError('this is not the package that was meant')")
     (tmp_path / "recipes").mkdir()
@@ -164,9 +162,10 @@ SMALLER_VIEWS = [
 
 
 @pytest.mark.parametrize(
-    "network", [RESNET, SMALLER_VIEWS], ids=["resnet", "a transformer for views smaller than images"]
+    ("seed", "network"),
+    [(0, RESNET), (1, SMALLER_VIEWS)],
+    ids=["resnet", "a transformer for views smaller than images"],
 )
-@pytest.mark.parametrize("seed", [0, 1])
 def test_a_run_is_judged_as_it_judged_itself(seed: int, network: list[str]) -> None:
     own = [f"--trainer.seed={seed}", "--evaluation.objects=4", "--evaluation.protocol=quick", *network]
     assert main(["pretrain", "tiny.yaml", "--data.size=32", *own, "--output=run", "--quiet"]) == 0

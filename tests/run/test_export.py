@@ -1,4 +1,4 @@
-"""Exported backbones give the features of the original, and nothing that would not is written."""
+"""Exported backbones have the features of the original. A backbone that would not is never written."""
 
 import copy
 import importlib.util
@@ -13,14 +13,13 @@ import torchvision
 from torch import Tensor, nn
 
 from ssl_inv.run.export import (
-    ONNX_TOLERANCE,
     TORCHVISION_ARCHITECTURES,
     Preprocessing,
-    export_onnx,
     export_timm,
     export_torchvision,
     load_backbone_file,
 )
+from ssl_inv.run.export_onnx import ONNX_TOLERANCE, export_onnx
 
 PREPROCESSING = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=64)
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -37,7 +36,7 @@ needs_onnx = pytest.mark.skipif(
 
 
 def trained(architecture: str, **arguments: Any) -> nn.Module:
-    """A network whose weights and running statistics are those of no initialisation."""
+    """A network whose weights and running statistics differ from any initialisation."""
     torch.manual_seed(3)
     model = timm.create_model(architecture, num_classes=0, **arguments)
     with torch.no_grad():

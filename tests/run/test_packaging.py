@@ -33,7 +33,8 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_wheel_holds_suite_templates_and_recipes(unpacked_wheel: Path):
     assert (unpacked_wheel / "ssl_inv" / "evaluation" / "suite.py").is_file()
-    assert (unpacked_wheel / "ssl_inv" / "run" / "templates" / "report.html.j2").is_file()
+    for template in ("report.html.j2", "views.html.j2"):
+        assert (unpacked_wheel / "ssl_inv" / "run" / "templates" / template).is_file()
     assert (unpacked_wheel / "ssl_inv" / "py.typed").is_file()
     shipped = {path.name for path in (REPOSITORY / "recipes").glob("*.yaml")}
     assert {path.name for path in (unpacked_wheel / "ssl_inv" / "recipes").glob("*.yaml")} == shipped

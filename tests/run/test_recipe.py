@@ -1,4 +1,4 @@
-"""Claims about recipes: they read as they are written, resolve completely, and explain themselves."""
+"""Recipes read as they are written, resolve completely, and explain themselves."""
 
 import inspect
 import sys

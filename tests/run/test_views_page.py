@@ -1,6 +1,4 @@
-"""Claims about the page of views: outlines lie where views come from, words say what was done, the page is that of the
-run.
-"""
+"""On the page of views, outlines lie where views come from, words say what was done, and the views are the run's."""
 
 import math
 import re
@@ -282,8 +280,8 @@ def first_of_ramps() -> list[Sample]:
             ["simclr-folder", "--data.path", "photo"],
             "data.path: no such file or folder: 'photo'; did you mean 'photos'?",
         ),
-        (["simclr-folder", "--data.path", "photos", "--images=0"], "--images must lie between 1 and 50, got 0"),
-        (["simclr-folder", "--data.path", "photos", "--images=51"], "--images must lie between 1 and 50, got 51"),
+        (["simclr-folder", "--data.path", "photos", "--images=0"], "--images: must lie between 1 and 50, got 0"),
+        (["simclr-folder", "--data.path", "photos", "--images=51"], "--images: must lie between 1 and 50, got 51"),
         (["tiny.yaml", "--output=a.jpg"], "--output: 'a.jpg' is no page; its name must end with .png or .html"),
         (["tiny.yaml", "--output=tiny.yaml/a.png"], "output 'tiny.yaml/a.png' cannot be written: "),
         (["tiny.yaml", "--output=photos/0.png"], "output 'photos/0.png' exists already; choose another name"),

@@ -1,4 +1,4 @@
-"""What a picture of views shows pale is what the loss does not look at."""
+"""The loss does not depend on the patches that the page of views shows pale."""
 
 from typing import Any
 
