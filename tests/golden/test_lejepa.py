@@ -147,11 +147,11 @@ def test_plan() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"global_views": 1}, "make at least two views"),
-        ({"weight": 1.0}, "weight: must lie between 0 and 1"),
+        ({"global_views": 1}, "global_views and local_views must make two or more"),
+        ({"weight": 1.0}, "weight: must be above 0 and below 1"),
         ({"directions": 0}, "directions: must be at least 1"),
         ({"nodes": 1}, "nodes: must be at least 2"),
-        ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be two shares"),
+        ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be the smallest and the largest share"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], sentence: str) -> None:

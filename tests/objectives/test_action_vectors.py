@@ -54,7 +54,7 @@ def test_whether_two_views_differ_in_a_flag_is_yes_or_no(convention):
 
 
 def test_augself_tells_everything_once():
-    with pytest.raises(ValueError, match="parameters names one twice: flip, flip"):
+    with pytest.raises(ValueError, match="parameters: names one twice: flip, flip"):
         AugSelf(8, GROUPS, parameters=["flip", "flip"])
 
 

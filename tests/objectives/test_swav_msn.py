@@ -217,9 +217,9 @@ def test_variants_conform(name, settings):
     [
         (swav, {"prototypes": 1}, "prototypes: must be at least 2, got 1"),
         (swav, {"queue_start": 1.0}, "queue_start: must be a share of all steps"),
-        (swav, {"sinkhorn_temperature": 0.0}, "temperature and sinkhorn_temperature must be above 0"),
+        (swav, {"sinkhorn_temperature": 0.0}, "sinkhorn_temperature: must be above 0, got 0.0"),
         (swav, {"queue": -1}, "queue: must be at least 0, got -1"),
-        (msn, {"random_views": 0, "focal_views": 0}, "make one anchor at least"),
+        (msn, {"random_views": 0, "focal_views": 0}, "random_views and focal_views must make one or more"),
         (msn, {"patch_drop": 1.0}, "patch_drop: must be a share of the patches"),
         (msn, {"focal_scale": [0.1]}, "focal_scale: must be the smallest and the largest share"),
     ],
