@@ -58,7 +58,7 @@ class CARE(Objective):
         require_filled(projector=projector)
         require_above(0, temperature=temperature)
         if chunk not in groups:
-            hint = "the operation ssl_inv.augment.shared.Shared does" if chunk == "chunk" else suggest(chunk, groups)
+            hint = "the operation 'shared' does" if chunk == "chunk" else suggest(chunk, groups)
             raise SettingError("chunk", f"no view of this data records {chunk!r}; {hint}")
         self.chunk, self.temperature, self.equivariance = chunk, temperature, equivariance
         self.projector = make_projector(features, projector)

@@ -17,7 +17,7 @@ from ssl_inv.views import Pair, View, Views
 
 
 class ConditionalBYOL(Objective):
-    """BYOL (Grill et al., NeurIPS 2020) with a predictor that reads the action, seq-JEPA's comparison (Ghaemi et al.,
+    """BYOL (Grill et al., NeurIPS 2020) with a predictor that is told the action, seq-JEPA's comparison (Ghaemi et al.,
     2025).
 
     With z the embedding of the trained network, z' the embedding of its moving average, p the predictor and a the

@@ -122,7 +122,7 @@ class ContextSSL(Objective):
 
     @property
     def environment(self) -> int:
-        """The number of this step's environment; all micro-batches of a step share it."""
+        """The number of this step's environment; the micro-batches of a step share it."""
         return int(keyed_random.bits(self.seed, self._steps_done, 0, count=1)[0, 0] % len(self.told))
 
     def get_extra_state(self) -> list[int]:

@@ -130,7 +130,7 @@ class MoCoV2(CountsSteps, Objective):
         return losses.unit_rows(rows) if self.renormalised else rows
 
     def _beta(self, concentration: float, number: int) -> float:
-        """A random number from Beta(concentration, concentration), equal on all processes."""
+        """A number from Beta(concentration, concentration), the same on all processes."""
         seed = keyed_random.bits(self.seed, self._steps_done, number, count=1)[0, 0]
         return float(np.random.default_rng(seed).beta(concentration, concentration))
 

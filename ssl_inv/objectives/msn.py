@@ -163,8 +163,9 @@ class MSN(CountsSteps, Objective):
         height, width = grid_of_patches(backbone, pixels)
         view = np.repeat(np.arange(self.random_views), len(index))
         key = (self.seed, self._steps_done, np.tile(index, self.random_views), view)
-        count = max(1, int(height * width * (1 - self.patch_drop)))
-        kept = keyed_random.bits(*key, count=height * width).argsort(axis=1)[:, :count]
+        kept = keyed_random.bits(*key, count=height * width).argsort(axis=1)[
+            :, : max(1, int(height * width * (1 - self.patch_drop)))
+        ]
         return torch.from_numpy(np.ascontiguousarray(kept)).to(pixels.device, non_blocking=True)
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require, require_above, require_at_least, require_between
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between
 from ssl_inv.memories.progress import CountsSteps
 from ssl_inv.memories.vocabulary import VisualWords, perplexity
 from ssl_inv.nn import losses
@@ -229,8 +229,10 @@ def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
         require(not hasattr(backbone.model, "num_prefix_tokens"), "levels", problem)
         return [backbone.channels]
     stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
-    problem = f"{levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)"
-    require(len(stages) >= levels, "levels", problem)
+    if len(stages) < levels:
+        raise SettingError(
+            "levels", f"{levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)"
+        )
     return [int(stage["num_chs"]) for stage in stages[-levels:]]
 
 

@@ -14,7 +14,6 @@ from ssl_inv.memories.clusters import Clusters
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import all_sum
-from ssl_inv.nn.precision import full_precision
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
@@ -117,7 +116,9 @@ class ODC(Objective):
         labels = self.clusters.labels[index.to(z.device, non_blocking=True)].long()
         logits = self.classifier(z)
         with torch.autocast(z.device.type, enabled=False):
-            errors = F.cross_entropy(full_precision(logits), labels, reduction="none")
+            errors = F.cross_entropy(
+                logits if logits.dtype == torch.float64 else logits.float(), labels, reduction="none"
+            )
             weights = self.clusters.members.sizes[labels].to(errors.dtype) ** -self.reweighting
             total, weight = all_sum(torch.stack((errors @ weights, weights.sum())))
             return {"pseudo_labels": Term(total / weight)}
