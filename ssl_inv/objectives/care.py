@@ -39,7 +39,7 @@ class CARE(Objective):
         temperature: divides the cosine similarities.
         equivariance: weight of the second term; the paper has 0.01 for STL-10, 0.03 for CIFAR-10, 0.001 for CIFAR-100
             and 0.005 for ImageNet-100.
-        chunk: recorded parameter that is equal within a chunk; the operation `ssl_inv.augment.shared.Shared` records
+        chunk: recorded parameter that is equal within a chunk; the operation `shared` records
             `chunk`.
     """
 
