@@ -1,6 +1,6 @@
 """Small objectives and memories that the tests of several rooms share; their conftest files import the fixtures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -16,9 +16,17 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import make_backbone
 from ssl_inv.objectives.interclr import InterCLR
 from ssl_inv.objectives.seq_jepa import SeqJEPA
+from ssl_inv.testing.processes import kept_processes
 from ssl_inv.transforms import Group, Real
 
 PLACE = {"place": Real(dimensions=3)}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def same_processes() -> Iterator[None]:
+    """Tests on two processes share one pair: to start a pair takes longer than most tests."""
+    with kept_processes():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from small import bank_and_clusters, interclr, seq_jepa
+from small import bank_and_clusters, interclr, same_processes, seq_jepa
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import OBJECTIVES
@@ -10,7 +10,7 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.testing import GROUPS, random_transform
 from ssl_inv.views import View, Views
 
-__all__ = ["bank_and_clusters", "interclr", "seq_jepa"]
+__all__ = ["bank_and_clusters", "interclr", "same_processes", "seq_jepa"]
 
 
 @pytest.fixture

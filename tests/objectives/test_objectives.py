@@ -13,7 +13,7 @@ from ssl_inv.testing.networks import SmallNetwork
 
 TINY_TRANSFORMER = {
     "name": "vit_tiny_patch16_224",
-    "arguments": {"img_size": 12, "patch_size": 3, "embed_dim": 12, "depth": 2, "num_heads": 2, "drop_path_rate": 0.0},
+    "arguments": {"img_size": 12, "patch_size": 3, "embed_dim": 12, "depth": 1, "num_heads": 2, "drop_path_rate": 0.0},
 }
 MEAN_OF_PATCHES = {
     "name": TINY_TRANSFORMER["name"],
@@ -38,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "parameters": ["rotation"],
         "decoder": [8, 8],
     },
+    "context-prediction": {"hidden": [16], "patch_size": 24, "patch_gap": 12, "patch_jitter": 4},
     "care": {"chunk": "jitter_order"},
     "split": {
         "invariant": {"name": "simclr", "projector": [24, 16]},
