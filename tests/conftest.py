@@ -1,4 +1,4 @@
-"""What tests of several rooms share."""
+"""What tests share."""
 
 import json
 import os
@@ -42,7 +42,9 @@ def real_data() -> Path:
 
 @pytest.fixture(scope="session")
 def write() -> Callable[..., str]:
-    """Writes files as a folder, or as a zip archive: stored, deflated, or nested in a folder of the archive."""
+    """Writes files as a folder, or as a zip archive with or without compression, perhaps inside one folder of the
+    archive.
+    """
 
     def written(root: Path, contents: Mapping[str, bytes], form: str = "folder") -> str:
         if form == "folder":

@@ -1,4 +1,4 @@
-"""SIGReg and LeJEPA give the numbers that the authors' code gave, and hold up what they claim to."""
+"""SIGReg and LeJEPA give the numbers of the authors' code, and do what they claim."""
 
 from collections.abc import Callable
 from typing import Any
@@ -70,9 +70,7 @@ def test_lejepa(facts: dict[str, Any], directions: Tensor, form: Any, distance: 
 
 
 def test_terms_of_eb_jepa(facts: dict[str, Any]) -> None:
-    """Its VICReg sums the hinges, and means squared covariances over pairs of dimensions; its smoothness is the error
-    between steps.
-    """
+    """Its VICReg sums the hinges and averages squared covariances over pairs; its smoothness is the error of steps."""
     values, (x, y) = facts["eb_jepa_vicreg"], (normal(110, 16, 6), normal(111, 16, 6))
     distance, hinge = losses.mean_squared_error(x, y), losses.variance(x) + losses.variance(y)
     covariance = (losses.covariance(x) + losses.covariance(y)) / 5

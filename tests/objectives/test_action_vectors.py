@@ -1,4 +1,4 @@
-"""What objectives are told of how views differ: nothing is told by mistake, and nothing that has no meaning."""
+"""What objectives read about how views differ: nothing by mistake, and nothing without a meaning."""
 
 import inspect
 
@@ -23,9 +23,7 @@ def test_an_objective_is_told_something_that_measures(name):
         OBJECTIVES.find(name).load()(8, GROUPS, parameters=["order"])
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*TOLD} - {"vicreg-trajectory"})
-)  # its views then are in the order in which they come
+@pytest.mark.parametrize("name", sorted({*TOLD} - {"vicreg-trajectory"}))  # it then takes views in their given order
 def test_an_objective_is_told_something(name):
     with pytest.raises(ValueError, match="parameters: is empty"):
         OBJECTIVES.find(name).load()(8, GROUPS, parameters=[])

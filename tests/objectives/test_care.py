@@ -1,4 +1,4 @@
-"""Claims about CARE: one orthogonal map a chunk, of samples that are augmented alike."""
+"""Claims about CARE: one orthogonal map for each chunk of samples with shared augmentations."""
 
 import re
 

@@ -1,6 +1,4 @@
-"""Context prediction is told the side on which a neighbour lies, whatever the shifts, and learns to tell it from pixels
-alone.
-"""
+"""Context prediction: the target is a neighbour's side, whatever the shifts, and it is learnt from pixels alone."""
 
 from typing import Any
 
@@ -19,7 +17,7 @@ CLOCKWISE = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1
 
 
 def placed(objective: ContextPrediction, cells: Tensor, shifts: Tensor, pixels: Tensor) -> Views:
-    """Views of cells `(B, V)` of the plan's grid that are shifted by (y, x), `(B, 9, 2)`."""
+    """Views of cells `(B, V)` of the plan's grid, shifted by (y, x), `(B, 9, 2)`."""
     plan = objective.plan
     corners = torch.from_numpy(patch_corners(plan, shifts.numpy(), cells.numpy()))
     centres = (corners.flip(-1) + plan.patch / 2) / plan.view

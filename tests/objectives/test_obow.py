@@ -1,4 +1,4 @@
-"""Claims about OBoW: who learns, which words are used and when they change, and what is refused."""
+"""Claims about OBoW: what learns, which words are used, when they change, and what is refused."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Claims about transitive invariance: when its teacher is asked, how it sees images, and what is refused."""
+"""Claims about transitive invariance: when its teacher makes a graph, how it sees images, and what is refused."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def edges(neighbours: np.ndarray) -> set[tuple[int, int]]:
 
 
 class Blocks(Source):
-    """Ten objects of one colour each in two views, every fourth pixel of which is noise."""
+    """Ten objects of one colour each in two views, with noise in every fourth pixel."""
 
     groups: dict[str, Any] = {}
     labels = None
@@ -119,7 +119,7 @@ def test_pairs_of_views_alone_cost_no_teacher_and_no_graph():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported network, which was trained on images of 16 pixels with another mean."""
+    """An exported network, trained on images of 16 pixels with another mean."""
     folder = tmp_path_factory.mktemp("teacher") / "export"
     torch.manual_seed(1)
     model = timm.create_model("test_resnet", num_classes=0)
