@@ -235,7 +235,7 @@ def test_perplexities_and_schedules(facts: Facts) -> None:
     small = make_optimizer([nn.Linear(1, 1)], name="sgd", lr=0.05, warmup=0)
     per_epoch = 7
     for epoch, value in expected["lr_epoch (start 0.03, end 3e-5, 200 epochs, 10 warm-up)"].items():
-        # In a warm-up, an epoch's rate is the rate at its end here; for the authors it is the rate one epoch later.
+        # In the warm-up, the authors' rate of an epoch is our rate one step earlier.
         step = int(epoch) * per_epoch - (int(epoch) <= 10)
         assert full.rate(step, 200 * per_epoch) == pytest.approx(value, rel=1e-11)
     for epoch, value in expected["lr_imagenet20 (start 0.05, end 0, 80 epochs, no warm-up)"].items():
