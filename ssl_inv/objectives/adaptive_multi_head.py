@@ -1,4 +1,4 @@
-"""AMCL: several projection heads, and a temperature that is learnt for every pair of views and every head."""
+"""AMCL: several projection heads, each with a learnt temperature for every pair of views."""
 
 import math
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import gather, rank
@@ -19,37 +19,40 @@ from ssl_inv.views import Pair, Views
 
 
 class AdaptiveMultiHead(Objective):
-    """Adaptive multi-head contrastive learning, on SimCLR's pairs (Wang, Koniusz, Gedeon, Zheng, ECCV 2024), from the
+    """Adaptive multi-head contrastive learning on SimCLR's pairs (Wang, Koniusz, Gedeon, Zheng, ECCV 2024), from the
     paper's equations.
 
-    Every head projects a view i to z_i, and a small network tells the temperature of each pair, t_ij = low + (high -
-    low) sigmoid(MLP([z_i, z_j])). With j the other view of i, n all views of other samples, s the cosine and d the
-    dimension of z,
+    Each head projects view i to z_i. A small network gives the temperature of each pair of views,
+
+        t_ij = low + (high - low) sigmoid(MLP([z_i, z_j])).
+
+    With j the other view of i, n any view of another sample, s the cosine and d the dimension of z,
 
         L = mean_i sum_heads [-s_ij / t_ij + max_n s_in / t_in + regularisation (Omega(t_ij) - Omega(t_in))],
 
-        Omega(t) = d/2 log t + 1 / t,
+        Omega(t) = d/2 log t + 1 / t.
 
-    the last t_in being that of the n that has the maximum. It is the likelihood of positives as a Gaussian around the
-    view, of variance t. As it stands it is not bounded: a pair whose cosine is above `regularisation` gains without end
-    by a lower temperature, so it is `low` that ends it, and gradients have the size of 1 / low. Nor does it keep
-    features apart at first: where all cosines are near one, the hardest negative repels no more than the positive
-    attracts, and in short training features collapse. `negatives: all` is the repair: the logarithm of the sum over n
-    of exp(s_in / t_in), of which the maximum is the largest part, and the mean of Omega(t_in) with the weights of that
-    sum. The authors' code, which does not run, has a loss without negatives.
+    The last t_in belongs to the n with the maximum. The loss is the likelihood of positives under a Gaussian around the
+    view, of variance t.
+
+    As published, the loss has no lower bound: a pair with a cosine above `regularisation` gains without end from a
+    lower temperature. Only `low` stops it, and gradients grow as 1 / low. Nor does the loss keep features apart at
+    first: where all cosines are near one, the hardest negative repels no more than the positive attracts, and features
+    collapse in short training. `negatives: all` repairs this. It takes the logarithm of the sum over n of exp(s_in /
+    t_in), of which the maximum is the largest part, and the mean of Omega(t_in) with the weights of that sum. The
+    authors' code does not run, and its loss has no negatives.
 
     When:
-        A study of temperatures and of heads, on pairs made by many augmentations, where the paper finds most of its
-        gain over SimCLR. Not as a first choice: as published it collapses easily, and the range of the temperatures
-        takes care. Nor where features have to tell how an image was seen.
+        To study temperatures and heads on pairs made by many augmentations; there the paper finds most of its gain over
+        SimCLR. Not as a first choice: as published it collapses easily, and the range of temperatures needs care. Not
+        where features must tell how an image was seen.
 
     Args:
         projector: widths of the layers of each head.
-        heads: how many.
-        hidden: width of the hidden layer of the network that tells temperatures. It has a value for every pair of views
-            of the global batch and this process's part of it: batches of 256 and a width of 128 take 134 MB for each
-            head.
-        temperatures: low and high; the authors' low of 0.00001 needs a small learning rate or a clipped gradient.
+        heads: number of heads.
+        hidden: width of the hidden layer of the temperature network. The network has a value for every pair of views of
+            the global batch and this process's part of it: batches of 256 and a width of 128 take 134 MB for each head.
+        temperatures: low and high. The authors' low of 0.00001 needs a small learning rate or a clipped gradient.
         regularisation: weight of Omega; beta in the paper.
         negatives: `hardest` as in the paper, or `all`.
     """
@@ -68,10 +71,9 @@ class AdaptiveMultiHead(Objective):
     ) -> None:
         super().__init__()
         require_filled(projector=projector)
-        if min(heads, hidden) < 1:
-            raise ValueError(f"heads and hidden must be at least 1, got {heads} and {hidden}")
-        if len(temperatures) != 2 or not 0 < temperatures[0] <= temperatures[1]:
-            raise SettingError("temperatures", f"must be the lowest, above 0, and the highest, got {temperatures}")
+        require_at_least(1, heads=heads, hidden=hidden)
+        in_order = len(temperatures) == 2 and 0 < temperatures[0] <= temperatures[1]
+        require(in_order, "temperatures", f"must be the lowest, above 0, and the highest, got {temperatures}")
         require_at_least(0, regularisation=regularisation)
         self.regularisation, self.hardest = regularisation, negatives == "hardest"
         self.projectors = nn.ModuleList(make_projector(features, projector) for _ in range(heads))
@@ -97,7 +99,7 @@ class AdaptiveMultiHead(Objective):
         }
 
     def _head_loss(self, x: Tensor, y: Tensor, temperature: nn.Module) -> Tensor:
-        """The three parts of one head's loss from the projections `(B, D)` of both views, `(3,)`."""
+        """The three parts of one head's loss, `(3,)`, from the projections `(B, D)` of both views."""
         with torch.autocast(x.device.type, enabled=False):
             x, y = losses.unit_rows(x), losses.unit_rows(y)
             own, everyone = torch.cat((x, y)), torch.cat((gather(x), gather(y)))
@@ -106,14 +108,13 @@ class AdaptiveMultiHead(Objective):
 
 
 class PairTemperature(nn.Module):
-    """A temperature for every pair of a row and a column: low + (high - low) sigmoid of an MLP, with one hidden layer,
-    on both.
+    """A temperature for every pair of a row and a column: low + (high - low) sigmoid of an MLP with one hidden layer.
 
     Args:
-        dimensions: D, of one of both.
+        dimensions: D, of a row and of a column.
         hidden: width of the hidden layer.
-        low: the lowest temperature.
-        high: the highest.
+        low: lowest temperature.
+        high: highest temperature.
     """
 
     def __init__(self, dimensions: int, hidden: int, low: float, high: float) -> None:
@@ -121,8 +122,7 @@ class PairTemperature(nn.Module):
         self.low, self.high = low, high
         self.row, self.column = nn.Linear(dimensions, hidden), nn.Linear(dimensions, hidden, bias=False)
         self.output = nn.Linear(hidden, 1)
-        # Side by side the two are one linear layer on [row, column]; apart, the 2 D numbers of every pair are never
-        # written down.
+        # Both together are one linear layer on [row, column]. Apart, the 2 D numbers of every pair need no memory.
         for part in (self.row.weight, self.column.weight, self.row.bias):
             nn.init.uniform_(part, -1 / math.sqrt(2 * dimensions), 1 / math.sqrt(2 * dimensions))
 
@@ -133,15 +133,15 @@ class PairTemperature(nn.Module):
 
 
 def pair_terms(similarities: Tensor, temperatures: Tensor, dimensions: int, hardest: bool = True) -> Tensor:
-    """The mean over views of -s / t of the positive, s / t of the negatives, and the difference of their Omega: `(3,)`.
+    """Means over views of -s / t of the positive, s / t of the negatives, and the difference of their Omega: `(3,)`.
 
     Args:
-        similarities: of this process's 2 B views, the first of its samples before the second, with those of all,
-        likewise, `(2 B, 2 W B)`.
+        similarities: of this process's 2 B views with the views of all processes, `(2 B, 2 W B)`; in both, all first
+            views come before all second views.
         temperatures: of the same pairs.
         dimensions: d in Omega(t) = d/2 log t + 1 / t.
-        hardest: whether negatives count by the one whose s / t is largest, or all by the logarithm of the sum of exp(s
-            / t).
+        hardest: whether only the negative with the largest s / t counts; else all count, by the logarithm of the sum of
+            exp(s / t).
     """
     views, everyone = similarities.shape
     samples, of_all = views // 2, everyone // 2

@@ -1,4 +1,4 @@
-"""AugSelf: SimCLR, and beside it heads that tell from two features how their views differ."""
+"""AugSelf: SimCLR, with heads that predict from two features how their views differ."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled, suggest
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_filled, suggest
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -17,45 +17,43 @@ from ssl_inv.transforms import Action, Convention, Flag, Group, Transform
 from ssl_inv.views import Pair, Views
 
 _COLOUR = ("brightness", "contrast", "saturation", "hue")
-
-
 _RANGES = {"brightness": 1.6, "contrast": 1.6, "saturation": 1.6, "hue": 0.4, "blur": 2.0}
-"""Ends of SimCLR's policy apart: divided by it, differences of two drawn values lie within -1 and 1."""
+"""Widths of the ranges in SimCLR's policy: a difference of two drawn values, divided by them, is from -1 to 1."""
 
 
 class AugSelf(Objective):
     """Augmentation-aware self-supervision (Lee, Lee, Lee, Lee, Shin, NeurIPS 2021) on top of SimCLR.
 
-    From the features h_x and h_y of both views, not from their embeddings, one head g_t for each kind of parameter
-    tells by how much it differs, d_t:
+    One head g_t for each kind of parameter predicts the difference d_t between two views. It reads the features h_x and
+    h_y of both views, not their embeddings:
 
-        L = NT-Xent(z_x, z_y; temperature) + weight sum_t (l_t(g_t(h_x, h_y), d_t(x, y)) + l_t(g_t(h_y, h_x), d_t(y,
-        x))) / 2
+        L = NT-Xent(z_x, z_y; temperature)
+            + weight sum_t (l_t(g_t(h_x, h_y), d_t(x, y)) + l_t(g_t(h_y, h_x), d_t(y, x))) / 2
 
-    l is the mean squared error of tanh g, and for yes or no (flip, grey) the cross entropy of whether the views differ.
-    `crop` is the difference of centres and of sides in fractions of the image, the centre of a flipped view mirrored;
-    `colour` the differences of the four jitter factors, each over the whole of its range in SimCLR's policy at strength
-    1; `brightness`, `contrast`, `saturation`, `hue` and `blur` are these singly. Any other parameter is told as its
-    action vector: a rotation as quaternion, a position on a circle as cosine and sine.
+    l is the mean squared error of tanh g; for flags (flip, grey) it is the cross entropy of whether the views differ.
+    `crop` is the difference of centres and of sides in fractions of the image, with the centre of a flipped view
+    mirrored. `colour` is the differences of the four jitter factors, each divided by its whole range in SimCLR's policy
+    at strength 1; `brightness`, `contrast`, `saturation`, `hue` and `blur` are the single ones. Any other parameter is
+    predicted as its action vector: a rotation as a quaternion, a position on a circle as cosine and sine.
 
     When:
         An invariant objective loses something that the task needs, such as colour or place, and the augmentation or the
-        data record it: the heads make the backbone's features keep what the projector may drop. Two views, no
-        prediction, little cost. Not where the effect of an action has to be predicted, since nothing here maps one view
-        to another; nor where the features are to come in parts.
+        data record it. The heads make the backbone's features keep what the projector may drop. Two views, no
+        prediction of embeddings, little cost. Not where the effect of an action must be predicted, since nothing here
+        maps one view to another. Not where features must come in parts.
 
     Args:
-        parameters: what is told, a head for each: `crop`, `colour`, or a recorded parameter.
+        parameters: predicted differences, one head each: `crop`, `colour`, or a recorded parameter.
         weight: of each head; the paper has 0.5 for ImageNet-100 and 1 for STL-10.
         hidden: widths of the heads' hidden layers.
-        normalised_heads: whether the heads' hidden layers are batch-normalised.
-        bounded: whether the heads end in tanh. Differences then have to lie between -1 and 1, as those above do.
-        symmetric: whether both orders of the two views are told. SIE's comparison has one order, no tanh and no
-        normalisation.
+        normalised_heads: whether the heads' hidden layers have batch normalisation.
+        bounded: whether the heads end in tanh. Differences must then lie between -1 and 1, as the ones above do.
+        symmetric: whether both orders of the two views are predicted. SIE's comparison has one order, no tanh and no
+            normalisation.
         projector: widths of the projector's layers.
         temperature: divides the cosine similarities.
-        convention: how actions other than `crop` and `colour` are written as a vector; `sie` are quaternions with the
-            sign that the product has, and plain differences of hues.
+        convention: form of the action vector, for all but `crop` and `colour`. `sie` has quaternions with the sign of
+            the product, and plain differences of hues.
     """
 
     def __init__(
@@ -77,10 +75,8 @@ class AugSelf(Objective):
         require_at_least(0, weight=weight)
         require_filled(projector=projector)
         require_above(0, temperature=temperature)
-        if not parameters:
-            raise SettingError("parameters", "is empty, at least one is needed")
-        if len(set(parameters)) < len(parameters):
-            raise ValueError(f"parameters names one twice: {', '.join(parameters)}")
+        require(bool(parameters), "parameters", "is empty; at least one is needed")
+        require(len(set(parameters)) == len(parameters), "parameters", f"names one twice: {', '.join(parameters)}")
         self.weight, self.bounded, self.symmetric, self.temperature = weight, bounded, symmetric, temperature
         self.targets = [_Target(name, convention) for name in parameters]
         self.projector = make_projector(features, projector)
@@ -115,7 +111,7 @@ class AugSelf(Objective):
 
 @dataclass(frozen=True)
 class _Target:
-    """What one head tells.
+    """What one head predicts.
 
     Attributes:
         name: `crop`, `colour`, or a recorded parameter.
@@ -126,24 +122,24 @@ class _Target:
     convention: Convention
 
     def __call__(self, action: Action) -> Tensor:
-        """The difference that an action makes, `(B, n)`."""
+        """The difference between the two views of an action, `(B, n)`."""
         if self.name == "crop":
             return _crop_difference(action)
         if self.name == "colour":
             return torch.stack([action[name] / _RANGES[name] for name in _COLOUR], dim=1)
         if self.name in _RANGES:
             return (action[self.name] / _RANGES[self.name]).unsqueeze(1)
-        # Whether two views differ in a flag is yes or no; its plain difference would have a sign.
+        # Two views differ in a flag or they do not; the plain difference would have a sign.
         return action.as_vector([self.name], "canonical" if self.is_flag(action.groups) else self.convention)
 
     def is_flag(self, groups: Mapping[str, Group]) -> bool:
         return isinstance(groups.get(self.name), Flag)
 
     def dimensions(self, groups: Mapping[str, Group]) -> int:
-        """n, for views of which `groups` are recorded.
+        """n, for views that record `groups`.
 
         Raises:
-            ValueError: if what is told is not recorded, or measures nothing.
+            ValueError: if the parameter is not recorded, or has no numbers to predict.
         """
         for needed in _COLOUR if self.name == "colour" else (self.name,):
             if needed not in groups:
@@ -174,5 +170,5 @@ def _head(widths: tuple[int, ...], normalised: bool) -> nn.Sequential:
             *([nn.BatchNorm1d(outputs)] if normalised else []),
             nn.ReLU(inplace=True),
         ]
-    # The last map has a bias: the mean of a target need not be 0, that of a rotation's w is not.
+    # The last layer has a bias: the mean of a target need not be 0, and the mean of a rotation's w is not.
     return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

@@ -1,4 +1,4 @@
-"""Barlow Twins: the dimensions of two views' embeddings correlate with themselves and with nothing else."""
+"""Barlow Twins: each dimension of an embedding correlates with itself in the other view and with no other."""
 
 from collections.abc import Mapping
 
@@ -16,19 +16,20 @@ from ssl_inv.views import Pair, Views
 class BarlowTwins(Objective):
     """Redundancy reduction (Zbontar, Jing, Misra, LeCun, Deny, ICML 2021, eq. 1).
 
-    With C the correlations over the global batch of the dimensions of one view's embedding with those of the other's,
+    With C_ij the correlation over the global batch of dimension i of one view's embedding with dimension j of the
+    other's,
 
         L = scale (sum_i (1 - C_ii)^2 + redundancy sum_{i != j} C_ij^2).
 
     When:
-        An invariant baseline without negatives and teacher, with one weight to set; wide projectors are what the paper
-        gains by. Not with batches so small that correlations between dimensions are noise, nor where features have to
-        tell how an image was seen.
+        An invariant baseline without negatives or teacher, with one weight to set. The paper gains by wide projectors.
+        Not with batches so small that correlations between dimensions are noise. Not where features must tell how an
+        image was seen.
 
     Args:
         projector: widths of the projector's layers.
         redundancy: weight of the correlations between different dimensions.
-        scale: weight of both terms; with LARS it changes little, other optimisers or narrower projectors may want
+        scale: weight of both terms. It changes little with LARS; other optimisers or narrower projectors may want
             another.
     """
 

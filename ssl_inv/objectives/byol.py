@@ -1,4 +1,4 @@
-"""BYOL: predict what a slowly moving copy of the network makes of the other view."""
+"""BYOL: predict the other view's projection by a moving average of the network."""
 
 from collections.abc import Mapping
 
@@ -17,24 +17,25 @@ from ssl_inv.views import Pair, Views
 class BYOL(Objective):
     """Bootstrap your own latent (Grill et al., NeurIPS 2020, eq. 2).
 
-    With q the prediction from the projected features of one view, and z' the teacher's projection of the other, without
+    With q the prediction from the projection of one view, and z' the teacher's projection of the other view, without
     gradient,
 
         L = 2 - 2 cos(q(z^x), z'^y) + 2 - 2 cos(q(z^y), z'^x).
 
-    The teacher is a moving average of backbone and projector. Views go through the networks one after the other, so
-    batch normalisation sees one view at a time, as in the paper; `augmentation: {name: byol}` has its two policies.
+    The teacher is a moving average of backbone and projector. The two views go through the networks one after the
+    other, so batch normalisation sees one view at a time, as in the paper. `augmentation: {name: byol}` has the paper's
+    two policies.
 
     When:
-        An invariant baseline without negatives, so that the batch may be smaller than SimCLR's, and the reference for
-        conditional BYOL and seq-JEPA, which put an action into the same scheme. Not where features have to tell how an
-        image was seen: of seq-JEPA's baselines on 3DIEBench it keeps least of the rotation. It costs a teacher: one
-        more network in memory and two more forward passes a step.
+        An invariant baseline without negatives, so batches may be smaller than SimCLR's. It is the reference for
+        conditional BYOL and seq-JEPA, which add an action to the same scheme. Not where features must tell how an image
+        was seen: of seq-JEPA's baselines on 3DIEBench it keeps least of the rotation. The teacher costs one more
+        network in memory and two more forward passes a step.
 
     Args:
         projector: widths of the projector's layers; the last is the dimension of the predictions.
         predictor: widths of the predictor's hidden layers.
-        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+        momentum: of the teacher in the first step; it rises to 1 along half a cosine.
     """
 
     teacher: Teacher

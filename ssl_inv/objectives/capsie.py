@@ -27,44 +27,42 @@ from ssl_inv.views import Pair, Views
 class CapsIE(Objective):
     """Capsule network projectors for invariant and equivariant features (Everett and others, 2024, arXiv 2405.14386).
 
-    One layer of self-routing capsules on the backbone's feature map takes the place of SIE's two projectors. The
-    activations a, a distribution over capsules, are the invariant embedding; the poses p, all side by side, are the
-    equivariant one, which SIE's bilinear predictor m moves as the action u from view x to view y says. With z = [a, p],
+    One layer of self-routing capsules on the backbone's feature map replaces SIE's two projectors. The activations a, a
+    distribution over capsules, are the invariant embedding. The poses p, side by side, are the equivariant embedding;
+    SIE's bilinear predictor m moves it by the action u from view x to view y. With z = [a, p],
 
-        L = invariance (mean_b sum_k - a_k^y log a_k^x + mean_entropy (G(a^x) + G(a^y))) + equivariance mean (m(p^x, u)
-        - p^y)^2
+        L = invariance (mean_b sum_k - a_k^y log a_k^x + mean_entropy (G(a^x) + G(a^y)))
+          + equivariance mean (m(p^x, u) - p^y)^2
           + variance (V(z^x) / 2 + V(z^y) / 2) + variance V(m(p^x, u)) / 2 + covariance (C(z^x) + C(z^y)),
 
-    V and C those of VICReg, G(a) = log K - H(mean_b a).
+    with V and C of VICReg and G(a) = log K - H(mean_b a).
 
     The published code lacks the module with its invariance term, which sharpens the activations by temperatures before
-    the cross entropy. What stands here is the form without sharpening that EquiCaps, of the same group, has in its
-    place, in SIE's weighting; the paper's numbers are not to be expected to the digit. Each view is a pass of its own
-    through backbone and capsules.
+    the cross entropy. Here the term has the form of EquiCaps, from the same group, without sharpening and in SIE's
+    weighting, so do not expect the paper's exact numbers. Each view is a separate pass through backbone and capsules.
 
     When:
-        As SIE, where what is invariant should come as a distribution over a few capsules, and what is equivariant as a
-        pose for each. Not where the cost of capsules on feature maps matters, nor where the features have to be those
-        of a plain pooled backbone alone; not for the paper's numbers to the digit, see above; and not on short runs,
-        perhaps because routing begins by treating all capsules alike: on rendered solids 800 steps end with fewer of
-        the classes right than VICReg's, and with an R2 of the rotation that is above VICReg's in one seed of three, or
-        in two where the predictor begins as a quaternion's multiplication. EquiCaps, whose poses turn by a known
-        matrix, ends far above both.
+        As SIE, where the invariant part should be a distribution over a few capsules and the equivariant part a pose
+        for each. Not where the cost of capsules on feature maps matters. Not where features must come from a plain
+        pooled backbone alone. Not for the paper's exact numbers. Not on short runs, perhaps because routing begins by
+        treating all capsules alike: after 800 steps on rendered solids, fewer classes are right than VICReg's, and the
+        R2 of the rotation is above VICReg's in one seed of three, or in two with `predictor_initialisation:
+        quaternion`. EquiCaps, whose poses turn by a known matrix, ends far above both.
 
     Args:
-        parameters: what the views differ in and the predictor is told; the paper's is `rotation`.
+        parameters: of the action between the views, given to the predictor; `rotation` in the paper.
         capsules: K, at every place of the map and of the whole image.
         pose: numbers in a pose.
         map_side: side of the backbone's last feature map; 8 for a ResNet and images of 256 pixels.
         invariance: weight of the cross entropy between the activations, and of their mean entropy.
         equivariance: weight of the prediction error. The paper's command line gives it as the product of two options,
-        10 and 0.45.
+            10 and 0.45.
         variance: weight of the hinge on the standard deviations.
         covariance: weight of the squared covariances.
-        mean_entropy: weight, relative to the cross entropy, of what the entropy of the mean activations lacks to its
-        maximum.
-        predictor_initialisation: what the predictor begins as; see SIE.
-        convention: how the action is written as a vector; see SIE.
+        mean_entropy: weight, relative to the cross entropy, of the gap between the entropy of the mean activations and
+            its maximum.
+        predictor_initialisation: initial weights of the predictor; see SIE.
+        convention: form of the action vector; see SIE.
 
     Raises:
         ValueError: if no view of the data records one of the parameters, or a number is out of its range.
@@ -116,7 +114,7 @@ class CapsIE(Objective):
         leave_out_head(backbone.model)
 
     def action_vector(self, action: Action) -> Tensor:
-        """The action as the predictor is told it, `(B, A)`."""
+        """The action as the predictor reads it, `(B, A)`."""
         return action.as_vector(self.parameters_used, self.convention)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
@@ -141,7 +139,7 @@ class CapsIE(Objective):
         }
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:
-        """Retrieval is among poses side by side."""
+        """Retrieval compares all poses side by side."""
 
         def encode(pixels: Tensor) -> Tensor:
             return self.projector(backbone.feature_map(pixels)).poses.flatten(1)  # type: ignore[no-any-return]

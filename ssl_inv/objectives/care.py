@@ -16,31 +16,31 @@ from ssl_inv.views import Crops, MultiCrop, Views
 class CARE(Objective):
     """Contrastive learning with augmentations that act orthogonally (Gupta, Robinson, Lim, Villar, Jegelka, ICLR 2024).
 
-    All images of a chunk have the same two augmentations, one for view x and one for view y. If each acts on embeddings
-    as one orthogonal matrix, then the angles between the chunk's images are the same among their views x as among their
-    views y:
+    All images of a chunk share two augmentations, one for view x and one for view y. If each augmentation acts on
+    embeddings as one orthogonal matrix, the angles between the chunk's images are the same in their views x as in their
+    views y. With normalised embeddings z,
 
-        L = NT-Xent(z^x, z^y; temperature) + equivariance (2 / B) sum_{i != j of one chunk} (z^x_i . z^x_j - z^y_i .
-        z^y_j)^2,
+        L = NT-Xent(z^x, z^y; temperature)
+            + equivariance (2 / B) sum_{i != j of one chunk} (z^x_i . z^x_j - z^y_i . z^y_j)^2.
 
-    embeddings being normalised. What the augmentations were is not told: the objective compares samples, and predicts
-    nothing. Both terms look at the same two views of an image. In the authors' code the first looks at two of its own,
-    augmented apart from the chunk, so that a step costs four views: there a negative of the first term never shares its
-    crop and colours with the image.
+    The objective compares samples: it does not read what the augmentations were, and predicts nothing. Both terms use
+    the same two views of an image. The authors' code has two further views for the first term, augmented apart from the
+    chunk, so a step costs four views; there a negative of the first term never shares its crop and colours with the
+    image.
 
     When:
-        Augmentations are not recorded, or not of a kind that can be written as a vector, but can be applied alike to
-        several images: the loss compares images and needs no parameters. Its structure is the strictest of the family,
-        an orthogonal matrix for each augmentation. Not where an action is to be predicted from its parameters, nor with
-        small chunks, whose pairs are few.
+        Augmentations are not recorded, or cannot be written as a vector, but can be applied alike to several images:
+        the loss compares images and needs no parameters. Its structure is the strictest of the family, one orthogonal
+        matrix for each augmentation. Not where an action must be predicted from its parameters. Not with small chunks,
+        which have few pairs.
 
     Args:
         projector: widths of the projector's layers.
         temperature: divides the cosine similarities.
         equivariance: weight of the second term; the paper has 0.01 for STL-10, 0.03 for CIFAR-10, 0.001 for CIFAR-100
             and 0.005 for ImageNet-100.
-        chunk: the recorded parameter in which samples of one chunk agree; the operation
-            `ssl_inv.augment.shared.Shared` records `chunk`.
+        chunk: recorded parameter that is equal within a chunk; the operation `shared` records
+            `chunk`.
     """
 
     def __init__(
@@ -58,15 +58,14 @@ class CARE(Objective):
         require_filled(projector=projector)
         require_above(0, temperature=temperature)
         if chunk not in groups:
-            hint = "the operation ssl_inv.augment.shared.Shared does" if chunk == "chunk" else suggest(chunk, groups)
+            hint = "the operation 'shared' does" if chunk == "chunk" else suggest(chunk, groups)
             raise SettingError("chunk", f"no view of this data records {chunk!r}; {hint}")
         self.chunk, self.temperature, self.equivariance = chunk, temperature, equivariance
         self.projector = make_projector(features, projector)
 
     @property
     def plan(self) -> MultiCrop:
-        # Two views of one image, also where the data have several: those of different objects differ by more than the
-        # augmentation.
+        # Always two views of one image: views of an object that the data holds differ by more than the augmentation.
         return MultiCrop((Crops(2),))
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
@@ -74,9 +73,7 @@ class CARE(Objective):
         return self.embedding_loss(x, y, views[0].transform[self.chunk])
 
     def embedding_loss(self, x: Tensor, y: Tensor, chunk: Tensor) -> Losses:
-        """The terms of the loss from the embeddings `(B, D)` of both views and the number of each sample's chunk,
-        `(B,)`.
-        """
+        """The terms of the loss from the embeddings `(B, D)` of both views and each sample's chunk number, `(B,)`."""
         return {
             "nt_xent": Term(losses.nt_xent(x, y, self.temperature)),
             "equivariance": Term(losses.gram_difference(x, y, chunk), self.equivariance),

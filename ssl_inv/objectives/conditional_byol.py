@@ -1,4 +1,4 @@
-"""Conditional BYOL: the predictor is told what leads from its view to the teacher's."""
+"""Conditional BYOL: BYOL with a predictor that reads the action from its view to the teacher's."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -20,28 +20,28 @@ class ConditionalBYOL(Objective):
     """BYOL (Grill et al., NeurIPS 2020) with a predictor that is told the action, seq-JEPA's comparison (Ghaemi et al.,
     2025).
 
-    With z the embedding of the trained network, z' that of a teacher that follows it as a moving average, p the
-    predictor and a the action from view x to view y,
+    With z the embedding of the trained network, z' the embedding of its moving average, p the predictor and a the
+    action from view x to view y,
 
-        L = |p(z_x, a) - z'_y|^2 + |p(z_y, a^-1) - z'_x|^2,
+        L = |p(z_x, a) - z'_y|^2 + |p(z_y, a^-1) - z'_x|^2.
 
-    predictions and embeddings being normalised and the teacher having no gradient.
+    Predictions and embeddings are normalised, and the teacher has no gradient.
 
     When:
-        The comparison for seq-JEPA and SIE: what a predictor that is told the action adds to BYOL, and nothing else.
-        Two views, no negatives. Not as a first choice for rotations: in seq-JEPA's table its R2 of the rotation is a
-        little more than half of SIE's, though its classes are better.
+        The comparison for seq-JEPA and SIE: it shows what the action alone adds to BYOL. Two views, no negatives. Not
+        as a first choice for rotations: in seq-JEPA's table its R2 of the rotation is a little more than half of SIE's,
+        though its classes are better.
 
     Args:
-        parameters: what the views differ in and the predictor is told.
+        parameters: of the action between the views, given to the predictor.
         projector: widths of the projector's layers.
         predictor_hidden: widths of the predictor's hidden layers.
         action_embedding: dimensions that the action is mapped to before the predictor.
-        momentum: of the teacher at the first step; it rises to 1 along half a cosine.
-        symmetric: whether both directions are learned, as in BYOL. seq-JEPA's code predicts y from x only, which costs
-            half of the steps' networks and halves the loss.
-        convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which
-            keep the sign that the product has, and plain differences of hues.
+        momentum: of the teacher in the first step; it rises to 1 along half a cosine.
+        symmetric: whether both directions are learnt, as in BYOL. seq-JEPA's code predicts only y from x, which halves
+            the passes through the networks and the loss.
+        convention: form of the action vector. `seq-jepa` and `sie` follow these papers: quaternions with the sign of
+            the product, and plain differences of hues.
     """
 
     teacher: Teacher

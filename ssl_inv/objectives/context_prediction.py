@@ -6,11 +6,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.catalogue import require, require_at_least, require_between
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.multi_crop import area_range
 from ssl_inv.transforms import Group
 from ssl_inv.views import Patches, Views
 
@@ -20,33 +21,33 @@ _SIDES = 8
 class ContextPrediction(Objective):
     """Prediction of where one patch lies beside another (Doersch, Gupta, Efros, ICCV 2015).
 
-    A patch and one of its eight neighbours go through the backbone, with gaps between them and each a little out of its
-    place, so that no edge leads from one to the other. A classifier is given both features:
+    A patch and some of its eight neighbours go through the backbone. Gaps between them and small random shifts ensure
+    that no edge leads from one patch to the other. A classifier reads both features:
 
         L = mean over neighbours n of CE(classifier([f(middle), f(n)]), which of the eight n is).
 
-    All patches of a batch go through the backbone together. The paper has pairs; with several neighbours beside one
-    middle patch, it is encoded once for all of them.
+    All patches of a batch go through the backbone together. The paper has pairs; with several neighbours, the middle
+    patch is encoded once for all of them.
 
     When:
-        The teacher by which transitive invariance finds neighbours among photographs, as in its paper, and a baseline
-        that needs one view and no negatives. Parts of objects have to be large beside the gaps: not for images of much
-        less than 96 pixels, nor where layout tells the place (faces cut to their frame, medical scans). The task is
-        also solved by the colour fringes of lenses, which show how far from the axis a patch lies; `colour_dropping`
-        among the operations of the augmentation hides them, as does `grey`. Otherwise than in the paper, all patches of
-        a photograph keep the same channel, and none has its resolution reduced.
+        The teacher that finds neighbours among photographs for transitive invariance, as in its paper; and a baseline
+        that needs one view and no negatives. Parts of objects must be large beside the gaps: not for images of much
+        less than 96 pixels. Not where layout alone tells the place (cropped faces, medical scans). Colour fringes of
+        lenses also solve the task, since they show how far from the axis a patch lies; the augmentation's operations
+        `colour_dropping` and `grey` hide them. Unlike in the paper, all patches of a photograph keep the same channel,
+        and no patch has its resolution reduced.
 
     Args:
-        hidden: widths of the classifier's hidden layers; the paper's after the layers that patches share.
-        neighbours: how many of the eight stand beside the middle patch, at random; 1 in the paper.
+        hidden: widths of the classifier's hidden layers; in the paper, of the layers after the ones that patches share.
+        neighbours: number of random neighbours, of the eight, beside each middle patch; 1 in the paper.
         patch_size: side in pixels.
         patch_gap: pixels from one patch to the next.
-        patch_jitter: largest shift of every patch down and right in pixels; the paper's is of 7 to each side.
-        patch_scale: smallest and largest share of the image's area that all nine places together take; the paper's
-            places take 158,000 of 150,000 to 450,000 pixels.
+        patch_jitter: largest shift of every patch down and right in pixels; the paper shifts by up to 7 to each side.
+        patch_scale: smallest and largest share of the image's area that all nine places together take; in the paper,
+            158,000 of 150,000 to 450,000 pixels.
 
     Raises:
-        ValueError: if a number is out of its range, or shifts are so large that directions mix.
+        ValueError: if a number is out of its range, or if shifts are so large that directions mix.
     """
 
     def __init__(
@@ -62,22 +63,17 @@ class ContextPrediction(Objective):
         patch_scale: list[float] = [0.35, 1.0],  # noqa: B006
     ) -> None:
         super().__init__()
-        if not 1 <= neighbours <= _SIDES:
-            raise SettingError("neighbours", f"must lie between 1 and {_SIDES}, got {neighbours}")
+        require_between(1, _SIDES, neighbours=neighbours)
         require_at_least(0, patch_gap=patch_gap, patch_jitter=patch_jitter)
         require_at_least(1, patch_size=patch_size)
-        if len(patch_scale) != 2:
-            raise SettingError("patch_scale", f"must be two shares, got {patch_scale}")
-        # Beyond this a patch beside the middle can lie nearer to a diagonal than to its own direction.
+        # With larger shifts, a patch beside the middle can lie nearer to a diagonal than to its own direction.
         apart = patch_size + patch_gap
-        if patch_jitter >= (most := apart / (1 + 1 / math.tan(math.pi / _SIDES))):
-            raise SettingError(
-                "patch_jitter", f"must be below {most:.1f} with patches {apart} pixels apart, got {patch_jitter}"
-            )
+        most = apart / (1 + 1 / math.tan(math.pi / _SIDES))
+        problem = f"must be below {most:.1f} with patches {apart} pixels apart, got {patch_jitter}"
+        require(patch_jitter < most, "patch_jitter", problem)
         view = 3 * patch_size + 2 * patch_gap + patch_jitter
-        self._plan = Patches(
-            view, patch_size, 3, patch_jitter, 1 + neighbours, (patch_scale[0], patch_scale[1]), middle_first=True
-        )
+        scale = area_range("patch_scale", patch_scale)
+        self._plan = Patches(view, patch_size, 3, patch_jitter, 1 + neighbours, scale, middle_first=True)
         self.classifier = mlp((2 * features, *hidden, _SIDES))
 
     @property
@@ -94,8 +90,8 @@ class ContextPrediction(Objective):
 
 
 def sides(views: Views) -> Tensor:
-    """In which eighth of all directions from view 0 each other view lies, `(V - 1, B)`: 0 to the right, 2 below, 4 to
-    the left, 6 above.
+    """The direction from view 0 to each other view in eighths of a circle, `(V - 1, B)`: 0 right, 2 below, 4 left, 6
+    above.
     """
     centres = torch.stack([view.transform["patch"][:, :2] for view in views.views])
     right, down = (centres[1:] - centres[0]).unbind(-1)

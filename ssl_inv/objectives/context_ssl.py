@@ -1,4 +1,4 @@
-"""ContextSSL: a context of pairs and actions tells what a prediction shall depend on and what not."""
+"""ContextSSL: a context of pairs and actions shows which changes a prediction depends on."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between, suggest
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between, suggest
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -29,50 +29,50 @@ class ContextSSL(Progress, Objective):
 
         [f(x_1); a_1], [f(y_1); 0], [f(x_2); a_2], [f(y_2); 0], ...
 
-    and its output p_i at the action's token shall be its output t_i at the token of y_i, g being an MLP and v_i what is
-    recorded of y_i:
+    Its output p_i at the token with the action must equal its output t_i at the token of y_i. With g an MLP and v_i the
+    recorded parameters of y_i,
 
-        L = NT-Xent(p, t; temperature) + latents mean (g(p_i / |p_i|) - v_i)^2
+        L = NT-Xent(p, t; temperature) + latents mean (g(p_i / |p_i|) - v_i)^2.
 
-    Each step is of one environment: a and v have the numbers of its parameters, and zeros for all others. Views differ
-    in those too, but as no action tells of them, p and t can agree only by leaving them out. So earlier pairs show
-    which changes count, and the same weights become equivariant to these and invariant to the others. Most of the
-    context is hidden at random: outputs could otherwise be told apart by what stands before them.
+    Each step uses one environment: a and v hold the numbers of its parameters, and zeros for all others. Views differ
+    in the other parameters too, but no action tells them, so p and t can agree only by leaving them out. Earlier pairs
+    thus show which changes count: the same weights become equivariant to these and invariant to the others. Most of the
+    context is hidden at random; otherwise the tokens before an output would be enough to tell outputs apart.
 
-    The authors tell the latents from t too, not from p alone, and compare outputs of 512 dimensions, where their
-    transformer is 2,048 wide; here the two are one width. What follows is chosen here, as no number was at hand to
-    check it by. A pair sees pairs before it in its sequence and never its own other half, so that t_i cannot be
-    computed of x_i and a_i. Pairs are hidden whole, for p_i others than for t_i. Negatives are all pairs of the batch.
-    Features are normalised each by itself before the transformer, which is that of GPT-2 without dropout, with torch's
-    initial weights but for its small ones of positions. The authors' code clamps cosines at 1e-7, so that negatives
-    that are far away have no gradient; here nothing is clamped.
+    The authors predict the latents from t as well as from p, and compare outputs of 512 dimensions from a transformer
+    of width 2,048; here both have one width. The following is our choice, since no published number was at hand to
+    check it. A pair sees the pairs before it in its sequence and never its own other half, so t_i cannot be computed
+    from x_i and a_i. Pairs are hidden whole, and p_i and t_i have different hidden pairs. Negatives are all pairs of
+    the batch. Each feature is normalised by itself before the transformer. The transformer is GPT-2's without dropout,
+    with torch's initial weights except small ones for positions. The authors' code clamps cosines at 1e-7, so distant
+    negatives have no gradient; here nothing is clamped.
 
     When:
-        One encoder shall serve tasks that want different symmetries, and the data record several kinds of change, such
+        One encoder must serve tasks that want different symmetries, and the data record several kinds of change, such
         as rotation and colour of renderings: a few examples then choose between them without training. The paper's best
-        R2 of rotations has a context of 126 tokens. Not where a single kind of change is recorded, for then SEN is much
-        the same without the transformer; nor for classes, of which SimCLR has more right in the paper.
+        R2 of rotations has a context of 126 tokens. Not where only one kind of change is recorded: SEN is then much the
+        same without the transformer. Not for classes, where SimCLR is better in the paper.
 
     Args:
-        environments: what actions tell in each kind of step; kinds are drawn with equal chances. The predictor that
-            retrieval measures answers in the first one, after pairs of the last training batches.
-        context: pairs of a sequence. Where a batch is no multiple of it, the last sequence is shorter.
+        environments: parameters of the actions, one list for each kind of step; kinds are drawn with equal chances. The
+            predictor that retrieval measures uses the first one, after pairs of the last training batches.
+        context: pairs in a sequence. The last sequence of a batch is shorter if the batch is not a multiple of it.
         masked: share of the earlier pairs that is hidden from a token.
-        positions: `learned` ones for every token of a sequence, as GPT-2 has them; outputs of one place are then alike,
-            and for the loss to be hard a batch must hold many sequences, and one at least. With `none`, a context is a
-            set of pairs, and as many as one likes.
+        positions: `learned` ones for every token of a sequence, as in GPT-2. Outputs of one place are then alike, so
+            the loss is hard only if a batch holds many sequences; it must hold at least one. With `none` a context is a
+            set of pairs, of any size.
         width: of the transformer.
         layers: of the transformer.
         heads: of its attention.
         temperature: divides cosine similarities.
         latents: weight of the second term.
-        latents_of: which numbers its mean is over: those of the step's `environment`, as in the authors' code, or
-            `all`, of which those of other environments are to be predicted as zeros.
+        latents_of: which numbers the mean of the second term is over: the step's `environment`, as in the authors'
+            code, or `all`, where other environments have zeros as targets.
         latent_hidden: widths of the hidden layers of g.
-        convention: how an action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which keep
-            the sign that the product has, and plain differences of hues. What is recorded of y is always written as
-            evaluation writes it.
-        seed: decides environments and what is hidden.
+        convention: form of the action vector. `seq-jepa` and `sie` follow these papers: quaternions with the sign of
+            the product, and plain differences of hues. The recorded parameters of y always have the form that
+            evaluation uses.
+        seed: of the environments and of the hidden pairs.
     """
 
     told: Tensor
@@ -103,14 +103,8 @@ class ContextSSL(Progress, Objective):
         _require_settings(environments, groups, context, masked, temperature, latents)
         self.parameters_used = list(dict.fromkeys(name for names in environments for name in names))
         self.convention: Convention = convention
-        self.context, self.masked, self.temperature, self.latents, self.seed = (
-            context,
-            masked,
-            temperature,
-            latents,
-            seed,
-        )
-        self.latents_of = latents_of
+        self.context, self.masked, self.temperature, self.seed = context, masked, temperature, seed
+        self.latents, self.latents_of = latents, latents_of
         neutral = [Transform({name: groups[name].neutral(1)}, {name: groups[name]}) for name in self.parameters_used]
         actions = [one.relative(one).as_vector(convention=convention).shape[1] for one in neutral]
         values = [one.as_vector().shape[1] for one in neutral]
@@ -158,13 +152,13 @@ class ContextSSL(Progress, Objective):
         Args:
             x: features of the first views, `(B, D)`.
             y: features of the second views, `(B, D)`.
-            action: from the first to the second, all parameters, `(B, K)`.
-            latent: what is recorded of the second views, all parameters, `(B, V)`.
+            action: all parameters of the action from x to y, `(B, K)`.
+            latent: all recorded parameters of the second views, `(B, V)`.
         """
         pairs = torch.stack((gather(_normalised(x)), gather(_normalised(y))), dim=1)
         action = gather(action) * self.told[self.environment]
         predicted, target = self._outputs(pairs, action, len(x)).unbind(1)
-        self._batches += 1  # the batches of a step hide other pairs each
+        self._batches += 1  # each micro-batch of a step hides other pairs
         if self.training and self.environment == 0:
             self._remember(pairs, action)
         told, counted = self.latent_head(F.normalize(predicted, dim=1)), self.recorded[self.environment]
@@ -181,14 +175,12 @@ class ContextSSL(Progress, Objective):
     def _outputs(self, pairs: Tensor, action: Tensor, share: int) -> Tensor:
         """Outputs `(share, 2, W)` for this process's share of all pairs `(N, 2, D)` and actions `(N, K)`.
 
-        A process computes the sequences that its own pairs stand in, and shares only those that lie across a border.
+        A process computes every sequence that holds one of its pairs. Only sequences across a border are computed more
+        than once.
         """
         if self.transformer.places is not None and len(pairs) < self.context:
-            choices = f"make it {len(pairs)}, the batch larger, or positions 'none'"
-            raise SettingError(
-                "context",
-                f"{self.context}, but a batch has {len(pairs)} pairs and trains no later positions; {choices}",
-            )
+            problem = f"{self.context}, but a batch has {len(pairs)} pairs and trains no later positions"
+            raise SettingError("context", f"{problem}; make it {len(pairs)}, the batch larger, or positions 'none'")
         length, first = min(self.context, len(pairs)), rank() * share
         start, stop = first // length * length, -(-(first + share) // length) * length
         spare = max(0, stop - len(pairs))
@@ -202,8 +194,8 @@ class ContextSSL(Progress, Objective):
         return pairs_of_outputs[first - start : first - start + share]
 
     def _shown(self, start: int, stop: int, length: int) -> Tensor:
-        """Which pairs of its sequence each token of the pairs from `start` to `stop` may see if they come before it,
-        `(S, 2 L, L)`.
+        """For each token of the pairs from `start` to `stop`: which pairs of its sequence are not hidden, `(S, 2 L,
+        L)`.
         """
         key = (self.seed, self.steps_done, 1 + self._batches, np.arange(2 * start, 2 * stop))
         return torch.from_numpy(keyed_random.uniform(*key, count=length) >= self.masked).view(-1, 2 * length, length)
@@ -217,9 +209,9 @@ class ContextSSL(Progress, Objective):
     def predictor(self, backbone: Backbone) -> ActionPrediction:
         """The prediction of the first environment after the remembered pairs.
 
-        An embedding is the normalised output at y's token and, beside it, the normalised features, which predictions
-        begin from. All embeddings are of one length and predictions are zero in the place of features: cosines are
-        ranked as those of outputs.
+        An embedding is the normalised output at y's token beside the normalised features, from which predictions begin.
+        All embeddings have one length, and predictions are zero in place of the features, so cosines rank as the
+        outputs' do.
         """
         features = self.memory_features.shape[2]
 
@@ -234,7 +226,7 @@ class ContextSSL(Progress, Objective):
         return ActionPrediction(encode, move, self.parameters_used, self.convention)
 
     def _in_context(self, features: Tensor, action: Tensor | None) -> Tensor:
-        """Normalised outputs `(B, W)` at tokens that all come next after the remembered pairs, and do not see each
+        """Normalised outputs `(B, W)` at tokens that each come next after the remembered pairs and do not see each
         other.
 
         Args:
@@ -258,15 +250,16 @@ class ContextSSL(Progress, Objective):
 
 
 class ContextTransformer(nn.Module):
-    """A pre-norm transformer over tokens that are the sum of a map of features and a map of an action.
+    """A pre-norm transformer over tokens; each token is the sum of a linear map of features and a linear map of an
+    action.
 
     Args:
         features: D, dimensions of features.
-        action: K, length of the action vector; a token without action has zeros.
+        action: K, length of the action vector; tokens without an action have zeros.
         width: W, of the layers.
-        layers: how many.
+        layers: number of layers.
         heads: of attention.
-        places: how many learned positions there are; 0 for none.
+        places: number of learned positions; 0 for none.
 
     Raises:
         ValueError: if the heads do not divide the width, or there is no layer.
@@ -274,8 +267,8 @@ class ContextTransformer(nn.Module):
 
     def __init__(self, features: int, action: int, width: int, layers: int, heads: int, places: int) -> None:
         super().__init__()
-        if heads < 1 or width < 1 or width % heads:
-            raise SettingError("heads", f"{heads}, which does not divide width, {width}")
+        fits = heads >= 1 and width >= 1 and width % heads == 0
+        require(fits, "heads", f"{heads}, which does not divide width, {width}")
         require_at_least(1, layers=layers)
         self.features, self.action = nn.Linear(features, width), nn.Linear(action, width, bias=False)
         self.places = nn.Embedding(places, width) if places else None
@@ -290,8 +283,8 @@ class ContextTransformer(nn.Module):
         Args:
             features: `(S, T, D)`.
             actions: `(S, T, K)`.
-            places: the number of each token's position, `(T,)`.
-            visible: which tokens each token sees, itself among them, `(S, T, T)`.
+            places: position of each token, `(T,)`.
+            visible: which tokens each token sees, including itself, `(S, T, T)`.
         """
         tokens = self.features(features) + in_full_precision(self.action, actions)
         if self.places is not None:
@@ -302,7 +295,7 @@ class ContextTransformer(nn.Module):
 
 
 class _Layer(nn.Module):
-    """Attention and a GELU network of four times the width, each on normalised tokens and added to them."""
+    """Attention and a GELU network of four times the width, each a residual branch on normalised tokens."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -320,11 +313,11 @@ class _Layer(nn.Module):
 
 
 def visible_tokens(shown: Tensor) -> Tensor:
-    """Which tokens of a sequence of pairs each token sees: itself, and of the pairs before its own both tokens where
-    they are shown.
+    """Which tokens each token of a sequence of pairs sees: itself, and both tokens of every earlier pair that is shown
+    to it.
 
     Args:
-        shown: to each token, which pairs, `(S, 2 L, L)`, bool.
+        shown: which pairs are shown to each token, `(S, 2 L, L)`, bool.
 
     Returns:
         `(S, 2 L, 2 L)`, bool.
@@ -350,12 +343,12 @@ def _sequences(pairs: Tensor, length: int) -> Tensor:
 
 
 def _columns(environments: list[list[str]], names: list[str], lengths: list[int]) -> Tensor:
-    """For each environment ones in the columns of its parameters and zeros elsewhere, `(E, K)`.
+    """For each environment, ones in the columns of its parameters and zeros elsewhere, `(E, K)`.
 
     Args:
         environments: names of parameters.
         names: of all parameters, in the order of their columns.
-        lengths: how many columns each has.
+        lengths: number of columns of each.
     """
     parts = [
         torch.tensor([[float(name in told)] * length for told in environments])
@@ -372,10 +365,8 @@ def _require_settings(
     temperature: float,
     latents: float,
 ) -> None:
-    if not environments or not all(environments):
-        raise SettingError(
-            "environments", f"must be one or more lists of parameters, none of them empty, got {environments}"
-        )
+    problem = f"must be one or more lists of parameters, none of them empty, got {environments}"
+    require(bool(environments) and all(environments), "environments", problem)
     unknown = next((name for names in environments for name in names if name not in groups), None)
     if unknown is not None:
         raise SettingError("environments", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")

@@ -1,4 +1,4 @@
-"""DeepCluster-v2: predict from every crop of an image the cluster that it was in when the epoch began."""
+"""DeepCluster-v2: every crop predicts the cluster of its image at the beginning of the epoch."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_above, require_at_least, require_filled
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.clusters import Clusters
@@ -26,34 +26,34 @@ _GLOBAL_CROPS = 2
 class DeepClusterV2(Objective):
     """Offline clustering with prototypes that are centroids (Caron et al., "SwAV", NeurIPS 2020, app. D).
 
-    Two banks hold the normalised projections of both global crops of every image, as they were when it was last seen.
-    Before each epoch and for each set h of K_h prototypes, spherical k-means of a bank, the first for h = 0, the second
-    for h = 1, and so on in turn, gives centroids c of length one and every image's cluster y. With z the normalised
-    projection of a crop,
+    Two banks hold the normalised projections of the two global crops of every image, from the last time it was seen.
+    Before each epoch, spherical k-means runs for each set h of K_h prototypes, on the first bank for h = 0, on the
+    second for h = 1, and so on in turn. It gives centroids c of length one and the cluster y of every image. With z the
+    normalised projection of a crop,
 
         L = mean over sets and crops of CE(softmax(z . c^h / temperature), y^h).
 
-    Prototypes have no gradient, so no layer has to learn what the numbers of new clusters mean. Before the first epoch
-    both banks hold what the untrained network makes of the whole images; the authors take a pass over crops. k-means
-    sees a sample of the bank, and all images are put into the cluster nearest to them.
+    Prototypes have no gradient, so no layer has to learn the numbering of new clusters. Before the first epoch both
+    banks hold the untrained network's projections of whole images; the authors use a pass over crops. k-means reads a
+    sample of the bank; then every image is assigned to its nearest cluster.
 
     When:
-        Features for classes, from ResNets with many crops; targets come from the whole data and not from a batch, so
-        batches may be small. Not where an epoch is very long, as targets are that old, nor where features have to tell
-        how an image was seen.
+        Features for classes, from ResNets with many crops. Targets come from the whole data set, so batches may be
+        small. Not where an epoch is very long, since targets are that old. Not where features must tell how an image
+        was seen.
 
     Args:
-        local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
+        local_crops: number of small crops of a sample, besides two global ones of the augmentation's size and scale.
         local_size: side of local crops in pixels.
         local_scale: smallest and largest share of the image's area that a local crop takes.
         projector: widths of the projector's layers; the last is the dimension of the prototypes.
-        prototypes: how many each set has; the authors' sets differ in what k-means begins with.
+        prototypes: number of prototypes in each set; the authors' sets differ in how k-means begins.
         cluster_iterations: of k-means.
-        cluster_points: objects for each prototype that k-means sees, at most.
+        cluster_points: largest number of objects for each prototype that k-means reads.
         temperature: divides the similarities.
         bank_precision: of the stored projections.
         bank_place: `host` keeps the banks out of the GPU's memory.
-        seed: decides the sample and the first centroids, with the epoch and the set.
+        seed: of the sample and the first centroids, with the epoch and the set.
     """
 
     def __init__(
@@ -75,8 +75,8 @@ class DeepClusterV2(Objective):
     ) -> None:
         super().__init__()
         require_filled(projector=projector)
-        if not prototypes or min(prototypes) < 2:
-            raise SettingError("prototypes", f"must name at least one set of at least 2, got {prototypes}")
+        problem = f"must name at least one set of at least 2, got {prototypes}"
+        require(min(prototypes, default=0) >= 2, "prototypes", problem)
         require_at_least(1, cluster_iterations=cluster_iterations, cluster_points=cluster_points)
         require_above(0, temperature=temperature)
         self.crops = global_and_local(local_crops, local_size, local_scale)
@@ -91,10 +91,8 @@ class DeepClusterV2(Objective):
         return self.crops
 
     def allocate(self, objects: int, images: int) -> None:
-        if max(self.prototypes) > objects:
-            raise SettingError(
-                "prototypes", f"must be at most the {objects} objects of the training data, got {self.prototypes}"
-            )
+        problem = f"must be at most the {objects} objects of the training data, got {self.prototypes}"
+        require(max(self.prototypes) <= objects, "prototypes", problem)
         self.banks.extend(Bank(objects, self.dimensions, **self.storage) for _ in range(_GLOBAL_CROPS))
         self.sets.extend(Clusters(objects, count, self.dimensions) for count in self.prototypes)
 
@@ -103,8 +101,8 @@ class DeepClusterV2(Objective):
         return self.embedding_loss(by_crop(losses.unit_rows(projections), len(views)), views.index)
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
-        """The loss from normalised projections `(V, B, D)` of V crops of the images `index`, `(B,)`, the two global
-        ones first.
+        """The loss from normalised projections `(V, B, D)` of V crops of the images `index`, `(B,)`; the two global
+        crops come first.
         """
         for bank, crop in zip(self._banks(), z, strict=False):
             bank.put(index, crop.detach())

@@ -1,6 +1,4 @@
-"""DINO: predict, from crops of an image, which prototypes a slowly moving copy of the network finds in other crops of
-it.
-"""
+"""DINO: predict from crops of an image the prototypes that a moving average of the network finds in other crops."""
 
 from collections.abc import Iterable, Mapping
 from typing import Literal
@@ -8,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.catalogue import require_at_least
 from ssl_inv.memories.centring import CentredTargets
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -21,6 +19,7 @@ from ssl_inv.objectives.multi_crop import (
     global_and_local,
     mean_of_different_crops,
     require_distillation_settings,
+    require_shares_of_steps,
 )
 from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Views
@@ -29,43 +28,43 @@ from ssl_inv.views import MultiCrop, Views
 class DINO(Objective):
     """Self-distillation with no labels (Caron et al., ICCV 2021, eq. 1 to 3), as the authors' code computes it.
 
-    With s the student's logits of a crop, t the teacher's of one of the two global crops, and c a moving average of the
-    latter,
+    With s the student's logits of a crop, t the teacher's logits of one of the two global crops, and c a moving average
+    of t,
 
-        L = mean over pairs of different crops of CE(softmax((t - c) / teacher_temperature), softmax(s /
-        student_temperature)).
+        L = mean over pairs of different crops of
+            CE(softmax((t - c) / teacher_temperature), softmax(s / student_temperature)).
 
     The teacher is a moving average of backbone and head, without dropout and stochastic depth. Crops of one size go
-    through the student together, so batch normalisation sees all of them at once, as in the authors' code; a vision
-    transformer needs the argument `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in
-    that code, by the epoch. What is kept and judged after the last step is the teacher, as in the paper; until then,
-    monitors look at the student. `augmentation: {name: dino}` has the paper's three policies.
+    through the student together, so batch normalisation sees all of them at once, as in the authors' code. A vision
+    transformer needs the argument `dynamic_img_size: true` for local crops. Schedules advance by the step; the authors'
+    advance by the epoch. After the last step the teacher is kept and judged, as in the paper; until then monitors read
+    the student. `augmentation: {name: dino}` has the paper's three policies.
 
     When:
-        Features for classes and retrieval on plain images, above all of vision transformers and with kNN; the record of
-        views is not needed. Not on small budgets: it wants many crops, long training and schedules for temperatures and
-        teacher. Nor where features have to tell how an image was seen.
+        Features for classes and retrieval on plain images, above all from vision transformers and with kNN. No record
+        of views is needed. Not on small budgets: it wants many crops, long training and schedules for temperatures and
+        teacher. Not where features must tell how an image was seen.
 
     Args:
-        local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
+        local_crops: number of small crops of a sample, besides two global ones of the augmentation's size and scale.
         local_size: side of local crops in pixels.
         local_scale: smallest and largest share of the image's area that a local crop takes.
         projector: widths of the head's MLP; the last is the dimension of the prototypes.
-        batch_norm: whether the head's hidden layers are normalised, as the paper has it for ResNets.
-        prototypes: how many.
-        unit_norm: whether all prototypes have length one; learnt lengths may give more, and less stable training.
-        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch
-        of 100.
+        batch_norm: whether the head's hidden layers have batch normalisation, as in the paper for ResNets.
+        prototypes: number of prototypes.
+        unit_norm: whether all prototypes have length one. Learnt lengths may give more, with less stable training.
+        frozen_prototypes: share of all steps in which the prototypes are frozen; in the paper, its first epoch of 100.
         student_temperature: divides the student's logits.
-        teacher_temperature: divides the teacher's logits, after the warm-up; higher ones, 0.07, want a warm-up.
+        teacher_temperature: divides the teacher's logits after the warm-up; higher ones, such as 0.07, need a warm-up.
         warmup_temperature: divides the teacher's logits in the first step.
-        temperature_warmup: share of all steps in which the one becomes the other linearly; the paper's is 30 epochs.
-        targets: `centre` as above; `sinkhorn` replaces centring by assignments that use all prototypes alike, as DINOv2
-        does.
-        centre_momentum: what the centre keeps of itself in each step.
-        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+        temperature_warmup: share of all steps in which the teacher's temperature changes linearly from the first to the
+            second; 30 epochs in the paper.
+        targets: `centre` as above; `sinkhorn` replaces centring by assignments that use all prototypes equally, as in
+            DINOv2.
+        centre_momentum: of the centre, in each step.
+        momentum: of the teacher in the first step; it rises to 1 along half a cosine.
         koleo: weight of DINOv2's term that spreads the features of each global crop; 0.1 there, and over the global
-        batch here.
+            batch here.
         keep: whose weights the backbone has after the last step.
     """
 
@@ -97,16 +96,11 @@ class DINO(Objective):
         super().__init__()
         require_at_least(0, koleo=koleo)
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
-        for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
-            if not 0 <= share < 1:
-                raise SettingError(name, f"must be a share of all steps from 0 to below 1, got {share}")
+        require_shares_of_steps(frozen_prototypes=frozen_prototypes, temperature_warmup=temperature_warmup)
         self.crops = global_and_local(local_crops, local_size, local_scale)
-        self.student_temperature, self.momentum, self.frozen_prototypes = (
-            student_temperature,
-            momentum,
-            frozen_prototypes,
-        )
-        self.sinkhorn, self.koleo, self.keep = targets == "sinkhorn", koleo, keep
+        self.student_temperature, self.momentum = student_temperature, momentum
+        self.frozen_prototypes, self.keep = frozen_prototypes, keep
+        self.sinkhorn, self.koleo = targets == "sinkhorn", koleo
         self.head = PrototypeHead(features, projector, prototypes, batch_norm, unit_norm)
         self.centring = CentredTargets(
             prototypes, centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup
@@ -126,11 +120,8 @@ class DINO(Objective):
         targets = self._targets(torch.cat([view.pixels for view in views.views[:2]]))
         features = encode_by_size(backbone, views.views)
         student = by_crop(self.head(features), len(views))
-        terms = {
-            "distillation": Term(
-                mean_of_different_crops(losses.distillation(student, targets, self.student_temperature))
-            )
-        }
+        pairs = losses.distillation(student, targets, self.student_temperature)
+        terms = {"distillation": Term(mean_of_different_crops(pairs))}
         if self.koleo:
             first, second = by_crop(features, len(views))[:2]
             terms["koleo"] = Term(losses.koleo(first) + losses.koleo(second), self.koleo)

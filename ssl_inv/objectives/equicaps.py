@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least, suggest
+from ssl_inv.catalogue import require, require_at_least, suggest
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.capsules import CapsuleProjector, Capsules
@@ -21,21 +21,21 @@ class EquiCaps(Objective):
     """Pose-aware pretraining with capsules, without predictor (Konstantinou et al., 2025, arXiv 2506.09895), as the
     authors' code has it.
 
-    Capsules of the backbone's feature map have activations a, a distribution over capsules that says what is there, and
-    poses P, 3x3 matrices each, that are to turn with the object. With R the rotation from view x to view y, n dividing
+    Capsules of the backbone's feature map have activations a, a distribution over capsules that tells what is seen, and
+    poses P, 3x3 matrices that must turn with the object. With R the rotation from view x to view y, n the division of
     every pose by its Frobenius norm, q^x = n(P^x R) and q^y = n(P^y),
 
         L = invariance mean_b sum_k - a_k^y log a_k^x + equivariance mean (q^x - q^y)^2
           + variance (V(z^x) / 2 + V(z^y) / 2) + covariance (C(z^x) + C(z^y)) + mean_entropy (G(a^x) + G(a^y)),
 
-    z = [a, q] side by side, V and C those of VICReg, G(a) = log K - H(mean_b a). The cross entropy has a gradient for
-    both of its sides, and the view x is regularised with its turned poses. Each view is a pass of its own through
-    backbone and capsules.
+    with z = [a, q] side by side, V and C of VICReg, and G(a) = log K - H(mean_b a). The cross entropy has a gradient
+    for both sides, and view x is regularised with its turned poses. Each view is a separate pass through backbone and
+    capsules.
 
     When:
         Rotations in space, known as matrices, should act on features by the same matrices: no predictor has to be
-        learnt, and poses can be turned by hand. The best published pooled R2 on 3DIEBench; its classes are below those
-        of seq-JEPA and EquiMod. Not for actions that are no rotations, such as hue or crops; nor where the cost of
+        learnt, and poses can be turned by hand. It has the best published pooled R2 on 3DIEBench; its classes are below
+        seq-JEPA's and EquiMod's. Not for actions that are no rotations, such as hue or crops. Not where the cost of
         capsules on feature maps matters.
 
     Args:
@@ -45,7 +45,7 @@ class EquiCaps(Objective):
         equivariance: weight of the distance between turned and seen poses.
         variance: weight of the hinge on the standard deviations.
         covariance: weight of the squared covariances.
-        mean_entropy: weight of what the entropy of the mean activations lacks to its maximum.
+        mean_entropy: weight of the gap between the entropy of the mean activations and its maximum.
 
     Raises:
         ValueError: if no view of the data records its rotation, or a number is out of its range.
@@ -73,11 +73,8 @@ class EquiCaps(Objective):
             covariance=covariance,
             mean_entropy=mean_entropy,
         )
-        if "rotation" not in groups:
-            raise SettingError(
-                "name",
-                f"equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}",
-            )
+        problem = f"equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}"
+        require("rotation" in groups, "name", problem)
         self.parameters_used = ["rotation"]
         self.weights = (invariance, equivariance, variance, covariance, mean_entropy)
         self.projector = CapsuleProjector(features, capsules, 9, map_side)
@@ -114,7 +111,7 @@ class EquiCaps(Objective):
 
 
 class EquiCapsPredictor:
-    """EquiCaps' prediction for retrieval: embeddings are the poses, each of norm one, and an action turns them."""
+    """The prediction for retrieval: embeddings are the poses, each of norm one, and an action turns them."""
 
     def __init__(self, objective: EquiCaps, backbone: Backbone) -> None:
         self.objective = objective
@@ -128,7 +125,9 @@ class EquiCapsPredictor:
 
 
 def turn(poses: Tensor, rotation: Tensor) -> Tensor:
-    """Poses `(B, K, 9)`, 3x3 matrices row by row, times the rotation `(B, 3, 3)` of their sample from the right."""
+    """Poses `(B, K, 9)`, 3x3 matrices row by row, multiplied from the right by the rotation `(B, 3, 3)` of their
+    sample.
+    """
     with torch.autocast(poses.device.type, enabled=False):
         matrices = poses.reshape(*poses.shape[:2], 3, 3)
         return (matrices @ rotation.to(poses.dtype).unsqueeze(1)).flatten(2)

@@ -1,4 +1,4 @@
-"""EquiMod: SimCLR, and beside it embeddings that move as the augmentation says."""
+"""EquiMod: SimCLR, with further embeddings that move as the augmentation says."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
@@ -20,39 +20,39 @@ class EquiMod(Objective):
     """An equivariance module beside SimCLR (Devillers and Lefort, "EquiMod", ICLR 2023), with the losses of the
     authors' code.
 
-    The views x_1 and x_2 of an image have invariant embeddings z and equivariant embeddings y, by projectors of their
-    own. A third view x_0 has an equivariant embedding too, from which a linear predictor p makes those of the others,
-    told the actions a_v from x_0 to x_v:
+    The views x_1 and x_2 of an image have invariant embeddings z and equivariant embeddings y, each from its own
+    projector. A third view x_0 has an equivariant embedding too. From it and the actions a_v from x_0 to x_v, a linear
+    predictor p makes the equivariant embeddings of the other two:
 
         L = NT-Xent(z_1, z_2; temperature)
           + equivariance NT-Xent([p(y_0, a_1), p(y_0, a_2)], [y_1, y_2]; equivariant_temperature)
 
-    Each view is normalised as a batch of its own, and so is each action; in the authors' code all views are one, and
-    both actions. All rows but the positive are negatives, the other view of the same image among them. Nothing forbids
-    that y becomes invariant and p ignores its action. In the paper x_0 is the image without augmentation, as the
-    augmentation `equimod` makes it, and a_v the parameters of the augmentation; here x_0 is whatever the third view is,
-    and actions are relative to it.
+    Each view is normalised as a separate batch, and so is each action; in the authors' code all views are one batch,
+    and both actions one. All rows except the positive are negatives, also the other view of the same image. Nothing
+    prevents y from becoming invariant and p from ignoring its action. In the paper x_0 is the image without
+    augmentation, as the augmentation `equimod` makes it, and a_v is the parameters of the augmentation. Here x_0 is any
+    third view, and actions are relative to it.
 
     When:
-        A contrastive objective is to lose as little of its classes as possible and gain some sensitivity to
-        augmentation: both parts have projectors of their own and share all features. Nothing forbids that the second
-        part becomes invariant: in seq-JEPA's table its R2 of the rotation is that of SimCLR, where the short runs here
-        have it far above. Not where features are to come in parts, or where the R2 is to be the highest.
+        A contrastive objective should keep its classes and become somewhat sensitive to augmentation: both parts have
+        their own projectors and share all features. Nothing prevents the second part from becoming invariant: in
+        seq-JEPA's table its R2 of the rotation equals SimCLR's, while the short runs here have it far above. Not where
+        features must come in parts, or where the R2 must be the highest.
 
     Args:
-        parameters: what the views differ in and the predictor is told. The default is what a view records of the
-            paper's 15 numbers for CIFAR and 17 for ImageNet: these have the order of the jitter too and whether it and
-            the blur were applied, and are standardised by constants.
-        source: what predictions begin from. `view` is the paper's: a view of its own, three in all. `pair` predicts the
-            second of two views from the first, as SIE's and seq-JEPA's comparisons do, and costs two views.
+        parameters: of the action between the views, given to the predictor. The default is what a view records of the
+            paper's 15 numbers for CIFAR and 17 for ImageNet; these also hold the order of the jitter and whether jitter
+            and blur were applied, and are standardised by constants.
+        source: where predictions begin. `view` is the paper's third view. `pair` predicts the second of two views from
+            the first, as in SIE's and seq-JEPA's comparisons, and costs two views.
         projector: widths of each of the two projectors; a normalisation without affine part follows the last.
         action_embedding: dimensions that the action is mapped to before the predictor.
         temperature: divides cosine similarities of invariant embeddings; the paper has 0.5 for CIFAR and 0.2 for
-        ImageNet.
+            ImageNet.
         equivariant_temperature: divides cosine similarities of equivariant embeddings.
         equivariance: weight of the second term.
-        convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which
-            keep the sign that the product has, and plain differences of hues.
+        convention: form of the action vector. `seq-jepa` and `sie` follow these papers: quaternions with the sign of
+            the product, and plain differences of hues.
     """
 
     def __init__(
@@ -72,9 +72,7 @@ class EquiMod(Objective):
         super().__init__()
         require_at_least(0, equivariance=equivariance)
         require_filled(projector=projector)
-        for name, value in (("temperature", temperature), ("equivariant_temperature", equivariant_temperature)):
-            if value <= 0:
-                raise SettingError(name, f"must be above 0, got {value}")
+        require_above(0, temperature=temperature, equivariant_temperature=equivariant_temperature)
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.source = source
@@ -91,7 +89,7 @@ class EquiMod(Objective):
         return Pair(3 if self.source == "view" else 2)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        # The third view is the source of the first two; of a pair, the first is that of the second.
+        # The third view is the source of the first two. In a pair, the first view is the source of the second.
         source, *targets = views.views if self.source == "pair" else (views[2], views[0], views[1])
         actions = [
             source.transform.relative(view.transform).as_vector(self.parameters_used, self.convention)
@@ -100,8 +98,8 @@ class EquiMod(Objective):
         return self.embedding_loss([backbone(view.pixels) for view in (source, *targets)], actions)
 
     def embedding_loss(self, features: list[Tensor], actions: list[Tensor]) -> Losses:
-        """The terms of the loss from the features `(B, D)` of all views, the source first, and actions `(B, K)` from it
-        to the others.
+        """The terms of the loss from the features `(B, D)` of all views, the source first, and the actions `(B, K)`
+        from it to the other views.
         """
         z = [self.invariant_projector(one) for one in features[-2:]]
         y_0, *y = (self.equivariant_projector(one) for one in features)

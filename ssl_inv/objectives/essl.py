@@ -1,4 +1,4 @@
-"""E-SSL: an invariant objective that also tells which way up a small crop is."""
+"""E-SSL: an invariant objective that also predicts which way up a small crop is."""
 
 from collections.abc import Mapping
 from itertools import pairwise
@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.multi_crop import area_range
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Several, Turns, Views
 
@@ -20,33 +21,33 @@ from ssl_inv.views import Pair, Several, Turns, Views
 class ESSL(Objective):
     """Equivariant contrastive learning with quarter turns (Dangovski et al., ICLR 2022).
 
-        L = L_SSL(x, y) + rotation CE(head(f(turned small crop)), turn),
+        L = L_SSL(x, y) + rotation CE(head(f(turned small crop)), turn)
 
-    the second term over all four turns of one crop of every image, which are a batch of their own for the backbone, as
-    are x and y. Absolute turns can be told only where the data has a way up; the authors advise against them where
-    images occur both ways.
+    The second term is over all four turns of one crop of every image. These crops are one batch for the backbone; x and
+    y are one batch each. Absolute turns can be predicted only where the data has a way up; the authors advise against
+    them where images occur both ways.
 
     When:
-        Images that have a way up, on which the turn of a small crop can be told: the authors gain classes on natural
-        images over the same objective without turns. No record of views is needed. Not where an image and its turned
-        self both occur, in aerial or microscopic images for instance; nor for anything but quarter turns in the plane:
-        on rendered solids the floor tells these at once, and R2 of the object's rotation stays that of SimCLR.
+        Images have a way up, and the turn of a small crop can be recognised: on natural images the authors gain classes
+        over the same objective without turns. No record of views is needed. Not where an image and its turned copy both
+        occur, for instance in aerial or microscopic images. Not for anything except quarter turns in the plane: on
+        rendered solids the floor reveals these at once, and R2 of the object's rotation stays at SimCLR's.
 
     Args:
-        base: L_SSL. `simclr` is InfoNCE between the views, mean of both directions, with negatives from the other view
-            alone, as in the authors' code; `simsiam` is minus the mean cosine of prediction and stopped projection,
+        base: L_SSL. `simclr` is InfoNCE between the views, the mean of both directions, with negatives from the other
+            view only, as in the authors' code. `simsiam` is minus the cosine of prediction and stopped projection, the
             mean of both directions.
         projector: widths of the projector's layers.
-        projector_norm: for `simclr`: whether a normalisation without affine part follows the last of these, as in the
+        projector_norm: for `simclr`: whether a normalisation without affine part follows the projector, as in the
             authors' code for CIFAR; for `simsiam` there is always one.
         temperature: for `simclr`: divides the cosine similarities; the authors take 0.5 on CIFAR and 0.2 on ImageNet.
         predictor_hidden: for `simsiam`: width of the predictor's hidden layer.
         rotation: weight of the prediction of turns.
         rotation_head: widths of the head's hidden layers, each followed by LayerNorm and ReLU.
-        last_activation: whether ReLU follows the last of these too; the authors' code for SimSiam leaves it out.
-        turned_size: side in pixels of the crop that is turned; the authors take 16 on CIFAR and 96 on ImageNet.
-        turned_scale: smallest and largest share of the image's area that this crop takes; None is that of the
-            augmentation. On ImageNet the authors take 0.05 and 0.14.
+        last_activation: whether ReLU follows the last hidden layer too; the authors' code for SimSiam leaves it out.
+        turned_size: side of the turned crop in pixels; the authors take 16 on CIFAR and 96 on ImageNet.
+        turned_scale: smallest and largest share of the image's area that the turned crop takes; None takes the
+            augmentation's. On ImageNet the authors take 0.05 and 0.14.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -73,10 +74,8 @@ class ESSL(Objective):
         require_at_least(1, predictor_hidden=predictor_hidden, turned_size=turned_size)
         require_filled(projector=projector)
         require_above(0, temperature=temperature)
-        if turned_scale is not None and len(turned_scale) != 2:
-            raise SettingError("turned_scale", f"must be two shares, got {turned_scale}")
         self.temperature, self.rotation = temperature, rotation
-        scale = None if turned_scale is None else (turned_scale[0], turned_scale[1])
+        scale = None if turned_scale is None else area_range("turned_scale", turned_scale)
         self._plan = Several((Pair(), Turns(turned_size, scale)), policies=(None, 0))
         self.predictor_head: nn.Module | None = None
         self.rotation_head = _rotation_head((features, *rotation_head), last_activation)

@@ -1,4 +1,4 @@
-"""I-JEPA: predict, from some patches of an image, the features of blocks of others."""
+"""I-JEPA: predict from some patches of an image the features of other blocks of patches."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -28,39 +28,40 @@ from ssl_inv.views import Crops, MultiCrop, Views
 class IJEPA(Objective):
     """Image-based joint-embedding predictive architecture (Assran et al., CVPR 2023, 2301.08243, sec. 3).
 
-    Of one view x, the patches C are the context and the blocks T_1 .. T_M are targets, none of which shares a patch
-    with C. With the encoder f, the moving average f' of its parameters, the predictor p and the layer normalisation LN
-    without affine part,
+    Of one view x, the patches C are the context and the blocks T_1 .. T_M are targets, which share no patch with C.
+    With the encoder f, the moving average f' of its parameters, the predictor p and the layer normalisation LN without
+    affine part,
 
         L = (1 / M) sum_i mean over patches j of T_i of D(p(f(x_C), T_i)_j, LN(f'(x)_j)).
 
-    f computes nothing of patches outside of C, f' sees all. The paper writes the sum of squared differences for D and
-    no LN; its code has a smooth L1 distance, the mean over dimensions, and LN, and these are the defaults here. The
-    backbone is one of timm's vision transformers whose features are the mean of their patch tokens: `{class_token:
-    false, global_pool: avg, fc_norm: false}`. What is kept and judged is f, where the paper judges f'. Views are crops
-    alone: `{name: custom, operations: [{name: crop, scale: [0.3, 1]}]}`.
+    f computes nothing of patches outside C; f' sees all patches. The paper has the sum of squared differences for D and
+    no LN. Its code has a smooth L1 distance, the mean over dimensions, and LN, which are the defaults here. The
+    backbone is a vision transformer of timm whose features are the mean of its patch tokens: `{class_token: false,
+    global_pool: avg, fc_norm: false}`. f is kept and judged; the paper judges f'. Views are crops alone: `{name:
+    custom, operations: [{name: crop, scale: [0.3, 1]}]}`.
 
     When:
-        Features of patches and their places from a vision transformer on plain images, without any augmentation of
-        colour, and at less cost a step than multi-crop methods, as the encoder sees a part of each image. Not for
-        convolutional networks; nor on small data, short training or small networks, where published re-runs are poor,
-        and where here, after 800 steps, it is far below VICReg with the same network; nor where an action's effect has
-        to be predicted: see `iwm`.
+        Features of patches and their places from a vision transformer on plain images, without augmentation of colour.
+        A step costs less than in multi-crop methods, since the encoder sees a part of each image. Not for convolutional
+        networks. Not on small data, short training or small networks: published re-runs are poor there, and after 800
+        steps here it is far below VICReg with the same network. Not where an action's effect must be predicted: see
+        `iwm`.
 
     Args:
         blocks: M, target blocks of a view.
         block_scale: smallest and largest share of the patches in a target block.
         block_aspect: smallest and largest height over width of a target block.
-        context_scale: smallest and largest share of the patches in the square that the context is what the targets
-        leave of.
-        least_context: patches; a sample whose context has fewer is drawn anew, up to twenty times.
-        mask_seed: decides the masks, with the number of the step and the sample.
+        context_scale: smallest and largest share of the patches in the context square; the context is this square
+            without the targets.
+        least_context: smallest number of patches in a context; smaller ones are drawn anew, up to twenty times.
+        mask_seed: of the masks, with the step and the sample.
         predictor_width: of the predictor's tokens.
-        predictor_depth: its transformer blocks; the paper has 6 for ViT-B, 12 for ViT-L and ViT-H.
-        predictor_heads: of its attention; 0 is as many as the backbone has, as in the paper.
+        predictor_depth: number of the predictor's transformer blocks; the paper has 6 for ViT-B, 12 for ViT-L and
+            ViT-H.
+        predictor_heads: of the predictor's attention; 0 takes the backbone's number, as in the paper.
         error: D: `smooth-l1`, `squared` as in the paper's equation, or `absolute` as in V-JEPA.
-        normalised_targets: whether there is LN.
-        momentum: what the moving average keeps of itself in the first step; it rises to 1 linearly.
+        normalised_targets: whether targets pass through LN.
+        momentum: of the moving average in the first step; it rises to 1 linearly.
     """
 
     teacher: Teacher
@@ -109,7 +110,7 @@ class IJEPA(Objective):
         return {"prediction": Term(losses.token_error(predicted, self._targets(pixels, masks.targets), self.error))}
 
     def _targets(self, pixels: Tensor, patches: Tensor) -> Tensor:
-        """What the predictions `(B, M, m, C)` of patches `(B, M, m)` shall be."""
+        """The targets of the predictions `(B, M, m, C)` of patches `(B, M, m)`."""
         tokens = take(teacher_tokens(self.teacher, pixels), patches)
         return normalised(tokens) if self.normalised_targets else tokens
 

@@ -1,4 +1,4 @@
-"""iBOT: DINO, and the same question asked about patches that the student does not see."""
+"""iBOT: DINO, with the same prediction for patches that the student does not see."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_between
+from ssl_inv.catalogue import SettingError, require, require_at_least, require_between
 from ssl_inv.memories.centring import CentredTargets
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
@@ -24,6 +24,7 @@ from ssl_inv.objectives.multi_crop import (
     global_and_local,
     mean_of_different_crops,
     require_distillation_settings,
+    require_shares_of_steps,
 )
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import MultiCrop, Views
@@ -35,45 +36,44 @@ class IBOT(Progress, Objective):
     """Image BERT pretraining with an online tokeniser (Zhou et al., ICLR 2022, eq. 2 and 3), as the authors' code
     computes it.
 
-    Blocks of patches of the student's two global crops are replaced by a learnt token. DINO's loss stands between the
-    pooled features of different crops; in addition, where a patch of a global crop is masked, the student predicts what
-    the teacher, who sees it, makes of it:
+    A learnt token replaces blocks of patches in the student's two global crops. DINO's loss compares the pooled
+    features of different crops. In addition, the student predicts for every masked patch of a global crop the teacher's
+    output for it; the teacher sees the patch:
 
         L = image_weight L_DINO + patch_weight mean over global crops and samples of the mean over masked patches of
             CE(softmax((t_patch - c_patch) / teacher_temperature), softmax(s_patch / student_temperature)).
 
     A sample without masked patches counts with 0. The centre c_patch is the moving average over all patches. The
     teacher is a moving average of backbone and heads, without dropout and stochastic depth. The backbone is a vision
-    transformer, with the argument `dynamic_img_size: true` for local crops. Schedules go by the step and not, as in
-    that code, by the epoch. What is kept and judged after the last step is the teacher, as in the paper; until then,
-    monitors look at the student.
+    transformer, with the argument `dynamic_img_size: true` for local crops. Schedules advance by the step; the authors'
+    advance by the epoch. After the last step the teacher is kept and judged, as in the paper; until then monitors read
+    the student.
 
     When:
-        Dense features and classes from a vision transformer on plain images: the patches are trained, not only the
-        pooled vector. Not for convolutional networks, which have no masked patches; nor on small budgets, where DINO
-        alone is cheaper; nor where features have to tell how an image was seen.
+        Dense features and classes from a vision transformer on plain images: patches are trained, not only the pooled
+        vector. Not for convolutional networks, which have no masked patches. Not on small budgets, where DINO alone is
+        cheaper. Not where features must tell how an image was seen.
 
     Args:
-        local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
+        local_crops: number of small crops of a sample, besides two global ones of the augmentation's size and scale.
         local_size: side of local crops in pixels.
         local_scale: smallest and largest share of the image's area that a local crop takes.
         projector: widths of the heads' MLP; the last is the dimension of the prototypes.
-        prototypes: how many.
+        prototypes: number of prototypes.
         shared_head: whether one head serves images and patches.
         unit_norm: whether all prototypes have length one.
-        frozen_prototypes: share of all steps in which the prototypes stay as they are; the paper's is its first epoch
-        of 800.
+        frozen_prototypes: share of all steps in which the prototypes are frozen; in the paper, its first epoch of 800.
         mask_probability: share of the global crops that are masked.
-        mask_share: smallest and largest share of the patches that are masked in one of these; the paper's 0.3, give or
-        take 0.2.
-        mask_seed: decides the masks, with the number of the step, the sample and the crop.
+        mask_share: smallest and largest share of the patches that are masked in such a crop; the paper has 0.3 plus or
+            minus 0.2.
+        mask_seed: of the masks, with the step, the sample and the crop.
         student_temperature: divides the student's logits.
-        teacher_temperature: divides the teacher's logits, after the warm-up.
+        teacher_temperature: divides the teacher's logits after the warm-up.
         warmup_temperature: divides the teacher's logits in the first step.
-        temperature_warmup: share of all steps in which the one becomes the other linearly; the paper's is 30 epochs of
-        800.
-        centre_momentum: what the centres keep of themselves in each step.
-        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+        temperature_warmup: share of all steps in which the teacher's temperature changes linearly from the first to the
+            second; 30 epochs of 800 in the paper.
+        centre_momentum: of the centres, in each step.
+        momentum: of the teacher in the first step; it rises to 1 along half a cosine.
         image_weight: of the loss on pooled features.
         patch_weight: of the loss on masked patches.
         keep: whose weights the backbone has after the last step.
@@ -111,36 +111,24 @@ class IBOT(Progress, Objective):
         super().__init__()
         require_at_least(0, image_weight=image_weight, patch_weight=patch_weight)
         require_distillation_settings(projector, prototypes, student_temperature, momentum)
-        for name, share in (("frozen_prototypes", frozen_prototypes), ("temperature_warmup", temperature_warmup)):
-            if not 0 <= share < 1:
-                raise SettingError(name, f"must be a share of all steps from 0 to below 1, got {share}")
+        require_shares_of_steps(frozen_prototypes=frozen_prototypes, temperature_warmup=temperature_warmup)
         require_between(0, 1, mask_probability=mask_probability)
-        if len(mask_share) != 2 or not 0 <= mask_share[0] <= mask_share[1] < 1:
-            raise SettingError(
-                "mask_share", f"must be a smallest and a largest share from 0 to below 1, got {mask_share}"
-            )
+        in_order = len(mask_share) == 2 and 0 <= mask_share[0] <= mask_share[1] < 1
+        require(in_order, "mask_share", f"must be a smallest and a largest share from 0 to below 1, got {mask_share}")
         self.crops = global_and_local(local_crops, local_size, local_scale)
-        self.mask_probability, self.mask_share, self.mask_seed = (
-            mask_probability,
-            (mask_share[0], mask_share[1]),
-            mask_seed,
-        )
-        self.student_temperature, self.momentum, self.frozen_prototypes = (
-            student_temperature,
-            momentum,
-            frozen_prototypes,
-        )
-        self.weights, self.keep = (image_weight, patch_weight), keep
+        self.mask_probability, self.mask_seed = mask_probability, mask_seed
+        self.mask_share = (mask_share[0], mask_share[1])
+        self.student_temperature, self.momentum = student_temperature, momentum
+        self.frozen_prototypes, self.keep = frozen_prototypes, keep
+        self.weights = (image_weight, patch_weight)
         self.mask_token = nn.Parameter(torch.zeros(features))
         heads = (
             PrototypeHead(features, projector, prototypes, unit_norm=unit_norm) for _ in range(1 if shared_head else 2)
         )
         self.heads = nn.ModuleList(heads)
         schedule = (centre_momentum, teacher_temperature, warmup_temperature, temperature_warmup)
-        self.image_targets, self.patch_targets = (
-            CentredTargets(prototypes, *schedule),
-            CentredTargets(prototypes, *schedule),
-        )
+        self.image_targets = CentredTargets(prototypes, *schedule)
+        self.patch_targets = CentredTargets(prototypes, *schedule)
 
     @property
     def plan(self) -> MultiCrop:
@@ -149,13 +137,13 @@ class IBOT(Progress, Objective):
     def adopt(self, backbone: Backbone) -> None:
         if not hasattr(backbone.model, "num_prefix_tokens") or not hasattr(backbone.model, "patch_embed"):
             raise SettingError(
-                "name", f"ibot masks patch tokens, and {backbone.architecture} has none; choose a vision transformer"
+                "name", f"ibot masks patch tokens, but {backbone.architecture} has none; choose a vision transformer"
             )
         if not isinstance(getattr(backbone.model, "patch_drop", nn.Identity()), nn.Identity):
             raise ValueError(
-                f"ibot masks patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0"
+                f"ibot masks patches, but {backbone.architecture} drops some itself; leave patch_drop_rate at 0"
             )
-        # Tokens may be wider than the features that are this objective's share of them.
+        # Tokens may be wider than the features, where this objective has a part of the channels.
         self.mask_token = nn.Parameter(torch.zeros(int(backbone.model.embed_dim)))  # type: ignore[arg-type]
         self.backbone_teacher, self.head_teacher = Teacher(backbone), Teacher(self.heads)
 
@@ -187,12 +175,10 @@ class IBOT(Progress, Objective):
         image_logits = heads[0](pooled)
         head: Any = heads[-1]
         embedded = head.embed(patches).flatten(0, 1)
-        image_targets, patch_targets = (
-            self.image_targets(image_logits),
-            self.patch_targets(head.similarities(embedded[masked])),
-        )
+        image_targets = self.image_targets(image_logits)
+        patch_targets = self.patch_targets(head.similarities(embedded[masked]))
         self.image_targets.put(image_logits.mean(dim=0, dtype=self.image_targets.centre.dtype))
-        # Logits are linear in embeddings: their mean over all patches is the logits of the mean.
+        # Logits are linear in embeddings, so their mean over all patches is the logits of the mean embedding.
         mean = embedded.mean(dim=0, dtype=self.mask_token.dtype)
         with torch.autocast(mean.device.type, enabled=False):
             self.patch_targets.put(head.similarities(mean))
@@ -235,15 +221,15 @@ _ATTEMPTS, _ROUNDS = 10, 60
 def block_masks(counts: NDArray[np.int64], grid: tuple[int, int], key: tuple[Any, ...]) -> Masks:
     """Masks of at most `counts[b]` patches each, in blocks, `(B, height, width)`.
 
-    Blocks have an area uniform from (shorter side // 3)^2 to what is still wanted and a logarithm of the aspect ratio
-    uniform between those of 0.3 and 1 / 0.3. A block is taken if it is smaller than the image in both directions, masks
-    something new and not too much. A mask is done when it has its count or ten blocks in a row were not taken (BEiT,
-    ICLR 2022, algorithm 1; iBOT's code).
+    The area of a block is uniform from (shorter side // 3)^2 to the number of patches still wanted; the logarithm of
+    its aspect ratio is uniform between those of 0.3 and 1 / 0.3. A block is taken if it is smaller than the image in
+    both directions, masks a new patch, and does not mask too many. A mask is complete when it has its count or when ten
+    blocks in a row were not taken (BEiT, ICLR 2022, algorithm 1; iBOT's code).
 
     Args:
         counts: `(B,)`.
         grid: patches along height and width.
-        key: of the random numbers, with arrays of length B in it.
+        key: of the random numbers; holds arrays of length B.
     """
     height, width = grid
     draws = keyed_random.uniform(*key, count=4 * _ROUNDS).reshape(len(counts), _ROUNDS, 4)

@@ -1,5 +1,5 @@
-"""Image World Models: predict, from some patches of a view, the features of other patches of another view that an
-action leads to.
+"""Image World Models: predict from patches of a view the features of patches of another view, given the action between
+them.
 """
 
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.catalogue import require, require_at_least
 from ssl_inv.memories.masking import BlockMasking
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -33,47 +33,45 @@ class IWM(Objective):
     """Image World Models (Garrido et al., "Learning and leveraging world models in visual representation learning",
     2024, 2403.00504).
 
-    Of a source view x, the patches C are the context; of the target view y, the blocks T_1 .. T_M are predicted, none
-    of which shares a place with C. With the encoder f, the moving average f' of its parameters, the action a from x to
-    y and the predictor p, a transformer,
+    The patches C of a source view x are the context. The blocks T_1 .. T_M of the target view y are predicted; they
+    share no place with C. With the encoder f, the moving average f' of its parameters, the action a from x to y and the
+    predictor p, a transformer,
 
         L = (1 / M) sum_i mean over places j of T_i of |p(f(x_C), T_i, a)_j - f'(y)_j|^2 / dimensions.
 
-    The predictor asks for every place with a learnt token, into which the place and the action are mixed by three
-    linear layers. A deep predictor that is told a makes f equivariant, a shallow one or one that is not told makes it
-    invariant; the paper's have 18 and 12 blocks of width 384 for ViT-B. In the paper both views are one crop, as the
-    augmentation `iwm` makes them, and a is the difference of their colour jitter and what else happened to x. Here a is
-    any parameters of the views, and data with views of its own has x and y from these. Masks are I-JEPA's. f is the
-    tokens of the backbone with a layer normalisation without affine part behind them, so that source, target and
-    prediction lie in one space; the authors' code is not public. The backbone is one of timm's vision transformers
-    whose features are the mean of their patch tokens: `{class_token: false, global_pool: avg, fc_norm: false}`. What is
-    kept and judged is f.
+    The predictor has a learnt token for every place; three linear layers mix the place and the action into it. A deep
+    predictor that reads a makes f equivariant; a shallow one, or one without a, makes f invariant. The paper's have 18
+    and 12 blocks of width 384 for ViT-B. In the paper both views are one crop, as the augmentation `iwm` makes them,
+    and a is the difference of their colour jitter and the other changes of x. Here a is any parameters of the views,
+    and data with several views of an object give x and y from these. Masks are I-JEPA's. f is the backbone's tokens
+    followed by a layer normalisation without affine part, so source, target and prediction lie in one space; the
+    authors' code is not public. The backbone is a vision transformer of timm whose features are the mean of its patch
+    tokens: `{class_token: false, global_pool: avg, fc_norm: false}`. f is kept and judged.
 
     When:
-        A vision transformer shall know how an image was seen, by colours or by pose, and a network that predicts what
-        an action does shall come with it; or the way from invariant to equivariant features shall be one setting, the
-        depth of the predictor. Not for convolutional networks; nor for the best linear probes, which the invariant end
-        has; nor on small data and short training, where masked prediction is poor: after 800 steps on rendered solids
-        it tells rotations no better than VICReg with the same transformer, and its prediction ignores the action.
+        A vision transformer must know how an image was seen, by colours or by pose, and a network that predicts an
+        action's effect should come with it. Or one setting, the predictor's depth, should lead from invariant to
+        equivariant features. Not for convolutional networks. Not for the best linear probes, which the invariant end
+        has. Not on small data and short training, where masked prediction is poor: after 800 steps on rendered solids
+        its R2 of rotations is no better than VICReg's with the same transformer, and its prediction ignores the action.
 
     Args:
-        parameters: what actions are made of. The default is that of the augmentation `iwm`; `rotation` is that of
-        rendered objects.
+        parameters: of the action. The default is for the augmentation `iwm`; `rotation` is for rendered objects.
         blocks: M, target blocks of a view.
         block_scale: smallest and largest share of the patches in a target block.
         block_aspect: smallest and largest height over width of a target block.
-        context_scale: smallest and largest share of the patches in the square that the context is what the targets
-        leave of.
-        least_context: patches; a sample whose context has fewer is drawn anew, up to twenty times.
-        mask_seed: decides the masks, with the number of the step and the sample.
+        context_scale: smallest and largest share of the patches in the context square; the context is this square
+            without the targets.
+        least_context: smallest number of patches in a context; smaller ones are drawn anew, up to twenty times.
+        mask_seed: of the masks, with the step and the sample.
         predictor_width: of the predictor's tokens.
-        predictor_depth: its transformer blocks.
-        predictor_heads: of its attention; 0 is as many as the backbone has.
+        predictor_depth: number of the predictor's transformer blocks.
+        predictor_heads: of the predictor's attention; 0 takes the backbone's number.
         error: `squared`, `smooth-l1` as in I-JEPA's code, or `absolute`.
-        momentum: what the moving average keeps of itself in the first step; it rises to 1 linearly.
-        judged_side: retrieval predicts so many patches a side, evenly spread over the view, from the same patches of
-            the source, which was encoded whole. The paper compares all patches, which takes more memory than most data
-            allow.
+        momentum: of the moving average in the first step; it rises to 1 linearly.
+        judged_side: retrieval predicts a square of so many patches a side, spread evenly over the view, from the same
+            patches of the source, which is encoded whole. The paper compares all patches, which needs too much memory
+            for most data.
     """
 
     teacher: Teacher
@@ -100,10 +98,8 @@ class IWM(Objective):
     ) -> None:
         super().__init__()
         require_token_settings(predictor_heads, momentum)
-        if not parameters:
-            raise SettingError(
-                "parameters", "is empty; name what views differ in, or choose i-jepa, whose predictor is told nothing"
-            )
+        problem = "is empty; name what views differ in, or choose i-jepa, whose predictor reads no action"
+        require(bool(parameters), "parameters", problem)
         require_at_least(1, judged_side=judged_side)
         self.parameters_used = parameters
         self.action = action_dimensions(groups, parameters, "canonical")
@@ -119,11 +115,8 @@ class IWM(Objective):
     def adopt(self, backbone: Backbone) -> None:
         require_patch_tokens(backbone, "iwm")
         model: Any = backbone.model
-        if model.dynamic_img_size:
-            raise SettingError(
-                "arguments",
-                "iwm predicts at the places of one grid of patches; give img_size instead of dynamic_img_size",
-            )
+        problem = "iwm predicts at the places of one grid of patches; give img_size instead of dynamic_img_size"
+        require(not model.dynamic_img_size, "arguments", problem)
         self.grid: Grid = model.patch_embed.grid_size
         self.token_predictor = make_predictor(backbone, *self.predictor_shape, self.action)
         self.teacher = Teacher(backbone)
@@ -145,8 +138,8 @@ class IWM(Objective):
         self.masking.advance(step, steps)
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:
-        """The prediction of some patches side by side; embeddings are these patches' tokens, encoded with the whole
-        view.
+        """The prediction of some patches, side by side. Embeddings are the tokens of these patches, encoded with the
+        whole view.
         """
         judged = evenly_spread(self.grid, self.judged_side)
 
@@ -162,6 +155,8 @@ class IWM(Objective):
 
 
 def evenly_spread(grid: Grid, side: int) -> Tensor:
-    """The numbers of `side` x `side` patches at even distances, or of as many as the grid has along an axis, ascending."""
+    """The numbers of `side` x `side` patches at even distances, ascending; fewer along an axis where the grid has
+    fewer.
+    """
     rows, columns = (((torch.arange(min(side, count)) + 0.5) * count / min(side, count)).long() for count in grid)
     return (rows[:, None] * grid[1] + columns).flatten()

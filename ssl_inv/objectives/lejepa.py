@@ -6,13 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_above, require_at_least, require_filled
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.nn.sigreg import sigreg as sigreg_loss
 from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.multi_crop import area_range
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Views
 
@@ -22,26 +23,26 @@ class LeJEPA(Objective):
 
         L = (1 - weight) mean (z_v - c)^2 + weight SIGReg(z),
 
-    z_v being the projected view v of a sample and c the mean of its views; see `ssl_inv.nn.sigreg.sigreg` for the
-    second term. Views of one size are one batch for the backbone, and all views of all sizes are one for the projector.
+    with z_v the projected view v of a sample and c the mean of its views; see `ssl_inv.nn.sigreg.sigreg` for the second
+    term. Views of one size are one batch for the backbone; all views of all sizes are one batch for the projector.
 
     When:
         An invariant objective with one weight to set: no teacher, no stop-gradient, no predictor, no schedules of
-        temperatures, and a loss that may be compared between runs. Not where features have to tell how an image was
-        seen; and choose the weight anew when the batch changes, unless `scale_by_batch` is off.
+        temperatures, and a loss that may be compared between runs. Not where features must tell how an image was seen.
+        Choose the weight anew when the batch size changes, unless `scale_by_batch` is off.
 
     Args:
         projector: widths of the projector's layers.
-        weight: of SIGReg. The larger the batch, the more it weighs, unless `scale_by_batch` is False.
-        directions: along how many random directions embeddings are compared with normal ones.
+        weight: of SIGReg. SIGReg counts more in larger batches, unless `scale_by_batch` is False.
+        directions: number of random directions along which embeddings are compared with a normal distribution.
         nodes: points at which characteristic functions are compared.
-        reach: the largest of these points.
+        reach: largest of these points.
         scale_by_batch: whether SIGReg is multiplied by the size of the global batch, as in the paper.
-        form: `per-view` tests every view on its own, as the paper's minimal script does. `flattened` is what
-            stable-pretraining computes: all views are one sample N V, c is the mean of the global views alone, and the
-            first term has the weight 1.
-        global_views: views that the augmentation makes as it stands, or that the data has.
-        local_views: small crops; with none, objects with several views of their own serve as global views.
+        form: `per-view` tests every view separately, as the paper's minimal script does. `flattened` is the form of
+            stable-pretraining: all views are one sample N V, c is the mean of the global views alone, and the first
+            term has the weight 1.
+        global_views: number of views by the augmentation as it is, or of the data.
+        local_views: number of small crops; with none, several views of an object in the data serve as global views.
         local_size: side of the small crops in pixels.
         local_scale: smallest and largest share of the image's area that a small crop takes.
 
@@ -68,15 +69,12 @@ class LeJEPA(Objective):
     ) -> None:
         super().__init__()
         require_filled(projector=projector)
-        if not 0 < weight < 1:
-            raise SettingError("weight", f"must lie between 0 and 1, got {weight}")
-        if nodes < 2 or reach <= 0:
-            raise SettingError("nodes", f"must be at least 2 and reach above 0, got {nodes} and {reach}")
-        if len(local_scale) != 2:
-            raise SettingError("local_scale", f"must be two shares, got {local_scale}")
+        require(0 < weight < 1, "weight", f"must be above 0 and below 1, got {weight}")
+        require_at_least(2, nodes=nodes)
+        require_above(0, reach=reach)
         self.weight, self.form, self.global_views = weight, form, global_views
         self.nodes, self.reach, self.scale_by_batch = nodes, reach, scale_by_batch
-        self._plan = _plan(global_views, local_views, local_size, (local_scale[0], local_scale[1]))
+        self._plan = _plan(global_views, local_views, local_size, area_range("local_scale", local_scale))
         self.projector = make_projector(features, projector)
         self.directions = RandomDirections(directions)
 
@@ -109,7 +107,7 @@ def _plan(global_views: int, local_views: int, local_size: int, local_scale: tup
     require_at_least(1, global_views=global_views, local_size=local_size)
     require_at_least(0, local_views=local_views)
     if global_views + local_views < 2:
-        raise ValueError(f"global_views and local_views make at least two views, got {global_views} and {local_views}")
+        raise ValueError(f"global_views and local_views must make two or more, got {global_views} and {local_views}")
     if local_views == 0:
         return Pair(global_views)
     return MultiCrop((Crops(global_views), Crops(local_views, local_size, local_scale)))

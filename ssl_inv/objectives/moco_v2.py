@@ -1,4 +1,4 @@
-"""MoCo v2: tell the other view's key, made by a slowly moving copy of the network, from a long queue of earlier keys."""
+"""MoCo v2: find the other view's key, made by a moving average of the network, among a long queue of earlier keys."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_above, require_between, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_between, require_filled
 from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
@@ -23,40 +23,38 @@ class MoCoV2(Progress, Objective):
     """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al.,
     arXiv 2003.04297).
 
-    With q the query, the normalised projection of the first view, k the teacher's of the second, and n_1, ..., n_K the
-    queue's keys,
+    With q the query, the normalised projection of the first view, k the teacher's normalised projection of the second
+    view, and n_1, ..., n_K the keys in the queue,
 
         L = -log (exp(q . k / T) / (exp(q . k / T) + sum_j exp(q . n_j / T))).
 
-    The teacher is a moving average of backbone and projector. Keys have no gradient and come into the queue after the
-    step, those of all processes. The queue begins with random vectors, which are negatives as any other. The authors
-    shuffle samples between processes before the teacher, lest statistics of small batches tell which key belongs to
-    which query; here the statistics of batch normalisation are those of the global batch, which are the same for all,
-    so there is nothing to shuffle.
+    The teacher is a moving average of backbone and projector. Keys have no gradient; the keys of all processes enter
+    the queue after the step. The queue begins with random vectors, which are negatives like any other. The authors
+    shuffle samples between processes before the teacher, so that statistics of small batches do not reveal which key
+    belongs to which query. Here batch normalisation has the statistics of the global batch, equal for all samples, so
+    shuffling is not needed.
 
-    Feature transformation (Zhu et al., ICCV 2021, as its published commands run it) makes the positive harder and the
+    Feature transformation (Zhu et al., ICCV 2021, as in its published commands) makes the positive harder and the
     negatives more varied, with two numbers for each step, l = 1 + Beta(a, a) and v ~ Beta(b, b):
 
         q . k becomes (l q + (1 - l) k) . (l k + (1 - l) q), and n becomes v n + (1 - v) n[permutation].
 
     When:
-        Contrastive training with small batches: negatives come from the queue and not from the batch. The usual
-        baseline for transfer to detection. Not where the whole data set is hardly larger than the queue, as images then
-        are negatives of themselves; nor where features have to tell how an image was seen.
+        Contrastive training with small batches: negatives come from the queue, not from the batch. The usual baseline
+        for transfer to detection. Not where the data set is hardly larger than the queue, since images are then
+        negatives of themselves. Not where features must tell how an image was seen.
 
     Args:
         projector: widths of the projector's layers, with ReLU between them and no normalisation.
-        queue: K, how many keys are kept.
+        queue: K, number of keys in the queue.
         queue_precision: of the stored keys.
-        temperature: T, which divides the cosine similarities.
-        momentum: what the teacher keeps of itself in every step; shorter training wants less.
-        extrapolation: a, how the positive pair is drawn apart; the paper's feature transformation has 2, and 0 leaves
-        it as it is.
-        interpolation: b, how negatives are mixed with each other; the paper's feature transformation has 1.6, and 0
-        does not mix.
-        renormalised: whether transformed features are brought back to length one, which the published commands do not
-        do.
-        seed: decides l, v and the permutation, with the number of the step.
+        temperature: T, divides the cosine similarities.
+        momentum: of the teacher, in every step; shorter training wants less.
+        extrapolation: a, for the extrapolation of the positive pair; 2 in the paper's feature transformation, 0 for
+            none.
+        interpolation: b, for the mixing of negatives; 1.6 in the paper's feature transformation, 0 for none.
+        renormalised: whether transformed features are normalised again, which the published commands do not do.
+        seed: of l, v and the permutation, with the step.
     """
 
     teacher: Teacher
@@ -80,10 +78,7 @@ class MoCoV2(Progress, Objective):
         require_filled(projector=projector)
         require_above(0, temperature=temperature)
         require_between(0, 1, momentum=momentum)
-        if min(extrapolation, interpolation) < 0:
-            raise ValueError(
-                f"extrapolation and interpolation must be at least 0, got {extrapolation} and {interpolation}"
-            )
+        require_at_least(0, extrapolation=extrapolation, interpolation=interpolation)
         self.temperature, self.momentum, self.renormalised, self.seed = temperature, momentum, renormalised, seed
         self.extrapolation, self.interpolation = extrapolation, interpolation
         self.projector = mlp((features, *projector))
@@ -104,7 +99,7 @@ class MoCoV2(Progress, Objective):
         return self.embedding_loss(self.projector(backbone(views[0].pixels)), keys)
 
     def embedding_loss(self, queries: Tensor, keys: Tensor) -> Losses:
-        """The loss from queries and keys `(B, D)`, which come into the queue after the step."""
+        """The loss from queries and keys `(B, D)`; the keys enter the queue after the step."""
         queries, keys = losses.unit_rows(queries), losses.unit_rows(keys.detach())
         self.queue.put(keys)
         with torch.autocast(queries.device.type, enabled=False):

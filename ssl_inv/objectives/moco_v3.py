@@ -1,4 +1,4 @@
-"""MoCo v3: find the other view's key, made by a slowly moving copy of the network, among those of the batch."""
+"""MoCo v3: find the other view's key, made by a moving average of the network, among the keys of the batch."""
 
 from collections.abc import Mapping
 
@@ -17,30 +17,29 @@ from ssl_inv.views import Pair, Views
 class MoCoV3(Objective):
     """Momentum contrast without a queue (Chen, Xie, He, ICCV 2021, eq. 1 and algorithm 1).
 
-    With q the query that a predictor makes of a view's projected features, and k the teacher's projection of the other
-    view,
+    With q the predictor's output for a view's projection, and k the teacher's projection of the other view,
 
         L = 2 T CE(cos(q^x, k^y of all samples) / T) + 2 T CE(cos(q^y, k^x of all samples) / T),
 
-    where each query's own sample is the class to be found. Keys come from all processes and have no gradient. The
-    teacher is a moving average of backbone and projector. Views go through the networks one after the other, as in the
-    paper.
+    where the correct class of each query is its own sample. Keys come from all processes and have no gradient. The
+    teacher is a moving average of backbone and projector. The two views go through the networks one after the other, as
+    in the paper.
 
     When:
-        A contrastive baseline with a teacher, for ResNets and vision transformers, on large batches; keys of all
+        A contrastive baseline with a teacher, for ResNets and vision transformers, on large batches: keys of all
         processes are negatives, without a queue. Not with small batches, where a queue or an objective without
-        negatives does better; nor where features have to tell how an image was seen.
+        negatives does better. Not where features must tell how an image was seen.
 
     Args:
-        projector: widths of the projector's layers, all of which are normalised, the last one without scale and shift.
-            The paper has two layers for a ResNet and three, `[4096, 4096, 256]`, for a vision transformer.
+        projector: widths of the projector's layers, all with normalisation, the last without scale and shift. The paper
+            has two layers for a ResNet and three, `[4096, 4096, 256]`, for a vision transformer.
         predictor: widths of the predictor's hidden layers.
-        predictor_norm: whether the predictor's last layer is normalised too, as the paper has it for vision
-        transformers.
-        temperature: T; the authors' 1 is for a ResNet, 0.2 for a vision transformer.
-        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
+        predictor_norm: whether the predictor's last layer has normalisation too, as in the paper for vision
+            transformers.
+        temperature: T; the authors have 1 for a ResNet, 0.2 for a vision transformer.
+        momentum: of the teacher in the first step; it rises to 1 along half a cosine.
         frozen_patch_projection: whether the patch projection of a vision transformer keeps its initial weights, the
-            paper's remedy (sec. 4.2) for training that becomes unstable.
+            paper's remedy (sec. 4.2) for unstable training.
     """
 
     teacher: Teacher
@@ -73,9 +72,8 @@ class MoCoV3(Objective):
         if self.frozen_patch_projection:
             patches = getattr(backbone.model, "patch_embed", None)
             if not isinstance(patches, nn.Module):
-                raise SettingError(
-                    "frozen_patch_projection", f"true, but {backbone.architecture} is no vision transformer"
-                )
+                problem = f"true, but {backbone.architecture} is no vision transformer"
+                raise SettingError("frozen_patch_projection", problem)
             patches.requires_grad_(False)
         self.teacher = Teacher(self._encoder(backbone))
 

@@ -1,5 +1,5 @@
-"""MSN: predict, from small crops and views that lack patches, which prototypes a slowly moving copy of the network
-finds in a view.
+"""MSN: predict from masked views and small crops the prototypes that a moving average of the network finds in a full
+view.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_between, require_filled
+from ssl_inv.catalogue import require, require_above, require_at_least, require_between, require_filled
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -18,7 +18,7 @@ from ssl_inv.nn.heads import PrototypeHead
 from ssl_inv.nn.teacher import Teacher
 from ssl_inv.nn.tokens import grid_of_patches
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.multi_crop import by_crop, encode_by_size
+from ssl_inv.objectives.multi_crop import area_range, by_crop, encode_by_size
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Crops, MultiCrop, Views
 
@@ -26,45 +26,46 @@ from ssl_inv.views import Crops, MultiCrop, Views
 class MSN(Progress, Objective):
     """Masked siamese networks (Assran et al., ECCV 2022, eq. 1 and sec. 3), as the authors' code computes it.
 
-    The target is one view as the augmentation makes it; anchors are further such views of which some patches are
-    dropped, and small crops. With z and z+ the normalised embeddings of an anchor and, by the teacher, of the target,
-    and c the prototypes, of length one,
+    The target is one view by the augmentation. Anchors are further such views with some patches dropped, and small
+    crops. With z the normalised embedding of an anchor, z+ the teacher's of the target, and c the prototypes, of length
+    one,
 
         p = softmax(z . c / T),  p+ = sinkhorn(softmax(z+ . c / (T sharpening))),
 
         L = mean CE(p+, p) + mean_entropy (log K - H(mean p)) + entropy mean H(p),
 
-    where H is the entropy and means are those over anchors and samples.
+    where H is the entropy, and means are over anchors and samples.
 
-    Sinkhorn's algorithm and the mean run over the global batch, and everything in logarithms, where small probabilities
-    stay finite. The teacher is a moving average of backbone and head, without dropout and stochastic depth; the
-    prototypes are the student's. Patches to be dropped are drawn for every sample, where the authors' code drops the
-    same of all. The backbone is a vision transformer, with the argument `dynamic_img_size: true` for small crops. What
-    is kept and judged after the last step is the teacher, as in the paper; until then, monitors look at the student.
+    Sinkhorn's algorithm and the mean are over the global batch. Everything is computed in logarithms, where small
+    probabilities stay finite. The teacher is a moving average of backbone and head, without dropout and stochastic
+    depth; the prototypes are the student's. Each sample has its own dropped patches; in the authors' code all samples
+    share them. The backbone is a vision transformer, with the argument `dynamic_img_size: true` for small crops. After
+    the last step the teacher is kept and judged, as in the paper; until then monitors read the student.
 
     When:
-        Vision transformers on plain images, above all where few labels will be had later; dropped patches make steps
-        cheap. Not for convolutional networks; nor where things are far from equally frequent, since all prototypes are
-        made to be used alike; nor where features have to tell how an image was seen.
+        Vision transformers on plain images, above all where few labels will be available later; dropped patches make
+        steps cheap. Not for convolutional networks. Not where classes are far from equally frequent, since all
+        prototypes must be used equally. Not where features must tell how an image was seen.
 
     Args:
-        random_views: anchors as large as the target, with patches dropped.
+        random_views: number of anchors as large as the target, with patches dropped.
         patch_drop: share of their patches that is dropped.
-        focal_views: anchors that are small crops.
-        focal_size: side of these in pixels.
+        focal_views: number of anchors that are small crops.
+        focal_size: side of these crops in pixels.
         focal_scale: smallest and largest share of the image's area that a small crop takes.
         projector: widths of the head's MLP; the last is the dimension of the prototypes.
-        batch_norm: whether the head's hidden layers are normalised.
+        batch_norm: whether the head's hidden layers have batch normalisation.
         prototypes: K.
-        temperature: T, which divides the cosine similarities.
+        temperature: T, divides the cosine similarities.
         sharpening: multiplies the temperature of the targets.
-        sinkhorn_iterations: how often targets are normalised over samples and prototypes; 0 leaves them as they are.
-        mean_entropy: weight of the term that has all prototypes used alike.
-        entropy: weight of the term that has each anchor choose one prototype; the authors' code has it and their
-        settings do not.
-        momentum: what the teacher keeps of itself in the first step; it rises to 1 linearly.
+        sinkhorn_iterations: number of normalisations of the targets over samples and prototypes; 0 leaves targets as
+            they are.
+        mean_entropy: weight of the term that makes all prototypes equally used.
+        entropy: weight of the term that makes each anchor choose one prototype; the authors' code has it, their
+            settings leave it out.
+        momentum: of the teacher in the first step; it rises to 1 linearly.
         keep: whose weights the backbone has after the last step.
-        seed: decides the dropped patches, with the number of the step, the sample and the view.
+        seed: of the dropped patches, with the step, the sample and the view.
     """
 
     teacher: Teacher
@@ -95,11 +96,10 @@ class MSN(Progress, Objective):
         require_at_least(0, mean_entropy=mean_entropy, entropy=entropy)
         require_filled(projector=projector)
         require_at_least(2, prototypes=prototypes)
-        if min(temperature, sharpening) <= 0:
-            raise ValueError(f"temperature and sharpening must be above 0, got {temperature} and {sharpening}")
+        require_above(0, temperature=temperature, sharpening=sharpening)
         require_at_least(0, sinkhorn_iterations=sinkhorn_iterations)
-        if not 0 <= patch_drop < 1:
-            raise SettingError("patch_drop", f"must be a share of the patches from 0 to below 1, got {patch_drop}")
+        problem = f"must be a share of the patches from 0 to below 1, got {patch_drop}"
+        require(0 <= patch_drop < 1, "patch_drop", problem)
         require_between(0, 1, momentum=momentum)
         self._plan = _plan(random_views, focal_views, focal_size, focal_scale)
         self.random_views, self.patch_drop, self.seed = random_views, patch_drop, seed
@@ -112,15 +112,13 @@ class MSN(Progress, Objective):
         return self._plan
 
     def adopt(self, backbone: Backbone) -> None:
-        if any(
-            getattr(backbone.model, name, None) is None for name in ("num_prefix_tokens", "patch_embed", "patch_drop")
-        ):
-            raise SettingError(
-                "name", f"msn drops patch tokens, and {backbone.architecture} has none; choose a vision transformer"
-            )
+        needed = ("num_prefix_tokens", "patch_embed", "patch_drop")
+        has_patches = all(getattr(backbone.model, name, None) is not None for name in needed)
+        problem = f"msn drops patch tokens, but {backbone.architecture} has none; choose a vision transformer"
+        require(has_patches, "name", problem)
         if not isinstance(backbone.model.patch_drop, nn.Identity):
             raise ValueError(
-                f"msn drops patches, and {backbone.architecture} drops some itself; leave patch_drop_rate at 0"
+                f"msn drops patches, but {backbone.architecture} drops some itself; leave patch_drop_rate at 0"
             )
         self.teacher = Teacher(self._embedding(backbone))
 
@@ -142,11 +140,8 @@ class MSN(Progress, Objective):
         """The terms of the loss from embeddings of the anchors `(V, B, D)` and of the target `(B, D)`."""
         with torch.autocast(anchors.device.type, enabled=False):
             logits = self.head.similarities(losses.unit_rows(anchors))
-            terms = {
-                "prediction": Term(
-                    losses.distillation(logits, self._assignments(targets)[None], self.temperature).mean()
-                )
-            }
+            pairs = losses.distillation(logits, self._assignments(targets)[None], self.temperature)
+            terms = {"prediction": Term(pairs.mean())}
             logarithms = (logits / self.temperature).log_softmax(dim=-1).flatten(0, 1)
             if self.mean_entropy:
                 terms["mean_entropy"] = Term(losses.logarithmic_mean_entropy_gap(logarithms), self.mean_entropy)
@@ -158,11 +153,11 @@ class MSN(Progress, Objective):
     def _assignments(self, targets: Tensor) -> Tensor:
         """Probabilities `(B, K)` of the target's embeddings."""
         logits = self.head.similarities(losses.unit_rows(targets)) / (self.temperature * self.sharpening)
-        # The algorithm begins with probabilities: it divides by their sums over samples before those over prototypes.
+        # The algorithm begins with probabilities: it divides first by sums over samples, then by sums over prototypes.
         return losses.sinkhorn(logits.log_softmax(dim=1), 1.0, self.sinkhorn_iterations)
 
     def _kept(self, index: NDArray[np.int64], backbone: Backbone, pixels: Tensor) -> Tensor | None:
-        """The numbers of the patches of each view that stay, `(V B, N')`; None if all do."""
+        """The numbers of the patches that each view keeps, `(V B, N')`; None if all are kept."""
         if not self.patch_drop:
             return None
         height, width = grid_of_patches(backbone, pixels)
@@ -191,23 +186,20 @@ class MSN(Progress, Objective):
 
 def _plan(random_views: int, focal_views: int, size: int, scale: list[float]) -> MultiCrop:
     if min(random_views, focal_views) < 0 or random_views + focal_views == 0:
-        raise ValueError(f"random_views and focal_views make one anchor at least, got {random_views} and {focal_views}")
-    if len(scale) != 2:
-        raise SettingError(
-            "focal_scale", f"must be the smallest and the largest share of the image's area, got {scale}"
-        )
+        raise ValueError(f"random_views and focal_views must make one or more, got {random_views} and {focal_views}")
+    shares = area_range("focal_scale", scale)
     require_at_least(1, focal_size=size)
-    small = (Crops(focal_views, size, (scale[0], scale[1])),) if focal_views else ()
-    return MultiCrop((Crops(1 + random_views), *small))
+    full = Crops(1 + random_views)
+    return MultiCrop((full, Crops(focal_views, size, shares)) if focal_views else (full,))
 
 
 def encode_some(backbone: Backbone, pixels: Tensor, kept: Tensor | None) -> Tensor:
-    """Pooled features `(B, D)` of a vision transformer that sees a part of the patches.
+    """Pooled features `(B, D)` of a vision transformer that sees some of the patches.
 
     Args:
-        backbone: the transformer, made without dropping patches itself.
+        backbone: the transformer, which must not drop patches itself.
         pixels: `(B, 3, H, W)`.
-        kept: numbers of the patches that it sees, which know their positions, `(B, N')`; None for all.
+        kept: numbers of the patches that it sees, `(B, N')`; they keep their positions. None for all.
     """
 
     def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:

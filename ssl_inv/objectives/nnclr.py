@@ -1,4 +1,4 @@
-"""NNCLR: find the other view's prediction by what the queue holds that is most like the first view."""
+"""NNCLR: the positive of a view is the other view's nearest neighbour in a queue of earlier projections."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -20,27 +20,27 @@ class NNCLR(Objective):
     """Nearest neighbours as positives (Dwibedi et al., "With a little help from my friends", ICCV 2021, eq. 3 and
     algorithm 1).
 
-    With z the projection of a view, p its prediction, NN(z) the vector of a queue of earlier projections that is most
-    similar to z,
+    With z the projection of a view, p its prediction, and NN(z) the vector most similar to z in a queue of earlier
+    projections,
 
         L = 1/2 CE(cos(NN(z^x), p^y of all samples) / T) + 1/2 CE(cos(NN(z^y), p^x of all samples) / T),
 
-    where each row's own sample is the class to be found. Negatives are the other samples' predictions of the one other
-    view: putting the neighbours in the place of a view in SimCLR's loss, as is also done, adds those of the own view
-    and is another loss. Neighbours have no gradient. Projections of the first view come into the queue after the step;
-    it begins with random vectors.
+    where the correct class of each row is its own sample. Negatives are the other samples' predictions from the other
+    view only. Some codes put the neighbours in place of a view in SimCLR's loss, which adds negatives of the same view:
+    that is another loss. Neighbours have no gradient. Projections of the first view enter the queue after the step; the
+    queue begins with random vectors.
 
     When:
-        Features for classes on plain images, where a positive that is another image of the same thing is worth more
-        than one more augmentation; less of it is needed. Not on data with few images of each thing, whose nearest
-        neighbours are other things; nor where features have to tell how an image was seen.
+        Features for classes on plain images: a positive from another image of the same kind is worth more than one more
+        augmentation, so less augmentation is needed. Not on data with few images of each kind, where nearest neighbours
+        are of other kinds. Not where features must tell how an image was seen.
 
     Args:
-        projector: widths of the projector's layers, all of which are normalised.
+        projector: widths of the projector's layers, all with normalisation.
         predictor: widths of the predictor's hidden layers.
-        queue: how many projections are kept.
+        queue: number of projections in the queue.
         queue_precision: of the stored projections.
-        temperature: T, which divides the cosine similarities.
+        temperature: T, divides the cosine similarities.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class NNCLR(Objective):
         return self.embedding_loss(x, y, self.prediction(x), self.prediction(y))
 
     def embedding_loss(self, x: Tensor, y: Tensor, predicted_x: Tensor, predicted_y: Tensor) -> Losses:
-        """The loss from projections and predictions `(B, D)` of both views; the first's projections come into the queue
-        after the step.
+        """The loss from projections and predictions `(B, D)` of both views; the first view's projections enter the
+        queue after the step.
         """
         pairs = ((self.neighbours(x), predicted_y), (self.neighbours(y), predicted_x))
         self.queue.put(losses.unit_rows(x))
@@ -81,11 +81,11 @@ class NNCLR(Objective):
 
     @torch.no_grad()
     def neighbours(self, projections: Tensor) -> Tensor:
-        """The vector of the queue most similar to each projection, `(B, D)`."""
+        """The vector of the queue that is most similar to each projection, `(B, D)`."""
         vectors = self.queue.vectors
         with torch.autocast(vectors.device.type, enabled=False):
-            # In the queue's own precision, which tells neighbours apart well enough: a copy in another would be the
-            # largest thing here.
+            # In the queue's own precision, which is enough to find neighbours: a copy in another one would be larger
+            # than anything else here.
             return vectors[(losses.unit_rows(projections).to(vectors.dtype) @ vectors.T).argmax(dim=1)]
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:

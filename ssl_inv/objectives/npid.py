@@ -1,4 +1,4 @@
-"""NPID: tell every image from all others by the vectors that a bank keeps of them."""
+"""NPID: tell every image from all others by their stored vectors in a bank."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -22,27 +22,27 @@ from ssl_inv.views import Crops, MultiCrop, Views
 class NPID(Progress, Objective):
     """Non-parametric instance discrimination (Wu, Xiong, Yu, Lin, CVPR 2018, eq. 2).
 
-    With z the normalised projection of the one view of image i, and v_1, ..., v_N what the bank holds of all images,
+    With z the normalised projection of the one view of image i, and v_1, ..., v_N the bank's vectors of all images,
 
         L = -log (exp(z . v_i / T) / (exp(z . v_i / T) + sum over M others j of exp(z . v_j / T))).
 
-    The paper estimates the sum over all N by noise-contrastive estimation with a proximal term; here, as in later
-    codes, the M others alone stand in the softmax. After the step the bank takes in z: v_i becomes (1 - m) v_i + m z,
-    at length one. It begins with random vectors.
+    The paper estimates the sum over all N by noise-contrastive estimation with a proximal term. Here, as in later
+    codes, only the M others stand in the softmax. After the step the bank is updated: v_i becomes (1 - m) v_i + m z, at
+    length one. It begins with random vectors.
 
     When:
-        An instance-discrimination baseline that needs one view, one network and no large batch, and a base for
-        InterCLR. Not where accuracy is all: entries are as old as an epoch, and two views with a teacher (MoCo v2) do
-        better at twice the cost of a step.
+        An instance-discrimination baseline that needs one view, one network and no large batch; and a base for
+        InterCLR. Not where accuracy matters most: entries are as old as an epoch, and two views with a teacher (MoCo
+        v2) do better at twice the cost of a step.
 
     Args:
         projector: widths of the projector's layers, with ReLU between them and no normalisation.
         negatives: M, drawn from the bank for each image; all others where there are fewer.
-        temperature: T, which divides the cosine similarities.
+        temperature: T, divides the cosine similarities.
         bank_renewal: m, the share of a stored vector that a step renews.
         bank_precision: of the stored vectors.
         bank_place: `host` keeps the bank out of the GPU's memory.
-        seed: decides which others are drawn, with the number of the step and of the image.
+        seed: of the drawn negatives, with the step and the image.
     """
 
     bank: Bank
@@ -79,7 +79,9 @@ class NPID(Progress, Objective):
         return self.embedding_loss(self.projector(backbone(views[0].pixels)), views.index)
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
-        """The loss from projections `(B, D)` of the images `index`, `(B,)`, which come into the bank after the step."""
+        """The loss from projections `(B, D)` of the images `index`, `(B,)`; the projections enter the bank after the
+        step.
+        """
         z, own = losses.unit_rows(z), index.to(z.device, non_blocking=True).unsqueeze(1)
         self.bank.put(index, z.detach())
         with torch.autocast(z.device.type, enabled=False):

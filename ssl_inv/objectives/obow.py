@@ -1,4 +1,4 @@
-"""OBoW: predict, from a crop, which visual words a slowly moving copy of the network finds in the whole image."""
+"""OBoW: predict from a crop the visual words that a moving average of the network finds in the whole image."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between
 from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.vocabulary import VisualWords, perplexity
 from ssl_inv.nn import losses
@@ -14,7 +14,7 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import DynamicHead
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.multi_crop import by_crop
+from ssl_inv.objectives.multi_crop import area_range, by_crop
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Crops, MultiCrop, Patches, Plan, Several, Views
 
@@ -22,68 +22,66 @@ from ssl_inv.views import Crops, MultiCrop, Patches, Plan, Several, Views
 class OBoW(Progress, Objective):
     """Online bags of visual words (Gidaris et al., CVPR 2021, eq. 1 to 6), as the authors' code computes it.
 
-    The teacher's feature map of the whole image, plainly seen, becomes a bag of visual words: every position u is
-    assigned softly to the K words v_k, and the largest assignment counts,
+    The teacher's feature map of the whole image, barely augmented, becomes a bag of visual words. Every position u is
+    assigned softly to the K words v_k, and the largest assignment counts:
 
         y_k = max_u softmax_k(- (inverse_delta / m) |t_u - v_k|^2) / sum of these over k,
 
-    with a moving average m of the mean squared distance from the nearest word. The student predicts it from crops of
-    the image,
+    with m a moving average of the mean squared distance from the nearest word. The student predicts y from crops of the
+    image:
 
         L = sum over kinds of crops of mean over levels, images and crops of KL(y || softmax(kappa W(V) s)),
 
-    where W(V) is a classifier that a small network makes of the words, and s the pooled feature as it is. Words are
-    features of the latest K images, one of each, at a random position. There are words and a classifier for each of the
-    last `levels` stages. The teacher is a moving average of the backbone's parameters and normalises by its own
-    batches. Student and targets use the words of before the step.
+    where W(V) is a classifier that a small network makes from the words, and s is the pooled feature, not normalised.
+    Words are features of the latest K images, one of each, at a random position. Each of the last `levels` stages has
+    its own words and classifier. The teacher is a moving average of the backbone's parameters and normalises by its own
+    batches. Student and targets use the words from before the step.
 
-    Crops of one kind go through the student together. In the record stand beside the loss, with weight 0, the
-    perplexities of the last stage's bags: over how many words that of an image spreads, and those of all images
-    together. From the authors' code differ: K need not be a multiple of the batch; the teacher moves after the step,
-    which is the same teacher; it has no dropout; schedules go by the step and not by the epoch; no linear classifier is
-    trained beside. `levels: 1, patches: 0, crops: 1` is their vanilla form, and `augmentation: {name: obow}` has their
-    policies for the teacher, crops and patches.
+    Crops of one kind go through the student together. The record holds, with weight 0, two perplexities of the last
+    stage's bags: the number of words that the bag of one image spreads over, and the bags of all images together.
+    Differences from the authors' code: K need not be a multiple of the batch; the teacher moves after the step, which
+    gives the same teacher; the teacher has no dropout; schedules advance by the step, not by the epoch; no linear
+    classifier is trained beside. `levels: 1, patches: 0, crops: 1` is the authors' vanilla form, and `augmentation:
+    {name: obow}` has their policies for the teacher, crops and patches.
 
     When:
-        Features for classes, detection and few labels on plain images, with small batches and short training; for
-        convolutional networks, and the record of views is not needed. Not for images so small that maps have a few
-        positions only, nor where features have to tell how an image was seen. Few words give more invariance, many keep
-        more detail.
+        Features for classes, detection and few labels on plain images, with small batches and short training, from
+        convolutional networks. No record of views is needed. Not for images so small that maps have only a few
+        positions. Not where features must tell how an image was seen. Few words give more invariance, many keep more
+        detail.
 
     Args:
-        levels: of how many of the network's last stages bags are predicted.
-        vocabulary: K, words of each level. The queue is as many images long: at least some eight batches, and fewer
-        than the data has.
-        assignment: `soft` as above; `hard`: each position counts for its nearest word only.
-        inverse_delta: sharpness of the soft assignment; the authors' 15 is for ResNet-50, 10 for ResNet-18.
+        levels: number of the network's last stages whose bags are predicted.
+        vocabulary: K, words of each level. The queue holds as many images: at least some eight batches, and fewer than
+            the data has.
+        assignment: `soft` as above; with `hard` each position counts for its nearest word only.
+        inverse_delta: sharpness of the soft assignment; the authors have 15 for ResNet-50, 10 for ResNet-18.
         pooling: over positions, `max` or `mean`.
-        words: what becomes a word: a `local_average`, over a window, a feature as it is, `no_averaging`, or the
-        `global_average`.
+        words: source of a word: a `local_average` over a window, one feature with `no_averaging`, or the
+            `global_average`.
         window: side of the local average's window, in positions.
-        border: positions that are dropped at each side of a map, as they have seen padding; 0 for maps of a few
-        positions.
-        distance_momentum: what m keeps of itself in a batch.
-        first_distance: m before the first batch; None begins with the first batch's and goes on with the mean of all,
-            until the moving average is as long. The authors' 0.5 fits no network in particular, and makes hundreds of
-            steps too hard or too soft.
-        warm_start: whether the first batch fills the vocabulary with its features, several of each image, before the
-            first step, and with mixtures of these where it has too few. The authors' random words last for K / batch
+        border: positions dropped at each side of a map, since they have seen padding; 0 for maps of a few positions.
+        distance_momentum: of m, in each batch.
+        first_distance: m before the first batch. None begins with the first batch's distance and takes the mean of all
+            batches until the moving average is as long. The authors' 0.5 fits no network in particular, and makes
+            hundreds of steps too hard or too soft.
+        warm_start: whether the first batch fills the vocabulary before the first step, with several features of each
+            image and, where these are too few, with mixtures of them. The authors' random words last for K / batch
             steps.
-        word_seed: decides, with the number of the step, the sample and the level, the positions that words are taken
-        from.
-        kappa: multiplies logits; the authors' 8 is for ResNet-50, 5 for ResNet-18.
+        word_seed: of the positions that words are taken from, with the step, the sample and the level.
+        kappa: multiplies logits; the authors have 8 for ResNet-50, 5 for ResNet-18.
         learn_kappa: whether kappa is learnt, one for each level.
-        momentum: what the teacher keeps of itself in the first step; it rises to 1 along half a cosine.
-        centre: share of the image's sides that the teacher sees; its view is of the augmentation's size.
-        crops: of each image, for the student.
-        crop_size: side of these in pixels.
-        crop_scale: smallest and largest share of the image's area that they take.
-        patches: of each image, for the student, cut of one large view; 0 for none.
-        patch_size: side of these in pixels.
+        momentum: of the teacher in the first step; it rises to 1 along half a cosine.
+        centre: share of the image's sides that the teacher sees; its view has the augmentation's size.
+        crops: number of crops of each image, for the student.
+        crop_size: side of crops in pixels.
+        crop_scale: smallest and largest share of the image's area that a crop takes.
+        patches: number of patches of each image, for the student, cut from one large view; 0 for none.
+        patch_size: side of patches in pixels.
         patch_view: side of the large view in pixels.
         patch_scale: smallest and largest share of the image's area that the large view takes.
-        patch_grid: patches that would fill each side of the large view; some of these are taken.
-        patch_jitter: pixels by which each is shifted at most.
+        patch_grid: number of patches along each side of the large view; some of them are taken.
+        patch_jitter: largest shift of a patch in pixels.
     """
 
     teacher: Teacher
@@ -128,14 +126,14 @@ class OBoW(Progress, Objective):
         require_at_least(0, crops=crops, patches=patches, patch_jitter=patch_jitter)
         require_at_least(1, crop_size=crop_size, patch_size=patch_size, patch_grid=patch_grid)
         if crops + patches < 1:
-            raise ValueError(f"crops and patches make at least one view for the student, got {crops} and {patches}")
+            raise ValueError(f"crops and patches must make at least one view, got {crops} and {patches}")
         self.levels, self.momentum, self.warm_start, self.word_seed = levels, momentum, warm_start, word_seed
         self._kinds: dict[str, Plan] = {}
         if crops:
-            self._kinds["crops"] = MultiCrop((Crops(crops, crop_size, _pair("crop_scale", crop_scale)),))
+            self._kinds["crops"] = MultiCrop((Crops(crops, crop_size, area_range("crop_scale", crop_scale)),))
         if patches:
             require_at_least(patch_size + patch_jitter, patch_view=patch_view)
-            scale = _pair("patch_scale", patch_scale)
+            scale = area_range("patch_scale", patch_scale)
             self._kinds["patches"] = Patches(patch_view, patch_size, patch_grid, patch_jitter, patches, scale)
         self._centre = Crops(1, centre=centre)
         self._word_settings: dict[str, Any] = {
@@ -175,9 +173,7 @@ class OBoW(Progress, Objective):
         return {**terms, **spread(bags[-1])}
 
     def _targets(self, maps: Sequence[Tensor], index: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """A classifier, `(K, features)`, and the bags, `(B, K)`, of each level, by the words as they were before this
-        batch.
-        """
+        """A classifier, `(K, features)`, and the bags, `(B, K)`, of each level, by the words from before this batch."""
         classifiers, bags = [], []
         for level, (words, head, one) in enumerate(zip(self.words, self.heads, maps, strict=True)):
             assert isinstance(words, VisualWords)
@@ -205,7 +201,7 @@ class LastMaps(nn.Module):
 
     Args:
         backbone: the network.
-        levels: how many stages.
+        levels: number of stages.
     """
 
     def __init__(self, backbone: Backbone, levels: int) -> None:
@@ -213,7 +209,7 @@ class LastMaps(nn.Module):
         self.backbone, self.levels = backbone, levels
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
-        """Maps `(B, C, h, w)`, the last stage's last."""
+        """Maps `(B, C, h, w)`; the last stage's map is last."""
         if self.levels == 1:
             return [self.backbone.feature_map(pixels)]
         maps: list[Tensor] = self.backbone.model.forward_intermediates(  # type: ignore[operator]
@@ -223,16 +219,14 @@ class LastMaps(nn.Module):
 
 
 def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
-    """The channels of each of the maps that `LastMaps` gives.
+    """The channels of each map of `LastMaps`.
 
     Raises:
-        ValueError: if the network has no feature maps of so many stages.
+        ValueError: if the network has fewer stages with feature maps.
     """
     if levels == 1:
-        if hasattr(backbone.model, "num_prefix_tokens"):
-            raise SettingError(
-                "levels", f"1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network"
-            )
+        problem = f"1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network"
+        require(not hasattr(backbone.model, "num_prefix_tokens"), "levels", problem)
         return [backbone.channels]
     stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
     if len(stages) < levels:
@@ -247,22 +241,18 @@ def divergence(logits: Tensor, bags: Tensor) -> Tensor:
 
     Args:
         logits: of S crops, `(S, B, K)`.
-        bags: what they shall predict, `(B, K)`.
+        bags: the targets, `(B, K)`.
     """
     cross_entropy = losses.distillation(logits, bags.unsqueeze(0), 1.0).mean()
     return cross_entropy - losses.sample_mean(torch.special.entr(bags).sum(dim=1))
 
 
 def spread(bags: Tensor) -> dict[str, Term]:
-    """Terms of weight 0: how many words the bag of an image spreads over, and those of all images, for bags `(B, K)`."""
+    """Terms of weight 0 for bags `(B, K)`: the number of words over which one image's bag spreads, and all images'
+    bags.
+    """
     every = losses.sample_mean(bags)
     return {
         "words_per_image": Term(losses.sample_mean(perplexity(bags)), 0.0),
         "words_per_batch": Term(perplexity(every), 0.0),
     }
-
-
-def _pair(name: str, scale: Sequence[float]) -> tuple[float, float]:
-    if len(scale) != 2:
-        raise SettingError(name, f"must be the smallest and the largest share of the image's area, got {list(scale)}")
-    return scale[0], scale[1]

@@ -1,4 +1,4 @@
-"""ODC: classify images by pseudo-labels that change a little in every step, and not all at once."""
+"""ODC: classify images by pseudo-labels that change a little in every step."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.catalogue import require, require_at_least
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.clusters import Clusters
@@ -27,30 +27,31 @@ class ODC(Objective):
 
         L = sum_i w_i (-log p_i(y_i)) / sum_i w_i,   w_i = n_(y_i)^(-reweighting).
 
-    After the step f_i becomes (1 - m) f_i + m z_i, at length one, z_i being the projection, and y_i the cluster whose
-    centroid it is most like; now and then centroids become the means of their members, and clusters that have become
-    small are emptied and get a half of the largest. The bank begins with what the untrained network makes of the whole
-    images, clustered by k-means. The weights are those of the global batch. The authors train the classifier without
+    After the step f_i becomes (1 - m) f_i + m z_i, at length one, with z_i the projection, and y_i becomes the cluster
+    with the most similar centroid. At intervals, centroids become the means of their members. Clusters that have become
+    small are emptied and get half of the largest one. The bank begins with the untrained network's projections of whole
+    images, clustered by k-means. The weights are over the global batch. The authors train the classifier without
     momentum; here one optimiser serves all.
 
     When:
-        Clustering as the training signal with no pause between epochs, one view and one network: about half of a
-        contrastive step. Not where accuracy is all, as it is behind DeepCluster-v2 and the contrastive objectives; nor
-        on data far from balanced; nor in training of few passes, in which labels lag behind features.
+        Clustering as the training signal without a pause between epochs, with one view and one network: about half the
+        cost of a contrastive step. Not where accuracy matters most, since it is behind DeepCluster-v2 and the
+        contrastive objectives. Not on data far from balanced. Not in training of few passes, where labels lag behind
+        features.
 
     Args:
         projector: widths of the two layers of the projector: linear, normalisation, ReLU, dropout, linear, ReLU.
-        dropout: share of the hidden units that are left out.
+        dropout: share of the hidden units that are dropped.
         clusters: K; the paper's 10,000 are for 1.28 million images.
         cluster_iterations: of k-means.
-        cluster_points: objects for each cluster that k-means sees, at most; all get a cluster.
+        cluster_points: largest number of objects for each cluster that k-means reads; all objects get a cluster.
         centroid_every: steps between updates of centroids from their members.
-        smallest_cluster: clusters with fewer members are emptied and get a half of the largest one; 0 for never.
-        reweighting: how much small clusters weigh more; 0 weighs all images alike.
+        smallest_cluster: clusters with fewer members are emptied and get half of the largest one; 0 for never.
+        reweighting: additional weight of small clusters; with 0 all images have equal weight.
         bank_renewal: m, the share of a stored vector that a step renews.
         bank_precision: of the stored vectors.
         bank_place: `host` keeps the bank out of the GPU's memory.
-        seed: decides the first clusters.
+        seed: of the first clusters.
     """
 
     bank: Bank
@@ -75,8 +76,7 @@ class ODC(Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if len(projector) != 2:
-            raise SettingError("projector", f"must name two widths, got {projector}")
+        require(len(projector) == 2, "projector", f"must name two widths, got {projector}")
         require_at_least(
             1, cluster_iterations=cluster_iterations, cluster_points=cluster_points, centroid_every=centroid_every
         )
@@ -91,12 +91,8 @@ class ODC(Objective):
         )
         self.projector = nn.Sequential(*first, nn.Linear(hidden, self.dimensions), nn.ReLU(inplace=True))
         self.classifier = nn.Linear(self.dimensions, clusters)
-        self.centroid_every, self.smallest_cluster, self.reweighting, self.seed = (
-            centroid_every,
-            smallest_cluster,
-            reweighting,
-            seed,
-        )
+        self.centroid_every, self.smallest_cluster = centroid_every, smallest_cluster
+        self.reweighting, self.seed = reweighting, seed
         self.cluster_iterations, self.cluster_points = cluster_iterations, cluster_points
         self.storage: dict[str, Any] = {"renewal": bank_renewal, "precision": bank_precision, "place": bank_place}
 
@@ -113,7 +109,9 @@ class ODC(Objective):
         return self.embedding_loss(self.projector(backbone(views[0].pixels)), views.index)
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
-        """The loss from projections `(B, D)` of the images `index`, `(B,)`, which come into the bank after the step."""
+        """The loss from projections `(B, D)` of the images `index`, `(B,)`; the projections enter the bank after the
+        step.
+        """
         self.bank.put(index, z.detach())
         labels = self.clusters.labels[index.to(z.device, non_blocking=True)].long()
         logits = self.classifier(z)

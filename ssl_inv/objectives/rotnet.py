@@ -15,21 +15,21 @@ from ssl_inv.views import Turns, Views
 class RotNet(Objective):
     """Prediction of image rotations (Gidaris, Singh, Komodakis, ICLR 2018).
 
-    Every image is shown upright and turned by 90, 180 and 270 degrees counter-clockwise, the four of them in one batch
-    of the backbone:
+    Every image is shown upright and turned by 90, 180 and 270 degrees counter-clockwise; all four are in one batch of
+    the backbone:
 
         L = mean over turns r of CE(classifier(f(x turned by r)), r).
 
-    The best features for other tasks are those before the last stage.
+    The best features for other tasks are the ones before the last stage.
 
     When:
         The cheapest pretext task: one view, no pairs, no projector, and a loss whose accuracy shows whether it learns.
-        Useful as a baseline, and where images have a way up. Not for the best features, which joint-embedding
-        objectives have as a rule; nor for images without a way up, nor where something else than the object tells it:
-        on rendered solids the floor does within some tens of steps, and little more is learnt.
+        A baseline for images that have a way up. Not for the best features, which joint-embedding objectives usually
+        have. Not for images without a way up. Not where something else than the object reveals the turn: on rendered
+        solids the floor does within some tens of steps, and little more is learnt.
 
     Args:
-        hidden: widths of the classifier's hidden layers; the paper's is linear.
+        hidden: widths of the classifier's hidden layers; the paper's classifier is linear.
     """
 
     def __init__(

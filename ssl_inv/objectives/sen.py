@@ -1,4 +1,4 @@
-"""SEN: a contrastive model of where actions lead, and nothing else."""
+"""SEN: a contrastive model of where actions lead, without an invariance term."""
 
 from collections.abc import Mapping
 from typing import Literal
@@ -19,31 +19,31 @@ from ssl_inv.views import Pair, Views
 class SEN(Objective):
     """Symmetric embedding networks (Park et al., ICML 2022) in the form in which SIE and seq-JEPA compare with them.
 
-    The predictor p is told the embedding of view x and the action a from x to view y; its prediction must be nearer to
+    The predictor p reads the embedding of view x and the action a from x to view y. Its prediction must be nearer to
     the embedding of y than to anything else in the batch. There is no invariance term.
 
         L = NT-Xent(p(z_x, a), z_y; temperature)
 
     When:
-        The plainest forward model: an action, a prediction, negatives, and nothing that asks for invariance. The
-        comparison that shows what an invariance term or a split adds. Not where the features have to hold classes and
-        pose apart, nor with small batches, since all negatives come from the batch; nor for short runs: after 800 steps
-        on rendered solids the prediction does not use the action yet, and retrieval is at chance.
+        The plainest forward model: an action, a prediction, negatives, and no invariance. It is the comparison that
+        shows what an invariance term or a split adds. Not where features must hold classes and pose separately. Not
+        with small batches, since all negatives come from the batch. Not for short runs: after 800 steps on rendered
+        solids the prediction does not use the action yet, and retrieval is at chance.
 
     Args:
-        parameters: what the views differ in and the predictor is told.
+        parameters: of the action between the views, given to the predictor.
         projector: widths of the projector's layers.
         temperature: divides the cosine similarities; seq-JEPA's comparison has 0.5, SIE's 0.1.
-        predictor: `concatenation` is an MLP on action and embedding; `bilinear`, SIE's own, makes one matrix of the
-            action, linearly, and with it this is SIE's contrastive comparison without invariance; `hypernetwork` writes
-            the weights of a small MLP with an MLP on the action; `embedded` is seq-JEPA's comparison: one linear map on
-            the embedding and the action, this mapped to `action_embedding` dimensions and normalised. Here a
+        predictor: `concatenation` is an MLP on action and embedding. `bilinear`, SIE's own, makes one matrix from the
+            action, linearly; this is SIE's contrastive comparison without invariance. `hypernetwork` is a small MLP
+            whose weights come from an MLP on the action. `embedded` is seq-JEPA's comparison: one linear map on the
+            embedding and the action, which is first mapped to `action_embedding` dimensions and normalised; a
             normalisation without affine part follows projector and predictor.
         predictor_hidden: widths of the predictor's hidden layers, for all but `bilinear`; without any, `concatenation`
-        is one affine map.
+            is one affine map.
         action_embedding: for `embedded`: dimensions that the action is mapped to.
-        convention: how the action is written as a vector; `seq-jepa` and `sie` are these papers' quaternions, which
-            keep the sign that the product has, and plain differences of hues.
+        convention: form of the action vector. `seq-jepa` and `sie` follow these papers: quaternions with the sign of
+            the product, and plain differences of hues.
     """
 
     def __init__(

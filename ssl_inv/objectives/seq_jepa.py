@@ -1,4 +1,4 @@
-"""seq-JEPA: a sequence of views and of the actions between them foretells the next view."""
+"""seq-JEPA: a sequence of views and the actions between them predict the next view."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv import views as plans
-from ssl_inv.catalogue import SettingError, require
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.aggregator import ActionEncoder, Aggregator, PredictionSpace, RawActions
@@ -20,8 +20,6 @@ from ssl_inv.objectives.base import ActionPrediction, Aggregation, Losses, Objec
 from ssl_inv.transforms import Action, Box, Circle, Convention, Group, Real, Transform
 
 Scaling = Literal["constant", "official"]
-
-
 VECTOR_NAMES = (
     "crop top",
     "crop left",
@@ -33,10 +31,7 @@ VECTOR_NAMES = (
     "hue",
     "blur",
 )
-"""What the nine numbers are: pixels of the source, factors, turns from -0.5 to 0.5, and the blur's standard deviation
-in pixels.
-"""
-
+"""The nine numbers: pixels of the source, factors, turns from -0.5 to 0.5, and the blur's deviation in pixels."""
 
 _NEUTRAL: dict[str, Group] = {
     "crop": Box(),
@@ -46,79 +41,77 @@ _NEUTRAL: dict[str, Group] = {
     "hue": Circle(),
     "blur": Real(),
 }
-
-
 _REACH = (0.8, 0.8, 0.8, 0.2, 2.0)
-"""How far brightness, contrast, saturation, hue and blur go in SimCLR's policy."""
+"""Reach of brightness, contrast, saturation, hue and blur in SimCLR's policy."""
 
 _AUGMENTATION = {name.split()[0] for name in VECTOR_NAMES}
-"""The parameters of an augmentation that seq-JEPA's nine numbers tell of."""
+"""The parameters of an augmentation that seq-JEPA's nine numbers hold."""
 
 
 class SeqJEPA(Objective):
     """seq-JEPA (Ghaemi, Muller, Bakhtiari, NeurIPS 2025).
 
-    Of views x_1 .. x_{M+1}, with the action a_i from view i to the next, the backbone f, the moving average f' of its
+    For views x_1 .. x_{M+1}, with the action a_i from view i to the next, the backbone f, the moving average f' of its
     parameters, the predictor h and [.; .] for vectors side by side,
 
         z_i = f(x_i),  e_i = BN(W a_i)
         z_AGG = transformer([AGG], [z_1; e_1], ..., [z_{M-1}; e_{M-1}], [z_M; 0])[AGG]
         L = 1 - mean cos(h([z_AGG; e_M]), f'(x_{M+1})).
 
-    Nothing else holds the features apart: no negatives, no variance term, no projector. By the paper, z becomes
-    equivariant to the actions that the prediction is told and z_AGG invariant; `leak/...` in the results measures how
-    far, and a short run does not get there: after 800 steps on rendered solids the aggregate still tells the last
-    action that it was given. The M observed views are normalised as one batch, the target's as another, by f' and with
-    running statistics of its own. The momentum rises step by step; in the authors' code epoch by epoch.
+    Nothing else keeps features apart: no negatives, no variance term, no projector. According to the paper, z becomes
+    equivariant to the actions and z_AGG invariant. `leak/...` in the results measures how far; a short run does not get
+    there: after 800 steps on rendered solids the aggregate still holds the last action that it was given. The M
+    observed views are normalised as one batch. The target is normalised as another batch by f', which has its own
+    running statistics. The momentum rises by the step; in the authors' code by the epoch.
 
-    `anti_collapse: sigreg` does without the teacher, its momentum and the stop-gradient, as in LeJEPA
-    (`ssl_inv.nn.sigreg.sigreg`): f' is f itself, learns from the error too, and all M + 1 views are one batch for it,
-    each of which is held to a normal distribution,
+    `anti_collapse: sigreg` needs no teacher, momentum or stop-gradient, as in LeJEPA (`ssl_inv.nn.sigreg.sigreg`). f'
+    is then f itself, which learns from the error too. All M + 1 views are one batch for f, and each view is held to a
+    normal distribution:
 
         L = 1 - mean cos(h([z_AGG; e_M]), z_{M+1}) + sigreg_weight mean_i SIGReg(z_i).
 
     When:
-        Several views of each object are to be had in training and in use, with the actions between them: the aggregate
-        of several views gives the best published classes on 3DIEBench, the single view an R2 of the rotation above
-        SIE's. Also for saccades over plain images. Not where one view is all there is in use: much of its gain comes
-        from the others. On augmented photographs its R2 is highest and its classes are lower than those of two-view
-        objectives.
+        Several views of each object, with the actions between them, are available in training and in use: the aggregate
+        of several views gives the best published classes on 3DIEBench, and the single view an R2 of the rotation above
+        SIE's. Also for saccades over plain images. Not where only one view is available in use, since much of the gain
+        comes from the others. On augmented photographs its R2 is highest, and its classes are lower than those of
+        two-view objectives.
 
     Args:
-        parameters: what views differ in and actions are made of: `rotation`, with `floor_hue` and `light_hue` for the
-            paper's rotation and colour variant; `crop`, `brightness`, `contrast`, `saturation`, `hue` and `blur` of an
-            augmentation; `fixation` of saccades.
+        parameters: of the actions between views: `rotation`, with `floor_hue` and `light_hue` for the paper's rotation
+            and colour variant; `crop`, `brightness`, `contrast`, `saturation`, `hue` and `blur` of an augmentation;
+            `fixation` of saccades.
         observed: M, the views before the target.
-        action_dimensions: of an embedded action; 0 takes actions as they are, filled up with zeros so that the heads
-            divide what they are part of.
+        action_dimensions: of an embedded action. With 0 actions are not embedded, but padded with zeros so that the
+            number of heads divides the token width.
         layers: of the aggregator.
         heads: of the aggregator's attention.
         dropout: in the aggregator.
         predictor: width of the predictor's hidden layer.
         momentum: of the moving average at the start; it rises to 1 along half a cosine.
-        anti_collapse: what keeps features from becoming all the same: the `teacher` of the paper, or `sigreg` in its
-        place.
-        target: what is predicted, and held to a normal distribution: the `features`, or these `standardised` over the
-            batch. The paper's is the former. Features behind a ReLU have so much in common that a constant prediction
-            scores well at first, and a short run may not get beyond it; `standardised`, it scores nothing. SIGReg
+        anti_collapse: keeps features from collapsing: the paper's `teacher`, or `sigreg` in its place.
+        target: what is predicted, and held to a normal distribution: the `features`, as in the paper, or the features
+            `standardised` over the batch. Features behind a ReLU have so much in common that a constant prediction
+            scores well at first, and a short run may not get beyond it; with `standardised` it scores nothing. SIGReg
             cannot reach zero on features that are never negative.
         sigreg_weight: of SIGReg.
-        directions: along how many random directions SIGReg looks.
-        conditioning: who is told the actions: `both` aggregator and predictor, one of them, or `none`.
-        convention: how an action is written as a vector. `canonical` writes every parameter on its own. `seq-jepa` is
-            the authors' code: quaternions with the sign that the product has, hues as plain differences, and each
-            number of an augmentation divided by its norm over all views of the sample, so that actions depend on views
-            that they do not lead to or from, the target among them.
-        action_statistics: over which batches actions are normalised in training: `joint` takes the M actions of all
-            samples as one batch; `padded` and `repeated` are the authors' code, which normalises the last action apart
-            from the others and these with zeros for it (augmentations, saccades) or with itself once more (3DIEBench).
+        directions: number of random directions of SIGReg.
+        conditioning: which networks read the actions: `both` aggregator and predictor, one of them, or `none`.
+        convention: form of the action vector. `canonical` writes every parameter separately. `seq-jepa` is the authors'
+            code: quaternions with the sign of the product, hues as plain differences, and each number of an
+            augmentation divided by its norm over all views of the sample. Actions then depend on other views too, the
+            target among them.
+        action_statistics: batches over which actions are normalised in training. `joint` takes the M actions of all
+            samples as one batch. `padded` and `repeated` are the authors' code with two batches: the last actions, and
+            the other actions with one further row per sample, which is zeros (`padded`: augmentations, saccades) or the
+            last action once more (`repeated`: 3DIEBench).
         initialisation: of the aggregator's layers: `independent`, or `copies` of one, as in the authors' code.
-        views: `sequence` of the data's own views or of augmented ones, or small patches of one image in `saccades`.
+        views: a `sequence` of the data's own views or of augmented ones, or small patches of one image in `saccades`.
         patch: side of a saccade's patches in pixels.
-        saliency: where saccades go: `spectral_residual` finds it in the image itself, in place of the paper's DeepGaze
-        IIE; or `uniform`.
+        saliency: where saccades go: `spectral_residual` computes it from the image itself, in place of the paper's
+            DeepGaze IIE; or `uniform`.
         inhibition: where a saccade does not return to: a `disc` about each fixation, the authors' code's `square`, or
-        `none`.
+            `none`.
         radius: of the disc, or half the side of the square, in pixels.
         cutting: `upright` patches lie about their fixations; `official` ones have row and column exchanged, as in the
             authors' code.
@@ -155,17 +148,13 @@ class SeqJEPA(Objective):
         cutting: Literal["upright", "official"] = "upright",
     ) -> None:
         super().__init__()
-        require(0 <= momentum <= 1, "momentum", f"must lie between 0 and 1, got {momentum}")
+        require_between(0, 1, momentum=momentum)
         require(0 <= dropout < 1, "dropout", f"must be at least 0 and below 1, got {dropout}")
-        for name, value in {"layers": layers, "heads": heads, "predictor": predictor}.items():
-            require(value >= 1, name, f"must be at least 1, got {value}")
-        require(action_dimensions >= 0, "action_dimensions", f"must be at least 0, got {action_dimensions}")
-        require(
-            conditioning != "aggregator" or observed > 1,
-            "conditioning",
-            "'aggregator', but observed is 1: no action to tell it",
-        )
-        require(sigreg_weight > 0, "sigreg_weight", f"must be above 0, got {sigreg_weight}")
+        require_at_least(1, layers=layers, heads=heads, predictor=predictor)
+        require_at_least(0, action_dimensions=action_dimensions)
+        given = conditioning != "aggregator" or observed > 1
+        require(given, "conditioning", "'aggregator', but observed is 1: no action to give it")
+        require_above(0, sigreg_weight=sigreg_weight)
         of_teacher: dict[str, tuple[object, object]] = {"momentum": (momentum, 0.996)}
         of_sigreg: dict[str, tuple[object, object]] = {
             "sigreg_weight": (sigreg_weight, 0.02),
@@ -175,11 +164,8 @@ class SeqJEPA(Objective):
             (of_sigreg, "only SIGReg has it") if anti_collapse == "teacher" else (of_teacher, "only a teacher has it")
         )
         _require_usual(idle, f"anti_collapse is {anti_collapse!r}", owner)
-        require(
-            bool(parameters) or conditioning == "none",
-            "parameters",
-            "is empty; name some, or set conditioning to 'none'",
-        )
+        named = bool(parameters) or conditioning == "none"
+        require(named, "parameters", "is empty; name some, or set conditioning to 'none'")
         saccades = plans.Saccades(observed, patch, saliency, inhibition, radius, cutting)
         self._plan = saccades if views == "saccades" else _sequence(saccades)
         self.parameters_used = parameters if conditioning != "none" else []
@@ -187,17 +173,14 @@ class SeqJEPA(Objective):
         self.momentum, self.sigreg_weight = momentum, sigreg_weight
         self.predictor_is_told = conditioning in ("both", "predictor")
         self.actions_of_two_views = convention == "canonical" or not _AUGMENTATION & set(self.parameters_used)
-        """Whether an action depends on no other views than those that it leads to and from, so that it has a meaning
-        beyond its sample.
-        """
-        if parameters:  # also those that only a comparison without actions names: a slip of the pen is none the less
+        """Whether an action depends only on its own two views, and so has a meaning beyond its sample."""
+        if parameters:  # with conditioning 'none' too: a misspelt name is an error all the same
             length = base.action_dimensions({**groups, **self._plan.groups}, parameters, convention)
         self.action_encoder: ActionEncoder | RawActions = RawActions(0)
         if self.parameters_used:
             raw = RawActions(length, features, heads)
-            self.action_encoder = (
-                ActionEncoder(length, action_dimensions, action_statistics) if action_dimensions else raw
-            )
+            embedded = ActionEncoder(length, action_dimensions, action_statistics) if action_dimensions else raw
+            self.action_encoder = embedded
         action = self.action_encoder.width
         told = action if conditioning in ("both", "aggregator") else 0
         self.aggregator = Aggregator(features, told, layers, heads, dropout, initialisation)
@@ -234,41 +217,35 @@ class SeqJEPA(Objective):
         features = backbone(torch.cat([*observed, target]))
         embeddings = self.space(features).unflatten(0, (len(views), -1))
         features = features.unflatten(0, (len(views), -1))[:-1]
-        return {
-            **self.sequence_loss(features.transpose(0, 1), actions, embeddings[-1]),
-            "sigreg": self._sigreg(embeddings),
-        }
-
-    def _sigreg(self, embeddings: Tensor) -> Term:
+        terms = self.sequence_loss(features.transpose(0, 1), actions, embeddings[-1])
         assert self.directions is not None
-        return Term(sigreg_loss(embeddings, self.directions(embeddings)), self.sigreg_weight)
+        return {**terms, "sigreg": Term(sigreg_loss(embeddings, self.directions(embeddings)), self.sigreg_weight)}
 
     def sequence_loss(self, features: Tensor, actions: Tensor, target: Tensor) -> Losses:
         """The term of the prediction.
 
         Args:
             features: of the observed views, `(B, M, D)`.
-            actions: from each view to the next and last to the target, `(B, M, K)`.
-            target: what is predicted of the target, `(B, D)`.
+            actions: from each view to the next; the last one leads to the target, `(B, M, K)`.
+            target: what is predicted for the target, `(B, D)`.
         """
-        return {
-            "prediction": Term(losses.cosine_distance(self.predict(features, self.action_encoder(actions)), target))
-        }
+        predicted = self.predict(features, self.action_encoder(actions))
+        return {"prediction": Term(losses.cosine_distance(predicted, target))}
 
     def predict(self, features: Tensor, embedded: Tensor) -> Tensor:
-        """What is predicted, `(B, D)`, of the view that the last of the embedded actions `(B, M, A)` leads to.
+        """The prediction `(B, D)` for the view to which the last of the embedded actions leads.
 
         Args:
             features: of M views, `(B, M, D)`.
-            embedded: actions from each to the next, and last the one to be predicted along.
+            embedded: actions from each view to the next, and last the one to predict along, `(B, M, A)`.
         """
         aggregate = self.aggregator(features, embedded[:, :-1])
         known = torch.cat((aggregate, embedded[:, -1]), dim=1) if self.predictor_is_told else aggregate
         return self.prediction_head(known)  # type: ignore[no-any-return]
 
     def predictor(self, backbone: Backbone) -> ActionPrediction | None:
-        """The prediction from one observed view; embeddings are what is predicted, the backbone's features or these
-        standardised.
+        """The prediction from one observed view; embeddings are what the objective predicts, features or standardised
+        features.
         """
         if not (self.predictor_is_told and self.actions_of_two_views):
             return None
@@ -283,16 +260,14 @@ class SeqJEPA(Objective):
         return ActionPrediction(encode, move, self.parameters_used, self.convention)
 
     def aggregation(self, backbone: Backbone) -> Aggregation | None:
-        """z_AGG, of as many views as are given."""
+        """z_AGG, for any number of views."""
         if not self.actions_of_two_views:
             return None
 
         def aggregate(features: Tensor, actions: Sequence[Action]) -> Tensor:
-            vectors = [
-                action.as_vector(self.parameters_used, self.convention) for action in actions if self.parameters_used
-            ]
             embedded = features.new_empty(len(features), 0, self.action_encoder.width)
-            if vectors:
+            if actions and self.parameters_used:
+                vectors = [action.as_vector(self.parameters_used, self.convention) for action in actions]
                 embedded = self.action_encoder.embed(torch.stack(vectors, dim=1))
             return self.aggregator(features, embedded)  # type: ignore[no-any-return]
 
@@ -304,7 +279,7 @@ def action_vectors(transforms: Sequence[Transform], parameters: list[str], conve
 
     Args:
         transforms: of the V views, B rows each.
-        parameters: what actions are made of, in this order but for `seq-jepa`, which has those of an augmentation last.
+        parameters: of the actions, in this order; `seq-jepa` puts the parameters of an augmentation last.
         convention: `canonical`, or `seq-jepa`, which writes parameters of an augmentation as `seq_jepa_actions` does
             for `official`.
     """
@@ -317,7 +292,7 @@ def action_vectors(transforms: Sequence[Transform], parameters: list[str], conve
     if others:
         vectors.append(torch.stack([step.as_vector(others, convention) for step in steps], dim=1))
     if augmentation:
-        # The size of the image cancels: what is divided by a norm over the views has no unit.
+        # The image's size cancels: a number divided by its norm over the views has no unit.
         nine = torch.stack([seq_jepa_vector(transform, (1, 1)) for transform in transforms], dim=1)
         vectors.append(seq_jepa_actions(nine, (1, 1), "official")[..., augmentation])
     return torch.cat(vectors, dim=-1)
@@ -327,7 +302,7 @@ def _sequence(saccades: plans.Saccades) -> plans.Sequence:
     """The plan of as many whole views.
 
     Raises:
-        ValueError: if a setting is given that saccades alone have.
+        ValueError: if a setting of saccades is given.
     """
     usual = plans.Saccades(saccades.observed, saliency="spectral_residual")
     names = "patch", "saliency", "inhibition", "radius", "cutting"
@@ -337,7 +312,7 @@ def _sequence(saccades: plans.Saccades) -> plans.Sequence:
 
 
 def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, owner: str) -> None:
-    """Raise a `ValueError` if a setting, (value, default) by name, is given that has no meaning with a choice."""
+    """Raise a `SettingError` if a setting, (value, default) by name, is given that has no effect with a choice."""
     for name, (value, usual) in settings.items():
         require(value == usual, name, f"{value!r}, but {choice}; {owner}")
 
@@ -345,21 +320,19 @@ def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, o
 def seq_jepa_vector(transform: Transform, size_of_source: tuple[int, int]) -> Tensor:
     """Each view's augmentation as seq-JEPA writes it, `(B, 9)`; see `VECTOR_NAMES`.
 
-    Flips, grey, solarising and the order of the jitter are left out, as there. What the augmentation does not record is
-    neutral.
+    As in seq-JEPA, the vector leaves out flips, grey, solarising and the order of the jitter. Parameters that the
+    augmentation does not record are neutral.
 
     Args:
         transform: of the views.
-        size_of_source: height and width of the images that the views were cropped from, in pixels.
+        size_of_source: height and width of the images before the crop, in pixels.
 
     Raises:
         ValueError: if the augmentation records none of the nine.
     """
     known = transform.only([name for name in _NEUTRAL if name in transform.values])
     if not known.names:
-        raise SettingError(
-            "views", "have no augmentation vector: neither crop nor colour jitter nor blur is recorded of them"
-        )
+        raise SettingError("views", "have no augmentation vector: they record neither crop nor colour jitter nor blur")
     missing = {
         name: group.neutral(len(known)).to(known[known.names[0]])
         for name, group in _NEUTRAL.items()
@@ -381,9 +354,9 @@ def seq_jepa_actions(vectors: Tensor, size_of_source: tuple[int, int], scaling: 
     Args:
         vectors: of the views of each sample, in the order of the sequence, `(B, V, 9)`.
         size_of_source: height and width of the images, in pixels.
-        scaling: `constant` divides by the image's sides and by how far SimCLR's policy goes, and takes the shorter way
-            from hue to hue. `official` is what the authors' code does: every number is divided by its norm over all
-            views of the sample, so an action depends on views it does not lead to or from, the target among them.
+        scaling: `constant` divides by the image's sides and by the reach of SimCLR's policy, and takes the shorter way
+            from hue to hue. `official` is the authors' code: every number is divided by its norm over all views of the
+            sample, so an action depends on other views too, the target among them.
 
     Raises:
         ValueError: if no scaling has that name.

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_filled
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -29,54 +29,53 @@ from ssl_inv.views import Pair, Views
 class SIE(Objective):
     """Split invariant-equivariant features (Garrido, Najman, LeCun, ICML 2023), as the authors' code computes them.
 
-    The first part of the pooled features h = [h_inv, h_equi] should not change from view x to view y, the second should
-    change as the action a from x to y says. Each part has a projector; with z the projected parts side by side and p(z,
-    a) the predictor,
+    The pooled features are h = [h_inv, h_equi]. h_inv should not change from view x to view y; h_equi should change as
+    the action a from x to y says. Each part has a projector. With z the projected parts side by side and p(z, a) the
+    predictor,
 
         L = invariance mean (z_inv^x - z_inv^y)^2 + equivariance mean (p(z_equi^x, a) - z_equi^y)^2
           + variance (V(z^x) / 2 + V(z^y) / 2) + variance V(p(z_equi^x, a)) / 2 + covariance (C(z^x) + C(z^y)),
 
-    V and C being the hinge on the standard deviation and the squared covariances of VICReg. Only x to y is predicted.
+    where V and C are VICReg's hinge on the standard deviation and its squared covariances. Only y is predicted from x.
 
     When:
-        One encoder is to know both what is seen and how, in parts of its features that can be told apart, and the data
-        record how views differ: renderings, turntables, simulators, robots. The predictor serves to find the view that
-        an action leads to. Not where classes alone matter: on the same budget VICReg tells them better. Nor where
-        actions are so small that the identity predicts well: the equivariant part learns how things are turned only
-        once the predictor uses the action. For short runs on rotations there is `predictor_initialisation: quaternion`,
-        which uses it from the first step on.
+        One encoder must know both what is seen and how, in separate parts of its features, and the data record how
+        views differ: renderings, turntables, simulators, robots. The predictor finds the view to which an action leads.
+        Not where only classes matter: on the same budget VICReg is better. Not where actions are so small that the
+        identity predicts well: the equivariant part learns the pose only once the predictor uses the action. For short
+        runs on rotations use `predictor_initialisation: quaternion`, which uses the action from the first step on.
 
     Args:
-        parameters: what the views differ in and the predictor is told: `rotation` for the paper's main model, with
+        parameters: of the action between the views, given to the predictor: `rotation` for the paper's main model, with
             `floor_hue` and `light_hue` for its rotation and colour variant.
         equivariant_share: share of the feature and projector dimensions that is equivariant, above 0 and up to 1. At 1,
-            the paper's purely equivariant comparison, there is no invariance term; `equivariance` then is what the
+            the paper's purely equivariant comparison, there is no invariance term; `equivariance` is then what the
             authors' code calls the invariance weight.
         projector: widths of both projectors together; each part has its share of every width.
         invariance: weight of the invariance term.
         equivariance: weight of the prediction error. The paper's command line gives it as the product of two options,
-        10 and 0.45.
+            10 and 0.45.
         variance: weight of the variance terms.
         covariance: weight of the covariance terms.
-        predicted_variance: whether the variance of the predictions is held up too; False is the authors' variant
-        without it.
-        predictor: `bilinear`, the paper's, makes one matrix of the action, linearly; `hypernetwork` writes the weights
-            of a small MLP with an MLP on the action; `concatenation` is an MLP on action and embedding.
+        predicted_variance: whether there is a variance term for the predictions; False is the authors' variant without
+            it.
+        predictor: `bilinear`, the paper's, makes one matrix from the action, linearly. `hypernetwork` is a small MLP
+            whose weights come from an MLP on the action. `concatenation` is an MLP on action and embedding.
         predictor_hidden: widths of the predictor's hidden layers, for `hypernetwork` and `concatenation`.
-        predictor_initialisation: what the bilinear predictor begins as: `uniform`, random matrices as in the authors'
-            code; or `quaternion`, multiplication of every four dimensions of an embedding by the quaternion of the
-            rotation, which it is free to leave. Random ones have a plateau to leave first: as long as features do not
-            tell the pose, the best prediction ignores the rotation, and as long as it is ignored, nothing asks features
-            for the pose.
-        convention: how the action is written as a vector. `sie` is the authors': the quaternion with the sign that the
-            product has, so 4.5 % of their pairs ask for the opposite of what the same rotation asks for elsewhere, and
-            hues as plain differences. `canonical` mends both and is another objective.
-        anti_collapse: `variance-covariance` is the paper's. `sigreg` puts SIGReg in the place of all variance and
-            covariance terms, sigreg (R(z^x) + R(z^y) + R(p(z_equi^x, a))) / 2, R as `ssl_inv.nn.sigreg.sigreg` has it,
-            the last one only with `predicted_variance`.
-        sigreg: weight of SIGReg. The default is to the invariance as LeJEPA's; the larger the batch, the more SIGReg
-        weighs.
-        directions: along how many random directions SIGReg compares embeddings with normal ones.
+        predictor_initialisation: initial weights of the bilinear predictor. `uniform` is random matrices, as in the
+            authors' code. `quaternion` multiplies every four dimensions of an embedding by the quaternion of the
+            rotation, and is then trained freely. Random matrices must leave a plateau first: while features do not hold
+            the pose, the best prediction ignores the rotation, and while the prediction ignores it, nothing asks
+            features for the pose.
+        convention: form of the action vector. `sie` is the authors': the quaternion has the sign of the product, so 4.5
+            % of their pairs ask for the opposite of what the same rotation asks for elsewhere; hues are plain
+            differences. `canonical` corrects both and is another objective.
+        anti_collapse: `variance-covariance` is the paper's. `sigreg` replaces all variance and covariance terms by
+            sigreg (R(z^x) + R(z^y) + R(p(z_equi^x, a))) / 2, with R of `ssl_inv.nn.sigreg.sigreg`, and the last R only
+            with `predicted_variance`.
+        sigreg: weight of SIGReg. The default relates to the invariance as LeJEPA's does; SIGReg counts more in larger
+            batches.
+        directions: number of random directions along which SIGReg compares embeddings with a normal distribution.
     """
 
     def __init__(
@@ -104,8 +103,8 @@ class SIE(Objective):
         require_at_least(
             0, invariance=invariance, equivariance=equivariance, variance=variance, covariance=covariance, sigreg=sigreg
         )
-        if not 0 < equivariant_share <= 1:
-            raise SettingError("equivariant_share", f"must be above 0 and at most 1, got {equivariant_share}")
+        problem = f"must be above 0 and at most 1, got {equivariant_share}"
+        require(0 < equivariant_share <= 1, "equivariant_share", problem)
         require_filled(projector=projector)
         self.parameters_used = parameters
         self.convention: Convention = convention
@@ -116,11 +115,9 @@ class SIE(Objective):
         totals = (features, *projector)
         equivariant_features, *widths = (round(total * equivariant_share) for total in totals)
         full = [width == total for width, total in zip((equivariant_features, *widths), totals, strict=True)]
-        if min(equivariant_features, *widths) < 1 or (equivariant_share < 1 and any(full)):
-            raise SettingError(
-                "equivariant_share",
-                f"{equivariant_share} of {features} features and projector {projector} leaves a part empty",
-            )
+        problem = f"{equivariant_share} of {features} features and projector {projector} leaves a part empty"
+        no_part_empty = min(equivariant_features, *widths) >= 1 and not (equivariant_share < 1 and any(full))
+        require(no_part_empty, "equivariant_share", problem)
         self.invariant_features = features - equivariant_features
         if self.invariant_features:
             self.invariant_projector = make_projector(
@@ -138,7 +135,7 @@ class SIE(Objective):
         return Pair()
 
     def action_vector(self, action: Action) -> Tensor:
-        """The action as the predictor is told it, `(B, K)`."""
+        """The action as the predictor reads it, `(B, K)`."""
         return action.as_vector(self.parameters_used, self.convention)
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -194,7 +191,7 @@ class SIE(Objective):
         return encode
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:
-        """Retrieval is among projected equivariant parts."""
+        """Retrieval compares projected equivariant parts."""
 
         def encode(pixels: Tensor) -> Tensor:
             return self.equivariant_projector(self.split(backbone(pixels))[1])  # type: ignore[no-any-return]

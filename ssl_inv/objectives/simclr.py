@@ -1,4 +1,4 @@
-"""SimCLR: two views of one image attract, all other images of the batch repel."""
+"""SimCLR: two views of one image attract, and all other images of the batch repel."""
 
 from collections.abc import Mapping
 
@@ -20,9 +20,9 @@ class SimCLR(Objective):
 
     When:
         The plainest contrastive baseline, and a quick first run on a folder of images: one term, one temperature, any
-        pair of views. Not with small batches, since all negatives come from the batch; nor where many images of a batch
-        show the same thing, since these are pushed apart; nor where features have to tell how an image was seen, since
-        they unlearn what the augmentation varies.
+        pair of views. Not with small batches, since all negatives come from the batch. Not where many images of a batch
+        show the same thing, since they are pushed apart. Not where features must tell how an image was seen, since they
+        unlearn what the augmentation varies.
 
     Args:
         projector: widths of the projector's layers.

@@ -1,4 +1,4 @@
-"""SimSiam: predict the other view's projection, and let no gradient through it."""
+"""SimSiam: predict the other view's projection, without a gradient through it."""
 
 from collections.abc import Mapping
 
@@ -16,22 +16,22 @@ from ssl_inv.views import Pair, Views
 class SimSiam(Objective):
     """Simple Siamese representation learning (Chen, He, CVPR 2021, eq. 2 and 4).
 
-    With z the projected features of a view and p the prediction from them,
+    With z the projection of a view and p the prediction from it,
 
         L = - cos(p^x, stop-gradient(z^y)) / 2 - cos(p^y, stop-gradient(z^x)) / 2,
 
-    between -1 and 1. Views go through the networks one after the other, so batch normalisation sees one view at a time,
-    as in the paper. The paper's ImageNet runs keep the learning rate of the predictor at its highest value while that
-    of all else falls (table 1 (c): 68.1 against 67.7 with one rate for all): the optimizer section's `constant_lr:
-    [prediction]`.
+    between -1 and 1. The two views go through the networks one after the other, so batch normalisation sees one view at
+    a time, as in the paper. The paper's ImageNet runs keep the predictor's learning rate at its highest value while all
+    other rates fall (table 1 (c): 68.1 against 67.7 with one rate for all): `constant_lr: [prediction]` in the
+    optimizer section.
 
     When:
-        The smallest of the objectives without negatives: no teacher, no queue, no clusters. A baseline for modest
-        batches. Not where features have to tell how an image was seen; and watch the standard deviation of the
-        embeddings, since nothing but the stopped gradient keeps them from collapsing.
+        The smallest objective without negatives: no teacher, no queue, no clusters. A baseline for modest batches. Not
+        where features must tell how an image was seen. Watch the standard deviation of the embeddings, since only the
+        stopped gradient keeps them from collapsing.
 
     Args:
-        projector: widths of the projector's layers, all of which are normalised, the last one without scale and shift.
+        projector: widths of the projector's layers, all with normalisation, the last without scale and shift.
         predictor: width of the predictor's hidden layer.
     """
 

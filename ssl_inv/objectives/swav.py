@@ -1,6 +1,4 @@
-"""SwAV: predict from one crop of an image the prototypes that another crop was assigned to, all of which are used
-alike.
-"""
+"""SwAV: predict from one crop of an image the prototypes of another crop, with all prototypes used equally."""
 
 from collections.abc import Iterable, Mapping
 
@@ -8,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_filled
 from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
@@ -16,7 +14,13 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import rank, world_size
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.multi_crop import by_crop, encode_by_size, global_and_local, mean_of_different_crops
+from ssl_inv.objectives.multi_crop import (
+    by_crop,
+    encode_by_size,
+    global_and_local,
+    mean_of_different_crops,
+    require_shares_of_steps,
+)
 from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Views
 
@@ -24,36 +28,35 @@ from ssl_inv.views import MultiCrop, Views
 class SwAV(Progress, Objective):
     """Swapping assignments between views (Caron et al., NeurIPS 2020, eq. 1 to 5), as the authors' code computes it.
 
-    With z the normalised projection of a crop, c_1, ..., c_K the prototypes, of length one, and q the assignment of one
-    of the two global crops t that Sinkhorn's algorithm makes of z_t . c / sinkhorn_temperature,
+    With z the normalised projection of a crop, c_1, ..., c_K the prototypes, of length one, and q_t the assignment of
+    one of the two global crops t, which Sinkhorn's algorithm makes from z_t . c / sinkhorn_temperature,
 
         L = mean over pairs of different crops t, s of CE(q_t, softmax(z_s . c / temperature)).
 
-    Assignments are made for the global batch and have no gradient. For small batches a queue of earlier projections of
+    Assignments are made for the global batch and have no gradient. For small batches, a queue of earlier projections of
     each global crop takes part in them as soon as it is full. Crops of one size go through the backbone together, and
-    all through the projector, so batch normalisation sees all of them at once, as in the authors' code. Prototypes are
-    brought to length one after every step. Schedules go by the step and not, as in that code, by the epoch. Sinkhorn's
-    algorithm runs in logarithms, where the authors' may overflow.
+    all crops through the projector, so batch normalisation sees all of them at once, as in the authors' code.
+    Prototypes are normalised after every step. Schedules advance by the step; the authors' advance by the epoch.
+    Sinkhorn's algorithm runs in logarithms; the authors' may overflow.
 
     When:
-        Features for classes from ResNets on plain images, with small batches too if there is a queue; many crops make
-        short training good. Not where data has far fewer kinds of things than there are prototypes or is far from
-        balanced, since all prototypes have to be used alike; nor where features have to tell how an image was seen.
+        Features for classes from ResNets on plain images, also with small batches if there is a queue; many crops make
+        short training good. Not where data has far fewer kinds of things than prototypes, or is far from balanced,
+        since all prototypes must be used equally. Not where features must tell how an image was seen.
 
     Args:
-        local_crops: how many small crops a sample has, besides two global ones of the augmentation's size and scale.
+        local_crops: number of small crops of a sample, besides two global ones of the augmentation's size and scale.
         local_size: side of local crops in pixels.
         local_scale: smallest and largest share of the image's area that a local crop takes.
         projector: widths of the projector's layers; the last is the dimension of the prototypes.
         prototypes: K; the authors' 3,000 are for ImageNet.
-        frozen_prototypes: share of all steps in which the prototypes stay as they are; the authors' is the first epoch,
-        here of 800.
-        temperature: divides the similarities that are predicted.
-        sinkhorn_temperature: divides the similarities that assignments are made of; epsilon in the paper.
-        sinkhorn_iterations: how often these are normalised over samples and prototypes.
-        queue: how many projections of each global crop are kept; 0 for none. The authors have 3,840 for batches of 256,
-        none for 4,096.
-        queue_start: share of all steps after which the queue begins to be filled; the authors' is 15 of 200 epochs.
+        frozen_prototypes: share of all steps in which the prototypes are frozen; the authors' first epoch, here of 800.
+        temperature: divides the similarities of predictions.
+        sinkhorn_temperature: divides the similarities of assignments; epsilon in the paper.
+        sinkhorn_iterations: number of normalisations over samples and prototypes.
+        queue: number of projections of each global crop in the queue; 0 for none. The authors have 3,840 for batches of
+            256, none for 4,096.
+        queue_start: share of all steps after which the queue begins to fill; 15 of 200 epochs in the authors' code.
     """
 
     def __init__(
@@ -76,21 +79,13 @@ class SwAV(Progress, Objective):
         super().__init__()
         require_filled(projector=projector)
         require_at_least(2, prototypes=prototypes)
-        if min(temperature, sinkhorn_temperature) <= 0:
-            raise ValueError(
-                f"temperature and sinkhorn_temperature must be above 0, got {temperature} and {sinkhorn_temperature}"
-            )
+        require_above(0, temperature=temperature, sinkhorn_temperature=sinkhorn_temperature)
         require_at_least(1, sinkhorn_iterations=sinkhorn_iterations)
         require_at_least(0, queue=queue)
-        for name, share in (("frozen_prototypes", frozen_prototypes), ("queue_start", queue_start)):
-            if not 0 <= share < 1:
-                raise SettingError(name, f"must be a share of all steps from 0 to below 1, got {share}")
+        require_shares_of_steps(frozen_prototypes=frozen_prototypes, queue_start=queue_start)
         self.crops = global_and_local(local_crops, local_size, local_scale)
-        self.temperature, self.sinkhorn_temperature, self.sinkhorn_iterations = (
-            temperature,
-            sinkhorn_temperature,
-            sinkhorn_iterations,
-        )
+        self.sinkhorn_temperature, self.sinkhorn_iterations = sinkhorn_temperature, sinkhorn_iterations
+        self.temperature = temperature
         self.frozen_prototypes, self.queue_start = frozen_prototypes, queue_start
         self.projector = make_projector(features, projector)
         self.prototypes = nn.Parameter(F.normalize(torch.empty(prototypes, projector[-1]).uniform_(-1, 1), dim=1))
@@ -105,7 +100,7 @@ class SwAV(Progress, Objective):
         return self.embedding_loss(by_crop(losses.unit_rows(projections), len(views)))
 
     def embedding_loss(self, z: Tensor) -> Losses:
-        """The loss from normalised projections `(V, B, D)` of V crops, the two global ones first."""
+        """The loss from normalised projections `(V, B, D)` of V crops; the two global crops come first."""
         with torch.autocast(z.device.type, enabled=False):
             logits = F.linear(z, self.prototypes)
             targets = torch.stack([self._assignments(logits[crop], crop) for crop in range(2)])
@@ -117,13 +112,13 @@ class SwAV(Progress, Objective):
 
     @torch.no_grad()
     def _assignments(self, logits: Tensor, crop: int) -> Tensor:
-        """Probabilities `(B, K)` of a global crop's logits, beside those of its queue."""
+        """Probabilities `(B, K)` from a global crop's logits, together with its queue's."""
         together = torch.cat((logits, *(self._queued(queue) for queue in self._global_queues()[crop : crop + 1])))
         return losses.sinkhorn(together, self.sinkhorn_temperature, self.sinkhorn_iterations)[: len(logits)]
 
     def _queued(self, queue: Queue) -> Tensor:
-        """The logits of this process's share of a queue, once that is full: together, processes have each of its
-        entries once.
+        """The logits of this process's share of a full queue; all processes together have each entry once. Empty until
+        the queue is full.
         """
         entries = queue.entries() if queue.filled == queue.size else queue.vectors[:0]
         return F.linear(entries.tensor_split(world_size())[rank()], self.prototypes)

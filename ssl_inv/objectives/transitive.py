@@ -1,6 +1,4 @@
-"""Transitive invariance: what is like another view of one object, or like another object, is like all that these are
-like.
-"""
+"""Transitive invariance: images linked through objects and nearest neighbours become alike."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_filled, suggest
+from ssl_inv.catalogue import (
+    SettingError,
+    require,
+    require_above,
+    require_at_least,
+    require_between,
+    require_filled,
+    suggest,
+)
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.frozen_encoder import FrozenEncoder, require_network
 from ssl_inv.memories.gallery import Gallery
@@ -29,68 +35,66 @@ from ssl_inv.transforms.keyed_random import random_bits, sample_keys
 from ssl_inv.views import Linked, Views
 
 _NEVER = -1e4
-"""The similarity of what an image is not to be told from; minus infinity would have no gradient where there is nothing
-else.
-"""
+"""The similarity of images that are no negatives; minus infinity would give no gradient where there are no others."""
 
 
 class TransitiveInvariance(Progress, Objective):
     """Transitive invariance (Wang, He, Gupta, ICCV 2017, arXiv 1708.02901), as far as its abstract and captions tell.
 
-    Nodes of a graph are all training images. Images A, A' of one object (frames of a track, views, augmentations of a
-    photograph) are an intra-instance pair; mutual nearest neighbours A, B of different objects in the features of a
-    teacher are an inter-instance pair; and from A ~ B follow the transitive pairs <A, B'>, <A', B> and <A', B'>. Beside
-    every image stands a partner of one of the three kinds. With D minus the cosine of projections, the B pairs (a, p)
-    of a batch, and M negatives n for each pair,
+    All training images are nodes of a graph. Images A, A' of one object (frames of a track, views, augmentations of a
+    photograph) are an intra-instance pair. Mutual nearest neighbours A, B of different objects, in the features of a
+    teacher, are an inter-instance pair. A ~ B implies the transitive pairs <A, B'>, <A', B> and <A', B'>. Every image
+    has a partner of one of the three kinds. With D minus the cosine of projections, the B pairs (a, p) of a batch, and
+    M negatives n for each pair,
 
-        L = 1 / (2 B M) sum over pairs and negatives of max(0, D(a, p) - D(a, n) + margin) + max(0, D(a, p) - D(p, n) +
-        margin).
+        L = 1 / (2 B M) sum over pairs and negatives of
+            max(0, D(a, p) - D(a, n) + margin) + max(0, D(a, p) - D(p, n) + margin).
 
-    Negatives are images of the batch for which one of the two terms is above 0: at random at first, later one half of
-    them at random among the M with the largest sum of the two. None is of an object of the pair or of an object that
-    the graph connects with one of these. All views go through the network in one batch. `criterion: info_nce` tells a
-    partner from all images of the batch that may be negatives,
+    Negatives are images of the batch for which one of the two terms is above 0. At first they are drawn at random;
+    later, half of them are drawn at random among the M with the largest sum of the two terms. No negative shows an
+    object of the pair, or an object that the graph connects with one of these. All views go through the network in one
+    batch. `criterion: info_nce` finds a partner among all images of the batch that may be negatives:
 
-        L = mean over pairs and both directions of -log(exp(cos(a, p) / T) / (exp(cos(a, p) / T) + sum_n exp(cos(a, n) /
-        T))).
+        L = mean over pairs and both directions of
+            -log(exp(cos(a, p) / T) / (exp(cos(a, p) / T) + sum_n exp(cos(a, n) / T))).
 
-    There is no code of the authors. Loss, M and the halves are those of the code of the predecessor (Wang, Gupta, ICCV
-    2015), whose embeddings end in a ReLU, whose margin is 1, and whose negatives may be of any other track. The paper
-    finds neighbours within clusters of features of context prediction (`context-prediction`); here they are mutual
-    ones, by that or another frozen network or, anew every few epochs, by a moving average of the one that learns.
-    Weights 2, 1 and 3 are how many pairs of each kind an edge between two objects with two images each stands for.
+    The authors published no code. Loss, M and the halves follow the code of the predecessor (Wang, Gupta, ICCV 2015),
+    whose embeddings end in a ReLU, whose margin is 1, and whose negatives may come from any other track. The paper
+    finds neighbours within clusters of features of context prediction (`context-prediction`). Here they are mutual
+    nearest neighbours, in the features of that or another frozen network, or of a moving average of the trained
+    network, searched anew every few epochs. Weights 2, 1 and 3 are the numbers of pairs of each kind for one edge
+    between two objects with two images each.
 
     When:
-        Objects seen in several ways (tracks of videos, turntables, multi-view data) where features shall also be the
+        Objects are seen in several ways (tracks of videos, turntables, multi-view data), and features must also be the
         same for different objects of one kind: an objective on pairs of views alone sees no two objects together. On
-        photographs with augmentations alone, it comes down to learning from neighbours. Not where features have to tell
-        how an object was seen or which one it is; nor without a teacher that knows kinds a little, as wrong edges are
-        learnt as readily: `precision_inter` in the run's record tells where there are labels.
+        photographs with only augmentations, it amounts to learning from neighbours. Not where features must tell how an
+        object was seen or which object it is. Not without a teacher that knows kinds a little, since wrong edges are
+        learnt as readily: where there are labels, `precision_inter` in the run's record tells.
 
     Args:
-        weights: of the kinds of pairs, `intra`, `inter` and `transitive`, a kind not named having 0. They hold among
-            those that an image has; where it has none of those wanted, it gets an `intra` pair. `{intra: 1}` needs no
+        weights: of the kinds of pairs, `intra`, `inter` and `transitive`; a kind that is not named has 0. They apply to
+            the kinds that an image has; an image without a wanted kind gets an `intra` pair. `{intra: 1}` needs no
             graph and makes none.
-        gap: least difference of the numbers of the views of an `intra` pair, such as frames of a track, so that it is
-        not trivial.
+        gap: smallest difference of the view numbers of an `intra` pair, such as frames of a track, so that the pair is
+            not trivial.
         criterion: the loss.
         margin: of the triplet loss; the authors' is not known.
         negatives: M, of the triplet loss.
-        hard_from: share of all steps after which negatives are hard; when the authors begin is not known.
+        hard_from: share of all steps after which negatives are hard; the authors' is not known.
         temperature: T, of InfoNCE.
-        projector: widths of the projector's layers; the predecessor's fully connected ones.
+        projector: widths of the projector's layers; the default is the predecessor's fully connected layers.
         neighbours: k; images of different objects are neighbours if each is among the k most similar ones of the other.
-        max_degree: neighbours that an image keeps, the most similar ones; None is k.
+        max_degree: largest number of neighbours of an image, of which the most similar ones stay; None is k.
         least_similarity: cosine of the teacher's features below which images are no neighbours.
-        cells: neighbours must be in the same of so many k-means cells; 0 for any.
-        teacher_path: a folder that holds a timm network, such as a run's `export`, or a file of timm weights: a frozen
-            teacher, by which the graph is made once. None is a moving average of the backbone.
-        teacher_architecture: the timm name of the network whose weights a file holds.
-        teacher_momentum: what the moving average keeps of itself in every step.
-        first_graph: epochs before the moving average is asked for neighbours for the first time; until then pairs are
-        `intra`.
-        rebuild_every: epochs after which it is asked again. A graph costs one pass over all images and N^2 D products.
-        seed: decides negatives and cells, with the number of the step and of the image, or of the epoch.
+        cells: number of k-means cells; neighbours must be in the same cell; 0 for any.
+        teacher_path: a folder with a timm network, such as a run's `export`, or a file of timm weights: a frozen
+            teacher, which makes the graph once. None is a moving average of the backbone.
+        teacher_architecture: timm name of the network whose weights the file holds.
+        teacher_momentum: of the moving average, in every step.
+        first_graph: epochs before the moving average first makes a graph; until then pairs are `intra`.
+        rebuild_every: epochs between graphs. A graph costs one pass over all images and N^2 D products.
+        seed: of negatives and cells, with the step and the image, or the epoch.
     """
 
     graph: NeighbourGraph
@@ -120,19 +124,14 @@ class TransitiveInvariance(Progress, Objective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        at_least = {"gap": 1, "negatives": 2, "first_graph": 0, "rebuild_every": 1}
-        counts = {"gap": gap, "negatives": negatives, "first_graph": first_graph, "rebuild_every": rebuild_every}
-        if wrong := next((name for name, count in counts.items() if count < at_least[name]), None):
-            raise SettingError(wrong, f"must be at least {at_least[wrong]}, got {counts[wrong]}")
-        shares = {"hard_from": hard_from, "teacher_momentum": teacher_momentum}
-        if wrong := next((name for name, share in shares.items() if not 0 <= share <= 1), None):
-            raise SettingError(wrong, f"must lie between 0 and 1, got {shares[wrong]}")
-        positive = {"margin": margin, "temperature": temperature}
-        if wrong := next((name for name, value in positive.items() if value <= 0), None):
-            raise SettingError(wrong, f"must be above 0, got {positive[wrong]}")
+        require_at_least(0, first_graph=first_graph)
+        require_at_least(1, gap=gap, rebuild_every=rebuild_every)
+        require_at_least(2, negatives=negatives)
+        require_between(0, 1, hard_from=hard_from, teacher_momentum=teacher_momentum)
+        require_above(0, margin=margin, temperature=temperature)
         require_filled(projector=projector)
-        if teacher_architecture is not None and teacher_path is None:
-            raise SettingError("teacher_architecture", "is of the weights that teacher_path leads to, which is missing")
+        sensible = teacher_architecture is None or teacher_path is not None
+        require(sensible, "teacher_architecture", "names the network of the weights at teacher_path, which is missing")
         self.weights = _of_kinds(weights)
         self.gap, self.criterion, self.margin, self.negatives = gap, criterion, margin, negatives
         self.hard_from, self.temperature, self.seed = hard_from, temperature, seed
@@ -158,12 +157,12 @@ class TransitiveInvariance(Progress, Objective):
         if self.teacher_path is None:
             self.teacher = Teacher(backbone)
         elif Path(self.teacher_path).expanduser().exists():
-            # Where it is gone, a trained encoder can be judged all the same.
+            # A trained encoder can be judged even where the teacher is gone.
             self._frozen = FrozenEncoder(self.teacher_path, self.teacher_architecture)
 
     def allocate(self, objects: int, images: int) -> None:
-        if self._joins_objects and self.rules.cells > images:
-            raise SettingError("cells", f"{self.rules.cells}, but the training data has {images} images")
+        enough = not self._joins_objects or self.rules.cells <= images
+        require(enough, "cells", f"{self.rules.cells}, but the training data has {images} images")
         self.graph = NeighbourGraph(objects, images, self.rules.width)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
@@ -178,20 +177,16 @@ class TransitiveInvariance(Progress, Objective):
         Args:
             first: of the images, `(B, D)`.
             second: of their partners, `(B, D)`.
-            objects: which both show, `(2, B)`.
-            index: the numbers of the samples, `(B,)`.
+            objects: that both show, `(2, B)`.
+            index: numbers of the samples, `(B,)`.
         """
         objects = objects.to(first.device, non_blocking=True)
-        candidates, others = (
-            torch.cat((gather(first), gather(second))),
-            torch.cat((gather(objects[0]), gather(objects[1]))),
-        )
+        candidates = torch.cat((gather(first), gather(second)))
+        others = torch.cat((gather(objects[0]), gather(objects[1])))
         allowed = ~(self.graph.related(objects[0], others) | self.graph.related(objects[1], others))
         with torch.autocast(first.device.type, enabled=False):
-            positive, similarities = (
-                (first * second).sum(dim=1),
-                torch.stack((first @ candidates.T, second @ candidates.T)),
-            )
+            positive = (first * second).sum(dim=1)
+            similarities = torch.stack((first @ candidates.T, second @ candidates.T))
             if self.criterion == "info_nce":
                 forth, back = (
                     losses.contrast(positive, one.masked_fill(~allowed, _NEVER), self.temperature)
@@ -233,7 +228,7 @@ class TransitiveInvariance(Progress, Objective):
         return self._frozen
 
     def links(self, seed: int) -> Pairs | None:
-        """None before the first epoch, when it is not known yet which images there are."""
+        """None before the first epoch, when the images are not known yet."""
         return self.graph.pairs(self.weights, self.gap, seed) if self.graph.most_views else None
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
@@ -242,14 +237,14 @@ class TransitiveInvariance(Progress, Objective):
 
 
 def choose_negatives(hinges: Tensor, count: int, hard: bool, keys: Tensor) -> Tensor:
-    """Which of C candidates are the negatives of each pair, `(B, C)`, bool; no more than `count` of those that violate
-    the margin.
+    """Which of C candidates are the negatives of each pair, `(B, C)`, bool; at most `count`, which all violate the
+    margin.
 
     Args:
-        hinges: by how much each candidate violates it, `(B, C)`, at least 0.
+        hinges: by how much each candidate violates the margin, `(B, C)`, at least 0.
         count: M.
-        hard: whether one half of them is drawn among the M with the largest hinges; else all are drawn among all.
-        keys: `(B,)`, decide the draws.
+        hard: whether half of them are drawn among the M with the largest hinges; else all are drawn among all.
+        keys: of the draws, `(B,)`.
     """
     violating, count = hinges > 0, min(count, hinges.shape[1])
     for_hard, for_all = random_bits(keys, 2 * hinges.shape[1]).double().chunk(2, dim=1)
@@ -261,7 +256,7 @@ def choose_negatives(hinges: Tensor, count: int, hard: bool, keys: Tensor) -> Te
 
 
 def _drawn(among: Tensor, draws: Tensor, count: int) -> Tensor:
-    """Those `count` of each row's true entries that have the largest draws, or all where there are fewer."""
+    """The `count` true entries of each row with the largest draws, or all where there are fewer."""
     largest = draws.masked_fill(~among, -torch.inf).topk(count, dim=1).indices
     return torch.zeros_like(among).scatter_(1, largest, True) & among
 
@@ -269,7 +264,7 @@ def _drawn(among: Tensor, draws: Tensor, count: int) -> Tensor:
 def _of_kinds(weights: Mapping[str, float]) -> tuple[float, float, float]:
     if (unknown := next((name for name in weights if name not in KINDS), None)) is not None:
         raise SettingError("weights", f"no kind of pairs is called {unknown!r}; {suggest(unknown, KINDS)}")
-    if any(weight < 0 for weight in weights.values()) or not any(weights.values()):
-        raise SettingError("weights", f"must be at least 0, and one above it, got {dict(weights)}")
+    usable = min(weights.values(), default=0) >= 0 and any(weights.values())
+    require(usable, "weights", f"must be at least 0, and one above 0, got {dict(weights)}")
     intra, inter, transitive = (float(weights.get(name, 0.0)) for name in KINDS)
     return intra, inter, transitive

@@ -1,10 +1,10 @@
-"""VICReg: invariance held up by variance and covariance."""
+"""VICReg: invariance, with variance and covariance terms against collapse."""
 
 from collections.abc import Mapping
 
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -18,21 +18,21 @@ class VICReg(Objective):
 
         L = invariance mean (z^x - z^y)^2 + variance (V(z^x) / 2 + V(z^y) / 2) + covariance (C(z^x) + C(z^y))
 
-    V is the mean over dimensions of max(0, 1 - standard deviation), C the mean over dimensions of the squared
+    V is the mean over dimensions of max(0, 1 - standard deviation). C is the mean over dimensions of the squared
     covariances with all others.
 
     When:
-        The invariant baseline beside SIE, whose terms it has but for the prediction: any pair of views, no record of
-        how they were made, no negatives, no teacher. Not where features have to tell how an image was seen: nothing in
-        the loss asks for it, and what they still tell is what they have not yet learnt to ignore.
+        The invariant baseline beside SIE, which has the same terms and a prediction: any pair of views, no record of
+        how they were made, no negatives, no teacher. Not where features must tell how an image was seen: nothing in the
+        loss asks for it, and what features still hold of it they have only not yet learnt to ignore.
 
     Args:
         projector: widths of the projector's layers.
         invariance: weight of the invariance term.
         variance: weight of the hinge on the standard deviations.
         covariance: weight of the squared covariances.
-        invariant_share: share of the embedding dimensions, the first ones, that the invariance term looks at; 1 is
-            VICReg, less is the partially invariant baseline of the SIE paper.
+        invariant_share: share of the embedding dimensions, the first ones, in the invariance term. 1 is VICReg; less is
+            the partially invariant baseline of the SIE paper.
     """
 
     def __init__(
@@ -49,8 +49,8 @@ class VICReg(Objective):
         super().__init__()
         require_at_least(0, invariance=invariance, variance=variance, covariance=covariance)
         require_filled(projector=projector)
-        if not 0 < invariant_share <= 1:
-            raise SettingError("invariant_share", f"must lie between 0 and 1, got {invariant_share}")
+        problem = f"must be above 0 and at most 1, got {invariant_share}"
+        require(0 < invariant_share <= 1, "invariant_share", problem)
         self.weights = (invariance, variance, covariance)
         self.invariant_dimensions = round(projector[-1] * invariant_share)
         self.projector = make_projector(features, projector)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -19,31 +19,30 @@ from ssl_inv.views import Pair, Views
 class VICRegTrajectory(Objective):
     """VICReg and a regulariser on three views l, c, r of a trajectory of viewpoints (after Wang, Chen, Yu, ECCV 2024).
 
-        L = invariance mean_{l c, c r} mean (z - z')^2 + variance mean_v V(z_v) + covariance 2 mean_v C(z_v) +
-        trajectory T(z_l, z_c, z_r)
+        L = invariance mean_{l c, c r} mean (z - z')^2 + variance mean_v V(z_v) + covariance 2 mean_v C(z_v)
+            + trajectory T(z_l, z_c, z_r)
 
-    V and C are VICReg's, whose weights mean here what they mean there: for two views the first three terms are its
-    loss. T is how far the embedding of c is from the way from l to r, or how sharply the way turns there. seq-JEPA's
-    comparison gives T the weight 0.01, and has VICReg's terms of l and c alone; it is `shape: tangent`,
+    V and C are VICReg's, and the weights mean the same as there: for two views the first three terms are VICReg's loss.
+    T measures how far the embedding of c is from the path from l to r, or how sharply the path turns at c. seq-JEPA's
+    comparison gives T the weight 0.01 and has VICReg's terms for l and c only; it is `shape: tangent`,
     `normalised_centre: false`, `compared: two`.
 
     When:
-        Data with at least three views of an object that lie on a way, such as video or a turntable, when VICReg is the
-        base and no predictor is wanted: order is enough, and the action itself is not told. Not as a strong equivariant
-        objective: on 3DIEBench it gains a little R2 over VICReg; on rendered solids, `geodesic` and with three views of
-        an object in place of two, R2 stays, and what classes gain is within the spread of three seeds.
+        Data has at least three views of an object on a path, such as video or a turntable, VICReg is the base and no
+        predictor is wanted: the order is enough, and the action itself is not used. Not as a strong equivariant
+        objective. On 3DIEBench it gains a little R2 over VICReg. On rendered solids, with `geodesic` and three views of
+        an object in place of two, R2 does not change, and the gain in classes is within the spread of three seeds.
 
     Args:
-        parameters: what tells which of an object's three views lies between the others: the one whose distances to
-            both, summed over these parameters in the units of their groups, are smallest. Empty takes views in the
-            order in which they come, which suits frames of a video and no data that draws its views at random.
-        shape: of the way. `tangent`: T is 1 - cos of the angle between the steps z_c - z_l and z_r - z_c without their
-            parts along z_c; seq-JEPA's code has it without the 1, which has no gradient. `straight`: the same of the
-            steps as they are. `geodesic`: T is the squared sine of the angle between z_c and the great circle through
-            z_l and z_r.
-        normalised_centre: for `tangent`, whether the part of a step along z_c is taken along the direction of z_c.
-            seq-JEPA's code takes it along z_c as it is, whatever its length.
-        compared: which views VICReg's terms look at: all `three`, neighbours as pairs; or `two`, l and c.
+        parameters: tell which of an object's three views is the centre: the view with the smallest sum of distances to
+            the other two, over these parameters in the units of their groups. Empty takes views in their given order,
+            which suits frames of a video, but not data that draws its views at random.
+        shape: of the path. `tangent`: T is 1 - cos of the angle between the steps z_c - z_l and z_r - z_c without their
+            parts along z_c; seq-JEPA's code leaves out the 1, which has no gradient. `straight`: the same for the whole
+            steps. `geodesic`: T is the squared sine of the angle between z_c and the great circle through z_l and z_r.
+        normalised_centre: for `tangent`: whether the part of a step along z_c uses the direction of z_c. seq-JEPA's
+            code uses z_c itself, whatever its length.
+        compared: views in VICReg's terms: all `three`, with neighbours as pairs; or `two`, l and c.
         projector: widths of the projector's layers.
         invariance: weight of the invariance term.
         variance: weight of the hinge on the standard deviations.
@@ -69,8 +68,8 @@ class VICRegTrajectory(Objective):
         super().__init__()
         require_at_least(0, invariance=invariance, variance=variance, covariance=covariance, trajectory=trajectory)
         require_filled(projector=projector)
-        if shape != "tangent" and not normalised_centre:
-            raise SettingError("normalised_centre", f"False, but shape is {shape!r}; only a tangent one has it")
+        problem = f"False, but shape is {shape!r}; only 'tangent' has it"
+        require(shape == "tangent" or normalised_centre, "normalised_centre", problem)
         if parameters:
             action_dimensions(groups, parameters, "canonical")
         self.ordering, self.shape, self.normalised_centre = parameters, shape, normalised_centre

@@ -13,6 +13,7 @@ import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from ssl_inv.testing.device import DEVICE, PretendedGPU, all_tensors, left_on_ho
 from ssl_inv.testing.networks import OBJECTS, SIDE, Noise, SmallNetwork, random_transform
 from ssl_inv.testing.processes import on_processes
 from ssl_inv.transforms import Circle, Group, Real, Rotation
-from ssl_inv.views import View, Views
+from ssl_inv.views import Plan, View, Views
 
 GROUPS: Mapping[str, Group] = {
     "rotation": Rotation(),
@@ -75,9 +76,13 @@ class _Case:
             objective.allocate(OBJECTS, OBJECTS)
         return nn.ModuleDict({"backbone": backbone, "objective": objective}).train()
 
+    @cached_property
+    def plan(self) -> Plan:
+        return _parts(self.build())[1].plan
+
     def views(self, seed: int, batch: int = _BATCH, dtype: torch.dtype = torch.float32) -> Views:
         """Views with random pixels and transforms."""
-        plan = _parts(self.build())[1].plan
+        plan = self.plan
         with _seeded(seed):
             pixels = [torch.randn(batch, 3, SIDE, SIDE, dtype=dtype) for _ in range(plan.count)]
             transforms = [random_transform({**self.groups, **plan.groups}, batch, dtype) for _ in range(plan.count)]

@@ -1,6 +1,4 @@
-"""Claims about BYOL, SimSiam, Barlow Twins, MoCo v3, DINO and iBOT, against their authors' numbers, their formulas and
-another library.
-"""
+"""BYOL, SimSiam, Barlow Twins, MoCo v3, DINO and iBOT: the authors' numbers, their formulas and another library."""
 
 import copy
 import math
@@ -41,7 +39,7 @@ WITH_TEACHER = ["byol", "moco-v3", "dino", "ibot"]
 
 
 def normal(seed: int, *shape: int) -> Tensor:
-    """What the facts are computed from."""
+    """Input of the recorded facts."""
     return torch.tensor(RandomState(seed).standard_normal(shape), dtype=torch.float32)
 
 

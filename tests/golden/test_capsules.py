@@ -1,6 +1,4 @@
-"""Self-routing capsules and EquiCaps give the numbers that the authors' code gave; CapsIE and EquiCaps do what they
-claim.
-"""
+"""Self-routing capsules and EquiCaps give the numbers of the authors' code; CapsIE and EquiCaps do what they claim."""
 
 from collections.abc import Callable
 from typing import Any
@@ -90,9 +88,7 @@ def test_routing_begins_uniform() -> None:
 
 
 def test_poses_that_turn_with_the_object_leave_no_equivariance_error() -> None:
-    """With poses that are a matrix of the capsule's own times the rotation of the view, the action leads from one to
-    the other.
-    """
+    """If poses are a capsule's own matrix times the view's rotation, the action turns one view's into the other's."""
     first, second = random_transform(GROUPS, 6), random_transform(GROUPS, 6)
     own = F.normalize(torch.randn(6, 3, 9), dim=2)
     objective = EquiCaps(4, GROUPS, capsules=3, map_side=1)
@@ -120,7 +116,7 @@ def test_what_no_sample_uses_has_a_finite_gradient() -> None:
 
 @pytest.mark.parametrize("kind", [EquiCaps, CapsIE])
 def test_predictor_maps_between_embeddings(kind: type[Objective]) -> None:
-    """The error that training lowers is that of the prediction which retrieval measures."""
+    """Training lowers the error of the same prediction that retrieval measures."""
 
     class Map(nn.Module):
         def feature_map(self, pixels: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Objectives that are told how views differ, or are asked for it, give the numbers that the authors' code gave."""
+"""Objectives that read or predict how views differ give the numbers of the authors' code."""
 
 import math
 
@@ -113,7 +113,7 @@ def partly_invariant_vicreg(inputs: dict[str, Tensor]) -> VICReg:
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_comparisons_of_sie(golden, inputs, case, objective):
-    """From the views on: the action is read off the transforms."""
+    """From the views: the transforms give the action."""
     values = golden("sie")[case]["values"]
     x, y = inputs["x"].requires_grad_(), inputs["y"].requires_grad_()
     value = total(objective(inputs).loss(turned(x, y, inputs["q"]), nn.Identity()))
@@ -124,7 +124,7 @@ def test_comparisons_of_sie(golden, inputs, case, objective):
 
 
 class Given(nn.Module):
-    """Stands for a network: gives what was recorded, one tensor a call."""
+    """Replaces a network: returns the recorded tensors, one a call."""
 
     def __init__(self, *outputs: Tensor) -> None:
         super().__init__()

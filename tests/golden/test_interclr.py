@@ -1,6 +1,4 @@
-"""The bank, the clusters, the draws and the losses of InterCLR are those of the authors' code, on one process and on
-two.
-"""
+"""Bank, clusters, draws and losses of InterCLR equal those of the authors' code, on one process and on two."""
 
 import copy
 from typing import Any
@@ -22,7 +20,7 @@ from ssl_inv.testing.processes import on_processes
 
 
 def normal(seed: int, *shape: int) -> Tensor:
-    """What the facts are computed from."""
+    """Input of the recorded facts."""
     return torch.tensor(RandomState(seed).randn(*shape))
 
 
@@ -37,7 +35,7 @@ def close(found: Tensor, expected: Any) -> None:
 
 several_processes = pytest.mark.parametrize("processes", [1, 2])
 
-# Functions that run on any process of several: each has its share of the samples. What they are given is shared memory.
+# Functions for every one of several processes; each has its share of the samples.
 
 
 def share(tensor: Tensor) -> Tensor:
@@ -45,7 +43,7 @@ def share(tensor: Tensor) -> Tensor:
 
 
 def updated(bank: Bank, clusters: Clusters, index: Tensor) -> tuple[Bank, Clusters]:
-    """Those after a step on the objects `index`."""
+    """Bank and clusters after a step on the objects `index`."""
     bank, clusters = copy.deepcopy((bank, clusters))
     before = bank.vectors.clone()
     bank.put(share(index), share(normal(1, 4, 5)))
@@ -62,12 +60,12 @@ def contrasted(whole: InterCLR, positives: Tensor, negatives: Tensor) -> tuple[T
     loss = whole.contrast(losses.unit_rows(share(queries)), share(positives), drawn)
     loss.backward()
     assert queries.grad is not None
-    # Every process differentiates the sum of all processes' losses; DDP takes the average.
+    # Every process has the gradient of the sum of all processes' losses; DDP takes the average.
     return loss.detach(), all_sum(queries.grad) / world_size()
 
 
 def both_losses(whole: InterCLR, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
-    """The loss on given draws, and the base's."""
+    """The loss on given draws, and the base's loss."""
     whole = copy.deepcopy(whole)
     inter = contrasted(whole, positives, negatives)[0]
     intra = whole.base.embedding_loss(share(normal(2, 4, 5)), share(normal(3, 4, 5)))["info_nce"]
@@ -75,7 +73,7 @@ def both_losses(whole: InterCLR, positives: Tensor, negatives: Tensor) -> tuple[
 
 
 def hard_negatives(whole: InterCLR, index: Tensor) -> Tensor:
-    """The objects that are drawn for all queries."""
+    """The objects drawn for all queries."""
     queries, index = losses.unit_rows(share(normal(2, 4, 5))), share(index)
     negatives = whole.negatives
     assert negatives is not None

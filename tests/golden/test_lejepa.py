@@ -1,4 +1,4 @@
-"""SIGReg and LeJEPA give the numbers that the authors' code gave, and hold up what they claim to."""
+"""SIGReg and LeJEPA give the numbers of the authors' code, and do what they claim."""
 
 from collections.abc import Callable
 from typing import Any
@@ -71,9 +71,7 @@ def test_lejepa(facts: dict[str, Any], directions: Tensor, form: Any, distance: 
 
 
 def test_terms_of_eb_jepa(facts: dict[str, Any]) -> None:
-    """Its VICReg sums the hinges, and means squared covariances over pairs of dimensions; its smoothness is the error
-    between steps.
-    """
+    """Its VICReg sums the hinges and averages squared covariances over pairs; its smoothness is the error of steps."""
     values, (x, y) = facts["eb_jepa_vicreg"], (normal(110, 16, 6), normal(111, 16, 6))
     distance, hinge = losses.mean_squared_error(x, y), losses.variance(x) + losses.variance(y)
     covariance = (losses.covariance(x) + losses.covariance(y)) / 5
@@ -148,11 +146,11 @@ def test_plan() -> None:
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
-        ({"global_views": 1}, "make at least two views"),
-        ({"weight": 1.0}, "weight: must lie between 0 and 1"),
+        ({"global_views": 1}, "global_views and local_views must make two or more"),
+        ({"weight": 1.0}, "weight: must be above 0 and below 1"),
         ({"directions": 0}, "directions: must be at least 1"),
         ({"nodes": 1}, "nodes: must be at least 2"),
-        ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be two shares"),
+        ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be the smallest and the largest share"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], sentence: str) -> None:

@@ -1,4 +1,4 @@
-"""The words, heads and losses of OBoW give the numbers that the authors' code gave, on one process and on several."""
+"""Words, heads and losses of OBoW give the numbers of the authors' code, on one process and on several."""
 
 from collections.abc import Callable
 from typing import Any
@@ -43,7 +43,7 @@ def assert_checked(found: Tensor, check: Facts) -> None:
     assert_equal(torch.stack((found.sum(), found.square().sum())), [check["sum"], check["sum_of_squares"]])
 
 
-# Functions that run on any process of several: each has its share of the images, in the order of their ranks.
+# Functions for every one of several processes; each has its share of the images, by rank.
 
 
 def share(tensor: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def bags_of_words(inverse_delta: float | None, pooling: str, training: bool) -> 
 
 
 def renewed_words(making: str, locations: list[list[int]]) -> Facts:
-    """The words that each of five steps writes, and those of the end."""
+    """The words that each of five steps writes, and the words at the end."""
     words, written = golden_words(making), []
     places = {"local_average": 9, "no_averaging": 25, "global_average": 1}[making]
     for step, some in enumerate(locations):
@@ -128,7 +128,7 @@ def predictions() -> Facts:
     if dist.is_initialized():
         for gradient in gradients:
             assert gradient is not None
-            # Every process differentiates the sum of all processes' losses; DDP takes the average.
+            # Every process has the gradient of the sum of all processes' losses; DDP takes the average.
             dist.all_reduce(gradient)
             gradient.div_(dist.get_world_size())
     found["gradients"] = gradients
@@ -235,7 +235,7 @@ def test_perplexities_and_schedules(facts: Facts) -> None:
     small = make_optimizer([nn.Linear(1, 1)], name="sgd", lr=0.05, warmup=0)
     per_epoch = 7
     for epoch, value in expected["lr_epoch (start 0.03, end 3e-5, 200 epochs, 10 warm-up)"].items():
-        # The rate of a warm-up's epoch is that of its end here, and the one behind it the authors'.
+        # In the warm-up, the authors' rate of an epoch is our rate one step earlier.
         step = int(epoch) * per_epoch - (int(epoch) <= 10)
         assert full.rate(step, 200 * per_epoch) == pytest.approx(value, rel=1e-11)
     for epoch, value in expected["lr_imagenet20 (start 0.05, end 0, 80 epochs, no warm-up)"].items():

@@ -1,4 +1,4 @@
-"""seq-JEPA gives the numbers that the authors' code gave."""
+"""seq-JEPA gives the numbers of the authors' code."""
 
 from collections.abc import Sequence
 
@@ -57,7 +57,7 @@ def our_name(name: str) -> str:
 
 
 def fill(objective: SeqJEPA, backbone: nn.Module, order: list) -> dict[str, nn.Parameter]:
-    """Give all parameters the recorded weights; returns them by the authors' names."""
+    """Load the recorded weights into all parameters; returns the parameters by the authors' names."""
     ours = {
         **dict(objective.named_parameters()),
         **{f"backbone.{name}": one for name, one in backbone.named_parameters()},
@@ -135,7 +135,7 @@ def test_embedded_actions_are_normalised_as_the_authors_code_does(facts, golden)
     fresh = encoder.eval().embed(last[:, None])[:, 0]
     assert_allclose(fresh.detach(), recorded["eval_mode_fresh_stats_target_embedding"], rtol=1e-4, atol=1e-5)
     embedded = encoder.train()(given).detach()
-    # A batch of two is +-1 but for eps, which takes the fifth digit of differences as small as these.
+    # Normalisation turns a batch of two into +-1, but eps changes the fifth digit of such small differences.
     assert_allclose(embedded[:, 2], recorded["train_mode_target_embedding"], atol=1e-5)
     assert_allclose(
         embedded[:, :2], np.array(recorded["train_mode_observed_embedding_after_zeroing"])[:, :2], rtol=1e-4, atol=1e-5
@@ -198,7 +198,7 @@ def test_actions_on_3diebench(golden, kind, columns):
 
 
 def test_raw_actions_reach_the_predictor_and_stay_as_they_were(facts, seq_jepa):
-    """In the authors' code the caller's last action becomes zero, and with it what the predictor is told."""
+    """In the authors' code the caller's last action becomes zero, and so does the predictor's action."""
     assert facts["raw_action_inplace_bug"]["predictor_action_abs_sum"] == 0
     objective, _ = seq_jepa(action_dimensions=0)
     told = []

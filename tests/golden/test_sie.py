@@ -1,4 +1,4 @@
-"""SIE and its invariant comparisons give the numbers that the authors' code gave."""
+"""SIE and its invariant comparisons give the numbers of the authors' code."""
 
 import numpy as np
 import pytest
@@ -97,7 +97,7 @@ def test_sie_terms_and_gradients(facts, inputs, case, settings):
 
 
 def test_rotation_and_colour_variant_predicts_as_one_matrix_per_sample(inputs):
-    """The 6-d action of the rotation and colour variant, against the definition with one materialised matrix a sample."""
+    """The 6-d action of the rotation and colour variant, against the definition with one matrix for each sample."""
     predictor = bilinear(inputs["W6"], 6)
     embedding, action = inputs["x"][:, 8:], inputs["qc"]
     matrices = (action @ inputs["W6"].T).view(-1, 6, 6)

@@ -71,7 +71,7 @@ def test_simsiam_stops_the_gradient_of_targets(outputs: tuple[Tensor, Tensor]) -
 
 
 class Corner(nn.Module):
-    """Features: the four corners of the first channel. Enough to tell a turn by."""
+    """Features: the four corners of the first channel, enough to recognise a turn."""
 
     def forward(self, pixels: Tensor) -> Tensor:
         return pixels[:, 0, [0, 0, -1, -1], [0, -1, 0, -1]]
@@ -82,7 +82,7 @@ def test_loss_of_a_classifier_that_knows_is_zero() -> None:
     upright[:, :, 0, 0] = 1
     views = tuple(View(torch.rot90(upright, turn, (2, 3)), Transform.empty()) for turn in range(4))
     objective = RotNet(4, {})
-    # Turned counter-clockwise, the upper left corner comes to lie at the lower left, lower right, upper right.
+    # Counter-clockwise turns move the upper left corner to the lower left, lower right, upper right.
     objective.classifier[0].weight.data = 50 * torch.eye(4)[:, [0, 2, 3, 1]].T
     objective.classifier[0].bias.data.zero_()
     loss = objective.loss(Views(views, torch.arange(6)), Corner())["rotation"].value

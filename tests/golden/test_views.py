@@ -1,4 +1,4 @@
-"""Patches, fixations and augmentation vectors are those that the authors' code of OBoW and seq-JEPA gave."""
+"""Patches, fixations and augmentation vectors equal those of the authors' code of OBoW and seq-JEPA."""
 
 from itertools import pairwise
 

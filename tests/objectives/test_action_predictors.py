@@ -1,4 +1,4 @@
-"""Claims about SIE, EquiMod, SEN and conditional BYOL, which are told how views differ and predict one from another."""
+"""Claims about SIE, EquiMod, SEN and conditional BYOL, which predict one view from another and an action."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""What objectives are told of how views differ: nothing is told by mistake, and nothing that has no meaning."""
+"""What objectives read about how views differ: nothing by mistake, and nothing without a meaning."""
 
 import inspect
 
@@ -23,9 +23,7 @@ def test_an_objective_is_told_something_that_measures(name):
         OBJECTIVES.find(name).load()(8, GROUPS, parameters=["order"])
 
 
-@pytest.mark.parametrize(
-    "name", sorted({*TOLD} - {"vicreg-trajectory"})
-)  # its views then are in the order in which they come
+@pytest.mark.parametrize("name", sorted({*TOLD} - {"vicreg-trajectory"}))  # it then takes views in their given order
 def test_an_objective_is_told_something(name):
     with pytest.raises(ValueError, match="parameters: is empty"):
         OBJECTIVES.find(name).load()(8, GROUPS, parameters=[])
@@ -54,7 +52,7 @@ def test_whether_two_views_differ_in_a_flag_is_yes_or_no(convention):
 
 
 def test_augself_tells_everything_once():
-    with pytest.raises(ValueError, match="parameters names one twice: flip, flip"):
+    with pytest.raises(ValueError, match="parameters: names one twice: flip, flip"):
         AugSelf(8, GROUPS, parameters=["flip", "flip"])
 
 

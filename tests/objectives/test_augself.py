@@ -1,4 +1,4 @@
-"""Claims about AugSelf: how it tells crops and colours, and what learns from it."""
+"""Claims about AugSelf: its targets for crops and colours, and what learns from them."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Claims about CARE: one orthogonal map a chunk, of samples that are augmented alike."""
+"""Claims about CARE: one orthogonal map for each chunk of samples with shared augmentations."""
 
 import re
 
@@ -73,7 +73,7 @@ def test_shared_operations_refuse(settings, sentence):
 def test_care_needs_augmentations_that_are_shared():
     with pytest.raises(
         ValueError,
-        match=r"^chunk: no view of this data records 'chunk'; the operation ssl_inv.augment.shared.Shared does$",
+        match=r"^chunk: no view of this data records 'chunk'; the operation 'shared' does$",
     ):
         CARE(6, GROUPS)
     assert CARE(6, {"chunk": Code()}).plan.own_views == 1

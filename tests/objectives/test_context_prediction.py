@@ -1,6 +1,4 @@
-"""Context prediction is told the side on which a neighbour lies, whatever the shifts, and learns to tell it from pixels
-alone.
-"""
+"""Context prediction: the target is a neighbour's side, whatever the shifts, and it is learnt from pixels alone."""
 
 from typing import Any
 
@@ -19,7 +17,7 @@ CLOCKWISE = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1
 
 
 def placed(objective: ContextPrediction, cells: Tensor, shifts: Tensor, pixels: Tensor) -> Views:
-    """Views of cells `(B, V)` of the plan's grid that are shifted by (y, x), `(B, 9, 2)`."""
+    """Views of cells `(B, V)` of the plan's grid, shifted by (y, x), `(B, 9, 2)`."""
     plan = objective.plan
     corners = torch.from_numpy(patch_corners(plan, shifts.numpy(), cells.numpy()))
     centres = (corners.flip(-1) + plan.patch / 2) / plan.view
@@ -70,7 +68,7 @@ def test_loss_is_the_cross_entropy_of_the_classifier_on_both_features() -> None:
         ({"neighbours": 9}, "neighbours: must lie between 1 and 8, got 9"),
         ({"patch_jitter": 43}, "patch_jitter: must be below 42.2 with patches 144 pixels apart, got 43"),
         ({"patch_gap": -1}, "patch_gap: must be at least 0"),
-        ({"patch_scale": [0.5]}, "patch_scale: must be two shares"),
+        ({"patch_scale": [0.5]}, "patch_scale: must be the smallest and the largest share"),
     ],
 )
 def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:

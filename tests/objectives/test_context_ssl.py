@@ -1,6 +1,4 @@
-"""Claims about ContextSSL: what an output sees, what an environment leaves out, and that the predictor continues what
-training began.
-"""
+"""Claims about ContextSSL: what outputs see, what an environment leaves out, and how the predictor goes on."""
 
 from itertools import combinations
 from typing import Any
@@ -99,7 +97,7 @@ def test_a_context_without_positions_is_a_set_of_pairs() -> None:
     x, y, action = torch.randn(4, FEATURES), torch.randn(4, FEATURES), torch.randn(4, 8)
     for positions, alike in (("none", True), ("learned", False)):
         one = objective(positions=positions)
-        # Of one layer: in several, what earlier tokens have seen of each other depends on their order.
+        # One layer only: in later layers, earlier tokens have seen each other, which depends on their order.
         one.transformer.layers = one.transformer.layers[:1]
         made, other = outputs(one, x, y, action)[query], outputs(one, x[order], y[order], action[order])[query]
         assert torch.allclose(made, other, atol=1e-5) == alike
@@ -155,7 +153,7 @@ def test_the_predictor_continues_the_sequence_of_the_last_training_pairs(positio
     found = predictor.embed(seen[1].pixels)
     torch.testing.assert_close(predicted[3, :12], expected[0])
     torch.testing.assert_close(found[3, :12], expected[1])
-    # Candidates are of one length, and only outputs count: cosines rank as those of outputs.
+    # All candidates have one length and only outputs count, so cosines rank as the outputs' do.
     assert not predicted[:, 12:].any()
     assert float(found.detach().norm(dim=1).std()) < 1e-4
 
@@ -172,7 +170,7 @@ def test_a_predictor_without_training_has_no_context_and_training_gives_it_one_o
 
 
 def turned(angle: Tensor) -> Tensor:
-    """What a thing looks like after a turn, `(B, 6)` of `(B, 1)`."""
+    """The look of a thing after a turn, `(B, 6)` of `(B, 1)`."""
     return torch.cat([f(number * angle) for f in (torch.cos, torch.sin) for number in (1, 2, 3)], dim=1)
 
 

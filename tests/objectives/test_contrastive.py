@@ -223,11 +223,11 @@ def test_variants_conform(name, settings):
     ("objective", "settings", "sentence"),
     [
         (MoCoV2, {"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5"),
-        (MoCoV2, {"extrapolation": -1.0}, "extrapolation and interpolation must be at least 0, got -1.0 and 0.0"),
+        (MoCoV2, {"extrapolation": -1.0}, "extrapolation: must be at least 0, got -1.0"),
         (MoCoV2, {"queue": 0}, "queue: must be at least 1, got 0"),
         (NNCLR, {"temperature": 0.0}, "temperature: must be above 0, got 0.0"),
         (AdaptiveMultiHead, {"temperatures": [0.0, 1.0]}, "temperatures: must be the lowest, above 0, and the highest"),
-        (AdaptiveMultiHead, {"heads": 0}, "heads and hidden must be at least 1, got 0"),
+        (AdaptiveMultiHead, {"heads": 0}, "heads: must be at least 1, got 0"),
     ],
 )
 def test_settings_out_of_range_are_refused(objective, settings, sentence):

@@ -1,4 +1,4 @@
-"""Claims about I-JEPA: its masks, the encoder that sees a part of the patches, the predictor, and the targets."""
+"""Claims about I-JEPA: masks, the encoder of some patches, the predictor and the targets."""
 
 import re
 
@@ -202,7 +202,7 @@ def test_blocks_are_predicted_on_their_own_and_by_their_places(predictor):
     assert made.shape == (2, 3, 2, 12)
     torch.testing.assert_close(predictor(seen, context, targets[:, 1:2], (6, 6)), made[:, 1:2])
     assert not torch.allclose(made[:, 0], made[:, 1])
-    order = torch.randperm(7)  # the context is a set of placed tokens
+    order = torch.randperm(7)  # the context is a set of tokens with places
     torch.testing.assert_close(predictor(seen[:, order], context[:, order], targets, (6, 6)), made)
     assert not torch.allclose(predictor(seen[:, order], context, targets, (6, 6)), made)
 
@@ -214,7 +214,7 @@ def test_the_teacher_comes_to_rest_linearly():
         backbone.model.pos_embed.add_(1.0)
     before = objective.teacher.network.model.pos_embed.clone()
     objective.after_step(backbone, 1, 10)
-    expected = before + 0.004  # the first step has the momentum that the setting says
+    expected = before + 0.004  # the first step has the momentum of the setting
     torch.testing.assert_close(objective.teacher.network.model.pos_embed, expected)
     objective.after_step(backbone, 6, 10)
     torch.testing.assert_close(objective.teacher.network.model.pos_embed, expected + 0.002 * (1 - 0.004))

@@ -1,4 +1,4 @@
-"""Every registered objective keeps the contract, and the suite that says so notices what breaks it."""
+"""Every registered objective conforms, and the conformance suite finds every fault."""
 
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -13,7 +13,7 @@ from ssl_inv.testing.networks import SmallNetwork
 
 TINY_TRANSFORMER = {
     "name": "vit_tiny_patch16_224",
-    "arguments": {"img_size": 12, "patch_size": 3, "embed_dim": 12, "depth": 2, "num_heads": 2, "drop_path_rate": 0.0},
+    "arguments": {"img_size": 12, "patch_size": 3, "embed_dim": 12, "depth": 1, "num_heads": 2, "drop_path_rate": 0.0},
 }
 MEAN_OF_PATCHES = {
     "name": TINY_TRANSFORMER["name"],
@@ -25,7 +25,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "equicaps": {"capsules": 3, "map_side": 3},
     "essl": {"rotation_head": [16]},
     "lejepa": {"directions": 16},
-    # Dropout is drawn anew in every process.
+    # Every process draws its own dropout.
     "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},
     "soft-equivariance": {
         "base": {"name": "vicreg", "projector": [24, 16]},
@@ -38,6 +38,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "parameters": ["rotation"],
         "decoder": [8, 8],
     },
+    "context-prediction": {"hidden": [16], "patch_size": 24, "patch_gap": 12, "patch_jitter": 4},
     "care": {"chunk": "jitter_order"},
     "split": {
         "invariant": {"name": "simclr", "projector": [24, 16]},
@@ -78,9 +79,9 @@ def test_registered_objectives_conform(name: str) -> None:
 
 
 BELOW_ZERO = {"interclr": {"margin"}, "transitive": {"least_similarity"}}
-"""Numbers that mean something below zero."""
+"""Numbers that may be below zero."""
 NOT_READ = {"sie": {"directions"}}
-"""What belongs to a choice that is not made by default."""
+"""Settings that no default choice reads."""
 
 
 def build(name: str, backbone: Backbone, settings: dict[str, Any]) -> None:
@@ -136,7 +137,7 @@ class Sound(Objective):
         return Pair()
 
     def value(self, x, y):
-        # The two gathers of the last sum have one gradient between them.
+        # Both gathers of the last sum share one gradient.
         spread = gather(x).var(0) + (gather(x) - gather(y)).square().mean(0)
         return spread.mean() + (gather(x) + gather(y)).square().mean()
 

@@ -1,4 +1,4 @@
-"""Claims about OBoW: who learns, which words are used and when they change, and what is refused."""
+"""Claims about OBoW: what learns, which words are used, when they change, and what is refused."""
 
 from typing import Any
 
@@ -158,7 +158,7 @@ def test_views_are_the_papers() -> None:
         ({"levels": 9}, "levels: 9, but resnet18_stem3x3s1 gives the feature maps of 5"),
         ({"kappa": 0.0}, "kappa: must be above 0"),
         ({"momentum": 1.5}, "momentum: must lie between 0 and 1"),
-        ({"crops": 0, "patches": 0}, "at least one view for the student"),
+        ({"crops": 0, "patches": 0}, "crops and patches must make at least one view"),
         ({"crop_scale": [0.5]}, "crop_scale: must be the smallest and the largest share"),
         ({"vocabulary": 1}, "vocabulary: must be at least 2"),
         ({"inverse_delta": 0.0}, "inverse_delta: must be above 0"),

@@ -1,4 +1,4 @@
-"""Claims about seq-JEPA: what is mended, what its parts know of each other, and what is refused."""
+"""Claims about seq-JEPA: what is corrected, what its parts know of each other, and what is refused."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -41,7 +41,7 @@ def random_views(count: int, groups=PLACE, batch: int = 6) -> Views:
     return views_of(torch.randn(batch, count, 2, 2, 2), [random_transform(groups, batch) for _ in range(count)])
 
 
-# What is mended.
+# What is corrected.
 
 
 def test_all_true_actions_and_nothing_else_are_normalised_together():

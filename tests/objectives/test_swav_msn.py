@@ -77,7 +77,7 @@ def test_a_queue_takes_part_from_its_start_on_and_as_soon_as_it_is_full():
             one.after_step(backbone, step, 10)
     # Steps 1 to 3 come before the start, 4 and 5 fill the queue, and the loss of step 6 is the first with it.
     assert same == [True] * 5 + [False] * 2
-    # Of steps 4 to 7 the last is again in the second half.
+    # Step 7, the last of steps 4 to 7, is in the second half again.
     torch.testing.assert_close(objective.queues[1].entries()[5:].double(), z[1])
 
 
@@ -113,7 +113,7 @@ def test_msn_is_another_librarys_on_one_process():
         anchors.flatten(0, 1), targets.repeat(3, 1), objective.head.directions, target_sharpen_temperature=0.25
     )
     terms = objective.embedding_loss(anchors, targets)
-    # Theirs repeats the targets before Sinkhorn's algorithm, which changes nothing.
+    # The authors' code repeats the targets before Sinkhorn's algorithm, which changes nothing.
     assert total(terms).item() == pytest.approx(theirs.item(), rel=1e-6)
 
 
@@ -217,9 +217,9 @@ def test_variants_conform(name, settings):
     [
         (swav, {"prototypes": 1}, "prototypes: must be at least 2, got 1"),
         (swav, {"queue_start": 1.0}, "queue_start: must be a share of all steps"),
-        (swav, {"sinkhorn_temperature": 0.0}, "temperature and sinkhorn_temperature must be above 0"),
+        (swav, {"sinkhorn_temperature": 0.0}, "sinkhorn_temperature: must be above 0, got 0.0"),
         (swav, {"queue": -1}, "queue: must be at least 0, got -1"),
-        (msn, {"random_views": 0, "focal_views": 0}, "make one anchor at least"),
+        (msn, {"random_views": 0, "focal_views": 0}, "random_views and focal_views must make one or more"),
         (msn, {"patch_drop": 1.0}, "patch_drop: must be a share of the patches"),
         (msn, {"focal_scale": [0.1]}, "focal_scale: must be the smallest and the largest share"),
     ],

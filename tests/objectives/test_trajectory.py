@@ -1,4 +1,4 @@
-"""Claims about the trajectory of three views: what deviates from it, and which view is its centre."""
+"""Claims about the trajectory of three views: deviations from it, and its centre."""
 
 import math
 
@@ -45,8 +45,8 @@ def test_deviation_is_the_squared_sine_of_the_angle_to_the_plane(trajectory):
 @pytest.mark.parametrize("normalised", [True, False])
 def test_the_way_bends_by_the_angle_of_its_steps_without_what_points_along_the_centre(normalised):
     left, centre, right = (torch.tensor([one], dtype=torch.float64) for one in ([-1.0, -2, 0], [0, 0, 3], [2, 0, 5]))
-    # Along the centre, of length 3, the steps are 3 and 2 long; what is taken away is that, or by the authors' code 9
-    # times that.
+    # Along the centre, of length 3, the steps have lengths 3 and 2. They are removed; the authors' code removes 9
+    # times as much.
     kept = 0.0 if normalised else 1 - 9
     first, second = (torch.tensor(step, dtype=torch.float64) for step in ([1, 2, 3 * kept], [2, 0, 2 * kept]))
     expected = 1 - torch.dot(first, second) / (first.norm() * second.norm())

@@ -1,4 +1,4 @@
-"""Claims about transitive invariance: when its teacher is asked, how it sees images, and what is refused."""
+"""Claims about transitive invariance: when its teacher makes a graph, how it sees images, and what is refused."""
 
 import re
 from pathlib import Path
@@ -27,7 +27,7 @@ def edges(neighbours: np.ndarray) -> set[tuple[int, int]]:
 
 
 class Blocks(Source):
-    """Ten objects of one colour each in two views, every fourth pixel of which is noise."""
+    """Ten objects of one colour each in two views, with noise in every fourth pixel."""
 
     groups: dict[str, Any] = {}
     labels = None
@@ -119,7 +119,7 @@ def test_pairs_of_views_alone_cost_no_teacher_and_no_graph():
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported network, which was trained on images of 16 pixels with another mean."""
+    """An exported network, trained on images of 16 pixels with another mean."""
     folder = tmp_path_factory.mktemp("teacher") / "export"
     torch.manual_seed(1)
     model = timm.create_model("test_resnet", num_classes=0)
@@ -176,14 +176,14 @@ def test_a_teacher_that_is_gone_is_said_before_anything_is_read_and_hinders_no_j
     ("settings", "sentence"),
     [
         ({"weights": {"inta": 1}}, "weights: no kind of pairs is called 'inta'; did you mean 'intra'?"),
-        ({"weights": {"intra": 0}}, "weights: must be at least 0, and one above it, got {'intra': 0}"),
+        ({"weights": {"intra": 0}}, "weights: must be at least 0, and one above 0, got {'intra': 0}"),
         ({"negatives": 1}, "negatives: must be at least 2, got 1"),
         ({"margin": 0.0}, "margin: must be above 0, got 0.0"),
         ({"least_similarity": 2.0}, "least_similarity: must lie between -1 and 1, got 2.0"),
         ({"cells": 21}, "cells: 21, but the training data has 20 images"),
         (
             {"teacher_architecture": "resnet18"},
-            "teacher_architecture: is of the weights that teacher_path leads to, which is missing",
+            "teacher_architecture: names the network of the weights at teacher_path, which is missing",
         ),
         ({"teacher_path": "{file}"}, "teacher_architecture: must name the timm network whose weights '{file}' holds"),
         ({"teacher_path": "{file}", "teacher_architecture": "resnet81"}, "no model called 'resnet81'; did you mean"),
