@@ -98,6 +98,12 @@ class Teacher(nn.Module):
         return self.network(*inputs, **named)
 
     @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> list[Tensor]:
+        """The outputs of all modules of a network that is a `Sequential`, in order."""
+        assert isinstance(self.network, nn.Sequential)
+        return [inputs := module(inputs) for module in self.network]
+
+    @torch.no_grad()
     def follow(self, network: nn.Module, momentum: float) -> None:
         """Keep `momentum` of every parameter and take the rest from `network`'s."""
         _lerp(self.network.parameters(), network.parameters(), 1 - momentum)

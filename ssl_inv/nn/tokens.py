@@ -2,7 +2,6 @@
 those within them.
 """
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require_at_least, require_between
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
-from ssl_inv.nn.parts import SomeChannels
+from ssl_inv.nn.parts import Part
 from ssl_inv.nn.precision import in_full_precision
 from ssl_inv.nn.teacher import Teacher
 
@@ -40,9 +39,8 @@ def encode_tokens(
         return torch.where(masked.view(*embedded.shape[:-1], 1), token.to(embedded.dtype), embedded)
 
     model: Any = backbone.model
-    with nullcontext() if masked is None else model.patch_embed.register_forward_hook(replace):
-        tokens = model.forward_features(pixels)
-    return model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
+    features = backbone.encode(pixels, None if masked is None else (model.patch_embed, replace))
+    return features.pooled, features.map
 
 
 def grid_of_patches(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
@@ -61,8 +59,8 @@ def require_patch_tokens(backbone: Backbone, objective: str) -> None:
     are their mean.
     """
     model: Any = backbone.model
-    if isinstance(model, SomeChannels):
-        raise SettingError("base", f"{objective} predicts whole tokens, and cannot have some of their channels alone")
+    if isinstance(backbone, Part):
+        raise SettingError("base", f"{objective} predicts whole tokens and cannot work on some of their channels only")
     if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
         raise SettingError(
             "name", f"{objective} drops patches, which {backbone.architecture} cannot; choose one of timm's vit models"
@@ -110,9 +108,7 @@ def encode_visible(backbone: Backbone, pixels: Tensor, patches: Tensor) -> Tenso
     def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
         return torch.cat((tokens[:, :prefix], take(tokens[:, prefix:], patches)), dim=1)
 
-    with model.patch_drop.register_forward_hook(keep):
-        encoded: Tensor = model.forward_features(pixels)
-    return encoded[:, prefix:]
+    return backbone.encode(pixels, (model.patch_drop, keep)).map
 
 
 def normalised(tokens: Tensor) -> Tensor:

@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_at_least, suggest
 from ssl_inv.nn import losses
-from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.parts import SomeChannels
-from ssl_inv.objectives.around import AroundBase, base_objective, beside, two_parts
+from ssl_inv.nn.backbones import Backbone, Cached
+from ssl_inv.nn.parts import Part
+from ssl_inv.objectives.around import Around, aggregation_of_part, base_objective, beside, two_parts
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
 
 
-class ECReconstruction(AroundBase, Objective):
+class ECReconstruction(Around):
     """Any joint-embedding objective, and beside it the reconstruction of images between its views (Wang et al., AAAI
     2026, 2503.18753).
 
@@ -59,6 +59,8 @@ class ECReconstruction(AroundBase, Objective):
             blue.
     """
 
+    base: Objective
+
     def __init__(
         self,
         features: int,
@@ -71,7 +73,6 @@ class ECReconstruction(AroundBase, Objective):
         weight: float = 1.0,
         decoder: list[int] = [128, 64, 32, 16],  # noqa: B006
     ) -> None:
-        super().__init__()
         if not 0 < equivariant_share < 1:
             raise SettingError("equivariant_share", f"must lie between 0 and 1, got {equivariant_share}")
         require_at_least(1, intermediates=intermediates)
@@ -85,9 +86,8 @@ class ECReconstruction(AroundBase, Objective):
             raise SettingError(
                 "equivariant_share", f"{equivariant_share} of {features} features leaves one of the two parts empty"
             )
-        self.features, self.invariant_features = features, features - equivariant
-        self.weight = weight
-        self.surround(base_objective(self.invariant_features, groups, **base))
+        super().__init__(base=base_objective(features - equivariant, groups, **base))
+        self.features, self.invariant_features, self.weight = features, features - equivariant, weight
         self.path = Path(intermediates, tuple(parameters))
         self._plan, self._first = _plan(self.base.plan, self.path)
         self.decoders = nn.ModuleList(Decoder(2 * equivariant, decoder) for _ in range(intermediates))
@@ -99,12 +99,11 @@ class ECReconstruction(AroundBase, Objective):
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = views.views[self._first : self._first + 2]
         between = views.views[self._first + 2 :][: len(self.decoders)]
-        seen = SomeChannels(backbone.model, self.invariant_features, remember=True)
-        terms = self.base.loss(self._views_of_base(views), seen.as_backbone(backbone))
-        maps = torch.cat([self._equivariant_map(seen.features_of(view.pixels)) for view in (x, y)], dim=1)
-        return beside(
-            terms, {"reconstruction": Term(self.reconstruction(maps, [view.pixels for view in between]), self.weight)}
-        )
+        cached = Cached(backbone)
+        terms = self.base.loss(self._views_of_base(views), self.given("base", cached))
+        maps = torch.cat([cached.whole_map(view.pixels)[:, self.invariant_features :] for view in (x, y)], dim=1)
+        error = self.reconstruction(maps, [view.pixels for view in between])
+        return beside(terms, {"reconstruction": Term(error, self.weight)})
 
     @property
     def _numbers_of_base(self) -> list[int]:
@@ -117,7 +116,7 @@ class ECReconstruction(AroundBase, Objective):
         return Views(tuple(views[number] for number in self._numbers_of_base), views.index, views.shown)
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
-        of_base = self.base.visible_patches(self._views_of_base(views), self.seen_by_base(backbone))
+        of_base = super().visible_patches(self._views_of_base(views), backbone)
         return {self._numbers_of_base[number]: patches for number, patches in of_base.items()}
 
     def reconstruction(self, maps: Tensor, images: Sequence[Tensor]) -> Tensor:
@@ -132,19 +131,14 @@ class ECReconstruction(AroundBase, Objective):
             [losses.reconstruction_error(decoder(maps, image.shape[-2:]), image) for decoder, image in pairs]
         ).mean()
 
-    def _equivariant_map(self, features: Tensor) -> Tensor:
-        """The equivariant channels `(B, C, h, w)` of features `(B, D, h, w)`."""
-        return features[:, self.invariant_features :]
-
-    def seen_by_base(self, backbone: Backbone) -> Backbone:
-        return SomeChannels(backbone.model, self.invariant_features).as_backbone(backbone)
+    def given(self, name: str, backbone: Backbone) -> Backbone:
+        return Part(backbone, self.invariant_features)
 
     def representations(self, backbone: Backbone) -> Encoder:
         return two_parts(backbone, self.invariant_features)
 
     def aggregation(self, backbone: Backbone) -> Aggregation | None:
-        aggregate = self.base.aggregation(self.seen_by_base(backbone))
-        return aggregate and (lambda features, actions: aggregate(features[..., : self.invariant_features], actions))
+        return aggregation_of_part(super().aggregation(backbone), slice(self.invariant_features))
 
 
 class Decoder(nn.Module):

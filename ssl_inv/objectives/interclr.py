@@ -1,9 +1,8 @@
 """InterCLR: an objective on single images, and beside it other images of the same cluster as positives."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
 from ssl_inv.nn.teacher import Teacher
-from ssl_inv.objectives.around import AroundBase, base_objective, beside
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.around import Around, base_objective, beside
+from ssl_inv.objectives.base import Losses, Objective, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.transforms.keyed_random import sample_keys
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Several, Views
@@ -34,7 +33,7 @@ is no other.
 """
 
 
-class InterCLR(AroundBase, Objective):
+class InterCLR(Around):
     """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single
     images.
 
@@ -96,6 +95,9 @@ class InterCLR(AroundBase, Objective):
         seed: decides clusters, positives and negatives, with the number of the step and of the image.
     """
 
+    looks_between_epochs = True
+
+    base: PairObjective
     bank: Bank
     clusters: Clusters
 
@@ -129,7 +131,6 @@ class InterCLR(AroundBase, Objective):
         bank_place: Literal["device", "host"] = "device",
         seed: int = 0,
     ) -> None:
-        super().__init__()
         require_at_least(
             1, cluster_iterations=cluster_iterations, cluster_points=cluster_points, cluster_epochs=cluster_epochs
         )
@@ -146,8 +147,7 @@ class InterCLR(AroundBase, Objective):
             raise SettingError(
                 "negatives", "none compares the base's predictions with the bank, so share_neck must be true"
             )
-        self.surround(base_objective(features, groups, **base))
-        _require_suitable(self.base, base["name"])
+        super().__init__(base=_suitable(base_objective(features, groups, **base), base["name"]))
         self.neck = None if share_neck else mlp((features, *neck))
         self.neck_teacher: Teacher | None = None
         self.weight, self.warmup, self.neck_momentum = weight, warmup, neck_momentum
@@ -163,11 +163,11 @@ class InterCLR(AroundBase, Objective):
     @property
     def projector(self) -> nn.Module:
         """What makes queries of pooled features."""
-        return self.neck if self.neck is not None else cast(nn.Module, self.base.projector)
+        return self.base.projector if self.neck is None else self.neck
 
     def adopt(self, backbone: Backbone) -> None:
         super().adopt(backbone)
-        if self.neck is not None and self._teacher is not None:
+        if self.neck is not None and self.base.has_teacher:
             self.neck_teacher = Teacher(self.neck)
 
     def allocate(self, objects: int, images: int) -> None:
@@ -186,41 +186,23 @@ class InterCLR(AroundBase, Objective):
         """Continue from there."""
         self._steps_done, self._progress = int(state["steps"]), state["progress"]
 
-    @property
-    def _teacher(self) -> Teacher | None:
-        teacher = getattr(self.base, "teacher", None)
-        return teacher if isinstance(teacher, Teacher) else None
-
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        teacher, prediction = self._teacher, getattr(self.base, "prediction", None)
-        # A projector of one's own wants features, of the teacher those of its backbone.
-        student = self.projector if self.neck is None else backbone
-        target = teacher if self.neck is None or teacher is None else cast(nn.Sequential, teacher.network)[0]
-        with remembered(student) as seen, remembered(target) as targets, remembered(prediction) as predictions:
-            terms = self.base.loss(views, backbone)
-        samples, weight = len(views.index), self.weight if self._progress >= self.warmup else 0.0
-        last = views[len(_images(self.plan)) - 1].pixels
-        # A teacher may see the views in any order, each alone; everything else gets them in theirs.
-        key = next((output for given, output in targets if given is last), None)
-        key = torch.cat([output for _, output in targets or seen])[-samples:] if key is None else key
-        queries, keys = self._queries_and_keys(torch.cat([output for _, output in seen])[:samples], key.detach())
-        self.bank.put(views.index, keys)
+        pair = self.base.pair(views, backbone)
+        weight = self.weight if self._progress >= self.warmup else 0.0
+        if self.neck is None:
+            queries, keys = pair.queries.embeddings, pair.keys.embeddings
+        else:
+            # In this order: autocast may cache cast weights, and weights cast without a gradient would have none.
+            queries = self.neck(pair.queries.features)
+            with torch.no_grad():
+                keys = (self.neck_teacher or self.neck)(pair.keys.features)
+        self.bank.put(views.index, keys.detach())
         if self.negatives is None:
-            inter = self.attraction(predictions[0][1][:samples] if predictions else queries, views.index)
+            inter = self.attraction(queries if pair.predictions is None else pair.predictions, views.index)
         else:
             inter = self.inter_loss(queries, views.index, self.negatives)
-        intra = {name: Term(term.value, (1 - weight) * term.weight) for name, term in terms.items()}
+        intra = {name: Term(term.value, (1 - weight) * term.weight) for name, term in pair.terms.items()}
         return beside(intra, {"inter": Term(inter, weight)})
-
-    def _queries_and_keys(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """What the own projector, if there is one, makes of the features of both."""
-        if self.neck is None:
-            return queries, keys
-        # In this order: autocast may keep weights that it has cast, and those cast without a gradient would have none.
-        queries = self.neck(queries)
-        with torch.no_grad():
-            keys = (self.neck_teacher or self.neck)(keys)
-        return queries, keys
 
     def inter_loss(self, queries: Tensor, index: Tensor, negatives: Negatives) -> Tensor:
         """The inter-image term of queries `(B, D)` of the images `index`, `(B,)`."""
@@ -267,10 +249,6 @@ class InterCLR(AroundBase, Objective):
             self.clusters.mend(self.bank)
         self._steps_done, self._progress = step, step / steps
 
-    @property
-    def looks_between_epochs(self) -> bool:
-        return True
-
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
         super().between_epochs(backbone, epoch, gallery)
         if epoch == 0:
@@ -298,22 +276,6 @@ def with_margin(cosines: Tensor, margin: float, boundary: Literal["cosine", "ang
     return torch.where(cosines > -math.cos(margin), turned, cosines + math.cos(margin) - 1)
 
 
-@contextmanager
-def remembered(module: nn.Module | None) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What a module is given and what it gives meanwhile, call by call."""
-    calls: list[tuple[Tensor, Tensor]] = []
-
-    def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append((given[0], output))
-
-    handle = None if module is None else module.register_forward_hook(keep)
-    try:
-        yield calls
-    finally:
-        if handle is not None:
-            handle.remove()
-
-
 def _images(plan: Plan) -> range:
     """The views of a plan, from the first on, that the bank's vectors can be made of: one, or some of one kind; empty
     if there are none.
@@ -326,20 +288,20 @@ def _images(plan: Plan) -> range:
     return range(0)
 
 
-def _require_suitable(base: Objective, name: str) -> None:
-    """Raise a `ValueError` if a base has no projector of vectors, or views of which it is not clear which ones the bank
-    shall know.
+def _suitable(base: Objective, name: str) -> PairObjective:
+    """The base, if the bank can be made from what it compares.
+
+    Raises:
+        SettingError: if not.
     """
-    projector = getattr(base, "projector", None)
-    if not isinstance(projector, nn.Module):
-        raise SettingError("base", f"{name!r} has no projector, whose outputs the bank is made of")
-    if not any(isinstance(layer, nn.Linear) for layer in projector.modules()):
-        raise SettingError("base", f"the projector of {name!r} gives no vectors, of which the bank is made")
+    if not isinstance(base, PairObjective):
+        raise SettingError("base", f"{name!r} hands over no queries and keys, as a PairObjective does")
     if not _images(base.plan):
         raise SettingError(
             "base",
             f"{name!r} has views of other images or crops of several sizes; the bank needs an image's own, of one size",
         )
+    return base
 
 
 def output_width(projector: nn.Module) -> int:

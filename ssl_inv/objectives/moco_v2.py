@@ -14,12 +14,12 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
 from ssl_inv.nn.teacher import Teacher
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Pair, Views
 
 
-class MoCoV2(CountsSteps, Objective):
+class MoCoV2(CountsSteps, PairObjective):
     """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al.,
     arXiv 2003.04297).
 
@@ -59,7 +59,7 @@ class MoCoV2(CountsSteps, Objective):
         seed: decides l, v and the permutation, with the number of the step.
     """
 
-    teacher: Teacher
+    has_teacher = True
 
     def __init__(
         self,
@@ -99,9 +99,10 @@ class MoCoV2(CountsSteps, Objective):
     def _encoder(self, backbone: Backbone) -> nn.Module:
         return nn.Sequential(backbone, self.projector)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        keys = self.teacher(views[1].pixels)
-        return self.embedding_loss(self.projector(backbone(views[0].pixels)), keys)
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        keys = self.embed_by_teacher(views[1].pixels)
+        queries = self.embed(views[0].pixels, backbone)
+        return PairLoss(self.embedding_loss(queries.embeddings, keys.embeddings), queries, keys)
 
     def embedding_loss(self, queries: Tensor, keys: Tensor) -> Losses:
         """The loss from queries and keys `(B, D)`, which come into the queue after the step."""

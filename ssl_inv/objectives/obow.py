@@ -216,10 +216,7 @@ class LastMaps(nn.Module):
         """Maps `(B, C, h, w)`, the last stage's last."""
         if self.levels == 1:
             return [self.backbone.feature_map(pixels)]
-        maps: list[Tensor] = self.backbone.model.forward_intermediates(  # type: ignore[operator]
-            pixels, indices=self.levels, intermediates_only=True
-        )
-        return maps
+        return self.backbone.stage_maps(pixels, self.levels)
 
 
 def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
@@ -234,12 +231,12 @@ def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
                 "levels", f"1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network"
             )
         return [backbone.channels]
-    stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
+    stages = backbone.stage_channels()
     if len(stages) < levels:
         raise SettingError(
             "levels", f"{levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)"
         )
-    return [int(stage["num_chs"]) for stage in stages[-levels:]]
+    return stages[-levels:]
 
 
 def divergence(logits: Tensor, bags: Tensor) -> Tensor:

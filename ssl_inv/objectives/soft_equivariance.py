@@ -8,18 +8,18 @@ from torch import Tensor
 
 from ssl_inv.catalogue import SettingError, require_above, require_at_least
 from ssl_inv.memories.progress import CountsSteps
-from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.distributed import all_sum, rank, world_size
-from ssl_inv.nn.parts import SomeChannels, require_pooled_channels
+from ssl_inv.nn.parts import Part, require_pooled_channels
 from ssl_inv.nn.precision import full_precision
 from ssl_inv.nn.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
-from ssl_inv.objectives.around import AroundBase, base_objective, beside
+from ssl_inv.objectives.around import Around, base_objective, beside
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Views
 
 
-class SoftEquivariance(CountsSteps, AroundBase, Objective):
+class SoftEquivariance(CountsSteps, Around):
     """Any objective with the projection-based equivariance regulariser (Kim, Lee, Yang, Lee, ICML 2023, 2306.00356) for
     image encoders.
 
@@ -72,6 +72,7 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
         seed: decides which elements are drawn.
     """
 
+    base: Objective
     strengths: Tensor
     penalties: Tensor
     least: Tensor
@@ -90,7 +91,6 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
         adapt_at: float = 0.25,
         seed: int = 0,
     ) -> None:
-        super().__init__()
         require_symmetries(symmetries)
         require_above(0, strength=strength)
         require_at_least(0, power=power)
@@ -98,24 +98,20 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
             raise ValueError(
                 f"warmup and adapt_at are shares of all steps, 0 <= warmup < adapt_at <= 1, got {warmup} and {adapt_at}"
             )
-        self.surround(base_objective(features, groups, **base))
+        super().__init__(base=base_objective(features, groups, **base))
         self.symmetries = {name: SYMMETRIES[name] for name in symmetries}
-        self.regular, self.power, self.warmup, self.adapt_at, self.seed = (
-            channels == "regular",
-            power,
-            warmup,
-            adapt_at,
-            seed,
-        )
+        self.regular, self.power, self.seed = channels == "regular", power, seed
+        self.warmup, self.adapt_at = warmup, adapt_at
         self.register_buffer("strengths", torch.full((len(symmetries),), strength))
         self.register_buffer("penalties", torch.zeros(len(symmetries)))
         self.register_buffer("least", torch.zeros(len(symmetries)))
         self._batches = 0
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        seen = SomeChannels(backbone.model, backbone.channels, remember=True)
-        terms = self.base.loss(views, seen.as_backbone(backbone))
-        penalties = self.symmetry_penalties(views[0].pixels, seen)
+        cached = Cached(backbone)
+        # A part with all channels: gradients then add up in the same order as in earlier versions.
+        terms = self.base.loss(views, Part(cached, backbone.channels))
+        penalties = self.symmetry_penalties(views[0].pixels, cached)
         # The mean over all batches whose gradients make a step.
         self._batches += 1
         self.penalties.lerp_(penalties.detach(), 1 / self._batches)
@@ -126,14 +122,14 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
         }
         return beside(terms, {**{f"equivariance_to_{name}": Term(value) for name, value in weighted}, **told})
 
-    def symmetry_penalties(self, pixels: Tensor, seen: SomeChannels) -> Tensor:
+    def symmetry_penalties(self, pixels: Tensor, backbone: Cached) -> Tensor:
         """R of every group, of the global batch, for one element that this step draws.
 
         Args:
             pixels: `(B, 3, H, W)`.
-            seen: the backbone.
+            backbone: through which the images may have passed already.
         """
-        maps = full_precision(seen.features_of(pixels))
+        maps = full_precision(backbone.whole_map(pixels))
         sides = (maps.shape[2], maps.shape[3])
         count, batch = len(self.symmetries), world_size() * len(pixels)
         if batch < count:
@@ -144,7 +140,7 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
             one.move(pixels[some], g, sides)
             for one, g, some in zip(self.symmetries.values(), elements, rows, strict=True)
         ]
-        moved = torch.split(full_precision(seen.features_of(torch.cat(parts))), [len(part) for part in parts])
+        moved = torch.split(full_precision(backbone.whole_map(torch.cat(parts))), [len(part) for part in parts])
         errors = [
             (maps[some] - self._back(one, other, g)).square().sum() / len(range(number, batch, count))
             for number, (one, other, g, some) in enumerate(
@@ -179,7 +175,7 @@ class SoftEquivariance(CountsSteps, AroundBase, Objective):
             self.strengths.div_((least / least.min()) ** self.power)
 
     def adopt(self, backbone: Backbone) -> None:
-        require_pooled_channels(backbone.model)
+        require_pooled_channels(backbone)
         super().adopt(backbone)
 
 

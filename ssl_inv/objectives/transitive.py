@@ -92,6 +92,8 @@ class TransitiveInvariance(Objective):
         seed: decides negatives and cells, with the number of the step and of the image, or of the epoch.
     """
 
+    looks_between_epochs = True
+
     graph: NeighbourGraph
 
     def __init__(

@@ -7,7 +7,7 @@ from torch import nn
 
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.engine.preflight import advice_on_stem
-from ssl_inv.nn.backbones import SharedPass, make_backbone, to_channels_last
+from ssl_inv.nn.backbones import Cached, make_backbone, to_channels_last
 from ssl_inv.testing import GROUPS
 
 
@@ -79,17 +79,44 @@ def test_convolutional_models_have_no_tokens():
         make_backbone(name="test_resnet").tokens(torch.randn(1, 3, 64, 64))
 
 
-def test_a_shared_pass_is_one_pass_of_each_batch():
+def test_a_cached_batch_passes_once():
     backbone = make_backbone(name="test_resnet").eval()
-    shared, passes = SharedPass(backbone), []
+    last, passes = Cached(backbone, batches=1), []
     backbone.model.conv1.register_forward_hook(lambda *_: passes.append(1))
     one, other = torch.randn(2, 2, 3, 64, 64)
     with torch.no_grad():
         for pixels in (one, one, other, other, one):
-            assert torch.equal(shared(pixels), backbone.model(pixels))
-        assert shared(one) is shared(one)
-        assert torch.equal(shared.feature_map(one), backbone.feature_map(one))
+            assert torch.equal(last(pixels), backbone.model(pixels))
+        assert last.encode(one) is last.encode(one)
+        assert torch.equal(last.feature_map(one), backbone.feature_map(one))
     assert len(passes) == 3 + 5 + 1, "of three batches in a row, and those of the backbone itself"
+    every = Cached(backbone)
+    passes.clear()
+    for pixels in (one, other, one, other):
+        every(pixels)
+    with torch.no_grad():
+        assert not every(one).requires_grad
+    assert every(one).requires_grad
+    assert len(passes) == 3, "of two batches with gradients, and of one without"
+
+
+def test_parts_of_a_larger_batch_are_found_and_changed_passes_are_not_reused():
+    backbone = make_backbone(name="vit_tiny_patch16_224", arguments={"img_size": 32, "patch_size": 8, "depth": 1})
+    cached, passes = Cached(backbone.eval()), []
+    backbone.model.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    one, other = torch.randn(2, 2, 3, 32, 32)
+    keep = (backbone.model.patch_drop, lambda _, inputs, tokens: tokens[:, :5])
+    with torch.no_grad():
+        expected = backbone.tokens(other).transpose(1, 2).unflatten(2, (4, 4))
+        passes.clear()
+        assert cached.encode(one, keep).map.shape[1] == 4
+        assert cached.encode(one).map.shape[1] == 16
+        cached.encode(torch.cat((one, other)))
+        assert len(passes) == 3
+        torch.testing.assert_close(cached.whole_map(other), expected)
+        assert len(passes) == 3
+        assert cached.whole_map(other.flip(0)).shape == expected.shape
+        assert len(passes) == 4
 
 
 def test_channels_last_changes_no_value():

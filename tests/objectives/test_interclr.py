@@ -106,11 +106,11 @@ def test_variants_conform(settings):
         ({"negatives": "random", "negative_count": 61}, "negative_count: 61, but there are 60 objects"),
         ({"negatives": "none", "share_neck": False}, "so share_neck must be true"),
         ({"weight": 2.0}, "weight: must lie between 0 and 1"),
-        ({"base": {"name": "rotnet"}}, "'rotnet' has no projector"),
-        ({"base": {"name": "equicaps"}}, "the projector of 'equicaps' gives no vectors"),
+        ({"base": {"name": "rotnet"}}, "'rotnet' hands over no queries and keys"),
+        ({"base": {"name": "equicaps"}}, "'equicaps' hands over no queries and keys"),
         (
             {"base": {"name": "transitive", "weights": {"intra": 1}}},
-            "'transitive' has views of other images or crops of several sizes",
+            "'transitive' hands over no queries and keys",
         ),
         ({"base": {"name": "swav"}}, "'swav' has views of other images or crops of several sizes"),
         ({"cluster_points": 0}, "cluster_points: must be at least 1, got 0"),
@@ -138,7 +138,7 @@ def test_the_bank_gets_the_key_of_the_last_view_whatever_the_order_of_the_passes
     network.eval()
     made.loss(Views((x, y), INDEX), network)
     ((_, keys),) = made.bank.flush()
-    expected = made._teacher(y.pixels) if made._teacher is not None else made.projector(network(y.pixels))
+    expected = made.base.teacher(y.pixels) if made.base.has_teacher else made.projector(network(y.pixels))
     torch.testing.assert_close(keys, F.normalize(expected, dim=1), atol=1e-5, rtol=1e-5)
 
 
