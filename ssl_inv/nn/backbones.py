@@ -265,13 +265,13 @@ def make_backbone(
 
     Args:
         name: any name of `timm.list_models()`.
-        stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64, or
-        `default`.
+        stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64
+            pixels, or `default`.
         arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision
             transformer.
 
     Raises:
-        ValueError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
+        SettingError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
     """
     if not timm.is_model(name):
         raise SettingError("name", f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
@@ -286,5 +286,5 @@ def make_backbone(
 
 
 def to_channels_last(module: nn.Module) -> nn.Module:
-    """Keep 4-D weights with channels last, which convolutions run faster on; values do not change."""
+    """Keep 4-D weights with channels last, which makes convolutions faster; values do not change."""
     return module.to(memory_format=torch.channels_last)

@@ -38,7 +38,7 @@ class Part(AroundBackbone):
         *before, last = self.whole.stage_channels() or [self.whole.channels]
         if last != self.whole.channels:
             raise ValueError(
-                f"the backbone's last stage has {last} channels, but its {self.whole.channels} features are made from them"
+                f"the backbone's last stage has {last} channels, but its features are {self.whole.channels} channels"
             )
         return [*before, self.channels]
 

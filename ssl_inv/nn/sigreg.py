@@ -1,4 +1,4 @@
-"""Random directions that all processes agree on, new ones for every optimiser step."""
+"""SIGReg: the distance of embeddings from a normal distribution, along random directions."""
 
 from typing import Any
 
@@ -13,18 +13,17 @@ from ssl_inv.transforms import keyed_random
 
 
 class RandomDirections(nn.Module):
-    """Unit vectors that depend on a seed and the number of the step alone, so that processes have the same without a
-    message.
+    """Unit vectors that depend only on a seed and the step, so processes agree without communication.
 
-    An objective that has some calls `advance` in `after_step`. The step is saved with the objective; the micro-batches
-    of one step share their directions. CPU and GPU draw different ones.
+    The objective calls `advance` in `after_step`. The step is saved with the objective. All micro-batches of a step use
+    the same directions. CPU and GPU draw different ones.
 
     Args:
-        count: how many.
-        seed: decides them.
+        count: number of directions.
+        seed: decides the directions.
 
     Raises:
-        ValueError: if `count` is below 1.
+        SettingError: if `count` is below 1.
     """
 
     step: Tensor
@@ -34,12 +33,12 @@ class RandomDirections(nn.Module):
         require_at_least(1, directions=count)
         self.count, self.seed = count, seed
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
-        # The same on the host: reading the buffer would wait for all that the device still has to do.
+        # A copy on the host: reading the buffer would wait for the device.
         self._host_step: int | None = 0
         self.register_load_state_dict_post_hook(_read_step_again)  # type: ignore[no-untyped-call]
 
     def advance(self, step: int) -> None:
-        """Draw for optimiser step `step` + 1 from now on, the first step being 1."""
+        """Use the directions of optimiser step `step` + 1 from now on; the first step is 1."""
         self.step.fill_(step)
         self._host_step = step
 
@@ -59,30 +58,30 @@ def _read_step_again(module: RandomDirections, incompatible: Any) -> None:
 
 
 def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, scale_by_batch: bool = True) -> Tensor:
-    """How far embeddings are from standard normal ones: sketched isotropic Gaussian regularisation, an anti-collapse
-    term.
+    """Sketched isotropic Gaussian regularisation, an anti-collapse term: the distance of embeddings from a standard
+    normal distribution.
 
-    Along every direction s the characteristic function of the N embeddings of the global batch, phi_s(t) = mean_n exp(i
-    t s . z_n), is compared with that of the normal distribution (the test of Epps and Pulley, 1983):
+    Along every direction s, it compares the characteristic function of the N embeddings of the global batch,
+    phi_s(t) = mean_n exp(i t s . z_n), with that of the normal distribution (the test of Epps and Pulley, 1983):
 
         SIGReg(z) = mean_s N integral |phi_s(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt,
 
-    by the trapezoid rule on [0, reach], doubled as the integrand is even (Balestriero, LeCun, "LeJEPA", 2025, arXiv
-    2511.08544). It has a gradient everywhere, however small the batch. The values of B x S x nodes cosines and sines
-    exist at once.
+    by the trapezoid rule on [0, reach], doubled because the integrand is even (Balestriero, LeCun, "LeJEPA", 2025,
+    arXiv 2511.08544). It has a gradient everywhere, however small the batch. B x S x nodes cosines and sines exist at
+    once.
 
     Args:
-        z: `(B, D)`, or several such `(V, B, D)`, each of which is a sample of its own; the mean over these is given.
-        directions: unit vectors `(D, S)`, the same on all processes, and others in every step.
+        z: `(B, D)`; or `(V, B, D)`, V separate samples, whose mean is returned.
+        directions: unit vectors `(D, S)`, equal on all processes and new in every step.
         nodes: points of the trapezoid rule.
         reach: the largest t.
-        scale_by_batch: whether N stands before the integral, as in the paper. Normal embeddings then give the same
-            value whatever N, and the same distance from normality weighs N times as much; without, a weight means the
-            same for every batch size.
+        scale_by_batch: whether to multiply by N, as the paper does. Normal embeddings then have the same value for any
+            N, but an equal distance from normality counts N times as much. Without it, a weight means the same for any
+            batch size.
     """
     z = full_precision(z)
     with torch.autocast(z.device.type, enabled=False):
-        # At t = 0 all characteristic functions are one: the first node adds nothing.
+        # At t = 0 all characteristic functions are 1, so the first node adds nothing.
         t = torch.linspace(0, reach, nodes, dtype=z.dtype, device=z.device)[1:]
         angles = (z @ directions).unsqueeze(-1) * t
         count = z.shape[-2] * world_size()

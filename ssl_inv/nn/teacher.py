@@ -1,4 +1,4 @@
-"""A network that follows another one: the target of BYOL, MoCo, DINO, seq-JEPA and their kin."""
+"""EMA teachers, as in BYOL, MoCo, DINO and seq-JEPA, and DINO's targets."""
 
 import copy
 import math
@@ -15,18 +15,17 @@ from ssl_inv.nn.distributed import all_sum, world_size
 
 
 class CentredTargets(nn.Module):
-    """What DINO's student shall predict: softmax((t - c) / temperature) of the teacher's logits t, with a moving
-    average c of them.
+    """DINO's targets: softmax((t - c) / temperature) of the teacher's logits t, with their EMA c, the centre.
 
-    Centring keeps one prototype from taking everything, a low temperature keeps all from being alike (Caron et al.,
-    ICCV 2021, eq. 4).
+    The centre keeps one prototype from winning everywhere; a low temperature keeps targets from becoming uniform (Caron
+    et al., ICCV 2021, eq. 4).
 
     Args:
         prototypes: K, the number of logits.
-        momentum: what the centre keeps of itself in an update.
+        momentum: share of the centre that an update keeps.
         temperature: after the warm-up.
         first_temperature: at the first step.
-        warmup: share of all steps in which the temperature goes from the first to the last linearly.
+        warmup: share of all steps in which the temperature changes linearly from the first to the last.
 
     Raises:
         ValueError: if a number is out of its range.
@@ -57,18 +56,18 @@ class CentredTargets(nn.Module):
 
     @torch.no_grad()
     def put(self, mean: Tensor) -> None:
-        """Let the mean logits `(K,)` of a batch, which every process has of its own samples, wait for `flush`."""
+        """Queue the mean logits `(K,)` of a batch for `flush`; every process gives the mean of its own samples."""
         self._waiting.append(all_sum(mean.to(self.centre.dtype)) / world_size())
 
     @torch.no_grad()
     def flush(self) -> None:
-        """Move the centre towards the mean of what waits: once a step, however many micro-batches it has."""
+        """Update the centre once a step, with the mean of the queued micro-batches."""
         if self._waiting:
             self.centre.lerp_(torch.stack(self._waiting).mean(dim=0), 1 - self.momentum)
             self._waiting.clear()
 
     def warm_up(self, progress: float) -> None:
-        """Set the temperature of a time from 0, the first step, to 1, the last."""
+        """Set the temperature for a progress from 0, the first step, to 1, the last."""
         first, last = self.range
         self.temperature.fill_(first + (last - first) * (min(1.0, progress / self.warmup) if self.warmup else 1.0))
 
@@ -79,14 +78,13 @@ def _forget_waiting(targets: nn.Module, _: Any) -> None:
 
 
 class Teacher(nn.Module):
-    """A copy of a network whose parameters are a moving average of the network's.
+    """A copy of a network whose parameters are an EMA of the network's.
 
-    Nothing is learned in it: it is called without gradients, and stands in training or evaluation mode like any module.
-    Its buffers, such as the running statistics of batch normalisation, are its own, as in the papers' code. Of dropout
-    and stochastic depth it has none.
+    It runs without gradients, in training or evaluation mode like any module, and without dropout and stochastic depth.
+    Its buffers, such as the running statistics of batch normalisation, are its own, as in the papers' code.
 
     Args:
-        network: what it begins as a copy of and follows.
+        network: copied now, and followed later.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -105,14 +103,12 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def follow(self, network: nn.Module, momentum: float) -> None:
-        """Keep `momentum` of every parameter and take the rest from `network`'s."""
+        """Update every parameter to momentum * own + (1 - momentum) * the network's."""
         _lerp(self.network.parameters(), network.parameters(), 1 - momentum)
 
     @torch.no_grad()
     def follow_statistics(self, network: nn.Module, momentum: float) -> None:
-        """Likewise for buffers of real numbers, which of a teacher that never sees a batch in training mode would stay
-        as they began.
-        """
+        """The same for floating-point buffers, for a teacher that never runs in training mode."""
         own, others = (
             [one for one in module.buffers() if one.is_floating_point()] for module in (self.network, network)
         )
@@ -120,9 +116,7 @@ class Teacher(nn.Module):
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:
-    """The network with every probability of dropout and stochastic depth set to 0, so that its mode decides nothing
-    about them.
-    """
+    """Set every probability of dropout and stochastic depth to 0, so that the mode does not matter to them."""
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -131,7 +125,7 @@ def _without_dropout(network: nn.Module) -> nn.Module:
         elif isinstance(module, PatchDropout):
             module.prob = 0.0
         if isinstance(getattr(module, "drop_rate", None), float):
-            module.drop_rate = 0.0  # type: ignore[assignment]  # timm's, of dropout by function before the classifier
+            module.drop_rate = 0.0  # type: ignore[assignment]  # timm's functional dropout before the classifier
     return network
 
 
@@ -146,12 +140,12 @@ def cosine_momentum(start: float, step: int, steps: int) -> float:
 
     Args:
         start: the momentum at step 0.
-        step: of `steps`.
-        steps: after which it is 1.
+        step: number of the step.
+        steps: the momentum is 1 after so many.
     """
     return 1 - (1 - start) * (math.cos(math.pi * step / steps) + 1) / 2
 
 
 def linear_momentum(start: float, step: int, steps: int) -> float:
-    """A momentum that rises from `start` at step 0 to 1 at step `steps` along a straight line."""
+    """A momentum that rises linearly from `start` at step 0 to 1 at step `steps`."""
     return start + (1 - start) * step / steps

@@ -28,13 +28,13 @@ Losses = Mapping[str, Term]
 """Terms by name. The loss is the sum of value times weight. The engine sums, logs and checks them."""
 
 Encoder = Callable[[Tensor], dict[str, Tensor]]
-"""From normalised pixels `(B, 3, H, W)` to the features `(B, D)` of each part that evaluation may probe; "all" is always
-there.
+"""The features `(B, D)` of each part that evaluation may probe, from normalised pixels `(B, 3, H, W)`. One part is
+always "all".
 """
 
 Aggregation = Callable[[Tensor, Sequence[Action]], Tensor]
-"""From the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each view to the next, to one
-vector `(B, D')`.
+"""One vector `(B, D')` from the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each
+view to the next.
 """
 
 

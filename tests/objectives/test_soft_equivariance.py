@@ -254,5 +254,5 @@ def test_images_that_the_symmetries_do_not_fit_are_refused() -> None:
     one = objective(4, symmetries=["turns", "flips", "hues"])
     with pytest.raises(ValueError, match="batch_size: 2, but each of the 3 symmetries"):
         one.symmetry_penalties(torch.randn(2, 3, 8, 8), Cached(network))
-    with pytest.raises(ValueError, match="images of 9 pixels are no whole number of the 2 cells"):
+    with pytest.raises(ValueError, match="images of 9 pixels do not divide into the 2 cells"):
         SYMMETRIES["shifts"].move(torch.randn(1, 3, 9, 9), 1, (2, 2))
