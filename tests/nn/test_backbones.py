@@ -1,5 +1,8 @@
 """Any timm model behind one face, and stems for small images that timm can make again."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -8,6 +11,7 @@ from torch import nn
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.engine.preflight import advice_on_stem
 from ssl_inv.nn.backbones import Cached, make_backbone, to_channels_last
+from ssl_inv.run.export import Preprocessing, export_timm
 from ssl_inv.testing import GROUPS
 
 
@@ -21,6 +25,16 @@ def test_stems_keep_resolution(stem, side):
         again = timm.create_model(backbone.architecture, num_classes=0).eval()
         again.load_state_dict(backbone.model.state_dict())
         assert torch.equal(again(pixels), backbone.model(pixels))
+
+
+def test_one_import_lets_timm_rebuild_an_export_with_a_small_stem(tmp_path):
+    backbone = make_backbone(name="resnet18", stem="3x3-stride2", arguments={"channels": [4, 4, 8, 8]})
+    preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, 64)
+    place = export_timm(backbone.model, backbone.architecture, tmp_path / "export", preprocessing, backbone.arguments)
+    create = f"timm.create_model('local-dir:{place}', pretrained=True).conv1.stride"
+    code = f"import timm, ssl_inv.backbones; print({create}, timm.is_model('resnet101_stem3x3s1'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["(2,", "2)", "True"]
 
 
 def test_a_map_of_one_pixel_is_pointed_out():
