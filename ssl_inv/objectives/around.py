@@ -44,7 +44,7 @@ def beside(base: Losses, own: Losses) -> Losses:
         SettingError: if both have a term of the same name.
     """
     if both := sorted(base.keys() & own.keys()):
-        raise SettingError("base", f"its loss has a term {both[0]!r} too, as an objective around itself has")
+        raise SettingError("base", f"its loss has a term {both[0]!r} too; one of the two would be lost")
     return {**base, **own}
 
 

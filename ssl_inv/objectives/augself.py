@@ -151,7 +151,7 @@ class _Target:
                 raise SettingError("parameters", f"no view of this data records {needed!r}; {suggest(needed, groups)}")
         neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
         if not (dimensions := self(neutral.relative(neutral)).shape[1]):
-            raise SettingError("parameters", f"{self.name!r} names something and measures nothing that could be told")
+            raise SettingError("parameters", f"{self.name!r} has no numeric value")
         return dimensions
 
 

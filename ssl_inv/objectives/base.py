@@ -250,7 +250,7 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
     widths = {name: neutral.relative(neutral).as_vector([name], convention).shape[1] for name in names}
     if (nothing := next((name for name, width in widths.items() if not width), None)) is not None:
-        raise SettingError("parameters", f"{nothing!r} names something and measures nothing that could be told")
+        raise SettingError("parameters", f"{nothing!r} has no numeric value")
     return sum(widths[name] for name in names)
 
 

@@ -284,7 +284,9 @@ def _images(plan: Plan) -> range:
 def _suitable(base: Objective, name: str) -> PairObjective:
     """The base; a `SettingError` if it does not fit."""
     if not isinstance(base, PairObjective):
-        raise SettingError("base", f"{name!r} hands over no queries and keys, as a PairObjective does")
+        raise SettingError(
+            "base", f"{name!r} hands over no queries and keys; choose a PairObjective, such as moco-v2 or byol"
+        )
     if not _images(base.plan):
         raise SettingError(
             "base",

@@ -100,7 +100,7 @@ class Split(Around):
         }
 
     def _views_of_both(self, views: Views) -> tuple[Views, Views]:
-        """The views of the invariant objective and those of the equivariant one."""
+        """The views of the invariant and of the equivariant objective."""
         count = self.invariant.plan.count
         further = views if self.shares_views else Views(views.views[count:], views.index, views.shown)
         return Views(views.views[:count], views.index, views.shown), further
@@ -147,7 +147,7 @@ def _beside(first: Plan, second: Plan, plain: bool) -> Several:
         SettingError: if the second needs other images beside its own, which only the invariant objective may.
     """
     if second.linked:
-        raise SettingError("equivariant", "it relates different images, which the invariant part may do")
+        raise SettingError("equivariant", "it relates different images; only the invariant objective may")
     plans: list[Plan] = []
     policies: list[PolicyChoice] = []
     for plan, untouched in ((first, False), (second, plain)):
