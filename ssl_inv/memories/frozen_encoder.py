@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import ssl_inv.nn.backbones  # noqa: F401 - exported folders name the architectures that it adds to timm's
+import ssl_inv.nn.stems  # noqa: F401 - registers architectures that exported folders name
 from ssl_inv.catalogue import SettingError, suggest
 from ssl_inv.memories.gallery import Gallery
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import SettingError, require_at_least
 from ssl_inv.nn.distributed import gather, is_distributed
 from ssl_inv.nn.tokens import Grid
 from ssl_inv.transforms import keyed_random
@@ -64,9 +64,7 @@ class BlockMasking(nn.Module):
         seed: int,
     ) -> None:
         super().__init__()
-        for name, value in (("blocks", blocks), ("least_context", least_context)):
-            if value < 1:
-                raise SettingError(name, f"must be at least 1, got {value}")
+        require_at_least(1, blocks=blocks, least_context=least_context)
         for name, share in (("block_scale", scale), ("context_scale", context_scale)):
             if len(share) != 2 or not 0 < share[0] <= share[1] <= 1:
                 raise SettingError(
