@@ -90,7 +90,9 @@ GROUPS = {"rotation": Rotation(), "sky_hue": Circle()}
     ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_judged_without_a_parameter_is_said(objective, missing):
-    rows = unmeasured(RenderedSolids(classes=2, objects=2, views=2, size=8), make_backbone(name="test_resnet"), objective)
+    rows = unmeasured(
+        RenderedSolids(classes=2, objects=2, views=2, size=8), make_backbone(name="test_resnet"), objective
+    )
     assert [row.trained.name for row in rows] == missing
     for line in format_table(rows).splitlines()[1:] if rows else []:
         assert "not measured: the objective is told sky_hue, which these data do not record" in line
