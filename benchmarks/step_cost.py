@@ -21,6 +21,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.memories.gallery import Gallery
-from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.backbones import AroundBackbone, Backbone, Cached
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import Run, build
 from ssl_inv.run.recipe import RecipeError, load_recipe, read_yaml, shipped_recipes
@@ -121,7 +122,9 @@ class Networks:
 
         for call in self.calls:
             positional, named = tree_map(given, call.arguments)
-            with torch.set_grad_enabled(call.with_gradient):
+            # A cache would find the batch of the last round, and its freed graph.
+            uncached = mock.patch.object(Cached, "encode", AroundBackbone.encode)
+            with uncached, torch.set_grad_enabled(call.with_gradient):
                 results.append(_tensors(call.function(*positional, **named)))
         reached = [
             tensor

@@ -1,3 +1,3 @@
-"""`import ssl_inv.backbones` adds the small-stem ResNets to timm's models, which exported folders name."""
+"""`import ssl_inv.backbones` registers the small-stem ResNets with timm. Exported folders name them."""
 
 from ssl_inv.nn.backbones import *  # noqa: F403

@@ -9,8 +9,8 @@ from ssl_inv.augment.policy import Augmentation
 from ssl_inv.augment.shared import Shared
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.source import Source
-from ssl_inv.evaluation.features import frozen
 from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.modes import frozen
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES
 from ssl_inv.objectives.base import Objective
 from ssl_inv.transforms import Pose, Rotation

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from ssl_inv.data.source import Images, Indices, Source
-from ssl_inv.evaluation.features import frozen
 from ssl_inv.nn.distributed import gather, rank, world_size
+from ssl_inv.nn.modes import frozen
 
 
 class GalleryFeatures(NamedTuple):

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import SettingError, require_at_least
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.distributed import gather, is_distributed
 from ssl_inv.nn.tokens import Grid
@@ -19,10 +19,10 @@ _ATTEMPTS = 20
 
 @dataclass(frozen=True)
 class Masks:
-    """Which patches of every sample the context encoder sees, and which are predicted.
+    """The visible patches of every sample, and the patches to predict.
 
     Attributes:
-        context: `(B, n)`, int64, ascending.
+        context: numbers of the visible patches, `(B, n)`, int64, ascending.
         targets: `(B, M, m)`, int64: M blocks, which may overlap each other but not the context.
     """
 
@@ -31,28 +31,28 @@ class Masks:
 
 
 class BlockMasking(Progress):
-    """I-JEPA's multi-block masks (Assran et al., CVPR 2023, sec. 3 and appendix A), of keyed random numbers.
+    """I-JEPA's multi-block masks (Assran et al., CVPR 2023, sec. 3 and appendix A), from keyed random numbers.
 
-    In each step one shape is drawn for all target blocks and one for all contexts, and for every sample where its
-    blocks lie. Its context is what the target blocks leave of a block of its own. Contexts with more patches than the
-    smallest of the global batch lose the surplus at random, so that all have as many. Where a sample's blocks lie
-    depends on seed, step and sample alone.
+    Each step draws one shape for all target blocks, one shape for all context blocks, and the positions of every
+    sample's blocks. A sample's context is its context block without its target blocks. Contexts larger than the
+    smallest context of the global batch lose random patches, so that all have equal size. Positions depend only on the
+    seed, the step and the sample.
 
     Args:
         blocks: M, target blocks of a sample.
         scale: smallest and largest share of the patches in a target block.
         aspect: smallest and largest height over width of a target block.
-        context_scale: smallest and largest share of the patches in the square that the context is taken from.
-        least_context: patches; a sample with fewer is drawn anew, up to twenty times, and the draw that leaves most
-        counts.
-        seed: decides all masks, with the number of the step and of the sample.
+        context_scale: smallest and largest share of the patches in the square context block.
+        least_context: patches; a sample with fewer is drawn again, up to twenty times, and the draw with the most
+            counts.
+        seed: decides all masks, with the step and the sample.
 
     Attributes:
-        steps_done: the number of optimiser steps done. On the host, as reading it from a device would wait for the
+        steps_done: the number of optimiser steps done; on the host, as reading it from a device would wait for the
             device.
 
     Raises:
-        ValueError: if a setting is out of its range.
+        SettingError: if a setting is out of its range.
     """
 
     def __init__(
@@ -65,9 +65,7 @@ class BlockMasking(Progress):
         seed: int,
     ) -> None:
         super().__init__()
-        for name, value in (("blocks", blocks), ("least_context", least_context)):
-            if value < 1:
-                raise SettingError(name, f"must be at least 1, got {value}")
+        require_at_least(1, blocks=blocks, least_context=least_context)
         for name, share in (("block_scale", scale), ("context_scale", context_scale)):
             if len(share) != 2 or not 0 < share[0] <= share[1] <= 1:
                 raise SettingError(
@@ -85,12 +83,12 @@ class BlockMasking(Progress):
         """Masks for this step.
 
         Args:
-            index: `(B,)`, the samples' numbers in the data set.
+            index: the samples' numbers in the data set, `(B,)`.
             grid: of the images.
-            device: where the masks shall be.
+            device: of the masks.
 
         Raises:
-            ValueError: if the target blocks leave some sample no context.
+            SettingError: if the target blocks leave some sample no context.
         """
         samples = index.cpu().numpy()
         targets, visible = self.draw(samples, grid)
@@ -110,20 +108,19 @@ class BlockMasking(Progress):
         return Masks(*(torch.from_numpy(one).to(device, non_blocking=True) for one in (context, targets)))
 
     def visible(self, index: Tensor, grid: Grid) -> Tensor:
-        """The context of every sample before it loses any surplus, `(B, rows, columns)`."""
+        """The context of every sample before all get equal size, `(B, rows, columns)`, bool."""
         return torch.from_numpy(self.draw(index.cpu().numpy(), grid)[1]).view(-1, *grid)
 
     def predicted(self, index: Tensor, grid: Grid) -> Tensor:
-        """The patches of all target blocks together, `(B, rows, columns)`."""
+        """The patches of all target blocks together, `(B, rows, columns)`, bool."""
         targets = torch.from_numpy(self.draw(index.cpu().numpy(), grid)[0]).flatten(1)
         return torch.zeros(len(targets), grid[0] * grid[1], dtype=torch.bool).scatter_(1, targets, True).view(-1, *grid)
 
     def draw(self, samples: NDArray[np.int64], grid: Grid) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The target blocks `(B, M, m)`, and which patches are in the context `(B, N)`; not equally many in all
-        samples.
+        """The target blocks `(B, M, m)`, and the context `(B, N)`, bool, whose size differs between samples.
 
         Args:
-            samples: their numbers in the data set, `(B,)`.
+            samples: the samples' numbers in the data set, `(B,)`.
             grid: of the images.
         """
         units = keyed_random.uniform(self.seed, self.steps_done, count=4)[0]
@@ -158,13 +155,13 @@ class BlockMasking(Progress):
 
 
 def block_shape(grid: Grid, scale: Sequence[float], aspect: Sequence[float], units: NDArray[np.float64]) -> Grid:
-    """Height and width of a block, in patches, no larger than the grid.
+    """Height and width of a block in patches, at most the grid's.
 
     Args:
         grid: of the image.
         scale: smallest and largest share of the patches.
         aspect: smallest and largest height over width.
-        units: numbers from [0, 1) for the share and the aspect.
+        units: two numbers from [0, 1): for the share and for the aspect.
     """
     area = grid[0] * grid[1] * (scale[0] + (scale[1] - scale[0]) * units[0])
     ratio = aspect[0] + (aspect[1] - aspect[0]) * units[1]
@@ -173,9 +170,7 @@ def block_shape(grid: Grid, scale: Sequence[float], aspect: Sequence[float], uni
 
 
 def place_blocks(grid: Grid, shape: Grid, units: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The patches of blocks of one shape, row by row, `(B, M, m)`; `units` are numbers from [0, 1) for top and left,
-    `(B, M, 2)`.
-    """
+    """The patches `(B, M, m)` of blocks of one shape, row by row; `units` `(B, M, 2)`, in [0, 1), give top and left."""
     top, left = ((units[..., axis] * (grid[axis] - shape[axis] + 1)).astype(np.int64) for axis in (0, 1))
     inside = np.arange(shape[0])[:, None] * grid[1] + np.arange(shape[1])
     return (top * grid[1] + left)[..., None] + inside.ravel()

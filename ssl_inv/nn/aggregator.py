@@ -1,4 +1,4 @@
-"""One vector of several views and of the actions between them: the networks of seq-JEPA."""
+"""The networks of seq-JEPA, which make one vector of several views and the actions between them."""
 
 from typing import Literal
 
@@ -17,19 +17,19 @@ Initialisation = Literal["independent", "copies"]
 
 
 class ActionEncoder(nn.Module):
-    """Actions embedded by a linear map without bias and batch normalisation without scale and shift: e = BN(W a).
+    """Embeds actions by a linear map without bias, then batch normalisation without scale and shift: e = BN(W a).
 
-    In a training step a sample has M actions, those between its M observed views and last the one that leads to the
-    target. `joint` normalises all of them as one batch of B M rows. The authors' code makes two batches, which
-    therefore are scaled differently: the last actions, B rows, and then B M rows of the others and one per sample that
-    is thrown away afterwards. This one is zero (`padded`, their code for augmentations and saccades, where saccades
-    take the two batches in the other order, as only the running statistics tell) or the last action once more
-    (`repeated`, their code for 3DIEBench). In evaluation mode the three are the same.
+    In a training step, a sample has M actions: those between its M observed views, and as the last one the action to
+    the target. `joint` normalises all of them as one batch of B M rows. The authors' code has two batches with
+    different scales: the B last actions, and B M rows of the other actions and one more per sample, which is discarded
+    afterwards. The additional action is zero (`padded`, their code for augmentations and saccades; for saccades the two
+    batches come in the other order, which changes only the running statistics) or the last action again (`repeated`,
+    their code for 3DIEBench). In evaluation mode the three are equal.
 
     Args:
         action: K, length of the action vector.
         width: dimensions of an embedded action.
-        statistics: over which batches actions are normalised.
+        statistics: the batches over which actions are normalised.
     """
 
     def __init__(self, action: int, width: int, statistics: ActionStatistics = "joint") -> None:
@@ -39,27 +39,27 @@ class ActionEncoder(nn.Module):
         self.norm = nn.BatchNorm1d(width, affine=False)
 
     def forward(self, actions: Tensor) -> Tensor:
-        """Embedded actions `(B, M, A)` of a training step's `(B, M, K)`, the last of which leads to the target."""
+        """Embedded actions `(B, M, A)` of a training step's actions `(B, M, K)`; the last one leads to the target."""
         if self.statistics == "joint":
             return self.embed(actions)
         observed, last = actions[:, :-1], actions[:, -1:]
-        thrown_away = last if self.statistics == "repeated" else torch.zeros_like(last)
+        discarded = last if self.statistics == "repeated" else torch.zeros_like(last)
         target = self.embed(last)
-        return torch.cat((self.embed(torch.cat((observed, thrown_away), dim=1))[:, :-1], target), dim=1)
+        return torch.cat((self.embed(torch.cat((observed, discarded), dim=1))[:, :-1], target), dim=1)
 
     def embed(self, actions: Tensor) -> Tensor:
-        """Embedded actions `(B, M, A)` of `(B, M, K)`, normalised as one batch."""
+        """Embedded actions `(B, M, A)` of actions `(B, M, K)`, normalised as one batch."""
         embedded = self.norm(in_full_precision(self.linear, actions.flatten(0, 1)))
         return embedded.view(len(actions), actions.shape[1], self.width)  # type: ignore[no-any-return]
 
 
 class RawActions(nn.Module):
-    """Actions as they are, filled up with zeros.
+    """Actions padded with zeros.
 
     Args:
         action: K, length of the action vector.
-        features: dimensions of what an action is put beside.
-        multiple: the dimensions of both together are filled up to a multiple of this.
+        features: dimensions of the features that an action is concatenated with.
+        multiple: features and action together are padded to a multiple of this.
     """
 
     def __init__(self, action: int, features: int = 0, multiple: int = 1) -> None:
@@ -68,7 +68,7 @@ class RawActions(nn.Module):
         self.width = action + self.padding
 
     def forward(self, actions: Tensor) -> Tensor:
-        """Filled up actions `(B, M, A)` of `(B, M, K)`."""
+        """Padded actions `(B, M, A)` of actions `(B, M, K)`."""
         return F.pad(actions, (0, self.padding))
 
     def embed(self, actions: Tensor) -> Tensor:
@@ -77,15 +77,14 @@ class RawActions(nn.Module):
 
 
 class PredictionSpace(nn.Module):
-    """What of a view's features is predicted: the features themselves, or these standardised over the batch.
+    """The space of the predictions: a view's features, or the features standardised over the batch.
 
-    The pooled outputs of a ReLU all lie in one quadrant: before any training, one constant is within 1 - cos of 0.16 to
+    The pooled outputs of a ReLU all lie in one quadrant. Before any training, one constant is within 1 - cos of 0.16 to
     0.39 of the features of all images, and a predictor finds it first. Standardised features have no such constant.
 
     Args:
-        features: D, their dimensions.
-        standardised: whether each dimension has its mean subtracted and is divided by its deviation, by a batch
-            normalisation without scale and shift.
+        features: D, dimensions of the features.
+        standardised: whether batch normalisation without scale and shift standardises each dimension.
     """
 
     def __init__(self, features: int, standardised: bool) -> None:
@@ -96,12 +95,12 @@ class PredictionSpace(nn.Module):
         """Embeddings `(B, D)` of features `(B, D)`."""
         if self.norm is None:
             return features
-        # In half precision what is common to all images takes the digits that tell them apart.
+        # In half precision, the common part of all features would use up the digits that tell images apart.
         with torch.autocast(features.device.type, enabled=False):
             return self.norm(full_precision(features))  # type: ignore[no-any-return]
 
     def features(self, embeddings: Tensor) -> Tensor:
-        """The features that embeddings `(B, D)` have been made of in evaluation mode."""
+        """The features from which evaluation mode computed embeddings `(B, D)`."""
         if self.norm is None:
             return embeddings
         mean, variance = self.norm.running_mean, self.norm.running_var
@@ -116,21 +115,21 @@ class Aggregator(nn.Module):
 
         z_AGG = LayerNorm(layers([AGG], (z_1; e_1), ..., (z_{M-1}; e_{M-1}), (z_M; 0)))[AGG]
 
-    Layers are post-norm with ReLU and hidden layers of 4 D. The token [AGG] is learned and begins as zeros. Without
-    positions and mask the pairs (z_i; e_i) are a set: their order changes nothing, except for which view is the last. M
-    may differ from call to call.
+    Layers are post-norm with ReLU and hidden layers of 4 D. The token [AGG] is learnt and initially zero. There are no
+    positions and no mask, so the pairs (z_i; e_i) are a set: only which view is last matters. M may differ from call to
+    call.
 
     Args:
         features: dimensions of a view's features.
-        action: dimensions of an embedded action; 0 where views are aggregated without actions.
-        layers: how many.
-        heads: of attention; they divide features + action, which is D.
+        action: dimensions of an embedded action; 0 to aggregate views without actions.
+        layers: their number.
+        heads: of attention; must divide D = features + action.
         dropout: in every layer.
-        initialisation: `independent` layers, or `copies` of one, which torch's `TransformerEncoder` and so the authors'
-            code begin with.
+        initialisation: `independent` layers, or `copies` of one, as in torch's `TransformerEncoder` and so in the
+            authors' code.
 
     Raises:
-        ValueError: if the heads do not divide the dimensions.
+        SettingError: if the heads do not divide D.
     """
 
     def __init__(
@@ -157,7 +156,7 @@ class Aggregator(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def tokens(self, features: Tensor, actions: Tensor) -> Tensor:
-        """What the layers are given, `(B, M + 1, D)`; see `forward`."""
+        """The input of the layers, `(B, M + 1, D)`; see `forward`."""
         if self.action:
             features = torch.cat((features, F.pad(actions, (0, 0, 0, 1)).to(features.dtype)), dim=2)
         return torch.cat((self.token.expand(len(features), -1, -1).to(features.dtype), features), dim=1)
@@ -167,8 +166,7 @@ class Aggregator(nn.Module):
 
         Args:
             features: of M views, `(B, M, features)`.
-            actions: embedded, from each view to the next, `(B, M - 1, action)`; not read where views are aggregated
-                without actions.
+            actions: embedded, from each view to the next, `(B, M - 1, action)`; ignored if `action` is 0.
         """
         tokens = self.tokens(features, actions)
         for layer in self.layers:

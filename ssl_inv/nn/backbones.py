@@ -1,8 +1,12 @@
-"""Any timm model behind one small face: a pooled vector, and feature maps or patch tokens where the model has them."""
+"""Any timm model behind one interface: pooled vectors, and a feature map or patch tokens where the model has them."""
 
+import math
+from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import timm
 import torch
@@ -11,23 +15,57 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, suggest
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES, SUFFIXES, Stem
 
-# timm's register_model appends to this list and would otherwise make one that holds nothing else.
-__all__ = ["Backbone", "Stem", "make_backbone", "to_channels_last"]
+__all__ = ["Backbone", "Cached", "Features", "Stem", "make_backbone", "to_channels_last"]
+
+Change = tuple[nn.Module, Callable[[nn.Module, Any, Tensor], Tensor]]
+"""A module of a timm model, and a forward hook that replaces its output during one pass."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone computes from one batch.
+
+    Attributes:
+        pool: computes the pooled vectors, anew at each call, as the model's head may have dropout.
+        arrange: gives the map.
+    """
+
+    pool: Callable[[], Tensor]
+    arrange: Callable[[], Tensor]
+
+    @property
+    def pooled(self) -> Tensor:
+        """Pooled vectors `(B, D)`."""
+        return self.pool()
+
+    @property
+    def map(self) -> Tensor:
+        """The last feature map `(B, C, h, w)`, or patch tokens `(B, N, C)` without class or register tokens."""
+        return self.arrange()
+
+    def channels(self, some: slice) -> "Features":
+        """The same features with some of their channels only."""
+        return Features(
+            lambda: self.pooled[:, some],
+            lambda: found[:, some] if (found := self.map).dim() == 4 else found[..., some],
+        )
 
 
 class Backbone(nn.Module):
     """A timm model without its classifier.
 
     Args:
-        model: a timm model that was made with `num_classes=0`.
+        model: a timm model made with `num_classes=0`.
         architecture: the timm name that makes it again.
-        arguments: what else `timm.create_model` has to be told to make it again.
+        arguments: further arguments for `timm.create_model`.
 
     Attributes:
-        features: dimensions of the pooled vector.
-        channels: of the last feature map, or of the tokens; another number where a hidden layer follows the pooling, as
-            in MobileNets.
+        features: dimensions D of the pooled vector.
+        channels: channels C of the last feature map or of the tokens. D differs from C where a hidden layer follows the
+            pooling, as in MobileNets.
     """
+
+    model: nn.Module
 
     def __init__(
         self, model: nn.Module, architecture: str, arguments: Mapping[str, Any] = MappingProxyType({})
@@ -36,24 +74,42 @@ class Backbone(nn.Module):
         self.model = model
         self.architecture = architecture
         self.arguments = dict(arguments)
-        self.channels = int(model.num_features)  # type: ignore[arg-type]
+        self.channels = int(cast(int, model.num_features))
         self.features = int(getattr(model, "head_hidden_size", None) or self.channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Pooled features `(B, D)` of normalised pixels `(B, 3, H, W)`."""
         return self.model(pixels)  # type: ignore[no-any-return]
 
+    def encode(self, pixels: Tensor, change: Change | None = None) -> Features:
+        """All features of normalised pixels `(B, 3, H, W)`, from one pass.
+
+        Args:
+            pixels: the batch.
+            change: replaces the output of one module of the model in this pass, to mask or drop patches.
+        """
+        model: Any = self.model
+        with nullcontext() if change is None else change[0].register_forward_hook(change[1]):
+            last = model.forward_features(pixels)
+        # In timm, a model is its features and then its head.
+        pool = (lambda: model.forward_head(last)) if hasattr(model, "forward_head") else (lambda: model(pixels))
+        return Features(pool, lambda: self._arranged(last))
+
+    def _arranged(self, last: Tensor) -> Tensor:
+        if last.dim() == 3:
+            return last[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+        # Swin and MaxViT keep channels last. The number of channels tells which axis they are on.
+        return last if last.dim() != 4 or last.shape[1] == self.channels else last.permute(0, 3, 1, 2)
+
     def feature_map(self, pixels: Tensor) -> Tensor:
         """The last feature map `(B, C, h, w)` of a convolutional model.
 
         Raises:
-            TypeError: if the model gives no such map.
+            TypeError: if the model has no feature map.
         """
-        features = self._last(pixels)
-        if features.dim() != 4:
+        if (found := self.encode(pixels).map).dim() != 4:
             raise TypeError(f"{self.architecture} gives tokens, not a feature map")
-        # Swin and MaxViT keep channels last; their number tells which axis they are on.
-        return features if features.shape[1] == self.channels else features.permute(0, 3, 1, 2)
+        return found
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Patch tokens `(B, N, C)`, without class or register tokens.
@@ -61,43 +117,142 @@ class Backbone(nn.Module):
         Raises:
             TypeError: if the model has no tokens.
         """
-        features = self._last(pixels)
-        if features.dim() != 3:
+        if (found := self.encode(pixels).map).dim() != 3:
             raise TypeError(f"{self.architecture} gives a feature map, not tokens")
-        return features[:, int(getattr(self.model, "num_prefix_tokens", 0)) :]
+        return found
 
-    def _last(self, pixels: Tensor) -> Tensor:
-        forward_features: Callable[[Tensor], Tensor] = self.model.forward_features  # type: ignore[assignment]
-        return forward_features(pixels)
+    def stage_channels(self) -> list[int]:
+        """Channels of the map of each stage that `stage_maps` can give."""
+        stages: Any = getattr(self.model, "feature_info", ()) if hasattr(self.model, "forward_intermediates") else ()
+        return [int(stage["num_chs"]) for stage in stages]
+
+    def stage_maps(self, pixels: Tensor, count: int) -> list[Tensor]:
+        """The feature maps `(B, C, h, w)` of the last `count` stages."""
+        model: Any = self.model
+        maps: list[Tensor] = model.forward_intermediates(pixels, indices=count, intermediates_only=True)
+        return maps
 
 
-class SharedPass(Backbone):
-    """A backbone through which a batch passes once, however often it is asked about it in a row; for use without
-    gradients.
+class AroundBackbone(Backbone):
+    """A backbone that changes what another one gives.
 
     Args:
-        whole: the backbone, whose weights this shares.
+        whole: the other backbone. Its weights and its timm model are shared.
     """
 
     def __init__(self, whole: Backbone) -> None:
-        super().__init__(whole.model, whole.architecture, whole.arguments)
-        self._batch: Tensor | None = None
-        self._found: dict[str, Tensor] = {}
+        nn.Module.__init__(self)
+        # State dicts of saved runs have this name: a teacher may be a copy of a part of a backbone.
+        self._modules["model"] = whole
+        self.architecture, self.arguments = whole.architecture, whole.arguments
+        self.channels, self.features = whole.channels, whole.features
+
+    @property
+    def whole(self) -> Backbone:
+        """The other backbone."""
+        return cast(Backbone, self._modules["model"])
+
+    @property
+    def model(self) -> nn.Module:  # type: ignore[override]
+        """The whole timm model."""
+        return self.whole.model
 
     def forward(self, pixels: Tensor) -> Tensor:
-        # In timm a network is its features and its head, one after the other.
-        head: Callable[[Tensor], Tensor] | None = getattr(self.model, "forward_head", None)
-        return self._once("pooled", pixels, super().forward if head is None else lambda batch: head(self._last(batch)))
+        return self.encode(pixels).pooled
 
-    def _last(self, pixels: Tensor) -> Tensor:
-        return self._once("last", pixels, super()._last)
+    def encode(self, pixels: Tensor, change: Change | None = None) -> Features:
+        return self.whole.encode(pixels, change)
 
-    def _once(self, what: str, pixels: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        if pixels is not self._batch:
-            self._batch, self._found = pixels, {}
-        if what not in self._found:
-            self._found[what] = compute(pixels)
-        return self._found[what]
+    def stage_channels(self) -> list[int]:
+        return self.whole.stage_channels()
+
+    def stage_maps(self, pixels: Tensor, count: int) -> list[Tensor]:
+        return self.whole.stage_maps(pixels, count)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    pixels: Tensor
+    features: Features
+    with_gradient: bool
+    changed: bool
+
+
+class Cached(AroundBackbone):
+    """A backbone that computes the features of each batch once.
+
+    `encode` recognises a batch by the tensor itself, not by its numbers, and never gives features that were computed
+    without gradients where gradients are wanted, or the reverse. Pooling is not cached. Make a new one for every loss:
+    weights must not change while it is used.
+
+    Args:
+        whole: the backbone.
+        batches: the number of batches kept; None keeps all.
+    """
+
+    def __init__(self, whole: Backbone, batches: int | None = None) -> None:
+        super().__init__(whole)
+        self._passes: deque[_Pass] = deque(maxlen=batches)
+
+    def encode(self, pixels: Tensor, change: Change | None = None) -> Features:
+        if change is None:
+            for one in self._passes:
+                if one.pixels is pixels and one.with_gradient == torch.is_grad_enabled() and not one.changed:
+                    return one.features
+        return self._passed(pixels, change)
+
+    def _passed(self, pixels: Tensor, change: Change | None = None) -> Features:
+        features = self.whole.encode(pixels, change)
+        self._passes.append(_Pass(pixels, features, torch.is_grad_enabled(), change is not None))
+        return features
+
+    def whole_map(self, pixels: Tensor) -> Tensor:
+        """The feature map `(B, C, h, w)` of whole images; patch tokens are arranged as a square map.
+
+        Images that passed inside a larger batch are found there by their numbers. Images that did not pass, or passed
+        with some patches dropped, pass now.
+
+        Raises:
+            ValueError: if the tokens do not fill a square.
+        """
+        usable = [
+            one
+            for one in self._passes
+            if (one.with_gradient or not torch.is_grad_enabled()) and not self._dropped(one.pixels, one.features)
+        ]
+        # Identical tensors first: to compare numbers, the host waits for the device.
+        for one in sorted(usable, key=lambda one: one.pixels is not pixels):
+            if (start := _first_row(pixels, one.pixels)) is not None:
+                return _square(one.features.map[start : start + len(pixels)])
+        return _square(self._passed(pixels).map)
+
+    def _dropped(self, pixels: Tensor, features: Features) -> bool:
+        """Whether the model dropped some patches of this batch."""
+        grid: Any = getattr(getattr(self.model, "patch_embed", None), "dynamic_feat_size", None)
+        if grid is None or (found := features.map).dim() != 3:
+            return False
+        rows, columns = grid((pixels.shape[-2], pixels.shape[-1]))
+        return bool(found.shape[1] < rows * columns)
+
+
+def _first_row(pixels: Tensor, batch: Tensor) -> int | None:
+    """The row at which these images begin in a batch, or None."""
+    if batch is pixels:
+        return 0
+    if batch.shape[1:] != pixels.shape[1:]:
+        return None
+    starts = range(0, len(batch) - len(pixels) + 1, len(pixels))
+    return next((start for start in starts if torch.equal(batch[start : start + len(pixels)], pixels)), None)
+
+
+def _square(found: Tensor) -> Tensor:
+    """A map `(B, C, h, w)`, also of tokens `(B, N, C)`."""
+    if found.dim() == 4:
+        return found
+    side = math.isqrt(found.shape[1])
+    if side**2 != found.shape[1]:
+        raise ValueError(f"the backbone's {found.shape[1]} tokens do not fill a square map, which is needed here")
+    return found.transpose(1, 2).reshape(len(found), -1, side, side)
 
 
 def make_backbone(
@@ -110,13 +265,13 @@ def make_backbone(
 
     Args:
         name: any name of `timm.list_models()`.
-        stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64, or
-        `default`.
+        stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64
+            pixels, or `default`.
         arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision
             transformer.
 
     Raises:
-        ValueError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
+        SettingError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
     """
     if not timm.is_model(name):
         raise SettingError("name", f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
@@ -131,5 +286,5 @@ def make_backbone(
 
 
 def to_channels_last(module: nn.Module) -> nn.Module:
-    """Keep 4-D weights with channels last, which convolutions run faster on; values do not change."""
+    """Keep 4-D weights with channels last, which makes convolutions faster; values do not change."""
     return module.to(memory_format=torch.channels_last)

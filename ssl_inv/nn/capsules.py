@@ -1,4 +1,4 @@
-"""Capsules on a feature map: each has an activation, how much it is there, and a pose, how it is seen."""
+"""Capsules on a feature map. Each has an activation (is the entity there?) and a pose (how is it seen?)."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ from ssl_inv.catalogue import SettingError, require_at_least
 
 
 class Capsules(NamedTuple):
-    """Some capsules of every sample.
+    """K capsules of every sample.
 
     Attributes:
-        activations: `(B, K)`, above 0; those of a routed layer sum to 1.
+        activations: `(B, K)`, above 0; in a routed layer they sum to 1.
         poses: `(B, K, P)`.
     """
 
@@ -22,20 +22,19 @@ class Capsules(NamedTuple):
 
 
 class SelfRouting(nn.Module):
-    """Capsules that decide by themselves where they send their pose (Hahn, Pyeon, Kim, "Self-routing capsule networks",
-    NeurIPS 2019).
+    """Capsules that route their own poses (Hahn, Pyeon, Kim, "Self-routing capsule networks", NeurIPS 2019).
 
-    Capsule i with activation a_i and pose p_i votes W_ij p_i for the pose of capsule j, and routes to it the share
+    Capsule i with activation a_i and pose p_i votes W_ij p_i for the pose of capsule j and routes to it the share
     r_ij = softmax_j(w_ij . p_i + b_ij). Then
 
         a_j = sum_i a_i r_ij / sum_i a_i,    p_j = sum_i a_i r_ij W_ij p_i / sum_i a_i r_ij.
 
-    Routing begins uniform. The B x I x J x P votes are made again in the backward pass instead of being kept.
+    Routing is uniform at first. The backward pass computes the B x I x J x P votes again instead of keeping them.
 
     Args:
-        inputs: I, capsules that come in.
-        outputs: J, capsules that go out.
-        pose: P, numbers in a pose.
+        inputs: I, the number of input capsules.
+        outputs: J, the number of output capsules.
+        pose: P, the size of a pose.
     """
 
     def __init__(self, inputs: int, outputs: int, pose: int) -> None:
@@ -46,7 +45,7 @@ class SelfRouting(nn.Module):
         nn.init.kaiming_uniform_(self.votes)
 
     def forward(self, capsules: Capsules) -> Capsules:
-        """The J capsules that the I of `capsules` agree on."""
+        """The J output capsules of I input capsules."""
         routed = checkpoint(self._route, *capsules, use_reentrant=False, preserve_rng_state=False)
         return Capsules(*routed)
 
@@ -56,7 +55,7 @@ class SelfRouting(nn.Module):
         sent = activations.to(routes.dtype).unsqueeze(2) * routes
         received = sent.sum(dim=1)
         votes = torch.einsum("bid,ijpd->bijp", poses, self.votes.view(inputs, outputs, pose, pose))
-        # A capsule to which nothing is sent, its shares being too small for the number format, has the pose zero.
+        # If all shares of a capsule underflow, its pose is zero.
         agreed = (sent.unsqueeze(3) * votes).sum(dim=1) / received.clamp_min(
             torch.finfo(received.dtype).tiny
         ).unsqueeze(2)
@@ -64,20 +63,20 @@ class SelfRouting(nn.Module):
 
 
 class CapsuleProjector(nn.Module):
-    """From a feature map to a few capsules of the whole image: the projector of CapsIE and EquiCaps.
+    """The projector of CapsIE and EquiCaps: from a feature map to K capsules of the whole image.
 
-    Two 3x3 convolutions with batch normalisation make K capsules at every place of the map, with activations between 0
-    and 1; one self-routing layer over all places makes K capsules of them. A weight of the routing belongs to one
-    place, so maps have one size.
+    Two 3x3 convolutions with batch normalisation make K capsules at every position of the map, with activations between
+    0 and 1. One self-routing layer over all positions makes K capsules from them. Each position has its own routing
+    weights, so all maps need the same size.
 
     Args:
         channels: of the feature map.
         capsules: K.
-        pose: P, numbers in a pose.
-        side: of the feature map.
+        pose: P, the size of a pose.
+        side: side of the feature map.
 
     Raises:
-        ValueError: if a number is out of its range.
+        SettingError: if a number is out of its range.
     """
 
     def __init__(self, channels: int, capsules: int, pose: int, side: int) -> None:
@@ -97,7 +96,7 @@ class CapsuleProjector(nn.Module):
         """K capsules, at least float32, of feature maps `(B, C, side, side)`.
 
         Raises:
-            ValueError: if the maps have another size.
+            SettingError: if the maps have another size.
         """
         height, width = feature_map.shape[-2:]
         if (height, width) != (self.side, self.side):

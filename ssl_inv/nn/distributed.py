@@ -1,9 +1,8 @@
-"""What several processes must agree on: gathered embeddings, summed statistics.
+"""Collectives with gradients: gathered embeddings, summed statistics.
 
-The rule of the house: the loss and the gradient on W processes with B/W samples each equal those of one process with B
-samples. A collective that knows its gradient makes every process differentiate the sum of all W losses; each process
-holds the whole loss, so that sum is W times the loss, and the average over processes that DDP takes of the gradients
-removes the W again.
+The loss and the gradient on W processes with B/W samples each equal those of one process with B samples. Through a
+collective with a gradient, every process differentiates the sum of all W losses. Each process has the whole loss, so
+that sum is W times the loss. DDP averages the gradients over processes, which removes the factor W.
 """
 
 from collections.abc import Iterable
@@ -59,14 +58,14 @@ class _Sum(torch.autograd.Function):
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The rows of all processes in rank order, `(W B, ...)` from `(B, ...)`, with gradient; every process has the same
-    B.
+    """The rows of all processes in rank order, `(W B, ...)` from `(B, ...)`, with gradient. B is equal on all
+    processes.
     """
     return _Gather.apply(tensor) if is_distributed() else tensor
 
 
 def all_names(names: Iterable[str]) -> list[str]:
-    """What any process names, each once, those of the first process first; slow, and the same on all of them."""
+    """The names from all processes, each once, in rank order. Slow; the result is equal on all processes."""
     if not is_distributed():
         return list(names)
     found: list[list[str] | None] = [None] * world_size()

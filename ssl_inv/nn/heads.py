@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 
 def projector(inputs: int, widths: Sequence[int]) -> nn.Sequential:
-    """Linear - BatchNorm - ReLU for every width but the last, then a linear map without bias: the projector of VICReg
-    and SIE.
+    """The projector of VICReg and SIE: Linear - BatchNorm - ReLU for every width but the last, then a linear map
+    without bias.
 
     Args:
         inputs: dimensions of the features that come in.
@@ -35,16 +35,15 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
 
 
 def _require_widths(widths: Sequence[int]) -> None:
-    """Raise a `ValueError` if a layer would have no outputs."""
     if not widths or min(widths) < 1:
         raise ValueError(f"a head needs layers of at least 1 output each, got {list(widths)}")
 
 
 def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -> nn.Sequential:
-    """Linear - BatchNorm - ReLU for every width but the last, then Linear - BatchNorm without scale and shift:
-    SimSiam's and MoCo v3's.
+    """The heads of SimSiam and MoCo v3: Linear - BatchNorm - ReLU for every width but the last, then Linear - BatchNorm
+    without scale and shift.
 
-    No linear map has a bias, as the normalisation behind it would take it away.
+    No linear map has a bias, as the normalisation after it would remove it.
 
     Args:
         inputs: dimensions of the features that come in.
@@ -61,15 +60,15 @@ def normalised_mlp(inputs: int, widths: Sequence[int], last_norm: bool = True) -
 
 
 class PrototypeHead(nn.Module):
-    """An MLP to normalised embeddings, and their similarities with K prototypes: DINO's head (Caron et al., ICCV 2021,
-    app. C) and iBOT's.
+    """DINO's head (Caron et al., ICCV 2021, app. C), also iBOT's: an MLP to normalised embeddings, and their
+    similarities with K prototypes.
 
     Args:
         inputs: dimensions of the features that come in.
         widths: of the MLP's layers; the last is the dimension D of embeddings and prototypes.
         prototypes: K.
         batch_norm: whether hidden layers are normalised over the batch.
-        unit_norm: whether prototypes have length one; otherwise their lengths are learnt.
+        unit_norm: whether prototypes have length 1; otherwise their lengths are learnt.
     """
 
     def __init__(
@@ -94,11 +93,11 @@ class PrototypeHead(nn.Module):
         return nn.functional.normalize(self.layers(features), dim=-1)
 
     def prototype_parameters(self) -> list[nn.Parameter]:
-        """What the prototypes are made of."""
+        """The parameters of the prototypes."""
         return [self.directions] if self.lengths is None else [self.directions, self.lengths]
 
     def similarities(self, embeddings: Tensor) -> Tensor:
-        """Logits `(..., K)` of embeddings `(..., D)`, which are normalised, or means of such: the map is linear."""
+        """Logits `(..., K)` of normalised embeddings `(..., D)`, or of their means: the map is linear."""
         prototypes = nn.functional.normalize(self.directions, dim=1)
         if self.lengths is not None:
             prototypes = prototypes * self.lengths
@@ -110,17 +109,19 @@ class PrototypeHead(nn.Module):
 
 
 class DynamicHead(nn.Module):
-    """Predicts bags of words with a linear classifier that a network makes of the words (Gidaris et al., CVPR 2021,
-    sec. 3.3).
+    """Predicts bags of words with a linear classifier that a network computes from the words (Gidaris et al., CVPR
+    2021, sec. 3.3).
 
-    W = l2(Linear(ReLU(BatchNorm(Linear(l2(V)))))), row by row, and the logits of a feature s are kappa W s. Words
-    change all the time, and what is learnt of one is of use for those that are like it.
+        W = l2(Linear(ReLU(BatchNorm(Linear(l2(V))))))
+
+    row by row; the logits of a feature s are kappa W s. Words change all the time, and what is learnt for one also
+    serves similar ones.
 
     Args:
-        channels: of the words.
-        features: dimensions of what is classified; twice as many are hidden.
-        kappa: what logits are multiplied with.
-        learn_kappa: whether kappa is learnt, from there on.
+        channels: dimensions of a word.
+        features: dimensions of a feature; the hidden layer has twice as many.
+        kappa: factor of the logits.
+        learn_kappa: whether kappa is learnt, beginning at that value.
     """
 
     def __init__(self, channels: int, features: int, kappa: float, learn_kappa: bool = False) -> None:
@@ -142,10 +143,10 @@ class DynamicHead(nn.Module):
 
 
 class WordNorm(nn.Module):
-    """Batch normalisation over words.
+    """Batch normalisation over words, with the statistics of one process.
 
-    Every process has all words: statistics that several processes share would count each word several times. Batch
-    normalisation as torch knows it is made to share them, and this one is not.
+    Every process has all words, so statistics shared between processes would count each word several times. The engine
+    makes torch's batch normalisation share them; this class is left alone.
 
     Args:
         features: dimensions of a word.

@@ -1,7 +1,7 @@
 """Loss terms that several objectives share: pure functions of embeddings.
 
-Every function takes the embeddings of one process and gathers them itself, so its value and its gradient are those of
-the global batch. Embeddings are brought to float32 first: squares of half-precision embeddings overflow.
+Every function takes the embeddings of one process and gathers the others itself, so its value and its gradient belong
+to the global batch. Embeddings become float32 first, because squares of half-precision embeddings overflow.
 """
 
 import math
@@ -15,26 +15,30 @@ from ssl_inv.nn.distributed import all_sum, gather, rank, world_size
 from ssl_inv.nn.precision import full_precision
 
 Error = Literal["smooth-l1", "squared", "absolute"]
-"""How a difference counts in `token_error`."""
+"""The error measure of `token_error`."""
 
 
 def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
-    """Mean over samples and dimensions of (x - y)^2, for `x` and `y` of shape `(B, D)`."""
+    """Mean over samples and dimensions of (x - y)^2; both `(B, D)`."""
     return F.mse_loss(gather(full_precision(x)), gather(full_precision(y)))
 
 
 def variance(z: Tensor) -> Tensor:
     """Hinge that keeps the standard deviation of every dimension of `z`, `(B, D)`, above one.
 
-    V(z) = mean_d max(0, 1 - sqrt(Var_d + 1e-4)), unbiased variance (Bardes et al., "VICReg", ICLR 2022, eq. 1).
+        V(z) = mean_d max(0, 1 - sqrt(Var_d + 1e-4))
+
+    with the unbiased variance (Bardes et al., "VICReg", ICLR 2022, eq. 1).
     """
     return F.relu(1 - (gather(full_precision(z)).var(dim=0) + 1e-4).sqrt()).mean()
 
 
 def covariance(z: Tensor) -> Tensor:
-    """Mean per dimension of the squared covariances between different dimensions of `z`, `(B, D)`.
+    """Squared covariances between different dimensions of `z`, `(B, D)`, summed and divided by D.
 
-    C(z) = (1 / D) sum_{i != j} Cov_ij^2 (VICReg, eq. 3 and 4). Computed in float32 under autocast too.
+        C(z) = (1 / D) sum_{i != j} Cov_ij^2
+
+    (VICReg, eq. 3 and 4). Computed in float32 under autocast too.
     """
     z = gather(full_precision(z))
     with torch.autocast(z.device.type, enabled=False):
@@ -46,7 +50,7 @@ def covariance(z: Tensor) -> Tensor:
 def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
     """Normalised temperature-scaled cross entropy over the 2B rows of `x` and `y`, both `(B, D)`.
 
-    Row b of `x` and row b of `y` are each other's positive; the other 2B - 2 rows of the global batch are negatives
+    Row b of `x` and row b of `y` are positives of each other. The other 2B - 2 rows of the global batch are negatives
     (Chen et al., "SimCLR", ICML 2020, eq. 1).
     """
     x, y = gather(full_precision(x)), gather(full_precision(y))
@@ -59,47 +63,46 @@ def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
 
 
 def cosine_distance(x: Tensor, y: Tensor) -> Tensor:
-    """1 minus the mean over samples of the cosine between the rows of `x` and `y`, both `(B, D)`."""
+    """1 - mean over samples of cos(x, y); both `(B, D)`."""
     return 1 - gather(F.cosine_similarity(full_precision(x), full_precision(y), dim=1)).mean()
 
 
 def sample_mean(values: Tensor) -> Tensor:
-    """Mean over the samples of all processes, of values `(B, ...)`: shape `(...)`. Cheaper than a gather where samples
-    do not interact.
-    """
+    """Mean `(...)` of values `(B, ...)` over the samples of all processes; cheaper than a gather."""
     return all_sum(values.mean(dim=0)) / world_size()
 
 
 def cosine_error(x: Tensor, y: Tensor) -> Tensor:
-    """Mean over samples of 2 - 2 cos(x, y), for `x` and `y` of shape `(B, D)`: the squared distance of the normalised
-    vectors, from 0 to 4.
+    """Mean over samples of 2 - 2 cos(x, y); both `(B, D)`. This is the squared distance of unit vectors, from 0 to 4.
 
-    BYOL's loss of one direction (Grill et al., NeurIPS 2020, eq. 2).
+    It is BYOL's loss for one direction (Grill et al., NeurIPS 2020, eq. 2).
     """
     return 2 * cosine_distance(x, y)
 
 
 def cross_correlation(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """How far the cross-correlation of the dimensions of `x` and `y`, both `(B, D)`, is from the identity.
+    """Distance of the cross-correlation matrix of `x` and `y`, both `(B, D)`, from the identity.
 
-    Both are normalised over the global batch, biased variance plus 1e-5, as batch normalisation does it; C = x^T y / B.
-    Gives sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 (Zbontar et al., "Barlow Twins", ICML 2021, eq. 1 and 2).
+    Each dimension is normalised over the global batch as in batch normalisation, with the biased variance plus 1e-5.
+    With C = x^T y / B, this returns sum_i (1 - C_ii)^2 and sum_{i != j} C_ij^2 (Zbontar et al., "Barlow Twins", ICML
+    2021, eq. 1 and 2).
     """
     x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
         x, y = ((z - z.mean(dim=0)) / (z.var(dim=0, correction=0) + 1e-5).sqrt() for z in (x, y))
         samples, dimensions = x.shape
         diagonal = (x * y).mean(dim=0)
-        # |x^T y|^2 is the inner product of x x^T and y y^T, which are smaller where embeddings are wider than batches.
+        # |x^T y|^2 is the inner product of x x^T and y y^T: smaller matrices if embeddings are wider than the batch.
         wide = 2 * samples < dimensions
         squares = ((x @ x.T) * (y @ y.T)).sum() / samples**2 if wide else (x.T @ y / samples).square().sum()
         return (1 - diagonal).square().sum(), squares - diagonal.square().sum()
 
 
 def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of finding, among the keys of the global batch, the one of the query's own sample; both `(B, D)`.
+    """Cross entropy of classifying each query as its own sample's key; both `(B, D)`.
 
-    Cosine similarities over the temperature are the logits; keys get no gradient (He et al., "MoCo", CVPR 2020, eq. 1).
+    Classes are the keys of the global batch; logits are cosines divided by the temperature. Keys get no gradient (He et
+    al., "MoCo", CVPR 2020, eq. 1).
     """
     with torch.autocast(queries.device.type, enabled=False):
         all_keys = gather(F.normalize(full_precision(keys.detach()), dim=1))
@@ -109,7 +112,7 @@ def info_nce(queries: Tensor, keys: Tensor, temperature: float) -> Tensor:
 
 
 def distillation(student: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Cross entropies of S students' predictions under T teachers' targets, means over samples: `(T, S)`.
+    """Cross entropy of each of S students' predictions with each of T teachers' targets, mean over samples: `(T, S)`.
 
     Args:
         student: logits `(S, B, K)`.
@@ -124,12 +127,11 @@ def distillation(student: Tensor, targets: Tensor, temperature: float) -> Tensor
 
 @torch.no_grad()
 def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -> Tensor:
-    """Assignments of samples to prototypes that use all prototypes alike: probabilities `(B, K)` of logits `(B, K)`,
-    without gradient.
+    """Assignments of samples to prototypes that use all prototypes equally: probabilities `(B, K)` of logits `(B, K)`.
 
-    Exponentials of logits over temperature, of the global batch, are divided by the sums over samples and then by those
-    over prototypes, so many times over (Caron et al., "SwAV", NeurIPS 2020, sec. 3.1; DINOv2, arXiv 2304.07193). In
-    logarithms: nothing over- or underflows.
+    exp(logits / temperature) of the global batch is divided by its sums over samples, then by its sums over prototypes,
+    `iterations` times (Caron et al., "SwAV", NeurIPS 2020, sec. 3.1; DINOv2, arXiv 2304.07193). All in logarithms, so
+    nothing overflows or underflows. There is no gradient.
     """
     with torch.autocast(logits.device.type, enabled=False):
         log_q = full_precision(logits) / temperature
@@ -140,11 +142,10 @@ def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -
 
 
 def koleo(x: Tensor) -> Tensor:
-    """Minus the mean logarithm of the distance from each normalised row of `x`, `(B, D)`, to its nearest neighbour in
-    the global batch.
+    """Minus the mean log distance of each normalised row of `x`, `(B, D)`, to its nearest row in the global batch.
 
-    The Kozachenko-Leonenko entropy estimate up to constants: it spreads features evenly (Sablayrolles et al., ICLR
-    2019, eq. 4), with DINOv2's 1e-8 within the distance and within the logarithm.
+    Up to constants, this is the Kozachenko-Leonenko estimate of entropy. It spreads features evenly (Sablayrolles et
+    al., ICLR 2019, eq. 4). DINOv2's 1e-8 is added in the distance and in the logarithm.
     """
     z = gather(full_precision(x))
     with torch.autocast(z.device.type, enabled=False):
@@ -161,18 +162,18 @@ def binary_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
 
 
 def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
-    """How much angles between samples of one chunk differ from the first views `x` to the second views `y`, both `(B,
-    D)`.
+    """Difference between the angles within a chunk of first views and the angles of their second views.
 
-    L = (2 / B) sum_{i != j of one chunk} (x_i . x_j - y_i . y_j)^2, rows normalised first. It is zero if and only if
-    one orthogonal map for each chunk takes its rows of x to its rows of y (Gupta et al., "Structuring representation
-    geometry with rotationally equivariant contrastive learning", ICLR 2024, prop. 1). The paper's code has the same
-    sum.
+        L = (2 / B) sum_{i != j of one chunk} (x_i . x_j - y_i . y_j)^2
+
+    with normalised rows. It is zero if and only if one orthogonal map per chunk takes its rows of x to its rows of y
+    (Gupta et al., "Structuring representation geometry with rotationally equivariant contrastive learning", ICLR 2024,
+    prop. 1). The paper's code has the same sum.
 
     Args:
-        x: embeddings of the first views.
-        y: embeddings of the second views.
-        chunk: the number of the chunk that each sample is in, `(B,)`.
+        x: embeddings of the first views, `(B, D)`.
+        y: embeddings of the second views, `(B, D)`.
+        chunk: the number of each sample's chunk, `(B,)`.
     """
     x, y, chunk = (
         F.normalize(gather(full_precision(x)), dim=1),
@@ -185,29 +186,28 @@ def gram_difference(x: Tensor, y: Tensor, chunk: Tensor) -> Tensor:
 
 
 def geodesic_deviation(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
-    """Mean squared distance of `centre` from the plane through the origin that holds `left` and `right`, all `(B, D)`.
+    """Mean squared distance of `centre` from the plane through the origin, `left` and `right`; all `(B, D)`.
 
-    Rows are normalised first, so it is the squared sine of the angle between a row of `centre` and the great circle
+    Rows are normalised first. So this is the squared sine of the angle between a row of `centre` and the great circle
     through the other two.
     """
     left, centre, right = (F.normalize(full_precision(one), dim=1) for one in (left, centre, right))
-    # Sum and difference of unit vectors are orthogonal. Ends that fall together span no plane: below 1e-3 the second
-    # axis fades out.
+    # The sum and the difference of unit vectors are orthogonal. Equal ends span no plane: for differences below 1e-3
+    # the second axis fades out.
     for axis in (F.normalize(left + right, dim=1), F.normalize(right - left, dim=1, eps=1e-3)):
         centre = centre - (centre * axis).sum(dim=1, keepdim=True) * axis
     return sample_mean(centre.square().sum(dim=1))
 
 
 def tangent_bend(left: Tensor, centre: Tensor, right: Tensor, normalised: bool = True) -> Tensor:
-    """As `bend`, of the two steps without their parts along `centre`: on a sphere, these point away from it and not
-    along it.
+    """As `bend`, after removing from both steps their components along `centre`, which point off the sphere.
 
     Args:
-        left: where the way begins, `(B, D)`.
-        centre: where it may turn.
-        right: where it ends.
-        normalised: whether the part along `centre` is taken along its direction, of length 1. seq-JEPA's code takes it
-            along `centre` as it is, so that of a long one a multiple of that part is taken away.
+        left: start of the path, `(B, D)`.
+        centre: where the path may turn, `(B, D)`.
+        right: end of the path, `(B, D)`.
+        normalised: whether the component is computed with `centre` at length 1. seq-JEPA's code uses `centre` as it is,
+            so a long one removes a multiple of the component.
     """
     left, centre, right = full_precision(left), full_precision(centre), full_precision(right)
     axis = F.normalize(centre, dim=1) if normalised else centre
@@ -216,19 +216,19 @@ def tangent_bend(left: Tensor, centre: Tensor, right: Tensor, normalised: bool =
 
 
 def bend(left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
-    """Mean of 1 - cos of the angle by which the way from `left` to `right` turns at `centre`, all `(B, D)`; 0 is a
-    straight line.
+    """Mean of 1 - cos of the angle by which the path from `left` to `right` turns at `centre`; all `(B, D)`.
+
+    It is 0 for a straight line.
     """
     first, second = full_precision(centre) - full_precision(left), full_precision(right) - full_precision(centre)
     return sample_mean(1 - F.cosine_similarity(first, second, dim=1))
 
 
 def symmetric_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of finding a row of `y` by its row of `x` among all rows of `y`, and the other way round; both `(B,
-    D)`.
+    """Cross entropy of classifying each row of `x` as its own row of `y`, and the reverse; both `(B, D)`.
 
-    Mean of the two directions. Negatives come from the other view alone, not from the own one as in `nt_xent`; both
-    sides get gradients.
+    This is the mean of the two directions. Negatives come from the other view only; in `nt_xent` they come from both.
+    Both sides get gradients.
     """
     x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
@@ -238,62 +238,62 @@ def symmetric_info_nce(x: Tensor, y: Tensor, temperature: float) -> Tensor:
 
 
 def classification(logits: Tensor, classes: Tensor) -> Tensor:
-    """Mean cross entropy over samples of `logits`, `(B, K)`, for `classes`, `(B,)`, whole numbers below K."""
+    """Mean cross entropy of `logits`, `(B, K)`, for `classes`, `(B,)`, integers below K."""
     return sample_mean(F.cross_entropy(full_precision(logits), classes, reduction="none"))
 
 
 def distribution_cross_entropy(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean over samples of - sum_k target_k log predicted_k, for distributions `(B, K)`; both get gradients."""
     predicted, target = full_precision(predicted), full_precision(target)
-    # A probability that is too small for the number format costs much, not infinitely much.
+    # A probability that underflows has a large cost, not an infinite one.
     logarithms = predicted.clamp_min(torch.finfo(predicted.dtype).tiny).log()
     return -sample_mean((target * logarithms).sum(dim=1))
 
 
 def mean_entropy_gap(distributions: Tensor) -> Tensor:
-    """What the entropy of the mean of some distributions, `(B, K)`, lacks to its maximum log K, in nats.
+    """Difference, in nats, between log K and the entropy of the mean of distributions `(B, K)`.
 
-    Zero if all K are used alike on average, log K if one is used alone (Assran et al., "MSN", ECCV 2022, sec. 3).
+    It is 0 if all K are used equally on average, and log K if only one is used (Assran et al., "MSN", ECCV 2022, sec.
+    3).
     """
     mean = sample_mean(full_precision(distributions))
-    # What nobody uses is worth nothing, but entr's gradient there is infinite, and that of a softmax before it 0 times
-    # this.
+    # An unused class adds nothing. But the gradient of entr is infinite there, and a softmax multiplies it by 0.
     return math.log(len(mean)) + (mean * mean.clamp_min(torch.finfo(mean.dtype).tiny).log()).sum()
 
 
 def distance_from_mean_view(z: Tensor, centres: int | None = None) -> Tensor:
-    """Mean over views, samples and dimensions of (z_v - c)^2, c being the mean of a sample's views.
+    """Mean over views, samples and dimensions of (z_v - c)^2, where c is the mean of a sample's views.
 
     Args:
         z: `(V, B, D)`.
-        centres: how many views, the first ones, c is the mean of; none is all of them.
+        centres: c is the mean of the first `centres` views; None is all views.
     """
     z = full_precision(z)
     return sample_mean((z - z[:centres].mean(dim=0)).square().mean(dim=(0, 2)))
 
 
 def reconstruction_error(made: Tensor, images: Tensor) -> Tensor:
-    """Mean over samples, channels and pixels of the squared difference of two batches of images, `(B, 3, H, W)`.
+    """Mean over samples, channels and pixels of (made - images)^2; both `(B, 3, H, W)`.
 
-    A mean of the processes' means: all that they exchange is one number.
+    Processes exchange only their means.
     """
     return all_sum(F.mse_loss(full_precision(made), full_precision(images))) / world_size()
 
 
 def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, temperature: float) -> Tensor:
-    """Mean over samples of the mean over their masked patches of the cross entropy; a sample without any counts with 0.
+    """Cross entropy, mean over the masked patches of a sample, then over samples. A sample without any counts as 0.
 
     Args:
         student: logits of the M masked patches of all B samples, in order, `(M, K)`.
         targets: probabilities `(M, K)`.
-        masked: which patches they are, `(B, N)`, bool.
+        masked: marks the masked patches, `(B, N)`, bool.
         temperature: divides the logits before their softmax.
     """
     with torch.autocast(student.device.type, enabled=False):
         predicted = F.log_softmax(full_precision(student) / temperature, dim=-1)
         errors = -(targets.to(predicted.dtype) * predicted).sum(dim=-1)
-        # The sample of each masked patch is counted from the mask's row sums; its length is known, so nothing waits for
-        # the device.
+        # The row sums of the mask tell each masked patch's sample. The output size is known, so the host does not wait
+        # for the device.
         counts = masked.sum(dim=1)
         samples = torch.repeat_interleave(
             torch.arange(len(masked), device=masked.device), counts, output_size=len(errors)
@@ -303,13 +303,13 @@ def patch_distillation(student: Tensor, targets: Tensor, masked: Tensor, tempera
 
 
 def unit_rows(z: Tensor) -> Tensor:
-    """The rows of `z`, `(..., D)`, at length one, in float32 at least."""
+    """The rows of `z`, `(..., D)`, scaled to length 1, at least in float32."""
     return F.normalize(full_precision(z), dim=-1)
 
 
 def logarithmic_mean_entropy_gap(logarithms: Tensor) -> Tensor:
-    """`mean_entropy_gap` of distributions whose logarithms `(B, K)` are given: its gradient is finite where a
-    probability is too small for the number format.
+    """`mean_entropy_gap` of the logarithms `(B, K)` of distributions: its gradient is finite if a probability
+    underflows.
     """
     samples, classes = logarithms.shape
     mean = gather(full_precision(logarithms).logsumexp(dim=0, keepdim=True)).logsumexp(dim=0) - math.log(
@@ -319,23 +319,22 @@ def logarithmic_mean_entropy_gap(logarithms: Tensor) -> Tensor:
 
 
 def contrast(positive: Tensor, negatives: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of telling each query's positive from its negatives, mean over samples.
+    """Cross entropy of classifying each query as its positive among its negatives, mean over samples.
 
     Args:
         positive: similarity of each query with its positive, `(B,)`.
-        negatives: its similarities with M others, `(B, M)`; they need not be those of other queries.
+        negatives: similarities of each query with its M negatives, `(B, M)`.
         temperature: divides the similarities.
     """
     positive = positive / temperature
-    # Not a softmax of both in one matrix: to put them side by side copies a whole queue's logits once more.
+    # Not a softmax of one matrix: concatenation would copy the logits of a whole queue.
     return sample_mean(torch.logaddexp(positive, (negatives / temperature).logsumexp(dim=1)) - positive)
 
 
 def find_own(queries: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    """Cross entropy of finding, among the candidates of the global batch, the one of the query's own sample; both `(B,
-    D)`.
+    """Cross entropy of classifying each query as its own sample's candidate in the global batch; both `(B, D)`.
 
-    One direction of `symmetric_info_nce`, and `info_nce` with a gradient for both sides.
+    This is one direction of `symmetric_info_nce`, and `info_nce` with a gradient for both sides.
     """
     candidates = gather(unit_rows(candidates))
     with torch.autocast(queries.device.type, enabled=False):
@@ -345,11 +344,10 @@ def find_own(queries: Tensor, candidates: Tensor, temperature: float) -> Tensor:
 
 
 def token_error(predicted: Tensor, targets: Tensor, error: Error = "smooth-l1") -> Tensor:
-    """Mean over samples, tokens and dimensions of the difference r of predicted tokens and their targets, both `(B,
-    ..., C)`.
+    """Mean error of predicted tokens over samples, tokens and dimensions; both `(B, ..., C)`.
 
-    `smooth-l1` is r^2 / 2 where |r| < 1 and |r| - 1 / 2 elsewhere (I-JEPA's code), `squared` r^2 and `absolute` |r|
-    (V-JEPA).
+    With r = predicted - target, `smooth-l1` is r^2 / 2 where |r| < 1 and |r| - 1 / 2 elsewhere (I-JEPA's code),
+    `squared` is r^2, and `absolute` is |r| (V-JEPA).
     """
     predicted, targets = full_precision(predicted), full_precision(targets)
     if error == "smooth-l1":

@@ -1,4 +1,4 @@
-"""TODO."""
+"""Predictors that are conditioned on an action."""
 
 import math
 from collections.abc import Sequence
@@ -14,28 +14,27 @@ from ssl_inv.transforms.quaternions import quaternion_multiply
 
 
 class BilinearPredictor(nn.Module):
-    """Applies to each embedding the matrix that a linear hypernetwork makes of its action: y = sum_k a_k W_k x.
+    """Applies to each embedding a matrix that is linear in its action: y = sum_k a_k W_k x.
 
     This is SIE's predictor (Garrido et al., "Self-supervised learning of split invariant equivariant representations",
     ICML 2023, sec. 3.2) with its default hypernetwork, one linear map without bias from the action to a D x D matrix.
-    Applying every W_k to the batch and mixing the results by the action gives the same numbers as building B matrices,
-    in B K D numbers of memory instead of B D^2.
+    Here every W_k is applied to the batch, and the action mixes the results. That gives the same values as B matrices,
+    with B K D numbers in memory instead of B D^2.
 
     The prediction is linear and odd in the action, so it cannot be the identity for every action.
 
     Args:
         embedding: D, dimensions of an embedding.
         action: K, length of the action vector.
-        quaternion: where in the action a quaternion q begins, scalar last, by which the predictor multiplies at first:
-            every four dimensions of the embedding are a quaternion p, the prediction is p q, and numbers of the action
-            beside q do nothing yet. Dimensions that are left over are multiplied by its scalar. None begins with random
-            matrices.
+        quaternion: position in the action of a quaternion q, scalar last. The initial prediction is then p q for every
+            four dimensions p of the embedding, remaining dimensions are multiplied by the scalar of q, and the other
+            numbers of the action do nothing yet. None initialises with random matrices.
     """
 
     def __init__(self, embedding: int, action: int, quaternion: int | None = None) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(action, embedding, embedding))
-        # The initialisation of the linear layer from K to D^2 numbers that this is: uniform within 1 / sqrt(K).
+        # As torch initialises a linear layer from K to D^2 numbers: uniform within 1 / sqrt(K).
         nn.init.uniform_(self.weight, -1 / math.sqrt(action), 1 / math.sqrt(action))
         if quaternion is not None:
             with torch.no_grad():
@@ -50,11 +49,10 @@ class BilinearPredictor(nn.Module):
 
 
 def _multiplication_by_quaternion(dimensions: int) -> Tensor:
-    """W `(4, D, D)` of which sum_k q_k W_k x multiplies every four dimensions of x by the quaternion q from the right."""
+    """W `(4, D, D)`: sum_k q_k W_k x multiplies every four dimensions of x by the quaternion q from the right."""
     identity = torch.eye(4)
-    fours = quaternion_multiply(
-        identity, identity[:, None]
-    ).mT.contiguous()  # of each basis quaternion, the matrix of multiplication by it
+    # For each basis quaternion, the matrix that multiplies by it.
+    fours = quaternion_multiply(identity, identity[:, None]).mT.contiguous()
     every, left_over = torch.eye(dimensions // 4), dimensions % 4
     weights = torch.zeros(4, dimensions, dimensions)
     weights[:, : dimensions - left_over, : dimensions - left_over] = torch.stack(
@@ -65,11 +63,10 @@ def _multiplication_by_quaternion(dimensions: int) -> Tensor:
 
 
 class HypernetworkPredictor(nn.Module):
-    """An MLP on the embedding whose weights are written, sample by sample, by an MLP on the action: SIE's deep
-    hypernetwork.
+    """SIE's deep hypernetwork: an MLP on the embedding, whose weights another MLP computes from each sample's action.
 
-    The hypernetwork is K - K - K - P with ReLU, P being the number of weights of the predictor; they are laid out layer
-    by layer, each layer's matrix row by row and then its bias. B x P numbers exist at once: keep the predictor small.
+    The hypernetwork is K - K - K - P with ReLU, where P is the number of weights of the predictor. They are ordered
+    layer by layer: the matrix row by row, then the bias. B x P numbers exist at once, so keep the predictor small.
 
     Args:
         widths: dimensions of the predictor from its input to its output, `(D, ..., D)`.
@@ -101,12 +98,12 @@ class HypernetworkPredictor(nn.Module):
 
 
 class ConcatenationPredictor(nn.Module):
-    """An MLP on the action and the embedding side by side, the action first.
+    """An MLP on the action and the embedding, concatenated in this order.
 
     Args:
         embedding: D, dimensions of an embedding.
         action: K, length of the action vector.
-        hidden: widths of the hidden layers; none makes it one affine map, SIE's `mlp` predictor.
+        hidden: widths of the hidden layers; without any, it is one affine map, SIE's `mlp` predictor.
     """
 
     def __init__(self, embedding: int, action: int, hidden: Sequence[int] = ()) -> None:
@@ -119,11 +116,11 @@ class ConcatenationPredictor(nn.Module):
 
 
 class EmbeddedActionPredictor(nn.Module):
-    """A network on the embedding and, beside it, the action: mapped linearly to E dimensions and batch-normalised
-    without affine part.
+    """A network on the embedding, concatenated with an embedded action: a linear map to E dimensions, then batch
+    normalisation without scale and shift.
 
-    So EquiMod, conditional BYOL and seq-JEPA tell their predictors of the action. The normalisation makes the embedded
-    dimensions alike, not the numbers of the action: of two on different scales, the larger one is heard.
+    EquiMod, conditional BYOL and seq-JEPA condition their predictors like this. The normalisation gives all E
+    dimensions the same scale, but not the numbers of the action: a number on a larger scale dominates.
 
     Args:
         action: K, length of the action vector.
@@ -131,7 +128,7 @@ class EmbeddedActionPredictor(nn.Module):
         network: from `(B, D + E)`, the embedding first, to `(B, D)`.
 
     Raises:
-        ValueError: if nothing would be told of the action.
+        SettingError: if E is below 1.
     """
 
     def __init__(self, action: int, action_embedding: int, network: nn.Module) -> None:
@@ -160,8 +157,7 @@ def action_predictor(
         quaternion: see `BilinearPredictor`.
 
     Raises:
-        ValueError: if a bilinear predictor is to have hidden layers, or another one is to begin as multiplication by a
-            quaternion.
+        SettingError: if a bilinear predictor has hidden layers, or another one a quaternion.
     """
     if kind == "bilinear":
         if hidden:

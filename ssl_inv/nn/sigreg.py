@@ -1,4 +1,4 @@
-"""Sketched isotropic Gaussian regularisation (SIGReg), an anti-collapse loss."""
+"""SIGReg: the distance of embeddings from a normal distribution, along random directions."""
 
 import torch
 from torch import Tensor
@@ -8,30 +8,30 @@ from ssl_inv.nn.precision import full_precision
 
 
 def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, scale_by_batch: bool = True) -> Tensor:
-    """How far embeddings are from standard normal ones: sketched isotropic Gaussian regularisation, an anti-collapse
-    term.
+    """Sketched isotropic Gaussian regularisation, an anti-collapse term: the distance of embeddings from a standard
+    normal distribution.
 
-    Along every direction s the characteristic function of the N embeddings of the global batch, phi_s(t) = mean_n exp(i
-    t s . z_n), is compared with that of the normal distribution (the test of Epps and Pulley, 1983):
+    Along every direction s, it compares the characteristic function of the N embeddings of the global batch,
+    phi_s(t) = mean_n exp(i t s . z_n), with that of the normal distribution (the test of Epps and Pulley, 1983):
 
         SIGReg(z) = mean_s N integral |phi_s(t) - exp(-t^2 / 2)|^2 exp(-t^2 / 2) dt,
 
-    by the trapezoid rule on [0, reach], doubled as the integrand is even (Balestriero, LeCun, "LeJEPA", 2025, arXiv
-    2511.08544). It has a gradient everywhere, however small the batch. The values of B x S x nodes cosines and sines
-    exist at once.
+    by the trapezoid rule on [0, reach], doubled because the integrand is even (Balestriero, LeCun, "LeJEPA", 2025,
+    arXiv 2511.08544). It has a gradient everywhere, however small the batch. B x S x nodes cosines and sines exist at
+    once.
 
     Args:
-        z: `(B, D)`, or several such `(V, B, D)`, each of which is a sample of its own; the mean over these is given.
-        directions: unit vectors `(D, S)`, the same on all processes, and others in every step.
+        z: `(B, D)`; or `(V, B, D)`, V separate samples, whose mean is returned.
+        directions: unit vectors `(D, S)`, equal on all processes and new in every step.
         nodes: points of the trapezoid rule.
         reach: the largest t.
-        scale_by_batch: whether N stands before the integral, as in the paper. Normal embeddings then give the same
-            value whatever N, and the same distance from normality weighs N times as much; without, a weight means the
-            same for every batch size.
+        scale_by_batch: whether to multiply by N, as the paper does. Normal embeddings then have the same value for any
+            N, but an equal distance from normality counts N times as much. Without it, a weight means the same for any
+            batch size.
     """
     z = full_precision(z)
     with torch.autocast(z.device.type, enabled=False):
-        # At t = 0 all characteristic functions are one: the first node adds nothing.
+        # At t = 0 all characteristic functions are 1, so the first node adds nothing.
         t = torch.linspace(0, reach, nodes, dtype=z.dtype, device=z.device)[1:]
         angles = (z @ directions).unsqueeze(-1) * t
         count = z.shape[-2] * world_size()

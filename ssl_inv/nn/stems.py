@@ -1,4 +1,4 @@
-"""TODO."""
+"""ResNets with stems for small images, registered with timm."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -7,16 +7,17 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models.resnet import BasicBlock, Bottleneck, ResNet
 from torch import nn
 
+# timm's register_model appends each name to this list. Without the list, it makes one of the registered names alone.
+__all__ = ["SMALL_STEM_ARCHITECTURES", "SUFFIXES", "SmallStemResNet", "Stem"]
+
 Stem = Literal["default", "3x3-stride1", "3x3-stride2"]
 """The first layers of a ResNet.
 
-`default` halves the resolution twice (7x7 of stride 2, max-pool); `3x3-stride2` halves it once and `3x3-stride1` not at
-all, both without max-pool: the usual stems for images of 64 and of 32 pixels.
+`default` halves the resolution twice (7x7 with stride 2, max-pool). `3x3-stride2` halves it once and `3x3-stride1` not
+at all, both without max-pool: the usual stems for images of 64 and 32 pixels.
 """
 
-
 SUFFIXES: Mapping[str, str] = {"default": "", "3x3-stride1": "_stem3x3s1", "3x3-stride2": "_stem3x3s2"}
-
 
 SMALL_STEM_ARCHITECTURES: Mapping[str, tuple[type[nn.Module], tuple[int, ...]]] = {
     "resnet18": (BasicBlock, (2, 2, 2, 2)),
@@ -24,6 +25,8 @@ SMALL_STEM_ARCHITECTURES: Mapping[str, tuple[type[nn.Module], tuple[int, ...]]] 
     "resnet50": (Bottleneck, (3, 4, 6, 3)),
     "resnet101": (Bottleneck, (3, 4, 23, 3)),
 }
+default_cfgs: dict[str, Any] = {}
+"""timm's name for the configurations of a module's models."""
 
 
 class SmallStemResNet(ResNet):
@@ -31,7 +34,7 @@ class SmallStemResNet(ResNet):
 
     Args:
         stem_stride: stride of the first convolution, 1 or 2.
-        arguments: everything that timm's `ResNet` takes.
+        arguments: all arguments of timm's `ResNet`.
     """
 
     def __init__(self, *, stem_stride: int, **arguments: Any) -> None:
@@ -61,9 +64,6 @@ def _register_small_stem(base: str, block: type[nn.Module], layers: tuple[int, .
         )
     )
     globals()[name] = register_model(create)
-
-
-default_cfgs: dict[str, Any] = {}
 
 
 for _base, (_block, _layers) in SMALL_STEM_ARCHITECTURES.items():

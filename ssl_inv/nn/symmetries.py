@@ -1,6 +1,4 @@
-"""Groups that act on images and on feature maps without resampling: nothing is lost, and an element and its inverse
-cancel exactly.
-"""
+"""Groups that act on images and on feature maps without resampling, so an element and its inverse cancel exactly."""
 
 from abc import ABC, abstractmethod
 
@@ -16,20 +14,20 @@ Sides = tuple[int, int]
 class Symmetry(ABC):
     """A finite group, cyclic or a product of two cyclic ones.
 
-    Elements are numbers from 0, the identity, to the order less 1.
+    Elements are numbers from 0, the identity, to the order minus 1.
     """
 
     @abstractmethod
     def order(self, sides: Sides) -> int:
-        """How many elements the group has for maps of these sides."""
+        """The number of elements of the group for maps of these sides."""
 
     @abstractmethod
     def move(self, images: Tensor, element: int, sides: Sides) -> Tensor:
-        """Images `(B, 3, H, W)` moved by an element of the group for maps of these sides."""
+        """Images `(B, 3, H, W)`, moved by an element of the group for maps of these sides."""
 
     @abstractmethod
     def move_back(self, maps: Tensor, element: int) -> Tensor:
-        """Maps `(B, C, h, w)` moved by the inverse of an element."""
+        """Maps `(B, C, h, w)`, moved by the inverse of an element."""
 
 
 class Turns(Symmetry):
@@ -46,7 +44,7 @@ class Turns(Symmetry):
 
 
 class Flips(Symmetry):
-    """Left and right exchanged."""
+    """Left and right swapped."""
 
     def order(self, sides: Sides) -> int:
         return 2
@@ -59,9 +57,7 @@ class Flips(Symmetry):
 
 
 class Hues(Symmetry):
-    """Red, green and blue exchanged in a circle, which turns hues by 120 degrees where the three channels are
-    normalised alike.
-    """
+    """Red, green and blue permuted cyclically: a hue rotation by 120 degrees if all three are normalised alike."""
 
     def order(self, sides: Sides) -> int:
         return 3
@@ -74,7 +70,7 @@ class Hues(Symmetry):
 
 
 class Shifts(Symmetry):
-    """Images shifted by whole cells of the map, down and to the right; what leaves at one side comes in at the other."""
+    """Cyclic shifts of images by whole cells of the map, down and to the right."""
 
     def order(self, sides: Sides) -> int:
         return sides[0] * sides[1]
@@ -82,7 +78,7 @@ class Shifts(Symmetry):
     def move(self, images: Tensor, element: int, sides: Sides) -> Tensor:
         if any(pixels % cells for pixels, cells in zip(images.shape[2:], sides, strict=True)):
             raise ValueError(
-                f"shifts: images of {images.shape[2]} pixels are no whole number of the {sides[0]} cells of the feature map"
+                f"shifts: images of {images.shape[2]} pixels do not divide into the {sides[0]} cells of the feature map"
             )
         steps = [
             cells * (pixels // side)
@@ -99,10 +95,10 @@ SYMMETRIES: dict[str, Symmetry] = {"turns": Turns(), "flips": Flips(), "hues": H
 
 
 def permute_back(maps: Tensor, element: int, order: int) -> Tensor:
-    """The channels of maps `(B, C, h, w)` permuted by the inverse of an element of a cyclic group, as its regular
-    representation does.
+    """Maps `(B, C, h, w)`, their channels permuted by the inverse of an element of a cyclic group: its regular
+    representation.
 
-    Channels stand in blocks, one for each element; what is left over stays as it is.
+    Channels form blocks of `order` channels, one for each element. Remaining channels stay.
     """
     blocks, rest = maps.tensor_split([maps.shape[1] // order * order], dim=1)
     elements = blocks.reshape(len(maps), -1, order, *maps.shape[2:])
@@ -110,7 +106,7 @@ def permute_back(maps: Tensor, element: int, order: int) -> Tensor:
 
 
 def require_symmetries(names: list[str]) -> None:
-    """Raise a `ValueError` unless these are different symmetries, one at least."""
+    """Raise a `SettingError` unless these are one or more different symmetries."""
     if not names or len(set(names)) < len(names):
         raise SettingError(
             "symmetries", f"must name one or more, each once, got {names}; there are {', '.join(SYMMETRIES)}"

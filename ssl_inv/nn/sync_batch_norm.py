@@ -1,4 +1,4 @@
-"""TODO."""
+"""Batch normalisation with the statistics of the global batch, on any device."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,7 @@ from ssl_inv.nn.precision import full_precision
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):
-    """Batch normalisation with the statistics of all processes, on any device; torch's own `SyncBatchNorm` runs on
-    accelerators only.
-    """
+    """Batch normalisation with the statistics of all processes. Torch's `SyncBatchNorm` runs on accelerators only."""
 
     def _check_input_dim(self, input: Tensor) -> None:  # noqa: A002 - torch's name
         if input.dim() < 2:
@@ -26,7 +24,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
         shape = [1, -1] + [1] * (tensor.dim() - 2)
         values = full_precision(tensor)
         total = values.numel() // values.shape[1] * world_size()
-        # Centred first: the mean of squares minus the square of the mean loses every digit where the mean is large.
+        # Centre first: the mean of squares minus the squared mean loses all digits if the mean is large.
         mean = all_sum(values.sum(axes)) / total
         centred = values - mean.view(shape)
         variance = all_sum(centred.square().sum(axes)) / total
@@ -51,7 +49,7 @@ class _BatchNorm(nn.modules.batchnorm._BatchNorm):
 
 
 class _BatchNormAct(_BatchNorm):
-    """timm's batch normalisation with an activation behind it."""
+    """timm's batch normalisation followed by an activation."""
 
     drop: nn.Module
     act: nn.Module
@@ -61,18 +59,17 @@ class _BatchNormAct(_BatchNorm):
 
 
 def synchronise_batch_norm(module: nn.Module, device: torch.device) -> nn.Module:
-    """Replace every batch normalisation inside by one whose statistics are those of the global batch; parameters and
-    names stay.
+    """Make every batch normalisation of a module use the statistics of the global batch. Parameters and names stay.
 
     Args:
-        module: changed in place where it can be.
+        module: changed in place where possible.
         device: where it will run.
 
     Returns:
         The module to use.
 
     Raises:
-        TypeError: if a module for the CPU has a batch normalisation of a kind that is not known here.
+        TypeError: if a module for the CPU has an unknown kind of batch normalisation.
     """
     from timm.layers.norm_act import convert_sync_batchnorm
 
@@ -98,6 +95,6 @@ def _synchronised(norm: nn.modules.batchnorm._BatchNorm, name: str) -> nn.module
     synchronised = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
     if fused:
         synchronised.drop, synchronised.act = norm.drop, norm.act
-    # The parameters and buffers themselves, not copies: an optimiser may hold them already.
+    # The same parameters and buffers, not copies: an optimiser may have them already.
     synchronised._parameters, synchronised._buffers = norm._parameters, norm._buffers
     return synchronised.train(norm.training)

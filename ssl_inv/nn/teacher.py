@@ -1,4 +1,4 @@
-"""A network that follows another one: the target of BYOL, MoCo, DINO, seq-JEPA and their kin."""
+"""EMA teachers, as in BYOL, MoCo, DINO and seq-JEPA, and DINO's targets."""
 
 import copy
 import math
@@ -12,14 +12,13 @@ from torch import Tensor, nn
 
 
 class Teacher(nn.Module):
-    """A copy of a network whose parameters are a moving average of the network's.
+    """A copy of a network whose parameters are an EMA of the network's.
 
-    Nothing is learned in it: it is called without gradients, and stands in training or evaluation mode like any module.
-    Its buffers, such as the running statistics of batch normalisation, are its own, as in the papers' code. Of dropout
-    and stochastic depth it has none.
+    It runs without gradients, in training or evaluation mode like any module, and without dropout and stochastic depth.
+    Its buffers, such as the running statistics of batch normalisation, are its own, as in the papers' code.
 
     Args:
-        network: what it begins as a copy of and follows.
+        network: copied now, and followed later.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -31,15 +30,19 @@ class Teacher(nn.Module):
         return self.network(*inputs, **named)
 
     @torch.no_grad()
+    def outputs(self, inputs: Tensor) -> list[Tensor]:
+        """The outputs of all modules of a network that is a `Sequential`, in order."""
+        assert isinstance(self.network, nn.Sequential)
+        return [inputs := module(inputs) for module in self.network]
+
+    @torch.no_grad()
     def follow(self, network: nn.Module, momentum: float) -> None:
-        """Keep `momentum` of every parameter and take the rest from `network`'s."""
+        """Update every parameter to momentum * own + (1 - momentum) * the network's."""
         _lerp(self.network.parameters(), network.parameters(), 1 - momentum)
 
     @torch.no_grad()
     def follow_statistics(self, network: nn.Module, momentum: float) -> None:
-        """Likewise for buffers of real numbers, which of a teacher that never sees a batch in training mode would stay
-        as they began.
-        """
+        """The same for floating-point buffers, for a teacher that never runs in training mode."""
         own, others = (
             [one for one in module.buffers() if one.is_floating_point()] for module in (self.network, network)
         )
@@ -47,9 +50,7 @@ class Teacher(nn.Module):
 
 
 def _without_dropout(network: nn.Module) -> nn.Module:
-    """The network with every probability of dropout and stochastic depth set to 0, so that its mode decides nothing
-    about them.
-    """
+    """Set every probability of dropout and stochastic depth to 0, so that the mode does not matter to them."""
     for module in network.modules():
         if isinstance(module, nn.modules.dropout._DropoutNd):
             module.p = 0.0
@@ -58,7 +59,7 @@ def _without_dropout(network: nn.Module) -> nn.Module:
         elif isinstance(module, PatchDropout):
             module.prob = 0.0
         if isinstance(getattr(module, "drop_rate", None), float):
-            module.drop_rate = 0.0  # type: ignore[assignment]  # timm's, of dropout by function before the classifier
+            module.drop_rate = 0.0  # type: ignore[assignment]  # timm's functional dropout before the classifier
     return network
 
 
@@ -73,12 +74,12 @@ def cosine_momentum(start: float, step: int, steps: int) -> float:
 
     Args:
         start: the momentum at step 0.
-        step: of `steps`.
-        steps: after which it is 1.
+        step: number of the step.
+        steps: the momentum is 1 after so many.
     """
     return 1 - (1 - start) * (math.cos(math.pi * step / steps) + 1) / 2
 
 
 def linear_momentum(start: float, step: int, steps: int) -> float:
-    """A momentum that rises from `start` at step 0 to 1 at step `steps` along a straight line."""
+    """A momentum that rises linearly from `start` at step 0 to 1 at step `steps`."""
     return start + (1 - start) * step / steps

@@ -1,8 +1,7 @@
-"""What I-JEPA and image world models share: masks of blocks, an encoder of the patches between them, a predictor of
-those within them.
+"""Passes through a vision transformer that mask or drop patches, and the token predictor of I-JEPA and image world
+models.
 """
 
-from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -17,7 +16,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require_at_least, require_between
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
-from ssl_inv.nn.parts import SomeChannels
+from ssl_inv.nn.parts import Part
 from ssl_inv.nn.precision import in_full_precision
 from ssl_inv.nn.teacher import Teacher
 
@@ -30,8 +29,8 @@ def encode_tokens(
     Args:
         backbone: the transformer.
         pixels: `(B, 3, H, W)`.
-        masked: which patch embeddings are replaced, `(B, N)`, before positions are added to them; None replaces none.
-        token: what replaces them, `(D,)`.
+        masked: marks the patch embeddings to replace, `(B, N)`, before positions are added; None replaces none.
+        token: the replacement, `(D,)`.
     """
 
     def replace(module: nn.Module, inputs: Any, embedded: Tensor) -> Tensor:
@@ -40,9 +39,8 @@ def encode_tokens(
         return torch.where(masked.view(*embedded.shape[:-1], 1), token.to(embedded.dtype), embedded)
 
     model: Any = backbone.model
-    with nullcontext() if masked is None else model.patch_embed.register_forward_hook(replace):
-        tokens = model.forward_features(pixels)
-    return model.forward_head(tokens), tokens[:, model.num_prefix_tokens :]
+    features = backbone.encode(pixels, None if masked is None else (model.patch_embed, replace))
+    return features.pooled, features.map
 
 
 def grid_of_patches(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
@@ -53,16 +51,16 @@ def grid_of_patches(backbone: Backbone, pixels: Tensor) -> tuple[int, int]:
 
 
 Grid = tuple[int, int]
-"""Patches along height and width; patches are numbered row by row."""
+"""Number of patches along height and width. Patches are numbered row by row."""
 
 
 def require_patch_tokens(backbone: Backbone, objective: str) -> None:
-    """Raise a `ValueError` unless the backbone is a vision transformer whose patches can be dropped and whose features
-    are their mean.
+    """Raise a `SettingError` unless the backbone is a vision transformer that can drop patches and whose features are
+    the mean of its patch tokens.
     """
     model: Any = backbone.model
-    if isinstance(model, SomeChannels):
-        raise SettingError("base", f"{objective} predicts whole tokens, and cannot have some of their channels alone")
+    if isinstance(backbone, Part):
+        raise SettingError("base", f"{objective} predicts whole tokens and cannot work on some of their channels only")
     if not isinstance(model, VisionTransformer) or not isinstance(model.patch_embed, PatchEmbed):
         raise SettingError(
             "name", f"{objective} drops patches, which {backbone.architecture} cannot; choose one of timm's vit models"
@@ -81,28 +79,28 @@ def require_patch_tokens(backbone: Backbone, objective: str) -> None:
 
 
 def patch_grid(backbone: Backbone, pixels: Tensor) -> Grid:
-    """Into how many patches the backbone cuts images `(B, 3, H, W)`."""
+    """The grid of patches into which the backbone cuts images `(B, 3, H, W)`."""
     model: Any = backbone.model
     rows, columns = model.patch_embed.dynamic_feat_size(tuple(pixels.shape[-2:]))
     return int(rows), int(columns)
 
 
 def take(tokens: Tensor, patches: Tensor) -> Tensor:
-    """The tokens `(B, ..., C)` of some patches `(B, ...)`, out of those of all, `(B, N, C)`."""
+    """The tokens `(B, ..., C)` of some patches `(B, ...)`, from the tokens of all patches `(B, N, C)`."""
     rows = patches.flatten(1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])
     return tokens.gather(1, rows).view(*patches.shape, tokens.shape[-1])
 
 
 def encode_visible(backbone: Backbone, pixels: Tensor, patches: Tensor) -> Tensor:
-    """Tokens `(B, n, C)` of some patches, by a transformer that is given no others.
+    """Tokens `(B, n, C)` of the visible patches; the transformer has no other input.
 
-    The others are dropped before the first block, after positions were added, so that nothing is computed of them.
-    Class and register tokens stay, and are left out of the result.
+    All other patches are dropped after positions are added and before the first block. Class and register tokens stay
+    in the input, but not in the result.
 
     Args:
         backbone: a transformer that `require_patch_tokens` accepts.
         pixels: `(B, 3, H, W)`.
-        patches: which are seen, `(B, n)`.
+        patches: numbers of the visible patches, `(B, n)`.
     """
     model: Any = backbone.model
     prefix = int(model.num_prefix_tokens)
@@ -110,34 +108,32 @@ def encode_visible(backbone: Backbone, pixels: Tensor, patches: Tensor) -> Tenso
     def keep(module: nn.Module, inputs: Any, tokens: Tensor) -> Tensor:
         return torch.cat((tokens[:, :prefix], take(tokens[:, prefix:], patches)), dim=1)
 
-    with model.patch_drop.register_forward_hook(keep):
-        encoded: Tensor = model.forward_features(pixels)
-    return encoded[:, prefix:]
+    return backbone.encode(pixels, (model.patch_drop, keep)).map
 
 
 def normalised(tokens: Tensor) -> Tensor:
-    """Each token `(..., C)` with mean 0 and variance 1 over its dimensions, at least in float32."""
+    """Tokens `(..., C)`, each with mean 0 and variance 1 over its dimensions, at least in float32."""
     return F.layer_norm(tokens.to(torch.promote_types(tokens.dtype, torch.float32)), tokens.shape[-1:])
 
 
 class TokenPredictor(nn.Module):
-    """A narrow vision transformer that makes the tokens of unseen patches of those of seen ones (I-JEPA, sec. 3,
+    """A narrow vision transformer that predicts the tokens of hidden patches from visible ones (I-JEPA, sec. 3,
     "Prediction").
 
-    Seen tokens are mapped to the predictor's width; every unseen patch is asked for by one learnt token. Both have the
-    fixed sine-cosine position of their patch added. Each block of unseen patches is predicted on its own, as a sequence
-    with all seen patches. An action is put beside every asking token, and three linear layers with ReLU mix the two,
-    the "feature conditioning" of Image World Models.
+    Visible tokens are mapped to the predictor's width. One learnt mask token stands for every hidden patch. Both get
+    the fixed sine-cosine position of their patch. Each block of hidden patches is predicted separately, in a sequence
+    with all visible patches. An action is concatenated to every mask token, and three linear layers with ReLU mix the
+    two: the "feature conditioning" of Image World Models.
 
     Args:
         tokens: C, dimensions of the encoder's tokens.
         width: of the predictor, a multiple of 4 and of `heads`.
-        depth: blocks of the transformer.
-        heads: of its attention.
-        action: K, length of the action vector; 0 for a predictor that is told none.
+        depth: number of transformer blocks.
+        heads: of attention.
+        action: K, length of the action vector; 0 for a predictor without actions.
 
     Raises:
-        ValueError: if the width does not fit, or there is no block.
+        SettingError: if the width does not fit, or there is no block.
     """
 
     def __init__(self, tokens: int, width: int, depth: int, heads: int, action: int = 0) -> None:
@@ -159,8 +155,8 @@ class TokenPredictor(nn.Module):
         nn.init.trunc_normal_(self.mask_token, std=0.02)
         for layer in self.conditioning or ():
             if isinstance(layer, nn.Linear):
-                # A transformer's small weights would leave nothing of place and action after three layers without
-                # shortcuts.
+                # After three layers without shortcuts, a transformer's small weights would leave nothing of position
+                # and action.
                 nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
 
     def forward(
@@ -170,10 +166,10 @@ class TokenPredictor(nn.Module):
 
         Args:
             seen: tokens of the context, `(B, n, C)`.
-            context: their patches, `(B, n)`.
-            targets: the patches to predict, `(B, M, m)`.
-            grid: that both are numbered in.
-            action: `(B, K)`, if the predictor is told any.
+            context: numbers of the context's patches, `(B, n)`.
+            targets: numbers of the patches to predict, `(B, M, m)`.
+            grid: of the patches.
+            action: `(B, K)`, if the predictor has actions.
         """
         positions = build_sincos2d_pos_embed(list(grid), self.width, device=seen.device, dtype=self.mask_token.dtype)
         asking = self.mask_token + positions[targets]
@@ -188,13 +184,13 @@ class TokenPredictor(nn.Module):
 
 
 def require_token_settings(predictor_heads: int, momentum: float) -> None:
-    """Raise a `ValueError` if a setting that I-JEPA and image world models share is out of its range."""
+    """Raise a `SettingError` if a setting that I-JEPA and image world models share is out of its range."""
     require_at_least(0, predictor_heads=predictor_heads)
     require_between(0, 1, momentum=momentum)
 
 
 def make_predictor(backbone: Backbone, width: int, depth: int, heads: int, action: int = 0) -> TokenPredictor:
-    """A predictor of the backbone's tokens; `heads` 0 takes as many as the backbone has."""
+    """A predictor of the backbone's tokens; with `heads` 0, it has as many as the backbone."""
     model: Any = backbone.model
     return TokenPredictor(int(model.embed_dim), width, depth, heads or int(model.blocks[0].attn.num_heads), action)
 

@@ -1,4 +1,4 @@
-"""Objectives around another one."""
+"""Objectives around other ones."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -20,11 +20,11 @@ def base_objective(
     """The objective that a setting describes.
 
     Args:
-        features: dimensions of the pooled vector that it sees.
-        groups: the parameters of all views' transforms, by name.
-        name: registered, or a dotted path.
-        setting: what the setting is called.
-        settings: the objective's own.
+        features: dimensions of the pooled vector that it is given.
+        groups: the recorded parameters of every view's transform, by name.
+        name: a registered name, or a dotted path.
+        setting: the name of the setting.
+        settings: the objective's own settings.
 
     Raises:
         SettingError: if there is no such objective, or it refuses its settings.
@@ -38,88 +38,112 @@ def base_objective(
 
 
 def beside(base: Losses, own: Losses) -> Losses:
-    """The terms of a base objective and those that stand beside them.
+    """The terms of a base objective, then the terms of the objective around it.
 
     Raises:
-        ValueError: if both have a term of one name, one of which would be lost.
+        SettingError: if both have a term of the same name.
     """
     if both := sorted(base.keys() & own.keys()):
-        raise SettingError("base", f"its loss has a term {both[0]!r} too, as an objective around itself has")
+        raise SettingError("base", f"its loss has a term {both[0]!r} too; one of the two would be lost")
     return {**base, **own}
 
 
-class AroundBase:
-    """What an objective around another one passes on to it; to stand before `Objective` among the bases of its class.
+class Around(Objective):
+    """An objective around one or more bases. Whatever it does not override, its bases do.
 
-    Attributes:
-        base: the other one.
+    Args:
+        bases: the other objectives, by the setting that describes each. Each becomes an attribute of that name. The
+            last one is judged: predictor, aggregation and parameters are its own.
     """
 
-    base: Objective
+    looks_between_epochs = False  # the constructor sets it to what the bases have
 
-    def surround(self, base: Objective) -> None:
-        """Take an objective for the base, in the constructor."""
-        self.base = base
-        self.parameters_used = base.parameters_used
-        self.told_of_plain_views = base.told_of_plain_views
+    def __init__(self, **bases: Objective) -> None:
+        super().__init__()
+        self._names = tuple(bases)
+        for name, base in bases.items():
+            self.add_module(name, base)
+        self.looks_between_epochs |= any(base.looks_between_epochs for base in self.bases.values())
+        self.parameters_used = self.judged.parameters_used
+        self.told_of_plain_views = self.judged.told_of_plain_views
+
+    @property
+    def bases(self) -> dict[str, Objective]:
+        """The bases by name."""
+        found = {name: self.get_submodule(name) for name in self._names}
+        return {name: base for name, base in found.items() if isinstance(base, Objective)}
+
+    @property
+    def judged(self) -> Objective:
+        """The last base."""
+        return self.bases[self._names[-1]]
+
+    def given(self, name: str, backbone: Backbone) -> Backbone:
+        """The backbone that a base is given."""
+        return backbone
+
+    def _given_to_judged(self, backbone: Backbone) -> Backbone:
+        return self.given(self._names[-1], backbone)
 
     @property
     def parameters_told(self) -> list[str]:
-        return self.base.parameters_told
-
-    def seen_by_base(self, backbone: Backbone) -> Backbone:
-        """What the base takes for the backbone."""
-        return backbone
+        return self.judged.parameters_told
 
     @property
     def plan(self) -> Plan:
-        return self.base.plan
+        return self.judged.plan
 
     def adopt(self, backbone: Backbone) -> None:
-        with within("base"):
-            self.base.adopt(self.seen_by_base(backbone))
+        for name, base in self.bases.items():
+            with within(name):
+                base.adopt(self.given(name, backbone))
 
     def allocate(self, objects: int, images: int) -> None:
-        with within("base"):
-            self.base.allocate(objects, images)
+        for name, base in self.bases.items():
+            with within(name):
+                base.allocate(objects, images)
 
     def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
-        return self.base.held(step, steps)
+        return [parameter for base in self.bases.values() for parameter in base.held(step, steps)]
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        self.base.after_step(self.seen_by_base(backbone), step, steps)
-
-    @property
-    def looks_between_epochs(self) -> bool:
-        return self.base.looks_between_epochs
+        for name, base in self.bases.items():
+            base.after_step(self.given(name, backbone), step, steps)
 
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
-        self.base.between_epochs(self.seen_by_base(backbone), epoch, gallery)
+        for name, base in self.bases.items():
+            base.between_epochs(self.given(name, backbone), epoch, gallery)
 
     def links(self, seed: int) -> Links | None:
-        return self.base.links(seed)
+        found = (base.links(seed) for base in self.bases.values())
+        return next((links for links in found if links is not None), None)
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
-        return self.base.diagnostics(labels)
+        return self.judged.diagnostics(labels)
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
-        return self.base.visible_patches(views, self.seen_by_base(backbone))
+        return self.judged.visible_patches(views, self._given_to_judged(backbone))
 
     def representations(self, backbone: Backbone) -> Encoder:
-        return self.base.representations(self.seen_by_base(backbone))
+        return self.judged.representations(self._given_to_judged(backbone))
 
     def predictor(self, backbone: Backbone) -> Predictor | None:
-        return self.base.predictor(self.seen_by_base(backbone))
+        return self.judged.predictor(self._given_to_judged(backbone))
 
     def aggregation(self, backbone: Backbone) -> Aggregation | None:
-        return self.base.aggregation(self.seen_by_base(backbone))
+        return self.judged.aggregation(self._given_to_judged(backbone))
 
 
 def two_parts(backbone: Backbone, invariant: int) -> Encoder:
-    """The features of a backbone, of which the first `invariant` are "invariant" and all others "equivariant"."""
+    """The features of a backbone: the first `invariant` are "invariant", the others "equivariant"."""
 
     def encode(pixels: Tensor) -> dict[str, Tensor]:
         features = backbone(pixels)
         return {"all": features, "invariant": features[:, :invariant], "equivariant": features[:, invariant:]}
 
     return encode
+
+
+def aggregation_of_part(aggregate: Aggregation | None, part: slice) -> Aggregation | None:
+    """An aggregation that takes its part of the features "all"."""
+    return aggregate and (lambda features, actions: aggregate(features[..., part], actions))

@@ -12,7 +12,7 @@ from ssl_inv.catalogue import SettingError, require, require_above, require_at_l
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import PairLoss, PairObjective, Term
 from ssl_inv.transforms import Action, Convention, Flag, Group, Transform
 from ssl_inv.views import Pair, Views
 
@@ -21,7 +21,7 @@ _RANGES = {"brightness": 1.6, "contrast": 1.6, "saturation": 1.6, "hue": 0.4, "b
 """Widths of the ranges in SimCLR's policy: a difference of two drawn values, divided by them, is from -1 to 1."""
 
 
-class AugSelf(Objective):
+class AugSelf(PairObjective):
     """Augmentation-aware self-supervision (Lee, Lee, Lee, Lee, Shin, NeurIPS 2021) on top of SimCLR.
 
     One head g_t for each kind of parameter predicts the difference d_t between two views. It reads the features h_x and
@@ -92,16 +92,17 @@ class AugSelf(Objective):
     def plan(self) -> Pair:
         return Pair()
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        x, y = (backbone(view.pixels) for view in views.views)
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        queries, keys = (self.embed(view.pixels, backbone) for view in views.views)
+        x, y = queries.features, keys.features
         first, second = (view.transform for view in views.views)
-        terms = {"nt_xent": Term(losses.nt_xent(self.projector(x), self.projector(y), self.temperature))}
+        terms = {"nt_xent": Term(losses.nt_xent(queries.embeddings, keys.embeddings, self.temperature))}
         for target, head in zip(self.targets, self.heads, strict=True):
             told = self._error(target, head(torch.cat((x, y), dim=1)), first.relative(second))
             if self.symmetric:
                 told = (told + self._error(target, head(torch.cat((y, x), dim=1)), second.relative(first))) / 2
             terms[target.name] = Term(told, self.weight)
-        return terms
+        return PairLoss(terms, queries, keys)
 
     def _error(self, target: "_Target", told: Tensor, action: Action) -> Tensor:
         if target.is_flag(action.groups):
@@ -146,7 +147,7 @@ class _Target:
                 raise SettingError("parameters", f"no view of this data records {needed!r}; {suggest(needed, groups)}")
         neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
         if not (dimensions := self(neutral.relative(neutral)).shape[1]):
-            raise SettingError("parameters", f"{self.name!r} names something and measures nothing that could be told")
+            raise SettingError("parameters", f"{self.name!r} has no numeric value")
         return dimensions
 
 

@@ -8,12 +8,12 @@ from ssl_inv.catalogue import require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-class BarlowTwins(Objective):
+class BarlowTwins(PairObjective):
     """Redundancy reduction (Zbontar, Jing, Misra, LeCun, Deny, ICML 2021, eq. 1).
 
     With C_ij the correlation over the global batch of dimension i of one view's embedding with dimension j of the
@@ -52,8 +52,9 @@ class BarlowTwins(Objective):
     def plan(self) -> Pair:
         return Pair()
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        return self.embedding_loss(self.projector(backbone(views[0].pixels)), self.projector(backbone(views[1].pixels)))
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        x, y = (self.embed(view.pixels, backbone) for view in views.views)
+        return PairLoss(self.embedding_loss(x.embeddings, y.embeddings), x, y)
 
     def embedding_loss(self, x: Tensor, y: Tensor) -> Losses:
         """The terms of the loss from the embeddings `(B, D)` of both views."""

@@ -1,9 +1,9 @@
-"""What an objective is."""
+"""The base class of all objectives, and what their losses and predictions are made of."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -11,72 +11,77 @@ from ssl_inv.catalogue import SettingError, suggest
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.teacher import Teacher
 from ssl_inv.transforms import Action, Convention, Group, Pose, Rotation, Transform
 from ssl_inv.views import Links, Plan, Views
 
 
 @dataclass(frozen=True)
 class Term:
-    """One named part of a loss: its value, a scalar of the global batch, and the weight with which it is summed."""
+    """One named term of a loss: a scalar of the global batch, and its weight in the sum."""
 
     value: Tensor
     weight: float = 1.0
 
 
 Losses = Mapping[str, Term]
-"""Terms by name. The loss is the sum of value times weight; the engine sums, logs and checks them."""
-
+"""Terms by name. The loss is the sum of value times weight. The engine sums, logs and checks them."""
 
 Encoder = Callable[[Tensor], dict[str, Tensor]]
-"""From normalised pixels `(B, 3, H, W)` to the features of each part that evaluation may probe, `(B, D)` each; "all" is
-always there.
+"""The features `(B, D)` of each part that evaluation may probe, from normalised pixels `(B, 3, H, W)`. One part is
+always "all".
 """
 
-
 Aggregation = Callable[[Tensor, Sequence[Action]], Tensor]
-"""From the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each to the next to one
-vector, `(B, D')`.
+"""One vector `(B, D')` from the features "all" of M views of an object, `(B, M, D)`, and the M - 1 actions from each
+view to the next.
 """
 
 
 class Predictor(Protocol):
-    """How an equivariant objective predicts: the maps that MRR, H@k and PRE are measured with."""
+    """The prediction of an equivariant objective, which MRR, H@k and PRE measure."""
 
     def embed(self, pixels: Tensor) -> Tensor:
-        """Embeddings `(B, D)`, in the space in which predictions are made, of normalised pixels."""
+        """Embeddings `(B, D)` of normalised pixels, in the space of the predictions."""
         ...
 
     def predict(self, embedding: Tensor, action: Action) -> Tensor:
-        """Where each action leads: predicted embeddings `(B, D)` from embeddings `(B, D)`."""
+        """Predicted embeddings `(B, D)` after each action, from embeddings `(B, D)`."""
         ...
 
 
 class Objective(nn.Module, ABC):
-    """A self-supervised objective: the views it needs, its loss, and what of the features it lets others judge.
+    """A self-supervised objective: the views it needs, its loss, and the features that evaluation may probe.
 
-    Constructors take two positional arguments from the engine, then keyword-only settings, which are the recipe's
-    schema:
+    Constructors take two positional arguments from the engine, then keyword-only settings. The settings are the
+    recipe's schema.
 
         features: dimensions of the backbone's pooled vector.
-        groups: the parameters that the transform of every view will have, by name; those that the objective's own plan
-            adds, which are `self.plan.groups`, are not among them.
+        groups: the recorded parameters of every view's transform, by name; without `self.plan.groups`, which the
+            objective's own plan adds.
 
     All state that affects training is a parameter or a persistent buffer, so that a checkpoint holds it.
     """
 
     parameters_used: list[str] = []  # noqa: RUF012 - never changed, objectives set their own
-    """The recorded parameters that `predictor` and `aggregation` read off actions; where evaluation's data lack one,
-    neither is judged.
+    """The recorded parameters that `predictor` and `aggregation` read from actions. Neither is judged on data that lack
+    one of them.
     """
 
     told_of_plain_views: bool = False
-    """Whether the views of which it is told something are the data's own, with nothing done to them."""
+    """Whether the loss reads parameters of unaugmented views only."""
+
+    looks_between_epochs: bool = False
+    """Whether `between_epochs` does anything. If not, no epoch waits for the one before it."""
+
+    def __init_subclass__(cls, **arguments: Any) -> None:
+        super().__init_subclass__(**arguments)
+        if "between_epochs" in vars(cls) and not ("looks_between_epochs" in vars(cls) or cls.looks_between_epochs):
+            raise TypeError(f"{cls.__name__} has between_epochs, so it must set looks_between_epochs = True")
 
     @property
     def parameters_told(self) -> list[str]:
-        """The recorded parameters that the loss reads; of what the data record and an augmentation makes untrue, a run
-        warns.
-        """
+        """The recorded parameters that the loss reads. A run warns if an augmentation makes one of them untrue."""
         return self.parameters_used
 
     @property
@@ -86,18 +91,13 @@ class Objective(nn.Module, ABC):
 
     @abstractmethod
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        """The terms of the loss on a batch; equal on every process and equal to those of one process with the global
-        batch.
-        """
+        """The terms of the loss on a batch: equal on all processes, and equal to one process with the global batch."""
 
     def adopt(self, backbone: Backbone) -> None:
-        """Called once, before training and before any checkpoint is loaded: keep what is needed of the backbone, such
-        as a teacher.
-        """
+        """Copy what is needed of the backbone, such as a teacher. Called once, before a checkpoint is loaded."""
 
     def allocate(self, objects: int, images: int) -> None:
-        """Called once, after `adopt` and before any checkpoint is loaded: make the buffers that are as large as the
-        training data.
+        """Make the buffers that are as large as the training data. Called once, between `adopt` and a checkpoint.
 
         Args:
             objects: in the training data; `Views.index` counts them.
@@ -105,76 +105,143 @@ class Objective(nn.Module, ABC):
         """
 
     def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
-        """The parameters that optimiser step `step` of `steps`, the first of which is 1, leaves alone.
+        """The parameters that stay frozen in optimiser step `step` of `steps`; the first step is 1.
 
-        They neither move nor decay, and the optimiser gathers no moments of their gradients.
+        They neither move nor decay, and the optimiser accumulates no moments of their gradients.
         """
         return ()
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
-        """Called after optimiser step `step` of `steps`, the first of which is 1: moving averages, queues."""
+        """Update EMAs and queues. Called after optimiser step `step` of `steps`; the first step is 1."""
 
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
-        """Called before each epoch, the first of which is 0: clustering, graph mining.
+        """Cluster or mine a graph before an epoch. Set `looks_between_epochs` if you implement it.
 
-        It is called on every process with the same random numbers, and not again when a run is resumed within an epoch.
+        Every process calls it with the same random numbers. A run that is resumed within an epoch doesn't call it
+        again.
 
         Args:
             backbone: in training mode.
-            epoch: passes over the data before this one.
+            epoch: the number of the epoch; the first is 0.
             gallery: all training images; gives the features of any encoder.
         """
 
-    @property
-    def looks_between_epochs(self) -> bool:
-        """Whether `between_epochs` does anything; if not, no epoch waits for the one before it."""
-        return type(self).between_epochs is not Objective.between_epochs
-
     def links(self, seed: int) -> Links | None:
-        """What stands beside what in the views of a `Linked` plan, as of now; asked for after `between_epochs`.
+        """The current partner images for the views of a `Linked` plan. Called after `between_epochs`.
 
         Args:
-            seed: decides everything random about it.
+            seed: decides every random choice.
         """
         return None
 
     def diagnostics(self, labels: Labels | None) -> dict[str, float]:
-        """What to write into the record of a run about the objective's memory before each epoch, by name.
+        """Numbers about the objective's memory, by name, for the run's record before each epoch.
 
         Args:
-            labels: the classes of the training objects where they are known: for this record, and never for the loss.
+            labels: the classes of the training objects, where known: for the record, never for the loss.
         """
         return {}
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
-        """Which patches of a view take part in the next step, for pictures of it: `(B, rows, columns)`, bool, by the
+        """The patches of each view that take part in the next step, for pictures: `(B, rows, columns)`, bool, by the
         number of the view.
 
-        They are what the student is given; of a view that only a teacher is given, what is predicted. Views that are
-        not named take part as a whole.
+        For a view of the student, these are its input; for a view of the teacher alone, the patches to predict. Views
+        that are not named take part as a whole.
         """
         return {}
 
     def representations(self, backbone: Backbone) -> Encoder:
-        """What evaluation may probe: "all", and where the objective has them "invariant", "equivariant", ...; never a
-        hidden head.
-        """
+        """The features to probe: "all", and for some objectives "invariant", "equivariant", ...; never a head's."""
         return lambda pixels: {"all": backbone(pixels)}
 
     def predictor(self, backbone: Backbone) -> Predictor | None:
-        """The prediction that retrieval measures, or None if the objective makes none."""
+        """The prediction that retrieval measures, or None."""
         return None
 
     def aggregation(self, backbone: Backbone) -> Aggregation | None:
-        """What makes one vector of several views, judged beside their mean; None if the objective has no such network."""
+        """The network that makes one vector of several views, judged beside their mean, or None."""
         return None
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """What the networks compute from a view of each sample.
+
+    Attributes:
+        features: of the backbone, `(B, D)`.
+        embeddings: of the projector, `(B, E)`.
+    """
+
+    features: Tensor
+    embeddings: Tensor
+
+    def by_view(self, count: int) -> "list[Embedded]":
+        """The parts of `count` views that passed the networks in one batch, one view after the other."""
+        both = zip(self.features.chunk(count), self.embeddings.chunk(count), strict=True)
+        return [Embedded(*one) for one in both]
+
+
+@dataclass(frozen=True)
+class PairLoss:
+    """The loss of a `PairObjective`, and what it compares.
+
+    Attributes:
+        terms: of the loss.
+        queries: the first view.
+        keys: the last view of the same image, from the teacher if there is one.
+        predictions: the predictor's output for the queries, `(B, E)`, if there is a predictor.
+    """
+
+    terms: Losses
+    queries: Embedded
+    keys: Embedded
+    predictions: Tensor | None = None
+
+
+class PairObjective(Objective):
+    """An objective that compares embeddings of an image's own views, and hands them over: a base for InterCLR.
+
+    It has a `projector` and implements `pair` in place of `loss`::
+
+        class MyObjective(PairObjective):
+            def pair(self, views, backbone):
+                x, y = (self.embed(view.pixels, backbone) for view in views.views)
+                return PairLoss({"mine": Term(my_loss(x.embeddings, y.embeddings))}, queries=x, keys=y)
+
+    Attributes:
+        projector: from pooled features `(B, D)` to embeddings `(B, E)`; E is the width of its last linear map.
+        teacher: an EMA of the backbone and the projector in a `Sequential`, if `has_teacher`.
+    """
+
+    projector: nn.Module
+    teacher: Teacher
+
+    has_teacher: bool = False
+    """Whether keys come from `teacher`."""
+
+    @abstractmethod
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        """The loss of a batch, its queries and its keys."""
+
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
+        return self.pair(views, backbone).terms
+
+    def embed(self, pixels: Tensor, backbone: Backbone) -> Embedded:
+        """Features and embeddings of the trained networks."""
+        features = backbone(pixels)
+        return Embedded(features, self.projector(features))
+
+    def embed_by_teacher(self, pixels: Tensor) -> Embedded:
+        """Features and embeddings of the teacher, without gradient."""
+        return Embedded(*self.teacher.outputs(pixels))
 
 
 def action_dimensions(groups: Mapping[str, Group], names: list[str], convention: Convention) -> int:
     """Length of the action vector of the named parameters.
 
     Raises:
-        ValueError: if there are none, or the data does not record one of them, or one measures nothing.
+        SettingError: if there are none, the data do not record one of them, or one has no numbers.
     """
     if not names:
         raise SettingError("parameters", f"is empty; this data records {', '.join(groups) or 'none'}")
@@ -183,15 +250,15 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
     widths = {name: neutral.relative(neutral).as_vector([name], convention).shape[1] for name in names}
     if (nothing := next((name for name, width in widths.items() if not width), None)) is not None:
-        raise SettingError("parameters", f"{nothing!r} names something and measures nothing that could be told")
+        raise SettingError("parameters", f"{nothing!r} has no numeric value")
     return sum(widths[name] for name in names)
 
 
 def rotation_position(groups: Mapping[str, Group], names: list[str], convention: Convention) -> int:
-    """Where in the action vector of the named parameters the quaternion of the first rotation begins.
+    """Where the quaternion of the first rotation begins in the action vector of the named parameters.
 
     Raises:
-        ValueError: if none of them is a rotation.
+        SettingError: if none of them is a rotation.
     """
     for number, name in enumerate(names):
         if isinstance(groups.get(name), (Rotation, Pose)):
@@ -207,10 +274,10 @@ class ActionPrediction:
     """An objective's prediction, for `Objective.predictor`.
 
     Attributes:
-        encode: from normalised pixels to embeddings `(B, D)` in the space in which predictions are made.
+        encode: from normalised pixels to embeddings `(B, D)` in the space of the predictions.
         move: from embeddings `(B, D)` and action vectors `(B, K)` to predicted embeddings `(B, D)`.
-        parameters: what of an action its vector tells.
-        convention: how.
+        parameters: the parameters in the action vector.
+        convention: how the action vector is written.
     """
 
     encode: Callable[[Tensor], Tensor]

@@ -9,12 +9,12 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-class BYOL(Objective):
+class BYOL(PairObjective):
     """Bootstrap your own latent (Grill et al., NeurIPS 2020, eq. 2).
 
     With q the prediction from the projection of one view, and z' the teacher's projection of the other view, without
@@ -38,7 +38,7 @@ class BYOL(Objective):
         momentum: of the teacher in the first step; it rises to 1 along half a cosine.
     """
 
-    teacher: Teacher
+    has_teacher = True
 
     def __init__(
         self,
@@ -66,10 +66,12 @@ class BYOL(Objective):
     def _encoder(self, backbone: Backbone) -> nn.Module:
         return nn.Sequential(backbone, self.projector)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        x, y = (self.teacher(view.pixels) for view in views.views)
-        predicted_y, predicted_x = (self.prediction(self.projector(backbone(view.pixels))) for view in views.views)
-        return {"prediction": Term(losses.cosine_error(predicted_y, y) + losses.cosine_error(predicted_x, x))}
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        x, y = (self.embed_by_teacher(view.pixels) for view in views.views)
+        queries, others = (self.embed(view.pixels, backbone) for view in views.views)
+        predicted_y, predicted_x = (self.prediction(one.embeddings) for one in (queries, others))
+        errors = losses.cosine_error(predicted_y, y.embeddings) + losses.cosine_error(predicted_x, x.embeddings)
+        return PairLoss({"prediction": Term(errors)}, queries, y, predicted_y)
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._encoder(backbone), cosine_momentum(self.momentum, step, steps))

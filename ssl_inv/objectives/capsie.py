@@ -111,7 +111,7 @@ class CapsIE(Objective):
         return Pair()
 
     def adopt(self, backbone: Backbone) -> None:
-        leave_out_head(backbone.model)
+        leave_out_head(backbone)
 
     def action_vector(self, action: Action) -> Tensor:
         """The action as the predictor reads it, `(B, A)`."""

@@ -8,12 +8,12 @@ from ssl_inv.catalogue import SettingError, require_above, require_at_least, req
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-class CARE(Objective):
+class CARE(PairObjective):
     """Contrastive learning with augmentations that act orthogonally (Gupta, Robinson, Lim, Villar, Jegelka, ICLR 2024).
 
     All images of a chunk share two augmentations, one for view x and one for view y. If each augmentation acts on
@@ -68,9 +68,10 @@ class CARE(Objective):
         # Always two views of one image: views of an object that the data holds differ by more than the augmentation.
         return MultiCrop((Crops(2),))
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
-        return self.embedding_loss(x, y, views[0].transform[self.chunk])
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        x, y = (self.embed(view.pixels, backbone) for view in views.views)
+        chunk = views[0].transform[self.chunk]
+        return PairLoss(self.embedding_loss(x.embeddings, y.embeddings, chunk), x, y)
 
     def embedding_loss(self, x: Tensor, y: Tensor, chunk: Tensor) -> Losses:
         """The terms of the loss from the embeddings `(B, D)` of both views and each sample's chunk number, `(B,)`."""

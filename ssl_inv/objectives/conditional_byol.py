@@ -11,12 +11,12 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.nn.predictors import EmbeddedActionPredictor
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
-from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import ActionPrediction, Embedded, PairLoss, PairObjective, Term, action_dimensions
 from ssl_inv.transforms import Convention, Group
 from ssl_inv.views import Pair, View, Views
 
 
-class ConditionalBYOL(Objective):
+class ConditionalBYOL(PairObjective):
     """BYOL (Grill et al., NeurIPS 2020) with a predictor that is told the action, seq-JEPA's comparison (Ghaemi et al.,
     2025).
 
@@ -44,7 +44,7 @@ class ConditionalBYOL(Objective):
             the product, and plain differences of hues.
     """
 
-    teacher: Teacher
+    has_teacher = True
 
     def __init__(
         self,
@@ -80,17 +80,20 @@ class ConditionalBYOL(Objective):
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(nn.Sequential(backbone, self.projector), cosine_momentum(self.momentum, step, steps))
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
         x, y = views.views
-        terms = {"forward": Term(self._prediction_error(x, y, backbone))}
+        error, queries, keys = self._prediction_error(x, y, backbone)
+        terms = {"forward": Term(error)}
         if self.symmetric:
-            terms["backward"] = Term(self._prediction_error(y, x, backbone))
-        return terms
+            terms["backward"] = Term(self._prediction_error(y, x, backbone)[0])
+        return PairLoss(terms, queries, keys)
 
-    def _prediction_error(self, source: View, target: View, backbone: Backbone) -> Tensor:
+    def _prediction_error(self, source: View, target: View, backbone: Backbone) -> tuple[Tensor, Embedded, Embedded]:
         action = source.transform.relative(target.transform).as_vector(self.parameters_used, self.convention)
-        predicted = self.action_predictor(self.projector(backbone(source.pixels)), action)
-        return losses.cosine_error(predicted, self.teacher(target.pixels))
+        queries = self.embed(source.pixels, backbone)
+        predicted = self.action_predictor(queries.embeddings, action)
+        keys = self.embed_by_teacher(target.pixels)
+        return losses.cosine_error(predicted, keys.embeddings), queries, keys
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:
         def encode(pixels: Tensor) -> Tensor:

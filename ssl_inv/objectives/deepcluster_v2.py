@@ -15,7 +15,7 @@ from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Embedded, Losses, PairLoss, PairObjective, Term
 from ssl_inv.objectives.multi_crop import by_crop, encode_by_size, global_and_local
 from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Views
@@ -23,7 +23,7 @@ from ssl_inv.views import MultiCrop, Views
 _GLOBAL_CROPS = 2
 
 
-class DeepClusterV2(Objective):
+class DeepClusterV2(PairObjective):
     """Offline clustering with prototypes that are centroids (Caron et al., "SwAV", NeurIPS 2020, app. D).
 
     Two banks hold the normalised projections of the two global crops of every image, from the last time it was seen.
@@ -55,6 +55,8 @@ class DeepClusterV2(Objective):
         bank_place: `host` keeps the banks out of the GPU's memory.
         seed: of the sample and the first centroids, with the epoch and the set.
     """
+
+    looks_between_epochs = True
 
     def __init__(
         self,
@@ -96,9 +98,12 @@ class DeepClusterV2(Objective):
         self.banks.extend(Bank(objects, self.dimensions, **self.storage) for _ in range(_GLOBAL_CROPS))
         self.sets.extend(Clusters(objects, count, self.dimensions) for count in self.prototypes)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        projections = self.projector(encode_by_size(backbone, views.views))
-        return self.embedding_loss(by_crop(losses.unit_rows(projections), len(views)), views.index)
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        features = encode_by_size(backbone, views.views)
+        z = Embedded(features, self.projector(features))
+        terms = self.embedding_loss(by_crop(losses.unit_rows(z.embeddings), len(views)), views.index)
+        first, *_, last = z.by_view(len(views))
+        return PairLoss(terms, first, last)
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
         """The loss from normalised projections `(V, B, D)` of V crops of the images `index`, `(B,)`; the two global

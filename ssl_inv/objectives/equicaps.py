@@ -84,7 +84,7 @@ class EquiCaps(Objective):
         return Pair()
 
     def adopt(self, backbone: Backbone) -> None:
-        leave_out_head(backbone.model)
+        leave_out_head(backbone)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (self.projector(backbone.feature_map(view.pixels)) for view in views.views)

@@ -12,13 +12,13 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.objectives.multi_crop import area_range
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Several, Turns, Views
 
 
-class ESSL(Objective):
+class ESSL(PairObjective):
     """Equivariant contrastive learning with quarter turns (Dangovski et al., ICLR 2022).
 
         L = L_SSL(x, y) + rotation CE(head(f(turned small crop)), turn)
@@ -89,12 +89,13 @@ class ESSL(Objective):
     def plan(self) -> Several:
         return self._plan
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
         pair, turned = self.plan.parts(views)
-        x, y = (self.projector(backbone(view.pixels)) for view in pair.views)
+        x, y = (self.embed(view.pixels, backbone) for view in pair.views)
         logits = self.rotation_head(backbone(torch.cat([view.pixels for view in turned.views])))
         turns = torch.arange(4, device=logits.device).repeat_interleave(len(turned.index))
-        return {**self.embedding_loss(x, y), "rotation": Term(losses.classification(logits, turns), self.rotation)}
+        rotation = Term(losses.classification(logits, turns), self.rotation)
+        return PairLoss({**self.embedding_loss(x.embeddings, y.embeddings), "rotation": rotation}, x, y)
 
     def embedding_loss(self, x: Tensor, y: Tensor) -> Losses:
         """L_SSL from the projections `(B, D)` of the pair."""

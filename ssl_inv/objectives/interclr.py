@@ -1,14 +1,13 @@
-"""InterCLR: an objective on single images, and beside it other images of the same cluster as positives."""
+"""InterCLR: beside an objective on single images, other images of the same cluster are positives."""
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import Annotated, Any, Literal, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.clusters import Clusters
@@ -19,8 +18,8 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
 from ssl_inv.nn.teacher import Teacher
-from ssl_inv.objectives.around import AroundBase, base_objective, beside
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.around import Around, base_objective, beside
+from ssl_inv.objectives.base import Losses, Objective, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.transforms.keyed_random import sample_keys
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Several, Views
@@ -30,73 +29,75 @@ _POSITIVES, _NEGATIVES = range(2)
 
 
 _NEVER = -1e4
-"""The similarity of an entry that is not to be told from the query; minus infinity would have no gradient where there
-is no other.
-"""
+"""The similarity of a missing negative. With minus infinity there would be no gradient if all are missing."""
 
 
-class InterCLR(Progress, AroundBase, Objective):
+class InterCLR(Progress, Around):
     """Inter-image invariance (Xie et al., IJCV 2022, arXiv 2008.11702, eq. 1 to 6) beside an objective on single
     images.
 
-    A bank holds a unit vector of every training image, and every image has a pseudo-label, its cluster. With q the
-    query, v+ the bank's vector of a random image of the query's cluster, and v_1, ..., v_M those of images of other
-    clusters,
+    A bank holds a unit vector of every training image, and every image has a pseudo-label, its cluster. Let q be the
+    query, v+ the bank's vector of a random image from the query's cluster, and v_1, ..., v_M the vectors of images from
+    other clusters. Then
 
         L = (1 - weight) L_base + weight CE([(q . v+ - margin) / T, q . v_1 / T, ..., q . v_M / T], first).
 
-    Query and key are the base's projections of the first and of the last view, the key the teacher's if the base has
-    one. After the step the key takes its image's place in the bank, and the image goes into the cluster whose centroid
-    it is most like; now and then centroids become the means of their members. The bank begins with what the untrained
-    network makes of the whole images, clustered by k-means. With a base without negatives, `negatives: none` gives 2 -
-    2 cos(p, v+), p being the base's prediction.
+    Query and key are the base's projections of the first and the last view. If the base has a teacher, the key is the
+    teacher's. After the step, the key replaces its image's vector in the bank, and the image moves to the cluster with
+    the most similar centroid. From time to time, centroids become the means of their members. The bank starts with the
+    untrained network's embeddings of the whole images, clustered by k-means. For a base without negatives,
+    `negatives: none` gives 2 - 2 cos(p, v+), where p is the base's prediction.
 
-    The authors' code redraws negatives of the query's own cluster until there are none, which may never end, so that
-    some come twice. Here draws are from the pool's other clusters at once, different as long as there are as many,
-    stratified in the order of the data; where the pool has none, from all of the bank. It sends the bank to all
-    processes in every step; here all do the same to their copies. Where an angular margin would lead beyond 0 or pi,
-    its cosine jumps by 1 - cos m - m sin m and goes on straight; here it goes on without a jump.
+    The authors' code redraws negatives of the query's own cluster until there are none; this may never end, and some
+    negatives come twice. Here negatives are drawn at once from the other clusters of the pool, without repetition while
+    there are enough, stratified in the order of the data; if the pool has none, from the whole bank. The authors'
+    code sends the bank to all processes in every step; here every process updates its own copy in the same way. If an
+    angular margin leads beyond 0 or pi, their cosine jumps by 1 - cos m - m sin m and continues as a straight line;
+    here it continues without a jump.
 
     When:
-        Features for classes, from images of which there are many of each kind, so that a positive that is another image
-        is mostly of the same kind; it adds a bank and a matrix product with it to the base. Not on data without such
-        kinds, nor where an image has to be told from others like it; nor for short training: entries are up to a pass
-        old, and where features change much within a pass, online labels lose what the first clusters knew. The record's
-        `nmi` and `purity`, before each epoch, tell.
+        Features for classes, on data with many images of each kind: then another image as a positive is mostly of the
+        same kind. It adds a bank and a matrix product with the bank to the base. Not on data without such kinds, nor
+        where an image has to be told from similar ones; nor for short training: entries are up to one epoch old, and if
+        features change much within an epoch, online labels lose the knowledge of the first clusters. `nmi` and
+        `purity` in the run's record, before each epoch, show this.
 
     Args:
-        base: the objective on single images, a mapping with its `name` and settings: `moco-v2` as released, or any that
-            has a `projector` and one view or some of one size, such as `npid`, `byol` and `simsiam`.
+        base: the objective on single images, a mapping with its `name` and settings: `moco-v2` as released, or any
+            `PairObjective` with one view, or several views of one size, such as `npid`, `byol` and `simsiam`.
         weight: of the inter-image term; the base has 1 minus it.
         warmup: share of all steps in which the base has weight 1 and the inter-image term 0.
-        share_neck: whether the base's projector makes queries and keys, or one of their own.
-        neck: widths of that projector, with ReLU between its layers.
-        neck_momentum: what the teacher of that projector keeps of itself in every step, if the base has a teacher.
+        share_neck: whether the base's projector makes queries and keys; otherwise a second projector does.
+        neck: widths of that second projector, with ReLU between its layers.
+        neck_momentum: share of its weights that the second projector's teacher keeps in every step, if the base has a
+            teacher.
         clusters: K; the paper's 10,000 are for 1.28 million images.
         cluster_iterations: of k-means.
-        cluster_points: objects for each cluster that k-means sees, at most; all get a cluster.
-        labels: `online` puts the images of a batch into clusters anew, `offline` all images by k-means of the bank,
-        every `cluster_epochs`.
+        cluster_points: largest number of objects per cluster that k-means is fitted to; all objects get a cluster.
+        labels: `online` assigns the images of each batch to clusters; `offline` assigns all images by k-means on the
+            bank, every `cluster_epochs`.
         cluster_epochs: see `labels`.
         centroid_every: steps between updates of centroids from their members; online labels only.
-        smallest_cluster: clusters with fewer members are emptied and get a half of the largest one; 0 for never; online
-        labels only.
-        negatives: `semi-hard` draws from the pool of images most similar to the query, `semi-easy` from that of the
-            least similar ones, `random` from all; `hard` takes the most similar ones; `none` is for bases without
-            negatives.
+        smallest_cluster: smaller clusters are emptied and get half of the largest one; 0 for never; online labels only.
+        negatives: `semi-hard` draws from the pool of the images most similar to the query, `semi-easy` from the pool of
+            the least similar ones, `random` from all images; `hard` takes the most similar ones; `none` is for bases
+            without negatives.
         negative_count: M.
-        pool: images in the pool, the paper's a tenth of its data.
+        pool: images in the pool; in the paper, a tenth of its data.
         own_entry: whether the positive may be the image itself.
-        boundary: whether the margin is taken from the `cosine` or added to the `angle`, in radians, to which the cosine
-            belongs; where the angle would leave 0 to pi, the cosine goes on straight.
+        boundary: `cosine` subtracts the margin from the cosine; `angle` adds it, in radians, to the angle. Beyond 0 and
+            pi, the cosine continues as a straight line.
         margin: below 0 makes the decision less strict.
         temperature: T, which divides the cosine similarities.
-        bank_renewal: how much of the new key is stored, 1 minus this of the old vector; ODC has 0.5.
+        bank_renewal: share of the new key in the stored vector, 1 minus it of the old vector; ODC has 0.5.
         bank_precision: of the stored vectors.
         bank_place: `host` keeps the bank out of the GPU's memory.
-        seed: decides clusters, positives and negatives, with the number of the step and of the image.
+        seed: decides clusters, positives and negatives, with the step and the image.
     """
 
+    looks_between_epochs = True
+
+    base: PairObjective
     bank: Bank
     clusters: Clusters
 
@@ -130,14 +131,11 @@ class InterCLR(Progress, AroundBase, Objective):
         bank_place: Literal["device", "host"] = "device",
         seed: int = 0,
     ) -> None:
-        super().__init__()
         require_at_least(
             1, cluster_iterations=cluster_iterations, cluster_points=cluster_points, cluster_epochs=cluster_epochs
         )
         require_at_least(1, centroid_every=centroid_every, negative_count=negative_count, pool=pool)
-        shares = {"weight": weight, "warmup": warmup, "neck_momentum": neck_momentum}
-        if wrong := next((name for name, share in shares.items() if not 0 <= share <= 1), None):
-            raise SettingError(wrong, f"must lie between 0 and 1, got {shares[wrong]}")
+        require_between(0, 1, weight=weight, warmup=warmup, neck_momentum=neck_momentum)
         require_above(0, temperature=temperature)
         if boundary == "angle" and abs(margin) >= math.pi:
             raise SettingError("margin", f"must be an angle within pi of 0, got {margin}")
@@ -147,8 +145,7 @@ class InterCLR(Progress, AroundBase, Objective):
             raise SettingError(
                 "negatives", "none compares the base's predictions with the bank, so share_neck must be true"
             )
-        self.surround(base_objective(features, groups, **base))
-        _require_suitable(self.base, base["name"])
+        super().__init__(base=_suitable(base_objective(features, groups, **base), base["name"]))
         self.neck = None if share_neck else mlp((features, *neck))
         self.neck_teacher: Teacher | None = None
         self.weight, self.warmup, self.neck_momentum = weight, warmup, neck_momentum
@@ -162,12 +159,12 @@ class InterCLR(Progress, AroundBase, Objective):
 
     @property
     def projector(self) -> nn.Module:
-        """What makes queries of pooled features."""
-        return self.neck if self.neck is not None else cast(nn.Module, self.base.projector)
+        """The network from pooled features to queries."""
+        return self.base.projector if self.neck is None else self.neck
 
     def adopt(self, backbone: Backbone) -> None:
         super().adopt(backbone)
-        if self.neck is not None and self._teacher is not None:
+        if self.neck is not None and self.base.has_teacher:
             self.neck_teacher = Teacher(self.neck)
 
     def allocate(self, objects: int, images: int) -> None:
@@ -178,41 +175,23 @@ class InterCLR(Progress, AroundBase, Objective):
         self.bank = Bank(objects, width, **self.storage)
         self.clusters = Clusters(objects, self.cluster_count, width, self.smallest_cluster if self.online else 0)
 
-    @property
-    def _teacher(self) -> Teacher | None:
-        teacher = getattr(self.base, "teacher", None)
-        return teacher if isinstance(teacher, Teacher) else None
-
     def loss(self, views: Views, backbone: Backbone) -> Losses:
-        teacher, prediction = self._teacher, getattr(self.base, "prediction", None)
-        # A projector of one's own wants features, of the teacher those of its backbone.
-        student = self.projector if self.neck is None else backbone
-        target = teacher if self.neck is None or teacher is None else cast(nn.Sequential, teacher.network)[0]
-        with remembered(student) as seen, remembered(target) as targets, remembered(prediction) as predictions:
-            terms = self.base.loss(views, backbone)
-        samples, weight = len(views.index), self.weight if self.share_done >= self.warmup else 0.0
-        last = views[len(_images(self.plan)) - 1].pixels
-        # A teacher may see the views in any order, each alone; everything else gets them in theirs.
-        key = next((output for given, output in targets if given is last), None)
-        key = torch.cat([output for _, output in targets or seen])[-samples:] if key is None else key
-        queries, keys = self._queries_and_keys(torch.cat([output for _, output in seen])[:samples], key.detach())
-        self.bank.put(views.index, keys)
+        pair = self.base.pair(views, backbone)
+        weight = self.weight if self.share_done >= self.warmup else 0.0
+        if self.neck is None:
+            queries, keys = pair.queries.embeddings, pair.keys.embeddings
+        else:
+            # In this order: autocast may cache cast weights, and weights cast without a gradient would have none.
+            queries = self.neck(pair.queries.features)
+            with torch.no_grad():
+                keys = (self.neck_teacher or self.neck)(pair.keys.features)
+        self.bank.put(views.index, keys.detach())
         if self.negatives is None:
-            inter = self.attraction(predictions[0][1][:samples] if predictions else queries, views.index)
+            inter = self.attraction(queries if pair.predictions is None else pair.predictions, views.index)
         else:
             inter = self.inter_loss(queries, views.index, self.negatives)
-        intra = {name: Term(term.value, (1 - weight) * term.weight) for name, term in terms.items()}
+        intra = {name: Term(term.value, (1 - weight) * term.weight) for name, term in pair.terms.items()}
         return beside(intra, {"inter": Term(inter, weight)})
-
-    def _queries_and_keys(self, queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """What the own projector, if there is one, makes of the features of both."""
-        if self.neck is None:
-            return queries, keys
-        # In this order: autocast may keep weights that it has cast, and those cast without a gradient would have none.
-        queries = self.neck(queries)
-        with torch.no_grad():
-            keys = (self.neck_teacher or self.neck)(keys)
-        return queries, keys
 
     def inter_loss(self, queries: Tensor, index: Tensor, negatives: Negatives) -> Tensor:
         """The inter-image term of queries `(B, D)` of the images `index`, `(B,)`."""
@@ -225,9 +204,7 @@ class InterCLR(Progress, AroundBase, Objective):
             return self.contrast(queries, self._positives(index, queries.device), drawn)
 
     def contrast(self, queries: Tensor, positives: Tensor, negatives: Drawn) -> Tensor:
-        """The cross entropy of telling the positive, an object each, `(B,)`, of unit vectors `(B, D)` from negatives,
-        with the margin.
-        """
+        """The cross entropy of unit vectors `(B, D)` with their positives, objects `(B,)`, and negatives."""
         positive = with_margin(
             self.bank.similarity(queries, positives.unsqueeze(1)).squeeze(1), self.margin, self.boundary
         )
@@ -259,10 +236,6 @@ class InterCLR(Progress, AroundBase, Objective):
             self.clusters.mend(self.bank)
         self.advance(step, steps)
 
-    @property
-    def looks_between_epochs(self) -> bool:
-        return True
-
     def between_epochs(self, backbone: Backbone, epoch: int, gallery: Gallery) -> None:
         super().between_epochs(backbone, epoch, gallery)
         if epoch == 0:
@@ -276,9 +249,9 @@ class InterCLR(Progress, AroundBase, Objective):
 
 
 def with_margin(cosines: Tensor, margin: float, boundary: Literal["cosine", "angle"]) -> Tensor:
-    """Similarities that stand for cosines: cos - margin, or cos(angle + margin).
+    """Similarities with a margin: cos - margin, or cos(angle + margin).
 
-    The latter goes on with slope 1 where the angle would be below 0 or above pi, so that it rises with the cosine
+    The latter continues with slope 1 where the angle would be below 0 or above pi, so it increases with the cosine
     everywhere.
     """
     if boundary == "cosine":
@@ -290,26 +263,8 @@ def with_margin(cosines: Tensor, margin: float, boundary: Literal["cosine", "ang
     return torch.where(cosines > -math.cos(margin), turned, cosines + math.cos(margin) - 1)
 
 
-@contextmanager
-def remembered(module: nn.Module | None) -> Iterator[list[tuple[Tensor, Tensor]]]:
-    """What a module is given and what it gives meanwhile, call by call."""
-    calls: list[tuple[Tensor, Tensor]] = []
-
-    def keep(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
-        calls.append((given[0], output))
-
-    handle = None if module is None else module.register_forward_hook(keep)
-    try:
-        yield calls
-    finally:
-        if handle is not None:
-            handle.remove()
-
-
 def _images(plan: Plan) -> range:
-    """The views of a plan, from the first on, that the bank's vectors can be made of: one, or some of one kind; empty
-    if there are none.
-    """
+    """The first views of a plan, all of one kind, that the bank's vectors can come from; may be empty."""
     match plan:
         case Pair() | MultiCrop(crops=(Crops(),)) if not plan.linked:
             return range(plan.count)
@@ -318,22 +273,20 @@ def _images(plan: Plan) -> range:
     return range(0)
 
 
-def _require_suitable(base: Objective, name: str) -> None:
-    """Raise a `ValueError` if a base has no projector of vectors, or views of which it is not clear which ones the bank
-    shall know.
-    """
-    projector = getattr(base, "projector", None)
-    if not isinstance(projector, nn.Module):
-        raise SettingError("base", f"{name!r} has no projector, whose outputs the bank is made of")
-    if not any(isinstance(layer, nn.Linear) for layer in projector.modules()):
-        raise SettingError("base", f"the projector of {name!r} gives no vectors, of which the bank is made")
+def _suitable(base: Objective, name: str) -> PairObjective:
+    """The base; a `SettingError` if it does not fit."""
+    if not isinstance(base, PairObjective):
+        raise SettingError(
+            "base", f"{name!r} hands over no queries and keys; choose a PairObjective, such as moco-v2 or byol"
+        )
     if not _images(base.plan):
         raise SettingError(
             "base",
             f"{name!r} has views of other images or crops of several sizes; the bank needs an image's own, of one size",
         )
+    return base
 
 
 def output_width(projector: nn.Module) -> int:
-    """Dimensions of what a projector gives: those of its last linear map."""
+    """Output dimensions of a projector: those of its last linear map."""
     return [layer.out_features for layer in projector.modules() if isinstance(layer, nn.Linear)][-1]

@@ -12,13 +12,13 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.nn.sigreg import sigreg as sigreg_loss
-from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.multi_crop import area_range
+from ssl_inv.objectives.base import Embedded, Losses, PairLoss, PairObjective, Term
+from ssl_inv.objectives.multi_crop import area_range, by_crop
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, Views
 
 
-class LeJEPA(Objective):
+class LeJEPA(PairObjective):
     """Joint embedding without teacher, stop-gradient or predictor (Balestriero, LeCun, 2025, arXiv 2511.08544).
 
         L = (1 - weight) mean (z_v - c)^2 + weight SIGReg(z),
@@ -82,11 +82,14 @@ class LeJEPA(Objective):
     def plan(self) -> Plan:
         return self._plan
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
         pixels = [view.pixels for view in views.views]
         sizes = [part for part in (pixels[: self.global_views], pixels[self.global_views :]) if part]
         features = torch.cat([backbone(torch.cat(part)) for part in sizes])
-        return self.embedding_loss(self.projector(features).unflatten(0, (len(views), -1)))
+        z = Embedded(features, self.projector(features))
+        terms = self.embedding_loss(by_crop(z.embeddings, len(views)))
+        first, *_, last = z.by_view(len(views))
+        return PairLoss(terms, first, last)
 
     def embedding_loss(self, z: Tensor) -> Losses:
         """The terms of the loss from the embeddings `(V, B, D)` of all views, the global ones first."""

@@ -14,12 +14,12 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
 from ssl_inv.nn.teacher import Teacher
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Pair, Views
 
 
-class MoCoV2(Progress, Objective):
+class MoCoV2(Progress, PairObjective):
     """Momentum contrast with a queue (He et al., CVPR 2020, eq. 1), with MoCo v2's head and temperature (Chen et al.,
     arXiv 2003.04297).
 
@@ -57,7 +57,7 @@ class MoCoV2(Progress, Objective):
         seed: of l, v and the permutation, with the step.
     """
 
-    teacher: Teacher
+    has_teacher = True
 
     def __init__(
         self,
@@ -94,9 +94,10 @@ class MoCoV2(Progress, Objective):
     def _encoder(self, backbone: Backbone) -> nn.Module:
         return nn.Sequential(backbone, self.projector)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        keys = self.teacher(views[1].pixels)
-        return self.embedding_loss(self.projector(backbone(views[0].pixels)), keys)
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        keys = self.embed_by_teacher(views[1].pixels)
+        queries = self.embed(views[0].pixels, backbone)
+        return PairLoss(self.embedding_loss(queries.embeddings, keys.embeddings), queries, keys)
 
     def embedding_loss(self, queries: Tensor, keys: Tensor) -> Losses:
         """The loss from queries and keys `(B, D)`; the keys enter the queue after the step."""

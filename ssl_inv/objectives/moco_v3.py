@@ -9,12 +9,12 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-class MoCoV3(Objective):
+class MoCoV3(PairObjective):
     """Momentum contrast without a queue (Chen, Xie, He, ICCV 2021, eq. 1 and algorithm 1).
 
     With q the predictor's output for a view's projection, and k the teacher's projection of the other view,
@@ -42,7 +42,7 @@ class MoCoV3(Objective):
             paper's remedy (sec. 4.2) for unstable training.
     """
 
-    teacher: Teacher
+    has_teacher = True
 
     def __init__(
         self,
@@ -80,11 +80,15 @@ class MoCoV3(Objective):
     def _encoder(self, backbone: Backbone) -> nn.Module:
         return nn.Sequential(backbone, self.projector)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        key_x, key_y = (self.teacher(view.pixels) for view in views.views)
-        query_x, query_y = (self.prediction(self.projector(backbone(view.pixels))) for view in views.views)
-        found = losses.info_nce(query_x, key_y, self.temperature) + losses.info_nce(query_y, key_x, self.temperature)
-        return {"info_nce": Term(found, 2 * self.temperature)}
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        key_x, key_y = (self.embed_by_teacher(view.pixels) for view in views.views)
+        x, y = (self.embed(view.pixels, backbone) for view in views.views)
+        query_x, query_y = (self.prediction(one.embeddings) for one in (x, y))
+        errors = [
+            losses.info_nce(query, key.embeddings, self.temperature)
+            for query, key in ((query_x, key_y), (query_y, key_x))
+        ]
+        return PairLoss({"info_nce": Term(errors[0] + errors[1], 2 * self.temperature)}, x, key_y, query_x)
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(self._encoder(backbone), cosine_momentum(self.momentum, step, steps))

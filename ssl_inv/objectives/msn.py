@@ -211,5 +211,4 @@ def encode_some(backbone: Backbone, pixels: Tensor, kept: Tensor | None) -> Tens
     if kept is None:
         return backbone(pixels)  # type: ignore[no-any-return]
     place: Any = backbone.model.patch_drop
-    with place.register_forward_hook(keep):
-        return backbone(pixels)  # type: ignore[no-any-return]
+    return backbone.encode(pixels, (place, keep)).pooled

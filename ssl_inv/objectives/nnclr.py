@@ -11,12 +11,12 @@ from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-class NNCLR(Objective):
+class NNCLR(PairObjective):
     """Nearest neighbours as positives (Dwibedi et al., "With a little help from my friends", ICCV 2021, eq. 3 and
     algorithm 1).
 
@@ -66,9 +66,11 @@ class NNCLR(Objective):
     def plan(self) -> Pair:
         return Pair()
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
-        return self.embedding_loss(x, y, self.prediction(x), self.prediction(y))
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        queries, keys = (self.embed(view.pixels, backbone) for view in views.views)
+        x, y = queries.embeddings, keys.embeddings
+        predicted = self.prediction(x)
+        return PairLoss(self.embedding_loss(x, y, predicted, self.prediction(y)), queries, keys, predicted)
 
     def embedding_loss(self, x: Tensor, y: Tensor, predicted_x: Tensor, predicted_y: Tensor) -> Losses:
         """The loss from projections and predictions `(B, D)` of both views; the first view's projections enter the

@@ -13,13 +13,13 @@ from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.transforms.keyed_random import sample_keys
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-class NPID(Progress, Objective):
+class NPID(Progress, PairObjective):
     """Non-parametric instance discrimination (Wu, Xiong, Yu, Lin, CVPR 2018, eq. 2).
 
     With z the normalised projection of the one view of image i, and v_1, ..., v_N the bank's vectors of all images,
@@ -75,8 +75,9 @@ class NPID(Progress, Objective):
     def allocate(self, objects: int, images: int) -> None:
         self.bank = Bank(objects, self.dimensions, self.bank_renewal, self.bank_precision, self.bank_place)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        return self.embedding_loss(self.projector(backbone(views[0].pixels)), views.index)
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        z = self.embed(views[0].pixels, backbone)
+        return PairLoss(self.embedding_loss(z.embeddings, views.index), z, z)
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
         """The loss from projections `(B, D)` of the images `index`, `(B,)`; the projections enter the bank after the

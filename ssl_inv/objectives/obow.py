@@ -212,10 +212,7 @@ class LastMaps(nn.Module):
         """Maps `(B, C, h, w)`; the last stage's map is last."""
         if self.levels == 1:
             return [self.backbone.feature_map(pixels)]
-        maps: list[Tensor] = self.backbone.model.forward_intermediates(  # type: ignore[operator]
-            pixels, indices=self.levels, intermediates_only=True
-        )
-        return maps
+        return self.backbone.stage_maps(pixels, self.levels)
 
 
 def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
@@ -228,12 +225,12 @@ def channels_of_last_maps(backbone: Backbone, levels: int) -> list[int]:
         problem = f"1, but {backbone.architecture} gives tokens; choose more levels or a convolutional network"
         require(not hasattr(backbone.model, "num_prefix_tokens"), "levels", problem)
         return [backbone.channels]
-    stages = getattr(backbone.model, "feature_info", ()) if hasattr(backbone.model, "forward_intermediates") else ()
+    stages = backbone.stage_channels()
     if len(stages) < levels:
         raise SettingError(
             "levels", f"{levels}, but {backbone.architecture} gives the feature maps of {len(stages) or 1} stage(s)"
         )
-    return [int(stage["num_chs"]) for stage in stages[-levels:]]
+    return stages[-levels:]
 
 
 def divergence(logits: Tensor, bags: Tensor) -> Tensor:

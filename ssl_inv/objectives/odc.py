@@ -14,12 +14,12 @@ from ssl_inv.memories.clusters import Clusters
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import all_sum
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
 
 
-class ODC(Objective):
+class ODC(PairObjective):
     """Online deep clustering (Zhan et al., CVPR 2020, sec. 3).
 
     A bank holds a unit vector f_i of every training image and its pseudo-label y_i, one of K clusters. With p the
@@ -53,6 +53,8 @@ class ODC(Objective):
         bank_place: `host` keeps the bank out of the GPU's memory.
         seed: of the first clusters.
     """
+
+    looks_between_epochs = True
 
     bank: Bank
     clusters: Clusters
@@ -105,8 +107,9 @@ class ODC(Objective):
         self.bank = Bank(objects, self.dimensions, **self.storage)
         self.clusters = Clusters(objects, count, self.dimensions, self.smallest_cluster)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        return self.embedding_loss(self.projector(backbone(views[0].pixels)), views.index)
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        z = self.embed(views[0].pixels, backbone)
+        return PairLoss(self.embedding_loss(z.embeddings, views.index), z, z)
 
     def embedding_loss(self, z: Tensor, index: Tensor) -> Losses:
         """The loss from projections `(B, D)` of the images `index`, `(B,)`; the projections enter the bank after the

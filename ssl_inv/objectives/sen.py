@@ -11,12 +11,12 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.nn.predictors import EmbeddedActionPredictor, action_predictor
-from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import ActionPrediction, Losses, PairLoss, PairObjective, Term, action_dimensions
 from ssl_inv.transforms import Convention, Group
 from ssl_inv.views import Pair, Views
 
 
-class SEN(Objective):
+class SEN(PairObjective):
     """Symmetric embedding networks (Park et al., ICML 2022) in the form in which SIE and seq-JEPA compare with them.
 
     The predictor p reads the embedding of view x and the action a from x to view y. Its prediction must be nearer to
@@ -79,10 +79,10 @@ class SEN(Objective):
     def plan(self) -> Pair:
         return Pair()
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
         action = views[0].transform.relative(views[1].transform).as_vector(self.parameters_used, self.convention)
-        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
-        return self.embedding_loss(x, y, action)
+        x, y = (self.embed(view.pixels, backbone) for view in views.views)
+        return PairLoss(self.embedding_loss(x.embeddings, y.embeddings, action), x, y)
 
     def embedding_loss(self, x: Tensor, y: Tensor, action: Tensor) -> Losses:
         """The term of the loss from the embeddings `(B, D)` of both views and the action `(B, K)` between them."""

@@ -6,12 +6,12 @@ from ssl_inv.catalogue import require_above, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-class SimCLR(Objective):
+class SimCLR(PairObjective):
     """Contrastive learning with the NT-Xent loss (Chen, Kornblith, Norouzi, Hinton, ICML 2020, eq. 1).
 
     With z the normalised projections of both views of all B images, 2B rows, and z_j the other view of row i,
@@ -47,6 +47,6 @@ class SimCLR(Objective):
     def plan(self) -> Pair:
         return Pair()
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
-        return {"nt_xent": Term(losses.nt_xent(x, y, self.temperature))}
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        x, y = (self.embed(view.pixels, backbone) for view in views.views)
+        return PairLoss({"nt_xent": Term(losses.nt_xent(x.embeddings, y.embeddings, self.temperature))}, x, y)

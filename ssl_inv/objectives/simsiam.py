@@ -8,12 +8,12 @@ from ssl_inv.catalogue import require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-class SimSiam(Objective):
+class SimSiam(PairObjective):
     """Simple Siamese representation learning (Chen, He, CVPR 2021, eq. 2 and 4).
 
     With z the projection of a view and p the prediction from it,
@@ -54,9 +54,11 @@ class SimSiam(Objective):
     def plan(self) -> Pair:
         return Pair()
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        x, y = (self.projector(backbone(view.pixels)) for view in views.views)
-        distances = losses.cosine_distance(self.prediction(x), y.detach()) + losses.cosine_distance(
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        queries, keys = (self.embed(view.pixels, backbone) for view in views.views)
+        x, y = queries.embeddings, keys.embeddings
+        predicted = self.prediction(x)
+        distances = losses.cosine_distance(predicted, y.detach()) + losses.cosine_distance(
             self.prediction(y), x.detach()
         )
-        return {"prediction": Term(distances / 2 - 1)}
+        return PairLoss({"prediction": Term(distances / 2 - 1)}, queries, keys, predicted)

@@ -13,7 +13,7 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import rank, world_size
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Embedded, Losses, PairLoss, PairObjective, Term
 from ssl_inv.objectives.multi_crop import (
     by_crop,
     encode_by_size,
@@ -25,7 +25,7 @@ from ssl_inv.transforms import Group
 from ssl_inv.views import MultiCrop, Views
 
 
-class SwAV(Progress, Objective):
+class SwAV(Progress, PairObjective):
     """Swapping assignments between views (Caron et al., NeurIPS 2020, eq. 1 to 5), as the authors' code computes it.
 
     With z the normalised projection of a crop, c_1, ..., c_K the prototypes, of length one, and q_t the assignment of
@@ -95,9 +95,12 @@ class SwAV(Progress, Objective):
     def plan(self) -> MultiCrop:
         return self.crops
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        projections = self.projector(encode_by_size(backbone, views.views))
-        return self.embedding_loss(by_crop(losses.unit_rows(projections), len(views)))
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        features = encode_by_size(backbone, views.views)
+        z = Embedded(features, self.projector(features))
+        terms = self.embedding_loss(by_crop(losses.unit_rows(z.embeddings), len(views)))
+        first, *_, last = z.by_view(len(views))
+        return PairLoss(terms, first, last)
 
     def embedding_loss(self, z: Tensor) -> Losses:
         """The loss from normalised projections `(V, B, D)` of V crops; the two global crops come first."""

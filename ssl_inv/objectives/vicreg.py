@@ -8,12 +8,12 @@ from ssl_inv.catalogue import require, require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Pair, Views
 
 
-class VICReg(Objective):
+class VICReg(PairObjective):
     """Variance-invariance-covariance regularisation (Bardes, Ponce, LeCun, ICLR 2022).
 
         L = invariance mean (z^x - z^y)^2 + variance (V(z^x) / 2 + V(z^y) / 2) + covariance (C(z^x) + C(z^y))
@@ -59,8 +59,9 @@ class VICReg(Objective):
     def plan(self) -> Pair:
         return Pair()
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        return self.embedding_loss(self.projector(backbone(views[0].pixels)), self.projector(backbone(views[1].pixels)))
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        x, y = (self.embed(view.pixels, backbone) for view in views.views)
+        return PairLoss(self.embedding_loss(x.embeddings, y.embeddings), x, y)
 
     def embedding_loss(self, x: Tensor, y: Tensor) -> Losses:
         """The terms of the loss from the embeddings `(B, D)` of both views."""

@@ -11,12 +11,12 @@ from ssl_inv.catalogue import require, require_at_least, require_filled
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.objectives.base import Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term, action_dimensions
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.views import Pair, Views
 
 
-class VICRegTrajectory(Objective):
+class VICRegTrajectory(PairObjective):
     """VICReg and a regulariser on three views l, c, r of a trajectory of viewpoints (after Wang, Chen, Yu, ECCV 2024).
 
         L = invariance mean_{l c, c r} mean (z - z')^2 + variance mean_v V(z_v) + covariance 2 mean_v C(z_v)
@@ -81,13 +81,14 @@ class VICRegTrajectory(Objective):
     def plan(self) -> Pair:
         return Pair(3)
 
-    def loss(self, views: Views, backbone: Backbone) -> Losses:
-        embeddings = torch.stack([self.projector(backbone(view.pixels)) for view in views.views])
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        embedded = [self.embed(view.pixels, backbone) for view in views.views]
+        embeddings = torch.stack([one.embeddings for one in embedded])
         if self.ordering:
             centre = centre_of(tuple(view.transform for view in views.views), self.ordering)
             order = torch.stack(((centre + 1) % 3, centre, (centre + 2) % 3))
             embeddings = embeddings.take_along_dim(order.unsqueeze(2), dim=0)
-        return self.embedding_loss(*embeddings)
+        return PairLoss(self.embedding_loss(*embeddings), embedded[0], embedded[-1])
 
     def embedding_loss(self, left: Tensor, centre: Tensor, right: Tensor) -> Losses:
         """The terms of the loss from the embeddings `(B, D)` of the three views."""

@@ -11,11 +11,11 @@ from ssl_inv.augment.policy import Augmentation
 from ssl_inv.data.source import Data, Source
 from ssl_inv.engine.features import FeatureCache, choose_objects, feature_table
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation.features import frozen
 from ssl_inv.evaluation.protocols.retrieval import ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.evaluation.suite import FULL, QUICK, Encoded, Protocol, evaluate_with_baselines
-from ssl_inv.nn.backbones import Backbone, SharedPass, to_channels_last
+from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
+from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.transforms import Action
 from ssl_inv.views import Plan
@@ -57,18 +57,19 @@ def judge(
     baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
     parts = tuple(part for part in encoded.train.features if part != PREDICTION)
     table = evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed, device))
-    return Judgement(table + unmeasured(data.validation, trained[1]), encoded, baseline)
+    return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline)
 
 
-def unmeasured(source: Source, objective: Objective | None) -> list[Comparison]:
-    """A line for everything of the objective's own that cannot be judged on data without a parameter that it is told."""
+def unmeasured(source: Source, backbone: nn.Module, objective: Objective | None) -> list[Comparison]:
+    """A line for each network of the objective that is not judged because the data lack a parameter that it is told."""
     if objective is None or not (missing := [name for name in objective.parameters_used if name not in source.groups]):
         return []
     reason = f"not measured: the objective is told {', '.join(missing)}, which these data do not record"
-    kind, own = type(objective), []
-    if kind.predictor is not Objective.predictor:
+    assert isinstance(backbone, Backbone)
+    own = []
+    if objective.predictor(backbone) is not None:
         own.append(Result("retrieval", PREDICTION, None, detail=reason))
-    if kind.aggregation is not Objective.aggregation:
+    if objective.aggregation(backbone) is not None:
         own.append(Result("aggregation", "all", None, detail=reason))
     return [Comparison(one) for one in own]
 
@@ -84,14 +85,14 @@ def encode_data(
     cache: FeatureCache | None = None,
 ) -> Encoded:
     """Features of both splits, with the objective's predictor and its network for several views if it has them."""
-    # What is probed and what predictions are made from come of the same features.
-    shared = SharedPass(backbone) if isinstance(backbone, Backbone) else backbone
+    # Probes and the predictor use the same features of a batch.
+    shared = Cached(backbone, batches=1) if isinstance(backbone, Backbone) else backbone
     encoder: Encoder = _whole(shared) if objective is None else objective.representations(shared)  # type: ignore[arg-type]
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
     # As in training: other kernels round otherwise, and a probe makes more of that.
     to_channels_last(module)
     predictor, aggregation = None, None
-    if objective is not None and not unmeasured(data.validation, objective):
+    if objective is not None and all(name in data.validation.groups for name in objective.parameters_used):
         predictor, aggregation = objective.predictor(shared), objective.aggregation(shared)  # type: ignore[arg-type]
     if predictor is not None:
         encoder = with_prediction_space(encoder, predictor.embed)

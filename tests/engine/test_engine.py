@@ -94,6 +94,8 @@ class HoldsItsHead(Plain):
         assert torch.equal(self.head.weight, self.begun) == (step <= 2)
 
 class LooksBetweenEpochs(Plain):
+    looks_between_epochs = True
+
     def __init__(self, features, groups):
         super().__init__(features, groups)
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))

@@ -1,5 +1,8 @@
 """Any timm model behind one face, and stems for small images that timm can make again."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -7,7 +10,8 @@ from torch import nn
 
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.engine.preflight import advice_on_stem
-from ssl_inv.nn.backbones import SharedPass, make_backbone, to_channels_last
+from ssl_inv.nn.backbones import Cached, make_backbone, to_channels_last
+from ssl_inv.run.export import Preprocessing, export_timm
 from ssl_inv.testing import GROUPS
 
 
@@ -21,6 +25,16 @@ def test_stems_keep_resolution(stem, side):
         again = timm.create_model(backbone.architecture, num_classes=0).eval()
         again.load_state_dict(backbone.model.state_dict())
         assert torch.equal(again(pixels), backbone.model(pixels))
+
+
+def test_one_import_lets_timm_rebuild_an_export_with_a_small_stem(tmp_path):
+    backbone = make_backbone(name="resnet18", stem="3x3-stride2", arguments={"channels": [4, 4, 8, 8]})
+    preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, 64)
+    place = export_timm(backbone.model, backbone.architecture, tmp_path / "export", preprocessing, backbone.arguments)
+    create = f"timm.create_model('local-dir:{place}', pretrained=True).conv1.stride"
+    code = f"import timm, ssl_inv.backbones; print({create}, timm.is_model('resnet101_stem3x3s1'))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["(2,", "2)", "True"]
 
 
 def test_a_map_of_one_pixel_is_pointed_out():
@@ -79,17 +93,44 @@ def test_convolutional_models_have_no_tokens():
         make_backbone(name="test_resnet").tokens(torch.randn(1, 3, 64, 64))
 
 
-def test_a_shared_pass_is_one_pass_of_each_batch():
+def test_a_cached_batch_passes_once():
     backbone = make_backbone(name="test_resnet").eval()
-    shared, passes = SharedPass(backbone), []
+    last, passes = Cached(backbone, batches=1), []
     backbone.model.conv1.register_forward_hook(lambda *_: passes.append(1))
     one, other = torch.randn(2, 2, 3, 64, 64)
     with torch.no_grad():
         for pixels in (one, one, other, other, one):
-            assert torch.equal(shared(pixels), backbone.model(pixels))
-        assert shared(one) is shared(one)
-        assert torch.equal(shared.feature_map(one), backbone.feature_map(one))
+            assert torch.equal(last(pixels), backbone.model(pixels))
+        assert last.encode(one) is last.encode(one)
+        assert torch.equal(last.feature_map(one), backbone.feature_map(one))
     assert len(passes) == 3 + 5 + 1, "of three batches in a row, and those of the backbone itself"
+    every = Cached(backbone)
+    passes.clear()
+    for pixels in (one, other, one, other):
+        every(pixels)
+    with torch.no_grad():
+        assert not every(one).requires_grad
+    assert every(one).requires_grad
+    assert len(passes) == 3, "of two batches with gradients, and of one without"
+
+
+def test_parts_of_a_larger_batch_are_found_and_changed_passes_are_not_reused():
+    backbone = make_backbone(name="vit_tiny_patch16_224", arguments={"img_size": 32, "patch_size": 8, "depth": 1})
+    cached, passes = Cached(backbone.eval()), []
+    backbone.model.patch_embed.register_forward_hook(lambda *_: passes.append(1))
+    one, other = torch.randn(2, 2, 3, 32, 32)
+    keep = (backbone.model.patch_drop, lambda _, inputs, tokens: tokens[:, :5])
+    with torch.no_grad():
+        expected = backbone.tokens(other).transpose(1, 2).unflatten(2, (4, 4))
+        passes.clear()
+        assert cached.encode(one, keep).map.shape[1] == 4
+        assert cached.encode(one).map.shape[1] == 16
+        cached.encode(torch.cat((one, other)))
+        assert len(passes) == 3
+        torch.testing.assert_close(cached.whole_map(other), expected)
+        assert len(passes) == 3
+        assert cached.whole_map(other.flip(0)).shape == expected.shape
+        assert len(passes) == 4
 
 
 def test_channels_last_changes_no_value():

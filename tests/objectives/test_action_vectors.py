@@ -19,7 +19,7 @@ TOLD = [name for name, settings in SETTINGS.items() if "parameters" in settings 
 
 @pytest.mark.parametrize("name", TOLD)
 def test_an_objective_is_told_something_that_measures(name):
-    with pytest.raises(ValueError, match="'order' names something and measures nothing"):
+    with pytest.raises(ValueError, match="'order' has no numeric value"):
         OBJECTIVES.find(name).load()(8, GROUPS, parameters=["order"])
 
 

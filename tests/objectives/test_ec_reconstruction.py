@@ -16,8 +16,8 @@ from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Source, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.data.sources.table import ViewTable
-from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.nn.parts import SomeChannels
+from ssl_inv.nn.backbones import Backbone, Cached, make_backbone
+from ssl_inv.nn.parts import Part
 from ssl_inv.objectives.base import Objective
 from ssl_inv.objectives.ec_reconstruction import Decoder, ECReconstruction
 from ssl_inv.objectives.vicreg import VICReg
@@ -391,7 +391,7 @@ def test_a_base_that_predicts_whole_tokens_is_refused() -> None:
     }
     whole = make_backbone(name="vit_tiny_patch16_224", arguments={**tiny, "fc_norm": False})
     with pytest.raises(
-        ValueError, match="base: i-jepa predicts whole tokens, and cannot have some of their channels alone"
+        ValueError, match="base: i-jepa predicts whole tokens and cannot work on some of their channels only"
     ):
         ECReconstruction(16, GROUPS, base={"name": "i-jepa"}, **WITHOUT_SIZE).adopt(whole)
 
@@ -402,20 +402,24 @@ def test_views_with_dropped_patches_pass_again_as_a_whole() -> None:
     objective = ECReconstruction(16, GROUPS, base=base, **WITHOUT_SIZE)
     objective.adopt(whole)
     views = noise(objective.plan)
-    maps = [SomeChannels(whole.model, 8).features_of(view.pixels)[:, 8:] for view in views.views[:2]]
+    maps = [Cached(whole).whole_map(view.pixels)[:, 8:] for view in views.views[:2]]
     alone = objective.reconstruction(torch.cat(maps, dim=1), [view.pixels for view in views.views[2:]])
     torch.testing.assert_close(objective.loss(views, whole)["reconstruction"].value, alone)
 
 
 def test_what_a_backbone_hides_is_pooled_with_what_it_shows() -> None:
     whole = transformer().eval()
-    shown = SomeChannels(whole.model, 10)
+    part = Part(whole, 10)
     pixels = torch.randn(2, 3, SIZE, SIZE)
-    torch.testing.assert_close(shown.forward_head(shown.forward_features(pixels)), whole(pixels)[:, :10])
-    torch.testing.assert_close(Backbone(shown, "vit").tokens(pixels), whole.tokens(pixels)[..., :10])
-    assert shown.patch_embed is whole.model.patch_embed
-    with pytest.raises(ValueError, match="pools what forward_features gave last"):
-        shown.forward_head(shown.forward_features(pixels).clone())
+    features = part.encode(pixels)
+    part.encode(torch.randn(2, 3, SIZE, SIZE))
+    torch.testing.assert_close(features.pooled, whole(pixels)[:, :10])
+    torch.testing.assert_close(part(pixels), whole(pixels)[:, :10])
+    torch.testing.assert_close(part.tokens(pixels), whole.tokens(pixels)[..., :10])
+    assert part.model is whole.model
+    assert Part(part, 4, start=3).model is whole.model
+    torch.testing.assert_close(Part(part, 4, start=3)(pixels), whole(pixels)[:, 3:7])
+    assert {name.removeprefix("model.") for name in part.state_dict()} == set(whole.state_dict())
 
 
 @pytest.mark.parametrize("name", ["vicreg-ecr-rendered", "simclr-ecr-folder", "dino-ecr-folder"])

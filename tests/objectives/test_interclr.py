@@ -2,18 +2,21 @@
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone, make_backbone
+from ssl_inv.objectives.base import PairLoss, PairObjective, Term
 from ssl_inv.objectives.interclr import InterCLR, with_margin
 from ssl_inv.testing import check_objective
-from ssl_inv.transforms import Rotation, Transform
-from ssl_inv.views import View, Views
+from ssl_inv.transforms import Group, Rotation, Transform
+from ssl_inv.views import Pair, View, Views
 
 MOCO: dict[str, Any] = {"name": "moco-v2", "projector": [16, 5], "queue": 16}
 SMALL: dict[str, Any] = {"clusters": 6, "smallest_cluster": 0, "negative_count": 10, "pool": 24}
@@ -106,11 +109,11 @@ def test_variants_conform(settings):
         ({"negatives": "random", "negative_count": 61}, "negative_count: 61, but there are 60 objects"),
         ({"negatives": "none", "share_neck": False}, "so share_neck must be true"),
         ({"weight": 2.0}, "weight: must lie between 0 and 1"),
-        ({"base": {"name": "rotnet"}}, "'rotnet' has no projector"),
-        ({"base": {"name": "equicaps"}}, "the projector of 'equicaps' gives no vectors"),
+        ({"base": {"name": "rotnet"}}, "'rotnet' hands over no queries and keys"),
+        ({"base": {"name": "equicaps"}}, "'equicaps' hands over no queries and keys"),
         (
             {"base": {"name": "transitive", "weights": {"intra": 1}}},
-            "'transitive' has views of other images or crops of several sizes",
+            "'transitive' hands over no queries and keys",
         ),
         ({"base": {"name": "swav"}}, "'swav' has views of other images or crops of several sizes"),
         ({"cluster_points": 0}, "cluster_points: must be at least 1, got 0"),
@@ -124,22 +127,64 @@ def test_what_cannot_be_is_refused(settings, message):
         InterCLR(8, {"rotation": Rotation()}, base=base, **{**SMALL, **settings}).allocate(60, 60)
 
 
-@pytest.mark.parametrize("base", ["conditional-byol", "byol", "moco-v2", "simclr"])
-def test_the_bank_gets_the_key_of_the_last_view_whatever_the_order_of_the_passes(base):
-    made = InterCLR(8, {"rotation": Rotation()}, base={"name": base, "projector": [16, 5]}, **SMALL)
+@pytest.mark.parametrize("share_neck", [True, False])
+@pytest.mark.parametrize("base", ["conditional-byol", "byol", "moco-v2", "simclr", "essl"])
+def test_the_bank_gets_the_key_of_the_last_view_whatever_the_order_of_the_passes(base, share_neck):
+    made = InterCLR(
+        8,
+        {"rotation": Rotation()},
+        base={"name": base, "projector": [16, 5]},
+        share_neck=share_neck,
+        neck=[16, 5],
+        **SMALL,
+    )
     network = backbone()
     made.adopt(network)
     made.allocate(60, 60)
-    x, y = (
+    x, y, *others = (
         View(torch.randn(4, 3, 12, 12), Transform({"rotation": torch.eye(4)}, {"rotation": Rotation()}))
-        for _ in range(2)
+        for _ in range(made.plan.count)
     )
     made.eval()
     network.eval()
-    made.loss(Views((x, y), INDEX), network)
+    made.loss(Views((x, y, *others), INDEX), network)
     ((_, keys),) = made.bank.flush()
-    expected = made._teacher(y.pixels) if made._teacher is not None else made.projector(network(y.pixels))
-    torch.testing.assert_close(keys, F.normalize(expected, dim=1), atol=1e-5, rtol=1e-5)
+    encoder = made.base.teacher.network[0] if made.base.has_teacher else network
+    projector = made.base.teacher.network[1] if made.base.has_teacher and share_neck else made.projector
+    torch.testing.assert_close(keys, F.normalize(projector(encoder(y.pixels)), dim=1), atol=1e-5, rtol=1e-5)
+
+
+class Own(PairObjective):
+    """An objective of a user, with a predictor."""
+
+    def __init__(self, features: int, groups: Mapping[str, Group], *, width: int = 6) -> None:
+        super().__init__()
+        self.projector, self.prediction = nn.Linear(features, width), nn.Linear(width, width)
+
+    @property
+    def plan(self) -> Pair:
+        return Pair()
+
+    def pair(self, views: Views, backbone: Backbone) -> PairLoss:
+        x, y = (self.embed(view.pixels, backbone) for view in views.views)
+        predicted = self.prediction(x.embeddings)
+        error = losses.cosine_error(predicted, y.embeddings.detach())
+        return PairLoss({"own": Term(error)}, queries=x, keys=y, predictions=predicted)
+
+
+@pytest.mark.parametrize("negatives", ["semi-hard", "none"])
+def test_an_objective_of_a_user_that_hands_over_its_pair_is_a_base(negatives):
+    base = {"name": f"{__name__}.Own", "width": 5}
+    whole = InterCLR(8, {}, base=base, negatives=negatives, **SMALL)
+    network = backbone().double()
+    whole.double().adopt(network)
+    whole.allocate(60, 60)
+    whole.double()
+    terms = whole.loss(views(), network)
+    assert terms.keys() == {"own", "inter"}
+    terms["inter"].value.backward()
+    assert (whole.base.prediction.weight.grad is None) == (negatives != "none")
+    assert whole.base.projector.weight.grad is not None
 
 
 def test_offline_labels_ask_nothing_of_the_smallest_cluster():

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.nn.parts import SomeChannels
+from ssl_inv.nn.backbones import Backbone, Cached, make_backbone
 from ssl_inv.nn.symmetries import SYMMETRIES, permute_back
 from ssl_inv.objectives.soft_equivariance import SoftEquivariance
 from ssl_inv.testing import GROUPS, check_objective, random_transform
@@ -65,7 +64,7 @@ def penalty(
     one = objective(backbone.features, symmetries=[name], **settings)
     monkeypatch.setattr(one, "_element", lambda *_: element)
     with torch.no_grad():
-        return float(one.symmetry_penalties(pixels, SomeChannels(backbone.model, backbone.features, remember=True)))
+        return float(one.symmetry_penalties(pixels, Cached(backbone)))
 
 
 @pytest.mark.parametrize("name", SYMMETRIES)
@@ -165,11 +164,7 @@ def test_the_penalties_of_a_step_are_the_mean_of_its_batches() -> None:
     for step in (1, 2):
         each = []
         for seen in batches:
-            each.append(
-                one.symmetry_penalties(
-                    seen[0].pixels, SomeChannels(network.model, network.features, remember=True)
-                ).detach()
-            )
+            each.append(one.symmetry_penalties(seen[0].pixels, Cached(network)).detach())
             one.loss(seen, network)
         torch.testing.assert_close(one.penalties, torch.stack(each).mean(0))
         one.after_step(network, step, 10)
@@ -213,9 +208,7 @@ def test_where_a_base_drops_patches_whole_images_are_compared() -> None:
     one.adopt(network)
     seen = views(one.plan, [torch.randn(4, 3, 12, 12)])
     one.loss(seen, network)
-    torch.testing.assert_close(
-        one.penalties, one.symmetry_penalties(seen[0].pixels, SomeChannels(network.model, 12)).detach()
-    )
+    torch.testing.assert_close(one.penalties, one.symmetry_penalties(seen[0].pixels, Cached(network)).detach())
 
 
 def test_an_objective_around_itself_is_refused_if_a_term_would_be_lost() -> None:
@@ -260,6 +253,6 @@ def test_images_that_the_symmetries_do_not_fit_are_refused() -> None:
     network = backbone(4)
     one = objective(4, symmetries=["turns", "flips", "hues"])
     with pytest.raises(ValueError, match="batch_size: 2, but each of the 3 symmetries"):
-        one.symmetry_penalties(torch.randn(2, 3, 8, 8), SomeChannels(network.model, 4))
-    with pytest.raises(ValueError, match="images of 9 pixels are no whole number of the 2 cells"):
+        one.symmetry_penalties(torch.randn(2, 3, 8, 8), Cached(network))
+    with pytest.raises(ValueError, match="images of 9 pixels do not divide into the 2 cells"):
         SYMMETRIES["shifts"].move(torch.randn(1, 3, 9, 9), 1, (2, 2))

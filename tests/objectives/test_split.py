@@ -89,7 +89,7 @@ def test_shared_views_pass_the_backbone_once() -> None:
 def test_it_is_the_sum_of_what_both_are_alone() -> None:
     backbone, _, objective = networks(weight=0.5)
     views = pair()
-    first, last = objective._parts(backbone)
+    first, last = (objective.given(name, backbone) for name in objective.bases)
     alone = {
         f"invariant_{name}": term.weight * term.value for name, term in objective.invariant.loss(views, first).items()
     }

@@ -10,6 +10,7 @@ from torchvision.transforms.functional import to_tensor
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.features import evaluation_batches
 from ssl_inv.evaluation.results import Comparison, Result, format_table
+from ssl_inv.nn.backbones import make_backbone
 from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.objectives.sie import SIE
 from ssl_inv.objectives.vicreg import VICReg
@@ -89,7 +90,9 @@ GROUPS = {"rotation": Rotation(), "sky_hue": Circle()}
     ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_judged_without_a_parameter_is_said(objective, missing):
-    rows = unmeasured(RenderedSolids(classes=2, objects=2, views=2, size=8), objective)
+    rows = unmeasured(
+        RenderedSolids(classes=2, objects=2, views=2, size=8), make_backbone(name="test_resnet"), objective
+    )
     assert [row.trained.name for row in rows] == missing
     for line in format_table(rows).splitlines()[1:] if rows else []:
         assert "not measured: the objective is told sky_hue, which these data do not record" in line
