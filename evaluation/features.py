@@ -3,9 +3,8 @@
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -13,37 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_inv.atomic import written_aside
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
+from ssl_inv.transforms import Group, Transform
 
 Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 """Maps pixels `(B, 3, H, W)` to named parts `(B, D)`; a single tensor counts as the part `all`."""
 
 
 _COLUMNS = 64
-
-
-_GROUPS: dict[str, Callable[..., Group]] = {
-    group.__name__: group for group in (Rotation, Pose, Circle, Box, Real, Flag, Code)
-}
-
-
-def group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
-    """The group that a parameter belongs to as plain values; `groups_of_records` reads them.
-
-    Raises:
-        ValueError: if it is none of this package's groups.
-    """
-    if type(group).__name__ not in _GROUPS:
-        raise ValueError(
-            f"cannot save parameter {name!r} of group {type(group).__name__}; groups that can be are {', '.join(_GROUPS)}"
-        )
-    # All groups that can be saved are dataclasses, which the abstract class alone doesn't tell a type checker.
-    return type(group).__name__, asdict(cast(Rotation, group))
-
-
-def groups_of_records(records: Mapping[str, tuple[str, dict[str, object]]]) -> dict[str, Group]:
-    """The groups of a transform's parameters by name, from their `group_record`s."""
-    return {name: _GROUPS[kind](**fields) for name, (kind, fields) in records.items()}
 
 
 class NoViewsError(ValueError):
@@ -169,7 +144,7 @@ class FeatureTable:
         tensors |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
         tensors |= {f"features/{part}": value for part, value in self.features.items()}
         tensors |= {f"transform/{name}": self.transform[name] for name in self.transform.names}
-        groups = {name: group_record(name, group) for name, group in self.transform.groups.items()}
+        groups = {name: group.record() for name, group in self.transform.groups.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"parts": list(self.features), "class_names": self.class_names, "groups": groups}
         metadata = {name: json.dumps(value) for name, value in facts.items()}
@@ -191,7 +166,7 @@ class FeatureTable:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not {"parts", "class_names", "groups"} <= metadata.keys():
             raise ValueError(f"{path} is a safetensors file, but not a feature table")
-        groups = groups_of_records(json.loads(metadata["groups"]))
+        groups = {name: Group.from_record(record) for name, record in json.loads(metadata["groups"]).items()}
         return cls(
             {part: tensors[f"features/{part}"] for part in json.loads(metadata["parts"])},
             tensors["objects"],

@@ -14,7 +14,6 @@ from ssl_inv.data.batches import Batch, Staging, StepBatches, StepLoader
 from ssl_inv.data.source import Source
 from ssl_inv.engine.meter import Meter
 from ssl_inv.engine.optimizers import Optimization
-from ssl_inv.evaluation.features import group_record
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import is_distributed
@@ -262,7 +261,7 @@ def extent(source: Source) -> tuple[int, int]:
 
 def _group_records(groups: Mapping[str, Group]) -> dict[str, tuple[str, dict[str, object]]] | None:
     try:
-        return {name: group_record(name, group) for name, group in groups.items()}
+        return {name: group.record() for name, group in groups.items()}
     except ValueError:
         # Somebody else's group has no record; such a run is judged where its data is.
         return None

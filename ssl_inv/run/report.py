@@ -14,6 +14,7 @@ from ssl_inv.run import report_page
 from ssl_inv.run.build import Run
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import PREDICTION, Judgement
+from ssl_inv.transforms.words import describe_action
 from ssl_inv.views.as_data import TrainingViews
 
 SUMMARY = (
@@ -162,7 +163,7 @@ def view_pairs(source: Source) -> report_page.ViewPairs | None:
     first, second = source.load(objects, zeros), source.load(objects, zeros + 1)
     action = first.transform.to("cpu").relative(second.transform.to("cpu"))
     pixels = np.stack([_pictures(source, objects, zeros), _pictures(source, objects, zeros + 1)], axis=1)
-    return report_page.ViewPairs(pixels, [report_page.describe_action(action, row) for row in range(len(objects))])
+    return report_page.ViewPairs(pixels, [describe_action(action, row) for row in range(len(objects))])
 
 
 def neighbour_rows(source: Source, table: FeatureTable) -> list[report_page.NeighbourRow]:
@@ -213,7 +214,7 @@ def _neighbour(source: Source, table: FeatureTable, query: int, other: int) -> r
             :_SHOWN_PARAMETERS
         ]
         chosen = [table.transform.select(row).only(names) for row in rows]
-        words = report_page.describe_action(chosen[0].relative(chosen[1]), 0)
+        words = describe_action(chosen[0].relative(chosen[1]), 0)
     label, wanted = _label(table, other), _label(table, query)
     return report_page.Neighbour(
         _picture(source, table, other), label, words, label == wanted if label and wanted else None

@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_inv.atomic import write_text
-from ssl_inv.transforms import Action, Box, Circle, Code, Flag, Group, Pose, Real, Rotation
+from ssl_inv.transforms.phrases import minus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -75,7 +75,7 @@ class ViewPairs:
 
     Attributes:
         pixels: `(n, 2, H, W, 3)`.
-        words: the relative transform of each pair; see `describe_action`.
+        words: the relative transform of each pair; see `ssl_inv.transforms.words.describe_action`.
     """
 
     pixels: Pixels
@@ -213,67 +213,15 @@ def nearest_neighbours(
     return similarity.masked_fill(excluded, -math.inf).topk(k, dim=1).indices
 
 
-def describe_action(action: Action, row: int) -> str:
-    """One row of an action in words: "rotated 37°, floor hue +0.08". Steps too small to be printed are left out."""
-    phrases = [_step_words(name.replace("_", " "), action, name, row) for name in action.names]
-    return ", ".join(phrase for phrase in phrases if phrase) or "unchanged"
-
-
-def _step_words(label: str, action: Action, name: str, row: int) -> str:
-    group: Group = action.groups[name]
-    if isinstance(group, Code):
-        return "" if torch.equal(action.source[name][row], action.target[name][row]) else f"another {label}"
-    step = action.values[name][row : row + 1].detach().cpu().double()
-    if isinstance(group, Rotation):
-        return _turn_words("rotated" if name == "rotation" else f"{label} rotated", step)
-    if isinstance(group, Pose):
-        phrases = (_turn_words(f"{label} rotated", step[:, :4]), _shift_words(f"{label} shifted", step[:, 4:]))
-        return ", ".join(phrase for phrase in phrases if phrase)
-    if isinstance(group, Circle) and math.isclose(group.period, 2 * math.pi):
-        degrees = math.degrees(step.item())
-        return f"{label} {_minus(f'{degrees:+.0f}')}°" if abs(degrees) >= 0.5 else ""
-    if isinstance(group, Box):
-        return _box_words(label, step[0])
-    if isinstance(group, Flag):
-        return "" if step.item() == 0 else f"{label} on" if action.target[name][row] else f"{label} off"
-    if isinstance(group, (Circle, Real)):
-        return _shift_words(label, step)
-    raise ValueError(f"no words are known for steps of the group {type(group).__name__}, which {name!r} belongs to")
-
-
-def _turn_words(label: str, quaternion: Tensor) -> str:
-    degrees = math.degrees(Rotation().distance(Rotation().neutral(1).double(), quaternion).item())
-    return f"{label} {degrees:.0f}°" if degrees >= 0.5 else ""
-
-
-def _shift_words(label: str, step: Tensor) -> str:
-    numbers = [_minus(f"{value:+.2f}") for value in step.flatten().tolist()]
-    words = numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
-    return f"{label} {words}" if step.abs().max() >= 0.005 else ""
-
-
-def _box_words(label: str, step: Tensor) -> str:
-    x, y, width, height = step.tolist()
-    shifts = [(x, "right" if x > 0 else "left"), (y, "down" if y > 0 else "up")]
-    ratios = [(width, "width"), (height, "height")]
-    words = [f"{abs(shift):.0%} {direction}" for shift, direction in shifts if abs(shift) >= 0.005]
-    words += [f"{side} \N{MULTIPLICATION SIGN}{math.exp(ratio):.2f}" for ratio, side in ratios if abs(ratio) >= 0.005]
-    return f"{label} {' '.join(words)}" if words else ""
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "\N{MINUS SIGN}")
-
-
 def _number(value: float | None) -> str:
     """Three decimals below 10, and about four significant digits above."""
     if value is None:
         return "\N{EN DASH}"
     size = abs(value)
     if not math.isfinite(value) or size >= 1e6 or 0 < size < 0.0005:
-        return _minus(f"{value:.2e}")
+        return minus(f"{value:.2e}")
     digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
-    return _minus(f"{value:,.{digits}f}")
+    return minus(f"{value:,.{digits}f}")
 
 
 def _on_unit_scale(result: ResultRow) -> bool:

@@ -19,12 +19,11 @@ from ssl_inv.data.sources.threediebench import ThreeDIEBench, threediebench, wri
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2Settings, transform_r2
 from ssl_inv.objectives.base import action_dimensions
-from ssl_inv.run.report_page import describe_action
 from ssl_inv.run.schema import schema_of
 from ssl_inv.testing.conformance import _Case, _losses, _total
 from ssl_inv.transforms import Pose, Real, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
-from ssl_inv.transforms.words import describe_view
+from ssl_inv.transforms.words import describe_action, describe_view
 from ssl_inv.views import View, Views, Way
 
 FRAMES = ["object", "base"]
