@@ -7,7 +7,7 @@ Quaternions are scalar-last (x, y, z, w), as in scipy. Angles are radians. Hues 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -84,8 +84,9 @@ class Group(ABC):
         Raises:
             ValueError: if the group is not a dataclass of numbers, texts and truth values.
         """
-        fields = asdict(self) if is_dataclass(self) else None
-        if fields is None or not all(isinstance(value, bool | int | float | str) for value in fields.values()):
+        fields = dict(vars(self))
+        plain = all(isinstance(value, bool | int | float | str) for value in fields.values())
+        if not plain or not hasattr(self, "__dataclass_fields__"):
             raise ValueError(f"the group {type(self).__name__} cannot be saved: it is not a dataclass of plain values")
         return type(self).__name__, fields
 
