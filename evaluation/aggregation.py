@@ -1,5 +1,5 @@
-"""Several views of an object as one row: the mean of their features, or the output of the encoder's own network for them
-and the actions between them.
+"""Several views of an object as one row: the mean of their features, or the output of the encoder's own network, which
+gets the actions between them too.
 
 Several views tell more than one. Whether an encoder's own network is worth anything shows beside the mean over the same
 views, which every encoder has.

@@ -1,4 +1,4 @@
-"""The protocols of the suite, one file and one class each. Their order is the order of the rows in the table of results."""
+"""The protocols of the suite, one file and one class each. Their order is the order of rows in the table of results."""
 
 PROTOCOLS = {
     "linear": "linear:LinearProbe",

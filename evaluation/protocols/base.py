@@ -22,7 +22,7 @@ NEEDS = {
     "maps": "the encoder gives no feature maps",
     "second": "there is no second encoder to compare with",
 }
-"""What a protocol can need besides features: a field of `Encoded`, and the reason for a skip where the field is None."""
+"""What a protocol can need besides features: a field of `Encoded`, and the reason for a skip if the field is None."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ class Protocol(ABC):
 
     @classmethod
     def quick(cls) -> "Protocol":
-        """The protocol for a look: seconds on a CPU for some thousand objects. Not comparable with published numbers."""
+        """A short form: seconds on a CPU for some thousand objects. Not comparable with published numbers."""
         return cls()
 
     def lacks(self, encoded: Encoded) -> str | None:

@@ -107,7 +107,7 @@ class _Drawn:
         return self.rows.shape[1] - 1
 
     def path(self, aggregate: Aggregate | None, without: bool) -> FeatureTable:
-        """Vectors of the observed views with the last action appended; the target is the action from first to last view.
+        """Vectors of the observed views and the last action; the target is the action from the first to the last view.
 
         Args:
             aggregate: the encoder's own network.

@@ -80,8 +80,9 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
 
 
 def alpha_req(features: Tensor) -> float:
-    """The exponent alpha of lambda_j ~ j^-alpha, the eigenvalues of the covariance (Agrawal et al., NeurIPS 2022). It is
-    good when close to 1.
+    """The exponent alpha of lambda_j ~ j^-alpha, the eigenvalues of the covariance; good when close to 1.
+
+    Source: Agrawal et al., NeurIPS 2022.
 
     A least-squares line through (ln j, ln lambda_j) over `ALPHA_RANKS`, weighted with 1 / j, as the authors' code fits
     it.

@@ -33,7 +33,7 @@ one point.
 class OnlineMonitor:
     """Scores an encoder on the same few objects each time, within a share of the training time.
 
-    The encoder runs in evaluation mode and without gradient. None of its statistics change, and no random state is read.
+    The encoder runs in evaluation mode and without gradient. None of its statistics change; no random state is read.
 
     Attributes:
         data: training objects to fit on, validation objects to score.
@@ -67,7 +67,7 @@ class OnlineMonitor:
         return self.seconds + self._last <= self.settings.share * training_seconds
 
     def scores(self) -> dict[str, float]:
-        """The scores by name: `knn`, `linear`, a ridge R2 for each recorded parameter, and the spread of the features."""
+        """The scores by name: `knn`, `linear`, a ridge R2 for each recorded parameter, and the features' spread."""
         begun = time.perf_counter()
         train, validation = (
             feature_table(self.encoder, self.module, source, objects, _VIEWS, self.normalise, self.device)

@@ -23,7 +23,7 @@ from ssl_inv.views import Plan
 from ssl_inv.views.as_data import TrainingViews
 
 PREDICTION = "prediction space"
-"""The part of the features that the objective's own predictor reads and predicts. Retrieval uses it; nothing probes it."""
+"""The part of the features that the objective's own predictor reads and predicts. Retrieval uses it; no probe does."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +155,8 @@ def require_classes(source: Source) -> None:
     labels = source.labels
     if labels is not None and len(torch.unique(known := labels.classes[labels.known])) == 1:
         raise ValueError(
-            f"labels have one class only: all {len(known)} labelled training objects are {labels.names[int(known[0])]!r}"
+            f"labels have one class only: all {len(known)} labelled training objects are "
+            f"{labels.names[int(known[0])]!r}"
         )
 
 

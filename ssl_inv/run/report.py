@@ -136,7 +136,7 @@ def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[A
 
 
 def in_pairs(run: Run, judged: Source) -> Source:
-    """The judged objects in at least two views: their own, or for single images two views as the objective gets them."""
+    """The judged objects in at least two views: their own; for single images, two views as in training."""
     augmentation = run.augmentation
     if judged.view_counts.max() > 1 or not augmentation.groups:
         return judged
@@ -147,9 +147,7 @@ def in_pairs(run: Run, judged: Source) -> Source:
 
 
 def view_pairs(source: Source) -> report_page.ViewPairs | None:
-    """The first two views of some objects and the action between them; None if there are no second views or no record of
-    them.
-    """
+    """The first two views of some objects and the action between them; None without second views or records."""
     objects = np.flatnonzero(source.view_counts >= 2)[:_SHOWN_PAIRS]
     if not len(objects) or not source.groups:
         return None

@@ -67,7 +67,7 @@ class Group(ABC):
         return _columns(step)
 
     def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
-        """The step from `a` to `b` as the papers' code writes it: the plain difference, unless the group overrides it."""
+        """The step from `a` to `b` as the papers' code writes it: the plain difference by default."""
         return _columns(b - a)
 
     @abstractmethod
@@ -263,8 +263,8 @@ class Circle(Group):
 class Box(Group):
     """Crop boxes `(B, 4)` as (centre x, centre y, width, height) in fractions of the source image.
 
-    A step is the shift of the centre, in fractions of the source, then the logarithms of the ratios of the widths and of
-    the heights.
+    A step is the shift of the centre, in fractions of the source, then the logarithms of the ratios of widths and of
+    heights.
     """
 
     def neutral(self, batch: int) -> Tensor:

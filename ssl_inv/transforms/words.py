@@ -1,4 +1,4 @@
-"""A view or an action in English: "crop 43% of the image, flipped, brightness ×1.21"; "rotated 37°, floor hue +0.08"."""
+"""Views and actions in English: "crop 43% of the image, flipped, brightness ×1.21"; "rotated 37°, floor hue +0.08"."""
 
 import math
 from collections.abc import Callable
@@ -149,6 +149,6 @@ _OWN: dict[str, tuple[type[Group], int, Callable[..., str]]] = {
     "fixation": (Real, 2, _fixation),
     "patch": (Box, 4, _of_box("patch of", 1, "view")),
 }
-"""The parameters that augmentations and plans record: group, how many numbers, and the words for them. They stand in the
-order in which things are done to a view.
+"""The parameters that augmentations and plans record: group, number of values, words. Their order is the order in which
+operations are applied to a view.
 """

@@ -1,4 +1,4 @@
-"""Every protocol of the table gives finite numbers or reasons, has its baselines, and does not see the order of rows."""
+"""Every protocol in the table gives finite numbers or reasons, has baselines, and does not see the order of rows."""
 
 import math
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""Every group keeps the laws of a group, is drawn, saved and told in words; a new one is tested by its place in `CASES`."""
+"""Every group keeps the laws of a group, is drawn, saved and put into words; a new group gets a line in `CASES`."""
 
 import json
 from dataclasses import dataclass
