@@ -24,7 +24,7 @@ from ssl_inv.evaluation.protocols.base import NEEDS
 from ssl_inv.evaluation.suite import KINDS
 from ssl_inv.transforms import Rotation, Transform
 
-HEADS = {"hidden": 8, "epochs": 2, "minimum_steps": 10}
+HEADS = {"hidden": 8, "epochs": 1}
 SMALL = {
     "linear": {"steps": 20, "aggregate": (2,)},
     "knn": {"aggregate": (2,)},
