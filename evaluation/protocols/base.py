@@ -51,7 +51,8 @@ class Encoded:
         told: parameters of the actions that the encoder was conditioned on in training. Paths are measured on these;
             empty means all.
         probed: parts of the features that are probed; None means all.
-        encode: the encoder itself, for images that are changed first; already on its device.
+        encode: the encoder itself, for images that are changed first; already on its device, in evaluation mode and
+            without gradient.
         images: the normalised views of the split "train" or "validation", in the order in which their features were
             extracted.
         maps: maps normalised pixels `(B, 3, H, W)` to feature maps `(B, C, h, w)`.

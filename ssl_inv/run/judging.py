@@ -115,6 +115,10 @@ def encode_data(
         parts = probed(pixels)
         return parts if predictor is None else {**parts, PREDICTION: predictor.embed(pixels)}
 
+    def encode_others(pixels: Tensor) -> dict[str, Tensor]:
+        with frozen(module), torch.no_grad():
+            return encode(pixels)
+
     def predict(embedding: Tensor, action: Action) -> Tensor:
         assert predictor is not None
         with frozen(module), torch.no_grad():
@@ -141,7 +145,7 @@ def encode_data(
         aggregate=None if aggregation is None else aggregate,
         told=tuple(name for name in told if name in data.validation.groups),
         probed=tuple(part for part in tables["train"].features if part != PREDICTION),
-        encode=encode,
+        encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
     )
 

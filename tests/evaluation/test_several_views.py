@@ -24,6 +24,7 @@ from ssl_inv.evaluation import (
     NearestNeighbours,
     aggregated,
     evaluate_with_baselines,
+    skipped,
 )
 from ssl_inv.objectives.seq_jepa import SeqJEPA, action_vectors
 from ssl_inv.run.judging import encode_data, protocols_of
@@ -132,3 +133,17 @@ def test_what_evaluation_cannot_tell_is_not_judged():
     )
     assert encoded.predictor is None
     assert encoded.aggregate is None
+    assert skipped(encoded) == {"retrieval": "the encoder has no predictor of views"}
+
+
+def test_a_protocol_can_have_the_images_and_the_encoder():
+    source = RenderedSolids(classes=4, objects=8, views=2, size=16)
+    data = Data(Subset(source, np.arange(4)), Subset(source, np.arange(4, 8)))
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    settings = EvaluationSettings(views=2)
+    encoded = encode_data(data, backbone, None, lambda pixels: pixels, settings, torch.device("cpu"), 0)
+    for split in ("train", "validation"):
+        again = torch.cat([encoded.encode(batch.pixels)["all"] for batch in encoded.images(split)])
+        assert_allclose(again, getattr(encoded, split).part("all"), rtol=1e-6)
+    assert not again.requires_grad
+    assert backbone[1].training
