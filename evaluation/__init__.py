@@ -1,21 +1,16 @@
 """What features know: classes, transforms, spectrum. Works on any encoder that maps pixels to vectors."""
 
+from ssl_inv.evaluation.aggregation import Aggregate, aggregated
 from ssl_inv.evaluation.features import Encoder, EvaluationBatch, FeatureTable, disk_mask, extract
-from ssl_inv.evaluation.protocols.aggregation import Aggregate, aggregated
-from ssl_inv.evaluation.protocols.knn import NearestNeighbourSettings, nearest_neighbours
-from ssl_inv.evaluation.protocols.linear import LinearSettings, linear_probe
-from ssl_inv.evaluation.protocols.paths import PathSettings, path_integration
-from ssl_inv.evaluation.protocols.retrieval import RetrievalSettings, ViewPredictor, retrieval
-from ssl_inv.evaluation.protocols.spectrum import alpha_req, rankme, spectrum
-from ssl_inv.evaluation.protocols.transforms_r2 import (
-    TransformR2Settings,
-    r2_mean,
-    r2_per_dimension,
-    r2_pooled,
-    transform_r2,
-)
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor, shuffle_targets
+from ssl_inv.evaluation.protocols.knn import NearestNeighbours
+from ssl_inv.evaluation.protocols.linear import LinearProbe
+from ssl_inv.evaluation.protocols.paths import PathIntegration
+from ssl_inv.evaluation.protocols.retrieval import Retrieval
+from ssl_inv.evaluation.protocols.spectrum import Spectrum, alpha_req, rankme
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2, r2_mean, r2_per_dimension, r2_pooled
 from ssl_inv.evaluation.results import Bootstrap, Comparison, Result, format_table, to_json
-from ssl_inv.evaluation.suite import FULL, QUICK, Encoded, Protocol, evaluate, evaluate_with_baselines, shuffle_targets
+from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, evaluate, evaluate_with_baselines, skipped
 
 __all__ = [
     "FULL",
@@ -27,13 +22,15 @@ __all__ = [
     "Encoder",
     "EvaluationBatch",
     "FeatureTable",
-    "LinearSettings",
-    "NearestNeighbourSettings",
-    "PathSettings",
+    "LinearProbe",
+    "NearestNeighbours",
+    "PathIntegration",
     "Protocol",
+    "Protocols",
     "Result",
-    "RetrievalSettings",
-    "TransformR2Settings",
+    "Retrieval",
+    "Spectrum",
+    "TransformR2",
     "ViewPredictor",
     "aggregated",
     "alpha_req",
@@ -42,16 +39,11 @@ __all__ = [
     "evaluate_with_baselines",
     "extract",
     "format_table",
-    "linear_probe",
-    "nearest_neighbours",
-    "path_integration",
     "r2_mean",
     "r2_per_dimension",
     "r2_pooled",
     "rankme",
-    "retrieval",
     "shuffle_targets",
-    "spectrum",
+    "skipped",
     "to_json",
-    "transform_r2",
 ]

@@ -1,11 +1,10 @@
-"""Features of every view of a data set, computed once and read by all protocols."""
+"""Features of all views of a data set, extracted once for all protocols."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import safe_open
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ssl_inv.atomic import written_aside
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
+from ssl_inv.transforms import Group, Transform
 
 Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 """Maps pixels `(B, 3, H, W)` to named parts `(B, D)`; a single tensor counts as the part `all`."""
@@ -22,45 +21,21 @@ Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
 _COLUMNS = 64
 
 
-_GROUPS: dict[str, Callable[..., Group]] = {
-    group.__name__: group for group in (Rotation, Pose, Circle, Box, Real, Flag, Code)
-}
-
-
-def group_record(name: str, group: Group) -> tuple[str, dict[str, object]]:
-    """The group that a parameter belongs to as plain values; `groups_of_records` reads them.
-
-    Raises:
-        ValueError: if it is none of this package's groups.
-    """
-    if type(group).__name__ not in _GROUPS:
-        raise ValueError(
-            f"cannot save parameter {name!r} of group {type(group).__name__}; groups that can be are {', '.join(_GROUPS)}"
-        )
-    # All groups that can be saved are dataclasses, which the abstract class alone doesn't tell a type checker.
-    return type(group).__name__, asdict(cast(Rotation, group))
-
-
-def groups_of_records(records: Mapping[str, tuple[str, dict[str, object]]]) -> dict[str, Group]:
-    """The groups of a transform's parameters by name, from their `group_record`s."""
-    return {name: _GROUPS[kind](**fields) for name, (kind, fields) in records.items()}
-
-
 class NoViewsError(ValueError):
     """There is no view, or none that can be read."""
 
 
 @dataclass(frozen=True)
 class EvaluationBatch:
-    """Some views as an evaluation loader yields them.
+    """A batch of views.
 
     Attributes:
         pixels: `(B, 3, H, W)`, float, normalised as the encoder expects.
-        objects: `(B,)`, int64, the object that each view shows.
-        views: `(B,)`, int64, which view of its object each is.
-        labels: `(B,)`, int64, classes; None when the data has none.
-        labelled: `(B,)`, bool, False where the label has no meaning; None when every row has a label.
-        transform: how each view was made, B rows; without parameters when nothing is known.
+        objects: `(B,)`, int64, the object in each view.
+        views: `(B,)`, int64, the number of each view within its object.
+        labels: `(B,)`, int64, classes; None if the data have none.
+        labelled: `(B,)`, bool, False where the label has no meaning; None if every row has a label.
+        transform: how each view was made, B rows; no parameters if nothing is known.
     """
 
     pixels: Tensor
@@ -80,12 +55,12 @@ class FeatureTable:
         objects: `(N,)`, int64.
         views: `(N,)`, int64; unique within an object.
         labels: `(N,)`, int64, or None without labels.
-        labelled: `(N,)`, bool, False where the label has no meaning; None when every row has one.
-        class_names: names in index order; empty when they are not known.
+        labelled: `(N,)`, bool, False where the label has no meaning; None if every row has a label.
+        class_names: names in index order; empty if unknown.
         transform: N rows, or no parameters.
 
     Raises:
-        ValueError: if the fields disagree about N, or a label is not in `class_names`.
+        ValueError: if the fields have different lengths, or a label is not in `class_names`.
     """
 
     features: dict[str, Tensor]
@@ -110,7 +85,8 @@ class FeatureTable:
         known = self.known_labels()
         if self.class_names and len(known) and not 0 <= int(known.min()) <= int(known.max()) < len(self.class_names):
             raise ValueError(
-                f"labels lie in {int(known.min())} .. {int(known.max())}, but there are {len(self.class_names)} class names"
+                f"labels lie in {int(known.min())} .. {int(known.max())}, but there are "
+                f"{len(self.class_names)} class names"
             )
 
     def __len__(self) -> int:
@@ -169,7 +145,7 @@ class FeatureTable:
         tensors |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
         tensors |= {f"features/{part}": value for part, value in self.features.items()}
         tensors |= {f"transform/{name}": self.transform[name] for name in self.transform.names}
-        groups = {name: group_record(name, group) for name, group in self.transform.groups.items()}
+        groups = {name: group.record() for name, group in self.transform.groups.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"parts": list(self.features), "class_names": self.class_names, "groups": groups}
         metadata = {name: json.dumps(value) for name, value in facts.items()}
@@ -191,7 +167,7 @@ class FeatureTable:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         if not {"parts", "class_names", "groups"} <= metadata.keys():
             raise ValueError(f"{path} is a safetensors file, but not a feature table")
-        groups = groups_of_records(json.loads(metadata["groups"]))
+        groups = {name: Group.from_record(record) for name, record in json.loads(metadata["groups"]).items()}
         return cls(
             {part: tensors[f"features/{part}"] for part in json.loads(metadata["parts"])},
             tensors["objects"],
@@ -205,17 +181,15 @@ class FeatureTable:
 
 @dataclass(frozen=True)
 class Standardiser:
-    """Subtracts a mean and divides by a standard deviation, dimension by dimension; both `(D,)` and taken from training
-    rows.
-    """
+    """Subtracts a mean and divides by a standard deviation, both `(D,)` and from training rows."""
 
     mean: Tensor
     deviation: Tensor
 
     @classmethod
     def fit(cls, rows: Tensor) -> "Standardiser":
-        """From the rows `(N, D)`. A dimension whose spread is rounding error alone is centred and not scaled."""
-        # Column by column in blocks, as a copy of all rows in double precision would need twice their memory.
+        """From the rows `(N, D)`. A dimension that varies by rounding error alone is centred and not scaled."""
+        # In blocks of columns, because all rows in double precision need twice their memory.
         blocks = [torch.std_mean(block.double(), dim=0, correction=0) for block in torch.split(rows, _COLUMNS, dim=1)]
         deviation, mean = (torch.cat(parts) for parts in zip(*blocks, strict=True))
         dead = deviation <= 1e-6 * mean.abs()
@@ -231,9 +205,8 @@ class Standardiser:
 def disk_mask(size: int) -> Tensor:
     """The disk within a square image, `(size, size)`, float, 1 inside.
 
-    An image turned in its plane shows its angle by what its corners are filled with, whatever the encoder knows; the
-    disk has no corners. It ends half a pixel before the sides, where interpolation has mixed the image with what is
-    beyond it.
+    The filled corners of an image that is turned in its plane give its angle away, whatever the encoder knows. The disk
+    has no corners. It ends half a pixel before the sides, where interpolation has mixed the image with the filling.
     """
     offset = torch.arange(size) - (size - 1) / 2
     return (offset[:, None] ** 2 + offset[None, :] ** 2 <= ((size - 1) / 2) ** 2).float()
@@ -241,7 +214,7 @@ def disk_mask(size: int) -> Tensor:
 
 @contextmanager
 def frozen(module: nn.Module | None) -> Iterator[None]:
-    """Evaluation mode for every submodule, and afterwards the mode that each one had."""
+    """Put every submodule into evaluation mode, and afterwards back into its own mode."""
     modes = {} if module is None else {part: part.training for part in module.modules()}
     if module is not None:
         module.eval()
@@ -263,12 +236,14 @@ def _encode(encoder: Encoder, batch: EvaluationBatch, device: torch.device, disk
     for part, value in parts.items():
         if value.ndim != 2 or len(value) != len(pixels):
             raise ValueError(
-                f"the encoder's part {part!r} has shape {tuple(value.shape)} for {len(pixels)} images; it must be (B, D)"
+                f"the encoder's part {part!r} has shape {tuple(value.shape)} for {len(pixels)} images; "
+                f"it must be (B, D)"
             )
         if not value.isfinite().all():
             row = int((~value.isfinite()).any(dim=1).nonzero()[0])
             raise ValueError(
-                f"the encoder's part {part!r} is not finite for object {int(batch.objects[row])}, view {int(batch.views[row])}"
+                f"the encoder's part {part!r} is not finite for object {int(batch.objects[row])}, "
+                f"view {int(batch.views[row])}"
             )
     return {part: value.float().cpu() for part, value in parts.items()}
 
@@ -290,21 +265,20 @@ def extract(
     disk: bool = False,
     cache: Path | None = None,
 ) -> FeatureTable:
-    """Features of every view that `batches` yields, without gradient, in float32 and in evaluation mode.
+    """Features of all views in `batches`, without gradient, in float32 and in evaluation mode.
 
-    Autocast is turned off: bfloat16 rounds the small differences between an untrained network's features away, and that
-    network is the baseline of everything measured here.
+    Autocast is off: bfloat16 rounds away the small differences between the features of an untrained network, which is
+    the baseline of every measurement.
 
     Args:
         encoder: maps pixels to features; already on `device`.
         batches: the views.
         device: where the encoder is.
-        module: the network behind an encoder that is a plain function, to be put into evaluation mode. A module, or a
-            method of one, is found without it. Every submodule gets its former mode back.
+        module: the network behind an encoder that is a plain function, for evaluation mode. If the encoder is a module
+            or a method of one, it is found without this argument.
         class_names: names of the classes in index order.
-        disk: whether to mask pixels to the inscribed disk, as a measurement of in-plane rotation needs; see
-        `disk_mask`.
-        cache: file that is read instead if it exists and written otherwise. Its name has to stand for everything above.
+        disk: whether to mask pixels to the inscribed disk, for a measurement of in-plane rotation; see `disk_mask`.
+        cache: a file that is read if it exists, and written otherwise. Its name must identify all other arguments.
 
     Raises:
         ValueError: if there are no views, or the encoder's output is not finite or not of shape `(B, D)`.
@@ -319,7 +293,9 @@ def extract(
     with frozen(behind), torch.no_grad(), torch.autocast(device.type, enabled=False):
         for batch in batches:
             encoded.append(_encode(encoder, batch, device, disk))
-            read.append(replace(batch, pixels=batch.pixels[:0].clone()))  # of all images at once, pixels fit nowhere
+            read.append(
+                replace(batch, pixels=batch.pixels[:0].clone())
+            )  # the pixels of all images do not fit into memory
     if not read:
         raise NoViewsError("there are no views to extract features from")
     table = FeatureTable(

@@ -1,4 +1,4 @@
-"""What a protocol yields: named numbers with a spread, and the table that sets them beside their baselines."""
+"""The results of protocols: named numbers with a standard error, and the table with their baselines."""
 
 import json
 import math
@@ -18,10 +18,10 @@ class Result:
 
     Attributes:
         name: what was measured, from the general to the particular: `linear/top1`, `r2/relative/rotation`.
-        part: the part of the features it was measured on.
-        value: the number; None where it could not be measured, and then `detail` says why.
-        spread: standard error of `value` over validation objects; None where none is estimated.
-        detail: what a reader has to know beside the number.
+        part: the part of the features that it was measured on.
+        value: the number; None if it could not be measured, and then `detail` says why.
+        spread: standard error of `value` over validation objects; None if it was not estimated.
+        detail: a remark for the reader.
     """
 
     name: str
@@ -33,13 +33,13 @@ class Result:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A result beside its baselines; a baseline is None where it has no meaning or was not asked for.
+    """A result and its baselines; a baseline is None if it has no meaning or was not measured.
 
     Attributes:
         trained: the encoder under test.
         untrained: the same measurement on the same architecture with random weights.
-        shuffled: the same measurement with the training targets shuffled: what the protocol scores by chance.
-        reference: the number that a publication reports.
+        shuffled: the same measurement with shuffled training targets, which is the chance level.
+        reference: the published number.
     """
 
     trained: Result
@@ -52,11 +52,11 @@ class Comparison:
 class Bootstrap:
     """Standard errors by drawing validation objects with replacement.
 
-    Whole objects are drawn, because the views of one object are not independent of each other.
+    Whole objects are drawn, because the views of one object depend on each other.
 
     Attributes:
-        resamples: how often the objects are drawn.
-        seed: decides which are drawn.
+        resamples: number of draws.
+        seed: decides the draws.
     """
 
     resamples: int = 200
@@ -66,7 +66,7 @@ class Bootstrap:
         """Standard deviation of a statistic over the resamples.
 
         Args:
-            sums: `(objects, S)`, additive quantities of every object.
+            sums: `(objects, S)`, additive quantities of each object.
             statistic: maps their totals `(resamples, S)` to one number for each resample, NaN where it is undefined.
 
         Returns:
@@ -82,7 +82,7 @@ class Bootstrap:
         return float(values.std()) if len(values) > 1 else None
 
     def mean_error(self, values: Tensor, objects: Tensor) -> float | None:
-        """Standard error of the mean of `values`, shape `(M,)`, that belong to `objects`, shape `(M,)`."""
+        """Standard error of the mean of `values`, `(M,)`; `objects`, `(M,)`, are the objects that they belong to."""
         columns = torch.stack((values.double(), torch.ones(len(values), dtype=torch.float64)), dim=1)
         return self.standard_error(object_sums(columns, objects), lambda totals: totals[:, 0] / totals[:, 1])
 
@@ -91,9 +91,7 @@ DEFAULT_BOOTSTRAP = Bootstrap()
 
 
 def object_sums(values: Tensor, objects: Tensor) -> Tensor:
-    """The rows of `values`, shape `(M, S)`, added up for every object in ascending order of its number, shape
-    `(objects, S)`, float64.
-    """
+    """Sums of the rows of `values`, `(M, S)`, by object: `(objects, S)`, float64, in ascending order of the objects."""
     ids, position = torch.unique(objects, return_inverse=True)
     return torch.zeros(len(ids), values.shape[1], dtype=torch.float64).index_add_(0, position, values.double())
 
@@ -104,7 +102,7 @@ def compare(
     shuffled: Sequence[Result] = (),
     references: dict[tuple[str, str], float] | None = None,
 ) -> list[Comparison]:
-    """Every trained result beside the baseline results of the same name and part, in the order of `trained`.
+    """Every trained result with the baselines of the same name and part, in the order of `trained`.
 
     Args:
         trained: the results of the encoder under test.
@@ -140,7 +138,7 @@ def _cell(result: Result | None) -> str:
 
 
 def format_table(rows: Sequence[Comparison | Result]) -> str:
-    """Aligned plain text, one line for every row below a head line; a baseline that no row has gets no column."""
+    """Aligned plain text: a head line, then one line for each row. A baseline that no row has gets no column."""
     comparisons = [Comparison(row) if isinstance(row, Result) else row for row in rows]
     columns = {
         "measure": [row.trained.name for row in comparisons],
@@ -160,7 +158,7 @@ def format_table(rows: Sequence[Comparison | Result]) -> str:
 
 
 def to_json(rows: Sequence[Comparison | Result]) -> str:
-    """The rows as a JSON list; numbers that are not finite become null."""
+    """The rows as a JSON list. Numbers that are not finite become null."""
 
     def clean(value: object) -> object:
         if isinstance(value, dict):

@@ -1,1 +1,11 @@
-"""Evaluation protocols, one file each."""
+"""The protocols of the suite, one file and one class each. Their order is the order of rows in the table of results."""
+
+PROTOCOLS = {
+    "linear": "linear:LinearProbe",
+    "knn": "knn:NearestNeighbours",
+    "transforms_r2": "transforms_r2:TransformR2",
+    "paths": "paths:PathIntegration",
+    "retrieval": "retrieval:Retrieval",
+    "spectrum": "spectrum:Spectrum",
+}
+"""Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""

@@ -1,133 +1,71 @@
 """Weighted nearest-neighbour classification, as in DINO (Caron et al., 2021, appendix F.1; Wu et al., 2018)."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ssl_inv.evaluation.features import FeatureTable
-from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result
+from ssl_inv.evaluation.protocols.classification import Classifier, accuracies, class_count, without_training_rows
+from ssl_inv.evaluation.results import Result
 
 
 @dataclass(frozen=True)
-class NearestNeighbourSettings:
-    """How neighbours vote.
+class NearestNeighbours(Classifier):
+    """The vote of the nearest training rows.
 
     Attributes:
         k: neighbours that vote.
-        temperature: a neighbour of cosine similarity s votes with exp(s / temperature).
-        chunk: queries compared with all training rows at a time; decides memory alone.
+        temperature: a neighbour of cosine similarity s votes with weight exp(s / temperature).
+        chunk: queries compared with all training rows at a time; changes memory alone.
     """
 
     k: int = 20
     temperature: float = 0.07
     chunk: int = 256
 
+    name: ClassVar[str] = "knn"
+    recipe: ClassVar[Mapping[str, str]] = {**Classifier.recipe, "neighbours": "k"}
+    headlines: ClassVar[tuple[str, ...]] = ("knn/top1",)
+    opening: ClassVar[str] = "knn/top1"
 
-def class_count(train: FeatureTable, validation: FeatureTable) -> int:
-    """The number of classes: of the names where they are known, else one more than the highest label in either table."""
-    if train.class_names:
-        return len(train.class_names)
-    return int(torch.cat((train.known_labels(), validation.known_labels())).max()) + 1
-
-
-def without_training_rows(train: FeatureTable, validation: FeatureTable) -> str:
-    """A remark on the validation classes that training rows never show; empty if there are none."""
-    missing = sorted(set(validation.known_labels().tolist()) - set(train.known_labels().tolist()))
-    return f"classes without training rows: {', '.join(map(str, missing))}" if missing else ""
-
-
-def neighbour_votes(
-    bank: Tensor, labels: Tensor, queries: Tensor, classes: int, settings: NearestNeighbourSettings
-) -> Tensor:
-    """The share of the vote that every class gets.
-
-    Args:
-        bank: `(N, D)`, rows that vote.
-        labels: `(N,)`, their classes.
-        queries: `(M, D)`.
-        classes: number of classes C.
-        settings: `k` is cut to N.
-
-    Returns:
-        `(M, C)`; rows sum to 1.
-    """
-    bank, k = normalize(bank, dim=1), min(settings.k, len(bank))
-    votes = []
-    for chunk in torch.split(normalize(queries, dim=1), settings.chunk):
-        similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
-        # The softmax over the neighbours is the vote divided by its sum, without exp(1 / 0.07) on the way.
-        weights = (similarity / settings.temperature).softmax(dim=1)
-        votes.append(weights.new_zeros(len(chunk), classes).scatter_add_(1, labels[neighbours], weights))
-    return torch.cat(votes)
-
-
-def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
-    """Whether the label is among the k highest scores of its row, `(M,)`, float.
-
-    Of equal scores the lower class comes first; a label with the score -inf is never among them.
-    """
-    own = scores.gather(1, labels[:, None])
-    # Counted, not sorted: a thousand classes of a million rows are too many to sort.
-    lower = torch.arange(scores.shape[1], device=scores.device) < labels[:, None]
-    before = ((scores > own) | ((scores == own) & lower)).sum(dim=1)
-    return ((before < k) & (own[:, 0] > -torch.inf)).float()
-
-
-def accuracy_results(
-    name: str,
-    part: str,
-    scores: Tensor,
-    labels: Tensor,
-    objects: Tensor,
-    bootstrap: Bootstrap,
-    detail: str,
-    ranks: tuple[int, ...] = (1, 5),
-) -> list[Result]:
-    """Top-1 and top-5 as fractions of rows, with a standard error over objects; top-5 of more than five classes only."""
-    results = []
-    for k in ranks:
-        if k == 1 or scores.shape[1] > k:
-            hits = in_top(scores, labels, k)
-            results.append(
-                Result(f"{name}/top{k}", part, float(hits.mean()), bootstrap.mean_error(hits, objects), detail)
+    def measure(self, train: FeatureTable, validation: FeatureTable, part: str) -> list[Result]:
+        train, validation = train.ordered(), validation.ordered()
+        rows, queried = train.labelled_rows(), validation.labelled_rows()
+        if not len(rows) or not len(queried):
+            raise ValueError(
+                f"nearest neighbours need labels: {len(rows)} training and {len(queried)} validation rows have one"
             )
-    return results
+        classes = class_count(train, validation)
+        votes = self.votes(train.part(part)[rows], train.known_labels(), validation.part(part)[queried], classes)
+        # Classes without a vote are all equally bad.
+        votes = votes.masked_fill(votes == 0, -torch.inf)
+        k = min(self.k, len(rows))
+        cut = f", cut from {self.k} to the number of training rows" if self.k > len(rows) else ""
+        remarks = [f"k = {k}{cut}", without_training_rows(train, validation)]
+        # Fewer than five voters cannot name five classes.
+        return accuracies(self, part, votes, validation, remarks, top5=k >= 5)
 
+    def votes(self, bank: Tensor, labels: Tensor, queries: Tensor, classes: int) -> Tensor:
+        """The share of the vote that each class gets.
 
-def nearest_neighbours(
-    train: FeatureTable,
-    validation: FeatureTable,
-    part: str,
-    settings: NearestNeighbourSettings = NearestNeighbourSettings(),
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-) -> list[Result]:
-    """Accuracy on the labelled validation rows by the vote of the labelled training rows.
+        Args:
+            bank: `(N, D)`, rows that vote; `k` is cut to N.
+            labels: `(N,)`, their classes.
+            queries: `(M, D)`.
+            classes: number of classes C.
 
-    Raises:
-        ValueError: if either table has no labelled row.
-    """
-    train, validation = train.ordered(), validation.ordered()
-    rows, queried = train.labelled_rows(), validation.labelled_rows()
-    if not len(rows) or not len(queried):
-        raise ValueError(
-            f"nearest neighbours need labels: {len(rows)} training and {len(queried)} validation rows have one"
-        )
-    votes = neighbour_votes(
-        train.part(part)[rows],
-        train.known_labels(),
-        validation.part(part)[queried],
-        class_count(train, validation),
-        settings,
-    )
-    # Of classes without a vote none is better than another.
-    votes = votes.masked_fill(votes == 0, -torch.inf)
-    cut = f", cut from {settings.k} to the number of training rows" if settings.k > len(rows) else ""
-    k = min(settings.k, len(rows))
-    detail = "; ".join(filter(None, (f"k = {k}{cut}", without_training_rows(train, validation))))
-    # Fewer than five voters cannot name five classes.
-    ranks = (1, 5) if k >= 5 else (1,)
-    return accuracy_results(
-        "knn", part, votes, validation.known_labels(), validation.objects[queried], bootstrap, detail, ranks
-    )
+        Returns:
+            `(M, C)`; rows sum to 1.
+        """
+        bank, k = normalize(bank, dim=1), min(self.k, len(bank))
+        votes = []
+        for chunk in torch.split(normalize(queries, dim=1), self.chunk):
+            similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
+            # The softmax over the neighbours is each vote divided by their sum, without computing exp(1 / 0.07).
+            weights = (similarity / self.temperature).softmax(dim=1)
+            votes.append(weights.new_zeros(len(chunk), classes).scatter_add_(1, labels[neighbours], weights))
+        return torch.cat(votes)

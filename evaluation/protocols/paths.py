@@ -1,112 +1,91 @@
-"""Path integration: does what an encoder makes of a sequence of views know where the sequence led, and what it was told
-on the way?
+"""Path integration: whether a vector of several views and the actions between them tells where the sequence led.
 
-Every sequence is M observed views of one object and one more, with the actions from each to the next. Two regressions
-start from one vector of the observed views, the mean of their features or the aggregate that the encoder's own network
-makes of them and of their M - 1 actions:
+A sequence is M observed views of one object and one more view, with the actions from each to the next. Two regressions
+start from one vector of the observed views. The vector is the mean of their features, or the aggregate that the
+encoder's own network computes from them and from their M - 1 actions.
 
-- `path`: with the last action beside it, to the action that leads straight from the first view to the last one (Ghaemi
-et al., "seq-JEPA",
-  NeurIPS 2025). The M actions composed are the answer, so with one observed view it stands among the inputs, and a
-  mean, which was told the last action only, has to see the rest. What an aggregate owes to the images and what to the
-  actions shows where it goes without either.
-- `leak`: from the vector alone, to the last action that the aggregate was told. Features of a whole object that are
-said to be invariant
-  should not know it.
+- `path`: from the vector and the last action to the action that leads straight from the first view to the last one
+  (Ghaemi et al., "seq-JEPA", NeurIPS 2025). The M actions composed are the answer. So with one observed view the answer
+  is among the inputs, and a mean, which is given the last action only, has to find the rest in the features. The parts
+  "no images" and "no actions" show what an aggregate owes to either.
+- `leak`: from the vector alone to the last action that the aggregate was given. Features of a whole object that are
+  said to be invariant should not know it.
 
-The heads are those of `ssl_inv.evaluation.protocols.transforms_r2`, on a fixed draw of sequences; the actions are
+The heads are those of `ssl_inv.evaluation.protocols.transforms_r2`, on a fixed draw of sequences. The actions are
 canonical.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from ssl_inv.evaluation.aggregation import Aggregate, aggregate_of, aggregates, mean_of
 from ssl_inv.evaluation.features import FeatureTable
-from ssl_inv.evaluation.protocols.aggregation import Aggregate, aggregate_of, aggregates, mean_of
-from ssl_inv.evaluation.protocols.transforms_r2 import VALIDATION_EPOCH, Draws, TransformR2Settings, transform_r2
-from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol, shuffle_targets
+from ssl_inv.evaluation.protocols.transforms_r2 import VALIDATION_EPOCH, Draws, TransformR2
+from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms import Action, Real, Transform, require
-from ssl_inv.transforms.keyed_random import permutation
 
 
 @dataclass(frozen=True)
-class PathSettings:
-    """Which sequences are drawn.
+class PathIntegration(Protocol):
+    """Both regressions on random sequences of views.
 
     Attributes:
-        observed: numbers of observed views M, each measured on its own; empty for none.
+        observed: numbers of observed views M, each measured on its own; empty measures nothing.
         sequences: random sequences of every object, the same in all epochs of the regression.
+        heads: the regression heads, and the parameters to regress; None there means the parameters in `Encoded.told`.
+            Its `kinds` and `convention` have no meaning here.
     """
 
     observed: tuple[int, ...] = ()
     sequences: int = 8
+    heads: TransformR2 = field(default_factory=TransformR2)
 
+    recipe: ClassVar[Mapping[str, str]] = {"paths": "observed"}
 
-def path_integration(
-    train: FeatureTable,
-    validation: FeatureTable,
-    aggregate: Aggregate | None,
-    paths: PathSettings,
-    regression: TransformR2Settings,
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-    shuffled: int | None = None,
-) -> list[Result]:
-    """R2 of both regressions for every number of observed views; `path/rotation` and `leak/rotation` where rotations
-    are recorded.
+    @classmethod
+    def quick(cls) -> "PathIntegration":
+        return cls(sequences=2, heads=TransformR2.quick())
 
-    Args:
-        train: sequences that the heads are fitted to; its part "all" is read.
-        validation: sequences of other objects.
-        aggregate: the encoder's own network; without one there is the mean alone.
-        paths: which sequences.
-        regression: the heads, and of which parameters; its `kinds` and `convention` have no meaning here.
-        bootstrap: how standard errors are estimated.
-        shuffled: seed by which training targets are exchanged between sequences; None leaves them where they belong.
-    """
-    train, validation = train.ordered(), validation.ordered()
-    names = [require(name, train.transform.values) for name in regression.parameters or train.transform.names]
-    if not names:
-        return [Result("path", "all", None, detail="the data record no transform")] if paths.observed else []
-    head, results = replace(regression, kinds=("absolute",), parameters=None), []
-    for observed in paths.observed:
-        of_both = (train, 0), (validation, VALIDATION_EPOCH)
-        drawn = [
-            _Drawn(table, _sequences(table, observed, paths.sequences, regression.seed, epoch), names)
-            for table, epoch in of_both
-        ]
-        if not all(len(one.rows) for one in drawn):
-            results.append(Result("path", mean_of(observed), None, detail=f"no object has {observed + 1} views"))
-            continue
-        for measure in ("path", "leak") if observed > 1 else ("path",):
-            fitted, judged = (
-                one.path(aggregate, shuffled is None) if measure == "path" else one.leak(aggregate) for one in drawn
-            )
-            fitted = fitted if shuffled is None else _exchanged(fitted, shuffled)
-            for part in fitted.features:
-                results += _named(transform_r2(fitted, judged, part, head, bootstrap), measure)
-    return results
+    def run(self, encoded: Encoded) -> Iterator[Result]:
+        return self._measure(encoded, None)
 
+    def shuffled(self, encoded: Encoded, seed: int) -> Iterator[Result]:
+        """The same with training targets exchanged between sequences; aggregates keep their own actions."""
+        return self._measure(encoded, seed)
 
-def _sequences(table: FeatureTable, observed: int, count: int, seed: int, epoch: int) -> Tensor:
-    """Rows `(S, observed + 1)` of an ordered table: `count` sequences of different views of every object that has so
-    many.
-    """
-    return Draws(table, observed + 1, count, seed).epoch(epoch)
-
-
-def _named(results: list[Result], measure: str) -> Iterator[Result]:
-    """The headline numbers under the name of the measurement; the pooled form has no published counterpart here."""
-    for result in results:
-        if result.name.startswith(prefix := "r2/absolute/"):
-            yield replace(result, name=f"{measure}/{result.name.removeprefix(prefix)}")
-
-
-def _exchanged(table: FeatureTable, seed: int) -> FeatureTable:
-    order = torch.from_numpy(permutation(seed, length=len(table)))
-    return replace(table, transform=table.transform.select(order))
+    def _measure(self, encoded: Encoded, seed: int | None) -> Iterator[Result]:
+        if not self.observed:
+            return
+        aggregate, tables = encoded.aggregate, (encoded.train.ordered(), encoded.validation.ordered())
+        recorded = tables[0].transform
+        names = [require(name, recorded.values) for name in self.heads.parameters or encoded.told or recorded.names]
+        if not names:
+            yield Result("path", "all", None, detail="the data record no transform")
+            return
+        head = replace(self.heads, kinds=("absolute",), parameters=None, bootstrap=self.bootstrap, device=self.device)
+        for observed in self.observed:
+            drawn = [
+                _Drawn(table, Draws(table, observed + 1, self.sequences, self.heads.seed).epoch(epoch), names)
+                for table, epoch in zip(tables, (0, VALIDATION_EPOCH), strict=True)
+            ]
+            if not all(len(one.rows) for one in drawn):
+                yield Result("path", mean_of(observed), None, detail=f"no object has {observed + 1} views")
+                continue
+            for measure in ("path", "leak") if observed > 1 else ("path",):
+                fitted, scored = (
+                    one.path(aggregate, seed is None) if measure == "path" else one.leak(aggregate) for one in drawn
+                )
+                fitted = fitted if seed is None else shuffle_targets(fitted, seed)
+                for part in fitted.features:
+                    for result in head.measure(fitted, scored, part):
+                        # The pooled form has no published counterpart here.
+                        if result.name.startswith(prefix := "r2/absolute/"):
+                            yield replace(result, name=f"{measure}/{result.name.removeprefix(prefix)}")
 
 
 @dataclass(frozen=True)
@@ -114,7 +93,7 @@ class _Drawn:
     """Random sequences of views.
 
     Attributes:
-        table: where the views stand.
+        table: the views.
         rows: of the table, `(S, M + 1)`.
         names: parameters that are regressed.
     """
@@ -128,11 +107,11 @@ class _Drawn:
         return self.rows.shape[1] - 1
 
     def path(self, aggregate: Aggregate | None, without: bool) -> FeatureTable:
-        """Vectors of the observed views beside the last action, and where the whole way leads.
+        """Vectors of the observed views and the last action; the target is the action from the first to the last view.
 
         Args:
             aggregate: the encoder's own network.
-            without: whether it is also asked without images and without actions.
+            without: whether to add its outputs without images and without actions.
         """
         last = self._action(-2, -1).as_vector(self.names)
         parts = {mean_of(self.observed): torch.cat((self._mean(), last), dim=1)}
@@ -145,7 +124,7 @@ class _Drawn:
         return self._with_targets(parts, self._action(0, -1))
 
     def leak(self, aggregate: Aggregate | None) -> FeatureTable:
-        """Vectors of the observed views, and the last action among these."""
+        """Vectors of the observed views; the target is the last action between two of them."""
         parts = {mean_of(self.observed): self._mean()}
         if aggregate is not None:
             parts[aggregate_of(self.observed)] = self._aggregates(aggregate)

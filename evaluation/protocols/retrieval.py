@@ -2,57 +2,43 @@
 all views.
 
 The protocol is SIE's (Garrido, Najman, LeCun, ICML 2023). From the embedding of an object's view 0 the predictor makes
-that of every view of the object, view 0 included; the source is not normalised, predictions and candidates are. Chance,
-with V views that all are candidates: MRR H_V / V, where H_V is the harmonic number, and H@k k / V.
+the embedding of every view of the object, view 0 included. The source is not normalised; predictions and candidates
+are. Chance, with V views that all are candidates: MRR H_V / V, where H_V is the harmonic number, and H@k k / V.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ssl_inv.evaluation.features import FeatureTable
-from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol, shuffle_targets
+from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms import Action, Rotation, Transform
-
-Predict = Callable[[Tensor, Action], Tensor]
-"""Maps source embeddings `(B, D)` and the actions to apply, B rows, to predicted embeddings `(B, D)`; all on the CPU.
-"""
-
 
 HIT_RANKS = (1, 2, 5, 10)
 
 
 @dataclass(frozen=True)
-class ViewPredictor:
-    """A predictor, and which part of the features it maps to itself.
+class Retrieval(Protocol):
+    """Retrieval with the encoder's own predictor.
 
     Attributes:
-        part: part whose embeddings it reads and predicts; for SIE the projected equivariant half.
-        predict: the prediction. It chooses from the action what it was trained with, in the convention it was trained
-            with.
-    """
-
-    part: str
-    predict: Predict
-
-
-@dataclass(frozen=True)
-class RetrievalSettings:
-    """What is retrieved from where.
-
-    Attributes:
-        splits: of `train-train`, `val-val` and `val-all`, queries before the dash and candidates after it; MRR and hit
-            rates have meaning within an object only and are left out for `val-all`.
+        splits: among `train-train`, `val-val` and `val-all`: queries before the dash, candidates after it. MRR and hit
+            rates have a meaning within an object only, so `val-all` has none.
         normalise: whether predictions and candidates are divided by their norm.
-        chunk: queries compared at a time; decides memory alone.
+        chunk: queries compared at a time; changes memory alone.
     """
 
     splits: tuple[str, ...] = ("train-train", "val-val", "val-all")
     normalise: bool = True
     chunk: int = 2048
+
+    needs: ClassVar[tuple[str, ...]] = ("predictor",)
+    headlines: ClassVar[tuple[str, ...]] = ("retrieval/val-val/mrr", "retrieval/val-val/hit@1")
 
     def __post_init__(self) -> None:
         if unknown := set(self.splits) - {"train-train", "val-val", "val-all"}:
@@ -60,10 +46,65 @@ class RetrievalSettings:
                 f"no retrieval split is called {min(unknown)!r}; there are train-train, val-val and val-all"
             )
 
+    @classmethod
+    def quick(cls) -> "Retrieval":
+        return cls(splits=("val-val",))
+
+    def run(self, encoded: Encoded) -> Iterator[Result]:
+        assert encoded.predictor is not None
+        part, predict = encoded.predictor.part, encoded.predictor.predict
+        tables = {"train": encoded.train, "val": encoded.validation}
+        sets = {name: RetrievalSet.of(table, part) for name, table in tables.items()}
+        if not encoded.train.transform.names or any(one.embeddings.shape[1] < 2 for one in sets.values()):
+            detail = "needs a recorded transform and two views of most objects"
+            yield Result("retrieval", part, None, detail=detail)
+            return
+        predicted: dict[str, Tensor] = {}
+        for split in self.splits:
+            queried, among = split.split("-")
+            queries = sets[queried]
+            if queried not in predicted:
+                predicted[queried] = predicted_views(queries, predict, self.chunk)
+            if among != "all":
+                ranks = view_ranks(predicted[queried], queries.embeddings, self.normalise, self.chunk)
+                yield from self._ranks(split, part, ranks)
+            candidates = list(sets.values()) if among == "all" else [queries]
+            yield self._error(split, part, predicted[queried], queries, candidates)
+
+    def shuffled(self, encoded: Encoded, seed: int) -> Iterator[Result]:
+        """The same with shuffled actions, because nothing is fitted here."""
+        train, validation = (shuffle_targets(table, seed) for table in (encoded.train, encoded.validation))
+        return self.run(replace(encoded, train=train, validation=validation))
+
+    def _ranks(self, split: str, part: str, ranks: Tensor) -> Iterator[Result]:
+        views = ranks.shape[1]
+        harmonic = float((1 / torch.arange(1, views + 1)).sum())
+        rows = {"mrr": ((1 / ranks.double()), harmonic / views)}
+        rows |= {f"hit@{k}": ((ranks <= k).double(), k / views) for k in HIT_RANKS if k < views}
+        objects = torch.arange(len(ranks)).repeat_interleave(views)
+        for name, (value, chance) in rows.items():
+            error = self.bootstrap.mean_error(value.flatten(), objects)
+            detail = f"chance {chance:.3f}, {len(ranks)} objects of {views} views"
+            yield Result(f"retrieval/{split}/{name}", part, float(value.mean()), error, detail)
+
+    def _error(
+        self, split: str, part: str, predicted: Tensor, queries: "RetrievalSet", candidates: "list[RetrievalSet]"
+    ) -> Result:
+        name, rotations = f"retrieval/{split}/pre", queries.rotations()
+        known = [found for one in candidates if (found := one.rotations()) is not None]
+        if rotations is None or len(known) < len(candidates):
+            return Result(name, part, None, detail="needs data that record one rotation")
+        bank = torch.cat([one.embeddings.flatten(0, 1) for one in candidates])
+        errors = retrieval_errors(
+            predicted.flatten(0, 1), rotations, bank, torch.cat(known), self.normalise, self.chunk
+        )
+        objects = torch.arange(len(predicted)).repeat_interleave(predicted.shape[1])
+        return Result(name, part, float(errors.mean()), self.bootstrap.mean_error(errors, objects), "lower is better")
+
 
 @dataclass(frozen=True)
-class Gallery:
-    """The views of some objects, equally many of each.
+class RetrievalSet:
+    """The same number of views of each of some objects.
 
     Attributes:
         embeddings: `(N, V, D)`.
@@ -74,7 +115,7 @@ class Gallery:
     transform: Transform
 
     @classmethod
-    def of(cls, table: FeatureTable, part: str) -> "Gallery":
+    def of(cls, table: FeatureTable, part: str) -> "RetrievalSet":
         """The first V views of every object that has so many, with the V that keeps the most views in all."""
         table = table.ordered()
         counts = torch.unique_consecutive(table.objects, return_counts=True)[1]
@@ -94,23 +135,23 @@ def _spans(length: int, chunk: int) -> Iterator[slice]:
 
 
 @torch.no_grad()
-def predicted_views(gallery: Gallery, predict: Predict, chunk: int = 2048) -> Tensor:
+def predicted_views(views_of: RetrievalSet, predict: Callable[[Tensor, Action], Tensor], chunk: int = 2048) -> Tensor:
     """Every view as predicted from view 0 of its object, `(N, V, D)`, not normalised."""
-    objects, views, _ = gallery.embeddings.shape
+    objects, views, _ = views_of.embeddings.shape
     pieces = []
     for span in _spans(objects * views, chunk):
         target = torch.arange(span.start, span.stop)
         source = target // views * views
-        action = gallery.transform.select(source).relative(gallery.transform.select(target))
-        pieces.append(predict(gallery.embeddings[source // views, 0], action))
+        action = views_of.transform.select(source).relative(views_of.transform.select(target))
+        pieces.append(predict(views_of.embeddings[source // views, 0], action))
     return torch.cat(pieces).view(objects, views, -1)
 
 
 def view_ranks(predicted: Tensor, embeddings: Tensor, normalise: bool = True, chunk: int = 2048) -> Tensor:
     """The rank of the true view among the views of its object, by dot product with the prediction, `(N, V)`; 1 is best.
 
-    Views with the same score as the true one count as better, so that an encoder that maps all views to one point is
-    not rewarded; so do all where a score is not a number.
+    A view with the same score as the true one counts as better, so an encoder that maps all views to one point is not
+    rewarded. So does every view where a score is not a number.
 
     Args:
         predicted: `(N, V, D)`.
@@ -129,7 +170,7 @@ def view_ranks(predicted: Tensor, embeddings: Tensor, normalise: bool = True, ch
 
 
 def _nearest(queries: Tensor, candidates: Tensor, chunk: int) -> Tensor:
-    """For every query the candidate with the highest dot product, `(M,)`; of equal ones the first."""
+    """The candidate with the highest dot product for every query, `(M,)`; of equal ones the first."""
     nearest = []
     for span in _spans(len(queries), chunk):
         best = queries.new_full((span.stop - span.start,), -torch.inf)
@@ -156,7 +197,7 @@ def retrieval_errors(
 
     Args:
         predicted: `(M, D)`.
-        rotations: `(M, 4)`, absolute rotation of the view that is predicted.
+        rotations: `(M, 4)`, absolute rotation of the predicted view.
         candidates: `(K, D)`.
         candidate_rotations: `(K, 4)`.
         normalise: whether predictions and candidates are divided by their norm.
@@ -166,74 +207,3 @@ def retrieval_errors(
         predicted, candidates = normalize(predicted, dim=-1), normalize(candidates, dim=-1)
     nearest = _nearest(predicted, candidates, chunk)
     return 1 - (rotations * candidate_rotations[nearest]).sum(dim=-1).square()
-
-
-def _rank_results(split: str, part: str, ranks: Tensor, bootstrap: Bootstrap) -> list[Result]:
-    views = ranks.shape[1]
-    harmonic = float((1 / torch.arange(1, views + 1)).sum())
-    rows = {"mrr": ((1 / ranks.double()), harmonic / views)}
-    rows |= {f"hit@{k}": ((ranks <= k).double(), k / views) for k in HIT_RANKS if k < views}
-    objects = torch.arange(len(ranks)).repeat_interleave(views)
-    return [
-        Result(
-            f"retrieval/{split}/{name}",
-            part,
-            float(value.mean()),
-            bootstrap.mean_error(value.flatten(), objects),
-            f"chance {chance:.3f}, {len(ranks)} objects of {views} views",
-        )
-        for name, (value, chance) in rows.items()
-    ]
-
-
-def _error_result(
-    split: str,
-    part: str,
-    predicted: Tensor,
-    queries: Gallery,
-    candidates: list[Gallery],
-    settings: RetrievalSettings,
-    bootstrap: Bootstrap,
-) -> Result:
-    name, rotations = f"retrieval/{split}/pre", queries.rotations()
-    known = [found for gallery in candidates if (found := gallery.rotations()) is not None]
-    if rotations is None or len(known) < len(candidates):
-        return Result(name, part, None, detail="needs data that record one rotation")
-    bank = torch.cat([gallery.embeddings.flatten(0, 1) for gallery in candidates])
-    errors = retrieval_errors(
-        predicted.flatten(0, 1), rotations, bank, torch.cat(known), settings.normalise, settings.chunk
-    )
-    objects = torch.arange(len(predicted)).repeat_interleave(predicted.shape[1])
-    return Result(name, part, float(errors.mean()), bootstrap.mean_error(errors, objects), "lower is better")
-
-
-def retrieval(
-    train: FeatureTable,
-    validation: FeatureTable,
-    predictor: ViewPredictor,
-    settings: RetrievalSettings = RetrievalSettings(),
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-) -> list[Result]:
-    """MRR, H@k and retrieval error for every split in `settings`; not measured where the data record no transform or
-    single views.
-    """
-    galleries = {name: Gallery.of(table, predictor.part) for name, table in (("train", train), ("val", validation))}
-    if not train.transform.names or any(gallery.embeddings.shape[1] < 2 for gallery in galleries.values()):
-        return [
-            Result("retrieval", predictor.part, None, detail="needs a recorded transform and two views of most objects")
-        ]
-    predicted: dict[str, Tensor] = {}
-    results = []
-    for split in settings.splits:
-        queried, among = split.split("-")
-        queries = galleries[queried]
-        if queried not in predicted:
-            predicted[queried] = predicted_views(queries, predictor.predict, settings.chunk)
-        if among != "all":
-            ranks = view_ranks(predicted[queried], queries.embeddings, settings.normalise, settings.chunk)
-            results += _rank_results(split, predictor.part, ranks, bootstrap)
-        candidates = list(galleries.values()) if among == "all" else [queries]
-        results.append(
-            _error_result(split, predictor.part, predicted[queried], queries, candidates, settings, bootstrap)
-        )
-    return results

@@ -1,29 +1,66 @@
-"""What the singular values of the features say without labels or latents."""
+"""The spectrum of the features, measured without labels or transforms: RankMe, alpha-ReQ, standard deviation."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms.keyed_random import permutation
 
-SAMPLES = 25_600
-"""Rows that RankMe is computed from, as in its paper."""
-
-
 ALPHA_RANKS = (4, 100)
-"""First and last rank of the eigenvalues that alpha-ReQ is fitted to, counted from one; the range changes the number.
-"""
+"""First and last rank of the eigenvalues that alpha-ReQ is fitted to, from 1 on. The range changes the number."""
+
+
+@dataclass(frozen=True)
+class Spectrum(Protocol):
+    """RankMe, alpha-ReQ and the standard deviation of the training features.
+
+    Attributes:
+        samples: rows that are used at most; the default is that of RankMe's paper.
+        seed: draws the rows where there are more.
+    """
+
+    samples: int = 25_600
+    seed: int = 0
+
+    headlines: ClassVar[tuple[str, ...]] = ("spectrum/rankme",)
+    has_targets: ClassVar[bool] = False
+
+    def run(self, encoded: Encoded) -> Iterator[Result]:
+        for part in encoded.parts:
+            yield from self.measure(encoded.train, part)
+
+    def measure(self, table: FeatureTable, part: str) -> list[Result]:
+        """The three numbers of one part."""
+        features = table.ordered().part(part)
+        rows = torch.from_numpy(permutation(self.seed, length=len(features))[: self.samples]).sort().values
+        features = features[rows]
+        dimensions = features.shape[1]
+        try:
+            alpha, detail = alpha_req(features), "ranks {} to {}, good near 1".format(*ALPHA_RANKS)
+        except ValueError as error:
+            alpha, detail = None, str(error)
+        most = f"{len(rows)} rows, at most {min(len(rows), dimensions)}"
+        isotropic = f"{1 / math.sqrt(dimensions):.3f} when isotropic"
+        return [
+            Result("spectrum/rankme", part, rankme(features), detail=most),
+            Result("spectrum/alpha", part, alpha, detail=detail),
+            Result("spectrum/deviation", part, normalised_deviation(features), detail=isotropic),
+        ]
 
 
 def singular_values(features: Tensor) -> Tensor:
     """Singular values of `(N, D)`, descending, `(min(N, D),)`, float64.
 
-    They are the roots of the smaller Gram matrix's eigenvalues: good to 1e-8 of the largest, an order below the 1e-7
-    that RankMe adds, and many times faster than a decomposition of all rows.
+    They are the roots of the eigenvalues of the smaller Gram matrix. Their error is 1e-8 of the largest, an order below
+    the 1e-7 that RankMe adds, and this is many times faster than a decomposition of all rows.
     """
     x = features.double()
     gram = x @ x.T if len(x) < x.shape[1] else x.T @ x
@@ -35,7 +72,7 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
     """Effective rank: the exponential of the entropy of the singular values, not centred (Garrido et al., ICML 2023,
     eq. 1 and 2).
 
-    Between 1, a collapsed encoder, and min(N, D). It compares runs of one method, not methods.
+    It lies between 1, a collapsed encoder, and min(N, D). It compares runs of one method, not methods.
     """
     values = singular_values(features)
     p = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + epsilon
@@ -43,8 +80,9 @@ def rankme(features: Tensor, epsilon: float = 1e-7) -> float:
 
 
 def alpha_req(features: Tensor) -> float:
-    """The exponent alpha of lambda_j ~ j^-alpha, eigenvalues of the covariance (Agrawal et al., NeurIPS 2022); good
-    when close to 1.
+    """The exponent alpha of lambda_j ~ j^-alpha, the eigenvalues of the covariance; good when close to 1.
+
+    Source: Agrawal et al., NeurIPS 2022.
 
     A least-squares line through (ln j, ln lambda_j) over `ALPHA_RANKS`, weighted with 1 / j, as the authors' code fits
     it.
@@ -74,28 +112,3 @@ def normalised_deviation(features: Tensor) -> float:
     over the sphere.
     """
     return float(normalize(features, dim=1).std(dim=0).mean())
-
-
-def spectrum(table: FeatureTable, part: str, seed: int = 0) -> list[Result]:
-    """RankMe, alpha-ReQ and the standard deviation of up to `SAMPLES` rows, drawn by `seed` where there are more."""
-    table = table.ordered()
-    features = table.part(part)
-    rows = torch.from_numpy(permutation(seed, length=len(features))[:SAMPLES]).sort().values
-    features = features[rows]
-    dimensions = features.shape[1]
-    results = [
-        Result(
-            "spectrum/rankme", part, rankme(features), detail=f"{len(rows)} rows, at most {min(len(rows), dimensions)}"
-        )
-    ]
-    try:
-        results.append(
-            Result(
-                "spectrum/alpha", part, alpha_req(features), detail="ranks {} to {}, good near 1".format(*ALPHA_RANKS)
-            )
-        )
-    except ValueError as error:
-        results.append(Result("spectrum/alpha", part, None, detail=str(error)))
-    isotropic = f"{1 / math.sqrt(dimensions):.3f} when isotropic"
-    results.append(Result("spectrum/deviation", part, normalised_deviation(features), detail=isotropic))
-    return results

@@ -1,5 +1,4 @@
-"""How much of a view's transform its features tell: R2 of a regression from frozen features, for every recorded
-parameter.
+"""R2 of a regression from frozen features to how a view was made, for every recorded parameter.
 
 Relative: from the features of two views of one object, side by side, to the action between them. Absolute: from one
 view to its own transform. The head is that of the SIE paper (Garrido, Najman, LeCun, ICML 2023): an MLP 2D-1024-1024-n
@@ -7,56 +6,54 @@ with ReLU, Adam at 1e-3, one random pair of every training object in each of 300
 targets are standardised with training statistics, so that one learning rate suits every encoder and parameter, and the
 learning rate follows a cosine to zero.
 
-Two numbers come out. `r2` is the headline: the canonical action, and the mean over its dimensions. `r2_pooled` is what
-the SIE papers report: the action as their code writes it, and one mean over everything. They can lie far apart, for
-either reason.
+There are two numbers for each parameter. `r2` is the headline: the canonical action, and the mean over its dimensions.
+`r2_pooled` is the number in the SIE papers: the action as their code writes it, and one mean over all numbers. The two
+can lie far apart, for either reason.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ssl_inv.evaluation.features import FeatureTable, Standardiser
-from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result, object_sums
-from ssl_inv.transforms import Convention, Real, require
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol
+from ssl_inv.evaluation.results import Bootstrap, Result, object_sums
+from ssl_inv.transforms import Convention, require
 from ssl_inv.transforms.keyed_random import distinct, permutation
 
 Kind = Literal["relative", "absolute"]
 
-
 Target = tuple[str, Convention]
-"""A parameter and how its action is written."""
-
+"""A parameter and the convention of its action."""
 
 VALIDATION_EPOCH = 2**32
-"""The key under which validation pairs are drawn; no training epoch gets there."""
+"""The epoch in the key of the validation draw; no training epoch gets there."""
 
 
 @dataclass(frozen=True)
-class TransformR2Settings:
+class TransformR2(Protocol):
     """The regression head and how it is trained. The defaults are SIE's.
 
     Attributes:
-        hidden: width of the two hidden layers; 0 for a linear head, as ContextSSL and seq-JEPA regress colour.
+        hidden: width of the two hidden layers; 0 is a linear head, as ContextSSL and seq-JEPA regress colour.
         epochs: draws of pairs from all training objects.
         pairs_per_object: pairs (or single views) of every object in an epoch, and in the fixed validation draw.
         batch: pairs in a step.
-        minimum_steps: a data set so small that `epochs` has fewer steps gets more epochs.
+        minimum_steps: a data set that is so small that `epochs` have fewer steps gets more epochs.
         learning_rate: of Adam, at the start of the cosine.
-        joint: whether one head predicts everything, which costs one training instead of one for each parameter and
-            form. Standardised targets give every dimension equal weight in it, but they share the hidden layers.
-        parameters: those to predict; None for all that the data record.
-        convention: how the headline writes actions; with `sie` it is seq-JEPA's number, scikit-learn's R2 of the
-        papers' action.
-        device: where the heads are trained.
+        joint: whether one head predicts everything. This costs one training instead of one for each parameter and form.
+            Standardised targets give every dimension equal weight in it, but they share the hidden layers.
+        parameters: the ones to predict; None means all that the data record.
+        convention: how the headline writes actions. With `sie` it is seq-JEPA's number, scikit-learn's R2 of the
+            papers' action.
         seed: decides the initial weights, the pairs and their order.
-        kinds: what is regressed: the action between two views, the transform of one, or both.
+        kinds: what is regressed: the action between two views, the transform of one view, or both.
     """
 
     hidden: int = 1024
@@ -68,9 +65,49 @@ class TransformR2Settings:
     joint: bool = False
     parameters: tuple[str, ...] | None = None
     convention: Convention = "canonical"
-    device: str = "cpu"
     seed: int = 0
     kinds: tuple[Kind, ...] = ("relative", "absolute")
+
+    headlines: ClassVar[tuple[str, ...]] = ("r2/relative/rotation", "r2_pooled/relative/rotation")
+    otherwise: ClassVar[str] = "r2/"
+    opening: ClassVar[str] = "r2/relative/"
+    opening_part: ClassVar[str] = "equivariant"
+
+    @classmethod
+    def quick(cls) -> "TransformR2":
+        """One narrow head for all parameters, and fewer steps."""
+        return cls(hidden=256, epochs=10, pairs_per_object=4, minimum_steps=500, joint=True, kinds=("relative",))
+
+    def run(self, encoded: Encoded) -> Iterator[Result]:
+        for part in encoded.parts:
+            yield from self.measure(encoded.train, encoded.validation, part)
+
+    def measure(self, train: FeatureTable, validation: FeatureTable, part: str) -> list[Result]:
+        """R2 of every parameter on the fixed draw of validation pairs.
+
+        Where train or validation have no object with two views, a remark replaces relative R2.
+
+        Raises:
+            ValueError: if a parameter in `parameters` is not recorded.
+        """
+        train, validation = train.ordered(), validation.ordered()
+        names = [require(name, train.transform.values) for name in self.parameters or train.transform.names]
+        if not names:
+            return [Result("r2", part, None, detail="the data record no transform")]
+        results = []
+        for kind in self.kinds:
+            if not all(len(_draws(table, kind, self)) for table in (train, validation)):
+                results.append(Result(f"r2/{kind}", part, None, detail="no object has two views"))
+                continue
+            wanted = {name: _target_list(train, kind, name, self.convention) for name in names}
+            every = [target for targets in wanted.values() for target in targets]
+            scored: dict[Target, _Predicted] = {}
+            for together in [every] if self.joint else [[target] for target in every]:
+                scored |= _regress(train, validation, part, kind, together, self)
+            for name, targets in wanted.items():
+                for form, target in (("r2", targets[0]), ("r2_pooled", targets[-1])):
+                    results.append(_result(f"{form}/{kind}/{name}", part, scored[target], self.bootstrap))
+        return results
 
 
 def _varying(targets: Tensor) -> Tensor:
@@ -89,19 +126,18 @@ def r2_per_dimension(targets: Tensor, predictions: Tensor) -> Tensor:
 
 
 def r2_mean(targets: Tensor, predictions: Tensor) -> float:
-    """The mean of `r2_per_dimension` over the dimensions that vary: scikit-learn's `r2_score`, which counts constant
-    ones too.
+    """The mean of `r2_per_dimension` over the dimensions that vary; scikit-learn's `r2_score` counts constant ones too.
 
-    A rotation in the plane leaves two numbers of its quaternion at zero; nobody can be judged by these. NaN when no
-    dimension varies.
+    A rotation in the plane leaves two numbers of its quaternion at zero, which say nothing about an encoder. NaN when
+    no dimension varies.
     """
     return float(r2_per_dimension(targets, predictions).nanmean())
 
 
 def r2_pooled(targets: Tensor, predictions: Tensor) -> float:
-    """SIE's form: one mean over all rows and all dimensions, all squares summed.
+    """SIE's form: one mean over all rows and dimensions, and one sum of all squares.
 
-    Where the dimensions have different means a constant scores above zero: 0.23 for the relative quaternion of angles
+    Where the dimensions have different means, a constant scores above zero: 0.23 for the relative quaternion of angles
     within 90 degrees.
     """
     t, p = targets.double(), predictions.double()
@@ -109,13 +145,13 @@ def r2_pooled(targets: Tensor, predictions: Tensor) -> float:
 
 
 class Draws:
-    """Random different views of the objects of an ordered table, one view of each object at a time or several.
+    """Random draws of one or several different views of each object.
 
     Args:
-        table: objects that it has too few views of are left out.
-        views: of one draw.
+        table: ordered; objects with too few views are left out.
+        views: views in one draw.
         repeats: draws of every object in an epoch.
-        seed: decides them.
+        seed: decides the draws.
     """
 
     def __init__(self, table: FeatureTable, views: int, repeats: int, seed: int) -> None:
@@ -135,18 +171,18 @@ class Draws:
         return torch.from_numpy(self.first[:, None] + chosen)
 
 
-def _draws(table: FeatureTable, kind: Kind, settings: TransformR2Settings) -> Draws:
+def _draws(table: FeatureTable, kind: Kind, settings: TransformR2) -> Draws:
     return Draws(table, 2 if kind == "relative" else 1, settings.pairs_per_object, settings.seed)
 
 
 def _target_list(table: FeatureTable, kind: Kind, name: str, convention: Convention) -> list[Target]:
-    """The headline's target, and where the papers write the action differently also theirs."""
-    differs = kind == "relative" and convention == "canonical" and not isinstance(table.transform.groups[name], Real)
+    """The headline's target, and the papers' target where they write the action differently."""
+    differs = kind == "relative" and convention == "canonical" and not table.transform.groups[name].plain_is_scaled
     return [(name, convention), (name, "sie")] if differs else [(name, convention)]
 
 
 def _targets(table: FeatureTable, rows: Tensor, wanted: list[Target]) -> list[Tensor]:
-    """What the head aims at for the views or pairs in `rows`, `(P, n)` each."""
+    """The targets `(P, n)` for the views or pairs in `rows`, `(P, 1 or 2)`."""
     first = table.transform.select(rows[:, 0])
     if rows.shape[1] == 1:
         return [first.as_vector([name]) for name, _ in wanted]
@@ -154,7 +190,7 @@ def _targets(table: FeatureTable, rows: Tensor, wanted: list[Target]) -> list[Te
     return [action.as_vector([name], convention) for name, convention in wanted]
 
 
-def _head(inputs: int, outputs: int, settings: TransformR2Settings) -> nn.Module:
+def _head(inputs: int, outputs: int, settings: TransformR2) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         if not settings.hidden:
@@ -168,10 +204,8 @@ def _inputs(features: Tensor, rows: Tensor) -> Tensor:
     return features[rows.to(features.device)].flatten(1)
 
 
-def _fit(
-    features: Tensor, draws: Draws, target: Callable[[Tensor], Tensor], settings: TransformR2Settings
-) -> nn.Module:
-    """A head trained on redrawn pairs; `target` maps rows `(P, 1 or 2)` to standardised targets `(P, n)`."""
+def _fit(features: Tensor, draws: Draws, target: Callable[[Tensor], Tensor], settings: TransformR2) -> nn.Module:
+    """Train a head on new pairs in every epoch; `target` maps rows `(P, 1 or 2)` to standardised targets `(P, n)`."""
     outputs = target(draws.epoch(0)[:1]).shape[1]
     head = _head(features.shape[1] * draws.views, outputs, settings).to(features.device)
     optimiser = torch.optim.Adam(head.parameters(), lr=settings.learning_rate)
@@ -198,8 +232,8 @@ def _predict(head: nn.Module, features: Tensor, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Judged:
-    """Targets and predictions `(P, n)` of the validation draw, and the objects `(P,)` they belong to."""
+class _Predicted:
+    """Targets and predictions `(P, n)` of the validation draw, and the objects `(P,)` that they belong to."""
 
     targets: Tensor
     predictions: Tensor
@@ -212,9 +246,9 @@ def _regress(
     part: str,
     kind: Kind,
     wanted: list[Target],
-    settings: TransformR2Settings,
-) -> dict[Target, _Judged]:
-    """One head for all `wanted`, fitted to `train` and asked about the fixed draw from `validation`."""
+    settings: TransformR2,
+) -> dict[Target, _Predicted]:
+    """The predictions of one head for all `wanted`, fitted to `train`, on the fixed draw from `validation`."""
     draws = _draws(train, kind, settings)
 
     def target(rows: Tensor) -> Tensor:
@@ -227,17 +261,17 @@ def _regress(
     aims = _targets(validation, rows, wanted)
     pieces = torch.split(predicted, [aim.shape[1] for aim in aims], dim=1)
     objects = validation.objects[rows[:, 0]]
-    return {key: _Judged(aim, piece, objects) for key, aim, piece in zip(wanted, aims, pieces, strict=True)}
+    return {key: _Predicted(aim, piece, objects) for key, aim, piece in zip(wanted, aims, pieces, strict=True)}
 
 
-def _standard_error(judged: _Judged, pooled: bool, bootstrap: Bootstrap) -> float | None:
+def _standard_error(scored: _Predicted, pooled: bool, bootstrap: Bootstrap) -> float | None:
     """Standard error of either form of R2, from sums over objects of 1, t, t^2 and (t - p)^2."""
     # Shifting all dimensions by one number changes neither form and keeps the difference of squares exact.
-    t = judged.targets.double() - judged.targets.double().mean()
-    e = judged.targets.double() - judged.predictions.double()
-    n, varying = t.shape[1], _varying(judged.targets)
+    t = scored.targets.double() - scored.targets.double().mean()
+    e = scored.targets.double() - scored.predictions.double()
+    n, varying = t.shape[1], _varying(scored.targets)
     sums = object_sums(
-        torch.cat((torch.ones(len(t), 1, dtype=torch.float64), t, t.square(), e.square()), dim=1), judged.objects
+        torch.cat((torch.ones(len(t), 1, dtype=torch.float64), t, t.square(), e.square()), dim=1), scored.objects
     )
 
     def statistic(totals: Tensor) -> Tensor:
@@ -250,71 +284,20 @@ def _standard_error(judged: _Judged, pooled: bool, bootstrap: Bootstrap) -> floa
     return bootstrap.standard_error(sums, statistic)
 
 
-def _why_none(judged: _Judged) -> str:
-    return (
-        "the same in all validation views"
-        if bool(judged.targets.isfinite().all())
-        else "not a finite number in all validation views"
-    )
-
-
-def _headline(name: str, part: str, judged: _Judged, bootstrap: Bootstrap) -> Result:
-    if not _varying(judged.targets).any():
-        return Result(f"r2/{name}", part, None, detail=_why_none(judged))
-    scores = r2_per_dimension(judged.targets, judged.predictions).tolist()
-    detail = (
-        "dimensions " + " ".join("constant" if math.isnan(score) else f"{score:.2f}" for score in scores)
-        if len(scores) > 1
-        else ""
-    )
-    value = r2_mean(judged.targets, judged.predictions)
-    return Result(f"r2/{name}", part, value, _standard_error(judged, False, bootstrap), detail)
-
-
-def _pooled(name: str, part: str, judged: _Judged, bootstrap: Bootstrap) -> Result:
-    if not _varying(judged.targets).any():
-        return Result(f"r2_pooled/{name}", part, None, detail=_why_none(judged))
-    constant = r2_pooled(judged.targets, judged.targets.mean(dim=0).expand_as(judged.targets))
-    value = r2_pooled(judged.targets, judged.predictions)
-    # abs() keeps rounding error from printing a negative zero.
-    return Result(
-        f"r2_pooled/{name}",
-        part,
-        value,
-        _standard_error(judged, True, bootstrap),
-        f"a constant scores {abs(round(constant, 2)):.2f}",
-    )
-
-
-def transform_r2(
-    train: FeatureTable,
-    validation: FeatureTable,
-    part: str,
-    settings: TransformR2Settings = TransformR2Settings(),
-    bootstrap: Bootstrap = DEFAULT_BOOTSTRAP,
-) -> list[Result]:
-    """R2 of every parameter on the fixed draw of validation pairs.
-
-    Relative R2 is left out with a remark where train or validation have no object with two views.
-
-    Raises:
-        ValueError: if a parameter that is asked for is not recorded.
-    """
-    train, validation = train.ordered(), validation.ordered()
-    names = [require(name, train.transform.values) for name in settings.parameters or train.transform.names]
-    if not names:
-        return [Result("r2", part, None, detail="the data record no transform")]
-    results = []
-    for kind in settings.kinds:
-        if not all(len(_draws(table, kind, settings)) for table in (train, validation)):
-            results.append(Result(f"r2/{kind}", part, None, detail="no object has two views"))
-            continue
-        wanted = {name: _target_list(train, kind, name, settings.convention) for name in names}
-        every = [target for targets in wanted.values() for target in targets]
-        judged: dict[Target, _Judged] = {}
-        for together in [every] if settings.joint else [[target] for target in every]:
-            judged |= _regress(train, validation, part, kind, together, settings)
-        for name, targets in wanted.items():
-            results.append(_headline(f"{kind}/{name}", part, judged[targets[0]], bootstrap))
-            results.append(_pooled(f"{kind}/{name}", part, judged[targets[-1]], bootstrap))
-    return results
+def _result(name: str, part: str, scored: _Predicted, bootstrap: Bootstrap) -> Result:
+    targets, predictions = scored.targets, scored.predictions
+    if not _varying(targets).any():
+        finite = bool(targets.isfinite().all())
+        why = "the same in all validation views" if finite else "not a finite number in all validation views"
+        return Result(name, part, None, detail=why)
+    pooled = name.startswith("r2_pooled/")
+    if pooled:
+        constant = r2_pooled(targets, targets.mean(dim=0).expand_as(targets))
+        # abs() keeps rounding error from printing a negative zero.
+        detail = f"a constant scores {abs(round(constant, 2)):.2f}"
+    else:
+        scores = r2_per_dimension(targets, predictions).tolist()
+        printed = " ".join("constant" if math.isnan(score) else f"{score:.2f}" for score in scores)
+        detail = f"dimensions {printed}" if len(scores) > 1 else ""
+    value = (r2_pooled if pooled else r2_mean)(targets, predictions)
+    return Result(name, part, value, _standard_error(scored, pooled, bootstrap), detail)

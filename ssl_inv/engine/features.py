@@ -1,6 +1,4 @@
-"""From an encoder and a data source to feature tables: what the command line and the online monitor hand to the
-evaluation suite.
-"""
+"""From an encoder and a data source to feature tables, the input of the evaluation suite."""
 
 import hashlib
 import json
@@ -25,14 +23,14 @@ _CHUNK = 256
 def evaluation_batches(
     source: Source, objects: Indices, views: int, normalise: Callable[[Tensor], Tensor], device: torch.device | str
 ) -> Iterator[EvaluationBatch]:
-    """Some views of some objects as the data set has them, evenly chosen; what cannot be read is left out.
+    """Views of some objects, not augmented; unreadable images are left out.
 
     Args:
-        source: where the views come from.
+        source: the data set.
         objects: which of its objects.
-        views: views of each, at most. Of an object with more, these are evenly spread over all, as those of a film or a
-            turntable are in order.
-        normalise: from pixels in [0, 1] to what the encoder expects.
+        views: views of each object at most. From an object with more they are spread evenly over all, because the views
+            of a film or a turntable come in order.
+        normalise: from pixels in [0, 1] to the encoder's input.
         device: where the encoder is.
     """
     counts = np.minimum(source.view_counts[objects], views)
@@ -75,15 +73,14 @@ def feature_table(
 
 @dataclass(frozen=True)
 class FeatureCache:
-    """Feature tables in a folder, each under a name that stands for everything it was made from.
+    """Feature tables in a folder. A hash of everything that a table was made from is part of its name.
 
-    Of files, sizes and times stand for their contents; of what a data set of one's own gives, the settings, numbers of
-    views and labels.
+    Files enter the hash by size and time. A user's own data set enters it by settings, numbers of views and labels.
 
     Attributes:
         folder: where the files are.
-        sections: what else the name stands for, such as the recipe's sections `data` and `normalization`; plain values.
-        crop_share: side of what the encoder sees of an image, in shares of the image's.
+        sections: further parts of the hash, such as the recipe's sections `data` and `normalization`; plain values.
+        crop_share: side of the square that the encoder sees, as a share of the image's side.
     """
 
     folder: Path
@@ -91,7 +88,7 @@ class FeatureCache:
     crop_share: float = 1.0
 
     def file(self, split: str, module: nn.Module, source: Source, objects: Indices, views: int) -> Path:
-        """Where the features of `views` views of `objects` are kept, encoded by `module` with the objective's parts."""
+        """The file for the features of `views` views of `objects`, encoded by `module` with the objective's parts."""
         labels = source.labels
         names = () if labels is None else labels.names
         images = [views, source.stamp, source.image_size, self.crop_share, source.turned]
@@ -107,17 +104,17 @@ class FeatureCache:
 
 
 def fingerprint(module: nn.Module) -> str:
-    """Tells networks with other layers or other weights apart."""
+    """A hash of a network's layers and weights."""
     digest = hashlib.sha256(repr(module).encode())
     for name, value in module.state_dict().items():
         digest.update(name.encode())
-        # What modules keep on the host beside their tensors, such as numbers of steps, is plain.
+        # Modules also keep plain values, such as numbers of steps.
         digest.update(value.cpu().contiguous().numpy().tobytes() if isinstance(value, Tensor) else repr(value).encode())
     return digest.hexdigest()[:16]
 
 
 def choose_objects(source: Source, count: int | None, seed: int) -> Indices:
-    """`count` objects at random in ascending order, or all if there are fewer or `count` is None."""
+    """`count` random objects in ascending order; all objects if there are fewer or `count` is None."""
     if count is None or count >= len(source):
         return np.arange(len(source))
     return np.sort(keyed_random.permutation(seed, len(source), length=len(source))[:count])

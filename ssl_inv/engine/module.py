@@ -15,7 +15,6 @@ from ssl_inv.data.source import Source
 from ssl_inv.engine.meter import Meter
 from ssl_inv.engine.optimizers import Optimization
 from ssl_inv.engine.settings import TrainerSettings
-from ssl_inv.evaluation.features import group_record
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import is_distributed
@@ -242,7 +241,7 @@ def extent(source: Source) -> tuple[int, int]:
 
 def _group_records(groups: Mapping[str, Group]) -> dict[str, tuple[str, dict[str, object]]] | None:
     try:
-        return {name: group_record(name, group) for name, group in groups.items()}
+        return {name: group.record() for name, group in groups.items()}
     except ValueError:
         # A group of somebody else has no record. Such a run can be evaluated only with its own data.
         return None

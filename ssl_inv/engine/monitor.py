@@ -1,4 +1,4 @@
-"""Scores while training: what the encoder knows so far, on a few objects, and whether its features are collapsing."""
+"""Scores during training on a few objects, and a warning when the features collapse."""
 
 import time
 from collections.abc import Callable
@@ -10,43 +10,39 @@ from torch import Tensor, nn
 from ssl_inv.data.source import Data
 from ssl_inv.engine.features import choose_objects, feature_table
 from ssl_inv.engine.settings import MonitorSettings
-from ssl_inv.evaluation.protocols.knn import NearestNeighbourSettings, nearest_neighbours
-from ssl_inv.evaluation.protocols.ridge import ridge_accuracy, ridge_r2
+from ssl_inv.evaluation.protocols.knn import NearestNeighbours
 from ssl_inv.evaluation.protocols.spectrum import normalised_deviation, rankme
+from ssl_inv.evaluation.ridge import ridge_accuracy, ridge_r2
 from ssl_inv.objectives.base import Encoder
 
 _VIEWS = 2
 
-
 _ENOUGH = 16
-"""Rows on which the spread of features means something."""
-
+"""Rows from which the spread of features means something."""
 
 COLLAPSED_RANK = 2.0
 """RankMe below which the features of different images lie on little more than one line."""
 
-
 COLLAPSED_DEVIATION = 0.02
-"""Deviation of the normalised features, 1 being that of directions spread evenly, below which they are one point for
-all purposes.
+"""Deviation of the normalised features, where 1 is evenly spread directions, below which the features are practically
+one point.
 """
 
 
 @dataclass
 class OnlineMonitor:
-    """Scores an encoder on the same few objects each time it is asked, within a share of the training time.
+    """Scores an encoder on the same few objects each time, within a share of the training time.
 
-    The encoder is in evaluation mode meanwhile and without gradient; no statistic of it moves and no random state is
-    read.
+    The encoder runs in evaluation mode and without gradient. None of its statistics change; no random state is read.
 
     Attributes:
-        data: training objects to fit on and validation objects to score.
-        encoder: gives the parts that are scored.
+        data: training objects to fit on, validation objects to score.
+        encoder: maps pixels to the parts that are scored.
         module: the network behind the encoder.
-        normalise: from pixels in [0, 1] to what the encoder expects.
-        settings: how often and on how much.
+        normalise: from pixels in [0, 1] to the encoder's input.
+        settings: steps between scores, number of objects, share of the time.
         device: where the encoder is.
-        seed: decides which objects are taken.
+        seed: draws the objects.
     """
 
     data: Data
@@ -65,27 +61,25 @@ class OnlineMonitor:
         self._validation = choose_objects(self.data.validation, self.settings.objects, self.seed)
 
     def due(self, step: int, training_seconds: float) -> bool:
-        """Whether to score after `step`, given the time spent training so far."""
+        """Whether to score after `step`, given the training time so far."""
         if not self.settings.every or step % self.settings.every:
             return False
         return self.seconds + self._last <= self.settings.share * training_seconds
 
     def scores(self) -> dict[str, float]:
-        """The scores by name: `knn`, `linear` and a ridge R2 for each parameter of the data's transform, and the spread
-        of the features.
-        """
+        """The scores by name: `knn`, `linear`, a ridge R2 for each recorded parameter, and the features' spread."""
         begun = time.perf_counter()
         train, validation = (
             feature_table(self.encoder, self.module, source, objects, _VIEWS, self.normalise, self.device)
             for source, objects in ((self.data.train, self._train), (self.data.validation, self._validation))
         )
-        # The rank of a few rows is low, and their deviation large or none, whatever the encoder does.
+        # A few rows have a low rank, and a large deviation or none, whatever the encoder does.
         features = max(validation.part("all"), train.part("all")[:_ENOUGH], key=len)
         scores = {"rankme": rankme(features), "deviation": normalised_deviation(features) * features.shape[1] ** 0.5}
         accuracy = ridge_accuracy(train, validation, "all")
         if accuracy is not None:
             scores["linear"] = accuracy
-            vote = nearest_neighbours(train, validation, "all", NearestNeighbourSettings())[0].value
+            vote = NearestNeighbours().measure(train, validation, "all")[0].value
             scores |= {} if vote is None else {"knn": vote}
         for part in train.features:
             for name in train.transform.names:
@@ -96,7 +90,7 @@ class OnlineMonitor:
 
 
 def collapse(scores: dict[str, float]) -> str | None:
-    """A sentence that says so if the features have collapsed; no labels are needed to know."""
+    """A sentence if the features have collapsed, else None. It needs no labels."""
     if scores["deviation"] < COLLAPSED_DEVIATION:
         deviation = f"normalised deviation {scores['deviation']:.4f}, 1 is spread evenly"
         return f"the features of different images are nearly one vector ({deviation})"

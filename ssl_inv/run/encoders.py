@@ -15,7 +15,6 @@ from ssl_inv.data.archives import Files
 from ssl_inv.data.source import Data
 from ssl_inv.engine.preflight import require_forward, require_input_size
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation.features import groups_of_records
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
@@ -32,6 +31,7 @@ from ssl_inv.run.recipe import (
     resolve_judged,
     shipped_recipes,
 )
+from ssl_inv.transforms import Group
 from ssl_inv.views.maker import central
 
 Networks = tuple[nn.Module, Objective | None]
@@ -166,7 +166,7 @@ class LoadedModel:
         if self.model.run is None:
             return (self.model.backbone, None), (self.model.untrained(), None)
         recipe, state = self.model.run.recipe, self.model.run.state
-        groups = groups_of_records(state["groups"])
+        groups = {name: Group.from_record(record) for name, record in state["groups"].items()}
         backbone, objective = build_networks(recipe, groups)
         objective.allocate(*state["extent"])
         backbone.load_state_dict(state["backbone"])

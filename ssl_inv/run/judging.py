@@ -1,7 +1,8 @@
-"""What comes after the last step: judgement beside its baselines, export, report."""
+"""The judgement of an encoder: features of both splits, every protocol on them, and the same for its untrained self."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,11 +10,11 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.data.source import Data, Source
-from ssl_inv.engine.features import FeatureCache, choose_objects, feature_table
+from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, feature_table
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation.protocols.retrieval import ViewPredictor
+from ssl_inv.evaluation.protocols.base import Encoded, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
-from ssl_inv.evaluation.suite import FULL, QUICK, Encoded, Protocol, evaluate_with_baselines
+from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, evaluate_with_baselines, skipped
 from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
@@ -21,14 +22,25 @@ from ssl_inv.transforms import Action
 from ssl_inv.views import Plan
 from ssl_inv.views.as_data import TrainingViews
 
+PREDICTION = "prediction space"
+"""The part of the features that the objective's own predictor reads and predicts. Retrieval uses it; no probe does."""
+
 
 @dataclass(frozen=True)
 class Judgement:
-    """What was measured on one encoder, and the features that it was measured on."""
+    """What was measured on one encoder, and the features that it was measured on.
+
+    Attributes:
+        table: every result with its baselines.
+        trained: the encoder's features.
+        untrained: the features of the same encoder with random weights.
+        skipped: protocols that need something which the encoder lacks, with the reasons.
+    """
 
     table: list[Comparison]
     trained: Encoded
     untrained: Encoded | None
+    skipped: dict[str, str]
 
 
 def judge(
@@ -41,27 +53,30 @@ def judge(
     seed: int = 0,
     cache: FeatureCache | None = None,
 ) -> Judgement:
-    """Judge an encoder beside its untrained self.
+    """Measure an encoder and its untrained self.
 
     Args:
-        data: training objects to fit probes on, validation objects to judge on.
-        trained: a backbone, and the objective that says which parts of its features to probe; without one, all of them.
+        data: training objects to fit probes on, validation objects to score them on.
+        trained: a backbone, and the objective that names the parts of its features to probe; without an objective, all
+            features are probed.
         untrained: the same with random weights, or None.
-        normalise: from pixels in [0, 1] to what the backbone expects.
+        normalise: from pixels in [0, 1] to the encoder's input.
         settings: what is measured.
         device: where the networks are.
-        seed: decides which training objects are taken.
-        cache: where features are kept for a further call; None keeps none.
+        seed: draws the training objects and shuffles targets.
+        cache: keeps features for a further call; None keeps none.
     """
     encoded = encode_data(data, *trained, normalise, settings, device, seed, cache)
     baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
-    parts = tuple(part for part in encoded.train.features if part != PREDICTION)
-    table = evaluate_with_baselines(encoded, baseline, protocol_of(settings, parts, seed, device))
-    return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline)
+    protocols = protocols_of(settings, device)
+    table = evaluate_with_baselines(encoded, baseline, protocols, seed=seed)
+    return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline, skipped(encoded, protocols))
 
 
 def unmeasured(source: Source, backbone: nn.Module, objective: Objective | None) -> list[Comparison]:
-    """A line for each network of the objective that is not judged because the data lack a parameter that it is told."""
+    """A result without a value for the objective's own predictor and aggregation, if the data lack a parameter that the
+    objective is told.
+    """
     if objective is None or not (missing := [name for name in objective.parameters_used if name not in source.groups]):
         return []
     reason = f"not measured: the objective is told {', '.join(missing)}, which these data do not record"
@@ -84,25 +99,26 @@ def encode_data(
     seed: int,
     cache: FeatureCache | None = None,
 ) -> Encoded:
-    """Features of both splits, with the objective's predictor and its network for several views if it has them."""
-    # Probes and the predictor use the same features of a batch.
-    shared = Cached(backbone, batches=1) if isinstance(backbone, Backbone) else backbone
-    encoder: Encoder = _whole(shared) if objective is None else objective.representations(shared)  # type: ignore[arg-type]
+    """Features of both splits, and the objective's predictor and its network for several views if it has them."""
+    # Probed features and predictions share one forward pass.
+    shared: Any = Cached(backbone, batches=1) if isinstance(backbone, Backbone) else backbone
+    probed: Encoder = (
+        (lambda pixels: {"all": shared(pixels)}) if objective is None else objective.representations(shared)
+    )
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
-    # As in training: other kernels round otherwise, and a probe makes more of that.
+    # As in training: other kernels round differently, and a probe amplifies that.
     to_channels_last(module)
     predictor, aggregation = None, None
     if objective is not None and all(name in data.validation.groups for name in objective.parameters_used):
-        predictor, aggregation = objective.predictor(shared), objective.aggregation(shared)  # type: ignore[arg-type]
-    if predictor is not None:
-        encoder = with_prediction_space(encoder, predictor.embed)
-    tables = {}
-    for split, source, objects in (
-        ("train", data.train, choose_objects(data.train, settings.objects, seed)),
-        ("validation", data.validation, np.arange(len(data.validation))),
-    ):
-        file = None if cache is None else cache.file(split, module, source, objects, settings.views)
-        tables[split] = feature_table(encoder, module, source, objects, settings.views, normalise, device, file)
+        predictor, aggregation = objective.predictor(shared), objective.aggregation(shared)
+
+    def encode(pixels: Tensor) -> dict[str, Tensor]:
+        parts = probed(pixels)
+        return parts if predictor is None else {**parts, PREDICTION: predictor.embed(pixels)}
+
+    def encode_others(pixels: Tensor) -> dict[str, Tensor]:
+        with frozen(module), torch.no_grad():
+            return encode(pixels)
 
     def predict(embedding: Tensor, action: Action) -> Tensor:
         assert predictor is not None
@@ -114,60 +130,51 @@ def encode_data(
         with frozen(module), torch.no_grad():
             return aggregation(features.to(device), [action.to(device) for action in actions]).cpu()
 
+    splits = {
+        "train": (data.train, choose_objects(data.train, settings.objects, seed)),
+        "validation": (data.validation, np.arange(len(data.validation))),
+    }
+    tables = {}
+    for split, (source, objects) in splits.items():
+        file = None if cache is None else cache.file(split, module, source, objects, settings.views)
+        tables[split] = feature_table(encode, module, source, objects, settings.views, normalise, device, file)
+    told = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
         tables["validation"],
-        None if predictor is None else ViewPredictor(PREDICTION, predict),
-        None if aggregation is None else aggregate,
-        ()
-        if objective is None
-        else tuple(name for name in objective.parameters_used if name in data.validation.groups),
+        predictor=None if predictor is None else ViewPredictor(PREDICTION, predict),
+        aggregate=None if aggregation is None else aggregate,
+        told=tuple(name for name in told if name in data.validation.groups),
+        probed=tuple(part for part in tables["train"].features if part != PREDICTION),
+        encode=encode_others,
+        images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
     )
 
 
-def _whole(backbone: nn.Module) -> Encoder:
-    return lambda pixels: {"all": backbone(pixels)}
-
-
-PREDICTION = "prediction space"
-"""The part of a feature table in which the objective's own predictor works; retrieval reads it, nothing probes it."""
-
-
 def require_classes(source: Source) -> None:
-    """Raise a `ValueError` if a source has labels, but all are of one class: asked for a judgement alone, one wants to
-    know at once.
+    """Refuse a source whose labels are all of one class: a judgement by itself should fail at once.
+
+    Raises:
+        ValueError: if there are labels of one class only.
     """
     labels = source.labels
     if labels is not None and len(torch.unique(known := labels.classes[labels.known])) == 1:
         raise ValueError(
-            f"labels have one class only: all {len(known)} labelled training objects are {labels.names[int(known[0])]!r}"
+            f"labels have one class only: all {len(known)} labelled training objects are "
+            f"{labels.names[int(known[0])]!r}"
         )
 
 
-def with_prediction_space(encoder: Encoder, embed: Callable[[Tensor], Tensor]) -> Encoder:
-    """An encoder that gives the predictor's embeddings beside the parts that are probed."""
-
-    def encode(pixels: Tensor) -> dict[str, Tensor]:
-        return {**encoder(pixels), PREDICTION: embed(pixels)}
-
-    return encode
-
-
-def protocol_of(
-    settings: EvaluationSettings, parts: tuple[str, ...], seed: int = 0, device: torch.device | str = "cpu"
-) -> Protocol:
-    """The suite's protocol that the recipe's settings name, probing `parts` with heads that are trained on a device."""
-    base, place = QUICK if settings.protocol == "quick" else FULL, str(device)
-    return replace(
-        base,
-        linear=replace(base.linear, device=place),
-        transforms=replace(base.transforms, device=place),
-        neighbours=replace(base.neighbours, k=settings.neighbours),
-        parts=parts,
-        aggregate=tuple(settings.aggregate),
-        paths=replace(base.paths, observed=tuple(settings.paths)),
-        shuffle_seed=seed,
-    )
+def protocols_of(settings: EvaluationSettings, device: torch.device | str = "cpu") -> Protocols:
+    """The suite's protocols with the recipe's settings; `Protocol.recipe` says which field a setting belongs to."""
+    chosen = {}
+    for name, protocol in (QUICK if settings.protocol == "quick" else FULL).items():
+        own = {field: getattr(settings, key) for key, field in protocol.recipe.items()}
+        fields: dict[str, Any] = {
+            field: tuple(value) if isinstance(value, list) else value for field, value in own.items()
+        }
+        chosen[name] = replace(protocol, device=str(device), **fields)
+    return chosen
 
 
 def judged_data(
@@ -178,11 +185,11 @@ def judged_data(
     seed: int,
     device: torch.device | str = "cpu",
 ) -> Data:
-    """The data in the views that evaluation asks for.
+    """The data in the views that are judged: the data's own, or views made as in training.
 
     Args:
         data: training and validation objects.
-        settings: say which views.
+        settings: choose the views.
         plan: the objective's.
         augmentation: the run's.
         seed: decides how views are made.

@@ -1,4 +1,4 @@
-"""TODO."""
+"""The content of a run's report: facts, results, curves, view pairs, neighbours and spectra."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,52 +10,56 @@ from ssl_inv.data.source import Data, Source
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.spectrum import singular_values
 from ssl_inv.evaluation.results import Comparison
+from ssl_inv.evaluation.suite import KINDS
 from ssl_inv.run import report_page
 from ssl_inv.run.build import Run
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import PREDICTION, Judgement
+from ssl_inv.transforms.words import describe_action
 from ssl_inv.views.as_data import TrainingViews
-
-SUMMARY = (
-    "linear/top1",
-    "knn/top1",
-    "r2/relative/rotation",
-    "r2_pooled/relative/rotation",
-    "retrieval/val-val/mrr",
-    "retrieval/val-val/hit@1",
-    "spectrum/rankme",
-)
-"""The measurements that the terminal and the top of the page show; R2 of other parameters joins them where no rotation
-is recorded.
-"""
-
 
 _SHOWN_PAIRS, _SHOWN_QUERIES, _SHOWN_NEIGHBOURS, _SHOWN_PARAMETERS = 9, 6, 4, 2
 
 
 def headlines(table: list[Comparison]) -> list[Comparison]:
-    """The few rows that stand for a run: classes on all features; how a view was made on the equivariant part, or on
-    all without one.
+    """The few rows that stand for a run, by what the protocols declare: classes on all features, how a view was made on
+    the equivariant part if there is one.
     """
-    names = [row.trained.name for row in table]
-    relative = "r2/relative/rotation" if "r2/relative/rotation" in names else "r2/relative/"
-    chosen = []
-    for row in table:
-        knows_how = row.trained.name.startswith(relative)
-        part = "equivariant" if knows_how and any(one.trained.part == "equivariant" for one in table) else "all"
-        if (
-            row.trained.value is not None
-            and row.trained.part == part
-            and (knows_how or row.trained.name in ("linear/top1", "knn/top1"))
-        ):
-            chosen.append(row)
-    return chosen
+    shown, parts = _summary_names(table), {row.trained.part for row in table}
+    opening = {
+        kind.opening: kind.opening_part if kind.opening_part in parts else "all"
+        for kind in KINDS.values()
+        if kind.opening
+    }
+    return [
+        row
+        for row in table
+        if row.trained.value is not None
+        and row.trained.name in shown
+        and any(row.trained.name.startswith(name) and row.trained.part == part for name, part in opening.items())
+    ]
+
+
+def summary(table: list[Comparison]) -> list[Comparison]:
+    """The rows that the terminal and the top of the report's table show, grouped by measurement."""
+    names = _summary_names(table)
+    return [row for name in names for row in table if row.trained.name == name and row.trained.value is not None]
+
+
+def _summary_names(table: list[Comparison]) -> list[str]:
+    names = list(dict.fromkeys(row.trained.name for row in table))
+    shown = [name for name in names if any(name in kind.headlines for kind in KINDS.values())]
+    for kind in KINDS.values():
+        if kind.otherwise and kind.headlines[0] not in names:
+            shown += [name for name in names if name.startswith(kind.otherwise)]
+    return shown
 
 
 def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgement | None) -> report_page.ReportContent:
-    """Everything that the page of a run shows; `judged` has the views that it shows pictures of."""
-    record, metrics = folder.record(), folder.metrics()
+    """Everything that the page of a run shows; its pictures are views of `judged`."""
+    record = folder.record()
     versions = record.get("versions", {})
+    parameters = sum(parameter.numel() for parameter in run.backbone.parameters())
     shown = {
         "ssl-inv": "version of ssl-inv",
         "torch": "version of torch",
@@ -64,13 +68,15 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
     }
     facts = {
         "objective": run.recipe.objective.name,
-        "backbone": f"{run.backbone.architecture}, {sum(p.numel() for p in run.backbone.parameters()) / 1e6:.1f} M parameters",
+        "backbone": f"{run.backbone.architecture}, {parameters / 1e6:.1f} M parameters",
         "data": f"{run.recipe.data.name}, {len(run.module.batches.source):,} training and "
         f"{len(run.data.validation):,} validation objects",
         "training": f"{run.module.step:,} steps of {run.recipe.trainer.batch_size}",
         **run.data.notes,
         **{text: str(versions[name]) for name, text in shown.items() if name in versions},
     }
+    if judgement is not None and judgement.skipped:
+        facts["not measured"] = "; ".join(f"{name}: {reason}" for name, reason in judgement.skipped.items())
     notices = list(record.get("warnings", []))
     if broken := record.get("broken_images"):
         notices.append(f"{len(broken)} images could not be read and were skipped, the first is {broken[0]}")
@@ -80,24 +86,15 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         facts=facts,
         warnings=notices,
         results=[] if judgement is None else result_rows(judgement.table),
-        curves=curves(metrics),
+        curves=curves(folder.metrics()),
         view_pairs=view_pairs(in_pairs(run, judged.validation)),
         neighbours=[] if judgement is None else neighbour_rows(judged.validation, judgement.trained.validation),
         spectra={} if judgement is None else spectra(judgement),
     )
 
 
-def summary(table: list[Comparison]) -> list[Comparison]:
-    """The rows that say most, grouped by measurement; everything else stands in results.txt and in the report_page."""
-    names = list(dict.fromkeys(row.trained.name for row in table))
-    shown = [name for name in names if name in SUMMARY]
-    if "r2/relative/rotation" not in names:
-        shown += [name for name in names if name.startswith("r2/")]
-    return [row for name in shown for row in table if row.trained.name == name and row.trained.value is not None]
-
-
 def result_rows(table: list[Comparison]) -> list[report_page.ResultRow]:
-    """The lines of the results table that have a number: the summary, then the rest, each grouped by measurement."""
+    """The rows with a number: the summary, then the rest, both grouped by measurement."""
     top, opening = summary(table), headlines(table)
     names = list(dict.fromkeys(row.trained.name for row in table))
     rest = [row for name in names for row in table if row.trained.name == name and row not in top]
@@ -139,22 +136,18 @@ def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[A
 
 
 def in_pairs(run: Run, judged: Source) -> Source:
-    """Judged objects in views that can be compared: their own, or of images that have one each such as the objective is
-    shown.
-    """
+    """The judged objects in at least two views: their own; for single images, two views as in training."""
     augmentation = run.augmentation
     if judged.view_counts.max() > 1 or not augmentation.groups:
         return judged
     try:
         return TrainingViews(judged, run.objective.plan, augmentation, 2, run.recipe.trainer.seed)
-    except ValueError:  # what is made depends on the batch that it stands in, so there is nothing to show
+    except ValueError:  # views that depend on their batch cannot be shown
         return judged
 
 
 def view_pairs(source: Source) -> report_page.ViewPairs | None:
-    """The first two views of some objects and what leads from one to the other; None without second views or without a
-    record of them.
-    """
+    """The first two views of some objects and the action between them; None without second views or records."""
     objects = np.flatnonzero(source.view_counts >= 2)[:_SHOWN_PAIRS]
     if not len(objects) or not source.groups:
         return None
@@ -162,12 +155,12 @@ def view_pairs(source: Source) -> report_page.ViewPairs | None:
     first, second = source.load(objects, zeros), source.load(objects, zeros + 1)
     action = first.transform.to("cpu").relative(second.transform.to("cpu"))
     pixels = np.stack([_pictures(source, objects, zeros), _pictures(source, objects, zeros + 1)], axis=1)
-    return report_page.ViewPairs(pixels, [report_page.describe_action(action, row) for row in range(len(objects))])
+    return report_page.ViewPairs(pixels, [describe_action(action, row) for row in range(len(objects))])
 
 
 def neighbour_rows(source: Source, table: FeatureTable) -> list[report_page.NeighbourRow]:
     """Some views and their nearest neighbours among other objects, in the invariant and the equivariant part, or in all
-    of it.
+    features.
     """
     parts: list[str] = [part for part in ("invariant", "equivariant") if part in table.features] or ["all"]
     distinct_objects = len(torch.unique(table.objects))
@@ -213,7 +206,7 @@ def _neighbour(source: Source, table: FeatureTable, query: int, other: int) -> r
             :_SHOWN_PARAMETERS
         ]
         chosen = [table.transform.select(row).only(names) for row in rows]
-        words = report_page.describe_action(chosen[0].relative(chosen[1]), 0)
+        words = describe_action(chosen[0].relative(chosen[1]), 0)
     label, wanted = _label(table, other), _label(table, query)
     return report_page.Neighbour(
         _picture(source, table, other), label, words, label == wanted if label and wanted else None
@@ -221,7 +214,7 @@ def _neighbour(source: Source, table: FeatureTable, query: int, other: int) -> r
 
 
 def spectra(judgement: Judgement) -> Mapping[str, Mapping[str, list[float]]]:
-    """Singular values of the validation features by part, of the trained and of the untrained encoder."""
+    """Singular values of the validation features by part, for the trained and the untrained encoder."""
     encoders = {"trained": judgement.trained, "untrained": judgement.untrained}
     tables = {name: encoded.validation for name, encoded in encoders.items() if encoded is not None}
     parts = [part for part in judgement.trained.validation.features if part != PREDICTION]

@@ -1,6 +1,4 @@
-"""The page a run leaves behind: one HTML file with everything inside, readable without network, scripts or this
-package.
-"""
+"""The report of a run: one HTML file with everything inside, readable without network, scripts or this package."""
 
 import base64
 import io
@@ -20,7 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_inv.atomic import write_text
-from ssl_inv.transforms import Action, Box, Circle, Code, Flag, Group, Pose, Real, Rotation
+from ssl_inv.transforms.phrases import minus
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,7 +28,7 @@ Pixels = NDArray[np.uint8]
 
 
 _INK = "#010203"
-"""Stands in figures for the colour of the page's text, which a dark page changes."""
+"""Placeholder in figures for the text colour, which differs on a dark page."""
 
 
 _TRAINED, _UNTRAINED = "#3b78c4", "#98a1ab"
@@ -48,14 +46,14 @@ class ResultRow:
 
     Attributes:
         name: what was measured.
-        part: the part of the representation that was probed.
+        part: the part of the features that was measured.
         trained: the value of the trained encoder.
         spread: standard error of `trained` over validation objects.
-        untrained: the same protocol on the network with its random initial weights.
-        shuffled: the same protocol with targets permuted against features.
+        untrained: the value of the same network with random weights.
+        shuffled: the value with shuffled training targets.
         reference: the published value.
         headline: whether the page opens with it.
-        folded: whether it stands in the part of the table that has to be opened.
+        folded: whether it is in the collapsed part of the table.
     """
 
     name: str
@@ -71,11 +69,11 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class ViewPairs:
-    """Pairs of views as the objective sees them.
+    """Pairs of views as the objective gets them.
 
     Attributes:
         pixels: `(n, 2, H, W, 3)`.
-        words: the relative transform of each pair; see `describe_action`.
+        words: the relative transform of each pair; see `ssl_inv.transforms.words.describe_action`.
     """
 
     pixels: Pixels
@@ -89,7 +87,8 @@ class ViewPairs:
             or self.pixels.dtype != np.uint8
         ):
             raise ValueError(
-                f"view pairs must be uint8 of shape (n, 2, H, W, 3), got {self.pixels.dtype} of shape {self.pixels.shape}"
+                f"view pairs must be uint8 of shape (n, 2, H, W, 3), got {self.pixels.dtype} of shape "
+                f"{self.pixels.shape}"
             )
         if len(self.words) != len(self.pixels):
             raise ValueError(f"{len(self.pixels)} view pairs come with {len(self.words)} descriptions")
@@ -97,13 +96,13 @@ class ViewPairs:
 
 @dataclass(frozen=True)
 class Neighbour:
-    """A view that stands near the query in feature space.
+    """A view whose features are near those of the query.
 
     Attributes:
         pixels: `(H, W, 3)`.
         label: its class or name.
-        words: how it was seen relative to the query: "rotated 12°".
-        same_class: whether its class is the query's; None when classes are unknown.
+        words: the action from the query to it: "rotated 12°".
+        same_class: whether it has the query's class; None if classes are unknown.
     """
 
     pixels: Pixels
@@ -114,7 +113,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class NeighbourRow:
-    """A query and its nearest neighbours, nearest first, in each part of the representation."""
+    """A query and its nearest neighbours, nearest first, in each part of the features."""
 
     query: Pixels
     label: str
@@ -123,16 +122,16 @@ class NeighbourRow:
 
 @dataclass(frozen=True)
 class ReportContent:
-    """What a report says. A section whose content is empty is left out.
+    """The content of a report. A section without content is left out.
 
     Attributes:
         title: the run's name.
         recipe: the resolved recipe as text.
         facts: short statements about the run by name: data, backbone, time, hardware.
-        warnings: what the reader must know before trusting a number, such as a collapse.
-        results: the lines of the results table in their order; lines of one name that follow each other are grouped.
-        curves: (step, value) points by series; a series `group/name` stands under the heading of its group.
-        view_pairs: what the objective was shown.
+        warnings: what the reader must know first, such as a collapse.
+        results: the rows of the results table in their order; consecutive rows of one name are grouped.
+        curves: (step, value) points by series; a series `group/name` is drawn under the heading of its group.
+        view_pairs: pairs of training views.
         neighbours: retrieval examples.
         spectra: singular values in descending order, by part and there by encoder ("trained", "untrained").
     """
@@ -149,13 +148,13 @@ class ReportContent:
 
 
 def write_report(content: ReportContent, path: Path | str) -> Path:
-    """Write the page to `path`, replacing an earlier one only once the new one is complete."""
+    """Write the page to `path`. An earlier page is replaced once the new one is complete."""
     write_text(Path(path), render_report(content))
     return Path(path)
 
 
 def render_report(content: ReportContent) -> str:
-    """The page as HTML text. Names are escaped; figures and images are part of it."""
+    """The page as HTML text with its figures and images inside. Names are escaped."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -183,25 +182,23 @@ def render_report(content: ReportContent) -> str:
 def nearest_neighbours(
     features: Tensor, query_rows: Tensor, k: int, objects: Tensor | None = None, exclude_same_object: bool = False
 ) -> Tensor:
-    """The rows whose features have the largest cosine similarity to each query's, nearest first; a query is no
-    neighbour of itself.
+    """The rows with the largest cosine similarity to each query, nearest first, without the query itself.
 
     Args:
         features: `(N, D)`.
         query_rows: `(Q,)`, rows of `features`.
         k: neighbours per query.
-        objects: `(N,)`, which object each row shows.
+        objects: `(N,)`, the object of each row.
         exclude_same_object: whether other views of the query's object are left out.
 
     Returns:
         Row numbers `(Q, k)`.
 
     Raises:
-        ValueError: if some query has fewer than `k` candidates, or `exclude_same_object` is asked for without
-            `objects`.
+        ValueError: if a query has fewer than `k` candidates, or `objects` is missing for `exclude_same_object`.
     """
     if exclude_same_object and objects is None:
-        raise ValueError("exclude_same_object needs to know which object each row shows; give objects")
+        raise ValueError("exclude_same_object needs the object of each row; give objects")
     unit = torch.nn.functional.normalize(features, dim=-1)
     similarity = unit[query_rows] @ unit.T
     excluded = torch.arange(len(features), device=features.device) == query_rows[:, None]
@@ -213,77 +210,25 @@ def nearest_neighbours(
     return similarity.masked_fill(excluded, -math.inf).topk(k, dim=1).indices
 
 
-def describe_action(action: Action, row: int) -> str:
-    """One row of an action in words: "rotated 37°, floor hue +0.08". Steps too small to be printed are left out."""
-    phrases = [_step_words(name.replace("_", " "), action, name, row) for name in action.names]
-    return ", ".join(phrase for phrase in phrases if phrase) or "unchanged"
-
-
-def _step_words(label: str, action: Action, name: str, row: int) -> str:
-    group: Group = action.groups[name]
-    if isinstance(group, Code):
-        return "" if torch.equal(action.source[name][row], action.target[name][row]) else f"another {label}"
-    step = action.values[name][row : row + 1].detach().cpu().double()
-    if isinstance(group, Rotation):
-        return _turn_words("rotated" if name == "rotation" else f"{label} rotated", step)
-    if isinstance(group, Pose):
-        phrases = (_turn_words(f"{label} rotated", step[:, :4]), _shift_words(f"{label} shifted", step[:, 4:]))
-        return ", ".join(phrase for phrase in phrases if phrase)
-    if isinstance(group, Circle) and math.isclose(group.period, 2 * math.pi):
-        degrees = math.degrees(step.item())
-        return f"{label} {_minus(f'{degrees:+.0f}')}°" if abs(degrees) >= 0.5 else ""
-    if isinstance(group, Box):
-        return _box_words(label, step[0])
-    if isinstance(group, Flag):
-        return "" if step.item() == 0 else f"{label} on" if action.target[name][row] else f"{label} off"
-    if isinstance(group, (Circle, Real)):
-        return _shift_words(label, step)
-    raise ValueError(f"no words are known for steps of the group {type(group).__name__}, which {name!r} belongs to")
-
-
-def _turn_words(label: str, quaternion: Tensor) -> str:
-    degrees = math.degrees(Rotation().distance(Rotation().neutral(1).double(), quaternion).item())
-    return f"{label} {degrees:.0f}°" if degrees >= 0.5 else ""
-
-
-def _shift_words(label: str, step: Tensor) -> str:
-    numbers = [_minus(f"{value:+.2f}") for value in step.flatten().tolist()]
-    words = numbers[0] if len(numbers) == 1 else f"({', '.join(numbers)})"
-    return f"{label} {words}" if step.abs().max() >= 0.005 else ""
-
-
-def _box_words(label: str, step: Tensor) -> str:
-    x, y, width, height = step.tolist()
-    shifts = [(x, "right" if x > 0 else "left"), (y, "down" if y > 0 else "up")]
-    ratios = [(width, "width"), (height, "height")]
-    words = [f"{abs(shift):.0%} {direction}" for shift, direction in shifts if abs(shift) >= 0.005]
-    words += [f"{side} \N{MULTIPLICATION SIGN}{math.exp(ratio):.2f}" for ratio, side in ratios if abs(ratio) >= 0.005]
-    return f"{label} {' '.join(words)}" if words else ""
-
-
-def _minus(number: str) -> str:
-    return number.replace("-", "\N{MINUS SIGN}")
-
-
 def _number(value: float | None) -> str:
     """Three decimals below 10, and about four significant digits above."""
     if value is None:
         return "\N{EN DASH}"
     size = abs(value)
     if not math.isfinite(value) or size >= 1e6 or 0 < size < 0.0005:
-        return _minus(f"{value:.2e}")
+        return minus(f"{value:.2e}")
     digits = 3 if size < 10 else 2 if size < 100 else 1 if size < 1000 else 0
-    return _minus(f"{value:,.{digits}f}")
+    return minus(f"{value:,.{digits}f}")
 
 
 def _on_unit_scale(result: ResultRow) -> bool:
-    """Whether a line can be drawn on a scale from 0 to 1; values slightly below zero are drawn at zero."""
+    """Whether a row can be drawn on a scale from 0 to 1. Values slightly below 0 are drawn at 0."""
     values = [result.trained, result.untrained, result.shuffled, result.reference]
     return all(-0.25 <= value <= 1 for value in values if value is not None)
 
 
 def _image(pixels: Pixels, width: int, description: str) -> Markup:
-    """An `img` element `width` CSS pixels wide with the pixels inside it; small images are magnified without blur."""
+    """An `img` element, `width` CSS pixels wide, with the pixels inside. Small images are enlarged without blur."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
     kind = "pixelated" if pixels.shape[1] < width else "smooth"
@@ -305,8 +250,8 @@ def _by_group(
 
 
 def _figure(rows: int, row_height: float) -> "Figure":
-    """An empty figure for rows of three plots, with margins in inches so that plots of different figures stand in line."""
-    # Figure without pyplot: nothing global is switched, and a user's own backend stays what it is.
+    """An empty figure for rows of three plots. Its margins are in inches, so that plots of different figures align."""
+    # Figure without pyplot changes no global state, such as the user's backend.
     from matplotlib.figure import Figure
 
     height = row_height * rows
@@ -335,7 +280,7 @@ def _quiet_axes(axes: object, title: str, value: str = "") -> None:
 
 
 def _curves_figure(group: str, series: Mapping[str, Sequence[tuple[float, float]]]) -> Markup:
-    """One small plot per series, because loss terms and scores rarely share a scale."""
+    """One small plot for each series, because loss terms and scores rarely share a scale."""
     rows = math.ceil(len(series) / 3)
     figure = _figure(rows, 1.95)
     for number, (name, points) in enumerate(series.items(), start=1):
@@ -349,7 +294,7 @@ def _curves_figure(group: str, series: Mapping[str, Sequence[tuple[float, float]
 
 
 def _spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Markup:
-    """Singular values relative to the largest, one plot per part; the trained encoder over the untrained one."""
+    """Singular values relative to the largest: one plot for each part, the trained encoder over the untrained one."""
     from matplotlib.ticker import NullLocator
 
     rows = math.ceil(len(spectra) / 3)
@@ -359,7 +304,7 @@ def _spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Ma
         axes = figure.add_subplot(rows, 3, number)
         for encoder, values in encoders.items():
             relative = np.asarray(values, dtype=np.float64) / max(float(values[0]), np.finfo(np.float64).tiny)
-            # A zero has no place on a logarithmic scale; the floor keeps a collapse in sight.
+            # A logarithmic scale has no zero; the floor shows a collapse.
             axes.semilogy(
                 np.arange(1, len(relative) + 1),
                 relative.clip(_SPECTRUM_FLOOR),
@@ -375,17 +320,17 @@ def _spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Ma
 
 
 def _svg(figure: "Figure", name: str) -> Markup:
-    """A figure as an `svg` element that takes the page's font and text colour."""
+    """A figure as an `svg` element with the font and the text colour of the page."""
     import matplotlib
 
     buffer = io.StringIO()
-    # Points closer than half a pixel to the drawn line are dropped: a long series stays small and keeps its spikes.
+    # Points within half a pixel of the line are dropped: a long series stays small and keeps its spikes.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name, "path.simplify_threshold": 0.5}):
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     text = buffer.getvalue()
     text = re.sub(r"<metadata>.*?</metadata>", "", text[text.index("<svg") :], flags=re.DOTALL)
     text = re.sub(r'<svg [^>]*?viewBox="([^"]*)"[^>]*>', r'<svg viewBox="\1" role="img">', text, count=1)
     text = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 inherit; font-size: \1; font-family: inherit", text)
-    # Names of groups repeat from figure to figure; only the hashed ones, of clips and markers, are referred to.
+    # Group ids repeat in other figures. Only the hashed ids, of clips and markers, are referred to.
     text = re.sub(r'<g id="[^"]*"', "<g", text)
     return Markup(text.replace(_INK, "currentColor"))  # noqa: S704 - matplotlib has escaped every name in it

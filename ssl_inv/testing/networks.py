@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.data.source import Images, Indices, Source
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform, keyed_random
+from ssl_inv.transforms import Group, Transform, keyed_random
 
 SIDE = 12
 """Side of the images, in pixels."""
@@ -51,30 +51,5 @@ class Noise(Source):
 
 
 def random_transform(groups: Mapping[str, Group], batch: int, dtype: torch.dtype = torch.float32) -> Transform:
-    """A transform of `batch` views with random values from torch's global generator.
-
-    Raises:
-        TypeError: if a group is not from `ssl_inv.transforms`.
-    """
-    return Transform({name: _random_value(group, batch, dtype) for name, group in groups.items()}, groups)
-
-
-def _random_value(group: Group, batch: int, dtype: torch.dtype) -> Tensor:
-    if isinstance(group, Code):
-        return torch.randint(0, 24, (batch,))
-    neutral = group.neutral(batch).to(dtype)
-    if isinstance(group, Rotation):
-        return nn.functional.normalize(torch.randn_like(neutral), dim=-1)
-    if isinstance(group, Pose):
-        rotation = nn.functional.normalize(torch.randn_like(neutral[:, :4]), dim=-1)
-        return torch.cat((rotation, group.scale * (torch.rand_like(neutral[:, 4:]) - 0.5)), dim=1)
-    if isinstance(group, Circle):
-        return torch.rand_like(neutral) * group.period
-    if isinstance(group, Box):
-        sides = 0.2 + 0.6 * torch.rand(batch, 2, dtype=dtype)
-        return torch.cat((sides / 2 + (1 - sides) * torch.rand(batch, 2, dtype=dtype), sides), dim=1)
-    if isinstance(group, Real):
-        return neutral + group.scale * (torch.rand_like(neutral) - 0.5)
-    if isinstance(group, Flag):
-        return (torch.rand_like(neutral) < 0.5).to(neutral.dtype)
-    raise TypeError(f"no random value is known for {type(group).__name__}")
+    """A transform of `batch` views with a random value for every parameter, from torch's global generator."""
+    return Transform({name: group.random(batch, dtype) for name, group in groups.items()}, groups)

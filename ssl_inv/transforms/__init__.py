@@ -1,6 +1,4 @@
-"""How a view was made: named parameters, each an element of a group, and the actions that lead from one view to
-another.
-"""
+"""How a view was made: named parameters, each an element of a group, and the actions from one view to another."""
 
 from ssl_inv.transforms.groups import Box, Circle, Code, Flag, Group, Pose, Real, Rotation
 from ssl_inv.transforms.keyed_random import Key

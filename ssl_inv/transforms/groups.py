@@ -1,53 +1,107 @@
-"""What the values of a transform's parameters are, and how two of them relate. Each group is final; `Group` is the only
-abstract class.
+"""The groups that the parameters of a transform belong to. A group knows how two of its values relate, how they are
+written as vectors and in words, and how it is saved. Each group is final; only `Group` is abstract.
 
 Quaternions are scalar-last (x, y, z, w), as in scipy. Angles are radians. Hues are turns in [0, 1).
 """
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
+from ssl_inv.transforms import phrases
 from ssl_inv.transforms.quaternions import canonical_sign, quaternion_conjugate, quaternion_multiply, quaternion_rotate
 
 
 class Group(ABC):
-    """What the values of one parameter are, and how two of them relate. Values have shape `(B,)` or `(B, d)`."""
+    """The set of values of one parameter. Values have shape `(B,)` or `(B, d)`.
+
+    A new group is a frozen dataclass that derives from this class; nothing else has to know it.
+    """
+
+    continuous: ClassVar[bool] = True
+    """Whether there are values between two others."""
+
+    plain_is_scaled: ClassVar[bool] = False
+    """Whether `plain_step_vector` and `step_vector` differ by a constant factor only."""
 
     @abstractmethod
     def neutral(self, batch: int) -> Tensor:
         """The value of a transform that was not applied, repeated `batch` times."""
 
     @abstractmethod
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """`batch` random values from torch's global generator."""
+
     def relative(self, a: Tensor, b: Tensor) -> Tensor:
         """The step from `a` to `b`."""
+        return b - a
 
-    @abstractmethod
     def compose(self, a: Tensor, step: Tensor) -> Tensor:
         """The value that `step` leads to from `a`."""
+        return a + step
 
-    @abstractmethod
     def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        """`fraction` of the way that `step` goes; 0 is no step and 1 the whole step."""
+        """The given fraction of a step: 0 is no step, 1 is the whole step. A step that has no fractions is taken whole
+        from 0.5 on.
+        """
+        if self.continuous:
+            return step * fraction
+        return step if fraction >= 0.5 else torch.zeros_like(step)
 
     @abstractmethod
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """How far `a` and `b` are apart, shape `(B,)`; the unit is the group's own."""
+        """Distance between `a` and `b`, shape `(B,)`, in a unit of the group's own."""
 
-    @abstractmethod
     def value_vector(self, value: Tensor) -> Tensor:
-        """A value as numbers that a regression can aim at, shape `(B, n)`."""
+        """A value as a regression target, shape `(B, n)`."""
+        return _columns(value)
 
-    @abstractmethod
     def step_vector(self, step: Tensor) -> Tensor:
-        """A step as numbers in the canonical convention, shape `(B, n)`."""
+        """A step as a vector in the canonical convention, shape `(B, n)`."""
+        return _columns(step)
 
     def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
-        """The step from `a` to `b` as the papers' code writes it; the plain difference unless the group says otherwise."""
+        """The step from `a` to `b` as the papers' code writes it: the plain difference by default."""
         return _columns(b - a)
+
+    @abstractmethod
+    def words(self, label: str, value: Sequence[float]) -> str:
+        """One value in words; empty for the neutral value. `label` is the parameter's name without underscores."""
+
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        """One step, and the value that it leads to, in words; empty if the step is too small to be printed."""
+        return phrases.shift(label, step)
+
+    def record(self) -> tuple[str, dict[str, object]]:
+        """The group as plain values, for files; `from_record` reads them.
+
+        Raises:
+            ValueError: if the group is not a dataclass of numbers, texts and truth values.
+        """
+        fields = dict(vars(self))
+        plain = all(isinstance(value, bool | int | float | str) for value in fields.values())
+        if not plain or not hasattr(self, "__dataclass_fields__"):
+            raise ValueError(f"the group {type(self).__name__} cannot be saved: it is not a dataclass of plain values")
+        return type(self).__name__, fields
+
+    @staticmethod
+    def from_record(record: Sequence[Any]) -> "Group":
+        """The group that a `record` was made from.
+
+        Raises:
+            ValueError: if no group that has been imported has this name.
+        """
+        name, fields = record
+        kinds = [kind for kind in Group.__subclasses__() if kind.__name__ == name]
+        if not kinds:
+            raise ValueError(f"no group is called {name!r}; import the module that defines it")
+        return kinds[0](**fields)
 
 
 def _columns(value: Tensor) -> Tensor:
@@ -58,11 +112,14 @@ def _columns(value: Tensor) -> Tensor:
 class Rotation(Group):
     """3-D rotations as unit quaternions `(B, 4)`.
 
-    A step is the body-frame rotation a^-1 b; distances are angles in radians.
+    A step is the body-frame rotation a^-1 b. The distance is an angle in radians.
     """
 
     def neutral(self, batch: int) -> Tensor:
         return torch.tensor([0.0, 0.0, 0.0, 1.0]).repeat(batch, 1)
+
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return normalize(torch.randn(batch, 4, dtype=dtype), dim=-1)
 
     def relative(self, a: Tensor, b: Tensor) -> Tensor:
         return canonical_sign(quaternion_multiply(quaternion_conjugate(a), b))
@@ -93,24 +150,34 @@ class Rotation(Group):
     def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
         return quaternion_multiply(quaternion_conjugate(a), b)
 
+    def words(self, label: str, value: Sequence[float]) -> str:
+        return phrases.rotated("rotated" if label == "rotation" else f"{label} rotated", value, axis=True)
+
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        return phrases.rotated("rotated" if label == "rotation" else f"{label} rotated", step)
+
 
 @dataclass(frozen=True)
 class Pose(Group):
     """Rigid motions of space, SE(3), as `(B, 7)`: a unit quaternion for the rotation R, then the translation c.
 
-    With M the 4x4 matrix [R | c], a step is M_a^-1 M_b: the body-frame rotation R_a^-1 R_b and the shift R_a^-1 (c_b -
-    c_a), along the axes of `a`. So the same shift is another step from a rotated start. A path turns along the shorter
-    arc and shifts straight; it has constant speed in the metric that `distance` measures, and is not the screw motion
-    between its ends.
+    With M the 4x4 matrix [R | c], a step is M_a^-1 M_b: the body-frame rotation R_a^-1 R_b and the shift
+    R_a^-1 (c_b - c_a), along the axes of `a`. So the same shift is a different step from a rotated start. A path turns
+    along the shorter arc and shifts straight. It has constant speed in the metric of `distance`, and is not the screw
+    motion between its ends.
     """
 
     scale: float = 1.0
-    """The length that counts as much as one radian; in vectors, translations are divided by it. A constant of the
-    parameter.
+    """The length that counts as much as one radian, a constant of the parameter. Vectors have translations divided by
+    it.
     """
 
     def neutral(self, batch: int) -> Tensor:
         return torch.tensor([0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0]).repeat(batch, 1)
+
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        turn = Rotation().random(batch, dtype)
+        return torch.cat((turn, self.scale * (torch.rand(batch, 3, dtype=dtype) - 0.5)), dim=1)
 
     def relative(self, a: Tensor, b: Tensor) -> Tensor:
         step = self.plain_step_vector(a, b)
@@ -137,17 +204,29 @@ class Pose(Group):
         back = quaternion_conjugate(a[:, :4])
         return torch.cat((quaternion_multiply(back, b[:, :4]), quaternion_rotate(back, b[:, 4:] - a[:, 4:])), dim=-1)
 
+    def words(self, label: str, value: Sequence[float]) -> str:
+        turn = phrases.rotated(f"{label} rotated", value[:4], axis=True)
+        return phrases.joined(turn, Real().words(f"{label} shifted", value[4:]))
+
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        turn = phrases.rotated(f"{label} rotated", step[:4])
+        return phrases.joined(turn, phrases.shift(f"{label} shifted", step[4:]))
+
 
 @dataclass(frozen=True)
 class Circle(Group):
-    """Values `(B,)` on a circle of the given period: hue (period 1), azimuth (period 2 pi). Steps lie in [-period/2,
-    period/2).
+    """Values `(B,)` on a circle of the given period: hue (period 1), azimuth (period 2 pi).
+
+    Steps lie in [-period/2, period/2).
     """
 
     period: float = 1.0
 
     def neutral(self, batch: int) -> Tensor:
         return torch.zeros(batch)
+
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return torch.rand(batch, dtype=dtype) * self.period
 
     def relative(self, a: Tensor, b: Tensor) -> Tensor:
         half = self.period / 2
@@ -156,31 +235,44 @@ class Circle(Group):
     def compose(self, a: Tensor, step: Tensor) -> Tensor:
         return torch.remainder(a + step, self.period)
 
-    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        return step * fraction
-
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return self.relative(a, b).abs()
 
     def value_vector(self, value: Tensor) -> Tensor:
-        """Cosine and sine, `(B, 2)`: the circle has no end at which a regression could tear."""
+        """Cosine and sine, `(B, 2)`: a regression sees no jump where the circle closes."""
         angle = value * (2 * math.pi / self.period)
         return torch.stack((angle.cos(), angle.sin()), dim=-1)
 
     def step_vector(self, step: Tensor) -> Tensor:
         return self.value_vector(step)
 
+    def words(self, label: str, value: Sequence[float]) -> str:
+        if self._is_angle:
+            return phrases.degrees(label, math.remainder(value[0], self.period))
+        return f"{label} {value[0]:.2f}" if value[0] else ""
+
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        return phrases.degrees(label, step[0]) if self._is_angle else phrases.shift(label, step)
+
+    @property
+    def _is_angle(self) -> bool:
+        return math.isclose(self.period, 2 * math.pi, rel_tol=1e-6)
+
 
 @dataclass(frozen=True)
 class Box(Group):
     """Crop boxes `(B, 4)` as (centre x, centre y, width, height) in fractions of the source image.
 
-    A step is the shift of the centre, in fractions of the source, and the logarithm of the ratio of widths and of
+    A step is the shift of the centre, in fractions of the source, then the logarithms of the ratios of widths and of
     heights.
     """
 
     def neutral(self, batch: int) -> Tensor:
         return torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(batch, 1)
+
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        sides = 0.2 + 0.6 * torch.rand(batch, 2, dtype=dtype)
+        return torch.cat((sides / 2 + (1 - sides) * torch.rand(batch, 2, dtype=dtype), sides), dim=1)
 
     def relative(self, a: Tensor, b: Tensor) -> Tensor:
         return torch.cat((b[:, :2] - a[:, :2], (b[:, 2:] / a[:, 2:]).log()), dim=-1)
@@ -188,25 +280,29 @@ class Box(Group):
     def compose(self, a: Tensor, step: Tensor) -> Tensor:
         return torch.cat((a[:, :2] + step[:, :2], a[:, 2:] * step[:, 2:].exp()), dim=-1)
 
-    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        return step * fraction
-
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(self.relative(a, b), dim=-1)
         return length
 
-    def value_vector(self, value: Tensor) -> Tensor:
-        return value
+    def words(self, label: str, value: Sequence[float]) -> str:
+        x, y, width, height = value
+        whole = tuple(value) == (0.5, 0.5, 1.0, 1.0)
+        return "" if whole else f"{label} {width * height:.0%} at ({x:.2f}, {y:.2f})"
 
-    def step_vector(self, step: Tensor) -> Tensor:
-        return step
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        sides = zip(("width", "height"), step[2:], strict=True)
+        ratios = [phrases.factor(side, math.exp(log)) for side, log in sides if abs(log) >= 0.005]
+        words = phrases.joined(*phrases.directions(step[0], step[1]), *ratios, between=" ")
+        return f"{label} {words}" if words else ""
 
 
 @dataclass(frozen=True)
 class Real(Group):
-    """Real numbers, `(B,)` or `(B, d)`; vectors are divided by `scale`, a constant of the parameter and never a
+    """Real numbers, `(B,)` or `(B, d)`. Vectors are divided by `scale`, a constant of the parameter and never a
     statistic of the batch.
     """
+
+    plain_is_scaled: ClassVar[bool] = True
 
     scale: float = 1.0
     neutral_value: float = 0.0
@@ -216,14 +312,9 @@ class Real(Group):
     def neutral(self, batch: int) -> Tensor:
         return torch.full((batch, self.dimensions) if self.dimensions else (batch,), self.neutral_value)
 
-    def relative(self, a: Tensor, b: Tensor) -> Tensor:
-        return b - a
-
-    def compose(self, a: Tensor, step: Tensor) -> Tensor:
-        return a + step
-
-    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        return step * fraction
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        neutral = self.neutral(batch).to(dtype)
+        return neutral + self.scale * (torch.rand_like(neutral) - 0.5)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         length: Tensor = torch.linalg.vector_norm(_columns(b - a), dim=-1)
@@ -235,13 +326,24 @@ class Real(Group):
     def step_vector(self, step: Tensor) -> Tensor:
         return _columns(step) / self.scale
 
+    def words(self, label: str, value: Sequence[float]) -> str:
+        # The value has passed through single precision, the neutral one has not.
+        if all(math.isclose(number, self.neutral_value, rel_tol=1e-6, abs_tol=1e-12) for number in value):
+            return ""
+        return phrases.numbers(label, [phrases.minus(f"{number:.3g}") for number in value])
+
 
 @dataclass(frozen=True)
 class Flag(Group):
-    """Yes or no, as 0.0 and 1.0 of shape `(B,)`: flipped, grey. A step says whether the two differ."""
+    """Yes or no, as 0.0 and 1.0 of shape `(B,)`: flipped, grey. A step is 1 where the two differ."""
+
+    continuous: ClassVar[bool] = False
 
     def neutral(self, batch: int) -> Tensor:
         return torch.zeros(batch)
+
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        return (torch.rand(batch, dtype=dtype) < 0.5).to(dtype)
 
     def relative(self, a: Tensor, b: Tensor) -> Tensor:
         return (a != b).to(a.dtype)
@@ -249,38 +351,32 @@ class Flag(Group):
     def compose(self, a: Tensor, step: Tensor) -> Tensor:
         return (a - step).abs()
 
-    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        return step if fraction >= 0.5 else torch.zeros_like(step)
-
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return self.relative(a, b)
 
-    def value_vector(self, value: Tensor) -> Tensor:
-        return _columns(value)
+    def words(self, label: str, value: Sequence[float]) -> str:
+        return label if value[0] else ""
 
-    def step_vector(self, step: Tensor) -> Tensor:
-        return _columns(step)
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        return f"{label} {'on' if target[0] else 'off'}" if step[0] else ""
 
 
 @dataclass(frozen=True)
 class Code(Group):
-    """Whole numbers `(B,)`, int64, that name something and measure nothing: the order of a jitter, the seed of a field.
+    """Whole numbers `(B,)`, int64, that are names and no measures: the order of a jitter, the seed of a field.
 
-    They are recorded so that a view can be made again. A regression has nothing to learn from them: their vectors have
-    no columns.
+    They are recorded so that a view can be rendered again. A regression has nothing to learn from them: their vectors
+    have no columns.
     """
+
+    continuous: ClassVar[bool] = False
 
     def neutral(self, batch: int) -> Tensor:
         return torch.zeros(batch, dtype=torch.int64)
 
-    def relative(self, a: Tensor, b: Tensor) -> Tensor:
-        return b - a
-
-    def compose(self, a: Tensor, step: Tensor) -> Tensor:
-        return a + step
-
-    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        return step if fraction >= 0.5 else torch.zeros_like(step)
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Values from 0 to 23, int64 whatever `dtype` is: the orders of four jitters."""
+        return torch.randint(0, 24, (batch,))
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         return (a != b).float()
@@ -293,3 +389,9 @@ class Code(Group):
 
     def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
         return self.step_vector(b)
+
+    def words(self, label: str, value: Sequence[float]) -> str:
+        return ""
+
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        return f"another {label}" if step[0] else ""

@@ -1,9 +1,9 @@
-"""Random numbers that depend on a key and on nothing else.
+"""Random numbers that depend on a key alone.
 
-A view is reproducible when its random numbers are a pure function of (seed, epoch, sample): not of the batch it stands
-in, of the number of workers or processes, or of what was drawn before. So nothing here has a state; a key goes in,
-numbers come out. The generator is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators",
-OOPSLA 2014), chained once per part of the key.
+A view is reproducible if its random numbers are a pure function of (seed, epoch, sample), and do not depend on the
+batch, the number of workers or processes, or earlier draws. So nothing here has a state. The generator is SplitMix64
+(Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), chained once for each part of the
+key.
 """
 
 import zlib
@@ -26,14 +26,14 @@ def _mix(state: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def bits(*key: ArrayLike, count: int) -> NDArray[np.uint64]:
-    """64 random bits for every key and every position.
+    """64 random bits for each key and each position.
 
     Args:
         key: integers or integer arrays of shapes that broadcast together, to `(B,)` at most; their order matters.
-        count: numbers drawn per key.
+        count: numbers for each key.
 
     Returns:
-        Array of shape `(B, count)`; `B` is 1 when every part of the key is a single number.
+        Array of shape `(B, count)`; B is 1 if every part of the key is a single number.
     """
     state = np.zeros(1, dtype=np.uint64)
     for part in key:
@@ -55,10 +55,10 @@ def permutation(*key: ArrayLike, length: int) -> NDArray[np.int64]:
 
 
 def distinct(*key: ArrayLike, population: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """`count` different integers below `population[b]` for every key `b`, uniformly, shape `(B, count)`.
+    """`count` different integers below `population[b]` for each key `b`, uniform, shape `(B, count)`.
 
     Raises:
-        ValueError: if some population is smaller than `count`.
+        ValueError: if a population is smaller than `count`.
     """
     population = np.asarray(population, dtype=np.int64)
     if population.size and population.min() < count:
@@ -66,8 +66,8 @@ def distinct(*key: ArrayLike, population: NDArray[np.int64], count: int) -> NDAr
     draws = uniform(*key, count=count)
     chosen = np.empty((len(draws), count), dtype=np.int64)
     for position in range(count):
-        # The candidate counts only the numbers not chosen so far; stepping over the chosen ones in ascending order
-        # makes it one of all.
+        # The candidate counts only the numbers that are left. Stepping over the chosen ones in ascending order makes it
+        # one of all numbers.
         candidate = np.minimum(
             (draws[:, position] * (population - position)).astype(np.int64), population - position - 1
         )
@@ -79,14 +79,14 @@ def distinct(*key: ArrayLike, population: NDArray[np.int64], count: int) -> NDAr
 
 @dataclass(frozen=True)
 class Key:
-    """What the random numbers of a view depend on, and all that they depend on.
+    """Everything that the random numbers of a view depend on.
 
     Attributes:
         seed: the run's seed.
-        epoch: passes over the data so far, one number or `(B,)`.
+        epoch: passes over the data before this one, a number or `(B,)`.
         index: numbers of the samples in the data set, `(B,)`.
-        view: which view of the sample, a single number. Views that share a draw have the same number.
-        purpose: what the numbers are for; different purposes have independent numbers.
+        view: the number of the view within the sample. Views that share a draw have the same number.
+        purpose: the use of the numbers; different purposes have independent numbers.
     """
 
     seed: int
@@ -100,7 +100,7 @@ class Key:
         return len(self.index)
 
     def for_purpose(self, purpose: str) -> "Key":
-        """The key of the same views with other, independent numbers."""
+        """The key of the same views with independent numbers."""
         return replace(self, purpose=f"{self.purpose}/{purpose}")
 
     def uniform(self, count: int) -> NDArray[np.float64]:
@@ -108,12 +108,12 @@ class Key:
         return uniform(*self._parts, count=count)
 
     def seeds(self) -> NDArray[np.int64]:
-        """One whole number from [0, 2^62) a view, `(B,)`, to seed what has a generator of its own."""
+        """A whole number from [0, 2^62) for each view, `(B,)`: the seed of another generator."""
         seeds: NDArray[np.int64] = (bits(*self._parts, count=1)[:, 0] >> np.uint64(2)).astype(np.int64)
         return seeds
 
     def happens(self, probability: float) -> NDArray[np.bool_]:
-        """Which views something of this probability happens to, `(B,)`."""
+        """Views for which an event of this probability happens, `(B,)`."""
         happening: NDArray[np.bool_] = self.for_purpose("happens").uniform(1)[:, 0] < probability
         return happening
 
@@ -123,19 +123,19 @@ class Key:
 
 
 def sample_keys(index: Tensor, device: torch.device, *key: int) -> Tensor:
-    """A key, `(B,)` int64, for each sample of a batch, by its number and whatever else is in the key."""
+    """A key, `(B,)` int64, for each sample of a batch, from its number and the other parts of the key."""
     drawn = bits(*key, index.cpu().numpy(), count=1)[:, 0]
     return torch.from_numpy(drawn.view("int64")).to(device, non_blocking=True)
 
 
 def random_bits(keys: Tensor, count: int) -> Tensor:
-    """`count` 64-bit numbers for each key, `(B, count)` int64: those of `bits(keys, count=count)`, on the keys' device."""
+    """`bits(keys, count=count)` as int64, `(B, count)`, on the keys' device."""
     steps = torch.arange(1, count + 1, device=keys.device) * _signed(_GOLDEN)
     return _mix_signed(_mix_signed(keys + _signed(_GOLDEN)).unsqueeze(1) + steps)
 
 
 def _signed(constant: int) -> int:
-    """The same 64 bits as a signed integer: torch has no unsigned multiplication modulo 2^64."""
+    """The same 64 bits as a signed integer, because torch cannot multiply unsigned integers modulo 2^64."""
     return constant - 2**64
 
 
@@ -146,11 +146,11 @@ def _mix_signed(state: Tensor) -> Tensor:
 
 
 def _shifted(state: Tensor, places: int) -> Tensor:
-    """The bits moved to the right, with zeros behind them: torch fills up with the sign."""
+    """The bits moved to the right and filled with zeros; torch fills with the sign."""
     return (state >> places) & ((1 << (64 - places)) - 1)
 
 
 def below(keys: Tensor, bounds: Tensor) -> Tensor:
-    """Whole numbers from 0 to below `bounds`, int64, uniformly; bounds `(B, n)` are at least 1, n numbers for each key."""
+    """Uniform whole numbers from 0 to below `bounds`, int64, n for each key; bounds `(B, n)` are at least 1."""
     unit = _shifted(random_bits(keys, bounds.shape[1]), 11).double() * 2.0**-53
     return torch.minimum((unit * bounds).long(), bounds - 1)

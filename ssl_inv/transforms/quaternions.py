@@ -59,5 +59,5 @@ def quaternion_to_matrix(q: Tensor) -> Tensor:
 
 
 def canonical_sign(q: Tensor) -> Tensor:
-    """Of `q` and `-q`, which are one rotation, the one with w >= 0."""
+    """`q` or `-q`, which are the same rotation: the one with w >= 0."""
     return torch.where(q[..., 3:] < 0, -q, q)

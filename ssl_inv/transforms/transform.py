@@ -1,8 +1,8 @@
 """The record of how each view of a batch was made.
 
-A `Transform` holds named parameters (rotation, hue, crop box, ...), each a tensor with a leading batch dimension and a
-group that knows how two values of it relate. The relative transform of two views, an `Action`, leads from one to the
-other: `a.compose(a.relative(b)) == b`. The groups stand in `ssl_inv.transforms.groups` and can be imported from here.
+A `Transform` holds named parameters (rotation, hue, crop box, ...). Each is a tensor with a leading batch dimension and
+has a group that knows how two of its values relate. An `Action` is the relative transform of two views:
+`a.compose(a.relative(b)) == b`. The groups are in `ssl_inv.transforms.groups`.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,10 +18,9 @@ from ssl_inv.transforms.groups import Group
 Convention = Literal["canonical", "sie", "seq-jepa"]
 """How an action is written as a vector.
 
-`canonical`: quaternions with w >= 0, circular values as cosine and sine of the difference, others divided by their
-group's constant scale. `sie`, `seq-jepa`: as the authors' code feeds it to the predictor: quaternions with the sign
-that the product has, circular values as the plain difference of the two numbers, no scaling. The two papers agree on
-this.
+`canonical`: quaternions with w >= 0, circular values as cosine and sine of the difference, others divided by the
+constant scale of their group. `sie`, `seq-jepa`: as the authors' code feeds the predictor: quaternions with the sign of
+the product, circular values as the plain difference of the two numbers, no scaling. The two papers agree on this.
 """
 
 
@@ -53,7 +52,7 @@ class _Parameters:
 
 
 def require(name: str, known: Mapping[str, object]) -> str:
-    """`name` itself if it is known; otherwise a `ValueError` that lists what is."""
+    """`name` itself if it is known; otherwise a `ValueError` that lists the known names."""
     if name not in known:
         raise ValueError(f"no transform parameter is called {name!r}; this data has {', '.join(known) or 'none'}")
     return name
@@ -61,7 +60,7 @@ def require(name: str, known: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Action(_Parameters):
-    """The relative transform that leads from one view to another, one row per pair."""
+    """The relative transform from one view to another, one row for each pair."""
 
     source: Mapping[str, Tensor]
     target: Mapping[str, Tensor]
@@ -86,7 +85,7 @@ class Action(_Parameters):
         return Action(values, self.groups, source, target)
 
     def fraction(self, fraction: float) -> "dict[str, Tensor]":
-        """The steps cut to `fraction` of their way: slerp for rotations, a straight line for the rest."""
+        """The given fraction of every step: slerp for rotations, a straight line for the rest."""
         return {name: self.groups[name].scale_step(step, fraction) for name, step in self.values.items()}
 
 
@@ -95,7 +94,7 @@ def _is_on(value: Tensor, device: torch.device) -> bool:
 
 
 def _ends(values: Mapping[str, Tensor]) -> list[int]:
-    """Where in a row of all numbers each tensor but the last one ends."""
+    """The end of every tensor but the last, if all numbers stand in one row."""
     return list(accumulate(value.numel() for value in values.values()))[:-1]
 
 
@@ -105,11 +104,11 @@ class Transform(_Parameters):
 
     @classmethod
     def empty(cls) -> "Transform":
-        """The transform of views about which nothing is known."""
+        """The transform of views without any record."""
         return cls({}, {})
 
     def map(self, change: Callable[[Tensor], Tensor]) -> "Transform":
-        """The transform with `change` applied to every tensor: a move to a device, a selection of rows."""
+        """The transform with `change` applied to every tensor."""
         return Transform({name: change(value) for name, value in self.values.items()}, self.groups)
 
     def select(self, rows: Tensor) -> "Transform":
@@ -117,8 +116,8 @@ class Transform(_Parameters):
         return self.map(lambda value: value[rows])
 
     def to(self, device: torch.device | str) -> "Transform":
-        """The transform with its tensors on `device`, by one copy for each type of number: a small copy takes as long
-        as a large one.
+        """The transform with its tensors on `device`. All tensors of one dtype are copied at once, because a small copy
+        takes as long as a large one.
         """
         target, moved = torch.device(device), dict(self.values)
         away = {name: value for name, value in self.values.items() if not _is_on(value, target)}
@@ -126,7 +125,7 @@ class Transform(_Parameters):
             some = {name: value for name, value in away.items() if value.dtype == dtype}
             packed = torch.cat([value.reshape(-1) for value in some.values()])
             if packed.device.type == "cpu" and target.type == "cuda":
-                packed = packed.pin_memory()  # from there a copy need not wait for what the device still has to do
+                packed = packed.pin_memory()  # a copy from pinned memory does not wait for the device
             parts = packed.to(target, non_blocking=target.type == "cuda").tensor_split(_ends(some))
             moved.update(
                 {name: part.view(value.shape) for (name, value), part in zip(some.items(), parts, strict=True)}
@@ -138,7 +137,7 @@ class Transform(_Parameters):
         return Transform({name: self[name] for name in names}, {name: self.groups[name] for name in names})
 
     def merge(self, other: "Transform") -> "Transform":
-        """Both records of the same views; a name that stands in both is an error."""
+        """Both records of the same views. A name in both is an error."""
         if both := set(self.values) & set(other.values):
             raise ValueError(f"both transforms have a parameter called {sorted(both)}")
         return Transform({**self.values, **other.values}, {**self.groups, **other.groups})
@@ -149,7 +148,7 @@ class Transform(_Parameters):
         return Action(steps, self.groups, self.values, other.values)
 
     def compose(self, action: Action) -> "Transform":
-        """Where `action` leads from here: `a.compose(a.relative(b))` equals `b`, rotations up to the sign of the
+        """The transform that `action` leads to: `a.compose(a.relative(b))` equals `b`, rotations up to the sign of the
         quaternion.
         """
         return Transform(
@@ -157,8 +156,8 @@ class Transform(_Parameters):
         )
 
     def path(self, other: "Transform", fraction: float) -> "Transform":
-        """The transform `fraction` of the way to `other`: rotations and hues along the shorter arc, boxes and numbers
-        straight.
+        """The transform at a fraction of the way to `other`: along the shorter arc for rotations and hues, straight for
+        boxes and numbers.
         """
         steps = self.relative(other).fraction(fraction)
         return Transform(
@@ -166,13 +165,11 @@ class Transform(_Parameters):
         )
 
     def as_vector(self, names: list[str] | None = None) -> Tensor:
-        """The named parameters (all by default) as regression targets side by side, `(B, n)`; a circle gives cosine and
-        sine.
-        """
+        """The named parameters (all by default) side by side as regression targets, `(B, n)`."""
         return torch.cat([self.groups[name].value_vector(self.values[name]) for name in self._chosen(names)], dim=-1)
 
     @staticmethod
     def concatenate(parts: "list[Transform]") -> "Transform":
-        """The rows of all parts, which have the same parameters, one after the other."""
+        """The rows of all parts, one part after the other. All have the same parameters."""
         first = parts[0]
         return Transform({name: torch.cat([part[name] for part in parts]) for name in first.values}, first.groups)

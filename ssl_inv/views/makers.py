@@ -17,7 +17,7 @@ from ssl_inv.augment.local import COLOURS
 from ssl_inv.augment.photometric import Blur, ColourDropping, Erasing, Jitter, Noise, Posterise, Solarise, grey
 from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import SettingError, suggest
-from ssl_inv.transforms import Box, Circle, Code, Flag, Real, Transform
+from ssl_inv.transforms import Box, Circle, Real, Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.views.saccades import cut_squares, draw_fixations, official_patches, spectral_residual
 
@@ -170,7 +170,7 @@ class AlongPath(Maker):
                 raise ValueError(
                     f"Path: parameters: no operation of the second view's policy draws {name!r}; {suggest(name, drawn)}"
                 )
-            if isinstance(drawn[name], Code | Flag):
+            if not drawn[name].continuous:
                 raise ValueError(
                     f"Path: parameters: {name!r} names something or says yes or no; there is no way from one to the other"
                 )

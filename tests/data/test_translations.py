@@ -17,14 +17,13 @@ from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, Soli
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.data.sources.threediebench import ThreeDIEBench, threediebench, write_threediebench
 from ssl_inv.evaluation.features import FeatureTable
-from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2Settings, transform_r2
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
 from ssl_inv.objectives.base import action_dimensions
-from ssl_inv.run.report_page import describe_action
 from ssl_inv.run.schema import schema_of
 from ssl_inv.testing.conformance import _Case, _losses, _total
 from ssl_inv.transforms import Pose, Real, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
-from ssl_inv.transforms.words import describe_view
+from ssl_inv.transforms.words import describe_action, describe_view
 from ssl_inv.views import View, Views, Way
 
 FRAMES = ["object", "base"]
@@ -292,14 +291,14 @@ def table(source: RenderedSolids, features: str) -> FeatureTable:
 
 @pytest.mark.parametrize("frame", FRAMES)
 def test_translation_r2_is_of_the_frame_that_is_recorded(frame: str, tmp_path: Path) -> None:
-    settings = TransformR2Settings(hidden=0, epochs=1, minimum_steps=200, learning_rate=3e-2, batch=512, joint=True)
+    heads = TransformR2(hidden=0, epochs=1, minimum_steps=200, learning_rate=3e-2, batch=512, joint=True)
     train, validation = (
         table(small(objects=600, translation_frame=frame, pose=True, angle_range=180, seed=seed), NAMES[frame])
         for seed in (0, 1)
     )
     train.save(tmp_path / "features.safetensors")
     assert FeatureTable.load(tmp_path / "features.safetensors").transform.groups == train.transform.groups
-    scores = {result.name: result.value or 0.0 for result in transform_r2(train, validation, "all", settings)}
+    scores = {result.name: result.value or 0.0 for result in heads.measure(train, validation, "all")}
     kinds = ("relative", "absolute")
     assert scores.keys() == {
         f"{form}/{kind}/{name}" for form in ("r2", "r2_pooled") for kind in kinds for name in train.transform.names

@@ -14,15 +14,15 @@ from ssl_inv.evaluation import (
     Bootstrap,
     Encoded,
     FeatureTable,
-    PathSettings,
-    TransformR2Settings,
+    PathIntegration,
+    Result,
+    TransformR2,
     evaluate_with_baselines,
-    path_integration,
 )
-from ssl_inv.run.judging import protocol_of
+from ssl_inv.run.judging import protocols_of
 from ssl_inv.transforms import Action, Real, Rotation, Transform
 
-HEAD = TransformR2Settings(hidden=0, epochs=1, pairs_per_object=4, minimum_steps=80, learning_rate=0.05, joint=True)
+HEAD = TransformR2(hidden=0, epochs=1, pairs_per_object=4, minimum_steps=80, learning_rate=0.05, joint=True)
 OBJECTS, VIEWS = 150, 6
 
 
@@ -46,9 +46,14 @@ def last_view(features: Tensor, actions: Sequence[Action]) -> Tensor:
     return features[:, -1]
 
 
-def scores(aggregate, observed: int = 3, shuffled: int | None = None) -> dict[tuple[str, str], float]:
-    settings = PathSettings((observed,), 6)
-    rows = path_integration(table(0), table(1), aggregate, settings, HEAD, Bootstrap(20), shuffled)
+def rows_of(tables: Sequence[FeatureTable], aggregate=None, shuffled: bool = False, **settings) -> list[Result]:
+    protocol = PathIntegration(**{"heads": HEAD, "bootstrap": Bootstrap(20), **settings})
+    encoded = Encoded(*tables, aggregate=aggregate)
+    return list(protocol.shuffled(encoded, 0) if shuffled else protocol.run(encoded))
+
+
+def scores(aggregate, observed: int = 3, shuffled: bool = False) -> dict[tuple[str, str], float]:
+    rows = rows_of((table(0), table(1)), aggregate, shuffled, observed=(observed,), sequences=6)
     return {(row.name, row.part): row.value for row in rows}
 
 
@@ -65,7 +70,7 @@ def test_of_independent_places_the_last_action_is_a_quarter_of_the_way():
     0.3.
     """
     blind = [replace(table(seed), features={"all": torch.zeros(OBJECTS * VIEWS, 1)}) for seed in (0, 1)]
-    rows = path_integration(*blind, None, PathSettings((3,), 8), HEAD, Bootstrap(20))
+    rows = rows_of(blind, observed=(3,))
     found = {(row.name, row.part): row.value for row in rows}
     assert found.keys() == {("path/place", "mean of 3 views"), ("leak/place", "mean of 3 views")}
     assert found["path/place", "mean of 3 views"] == pytest.approx(0.25, abs=0.05)
@@ -87,7 +92,7 @@ def test_the_way_of_one_observed_view_stands_among_the_inputs_and_nothing_is_lea
 
 
 def test_ways_of_other_sequences_teach_nothing_though_aggregates_are_told_the_right_actions():
-    found = scores(sum_of_actions, shuffled=0)
+    found = scores(sum_of_actions, shuffled=True)
     assert found.keys() == {
         (name, f"{kind} of 3 views") for name in ("path/place", "leak/place") for kind in ("mean", "aggregate")
     }
@@ -99,29 +104,22 @@ def test_rotations_are_judged_by_their_step_and_what_cannot_be_measured_says_so(
     turns = torch.nn.functional.normalize(torch.from_numpy(random.standard_normal((OBJECTS * VIEWS, 4))).float(), dim=1)
     one = table(0).ordered()
     turned = replace(one, transform=Transform({"rotation": turns}, {"rotation": Rotation()}))
-    rows = path_integration(
-        turned, turned, None, PathSettings((1, 6), 2), replace(HEAD, pairs_per_object=1), Bootstrap(20)
-    )
+    rows = rows_of((turned, turned), observed=(1, 6), sequences=2, heads=replace(HEAD, pairs_per_object=1))
     assert [(row.name, row.detail) for row in rows[1:]] == [("path", "no object has 7 views")]
     assert rows[0].name == "path/rotation"
     assert rows[0].value > 0.99
     silent = replace(one, transform=Transform.empty())
-    assert [row.detail for row in path_integration(silent, silent, None, PathSettings((1,)), HEAD)] == [
-        "the data record no transform"
-    ]
-    assert path_integration(silent, silent, None, PathSettings(), HEAD) == []
+    assert [row.detail for row in rows_of((silent, silent), observed=(1,))] == ["the data record no transform"]
+    assert rows_of((silent, silent)) == []
 
 
 def test_paths_stand_in_the_table_only_where_they_are_asked_for():
     encoded = Encoded(table(0, 40), table(1, 40), aggregate=sum_of_actions)
-    quick = replace(
-        QUICK,
-        transforms=replace(HEAD, kinds=("relative",), minimum_steps=5),
-        bootstrap=Bootstrap(5),
-        linear=replace(QUICK.linear, steps=5),
-    )
+    quick = {**QUICK, "linear": replace(QUICK["linear"], steps=5), "transforms_r2": replace(HEAD, minimum_steps=5)}
+    quick = {name: replace(one, bootstrap=Bootstrap(5)) for name, one in quick.items()}
+    paths = PathIntegration((2,), 2, replace(HEAD, minimum_steps=5), bootstrap=Bootstrap(5))
     silent = evaluate_with_baselines(encoded, encoded, quick)
-    asked = evaluate_with_baselines(encoded, encoded, replace(quick, paths=PathSettings((2,), 2)))
+    asked = evaluate_with_baselines(encoded, encoded, {**quick, "paths": paths})
     added = {row.trained.name: row for row in asked if row.trained.part == "aggregate of 2 views"}
     assert (
         {row.trained.name for row in asked} - {row.trained.name for row in silent}
@@ -131,9 +129,7 @@ def test_paths_stand_in_the_table_only_where_they_are_asked_for():
     assert added["path/place"].untrained is not None
     assert added["path/place"].shuffled is not None
     with pytest.raises(ValueError, match="no transform parameter is called 'hue'"):
-        evaluate_with_baselines(
-            replace(encoded, told=("hue",)), None, replace(quick, parts=(), paths=PathSettings((2,), 2))
-        )
+        evaluate_with_baselines(replace(encoded, told=("hue",)), None, {"paths": paths})
 
 
 @pytest.mark.parametrize("counts", [[0], [8], [2, 2]])
@@ -143,4 +139,5 @@ def test_numbers_of_views_that_cannot_be_are_refused(counts):
 
 
 def test_the_recipe_s_setting_reaches_the_protocol():
-    assert protocol_of(EvaluationSettings(paths=[1, 3]), ("all",)).paths == PathSettings((1, 3), QUICK.paths.sequences)
+    paths = protocols_of(EvaluationSettings(paths=[1, 3]))["paths"]
+    assert paths == replace(QUICK["paths"], observed=(1, 3))

@@ -3,7 +3,6 @@ was.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,17 +17,17 @@ from ssl_inv.data.source import Data, Subset, split_objects
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.evaluation import (
-    QUICK,
     Bootstrap,
     Encoded,
     FeatureTable,
-    LinearSettings,
-    TransformR2Settings,
+    LinearProbe,
+    NearestNeighbours,
     aggregated,
     evaluate_with_baselines,
+    skipped,
 )
 from ssl_inv.objectives.seq_jepa import SeqJEPA, action_vectors
-from ssl_inv.run.judging import encode_data, protocol_of
+from ssl_inv.run.judging import encode_data, protocols_of
 from ssl_inv.transforms import Action, Real, Transform
 
 SMALL: dict[str, Any] = {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0}
@@ -65,12 +64,9 @@ def test_groups_are_consecutive_views_of_one_object_whatever_the_order_of_rows()
     assert aggregated(table_of(features, objects, views), 6) is None
 
 
-FAST = replace(
-    QUICK,
-    linear=LinearSettings(steps=60, batch=64),
-    transforms=TransformR2Settings(hidden=0, epochs=1, joint=True, kinds=("relative",)),
-    bootstrap=Bootstrap(20),
-)
+def classifiers(*views: int) -> dict[str, Any]:
+    shared = {"aggregate": views, "bootstrap": Bootstrap(20)}
+    return {"linear": LinearProbe(steps=60, batch=64, **shared), "knn": NearestNeighbours(**shared)}
 
 
 @pytest.mark.parametrize("counts", [[0], [9], [2, 2]])
@@ -83,7 +79,7 @@ def test_several_views_tell_more_than_one_and_shuffled_labels_nothing():
     objects = torch.arange(200).repeat_interleave(4)
     signal = (objects % 2 * 2 - 1.0)[:, None] * torch.eye(6)[0]
     tables = [table_of(signal + 2 * normal(seed, 800, 6), objects, torch.arange(4).repeat(200)) for seed in (0, 1)]
-    rows = evaluate_with_baselines(Encoded(*tables), None, replace(FAST, aggregate=(4, 5)))
+    rows = evaluate_with_baselines(Encoded(*tables), None, classifiers(4, 5))
     found = {(row.trained.name, row.trained.part): row for row in rows}
     several, one = found["linear/top1", "mean of 4 views"], found["linear/top1", "all"]
     assert several.trained.value > one.trained.value + 0.05
@@ -103,10 +99,10 @@ def test_an_encoder_is_judged_on_as_many_views_as_are_asked_for_and_stays_as_it_
     settings = EvaluationSettings(views=5, aggregate=[1, 2, 5])
     data = Data(Subset(source, train), Subset(source, validation))
     encoded = encode_data(data, backbone, objective, lambda pixels: pixels, settings, torch.device("cpu"), 0)
-    protocol = replace(FAST, parts=("all",), aggregate=protocol_of(settings, ("all",)).aggregate)
+    protocols = classifiers(*protocols_of(settings)["linear"].aggregate)
     parts = {
         row.trained.part
-        for row in evaluate_with_baselines(encoded, None, protocol)
+        for row in evaluate_with_baselines(encoded, None, protocols)
         if row.trained.name == "linear/top1"
     }
     assert parts == {"all", *(f"{kind} of {count} views" for count in (1, 2, 5) for kind in ("mean", "aggregate"))}
@@ -137,3 +133,17 @@ def test_what_evaluation_cannot_tell_is_not_judged():
     )
     assert encoded.predictor is None
     assert encoded.aggregate is None
+    assert skipped(encoded) == {"retrieval": "the encoder has no predictor of views"}
+
+
+def test_a_protocol_can_have_the_images_and_the_encoder():
+    source = RenderedSolids(classes=4, objects=8, views=2, size=16)
+    data = Data(Subset(source, np.arange(4)), Subset(source, np.arange(4, 8)))
+    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
+    settings = EvaluationSettings(views=2)
+    encoded = encode_data(data, backbone, None, lambda pixels: pixels, settings, torch.device("cpu"), 0)
+    for split in ("train", "validation"):
+        again = torch.cat([encoded.encode(batch.pixels)["all"] for batch in encoded.images(split)])
+        assert_allclose(again, getattr(encoded, split).part("all"), rtol=1e-6)
+    assert not again.requires_grad
+    assert backbone[1].training

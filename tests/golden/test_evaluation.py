@@ -13,19 +13,19 @@ from sklearn.metrics import r2_score
 from torch import Tensor
 
 from ssl_inv.evaluation import (
+    Encoded,
     FeatureTable,
-    NearestNeighbourSettings,
-    RetrievalSettings,
+    NearestNeighbours,
+    Retrieval,
     ViewPredictor,
     alpha_req,
     r2_mean,
     r2_per_dimension,
     r2_pooled,
     rankme,
-    retrieval,
 )
-from ssl_inv.evaluation.protocols.knn import in_top, neighbour_votes
-from ssl_inv.evaluation.protocols.retrieval import Gallery, predicted_views, view_ranks
+from ssl_inv.evaluation.protocols.classification import in_top
+from ssl_inv.evaluation.protocols.retrieval import RetrievalSet, predicted_views, view_ranks
 from ssl_inv.evaluation.protocols.spectrum import normalised_deviation, singular_values
 from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms import Action, Rotation, Transform
@@ -53,7 +53,7 @@ def golden_votes_input() -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def test_nearest_neighbours_equal_the_recorded_accuracy(case: str) -> None:
     bank, train, queries, test = golden_votes_input()
     k, temperature = case.removeprefix("k").split("_T")
-    votes = neighbour_votes(bank, train, queries, 7, NearestNeighbourSettings(int(k), float(temperature)))
+    votes = NearestNeighbours(int(k), float(temperature)).votes(bank, train, queries, 7)
     expected = METRICS["dino_weighted_knn"]["values"]["accuracy_percent"][case]
     assert int(in_top(votes, test, 1).sum()) == expected["n_correct_top1"]
     if expected["top5"] is not None:
@@ -63,10 +63,10 @@ def test_nearest_neighbours_equal_the_recorded_accuracy(case: str) -> None:
 def test_nearest_neighbour_votes_equal_the_recorded_ones_in_any_chunk() -> None:
     bank, train, queries, _ = golden_votes_input()
     expected = METRICS["dino_weighted_knn"]["values"]
-    votes = neighbour_votes(bank, train, queries, 7, NearestNeighbourSettings())
+    votes = NearestNeighbours().votes(bank, train, queries, 7)
     assert votes[0].tolist() == pytest.approx(expected["k20_T007_softmax_scores_row0"], rel=1e-8)
     assert votes[:20].argmax(dim=1).tolist() == expected["k20_T007_predictions_first20"]
-    torch.testing.assert_close(neighbour_votes(bank, train, queries, 7, NearestNeighbourSettings(chunk=7)), votes)
+    torch.testing.assert_close(NearestNeighbours(chunk=7).votes(bank, train, queries, 7), votes)
 
 
 def test_r2_equals_the_recorded_forms_and_sklearn() -> None:
@@ -128,7 +128,7 @@ def test_spectrum_equals_the_recorded_numbers() -> None:
     assert normalised_deviation(a) == pytest.approx(expected_deviation, rel=1e-8)
 
 
-def golden_galleries() -> tuple[Gallery, Gallery, Callable[[Tensor, Action], Tensor]]:
+def golden_galleries() -> tuple[RetrievalSet, RetrievalSet, Callable[[Tensor, Action], Tensor]]:
     rs = np.random.RandomState(11)
     weight = torch.from_numpy(0.5 * rs.randn(36, 4))
 
@@ -142,10 +142,10 @@ def golden_galleries() -> tuple[Gallery, Gallery, Callable[[Tensor, Action], Ten
         rs.uniform(0, 1, (50 * count, 4))
         first, noise = torch.from_numpy(rs.randn(count, 6)), torch.from_numpy(0.3 * rs.randn(50 * count, 6))
         transform = Transform({"rotation": quaternion_from_euler(torch.from_numpy(angles))}, {"rotation": Rotation()})
-        made = predicted_views(Gallery(first[:, None].expand(-1, 50, -1), transform), predict) + noise.view(
+        made = predicted_views(RetrievalSet(first[:, None].expand(-1, 50, -1), transform), predict) + noise.view(
             count, 50, 6
         )
-        galleries.append(Gallery(torch.cat((first[:, None], made[:, 1:]), dim=1), transform))
+        galleries.append(RetrievalSet(torch.cat((first[:, None], made[:, 1:]), dim=1), transform))
     return galleries[0], galleries[1], predict
 
 
@@ -165,9 +165,8 @@ def test_retrieval_equals_the_numbers_of_the_sie_code(case: str, normalise: bool
                 {"z": gallery.embeddings.flatten(0, 1)}, rows // views, rows % views, transform=gallery.transform
             )
         )
-    results = retrieval(
-        tables[0], tables[1], ViewPredictor("z", predict), RetrievalSettings(normalise=normalise, chunk=chunk)
-    )
+    protocol = Retrieval(normalise=normalise, chunk=chunk)
+    results = list(protocol.run(Encoded(tables[0], tables[1], ViewPredictor("z", predict))))
     for row in expected["float64_reimplementation"]["mrr"]:
         assert value(results, f"retrieval/{row['mode']}/mrr") == pytest.approx(row["MRR"], rel=1e-8)
         for k in (1, 2, 5, 10):

@@ -302,7 +302,8 @@ def test_a_mistake_is_one_line_and_writes_nothing(
 def test_more_neighbours_than_images_are_cut_and_that_is_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("ssl_inv.run.judging.QUICK", replace(QUICK, linear=replace(QUICK.linear, steps=5)))
+    brief = {**QUICK, "linear": replace(QUICK["linear"], steps=5)}
+    monkeypatch.setattr("ssl_inv.run.judging.QUICK", brief)
     for name in ("apples", "pears"):
         _images(tmp_path / name, 6)
     assert main([*TIMM, "--data", str(tmp_path), "--data.size=16", "--evaluation.neighbours=5000"]) == 0

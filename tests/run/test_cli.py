@@ -40,9 +40,8 @@ def foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe:
     monkeypatch.chdir(tmp_path)
     # Networks this small lose by threads.
     torch.set_num_threads(1)
-    brief = replace(
-        QUICK, linear=replace(QUICK.linear, steps=5), transforms=replace(QUICK.transforms, epochs=1, minimum_steps=5)
-    )
+    heads = replace(QUICK["transforms_r2"], epochs=1, minimum_steps=5)
+    brief = {**QUICK, "linear": replace(QUICK["linear"], steps=5), "transforms_r2": heads}
     monkeypatch.setattr("ssl_inv.run.judging.QUICK", brief)
     return tmp_path
 

@@ -1,10 +1,8 @@
 """The page says what it was given and nothing else, and needs nothing but itself."""
 
-import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,13 +14,10 @@ from ssl_inv.run.report_page import (
     ReportContent,
     ResultRow,
     ViewPairs,
-    describe_action,
     nearest_neighbours,
     render_report,
     write_report,
 )
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
-from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 2, 16, 16, 3), dtype=np.uint8)
 FULL = ReportContent(
@@ -150,48 +145,6 @@ def test_pairs_of_another_shape_are_refused() -> None:
         ViewPairs(PIXELS[:, 0], ["a"] * 4)
     with pytest.raises(ValueError, match="4 view pairs come with 1"):
         ViewPairs(PIXELS, ["a"])
-
-
-def quaternion(degrees: float) -> list[float]:
-    result: list[float] = quaternion_from_euler(torch.tensor([0.0, 0.0, math.radians(degrees)])).tolist()
-    return result
-
-
-@pytest.mark.parametrize(
-    ("name", "group", "first", "second", "words"),
-    [
-        ("rotation", Rotation(), quaternion(0), quaternion(37), "rotated 37°"),
-        ("camera", Rotation(), quaternion(350), quaternion(10), "camera rotated 20°"),
-        ("floor_hue", Circle(), 0.98, 0.06, "floor hue +0.08"),
-        ("azimuth", Circle(2 * math.pi), 0.1, 0.1 - math.radians(20), "azimuth \N{MINUS SIGN}20°"),
-        (
-            "crop",
-            Box(),
-            [0.5, 0.5, 0.4, 0.4],
-            [0.6, 0.45, 0.8, 0.4],
-            "crop 10% right 5% up width \N{MULTIPLICATION SIGN}2.00",
-        ),
-        ("brightness", Real(), 0.1, 0.3, "brightness +0.20"),
-        ("gaze", Real(dimensions=2), [0.0, 0.0], [0.5, -0.25], "gaze (+0.50, \N{MINUS SIGN}0.25)"),
-        ("flip", Flag(), 0.0, 1.0, "flip on"),
-        ("flip", Flag(), 1.0, 0.0, "flip off"),
-        ("rotation", Rotation(), quaternion(5), [-x for x in quaternion(5)], "unchanged"),
-        ("jitter_order", Code(), 3, 17, "another jitter order"),
-        ("jitter_order", Code(), 3, 3, "unchanged"),
-    ],
-)
-def test_actions_in_words(name: str, group: Group, first: Any, second: Any, words: str) -> None:
-    a, b = (Transform({name: torch.tensor([value, value])}, {name: group}) for value in (first, second))
-    assert describe_action(a.relative(b), 1) == words
-
-
-def test_words_of_several_steps_stand_side_by_side() -> None:
-    groups: dict[str, Group] = {"floor_hue": Circle(), "flip": Flag()}
-    a, b = (
-        Transform({"floor_hue": torch.tensor([h]), "flip": torch.tensor([f])}, groups)
-        for h, f in [(0.1, 0.0), (0.3, 1.0)]
-    )
-    assert describe_action(a.relative(b), 0) == "floor hue +0.20, flip on"
 
 
 def test_neighbours_are_those_of_largest_cosine_and_never_the_query() -> None:

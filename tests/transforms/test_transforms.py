@@ -33,59 +33,12 @@ GROUPS: dict[str, Group] = {
 
 
 def values(name: str, seed: int) -> Tensor:
-    random = torch.Generator().manual_seed(seed * len(GROUPS) + list(GROUPS).index(name))
-    unit = torch.rand(BATCH, 4, generator=random, dtype=torch.float64)
-    return {
-        "rotation": torch.nn.functional.normalize(torch.randn(BATCH, 4, generator=random, dtype=torch.float64), dim=-1),
-        "hue": unit[:, 0],
-        "azimuth": unit[:, 0] * 2 * math.pi,
-        "crop": 0.1 + 0.8 * unit,
-        "brightness": 2 * unit[:, 0],
-        "fixation": unit[:, :2],
-        "flip": (unit[:, 0] < 0.5).double(),
-        "pose": torch.cat((torch.nn.functional.normalize(2 * unit - 1, dim=-1), unit[:, :3] * 2 - 1), dim=-1),
-    }[name]
+    torch.manual_seed(seed * len(GROUPS) + list(GROUPS).index(name))
+    return GROUPS[name].random(BATCH, torch.float64)
 
 
 def transform(seed: int) -> Transform:
     return Transform({name: values(name, seed) for name in GROUPS}, GROUPS)
-
-
-def distances(name: str, a: Transform, b: Transform) -> Tensor:
-    return GROUPS[name].distance(a[name], b[name])
-
-
-@pytest.mark.parametrize("name", [*GROUPS])
-class TestEveryGroup:
-    def test_composing_with_the_relative_step_leads_there(self, name: str) -> None:
-        a, b = transform(0), transform(1)
-        assert distances(name, a.compose(a.relative(b)), b).max() < 1e-7
-
-    def test_the_step_to_itself_is_no_step(self, name: str) -> None:
-        a = transform(0)
-        assert distances(name, a.compose(a.relative(a)), a).max() < 1e-7
-        zero = a.relative(a).as_vector([name])
-        assert torch.allclose(zero, zero[:1].expand_as(zero), atol=1e-9)
-
-    def test_a_path_begins_here_ends_there_and_halves_the_distance(self, name: str) -> None:
-        a, b = transform(0), transform(1)
-        assert distances(name, a.path(b, 0.0), a).max() < 1e-7
-        assert distances(name, a.path(b, 1.0), b).max() < 1e-7
-        if name != "flip":
-            middle = a.path(b, 0.5)
-            half = distances(name, a, b) / 2
-            torch.testing.assert_close(distances(name, a, middle), half, rtol=1e-6, atol=1e-7)
-            torch.testing.assert_close(distances(name, middle, b), half, rtol=1e-6, atol=1e-7)
-
-    def test_distance_is_symmetric_and_zero_only_at_the_same_place(self, name: str) -> None:
-        a, b = transform(0), transform(1)
-        torch.testing.assert_close(distances(name, a, b), distances(name, b, a), rtol=1e-9, atol=1e-9)
-        assert (distances(name, a, a) < 1e-7).all()
-        if name != "flip":
-            assert (distances(name, a, b) > 0).all()
-
-    def test_neutral_values_have_the_shape_of_values(self, name: str) -> None:
-        assert GROUPS[name].neutral(BATCH).shape == values(name, 0).shape
 
 
 def test_quaternions_are_those_of_scipy() -> None:

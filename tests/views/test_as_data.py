@@ -1,6 +1,5 @@
 """Views as in training can be judged: the same ones whenever they are asked for, with a record of how they were made."""
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,14 +13,7 @@ from ssl_inv.data.source import Data, Source, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.features import feature_table
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation import (
-    QUICK,
-    Bootstrap,
-    LinearSettings,
-    PathSettings,
-    TransformR2Settings,
-    evaluate_with_baselines,
-)
+from ssl_inv.evaluation import Bootstrap, LinearProbe, PathIntegration, TransformR2, evaluate_with_baselines
 from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.run.encoders import LoadedModel, Model
 from ssl_inv.run.judging import encode_data, judged_data
@@ -124,13 +116,13 @@ def test_aggregates_of_augmented_views_are_judged_and_their_parameters_regressed
     data = judged_data(given, settings, objective.plan, simclr(), 0)
     encoded = encode_data(data, backbone, objective, lambda pixels: pixels, settings, torch.device("cpu"), 0)
     assert encoded.told == ("crop",)
-    quick = replace(
-        QUICK,
-        linear=LinearSettings(steps=5),
-        transforms=TransformR2Settings(hidden=0, epochs=1, joint=True, parameters=("crop",), kinds=("relative",)),
-        bootstrap=Bootstrap(5),
-    )
-    asked = replace(quick, parts=("all",), aggregate=(3,), paths=PathSettings((2,), 2))
+    shared = {"bootstrap": Bootstrap(5)}
+    heads = TransformR2(hidden=0, epochs=1, joint=True, parameters=("crop",), kinds=("relative",), **shared)
+    asked = {
+        "linear": LinearProbe(steps=5, aggregate=(3,), **shared),
+        "transforms_r2": heads,
+        "paths": PathIntegration((2,), 2, heads, **shared),
+    }
     measured = {(row.trained.name, row.trained.part) for row in evaluate_with_baselines(encoded, None, asked)}
     assert {
         ("linear/top1", "aggregate of 3 views"),

@@ -1,4 +1,4 @@
-"""Scores that cost milliseconds: closed-form linear probes, for watching a run while it trains."""
+"""Closed-form linear probes, for scores during training: they cost milliseconds."""
 
 import torch
 from sklearn.linear_model import RidgeCV
@@ -14,8 +14,7 @@ def ridge_regression(features: Tensor, targets: Tensor, queries: Tensor) -> Tens
     """Predictions `(M, T)` for `queries` `(M, D)` of a ridge regression from `features` `(N, D)` to `targets` `(N, T)`,
     with intercept.
 
-    Features are standardised; the strength of the penalty is the best of a few by leave-one-out error on the training
-    rows.
+    Features are standardised. The penalty is the best of a few by leave-one-out error on the training rows.
     """
     scale = Standardiser.fit(features)
     ridge = RidgeCV(alphas=_STRENGTHS).fit(scale(features).double().numpy(), targets.double().numpy())
@@ -24,8 +23,8 @@ def ridge_regression(features: Tensor, targets: Tensor, queries: Tensor) -> Tens
 
 
 def ridge_accuracy(train: FeatureTable, validation: FeatureTable, part: str) -> float | None:
-    """Share of the labelled validation rows whose class a ridge regression on one-hot targets finds; None without
-    labels in both.
+    """Accuracy on the labelled validation rows of a ridge regression on one-hot targets; None if either table has no
+    labels.
     """
     fit, judge = train.labelled_rows(), validation.labelled_rows()
     if train.labels is None or validation.labels is None or not len(fit) or not len(judge):

@@ -1,0 +1,111 @@
+"""Every protocol in the table gives finite numbers or reasons, has baselines, and does not see the order of rows."""
+
+import math
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+
+from ssl_inv.evaluation import (
+    FULL,
+    QUICK,
+    Bootstrap,
+    Encoded,
+    FeatureTable,
+    Protocol,
+    Result,
+    TransformR2,
+    ViewPredictor,
+    evaluate,
+    evaluate_with_baselines,
+    skipped,
+)
+from ssl_inv.evaluation.protocols.base import NEEDS
+from ssl_inv.evaluation.suite import KINDS
+from ssl_inv.transforms import Rotation, Transform
+
+HEADS = {"hidden": 8, "epochs": 1}
+SMALL = {
+    "linear": {"steps": 20, "aggregate": (2,)},
+    "knn": {"aggregate": (2,)},
+    "transforms_r2": HEADS,
+    "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
+}
+PROTOCOLS = {name: replace(protocol, bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, protocol in FULL.items()}
+
+
+def table(seed: int, objects: int = 12, views: int = 4) -> FeatureTable:
+    generator = torch.Generator().manual_seed(seed)
+    rows = objects * views
+    turns = torch.nn.functional.normalize(torch.randn(rows, 4, generator=generator), dim=1)
+    features = torch.cat((torch.randn(rows, 6, generator=generator), turns), 1)
+    ids = torch.arange(objects).repeat_interleave(views)
+    transform = Transform({"rotation": turns}, {"rotation": Rotation()})
+    parts = {"all": features, "equivariant": features[:, 6:]}
+    return FeatureTable(parts, ids, torch.arange(views).repeat(objects), ids % 3, transform=transform)
+
+
+def encoded(seed: int = 0, **fields: object) -> Encoded:
+    predictor = ViewPredictor("all", lambda embeddings, action: embeddings + action.as_vector()[:, :1])
+    given = {"predictor": predictor, "aggregate": lambda features, actions: features[:, -1]}
+    return Encoded(table(seed), table(seed + 1), **{**given, **fields})
+
+
+@pytest.mark.parametrize("name", PROTOCOLS)
+class TestEveryProtocol:
+    def test_yields_finite_numbers_each_once(self, name):
+        assert PROTOCOLS[name].lacks(encoded()) is None
+        rows = list(PROTOCOLS[name].run(encoded()))
+        assert any(row.value is not None for row in rows)
+        assert len({(row.name, row.part) for row in rows}) == len(rows)
+        for row in rows:
+            assert row.detail if row.value is None else math.isfinite(row.value)
+            assert row.spread is None or math.isfinite(row.spread)
+
+    def test_says_why_where_the_data_allow_nothing(self, name):
+        bare = {"labels": None, "transform": Transform.empty()}
+        silent = encoded()
+        silent = replace(silent, train=replace(silent.train, **bare), validation=replace(silent.validation, **bare))
+        assert all(row.value is not None or row.detail for row in PROTOCOLS[name].run(silent))
+
+    def test_has_both_baselines_where_it_has_targets(self, name):
+        protocol = PROTOCOLS[name]
+        rows = evaluate_with_baselines(encoded(), encoded(5), {name: protocol})
+        assert all(row.untrained is not None for row in rows)
+        measured, shuffled = (
+            {row.trained.name for row in rows if keep(row)} for keep in (bool, lambda row: row.shuffled)
+        )
+        assert shuffled == (measured if protocol.has_targets else set())
+
+    def test_does_not_see_the_order_of_rows(self, name):
+        given = encoded()
+        mixed = [
+            one.select(torch.randperm(len(one), generator=torch.Generator().manual_seed(3)))
+            for one in (given.train, given.validation)
+        ]
+        again = replace(given, train=mixed[0], validation=mixed[1])
+        assert list(PROTOCOLS[name].run(again)) == list(PROTOCOLS[name].run(given))
+
+    def test_declares_what_it_needs_and_a_quick_form(self, name):
+        kind = KINDS[name]
+        assert set(kind.needs) <= set(NEEDS)
+        assert type(QUICK[name]) is kind
+        assert FULL[name] == kind()
+        assert all(hasattr(QUICK[name], field) for field in kind.recipe.values())
+
+
+@pytest.mark.parametrize("need", NEEDS)
+def test_what_is_missing_is_skipped_with_its_reason_and_run_when_it_is_there(need):
+    @dataclass(frozen=True)
+    class Needy(Protocol):
+        needs = (need,)
+
+        def run(self, encoded):
+            yield Result("needy", "all", float(getattr(encoded, need) is not None))
+
+    missing, there = Encoded(table(0), table(1)), replace(encoded(), **{need: encoded()})
+    assert skipped(missing, {"needy": Needy()}) == {"needy": NEEDS[need]}
+    assert evaluate(missing, {"needy": Needy()}) == evaluate_with_baselines(missing, missing, {"needy": Needy()}) == []
+    (row,) = evaluate_with_baselines(there, missing, {"needy": Needy()})
+    assert row.trained.value == row.shuffled.value == 1
+    assert row.untrained is None
