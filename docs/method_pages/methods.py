@@ -130,4 +130,4 @@ def _reads_transforms(tree: ast.Module) -> bool:
         if isinstance(node, ast.ImportFrom) and node.module == "ssl_inv.views"
         for name in node.names
     }
-    return asked or "Path" in plans
+    return asked or "TransformPath" in plans

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import keyed_random
+from ssl_inv.transforms.hsv import write_hsv, write_rgb
 
 _CACHED_PIXELS = 2**17
 """Pixels that a processor works on at once: few enough for the dozen planes that belong to them to stay in its caches
@@ -383,45 +384,11 @@ def local_colour(pixels: Tensor, alphas: Tensor, fields: Tensor) -> Tensor:
 
 def _recolour(pixels: Tensor, strengths: Tensor, fields: Tensor, scratch: Tensor, out: Tensor) -> None:
     hue, saturation, value, *spare = scratch[:5]
-    _write_hsv(pixels, hue, saturation, value, spare, below=out)
+    write_hsv(pixels, hue, saturation, value, spare, below=out)
     shift = torch.mul(fields, strengths, out=scratch[5:].transpose(0, 1))
     hue.add_(shift[:, 0], alpha=6)
     saturation.add_(shift[:, 1]).clamp_(0, 1)
     value.add_(shift[:, 2]).clamp_(0, 1)
-    _write_rgb(hue, saturation, value, spare, out)
+    write_rgb(hue, saturation, value, spare, out.unbind(1))
     untouched = (strengths == 0).all(1, keepdim=True).to(out.dtype)
     torch.lerp(out, pixels, untouched, out=out)
-
-
-def _write_hsv(
-    pixels: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, spare: Sequence[Tensor], below: Tensor
-) -> None:
-    """Hue in sixths of a turn, from -1 to 5, saturation and value; arithmetic instead of masks, which cost more."""
-    chroma, not_red = spare
-    tiny = torch.finfo(pixels.dtype).tiny
-    torch.amax(pixels, 1, out=value)
-    torch.sub(value, torch.amin(pixels, 1, out=chroma), out=chroma)
-    torch.div(chroma, torch.clamp_min(value, tiny, out=saturation), out=saturation)
-    # How far each channel lies below the largest one, from 0 to 1.
-    torch.sub(value[:, None], pixels, out=below).div_(chroma.clamp_min_(tiny)[:, None])
-    red, green, blue = below.unbind(1)
-    torch.ceil(red, out=not_red)
-    not_green = torch.ceil(green, out=chroma)
-    # blue - green where red is largest, else 2 + red - blue where green is, else 4 + green - red: written as steps from
-    # one to the next.
-    torch.add(green, blue, out=hue).sub_(red, alpha=2).add_(2).mul_(not_green)
-    hue.add_(red).add_(green).sub_(blue, alpha=2).add_(2).mul_(not_red)
-    hue.add_(blue).sub_(green)
-
-
-def _write_rgb(hue: Tensor, saturation: Tensor, value: Tensor, spare: Sequence[Tensor], out: Tensor) -> None:
-    """Any hue in sixths of a turn to red, green and blue; each is a trapezium of the hue between `value` and the least
-    of the three.
-    """
-    ramp, low = spare
-    hue.sub_(torch.div(hue, 6, out=ramp).floor_(), alpha=6)
-    chroma = saturation.mul_(value)
-    torch.sub(value, chroma, out=low)
-    for channel, (centre, start, rise) in enumerate(((3, low, 1), (2, value, -1), (4, value, -1))):
-        torch.sub(hue, centre, out=ramp).abs_().sub_(1).clamp_(0, 1)
-        torch.addcmul(start, chroma, ramp, value=rise, out=out[:, channel])

@@ -1,14 +1,13 @@
 """Operations whose random parameters several samples of a batch have in common."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ssl_inv.augment.operation import Draws, Operation, operations_of
-from ssl_inv.catalogue import SettingError, require_at_least
-from ssl_inv.transforms import Code, Group
+from ssl_inv.augment.operation import Draws, Operation, groups_of, operations_of
+from ssl_inv.catalogue import require, require_at_least
+from ssl_inv.transforms import Code
 from ssl_inv.transforms.keyed_random import Key
 
 
@@ -28,29 +27,15 @@ class Shared(Operation):
 
     def __init__(self, *, samples: int, operations: list[dict[str, Any]]) -> None:
         require_at_least(2, samples=samples)
-        if not operations:
-            raise SettingError("operations", "is empty, at least one is needed")
-        self.samples = samples
-        self.operations = operations_of(operations)
-        names = [name for operation in self.operations for name in operation.groups]
-        if len(twice := sorted({name for name in names if names.count(name) > 1})):
-            raise ValueError(f"two operations draw {twice[0]!r}; a view has one value of it")
-
-    @property
-    def groups(self) -> Mapping[str, Group]:
-        return {
-            **{name: group for operation in self.operations for name, group in operation.groups.items()},
-            "chunk": Code(),
-        }
+        require(len(operations) > 0, "operations", "is empty, at least one is needed")
+        self.samples, self.operations = samples, operations_of(operations)
+        self.groups = {**groups_of(self.operations), "chunk": Code()}
 
     def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
         first = np.arange(len(key)) // self.samples * self.samples
-        of_chunk = replace(
-            key, index=key.index[first], epoch=key.epoch if isinstance(key.epoch, int) else key.epoch[first]
-        )
-        drawn = {
-            name: value
-            for operation in self.operations
-            for name, value in operation.draw(of_chunk, height, width).items()
-        }
-        return {**drawn, "chunk": of_chunk.index}
+        epoch = key.epoch if isinstance(key.epoch, int) else key.epoch[first]
+        of_chunk = replace(key, index=key.index[first], epoch=epoch)
+        drawn: dict[str, Draws] = {"chunk": of_chunk.index}
+        for operation in self.operations:
+            drawn.update(operation.draw(of_chunk, height, width))
+        return drawn

@@ -16,7 +16,7 @@ from ssl_inv.nn.parts import SomeChannels
 from ssl_inv.objectives.around import AroundBase, base_objective, beside, two_parts
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Term
 from ssl_inv.transforms import Group
-from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
+from ssl_inv.views import MultiCrop, Pair, Plan, Several, TransformPath, Views
 
 
 class ECReconstruction(AroundBase, Objective):
@@ -88,7 +88,7 @@ class ECReconstruction(AroundBase, Objective):
         self.features, self.invariant_features = features, features - equivariant
         self.weight = weight
         self.surround(base_objective(self.invariant_features, groups, **base))
-        self.path = Path(intermediates, tuple(parameters))
+        self.path = TransformPath(intermediates, tuple(parameters))
         self._plan, self._first = _plan(self.base.plan, self.path)
         self.decoders = nn.ModuleList(Decoder(2 * equivariant, decoder) for _ in range(intermediates))
 
@@ -174,7 +174,7 @@ class Decoder(nn.Module):
         return decoded
 
 
-def _plan(base: Plan, path: Path) -> tuple[Plan, int]:
+def _plan(base: Plan, path: TransformPath) -> tuple[Plan, int]:
     """The views of the base and those of the path, and how many of the base's stand before these.
 
     Where the base begins with two views of one kind, they are those of the path too, and none stand before.

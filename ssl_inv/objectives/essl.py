@@ -14,7 +14,7 @@ from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
-from ssl_inv.views import Pair, Several, Turns, Views
+from ssl_inv.views import Pair, QuarterTurns, Several, Views
 
 
 class ESSL(Objective):
@@ -77,7 +77,7 @@ class ESSL(Objective):
             raise SettingError("turned_scale", f"must be two shares, got {turned_scale}")
         self.temperature, self.rotation = temperature, rotation
         scale = None if turned_scale is None else (turned_scale[0], turned_scale[1])
-        self._plan = Several((Pair(), Turns(turned_size, scale)), policies=(None, 0))
+        self._plan = Several((Pair(), QuarterTurns(turned_size, scale)), policies=(None, 0))
         self.predictor_head: nn.Module | None = None
         self.rotation_head = _rotation_head((features, *rotation_head), last_activation)
         normalised = projector_norm or base == "simsiam"

@@ -55,7 +55,7 @@ class Linked(Plan):
 
 
 @dataclass(frozen=True)
-class Sequence(Plan):
+class ViewSequence(Plan):
     """Views that are observed one after the other, and last the one that is to be predicted: the plan of seq-JEPA.
 
     The first policy of the augmentation makes the observed views and the last one the target, as in BYOL.
@@ -67,7 +67,7 @@ class Sequence(Plan):
     observed: int = 3
 
     def __post_init__(self) -> None:
-        check_plan(self.observed >= 1, f"Sequence: observed is at least 1, got {self.observed}")
+        check_plan(self.observed >= 1, f"ViewSequence: observed is at least 1, got {self.observed}")
 
     @property
     def count(self) -> int:
@@ -136,7 +136,7 @@ class MultiCrop(Plan):
 
 
 @dataclass(frozen=True)
-class Path(Plan):
+class TransformPath(Plan):
     """Two branches, and images along the way that a transform leads on the second one: the plan of EC-reconstruction.
 
     View 0 is A1(I). The second branch is u = A2(I) and view 1 is g_theta(u); then come u itself, if wished, and u_k,
@@ -170,10 +170,10 @@ class Path(Plan):
     own: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_plan(self.between >= 0, f"Path: between is at least 0, got {self.between}")
-        check_plan(len(self.parameters) > 0, "Path: parameters names nothing that changes along the way")
-        check_plan(self.size is None or self.size >= 1, f"Path: size is at least 1 pixel, got {self.size}")
-        require_share("Path", self.scale)
+        check_plan(self.between >= 0, f"TransformPath: between is at least 0, got {self.between}")
+        check_plan(len(self.parameters) > 0, "TransformPath: parameters names nothing that changes along the way")
+        check_plan(self.size is None or self.size >= 1, f"TransformPath: size is at least 1 pixel, got {self.size}")
+        require_share("TransformPath", self.scale)
 
     @property
     def count(self) -> int:
@@ -191,7 +191,7 @@ class Path(Plan):
     def sizes(self) -> tuple[int, ...]:
         return () if self.size is None else (self.size,)
 
-    def over(self, groups: Mapping[str, Group]) -> "Path":
+    def over(self, groups: Mapping[str, Group]) -> "TransformPath":
         return replace(self, own=tuple(name for name in self.parameters if name in groups))
 
     @property

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.filters import gaussian
-from ssl_inv.views import Inhibition
+from ssl_inv.augment.colour import gaussian
+from ssl_inv.views.pieces import Inhibition
 
 _SPECTRUM_SIDE = 64
 """Pixels of an image's side in the spectral residual: the scale at which its authors find what stands out."""

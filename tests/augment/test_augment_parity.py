@@ -21,7 +21,7 @@ import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torch import Tensor
 
-from ssl_inv.augment.photometric import ORDERS
+from ssl_inv.augment.colour import ORDERS
 from ssl_inv.augment.policies import custom, simclr
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import OPERATIONS
@@ -89,7 +89,7 @@ def rendered(pixels: Tensor, size: int | None = None, parameters: Mapping[str, A
     values = {name: group.neutral(len(pixels)) for name, group in augmentation.groups.items()}
     for name, value in parameters.items():
         values[name] = torch.as_tensor(value, dtype=values[name].dtype).expand_as(values[name]).clone()
-    return augmentation.replay(pixels, Transform(values, augmentation.groups))
+    return augmentation.render(pixels, Transform(values, augmentation.groups))
 
 
 def four_corners(shifts: list[float], side: int) -> tuple[list[list[float]], list[list[float]]]:
@@ -353,9 +353,9 @@ def test_a_record_makes_the_view_again_in_any_batch(name: str, sources: Tensor) 
     assert views.dtype == torch.float32
     assert -1e-6 < views.min() <= views.max() < 1 + 1e-6
     assert not torch.equal(views, alone(name, 0.0)(sources, key(len(sources)))[0])
-    assert torch.equal(augmentation.replay(sources, transform), views)
+    assert torch.equal(augmentation.render(sources, transform), views)
     for rows in ([3], [6, 0], [2, 5, 1, 4]):
-        assert torch.equal(augmentation.replay(sources[rows], transform.select(torch.tensor(rows))), views[rows])
+        assert torch.equal(augmentation.render(sources[rows], transform.select(torch.tensor(rows))), views[rows])
 
 
 @pytest.mark.parametrize("name", OF_ITSELF)
@@ -372,7 +372,7 @@ def test_simclr_s_views_do_not_depend_on_their_batch(hue: Any, sources: Tensor) 
     augmentation, pixels = simclr(size=32, hue=hue), sources.repeat(8, 1, 1, 1)
     views, transform = augmentation(pixels, key(len(pixels)))
     for rows in np.array_split(np.random.default_rng(0).permutation(len(pixels)), 6):
-        some = augmentation.replay(pixels[rows], transform.select(torch.from_numpy(rows)))
+        some = augmentation.render(pixels[rows], transform.select(torch.from_numpy(rows)))
         assert torch.equal(some, views[rows])
 
 

@@ -145,7 +145,7 @@ class Saccades(Plan):
 
 
 @dataclass(frozen=True)
-class Turns(Plan):
+class QuarterTurns(Plan):
     """One view in its four upright positions: the plan of RotNet. View i is turned by i quarters counter-clockwise;
     records `turn`, i.
 
@@ -158,8 +158,8 @@ class Turns(Plan):
     scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_plan(self.size is None or self.size >= 1, f"Turns: size is at least 1 pixel, got {self.size}")
-        require_share("Turns", self.scale)
+        check_plan(self.size is None or self.size >= 1, f"QuarterTurns: size is at least 1 pixel, got {self.size}")
+        require_share("QuarterTurns", self.scale)
 
     @property
     def count(self) -> int:
