@@ -104,7 +104,7 @@ class Jitter(Photometric):
     @classmethod
     def sorted_rows(cls, record: Record, count: int) -> Rows:
         """All `count` rows, with equal orders side by side. Hue comes first, because it costs most."""
-        rows = changed(record, cls.neutral)
+        rows = np.flatnonzero(changed(record, count, cls.neutral))
         order = np.full((count, 4), -1)
         order[rows] = ORDERS[record["jitter_order"][rows] if "jitter_order" in record else 0]
         return np.lexsort((*order.T[::-1], order.argmax(axis=1)))
@@ -148,8 +148,9 @@ def turn_hue(pixels: Tensor, shift: Tensor) -> None:
 
     With the smallest value m and the chroma c, hue lies (green + blue - red - m) / c + 1 sixths of a turn away from
     red: towards green if green is the larger of green and blue, else towards blue. From a hue h in sixths, red is m + c
-    clamp(|h - 3| - 1, 0, 1), and green and blue are m + c clamp(2 - |h - 2|, 0, 1) and the same with 4. No pixel is
-    asked which of its channels is the largest: selecting by truth values takes ten times as long as arithmetic.
+    clamp(|h - 3| - 1, 0, 1), green is m + c clamp(2 - |h - 2|, 0, 1), and blue the same with 4. The largest channel is
+    never selected: masks take ten times as long as arithmetic. To HSV and back, by `ssl_inv.transforms.hsv`, takes 1.5
+    times as long, and rounds in another way.
     """
     red, green, blue = pixels.unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)

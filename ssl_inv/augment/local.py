@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ssl_inv.augment import fields
 from ssl_inv.augment.operation import Draws, Photometric, Style, check_range
-from ssl_inv.augment.warp import Neutral, Planes, Record, Rows, chosen, pixel_centres, put
+from ssl_inv.augment.warp import Neutral, Planes, Record, Rows, chosen, pixel_centres, put, take
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Code, Flag, Group, Real
 from ssl_inv.transforms.keyed_random import Key
@@ -118,20 +118,19 @@ def _strengths(record: Record, names: "list[str] | tuple[str, ...]", device: tor
 
 
 def _fields(record: Record, purpose: int, count: int, size: int, device: torch.device) -> Tensor:
-    """The fields of every row, `(n, count, size, size)`; other purposes have other fields.
-
-    Rows with as many waves are made together. Beside rows with more, whose sums have more terms, a field would be
-    rounded in another way.
-    """
-    periodic, gamma = record["field_periodic"] > 0, record["field_gamma"]
-    waves = np.where(periodic, *(fields.cutoffs(gamma, size, periodic=one) for one in (True, False)))
-    found = torch.empty(len(gamma), count, size, size, device=device)
-    for kind in sorted(set(zip(periodic.tolist(), waves.tolist(), strict=True))):
-        rows = np.flatnonzero((periodic == kind[0]) & (waves == kind[1]))
-        seed, gammas = (torch.from_numpy(record[name][rows]) for name in ("field_seed", "field_gamma"))
-        amplitudes = fields.coefficients(seed + purpose, gammas, count, size, periodic=kind[0], device=device)
-        made = fields.synthesise(amplitudes, size, periodic=kind[0])
-        if len(rows) == len(gamma):
-            return made
-        put(found, rows, made)
+    """The fields of every row, `(n, count, size, size)`; other purposes have other fields."""
+    found = torch.empty(len(record["field_seed"]), count, size, size, device=device)
+    for periodic in (False, True):
+        rows = np.flatnonzero((record["field_periodic"] > 0) == periodic)
+        if not len(rows):
+            continue
+        seed, gamma = (torch.from_numpy(record[name][rows]) for name in ("field_seed", "field_gamma"))
+        amplitudes = fields.coefficients(seed + purpose, gamma, count, size, periodic=periodic, device=device)
+        waves = fields.cutoffs(gamma.numpy(), size, periodic=periodic)
+        # Rows with as many waves go together: beside rows with more, whose sums have more terms, a field would be
+        # rounded in another way.
+        for most in np.unique(waves).tolist():
+            alike, side = np.flatnonzero(waves == most), 2 * most + 1
+            made = fields.synthesise(take(amplitudes, alike)[..., :side, :side], size, periodic=periodic)
+            put(found, rows[alike], made)
     return found

@@ -19,7 +19,7 @@ def none(*, size: int | None = None, extra: list[dict[str, Any]] = []) -> Augmen
 
     Args:
         size: side of the views in pixels; None keeps the size of the images.
-        extra: operations that are done nevertheless, each a mapping with its name and settings.
+        extra: operations that are applied nevertheless, each a mapping with its name and settings.
     """
     return _one(operations_of(extra), size)
 
@@ -27,14 +27,14 @@ def none(*, size: int | None = None, extra: list[dict[str, Any]] = []) -> Augmen
 def custom(
     *, operations: list[dict[str, Any]], size: int | None = None, padding: Padding = "reflection", hue: Hue = "hsv"
 ) -> Augmentation:
-    """A policy of one's own.
+    """A policy of your own.
 
     Args:
         operations: what may happen to a view, each a mapping with its name and settings. The order in which it happens
             is fixed: everything geometric at once, then jitter, grey, blur, solarise, posterise, noise, colour
             dropping, erasing.
         size: side of the views in pixels; None keeps the size of the images.
-        padding: what lies outside of the image where a view reaches beyond it.
+        padding: what a view shows beyond the border of its image.
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster, but not the
             same.
     """
@@ -143,13 +143,13 @@ def dino(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """DINO's policies: the first global crop's, the second's, and that of the local crops (Caron et al., ICCV 2021, and
+    """DINO's policies: for the first global crop, for the second, and for the local crops (Caron et al., ICCV 2021, and
     its code).
 
     Args:
         size: side of the global views in pixels; None keeps the size of the images.
-        scale: smallest and largest share of the image area that a global crop takes; that of local crops is the plan's
-        to say.
+        scale: smallest and largest share of the image area that a global crop takes; the plan has the scale of local
+            crops.
         blur: probabilities of a Gaussian blur with sigma uniform in 0.1 to 2 pixels.
         solarise: probabilities of solarising.
         hue: `hsv` is exactly torchvision's; `linear` turns colours about the grey axis, which is faster, but not the
@@ -167,10 +167,10 @@ def obow(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """OBoW's policies: the teacher's view, that of crops, and that of the large view which patches are cut of (CVPR
-    2021, and its code).
+    """OBoW's policies: for the teacher's view, for crops, and for the large view that patches are cut out of (CVPR 2021,
+    and its code).
 
-    The teacher's view may be flipped and is otherwise as it was. How large crops are is the plan's to say.
+    The teacher's view is only flipped. The plan has the sizes of crops.
 
     Args:
         size: side of the teacher's view in pixels; None keeps the size of the images.
@@ -199,9 +199,8 @@ def equimod(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """EquiMod's policies: SimCLR's for the first two views, and the image as it is for the third.
-
-    For the objective of that name (Devillers and Lefort, ICLR 2023, sec. 3).
+    """EquiMod's policies (Devillers and Lefort, ICLR 2023, sec. 3): SimCLR's for the first two views, and the image as
+    it is for the third.
 
     Args:
         size: side of the views in pixels; None keeps the size of the images.
@@ -244,12 +243,11 @@ def iwm(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """The policies of Image World Models: the source's, which loses colours and detail, and the target's, which keeps
-    both.
+    """The policies of Image World Models (Garrido et al., 2024, 2403.00504): the source loses colours and detail, the
+    target keeps both.
 
-    For the objective of that name (Garrido et al., 2024, 2403.00504). Both views show the same crop and flip, and have
-    a colour jitter of their own; grey, blur and solarising happen to the source alone. How often and how much is not
-    the paper's: crops are I-JEPA's, the jitter is BYOL's.
+    Both views show the same crop and flip, and have a colour jitter of their own. Only the source is turned grey,
+    blurred and solarised. The paper does not say how often and how much: crops are I-JEPA's, the jitter is BYOL's.
 
     Args:
         size: side of the views in pixels; None keeps the size of the images.

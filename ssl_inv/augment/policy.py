@@ -24,7 +24,7 @@ from ssl_inv.augment.colour import Jitter
 from ssl_inv.augment.geometry import Crop
 from ssl_inv.augment.local import RandomField
 from ssl_inv.augment.operation import Geometric, Operation, Photometric, Style, groups_of
-from ssl_inv.augment.warp import Padding, Record, Rows, changed, cut, put, sample
+from ssl_inv.augment.warp import Record, changed, cut, put, sample
 from ssl_inv.catalogue import OPERATIONS, require
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
@@ -49,27 +49,11 @@ def maps(record: Record, rows: int) -> tuple[NDArray[np.float64], NDArray[np.boo
     """
     matrices, upright = np.tile(np.eye(3), (rows, 1, 1)), np.full(rows, True)
     for operation in GEOMETRIC:
-        if len(some := changed(record, operation.neutral)):
+        if len(some := np.flatnonzero(changed(record, rows, operation.neutral))):
             own = {name: record[name][some] for name in operation.groups if name in record}
             matrices[some] = matrices[some] @ operation.matrices(own)
             upright[some] &= operation.upright
     return matrices, upright
-
-
-def _resampled(pixels: Tensor, rows: Rows, record: Record, size: int, padding: Padding) -> Tensor:
-    """Everything geometric, `(n, 3, size, size)`, of the sources in `rows`; the record is of these rows alone."""
-    matrices, upright = maps(record, len(rows))
-    views = torch.empty(len(rows), 3, size, size, device=pixels.device)
-    moved = changed(record, RandomField.still)
-    still = np.delete(np.arange(len(rows)), moved)
-    if len(some := still[upright[still]]):
-        cut(views, some, pixels, rows[some], matrices[some])
-    if len(some := still[~upright[still]]):
-        sample(views, some, pixels, rows[some], matrices[some], padding)
-    if len(moved):
-        points = RandomField.points({name: value[moved] for name, value in record.items()}, size, pixels.device)
-        sample(views, moved, pixels, rows[moved], matrices[moved], padding, points)
-    return views
 
 
 def moving(transform: Transform) -> Transform:
@@ -114,22 +98,31 @@ class Policy:
         Returns:
             Views `(B, 3, size, size)`, float in [0, 1], with channels last in memory, on the device of the sources.
         """
-        size, count = self.size or min(pixels.shape[-2:]), len(pixels)
+        size, count, padding = self.size or min(pixels.shape[-2:]), len(pixels), self.style.padding
         record = {name: value.numpy() for name, value in transform.to("cpu").values.items()}
-        views = torch.empty(count, 3, size, size, device=pixels.device, memory_format=torch.channels_last)
+        matrices, upright = maps(record, count)
+        moved = changed(record, count, RandomField.still)
+        recoloured = [(operation, changed(record, count, operation.neutral)) for operation in PHOTOMETRIC]
         portion = max(1, count)
         if pixels.device.type == "cpu":
             portion = max(1, _CACHED_BYTES * torch.get_num_threads() // (12 * size * size))
         every = Jitter.sorted_rows(record, count)
-        # Calls cost less without autograd's bookkeeping. `views` was made outside of this mode, so it can be trained on.
+        views = torch.empty(count, 3, size, size, device=pixels.device, memory_format=torch.channels_last)
+        # Calls cost less without autograd's bookkeeping. As `views` was made before, it can be trained on.
         with torch.inference_mode():
             for rows in (every[start : start + portion] for start in range(0, count, portion)):
+                made = torch.empty(len(rows), 3, size, size, device=pixels.device)
                 part = {name: value[rows] for name, value in record.items()}
-                made = _resampled(pixels, rows, part, size, self.style.padding)
-                for operation in PHOTOMETRIC:
-                    active = changed(part, operation.neutral)
-                    if len(active):
-                        operation.apply(made, active, part, self.style)
+                if len(some := np.flatnonzero(upright[rows] & ~moved[rows])):
+                    cut(made, some, pixels, rows[some], matrices[rows[some]])
+                if len(some := np.flatnonzero(~upright[rows] & ~moved[rows])):
+                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding)
+                if len(some := np.flatnonzero(moved[rows])):
+                    points = RandomField.points({name: value[some] for name, value in part.items()}, size, made.device)
+                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding, points)
+                for operation, active in recoloured:
+                    if len(some := np.flatnonzero(active[rows])):
+                        operation.apply(made, some, part, self.style)
                 put(views, rows, made)
         return views
 

@@ -1,4 +1,4 @@
-"""Operations whose random parameters several samples of a batch have in common."""
+"""Operations that several samples of a batch share."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,17 +12,17 @@ from ssl_inv.transforms.keyed_random import Key
 
 
 class Shared(Operation):
-    """Operations with the same parameters for all samples of a chunk; their views differ still. CARE's augmentations.
+    """CARE's augmentations: operations with the same parameters for all samples of a chunk.
 
-    A chunk is `samples` consecutive samples of a batch, and what is drawn for the first of them holds for all. Records
-    `chunk`, the number of the chunk's first sample in the data set. Over several processes `samples` has to divide the
-    share of each, so that chunks are those of one process.
+    A chunk is `samples` consecutive samples of a batch. Parameters are drawn for the first of them and hold for all;
+    views of one sample still differ. Records `chunk`, the number of the chunk's first sample in the data set. Over
+    several processes, `samples` must divide the share of each, so that no chunk stands on two processes.
 
-    A view here depends on its batch, which it does with no other operation.
+    With this operation alone, a view depends on its batch.
 
     Args:
         samples: how many consecutive samples of a batch are augmented alike.
-        operations: what happens to them, each a mapping with its name and settings.
+        operations: the operations, each a mapping with its name and settings.
     """
 
     def __init__(self, *, samples: int, operations: list[dict[str, Any]]) -> None:

@@ -36,14 +36,13 @@ _NOTHING = 0.05
 # Rows of a batch.
 
 
-def changed(record: Record, neutral: Mapping[str, Neutral]) -> Rows:
-    """The rows in which some parameter differs from its neutral value."""
-    found = [
-        (record[name] != np.asarray(value, np.float32)).reshape(len(record[name]), -1).any(axis=1)
-        for name, value in neutral.items()
-        if name in record
-    ]
-    return np.flatnonzero(np.any(found, axis=0)) if found else np.empty(0, dtype=np.int64)
+def changed(record: Record, count: int, neutral: Mapping[str, Neutral]) -> NDArray[np.bool_]:
+    """In which of `count` rows some parameter differs from its neutral value, `(count,)`."""
+    found = np.zeros(count, dtype=bool)
+    for name, value in neutral.items():
+        if name in record:
+            found |= (record[name] != np.asarray(value, np.float32)).reshape(count, -1).any(axis=1)
+    return found
 
 
 def take(pixels: Tensor, rows: Rows) -> Tensor:

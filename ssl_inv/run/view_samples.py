@@ -244,7 +244,7 @@ def _field_shift(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]]
     """From points `(B, P, 2)` of a whole view to where fields make them read, as differences `(B, P, 2)`."""
     if "patch" in record:
         size = round(size / float(record["patch"][0, 2]))
-    if not len(changed(record, RandomField.still)):
+    if not changed(record, len(points), RandomField.still).any():
         return np.zeros_like(points)
     host = torch.device("cpu")
     here, there = pixel_centres(size, host), RandomField.points(record, size, host)

@@ -1,9 +1,8 @@
 """Views of a batch of samples, and the plans by which objectives ask for them.
 
-A plan says which views, never how they are made: that is for `ssl_inv.views.maker`. Whatever the plan, each image is
-decoded once. `Pair` and `ViewSequence` are served from the data's own views (video frames, renderings of one object) where
-every object has enough, and so is a `TransformPath` along parameters that the data records; all other plans make their views of
-one image.
+A plan says which views are needed; `ssl_inv.views.maker` makes them. Whatever the plan, each image is decoded once. The
+data's own views (video frames, renderings of one object) serve `Pair` and `ViewSequence` where every object has enough,
+and a `TransformPath` along parameters that the data records. All other plans make their views from one image.
 """
 
 from ssl_inv.data.source import Links, Way

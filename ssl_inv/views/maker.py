@@ -106,10 +106,11 @@ class ViewMaker(nn.Module):
     def _normalised(self, pixels: Tensor) -> Tensor:
         """Fresh views, normalised in place, with channels last, as convolutions prefer."""
         pixels = pixels.contiguous(memory_format=torch.channels_last)
-        # Whole rows of pixels at once: three channels at a time would take eight times as long.
         width = pixels.shape[-1]
+        mean, std = (one.flatten().repeat(width) for one in (self.mean, self.std))
+        # Row by row of pixels: channel by channel takes eight times as long where channels are last in memory.
         rows = pixels.permute(0, 2, 3, 1).view(-1, 3 * width)
-        rows.sub_(self.mean.flatten().repeat(width)).div_(self.std.flatten().repeat(width))
+        rows.sub_(mean).div_(std)
         return pixels
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -248,8 +249,8 @@ class EachByItsPolicy(Maker):
         made = []
         for number, policy in enumerate(self.policies):
             source = number % len(sources)
-            of_view = replace(key, view=key.view + number)
-            transform = self.augmentation.draw(of_view, *sources[source].shape[-2:], policy)
+            (height, width), of_view = sources[source].shape[-2:], replace(key, view=key.view + number)
+            transform = self.augmentation.draw(of_view, height, width, policy)
             if self.centres and (centre := self.centres[number]) is not None:
                 crop = torch.tensor([0.5, 0.5, centre, centre]).repeat(len(key), 1)
                 transform = Transform({**transform.values, "crop": crop}, {**transform.groups, **Crop.groups})
@@ -335,7 +336,8 @@ class PiecesOfOneView(Maker):
     cutter: Cutter
 
     def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
-        transform = self.augmentation.draw(key, *sources[0].shape[-2:], self.policy)
+        height, width = sources[0].shape[-2:]
+        transform = self.augmentation.draw(key, height, width, self.policy)
         view = self.policy.render(sources[0], transform)
         records = self.cutter.draw(view, key, transform)
         return [Made(self.cutter.cut(view, record), transform.merge(record)) for record in records]
