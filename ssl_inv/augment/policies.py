@@ -167,7 +167,7 @@ def obow(
     hue: Hue = "hsv",
     extra: list[dict[str, Any]] = [],
 ) -> Augmentation:
-    """OBoW's policies: for the teacher's view, for crops, and for the large view that patches are cut out of (CVPR 2021,
+    """OBoW's policies: for the teacher's view, for crops, and for the large view that patches are cut from (CVPR 2021,
     and its code).
 
     The teacher's view is only flipped. The plan has the sizes of crops.

@@ -16,7 +16,7 @@ from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Plan, QuarterTurns, S
 from ssl_inv.views.maker import ViewMaker
 
 PLANS: list[Plan] = [
-    MultiCrop((Crops(2, 24), Crops(1, 16, (0.1, 0.3)))),
+    MultiCrop((Crops(1, 24), Crops(1, 16, (0.1, 0.3)))),
     TransformPath(2, ("angle",)),
     Patches(view=36, patch=12, jitter=2, keep=3),
     Saccades(1, patch=12),

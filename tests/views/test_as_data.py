@@ -1,4 +1,4 @@
-"""Views as in training can be judged: the same ones whenever they are asked for, with a record of how they were made."""
+"""Objects can be evaluated on views as in training: the same whenever they are loaded, with their record."""
 
 from dataclasses import replace
 from typing import Any

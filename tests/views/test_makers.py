@@ -378,8 +378,8 @@ REFUSED = {
     "not both": lambda: Crops(1, 16, (0.2, 0.5), centre=0.9),
     "inhibition is one of disc, square, none, got 'round'": lambda: Saccades(inhibition="round"),  # type: ignore[arg-type]
     "saliency is one of": lambda: Saccades(saliency="deepgaze"),  # type: ignore[arg-type]
-    "policies has a number": lambda: Several((Pair(), QuarterTurns()), (0,)),
-    "within itself": lambda: Several((Several((Pair(),)),)),
+    "policies needs a number": lambda: Several((Pair(), QuarterTurns()), (0,)),
+    "one stands within another": lambda: Several((Several((Pair(),)),)),
 }
 
 
