@@ -7,11 +7,12 @@ from typing import Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment import fields
 from ssl_inv.augment.operation import Draws, Photometric, Style, check_range
-from ssl_inv.augment.warp import Neutral, Planes, Record, Rows, chosen, pixel_centres, put, take
+from ssl_inv.augment.warp import Neutral, Planes, Record, Rows, changed, chosen, pixel_centres, put
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Code, Flag, Group, Real
 from ssl_inv.transforms.keyed_random import Key
@@ -19,6 +20,9 @@ from ssl_inv.transforms.keyed_random import Key
 GEOMETRIC = ("translate", "rotate", "scale", "shear")
 COLOURS = ("hue", "saturation", "value")
 Local = Literal["translate", "rotate", "scale", "shear", "hue", "saturation", "value"]
+
+_MODES = ("field_modes_that_move", "field_modes_that_tint")
+"""The names of amplitudes in a record with modes."""
 
 
 class RandomField(Photometric):
@@ -83,16 +87,38 @@ class RandomField(Photometric):
         }
 
     @staticmethod
+    def modes(record: Record, count: int, size: int) -> dict[str, NDArray[np.float32]]:
+        """The amplitudes of the modes of all fields, drawn once for the `count` rows of a record, to be added to it."""
+        found = {}
+        moves = [name for name in GEOMETRIC if f"field_{name}" in record]
+        for purpose, (neutral, needed) in enumerate(
+            ((RandomField.still, fields.field_count(moves)), (RandomField.neutral, len(COLOURS)))
+        ):
+            if not changed(record, count, neutral).any():
+                continue
+            parts = []
+            for periodic in (False, True):
+                rows = np.flatnonzero((record["field_periodic"] > 0) == periodic)
+                seed, gamma = (torch.from_numpy(record[name][rows]) for name in ("field_seed", "field_gamma"))
+                drawn = fields.coefficients(seed + purpose, gamma, needed, size, periodic=periodic)
+                parts.append((rows, drawn.numpy()))
+            side = max(part.shape[-1] for _, part in parts)
+            every = found[_MODES[purpose]] = np.zeros((count, needed, side, side), np.float32)
+            for rows, part in parts:
+                every[rows, :, : part.shape[-1], : part.shape[-1]] = part
+        return found
+
+    @staticmethod
     def points(record: Record, size: int, device: torch.device) -> Planes:
         """The point of a view without fields that each pixel shows: x and y from -1 to 1, `(n, size, size)` each.
 
         Args:
-            record: of the n views that are moved.
+            record: of the n views that are moved, with `modes`.
             size: side of the views in pixels.
             device: where the views are.
         """
         transforms = [name for name in GEOMETRIC if f"field_{name}" in record]
-        drawn = _fields(record, 0, fields.field_count(transforms), size, device)
+        drawn = _fields(record, 0, size, device)
         alphas = _strengths(record, transforms, device)
         x, y = pixel_centres(size, device)
         if transforms == ["translate"]:
@@ -106,7 +132,7 @@ class RandomField(Photometric):
     def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
         some, device = {name: value[rows] for name, value in record.items()}, views.device
         with chosen(views, rows) as pixels:
-            drawn = _fields(some, 1, len(COLOURS), views.shape[-1], device)
+            drawn = _fields(some, 1, views.shape[-1], device)
             pixels.copy_(fields.local_colour(pixels, _strengths(some, COLOURS, device), drawn))
 
 
@@ -117,20 +143,19 @@ def _strengths(record: Record, names: "list[str] | tuple[str, ...]", device: tor
     return torch.from_numpy(values).to(device, non_blocking=True)
 
 
-def _fields(record: Record, purpose: int, count: int, size: int, device: torch.device) -> Tensor:
-    """The fields of every row, `(n, count, size, size)`; other purposes have other fields."""
-    found = torch.empty(len(record["field_seed"]), count, size, size, device=device)
+def _fields(record: Record, purpose: int, size: int, device: torch.device) -> Tensor:
+    """The fields of every row, `(n, count, size, size)`, from a record with modes; other purposes have other fields."""
+    modes, around = record[_MODES[purpose]], record["field_periodic"] > 0
+    found = torch.empty(*modes.shape[:2], size, size, device=device)
     for periodic in (False, True):
-        rows = np.flatnonzero((record["field_periodic"] > 0) == periodic)
-        if not len(rows):
-            continue
-        seed, gamma = (torch.from_numpy(record[name][rows]) for name in ("field_seed", "field_gamma"))
-        amplitudes = fields.coefficients(seed + purpose, gamma, count, size, periodic=periodic, device=device)
-        waves = fields.cutoffs(gamma.numpy(), size, periodic=periodic)
+        waves = fields.cutoffs(record["field_gamma"], size, periodic=periodic)
         # Rows with as many waves go together: beside rows with more, whose sums have more terms, a field would be
         # rounded in another way.
-        for most in np.unique(waves).tolist():
-            alike, side = np.flatnonzero(waves == most), 2 * most + 1
-            made = fields.synthesise(take(amplitudes, alike)[..., :side, :side], size, periodic=periodic)
-            put(found, rows[alike], made)
+        for most in np.unique(waves[around == periodic]).tolist():
+            rows, side = np.flatnonzero((waves == most) & (around == periodic)), 2 * most + 1
+            amplitudes = torch.from_numpy(modes[rows, :, :side, :side]).to(device, non_blocking=True)
+            made = fields.synthesise(amplitudes, size, periodic=periodic)
+            if len(rows) == len(found):
+                return made
+            put(found, rows, made)
     return found

@@ -100,6 +100,8 @@ class Policy:
         """
         size, count, padding = self.size or min(pixels.shape[-2:]), len(pixels), self.style.padding
         record = {name: value.numpy() for name, value in transform.to("cpu").values.items()}
+        if "field_seed" in record:
+            record |= RandomField.modes(record, count, size)
         matrices, upright = maps(record, count)
         moved = changed(record, count, RandomField.still)
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in PHOTOMETRIC]

@@ -246,8 +246,8 @@ def _field_shift(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]]
         size = round(size / float(record["patch"][0, 2]))
     if not changed(record, len(points), RandomField.still).any():
         return np.zeros_like(points)
-    host = torch.device("cpu")
-    here, there = pixel_centres(size, host), RandomField.points(record, size, host)
+    host, moving = torch.device("cpu"), {**record, **RandomField.modes(record, len(points), size)}
+    here, there = pixel_centres(size, host), RandomField.points(moving, size, host)
     shift = torch.stack([moved - still for still, moved in zip(here, there, strict=True)], dim=1)
     grid = torch.from_numpy(points).float().unsqueeze(1)
     found = F.grid_sample(shift, grid, padding_mode="border", align_corners=False)

@@ -234,7 +234,7 @@ class Several(Plan):
         alone = not self.linked or all(plan.linked or plan.sources == 1 for plan in self.plans)
         check_plan(
             alone,
-            "Several: beside linked images, no plan may use several of the data's own views",
+            "Several: beside images that an objective links, no plan is served by several of the data's own views",
         )
         check_plan(
             not ways or served,
