@@ -62,6 +62,7 @@ def write_rgb(hue: Tensor, saturation: Tensor, value: Tensor, spare: Sequence[Te
 def hsv_to_rgb(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
     """RGB in [0, 1], `(..., 3)`, of hues in turns, with saturations and values in [0, 1] that broadcast to them."""
     rgb = hue.new_empty(*hue.shape, 3)
+    # A plain number passes through single precision; to change that would change the pixels of rendered data.
     saturation, value = (torch.as_tensor(one).to(hue).expand_as(hue).clone() for one in (saturation, value))
     write_rgb(6 * hue, saturation, value, (torch.empty_like(hue), torch.empty_like(hue)), rgb.unbind(-1))
     return rgb

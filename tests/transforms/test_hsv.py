@@ -11,10 +11,10 @@ from ssl_inv.transforms.hsv import hsv_to_rgb, write_hsv
 def test_hsv_to_rgb_is_that_of_colorsys() -> None:
     hue = torch.linspace(-0.4, 1.7, 43, dtype=torch.float64).view(1, 43)
     saturation = torch.linspace(0, 1, 43, dtype=torch.float64)
-    found = hsv_to_rgb(hue, saturation, 0.7)
+    found = hsv_to_rgb(hue, saturation, 0.75)
     assert found.shape == (1, 43, 3)
     for rgb, h, s in zip(found[0].tolist(), hue[0].tolist(), saturation.tolist(), strict=True):
-        assert rgb == pytest.approx(colorsys.hsv_to_rgb(h % 1, s, 0.7), abs=1e-12)
+        assert rgb == pytest.approx(colorsys.hsv_to_rgb(h % 1, s, 0.75), abs=1e-12)
 
 
 def test_write_hsv_is_that_of_colorsys() -> None:
