@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
-from ssl_inv.augment.geometric import draw_crops
+from ssl_inv.augment.geometry import draw_crops
 from ssl_inv.augment.policies import simclr
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.source import Images, Indices, Labels, Source

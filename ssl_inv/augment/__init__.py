@@ -14,24 +14,26 @@ AUGMENTATIONS = {
 """Policies by their name in recipes -> "module:function", relative to this package."""
 
 OPERATIONS = {
-    "affine": "geometric:affine",
-    "blur": "photometric:Blur",
-    "colour_dropping": "photometric:ColourDropping",
-    "crop": "geometric:Crop",
-    "erasing": "photometric:Erasing",
-    "flip": "geometric:flip",
-    "grey": "photometric:grey",
-    "jitter": "photometric:Jitter",
-    "noise": "photometric:Noise",
-    "perspective": "geometric:Perspective",
-    "posterise": "photometric:Posterise",
+    "crop": "geometry:Crop",
+    "flip": "geometry:Flip",
+    "vertical_flip": "geometry:VerticalFlip",
+    "affine": "geometry:Affine",
+    "rotation": "geometry:rotation",
+    "translation": "geometry:translation",
+    "scale": "geometry:scale",
+    "shear": "geometry:shear",
+    "perspective": "geometry:Perspective",
     "random_field": "local:RandomField",
-    "rotation": "geometric:rotation",
-    "scale": "geometric:scale",
+    "jitter": "colour:Jitter",
+    "grey": "colour:Grey",
+    "blur": "colour:Blur",
+    "solarise": "colour:Solarise",
+    "posterise": "colour:Posterise",
+    "noise": "noise:Noise",
+    "colour_dropping": "noise:ColourDropping",
+    "erasing": "colour:Erasing",
     "shared": "shared:Shared",
-    "shear": "geometric:shear",
-    "solarise": "photometric:Solarise",
-    "translation": "geometric:translation",
-    "vertical_flip": "geometric:vertical_flip",
 }
-"""What a policy is made of, by its name in recipes -> "module:class", relative to this package."""
+"""Operations by their name in recipes -> "module:class", relative to this package, in the order in which they are
+applied. A new operation is a class and a line here.
+"""

@@ -1,69 +1,163 @@
-"""How a view is lit and coloured, with the formulas of torchvision's functional transforms.
+"""Operations that change colours: what they draw, and what they do to pixels.
 
-Pixels are `(n, 3, H, W)`, float in [0, 1], and every function changes them in place and returns them; parameters are
-`(n,)`, one a sample.
+Formulas and units are those of torchvision and kornia.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Mapping
+from itertools import pairwise, permutations
+from typing import Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.filters import gaussian
+from ssl_inv.augment.operation import Draws, Photometric, Style, check_range
+from ssl_inv.augment.warp import Neutral, Record, Rows, changed, chosen, column
+from ssl_inv.catalogue import require_at_least, require_between
+from ssl_inv.transforms import Circle, Code, Flag, Group, Real, keyed_random
+from ssl_inv.transforms.keyed_random import Key
+
+ORDERS = np.array(list(permutations(range(4))))
+"""The 24 orders of brightness, contrast, saturation and hue; `jitter_order` is a row."""
+
+NEVER_SOLARISED = 256 / 255
+"""A threshold that no pixel reaches."""
+
+ERASED = 0.5
+"""The colour of erased rectangles: mid-grey."""
+
+_RED, _GREEN, _BLUE = 0.2989, 0.587, 0.114
+"""Luma of ITU-R 601, rounded as in torchvision."""
 
 _CACHED_PIXELS = 2**16
-"""Pixels that one core works on at a time: the planes that a change of hue needs beside them then stay in a cache of 1
+"""Pixels that one core jitters at a time: the planes that a change of hue needs beside them then fit into a cache of 1
 MB.
 """
 
+_IMPERCEPTIBLE = 0.2
+"""A Gaussian of this many pixels leaves a pixel all but four millionths of its weight."""
 
-RED, GREEN, BLUE = 0.2989, 0.587, 0.114
-"""Luma of ITU-R 601, rounded as in torchvision."""
-
-
-def _each(values: Tensor) -> Tensor:
-    return values.view(-1, 1, 1, 1)
+JitterOrder = Literal["sample", "epoch", "fixed"]
 
 
 def luma(pixels: Tensor) -> Tensor:
     """Brightness as the eye weighs the channels, `(n, 1, H, W)`."""
-    return (pixels[:, :1] * RED).add_(pixels[:, 1:2], alpha=GREEN).add_(pixels[:, 2:], alpha=BLUE)
+    return (pixels[:, :1] * _RED).add_(pixels[:, 1:2], alpha=_GREEN).add_(pixels[:, 2:], alpha=_BLUE)
 
 
-def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Multiply by `factor`."""
-    return pixels.mul_(_each(factor)).clamp_(0, 1)
+class Jitter(Photometric):
+    """Colour jitter: brightness, contrast, saturation and hue, in random order.
+
+    Records the factors `brightness`, `contrast`, `saturation` (1 is neutral), the turn `hue` and `jitter_order`.
+
+    Args:
+        brightness: factors are drawn from 1 - brightness to 1 + brightness, and not below 0.
+        contrast: largest change of contrast, as for brightness.
+        saturation: largest change of saturation, as for brightness.
+        hue: turns are drawn from -hue to hue; at most 0.5.
+        order: a random order for every `sample`; one for the first views of all samples of an `epoch`, one for the
+            second and so on; or `fixed`: brightness, contrast, saturation, hue.
+        probability: of being applied.
+    """
+
+    neutral: Mapping[str, Neutral] = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.0}
+    groups: Mapping[str, Group] = {
+        **{name: Real(scale=0.8, neutral_value=1.0) for name in ("brightness", "contrast", "saturation")},
+        "hue": Circle(),
+        "jitter_order": Code(),
+    }
+
+    def __init__(
+        self,
+        *,
+        brightness: float = 0.4,
+        contrast: float = 0.4,
+        saturation: float = 0.4,
+        hue: float = 0.1,
+        order: JitterOrder = "sample",
+        probability: float = 0.8,
+    ) -> None:
+        super().__init__(probability)
+        require_at_least(0, brightness=brightness, contrast=contrast, saturation=saturation)
+        require_between(0, 0.5, hue=hue)
+        self.reach, self.order = np.array([brightness, contrast, saturation, hue]), order
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("jitter")
+        applied, unit = key.happens(self.probability), key.uniform(5)
+        order = unit[:, 4]
+        if self.order == "epoch":
+            order = np.broadcast_to(keyed_random.uniform(key.seed, key.epoch, key.view, count=1)[:, 0], order.shape)
+        number = (order * len(ORDERS)).astype(np.int64) if self.order != "fixed" else 0
+        low, high, reach = np.maximum(1 - self.reach[:3], 0), 1 + self.reach[:3], self.reach[3]
+        brightness, contrast, saturation = np.where(applied, (low + (high - low) * unit[:, :3]).T, 1.0)
+        return {
+            "brightness": brightness,
+            "contrast": contrast,
+            "saturation": saturation,
+            "hue": np.where(applied, np.remainder(-reach + (reach - -reach) * unit[:, 3], 1.0), 0.0),
+            "jitter_order": np.where(applied, number, 0),
+        }
+
+    @classmethod
+    def sorted_rows(cls, record: Record, count: int) -> Rows:
+        """All `count` rows, with equal orders side by side. Hue comes first, because it costs most."""
+        rows = np.flatnonzero(changed(record, count, cls.neutral))
+        order = np.full((count, 4), -1)
+        order[rows] = ORDERS[record["jitter_order"][rows] if "jitter_order" in record else 0]
+        return np.lexsort((*order.T[::-1], order.argmax(axis=1)))
+
+    @staticmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        """Change neighbours together that take the same change at the same stage; so sort the rows before."""
+        order = ORDERS[record["jitter_order"][rows] if "jitter_order" in record else np.zeros_like(rows)]
+        missing = np.ones(len(views), np.float32)
+        each = [record.get(name, missing * neutral)[rows] for name, neutral in Jitter.neutral.items()]
+        factors = torch.from_numpy(np.stack(each)).to(views.device, non_blocking=True).view(4, -1, 1, 1, 1)
+        most = len(views)
+        if views.device.type == "cpu":
+            most = max(1, _CACHED_PIXELS * torch.get_num_threads() // views[0, 0].numel())
+        parts = [
+            (int(stage[start]), slice(first, min(first + most, stop)))
+            for stage in order.T
+            for start, stop in pairwise([*np.flatnonzero(np.diff(stage, prepend=-1)).tolist(), len(stage)])
+            for first in range(start, stop, most)
+        ]
+        with chosen(views, rows) as pixels:
+            for change, part in parts:
+                some, factor = pixels[part], factors[change, part]
+                if change == 0:  # brightness
+                    some.mul_(factor).clamp_(0, 1)
+                elif change == 1:  # contrast: away from the mean luma of the image
+                    red, green, blue = some.mean((2, 3)).unbind(1)
+                    mean = (red * _RED + green * _GREEN + blue * _BLUE).view(-1, 1, 1, 1)
+                    some.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
+                elif change == 2:  # saturation: away from the luma of each pixel
+                    share = luma(some).mul_(1 - factor)
+                    some.mul_(factor).add_(share).clamp_(0, 1)
+                elif style.hue == "hsv":
+                    turn_hue(some, factor)
+                else:
+                    linear_hue(some, factor)
 
 
-def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Move away from the mean luma of the image by `factor`."""
-    red, green, blue = pixels.mean((2, 3)).unbind(1)
-    mean = red * RED + green * GREEN + blue * BLUE
-    return pixels.mul_(_each(factor)).add_(_each(mean * (1 - factor))).clamp_(0, 1)
-
-
-def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Move away from the luma of each pixel by `factor`."""
-    share = luma(pixels).mul_(_each(1 - factor))
-    return pixels.mul_(_each(factor)).add_(share).clamp_(0, 1)
-
-
-def hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn the hue of the HSV model by `shift`, in turns; value and chroma, hence saturation, stay.
+def turn_hue(pixels: Tensor, shift: Tensor) -> None:
+    """Turn the hue of the HSV model by `shift`, `(n, 1, 1, 1)`, in turns; value and chroma, hence saturation, stay.
 
     With the smallest value m and the chroma c, hue lies (green + blue - red - m) / c + 1 sixths of a turn away from
     red: towards green if green is the larger of green and blue, else towards blue. From a hue h in sixths, red is m + c
-    clamp(|h - 3| - 1, 0, 1), and green and blue are m + c clamp(2 - |h - 2|, 0, 1) and the same with 4. No pixel is
-    asked which of its channels is the largest: selecting by truth values takes ten times as long as arithmetic.
+    clamp(|h - 3| - 1, 0, 1), green is m + c clamp(2 - |h - 2|, 0, 1), and blue the same with 4. The largest channel is
+    never selected: masks take ten times as long as arithmetic. To HSV and back, by `ssl_inv.transforms.hsv`, takes 1.5
+    times as long, and rounds in another way.
     """
     red, green, blue = pixels.unbind(1)
     largest = torch.maximum(torch.maximum(red, green), blue)
     smallest = torch.minimum(torch.minimum(red, green), blue)
     chroma = torch.sub(largest, smallest).add_(1e-12)
     sixths = torch.add(green, blue).sub_(red).sub_(smallest).div_(chroma).add_(1)
-    sixths.copysign_(torch.sub(green, blue)).add_(6 * shift.view(-1, 1, 1))
+    sixths.copysign_(torch.sub(green, blue)).add_(6 * shift[:, 0])
     part = torch.mul(sixths, 1 / 6).floor_()
     sixths.sub_(part, alpha=6)
     base = torch.sub(smallest, chroma, out=smallest)
@@ -71,139 +165,196 @@ def hue(pixels: Tensor, shift: Tensor) -> Tensor:
     base = torch.add(base, chroma, alpha=3, out=largest)
     torch.addcmul(base, chroma, torch.sub(sixths, 2, out=part).abs_().clamp_(1, 2), value=-1, out=green)
     torch.addcmul(base, chroma, sixths.sub_(4).abs_().clamp_(1, 2), value=-1, out=blue)
-    return pixels
 
 
-def linear_hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn colours about the grey axis by `shift`, in turns: a matrix in YIQ space, and a good deal faster than `hue`,
-    but not the same.
-
-    It keeps luma instead of value, and values that leave [0, 1] are cut.
+def linear_hue(pixels: Tensor, shift: Tensor) -> None:
+    """Turn colours about the grey axis by `shift`, `(n, 1, 1, 1)`, in turns: a matrix in YIQ space. It is a good deal
+    faster than `turn_hue`, but not the same: it keeps luma instead of value, and cuts values that leave [0, 1].
     """
-    angle = (2 * torch.pi * shift).view(-1, 1, 1)
+    angle = 2 * torch.pi * shift[:, 0]
     to_yiq = torch.tensor(
         [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], device=pixels.device
     )
     turn = torch.eye(3, device=pixels.device).repeat(len(pixels), 1, 1)
-    turn[:, 1:, 1:] = torch.cat(
-        (torch.cat((angle.cos(), -angle.sin()), 2), torch.cat((angle.sin(), angle.cos()), 2)), 1
-    )
+    rows = torch.cat((angle.cos(), -angle.sin()), 2), torch.cat((angle.sin(), angle.cos()), 2)
+    turn[:, 1:, 1:] = torch.cat(rows, 1)
     matrices = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return pixels.copy_((matrices @ pixels.flatten(2)).view_as(pixels)).clamp_(0, 1)
+    pixels.copy_((matrices @ pixels.flatten(2)).view_as(pixels)).clamp_(0, 1)
 
 
-Change = Callable[[Tensor, Tensor], Tensor]
-
-
-def jitter(pixels: Tensor, factors: Tensor, order: NDArray[np.int64], hue_change: Change = hue) -> Tensor:
-    """Brightness, contrast, saturation and hue, in an order of each sample's own.
-
-    Consecutive samples that take the same change at the same stage are changed together, so sort them: see `by_order`.
+class Grey(Photometric):
+    """Loss of all colour. Records `grey`.
 
     Args:
-        pixels: images.
-        factors: the four parameters, `(n, 4)`.
-        order: which of the four comes first, second, ..., `(n, 4)`.
-        hue_change: `hue` or `linear_hue`.
+        probability: of being applied.
     """
-    changes = (brightness, contrast, saturation, hue_change)
-    columns = factors.unbind(1)
-    most = (
-        len(pixels)
-        if pixels.device.type != "cpu"
-        else max(1, _CACHED_PIXELS * torch.get_num_threads() // pixels[0, 0].numel())
-    )
-    for stage in range(len(changes)):
-        for rows, number in _runs(order[:, stage], most):
-            changes[number](pixels[rows], columns[number][rows])
+
+    groups: Mapping[str, Group] = {"grey": Flag()}
+    neutral: Mapping[str, Neutral] = {"grey": 0.0}
+
+    def __init__(self, *, probability: float = 0.2) -> None:
+        super().__init__(probability)
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        return {"grey": key.for_purpose("grey").happens(self.probability).astype(np.float64)}
+
+    @staticmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        with chosen(views, rows) as pixels:
+            pixels.copy_(luma(pixels).expand_as(pixels))
+
+
+class Blur(Photometric):
+    """A Gaussian blur whose kernel spans a tenth of the view and at least 3 pixels, as in SimCLR. Records `blur`, the
+    standard deviation in pixels.
+
+    Args:
+        sigma: smallest and largest standard deviation, in pixels of the view.
+        probability: of being applied.
+    """
+
+    groups: Mapping[str, Group] = {"blur": Real(scale=2.0)}
+    neutral: Mapping[str, Neutral] = {"blur": 0.0}
+
+    def __init__(self, *, sigma: list[float] = [0.1, 2.0], probability: float = 0.5) -> None:
+        super().__init__(probability)
+        self.sigma = check_range("sigma", sigma, 0)
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("blur")
+        sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * key.uniform(1)[:, 0]
+        return {"blur": np.where(key.happens(self.probability), sigma, 0.0)}
+
+    @staticmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        widest = max(3, views.shape[-1] // 10 // 2 * 2 + 1)
+        gaussian(views, np.stack((record["blur"], record["blur"]), axis=1).astype(np.float64), widest // 2)
+
+
+def gaussian(pixels: Tensor, deviations: NDArray[np.float64], most: int = 64) -> Tensor:
+    """Blur every image along x and along y, in place. Beyond the border an image is mirrored.
+
+    Args:
+        pixels: `(n, C, H, W)`.
+        deviations: standard deviations along x and along y in pixels, `(n, 2)`; 0 leaves an image as it is.
+        most: radius of the largest kernel in pixels. Smaller ones end where less than 3 per mille of the weight lie
+            outside.
+    """
+    limit = np.minimum(most, [pixels.shape[-1] - 1, pixels.shape[-2] - 1])
+    radii = np.where(deviations < _IMPERCEPTIBLE, 0, np.minimum(np.ceil(3 * deviations), limit)).astype(int)
+    for across, down in {(x, y) for x, y in radii.tolist() if x or y}:
+        rows = np.flatnonzero((radii == (across, down)).all(axis=1))
+        index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+        one = pixels[rows[0] : rows[0] + 1] if len(rows) == 1 else None
+        smooth = pixels.index_select(0, index) if one is None else one
+        for sigma, radius, axis in ((deviations[rows, 0], across, -1), (deviations[rows, 1], down, -2)):
+            if not radius:
+                continue
+            weights = np.exp(-0.5 * (np.arange(-radius, 1) / sigma[:, None]) ** 2).astype(np.float32)
+            weights /= 2 * weights.sum(axis=1, keepdims=True) - 1
+            on_device = torch.from_numpy(weights).to(pixels.device, non_blocking=True)
+            factors = on_device.view(len(rows), radius + 1, 1, 1, 1).unbind(1)
+            padded = F.pad(smooth, (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius), mode="reflect")
+            extent = smooth.shape[axis]
+            smooth = factors[radius] * smooth
+            for place in range(radius):
+                smooth.addcmul_(padded.narrow(axis, place, extent), factors[place])
+                smooth.addcmul_(padded.narrow(axis, 2 * radius - place, extent), factors[place])
+        if one is None:
+            pixels.index_copy_(0, index, smooth)
+        else:
+            one.copy_(smooth)
     return pixels
 
 
-def by_order(order: NDArray[np.int64]) -> NDArray[np.int64]:
-    """An order of the samples in which equal changes stand together, hue first: it costs more than the others."""
-    return np.lexsort((*order.T[::-1], order.argmax(axis=1)))
+class Solarise(Photometric):
+    """An inversion of all values at or above a threshold. Records `solarise`, the threshold; above 1 where not applied.
 
-
-def _runs(numbers: NDArray[np.int64], most: int) -> Iterator[tuple[slice, int]]:
-    """Equal numbers that stand together, `most` of them at a time."""
-    starts = np.flatnonzero(np.diff(numbers, prepend=-1))
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(numbers)], strict=True):
-        yield from ((slice(part, min(part + most, stop)), int(numbers[start])) for part in range(start, stop, most))
-
-
-def grey(pixels: Tensor) -> Tensor:
-    """Replace all channels by the luma."""
-    return pixels.copy_(luma(pixels).expand_as(pixels))
-
-
-def blur(pixels: Tensor, sigma: NDArray[np.float64]) -> Tensor:
-    """Gaussian blur with standard deviation `sigma` in pixels, 0 for none; the kernel spans a tenth of the view, and at
-    least 3 pixels.
+    Args:
+        threshold: between 0 and 1.
+        probability: of being applied.
     """
-    widest = max(3, pixels.shape[-1] // 10 // 2 * 2 + 1)
-    return gaussian(pixels, np.stack((sigma, sigma), axis=1), widest // 2)
+
+    groups: Mapping[str, Group] = {"solarise": Real(neutral_value=NEVER_SOLARISED)}
+    neutral: Mapping[str, Neutral] = {"solarise": NEVER_SOLARISED}
+
+    def __init__(self, *, threshold: float = 128 / 255, probability: float = 0.2) -> None:
+        super().__init__(probability)
+        require_between(0, 1, threshold=threshold)
+        self.threshold = threshold
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        applied = key.for_purpose("solarise").happens(self.probability)
+        return {"solarise": np.where(applied, self.threshold, NEVER_SOLARISED)}
+
+    @staticmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        with chosen(views, rows) as pixels:
+            above = torch.ge(pixels, column(record["solarise"][rows], views.device), out=torch.empty_like(pixels))
+            pixels.addcmul_(above, 1 - 2 * pixels)
 
 
-def solarise(pixels: Tensor, threshold: Tensor) -> Tensor:
-    """Invert the values at or above `threshold`."""
-    above = torch.ge(pixels, _each(threshold), out=torch.empty_like(pixels))
-    return pixels.addcmul_(above, 1 - 2 * pixels)
+class Posterise(Photometric):
+    """Fewer levels: only the highest bits of the 8-bit values are kept. Records `posterise`, how many; 8 where not
+    applied.
 
-
-def posterise(pixels: Tensor, bits: Tensor) -> Tensor:
-    """Keep the highest `bits` of the 8 bits of every value."""
-    step = _each(2 ** (8 - bits))
-    return pixels.mul_(255).round_().div_(step).floor_().mul_(step).div_(255)
-
-
-def noise(pixels: Tensor, deviation: Tensor, seed: Tensor) -> Tensor:
-    """Add independent Gaussian noise, the same on every kind of device, and cut what leaves [0, 1].
-
-    The numbers are a hash of the seed and of the place (SplitMix's finaliser on 31 bits), two of them a value, by Box
-    and Muller.
+    Args:
+        bits: fewest and most bits that are kept.
+        probability: of being applied.
     """
-    return pixels.addcmul_(_normal(pixels, seed), _each(deviation)).clamp_(0, 1)
+
+    groups: Mapping[str, Group] = {"posterise": Real(scale=8.0, neutral_value=8.0)}
+    neutral: Mapping[str, Neutral] = {"posterise": 8.0}
+
+    def __init__(self, *, bits: list[int] = [3, 5], probability: float = 0.5) -> None:
+        super().__init__(probability)
+        self.bits = check_range("bits", bits, 1, 8)
+
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("posterise")
+        bits = np.floor(self.bits[0] + (self.bits[1] + 1 - self.bits[0]) * key.uniform(1)[:, 0])
+        return {"posterise": np.where(key.happens(self.probability), bits, 8.0)}
+
+    @staticmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        step = 2 ** (8 - column(record["posterise"][rows], views.device))
+        with chosen(views, rows) as pixels:
+            pixels.mul_(255).round_().div_(step).floor_().mul_(step).div_(255)
 
 
-def _normal(pixels: Tensor, seed: Tensor) -> Tensor:
-    place = torch.arange(pixels[0].numel(), device=pixels.device).view(1, *pixels.shape[1:])
-    first, second = (_hashed(_hashed(_each(seed) + part) + place) for part in (0, 1))
-    radius = first.add(1).div(2.0**31).log_().mul_(-2).sqrt_()
-    return radius * second.mul(2 * torch.pi / 2.0**31).cos_()
+class Erasing(Photometric):
+    """A rectangle painted over with mid-grey (Zhong et al., AAAI 2020). Records `erasing`: its left and top side, width
+    and height, in fractions of the view.
 
-
-DROPPED = 0.5
-"""About what a channel that is dropped varies: mid-grey."""
-
-
-def drop_colours(pixels: Tensor, kept: Tensor, seed: Tensor) -> Tensor:
-    """Replace all channels but number `kept`, counted from 1, by Gaussian noise of a hundredth of its standard
-    deviation.
+    Args:
+        scale: smallest and largest share of the view's area.
+        ratio: smallest and largest width over height.
+        probability: of being applied.
     """
-    kept = kept.view(-1, 1) - 1
-    deviation = pixels.std((2, 3), correction=0).gather(1, kept) / 100
-    noise = _normal(pixels, seed).mul_(_each(deviation)).add_(DROPPED).clamp_(0, 1)
-    stays = torch.arange(3, device=pixels.device) == kept
-    return pixels.copy_(torch.where(stays[:, :, None, None], pixels, noise))
 
+    groups: Mapping[str, Group] = {"erasing": Real(dimensions=4)}
+    neutral: Mapping[str, Neutral] = {"erasing": 0.0}
 
-def _hashed(numbers: Tensor) -> Tensor:
-    mask = 0x7FFFFFFF
-    numbers = numbers ^ (numbers >> 31)
-    numbers = (numbers & mask) * 0x45D9F3B & mask
-    numbers = (numbers ^ (numbers >> 16)) * 0x45D9F3B & mask
-    return numbers ^ (numbers >> 15)
+    def __init__(
+        self, *, scale: list[float] = [0.02, 0.33], ratio: list[float] = [0.3, 3.3], probability: float = 0.5
+    ) -> None:
+        super().__init__(probability)
+        self.scale, self.ratio = check_range("scale", scale, 0, 1), check_range("ratio", ratio, 1e-3, 1e3)
 
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        key = key.for_purpose("erasing")
+        unit, (low, high) = key.uniform(4), np.log(self.ratio)
+        area = self.scale[0] + (self.scale[1] - self.scale[0]) * unit[:, 0]
+        ratio = np.exp(low + (high - low) * unit[:, 1])
+        w, h = np.minimum(np.sqrt(area * ratio), 1), np.minimum(np.sqrt(area / ratio), 1)
+        boxes = np.stack((unit[:, 2] * (1 - w), unit[:, 3] * (1 - h), w, h), axis=1)
+        return {"erasing": np.where(key.happens(self.probability)[:, None], boxes, 0.0)}
 
-ERASED = 0.5
-"""What is painted over a view: mid-grey."""
-
-
-def erase(pixels: Tensor, boxes: NDArray[np.float64]) -> Tensor:
-    """Paint over a rectangle: (left, top, width, height) in fractions of the view, `(n, 4)`."""
-    height, width = pixels.shape[-2:]
-    low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-    corners = np.rint(np.concatenate((low, high), axis=1) * [width, height, width, height])
-    for one, (left, top, right, bottom) in zip(pixels, corners.astype(int).tolist(), strict=True):
-        one[:, top:bottom, left:right] = ERASED
-    return pixels
+    @staticmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        height, width = views.shape[-2:]
+        boxes = record["erasing"][rows].astype(np.float64)
+        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
+        corners = np.rint(np.concatenate((low, high), axis=1) * [width, height, width, height]).astype(int)
+        for row, (left, top, right, bottom) in zip(rows.tolist(), corners.tolist(), strict=True):
+            views[row, :, top:bottom, left:right] = ERASED

@@ -2,22 +2,21 @@
 
 Random Field Augmentations (Mansfield, Afkanpour, Morningstar, Singhal; NeurReps 2023, arXiv 2311.03629). A field g is a
 homogeneous, isotropic Gaussian random field with power spectrum P(k) ~ |k|^-gamma, divided by its largest absolute
-value; a strength alpha multiplies it, so that -alpha <= alpha g <= alpha. Coordinates span [-1, 1] from border to
-border with the origin in the image centre, as in `affine_grid` with `align_corners=False`: of the possible units it is
-the one in which a shift by a wave as long as the image begins to fold it at alpha = 1/pi, about the strength (1/3)
-beyond which the paper's results fall.
+value. A strength alpha multiplies it, so that -alpha <= alpha g <= alpha. Coordinates span [-1, 1] from border to
+border with the origin in the image centre, as in `affine_grid` with `align_corners=False`. In this unit, a shift by a
+wave as long as the image begins to fold it at alpha = 1/pi, about the strength (1/3) beyond which the paper's results
+fall.
 
 Few modes carry such a field: for gamma = 7 the modes above wave number 6 add 0.4 % to it (root mean square), for gamma
-= 10 those above 3 add 0.2 %. So a field is a short Fourier series, evaluated at every pixel as two matrix products, and
-a sample's modes depend on its own seed and gamma alone, whatever the image size and the rest of the batch.
+= 10 the modes above 3 add 0.2 %. So a field is a short Fourier series, evaluated at every pixel as two matrix products.
+A sample's modes depend on its own seed and gamma alone, whatever the image size and the rest of the batch.
 
-Where the field lives: a Fourier series is periodic, so that opposite borders of an image would move together. By
-default the period is therefore twice the image side, and the image a window of it. Wave numbers count waves per period:
-the longest wave is two sides long and, at equal strength, the deformation is gentler: at gamma = 7 a shift with alpha =
-1/3 folds nothing. A window, unlike a whole period, does not have mean zero by itself: at gamma = 7 its mean holds a
-third of its power. The mean is subtracted, before the largest absolute value is brought to 1, because it moves, turns
-or tints the image as a whole; crops and jitter do that, and put it on the record. `periodic=True` is the field on the
-torus, one period to the image.
+A Fourier series is periodic, so opposite borders of an image would move together. By default the period is therefore
+twice the image side, and the image is a window of it. Wave numbers count waves per period: the longest wave is two
+sides long. At equal strength the deformation is gentler: at gamma = 7 a shift with alpha = 1/3 folds nothing. A window,
+unlike a whole period, does not have mean zero: at gamma = 7 its mean holds a third of its power. The mean would move,
+turn or tint the image as a whole, which crops and jitter do, on the record. So it is subtracted before the largest
+absolute value is brought to 1. With `periodic=True`, the image is one period: the field on the torus.
 """
 
 import math
@@ -32,22 +31,21 @@ from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import keyed_random
+from ssl_inv.transforms.hsv import write_hsv, write_rgb
 
 _CACHED_PIXELS = 2**17
-"""Pixels that a processor works on at once: few enough for the dozen planes that belong to them to stay in its caches
-from pass to pass.
-"""
+"""Pixels that a core works on at a time: few enough for their dozen planes to stay in its caches from pass to pass."""
 
 
 def _images_at_once(batch: int, size: int, device: torch.device) -> int:
-    """How many images of `size` pixels a side to work on at once; the batch where there is no such cache."""
+    """How many images of `size` pixels a side to work on at a time; all of them on other devices than a CPU."""
     return max(1, _CACHED_PIXELS // size**2 if device.type == "cpu" else batch)
 
 
 # Fields.
 
 TOLERANCE = 0.005
-"""Root mean square of what waves too short to matter would add to a field, relative to the field's own."""
+"""Root mean square of the waves that are too short to matter, relative to the field's own."""
 
 
 def coefficients(
@@ -63,22 +61,21 @@ def coefficients(
     """Random amplitudes of the Fourier modes of independent fields, drawn on the host.
 
     A sample's numbers depend on its seed and gamma alone. They are numbered from the longest waves to the shortest, so
-    that a lower cut-off (a larger `tolerance` or a smaller `size`) leaves modes out and changes none.
+    a lower cut-off (a larger `tolerance` or a smaller `size`) leaves modes out and changes none.
 
     Args:
-        seed: one number per sample, `(B,)`, int64; on the host, as a tensor on another device has to be fetched.
-        gamma: smoothness, the exponent of the power spectrum, positive, `(B,)`; on the host, likewise.
+        seed: one number per sample, `(B,)`, int64; on the host, because other devices would have to be waited for.
+        gamma: smoothness, the exponent of the power spectrum, positive, `(B,)`; on the host too.
         count: fields per sample.
         size: side of the image in pixels, at least 3; no wave shorter than two pixels is drawn.
         periodic: one period of the field to an image side instead of half a period.
-        tolerance: root mean square of what the modes left out would add to a field, relative to the field's own; 0
-        leaves none out.
+        tolerance: root mean square of the modes that are left out, relative to the field's own; 0 leaves none out.
         device: where the result goes.
 
     Returns:
         Amplitudes `(B, count, M, M)`, float32, of products of the functions 1, cos x, sin x, cos 2x, sin 2x, ... of y
-        (rows) and of x (columns), each function with mean square 1. M is what the smallest gamma needs; the other
-        samples have zeros there.
+        (rows) and of x (columns), each function with mean square 1. The smallest gamma decides M; samples that need
+        fewer modes have zeros.
 
     Raises:
         ValueError: if a gamma is not positive and finite, or the image has fewer than 3 pixels a side.
@@ -118,8 +115,9 @@ class _Modes(NamedTuple):
     Attributes:
         largest: the larger of the two wave numbers.
         log_squared: logarithm of |k|^2; infinity for the constant, which has no part in a field.
-        place: which of a key's random numbers is the product's own, by the pairing function of Rosenberg and Strong. It
-            fills squares one around the other, so that the upper left corner is the same for every M.
+        place: the position of the product's random number among the numbers of a key, by the pairing function of
+            Rosenberg and Strong. It fills squares one around the other, so the upper left corner is the same for every
+            M.
     """
 
     largest: NDArray[np.int64]
@@ -149,9 +147,8 @@ def _normals(seed: NDArray[np.int64], count: int, place: NDArray[np.int64]) -> N
 
 @lru_cache(maxsize=16)
 def _basis(side: int, size: int, periodic: bool, device: torch.device) -> Tensor:
-    """The functions 1, cos x, sin x, cos 2x, ...
-
-    at the pixel centres, each scaled to mean square 1 over a period, `(M, S)`.
+    """The functions 1, cos x, sin x, cos 2x and so on at the pixel centres, each scaled to mean square 1 over a period,
+    `(M, S)`.
     """
     position = (2 * np.arange(size) + 1) / size - 1
     phase = (np.pi if periodic else np.pi / 2) * np.arange(1, side // 2 + 1)[:, None] * position
@@ -177,7 +174,8 @@ def synthesise(amplitudes: Tensor, size: int, *, periodic: bool = False) -> Tens
     batch, count, side, _ = amplitudes.shape
     if side > (size if periodic else 2 * size):
         raise ValueError(
-            f"{side // 2} waves do not fit into {size if periodic else 2 * size} pixels; give `coefficients` the same size"
+            f"{side // 2} waves do not fit into {size if periodic else 2 * size} pixels; "
+            "give `coefficients` the same size"
         )
     basis = _basis(side, size, periodic, amplitudes.device)
     means = basis.mean(1)
@@ -191,7 +189,7 @@ def synthesise(amplitudes: Tensor, size: int, *, periodic: bool = False) -> Tens
         rows = torch.bmm(planes, basis.expand(len(planes), side, size))
         torch.bmm(basis.t().expand(len(planes), size, side), rows, out=fields)
     flat = fields.flatten(1)
-    # Divided rather than multiplied by the inverse: rounding then never leads beyond 1.
+    # Division, not multiplication by the inverse: rounding then never leads beyond 1.
     flat /= torch.maximum(flat.amax(1), flat.amin(1).neg_())[:, None]
     return fields.view(batch, count, size, size)
 
@@ -276,7 +274,7 @@ def warp(
         fields: what `synthesise` gave for `field_count(transforms)` fields, in the order of `transforms`, `(B, C, S,
         S)`.
         order: position in `transforms` of the first, second, ... matrix of the product, from left to right, `(B, N)`,
-            int64; needed for more than one transform. On the host, as a tensor on another device has to be fetched.
+            int64; needed for more than one transform. On the host, because other devices would have to be waited for.
 
     Returns:
         Sampling coordinates `(B, S, S, 2)`, contiguous; they may leave [-1, 1].
@@ -334,7 +332,8 @@ def _check_warp(batch: int, transforms: Sequence[str], alphas: Tensor, fields: T
         )
     if fields.shape[:2] != (batch, needed):
         raise ValueError(
-            f"{', '.join(transforms)} need {needed} field(s) for each of {batch} samples, got shape {tuple(fields.shape)}"
+            f"{', '.join(transforms)} need {needed} field(s) for each of {batch} samples, "
+            f"got shape {tuple(fields.shape)}"
         )
     if order is None and len(transforms) > 1:
         raise ValueError(f"{len(transforms)} transforms need an order for each sample")
@@ -369,11 +368,12 @@ def local_colour(pixels: Tensor, alphas: Tensor, fields: Tensor) -> Tensor:
     if alphas.shape != pixels.shape[:2] or fields.shape != pixels.shape:
         shapes = ", ".join(str(tuple(tensor.shape)) for tensor in (pixels, alphas, fields))
         raise ValueError(
-            f"each image needs an alpha and a field for hue, saturation and value; pixels, alphas and fields have shapes {shapes}"
+            "each image needs an alpha and a field for hue, saturation and value; "
+            f"pixels, alphas and fields have shapes {shapes}"
         )
     coloured = torch.empty_like(pixels, memory_format=torch.contiguous_format)
     step = _images_at_once(len(pixels), pixels.shape[-1], pixels.device)
-    # Written into again and again: fresh memory costs more than the arithmetic.
+    # Used again for every portion: fresh memory costs more than the arithmetic.
     scratch = pixels.new_empty(8, min(step, len(pixels)), *pixels.shape[2:])
     for start in range(0, len(pixels), step):
         source, strengths, field, out = (tensor[start : start + step] for tensor in (pixels, alphas, fields, coloured))
@@ -383,45 +383,11 @@ def local_colour(pixels: Tensor, alphas: Tensor, fields: Tensor) -> Tensor:
 
 def _recolour(pixels: Tensor, strengths: Tensor, fields: Tensor, scratch: Tensor, out: Tensor) -> None:
     hue, saturation, value, *spare = scratch[:5]
-    _write_hsv(pixels, hue, saturation, value, spare, below=out)
+    write_hsv(pixels, hue, saturation, value, spare, below=out)
     shift = torch.mul(fields, strengths, out=scratch[5:].transpose(0, 1))
     hue.add_(shift[:, 0], alpha=6)
     saturation.add_(shift[:, 1]).clamp_(0, 1)
     value.add_(shift[:, 2]).clamp_(0, 1)
-    _write_rgb(hue, saturation, value, spare, out)
+    write_rgb(hue, saturation, value, spare, out.unbind(1))
     untouched = (strengths == 0).all(1, keepdim=True).to(out.dtype)
     torch.lerp(out, pixels, untouched, out=out)
-
-
-def _write_hsv(
-    pixels: Tensor, hue: Tensor, saturation: Tensor, value: Tensor, spare: Sequence[Tensor], below: Tensor
-) -> None:
-    """Hue in sixths of a turn, from -1 to 5, saturation and value; arithmetic instead of masks, which cost more."""
-    chroma, not_red = spare
-    tiny = torch.finfo(pixels.dtype).tiny
-    torch.amax(pixels, 1, out=value)
-    torch.sub(value, torch.amin(pixels, 1, out=chroma), out=chroma)
-    torch.div(chroma, torch.clamp_min(value, tiny, out=saturation), out=saturation)
-    # How far each channel lies below the largest one, from 0 to 1.
-    torch.sub(value[:, None], pixels, out=below).div_(chroma.clamp_min_(tiny)[:, None])
-    red, green, blue = below.unbind(1)
-    torch.ceil(red, out=not_red)
-    not_green = torch.ceil(green, out=chroma)
-    # blue - green where red is largest, else 2 + red - blue where green is, else 4 + green - red: written as steps from
-    # one to the next.
-    torch.add(green, blue, out=hue).sub_(red, alpha=2).add_(2).mul_(not_green)
-    hue.add_(red).add_(green).sub_(blue, alpha=2).add_(2).mul_(not_red)
-    hue.add_(blue).sub_(green)
-
-
-def _write_rgb(hue: Tensor, saturation: Tensor, value: Tensor, spare: Sequence[Tensor], out: Tensor) -> None:
-    """Any hue in sixths of a turn to red, green and blue; each is a trapezium of the hue between `value` and the least
-    of the three.
-    """
-    ramp, low = spare
-    hue.sub_(torch.div(hue, 6, out=ramp).floor_(), alpha=6)
-    chroma = saturation.mul_(value)
-    torch.sub(value, chroma, out=low)
-    for channel, (centre, start, rise) in enumerate(((3, low, 1), (2, value, -1), (4, value, -1))):
-        torch.sub(hue, centre, out=ramp).abs_().sub_(1).clamp_(0, 1)
-        torch.addcmul(start, chroma, ramp, value=rise, out=out[:, channel])

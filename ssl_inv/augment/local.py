@@ -1,9 +1,9 @@
-"""From the record of random fields to what they do to the views of a batch."""
+"""Random fields as an operation: what it draws, how it moves pixels, how it changes colours."""
 
 import math
 from collections.abc import Mapping
 from itertools import permutations
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -11,132 +11,21 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment import fields
-from ssl_inv.augment.operation import Draws, Operation, between, check_probability, check_range, where_applied
-from ssl_inv.augment.warp import Planes, Rows, pixel_centres
+from ssl_inv.augment.operation import Draws, Photometric, Style, check_range
+from ssl_inv.augment.warp import Neutral, Planes, Record, Rows, changed, chosen, pixel_centres, put
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Code, Flag, Group, Real
 from ssl_inv.transforms.keyed_random import Key
 
-Record = Mapping[str, NDArray[Any]]
-"""The parameters of some views as arrays on the host, by name; a parameter that is not recorded is neutral."""
-
-
-class LocalChanges:
-    """What random fields do to the views of a batch; the numbers that they are made of are drawn once for all rows.
-
-    Args:
-        record: how the views are made, B rows.
-        rows: how many views there are.
-        size: side of the views in pixels.
-        device: where the views are.
-
-    Attributes:
-        moves: which views a local geometric transform is applied to, `(B,)`.
-        tints: which views a local change of colour is applied to, `(B,)`.
-    """
-
-    def __init__(self, record: Record, rows: int, size: int, device: torch.device) -> None:
-        self.size, self.device = size, device
-        self.transforms = [name for name in GEOMETRIC if f"field_{name}" in record]
-        self.strengths = _strengths(record, self.transforms, rows)
-        self.tint_strengths = _strengths(
-            record, [name for name in COLOURS if f"field_{name}" in record] and COLOURS, rows
-        )
-        self.moves, self.tints = (self.strengths != 0).max(axis=1), (self.tint_strengths != 0).max(axis=1)
-        if self.moves.any() or self.tints.any():
-            self._order = record["field_order"]
-            self._seed, self._gamma = (torch.from_numpy(record[name]) for name in ("field_seed", "field_gamma"))
-            self._alike, self._kind, self._place = _alike(record["field_periodic"] > 0, record["field_gamma"], size)
-            self._amplitudes = {
-                purpose: self._draw(purpose) for purpose in (0, 1) if (self.moves, self.tints)[purpose].any()
-            }
-
-    def points(self, rows: Rows) -> Planes:
-        """Where every pixel of some views is taken from in the views without fields: x and y, `(n, size, size)` each,
-        from -1 to 1.
-        """
-        drawn, alphas = self._fields(0, rows), self._strengths(self.strengths, rows)
-        x, y = pixel_centres(self.size, self.device)
-        if self.transforms == ["translate"]:
-            return drawn[:, 0].mul_(alphas[:, :1, None]).add_(x), drawn[:, 1].mul_(alphas[:, :1, None]).add_(y)
-        order = torch.tensor(list(permutations(range(len(self.transforms)))))[torch.from_numpy(self._order[rows])]
-        still = torch.stack((x.expand(1, self.size, self.size), y.expand(1, self.size, self.size)), dim=-1)
-        moved = fields.warp(still.expand(len(rows), -1, -1, -1), self.transforms, alphas, drawn, order)
-        return moved[..., 0], moved[..., 1]
-
-    def recolour(self, views: Tensor, rows: Rows) -> Tensor:
-        """Add fields to hue, saturation and value of some views `(n, 3, size, size)`, in place."""
-        return views.copy_(
-            fields.local_colour(views, self._strengths(self.tint_strengths, rows), self._fields(1, rows))
-        )
-
-    def _strengths(self, values: NDArray[np.float32], rows: Rows) -> Tensor:
-        return torch.from_numpy(values[rows]).to(self.device, non_blocking=True)
-
-    def _draw(self, purpose: int) -> list[Tensor]:
-        """Amplitudes of each kind of fields; of other purposes, others."""
-        count = len(COLOURS) if purpose else fields.field_count(self.transforms)
-        found = []
-        for number, periodic in enumerate(self._alike):
-            rows = torch.from_numpy(np.flatnonzero(self._kind == number))
-            numbers = self._seed[rows] + purpose, self._gamma[rows]
-            found.append(fields.coefficients(*numbers, count, self.size, periodic=periodic, device=self.device))
-        return found
-
-    def _fields(self, purpose: int, rows: Rows) -> Tensor:
-        """Fields of some rows, `(n, count, size, size)`."""
-        parts = []
-        for number in np.unique(self._kind[rows]).tolist():
-            chosen = np.flatnonzero(self._kind[rows] == number)
-            index = torch.from_numpy(self._place[rows[chosen]]).to(self.device, non_blocking=True)
-            amplitudes = self._amplitudes[purpose][number].index_select(0, index)
-            made = fields.synthesise(amplitudes, self.size, periodic=self._alike[number])
-            if len(chosen) == len(rows):
-                return made
-            parts.append((chosen, made))
-        back = torch.from_numpy(np.argsort(np.concatenate([chosen for chosen, _ in parts])))
-        return torch.cat([made for _, made in parts]).index_select(0, back.to(self.device, non_blocking=True))
-
-
-def _alike(periodic: NDArray[np.bool_], gamma: NDArray[np.float32], size: int) -> tuple[list[bool], Rows, Rows]:
-    """Rows whose fields have as many waves: beside others, whose sums have more terms, a field would be rounded by what
-    stands there.
-
-    Args:
-        periodic: whether fields are periodic, `(B,)`.
-        gamma: their smoothness, `(B,)`.
-        size: side of the views in pixels.
-
-    Returns:
-        Of each kind whether its fields are periodic; the kind of each row and its place among the rows of its kind,
-        both `(B,)`.
-    """
-    waves = np.where(periodic, *(fields.cutoffs(gamma, size, periodic=one) for one in (True, False)))
-    kinds, kind = np.unique(np.stack((periodic, waves)), axis=1, return_inverse=True)
-    kind = kind.reshape(-1)  # numpy 2.0 gave it another shape
-    place = np.empty(len(kind), dtype=np.int64)
-    for number in range(kinds.shape[1]):
-        rows = np.flatnonzero(kind == number)
-        place[rows] = np.arange(len(rows))
-    return [bool(one) for one in kinds[0]], kind, place
-
-
-def _strengths(record: Record, names: "list[str] | tuple[str, ...]", rows: int) -> NDArray[np.float32]:
-    """The recorded strengths of local transforms, 0 of those that are not recorded, `(B, N)`."""
-    zero = np.zeros(rows, dtype=np.float32)
-    return np.stack([record.get(f"field_{name}", zero) for name in names], axis=1) if names else zero[:, None]
-
-
 GEOMETRIC = ("translate", "rotate", "scale", "shear")
-
-
 COLOURS = ("hue", "saturation", "value")
-
-
 Local = Literal["translate", "rotate", "scale", "shear", "hue", "saturation", "value"]
 
+_MODES = ("field_modes_that_move", "field_modes_that_tint")
+"""The names of amplitudes in a record with modes."""
 
-class RandomField(Operation):
+
+class RandomField(Photometric):
     """Local transforms, by another amount at every pixel (Mansfield et al., NeurReps 2023, arXiv 2311.03629).
 
     Records the strength alpha of every transform, `field_translate` and so on, and `field_gamma`, `field_seed`,
@@ -146,13 +35,24 @@ class RandomField(Operation):
         transforms: which of translate, rotate, scale, shear, hue, saturation and value; several geometric ones are
             multiplied in random order, with every strength divided by the square root of their number.
         gamma: smoothness, the exponent of the fields' power spectrum; below 3, fields tear an image apart, and above 10
-        they hardly change.
+            they hardly change.
         alpha: strength, the largest value of a field; 1 is half the image's side, half a turn, or from black to white.
         probability: of being applied.
         periodic: whether opposite borders move together, as in fields by Fourier transform without padding. These are
-            up to three times as steep at equal strength; the paper's numbers fit them better than the windows of larger
-            fields that are the default.
+            up to three times as steep at equal strength. They fit the paper's numbers better than the default, windows
+            of larger fields.
     """
+
+    groups: Mapping[str, Group] = {
+        **{f"field_{name}": Real(scale=1 / 3) for name in (*GEOMETRIC, *COLOURS)},
+        "field_gamma": Real(scale=10.0, neutral_value=10.0),
+        "field_periodic": Flag(),
+        "field_seed": Code(),
+        "field_order": Code(),
+    }
+    neutral: Mapping[str, Neutral] = {f"field_{name}": 0.0 for name in COLOURS}
+    still: Mapping[str, Neutral] = {f"field_{name}": 0.0 for name in GEOMETRIC}
+    """Parameters that decide whether pixels are moved, with the values that leave them where they are."""
 
     def __init__(
         self,
@@ -163,34 +63,99 @@ class RandomField(Operation):
         probability: float = 0.8,
         periodic: bool = False,
     ) -> None:
-        check_probability("probability", probability)
+        super().__init__(probability)
         if not transforms or len(set(transforms)) < len(transforms):
             raise SettingError("transforms", f"must be different and at least one, got {transforms}")
         self.transforms = [name for name in (*GEOMETRIC, *COLOURS) if name in transforms]
         self.gamma, self.alpha = check_range("gamma", gamma, 0.1, 100), check_range("alpha", alpha, 0, 10)
-        self.probability, self.periodic = probability, periodic
-
-    @property
-    def groups(self) -> Mapping[str, Group]:
-        strengths: dict[str, Group] = {f"field_{name}": Real(scale=1 / 3) for name in self.transforms}
-        gamma = Real(scale=10.0, neutral_value=10.0)
-        return {
-            **strengths,
-            "field_gamma": gamma,
-            "field_periodic": Flag(),
-            "field_seed": Code(),
-            "field_order": Code(),
-        }
+        self.periodic = periodic
+        left_out = {f"field_{name}" for name in (*GEOMETRIC, *COLOURS) if name not in transforms}
+        self.groups = {name: group for name, group in RandomField.groups.items() if name not in left_out}
 
     def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
         key = key.for_purpose("random_field")
         applied, unit = key.happens(self.probability), key.uniform(2 + len(self.transforms))
         orders = math.factorial(sum(name in GEOMETRIC for name in self.transforms))
-        strengths = where_applied(applied, between(*self.alpha, unit[:, 2:]))
+        alpha, gamma = (low + (high - low) * unit for low, high in (self.alpha, self.gamma))
+        strengths = np.where(applied[:, None], alpha[:, 2:], 0.0)
         return {
             **{f"field_{name}": strengths[:, place] for place, name in enumerate(self.transforms)},
-            "field_gamma": where_applied(applied, between(*self.gamma, unit[:, 0]), 10.0),
-            "field_periodic": where_applied(applied, np.full(len(key), float(self.periodic))),
+            "field_gamma": np.where(applied, gamma[:, 0], 10.0),
+            "field_periodic": np.where(applied, float(self.periodic), 0.0),
             "field_seed": np.where(applied, key.for_purpose("seed").seeds(), 0),
             "field_order": np.where(applied, (unit[:, 1] * orders).astype(np.int64), 0),
         }
+
+    @staticmethod
+    def modes(record: Record, count: int, size: int) -> dict[str, NDArray[np.float32]]:
+        """The amplitudes of the modes of all fields, drawn once for the `count` rows of a record, to be added to it."""
+        found = {}
+        moves = [name for name in GEOMETRIC if f"field_{name}" in record]
+        for purpose, (neutral, needed) in enumerate(
+            ((RandomField.still, fields.field_count(moves)), (RandomField.neutral, len(COLOURS)))
+        ):
+            if not changed(record, count, neutral).any():
+                continue
+            parts = []
+            for periodic in (False, True):
+                rows = np.flatnonzero((record["field_periodic"] > 0) == periodic)
+                seed, gamma = (torch.from_numpy(record[name][rows]) for name in ("field_seed", "field_gamma"))
+                drawn = fields.coefficients(seed + purpose, gamma, needed, size, periodic=periodic)
+                parts.append((rows, drawn.numpy()))
+            side = max(part.shape[-1] for _, part in parts)
+            every = found[_MODES[purpose]] = np.zeros((count, needed, side, side), np.float32)
+            for rows, part in parts:
+                every[rows, :, : part.shape[-1], : part.shape[-1]] = part
+        return found
+
+    @staticmethod
+    def points(record: Record, size: int, device: torch.device) -> Planes:
+        """The point of a view without fields that each pixel shows: x and y from -1 to 1, `(n, size, size)` each.
+
+        Args:
+            record: of the n views that are moved, with `modes`.
+            size: side of the views in pixels.
+            device: where the views are.
+        """
+        transforms = [name for name in GEOMETRIC if f"field_{name}" in record]
+        drawn = _fields(record, 0, size, device)
+        alphas = _strengths(record, transforms, device)
+        x, y = pixel_centres(size, device)
+        if transforms == ["translate"]:
+            return drawn[:, 0].mul_(alphas[:, :1, None]).add_(x), drawn[:, 1].mul_(alphas[:, :1, None]).add_(y)
+        order = torch.tensor(list(permutations(range(len(transforms)))))[torch.from_numpy(record["field_order"])]
+        centres = torch.stack((x.expand(1, size, size), y.expand(1, size, size)), dim=-1)
+        moved = fields.warp(centres.expand(len(alphas), -1, -1, -1), transforms, alphas, drawn, order)
+        return moved[..., 0], moved[..., 1]
+
+    @staticmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        some, device = {name: value[rows] for name, value in record.items()}, views.device
+        with chosen(views, rows) as pixels:
+            drawn = _fields(some, 1, views.shape[-1], device)
+            pixels.copy_(fields.local_colour(pixels, _strengths(some, COLOURS, device), drawn))
+
+
+def _strengths(record: Record, names: "list[str] | tuple[str, ...]", device: torch.device) -> Tensor:
+    """The strengths of local transforms, 0 for those that are not recorded, `(n, N)`."""
+    zero = np.zeros(len(record["field_seed"]), dtype=np.float32)
+    values = np.stack([record.get(f"field_{name}", zero) for name in names], axis=1)
+    return torch.from_numpy(values).to(device, non_blocking=True)
+
+
+def _fields(record: Record, purpose: int, size: int, device: torch.device) -> Tensor:
+    """The fields of every row, `(n, count, size, size)`, from a record with modes; other purposes have other fields."""
+    modes, around = record[_MODES[purpose]], record["field_periodic"] > 0
+    found = torch.empty(*modes.shape[:2], size, size, device=device)
+    for periodic in (False, True):
+        waves = fields.cutoffs(record["field_gamma"], size, periodic=periodic)
+        # Rows with as many waves go together: beside rows with more, whose sums have more terms, a field would be
+        # rounded in another way.
+        for most in np.unique(waves[around == periodic]).tolist():
+            rows, side = np.flatnonzero((waves == most) & (around == periodic)), 2 * most + 1
+            amplitudes = torch.from_numpy(modes[rows, :, :side, :side]).to(device, non_blocking=True)
+            made = fields.synthesise(amplitudes, size, periodic=periodic)
+            if len(rows) == len(found):
+                return made
+            put(found, rows, made)
+    return found

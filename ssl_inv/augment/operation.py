@@ -1,30 +1,55 @@
-"""What an operation is: it draws the parameters of every view of a batch, on the host, from a key."""
+"""What an operation is: it draws parameters for the views of a batch, and applies what a record says.
+
+Parameters are drawn on the host, from a key. A view can be made again from its record, so operations apply whatever
+parameters a record has, whoever drew them.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ssl_inv.catalogue import OPERATIONS, SettingError, require_at_least
-from ssl_inv.transforms import Flag, Group
+from ssl_inv.augment.warp import Neutral, Padding, Record, Rows
+from ssl_inv.catalogue import OPERATIONS, require
+from ssl_inv.transforms import Group
 from ssl_inv.transforms.keyed_random import Key
 
 Draws = NDArray[np.float64] | NDArray[np.int64]
 
 
+@dataclass(frozen=True)
+class Style:
+    """Settings that all views of a policy share.
+
+    Attributes:
+        padding: what a view shows beyond the border of its source.
+        hue: `hsv` turns hues exactly as torchvision does. `linear` turns colours about the grey axis: faster, but not
+            the same.
+    """
+
+    padding: Padding = "reflection"
+    hue: Literal["hsv", "linear"] = "hsv"
+
+
 class Operation(ABC):
     """One step of a policy. Constructors take keyword-only settings, which recipes check.
 
-    An operation names the parameters that it records and draws them. What they do to pixels is decided by their names
-    alone, in `ssl_inv.augment.render`, so that a view can be made again from its record.
+    Attributes:
+        groups: the parameters that it records, by name. The class names all that any of its objects may record.
+        neutral: the parameters that decide whether a view is changed, with the values that leave it as it is.
+        probability: of being applied.
     """
 
-    @property
-    @abstractmethod
-    def groups(self) -> Mapping[str, Group]:
-        """The parameters that it records, by name."""
+    groups: Mapping[str, Group]
+    neutral: Mapping[str, Neutral] = {}
+
+    def __init__(self, probability: float) -> None:
+        check_probability(probability=probability)
+        self.probability = probability
 
     @abstractmethod
     def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
@@ -37,67 +62,77 @@ class Operation(ABC):
         """
 
 
-class Happening(Operation):
-    """Something that is either done to a view or not, and has no other parameter.
+class Geometric(Operation):
+    """An operation that moves pixels. All of them become one resampling.
 
-    Args:
-        name: of the parameter that is recorded.
-        probability: of being applied.
+    Attributes:
+        upright: whether it only crops and flips.
     """
 
-    def __init__(self, name: str, probability: float) -> None:
-        check_probability("probability", probability)
-        self.name, self.probability = name, probability
+    upright = False
 
-    @property
-    def groups(self) -> Mapping[str, Group]:
-        return {self.name: Flag()}
+    @staticmethod
+    @abstractmethod
+    def matrices(record: Record) -> NDArray[np.float64]:
+        """Homographies `(n, 3, 3)` on (x, y, 1), from where pixels are after the operation to where they were before.
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
-        return {self.name: key.for_purpose(self.name).happens(self.probability).astype(np.float64)}
-
-
-def where_applied(applied: NDArray[np.bool_], values: NDArray[np.float64], neutral: float = 0.0) -> NDArray[np.float64]:
-    """`values`, `(B,)` or `(B, d)`, in the rows where `applied`, and `neutral` in the others."""
-    return np.where(applied.reshape(-1, *[1] * (values.ndim - 1)), values, neutral)
+        Args:
+            record: of the n views that it changes.
+        """
 
 
-def between(low: float, high: float, unit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Numbers from [low, high) out of numbers from [0, 1)."""
-    return low + (high - low) * unit
+class Photometric(Operation):
+    """An operation that changes colours."""
+
+    @staticmethod
+    @abstractmethod
+    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        """Change some views in place.
+
+        Args:
+            views: `(B, 3, H, W)`, float in [0, 1].
+            rows: the views to change, in ascending order.
+            record: the parameters of all B views.
+            style: settings of the policy.
+        """
 
 
-def check_probability(name: str, value: float) -> None:
-    """Raise a `ValueError` unless the setting is a probability."""
-    if not 0 <= value <= 1:
-        raise SettingError(name, f"must be a probability between 0 and 1, got {value}")
-
-
-def check_strength(strength: float) -> None:
-    """Raise a `ValueError` unless a policy's strength is one."""
-    require_at_least(0, strength=strength)
+def check_probability(**settings: float) -> None:
+    """Raise a `SettingError` for the first of some settings that is no probability."""
+    for name, value in settings.items():
+        require(0 <= value <= 1, name, f"must be a probability between 0 and 1, got {value}")
 
 
 def check_range(
-    name: str, value: list[float], low: float = -float("inf"), high: float = float("inf")
+    name: str, value: Sequence[float], low: float = -float("inf"), high: float = float("inf")
 ) -> tuple[float, float]:
     """The two ends of a range.
 
     Raises:
-        ValueError: unless these are two numbers in ascending order between `low` and `high`.
+        SettingError: unless the range is two numbers in ascending order between `low` and `high`.
     """
-    if len(value) != 2 or value[0] > value[1]:
-        raise SettingError(name, f"must be a range [lowest, highest], got {value}")
-    if value[0] < low or value[1] > high:
-        raise SettingError(name, f"must lie between {low:g} and {high:g}, got {value}")
+    require(len(value) == 2 and value[0] <= value[1], name, f"must be a range [lowest, highest], got {value}")
+    require(low <= value[0] and value[1] <= high, name, f"must lie between {low:g} and {high:g}, got {value}")
     return value[0], value[1]
+
+
+def groups_of(operations: Sequence[Operation]) -> dict[str, Group]:
+    """The parameters that some operations record, by name.
+
+    Raises:
+        ValueError: if two operations record the same parameter.
+    """
+    names = [name for operation in operations for name in operation.groups]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"two operations draw {twice[0]!r}; a view has one value of it")
+    return {name: group for operation in operations for name, group in operation.groups.items()}
 
 
 def operations_of(settings: Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
     """The operations that a recipe lists, each a mapping with its `name` and its settings.
 
     Raises:
-        ValueError: if a name or a setting is not known, or a setting's value is refused.
+        ValueError: if a name or a setting is unknown, or a value is refused.
     """
     return tuple(_operation(**one) for one in settings)
 

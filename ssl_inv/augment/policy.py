@@ -1,25 +1,65 @@
-"""Policies and augmentations: draw how a view shall be made, then make it.
+"""Policies and augmentations: draw how a view is made, then make it.
 
-    key -> draw -> Transform -> render(source, Transform) -> view
+key -> draw -> Transform -> render(source, Transform) -> view
 
-Drawing is done on the host and depends on the key alone; rendering is a function of the source and the record, so every
+Drawing happens on the host and depends on the key alone. Rendering is a function of the source and the record, so every
 view can be made again.
+
+Rendering has a fixed order, that of the table `ssl_inv.augment.OPERATIONS`: one resampling for everything geometric,
+then colours. Operations that leave a view as it is cost nothing. The host, where the records are drawn, decides which
+rows each operation changes, so no device is waited for.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.geometric import Crop
-from ssl_inv.augment.operation import Operation
-from ssl_inv.augment.render import Style, render
-from ssl_inv.catalogue import SettingError
+from ssl_inv import augment
+from ssl_inv.augment.colour import Jitter
+from ssl_inv.augment.geometry import Crop
+from ssl_inv.augment.local import RandomField
+from ssl_inv.augment.operation import Geometric, Operation, Photometric, Style, groups_of
+from ssl_inv.augment.warp import Record, changed, cut, put, sample
+from ssl_inv.catalogue import OPERATIONS, require
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
+
+_ALL = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
+GEOMETRIC: list[type[Geometric]] = [one for one in _ALL if isinstance(one, type) and issubclass(one, Geometric)]
+PHOTOMETRIC: list[type[Photometric]] = [one for one in _ALL if isinstance(one, type) and issubclass(one, Photometric)]
+
+_CACHED_BYTES = 3_200_000
+"""Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
+
+
+def maps(record: Record, rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """The map from view to source of every row, without random fields.
+
+    Args:
+        record: the parameters of the views; those that are not geometric are ignored.
+        rows: how many views there are.
+
+    Returns:
+        Homographies `(B, 3, 3)` on (x, y, 1), and which rows are only cropped and flipped, `(B,)`.
+    """
+    matrices, upright = np.tile(np.eye(3), (rows, 1, 1)), np.full(rows, True)
+    for operation in GEOMETRIC:
+        if len(some := np.flatnonzero(changed(record, rows, operation.neutral))):
+            own = {name: record[name][some] for name in operation.groups if name in record}
+            matrices[some] = matrices[some] @ operation.matrices(own)
+            upright[some] &= operation.upright
+    return matrices, upright
+
+
+def moving(transform: Transform) -> Transform:
+    """The part of a record that says how pixels are moved, without changes of colour."""
+    colours = {name for operation in PHOTOMETRIC for name in operation.groups} - {*RandomField.groups}
+    return transform.only([name for name in transform.names if name not in {*colours, *RandomField.neutral}])
 
 
 @dataclass(frozen=True)
@@ -27,11 +67,12 @@ class Policy:
     """Operations with random parameters, and what their views have in common.
 
     Attributes:
-        operations: what may happen to a view. In which order is not theirs to say: see `ssl_inv.augment.render`.
-        style: of all views; without a size they are as large as their sources.
+        operations: what may happen to a view; their order here does not matter.
+        size: side of the views in pixels; None is that of the source.
+        style: settings of all views.
 
     Raises:
-        ValueError: if two operations record the same parameter, or the size is no size.
+        ValueError: if two operations record the same parameter, or the size is below 1.
     """
 
     operations: tuple[Operation, ...]
@@ -39,61 +80,76 @@ class Policy:
     style: Style = field(default_factory=Style)
 
     def __post_init__(self) -> None:
-        if self.size is not None and self.size < 1:
-            raise SettingError("size", f"must be at least 1 pixel, got {self.size}")
-        names = [name for operation in self.operations for name in operation.groups]
-        if len(twice := sorted({name for name in names if names.count(name) > 1})):
-            raise ValueError(f"two operations of one policy draw {twice[0]!r}; a view has one value of it")
+        require(self.size is None or self.size >= 1, "size", f"must be at least 1 pixel, got {self.size}")
+        groups_of(self.operations)
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, Group]:
         """The parameters that are recorded of every view, by name."""
-        return {name: group for operation in self.operations for name, group in operation.groups.items()}
+        return groups_of(self.operations)
 
-    def draw(self, key: Key, height: int, width: int) -> Transform:
-        """How each view shall be made, on the host.
+    def render(self, pixels: Tensor, transform: Transform) -> Tensor:
+        """Make views from their record.
 
         Args:
-            key: decides every random choice.
-            height: of the sources, in pixels.
-            width: of the sources, in pixels.
-        """
-        values = {
-            name: value for operation in self.operations for name, value in operation.draw(key, height, width).items()
-        }
-        return Transform({name: torch.from_numpy(_single(value)) for name, value in values.items()}, self.groups)
+            pixels: sources `(B, 3, H, W)`, uint8, or float in [0, 1]; on any device.
+            transform: how each view is made, B rows; parameters that no operation of this package records are ignored.
 
-    def render(self, pixels: Tensor, transform: Transform, finish: Callable[[Tensor], Tensor] | None = None) -> Tensor:
-        """The views that `transform` tells of, of sources `(B, 3, H, W)`; see `ssl_inv.augment.render.render`."""
-        return render(pixels, transform, self.size or min(pixels.shape[-2:]), self.style, finish)
+        Returns:
+            Views `(B, 3, size, size)`, float in [0, 1], with channels last in memory, on the device of the sources.
+        """
+        size, count, padding = self.size or min(pixels.shape[-2:]), len(pixels), self.style.padding
+        record = {name: value.numpy() for name, value in transform.to("cpu").values.items()}
+        if "field_seed" in record:
+            record |= RandomField.modes(record, count, size)
+        matrices, upright = maps(record, count)
+        moved = changed(record, count, RandomField.still)
+        recoloured = [(operation, changed(record, count, operation.neutral)) for operation in PHOTOMETRIC]
+        portion = max(1, count)
+        if pixels.device.type == "cpu":
+            portion = max(1, _CACHED_BYTES * torch.get_num_threads() // (12 * size * size))
+        every = Jitter.sorted_rows(record, count)
+        views = torch.empty(count, 3, size, size, device=pixels.device, memory_format=torch.channels_last)
+        # Calls cost less without autograd's bookkeeping. As `views` was made before, it can be trained on.
+        with torch.inference_mode():
+            for rows in (every[start : start + portion] for start in range(0, count, portion)):
+                made = torch.empty(len(rows), 3, size, size, device=pixels.device)
+                part = {name: value[rows] for name, value in record.items()}
+                if len(some := np.flatnonzero(upright[rows] & ~moved[rows])):
+                    cut(made, some, pixels, rows[some], matrices[rows[some]])
+                if len(some := np.flatnonzero(~upright[rows] & ~moved[rows])):
+                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding)
+                if len(some := np.flatnonzero(moved[rows])):
+                    points = RandomField.points({name: value[some] for name, value in part.items()}, size, made.device)
+                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding, points)
+                for operation, active in recoloured:
+                    if len(some := np.flatnonzero(active[rows])):
+                        operation.apply(made, some, part, self.style)
+                put(views, rows, made)
+        return views
 
     def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":
-        """The same policy with views of another size, or crops of another share of the area; None leaves either as it
-        is.
+        """The same policy with views of another size, or crops of another share of the area; None keeps either.
 
         Raises:
             ValueError: if a scale is given and the policy does not crop.
         """
-        if scale is None:
-            return replace(self, size=size or self.size)
-        if not any(isinstance(one, Crop) for one in self.operations):
-            raise ValueError(
-                "crops of a certain scale are wanted, but the augmentation does not crop; choose one that does"
-            )
-        cropped = [one.with_scale(scale) if isinstance(one, Crop) else one for one in self.operations]
-        return replace(self, operations=tuple(cropped), size=size or self.size)
-
-
-def _single(values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return values.astype(np.float32) if values.dtype == np.float64 else values
+        operations = self.operations
+        if scale is not None:
+            if not any(isinstance(one, Crop) for one in operations):
+                raise ValueError(
+                    "crops of a certain scale are needed, but the augmentation does not crop; choose one that does"
+                )
+            operations = tuple(one.with_scale(scale) if isinstance(one, Crop) else one for one in operations)
+        return replace(self, operations=operations, size=size or self.size)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The policies of the views of a sample: the first view's, the second's, ...; the last one's is also that of all
+    """The policies of the views of a sample: the first view's, the second's, and so on. The last policy also makes all
     further views.
 
-    All views record the same parameters; what a policy does not draw is neutral in its views.
+    All views record the same parameters. Parameters that a view's policy does not draw are neutral in this view.
 
     Attributes:
         policies: at least one.
@@ -101,7 +157,7 @@ class Augmentation:
 
     policies: tuple[Policy, ...]
 
-    @property
+    @cached_property
     def groups(self) -> dict[str, Group]:
         """The parameters that are recorded of every view, by name; empty if views are left as they are."""
         return {name: group for policy in self.policies for name, group in policy.groups.items()}
@@ -111,17 +167,30 @@ class Augmentation:
         return self.policies[0].size or image_size
 
     def policy(self, number: int | Literal["plain"]) -> Policy:
-        """The policy of view `number` of a sample; or one by which nothing is done, in the first one's size and style."""
+        """The policy of view `number` of a sample. `plain` is a policy that does nothing, with the size and style of
+        the first one.
+        """
         if number == "plain":
             return replace(self.policies[0], operations=())
         return self.policies[min(number, len(self.policies) - 1)]
 
     def draw(self, key: Key, height: int, width: int, policy: Policy | None = None) -> Transform:
-        """How each view shall be made, by `policy`, or by the policy of the key's view."""
-        drawn = (policy or self.policy(key.view)).draw(key, height, width)
-        missing = {name: group.neutral(len(key)) for name, group in self.groups.items() if name not in drawn.values}
-        values = {**drawn.values, **missing}
-        return Transform({name: values[name] for name in self.groups}, self.groups)
+        """How each view is to be made, on the host.
+
+        Args:
+            key: decides every random choice.
+            height: of the sources, in pixels.
+            width: of the sources, in pixels.
+            policy: draws the parameters; None is the policy of the key's view.
+        """
+        drawn: dict[str, NDArray[Any]] = {}
+        for operation in (policy or self.policy(key.view)).operations:
+            drawn.update(operation.draw(key, height, width))
+        values = {}
+        for name, group in self.groups.items():
+            value = torch.from_numpy(drawn[name]) if name in drawn else group.neutral(len(key))
+            values[name] = value.float() if value.is_floating_point() else value
+        return Transform(values, self.groups)
 
     def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
         """One view of every source, and how it was made.
@@ -134,14 +203,14 @@ class Augmentation:
             Views `(B, 3, size, size)` in [0, 1], and the record on the host.
         """
         transform = self.draw(key, *pixels.shape[-2:])
-        return self.policy(key.view).render(pixels, transform), transform
+        return self.render(pixels, transform, key.view), transform
 
-    def replay(self, pixels: Tensor, transform: Transform, view: int = 0) -> Tensor:
-        """Make views again from their record: equal to those that the record was made with.
+    def render(self, pixels: Tensor, transform: Transform, view: int = 0) -> Tensor:
+        """Make views from their record, equal to the views that the record was made with.
 
         Args:
             pixels: the sources of the views.
-            transform: their record; parameters of other origin are passed over.
+            transform: their record; parameters of other origin are ignored.
             view: which view of the sample it is.
         """
         return self.policy(view).render(pixels, transform)

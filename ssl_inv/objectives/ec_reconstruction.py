@@ -16,7 +16,7 @@ from ssl_inv.nn.parts import Part
 from ssl_inv.objectives.around import Around, aggregation_of_part, base_objective, beside, two_parts
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Term
 from ssl_inv.transforms import Group
-from ssl_inv.views import MultiCrop, Pair, Path, Plan, Several, Views
+from ssl_inv.views import MultiCrop, Pair, Plan, Several, TransformPath, Views
 
 
 class ECReconstruction(Around):
@@ -88,7 +88,7 @@ class ECReconstruction(Around):
             )
         super().__init__(base=base_objective(features - equivariant, groups, **base))
         self.features, self.invariant_features, self.weight = features, features - equivariant, weight
-        self.path = Path(intermediates, tuple(parameters))
+        self.path = TransformPath(intermediates, tuple(parameters))
         self._plan, self._first = _plan(self.base.plan, self.path)
         self.decoders = nn.ModuleList(Decoder(2 * equivariant, decoder) for _ in range(intermediates))
 
@@ -168,7 +168,7 @@ class Decoder(nn.Module):
         return decoded
 
 
-def _plan(base: Plan, path: Path) -> tuple[Plan, int]:
+def _plan(base: Plan, path: TransformPath) -> tuple[Plan, int]:
     """The views of the base and of the path, and how many views of the base come before the path.
 
     If the base begins with two views of one kind, the path uses these two, and no views come before it.

@@ -15,7 +15,7 @@ from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term
 from ssl_inv.objectives.multi_crop import area_range
 from ssl_inv.transforms import Group
-from ssl_inv.views import Pair, Several, Turns, Views
+from ssl_inv.views import Pair, QuarterTurns, Several, Views
 
 
 class ESSL(PairObjective):
@@ -76,7 +76,7 @@ class ESSL(PairObjective):
         require_above(0, temperature=temperature)
         self.temperature, self.rotation = temperature, rotation
         scale = None if turned_scale is None else area_range("turned_scale", turned_scale)
-        self._plan = Several((Pair(), Turns(turned_size, scale)), policies=(None, 0))
+        self._plan = Several((Pair(), QuarterTurns(turned_size, scale)), policies=(None, 0))
         self.predictor_head: nn.Module | None = None
         self.rotation_head = _rotation_head((features, *rotation_head), last_activation)
         normalised = projector_norm or base == "simsiam"

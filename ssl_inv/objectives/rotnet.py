@@ -9,7 +9,7 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
-from ssl_inv.views import Turns, Views
+from ssl_inv.views import QuarterTurns, Views
 
 
 class RotNet(Objective):
@@ -43,8 +43,8 @@ class RotNet(Objective):
         self.classifier = mlp((features, *hidden, 4))
 
     @property
-    def plan(self) -> Turns:
-        return Turns()
+    def plan(self) -> QuarterTurns:
+        return QuarterTurns()
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         logits = self.classifier(backbone(torch.cat([view.pixels for view in views.views])))

@@ -298,7 +298,7 @@ def action_vectors(transforms: Sequence[Transform], parameters: list[str], conve
     return torch.cat(vectors, dim=-1)
 
 
-def _sequence(saccades: plans.Saccades) -> plans.Sequence:
+def _sequence(saccades: plans.Saccades) -> plans.ViewSequence:
     """The plan of as many whole views.
 
     Raises:
@@ -308,7 +308,7 @@ def _sequence(saccades: plans.Saccades) -> plans.Sequence:
     names = "patch", "saliency", "inhibition", "radius", "cutting"
     given = {name: (getattr(saccades, name), getattr(usual, name)) for name in names}
     _require_usual(given, "views is 'sequence'", "only saccades have it")
-    return plans.Sequence(saccades.observed)
+    return plans.ViewSequence(saccades.observed)
 
 
 def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, owner: str) -> None:

@@ -10,8 +10,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment import local, warp
-from ssl_inv.augment.local import GEOMETRIC
+from ssl_inv.augment.local import RandomField
+from ssl_inv.augment.policy import maps
+from ssl_inv.augment.warp import changed, pixel_centres
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches
 from ssl_inv.data.source import Source
@@ -185,7 +186,7 @@ def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
     share = np.arange(_POINTS_A_SIDE)[:, None] / _POINTS_A_SIDE
     sides = [here + share * (there - here) for here, there in zip(CORNERS, np.roll(CORNERS, -1, axis=0), strict=True)]
     points = _in_whole_view(np.tile(np.concatenate(sides), (count, 1, 1)), record)
-    matrices, _ = warp.maps(record, count)
+    matrices, _ = maps(record, count)
     return in_source(matrices, points + _field_shift(points, record, size))
 
 
@@ -201,7 +202,7 @@ def displacements(change: Transform, count: int, size: int) -> NDArray[np.float6
         Points `(count, n, 2, 2)`; n is 0 without fields.
     """
     record = _arrays(change)
-    if not _fields_of(record):
+    if not any(name in record for name in RandomField.still):
         return np.empty((count, 0, 2, 2))
     axis = (np.arange(_ARROWS_A_SIDE) + 0.5) * 2 / _ARROWS_A_SIDE - 1
     heads = np.tile(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), (count, 1, 1))
@@ -228,19 +229,14 @@ def _in_whole_view(points: NDArray[np.float64], record: Mapping[str, NDArray[Any
     return points
 
 
-def _fields_of(record: Mapping[str, NDArray[Any]]) -> list[str]:
-    """The recorded random fields that move pixels."""
-    return [name for name in GEOMETRIC if f"field_{name}" in record]
-
-
 def _field_shift(points: NDArray[np.float64], record: Mapping[str, NDArray[Any]], size: int) -> NDArray[np.float64]:
     """The shift `(B, P, 2)` from points `(B, P, 2)` of a whole view to where fields make them read."""
     if "patch" in record:
         size = round(size / float(record["patch"][0, 2]))
-    changes = local.LocalChanges(record, len(points), size, torch.device("cpu"))
-    if not changes.moves.any():
+    if not changed(record, len(points), RandomField.still).any():
         return np.zeros_like(points)
-    here, there = warp.pixel_centres(size, torch.device("cpu")), changes.points(np.arange(len(points)))
+    host, moving = torch.device("cpu"), {**record, **RandomField.modes(record, len(points), size)}
+    here, there = pixel_centres(size, host), RandomField.points(moving, size, host)
     shift = torch.stack([moved - still for still, moved in zip(here, there, strict=True)], dim=1)
     grid = torch.from_numpy(points).float().unsqueeze(1)
     found = F.grid_sample(shift, grid, padding_mode="border", align_corners=False)

@@ -105,21 +105,18 @@ class Key:
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Numbers from [0, 1), `(B, count)`."""
-        return uniform(*self._parts, count=count)
+        return uniform(self.seed, self.epoch, self.index, self.view, zlib.crc32(self.purpose.encode()), count=count)
 
     def seeds(self) -> NDArray[np.int64]:
         """A whole number from [0, 2^62) for each view, `(B,)`: the seed of another generator."""
-        seeds: NDArray[np.int64] = (bits(*self._parts, count=1)[:, 0] >> np.uint64(2)).astype(np.int64)
+        drawn = bits(self.seed, self.epoch, self.index, self.view, zlib.crc32(self.purpose.encode()), count=1)
+        seeds: NDArray[np.int64] = (drawn[:, 0] >> np.uint64(2)).astype(np.int64)
         return seeds
 
     def happens(self, probability: float) -> NDArray[np.bool_]:
         """Views for which an event of this probability happens, `(B,)`."""
         happening: NDArray[np.bool_] = self.for_purpose("happens").uniform(1)[:, 0] < probability
         return happening
-
-    @property
-    def _parts(self) -> tuple[int, NDArray[np.int64] | int, NDArray[np.int64], int, int]:
-        return self.seed, self.epoch, self.index, self.view, zlib.crc32(self.purpose.encode())
 
 
 def sample_keys(index: Tensor, device: torch.device, *key: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""A data set as training sees it: the views that its objects are judged on are augmented ones, or patches of saccades."""
+"""A data set as training sees it: objects are evaluated on augmented views, or on patches of saccades."""
 
 import hashlib
 from dataclasses import replace
@@ -16,28 +16,27 @@ from ssl_inv.views import Pair, Plan, Saccades
 from ssl_inv.views.maker import ViewMaker
 
 _EPOCH = 2**32
-"""The key under which these views are drawn; no training epoch gets there."""
+"""The epoch in the key of these views; training never reaches it."""
 
 
 class TrainingViews(Source):
-    """The objects of another source, in views that are made as an objective's are: the same ones whenever they are
-    asked for.
+    """The objects of another source in views like an objective's. A view is the same whenever it is loaded.
 
-    Patches of saccades are made as the plan says, one saccade after the other. With any other plan, every view is made
-    by the first policy of the augmentation, which in seq-JEPA is that of the observed views. Where objects have several
-    views of their own, these are augmented, as many at most as the object with the fewest has. Pixels are rounded to 8
-    bits, which in training they are not.
+    Patches of saccades are made as the plan says, one saccade after the other. With any other plan, the first policy of
+    the augmentation makes every view; in seq-JEPA this is the policy of the observed views. If objects have several
+    views of their own, these are augmented, at most as many as the object with the fewest views has. Pixels are rounded
+    to 8 bits; in training they are not.
 
     Args:
         source: where the images come from.
         plan: the objective's.
         augmentation: the run's.
-        views: of every object, at most.
-        seed: decides how they are made.
-        device: makes them.
+        views: largest number of views of every object.
+        seed: decides how views are made.
+        device: where views are made.
 
     Raises:
-        ValueError: as `ViewMaker`; most of all if nothing makes views of images that have one each.
+        ValueError: as `ViewMaker`; for example if objects have one image and no augmentation makes views of it.
     """
 
     def __init__(
@@ -58,7 +57,7 @@ class TrainingViews(Source):
         if any(isinstance(one, Shared) for one in self._first.policies[0].operations):
             raise SettingError(
                 "views_of",
-                "'training' cannot be had where views depend on their batch, as those of shared augmentations do",
+                "'training' is impossible if views depend on their batch, as with shared augmentations",
             )
         self._maker = ViewMaker(made, source, self._first, [0.0] * 3, [1.0] * 3, seed).to(self.device)
         self._size = (*made.sizes, self._first.policies[0].size or source.image_size)[0]
@@ -85,7 +84,7 @@ class TrainingViews(Source):
 
     @property
     def stamp(self) -> str:
-        # By what it looks like, a view stands for all that makes it: plan, augmentation and seed.
+        # The pixels of some views stand for everything that makes them: plan, augmentation and seed.
         shown = self.load(np.zeros(self.views, dtype=np.int64), np.arange(self.views)).pixels
         return f"{self.source.stamp} {hashlib.sha256(shown.cpu().numpy().tobytes()).hexdigest()}"
 

@@ -31,8 +31,8 @@ class Views:
     Attributes:
         views: as many as the plan asked for, of one size or of several; row b of each shows the same sample.
         index: `(B,)`, int64, the number of the sample in the data set.
-        shown: `(V, B, 2)`, int64, the object and which of its views each of the V images was that the views were made
-            of; None where views were made of no data.
+        shown: `(V, B, 2)`, int64, of each of the V images that the views were made of: its object, and which view of
+            the object it was; None for views that were not made of data.
     """
 
     views: tuple[View, ...]
@@ -65,23 +65,21 @@ class Plan(ABC):
 
     @property
     def way(self) -> Way | None:
-        """The images between views 0 and 1 of the data that the plan needs besides `own_views`; None for no such
-        images.
-        """
+        """The images between the data's views 0 and 1 that the plan needs besides `own_views`; None for none."""
         return None
 
     @property
     def linked(self) -> bool:
-        """Whether the objective says which other image, of the same object or another one, stands beside each image."""
+        """Whether the objective chooses a second image for each image, of the same object or of another one."""
         return False
 
     @property
     def sources(self) -> int:
-        """How many images of an object the views are made of: its own views, and those on the way."""
+        """How many images of an object the views are made of: its own views, and the images between them."""
         return self.own_views + (0 if self.way is None else len(self.way.fractions))
 
     def over(self, groups: Mapping[str, Group]) -> "Plan":
-        """The plan for data that records these parameters of its own views, by name."""
+        """The plan for data that records these parameters of its own views."""
         return self
 
     @property
@@ -91,20 +89,18 @@ class Plan(ABC):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Sides, in pixels, of the views whose size the plan decides; all others are as large as the augmentation makes
-        them.
-        """
+        """Sides, in pixels, of the views whose size the plan decides; the augmentation decides all others."""
         return ()
 
 
 def check_plan(condition: bool, sentence: str) -> None:
-    """Raise a ValueError with the sentence unless the condition holds."""
+    """Raise a `ValueError` with the sentence unless the condition holds."""
     if not condition:
         raise ValueError(sentence)
 
 
 def require_share(name: str, scale: tuple[float, float] | None) -> None:
-    """Raise a ValueError unless `scale`, of a plan called `name`, is none or two shares of an area in order."""
+    """Raise a `ValueError` unless `scale`, of a plan called `name`, is None or two shares of an area in order."""
     fits = scale is None or (len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1)
     check_plan(
         fits,

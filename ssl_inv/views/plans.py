@@ -1,4 +1,4 @@
-"""Plans of whole views, of crops and of images along a way."""
+"""Plans of whole views, of crops and of images along a path."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -9,15 +9,15 @@ from ssl_inv.transforms import Box, Group
 from ssl_inv.views.plan import Plan, Views, check_plan, require_share
 
 PolicyChoice: TypeAlias = int | Literal["plain"] | None
-"""Which policy of the augmentation makes the views of a plan: one for all, nothing at all, or None for those that the
-plan says.
+"""Which policy of the augmentation makes the views of a plan: the number of one for all views, `plain` for none at all,
+or None for the policies that the plan names.
 """
 
 
 @dataclass(frozen=True)
 class Pair(Plan):
-    """Two views of every sample, or more of the same kind: the plan of SIE, SimCLR and VICReg. View i is made by the
-    i-th policy.
+    """Two views of every sample, or more of the same kind: the plan of SIE, SimCLR and VICReg. The i-th policy makes
+    view i.
 
     Attributes:
         count: how many views.
@@ -35,10 +35,9 @@ class Pair(Plan):
 
 @dataclass(frozen=True)
 class Linked(Plan):
-    """An image of every sample, and beside it the image that the objective links it with: the plan of transitive
-    invariance.
+    """Every image, and a second image that the objective links with it: the plan of transitive invariance.
 
-    View i is made by the i-th policy, of an image of its own.
+    The i-th policy makes view i, of an image of its own.
     """
 
     @property
@@ -55,8 +54,8 @@ class Linked(Plan):
 
 
 @dataclass(frozen=True)
-class Sequence(Plan):
-    """Views that are observed one after the other, and last the one that is to be predicted: the plan of seq-JEPA.
+class ViewSequence(Plan):
+    """A sequence of observed views, then the view to be predicted: the plan of seq-JEPA.
 
     The first policy of the augmentation makes the observed views and the last one the target, as in BYOL.
 
@@ -67,7 +66,7 @@ class Sequence(Plan):
     observed: int = 3
 
     def __post_init__(self) -> None:
-        check_plan(self.observed >= 1, f"Sequence: observed is at least 1, got {self.observed}")
+        check_plan(self.observed >= 1, f"ViewSequence: observed is at least 1, got {self.observed}")
 
     @property
     def count(self) -> int:
@@ -84,9 +83,9 @@ class Crops:
 
     Attributes:
         count: how many.
-        size: their side in pixels; none is that of the augmentation.
-        scale: smallest and largest share of the image's area; none is that of the augmentation.
-        centre: instead of `scale`, the share of the image's sides that an upright crop about its centre takes.
+        size: their side in pixels; None is that of the augmentation.
+        scale: smallest and largest share of the image's area; None is that of the augmentation.
+        centre: in place of `scale`, the share of the image's sides that an upright crop about its centre takes.
     """
 
     count: int
@@ -110,7 +109,7 @@ class Crops:
 
 @dataclass(frozen=True)
 class MultiCrop(Plan):
-    """Crops of several sizes of one image: the plan of SwAV and DINO. View i is made by the i-th policy.
+    """Crops of several sizes of one image: the plan of SwAV and DINO. The i-th policy makes view i.
 
     Attributes:
         crops: kinds of crops, in the order of the views. DINO's are `Crops(2, 224, (0.4, 1))` and `Crops(8, 96, (0.05,
@@ -136,28 +135,28 @@ class MultiCrop(Plan):
 
 
 @dataclass(frozen=True)
-class Path(Plan):
-    """Two branches, and images along the way that a transform leads on the second one: the plan of EC-reconstruction.
+class TransformPath(Plan):
+    """Two branches, and images along the path of a transform of the second branch: the plan of EC-reconstruction.
 
-    View 0 is A1(I). The second branch is u = A2(I) and view 1 is g_theta(u); then come u itself, if wished, and u_k,
-    which lies k / (K + 1) of the way from u to view 1, for k = 1 .. K. All of the second branch share one draw, and
-    each view is one resampling of the image. Rotations and hues go along the shorter arc, all other parameters
-    straight, from the value that leaves an image as it is.
+    View 0 is A1(I). The second branch is u = A2(I), and view 1 is g_theta(u). Then come u itself, if `start`, and u_k,
+    which lies k / (K + 1) of the way from u to view 1, for k = 1 .. K. All views of the second branch share one draw,
+    and each is one resampling of the image. Rotations and hues go along the shorter arc, all other parameters straight,
+    from the value that leaves an image as it is.
 
-    What the data itself records, such as the rotation of a rendered object, goes from its value in one of the object's
-    own views to its value in another: view 0 is A1 of the first, view 1 is A2 of the second, and u_k is A2 of an image
-    rendered between the two.
+    A parameter that the data itself records, such as the rotation of a rendered object, goes from its value in one of
+    the object's own views to its value in another: view 0 is A1 of the first, view 1 is A2 of the second, and u_k is A2
+    of an image rendered between the two.
 
     Attributes:
-        between: K, how many images along the way.
-        parameters: what g changes; operations of the second branch's policy draw it. `("angle",)` is a rotation,
+        between: K, how many images lie between u and view 1.
+        parameters: what g changes; the second branch's policy draws them. `("angle",)` is a rotation,
             `("angle", "translation")` is SE(2), `("brightness", "contrast", "saturation", "hue")` colour jitter,
             `("blur",)` a blur.
         start: whether u is a view too.
-        on_first: whether view 0 has values of its own of these parameters; they leave it as it is otherwise.
-        size: side of the views in pixels; none is that of the augmentation.
-        scale: smallest and largest share of the image's area that both branches' crops take; none is that of the
-        augmentation.
+        on_first: whether view 0 has its own values of these parameters; otherwise they are neutral in it.
+        size: side of the views in pixels; None is that of the augmentation.
+        scale: smallest and largest share of the image's area that both branches' crops take; None is that of the
+            augmentation.
         own: which of the parameters the data records; `over` finds them.
     """
 
@@ -170,10 +169,10 @@ class Path(Plan):
     own: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        check_plan(self.between >= 0, f"Path: between is at least 0, got {self.between}")
-        check_plan(len(self.parameters) > 0, "Path: parameters names nothing that changes along the way")
-        check_plan(self.size is None or self.size >= 1, f"Path: size is at least 1 pixel, got {self.size}")
-        require_share("Path", self.scale)
+        check_plan(self.between >= 0, f"TransformPath: between is at least 0, got {self.between}")
+        check_plan(len(self.parameters) > 0, "TransformPath: parameters is empty, at least one is needed")
+        check_plan(self.size is None or self.size >= 1, f"TransformPath: size is at least 1 pixel, got {self.size}")
+        require_share("TransformPath", self.scale)
 
     @property
     def count(self) -> int:
@@ -191,27 +190,26 @@ class Path(Plan):
     def sizes(self) -> tuple[int, ...]:
         return () if self.size is None else (self.size,)
 
-    def over(self, groups: Mapping[str, Group]) -> "Path":
+    def over(self, groups: Mapping[str, Group]) -> "TransformPath":
         return replace(self, own=tuple(name for name in self.parameters if name in groups))
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """How far along the way the views after the first two are."""
+        """How far along the path the views after the first two are."""
         return tuple(k / (self.between + 1) for k in range(0 if self.start else 1, self.between + 1))
 
 
 @dataclass(frozen=True)
 class Several(Plan):
-    """Views of several kinds, one plan's after the other's.
+    """The views of several plans, one plan after the other.
 
     OBoW's teacher view, crops and patches are
     `Several((MultiCrop((Crops(1, 224, centre=0.875),)), MultiCrop((Crops(2, 160, (0.08, 0.6)),)), Patches()))`.
 
     Attributes:
         plans: one or more, none of them `Several`.
-        policies: for each plan, the number of the augmentation's policy that makes all its views, None for those that
-            the plan would have alone, or `plain` for views to which nothing is done; empty is 0, 1, 2, ... in the order
-            of the plans.
+        policies: for each plan, the number of the augmentation's policy that makes all its views, None for the policies
+            that the plan has alone, or `plain` for none; empty is 0, 1, 2, ... in the order of the plans.
     """
 
     plans: tuple[Plan, ...]
@@ -221,17 +219,17 @@ class Several(Plan):
         check_plan(len(self.plans) > 0, "Several: plans is empty, at least one is needed")
         check_plan(
             not any(isinstance(plan, Several) for plan in self.plans),
-            "Several: stands within itself; list all plans in one",
+            "Several: one stands within another; list all plans in one",
         )
         fits = len(self.policies) in (0, len(self.plans)) and all(
             one is None or one == "plain" or one >= 0 for one in self.policies
         )
         check_plan(
             fits,
-            f"Several: policies has a number of at least 0 for each of the {len(self.plans)} plans, got {self.policies}",
+            f"Several: policies needs a number of at least 0 for each of {len(self.plans)} plans, got {self.policies}",
         )
         ways = [plan.way for plan in self.plans if plan.way is not None]
-        check_plan(len(ways) <= 1, "Several: only one of the plans leads along the data's own parameters")
+        check_plan(len(ways) <= 1, "Several: only one plan may be a path along the data's own parameters")
         served = self.own_views == 2 and not self.linked
         alone = not self.linked or all(plan.linked or plan.sources == 1 for plan in self.plans)
         check_plan(
@@ -240,7 +238,7 @@ class Several(Plan):
         )
         check_plan(
             not ways or served,
-            "Several: beside a path between two of the data's own views, no plan is served by more or by others",
+            "Several: beside a path between two of the data's own views, no plan may use more or other views",
         )
 
     @property
@@ -272,7 +270,7 @@ class Several(Plan):
 
     @property
     def choices(self) -> tuple[PolicyChoice, ...]:
-        """`policies`, or what it stands for if it is empty."""
+        """`policies`, or 0, 1, 2, ... if it is empty."""
         return self.policies or tuple(range(len(self.plans)))
 
     def parts(self, views: Views) -> tuple[Views, ...]:

@@ -1,6 +1,4 @@
-"""Where a saccade goes, and the patch that is seen there (seq-JEPA's predictive learning across saccades, arXiv
-2505.03176).
-"""
+"""Where a saccade goes, and the patch that it sees (predictive learning across saccades of seq-JEPA, 2505.03176)."""
 
 import numpy as np
 import torch
@@ -8,24 +6,24 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.filters import gaussian
-from ssl_inv.views import Inhibition
+from ssl_inv.augment.colour import gaussian
+from ssl_inv.views.pieces import Inhibition
 
 _SPECTRUM_SIDE = 64
-"""Pixels of an image's side in the spectral residual: the scale at which its authors find what stands out."""
+"""Pixels of an image's side in the spectral residual: the scale that its authors use."""
 
 
 def spectral_residual(pixels: Tensor) -> Tensor:
-    """What stands out of an image: the part of its log spectrum that its neighbourhood does not predict (Hou and Zhang,
-    CVPR 2007).
+    """The salient parts of an image: the part of its log spectrum that the mean of neighbouring frequencies does not
+    predict (Hou and Zhang, CVPR 2007).
 
-    With the authors' constants: 64 pixels a side, a 3 x 3 mean of the spectrum, and a final Gaussian of 2.5 pixels.
+    The constants are the authors': 64 pixels a side, a 3 x 3 mean of the spectrum, and a final Gaussian of 2.5 pixels.
 
     Args:
         pixels: `(B, 3, H, W)`, in [0, 1].
 
     Returns:
-        Maps `(B, h, w)` of at most 64 x 64, non-negative, without a scale; zero where an image is black.
+        Maps `(B, h, w)` of at most 64 x 64, non-negative, of arbitrary scale; zero where an image is black.
     """
     light = pixels.float().mean(dim=1, keepdim=True)
     size = [min(side, _SPECTRUM_SIDE) for side in light.shape[-2:]]
@@ -43,14 +41,14 @@ def spectral_residual(pixels: Tensor) -> Tensor:
 def draw_fixations(
     maps: NDArray[np.float64], random: NDArray[np.float64], inhibition: Inhibition, radius: int
 ) -> NDArray[np.int64]:
-    """Pixels drawn one after the other with probabilities proportional to a map, whose surroundings are inhibited after
-    each draw.
+    """Pixels drawn one after the other with probabilities proportional to a map. After each draw its surroundings are
+    inhibited.
 
     Args:
-        maps: `(B, H, W)`, non-negative; where one is zero throughout, all pixels are alike.
+        maps: `(B, H, W)`, non-negative; in a map of zeros, all pixels are equally likely.
         random: numbers from [0, 1), `(B, n)`.
-        inhibition: shape of what is inhibited.
-        radius: of what is inhibited, in pixels.
+        inhibition: shape of the inhibited surroundings.
+        radius: of the inhibited surroundings, in pixels.
 
     Returns:
         Rows and columns, `(B, n, 2)`.
@@ -65,15 +63,15 @@ def draw_fixations(
 
 
 def inhibit(weights: NDArray[np.float64], fixations: NDArray[np.int64], inhibition: Inhibition, radius: int) -> None:
-    """Take the surroundings of one fixation each off some maps, in place, and scale what is left to a sum of 1.
+    """Set the surroundings of one fixation in each map to zero, in place, and scale the rest to a sum of 1.
 
-    Every pixel keeps 1e-16, as in the authors' code; so when all are inhibited, all are alike.
+    Every pixel keeps 1e-16, as in the authors' code. So if all pixels are inhibited, all are equally likely.
 
     Args:
         weights: `(B, H, W)`, non-negative.
         fixations: rows and columns, `(B, 2)`.
         inhibition: a `disc`, a `square`, or `none`.
-        radius: in pixels; the rim belongs to what is inhibited.
+        radius: in pixels; the rim is inhibited too.
     """
     weights /= weights.sum(axis=(1, 2), keepdims=True)
     if inhibition == "none":
@@ -90,7 +88,7 @@ def inhibit(weights: NDArray[np.float64], fixations: NDArray[np.int64], inhibiti
 
 
 def _invert_distribution(weights: NDArray[np.float64], unit: NDArray[np.float64]) -> NDArray[np.int64]:
-    """The pixel at which the weights, summed up row by row, exceed the share `unit` of their total, `(B, 2)`."""
+    """The pixel at which the sum of the weights, row by row, exceeds the share `unit` of their total, `(B, 2)`."""
     samples = np.arange(len(weights))
     rows = weights.sum(axis=2)
     row, left = _exceeding(rows, unit * rows.sum(axis=1))
@@ -101,7 +99,7 @@ def _invert_distribution(weights: NDArray[np.float64], unit: NDArray[np.float64]
 def _exceeding(
     weights: NDArray[np.float64], amount: NDArray[np.float64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Where the running sum exceeds an amount, never at a weight of zero; and how much of the amount is left there."""
+    """Where the running sum exceeds an amount, never at a weight of zero, and the part of the amount that is left."""
     total = weights.cumsum(axis=1)
     amount = np.clip(amount, 0, np.nextafter(total[:, -1], 0))
     place = (total <= amount[:, None]).sum(axis=1)

@@ -12,15 +12,15 @@ from ssl_inv.data.source import Images
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.run.schema import schema_of
 from ssl_inv.testing.device import DEVICE, PretendedGPU, left_on_host
-from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Path, Plan, Saccades, Turns, View
+from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Plan, QuarterTurns, Saccades, TransformPath, View
 from ssl_inv.views.maker import ViewMaker
 
 PLANS: list[Plan] = [
-    MultiCrop((Crops(2, 24), Crops(1, 16, (0.1, 0.3)))),
-    Path(2, ("angle",)),
+    MultiCrop((Crops(1, 24), Crops(1, 16, (0.1, 0.3)))),
+    TransformPath(2, ("angle",)),
     Patches(view=36, patch=12, jitter=2, keep=3),
     Saccades(1, patch=12),
-    Turns(),
+    QuarterTurns(),
 ]
 ROTATION = {"name": "rotation", "degrees": 30}
 
@@ -70,7 +70,7 @@ def test_every_plan_is_made_on_the_device(plan: Plan) -> None:
     assert_made_there(plan, policy("simclr"), Plain(classes=4, objects=8, views=1, size=48))
 
 
-@pytest.mark.parametrize("plan", [Pair(), Path(2, ("rotation",))], ids=lambda plan: type(plan).__name__)
+@pytest.mark.parametrize("plan", [Pair(), TransformPath(2, ("rotation",))], ids=lambda plan: type(plan).__name__)
 def test_views_of_the_data_stay_on_the_device(plan: Plan) -> None:
     assert_made_there(plan, AUGMENTATIONS.find("none").load()(), RenderedSolids(classes=4, objects=8, views=2, size=48))
 

@@ -15,8 +15,8 @@ from ssl_inv.objectives.rotnet import RotNet
 from ssl_inv.testing import check_objective
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.keyed_random import Key
-from ssl_inv.views import Turns, View, Views
-from ssl_inv.views.makers import maker_of
+from ssl_inv.views import QuarterTurns, View, Views
+from ssl_inv.views.maker import maker_of
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def facts(golden: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
 
 def made(plan: Any, augmentation: Any, images: Tensor) -> list[Any]:
     index = np.arange(len(images))
-    return maker_of(plan, augmentation).make([images], Key(0, np.zeros_like(index), index, 0), lambda views: views)
+    return maker_of(plan, augmentation).make([images], Key(0, np.zeros_like(index), index, 0))
 
 
 @pytest.mark.parametrize("method", ["RotNet", "ESSL"])
 def test_classes_are_quarter_turns_counter_clockwise(facts: dict[str, Any], method: str) -> None:
     image = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).expand(1, 3, 2, 2) / 4
     for turn, (view, (number, recorded)) in enumerate(
-        zip(made(Turns(), none(), image), facts[method]["rotations"], strict=True)
+        zip(made(QuarterTurns(), none(), image), facts[method]["rotations"], strict=True)
     ):
         assert number == turn
         torch.testing.assert_close(view.pixels[0, 0] * 4, torch.tensor(recorded, dtype=torch.float32))
@@ -107,11 +107,11 @@ def test_bad_shares_are_refused(scale: list[float]) -> None:
     with pytest.raises(ValueError, match="scale"):
         ESSL(4, {}, turned_scale=scale)
     with pytest.raises(ValueError, match="does not crop"):
-        made(Turns(scale=(0.1, 0.2)), none(), torch.rand(2, 3, 8, 8))
+        made(QuarterTurns(scale=(0.1, 0.2)), none(), torch.rand(2, 3, 8, 8))
 
 
 def test_turns_without_size_are_as_the_augmentation_makes_them() -> None:
-    assert made(Turns(), simclr(size=12), torch.rand(2, 3, 16, 16))[0].pixels.shape[-1] == 12
+    assert made(QuarterTurns(), simclr(size=12), torch.rand(2, 3, 16, 16))[0].pixels.shape[-1] == 12
 
 
 def test_essl_on_simsiam_conforms() -> None:

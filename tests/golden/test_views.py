@@ -12,7 +12,7 @@ from ssl_inv.augment.policies import none
 from ssl_inv.objectives.seq_jepa import seq_jepa_actions, seq_jepa_vector
 from ssl_inv.transforms import Box, Circle, Flag, Real, Transform
 from ssl_inv.views import Patches, Saccades
-from ssl_inv.views.makers import SaccadeCutter, patch_corners
+from ssl_inv.views.cutters import SaccadeCutter, patch_corners
 from ssl_inv.views.saccades import inhibit, official_patches
 
 

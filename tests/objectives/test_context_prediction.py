@@ -10,7 +10,7 @@ from torch import Tensor
 from ssl_inv.objectives.context_prediction import ContextPrediction, sides
 from ssl_inv.transforms import Box, Transform
 from ssl_inv.views import View, Views
-from ssl_inv.views.makers import patch_corners
+from ssl_inv.views.cutters import patch_corners
 
 CLOCKWISE = [(0, 1), (1, 1), (1, 0), (1, -1), (0, -1), (-1, -1), (-1, 0), (-1, 1)]
 """Rows and columns from the middle to the sides 0 to 7."""

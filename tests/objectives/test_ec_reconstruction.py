@@ -24,7 +24,7 @@ from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.run.recipe import RecipeError, load_recipe, resolve
 from ssl_inv.testing import GROUPS, check_objective, random_transform
 from ssl_inv.transforms import Transform
-from ssl_inv.views import Crops, MultiCrop, Path, Plan, Sequence, Several, View, Views
+from ssl_inv.views import Crops, MultiCrop, Plan, Several, TransformPath, View, Views, ViewSequence
 from ssl_inv.views.maker import ViewMaker
 
 SIZE = 32
@@ -172,7 +172,7 @@ def test_crops_of_a_base_pass_once_in_batches_of_one_size() -> None:
 
 @pytest.mark.parametrize("base", ["sie", "dino", "essl"])
 def test_the_first_two_views_of_a_base_are_those_of_a_path(base: str) -> None:
-    objective, path = reconstruction(network(), base), Path(2, ("rotation",))
+    objective, path = reconstruction(network(), base), TransformPath(2, ("rotation",))
     plan = objective.base.plan
     if isinstance(plan, Several):
         assert objective.plan == replace(plan, plans=(path, *plan.plans[1:]))
@@ -184,7 +184,7 @@ def test_the_first_two_views_of_a_base_are_those_of_a_path(base: str) -> None:
 
 def test_crops_of_a_path_follow_the_policies_of_the_base() -> None:
     turned = dino(blur=[1.0, 0.0, 0.5], solarise=[0.0, 1.0, 0.0], extra=[{"name": "rotation", "degrees": 45}])
-    path = Path(2, ("angle",), size=24, scale=(0.9, 1.0))
+    path = TransformPath(2, ("angle",), size=24, scale=(0.9, 1.0))
     views = rendered_views(Several((path, MultiCrop((Crops(2, 16, (0.05, 0.1)),))), (None, 2)), augmentation=turned)
     assert [view.pixels.shape[-1] for view in views.views] == [24, 24, 24, 24, 16, 16]
     assert [
@@ -198,8 +198,8 @@ def test_crops_of_a_path_follow_the_policies_of_the_base() -> None:
 def test_images_between_are_renders_of_the_poses_between() -> None:
     source = Subset(solids(), np.arange(3, 16))
     names = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
-    x, y, *between = rendered_views(Path(2, tuple(names)), source).views
-    index = rendered_views(Path(2, tuple(names)), source).index.numpy()
+    x, y, *between = rendered_views(TransformPath(2, tuple(names)), source).views
+    index = rendered_views(TransformPath(2, tuple(names)), source).index.numpy()
     for number, view in enumerate(between, start=1):
         expected = x.transform.path(y.transform, number / 3)
         images = source.render(index, expected)
@@ -215,7 +215,7 @@ def test_images_between_are_renders_of_the_poses_between() -> None:
 
 def test_what_does_not_go_along_is_as_in_the_second_view() -> None:
     turned = custom(operations=[{"name": "crop"}, {"name": "rotation", "degrees": 40}])
-    x, y, middle = rendered_views(Path(1, ("rotation", "angle")), augmentation=turned).views
+    x, y, middle = rendered_views(TransformPath(1, ("rotation", "angle")), augmentation=turned).views
     for name in ("floor_hue", "light_theta", "crop"):
         assert torch.equal(middle.transform[name], y.transform[name])
         assert not torch.equal(middle.transform[name], x.transform[name])
@@ -244,9 +244,9 @@ def test_stored_images_lie_on_no_path(tmp_path: Any) -> None:
         rows.append(f"{number}.png,{number // 2},{number}")
     (tmp_path / "views.csv").write_text("\n".join(rows))
     with pytest.raises(ValueError, match="along 'azimuth' are wanted, but this data is stored images"):
-        rendered_views(Path(2, ("azimuth",)), ViewTable(str(tmp_path)), batch=2)
+        rendered_views(TransformPath(2, ("azimuth",)), ViewTable(str(tmp_path)), batch=2)
     with pytest.raises(ValueError, match="objects of this data have 1 view; 2 are needed"):
-        rendered_views(Path(2, ("rotation",)), solids(views=1))
+        rendered_views(TransformPath(2, ("rotation",)), solids(views=1))
     with pytest.raises(TypeError, match="ViewTable has stored images"):
         ViewTable(str(tmp_path)).render(np.arange(2), Transform.empty())
 
@@ -371,7 +371,7 @@ def test_the_network_of_a_base_that_makes_one_vector_of_several_views_gets_its_c
         "action_dimensions": 4,
     }
     objective, whole = ECReconstruction(16, GROUPS, base=base, **WITHOUT_SIZE).eval(), network()
-    features, views = torch.randn(4, 3, 16), noise(Sequence(2))
+    features, views = torch.randn(4, 3, 16), noise(ViewSequence(2))
     aggregate, of_base = objective.aggregation(whole), objective.base.aggregation(whole)
     assert aggregate is not None
     assert of_base is not None

@@ -21,7 +21,7 @@ from ssl_inv.run.views_page import write_page
 from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 from ssl_inv.transforms.words import describe_view, in_words
-from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Plan, Saccades, Sequence, Several, Turns
+from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Plan, QuarterTurns, Saccades, Several, ViewSequence
 from ssl_inv.views.maker import ViewMaker
 
 SIZE = 64
@@ -70,7 +70,7 @@ CROP = {"name": "crop", "scale": [0.1, 0.3]}
         (Pair(), {"name": "affine", "shear": [20, 10]}),
         (Pair(), {"name": "perspective", "probability": 1}),
         (Pair(), {"name": "random_field", "probability": 1, "alpha": [0.1, 0.2]}),
-        (Turns(), {"name": "rotation", "degrees": 30}),
+        (QuarterTurns(), {"name": "rotation", "degrees": 30}),
         (
             Patches(view=64, patch=24, jitter=4),
             {"name": "random_field", "transforms": ["rotate", "shear"], "alpha": [0.0, 0.1]},
@@ -124,7 +124,7 @@ def test_arrows_begin_where_points_would_be_without_fields() -> None:
 
 
 def test_views_know_their_image() -> None:
-    several = Several((Sequence(observed=2), Patches(keep=2)))
+    several = Several((ViewSequence(observed=2), Patches(keep=2)))
     assert images_of(Pair(), 1) == [0, 0]
     assert images_of(Pair(), 2) == [0, 1]
     assert images_of(several, 3) == [0, 1, 2, 0, 0]

@@ -1,4 +1,4 @@
-"""Views as in training can be judged: the same ones whenever they are asked for, with a record of how they were made."""
+"""Objects can be evaluated on views as in training: the same whenever they are loaded, with their record."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.run.encoders import LoadedModel, Model
 from ssl_inv.run.judging import encode_data, judged_data
 from ssl_inv.run.recipe import RecipeError
-from ssl_inv.views import Pair, Plan, Saccades, Sequence
+from ssl_inv.views import Pair, Plan, Saccades, ViewSequence
 from ssl_inv.views.as_data import TrainingViews
 
 SMALL: dict[str, Any] = {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0}
@@ -36,7 +36,7 @@ def rows(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.array(pairs).T)  # type: ignore[return-value]
 
 
-@pytest.mark.parametrize("plan", [Sequence(2), Saccades(2, patch=8), Pair()], ids=lambda plan: type(plan).__name__)
+@pytest.mark.parametrize("plan", [ViewSequence(2), Saccades(2, patch=8), Pair()], ids=lambda plan: type(plan).__name__)
 def test_a_view_is_the_same_whatever_it_is_asked_for_with(plan):
     source = made(plan, byol(min_scale=0.2))
     whole = source.load(*rows((5, 3), (2, 0), (5, 1)))
@@ -51,7 +51,7 @@ def test_a_view_is_the_same_whatever_it_is_asked_for_with(plan):
 
 def test_observed_views_are_those_of_the_first_policy():
     """BYOL's second policy solarises, and seq-JEPA's target alone is made by it."""
-    source = made(Sequence(2), byol(min_scale=0.2), images(32), 8)
+    source = made(ViewSequence(2), byol(min_scale=0.2), images(32), 8)
     everything = np.divmod(np.arange(32 * 8), 8)
     record = source.load(*everything).transform
     assert (record["solarise"] > 1).all(), "a threshold that no value reaches"
@@ -70,7 +70,7 @@ def test_patches_are_cut_about_their_fixations():
 
 
 def test_views_of_objects_that_have_some_are_augmented_each():
-    source = made(Sequence(2), simclr(), images(4, 4), 4)
+    source = made(ViewSequence(2), simclr(), images(4, 4), 4)
     record = source.load(*rows((1, 0), (1, 3))).transform
     own = images(4, 4).load(*rows((1, 0), (1, 3))).transform
     assert torch.equal(record["rotation"], own["rotation"])
@@ -103,7 +103,7 @@ def test_views_that_are_turned_in_their_plane_are_judged_on_a_disk(extra):
 
 def test_where_nothing_makes_views_there_are_none():
     with pytest.raises(ValueError, match="choose an augmentation that makes them"):
-        made(Sequence(2), none())
+        made(ViewSequence(2), none())
 
 
 def test_aggregates_of_augmented_views_are_judged_and_their_parameters_regressed():

@@ -13,7 +13,20 @@ from ssl_inv.data.batches import Batch, StepBatches
 from ssl_inv.data.source import Images, Indices, Labels, Source
 from ssl_inv.transforms import Circle, Code, Flag, Group, Real, Transform, transform
 from ssl_inv.transforms.keyed_random import Key
-from ssl_inv.views import Crops, MultiCrop, Pair, Patches, Path, Plan, Saccades, Sequence, Several, Turns, View, Views
+from ssl_inv.views import (
+    Crops,
+    MultiCrop,
+    Pair,
+    Patches,
+    Plan,
+    QuarterTurns,
+    Saccades,
+    Several,
+    TransformPath,
+    View,
+    Views,
+    ViewSequence,
+)
 from ssl_inv.views.maker import ViewMaker
 from ssl_inv.views.saccades import draw_fixations, spectral_residual
 
@@ -81,17 +94,17 @@ def obow() -> Augmentation:
 PLANS: dict[str, tuple[Plan, Augmentation]] = {
     "pair": (Pair(), byol()),
     "multi-crop": (MultiCrop((Crops(2, 32, (0.4, 1.0)), Crops(3, 16, (0.05, 0.4)))), dino()),
-    "sequence": (Sequence(3), byol()),
-    "path of a turn": (Path(2, ("angle", "translation")), jitter_and_turn()),
+    "sequence": (ViewSequence(3), byol()),
+    "path of a turn": (TransformPath(2, ("angle", "translation")), jitter_and_turn()),
     "path of colours": (
-        Path(3, ("brightness", "contrast", "saturation", "hue", "blur"), start=True, on_first=True),
+        TransformPath(3, ("brightness", "contrast", "saturation", "hue", "blur"), start=True, on_first=True),
         simclr(),
     ),
     "patches": (Patches(32, 12, 3, 4, 5), simclr()),
     "saccades": (Saccades(3, patch=11, radius=8), none()),
     "saccades of stored maps": (Saccades(3, patch=11, radius=8, saliency=MAPS, size=40), simclr()),
     "official saccades": (Saccades(3, 12, "spectral_residual", "square", 6, "official"), simclr()),
-    "turns": (Turns(), simclr()),
+    "turns": (QuarterTurns(), simclr()),
     "several": (OBOW, obow()),
 }
 
@@ -150,7 +163,7 @@ def test_views_depend_on_seed_epoch_and_sample_alone(name: str) -> None:
 def test_views_along_a_path_do_not_depend_on_their_neighbours(
     parameter: str, operations: list[dict[str, object]]
 ) -> None:
-    way = Path(2, (parameter,)), custom(operations=operations)
+    way = TransformPath(2, (parameter,)), custom(operations=operations)
     whole = views_of(*way)
     for row in range(len(INDEX)):
         for view, alone in zip(whole.views, views_of(*way, index=[INDEX[row]]).views, strict=True):
@@ -164,7 +177,7 @@ def test_every_view_can_be_made_again_from_its_record(name: str) -> None:
     assert len(views) == maker.plan.count
     for number, view in enumerate(views.views):
         assert [*view.transform.names] == [*maker.groups]
-        assert torch.equal(maker.replay(batch.images, view.transform, number), view.pixels), number
+        assert torch.equal(maker.render(batch.images, view.transform, number), view.pixels), number
 
 
 @every_plan
@@ -186,7 +199,7 @@ def test_actions_lead_from_view_to_view(name: str) -> None:
             assert group.distance(arrived[parameter], there.transform[parameter]).max() < 1e-5, parameter
 
 
-@pytest.mark.parametrize("plan", [Pair(), Sequence(2)], ids=str)
+@pytest.mark.parametrize("plan", [Pair(), ViewSequence(2)], ids=str)
 def test_pairs_and_sequences_are_served_from_the_data_where_it_has_enough(plan: Plan) -> None:
     own = views_of(plan, none(), Noise(views=3))
     assert [float(view.transform["azimuth"][0]) for view in own.views] == [number / 8 for number in range(plan.count)]
@@ -196,7 +209,7 @@ def test_pairs_and_sequences_are_served_from_the_data_where_it_has_enough(plan: 
 
 def test_each_view_is_made_by_its_policy() -> None:
     index = [*range(40)]
-    for plan in (Pair(), Sequence(3)):
+    for plan in (Pair(), ViewSequence(3)):
         *observed, target = views_of(plan, byol(), index=index).views
         for view in observed:
             assert (view.transform["blur"] > 0).all()
@@ -274,7 +287,7 @@ def test_the_middle_stands_first_and_the_other_cells_in_every_order() -> None:
 
 
 def test_turns_are_exact() -> None:
-    views = views_of(Turns(), simclr()).views
+    views = views_of(QuarterTurns(), simclr()).views
     for turn, view in enumerate(views):
         assert torch.equal(view.pixels, torch.rot90(views[0].pixels, turn, (2, 3)))
         assert torch.equal(view.transform["turn"], torch.full((6,), float(turn)))
@@ -350,10 +363,10 @@ def test_what_breaks_a_pattern_stands_out() -> None:
 REFUSED = {
     "does not crop": lambda: maker_and_batch(Patches(32, 12, 3, 4, 5), none()),
     r"draws 'angel'; there are|draws 'angel'; did you mean 'angle'": lambda: maker_and_batch(
-        Path(2, ("angel",)), jitter_and_turn()
+        TransformPath(2, ("angel",)), jitter_and_turn()
     ),
-    "'jitter_order' names something": lambda: maker_and_batch(Path(2, ("jitter_order",)), jitter_and_turn()),
-    r"1 view\(s\) and 4 are needed; choose an augmentation": lambda: maker_and_batch(Sequence(3), none()),
+    "'jitter_order' names something": lambda: maker_and_batch(TransformPath(2, ("jitter_order",)), jitter_and_turn()),
+    r"1 view\(s\) and 4 are needed; choose an augmentation": lambda: maker_and_batch(ViewSequence(3), none()),
     r"1 view\(s\) and 3 are needed": lambda: maker_and_batch(MultiCrop((Crops(3, 16),)), none()),
     "rename the data's": lambda: maker_and_batch(Pair(), simclr(), source=Coloured()),
     "negative or not finite": lambda: views_of(Saccades(saliency=lambda views: -views[:, 0]), none()),
@@ -365,8 +378,8 @@ REFUSED = {
     "not both": lambda: Crops(1, 16, (0.2, 0.5), centre=0.9),
     "inhibition is one of disc, square, none, got 'round'": lambda: Saccades(inhibition="round"),  # type: ignore[arg-type]
     "saliency is one of": lambda: Saccades(saliency="deepgaze"),  # type: ignore[arg-type]
-    "policies has a number": lambda: Several((Pair(), Turns()), (0,)),
-    "within itself": lambda: Several((Several((Pair(),)),)),
+    "policies needs a number": lambda: Several((Pair(), QuarterTurns()), (0,)),
+    "one stands within another": lambda: Several((Several((Pair(),)),)),
 }
 
 

@@ -15,8 +15,8 @@ from ssl_inv.data.sources.rendered.renderer import (
     ELLIPSOID,
     KINDS,
     Solids,
-    hsv_to_rgb,
 )
+from ssl_inv.transforms.hsv import hsv_to_rgb
 from ssl_inv.transforms.keyed_random import uniform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_to_matrix
 

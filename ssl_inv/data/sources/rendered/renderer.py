@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.data.sources.rendered.rays import dot, hit_cube, hit_frustum, hit_sphere
+from ssl_inv.transforms.hsv import hsv_to_rgb
 from ssl_inv.transforms.quaternions import quaternion_to_matrix
 
 ELLIPSOID, BOX, CYLINDER, CONE = range(4)
@@ -129,14 +130,6 @@ class Scenes:
     def light_colour(self) -> Tensor:
         """RGB of the light, `(B, 3)`: white blended with the pure hue."""
         return (1 - TINT) + TINT * hsv_to_rgb(self.light_hue, 1.0, 1.0)
-
-
-def hsv_to_rgb(hue: Tensor, saturation: Tensor | float, value: Tensor | float) -> Tensor:
-    """RGB in [0, 1], shape `(..., 3)`, of hues in turns."""
-    sector = torch.stack([(hue * 6 + shift) % 6 for shift in (5.0, 3.0, 1.0)], dim=-1)
-    fall = torch.minimum(sector, 4 - sector).clamp(0, 1)
-    saturation, value = torch.as_tensor(saturation).to(hue), torch.as_tensor(value).to(hue)
-    return value[..., None] * (1 - saturation[..., None] * fall)
 
 
 def _apply(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Plans of views that are pieces of one larger view, or that view turned."""
+"""Plans of pieces of one larger view, and of quarter turns of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ class Patches(Plan):
         grid: cells along each side.
         jitter: largest shift in pixels.
         keep: how many cells are kept, at random.
-        middle_first: the cell in the middle is kept whatever else is, as the first; the grid must be odd.
-        scale: smallest and largest share of the image's area that the large view takes; none is that of the
+        scale: smallest and largest share of the image's area that the large view takes; None is that of the
             augmentation.
+        middle_first: whether the cell in the middle is always kept, as the first; the grid must be odd.
     """
 
     view: int = 256
@@ -68,7 +68,7 @@ class Patches(Plan):
 
 
 class StoredMaps(Protocol):
-    """Saliency maps made beforehand, by the number of the sample: an array `(N, h, w)`, a list, or what reads them from
+    """Saliency maps made beforehand, by the number of the sample: an array `(N, h, w)`, a list, or an object that reads
     files.
     """
 
@@ -79,8 +79,8 @@ Saliency = Literal["uniform", "spectral_residual"] | Callable[[Tensor], Tensor] 
 """Where a saccade may go.
 
 `uniform`: everywhere alike. `spectral_residual`: Hou and Zhang, CVPR 2007, from the image itself. A function gets the
-whole views `(B, 3, H, W)` in [0, 1] and gives maps `(B, h, w)`. Stored maps are those of the images as the data has
-them; they are moved as the views.
+whole views `(B, 3, H, W)` in [0, 1] and gives maps `(B, h, w)`. Stored maps belong to the images as the data has them;
+they are cropped and moved like the views.
 """
 
 
@@ -92,12 +92,12 @@ Cutting = Literal["upright", "official"]
 
 @dataclass(frozen=True)
 class Saccades(Plan):
-    """Small patches about fixations on one view; the last is to be predicted: the plan of seq-JEPA's predictive
-    learning across saccades.
+    """Small patches about fixations on one view, of which the last is to be predicted: the plan of seq-JEPA's
+    predictive learning across saccades.
 
-    Fixations are pixels drawn with probabilities proportional to a saliency map; after each, its surroundings are
-    inhibited. Beyond the border of the view patches are black. Records `fixation`, (row, column) in fractions of the
-    view, and `patch`, a box in the same.
+    Fixations are pixels, drawn with probabilities proportional to a saliency map. After each draw its surroundings are
+    inhibited. Beyond the border of the view, patches are black. Records `fixation`, (row, column) in fractions of the
+    view, and `patch`, a box in fractions of the view.
 
     Attributes:
         observed: patches before the target.
@@ -105,10 +105,10 @@ class Saccades(Plan):
         saliency: the map.
         inhibition: of a `disc` (the paper), a `square` (the authors' code) or `none`.
         radius: of the disc, or half the side of the square, in pixels; its rim is inhibited too.
-        cutting: `upright` patches begin `patch // 2` pixels before the fixation and are copies. `official` ones are
-            what the authors' code cuts: at the fixation with row and column exchanged, `patch` points on `patch` + 1
+        cutting: `upright` patches begin `patch // 2` pixels before the fixation and are copies. `official` patches are
+            cut as in the authors' code: at the fixation with row and column exchanged, `patch` points on `patch` + 1
             pixels, cut off to 8 bits.
-        size: side of the whole view in pixels; none is that of the augmentation.
+        size: side of the whole view in pixels; None is that of the augmentation.
     """
 
     observed: int = 4
@@ -145,21 +145,21 @@ class Saccades(Plan):
 
 
 @dataclass(frozen=True)
-class Turns(Plan):
-    """One view in its four upright positions: the plan of RotNet. View i is turned by i quarters counter-clockwise;
-    records `turn`, i.
+class QuarterTurns(Plan):
+    """One view in its four upright positions: the plan of RotNet. View i is turned by i quarters counter-clockwise.
+    Records `turn`, i.
 
     Attributes:
-        size: side of the views in pixels; none is that of the augmentation.
-        scale: smallest and largest share of the image's area that the view takes; none is that of the augmentation.
+        size: side of the views in pixels; None is that of the augmentation.
+        scale: smallest and largest share of the image's area that the view takes; None is that of the augmentation.
     """
 
     size: int | None = None
     scale: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
-        check_plan(self.size is None or self.size >= 1, f"Turns: size is at least 1 pixel, got {self.size}")
-        require_share("Turns", self.scale)
+        check_plan(self.size is None or self.size >= 1, f"QuarterTurns: size is at least 1 pixel, got {self.size}")
+        require_share("QuarterTurns", self.scale)
 
     @property
     def count(self) -> int:
