@@ -12,7 +12,7 @@ rows each operation changes, so no device is waited for.
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -29,12 +29,17 @@ from ssl_inv.catalogue import OPERATIONS, require
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
 
-_ALL = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
-GEOMETRIC: list[type[Geometric]] = [one for one in _ALL if isinstance(one, type) and issubclass(one, Geometric)]
-PHOTOMETRIC: list[type[Photometric]] = [one for one in _ALL if isinstance(one, type) and issubclass(one, Photometric)]
+_TABLE = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
+Kind = TypeVar("Kind", bound=Operation)
 
 _CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
+
+
+def in_order(kind: type[Kind]) -> list[type[Kind]]:
+    """The operations of one kind in the order of the table, then those that other packages have defined."""
+    own = [one for one in _TABLE if isinstance(one, type) and issubclass(one, kind)]
+    return [*own, *(one for one in kind.__subclasses__() if one not in own)]
 
 
 def maps(record: Record, rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
@@ -48,7 +53,7 @@ def maps(record: Record, rows: int) -> tuple[NDArray[np.float64], NDArray[np.boo
         Homographies `(B, 3, 3)` on (x, y, 1), and which rows are only cropped and flipped, `(B,)`.
     """
     matrices, upright = np.tile(np.eye(3), (rows, 1, 1)), np.full(rows, True)
-    for operation in GEOMETRIC:
+    for operation in in_order(Geometric):  # type: ignore[type-abstract]
         if len(some := np.flatnonzero(changed(record, rows, operation.neutral))):
             own = {name: record[name][some] for name in operation.groups if name in record}
             matrices[some] = matrices[some] @ operation.matrices(own)
@@ -58,7 +63,8 @@ def maps(record: Record, rows: int) -> tuple[NDArray[np.float64], NDArray[np.boo
 
 def moving(transform: Transform) -> Transform:
     """The part of a record that says how pixels are moved, without changes of colour."""
-    colours = {name for operation in PHOTOMETRIC for name in operation.groups} - {*RandomField.groups}
+    photometric = in_order(Photometric)  # type: ignore[type-abstract]
+    colours = {name for operation in photometric for name in operation.groups} - {*RandomField.groups}
     return transform.only([name for name in transform.names if name not in {*colours, *RandomField.neutral}])
 
 
@@ -104,7 +110,8 @@ class Policy:
             record |= RandomField.modes(record, count, size)
         matrices, upright = maps(record, count)
         moved = changed(record, count, RandomField.still)
-        recoloured = [(operation, changed(record, count, operation.neutral)) for operation in PHOTOMETRIC]
+        photometric = in_order(Photometric)  # type: ignore[type-abstract]
+        recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
         portion = max(1, count)
         if pixels.device.type == "cpu":
             portion = max(1, _CACHED_BYTES * torch.get_num_threads() // (12 * size * size))

@@ -1,4 +1,4 @@
-"""EMA teachers, as in BYOL, MoCo, DINO and seq-JEPA, and DINO's targets."""
+"""EMA teachers, as in BYOL, MoCo, DINO and seq-JEPA."""
 
 import copy
 import math

@@ -1,4 +1,4 @@
-"""Two objectives, each with its own part of the features."""
+"""Split: two objectives, each with its own part of the features."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal

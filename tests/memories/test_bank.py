@@ -120,7 +120,7 @@ def blobs(spherical: bool = False) -> tuple[Bank, Clusters, Tensor]:
 @pytest.mark.parametrize("spherical", [False, True])
 def test_k_means_finds_kinds_the_same_way_every_time(spherical):
     bank, clusters, kinds = blobs(spherical)
-    known = Labels(kinds, torch.ones(120, dtype=torch.bool), ["a", "b", "c"])
+    known = Labels(kinds, torch.ones(120, dtype=torch.bool), ("a", "b", "c"))
     found = clusters.agreement(known)
     assert found == {
         "smallest_cluster": 40,
@@ -137,7 +137,7 @@ def test_k_means_finds_kinds_the_same_way_every_time(spherical):
 def test_agreement_is_its_definition_over_the_objects_whose_class_is_known(bank_and_clusters):
     _, clusters = bank_and_clusters()
     classes, known = torch.from_numpy(RandomState(3).randint(4, size=60)), torch.arange(60) % 5 > 0
-    found = clusters.agreement(Labels(classes, known, list("abcd")))
+    found = clusters.agreement(Labels(classes, known, tuple("abcd")))
     joint = np.zeros((6, 4))
     np.add.at(joint, (clusters.labels[known].numpy(), classes[known].numpy()), 1 / int(known.sum()))
 

@@ -116,7 +116,7 @@ def test_one_direction_needs_no_teacher_of_the_source(backbone, some_views):
     objective = ConditionalBYOL(6, GROUPS, projector=[8, 5], symmetric=False)
     objective.adopt(backbone)
     seen = []
-    objective.teacher.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    objective.teacher.network[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     views = some_views(2)
     objective.loss(views, backbone)
     assert len(seen) == 1
