@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import ssl_inv.nn.backbones  # noqa: F401 - registers the architectures that exported folders may name
-import ssl_inv.nn.stems  # noqa: F401 - registers architectures that exported folders name
+import ssl_inv.nn.backbones
+import ssl_inv.nn.stems
 from ssl_inv.catalogue import SettingError, require, suggest
 from ssl_inv.memories.gallery import Gallery
 

@@ -28,7 +28,10 @@ SMALL = {"backbone.arguments": "{channels: [8, 16, 16, 32]}", "objective.project
 SOLIDS = {**SMALL, "data.objects": "64", "data.classes": "4", "data.views": "4", "data.size": "32"}
 PHOTOGRAPHS = {**SMALL, "data.path": "photographs"}
 VIT = "{img_size: 32, patch_size: 4, dynamic_img_size: true, depth: 2, embed_dim: 32, num_heads: 2}"
-JEPA = "{img_size: 32, patch_size: 8, depth: 2, embed_dim: 32, num_heads: 2, class_token: false, global_pool: avg, fc_norm: false}"
+JEPA = (
+    "{img_size: 32, patch_size: 8, depth: 2, embed_dim: 32, num_heads: 2, "
+    "class_token: false, global_pool: avg, fc_norm: false}"
+)
 RUNS: dict[str, dict[str, str]] = {
     "demo": SOLIDS,
     "seq-jepa-rendered": {**SOLIDS, "objective.directions": "32", "objective.heads": "2"},
@@ -190,6 +193,7 @@ if __name__ == "__main__":
             terms = train(chosen, Path(place), Path(place) / chosen)
             assert len(terms) == STEPS
             rows = ",\n  ".join(json.dumps(list(one.values())) for one in terms)
-            text = f'{{"machine": {json.dumps(machine())},\n "terms": {json.dumps(list(terms[0]))},\n "values": [\n  {rows}]}}\n'
+            head = f'"machine": {json.dumps(machine())},\n "terms": {json.dumps(list(terms[0]))}'
+            text = f'{{{head},\n "values": [\n  {rows}]}}\n'
             (CURVES / f"{chosen}.json").write_text(text)
             print(chosen, terms[0], terms[-1])  # noqa: T201

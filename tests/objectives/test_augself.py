@@ -41,8 +41,8 @@ def test_augself_tells_the_crop_in_the_frame_of_the_view_that_one_sees():
 
 
 def test_augself_tells_colours_between_minus_one_and_one():
-    policy = simclr().policy(0)
-    first, second = (policy.draw(Key(0, 0, np.arange(4096), view), 32, 32) for view in (0, 1))
+    augmentation = simclr()
+    first, second = (augmentation.draw(Key(0, 0, np.arange(4096), view), 32, 32) for view in (0, 1))
     told = AugSelf(6, GROUPS).targets[1](first.relative(second))
     assert told.shape == (4096, 4)
     assert 0.8 < told.abs().max() <= 1
