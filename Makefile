@@ -6,16 +6,18 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 SETTINGS ?=
 
-.PHONY: demo test test-all lint types docs clean
+.PHONY: demo test test-slow test-all lint types docs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ssl-inv pretrain demo --output $(RUN) $(SETTINGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8
 
-test-all: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 8
+
+test-all: test test-slow
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check

@@ -4,7 +4,7 @@
 
 Traces a SimCLR step on eight JPEGs, `ssl-inv check` of its recipe, and the evaluation of SIE on rendered solids. Prints
 for each the files and functions that were entered; a function counts once, however often it is called. On the way of a
-recipe or a transform, a call counts if the thing itself, or what holds it, is among its arguments.
+recipe or a transform, a function counts if the thing itself, or what holds it, is among its arguments or returned.
 """
 
 import argparse
@@ -24,8 +24,8 @@ import torch
 from PIL import Image
 
 import ssl_inv
-from ssl_inv.run import cli
-from ssl_inv.run.build import Run, build
+from ssl_inv.run import cli, judging
+from ssl_inv.run.build import Run, build, build_networks
 from ssl_inv.run.recipe import JudgedRecipe, Recipe, resolve
 from ssl_inv.transforms import Action, Transform
 
@@ -56,13 +56,15 @@ class Walk:
 
     def note(self, frame: FrameType, event: str, argument: Any) -> None:
         """Take part in tracing; see `sys.setprofile`."""
-        if event != "call" or (file := own(frame)) is None or frame.f_code.co_name.startswith("<"):
+        wanted = ("call",) if self.carries is None else ("call", "return")
+        if event not in wanted or (file := own(frame)) is None or frame.f_code.co_name.startswith("<"):
             return
-        if self.carries is not None and not any(
-            self._has(value, self.depth) for value in list(frame.f_locals.values())
-        ):
+        values = list(frame.f_locals.values()) if event == "call" else [argument]
+        if self.carries is not None and not any(self._has(value, self.depth) for value in values):
             return
         self.calls.append((file, frame.f_code.co_qualname if sys.version_info >= (3, 11) else frame.f_code.co_name))
+        if event == "return":
+            return
         caller = frame.f_back
         while caller is not None and own(caller) is None:
             caller = caller.f_back
@@ -161,15 +163,14 @@ def recipe_to_run(file: Path) -> Walk:
 
 
 def transform_to_table(run: Run) -> Walk:
-    """Where transforms and actions are handed on from the data to the results."""
-    from ssl_inv.run.build import build_networks
-    from ssl_inv.run.judging import judge
-
+    """Where transforms and actions are handed on from the data to the table of their R2."""
+    for other in [name for name in judging.QUICK if name != "transforms_r2"]:
+        del judging.QUICK[other]
     untrained = build_networks(run.recipe, run.module.view_maker.groups)
     normalise, settings = run.module.view_maker.whole, run.recipe.evaluation
-    with walk(lambda value: isinstance(value, (Transform, Action)), depth=2) as judging:
-        judge(run.data, (run.backbone, run.objective), untrained, normalise, settings, torch.device("cpu"), 0)
-    return judging
+    with walk(lambda value: isinstance(value, (Transform, Action)), depth=2) as found:
+        judging.judge(run.data, (run.backbone, run.objective), untrained, normalise, settings, torch.device("cpu"), 0)
+    return found
 
 
 def main() -> None:

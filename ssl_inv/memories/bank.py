@@ -12,7 +12,7 @@ from ssl_inv.memories.base import Memory
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.memories.queue import DTYPES, Precision
 from ssl_inv.nn.distributed import gather
-from ssl_inv.nn.precision import full_precision
+from ssl_inv.nn.losses import full_precision
 
 Place = Literal["device", "host"]
 

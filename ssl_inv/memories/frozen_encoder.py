@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import ssl_inv.nn.backbones
-import ssl_inv.nn.stems
 from ssl_inv.catalogue import SettingError, require, suggest
 from ssl_inv.memories.gallery import Gallery
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.nn.precision import full_precision, in_full_precision
+from ssl_inv.nn.losses import full_precision, in_full_precision
 
 ActionStatistics = Literal["joint", "padded", "repeated"]
 """The batches over which the actions of one training step are normalised; `ActionEncoder` explains them."""

@@ -9,13 +9,26 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv.nn.distributed import all_sum, gather, rank, world_size
-from ssl_inv.nn.precision import full_precision
 
 Error = Literal["smooth-l1", "squared", "absolute"]
 """The error measure of `token_error`."""
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor in at least float32: in half precision, squares overflow and long sums lose their digits."""
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def in_full_precision(layer: nn.Module, *parts: Tensor) -> Tensor:
+    """A layer on concatenated parts, in the precision of its weights: bfloat16 would round a rotation to a fifth of a
+    degree.
+    """
+    with torch.autocast(parts[0].device.type, enabled=False):
+        dtype = next(layer.parameters()).dtype
+        return layer(torch.cat([part.to(dtype) for part in parts], dim=-1))  # type: ignore[no-any-return]
 
 
 def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:

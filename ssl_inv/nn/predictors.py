@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_at_least
 from ssl_inv.nn.heads import mlp
-from ssl_inv.nn.precision import full_precision, in_full_precision
+from ssl_inv.nn.losses import full_precision, in_full_precision
 from ssl_inv.transforms.quaternions import quaternion_multiply
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.nn.distributed import all_sum, world_size
-from ssl_inv.nn.precision import full_precision
+from ssl_inv.nn.losses import full_precision
 
 
 def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, scale_by_batch: bool = True) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.nn.distributed import all_sum, is_distributed, world_size
-from ssl_inv.nn.precision import full_precision
+from ssl_inv.nn.losses import full_precision
 
 
 class _BatchNorm(nn.modules.batchnorm._BatchNorm):

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require_at_least, require_between
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import mlp
+from ssl_inv.nn.losses import in_full_precision
 from ssl_inv.nn.parts import Part
-from ssl_inv.nn.precision import in_full_precision
 from ssl_inv.nn.teacher import Teacher
 
 

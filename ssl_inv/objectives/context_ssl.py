@@ -14,7 +14,7 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import gather, rank
 from ssl_inv.nn.heads import mlp
-from ssl_inv.nn.precision import in_full_precision
+from ssl_inv.nn.losses import in_full_precision
 from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term
 from ssl_inv.transforms import Convention, Group, Transform, keyed_random
 from ssl_inv.views import Pair, Views

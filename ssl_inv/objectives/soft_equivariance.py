@@ -10,8 +10,8 @@ from ssl_inv.catalogue import SettingError, require_above, require_at_least
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.distributed import all_sum, rank, world_size
+from ssl_inv.nn.losses import full_precision
 from ssl_inv.nn.parts import Part, require_pooled_channels
-from ssl_inv.nn.precision import full_precision
 from ssl_inv.nn.symmetries import SYMMETRIES, Shifts, Symmetry, permute_back, require_symmetries
 from ssl_inv.objectives.around import Around, base_objective, beside
 from ssl_inv.objectives.base import Losses, Objective, Term
