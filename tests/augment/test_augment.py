@@ -40,7 +40,7 @@ def key(index: list[int], view: int = 0, epoch: int = 0) -> Key:
     return Key(3, np.full(len(index), epoch), np.array(index), view)
 
 
-def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels() -> None:
+def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels():
     random = np.random.default_rng(0).random((4000, 40))
     x, y, width, height = draw_crops(random, (0.2, 0.6), (3 / 4, 4 / 3), 400, 500).T
     left, top = (x - width / 2) * 500, (y - height / 2) * 400
@@ -56,13 +56,13 @@ def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels()
     assert abs(np.log(ratio).mean()) < 0.01
 
 
-def test_a_crop_that_never_fits_is_the_largest_centred_one() -> None:
+def test_a_crop_that_never_fits_is_the_largest_centred_one():
     boxes = draw_crops(np.full((1, 40), 0.999), (1.0, 1.0), (1.0, 1.0), 100, 300)
     np.testing.assert_allclose(boxes, [[0.5, 0.5, 1 / 3, 1.0]])
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.members)
-def test_a_view_depends_on_its_key_and_not_on_its_batch(name: str) -> None:
+def test_a_view_depends_on_its_key_and_not_on_its_batch(name):
     settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}.get(
         name, {"extra": [{"name": "random_field"}]}
     )
@@ -82,7 +82,7 @@ def test_a_view_depends_on_its_key_and_not_on_its_batch(name: str) -> None:
         assert not torch.isclose(augmentation.draw(other, 48, 48)[drawn], record[drawn]).all()
 
 
-def test_what_is_not_applied_is_neutral_and_leaves_the_pixels() -> None:
+def test_what_is_not_applied_is_neutral_and_leaves_the_pixels():
     nothing = custom(operations=[{**one, "probability": 0.0} for one in EVERYTHING])
     pixels = images()
     views, transform = nothing(pixels, key([*range(6)]))
@@ -93,7 +93,7 @@ def test_what_is_not_applied_is_neutral_and_leaves_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(EVERYTHING)), ids=[one["name"] for one in EVERYTHING])
-def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(number: int) -> None:
+def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(number):
     augmentation = custom(operations=[{**EVERYTHING[number], "probability": 0.3}])
     transform = augmentation.draw(key([*range(3000)]), 64, 64)
     neutral = {name: group.neutral(3000) for name, group in augmentation.groups.items()}
@@ -101,7 +101,7 @@ def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(nu
     assert 0.27 < changed.float().mean() < 0.33
 
 
-def test_jitter_stays_in_its_ranges_and_reaches_their_ends() -> None:
+def test_jitter_stays_in_its_ranges_and_reaches_their_ends():
     transform = simclr(jitter=1.0, strength=0.5).draw(key([*range(2000)]), 32, 32)
     for name in ("brightness", "contrast", "saturation"):
         assert 0.6 <= transform[name].min() < 0.61
@@ -113,14 +113,14 @@ def test_jitter_stays_in_its_ranges_and_reaches_their_ends() -> None:
 
 
 @pytest.mark.parametrize(("order", "different"), [("sample", 24), ("epoch", 1), ("fixed", 1)])
-def test_the_order_of_the_jitter_is_as_asked(order: str, different: int) -> None:
+def test_the_order_of_the_jitter_is_as_asked(order, different):
     jitter = custom(operations=[{"name": "jitter", "order": order, "probability": 1.0}])
     drawn = [jitter.draw(key([*range(500)], epoch=epoch), 32, 32)["jitter_order"] for epoch in range(8)]
     assert len(drawn[0].unique()) == different
     assert (len({int(one[0]) for one in drawn}) > 1) == (order != "fixed")
 
 
-def test_the_two_policies_of_byol_are_its_views() -> None:
+def test_the_two_policies_of_byol_are_its_views():
     augmentation = byol()
     first, second, third = (augmentation.draw(key([*range(1000)], view=view), 64, 64) for view in range(3))
     assert (first["blur"] > 0).all()
@@ -133,7 +133,7 @@ def test_the_two_policies_of_byol_are_its_views() -> None:
     assert "solarise" not in moco().groups
 
 
-def test_views_of_another_size_or_scale_can_be_asked_of_a_policy() -> None:
+def test_views_of_another_size_or_scale_can_be_asked_of_a_policy():
     small = simclr(size=48).policy(0).with_crop(16, (0.05, 0.2))
     transform = simclr().draw(key([*range(500)]), 48, 48, small)
     area = transform["crop"][:, 2] * transform["crop"][:, 3]
@@ -143,7 +143,7 @@ def test_views_of_another_size_or_scale_can_be_asked_of_a_policy() -> None:
         none().policy(0).with_crop(16, (0.05, 0.2))
 
 
-def test_a_small_view_passes_over_no_pixel_of_its_source() -> None:
+def test_a_small_view_passes_over_no_pixel_of_its_source():
     """White and black by turns become grey, whichever way the source is read."""
     stripes = (torch.arange(128) % 2 * 255).to(torch.uint8).expand(2, 3, 128, 128)
     upright = none(size=16)(stripes, key([0, 1]))[0]
@@ -152,7 +152,7 @@ def test_a_small_view_passes_over_no_pixel_of_its_source() -> None:
         assert (views - 0.5).abs().max() < tolerance
 
 
-def test_filters_have_the_variance_asked_for() -> None:
+def test_filters_have_the_variance_asked_for():
     point = torch.zeros(3, 1, 33, 33)
     point[:, :, 16, 16] = 1
     place = torch.arange(33.0) - 16
@@ -168,7 +168,7 @@ def test_filters_have_the_variance_asked_for() -> None:
         torch.testing.assert_close(torch.stack((across, down), 1), torch.tensor(expected), rtol=0.04, atol=0.005)
 
 
-def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_strength_zero() -> None:
+def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_strength_zero():
     field = [{"name": "random_field", "transforms": ["translate", "hue"], "probability": 1.0}]
     augmentation, pixels = none(extra=field), images()
     views, transform = augmentation(pixels, key([*range(6)]))
@@ -178,7 +178,7 @@ def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_stren
     assert torch.equal(still(pixels, key([*range(6)]))[0], pixels / 255)
 
 
-def test_of_dropped_colours_one_stays_and_the_others_tell_nothing() -> None:
+def test_of_dropped_colours_one_stays_and_the_others_tell_nothing():
     pixels = images(64)
     views, transform = custom(operations=[{"name": "colour_dropping"}])(pixels, key([*range(64)]))
     kept = transform["colour_dropping"] - 1
@@ -191,7 +191,7 @@ def test_of_dropped_colours_one_stays_and_the_others_tell_nothing() -> None:
         assert torch.corrcoef(torch.cat((noise, source[channel : channel + 1])).flatten(1)).triu(1).abs().max() < 0.1
 
 
-def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source() -> None:
+def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source():
     record = {"crop": np.array([[0.4, 0.6, 0.2, 0.5]]), "flip": np.array([1.0])}
     matrices, upright = maps(record, 1)
     assert upright.all()
@@ -226,7 +226,7 @@ REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-def test_impossible_settings_are_refused(case: str) -> None:
+def test_impossible_settings_are_refused(case):
     settings, message = REFUSED[case]
     with pytest.raises(ValueError, match=message):
         AUGMENTATIONS.find(settings["name"]).load()(
@@ -250,7 +250,7 @@ def test_impossible_settings_are_refused(case: str) -> None:
         (["rotation"], "augmentation.extra: expected a list of"),
     ],
 )
-def test_a_recipe_s_operations_are_checked_by_name_and_type(extra: list[Any], message: str) -> None:
+def test_a_recipe_s_operations_are_checked_by_name_and_type(extra, message):
     recipe = {"objective": {"name": "simclr"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}}
     with pytest.raises(RecipeError, match=message.replace("?", r"\?")):
         resolve({**recipe, "augmentation": {"name": "simclr", "extra": extra}})

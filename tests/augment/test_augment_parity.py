@@ -131,7 +131,7 @@ PHOTOMETRIC: dict[str, tuple[Callable[[Tensor, Any], Tensor], tuple[float, ...]]
 
 
 @pytest.mark.parametrize("name", PHOTOMETRIC)
-def test_one_photometric_operation(photograph: Callable[[int], Tensor], name: str) -> None:
+def test_one_photometric_operation(photograph, name):
     """All values as one batch."""
     change, values = PHOTOMETRIC[name]
     pixels = photograph(SIDE)
@@ -141,7 +141,7 @@ def test_one_photometric_operation(photograph: Callable[[int], Tensor], name: st
         assert furthest(view, change(pixels, value)[0]) < TOLERANCE, value
 
 
-def test_posterise_is_torchvisions_on_bytes(kind: str, request: pytest.FixtureRequest) -> None:
+def test_posterise_is_torchvisions_on_bytes(kind, request):
     pixels, bits = one_photograph(kind, SIDE, torch.uint8, lambda: request.getfixturevalue("real_data")), (1, 3, 5, 7)
     for source in (pixels, pixels / 255):
         found = rendered(source.repeat(len(bits), 1, 1, 1), parameters={"posterise": torch.tensor(bits)})
@@ -150,9 +150,7 @@ def test_posterise_is_torchvisions_on_bytes(kind: str, request: pytest.FixtureRe
 
 
 @pytest.mark.parametrize("box", [(3, 5, 20, 30), (0, 0, 64, 64), (50, 1, 14, 7)], ids=str)
-def test_erasing_paints_torchvisions_rectangle(
-    photograph: Callable[[int], Tensor], box: tuple[int, int, int, int]
-) -> None:
+def test_erasing_paints_torchvisions_rectangle(photograph, box):
     pixels, (top, left, height, width) = photograph(SIDE), box
     expected = F.erase(as_float(pixels), top, left, height, width, torch.tensor(0.5))
     found = rendered(pixels, parameters={"erasing": [left / SIDE, top / SIDE, width / SIDE, height / SIDE]})
@@ -160,7 +158,7 @@ def test_erasing_paints_torchvisions_rectangle(
 
 
 @pytest.mark.parametrize("factors", [(1.4, 0.6, 1.7, 0.15), (0.5, 1.8, 0.3, 0.9), (1.0, 1.3, 1.0, 0.4)], ids=str)
-def test_jitter_in_every_order(photograph: Callable[[int], Tensor], factors: tuple[float, ...]) -> None:
+def test_jitter_in_every_order(photograph, factors):
     """All 24 orders as one batch; torchvision works on floats, since on bytes it rounds after every step."""
     changes = (
         F.adjust_brightness,
@@ -179,7 +177,7 @@ def test_jitter_in_every_order(photograph: Callable[[int], Tensor], factors: tup
         assert furthest(view, one) < TOLERANCE, order
 
 
-def test_the_whole_colour_chain(photograph: Callable[[int], Tensor]) -> None:
+def test_the_whole_colour_chain(photograph):
     pixels = photograph(SIDE)
     found = rendered(
         pixels, parameters={"brightness": 1.3, "saturation": 0.6, "hue": 0.1, "grey": 1.0, "blur": 1.1, "solarise": 0.6}
@@ -204,9 +202,7 @@ def test_the_whole_colour_chain(photograph: Callable[[int], Tensor]) -> None:
     ],
     ids=str,
 )
-def test_crops_and_flips(
-    photograph: Callable[[int], Tensor], side: int, box: tuple[int, int, int, int], size: int
-) -> None:
+def test_crops_and_flips(photograph, side, box, size):
     """No flip, each of the two and both, as one batch."""
     pixels, (top, left, height, width) = photograph(side), box
     crop = [(left + width / 2) / side, (top + height / 2) / side, width / side, height / side]
@@ -220,14 +216,14 @@ def test_crops_and_flips(
         assert furthest(found, expected) < TOLERANCE, flip
 
 
-def test_crops_of_images_that_are_not_square(photograph: Callable[[int], Tensor]) -> None:
+def test_crops_of_images_that_are_not_square(photograph):
     pixels = photograph(96)[..., :60, :]
     found = rendered(pixels, 40, {"crop": [(20 + 35) / 96, (8 + 22) / 60, 70 / 96, 44 / 60]})
     assert furthest(found, F.resized_crop(pixels, 8, 20, 44, 70, [40, 40], antialias=True)) < TOLERANCE
 
 
 @pytest.mark.parametrize("degrees", [-170.0, -90.0, -33.0, 4.0, 45.0, 180.0])
-def test_rotation_is_counter_clockwise(photograph: Callable[[int], Tensor], degrees: float) -> None:
+def test_rotation_is_counter_clockwise(photograph, degrees):
     pixels = photograph(SIDE)
     found = rendered(pixels, parameters={"angle": math.radians(degrees) % (2 * math.pi)})
     assert psnr(found, F.rotate(as_float(pixels), degrees, BILINEAR)) > 40
@@ -246,13 +242,7 @@ AFFINE = [
 
 
 @pytest.mark.parametrize(("degrees", "shift", "zoom", "shear"), AFFINE, ids=str)
-def test_affine_maps(
-    photograph: Callable[[int], Tensor],
-    degrees: float,
-    shift: tuple[float, float],
-    zoom: float,
-    shear: tuple[float, float],
-) -> None:
+def test_affine_maps(photograph, degrees, shift, zoom, shear):
     """torchvision's angle is clockwise here, and it shifts by pixels."""
     pixels = photograph(SIDE)
     angle, slant = math.radians(degrees) % (2 * math.pi), [math.radians(one) for one in shear]
@@ -270,7 +260,7 @@ def test_affine_maps(
     ],
     ids=["inwards", "one corner", "outwards"],
 )
-def test_perspective(photograph: Callable[[int], Tensor], shifts: list[float]) -> None:
+def test_perspective(photograph, shifts):
     """Corners are the outer edges of the outer pixels, where torchvision counts 0 and the side."""
     pixels = photograph(SIDE)
     corners, ends = four_corners(shifts, SIDE)
@@ -278,9 +268,7 @@ def test_perspective(photograph: Callable[[int], Tensor], shifts: list[float]) -
     assert psnr(found, F.perspective(as_float(pixels), corners, ends, BILINEAR)) > 40
 
 
-def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(kind, request):
     """Smooth images, since torchvision resamples twice; the zoom keeps what lies outside the crop out of sight."""
     pixels = one_photograph(kind, 96, torch.float32, lambda: request.getfixturevalue("real_data"))
     pixels = F.gaussian_blur(pixels, [21, 21], [3.0, 3.0])
@@ -306,9 +294,7 @@ def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(
     [(128, 0.4, 0.0, 48), (128, 0.4, 30.0, 48), (256, 0.8, 17.0, 32), (96, 0.6, 45.0, 96)],
     ids=str,
 )
-def test_shrinking_by_an_affine_map_does_not_alias(
-    photograph: Callable[[int], Tensor], side: int, zoom: float, degrees: float, size: int
-) -> None:
+def test_shrinking_by_an_affine_map_does_not_alias(photograph, side, zoom, degrees, size):
     """The reference is drawn at eight times the resolution, then brought to that of the view; the rim, half black, is
     left out.
     """
@@ -343,12 +329,12 @@ def sources(request: pytest.FixtureRequest) -> Tensor:
 
 
 @pytest.mark.parametrize("name", OF_ITSELF)
-def test_every_operation_says_how_likely_it_is(name: str) -> None:
+def test_every_operation_says_how_likely_it_is(name):
     assert "probability" in schema_of(OPERATIONS.find(name)).settings
 
 
 @pytest.mark.parametrize("name", OF_ITSELF)
-def test_a_record_makes_the_view_again_in_any_batch(name: str, sources: Tensor) -> None:
+def test_a_record_makes_the_view_again_in_any_batch(name, sources):
     augmentation = alone(name, 1.0)
     before = sources.clone()
     views, transform = augmentation(sources, key(len(sources)))
@@ -362,7 +348,7 @@ def test_a_record_makes_the_view_again_in_any_batch(name: str, sources: Tensor) 
 
 
 @pytest.mark.parametrize("name", OF_ITSELF)
-def test_an_operation_that_is_not_applied_leaves_no_trace(name: str, sources: Tensor) -> None:
+def test_an_operation_that_is_not_applied_leaves_no_trace(name, sources):
     augmentation = alone(name, 0.0)
     views, transform = augmentation(sources, key(len(sources)))
     for parameter, group in augmentation.groups.items():
@@ -371,7 +357,7 @@ def test_an_operation_that_is_not_applied_leaves_no_trace(name: str, sources: Te
 
 
 @pytest.mark.parametrize("hue", ["hsv", "linear"])
-def test_simclr_s_views_do_not_depend_on_their_batch(hue: Any, sources: Tensor) -> None:
+def test_simclr_s_views_do_not_depend_on_their_batch(hue, sources):
     augmentation, pixels = simclr(size=32, hue=hue), sources.repeat(8, 1, 1, 1)
     views, transform = augmentation(pixels, key(len(pixels)))
     for rows in np.array_split(np.random.default_rng(0).permutation(len(pixels)), 6):
@@ -379,7 +365,7 @@ def test_simclr_s_views_do_not_depend_on_their_batch(hue: Any, sources: Tensor) 
         assert torch.equal(some, views[rows])
 
 
-def test_the_benchmark_gives_everybody_the_same_work(benchmark: ModuleType) -> None:
+def test_the_benchmark_gives_everybody_the_same_work(benchmark):
     """Views of one size, normalised, with about the same mean and contrast."""
     pixels = photographs(64, 48)
     ours = benchmark.ours("ours", pixels, 32)
@@ -400,7 +386,7 @@ def test_the_benchmark_gives_everybody_the_same_work(benchmark: ModuleType) -> N
             assert 0.7 < views.std() / expected.std() < 1.4, one.name
 
 
-def test_the_benchmark_measures_and_tells_what_views_take_of_a_step(benchmark: ModuleType) -> None:
+def test_the_benchmark_measures_and_tells_what_views_take_of_a_step(benchmark):
     pixels = photographs(4, 32)
     rows, _ = benchmark.compare(pixels, 24, rounds=1, seconds=0.0)
     assert {"ours", "torchvision v2, tensors"} <= {row["name"] for row in rows}

@@ -61,21 +61,21 @@ class Plain(RenderedSolids):
 
 
 @pytest.mark.parametrize("name", [*AUGMENTATIONS.members])
-def test_every_policy_makes_its_views_on_the_device(name: str) -> None:
+def test_every_policy_makes_its_views_on_the_device(name):
     assert_made_there(Pair(), policy(name), Plain(classes=4, objects=8, views=1, size=48))
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: type(plan).__name__)
-def test_every_plan_is_made_on_the_device(plan: Plan) -> None:
+def test_every_plan_is_made_on_the_device(plan):
     assert_made_there(plan, policy("simclr"), Plain(classes=4, objects=8, views=1, size=48))
 
 
 @pytest.mark.parametrize("plan", [Pair(), TransformPath(2, ("rotation",))], ids=lambda plan: type(plan).__name__)
-def test_views_of_the_data_stay_on_the_device(plan: Plan) -> None:
+def test_views_of_the_data_stay_on_the_device(plan):
     assert_made_there(plan, AUGMENTATIONS.find("none").load()(), RenderedSolids(classes=4, objects=8, views=2, size=48))
 
 
-def test_what_stays_on_the_host_is_found() -> None:
+def test_what_stays_on_the_host_is_found():
     gpu = PretendedGPU()
     there = gpu.tensor(torch.ones(3))
     with gpu:

@@ -41,9 +41,7 @@ WITH_RECIPE = sorted(
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in WITH_RECIPE]
 )
-def test_every_objective_with_a_recipe_is_measured(
-    name: str, step_cost: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_every_objective_with_a_recipe_is_measured(name, step_cost, monkeypatch):
     monkeypatch.setattr(step_cost, "_WARM_UP", 0)
     is_resnet = read_yaml(shipped_recipes()[step_cost.recipe_of(name)])["backbone"]["name"].startswith("resnet")
     small = ["name=test_resnet", "arguments={}", "stem=default"] if is_resnet else ["arguments.depth=2"]
@@ -74,7 +72,7 @@ class Example(Objective):
         return {"term": Term(((self.head(x) + self.head(y)).mean() - target).square())}
 
 
-def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(step_cost: ModuleType) -> None:
+def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(step_cost):
     backbone = make_backbone(name="test_resnet")
     objective = Example()
     objective.head, objective.spare = nn.Linear(backbone.features, 4), nn.Linear(backbone.features, 4)
@@ -86,7 +84,7 @@ def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(st
         objective.loss(views, backbone)["term"].value.backward()
 
     networks = step_cost.Networks(step)
-    for module in (backbone.model.conv1, objective.teacher, objective.head, objective.spare):  # type: ignore[union-attr]
+    for module in (backbone.model.conv1, objective.teacher, objective.head, objective.spare):
         module.register_forward_hook(lambda module, *_: calls.append(module))
     objective.zero_grad(set_to_none=True)
     backbone.zero_grad(set_to_none=True)
@@ -100,6 +98,6 @@ def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(st
     assert all(one.grad is None for one in (*objective.spare.parameters(), *objective.teacher.parameters()))
 
 
-def test_what_calls_do_not_show_is_not_measured(step_cost: ModuleType) -> None:
+def test_what_calls_do_not_show_is_not_measured(step_cost):
     with pytest.raises(RecipeError, match="share passes"):
         step_cost.recipe_of("split")

@@ -110,14 +110,12 @@ def keys(pixels: torch.Tensor) -> Iterator[bytes]:
     return (one.contiguous().numpy().tobytes() for one in pixels)
 
 
-def test_every_source_has_a_tiny_data_set() -> None:
+def test_every_source_has_a_tiny_data_set():
     assert TINY.keys() == SOURCES.keys()
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_counts_groups_labels_and_images_fit_together(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_counts_groups_labels_and_images_fit_together(name, tmp_path, load_all):
     tiny = TINY[name](tmp_path / "data")
     data = tiny.data(name)
     assert len(data.train) + len(data.validation) == tiny.objects
@@ -143,9 +141,7 @@ def test_counts_groups_labels_and_images_fit_together(
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again(name, tmp_path, load_all):
     tiny = TINY[name](tmp_path / "data")
     source = tiny.data(name).train
     objects, views = pairs(source)
@@ -164,9 +160,7 @@ def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_no_view_is_both_to_train_on_and_to_judge_by(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_no_view_is_both_to_train_on_and_to_judge_by(name, tmp_path, load_all):
     data = TINY[name](tmp_path / "data").data(name)
     train, validation = (set(keys(load_all(source).pixels)) for source in both(data))
     assert len(train) == data.train.view_counts.sum()
@@ -174,7 +168,7 @@ def test_no_view_is_both_to_train_on_and_to_judge_by(
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_stamp_changes_with_a_file_and_with_nothing_else(name: str, tmp_path: Path) -> None:
+def test_a_stamp_changes_with_a_file_and_with_nothing_else(name, tmp_path):
     tiny = TINY[name](tmp_path / "data")
     before = tiny.data(name).train.stamp
     assert tiny.data(name).train.stamp == before
@@ -185,9 +179,7 @@ def test_a_stamp_changes_with_a_file_and_with_nothing_else(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "cache"), BROKEN)
-def test_a_broken_image_is_zero_and_named(
-    name: str, cache: bool, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_a_broken_image_is_zero_and_named(name, cache, tmp_path, load_all):
     tiny = TINY[name](tmp_path / "data")
     tiny.files[5].write_bytes(b"no image")
     found = []
@@ -205,9 +197,7 @@ def test_a_broken_image_is_zero_and_named(
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
-def test_too_many_broken_images_are_an_error_of_one_line(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_too_many_broken_images_are_an_error_of_one_line(name, tmp_path, load_all):
     tiny = TINY[name](tmp_path / "data")
     source = tiny.data(name).train
     for path in tiny.files:
@@ -277,15 +267,13 @@ ZEROS = torch.zeros(4, dtype=torch.int64)
         (None, named(ZEROS + 2), r"Labels.classes has 2 to 2, but Labels.names has 2 name\(s\)"),
     ],
 )
-def test_counts_and_labels_of_a_wrong_type_are_one_clear_line(counts: Any, labels: Any, message: str) -> None:
+def test_counts_and_labels_of_a_wrong_type_are_one_clear_line(counts, labels, message):
     with pytest.raises(ValueError, match=message) as caught:
         Data(Own(), Own(counts, labels))
     assert "\n" not in str(caught.value)
 
 
-def test_a_source_of_a_wrong_type_ends_a_run_before_it_begins(
-    tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_source_of_a_wrong_type_ends_a_run_before_it_begins(tmp_path, tiny_recipe, monkeypatch, capsys):
     (tmp_path / "mine.py").write_text(
         Path(__file__).read_text() + "\n\ndef mine():\n    return Data(Own(labels=[0, 1, 0, 1]), Own())\n"
     )

@@ -7,14 +7,12 @@ import os
 import pickle
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from ssl_inv.data.archives import Files, unpacked
-from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.folder import ImageFolder, folder
 
 FORMS = ["folder", "stored", "deflated", "nested", "tar"]
@@ -30,14 +28,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_image_folder_reads_every_form(
-    tmp_path: Path,
-    write: Callable[..., str],
-    form: str,
-    layout: str,
-    png: Callable[[int], bytes],
-    load_all: Callable[[Source], Images],
-) -> None:
+def test_image_folder_reads_every_form(tmp_path, write, form, layout, png, load_all):
     names, classes = LAYOUTS[layout]
     contents = {name: png(10 * (number + 1)) for number, name in enumerate(names)}
     path = write(
@@ -60,7 +51,7 @@ def test_image_folder_reads_every_form(
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_a_folder_a_zip_and_a_tar_are_read_the_same_way(tmp_path: Path, write: Callable[..., str], form: str) -> None:
+def test_a_folder_a_zip_and_a_tar_are_read_the_same_way(tmp_path, write, form):
     contents = {"b/1.txt": b"one", "a.txt": b"two" * 100, "b/c/2.txt": b"", "b-c/ü.txt": b"four"}
     made = Files(write(tmp_path / "data", contents, form))
     for files in (made, pickle.loads(pickle.dumps(made))):
@@ -77,9 +68,7 @@ def test_a_folder_a_zip_and_a_tar_are_read_the_same_way(tmp_path: Path, write: C
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("change", [{"a.txt": b"two"}, {"d/c.txt": b"one"}, {"a.txt": b"three"}])
-def test_a_stamp_changes_with_a_file_that_is_written_or_added(
-    tmp_path: Path, write: Callable[..., str], form: str, change: dict[str, bytes]
-) -> None:
+def test_a_stamp_changes_with_a_file_that_is_written_or_added(tmp_path, write, form, change):
     path = write(tmp_path / "data", contents := {"a.txt": b"one", "b.txt": b"one", "d/e.txt": b"one"}, form)
     before = Files(path).stamp
     assert Files(path).stamp == before
@@ -87,7 +76,7 @@ def test_a_stamp_changes_with_a_file_that_is_written_or_added(
     assert Files(path).stamp != before
 
 
-def test_links_in_a_tar_and_a_name_that_is_twice(tmp_path: Path) -> None:
+def test_links_in_a_tar_and_a_name_that_is_twice(tmp_path):
     (tmp_path / "one").write_bytes(b"old")
     os.link(tmp_path / "one", tmp_path / "same")
     (tmp_path / "other").symlink_to("one")
@@ -107,13 +96,7 @@ def test_links_in_a_tar_and_a_name_that_is_twice(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "stored"])
-def test_the_data_s_own_split_wins_over_a_random_one(
-    tmp_path: Path,
-    write: Callable[..., str],
-    form: str,
-    png: Callable[[int], bytes],
-    files_of: Callable[[Source], set[str]],
-) -> None:
+def test_the_data_s_own_split_wins_over_a_random_one(tmp_path, write, form, png, files_of):
     names = ["train/a/1.png", "train/b/2.png", "val/a/3.png", "val/b/4.png", "test/a/5.png"]
     data = folder(path=write(tmp_path / "data", dict.fromkeys(names, png(9)), form), validation_share=0.5)
     assert files_of(data.train) == set(names[:2])
@@ -121,9 +104,7 @@ def test_the_data_s_own_split_wins_over_a_random_one(
     assert "test split is not used" in data.notes["split"]
 
 
-def test_random_split_is_by_seed_and_complete(
-    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes], files_of: Callable[[Source], set[str]]
-) -> None:
+def test_random_split_is_by_seed_and_complete(tmp_path, write, png, files_of):
     path = write(tmp_path / "data", {f"{n:02}.png": png(n) for n in range(20)})
     data, same, other = (folder(path=path, validation_share=0.25, split_seed=seed) for seed in (0, 0, 1))
     assert len(data.validation) == 5
@@ -132,9 +113,7 @@ def test_random_split_is_by_seed_and_complete(
     assert files_of(data.validation) == files_of(same.validation) != files_of(other.validation)
 
 
-def test_separate_validation_set_has_the_class_numbers_of_the_train_set(
-    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes]
-) -> None:
+def test_separate_validation_set_has_the_class_numbers_of_the_train_set(tmp_path, write, png):
     train = write(tmp_path / "train", {name: png(1) for name in ("ant/1.png", "bee/1.png", "cat/1.png")})
     data = folder(path=train, validation=write(tmp_path / "val", {name: png(1) for name in ("bee/1.png", "cat/1.png")}))
     assert data.validation.labels is not None
@@ -155,22 +134,13 @@ def test_separate_validation_set_has_the_class_numbers_of_the_train_set(
         (["val/a.png"], {}, "nothing to train on"),
     ],
 )
-def test_folder_errors(
-    tmp_path: Path,
-    write: Callable[..., str],
-    names: list[str],
-    options: dict[str, object],
-    message: str,
-    png: Callable[[int], bytes],
-) -> None:
+def test_folder_errors(tmp_path, write, names, options, message, png):
     with pytest.raises(ValueError, match=message) as caught:
-        folder(path=write(tmp_path / "data", dict.fromkeys(names, png(1))), **options)  # type: ignore[arg-type]
+        folder(path=write(tmp_path / "data", dict.fromkeys(names, png(1))), **options)
     assert "\n" not in str(caught.value)
 
 
-def test_links_that_lead_nowhere_or_back_do_no_harm(
-    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes]
-) -> None:
+def test_links_that_lead_nowhere_or_back_do_no_harm(tmp_path, write, png):
     path = Path(write(tmp_path / "data", {"a/0.png": png(1), "b/1.png": png(2)}))
     (path / "a" / "lost.png").symlink_to(tmp_path / "nowhere")
     (path / "a" / "again").symlink_to(path)
@@ -184,9 +154,7 @@ def test_links_that_lead_nowhere_or_back_do_no_harm(
     assert files.stamp != before
 
 
-def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(
-    tmp_path: Path, png: Callable[[int], bytes], load_all: Callable[[Source], Images]
-) -> None:
+def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(tmp_path, png, load_all):
     with zipfile.ZipFile(tmp_path / "data.zip", "w") as archive:
         archive.writestr("x/0.png", png(10))
         archive.writestr("x/1.png", png(30))
@@ -195,7 +163,7 @@ def test_of_a_name_that_stands_twice_in_a_zip_the_later_file_counts(
     assert load_all(ImageFolder(str(tmp_path / "data.zip"))).pixels[:, 0, 0, 0].tolist() == [20, 30]
 
 
-def test_missing_and_damaged_archives(tmp_path: Path) -> None:
+def test_missing_and_damaged_archives(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder, zip or tar file"):
         folder(path=str(tmp_path / "nothing"))
     with tarfile.open(tmp_path / "packed.tar.gz", "w:gz") as tar:
@@ -215,13 +183,7 @@ def test_missing_and_damaged_archives(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["folder", "stored"])
-def test_a_pickled_source_reads_the_same(
-    tmp_path: Path,
-    write: Callable[..., str],
-    form: str,
-    png: Callable[[int], bytes],
-    load_all: Callable[[Source], Images],
-) -> None:
+def test_a_pickled_source_reads_the_same(tmp_path, write, form, png, load_all):
     path = write(tmp_path / "data", {f"{n}.png": png(n) for n in range(5)}, form)
     for cache in (True, False):
         source = ImageFolder(path, cache=cache)
@@ -231,9 +193,7 @@ def test_a_pickled_source_reads_the_same(
         assert copied.preferred_workers == (0 if cache else None)
 
 
-def test_a_cached_image_is_decoded_once(
-    tmp_path: Path, write: Callable[..., str], png: Callable[[int], bytes], load_all: Callable[[Source], Images]
-) -> None:
+def test_a_cached_image_is_decoded_once(tmp_path, write, png, load_all):
     path = write(tmp_path / "data", {f"{n}.png": png(n) for n in range(3)})
     source = ImageFolder(path, cache=True)
     first = load_all(source).pixels

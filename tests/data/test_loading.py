@@ -3,7 +3,6 @@ is always said.
 """
 
 import io
-from pathlib import Path
 
 import faiss
 import numpy as np
@@ -63,21 +62,21 @@ def same(one: Batch, other: Batch) -> bool:
     return pixels and torch.equal(one.index, other.index) and (one.epoch, one.broken) == (other.epoch, other.broken)
 
 
-def test_an_epoch_visits_every_object_once_in_a_new_order() -> None:
+def test_an_epoch_visits_every_object_once_in_a_new_order():
     batches = StepBatches(Numbers(24), 8, 2, seed=0)
     epochs = [torch.cat([batches[3 * epoch + step].index for step in range(3)]).tolist() for epoch in range(3)]
     assert all(sorted(epoch) == list(range(24)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
 
-def test_what_does_not_fill_a_batch_is_left_out_of_an_epoch_and_changes_between_epochs() -> None:
+def test_what_does_not_fill_a_batch_is_left_out_of_an_epoch_and_changes_between_epochs():
     batches = StepBatches(Numbers(23), 8, 2, seed=0)
     epochs = [{int(one) for step in range(2) for one in batches[2 * epoch + step].index} for epoch in range(8)]
     assert all(len(epoch) == 16 for epoch in epochs)
     assert set.union(*epochs) == set(range(23))
 
 
-def test_views_are_of_the_object_different_and_told_by_the_transform() -> None:
+def test_views_are_of_the_object_different_and_told_by_the_transform():
     batch = StepBatches(Numbers(), 8, 3, seed=0)[5]
     views = torch.stack([one.pixels[:, 1, 0, 0] for one in batch.images])
     for one in batch.images:
@@ -87,7 +86,7 @@ def test_views_are_of_the_object_different_and_told_by_the_transform() -> None:
 
 
 @pytest.mark.parametrize("processes", [2, 4])
-def test_processes_share_the_batch_of_one_process(processes: int) -> None:
+def test_processes_share_the_batch_of_one_process(processes):
     whole = StepBatches(Numbers(), 8, 2, seed=1)
     parts = [StepBatches(Numbers(), 8, 2, 1, rank, processes) for rank in range(processes)]
     for step in (0, 1, 7):
@@ -98,19 +97,19 @@ def test_processes_share_the_batch_of_one_process(processes: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_fresh_loader_at_any_step_gives_what_a_long_one_gives(workers: int) -> None:
+def test_a_fresh_loader_at_any_step_gives_what_a_long_one_gives(workers):
     source = Numbers(broken=frozenset({3}))
     whole = [*StepLoader(StepBatches(source, 8, 2, seed=4), 0, 6)]
     fresh = [*StepLoader(StepBatches(source, 8, 2, seed=4), 3, 6, workers)]
     assert all(same(one, other) for one, other in zip(whole[3:], fresh, strict=True))
 
 
-def test_another_seed_gives_another_order_and_other_views() -> None:
+def test_another_seed_gives_another_order_and_other_views():
     one, other = (StepBatches(Numbers(), 8, 2, seed)[0] for seed in (0, 1))
     assert not torch.equal(one.index, other.index)
 
 
-def test_unreadable_samples_give_their_place_to_readable_ones_and_are_named() -> None:
+def test_unreadable_samples_give_their_place_to_readable_ones_and_are_named():
     broken = frozenset(range(6))
     batches = StepBatches(Numbers(24, broken=broken), 8, 2, seed=0)
     for step in range(6):
@@ -125,7 +124,7 @@ def test_unreadable_samples_give_their_place_to_readable_ones_and_are_named() ->
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_errors_of_loader_processes_arrive_as_they_were_raised(workers: int) -> None:
+def test_errors_of_loader_processes_arrive_as_they_were_raised(workers):
     hopeless = StepBatches(Numbers(8, broken=frozenset(range(8))), 4, 2, seed=0)
     with pytest.raises(
         UnreadableBatchError, match=r"^object \d, view \d and its replacements cannot be read; \d+ views"
@@ -144,7 +143,7 @@ def test_errors_of_loader_processes_arrive_as_they_were_raised(workers: int) -> 
         ((8, 5, 0), r"an object of the training data has 4 view\(s\), 5 are needed"),
     ],
 )
-def test_impossible_batches_are_refused(arguments: tuple[int, ...], sentence: str) -> None:
+def test_impossible_batches_are_refused(arguments, sentence):
     with pytest.raises(ValueError, match=sentence):
         StepBatches(Numbers(), *arguments)
 
@@ -152,9 +151,7 @@ def test_impossible_batches_are_refused(arguments: tuple[int, ...], sentence: st
 # On the way to the device.
 
 
-def test_a_batch_goes_to_a_gpu_from_page_locked_memory_with_its_shapes_types_and_order_in_memory(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_batch_goes_to_a_gpu_from_page_locked_memory_with_its_shapes_types_and_order_in_memory(monkeypatch):
     pinned = []
     monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: pinned.append(tensor.dtype) or tensor)
     channels_last = torch.randint(0, 256, (3, 5, 7, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
@@ -194,9 +191,7 @@ def test_a_batch_goes_to_a_gpu_from_page_locked_memory_with_its_shapes_types_and
     ],
     ids=["quota", "no quota", "version 1", "version 1 without quota", "no control groups"],
 )
-def test_cores_are_those_of_the_container_and_of_the_process(
-    files: dict[str, str], most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cores_are_those_of_the_container_and_of_the_process(files, most, monkeypatch):
     """joblib counts them: 8 in the machine, 6 for the process, and the time that Linux gives a container."""
     contents = {f"/sys/fs/cgroup/{name}": content for name, content in files.items()}
     monkeypatch.setattr("os.cpu_count", lambda: 8)
@@ -212,9 +207,7 @@ def test_cores_are_those_of_the_container_and_of_the_process(
 @pytest.mark.parametrize(
     ("cores", "own", "processes", "given"), [(16, 2, 8, 16), (16, 2, 4, 8), (4, 2, 8, 4), (1, 2, 1, 2), (1, 2, 2, 2)]
 )
-def test_what_one_process_does_for_all_it_does_on_the_cores_of_all(
-    cores: int, own: int, processes: int, given: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_one_process_does_for_all_it_does_on_the_cores_of_all(cores, own, processes, given, monkeypatch):
     monkeypatch.setattr("ssl_inv.memories.search.cpu_count", lambda: cores)
     monkeypatch.setattr("ssl_inv.memories.search.world_size", lambda: processes)
     before = faiss.omp_get_max_threads()
@@ -240,14 +233,7 @@ def test_what_one_process_does_for_all_it_does_on_the_cores_of_all(
         (1, 4, None, 1),
     ],
 )
-def test_no_more_loader_processes_than_cores(
-    cores: int,
-    devices: int,
-    asked: int | None,
-    started: int,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
+def test_no_more_loader_processes_than_cores(cores, devices, asked, started, monkeypatch, caplog):
     monkeypatch.setattr(launch, "cpu_count", lambda: cores)
     assert launch.workers(TrainerSettings(steps=1, devices=devices, workers=asked), Numbers()) == started
     said = [record.getMessage() for record in caplog.records]
@@ -259,9 +245,7 @@ def test_no_more_loader_processes_than_cores(
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_the_share_of_waiting_is_on_the_line_in_the_metrics_and_in_the_summary(
-    terminal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_share_of_waiting_is_on_the_line_in_the_metrics_and_in_the_summary(terminal, tmp_path, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1" if terminal else "")
     monkeypatch.setenv("COLUMNS", "140")
     content = {

@@ -58,7 +58,7 @@ def components(vectors: Tensor) -> Vector:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_intersections_agree_with_marching(shape: str) -> None:
+def test_intersections_agree_with_marching(shape):
     hit, depth = SHAPES[shape]
     generator = torch.Generator().manual_seed(0)
     origin = 3 * torch.nn.functional.normalize(torch.randn(200, 3, generator=generator, dtype=torch.float64), dim=-1)
@@ -83,7 +83,7 @@ def test_intersections_agree_with_marching(shape: str) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_rays_along_axes_edges_and_tips_have_a_distance(shape: str, dtype: torch.dtype) -> None:
+def test_rays_along_axes_edges_and_tips_have_a_distance(shape, dtype):
     """Directions with zeros, origins in the plane of a face, rays through apex and edges: never NaN, and right where
     there is no doubt.
     """
@@ -105,7 +105,7 @@ def test_rays_along_axes_edges_and_tips_have_a_distance(shape: str, dtype: torch
 
 def small(**changes: object) -> RenderedSolids:
     settings: dict[str, object] = {"classes": 4, "objects": 12, "views": 5, "size": 32, "cache": False, **changes}
-    return RenderedSolids(**settings)  # type: ignore[arg-type]
+    return RenderedSolids(**settings)
 
 
 def everything(source: RenderedSolids) -> tuple[np.ndarray, np.ndarray]:
@@ -114,7 +114,7 @@ def everything(source: RenderedSolids) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize(("size", "samples"), [(32, 1), (30, 1), (19, 2), (32, 3)])
-def test_a_view_has_the_same_pixels_in_every_batch(monkeypatch: pytest.MonkeyPatch, size: int, samples: int) -> None:
+def test_a_view_has_the_same_pixels_in_every_batch(monkeypatch, size, samples):
     source = small(size=size, samples=samples)
     objects, views = everything(source)
     together = source.load(objects, views).pixels
@@ -125,7 +125,7 @@ def test_a_view_has_the_same_pixels_in_every_batch(monkeypatch: pytest.MonkeyPat
     assert torch.equal(together, source.load(objects, views).pixels)
 
 
-def test_the_cache_and_a_pickled_copy_give_identical_pixels() -> None:
+def test_the_cache_and_a_pickled_copy_give_identical_pixels():
     plain, cached = small(), small(cache=True)
     objects, views = everything(plain)
     expected = plain.load(objects, views).pixels
@@ -147,7 +147,7 @@ def test_the_cache_and_a_pickled_copy_give_identical_pixels() -> None:
 
 
 @pytest.mark.parametrize(("size", "samples"), [(32, 1), (19, 2)])
-def test_tiles_miss_no_part_of_an_object(monkeypatch: pytest.MonkeyPatch, size: int, samples: int) -> None:
+def test_tiles_miss_no_part_of_an_object(monkeypatch, size, samples):
     source = small(size=size, samples=samples)
     expected = source.load(*everything(source)).pixels
 
@@ -159,7 +159,7 @@ def test_tiles_miss_no_part_of_an_object(monkeypatch: pytest.MonkeyPatch, size: 
     assert torch.equal(source.load(*everything(source)).pixels, expected)
 
 
-def test_latents_have_their_ranges_and_are_what_the_transform_records() -> None:
+def test_latents_have_their_ranges_and_are_what_the_transform_records():
     source = small(objects=400, views=4, angle_range=60, hue_range=0.3)
     objects, views = everything(source)
     latents, transform = source.latents(objects, views), source.load(objects[:64], views[:64]).transform
@@ -180,7 +180,7 @@ def test_latents_have_their_ranges_and_are_what_the_transform_records() -> None:
         assert np.allclose(transform[name].numpy(), latents[:64, column], atol=1e-6)
 
 
-def test_the_recorded_rotation_is_the_one_that_is_seen() -> None:
+def test_the_recorded_rotation_is_the_one_that_is_seen():
     """A small ball at p appears where a pinhole camera, written out here once more, sees R p."""
     angles = np.random.default_rng(1).uniform(-math.pi / 2, math.pi / 2, (24, 3))
     rotation = ScipyRotation.from_euler("xyz", angles)
@@ -210,7 +210,7 @@ def test_the_recorded_rotation_is_the_one_that_is_seen() -> None:
     assert np.abs(centre.numpy() - expected).max() < 0.8
 
 
-def test_no_object_looks_the_same_after_a_symmetric_turn() -> None:
+def test_no_object_looks_the_same_after_a_symmetric_turn():
     """Half, third and quarter turns about the axes and diagonals of a cube change every class."""
     classes, group = 55, ScipyRotation.create_group("O")
     turns = group[np.flatnonzero(group.magnitude() > 1e-6)]
@@ -229,7 +229,7 @@ def test_no_object_looks_the_same_after_a_symmetric_turn() -> None:
         assert changed.min() > 0.1, f"class {int(changed.argmin())} under {turn.as_rotvec()}"
 
 
-def test_objects_touch_the_bounding_sphere_and_classes_are_balanced() -> None:
+def test_objects_touch_the_bounding_sphere_and_classes_are_balanced():
     source = small(classes=7, objects=200, views=1)
     labels = source.labels
     counts = torch.bincount(labels.classes)
@@ -247,7 +247,7 @@ def test_objects_touch_the_bounding_sphere_and_classes_are_balanced() -> None:
 
 
 @pytest.mark.parametrize(("dial", "value"), [("instance_jitter", 0.3), ("hue_range", 0.5), ("angle_range", 60.0)])
-def test_every_dial_of_difficulty_spreads_the_images(dial: str, value: float) -> None:
+def test_every_dial_of_difficulty_spreads_the_images(dial, value):
     """With all dials at zero only the direction of the light moves; each dial alone adds to that."""
 
     def spread(**changes: float) -> float:
@@ -269,7 +269,7 @@ def test_every_dial_of_difficulty_spreads_the_images(dial: str, value: float) ->
         ({"objects": 10**6, "cache": True}, "raise it or set cache to false"),
     ],
 )
-def test_bad_settings_are_refused_by_name(changes: dict[str, object], message: str) -> None:
+def test_bad_settings_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         small(**changes)
 
@@ -278,6 +278,6 @@ def test_bad_settings_are_refused_by_name(changes: dict[str, object], message: s
     ("objects", "views", "message"),
     [([12], [0], "no object 12; the last one is 11"), ([0], [-1], "no view -1; the last one is 4")],
 )
-def test_views_that_do_not_exist_are_refused(objects: list[int], views: list[int], message: str) -> None:
+def test_views_that_do_not_exist_are_refused(objects, views, message):
     with pytest.raises(ValueError, match=message):
         small().load(np.array(objects), np.array(views))

@@ -12,9 +12,8 @@ import pytest
 import torch
 
 from ssl_inv.data.latents import latents_from_settings
-from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.table import ViewTable, table
-from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation
+from ssl_inv.transforms import Circle, Flag, Real, Rotation
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 FORMS = ["folder", "stored", "deflated", "nested", "tar"]
@@ -52,7 +51,7 @@ def changed(row: int, column: int, value: object) -> list[list[object]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_table_of_views(tmp_path: Path, write_table: Callable[..., str], form: str) -> None:
+def test_table_of_views(tmp_path, write_table, form):
     source = ViewTable(write_table(tmp_path / "data", [HEADER, *ROWS], form))
     assert source.view_counts.tolist() == [2, 1, 1]
     assert source.groups == {"azimuth": Circle(2 * math.pi), "zoom": Real(scale=2.0)}
@@ -68,9 +67,7 @@ def test_table_of_views(tmp_path: Path, write_table: Callable[..., str], form: s
         source.load(np.array([1]), np.array([1]))
 
 
-def test_table_split_is_by_object_and_no_view_leaks(
-    tmp_path: Path, write_table: Callable[..., str], files_of: Callable[[Source], set[str]]
-) -> None:
+def test_table_split_is_by_object_and_no_view_leaks(tmp_path, write_table, files_of):
     path = write_table(tmp_path / "data", [HEADER, *ROWS])
     own, random = table(path=path), table(path=path, split_column="none", validation_share=0.4)
     assert files_of(own.train) == {"0.png", "1.png", "2.png"}
@@ -80,7 +77,7 @@ def test_table_split_is_by_object_and_no_view_leaks(
         assert sum(data.train.view_counts) + sum(data.validation.view_counts) == 4
 
 
-def test_columns_and_latents_by_setting(tmp_path: Path, write_table: Callable[..., str]) -> None:
+def test_columns_and_latents_by_setting(tmp_path, write_table):
     rows: list[list[object]] = [["file", "thing", "turn", "deg", "up"]]
     rows += [["0.png", "a", 1, 10, 0], ["1.png", "a", 2, 20, 1], ["2.png", "a", 1, 30, 1]]
     latents = {"deg": "circle deg", "up": "flag"}
@@ -93,9 +90,7 @@ def test_columns_and_latents_by_setting(tmp_path: Path, write_table: Callable[..
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_rotation_columns(
-    tmp_path: Path, write_table: Callable[..., str], named: bool, load_all: Callable[[Source], Images]
-) -> None:
+def test_rotation_columns(tmp_path, write_table, named, load_all):
     angles = torch.tensor([[0.1, -0.5, 1.2], [0.7, 0.3, -2.0]], dtype=torch.float64)
     q = quaternion_from_euler(angles)
     prefix, name = ("camera_", "camera") if named else ("", "rotation")
@@ -105,7 +100,7 @@ def test_rotation_columns(
     euler += [[f"{n}.png", *row] for n, row in enumerate(angles.rad2deg().tolist())]
     for number, (rows, words) in enumerate([(quaternions, "rotation quaternion"), (euler, "rotation euler deg")]):
         for latents in (None, {name: words}):
-            source = ViewTable(write_table(tmp_path / str(number), rows), latents=latents)  # type: ignore[arg-type]
+            source = ViewTable(write_table(tmp_path / str(number), rows), latents=latents)
             assert source.groups == {name: Rotation()}
             torch.testing.assert_close(load_all(source).transform[name], q.float())
 
@@ -120,7 +115,7 @@ def test_rotation_columns(
         ("real deg scale=90", Real(scale=math.pi / 2), math.pi / 180),
     ],
 )
-def test_words_of_a_latent(words: str, group: Group, one: float) -> None:
+def test_words_of_a_latent(words, group, one):
     (latent,) = latents_from_settings({"a": words})
     assert latent.group == group
     assert latent.values(np.ones((1, 1)), "").item() == pytest.approx(one)
@@ -129,7 +124,7 @@ def test_words_of_a_latent(words: str, group: Group, one: float) -> None:
 @pytest.mark.parametrize(
     "words", ["circle", "circel deg", "deg rad", "real period=2", "real scale=x", "real scale=-1", "rotation", ""]
 )
-def test_words_that_are_not_understood(words: str) -> None:
+def test_words_that_are_not_understood(words):
     with pytest.raises(ValueError, match=r"latent 'a' is described by .* not understood"):
         latents_from_settings({"a": words})
 
@@ -157,17 +152,13 @@ def test_words_that_are_not_understood(words: str) -> None:
         ([HEADER, ROWS[0][:-1]], {}, "row 1 has 6 cells, but the header has 7"),
     ],
 )
-def test_table_errors(
-    tmp_path: Path, write_table: Callable[..., str], rows: list[list[object]], options: dict[str, object], message: str
-) -> None:
+def test_table_errors(tmp_path, write_table, rows, options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        table(path=write_table(tmp_path / "data", rows), **options)  # type: ignore[arg-type]
+        table(path=write_table(tmp_path / "data", rows), **options)
     assert "\n" not in str(caught.value)
 
 
-def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(
-    tmp_path: Path, write_table: Callable[..., str]
-) -> None:
+def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(tmp_path, write_table):
     rows = [["path"], *([f"{row % 4}.png"] for row in range(8))]
     path = write_table(tmp_path / "data", rows)
     with pytest.raises(ValueError, match=r"'\d+.png' is listed both to train on and to judge by; name the column"):
@@ -177,7 +168,7 @@ def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(
 @pytest.mark.parametrize(
     ("numbers", "refused"), [([1.7e9, 1.7e9 + 60], True), ([0.3, 0.1 + 0.2], False), ([1e4, 1e4 + 60], False)]
 )
-def test_numbers_that_single_precision_blurs_are_refused(numbers: list[float], refused: bool) -> None:
+def test_numbers_that_single_precision_blurs_are_refused(numbers, refused):
     (time,) = latents_from_settings({"time": "real"})
     with pytest.raises(ValueError, match="differences between the numbers of 'time'") if refused else nullcontext():
         time.values(np.array(numbers)[:, None], "views.csv")

@@ -1,8 +1,6 @@
 """Claims about 3DIEBench: its files are read and written as published, whole or not at all."""
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,9 +54,7 @@ SPLIT = (np.array([0, 2, 3, 5]), np.array([4, 1]))
 
 @pytest.mark.parametrize("tables", [True, False])
 @pytest.mark.parametrize("labelled", [True, False])
-def test_threediebench_round_trip(
-    tmp_path: Path, tables: bool, labelled: bool, load_all: Callable[[Source], Images]
-) -> None:
+def test_threediebench_round_trip(tmp_path, tables, labelled, load_all):
     solid = Solid(6, 3, labelled)
     done: list[tuple[int, int]] = []
     write_threediebench(tmp_path / "data", solid, solid.latents, SPLIT, progress=lambda *step: done.append(step))
@@ -84,7 +80,7 @@ def test_threediebench_round_trip(
             assert source.labels is None
 
 
-def test_threediebench_files_are_as_published(tmp_path: Path) -> None:
+def test_threediebench_files_are_as_published(tmp_path):
     solid = Solid(6, 3)
     write_threediebench(tmp_path / "data", solid, solid.latents, SPLIT)
     images, labels = (np.load(tmp_path / "data" / f"val_{name}.npy") for name in ("images", "labels"))
@@ -100,16 +96,14 @@ def test_threediebench_files_are_as_published(tmp_path: Path) -> None:
     assert np.load(tmp_path / "data" / "all_objects.npy").tolist()[1] == ["ant", "000001"]
 
 
-def test_latents_from_recorded_transforms_are_the_same_views(tmp_path: Path) -> None:
+def test_latents_from_recorded_transforms_are_the_same_views(tmp_path):
     solid = Solid(6, 3)
     write_threediebench(tmp_path / "data", solid, None, SPLIT)
     source = ThreeDIEBench(str(tmp_path / "data"))
     np.testing.assert_allclose(source.latents, solid.latents[SPLIT[0]], atol=1e-5)
 
 
-def test_threediebench_in_a_zip(
-    tmp_path: Path, write: Callable[..., str], load_all: Callable[[Source], Images]
-) -> None:
+def test_threediebench_in_a_zip(tmp_path, write, load_all):
     solid = Solid(6, 3)
     write_threediebench(tmp_path / "data", solid, solid.latents, SPLIT)
     contents = {
@@ -119,7 +113,7 @@ def test_threediebench_in_a_zip(
     assert load_all(source).pixels.shape == (6, 3, 8, 8)
 
 
-def test_writing_is_refused_or_recognisably_interrupted(tmp_path: Path) -> None:
+def test_writing_is_refused_or_recognisably_interrupted(tmp_path):
     solid, root = Solid(6, 3), tmp_path / "data"
 
     def stop(done: int, total: int) -> None:
@@ -140,7 +134,7 @@ def test_writing_is_refused_or_recognisably_interrupted(tmp_path: Path) -> None:
         write_threediebench(tmp_path / "new", solid, None, (np.array([0]), np.array([0])))
 
 
-def test_latent_table_of_another_order_is_refused(tmp_path: Path) -> None:
+def test_latent_table_of_another_order_is_refused(tmp_path):
     solid = Solid(6, 3)
     write_threediebench(tmp_path / "data", solid, solid.latents, SPLIT)
     path = tmp_path / "data" / "all_latents_train.npy"
@@ -149,7 +143,7 @@ def test_latent_table_of_another_order_is_refused(tmp_path: Path) -> None:
         ThreeDIEBench(str(tmp_path / "data"))
 
 
-def test_transform_of_stored_latents_is_the_papers() -> None:
+def test_transform_of_stored_latents_is_the_papers():
     stored = np.array([[0.1, -0.2, 0.3, 0.4, 0.5, 0.6, 0.7]])
     transform = transform_of(stored)
     assert isinstance(transform, Transform)

@@ -3,7 +3,6 @@ target.
 """
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -54,7 +53,7 @@ def small(**changes: object) -> RenderedSolids:
         "translation_range": 0.2,
         **changes,
     }
-    return RenderedSolids(**settings)  # type: ignore[arg-type]
+    return RenderedSolids(**settings)
 
 
 def everything(source: RenderedSolids) -> tuple[Indices, Indices]:
@@ -65,7 +64,7 @@ def everything(source: RenderedSolids) -> tuple[Indices, Indices]:
 # Rendering.
 
 
-def test_without_translation_images_are_what_they_were() -> None:
+def test_without_translation_images_are_what_they_were():
     source = small(translation_range=0.0)
     images = source.load(*everything(source))
     assert images.transform.names == ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
@@ -76,7 +75,7 @@ def test_without_translation_images_are_what_they_were() -> None:
     assert pixels.mean((1, 2, 3))[::7].tolist() == pytest.approx(BRIGHTNESS_BEFORE, abs=2e-3)
 
 
-def test_shifted_objects_have_the_other_latents_of_still_ones() -> None:
+def test_shifted_objects_have_the_other_latents_of_still_ones():
     still, shifted = small(translation_range=0.0).all_latents(), small().all_latents()
     assert shifted.shape == (12, 5, 10)
     np.testing.assert_array_equal(shifted[..., :7], still)
@@ -87,7 +86,7 @@ def test_shifted_objects_have_the_other_latents_of_still_ones() -> None:
     assert np.abs(np.corrcoef(shifts.T) - np.eye(3)).max() < 0.1
 
 
-def test_an_object_is_shifted_along_its_own_axes_before_it_is_turned() -> None:
+def test_an_object_is_shifted_along_its_own_axes_before_it_is_turned():
     """It looks as one whose parts were all moved by t in its own frame and which was then turned, shadow included."""
     source = small()
     objects, views = everything(source)
@@ -101,7 +100,7 @@ def test_an_object_is_shifted_along_its_own_axes_before_it_is_turned() -> None:
 
 
 @pytest.mark.parametrize("most", [0.05, 0.3])
-def test_shifted_objects_stay_in_the_ball_that_the_frame_shows(most: float) -> None:
+def test_shifted_objects_stay_in_the_ball_that_the_frame_shows(most):
     source = small(translation_range=most)
     points = surface_points(source._solids).flatten(1, 2)
     corners = most * torch.cartesian_prod(*[torch.tensor((-1.0, 1.0), dtype=torch.float64)] * 3)
@@ -112,7 +111,7 @@ def test_shifted_objects_stay_in_the_ball_that_the_frame_shows(most: float) -> N
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("pose", [False, True])
-def test_an_image_can_be_rendered_again_from_its_record(frame: str, pose: bool) -> None:
+def test_an_image_can_be_rendered_again_from_its_record(frame, pose):
     source = small(translation_frame=frame, pose=pose)
     objects, views = everything(source)
     images = source.load(objects, views)
@@ -125,7 +124,7 @@ def test_an_image_can_be_rendered_again_from_its_record(frame: str, pose: bool) 
     )
 
 
-def test_frames_and_pose_tell_the_same() -> None:
+def test_frames_and_pose_tell_the_same():
     objects, views = everything(small())
     inner, outer = (small(translation_frame=frame, pose=True).load(objects, views).transform for frame in FRAMES)
     torch.testing.assert_close(outer["position"], quaternion_rotate(inner["rotation"], inner["translation"]))
@@ -135,7 +134,7 @@ def test_frames_and_pose_tell_the_same() -> None:
 
 
 @pytest.mark.parametrize("names", [("translation",), ("rotation",), ("pose",), ("rotation", "translation", "pose")])
-def test_a_way_along_some_parameters_is_rendered_or_refused(names: tuple[str, ...]) -> None:
+def test_a_way_along_some_parameters_is_rendered_or_refused(names):
     source = small(pose="pose" in names)
     zero, one = (source.load(np.arange(12), np.full(12, view)).transform for view in (0, 1))
     (middle,) = Way(names, (0.5,)).between(zero, one)
@@ -152,7 +151,7 @@ def test_a_way_along_some_parameters_is_rendered_or_refused(names: tuple[str, ..
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("form", ["latents", "recorded", "no tables"])
-def test_threediebench_t_round_trip(tmp_path: Path, frame: str, form: str) -> None:
+def test_threediebench_t_round_trip(tmp_path, frame, form):
     source = small(translation_frame=frame, pose=True)
     latents = source.all_latents()
     write_threediebench(tmp_path / "data", source, None if form == "recorded" else latents, SPLIT)
@@ -161,7 +160,7 @@ def test_threediebench_t_round_trip(tmp_path: Path, frame: str, form: str) -> No
     if form == "no tables":
         for name in ("train", "val"):
             (tmp_path / "data" / f"all_latents_{name}.npy").unlink()
-    data = threediebench(path=str(tmp_path / "data"), size=None, translation_frame=frame, pose=True)  # type: ignore[arg-type]
+    data = threediebench(path=str(tmp_path / "data"), size=None, translation_frame=frame, pose=True)
     for read, objects in zip((data.train, data.validation), SPLIT, strict=True):
         assert isinstance(read, ThreeDIEBench)
         np.testing.assert_allclose(read.latents, latents[objects], atol=1e-4 if form == "recorded" else 0)
@@ -172,7 +171,7 @@ def test_threediebench_t_round_trip(tmp_path: Path, frame: str, form: str) -> No
             torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
-def test_translations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_translations_that_do_not_fit_are_refused(tmp_path):
     source = small()
     with pytest.raises(ValueError, match=r"latents have shape \(12, 5, 7\), expected \(12, 5, 10\)"):
         write_threediebench(tmp_path / "seven", source, source.all_latents()[..., :7], SPLIT)
@@ -204,9 +203,9 @@ ACTIONS = {
 
 @pytest.mark.parametrize("names", ACTIONS, ids="+".join)
 @pytest.mark.parametrize("convention", ["canonical", "sie", "seq-jepa"])
-def test_any_parameters_are_an_action_in_every_convention(names: tuple[str, ...], convention: str) -> None:
+def test_any_parameters_are_an_action_in_every_convention(names, convention):
     source = small(pose=True)
-    assert action_dimensions(source.groups, list(names), convention) == ACTIONS[names][convention]  # type: ignore[arg-type]
+    assert action_dimensions(source.groups, list(names), convention) == ACTIONS[names][convention]
     case = _Case("sie", {"parameters": list(names), "convention": convention, "projector": [24, 16]}, source.groups)
     networks = case.build()
     weight = networks.get_parameter("objective.action_predictor.weight")
@@ -225,7 +224,7 @@ def told_rotations() -> list[str]:
 
 
 @pytest.mark.parametrize("name", told_rotations())
-def test_every_objective_that_is_told_rotations_can_be_told_translations(name: str) -> None:
+def test_every_objective_that_is_told_rotations_can_be_told_translations(name):
     case = _Case(
         name, {"parameters": ["rotation", "translation", "floor_hue"], **NETWORKS.get(name, {})}, small().groups
     )
@@ -240,7 +239,7 @@ def test_every_objective_that_is_told_rotations_can_be_told_translations(name: s
     assert losses[0] != losses[1]
 
 
-def test_actions_are_those_of_equicaps() -> None:
+def test_actions_are_those_of_equicaps():
     """Its regression targets t2 - t1 and R2 t2 - R1 t1, and its matrices M1^-1 M2, M being [R | t] or [R | R t]."""
     objects = np.arange(12)
     for frame in FRAMES:
@@ -264,9 +263,9 @@ def test_actions_are_those_of_equicaps() -> None:
             action.as_vector([NAMES[frame]]).double(), difference / TRANSLATION_SCALE, atol=1e-5, rtol=1e-5
         )
         for convention, scale in (("sie", 1.0), ("canonical", TRANSLATION_SCALE)):
-            vector = action.as_vector(["pose"], convention).double()  # type: ignore[arg-type]
+            vector = action.as_vector(["pose"], convention).double()
             torch.testing.assert_close(vector[:, 4:], step[:, :3, 3] / scale, atol=1e-5, rtol=1e-5)
-            assert torch.equal(vector[:, :4].float(), action.as_vector(["rotation"], convention))  # type: ignore[arg-type]
+            assert torch.equal(vector[:, :4].float(), action.as_vector(["rotation"], convention))
 
 
 # As a target.
@@ -290,7 +289,7 @@ def table(source: RenderedSolids, features: str) -> FeatureTable:
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_translation_r2_is_of_the_frame_that_is_recorded(frame: str, tmp_path: Path) -> None:
+def test_translation_r2_is_of_the_frame_that_is_recorded(frame, tmp_path):
     heads = TransformR2(hidden=0, epochs=1, minimum_steps=200, learning_rate=3e-2, batch=512, joint=True)
     train, validation = (
         table(small(objects=600, translation_frame=frame, pose=True, angle_range=180, seed=seed), NAMES[frame])
@@ -309,7 +308,7 @@ def test_translation_r2_is_of_the_frame_that_is_recorded(frame: str, tmp_path: P
         assert scores[f"r2/{kind}/pose"] < 0.6
 
 
-def test_poses_are_told_in_words() -> None:
+def test_poses_are_told_in_words():
     turn = quaternion_from_euler(torch.tensor([0.0, 0.0, math.radians(37)]))
     values = torch.stack((Pose().neutral(1)[0], torch.cat((turn, torch.tensor([0.1, 0.0, -0.25])))))
     poses = Transform({"pose": values}, {"pose": Pose()})

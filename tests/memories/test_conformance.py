@@ -189,13 +189,13 @@ def through_a_file(memory: Any) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-def test_every_memory_of_the_room_is_checked() -> None:
+def test_every_memory_of_the_room_is_checked():
     missing = [kind.__name__ for kind in kinds() if kind not in EXAMPLES]
     assert not missing, f"add an example of {', '.join(missing)} to EXAMPLES"
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
-def test_saved_and_loaded_or_copied_it_goes_on_as_if_nothing_had_happened(kind: type) -> None:
+def test_saved_and_loaded_or_copied_it_goes_on_as_if_nothing_had_happened(kind):
     memory, fresh, loaded = made(kind), made(kind, seed=2), made(kind, seed=1)
     train(memory, 1)
     assert {name for name, _ in memory.named_buffers()} <= memory.state_dict().keys(), "a buffer is not persistent"
@@ -215,7 +215,7 @@ def test_saved_and_loaded_or_copied_it_goes_on_as_if_nothing_had_happened(kind: 
 
 
 @pytest.mark.parametrize("kind", WAITING)
-def test_rows_wait_until_flush_and_are_forgotten_on_loading(kind: type) -> None:
+def test_rows_wait_until_flush_and_are_forgotten_on_loading(kind):
     memory = made(kind)
     train(memory, 1)
     before, saved = state(memory), through_a_file(memory)
@@ -235,7 +235,7 @@ def test_rows_wait_until_flush_and_are_forgotten_on_loading(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", WAITING)
-def test_micro_batches_are_taken_in_in_their_order_as_one_batch(kind: type) -> None:
+def test_micro_batches_are_taken_in_in_their_order_as_one_batch(kind):
     whole, split = made(kind), made(kind)
     for step in (1, 2):
         train(whole, step)
@@ -251,7 +251,7 @@ def two_steps() -> dict[str, dict[str, Any]]:
     return {type(memory).__name__: state(memory) for memory in memories}
 
 
-def test_two_processes_equal_one() -> None:
+def test_two_processes_equal_one():
     alone = two_steps()
     for found in on_processes(2, two_steps):
         for name, expected in alone.items():
@@ -263,7 +263,7 @@ def test_two_processes_equal_one() -> None:
     [(7, (7, 0.0)), (0.25, (0, 0.25)), ({"steps": 7, "progress": 0.25}, (7, 0.25))],
     ids=["steps alone", "share alone", "both"],
 )
-def test_progress_goes_on_from_every_form_in_which_it_was_ever_saved(saved: Any, counts: tuple[int, float]) -> None:
+def test_progress_goes_on_from_every_form_in_which_it_was_ever_saved(saved, counts):
     progress = Progress()
     progress.load_state_dict({"_extra_state": saved})
     assert (progress.steps_done, progress.share_done) == counts

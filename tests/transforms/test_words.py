@@ -1,7 +1,6 @@
 """Actions in words: what they say of each group, and in which order."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
@@ -39,12 +38,12 @@ def quaternion(degrees: float) -> list[float]:
         ("jitter_order", Code(), 3, 3, "unchanged"),
     ],
 )
-def test_actions_in_words(name: str, group: Group, first: Any, second: Any, words: str) -> None:
+def test_actions_in_words(name, group, first, second, words):
     a, b = (Transform({name: torch.tensor([value, value])}, {name: group}) for value in (first, second))
     assert describe_action(a.relative(b), 1) == words
 
 
-def test_words_of_several_steps_stand_side_by_side() -> None:
+def test_words_of_several_steps_stand_side_by_side():
     groups: dict[str, Group] = {"floor_hue": Circle(), "flip": Flag()}
     a, b = (
         Transform({"floor_hue": torch.tensor([h]), "flip": torch.tensor([f])}, groups)

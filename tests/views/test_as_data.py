@@ -33,7 +33,7 @@ def made(plan: Plan, augmentation: Augmentation, source: Source | None = None, v
 
 
 def rows(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.array(pairs).T)  # type: ignore[return-value]
+    return tuple(np.array(pairs).T)
 
 
 @pytest.mark.parametrize("plan", [ViewSequence(2), Saccades(2, patch=8), Pair()], ids=lambda plan: type(plan).__name__)
@@ -109,7 +109,7 @@ def test_where_nothing_makes_views_there_are_none():
 def test_aggregates_of_augmented_views_are_judged_and_their_parameters_regressed():
     objective = SeqJEPA(8, {**images().groups, **simclr().groups}, **SMALL, parameters=["crop"], observed=2)
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    objective.adopt(backbone)  # type: ignore[arg-type]
+    objective.adopt(backbone)
     whole = images(24)
     given = Data(Subset(whole, np.arange(16)), Subset(whole, np.arange(16, 24)))
     settings = EvaluationSettings(views=3, views_of="training")
@@ -133,7 +133,7 @@ def test_aggregates_of_augmented_views_are_judged_and_their_parameters_regressed
 
 
 def test_a_model_that_comes_from_no_run_has_no_views_of_training():
-    model = Model(nn.Identity(), None, {}, "", nn.Identity)  # type: ignore[arg-type]
-    loaded = LoadedModel(model, None, Data(images(), images()))  # type: ignore[arg-type]
+    model = Model(nn.Identity(), None, {}, "", nn.Identity)
+    loaded = LoadedModel(model, None, Data(images(), images()))
     with pytest.raises(RecipeError, match="views_of: 'training' goes with a run"):
         loaded.judged_data(EvaluationSettings(views_of="training"), None, torch.device("cpu"))

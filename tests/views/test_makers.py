@@ -128,7 +128,7 @@ def maker_and_batch(
 
 
 def views_of(plan: Plan, augmentation: Augmentation, source: Source | None = None, **batch: object) -> Views:
-    maker, images = maker_and_batch(plan, augmentation, source, **batch)  # type: ignore[arg-type]
+    maker, images = maker_and_batch(plan, augmentation, source, **batch)
     return maker(images)
 
 
@@ -138,7 +138,7 @@ def raw(view: View) -> Tensor:
 
 
 @every_plan
-def test_views_depend_on_seed_epoch_and_sample_alone(name: str) -> None:
+def test_views_depend_on_seed_epoch_and_sample_alone(name):
     views = views_of(*PLANS[name])
     for rows in ([3], [5, 0]):
         for view, other in zip(
@@ -160,9 +160,7 @@ def test_views_depend_on_seed_epoch_and_sample_alone(name: str) -> None:
         ("zoom", [{"name": "scale"}, {"name": "rotation", "probability": 0.3}]),
     ],
 )
-def test_views_along_a_path_do_not_depend_on_their_neighbours(
-    parameter: str, operations: list[dict[str, object]]
-) -> None:
+def test_views_along_a_path_do_not_depend_on_their_neighbours(parameter, operations):
     way = TransformPath(2, (parameter,)), custom(operations=operations)
     whole = views_of(*way)
     for row in range(len(INDEX)):
@@ -171,7 +169,7 @@ def test_views_along_a_path_do_not_depend_on_their_neighbours(
 
 
 @every_plan
-def test_every_view_can_be_made_again_from_its_record(name: str) -> None:
+def test_every_view_can_be_made_again_from_its_record(name):
     maker, batch = maker_and_batch(*PLANS[name])
     views = maker(batch)
     assert len(views) == maker.plan.count
@@ -181,7 +179,7 @@ def test_every_view_can_be_made_again_from_its_record(name: str) -> None:
 
 
 @every_plan
-def test_an_image_is_decoded_once(name: str) -> None:
+def test_an_image_is_decoded_once(name):
     plan, augmentation = PLANS[name]
     for source, expected in ((Noise(), 1), (Noise(views=6), plan.own_views)):
         maker = ViewMaker(plan, source, augmentation, (0.0,) * 3, (1.0,) * 3, seed=0)
@@ -190,7 +188,7 @@ def test_an_image_is_decoded_once(name: str) -> None:
 
 
 @every_plan
-def test_actions_lead_from_view_to_view(name: str) -> None:
+def test_actions_lead_from_view_to_view(name):
     views = views_of(*PLANS[name])
     assert len(views.actions()) == len(views) - 1
     for (here, there), action in zip(pairwise(views.views), views.actions(), strict=True):
@@ -200,14 +198,14 @@ def test_actions_lead_from_view_to_view(name: str) -> None:
 
 
 @pytest.mark.parametrize("plan", [Pair(), ViewSequence(2)], ids=str)
-def test_pairs_and_sequences_are_served_from_the_data_where_it_has_enough(plan: Plan) -> None:
+def test_pairs_and_sequences_are_served_from_the_data_where_it_has_enough(plan):
     own = views_of(plan, none(), Noise(views=3))
     assert [float(view.transform["azimuth"][0]) for view in own.views] == [number / 8 for number in range(plan.count)]
     made = views_of(plan, simclr(), Noise(views=1))
     assert not any(view.transform["azimuth"].any() for view in made.views)
 
 
-def test_each_view_is_made_by_its_policy() -> None:
+def test_each_view_is_made_by_its_policy():
     index = [*range(40)]
     for plan in (Pair(), ViewSequence(3)):
         *observed, target = views_of(plan, byol(), index=index).views
@@ -218,7 +216,7 @@ def test_each_view_is_made_by_its_policy() -> None:
         assert 1 <= (target.transform["solarise"] < 1).sum() <= 20
 
 
-def test_crops_have_the_sizes_and_areas_of_the_plan() -> None:
+def test_crops_have_the_sizes_and_areas_of_the_plan():
     views = views_of(*PLANS["multi-crop"], index=[*range(40)])
     assert [view.pixels.shape[-1] for view in views.views] == [32, 32, 16, 16, 16]
     for view, (low, high) in zip(views.views, [(0.4, 1.0)] * 2 + [(0.05, 0.4)] * 3, strict=True):
@@ -230,7 +228,7 @@ def test_crops_have_the_sizes_and_areas_of_the_plan() -> None:
     assert blurred[1] < 0.3 < min(blurred[2:])
 
 
-def test_a_path_leads_from_the_neutral_value_to_the_drawn_one_and_changes_nothing_else() -> None:
+def test_a_path_leads_from_the_neutral_value_to_the_drawn_one_and_changes_nothing_else():
     plan, augmentation = PLANS["path of a turn"]
     maker, batch = maker_and_batch(plan, augmentation)
     first, end, *way = maker(batch).views
@@ -250,7 +248,7 @@ def test_a_path_leads_from_the_neutral_value_to_the_drawn_one_and_changes_nothin
             assert torch.equal(view.transform[name], drawn[name]), name
 
 
-def test_a_path_of_colours_begins_without_them_and_keeps_their_order() -> None:
+def test_a_path_of_colours_begins_without_them_and_keeps_their_order():
     _, end, start, *way = views_of(*PLANS["path of colours"]).views
     assert torch.equal(start.transform["blur"], torch.zeros(6))
     assert torch.equal(start.transform["contrast"], torch.ones(6))
@@ -260,7 +258,7 @@ def test_a_path_of_colours_begins_without_them_and_keeps_their_order() -> None:
             assert torch.equal(view.transform[name], end.transform[name]), name
 
 
-def test_patches_are_cells_of_one_view() -> None:
+def test_patches_are_cells_of_one_view():
     plan = Patches(32, 12, 3, 4, 5)
     augmentation = simclr()
     maker, batch = maker_and_batch(plan, augmentation)
@@ -275,7 +273,7 @@ def test_patches_are_cells_of_one_view() -> None:
         assert len(cells) == 5, "no cell stands in twice"
 
 
-def test_the_middle_stands_first_and_the_other_cells_in_every_order() -> None:
+def test_the_middle_stands_first_and_the_other_cells_in_every_order():
     maker, batch = maker_and_batch(
         Patches(32, 9, 3, 2, 3, middle_first=True), none(extra=[{"name": "crop"}]), index=[*range(60)]
     )
@@ -286,14 +284,14 @@ def test_the_middle_stands_first_and_the_other_cells_in_every_order() -> None:
     assert all(one != other for one, other in zip(*cells[1:], strict=True))
 
 
-def test_turns_are_exact() -> None:
+def test_turns_are_exact():
     views = views_of(QuarterTurns(), simclr()).views
     for turn, view in enumerate(views):
         assert torch.equal(view.pixels, torch.rot90(views[0].pixels, turn, (2, 3)))
         assert torch.equal(view.transform["turn"], torch.full((6,), float(turn)))
 
 
-def test_views_of_several_kinds_stand_in_one_sample() -> None:
+def test_views_of_several_kinds_stand_in_one_sample():
     views = views_of(OBOW, obow())
     teacher, crops, patches = OBOW.parts(views)
     assert [view.pixels.shape[-1] for view in views.views] == [40, 32, 32, *[12] * 5]
@@ -305,7 +303,7 @@ def test_views_of_several_kinds_stand_in_one_sample() -> None:
     assert torch.equal(crops[0].transform["patch"], torch.tensor([0.5, 0.5, 1.0, 1.0]).repeat(6, 1))
 
 
-def test_saccades_go_where_the_map_is_and_come_back_only_when_they_may() -> None:
+def test_saccades_go_where_the_map_is_and_come_back_only_when_they_may():
     maps = np.zeros((500, 30, 30))
     maps[:, 3, 4], maps[:, 20, 25] = 3.0, 1.0
     random = np.random.default_rng(0).random((500, 2))
@@ -319,8 +317,8 @@ def test_saccades_go_where_the_map_is_and_come_back_only_when_they_may() -> None
 
 
 @pytest.mark.parametrize("shape", ["disc", "square"])
-def test_what_is_inhibited_is_not_seen_again(shape: str) -> None:
-    plan = Saccades(observed=4, patch=9, inhibition=shape, radius=10)  # type: ignore[arg-type]
+def test_what_is_inhibited_is_not_seen_again(shape):
+    plan = Saccades(observed=4, patch=9, inhibition=shape, radius=10)
     places = (
         torch.stack([view.transform["fixation"] for view in views_of(plan, none(), index=[*range(30)]).views]) * SIZE
     )
@@ -329,7 +327,7 @@ def test_what_is_inhibited_is_not_seen_again(shape: str) -> None:
     assert distance[~torch.eye(5, dtype=torch.bool)].min() > 10
 
 
-def test_a_patch_is_cut_about_its_fixation_and_black_beyond_the_border() -> None:
+def test_a_patch_is_cut_about_its_fixation_and_black_beyond_the_border():
     maker, batch = maker_and_batch(Saccades(observed=6, patch=16, inhibition="none"), none())
     padded = torch.nn.functional.pad(batch.images[0].pixels, (16,) * 4) / 255
     for view in maker(batch).views:
@@ -340,7 +338,7 @@ def test_a_patch_is_cut_about_its_fixation_and_black_beyond_the_border() -> None
         torch.testing.assert_close(view.transform["patch"][:, :2], view.transform["fixation"].flip(1))
 
 
-def test_stored_maps_move_as_their_images_do() -> None:
+def test_stored_maps_move_as_their_images_do():
     maps = np.zeros((64, SIZE, SIZE), dtype=np.float32)
     maps[:, 5, 30] = 7.0
     flip = custom(operations=[{"name": "flip", "probability": 1.0}, {"name": "jitter"}])
@@ -348,7 +346,7 @@ def test_stored_maps_move_as_their_images_do() -> None:
     assert torch.equal((views[0].transform["fixation"] * SIZE).round(), torch.tensor([5.0, SIZE - 1 - 30]).repeat(6, 1))
 
 
-def test_what_breaks_a_pattern_stands_out() -> None:
+def test_what_breaks_a_pattern_stands_out():
     x = torch.linspace(0, 16 * torch.pi, 64)
     image = (0.5 + 0.4 * x.sin()[None, :] * x.sin()[:, None]).repeat(2, 3, 1, 1)
     image[0, :, 40:46, 12:18] = 0.9
@@ -376,8 +374,8 @@ REFUSED = {
     "patch \\+ jitter = 120 pixels do not fit into a view of 100": lambda: Patches(view=100),
     "Crops: scale is": lambda: Crops(1, 16, (0.5, 0.2)),
     "not both": lambda: Crops(1, 16, (0.2, 0.5), centre=0.9),
-    "inhibition is one of disc, square, none, got 'round'": lambda: Saccades(inhibition="round"),  # type: ignore[arg-type]
-    "saliency is one of": lambda: Saccades(saliency="deepgaze"),  # type: ignore[arg-type]
+    "inhibition is one of disc, square, none, got 'round'": lambda: Saccades(inhibition="round"),
+    "saliency is one of": lambda: Saccades(saliency="deepgaze"),
     "policies needs a number": lambda: Several((Pair(), QuarterTurns()), (0,)),
     "one stands within another": lambda: Several((Several((Pair(),)),)),
 }
@@ -390,20 +388,20 @@ class Coloured(Noise):
 
 
 @pytest.mark.parametrize("message", [*REFUSED])
-def test_what_cannot_be_made_is_refused_in_one_line(message: str) -> None:
+def test_what_cannot_be_made_is_refused_in_one_line(message):
     with pytest.raises(ValueError, match=message) as refusal:
         REFUSED[message]()
     assert "\n" not in str(refusal.value)
 
 
-def test_half_precision_is_not_for_views() -> None:
+def test_half_precision_is_not_for_views():
     maker, batch = maker_and_batch(*PLANS["path of a turn"])
     with torch.autocast("cpu", dtype=torch.bfloat16):
         half = maker(batch)
     assert all(torch.equal(one.pixels, other.pixels) for one, other in zip(half.views, maker(batch).views, strict=True))
 
 
-def test_a_transform_moves_to_a_device_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transform_moves_to_a_device_as_it_is(monkeypatch):
     values = {
         "a": torch.rand(5),
         "b": torch.rand(5, 4),
