@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from small_data import load_all, png
 
 from ssl_inv.data import images
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.images import BrokenImagesError, Pixels, UnreadableImageError, decode, to_square
-from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.folder import ImageFolder
 
 
@@ -66,25 +66,24 @@ JPEGS = {
 }
 
 
-@pytest.mark.parametrize("content", JPEGS.values(), ids=JPEGS)
-def test_a_jpeg_has_the_pixels_that_pillow_gives_on_every_thread(content):
-    expected = by_pillow(content)
-    found = [decode(content, None)]
-    thread = threading.Thread(target=lambda: found.append(decode(content, None)))
-    thread.start()
-    thread.join()
-    for pixels in found:
-        np.testing.assert_array_equal(pixels, expected)
-
-
-@pytest.mark.parametrize(("side", "size"), [(94, 32), (95, 32), (96, 32), (97, 32), (50, 17), (47, 16), (766, 256)])
-def test_a_jpeg_has_the_same_pixels_on_every_thread_whatever_it_is_resized_to(side, size):
-    content = saved(scene(side + 20, side))
+def on_both_threads(content: bytes, size: int | None) -> list[Pixels]:
+    """The pixels as the main thread decodes them, then as another thread does."""
     found = [decode(content, size)]
     thread = threading.Thread(target=lambda: found.append(decode(content, size)))
     thread.start()
     thread.join()
-    np.testing.assert_array_equal(found[0], found[1])
+    return found
+
+
+@pytest.mark.parametrize("content", JPEGS.values(), ids=JPEGS)
+def test_a_jpeg_has_the_pixels_that_pillow_gives_on_every_thread(content):
+    for pixels in on_both_threads(content, None):
+        np.testing.assert_array_equal(pixels, by_pillow(content))
+
+
+@pytest.mark.parametrize(("side", "size"), [(94, 32), (95, 32), (96, 32), (97, 32), (50, 17), (47, 16), (766, 256)])
+def test_a_jpeg_has_the_same_pixels_on_every_thread_whatever_it_is_resized_to(side, size):
+    np.testing.assert_array_equal(*on_both_threads(saved(scene(side + 20, side)), size))
 
 
 def test_metadata_that_cannot_be_read_leave_the_word_to_pillow_on_every_thread():
@@ -192,14 +191,9 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("name", MODES)
-def test_every_mode_becomes_rgb(name):
-    content, expected = MODES[name]
-    np.testing.assert_array_equal(decode(content, None), expected)
-
-
-def test_every_mode_arrives_in_a_batch_with_channels_last(tmp_path):
-    for name, (content, _) in MODES.items():
+def test_every_mode_becomes_rgb_and_arrives_in_a_batch_with_channels_last(tmp_path):
+    for name, (content, expected) in MODES.items():
+        np.testing.assert_array_equal(decode(content, None), expected, err_msg=name)
         (tmp_path / name).write_bytes(content)
     source = ImageFolder(str(tmp_path), cache=False)
     batch = StepBatches(source, len(MODES), 1, seed=0)[0]
@@ -210,14 +204,6 @@ def test_every_mode_arrives_in_a_batch_with_channels_last(tmp_path):
     for row, index in enumerate(batch.index.tolist()):
         name = source.describe(index, 0)
         np.testing.assert_array_equal(pixels[row].permute(1, 2, 0), MODES[name][1], err_msg=name)
-
-
-def plain(value: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    return saved(Image.new("RGB", size, (value, value // 2, 0)), "PNG")
-
-
-def load_all(source: Source) -> Images:
-    return source.load(np.arange(len(source)), np.zeros(len(source), dtype=np.int64))
 
 
 def test_32_bit_pixels_are_refused():
@@ -263,21 +249,19 @@ def test_one_broken_image_is_zero_logged_once_and_counted(tmp_path, write, caplo
     assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == ["1.jpg", "2.jpg"]
 
 
-@pytest.mark.parametrize(("broken", "raises"), [(10, False), (11, True)])
-def test_too_many_broken_images_are_an_error(tmp_path, write, broken, raises):
-    contents = {f"{n:03}.png": b"broken" if n >= 100 - broken else plain(n) for n in range(100)}
-    source = ImageFolder(write(tmp_path / "data", contents))
-    if raises:
-        with pytest.raises(
-            BrokenImagesError, match=r"more than 10 of 100 images cannot be read .* the first is 089.png: not an image"
-        ):
-            load_all(source)
-    else:
-        assert int(load_all(source).readable.sum()) == 90
+def test_more_broken_images_than_a_tenth_are_an_error(tmp_path, write):
+    at_most, more = (
+        ImageFolder(write(tmp_path / str(good), {f"{n:03}.png": png(n) if n < good else b"broken" for n in range(100)}))
+        for good in (90, 89)
+    )
+    assert int(load_all(at_most).readable.sum()) == 90
+    message = r"more than 10 of 100 images cannot be read .* the first is 089.png: not an image"
+    with pytest.raises(BrokenImagesError, match=message):
+        load_all(more)
 
 
 def test_a_damaged_zip_member_is_a_broken_image(tmp_path, write):
-    path = Path(write(tmp_path / "data", {"a.png": plain(1), "b.png": plain(2), "c.png": plain(3)}, "stored"))
+    path = Path(write(tmp_path / "data", {"a.png": png(1), "b.png": png(2), "c.png": png(3)}, "stored"))
     content = bytearray(path.read_bytes())
     content[content.index(b"IDAT", content.index(b"b.png")) + 6] ^= 0xFF
     path.write_bytes(content)
@@ -287,10 +271,10 @@ def test_a_damaged_zip_member_is_a_broken_image(tmp_path, write):
 
 
 def test_images_without_a_size_must_be_equal_squares(tmp_path, write):
-    path = write(tmp_path / "data", {"a.png": plain(1), "b.png": plain(1, (9, 9)), "c.png": plain(1)})
+    path = write(tmp_path / "data", {"a.png": png(1), "b.png": png(1, (9, 9)), "c.png": png(1)})
     source = ImageFolder(path)
     with pytest.raises(ValueError, match=r"b\.png has 9x9 pixels but the first image 8x8"):
         load_all(source)
     assert load_all(ImageFolder(path, size=6)).pixels.shape == (3, 3, 6, 6)
     with pytest.raises(ValueError, match=r"a\.png has 9x8 pixels"):
-        ImageFolder(write(tmp_path / "wide", {"a.png": plain(1, (9, 8))}))
+        ImageFolder(write(tmp_path / "wide", {"a.png": png(1, (9, 8))}))

@@ -16,7 +16,6 @@ def counts(data: Data) -> tuple[int, int]:
 def test_cifar10_zip(real_data):
     data = folder(path=str(real_data / "cifar10_jpeg.zip"))
     assert counts(data) == (50_000, 10_000)
-    assert data.train.labels is not None
     assert data.train.labels.classes.bincount().tolist() == [5_000] * 10
     assert data.train.load(np.arange(0, 50_000, 500), np.zeros(100, dtype=np.int64)).readable.all()
 
@@ -38,6 +37,5 @@ def test_fashion_mnist(real_data, tmp_path):
         (raw / packed.name).symlink_to(packed.resolve())
     data = torchvision_dataset(dataset="FashionMNIST", root=str(tmp_path), download=True)
     assert counts(data) == (60_000, 10_000)
-    assert data.validation.labels is not None
     assert data.validation.labels.names[0] == "T-shirt/top"
     assert data.validation.load(np.arange(64), np.zeros(64, dtype=np.int64)).pixels.shape == (64, 3, 28, 28)
