@@ -2,7 +2,7 @@
 the pixels.
 """
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_inv.augment.colour import gaussian
 from ssl_inv.augment.geometry import draw_crops
 from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
-from ssl_inv.augment.policy import Augmentation, maps
+from ssl_inv.augment.policy import maps
 from ssl_inv.augment.warp import smooth
 from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
 from ssl_inv.run.recipe import RecipeError, resolve
@@ -27,13 +27,8 @@ EVERYTHING: list[dict[str, Any]] = [
 
 def images(batch: int = 6, size: int = 48) -> Tensor:
     coarse = torch.rand(batch, 3, 7, 7, generator=torch.Generator().manual_seed(0))
-    return (
-        torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
-        .clamp(0, 1)
-        .mul(255)
-        .round()
-        .to(torch.uint8)
-    )
+    pixels = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+    return pixels.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def key(index: list[int], view: int = 0, epoch: int = 0) -> Key:
@@ -46,8 +41,7 @@ def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels()
     left, top = (x - width / 2) * 500, (y - height / 2) * 400
     for edge, most in ((left, 500), (top, 400), (left + width * 500, 500), (top + height * 400, 400)):
         np.testing.assert_allclose(edge, np.rint(edge), atol=1e-9)
-        assert edge.min() >= -1e-9
-        assert edge.max() <= most + 1e-9
+        assert -1e-9 <= edge.min() <= edge.max() <= most + 1e-9
     area, ratio = width * height, width * 500 / (height * 400)
     assert 0.199 <= area.min() < 0.21
     assert 0.59 < area.max() <= 0.601
@@ -63,10 +57,8 @@ def test_a_crop_that_never_fits_is_the_largest_centred_one():
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.members)
 def test_a_view_depends_on_its_key_and_not_on_its_batch(name):
-    settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}.get(
-        name, {"extra": [{"name": "random_field"}]}
-    )
-    augmentation: Augmentation = AUGMENTATIONS.find(name).load()(**settings)
+    settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}
+    augmentation = AUGMENTATIONS.find(name).load()(**settings.get(name, {"extra": [{"name": "random_field"}]}))
     index, pixels = [4, 8, 15, 16, 23, 42], images()
     views, transform = augmentation(pixels, key(index))
     for rows in ([3], [5, 0], [2, 1, 4]):
@@ -156,16 +148,13 @@ def test_filters_have_the_variance_asked_for():
     point = torch.zeros(3, 1, 33, 33)
     point[:, :, 16, 16] = 1
     place = torch.arange(33.0) - 16
-    for blurred, expected in (
-        (
-            gaussian(point.clone(), np.array([[1.0, 2.0], [0.0, 1.5], [0.8, 0.0]])),
-            [[1.0, 4.0], [0.0, 2.25], [0.64, 0.0]],
-        ),
-        (smooth(point.clone(), np.array([[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]])), [[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]]),
-    ):
+    sigmas = np.array([[1.0, 2.0], [0.0, 1.5], [0.8, 0.0]])
+    variances = np.array([[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]])
+    for filtered, given, expected in ((gaussian, sigmas, sigmas**2), (smooth, variances, variances)):
+        blurred = filtered(point.clone(), given)
         torch.testing.assert_close(blurred.sum((1, 2, 3)), torch.ones(3))
         across, down = (blurred * place**2).sum((1, 2, 3)), (blurred * place[:, None] ** 2).sum((1, 2, 3))
-        torch.testing.assert_close(torch.stack((across, down), 1), torch.tensor(expected), rtol=0.04, atol=0.005)
+        np.testing.assert_allclose(torch.stack((across, down), 1), expected, rtol=0.04, atol=0.005)
 
 
 def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_strength_zero():
@@ -198,62 +187,40 @@ def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source():
     np.testing.assert_allclose(matrices[0] @ [-1, -1, 1], [0.0, -0.3, 1], atol=1e-12)
 
 
-REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
-    "probability": ({"name": "simclr", "flip": 1.5}, "flip: must be a probability between 0 and 1"),
-    "blur": ({"name": "moco", "blur": -1.0}, "blur: must be a probability between 0 and 1"),
-    "share": ({"name": "byol", "min_scale": 1.5}, "min_scale: must lie between 0 and 1"),
-    "strength": ({"name": "equimod", "strength": -1.0}, "strength: must be at least 0"),
-    "range": (
-        {"name": "custom", "operations": [{"name": "crop", "scale": [0.5, 0.2]}]},
-        r"operation 'crop': scale: must be a range",
-    ),
-    "hue": (
-        {"name": "custom", "operations": [{"name": "jitter", "hue": 0.7}]},
-        "hue: must lie between 0 and 0.5, got 0.7",
-    ),
-    "shear": ({"name": "custom", "operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
-    "twice": ({"name": "simclr", "extra": [{"name": "crop"}]}, "two operations draw 'crop'"),
-    "same": (
-        {"name": "custom", "operations": [{"name": "rotation"}, {"name": "affine"}]},
-        "two operations draw 'angle'",
-    ),
-    "policies": ({"name": "byol", "blur": [1.0]}, "a probability for each policy"),
-    "fields": (
-        {"name": "none", "extra": [{"name": "random_field", "transforms": []}]},
-        "transforms: must be different and at least one",
-    ),
-}
+REFUSED = [
+    ("simclr", {"flip": 1.5}, "flip: must be a probability between 0 and 1"),
+    ("moco", {"blur": -1.0}, "blur: must be a probability between 0 and 1"),
+    ("byol", {"min_scale": 1.5}, "min_scale: must lie between 0 and 1"),
+    ("equimod", {"strength": -1.0}, "strength: must be at least 0"),
+    ("custom", {"operations": [{"name": "crop", "scale": [0.5, 0.2]}]}, "operation 'crop': scale: must be a range"),
+    ("custom", {"operations": [{"name": "jitter", "hue": 0.7}]}, "hue: must lie between 0 and 0.5, got 0.7"),
+    ("custom", {"operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
+    ("simclr", {"extra": [{"name": "crop"}]}, "two operations draw 'crop'"),
+    ("custom", {"operations": [{"name": "rotation"}, {"name": "affine"}]}, "two operations draw 'angle'"),
+    ("byol", {"blur": [1.0]}, "a probability for each policy"),
+    ("none", {"extra": [{"name": "random_field", "transforms": []}]}, "transforms: must be different and at least one"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_impossible_settings_are_refused(case):
-    settings, message = REFUSED[case]
+@pytest.mark.parametrize(("name", "settings", "message"), REFUSED)
+def test_impossible_settings_are_refused(name, settings, message):
     with pytest.raises(ValueError, match=message):
-        AUGMENTATIONS.find(settings["name"]).load()(
-            **{name: value for name, value in settings.items() if name != "name"}
-        )
+        AUGMENTATIONS.find(name).load()(**settings)
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (
-            [{"name": "rotate"}],
-            r"augmentation.extra\[0\].name: no operation is called 'rotate'; did you mean 'rotation'?",
-        ),
-        (
-            [{"name": "grey"}, {"name": "blur", "sigmas": 3}],
-            r"augmentation.extra\[1\].sigmas: no such setting; did you mean 'sigma'?",
-        ),
-        ([{"name": "rotation", "degrees": "many"}], r"augmentation.extra\[0\].degrees: expected a number, got 'many'"),
-        ([{"degrees": 3}], r"augmentation.extra\[0\].name: required"),
-        (["rotation"], "augmentation.extra: expected a list of"),
+        ([{"name": "rotate"}], "[0].name: no operation is called 'rotate'; did you mean 'rotation'?"),
+        ([{"name": "grey"}, {"name": "blur", "sigmas": 3}], "[1].sigmas: no such setting; did you mean 'sigma'?"),
+        ([{"name": "rotation", "degrees": "many"}], "[0].degrees: expected a number, got 'many'"),
+        ([{"degrees": 3}], "[0].name: required"),
+        (["rotation"], ": expected a list of"),
     ],
 )
 def test_a_recipe_s_operations_are_checked_by_name_and_type(extra, message):
     recipe = {"objective": {"name": "simclr"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}}
-    with pytest.raises(RecipeError, match=message.replace("?", r"\?")):
+    with pytest.raises(RecipeError, match=re.escape(f"augmentation.extra{message}")):
         resolve({**recipe, "augmentation": {"name": "simclr", "extra": extra}})
-    assert resolve(
-        {**recipe, "augmentation": {"name": "simclr", "extra": [{"name": "blur"}]}} | {"augmentation": {"name": "none"}}
-    )
+    assert resolve({**recipe, "augmentation": {"name": "simclr", "extra": [{"name": "blur"}]}})
+    assert resolve({**recipe, "augmentation": {"name": "none"}})
