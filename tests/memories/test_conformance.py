@@ -12,14 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.random import RandomState
+from small import normal
+from small_data import Known, Numbered
 from torch import Tensor, nn
 
 import ssl_inv.memories
-from ssl_inv.data.source import Images, Indices, Source
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.base import Memory
 from ssl_inv.memories.centring import CentredTargets
@@ -34,42 +33,14 @@ from ssl_inv.memories.search import EdgeRules
 from ssl_inv.memories.vocabulary import VisualWords
 from ssl_inv.nn.distributed import rank, world_size
 from ssl_inv.testing.processes import on_processes
-from ssl_inv.transforms import Transform
 
 BATCH, OBJECTS = 8, 12
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
-
-
-class Pixels(Source):
-    """Objects of two images, whose pixels are the number of the image."""
-
-    groups = {}
-    labels = None
-    image_size = 1
-    view_counts = np.full(OBJECTS, 2)
-
-    def load(self, objects: Indices, views: Indices) -> Images:
-        pixels = torch.from_numpy((2 * objects + views).astype(np.uint8)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
-        return Images(pixels, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
-
-
-class Table(nn.Module):
-    """An encoder with a random feature for every image."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.features = normal(seed, 2 * OBJECTS, 4).float()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.features[(255 * pixels[:, 0, 0, 0]).round().long()]
-
-
 def build_graph(graph: NeighbourGraph, step: int) -> None:
-    graph.lay_out(Pixels.view_counts)
-    graph.build(Gallery(Pixels(), nn.Identity(), "cpu", batch_size=5), Table(step), EdgeRules(3))
+    graph.lay_out(Numbered.view_counts)
+    encoder = Known(normal(step, 2 * OBJECTS, 4).float())
+    graph.build(Gallery(Numbered(), nn.Identity(), "cpu", batch_size=5), encoder, EdgeRules(3))
 
 
 def cluster(clusters: Clusters, step: int) -> None:

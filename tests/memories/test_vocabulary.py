@@ -5,17 +5,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.random import RandomState
+from small import normal
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ssl_inv.memories import vocabulary
 from ssl_inv.memories.vocabulary import Comparison, VisualWords
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
 
 
 class LargestTensor(TorchDispatchMode):
