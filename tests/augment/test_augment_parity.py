@@ -152,7 +152,10 @@ def test_erasing_paints_torchvisions_rectangle(photograph, box):
 @pytest.mark.parametrize("factors", [(1.4, 0.6, 1.7, 0.15), (0.5, 1.8, 0.3, 0.9), (1.0, 1.3, 1.0, 0.4)], ids=str)
 def test_jitter_in_every_order(photograph, factors):
     """All 24 orders as one batch; torchvision works on floats, since on bytes it rounds after every step."""
-    turned = lambda one, turn: F.adjust_hue(one, (turn + 0.5) % 1 - 0.5)  # noqa: E731
+
+    def turned(one: Tensor, turn: float) -> Tensor:
+        return F.adjust_hue(one, (turn + 0.5) % 1 - 0.5)
+
     changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, turned)
     pixels = photograph(SIDE).repeat(len(ORDERS), 1, 1, 1)
     parameters = dict(zip(("brightness", "contrast", "saturation", "hue"), factors, strict=True))

@@ -19,14 +19,12 @@ from ssl_inv.run.recipe import RecipeError, read_yaml, shipped_recipes
 from ssl_inv.transforms import Transform
 from ssl_inv.views import Pair, View, Views
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
+
 
 @pytest.fixture(scope="module")
 def step_cost() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "step_cost", Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
+    spec = importlib.util.spec_from_file_location("step_cost", BENCHMARK)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -38,9 +36,10 @@ WITH_RECIPE = sorted(
 )
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in WITH_RECIPE]
-)
+RECIPES = [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in WITH_RECIPE]
+
+
+@pytest.mark.parametrize("name", RECIPES)
 def test_every_objective_with_a_recipe_is_measured(name, step_cost, monkeypatch):
     monkeypatch.setattr(step_cost, "_WARM_UP", 0)
     is_resnet = read_yaml(shipped_recipes()[step_cost.recipe_of(name)])["backbone"]["name"].startswith("resnet")
@@ -84,16 +83,13 @@ def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(st
         objective.loss(views, backbone)["term"].value.backward()
 
     networks = step_cost.Networks(step)
-    for module in (backbone.model.conv1, objective.teacher, objective.head, objective.spare):
+    watched = (backbone.model.conv1, objective.teacher, objective.head, objective.spare)
+    for module in watched:
         module.register_forward_hook(lambda module, *_: calls.append(module))
     objective.zero_grad(set_to_none=True)
     backbone.zero_grad(set_to_none=True)
     networks()
-    counts = [
-        sum(call is module for call in calls)
-        for module in (backbone.model.conv1, objective.teacher, objective.head, objective.spare)
-    ]
-    assert counts == [2, 1, 2, 1]
+    assert [sum(call is module for call in calls) for module in watched] == [2, 1, 2, 1]
     assert all(one.grad is not None for one in (*backbone.parameters(), *objective.head.parameters()))
     assert all(one.grad is None for one in (*objective.spare.parameters(), *objective.teacher.parameters()))
 
