@@ -30,13 +30,9 @@ def step_cost() -> ModuleType:
     return module
 
 
-QUICK = "byol"
-WITH_RECIPE = sorted(
-    {read_yaml(path)["objective"]["name"] for path in shipped_recipes().values()} & set(OBJECTIVES.members) - {"split"}
-)
-
-
-RECIPES = [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in WITH_RECIPE]
+NAMES = {read_yaml(path)["objective"]["name"] for path in shipped_recipes().values()}
+WITH_RECIPE = sorted(NAMES & set(OBJECTIVES.members) - {"split"})
+RECIPES = [pytest.param(name, marks=[] if name == "byol" else pytest.mark.slow) for name in WITH_RECIPE]
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -53,13 +49,11 @@ def test_every_objective_with_a_recipe_is_measured(name, step_cost, monkeypatch)
 class Example(Objective):
     """A head on the mean of two views beside a teacher, which has no gradient, and an output that nobody uses."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.spare = nn.Linear(64, 4), nn.Linear(64, 4)
+    plan = Pair()
 
-    @property
-    def plan(self) -> Pair:
-        return Pair()
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.head, self.spare = nn.Linear(features, 4), nn.Linear(features, 4)
 
     def adopt(self, backbone: Backbone) -> None:
         self.teacher = Teacher(backbone)
@@ -73,8 +67,7 @@ class Example(Objective):
 
 def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(step_cost):
     backbone = make_backbone(name="test_resnet")
-    objective = Example()
-    objective.head, objective.spare = nn.Linear(backbone.features, 4), nn.Linear(backbone.features, 4)
+    objective = Example(backbone.features)
     objective.adopt(backbone)
     views = Views(tuple(View(torch.randn(2, 3, 32, 32), Transform.empty()) for _ in range(2)), torch.arange(2))
     calls: list[Any] = []

@@ -117,12 +117,12 @@ def test_a_damaged_jpeg_is_read_as_pillow_reads_it_or_not_at_all():
     assert outcomes == {"unreadable", "read"}
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "size"), [(60, 44, 16), (45, 61, 32), (44, 44, 64), (200, 90, 7), (40, 40, 40)]
-)
+SIZES = [(60, 44, 16), (45, 61, 32), (44, 44, 64), (200, 90, 7), (40, 40, 40)]
+
+
+@pytest.mark.parametrize(("width", "height", "size"), SIZES)
 def test_resizing_is_pillow_s_to_a_level(width, height, size):
-    pixels = np.asarray(scene(width, height))
-    side = min(width, height)
+    pixels, side = np.asarray(scene(width, height)), min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     square = Image.fromarray(pixels).crop((left, top, left + side, top + side))
     expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).astype(int)

@@ -35,6 +35,7 @@ from ssl_inv.nn.distributed import rank, world_size
 from ssl_inv.testing.processes import on_processes
 
 BATCH, OBJECTS = 8, 12
+ALL = torch.arange(OBJECTS)
 
 
 def build_graph(graph: NeighbourGraph, step: int) -> None:
@@ -65,9 +66,7 @@ class Example:
 
 EXAMPLES = {
     Queue: Example(
-        lambda: Queue(10, 3),
-        lambda queue: queue.entries(),
-        lambda queue, step, rows: queue.put(normal(step, 8, 3)[rows]),
+        lambda: Queue(10, 3), Queue.entries, lambda queue, step, rows: queue.put(normal(step, BATCH, 3)[rows])
     ),
     Bank: Example(
         lambda: Bank(OBJECTS, 4, renewal=0.5),
@@ -86,14 +85,10 @@ EXAMPLES = {
     ),
     Clusters: Example(lambda: Clusters(OBJECTS, 3, 4), lambda clusters: clusters.members.order, change=cluster),
     NeighbourGraph: Example(
-        lambda: NeighbourGraph(OBJECTS, 2 * OBJECTS, 3),
-        lambda graph: graph.related(torch.arange(OBJECTS), torch.arange(OBJECTS)),
-        change=build_graph,
+        lambda: NeighbourGraph(OBJECTS, 2 * OBJECTS, 3), lambda graph: graph.related(ALL, ALL), change=build_graph
     ),
     RandomDirections: Example(
-        lambda: RandomDirections(5),
-        lambda directions: directions(torch.zeros(1, 3)),
-        change=lambda directions, step: directions.advance(step),
+        lambda: RandomDirections(5), lambda made: made(torch.zeros(1, 3)), change=RandomDirections.advance
     ),
     BlockMasking: Example(
         lambda: BlockMasking(2, (0.1, 0.3), (0.8, 1.2), (0.8, 1.0), 1, seed=0),

@@ -71,8 +71,7 @@ def test_patches_are_cut_about_their_fixations():
 
 def test_views_of_objects_that_have_some_are_augmented_each():
     source = made(ViewSequence(2), simclr(), images(4, 4), 4)
-    record = source.load(*rows((1, 0), (1, 3))).transform
-    own = images(4, 4).load(*rows((1, 0), (1, 3))).transform
+    record, own = (one.load(*rows((1, 0), (1, 3))).transform for one in (source, images(4, 4)))
     assert torch.equal(record["rotation"], own["rotation"])
     assert not torch.equal(record["crop"][0], record["crop"][1])
 
@@ -80,8 +79,8 @@ def test_views_of_objects_that_have_some_are_augmented_each():
 def test_there_are_no_more_views_than_an_object_has_of_its_own():
     source = made(Pair(), simclr(), images(4, 3), 8)
     assert source.view_counts.tolist() == [3] * 4
-    own = source.load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"]
-    assert torch.equal(own, images(4, 3).load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"])
+    own, given = (one.load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"] for one in (source, images(4, 3)))
+    assert torch.equal(own, given)
 
 
 def test_kept_features_are_not_those_of_another_augmentation():
