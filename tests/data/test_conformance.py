@@ -244,13 +244,11 @@ def test_counts_and_labels_of_a_wrong_type_are_one_clear_line(counts, labels, me
 
 
 def test_a_source_of_a_wrong_type_ends_a_run_before_it_begins(tmp_path, tiny_recipe, monkeypatch, capsys):
-    (tmp_path / "mine.py").write_text(
-        Path(__file__).read_text() + "\n\ndef mine():\n    return Data(Own(labels=[0, 1, 0, 1]), Own())\n"
-    )
+    mine = "\n\ndef mine():\n    return Data(Own(labels=[0, 1, 0, 1]), Own())\n"
+    (tmp_path / "mine.py").write_text(Path(__file__).read_text() + mine)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(
-        tiny_recipe.replace("{name: rendered, classes: 4, objects: 40, views: 3, size: 32}", "{name: mine.mine}")
-    )
+    rendered = "{name: rendered, classes: 4, objects: 40, views: 3, size: 32}"
+    (tmp_path / "tiny.yaml").write_text(tiny_recipe.replace(rendered, "{name: mine.mine}"))
     assert main(["pretrain", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("data: Own.labels must be Labels or None, got list")

@@ -38,8 +38,8 @@ def test_image_folder_reads_every_form(tmp_path, write, form, layout):
     assert images.pixels[:, :, 4, 4].tolist() == [[10 * (n + 1), 5 * (n + 1), 0] for n in range(len(names))]
     assert images.pixels.shape == (len(names), 3, 8, 8)
     assert images.readable.all()
-    named = labels and zip(labels.classes, labels.known, strict=True)
-    assert (named and [labels.names[number] if known else None for number, known in named]) == classes
+    told = labels and zip(labels.classes, labels.known, strict=True)
+    assert (told and [labels.names[number] if known else None for number, known in told]) == classes
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -249,10 +249,8 @@ def table(source: RenderedSolids, features: str) -> FeatureTable:
 @pytest.mark.parametrize("frame", FRAMES)
 def test_translation_r2_is_of_the_frame_that_is_recorded(frame, tmp_path):
     heads = TransformR2(hidden=0, epochs=1, minimum_steps=200, learning_rate=3e-2, batch=512, joint=True)
-    train, validation = (
-        table(small(objects=600, translation_frame=frame, pose=True, angle_range=180, seed=seed), NAMES[frame])
-        for seed in (0, 1)
-    )
+    shown = {"objects": 600, "translation_frame": frame, "pose": True, "angle_range": 180}
+    train, validation = (table(small(**shown, seed=seed), NAMES[frame]) for seed in (0, 1))
     train.save(tmp_path / "features.safetensors")
     assert FeatureTable.load(tmp_path / "features.safetensors").transform.groups == train.transform.groups
     scores = {result.name: result.value or 0.0 for result in heads.measure(train, validation, "all")}
