@@ -2,7 +2,7 @@
 the pixels.
 """
 
-from collections.abc import Mapping
+import re
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Tensor
 from ssl_inv.augment.colour import gaussian
 from ssl_inv.augment.geometry import draw_crops
 from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
-from ssl_inv.augment.policy import Augmentation, maps
+from ssl_inv.augment.policy import maps
 from ssl_inv.augment.warp import smooth
 from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
 from ssl_inv.run.recipe import RecipeError, resolve
@@ -27,27 +27,21 @@ EVERYTHING: list[dict[str, Any]] = [
 
 def images(batch: int = 6, size: int = 48) -> Tensor:
     coarse = torch.rand(batch, 3, 7, 7, generator=torch.Generator().manual_seed(0))
-    return (
-        torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
-        .clamp(0, 1)
-        .mul(255)
-        .round()
-        .to(torch.uint8)
-    )
+    pixels = torch.nn.functional.interpolate(coarse, (size, size), mode="bicubic")
+    return pixels.clamp(0, 1).mul(255).round().to(torch.uint8)
 
 
 def key(index: list[int], view: int = 0, epoch: int = 0) -> Key:
     return Key(3, np.full(len(index), epoch), np.array(index), view)
 
 
-def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels() -> None:
+def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels():
     random = np.random.default_rng(0).random((4000, 40))
     x, y, width, height = draw_crops(random, (0.2, 0.6), (3 / 4, 4 / 3), 400, 500).T
     left, top = (x - width / 2) * 500, (y - height / 2) * 400
     for edge, most in ((left, 500), (top, 400), (left + width * 500, 500), (top + height * 400, 400)):
         np.testing.assert_allclose(edge, np.rint(edge), atol=1e-9)
-        assert edge.min() >= -1e-9
-        assert edge.max() <= most + 1e-9
+        assert -1e-9 <= edge.min() <= edge.max() <= most + 1e-9
     area, ratio = width * height, width * 500 / (height * 400)
     assert 0.199 <= area.min() < 0.21
     assert 0.59 < area.max() <= 0.601
@@ -56,17 +50,15 @@ def test_crops_have_the_areas_and_ratios_asked_for_and_begin_and_end_at_pixels()
     assert abs(np.log(ratio).mean()) < 0.01
 
 
-def test_a_crop_that_never_fits_is_the_largest_centred_one() -> None:
+def test_a_crop_that_never_fits_is_the_largest_centred_one():
     boxes = draw_crops(np.full((1, 40), 0.999), (1.0, 1.0), (1.0, 1.0), 100, 300)
     np.testing.assert_allclose(boxes, [[0.5, 0.5, 1 / 3, 1.0]])
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.members)
-def test_a_view_depends_on_its_key_and_not_on_its_batch(name: str) -> None:
-    settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}.get(
-        name, {"extra": [{"name": "random_field"}]}
-    )
-    augmentation: Augmentation = AUGMENTATIONS.find(name).load()(**settings)
+def test_a_view_depends_on_its_key_and_not_on_its_batch(name):
+    settings = {"custom": {"operations": EVERYTHING}, "none": {"extra": EVERYTHING}}
+    augmentation = AUGMENTATIONS.find(name).load()(**settings.get(name, {"extra": [{"name": "random_field"}]}))
     index, pixels = [4, 8, 15, 16, 23, 42], images()
     views, transform = augmentation(pixels, key(index))
     for rows in ([3], [5, 0], [2, 1, 4]):
@@ -82,7 +74,7 @@ def test_a_view_depends_on_its_key_and_not_on_its_batch(name: str) -> None:
         assert not torch.isclose(augmentation.draw(other, 48, 48)[drawn], record[drawn]).all()
 
 
-def test_what_is_not_applied_is_neutral_and_leaves_the_pixels() -> None:
+def test_what_is_not_applied_is_neutral_and_leaves_the_pixels():
     nothing = custom(operations=[{**one, "probability": 0.0} for one in EVERYTHING])
     pixels = images()
     views, transform = nothing(pixels, key([*range(6)]))
@@ -93,7 +85,7 @@ def test_what_is_not_applied_is_neutral_and_leaves_the_pixels() -> None:
 
 
 @pytest.mark.parametrize("number", range(len(EVERYTHING)), ids=[one["name"] for one in EVERYTHING])
-def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(number: int) -> None:
+def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(number):
     augmentation = custom(operations=[{**EVERYTHING[number], "probability": 0.3}])
     transform = augmentation.draw(key([*range(3000)]), 64, 64)
     neutral = {name: group.neutral(3000) for name, group in augmentation.groups.items()}
@@ -101,7 +93,7 @@ def test_an_operation_happens_to_the_share_of_views_that_its_probability_says(nu
     assert 0.27 < changed.float().mean() < 0.33
 
 
-def test_jitter_stays_in_its_ranges_and_reaches_their_ends() -> None:
+def test_jitter_stays_in_its_ranges_and_reaches_their_ends():
     transform = simclr(jitter=1.0, strength=0.5).draw(key([*range(2000)]), 32, 32)
     for name in ("brightness", "contrast", "saturation"):
         assert 0.6 <= transform[name].min() < 0.61
@@ -113,14 +105,14 @@ def test_jitter_stays_in_its_ranges_and_reaches_their_ends() -> None:
 
 
 @pytest.mark.parametrize(("order", "different"), [("sample", 24), ("epoch", 1), ("fixed", 1)])
-def test_the_order_of_the_jitter_is_as_asked(order: str, different: int) -> None:
+def test_the_order_of_the_jitter_is_as_asked(order, different):
     jitter = custom(operations=[{"name": "jitter", "order": order, "probability": 1.0}])
     drawn = [jitter.draw(key([*range(500)], epoch=epoch), 32, 32)["jitter_order"] for epoch in range(8)]
     assert len(drawn[0].unique()) == different
     assert (len({int(one[0]) for one in drawn}) > 1) == (order != "fixed")
 
 
-def test_the_two_policies_of_byol_are_its_views() -> None:
+def test_the_two_policies_of_byol_are_its_views():
     augmentation = byol()
     first, second, third = (augmentation.draw(key([*range(1000)], view=view), 64, 64) for view in range(3))
     assert (first["blur"] > 0).all()
@@ -133,7 +125,7 @@ def test_the_two_policies_of_byol_are_its_views() -> None:
     assert "solarise" not in moco().groups
 
 
-def test_views_of_another_size_or_scale_can_be_asked_of_a_policy() -> None:
+def test_views_of_another_size_or_scale_can_be_asked_of_a_policy():
     small = simclr(size=48).policy(0).with_crop(16, (0.05, 0.2))
     transform = simclr().draw(key([*range(500)]), 48, 48, small)
     area = transform["crop"][:, 2] * transform["crop"][:, 3]
@@ -143,7 +135,7 @@ def test_views_of_another_size_or_scale_can_be_asked_of_a_policy() -> None:
         none().policy(0).with_crop(16, (0.05, 0.2))
 
 
-def test_a_small_view_passes_over_no_pixel_of_its_source() -> None:
+def test_a_small_view_passes_over_no_pixel_of_its_source():
     """White and black by turns become grey, whichever way the source is read."""
     stripes = (torch.arange(128) % 2 * 255).to(torch.uint8).expand(2, 3, 128, 128)
     upright = none(size=16)(stripes, key([0, 1]))[0]
@@ -152,23 +144,20 @@ def test_a_small_view_passes_over_no_pixel_of_its_source() -> None:
         assert (views - 0.5).abs().max() < tolerance
 
 
-def test_filters_have_the_variance_asked_for() -> None:
+def test_filters_have_the_variance_asked_for():
     point = torch.zeros(3, 1, 33, 33)
     point[:, :, 16, 16] = 1
     place = torch.arange(33.0) - 16
-    for blurred, expected in (
-        (
-            gaussian(point.clone(), np.array([[1.0, 2.0], [0.0, 1.5], [0.8, 0.0]])),
-            [[1.0, 4.0], [0.0, 2.25], [0.64, 0.0]],
-        ),
-        (smooth(point.clone(), np.array([[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]])), [[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]]),
-    ):
+    sigmas = np.array([[1.0, 2.0], [0.0, 1.5], [0.8, 0.0]])
+    variances = np.array([[0.1, 0.5], [0.0, 0.3], [0.6, 0.0]])
+    for filtered, given, expected in ((gaussian, sigmas, sigmas**2), (smooth, variances, variances)):
+        blurred = filtered(point.clone(), given)
         torch.testing.assert_close(blurred.sum((1, 2, 3)), torch.ones(3))
         across, down = (blurred * place**2).sum((1, 2, 3)), (blurred * place[:, None] ** 2).sum((1, 2, 3))
-        torch.testing.assert_close(torch.stack((across, down), 1), torch.tensor(expected), rtol=0.04, atol=0.005)
+        np.testing.assert_allclose(torch.stack((across, down), 1), expected, rtol=0.04, atol=0.005)
 
 
-def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_strength_zero() -> None:
+def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_strength_zero():
     field = [{"name": "random_field", "transforms": ["translate", "hue"], "probability": 1.0}]
     augmentation, pixels = none(extra=field), images()
     views, transform = augmentation(pixels, key([*range(6)]))
@@ -178,7 +167,7 @@ def test_a_local_shift_moves_what_is_in_the_view_and_nothing_is_applied_at_stren
     assert torch.equal(still(pixels, key([*range(6)]))[0], pixels / 255)
 
 
-def test_of_dropped_colours_one_stays_and_the_others_tell_nothing() -> None:
+def test_of_dropped_colours_one_stays_and_the_others_tell_nothing():
     pixels = images(64)
     views, transform = custom(operations=[{"name": "colour_dropping"}])(pixels, key([*range(64)]))
     kept = transform["colour_dropping"] - 1
@@ -191,69 +180,47 @@ def test_of_dropped_colours_one_stays_and_the_others_tell_nothing() -> None:
         assert torch.corrcoef(torch.cat((noise, source[channel : channel + 1])).flatten(1)).triu(1).abs().max() < 0.1
 
 
-def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source() -> None:
+def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source():
     record = {"crop": np.array([[0.4, 0.6, 0.2, 0.5]]), "flip": np.array([1.0])}
     matrices, upright = maps(record, 1)
     assert upright.all()
     np.testing.assert_allclose(matrices[0] @ [-1, -1, 1], [0.0, -0.3, 1], atol=1e-12)
 
 
-REFUSED: Mapping[str, tuple[dict[str, Any], str]] = {
-    "probability": ({"name": "simclr", "flip": 1.5}, "flip: must be a probability between 0 and 1"),
-    "blur": ({"name": "moco", "blur": -1.0}, "blur: must be a probability between 0 and 1"),
-    "share": ({"name": "byol", "min_scale": 1.5}, "min_scale: must lie between 0 and 1"),
-    "strength": ({"name": "equimod", "strength": -1.0}, "strength: must be at least 0"),
-    "range": (
-        {"name": "custom", "operations": [{"name": "crop", "scale": [0.5, 0.2]}]},
-        r"operation 'crop': scale: must be a range",
-    ),
-    "hue": (
-        {"name": "custom", "operations": [{"name": "jitter", "hue": 0.7}]},
-        "hue: must lie between 0 and 0.5, got 0.7",
-    ),
-    "shear": ({"name": "custom", "operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
-    "twice": ({"name": "simclr", "extra": [{"name": "crop"}]}, "two operations draw 'crop'"),
-    "same": (
-        {"name": "custom", "operations": [{"name": "rotation"}, {"name": "affine"}]},
-        "two operations draw 'angle'",
-    ),
-    "policies": ({"name": "byol", "blur": [1.0]}, "a probability for each policy"),
-    "fields": (
-        {"name": "none", "extra": [{"name": "random_field", "transforms": []}]},
-        "transforms: must be different and at least one",
-    ),
-}
+REFUSED = [
+    ("simclr", {"flip": 1.5}, "flip: must be a probability between 0 and 1"),
+    ("moco", {"blur": -1.0}, "blur: must be a probability between 0 and 1"),
+    ("byol", {"min_scale": 1.5}, "min_scale: must lie between 0 and 1"),
+    ("equimod", {"strength": -1.0}, "strength: must be at least 0"),
+    ("custom", {"operations": [{"name": "crop", "scale": [0.5, 0.2]}]}, "operation 'crop': scale: must be a range"),
+    ("custom", {"operations": [{"name": "jitter", "hue": 0.7}]}, "hue: must lie between 0 and 0.5, got 0.7"),
+    ("custom", {"operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
+    ("simclr", {"extra": [{"name": "crop"}]}, "two operations draw 'crop'"),
+    ("custom", {"operations": [{"name": "rotation"}, {"name": "affine"}]}, "two operations draw 'angle'"),
+    ("byol", {"blur": [1.0]}, "a probability for each policy"),
+    ("none", {"extra": [{"name": "random_field", "transforms": []}]}, "transforms: must be different and at least one"),
+]
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_impossible_settings_are_refused(case: str) -> None:
-    settings, message = REFUSED[case]
+@pytest.mark.parametrize(("name", "settings", "message"), REFUSED)
+def test_impossible_settings_are_refused(name, settings, message):
     with pytest.raises(ValueError, match=message):
-        AUGMENTATIONS.find(settings["name"]).load()(
-            **{name: value for name, value in settings.items() if name != "name"}
-        )
+        AUGMENTATIONS.find(name).load()(**settings)
 
 
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (
-            [{"name": "rotate"}],
-            r"augmentation.extra\[0\].name: no operation is called 'rotate'; did you mean 'rotation'?",
-        ),
-        (
-            [{"name": "grey"}, {"name": "blur", "sigmas": 3}],
-            r"augmentation.extra\[1\].sigmas: no such setting; did you mean 'sigma'?",
-        ),
-        ([{"name": "rotation", "degrees": "many"}], r"augmentation.extra\[0\].degrees: expected a number, got 'many'"),
-        ([{"degrees": 3}], r"augmentation.extra\[0\].name: required"),
-        (["rotation"], "augmentation.extra: expected a list of"),
+        ([{"name": "rotate"}], "[0].name: no operation is called 'rotate'; did you mean 'rotation'?"),
+        ([{"name": "grey"}, {"name": "blur", "sigmas": 3}], "[1].sigmas: no such setting; did you mean 'sigma'?"),
+        ([{"name": "rotation", "degrees": "many"}], "[0].degrees: expected a number, got 'many'"),
+        ([{"degrees": 3}], "[0].name: required"),
+        (["rotation"], ": expected a list of"),
     ],
 )
-def test_a_recipe_s_operations_are_checked_by_name_and_type(extra: list[Any], message: str) -> None:
+def test_a_recipe_s_operations_are_checked_by_name_and_type(extra, message):
     recipe = {"objective": {"name": "simclr"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}}
-    with pytest.raises(RecipeError, match=message.replace("?", r"\?")):
+    with pytest.raises(RecipeError, match=re.escape(f"augmentation.extra{message}")):
         resolve({**recipe, "augmentation": {"name": "simclr", "extra": extra}})
-    assert resolve(
-        {**recipe, "augmentation": {"name": "simclr", "extra": [{"name": "blur"}]}} | {"augmentation": {"name": "none"}}
-    )
+    assert resolve({**recipe, "augmentation": {"name": "simclr", "extra": [{"name": "blur"}]}})
+    assert resolve({**recipe, "augmentation": {"name": "none"}})

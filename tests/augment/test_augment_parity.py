@@ -7,7 +7,7 @@ import importlib.util
 import io
 import math
 import random
-import sys
+import runpy
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -47,21 +47,7 @@ def benchmark() -> Iterator[ModuleType]:
         yield importlib.import_module("views")
 
 
-def load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = sys.modules[path.stem] = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-photographs: Callable[..., Tensor] = load(BENCHMARKS / "view_contestants.py").photographs
-
-
-def one_photograph(kind: str, side: int, dtype: torch.dtype, real_data: Callable[[], Path]) -> Tensor:
-    pixels = photographs(1, side) if kind == "made" else real(real_data(), side)
-    return pixels if dtype == torch.uint8 else pixels.float() / 255
+photographs = runpy.run_path(str(BENCHMARKS / "view_contestants.py"), run_name="view_contestants")["photographs"]
 
 
 def real(folder: Path, side: int) -> Tensor:
@@ -74,13 +60,19 @@ def real(folder: Path, side: int) -> Tensor:
 
 
 @pytest.fixture(params=["made", "real"])
-def kind(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+def any_photograph(request: pytest.FixtureRequest) -> Callable[[int, torch.dtype], Tensor]:
+    """A photograph that is made or a real one, by its side and type."""
+
+    def photograph(side: int, dtype: torch.dtype) -> Tensor:
+        pixels = photographs(1, side) if request.param == "made" else real(request.getfixturevalue("real_data"), side)
+        return pixels if dtype == torch.uint8 else pixels.float() / 255
+
+    return photograph
 
 
 @pytest.fixture(params=[torch.uint8, torch.float32], ids=["bytes", "floats"])
-def photograph(kind: str, request: pytest.FixtureRequest) -> Callable[[int], Tensor]:
-    return lambda side: one_photograph(kind, side, request.param, lambda: request.getfixturevalue("real_data"))
+def photograph(any_photograph, request: pytest.FixtureRequest) -> Callable[[int], Tensor]:
+    return lambda side: any_photograph(side, request.param)
 
 
 def rendered(pixels: Tensor, size: int | None = None, parameters: Mapping[str, Any] = MappingProxyType({})) -> Tensor:
@@ -112,26 +104,26 @@ def furthest(found: Tensor, expected: Tensor) -> float:
 
 def blurred(pixels: Tensor, sigma: float) -> Tensor:
     side = max(3, pixels.shape[-1] // 10 // 2 * 2 + 1)
-    expected: Tensor = F.gaussian_blur(pixels, [side, side], [sigma, sigma])
-    return expected
+    return F.gaussian_blur(pixels, [side, side], [sigma, sigma])
 
 
-PHOTOMETRIC: dict[str, tuple[Callable[[Tensor, Any], Tensor], tuple[float, ...]]] = {
+def solarised(pixels: Tensor, at: float) -> Tensor:
+    return F.solarize(pixels, at if pixels.is_floating_point() else round(255 * at))
+
+
+PHOTOMETRIC = {
     "brightness": (F.adjust_brightness, (0.0, 0.3, 1.2, 1.8)),
     "contrast": (F.adjust_contrast, (0.0, 0.3, 1.2, 1.8)),
     "saturation": (F.adjust_saturation, (0.0, 0.3, 1.2, 1.8)),
     "hue": (F.adjust_hue, (-0.5, -0.2, 0.01, 0.13, 0.2, 0.5)),
     "grey": (lambda pixels, _: F.rgb_to_grayscale(pixels, num_output_channels=3), (1.0,)),
     "blur": (blurred, (0.1, 0.19, 0.4, 0.9, 1.3, 2.0)),
-    "solarise": (
-        lambda pixels, at: F.solarize(pixels, at if pixels.is_floating_point() else round(255 * at)),
-        (0.0, 128 / 255, 0.8),
-    ),
+    "solarise": (solarised, (0.0, 128 / 255, 0.8)),
 }
 
 
 @pytest.mark.parametrize("name", PHOTOMETRIC)
-def test_one_photometric_operation(photograph: Callable[[int], Tensor], name: str) -> None:
+def test_one_photometric_operation(photograph, name):
     """All values as one batch."""
     change, values = PHOTOMETRIC[name]
     pixels = photograph(SIDE)
@@ -141,8 +133,8 @@ def test_one_photometric_operation(photograph: Callable[[int], Tensor], name: st
         assert furthest(view, change(pixels, value)[0]) < TOLERANCE, value
 
 
-def test_posterise_is_torchvisions_on_bytes(kind: str, request: pytest.FixtureRequest) -> None:
-    pixels, bits = one_photograph(kind, SIDE, torch.uint8, lambda: request.getfixturevalue("real_data")), (1, 3, 5, 7)
+def test_posterise_is_torchvisions_on_bytes(any_photograph):
+    pixels, bits = any_photograph(SIDE, torch.uint8), (1, 3, 5, 7)
     for source in (pixels, pixels / 255):
         found = rendered(source.repeat(len(bits), 1, 1, 1), parameters={"posterise": torch.tensor(bits)})
         for view, kept in zip(found, bits, strict=True):
@@ -150,9 +142,7 @@ def test_posterise_is_torchvisions_on_bytes(kind: str, request: pytest.FixtureRe
 
 
 @pytest.mark.parametrize("box", [(3, 5, 20, 30), (0, 0, 64, 64), (50, 1, 14, 7)], ids=str)
-def test_erasing_paints_torchvisions_rectangle(
-    photograph: Callable[[int], Tensor], box: tuple[int, int, int, int]
-) -> None:
+def test_erasing_paints_torchvisions_rectangle(photograph, box):
     pixels, (top, left, height, width) = photograph(SIDE), box
     expected = F.erase(as_float(pixels), top, left, height, width, torch.tensor(0.5))
     found = rendered(pixels, parameters={"erasing": [left / SIDE, top / SIDE, width / SIDE, height / SIDE]})
@@ -160,30 +150,26 @@ def test_erasing_paints_torchvisions_rectangle(
 
 
 @pytest.mark.parametrize("factors", [(1.4, 0.6, 1.7, 0.15), (0.5, 1.8, 0.3, 0.9), (1.0, 1.3, 1.0, 0.4)], ids=str)
-def test_jitter_in_every_order(photograph: Callable[[int], Tensor], factors: tuple[float, ...]) -> None:
+def test_jitter_in_every_order(photograph, factors):
     """All 24 orders as one batch; torchvision works on floats, since on bytes it rounds after every step."""
-    changes = (
-        F.adjust_brightness,
-        F.adjust_contrast,
-        F.adjust_saturation,
-        lambda one, turn: F.adjust_hue(one, (turn + 0.5) % 1 - 0.5),
-    )
+
+    def turned(one: Tensor, turn: float) -> Tensor:
+        return F.adjust_hue(one, (turn + 0.5) % 1 - 0.5)
+
+    changes = (F.adjust_brightness, F.adjust_contrast, F.adjust_saturation, turned)
     pixels = photograph(SIDE).repeat(len(ORDERS), 1, 1, 1)
-    names = ("brightness", "contrast", "saturation", "hue")
-    found = rendered(
-        pixels, parameters={"jitter_order": torch.arange(len(ORDERS)), **dict(zip(names, factors, strict=True))}
-    )
+    parameters = dict(zip(("brightness", "contrast", "saturation", "hue"), factors, strict=True))
+    found = rendered(pixels, parameters={"jitter_order": torch.arange(len(ORDERS)), **parameters})
     for view, one, order in zip(found, as_float(pixels), ORDERS, strict=True):
         for number in order:
             one = changes[number](one, factors[number])
         assert furthest(view, one) < TOLERANCE, order
 
 
-def test_the_whole_colour_chain(photograph: Callable[[int], Tensor]) -> None:
+def test_the_whole_colour_chain(photograph):
     pixels = photograph(SIDE)
-    found = rendered(
-        pixels, parameters={"brightness": 1.3, "saturation": 0.6, "hue": 0.1, "grey": 1.0, "blur": 1.1, "solarise": 0.6}
-    )
+    parameters = {"brightness": 1.3, "saturation": 0.6, "hue": 0.1, "grey": 1.0, "blur": 1.1, "solarise": 0.6}
+    found = rendered(pixels, parameters=parameters)
     expected = F.adjust_saturation(F.adjust_brightness(as_float(pixels), 1.3), 0.6)
     expected = blurred(F.rgb_to_grayscale(F.adjust_hue(expected, 0.1), num_output_channels=3), 1.1)
     # Next to the threshold a rounding error decides whether a value is inverted.
@@ -204,9 +190,7 @@ def test_the_whole_colour_chain(photograph: Callable[[int], Tensor]) -> None:
     ],
     ids=str,
 )
-def test_crops_and_flips(
-    photograph: Callable[[int], Tensor], side: int, box: tuple[int, int, int, int], size: int
-) -> None:
+def test_crops_and_flips(photograph, side, box, size):
     """No flip, each of the two and both, as one batch."""
     pixels, (top, left, height, width) = photograph(side), box
     crop = [(left + width / 2) / side, (top + height / 2) / side, width / side, height / side]
@@ -220,14 +204,14 @@ def test_crops_and_flips(
         assert furthest(found, expected) < TOLERANCE, flip
 
 
-def test_crops_of_images_that_are_not_square(photograph: Callable[[int], Tensor]) -> None:
+def test_crops_of_images_that_are_not_square(photograph):
     pixels = photograph(96)[..., :60, :]
     found = rendered(pixels, 40, {"crop": [(20 + 35) / 96, (8 + 22) / 60, 70 / 96, 44 / 60]})
     assert furthest(found, F.resized_crop(pixels, 8, 20, 44, 70, [40, 40], antialias=True)) < TOLERANCE
 
 
 @pytest.mark.parametrize("degrees", [-170.0, -90.0, -33.0, 4.0, 45.0, 180.0])
-def test_rotation_is_counter_clockwise(photograph: Callable[[int], Tensor], degrees: float) -> None:
+def test_rotation_is_counter_clockwise(photograph, degrees):
     pixels = photograph(SIDE)
     found = rendered(pixels, parameters={"angle": math.radians(degrees) % (2 * math.pi)})
     assert psnr(found, F.rotate(as_float(pixels), degrees, BILINEAR)) > 40
@@ -246,13 +230,7 @@ AFFINE = [
 
 
 @pytest.mark.parametrize(("degrees", "shift", "zoom", "shear"), AFFINE, ids=str)
-def test_affine_maps(
-    photograph: Callable[[int], Tensor],
-    degrees: float,
-    shift: tuple[float, float],
-    zoom: float,
-    shear: tuple[float, float],
-) -> None:
+def test_affine_maps(photograph, degrees, shift, zoom, shear):
     """torchvision's angle is clockwise here, and it shifts by pixels."""
     pixels = photograph(SIDE)
     angle, slant = math.radians(degrees) % (2 * math.pi), [math.radians(one) for one in shear]
@@ -270,7 +248,7 @@ def test_affine_maps(
     ],
     ids=["inwards", "one corner", "outwards"],
 )
-def test_perspective(photograph: Callable[[int], Tensor], shifts: list[float]) -> None:
+def test_perspective(photograph, shifts):
     """Corners are the outer edges of the outer pixels, where torchvision counts 0 and the side."""
     pixels = photograph(SIDE)
     corners, ends = four_corners(shifts, SIDE)
@@ -278,12 +256,9 @@ def test_perspective(photograph: Callable[[int], Tensor], shifts: list[float]) -
     assert psnr(found, F.perspective(as_float(pixels), corners, ends, BILINEAR)) > 40
 
 
-def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(
-    kind: str, request: pytest.FixtureRequest
-) -> None:
+def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(any_photograph):
     """Smooth images, since torchvision resamples twice; the zoom keeps what lies outside the crop out of sight."""
-    pixels = one_photograph(kind, 96, torch.float32, lambda: request.getfixturevalue("real_data"))
-    pixels = F.gaussian_blur(pixels, [21, 21], [3.0, 3.0])
+    pixels = F.gaussian_blur(any_photograph(96, torch.float32), [21, 21], [3.0, 3.0])
     shifts = [0.1, 0.05, -0.08, 0.12, -0.1, -0.02, 0.04, -0.09]
     corners, ends = four_corners(shifts, SIDE)
     expected = F.horizontal_flip(F.crop(pixels, 10, 24, SIDE, SIDE))
@@ -291,12 +266,8 @@ def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(
     seen = F.perspective(torch.ones_like(expected), corners, ends, BILINEAR) == 1
     expected = F.perspective(expected, corners, ends, BILINEAR)
     crop = [(24 + SIDE / 2) / 96, (10 + SIDE / 2) / 96, SIDE / 96, SIDE / 96]
-    affine = {
-        "angle": math.radians(25),
-        "translation": [0.05, -0.1],
-        "zoom": 2.2,
-        "shear": [math.radians(6), math.radians(-4)],
-    }
+    shear = [math.radians(6), math.radians(-4)]
+    affine = {"angle": math.radians(25), "translation": [0.05, -0.1], "zoom": 2.2, "shear": shear}
     found = rendered(pixels, SIDE, {"crop": crop, "flip": 1.0, "perspective": shifts, **affine})
     assert psnr(found * seen, expected * seen) > 40
 
@@ -306,19 +277,15 @@ def test_the_crop_comes_first_then_flips_then_the_affine_map_then_perspective(
     [(128, 0.4, 0.0, 48), (128, 0.4, 30.0, 48), (256, 0.8, 17.0, 32), (96, 0.6, 45.0, 96)],
     ids=str,
 )
-def test_shrinking_by_an_affine_map_does_not_alias(
-    photograph: Callable[[int], Tensor], side: int, zoom: float, degrees: float, size: int
-) -> None:
+def test_shrinking_by_an_affine_map_does_not_alias(photograph, side, zoom, degrees, size):
     """The reference is drawn at eight times the resolution, then brought to that of the view; the rim, half black, is
     left out.
     """
 
     def reference(one: Tensor) -> Tensor:
-        fine = F.affine(
-            F.resize(one, [8 * size, 8 * size], antialias=True), -degrees, [0, 0], zoom, [0.0, 0.0], BILINEAR
-        )
-        resized: Tensor = F.resize(fine, [size, size], antialias=True)
-        return resized
+        fine = F.resize(one, [8 * size, 8 * size], antialias=True)
+        fine = F.affine(fine, -degrees, [0, 0], zoom, [0.0, 0.0], BILINEAR)
+        return F.resize(fine, [size, size], antialias=True)
 
     pixels = photograph(side)
     found = rendered(pixels, size, {"angle": math.radians(degrees), "zoom": zoom})
@@ -343,12 +310,7 @@ def sources(request: pytest.FixtureRequest) -> Tensor:
 
 
 @pytest.mark.parametrize("name", OF_ITSELF)
-def test_every_operation_says_how_likely_it_is(name: str) -> None:
-    assert "probability" in schema_of(OPERATIONS.find(name)).settings
-
-
-@pytest.mark.parametrize("name", OF_ITSELF)
-def test_a_record_makes_the_view_again_in_any_batch(name: str, sources: Tensor) -> None:
+def test_a_record_makes_the_view_again_in_any_batch(name, sources):
     augmentation = alone(name, 1.0)
     before = sources.clone()
     views, transform = augmentation(sources, key(len(sources)))
@@ -362,7 +324,8 @@ def test_a_record_makes_the_view_again_in_any_batch(name: str, sources: Tensor) 
 
 
 @pytest.mark.parametrize("name", OF_ITSELF)
-def test_an_operation_that_is_not_applied_leaves_no_trace(name: str, sources: Tensor) -> None:
+def test_an_operation_says_how_likely_it_is_and_leaves_no_trace_where_it_is_not_applied(name, sources):
+    assert "probability" in schema_of(OPERATIONS.find(name)).settings
     augmentation = alone(name, 0.0)
     views, transform = augmentation(sources, key(len(sources)))
     for parameter, group in augmentation.groups.items():
@@ -371,7 +334,7 @@ def test_an_operation_that_is_not_applied_leaves_no_trace(name: str, sources: Te
 
 
 @pytest.mark.parametrize("hue", ["hsv", "linear"])
-def test_simclr_s_views_do_not_depend_on_their_batch(hue: Any, sources: Tensor) -> None:
+def test_simclr_s_views_do_not_depend_on_their_batch(hue, sources):
     augmentation, pixels = simclr(size=32, hue=hue), sources.repeat(8, 1, 1, 1)
     views, transform = augmentation(pixels, key(len(pixels)))
     for rows in np.array_split(np.random.default_rng(0).permutation(len(pixels)), 6):
@@ -379,7 +342,7 @@ def test_simclr_s_views_do_not_depend_on_their_batch(hue: Any, sources: Tensor) 
         assert torch.equal(some, views[rows])
 
 
-def test_the_benchmark_gives_everybody_the_same_work(benchmark: ModuleType) -> None:
+def test_the_benchmark_gives_everybody_the_same_work(benchmark):
     """Views of one size, normalised, with about the same mean and contrast."""
     pixels = photographs(64, 48)
     ours = benchmark.ours("ours", pixels, 32)
@@ -400,13 +363,13 @@ def test_the_benchmark_gives_everybody_the_same_work(benchmark: ModuleType) -> N
             assert 0.7 < views.std() / expected.std() < 1.4, one.name
 
 
-def test_the_benchmark_measures_and_tells_what_views_take_of_a_step(benchmark: ModuleType) -> None:
+def test_the_benchmark_measures_and_tells_what_views_take_of_a_step(benchmark):
     pixels = photographs(4, 32)
     rows, _ = benchmark.compare(pixels, 24, rounds=1, seconds=0.0)
     assert {"ours", "torchvision v2, tensors"} <= {row["name"] for row in rows}
-    assert all(
-        0 < row["images_per_second"][1] <= row["images_per_second"][0] <= row["images_per_second"][2] for row in rows
-    )
+    for row in rows:
+        middle, least, most = row["images_per_second"]
+        assert 0 < least <= middle <= most
     step = benchmark.share_of_step(pixels, 32, steps=2, model="test_resnet")
     assert 0 < step["views_ms"] < step["step_ms"]
     assert 0 < step["share"] < 1

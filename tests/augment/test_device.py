@@ -29,17 +29,11 @@ def policy(name: str) -> Augmentation:
     """A policy by name, with a rotation; `custom` with every operation, where those that are parts of `affine` are left
     to it.
     """
-    known = schema_of(AUGMENTATIONS.find(name)).settings
-    operations = [
-        {"name": one}
-        for one in OPERATIONS.members
-        if one not in ("rotation", "shear", "scale", "translation", "shared")
-    ]
+    parts = ("rotation", "shear", "scale", "translation", "shared")
+    operations = [{"name": one} for one in OPERATIONS.members if one not in parts]
     settings = {"size": 32, "extra": [ROTATION], "operations": operations}
-    made: Augmentation = AUGMENTATIONS.find(name).load()(
-        **{key: value for key, value in settings.items() if key in known}
-    )
-    return made
+    known = schema_of(AUGMENTATIONS.find(name)).settings
+    return AUGMENTATIONS.find(name).load()(**{key: value for key, value in settings.items() if key in known})
 
 
 def assert_made_there(plan: Plan, augmentation: Augmentation, source: RenderedSolids) -> None:
@@ -60,30 +54,27 @@ class Plain(RenderedSolids):
     groups = {}
 
 
-@pytest.mark.parametrize("name", [*AUGMENTATIONS.members])
-def test_every_policy_makes_its_views_on_the_device(name: str) -> None:
-    assert_made_there(Pair(), policy(name), Plain(classes=4, objects=8, views=1, size=48))
+MADE = [(Pair(), name) for name in AUGMENTATIONS.members] + [(plan, "simclr") for plan in PLANS]
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: type(plan).__name__)
-def test_every_plan_is_made_on_the_device(plan: Plan) -> None:
-    assert_made_there(plan, policy("simclr"), Plain(classes=4, objects=8, views=1, size=48))
+@pytest.mark.parametrize(("plan", "name"), MADE, ids=lambda one: one if isinstance(one, str) else type(one).__name__)
+def test_every_policy_and_every_plan_makes_its_views_on_the_device(plan, name):
+    assert_made_there(plan, policy(name), Plain(classes=4, objects=8, views=1, size=48))
 
 
 @pytest.mark.parametrize("plan", [Pair(), TransformPath(2, ("rotation",))], ids=lambda plan: type(plan).__name__)
-def test_views_of_the_data_stay_on_the_device(plan: Plan) -> None:
+def test_views_of_the_data_stay_on_the_device(plan):
     assert_made_there(plan, AUGMENTATIONS.find("none").load()(), RenderedSolids(classes=4, objects=8, views=2, size=48))
 
 
-def test_what_stays_on_the_host_is_found() -> None:
+def test_what_stays_on_the_host_is_found():
     gpu = PretendedGPU()
     there = gpu.tensor(torch.ones(3))
     with gpu:
         assert left_on_host(lambda: there + torch.zeros(3, device=there.device)) is None
         assert "same device" in str(left_on_host(lambda: there + torch.zeros(3)))
         assert "numpy" in str(left_on_host(there.numpy))
-        assert left_on_host(lambda: [there.cpu().numpy(), there + torch.zeros(3)]) is None, (
-            "what comes after a value is not looked at"
-        )
+        later = left_on_host(lambda: [there.cpu().numpy(), there + torch.zeros(3)])
+        assert later is None, "what comes after a value is not looked at"
         with pytest.raises(RuntimeError, match="broadcast"):
             left_on_host(lambda: there + there.new_zeros(2))

@@ -19,31 +19,24 @@ from ssl_inv.run.recipe import RecipeError, read_yaml, shipped_recipes
 from ssl_inv.transforms import Transform
 from ssl_inv.views import Pair, View, Views
 
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
+
 
 @pytest.fixture(scope="module")
 def step_cost() -> ModuleType:
-    spec = importlib.util.spec_from_file_location(
-        "step_cost", Path(__file__).parents[2] / "benchmarks" / "step_cost.py"
-    )
-    assert spec is not None
-    assert spec.loader is not None
+    spec = importlib.util.spec_from_file_location("step_cost", BENCHMARK)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-QUICK = "byol"
-WITH_RECIPE = sorted(
-    {read_yaml(path)["objective"]["name"] for path in shipped_recipes().values()} & set(OBJECTIVES.members) - {"split"}
-)
+NAMES = {read_yaml(path)["objective"]["name"] for path in shipped_recipes().values()}
+WITH_RECIPE = sorted(NAMES & set(OBJECTIVES.members) - {"split"})
+RECIPES = [pytest.param(name, marks=[] if name == "byol" else pytest.mark.slow) for name in WITH_RECIPE]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name == QUICK else pytest.mark.slow) for name in WITH_RECIPE]
-)
-def test_every_objective_with_a_recipe_is_measured(
-    name: str, step_cost: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_objective_with_a_recipe_is_measured(name, step_cost, monkeypatch):
     monkeypatch.setattr(step_cost, "_WARM_UP", 0)
     is_resnet = read_yaml(shipped_recipes()[step_cost.recipe_of(name)])["backbone"]["name"].startswith("resnet")
     small = ["name=test_resnet", "arguments={}", "stem=default"] if is_resnet else ["arguments.depth=2"]
@@ -56,13 +49,11 @@ def test_every_objective_with_a_recipe_is_measured(
 class Example(Objective):
     """A head on the mean of two views beside a teacher, which has no gradient, and an output that nobody uses."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.head, self.spare = nn.Linear(64, 4), nn.Linear(64, 4)
+    plan = Pair()
 
-    @property
-    def plan(self) -> Pair:
-        return Pair()
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.head, self.spare = nn.Linear(features, 4), nn.Linear(features, 4)
 
     def adopt(self, backbone: Backbone) -> None:
         self.teacher = Teacher(backbone)
@@ -74,10 +65,9 @@ class Example(Objective):
         return {"term": Term(((self.head(x) + self.head(y)).mean() - target).square())}
 
 
-def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(step_cost: ModuleType) -> None:
+def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(step_cost):
     backbone = make_backbone(name="test_resnet")
-    objective = Example()
-    objective.head, objective.spare = nn.Linear(backbone.features, 4), nn.Linear(backbone.features, 4)
+    objective = Example(backbone.features)
     objective.adopt(backbone)
     views = Views(tuple(View(torch.randn(2, 3, 32, 32), Transform.empty()) for _ in range(2)), torch.arange(2))
     calls: list[Any] = []
@@ -86,20 +76,17 @@ def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(st
         objective.loss(views, backbone)["term"].value.backward()
 
     networks = step_cost.Networks(step)
-    for module in (backbone.model.conv1, objective.teacher, objective.head, objective.spare):  # type: ignore[union-attr]
+    watched = (backbone.model.conv1, objective.teacher, objective.head, objective.spare)
+    for module in watched:
         module.register_forward_hook(lambda module, *_: calls.append(module))
     objective.zero_grad(set_to_none=True)
     backbone.zero_grad(set_to_none=True)
     networks()
-    counts = [
-        sum(call is module for call in calls)
-        for module in (backbone.model.conv1, objective.teacher, objective.head, objective.spare)
-    ]
-    assert counts == [2, 1, 2, 1]
+    assert [sum(call is module for call in calls) for module in watched] == [2, 1, 2, 1]
     assert all(one.grad is not None for one in (*backbone.parameters(), *objective.head.parameters()))
     assert all(one.grad is None for one in (*objective.spare.parameters(), *objective.teacher.parameters()))
 
 
-def test_what_calls_do_not_show_is_not_measured(step_cost: ModuleType) -> None:
+def test_what_calls_do_not_show_is_not_measured(step_cost):
     with pytest.raises(RecipeError, match="share passes"):
         step_cost.recipe_of("split")

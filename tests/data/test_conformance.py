@@ -5,7 +5,7 @@ depend on the order of loading, and says when files are broken or have changed.
 import csv
 import io
 import pickle
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_data import every_view, load_all, plain
 
 from ssl_inv.catalogue import DATA
 from ssl_inv.data.images import BrokenImagesError
@@ -22,7 +23,6 @@ from ssl_inv.data.sources import SOURCES
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.data.sources.threediebench import write_threediebench
 from ssl_inv.run.cli import main
-from ssl_inv.transforms import Group, Transform
 
 SOLIDS = {"classes": 2, "objects": 12, "views": 2, "size": 16}
 POSES = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
@@ -97,30 +97,22 @@ WITH_FILES = [name for name in TINY if name != "rendered"]
 BROKEN = [(name, cache) for name in WITH_FILES for cache in (False, True)]
 
 
-def pairs(source: Source) -> tuple[Indices, Indices]:
-    counts = source.view_counts
-    return np.repeat(np.arange(len(counts)), counts), np.concatenate([np.arange(count) for count in counts])
-
-
 def both(data: Data) -> tuple[Source, Source]:
     return data.train, data.validation
 
 
-def keys(pixels: torch.Tensor) -> Iterator[bytes]:
-    return (one.contiguous().numpy().tobytes() for one in pixels)
-
-
-def test_every_source_has_a_tiny_data_set() -> None:
+def test_every_source_has_a_tiny_data_set():
     assert TINY.keys() == SOURCES.keys()
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_counts_groups_labels_and_images_fit_together(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_counts_groups_labels_and_images_fit_together_and_no_view_is_both_to_train_on_and_to_judge_by(name, tmp_path):
     tiny = TINY[name](tmp_path / "data")
     data = tiny.data(name)
     assert len(data.train) + len(data.validation) == tiny.objects
+    train, validation = ({one.numpy().tobytes() for one in load_all(source).pixels} for source in both(data))
+    assert len(train) == data.train.view_counts.sum()
+    assert train.isdisjoint(validation)
     for source in both(data):
         assert source.view_counts.tolist() == [tiny.views] * len(source)
         assert list(source.groups) == tiny.parameters
@@ -137,18 +129,19 @@ def test_counts_groups_labels_and_images_fit_together(
         assert source.preferred_workers in (0, None)
         assert source.renders == (name == "rendered")
         whole = source.source if isinstance(source, Subset) else source
-        for objects, views in (([len(whole)], [0]), ([-1], [0]), ([0], [tiny.views]), ([0], [-1])):
-            with pytest.raises(ValueError, match=f"no (object {objects[0]}|view {views[0]}); (the|its) last one is"):
-                whole.load(np.array(objects), np.array(views))
+        for item, view in ((len(whole), 0), (-1, 0), (0, tiny.views), (0, -1)):
+            what = f"view {view}; (the|its) last one is {tiny.views - 1}"
+            if item:
+                what = f"object {item}; the last one is {len(whole) - 1}"
+            with pytest.raises(ValueError, match=f"no {what}"):
+                whole.load(np.array([item]), np.array([view]))
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again(name, tmp_path):
     tiny = TINY[name](tmp_path / "data")
     source = tiny.data(name).train
-    objects, views = pairs(source)
+    objects, views = every_view(source)
     expected = load_all(source)
     order = np.random.default_rng(0).integers(0, len(objects), 3 * len(objects))
     settings = {**tiny.settings, "cache": False}
@@ -164,17 +157,7 @@ def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_no_view_is_both_to_train_on_and_to_judge_by(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
-    data = TINY[name](tmp_path / "data").data(name)
-    train, validation = (set(keys(load_all(source).pixels)) for source in both(data))
-    assert len(train) == data.train.view_counts.sum()
-    assert train.isdisjoint(validation)
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_a_stamp_changes_with_a_file_and_with_nothing_else(name: str, tmp_path: Path) -> None:
+def test_a_stamp_changes_with_a_file_and_with_nothing_else(name, tmp_path):
     tiny = TINY[name](tmp_path / "data")
     before = tiny.data(name).train.stamp
     assert tiny.data(name).train.stamp == before
@@ -185,9 +168,7 @@ def test_a_stamp_changes_with_a_file_and_with_nothing_else(name: str, tmp_path: 
 
 
 @pytest.mark.parametrize(("name", "cache"), BROKEN)
-def test_a_broken_image_is_zero_and_named(
-    name: str, cache: bool, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_a_broken_image_is_zero_and_named(name, cache, tmp_path):
     tiny = TINY[name](tmp_path / "data")
     tiny.files[5].write_bytes(b"no image")
     found = []
@@ -195,7 +176,7 @@ def test_a_broken_image_is_zero_and_named(
     for source in both(tiny.data(name)):
         for _ in range(2):
             images = load_all(source)
-        objects, views = (rows[~images.readable.numpy()] for rows in pairs(source))
+        objects, views = (rows[~images.readable.numpy()] for rows in every_view(source))
         found += [source.describe(*pair) for pair in zip(objects.tolist(), views.tolist(), strict=True)]
         assert not images.pixels[~images.readable].any()
         assert (images.pixels[images.readable].flatten(1).amax(1) > 0).all()
@@ -205,9 +186,7 @@ def test_a_broken_image_is_zero_and_named(
 
 
 @pytest.mark.parametrize("name", WITH_FILES)
-def test_too_many_broken_images_are_an_error_of_one_line(
-    name: str, tmp_path: Path, load_all: Callable[[Source], Images]
-) -> None:
+def test_too_many_broken_images_are_an_error_of_one_line(name, tmp_path):
     tiny = TINY[name](tmp_path / "data")
     source = tiny.data(name).train
     for path in tiny.files:
@@ -225,29 +204,14 @@ def test_too_many_broken_images_are_an_error_of_one_line(
 class Own(Source):
     """Four grey images with whatever counts and labels a user may have thought of."""
 
+    view_counts, groups, labels, image_size = np.ones(4, dtype=np.int64), {}, None, 8
+
     def __init__(self, counts: Any = None, labels: Any = None) -> None:
-        self.counts = np.ones(4, dtype=np.int64) if counts is None else counts
-        self.given = labels
-
-    @property
-    def view_counts(self) -> Indices:
-        return self.counts
-
-    @property
-    def groups(self) -> dict[str, Group]:
-        return {}
-
-    @property
-    def labels(self) -> Labels | None:
-        return self.given() if callable(self.given) else self.given
-
-    @property
-    def image_size(self) -> int:
-        return 8
+        self.view_counts = self.view_counts if counts is None else counts
+        self.labels = labels() if callable(labels) else labels
 
     def load(self, objects: Indices, views: Indices) -> Images:
-        pixels = torch.full((len(objects), 3, 8, 8), 128, dtype=torch.uint8)
-        return Images(pixels, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
+        return plain(torch.full((len(objects), 3, 8, 8), 128, dtype=torch.uint8))
 
 
 def named(classes: Any, known: Any = (True,) * 4, names: Any = ("a", "b")) -> Callable[[], Labels]:
@@ -265,11 +229,7 @@ ZEROS = torch.zeros(4, dtype=torch.int64)
         (np.ones((4, 1), dtype=int), None, r"Own.view_counts .* got ndarray \(4, 1\)"),
         (None, [0, 1, 0, 1], "Own.labels must be Labels or None, got list"),
         (None, named(ZEROS[:3], known=(True,) * 3), "Own.labels has 3 classes for 4 objects"),
-        (
-            None,
-            named(np.zeros(4, dtype=np.int64)),
-            r"Labels.classes must be a tensor \(N,\) of torch.int64, got ndarray",
-        ),
+        (None, named(ZEROS.numpy()), r"Labels.classes must be a tensor \(N,\) of torch.int64, got ndarray"),
         (None, named(ZEROS.float()), r"Labels.classes .* got Tensor \(4,\) of torch.float32"),
         (None, named(ZEROS, known=(True,) * 3), r"Labels.known .* got Tensor \(3,\) of torch.bool"),
         (None, named(ZEROS, known=[True] * 4), "Labels.known .* got list"),
@@ -277,22 +237,18 @@ ZEROS = torch.zeros(4, dtype=torch.int64)
         (None, named(ZEROS + 2), r"Labels.classes has 2 to 2, but Labels.names has 2 name\(s\)"),
     ],
 )
-def test_counts_and_labels_of_a_wrong_type_are_one_clear_line(counts: Any, labels: Any, message: str) -> None:
+def test_counts_and_labels_of_a_wrong_type_are_one_clear_line(counts, labels, message):
     with pytest.raises(ValueError, match=message) as caught:
         Data(Own(), Own(counts, labels))
     assert "\n" not in str(caught.value)
 
 
-def test_a_source_of_a_wrong_type_ends_a_run_before_it_begins(
-    tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mine.py").write_text(
-        Path(__file__).read_text() + "\n\ndef mine():\n    return Data(Own(labels=[0, 1, 0, 1]), Own())\n"
-    )
+def test_a_source_of_a_wrong_type_ends_a_run_before_it_begins(tmp_path, tiny_recipe, monkeypatch, capsys):
+    mine = "\n\ndef mine():\n    return Data(Own(labels=[0, 1, 0, 1]), Own())\n"
+    (tmp_path / "mine.py").write_text(Path(__file__).read_text() + mine)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "tiny.yaml").write_text(
-        tiny_recipe.replace("{name: rendered, classes: 4, objects: 40, views: 3, size: 32}", "{name: mine.mine}")
-    )
+    rendered = "{name: rendered, classes: 4, objects: 40, views: 3, size: 32}"
+    (tmp_path / "tiny.yaml").write_text(tiny_recipe.replace(rendered, "{name: mine.mine}"))
     assert main(["pretrain", str(tmp_path / "tiny.yaml"), "--output", str(tmp_path / "run")]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("data: Own.labels must be Labels or None, got list")

@@ -7,18 +7,17 @@ import logging
 import struct
 import threading
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageOps
+from small_data import load_all, png
 
 from ssl_inv.data import images
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.images import BrokenImagesError, Pixels, UnreadableImageError, decode, to_square
-from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.folder import ImageFolder
 
 
@@ -67,41 +66,40 @@ JPEGS = {
 }
 
 
-@pytest.mark.parametrize("content", JPEGS.values(), ids=JPEGS)
-def test_a_jpeg_has_the_pixels_that_pillow_gives_on_every_thread(content: bytes) -> None:
-    expected = by_pillow(content)
-    found = [decode(content, None)]
-    thread = threading.Thread(target=lambda: found.append(decode(content, None)))
-    thread.start()
-    thread.join()
-    for pixels in found:
-        np.testing.assert_array_equal(pixels, expected)
-
-
-@pytest.mark.parametrize(("side", "size"), [(94, 32), (95, 32), (96, 32), (97, 32), (50, 17), (47, 16), (766, 256)])
-def test_a_jpeg_has_the_same_pixels_on_every_thread_whatever_it_is_resized_to(side: int, size: int) -> None:
-    content = saved(scene(side + 20, side))
+def on_both_threads(content: bytes, size: int | None) -> list[Pixels]:
+    """The pixels as the main thread decodes them, then as another thread does."""
     found = [decode(content, size)]
     thread = threading.Thread(target=lambda: found.append(decode(content, size)))
     thread.start()
     thread.join()
-    np.testing.assert_array_equal(found[0], found[1])
+    return found
 
 
-def test_metadata_that_cannot_be_read_leave_the_word_to_pillow_on_every_thread() -> None:
+@pytest.mark.parametrize("content", JPEGS.values(), ids=JPEGS)
+def test_a_jpeg_has_the_pixels_that_pillow_gives_on_every_thread(content):
+    for pixels in on_both_threads(content, None):
+        np.testing.assert_array_equal(pixels, by_pillow(content))
+
+
+@pytest.mark.parametrize(("side", "size"), [(94, 32), (95, 32), (96, 32), (97, 32), (50, 17), (47, 16), (766, 256)])
+def test_a_jpeg_has_the_same_pixels_on_every_thread_whatever_it_is_resized_to(side, size):
+    np.testing.assert_array_equal(*on_both_threads(saved(scene(side + 20, side)), size))
+
+
+def test_metadata_that_cannot_be_read_leave_the_word_to_pillow_on_every_thread():
     content = saved(scene(), exif=exif(1)).replace(b"Exif\0\0MM", b"Exif\0\0??").replace(b"Exif\0\0II", b"Exif\0\0??")
     np.testing.assert_array_equal(decode(content, None), by_pillow(saved(scene())))
 
 
 @pytest.mark.parametrize("name", ["420", "444, progressive", "restart markers", "grey"])
-def test_a_truncated_jpeg_is_unreadable_wherever_it_ends(name: str) -> None:
+def test_a_truncated_jpeg_is_unreadable_wherever_it_ends(name):
     content = JPEGS[name]
     for end in (*range(0, len(content) - 2, 41), len(content) - 3):
         with pytest.raises(UnreadableImageError):
             decode(content[:end], None)
 
 
-def test_a_damaged_jpeg_is_read_as_pillow_reads_it_or_not_at_all() -> None:
+def test_a_damaged_jpeg_is_read_as_pillow_reads_it_or_not_at_all():
     random = np.random.default_rng(1)
     outcomes = set()
     for _ in range(300):
@@ -119,12 +117,12 @@ def test_a_damaged_jpeg_is_read_as_pillow_reads_it_or_not_at_all() -> None:
     assert outcomes == {"unreadable", "read"}
 
 
-@pytest.mark.parametrize(
-    ("width", "height", "size"), [(60, 44, 16), (45, 61, 32), (44, 44, 64), (200, 90, 7), (40, 40, 40)]
-)
-def test_resizing_is_pillow_s_to_a_level(width: int, height: int, size: int) -> None:
-    pixels = np.asarray(scene(width, height))
-    side = min(width, height)
+SIZES = [(60, 44, 16), (45, 61, 32), (44, 44, 64), (200, 90, 7), (40, 40, 40)]
+
+
+@pytest.mark.parametrize(("width", "height", "size"), SIZES)
+def test_resizing_is_pillow_s_to_a_level(width, height, size):
+    pixels, side = np.asarray(scene(width, height)), min(width, height)
     left, top = (width - side) // 2, (height - side) // 2
     square = Image.fromarray(pixels).crop((left, top, left + side, top + side))
     expected = np.asarray(square.resize((size, size), Image.Resampling.BICUBIC)).astype(int)
@@ -145,7 +143,7 @@ def png16(levels: np.ndarray) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
-def test_threads_decode_what_one_decodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_decode_what_one_decodes(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "_THREADED_BYTES", 0)
     for number in range(40):
         content = saved(scene().rotate(9 * number))
@@ -193,14 +191,9 @@ MODES = {
 }
 
 
-@pytest.mark.parametrize("name", MODES)
-def test_every_mode_becomes_rgb(name: str) -> None:
-    content, expected = MODES[name]
-    np.testing.assert_array_equal(decode(content, None), expected)
-
-
-def test_every_mode_arrives_in_a_batch_with_channels_last(tmp_path: Path) -> None:
-    for name, (content, _) in MODES.items():
+def test_every_mode_becomes_rgb_and_arrives_in_a_batch_with_channels_last(tmp_path):
+    for name, (content, expected) in MODES.items():
+        np.testing.assert_array_equal(decode(content, None), expected, err_msg=name)
         (tmp_path / name).write_bytes(content)
     source = ImageFolder(str(tmp_path), cache=False)
     batch = StepBatches(source, len(MODES), 1, seed=0)[0]
@@ -213,20 +206,12 @@ def test_every_mode_arrives_in_a_batch_with_channels_last(tmp_path: Path) -> Non
         np.testing.assert_array_equal(pixels[row].permute(1, 2, 0), MODES[name][1], err_msg=name)
 
 
-def plain(value: int, size: tuple[int, int] = (8, 8)) -> bytes:
-    return saved(Image.new("RGB", size, (value, value // 2, 0)), "PNG")
-
-
-def load_all(source: Source) -> Images:
-    return source.load(np.arange(len(source)), np.zeros(len(source), dtype=np.int64))
-
-
-def test_32_bit_pixels_are_refused() -> None:
+def test_32_bit_pixels_are_refused():
     with pytest.raises(UnreadableImageError, match="no known white"):
         decode(saved(Image.fromarray(np.ones((4, 4), dtype=np.float32)), "TIFF"), None)
 
 
-def test_exif_orientation_turns_the_image_upright() -> None:
+def test_exif_orientation_turns_the_image_upright():
     image = Image.new("RGB", (16, 8))
     image.paste((255, 255, 255), (0, 0, 8, 8))
     # The camera was held so that the left of the file is the top of the scene.
@@ -236,7 +221,7 @@ def test_exif_orientation_turns_the_image_upright() -> None:
     assert pixels[9:].max() < 50
 
 
-def test_resize_takes_the_centre_square_and_does_not_alias() -> None:
+def test_resize_takes_the_centre_square_and_does_not_alias():
     stripes = np.zeros((64, 128, 3), dtype=np.uint8)
     stripes[:, 32:96:2] = 255  # The centre square alternates by column; the sides are black.
     pixels = decode(saved(Image.fromarray(stripes), "PNG"), 8)
@@ -249,9 +234,7 @@ def test_resize_takes_the_centre_square_and_does_not_alias() -> None:
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_one_broken_image_is_zero_logged_once_and_counted(
-    tmp_path: Path, write: Callable[..., str], caplog: pytest.LogCaptureFixture, cache: bool
-) -> None:
+def test_one_broken_image_is_zero_logged_once_and_counted(tmp_path, write, caplog, cache):
     contents = {f"{n}.jpg": saved(Image.new("RGB", (8, 8), (200, 100, 0))) for n in range(4)}
     path = write(tmp_path / "data", {**contents, "1.jpg": contents["1.jpg"][:-40], "2.jpg": b"no image"})
     source = ImageFolder(path, size=8, cache=cache)
@@ -266,23 +249,19 @@ def test_one_broken_image_is_zero_logged_once_and_counted(
     assert [record.args[1] for record in caplog.records if isinstance(record.args, tuple)] == ["1.jpg", "2.jpg"]
 
 
-@pytest.mark.parametrize(("broken", "raises"), [(10, False), (11, True)])
-def test_too_many_broken_images_are_an_error(
-    tmp_path: Path, write: Callable[..., str], broken: int, raises: bool
-) -> None:
-    contents = {f"{n:03}.png": b"broken" if n >= 100 - broken else plain(n) for n in range(100)}
-    source = ImageFolder(write(tmp_path / "data", contents))
-    if raises:
-        with pytest.raises(
-            BrokenImagesError, match=r"more than 10 of 100 images cannot be read .* the first is 089.png: not an image"
-        ):
-            load_all(source)
-    else:
-        assert int(load_all(source).readable.sum()) == 90
+def test_more_broken_images_than_a_tenth_are_an_error(tmp_path, write):
+    at_most, more = (
+        ImageFolder(write(tmp_path / str(good), {f"{n:03}.png": png(n) if n < good else b"broken" for n in range(100)}))
+        for good in (90, 89)
+    )
+    assert int(load_all(at_most).readable.sum()) == 90
+    message = r"more than 10 of 100 images cannot be read .* the first is 089.png: not an image"
+    with pytest.raises(BrokenImagesError, match=message):
+        load_all(more)
 
 
-def test_a_damaged_zip_member_is_a_broken_image(tmp_path: Path, write: Callable[..., str]) -> None:
-    path = Path(write(tmp_path / "data", {"a.png": plain(1), "b.png": plain(2), "c.png": plain(3)}, "stored"))
+def test_a_damaged_zip_member_is_a_broken_image(tmp_path, write):
+    path = Path(write(tmp_path / "data", {"a.png": png(1), "b.png": png(2), "c.png": png(3)}, "stored"))
     content = bytearray(path.read_bytes())
     content[content.index(b"IDAT", content.index(b"b.png")) + 6] ^= 0xFF
     path.write_bytes(content)
@@ -291,11 +270,11 @@ def test_a_damaged_zip_member_is_a_broken_image(tmp_path: Path, write: Callable[
     assert "checksum" in source.broken["b.png"]
 
 
-def test_images_without_a_size_must_be_equal_squares(tmp_path: Path, write: Callable[..., str]) -> None:
-    path = write(tmp_path / "data", {"a.png": plain(1), "b.png": plain(1, (9, 9)), "c.png": plain(1)})
+def test_images_without_a_size_must_be_equal_squares(tmp_path, write):
+    path = write(tmp_path / "data", {"a.png": png(1), "b.png": png(1, (9, 9)), "c.png": png(1)})
     source = ImageFolder(path)
     with pytest.raises(ValueError, match=r"b\.png has 9x9 pixels but the first image 8x8"):
         load_all(source)
     assert load_all(ImageFolder(path, size=6)).pixels.shape == (3, 3, 6, 6)
     with pytest.raises(ValueError, match=r"a\.png has 9x8 pixels"):
-        ImageFolder(write(tmp_path / "wide", {"a.png": plain(1, (9, 8))}))
+        ImageFolder(write(tmp_path / "wide", {"a.png": png(1, (9, 8))}))

@@ -3,27 +3,19 @@
 import csv
 import io
 import math
-from collections.abc import Callable
 from contextlib import nullcontext
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from small_data import files_of, load_all, png
 
 from ssl_inv.data.latents import latents_from_settings
-from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.table import ViewTable, table
-from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation
+from ssl_inv.transforms import Circle, Flag, Real, Rotation
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 FORMS = ["folder", "stored", "deflated", "nested", "tar"]
-
-
-def csv_of(rows: list[list[object]]) -> bytes:
-    buffer = io.StringIO()
-    csv.writer(buffer).writerows(rows)
-    return buffer.getvalue().encode()
 
 
 HEADER: list[object] = ["path", "object", "class", "split", "azimuth[deg]", "zoom[real scale=2]", "note"]
@@ -35,14 +27,14 @@ ROWS: list[list[object]] = [
 ]
 
 
-@pytest.fixture
-def write_table(write: Callable[..., str], png: Callable[[int], bytes]) -> Callable[..., str]:
-    """Writes a table of four images."""
+def files(rows: list[list[object]]) -> dict[str, bytes]:
+    """Four images and a table of them."""
+    text = io.StringIO()
+    csv.writer(text).writerows(rows)
+    return {**{f"{n}.png": png(10 * n) for n in range(4)}, "views.csv": text.getvalue().encode()}
 
-    def written(root: Path, rows: list[list[object]], form: str = "folder") -> str:
-        return write(root, {**{f"{n}.png": png(10 * n) for n in range(4)}, "views.csv": csv_of(rows)}, form)
 
-    return written
+TWICE = [["path"], *([f"{row % 4}.png"] for row in range(8))]
 
 
 def changed(row: int, column: int, value: object) -> list[list[object]]:
@@ -52,15 +44,14 @@ def changed(row: int, column: int, value: object) -> list[list[object]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_table_of_views(tmp_path: Path, write_table: Callable[..., str], form: str) -> None:
-    source = ViewTable(write_table(tmp_path / "data", [HEADER, *ROWS], form))
+def test_table_of_views(tmp_path, write, form):
+    source = ViewTable(write(tmp_path / "data", files([HEADER, *ROWS]), form))
     assert source.view_counts.tolist() == [2, 1, 1]
     assert source.groups == {"azimuth": Circle(2 * math.pi), "zoom": Real(scale=2.0)}
     images = source.load(np.array([0, 2, 0]), np.array([1, 0, 0]))
     assert images.pixels[:, 0, 0, 0].tolist() == [20, 30, 0]
     torch.testing.assert_close(images.transform["azimuth"], torch.tensor([90.0, 350.0, 0.0]).deg2rad())
     assert images.transform["zoom"].tolist() == [2.0, 1.5, 1.0]
-    assert source.labels is not None
     assert [source.labels.names[label] for label in source.labels.classes] == ["cup", "toy", "toy"]
     assert source.describe(0, 1) == "2.png"
     assert source.notes["unused columns"] == "note"
@@ -68,10 +59,8 @@ def test_table_of_views(tmp_path: Path, write_table: Callable[..., str], form: s
         source.load(np.array([1]), np.array([1]))
 
 
-def test_table_split_is_by_object_and_no_view_leaks(
-    tmp_path: Path, write_table: Callable[..., str], files_of: Callable[[Source], set[str]]
-) -> None:
-    path = write_table(tmp_path / "data", [HEADER, *ROWS])
+def test_table_split_is_by_object_and_no_view_leaks(tmp_path, write):
+    path = write(tmp_path / "data", files([HEADER, *ROWS]))
     own, random = table(path=path), table(path=path, split_column="none", validation_share=0.4)
     assert files_of(own.train) == {"0.png", "1.png", "2.png"}
     for data in (own, random):
@@ -80,32 +69,30 @@ def test_table_split_is_by_object_and_no_view_leaks(
         assert sum(data.train.view_counts) + sum(data.validation.view_counts) == 4
 
 
-def test_columns_and_latents_by_setting(tmp_path: Path, write_table: Callable[..., str]) -> None:
-    rows: list[list[object]] = [["file", "thing", "turn", "deg", "up"]]
+def test_columns_and_latents_by_setting(tmp_path, write):
+    rows = [["file", "thing", "turn", "deg", "up"]]
     rows += [["0.png", "a", 1, 10, 0], ["1.png", "a", 2, 20, 1], ["2.png", "a", 1, 30, 1]]
     latents = {"deg": "circle deg", "up": "flag"}
-    path = write_table(tmp_path / "data", rows)
+    path = write(tmp_path / "data", files(rows))
     data = table(path=path, latents=latents, path_column="file", object_column="thing+turn", validation_share=0.5)
     assert sorted([*data.train.view_counts, *data.validation.view_counts]) == [1, 2]
     assert data.train.groups == {"deg": Circle(2 * math.pi), "up": Flag()}
     assert data.train.labels is None
-    assert len(ViewTable(write_table(tmp_path / "rows", [["path"], ["0.png"], ["1.png"], ["2.png"]]))) == 3
+    assert len(ViewTable(write(tmp_path / "rows", files([["path"], ["0.png"], ["1.png"], ["2.png"]])))) == 3
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_rotation_columns(
-    tmp_path: Path, write_table: Callable[..., str], named: bool, load_all: Callable[[Source], Images]
-) -> None:
+def test_rotation_columns(tmp_path, write, named):
     angles = torch.tensor([[0.1, -0.5, 1.2], [0.7, 0.3, -2.0]], dtype=torch.float64)
     q = quaternion_from_euler(angles)
     prefix, name = ("camera_", "camera") if named else ("", "rotation")
     quaternions = [["path", *[prefix + part for part in ("qx", "qy", "qz", "qw")]]]
-    quaternions += [[f"{n}.png", *row] for n, row in enumerate(q.tolist())]
     euler = [["path", *[f"{prefix}euler_{axis}[deg]" for axis in "xyz"]]]
-    euler += [[f"{n}.png", *row] for n, row in enumerate(angles.rad2deg().tolist())]
+    for rows, numbers in ((quaternions, q), (euler, angles.rad2deg())):
+        rows += [[f"{n}.png", *row] for n, row in enumerate(numbers.tolist())]
     for number, (rows, words) in enumerate([(quaternions, "rotation quaternion"), (euler, "rotation euler deg")]):
         for latents in (None, {name: words}):
-            source = ViewTable(write_table(tmp_path / str(number), rows), latents=latents)  # type: ignore[arg-type]
+            source = ViewTable(write(tmp_path / str(number), files(rows)), latents=latents)
             assert source.groups == {name: Rotation()}
             torch.testing.assert_close(load_all(source).transform[name], q.float())
 
@@ -120,7 +107,7 @@ def test_rotation_columns(
         ("real deg scale=90", Real(scale=math.pi / 2), math.pi / 180),
     ],
 )
-def test_words_of_a_latent(words: str, group: Group, one: float) -> None:
+def test_words_of_a_latent(words, group, one):
     (latent,) = latents_from_settings({"a": words})
     assert latent.group == group
     assert latent.values(np.ones((1, 1)), "").item() == pytest.approx(one)
@@ -129,7 +116,7 @@ def test_words_of_a_latent(words: str, group: Group, one: float) -> None:
 @pytest.mark.parametrize(
     "words", ["circle", "circel deg", "deg rad", "real period=2", "real scale=x", "real scale=-1", "rotation", ""]
 )
-def test_words_that_are_not_understood(words: str) -> None:
+def test_words_that_are_not_understood(words):
     with pytest.raises(ValueError, match=r"latent 'a' is described by .* not understood"):
         latents_from_settings({"a": words})
 
@@ -155,29 +142,19 @@ def test_words_that_are_not_understood(words: str) -> None:
         ([HEADER, *ROWS], {"csv_file": "view.csv"}, "no file 'view.csv'; did you mean 'views.csv'"),
         ([HEADER, *ROWS], {"object_column": "objekt"}, "no column 'objekt'; did you mean 'object'"),
         ([HEADER, ROWS[0][:-1]], {}, "row 1 has 6 cells, but the header has 7"),
+        (TWICE, {"validation_share": 0.4}, r"'\d+.png' is listed both to train on and to judge by; name the column"),
     ],
 )
-def test_table_errors(
-    tmp_path: Path, write_table: Callable[..., str], rows: list[list[object]], options: dict[str, object], message: str
-) -> None:
+def test_table_errors(tmp_path, write, rows, options, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message) as caught:
-        table(path=write_table(tmp_path / "data", rows), **options)  # type: ignore[arg-type]
+        table(path=write(tmp_path / "data", files(rows)), **options)
     assert "\n" not in str(caught.value)
-
-
-def test_an_image_is_not_listed_both_to_train_on_and_to_judge_by(
-    tmp_path: Path, write_table: Callable[..., str]
-) -> None:
-    rows = [["path"], *([f"{row % 4}.png"] for row in range(8))]
-    path = write_table(tmp_path / "data", rows)
-    with pytest.raises(ValueError, match=r"'\d+.png' is listed both to train on and to judge by; name the column"):
-        table(path=path, validation_share=0.4)
 
 
 @pytest.mark.parametrize(
     ("numbers", "refused"), [([1.7e9, 1.7e9 + 60], True), ([0.3, 0.1 + 0.2], False), ([1e4, 1e4 + 60], False)]
 )
-def test_numbers_that_single_precision_blurs_are_refused(numbers: list[float], refused: bool) -> None:
+def test_numbers_that_single_precision_blurs_are_refused(numbers, refused):
     (time,) = latents_from_settings({"time": "real"})
     with pytest.raises(ValueError, match="differences between the numbers of 'time'") if refused else nullcontext():
         time.values(np.array(numbers)[:, None], "views.csv")

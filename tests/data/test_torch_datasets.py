@@ -1,14 +1,13 @@
 """Claims about datasets of torch and torchvision: items of every form are images, labels come without reading one."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_data import load_all
 
-from ssl_inv.data.source import Images, Source
 from ssl_inv.data.sources.torchvision import DatasetSource, torchvision_dataset
 
 
@@ -41,34 +40,30 @@ def grey(value: int) -> torch.Tensor:
     ],
     ids=["tensor", "pair", "2-d, tensor class", "float", "PIL", "array"],
 )
-def test_dataset_items(item: Callable[[int], object], labelled: bool, load_all: Callable[[Source], Images]) -> None:
+def test_dataset_items(item, labelled):
     source = DatasetSource(Items(item))
     images = load_all(source)
     assert images.pixels.shape == (10, 3, 4, 4)
     assert images.pixels[:, 2, 1, 1].tolist() == list(range(10))
-    assert (source.labels is not None) == labelled
-    if source.labels is not None:
-        assert source.labels.classes.tolist() == [n % 3 for n in range(10)]
+    assert (source.labels and source.labels.classes.tolist()) == ([n % 3 for n in range(10)] if labelled else None)
 
 
-def test_labels_come_from_targets_without_reading_an_image() -> None:
+def test_labels_come_from_targets_without_reading_an_image():
     items = Items(grey)
-    items.targets = [-1, *range(9)]  # type: ignore[attr-defined]
-    items.classes = list("abcdefghi")  # type: ignore[attr-defined]
-    source = DatasetSource(torch.utils.data.Subset(items, [0, 3, 1]))  # type: ignore[arg-type]
+    items.targets = [-1, *range(9)]
+    items.classes = list("abcdefghi")
+    source = DatasetSource(torch.utils.data.Subset(items, [0, 3, 1]))
     items.item = lambda index: pytest.fail("an image was read")
-    assert source.labels is not None
     assert source.labels.known.tolist() == [False, True, True]
     assert source.labels.classes[1:].tolist() == [2, 0]
     assert source.labels.names == tuple("abcdefghi")
 
 
-def test_classes_are_those_that_a_target_transform_makes() -> None:
+def test_classes_are_those_that_a_target_transform_makes():
     items = Items(lambda number: (grey(number), number // 2))
-    items.targets = list(range(10))  # type: ignore[attr-defined]
-    items.target_transform = lambda number: number // 2  # type: ignore[attr-defined]
+    items.targets = list(range(10))
+    items.target_transform = lambda number: number // 2
     labels = DatasetSource(items).labels
-    assert labels is not None
     assert labels.classes.tolist() == [number // 2 for number in range(10)]
 
 
@@ -81,12 +76,12 @@ def test_classes_are_those_that_a_target_transform_makes() -> None:
         (lambda n: grey(n).long(), "must be uint8"),
     ],
 )
-def test_dataset_errors(item: Callable[[int], object], message: str) -> None:
+def test_dataset_errors(item, message):
     with pytest.raises(ValueError, match=message):
         DatasetSource(Items(item))
 
 
-def test_torchvision_errors(tmp_path: Path) -> None:
+def test_torchvision_errors(tmp_path):
     with pytest.raises(ValueError, match="did you mean 'FashionMNIST'"):
         torchvision_dataset(dataset="FashonMNIST", root=str(tmp_path))
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}.*download: true"):

@@ -3,17 +3,20 @@ target.
 """
 
 import math
-from pathlib import Path
+from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
 import torch
+from small_data import every_view, load_all, solids
+from torch import Tensor
 
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.data.latents import TRANSLATION_SCALE
-from ssl_inv.data.source import Indices
+from ssl_inv.data.source import Subset
 from ssl_inv.data.sources.rendered.objects import surface_points
-from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, Solids, render
+from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, render
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.data.sources.threediebench import ThreeDIEBench, threediebench, write_threediebench
 from ssl_inv.evaluation.features import FeatureTable
@@ -22,52 +25,28 @@ from ssl_inv.objectives.base import action_dimensions
 from ssl_inv.run.schema import schema_of
 from ssl_inv.testing.conformance import _Case, _losses, _total
 from ssl_inv.transforms import Pose, Real, Transform
-from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
+from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate, quaternion_to_matrix
 from ssl_inv.transforms.words import describe_action, describe_view
 from ssl_inv.views import View, Views, Way
 
 FRAMES = ["object", "base"]
 NAMES = {"object": "translation", "base": "position"}
 MEANS_BEFORE = [92.315283, 85.839779, 97.782535]
-BRIGHTNESS_BEFORE = [
-    77.320638,
-    99.615560,
-    107.544596,
-    75.240560,
-    101.978841,
-    104.080078,
-    90.174805,
-    92.211263,
-    86.988281,
-]
+BRIGHTNESS_BEFORE = [77.320638, 99.61556, 107.544596, 75.24056, 101.978841, 104.080078, 90.174805, 92.211263, 86.988281]
 """Of red, green and blue, and of every seventh image, measured before objects could be shifted."""
 SPLIT = (np.array([0, 2, 3]), np.array([5, 1]))
 
 
 def small(**changes: object) -> RenderedSolids:
-    settings: dict[str, object] = {
-        "classes": 4,
-        "objects": 12,
-        "views": 5,
-        "size": 32,
-        "cache": False,
-        "translation_range": 0.2,
-        **changes,
-    }
-    return RenderedSolids(**settings)  # type: ignore[arg-type]
-
-
-def everything(source: RenderedSolids) -> tuple[Indices, Indices]:
-    count = source.view_counts
-    return np.repeat(np.arange(len(count)), count), np.tile(np.arange(count[0]), len(count))
+    return solids(**{"translation_range": 0.2, **changes})
 
 
 # Rendering.
 
 
-def test_without_translation_images_are_what_they_were() -> None:
-    source = small(translation_range=0.0)
-    images = source.load(*everything(source))
+def test_without_translation_images_are_what_they_were():
+    source = solids()
+    images = load_all(source)
     assert images.transform.names == ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
     assert source.all_latents().shape == (12, 5, 7)
     pixels = images.pixels.double()
@@ -76,8 +55,8 @@ def test_without_translation_images_are_what_they_were() -> None:
     assert pixels.mean((1, 2, 3))[::7].tolist() == pytest.approx(BRIGHTNESS_BEFORE, abs=2e-3)
 
 
-def test_shifted_objects_have_the_other_latents_of_still_ones() -> None:
-    still, shifted = small(translation_range=0.0).all_latents(), small().all_latents()
+def test_shifted_objects_have_the_other_latents_of_still_ones():
+    still, shifted = solids().all_latents(), small().all_latents()
     assert shifted.shape == (12, 5, 10)
     np.testing.assert_array_equal(shifted[..., :7], still)
     shifts = small(objects=400).all_latents()[..., 7:].reshape(-1, 3)
@@ -87,21 +66,19 @@ def test_shifted_objects_have_the_other_latents_of_still_ones() -> None:
     assert np.abs(np.corrcoef(shifts.T) - np.eye(3)).max() < 0.1
 
 
-def test_an_object_is_shifted_along_its_own_axes_before_it_is_turned() -> None:
+def test_an_object_is_shifted_along_its_own_axes_before_it_is_turned():
     """It looks as one whose parts were all moved by t in its own frame and which was then turned, shadow included."""
     source = small()
-    objects, views = everything(source)
-    latents, solids = torch.from_numpy(source.latents(objects, views)), source._solids.select(torch.from_numpy(objects))
-    moved = Solids(
-        solids.kinds, solids.half_sizes, solids.positions + latents[:, None, 7:], solids.orientations, solids.colours
-    )
+    objects, views = every_view(source)
+    latents, still = torch.from_numpy(source.latents(objects, views)), source._solids.select(torch.from_numpy(objects))
+    moved = replace(still, positions=still.positions + latents[:, None, 7:])
     expected = render(moved, Scenes(quaternion_from_euler(latents[:, :3]), *latents[:, 3:7].unbind(1)), source.size)
     difference = (source.load(objects, views).pixels.int() - expected.int()).abs()
     assert (difference > 1).float().mean() < 1e-4
 
 
 @pytest.mark.parametrize("most", [0.05, 0.3])
-def test_shifted_objects_stay_in_the_ball_that_the_frame_shows(most: float) -> None:
+def test_shifted_objects_stay_in_the_ball_that_the_frame_shows(most):
     source = small(translation_range=most)
     points = surface_points(source._solids).flatten(1, 2)
     corners = most * torch.cartesian_prod(*[torch.tensor((-1.0, 1.0), dtype=torch.float64)] * 3)
@@ -112,22 +89,19 @@ def test_shifted_objects_stay_in_the_ball_that_the_frame_shows(most: float) -> N
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("pose", [False, True])
-def test_an_image_can_be_rendered_again_from_its_record(frame: str, pose: bool) -> None:
+def test_an_image_can_be_rendered_again_from_its_record(frame, pose):
     source = small(translation_frame=frame, pose=pose)
-    objects, views = everything(source)
+    objects, views = every_view(source)
     images = source.load(objects, views)
     again = source.render(objects, images.transform)
     assert ((images.pixels.int() - again.pixels.int()).abs() > 1).float().mean() < 1e-4
     assert again.transform.names == images.transform.names == list(source.groups)
     assert source.groups[NAMES[frame]] == Real(TRANSLATION_SCALE, dimensions=3)
-    assert torch.equal(images.pixels, small().load(objects, views).pixels), (
-        "the frame is a way to record, not to render"
-    )
+    assert torch.equal(images.pixels, load_all(small()).pixels), "the frame is a way to record, not to render"
 
 
-def test_frames_and_pose_tell_the_same() -> None:
-    objects, views = everything(small())
-    inner, outer = (small(translation_frame=frame, pose=True).load(objects, views).transform for frame in FRAMES)
+def test_frames_and_pose_tell_the_same():
+    inner, outer = (load_all(small(translation_frame=frame, pose=True)).transform for frame in FRAMES)
     torch.testing.assert_close(outer["position"], quaternion_rotate(inner["rotation"], inner["translation"]))
     for transform, name in ((inner, "translation"), (outer, "position")):
         assert torch.equal(transform["pose"], torch.cat((transform["rotation"], transform[name]), dim=1))
@@ -135,7 +109,7 @@ def test_frames_and_pose_tell_the_same() -> None:
 
 
 @pytest.mark.parametrize("names", [("translation",), ("rotation",), ("pose",), ("rotation", "translation", "pose")])
-def test_a_way_along_some_parameters_is_rendered_or_refused(names: tuple[str, ...]) -> None:
+def test_a_way_along_some_parameters_is_rendered_or_refused(names):
     source = small(pose="pose" in names)
     zero, one = (source.load(np.arange(12), np.full(12, view)).transform for view in (0, 1))
     (middle,) = Way(names, (0.5,)).between(zero, one)
@@ -152,7 +126,7 @@ def test_a_way_along_some_parameters_is_rendered_or_refused(names: tuple[str, ..
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("form", ["latents", "recorded", "no tables"])
-def test_threediebench_t_round_trip(tmp_path: Path, frame: str, form: str) -> None:
+def test_threediebench_t_round_trip(tmp_path, frame, form):
     source = small(translation_frame=frame, pose=True)
     latents = source.all_latents()
     write_threediebench(tmp_path / "data", source, None if form == "recorded" else latents, SPLIT)
@@ -161,18 +135,17 @@ def test_threediebench_t_round_trip(tmp_path: Path, frame: str, form: str) -> No
     if form == "no tables":
         for name in ("train", "val"):
             (tmp_path / "data" / f"all_latents_{name}.npy").unlink()
-    data = threediebench(path=str(tmp_path / "data"), size=None, translation_frame=frame, pose=True)  # type: ignore[arg-type]
+    data = threediebench(path=str(tmp_path / "data"), size=None, translation_frame=frame, pose=True)
     for read, objects in zip((data.train, data.validation), SPLIT, strict=True):
         assert isinstance(read, ThreeDIEBench)
         np.testing.assert_allclose(read.latents, latents[objects], atol=1e-4 if form == "recorded" else 0)
         assert read.groups == source.groups
-        rows, views = np.repeat(np.arange(len(objects)), 5), np.tile(np.arange(5), len(objects))
-        found, expected = read.load(rows, views).transform, source.load(objects[rows], views).transform
+        found, expected = load_all(read).transform, load_all(Subset(source, objects)).transform
         for name in expected.names:
             torch.testing.assert_close(found[name], expected[name], atol=1e-5, rtol=1e-5)
 
 
-def test_translations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+def test_translations_that_do_not_fit_are_refused(tmp_path):
     source = small()
     with pytest.raises(ValueError, match=r"latents have shape \(12, 5, 7\), expected \(12, 5, 10\)"):
         write_threediebench(tmp_path / "seven", source, source.all_latents()[..., :7], SPLIT)
@@ -180,12 +153,8 @@ def test_translations_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "mixed" / "solid-03" / "000003" / "latent_4.npy", np.zeros(7))
     with pytest.raises(ValueError, match=r"000003/latent_4.npy has shape \(7,\), expected \(10,\)"):
         ThreeDIEBench(str(tmp_path / "mixed"))
-    still = small(translation_range=0.0)
-    write_threediebench(tmp_path / "still", still, None, SPLIT)
-    for build in (
-        lambda: small(translation_range=0.0, pose=True),
-        lambda: ThreeDIEBench(str(tmp_path / "still"), pose=True),
-    ):
+    write_threediebench(tmp_path / "still", solids(), None, SPLIT)
+    for build in (lambda: solids(pose=True), lambda: ThreeDIEBench(str(tmp_path / "still"), pose=True)):
         with pytest.raises(ValueError, match="objects of this data are not shifted; set pose to false"):
             build()
     with pytest.raises(ValueError, match=r"translation_range: must lie between 0 and 0\.3, got 0\.5"):
@@ -204,9 +173,9 @@ ACTIONS = {
 
 @pytest.mark.parametrize("names", ACTIONS, ids="+".join)
 @pytest.mark.parametrize("convention", ["canonical", "sie", "seq-jepa"])
-def test_any_parameters_are_an_action_in_every_convention(names: tuple[str, ...], convention: str) -> None:
+def test_any_parameters_are_an_action_in_every_convention(names, convention):
     source = small(pose=True)
-    assert action_dimensions(source.groups, list(names), convention) == ACTIONS[names][convention]  # type: ignore[arg-type]
+    assert action_dimensions(source.groups, list(names), convention) == ACTIONS[names][convention]
     case = _Case("sie", {"parameters": list(names), "convention": convention, "projector": [24, 16]}, source.groups)
     networks = case.build()
     weight = networks.get_parameter("objective.action_predictor.weight")
@@ -225,10 +194,9 @@ def told_rotations() -> list[str]:
 
 
 @pytest.mark.parametrize("name", told_rotations())
-def test_every_objective_that_is_told_rotations_can_be_told_translations(name: str) -> None:
-    case = _Case(
-        name, {"parameters": ["rotation", "translation", "floor_hue"], **NETWORKS.get(name, {})}, small().groups
-    )
+def test_every_objective_that_is_told_rotations_can_be_told_translations(name):
+    settings = {"parameters": ["rotation", "translation", "floor_hue"], **NETWORKS.get(name, {})}
+    case = _Case(name, settings, small().groups)
     networks, views = case.build(), case.views(1)
     records = [{**view.transform.values, "translation": torch.zeros(len(view.pixels), 3)} for view in views.views]
     still = [
@@ -240,7 +208,7 @@ def test_every_objective_that_is_told_rotations_can_be_told_translations(name: s
     assert losses[0] != losses[1]
 
 
-def test_actions_are_those_of_equicaps() -> None:
+def test_actions_are_those_of_equicaps():
     """Its regression targets t2 - t1 and R2 t2 - R1 t1, and its matrices M1^-1 M2, M being [R | t] or [R | R t]."""
     objects = np.arange(12)
     for frame in FRAMES:
@@ -251,22 +219,17 @@ def test_actions_are_those_of_equicaps() -> None:
         columns, motions = [], []
         for view in (0, 1):
             rotation = quaternion_from_euler(latents[:, view, :3])
-            axes = torch.stack(
-                [quaternion_rotate(rotation, axis.expand(12, 3)) for axis in torch.eye(3, dtype=torch.float64)], dim=-1
-            )
+            axes = quaternion_to_matrix(rotation)
             shift = latents[:, view, 7:]
             columns.append(shift if frame == "object" else (axes @ shift[..., None])[..., 0])
             motions.append(torch.eye(4, dtype=torch.float64).repeat(12, 1, 1))
             motions[-1][:, :3, :3], motions[-1][:, :3, 3] = axes, columns[-1]
         difference, step = columns[1] - columns[0], motions[0].inverse() @ motions[1]
-        torch.testing.assert_close(action.as_vector([NAMES[frame]], "sie").double(), difference, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(
-            action.as_vector([NAMES[frame]]).double(), difference / TRANSLATION_SCALE, atol=1e-5, rtol=1e-5
-        )
         for convention, scale in (("sie", 1.0), ("canonical", TRANSLATION_SCALE)):
-            vector = action.as_vector(["pose"], convention).double()  # type: ignore[arg-type]
+            shift, vector = (action.as_vector([name], convention).double() for name in (NAMES[frame], "pose"))
+            torch.testing.assert_close(shift, difference / scale, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(vector[:, 4:], step[:, :3, 3] / scale, atol=1e-5, rtol=1e-5)
-            assert torch.equal(vector[:, :4].float(), action.as_vector(["rotation"], convention))  # type: ignore[arg-type]
+            assert torch.equal(vector[:, :4].float(), action.as_vector(["rotation"], convention))
 
 
 # As a target.
@@ -274,48 +237,37 @@ def test_actions_are_those_of_equicaps() -> None:
 
 def table(source: RenderedSolids, features: str) -> FeatureTable:
     """The motion of every view, and one parameter of it as features."""
-    objects, views = everything(source)
+    objects, views = every_view(source)
     latents = torch.from_numpy(source.latents(objects, views))
     rotation = quaternion_from_euler(latents[:, :3])
     values = {"rotation": rotation, **source._motion.values(rotation, latents[:, 7:])}
-    transform = Transform(
-        {name: value.float() for name, value in values.items()}, {name: source.groups[name] for name in values}
-    )
-    return FeatureTable(
-        {"all": transform.as_vector([features])},
-        torch.from_numpy(objects),
-        torch.from_numpy(views),
-        transform=transform,
-    )
+    transform = Transform(values, {name: source.groups[name] for name in values}).map(Tensor.float)
+    parts = {"all": transform.as_vector([features])}
+    return FeatureTable(parts, torch.from_numpy(objects), torch.from_numpy(views), transform=transform)
 
 
 @pytest.mark.parametrize("frame", FRAMES)
-def test_translation_r2_is_of_the_frame_that_is_recorded(frame: str, tmp_path: Path) -> None:
+def test_translation_r2_is_of_the_frame_that_is_recorded(frame, tmp_path):
     heads = TransformR2(hidden=0, epochs=1, minimum_steps=200, learning_rate=3e-2, batch=512, joint=True)
-    train, validation = (
-        table(small(objects=600, translation_frame=frame, pose=True, angle_range=180, seed=seed), NAMES[frame])
-        for seed in (0, 1)
-    )
+    shown = {"objects": 600, "translation_frame": frame, "pose": True, "angle_range": 180}
+    train, validation = (table(small(**shown, seed=seed), NAMES[frame]) for seed in (0, 1))
     train.save(tmp_path / "features.safetensors")
     assert FeatureTable.load(tmp_path / "features.safetensors").transform.groups == train.transform.groups
     scores = {result.name: result.value or 0.0 for result in heads.measure(train, validation, "all")}
-    kinds = ("relative", "absolute")
-    assert scores.keys() == {
-        f"{form}/{kind}/{name}" for form in ("r2", "r2_pooled") for kind in kinds for name in train.transform.names
-    }
+    forms, kinds = ("r2", "r2_pooled"), ("relative", "absolute")
+    assert scores.keys() == {"/".join(parts) for parts in product(forms, kinds, train.transform.names)}
     for kind in kinds:
         assert scores[f"r2/{kind}/{NAMES[frame]}"] > 0.99
         assert scores[f"r2/{kind}/rotation"] < 0.1
         assert scores[f"r2/{kind}/pose"] < 0.6
 
 
-def test_poses_are_told_in_words() -> None:
+def test_poses_are_told_in_words():
     turn = quaternion_from_euler(torch.tensor([0.0, 0.0, math.radians(37)]))
     values = torch.stack((Pose().neutral(1)[0], torch.cat((turn, torch.tensor([0.1, 0.0, -0.25])))))
     poses = Transform({"pose": values}, {"pose": Pose()})
     assert describe_view(poses, 0) == "unchanged"
-    assert (
-        describe_view(poses, 1) == "pose rotated 37° about (0.0, 0.0, 1.0), pose shifted (0.1, 0, \N{MINUS SIGN}0.25)"
-    )
+    told = "pose rotated 37° about (0.0, 0.0, 1.0), pose shifted (0.1, 0, \N{MINUS SIGN}0.25)"
+    assert describe_view(poses, 1) == told
     action = poses.select(torch.tensor([0])).relative(poses.select(torch.tensor([1])))
     assert describe_action(action, 0) == "pose rotated 37°, pose shifted (+0.10, +0.00, \N{MINUS SIGN}0.25)"

@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.random import RandomState
+from small import normal
 from torch import Tensor, nn
 
 from ssl_inv.data.source import Labels
@@ -25,10 +26,6 @@ from ssl_inv.transforms.keyed_random import below, random_bits
 
 INDEX = torch.tensor([0, 13, 28, 51])
 KINDS = ["semi-hard", "semi-easy", "random", "hard"]
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
 
 
 def put_into(clusters: Clusters, objects: Tensor, cluster: int) -> None:
@@ -93,9 +90,8 @@ def test_small_clusters_go_to_their_neighbours_and_get_halves_of_the_largest(ban
     assert int(clusters.members.sizes.min()) >= 5
     means = torch.stack([bank.vectors[clusters.labels == cluster].mean(dim=0) for cluster in (0, 5)])
     close(clusters.centroids[[0, 5]], means)
-    assert all(
-        label in (near, 5) for label, near in zip(clusters.labels[[5, 11]].tolist(), nearest.tolist(), strict=True)
-    )
+    for label, near in zip(clusters.labels[[5, 11]].tolist(), nearest.tolist(), strict=True):
+        assert label in (near, 5)
     before = clusters.labels.clone()
     clusters.mend(bank)
     assert torch.equal(before, clusters.labels), "nothing is left to mend"
@@ -120,15 +116,9 @@ def blobs(spherical: bool = False) -> tuple[Bank, Clusters, Tensor]:
 @pytest.mark.parametrize("spherical", [False, True])
 def test_k_means_finds_kinds_the_same_way_every_time(spherical):
     bank, clusters, kinds = blobs(spherical)
-    known = Labels(kinds, torch.ones(120, dtype=torch.bool), ("a", "b", "c"))
-    found = clusters.agreement(known)
-    assert found == {
-        "smallest_cluster": 40,
-        "largest_cluster": 40,
-        "empty_clusters": 0,
-        "purity": 1,
-        "nmi": pytest.approx(1),
-    }
+    found = clusters.agreement(Labels(kinds, torch.ones(120, dtype=torch.bool), ("a", "b", "c")))
+    sizes = {"smallest_cluster": 40, "largest_cluster": 40, "empty_clusters": 0}
+    assert found == {**sizes, "purity": 1, "nmi": pytest.approx(1)}
     assert torch.equal(clusters.centroids, k_means(bank, 3, 10, seed=4, spherical=spherical, points=20))
     if spherical:
         torch.testing.assert_close(clusters.centroids.norm(dim=1), torch.ones(3))
@@ -165,10 +155,8 @@ def test_a_spread_draw_is_even(population, count):
     assert 0 <= int(drawn.min()) <= int(drawn.max()) < population
     times = F.one_hot(drawn, population).sum(dim=1)
     assert int(times.max()) - int(times.min()) <= 1
-    share = times.double().mean(dim=0)
-    torch.testing.assert_close(
-        share, torch.full_like(share, count / population), atol=0.04 * max(1, count / population), rtol=0
-    )
+    expected = torch.full((population,), count / population, dtype=torch.double)
+    torch.testing.assert_close(times.double().mean(dim=0), expected, atol=0.04 * max(1, count / population), rtol=0)
 
 
 def test_numbers_below_a_bound_are_uniform():
@@ -206,9 +194,8 @@ def test_a_pool_of_one_cluster_ends_and_draws_elsewhere(kind, bank_and_clusters,
     put_into(clusters, torch.arange(60), 0)
     labels = torch.zeros(4, dtype=torch.int64)
     queries = losses.unit_rows(normal(2, 4, 5)).requires_grad_()
-    drawn = Negatives(kind, 3, 24).draw(
-        queries.detach(), labels, bank, clusters.labels, clusters.members, torch.arange(4)
-    )
+    among = labels, bank, clusters.labels, clusters.members
+    drawn = Negatives(kind, 3, 24).draw(queries.detach(), *among, torch.arange(4))
     assert not drawn.found.any(), "there is no other cluster"
     loss = interclr().contrast(queries, INDEX, drawn)
     loss.backward()
@@ -232,6 +219,5 @@ def test_a_cluster_of_one_has_itself_as_positive(bank_and_clusters):
     _, clusters = bank_and_clusters()
     put_into(clusters, clusters.labels == 1, 0)
     put_into(clusters, torch.tensor([13]), 1)
-    assert draw_positives(
-        clusters.members, torch.tensor([1]), torch.tensor([13]), torch.tensor([0]), own_entry=False
-    ).tolist() == [13]
+    alone = clusters.members, torch.tensor([1]), torch.tensor([13]), torch.tensor([0])
+    assert draw_positives(*alone, own_entry=False).tolist() == [13]

@@ -12,14 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.random import RandomState
+from small import normal
+from small_data import Known, Numbered
 from torch import Tensor, nn
 
 import ssl_inv.memories
-from ssl_inv.data.source import Images, Indices, Source
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.base import Memory
 from ssl_inv.memories.centring import CentredTargets
@@ -34,42 +33,15 @@ from ssl_inv.memories.search import EdgeRules
 from ssl_inv.memories.vocabulary import VisualWords
 from ssl_inv.nn.distributed import rank, world_size
 from ssl_inv.testing.processes import on_processes
-from ssl_inv.transforms import Transform
 
 BATCH, OBJECTS = 8, 12
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
-
-
-class Pixels(Source):
-    """Objects of two images, whose pixels are the number of the image."""
-
-    groups = {}
-    labels = None
-    image_size = 1
-    view_counts = np.full(OBJECTS, 2)
-
-    def load(self, objects: Indices, views: Indices) -> Images:
-        pixels = torch.from_numpy((2 * objects + views).astype(np.uint8)).view(-1, 1, 1, 1).expand(-1, 3, 1, 1)
-        return Images(pixels, Transform.empty(), torch.ones(len(objects), dtype=torch.bool))
-
-
-class Table(nn.Module):
-    """An encoder with a random feature for every image."""
-
-    def __init__(self, seed: int) -> None:
-        super().__init__()
-        self.features = normal(seed, 2 * OBJECTS, 4).float()
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        return self.features[(255 * pixels[:, 0, 0, 0]).round().long()]
+ALL = torch.arange(OBJECTS)
 
 
 def build_graph(graph: NeighbourGraph, step: int) -> None:
-    graph.lay_out(Pixels.view_counts)
-    graph.build(Gallery(Pixels(), nn.Identity(), "cpu", batch_size=5), Table(step), EdgeRules(3))
+    graph.lay_out(Numbered.view_counts)
+    encoder = Known(normal(step, 2 * OBJECTS, 4).float())
+    graph.build(Gallery(Numbered(), nn.Identity(), "cpu", batch_size=5), encoder, EdgeRules(3))
 
 
 def cluster(clusters: Clusters, step: int) -> None:
@@ -94,9 +66,7 @@ class Example:
 
 EXAMPLES = {
     Queue: Example(
-        lambda: Queue(10, 3),
-        lambda queue: queue.entries(),
-        lambda queue, step, rows: queue.put(normal(step, 8, 3)[rows]),
+        lambda: Queue(10, 3), Queue.entries, lambda queue, step, rows: queue.put(normal(step, BATCH, 3)[rows])
     ),
     Bank: Example(
         lambda: Bank(OBJECTS, 4, renewal=0.5),
@@ -115,14 +85,10 @@ EXAMPLES = {
     ),
     Clusters: Example(lambda: Clusters(OBJECTS, 3, 4), lambda clusters: clusters.members.order, change=cluster),
     NeighbourGraph: Example(
-        lambda: NeighbourGraph(OBJECTS, 2 * OBJECTS, 3),
-        lambda graph: graph.related(torch.arange(OBJECTS), torch.arange(OBJECTS)),
-        change=build_graph,
+        lambda: NeighbourGraph(OBJECTS, 2 * OBJECTS, 3), lambda graph: graph.related(ALL, ALL), change=build_graph
     ),
     RandomDirections: Example(
-        lambda: RandomDirections(5),
-        lambda directions: directions(torch.zeros(1, 3)),
-        change=lambda directions, step: directions.advance(step),
+        lambda: RandomDirections(5), lambda made: made(torch.zeros(1, 3)), change=RandomDirections.advance
     ),
     BlockMasking: Example(
         lambda: BlockMasking(2, (0.1, 0.3), (0.8, 1.2), (0.8, 1.0), 1, seed=0),
@@ -189,13 +155,13 @@ def through_a_file(memory: Any) -> dict[str, Any]:
     return torch.load(file, weights_only=True)
 
 
-def test_every_memory_of_the_room_is_checked() -> None:
+def test_every_memory_of_the_room_is_checked():
     missing = [kind.__name__ for kind in kinds() if kind not in EXAMPLES]
     assert not missing, f"add an example of {', '.join(missing)} to EXAMPLES"
 
 
 @pytest.mark.parametrize("kind", EXAMPLES)
-def test_saved_and_loaded_or_copied_it_goes_on_as_if_nothing_had_happened(kind: type) -> None:
+def test_saved_and_loaded_or_copied_it_goes_on_as_if_nothing_had_happened(kind):
     memory, fresh, loaded = made(kind), made(kind, seed=2), made(kind, seed=1)
     train(memory, 1)
     assert {name for name, _ in memory.named_buffers()} <= memory.state_dict().keys(), "a buffer is not persistent"
@@ -215,7 +181,7 @@ def test_saved_and_loaded_or_copied_it_goes_on_as_if_nothing_had_happened(kind: 
 
 
 @pytest.mark.parametrize("kind", WAITING)
-def test_rows_wait_until_flush_and_are_forgotten_on_loading(kind: type) -> None:
+def test_rows_wait_until_flush_and_are_forgotten_on_loading(kind):
     memory = made(kind)
     train(memory, 1)
     before, saved = state(memory), through_a_file(memory)
@@ -235,7 +201,7 @@ def test_rows_wait_until_flush_and_are_forgotten_on_loading(kind: type) -> None:
 
 
 @pytest.mark.parametrize("kind", WAITING)
-def test_micro_batches_are_taken_in_in_their_order_as_one_batch(kind: type) -> None:
+def test_micro_batches_are_taken_in_in_their_order_as_one_batch(kind):
     whole, split = made(kind), made(kind)
     for step in (1, 2):
         train(whole, step)
@@ -251,7 +217,7 @@ def two_steps() -> dict[str, dict[str, Any]]:
     return {type(memory).__name__: state(memory) for memory in memories}
 
 
-def test_two_processes_equal_one() -> None:
+def test_two_processes_equal_one():
     alone = two_steps()
     for found in on_processes(2, two_steps):
         for name, expected in alone.items():
@@ -263,7 +229,7 @@ def test_two_processes_equal_one() -> None:
     [(7, (7, 0.0)), (0.25, (0, 0.25)), ({"steps": 7, "progress": 0.25}, (7, 0.25))],
     ids=["steps alone", "share alone", "both"],
 )
-def test_progress_goes_on_from_every_form_in_which_it_was_ever_saved(saved: Any, counts: tuple[int, float]) -> None:
+def test_progress_goes_on_from_every_form_in_which_it_was_ever_saved(saved, counts):
     progress = Progress()
     progress.load_state_dict({"_extra_state": saved})
     assert (progress.steps_done, progress.share_done) == counts

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from numpy.random import RandomState
+from small import normal
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -14,11 +14,7 @@ from ssl_inv.memories import vocabulary
 from ssl_inv.memories.vocabulary import Comparison, VisualWords
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
-
-
-class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class LargestTensor(TorchDispatchMode):
     """Notes how many numbers the largest tensor has that any operation gives."""
 
     largest = 0
@@ -30,21 +26,21 @@ class LargestTensor(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.parametrize("inverse_delta", [15.0, None])
-def test_chunks_give_the_same_and_hold_little(inverse_delta: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_give_the_same_and_hold_little(inverse_delta, monkeypatch):
     maps, draws = normal(5, 12, 6, 9, 9).clamp_min(0), torch.rand(12)
     bags = []
     for at_once in (2**30, 5 * 49 * 40):
         torch.manual_seed(0)
         words = VisualWords(6, 40, inverse_delta).double()
         monkeypatch.setattr(vocabulary, "_AT_ONCE", at_once)
-        with LargestTensor() as seen:  # type: ignore[no-untyped-call]
+        with LargestTensor() as seen:
             bags.append(words(maps, draws))
     assert seen.largest == max(5 * 49 * 40, maps.numel())
     torch.testing.assert_close(*bags, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("images", "words"), [(4, 10), (10, 10), (7, 3)])
-def test_the_newest_words_stay_whatever_the_batch(images: int, words: int) -> None:
+def test_the_newest_words_stay_whatever_the_batch(images, words):
     module = VisualWords(2, words, border=0, window=1)
     pixels = torch.arange(3.0 * images)[:, None, None, None].expand(-1, 2, 1, 1)
     for batch in torch.split(pixels, images):
@@ -53,7 +49,7 @@ def test_the_newest_words_stay_whatever_the_batch(images: int, words: int) -> No
     assert sorted(module.words[:, 0].tolist()) == list(range(3 * images - words, 3 * images))
 
 
-def test_a_word_is_every_position_s_alike_and_of_the_inside() -> None:
+def test_a_word_is_every_position_s_alike_and_of_the_inside():
     maps = torch.arange(49.0).view(1, 1, 7, 7).repeat(1000, 1, 1, 1)
     module = VisualWords(1, 1000)
     module(maps, torch.linspace(0, 1, 1001)[:-1])
@@ -67,7 +63,7 @@ def test_a_word_is_every_position_s_alike_and_of_the_inside() -> None:
     assert module.words[0].item() == centres[-1]
 
 
-def test_a_warm_start_takes_as_many_words_of_every_image_and_different_ones() -> None:
+def test_a_warm_start_takes_as_many_words_of_every_image_and_different_ones():
     maps = torch.arange(4 * 49.0).view(4, 1, 7, 7)
     module = VisualWords(1, 20, first_distance=None)
     module.fill(maps, torch.rand(4))
@@ -76,8 +72,8 @@ def test_a_warm_start_takes_as_many_words_of_every_image_and_different_ones() ->
 
 
 @pytest.mark.parametrize(("making", "count"), [("local_average", 100), ("global_average", 30)])
-def test_a_warm_start_has_no_word_twice_where_words_outnumber_positions(making: str, count: int) -> None:
-    module = VisualWords(3, count, making=making)  # type: ignore[arg-type]
+def test_a_warm_start_has_no_word_twice_where_words_outnumber_positions(making, count):
+    module = VisualWords(3, count, making=making)
     maps = torch.rand(4, 3, 7, 7)
     module.fill(maps, torch.rand(4))
     assert len(torch.unique(module.words, dim=0)) == count
@@ -85,7 +81,7 @@ def test_a_warm_start_has_no_word_twice_where_words_outnumber_positions(making: 
     assert module.words.max() <= maps.max()
 
 
-def test_the_mean_distance_begins_with_that_of_the_first_batches() -> None:
+def test_the_mean_distance_begins_with_that_of_the_first_batches():
     module, means = VisualWords(3, 8, first_distance=None, border=0).double(), []
     for step in range(4):
         maps = 100 * normal(step, 5, 3, 4, 4)
@@ -100,7 +96,7 @@ def test_the_mean_distance_begins_with_that_of_the_first_batches() -> None:
     assert 0.989 < (module.distance / before).item() < 1
 
 
-def test_codes_do_not_depend_on_the_scale_of_features() -> None:
+def test_codes_do_not_depend_on_the_scale_of_features():
     bags = []
     for scale in (1.0, 1000.0):
         module = VisualWords(3, 8, first_distance=None).double()
@@ -109,7 +105,7 @@ def test_codes_do_not_depend_on_the_scale_of_features() -> None:
     torch.testing.assert_close(*bags)
 
 
-def test_maps_that_are_all_alike_give_finite_bags() -> None:
+def test_maps_that_are_all_alike_give_finite_bags():
     module = VisualWords(3, 8, first_distance=None)
     module.words.fill_(1.0)
     torch.testing.assert_close(module(torch.ones(2, 3, 7, 7), torch.zeros(2)), torch.full((2, 8), 1 / 8))

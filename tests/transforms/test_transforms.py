@@ -1,8 +1,6 @@
 """Algebra of transforms: steps lead where they should, paths are straight, quaternions are scipy's."""
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -41,10 +39,9 @@ def transform(seed: int) -> Transform:
     return Transform({name: values(name, seed) for name in GROUPS}, GROUPS)
 
 
-def test_quaternions_are_those_of_scipy() -> None:
-    angles = (
-        torch.rand(BATCH, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 2 * math.pi - math.pi
-    )
+def test_quaternions_are_those_of_scipy():
+    generator = torch.Generator().manual_seed(0)
+    angles = (2 * torch.rand(BATCH, 3, generator=generator, dtype=torch.float64) - 1) * math.pi
     expected = ScipyRotation.from_euler("xyz", angles.numpy())
     found = quaternion_from_euler(angles)
     assert np.allclose(quaternion_to_matrix(found), expected.as_matrix(), atol=1e-12)
@@ -56,7 +53,7 @@ def test_quaternions_are_those_of_scipy() -> None:
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.25, 0.9, 1.0])
-def test_rotation_paths_are_scipys_slerp(fraction: float) -> None:
+def test_rotation_paths_are_scipys_slerp(fraction):
     a, b = transform(0), transform(1)
     found = a.path(b, fraction)["rotation"]
     for row in range(20):
@@ -73,7 +70,7 @@ def matrices(pose: Tensor) -> Tensor:
     return motion
 
 
-def test_poses_are_rigid_motions() -> None:
+def test_poses_are_rigid_motions():
     a, b, step = values("pose", 0), values("pose", 1), values("pose", 2)
     group = GROUPS["pose"]
     torch.testing.assert_close(matrices(group.relative(a, b)), matrices(a).inverse() @ matrices(b))
@@ -84,7 +81,7 @@ def test_poses_are_rigid_motions() -> None:
     torch.testing.assert_close(group.distance(moved, also_moved), group.distance(a, b))
 
 
-def test_the_same_shift_is_another_step_of_a_pose_from_another_rotation() -> None:
+def test_the_same_shift_is_another_step_of_a_pose_from_another_rotation():
     start, shift = values("pose", 0), torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64)
     end = torch.cat((start[:, :4], start[:, 4:] + shift), dim=1)
     step = Pose().relative(start, end)[:, 4:]
@@ -94,50 +91,43 @@ def test_the_same_shift_is_another_step_of_a_pose_from_another_rotation() -> Non
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1e-4, math.pi - 1e-6, math.pi])
-def test_rotation_paths_have_no_hole_at_tiny_and_half_turns(angle: float) -> None:
-    a, b = (
-        quaternion_from_euler(torch.zeros(1, 3).double()),
-        quaternion_from_euler(torch.tensor([[angle, 0.0, 0.0]]).double()),
-    )
+def test_rotation_paths_have_no_hole_at_tiny_and_half_turns(angle):
+    a, b = (quaternion_from_euler(torch.tensor([[turn, 0.0, 0.0]]).double()) for turn in (0.0, angle))
     group = Rotation()
     middle = group.compose(a, group.scale_step(group.relative(a, b), 0.5))
     assert middle.isfinite().all()
     assert group.distance(a, middle).item() == pytest.approx(angle / 2, abs=1e-7)
 
 
-def test_circles_go_the_short_way_round() -> None:
+def test_circles_go_the_short_way_round():
     hue = Circle()
     a, b = torch.tensor([0.9, 0.1, 0.2]), torch.tensor([0.1, 0.9, 0.7])
     torch.testing.assert_close(hue.relative(a, b), torch.tensor([0.2, -0.2, -0.5]))
     torch.testing.assert_close(hue.compose(a, hue.relative(a, b)), b)
-    ends = torch.tensor([0.0, 1.0 - 1e-6])
-    assert (hue.value_vector(ends)[0] - hue.value_vector(ends)[1]).norm() < 1e-4, (
-        "both ends of the circle are one place"
-    )
+    start, end = hue.value_vector(torch.tensor([0.0, 1.0 - 1e-6]))
+    assert (start - end).norm() < 1e-4, "both ends of the circle are one place"
 
 
-def test_vectors_stand_in_the_order_asked_for() -> None:
+def test_vectors_stand_in_the_order_asked_for():
     a, b = transform(0), transform(1)
     widths = {"rotation": 4, "hue": 2, "azimuth": 2, "crop": 4, "brightness": 1, "fixation": 2, "flip": 1, "pose": 7}
     for chosen in (["flip", "rotation"], ["hue", "crop", "brightness"], None):
         names = chosen or list(GROUPS)
-        for vector, single in (
-            (a.as_vector(chosen), [a.as_vector([name]) for name in names]),
-            (a.relative(b).as_vector(chosen), [a.relative(b).as_vector([name]) for name in names]),
-        ):
+        for told in (a, a.relative(b)):
+            single = [told.as_vector([name]) for name in names]
             assert [one.shape[1] for one in single] == [widths[name] for name in names]
-            assert torch.equal(vector, torch.cat(single, dim=1))
+            assert torch.equal(told.as_vector(chosen), torch.cat(single, dim=1))
 
 
-def test_unknown_parameters_and_conventions_are_named() -> None:
+def test_unknown_parameters_and_conventions_are_named():
     a = transform(0)
     with pytest.raises(ValueError, match="no transform parameter is called 'zoom'; this data has rotation, hue"):
         a.as_vector(["zoom"])
     with pytest.raises(ValueError, match="no convention is called 'mine'"):
-        a.relative(a).as_vector(convention="mine")  # type: ignore[arg-type]
+        a.relative(a).as_vector(convention="mine")
 
 
-def test_canonical_quaternions_do_not_know_their_sign_and_plain_ones_do() -> None:
+def test_canonical_quaternions_do_not_know_their_sign_and_plain_ones_do():
     a, b = transform(0), transform(1)
     flipped = Transform({**b.values, "rotation": -b["rotation"]}, GROUPS)
     one, other = a.relative(b), a.relative(flipped)
@@ -147,18 +137,14 @@ def test_canonical_quaternions_do_not_know_their_sign_and_plain_ones_do() -> Non
 
 
 @pytest.mark.parametrize("latents", ["rot", "color", "rotcolor"])
-def test_actions_are_those_of_the_authors_of_seq_jepa(latents: str, golden: Callable[[str], dict[str, Any]]) -> None:
+def test_actions_are_those_of_the_authors_of_seq_jepa(latents, golden):
     facts = golden("seq_jepa_actions")["relative_action_3diebench"]
     raw = torch.tensor(facts["latents"], dtype=torch.float64)
     groups: dict[str, Group] = {"rotation": Rotation(), "floor_hue": Circle(), "light_hue": Circle()}
-    views = Transform(
-        {"rotation": quaternion_from_euler(raw[:, :3]), "floor_hue": raw[:, 3], "light_hue": raw[:, 6]}, groups
-    )
-    names = {
-        "rot": ["rotation"],
-        "color": ["floor_hue", "light_hue"],
-        "rotcolor": ["rotation", "floor_hue", "light_hue"],
-    }[latents]
+    values = {"rotation": quaternion_from_euler(raw[:, :3]), "floor_hue": raw[:, 3], "light_hue": raw[:, 6]}
+    views = Transform(values, groups)
+    colours = ["floor_hue", "light_hue"]
+    names = {"rot": ["rotation"], "color": colours, "rotcolor": ["rotation", *colours]}[latents]
     before, after = views.select(torch.arange(3)), views.select(torch.arange(1, 4))
     expected = torch.tensor(facts["values"][latents]["relative"], dtype=torch.float64)
     torch.testing.assert_close(before.relative(after).as_vector(names, "seq-jepa"), expected, rtol=1e-5, atol=1e-6)

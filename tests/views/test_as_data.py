@@ -33,7 +33,7 @@ def made(plan: Plan, augmentation: Augmentation, source: Source | None = None, v
 
 
 def rows(*pairs: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    return tuple(np.array(pairs).T)  # type: ignore[return-value]
+    return tuple(np.array(pairs).T)
 
 
 @pytest.mark.parametrize("plan", [ViewSequence(2), Saccades(2, patch=8), Pair()], ids=lambda plan: type(plan).__name__)
@@ -71,8 +71,7 @@ def test_patches_are_cut_about_their_fixations():
 
 def test_views_of_objects_that_have_some_are_augmented_each():
     source = made(ViewSequence(2), simclr(), images(4, 4), 4)
-    record = source.load(*rows((1, 0), (1, 3))).transform
-    own = images(4, 4).load(*rows((1, 0), (1, 3))).transform
+    record, own = (one.load(*rows((1, 0), (1, 3))).transform for one in (source, images(4, 4)))
     assert torch.equal(record["rotation"], own["rotation"])
     assert not torch.equal(record["crop"][0], record["crop"][1])
 
@@ -80,8 +79,8 @@ def test_views_of_objects_that_have_some_are_augmented_each():
 def test_there_are_no_more_views_than_an_object_has_of_its_own():
     source = made(Pair(), simclr(), images(4, 3), 8)
     assert source.view_counts.tolist() == [3] * 4
-    own = source.load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"]
-    assert torch.equal(own, images(4, 3).load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"])
+    own, given = (one.load(*rows((1, 0), (1, 1), (1, 2))).transform["rotation"] for one in (source, images(4, 3)))
+    assert torch.equal(own, given)
 
 
 def test_kept_features_are_not_those_of_another_augmentation():
@@ -93,10 +92,8 @@ def test_kept_features_are_not_those_of_another_augmentation():
 def test_views_that_are_turned_in_their_plane_are_judged_on_a_disk(extra):
     source = made(Pair(), simclr(extra=extra))
     assert source.turned == Subset(source, np.arange(2)).turned == bool(extra)
-    module, objects = nn.Identity(), np.arange(8)
-    table = feature_table(
-        lambda one: {"all": one.mean(1).flatten(1)}, module, source, objects, 4, lambda one: one + 1, "cpu"
-    )
+    encode, normalise = lambda one: {"all": one.mean(1).flatten(1)}, lambda one: one + 1
+    table = feature_table(encode, nn.Identity(), source, np.arange(8), 4, normalise, "cpu")
     border = table.part("all").view(-1, 32, 32)[:, [0, 31, 15, 4], [15, 15, 0, 4]]
     assert (border == 0).all() if extra else (border > 0).all()
 
@@ -109,7 +106,7 @@ def test_where_nothing_makes_views_there_are_none():
 def test_aggregates_of_augmented_views_are_judged_and_their_parameters_regressed():
     objective = SeqJEPA(8, {**images().groups, **simclr().groups}, **SMALL, parameters=["crop"], observed=2)
     backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    objective.adopt(backbone)  # type: ignore[arg-type]
+    objective.adopt(backbone)
     whole = images(24)
     given = Data(Subset(whole, np.arange(16)), Subset(whole, np.arange(16, 24)))
     settings = EvaluationSettings(views=3, views_of="training")
@@ -124,16 +121,13 @@ def test_aggregates_of_augmented_views_are_judged_and_their_parameters_regressed
         "paths": PathIntegration((2,), 2, heads, **shared),
     }
     measured = {(row.trained.name, row.trained.part) for row in evaluate_with_baselines(encoded, None, asked)}
-    assert {
-        ("linear/top1", "aggregate of 3 views"),
-        ("r2/relative/crop", "all"),
-        ("path/crop", "aggregate of 2 views"),
-    } <= measured
+    aggregates = {("linear/top1", "aggregate of 3 views"), ("path/crop", "aggregate of 2 views")}
+    assert {("r2/relative/crop", "all"), *aggregates} <= measured
     assert judged_data(given, EvaluationSettings(), objective.plan, simclr(), 0) is given
 
 
 def test_a_model_that_comes_from_no_run_has_no_views_of_training():
-    model = Model(nn.Identity(), None, {}, "", nn.Identity)  # type: ignore[arg-type]
-    loaded = LoadedModel(model, None, Data(images(), images()))  # type: ignore[arg-type]
+    model = Model(nn.Identity(), None, {}, "", nn.Identity)
+    loaded = LoadedModel(model, None, Data(images(), images()))
     with pytest.raises(RecipeError, match="views_of: 'training' goes with a run"):
         loaded.judged_data(EvaluationSettings(views_of="training"), None, torch.device("cpu"))
