@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment.warp import Neutral, Padding, Record, Rows
-from ssl_inv.catalogue import OPERATIONS, require
+from ssl_inv.catalogue import OPERATIONS, require, within
 from ssl_inv.transforms import Group
 from ssl_inv.transforms.keyed_random import Key
 
@@ -42,9 +42,11 @@ class Operation(ABC):
         groups: the parameters that it records, by name. The class names all that any of its objects may record.
         neutral: the parameters that decide whether a view is changed, with the values that leave it as it is.
         probability: of being applied.
+        operations: the operations within it, if it consists of others.
     """
 
     groups: Mapping[str, Group]
+    operations: tuple["Operation", ...] = ()
     neutral: Mapping[str, Neutral] = {}
 
     def __init__(self, probability: float) -> None:
@@ -128,18 +130,21 @@ def groups_of(operations: Sequence[Operation]) -> dict[str, Group]:
     return {name: group for operation in operations for name, group in operation.groups.items()}
 
 
-def operations_of(settings: Sequence[Mapping[str, Any]]) -> tuple[Operation, ...]:
+def operations_of(settings: Sequence[Mapping[str, Any]], setting: str = "operations") -> tuple[Operation, ...]:
     """The operations that a recipe lists, each a mapping with its `name` and its settings.
 
+    Args:
+        settings: the mappings.
+        setting: the name of the list, for errors.
+
     Raises:
-        ValueError: if a name or a setting is unknown, or a value is refused.
+        SettingError: if a name or a setting is unknown, or a value is refused; its path is `operations[0].scale`.
     """
-    return tuple(_operation(**one) for one in settings)
-
-
-def _operation(*, name: str, **settings: Any) -> Operation:
-    try:
-        operation: Operation = OPERATIONS.find(name).load()(**settings)
-    except ValueError as error:
-        raise ValueError(f"operation {name!r}: {error}") from error
-    return operation
+    made = []
+    for number, one in enumerate(settings):
+        with within(f"{setting}[{number}]"):
+            operation = OPERATIONS.find(one["name"]).load()(**{key: one[key] for key in one if key != "name"})
+            fits = isinstance(operation, Operation)
+            require(fits, "name", f"{one['name']!r} does not derive from ssl_inv.augment.operation.Operation")
+            made.append(operation)
+    return tuple(made)

@@ -21,7 +21,7 @@ def none(*, size: int | None = None, extra: list[dict[str, Any]] = []) -> Augmen
         size: side of the views in pixels; None keeps the size of the images.
         extra: operations that are applied nevertheless, each a mapping with its name and settings.
     """
-    return _one(operations_of(extra), size)
+    return _one(operations_of(extra, "extra"), size)
 
 
 def custom(
@@ -78,7 +78,7 @@ def simclr(
         Grey(probability=grey),
         Blur(probability=blur),
     )
-    return _one((*operations, *operations_of(extra)), size, hue=hue)
+    return _one((*operations, *operations_of(extra, "extra")), size, hue=hue)
 
 
 def moco(
@@ -108,7 +108,7 @@ def moco(
         Grey(),
         Blur(probability=blur),
     )
-    return _one((*operations, *operations_of(extra)), size, hue=hue)
+    return _one((*operations, *operations_of(extra, "extra")), size, hue=hue)
 
 
 def byol(
@@ -186,7 +186,7 @@ def obow(
     reach = 0.4 * strength
     jitter = Jitter(brightness=reach, contrast=reach, saturation=reach, hue=min(0.1 * strength, 0.5))
     student = Crop(), Flip(), jitter, Grey()
-    policies = [(*student, Blur(probability=one), *operations_of(extra)) for one in blur]
+    policies = [(*student, Blur(probability=one), *operations_of(extra, "extra")) for one in blur]
     return Augmentation(tuple(Policy(one, size, Style(hue=hue)) for one in [(Flip(),), *policies]))
 
 
@@ -279,7 +279,7 @@ def iwm(
         Grey(probability=grey),
         Blur(probability=blur),
         Solarise(probability=solarise),
-        *operations_of(extra),
+        *operations_of(extra, "extra"),
     )
     return Augmentation((Policy((*target, *destructive), size, Style(hue=hue)), Policy(target, size, Style(hue=hue))))
 
@@ -301,7 +301,7 @@ def _asymmetric(
             Blur(probability=blurred),
             Solarise(probability=solarised),
         )
-        policies.append(Policy((*operations, *operations_of(extra)), size, Style(hue=hue)))
+        policies.append(Policy((*operations, *operations_of(extra, "extra")), size, Style(hue=hue)))
     return Augmentation(tuple(policies))
 
 

@@ -10,6 +10,7 @@ then colours. Operations that leave a view as it is cost nothing. The host, wher
 rows each operation changes, so no device is waited for.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -36,24 +37,38 @@ _CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
 
 
-def in_order(kind: type[Kind]) -> list[type[Kind]]:
-    """The operations of one kind in the order of the table, then those that other packages have defined."""
+def in_order(kind: type[Kind], operations: Sequence[Operation] = ()) -> list[type[Kind]]:
+    """The operations of one kind, in the order in which they are applied.
+
+    They are the table's, and behind them classes of other packages that a policy uses. A class that derives from one of
+    the table takes its place.
+
+    Args:
+        kind: `Geometric` or `Photometric`.
+        operations: of the policy.
+    """
+    used = dict.fromkeys(type(inner) for one in operations for inner in (one, *one.operations))
+    foreign = [one for one in used if issubclass(one, kind) and one not in _TABLE]
     own = [one for one in _TABLE if isinstance(one, type) and issubclass(one, kind)]
-    return [*own, *(one for one in kind.__subclasses__() if one not in own)]
+    found = [next((other for other in foreign if issubclass(other, one)), one) for one in own]
+    return [*found, *(other for other in foreign if other not in found)]
 
 
-def maps(record: Record, rows: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+def maps(
+    record: Record, rows: int, operations: Sequence[Operation] = ()
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """The map from view to source of every row, without random fields.
 
     Args:
         record: the parameters of the views; those that are not geometric are ignored.
         rows: how many views there are.
+        operations: of the policy, if it has some of other packages.
 
     Returns:
         Homographies `(B, 3, 3)` on (x, y, 1), and which rows are only cropped and flipped, `(B,)`.
     """
     matrices, upright = np.tile(np.eye(3), (rows, 1, 1)), np.full(rows, True)
-    for operation in in_order(Geometric):  # type: ignore[type-abstract]
+    for operation in in_order(Geometric, operations):  # type: ignore[type-abstract]
         if len(some := np.flatnonzero(changed(record, rows, operation.neutral))):
             own = {name: record[name][some] for name in operation.groups if name in record}
             matrices[some] = matrices[some] @ operation.matrices(own)
@@ -61,9 +76,9 @@ def maps(record: Record, rows: int) -> tuple[NDArray[np.float64], NDArray[np.boo
     return matrices, upright
 
 
-def moving(transform: Transform) -> Transform:
-    """The part of a record that says how pixels are moved, without changes of colour."""
-    photometric = in_order(Photometric)  # type: ignore[type-abstract]
+def moving(transform: Transform, operations: Sequence[Operation]) -> Transform:
+    """The part of a record that says how pixels are moved, without changes of colour, of a policy's operations."""
+    photometric = in_order(Photometric, operations)  # type: ignore[type-abstract]
     colours = {name for operation in photometric for name in operation.groups} - {*RandomField.groups}
     return transform.only([name for name in transform.names if name not in {*colours, *RandomField.neutral}])
 
@@ -88,6 +103,9 @@ class Policy:
     def __post_init__(self) -> None:
         require(self.size is None or self.size >= 1, "size", f"must be at least 1 pixel, got {self.size}")
         groups_of(self.operations)
+        for one in self.operations:
+            if isinstance(one, (Geometric, Photometric)) and not one.neutral:
+                raise ValueError(f"{type(one).__name__} declares no `neutral` values, so it would never be applied")
 
     @cached_property
     def groups(self) -> dict[str, Group]:
@@ -108,9 +126,9 @@ class Policy:
         record = {name: value.numpy() for name, value in transform.to("cpu").values.items()}
         if "field_seed" in record:
             record |= RandomField.modes(record, count, size)
-        matrices, upright = maps(record, count)
+        matrices, upright = maps(record, count, self.operations)
         moved = changed(record, count, RandomField.still)
-        photometric = in_order(Photometric)  # type: ignore[type-abstract]
+        photometric = in_order(Photometric, self.operations)  # type: ignore[type-abstract]
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
         portion = max(1, count)
         if pixels.device.type == "cpu":

@@ -31,7 +31,7 @@ def base_objective(
     """
     with within(setting):
         constructor = OBJECTIVES.find(name).load()
-        if not issubclass(constructor, Objective):
+        if not (isinstance(constructor, type) and issubclass(constructor, Objective)):
             raise ValueError(f"{name!r} does not derive from ssl_inv.objectives.base.Objective")
         objective: Objective = constructor(features, groups, **settings)
     return objective

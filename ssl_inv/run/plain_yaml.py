@@ -1,28 +1,51 @@
 """YAML 1.2 by ruamel.yaml: `1e-3` is a number, `no` is a text, and a key that stands twice is an error."""
 
 import io
+import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 from ruamel.yaml import YAML
-from ruamel.yaml.constructor import DuplicateKeyError, SafeConstructor
+from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.resolver import VersionedResolver
 
 __all__ = ["YAMLError", "dump_value", "dump_yaml", "parse_yaml", "where_and_what"]
 
 
-class _Constructor(SafeConstructor):
-    """Reads dates as texts."""
+_SCALARS = (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    (
+        "float",
+        r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        "-+.0123456789",
+    ),
+    ("null", r"~|null|Null|NULL|", ("~", "n", "N", "")),
+)
+"""Texts that are no texts, without the hexadecimal and octal numbers of the core schema. The library's own table has
+also dates, binary numbers and `1_000`: in recipes, these are texts.
+"""
 
 
-_Constructor.add_constructor("tag:yaml.org,2002:timestamp", _Constructor.construct_yaml_str)
+class _Resolver(VersionedResolver):
+    """Reads and quotes scalars by `_SCALARS`."""
+
+    table: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    for _kind, _pattern, _first in _SCALARS:
+        for _character in _first:
+            table.setdefault(_character, []).append((f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$")))
+
+    @property
+    def versioned_resolver(self) -> Any:
+        return self.table
 
 
 @lru_cache
 def _yaml(flow: bool | None, width: int) -> YAML:
     yaml = YAML(typ="safe", pure=True)
-    yaml.Constructor = _Constructor
+    yaml.Resolver = _Resolver
     yaml.default_flow_style = flow
     yaml.width, yaml.allow_unicode = width, True
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -51,7 +74,8 @@ def dump_value(value: Any) -> str:
 def _dumped(value: Any, flow: bool | None, width: int) -> str:
     text = io.StringIO()
     _yaml(flow, width).dump(value, text)
-    return text.getvalue()
+    # The library breaks long lines behind a blank.
+    return "".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines())
 
 
 def where_and_what(error: YAMLError) -> tuple[int | None, str]:

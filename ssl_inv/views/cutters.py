@@ -127,7 +127,7 @@ class SaccadeCutter(Cutter):
         maps = torch.stack([torch.as_tensor(saliency[int(index)]).float() for index in key.index])
         maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         policy = replace(self.policy, size=size)
-        return policy.render(maps.unsqueeze(1).repeat(1, 3, 1, 1), moving(transform))[:, 0]
+        return policy.render(maps.unsqueeze(1).repeat(1, 3, 1, 1), moving(transform, policy.operations))[:, 0]
 
 
 @dataclass(frozen=True)
