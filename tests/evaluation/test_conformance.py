@@ -6,22 +6,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from ssl_inv.evaluation import (
-    FULL,
-    QUICK,
-    Bootstrap,
-    Encoded,
-    FeatureTable,
-    Protocol,
-    Result,
-    TransformR2,
-    ViewPredictor,
-    evaluate,
-    evaluate_with_baselines,
-    skipped,
-)
-from ssl_inv.evaluation.protocols.base import NEEDS
-from ssl_inv.evaluation.suite import KINDS
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.base import NEEDS, Encoded, Protocol, ViewPredictor
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
+from ssl_inv.evaluation.results import Bootstrap, Result
+from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, evaluate, evaluate_with_baselines, skipped
 from ssl_inv.transforms import Rotation, Transform
 
 HEADS = {"hidden": 8, "epochs": 1}

@@ -10,29 +10,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from ssl_inv.evaluation import (
-    QUICK,
-    Bootstrap,
-    Comparison,
-    Encoded,
-    FeatureTable,
-    LinearProbe,
-    NearestNeighbours,
-    Protocol,
-    Retrieval,
-    TransformR2,
-    ViewPredictor,
-    evaluate,
-    evaluate_with_baselines,
-    format_table,
-    r2_mean,
-    r2_pooled,
-    shuffle_targets,
-    to_json,
-)
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor, shuffle_targets
 from ssl_inv.evaluation.protocols.classification import Classifier
-from ssl_inv.evaluation.protocols.retrieval import RetrievalSet, retrieval_errors, view_ranks
-from ssl_inv.evaluation.results import Result
+from ssl_inv.evaluation.protocols.knn import NearestNeighbours
+from ssl_inv.evaluation.protocols.linear import LinearProbe
+from ssl_inv.evaluation.protocols.retrieval import Retrieval, RetrievalSet, retrieval_errors, view_ranks
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2, r2_mean, r2_pooled
+from ssl_inv.evaluation.results import Bootstrap, Comparison, Result, format_table, to_json
+from ssl_inv.evaluation.suite import QUICK, evaluate, evaluate_with_baselines
 from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 

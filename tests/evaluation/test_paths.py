@@ -9,16 +9,12 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation import (
-    QUICK,
-    Bootstrap,
-    Encoded,
-    FeatureTable,
-    PathIntegration,
-    Result,
-    TransformR2,
-    evaluate_with_baselines,
-)
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.base import Encoded
+from ssl_inv.evaluation.protocols.paths import PathIntegration
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
+from ssl_inv.evaluation.results import Bootstrap, Result
+from ssl_inv.evaluation.suite import QUICK, evaluate_with_baselines
 from ssl_inv.run.judging import protocols_of
 from ssl_inv.transforms import Action, Real, Rotation, Transform
 

@@ -16,16 +16,13 @@ from ssl_inv.augment.policies import simclr
 from ssl_inv.data.source import Data, Subset, split_objects
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation import (
-    Bootstrap,
-    Encoded,
-    FeatureTable,
-    LinearProbe,
-    NearestNeighbours,
-    aggregated,
-    evaluate_with_baselines,
-    skipped,
-)
+from ssl_inv.evaluation.aggregation import aggregated
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.base import Encoded
+from ssl_inv.evaluation.protocols.knn import NearestNeighbours
+from ssl_inv.evaluation.protocols.linear import LinearProbe
+from ssl_inv.evaluation.results import Bootstrap
+from ssl_inv.evaluation.suite import evaluate_with_baselines, skipped
 from ssl_inv.objectives.seq_jepa import SeqJEPA, action_vectors
 from ssl_inv.run.judging import encode_data, protocols_of
 from ssl_inv.transforms import Action, Real, Transform

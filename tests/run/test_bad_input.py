@@ -9,14 +9,12 @@ import shlex
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ssl_inv.evaluation.suite import QUICK
 from ssl_inv.run.cli import main
 
 RUN = "pretrain tiny.yaml"
@@ -39,42 +37,43 @@ def _images(folder: Path, count: int) -> None:
         Image.fromarray(pixels).save(folder / f"{number:02d}.png")
 
 
+CHANGES = {
+    "section.yaml": ("trainer:", "trianer:"),
+    "setting.yaml": ("steps:", "stpes:"),
+    "type.yaml": ("batch_size: 8", "batch_size: eight"),
+    "truth.yaml": ("batch_size: 8", "batch_size: true"),
+    "twice.yaml": ("steps: 2,", "steps: 2, steps: 3,"),
+    "unnamed.yaml": ("name: sie, ", ""),
+    "no-length.yaml": ("steps: 2, ", ""),
+    "syntax.yaml": ("monitor: {every: 0}", "monitor: {every: 0"),
+    "flat.yaml": ("monitor: {every: 0}", "monitor: 0"),
+    "latent.yaml": ("name: sie,", "name: sie, parameters: [rotatoin],"),
+    "tiny.yaml": ("", ""),
+}
+FILES = {
+    "list.yaml": b"- objective\n- data\n",
+    "nothing.yaml": b"",
+    "binary.yaml": b"\xff\xfe\x00",
+    "file": b"not a folder",
+    "texts/notes.txt": b"no image",
+    "broken.zip": b"PK\x03\x04 and then nothing of the kind",
+    "views.csv": b"file,object\n00.png,a\n",
+    "harmful/checkpoints/last.ckpt": pickle.dumps(Harmful()),
+    **{f"broken/{number}.png": b"\x89PNG no more" for number in range(30)},
+}
+
+
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, tiny_recipe: str) -> Path:
+def place(tmp_path_factory, tiny_run, tiny_recipe, write) -> Path:
     """A folder with data and runs, good and bad."""
     folder = tmp_path_factory.mktemp("place")
-    (folder / "tiny.yaml").write_text(tiny_recipe)
-    for name, change in {
-        "section.yaml": ("trainer:", "trianer:"),
-        "setting.yaml": ("steps:", "stpes:"),
-        "type.yaml": ("batch_size: 8", "batch_size: eight"),
-        "truth.yaml": ("batch_size: 8", "batch_size: true"),
-        "twice.yaml": ("steps: 2,", "steps: 2, steps: 3,"),
-        "unnamed.yaml": ("name: sie, ", ""),
-        "no-length.yaml": ("steps: 2, ", ""),
-        "syntax.yaml": ("monitor: {every: 0}", "monitor: {every: 0"),
-        "flat.yaml": ("monitor: {every: 0}", "monitor: 0"),
-        "latent.yaml": ("name: sie,", "name: sie, parameters: [rotatoin],"),
-    }.items():
-        (folder / name).write_text(tiny_recipe.replace(*change))
-    (folder / "list.yaml").write_text("- objective\n- data\n")
-    (folder / "nothing.yaml").write_text("")
-    (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00")
-    (folder / "file").write_text("not a folder")
-    (folder / "empty").mkdir()
-    (folder / "texts").mkdir()
-    (folder / "texts" / "notes.txt").write_text("no image")
-    (folder / "broken.zip").write_bytes(b"PK\x03\x04 and then nothing of the kind")
-    (folder / "broken").mkdir()
-    for number in range(30):
-        (folder / "broken" / f"{number}.png").write_bytes(b"\x89PNG no more")
-    _images(folder / "images", 24)
-    _images(folder / "one-class" / "apples", 24)
-    (folder / "views.csv").write_text("file,object\n00.png,a\n")
     for name in ("run", "untrained", "harmful"):
         shutil.copytree(tiny_run, folder / name)
+    write(folder, FILES | {name: tiny_recipe.replace(*change).encode() for name, change in CHANGES.items()})
+    (folder / "empty").mkdir()
     (folder / "untrained" / "checkpoints" / "last.ckpt").unlink()
-    (folder / "harmful" / "checkpoints" / "last.ckpt").write_bytes(pickle.dumps(Harmful()))
+    for name in ("images", "one-class/apples"):
+        _images(folder / name, 24)
     return folder
 
 
@@ -245,15 +244,6 @@ def test_a_mistake_is_one_line_and_writes_nothing(case, place, monkeypatch, caps
     _is_one_error(shown.err, fragments)
     assert shown.out == ""
     assert _tree(place) == before
-
-
-def test_more_neighbours_than_images_are_cut_and_that_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("ssl_inv.run.judging.QUICK", {**QUICK, "linear": replace(QUICK["linear"], steps=5)})
-    for name in ("apples", "pears"):
-        _images(tmp_path / name, 6)
-    command = f"{TIMM} --data.size=16 --evaluation.neighbours=5000 --data {shlex.quote(str(tmp_path))}"
-    assert main(shlex.split(command)) == 0
-    assert "cut from 5000 to the number of training rows" in capsys.readouterr().out
 
 
 def without_torch(command: str, folder: Path) -> subprocess.CompletedProcess[str]:

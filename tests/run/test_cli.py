@@ -32,15 +32,10 @@ from ssl_inv.run.recipe import shipped_recipes
 
 
 @pytest.fixture(autouse=True)
-def foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: str) -> Path:
+def foreign_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: str, write) -> Path:
     """The current folder of every test."""
-    for name, content in {
-        "evaluation/__init__.py": "raise RuntimeError('this is not the package that was meant')",
-        "recipes/demo.yaml": "not: a recipe",
-        "tiny.yaml": tiny_recipe,
-    }.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(content)
+    package = {"evaluation/__init__.py": b"raise RuntimeError('this is not the package that was meant')"}
+    write(tmp_path, {**package, "recipes/demo.yaml": b"not: a recipe", "tiny.yaml": tiny_recipe.encode()})
     monkeypatch.chdir(tmp_path)
     heads = replace(QUICK["transforms_r2"], epochs=1, minimum_steps=5)
     brief = {**QUICK, "linear": replace(QUICK["linear"], steps=5), "transforms_r2": heads}
@@ -129,7 +124,7 @@ def test_a_run_that_fails_says_why_and_one_that_is_interrupted_how_to_go_on_in_o
     assert capsys.readouterr().err == f"error: {line}\n"
 
 
-JUDGE = "--data=tiny.yaml --data.views=2 --evaluation.protocol=quick --output=judged"
+JUDGE = "--data=tiny.yaml --data.views=2 --evaluation.protocol=quick --evaluation.neighbours=5000 --output=judged"
 
 
 @pytest.mark.parametrize(
@@ -139,7 +134,9 @@ JUDGE = "--data=tiny.yaml --data.views=2 --evaluation.protocol=quick --output=ju
 def test_evaluate_judges_runs_exported_folders_and_models_of_timm(model, parts, tiny_run, capsys) -> None:
     shutil.copytree(tiny_run, "run")
     assert command(f"evaluate {model} {JUDGE}") == 0
-    assert capsys.readouterr().out.startswith(model)
+    shown = capsys.readouterr().out
+    assert shown.startswith(model)
+    assert "cut from 5000 to the number of training rows" in shown, "more neighbours than there are"
     probed = [one for one in read_json("judged/results.json") if one["trained"]["name"] == "linear/top1"]
     assert {one["trained"]["part"] for one in probed} == parts
     assert all(one["untrained"]["value"] is not None for one in probed)

@@ -55,22 +55,18 @@ def features(model: nn.Module) -> Tensor:
 
 
 @pytest.mark.parametrize(("architecture", "arguments"), NETWORKS)
-def test_timm_rebuilds_the_same_network(tmp_path: Path, architecture: str, arguments: dict[str, Any]) -> None:
+def test_timm_rebuilds_the_same_network_and_preprocessing_travels_with_it(tmp_path, architecture, arguments) -> None:
     model = trained(architecture, **arguments)
     folder = export_timm(model, architecture, tmp_path / "export", PREPROCESSING, arguments)
-    rebuilt = timm.create_model(f"local-dir:{folder}", pretrained=True)
+    rebuilt, loaded = timm.create_model(f"local-dir:{folder}", pretrained=True), load_backbone_file(folder)
     assert torch.equal(features(rebuilt), features(model))
-    assert torch.equal(features(load_backbone_file(folder).build()), features(model))
+    assert torch.equal(features(loaded.build()), features(model))
     assert timm.create_model(f"local-dir:{folder}", pretrained=True, num_classes=7).num_classes == 7
-
-
-def test_preprocessing_travels_with_the_weights(tmp_path: Path) -> None:
-    folder = export_timm(trained("test_resnet"), "test_resnet", tmp_path / "export", PREPROCESSING)
-    config: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).pretrained_cfg
+    config = rebuilt.pretrained_cfg
     told = [tuple(config[key]) for key in ("mean", "std", "input_size")]
     assert told == [PREPROCESSING.mean, PREPROCESSING.std, (3, 64, 64)]
     assert config["crop_pct"] == PREPROCESSING.crop_share
-    assert load_backbone_file(folder).preprocessing == PREPROCESSING
+    assert loaded.preprocessing == PREPROCESSING
 
 
 def test_export_leaves_the_run_as_it_was(tmp_path: Path) -> None:
