@@ -131,7 +131,9 @@ JUDGE = "--data=tiny.yaml --data.views=2 --evaluation.protocol=quick --evaluatio
     ("model", "parts"),
     [("run", {"all", "invariant", "equivariant"}), ("run/export", {"all"}), ("timm:test_resnet", {"all"})],
 )
-def test_evaluate_judges_runs_exported_folders_and_models_of_timm(model, parts, tiny_run, capsys) -> None:
+def test_evaluate_judges_runs_exports_and_models_of_timm_and_cuts_too_many_neighbours(
+    model, parts, tiny_run, capsys
+) -> None:
     shutil.copytree(tiny_run, "run")
     assert command(f"evaluate {model} {JUDGE}") == 0
     shown = capsys.readouterr().out
@@ -306,7 +308,7 @@ def test_the_report_on_plain_images_shows_the_views_that_were_made_of_them() -> 
     assert "crop" in page[page.index("What the objective was shown") :]
 
 
-def test_recipes_are_listed_and_printed_whole(capsys: pytest.CaptureFixture[str]) -> None:
+def test_recipes_are_listed_and_printed_whole_and_settings_may_stand_first(capsys: pytest.CaptureFixture[str]) -> None:
     def printed(text: str) -> str:
         assert command(f"recipes {text}") == 0
         return capsys.readouterr().out

@@ -47,16 +47,11 @@ def test_the_overview_is_not_stale(module, made):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_objective_has_a_page_with_its_parts(module, made, name):
-    text = made[f"{module('build').SITE}/{name}.md"]
+def test_an_objective_says_what_it_is_and_where_it_is_from_on_a_page_with_all_parts(module, made, methods, name):
+    text, method = made[f"{module('build').SITE}/{name}.md"], methods[name]
     for head in ("When to use it", "Measured here", "Recipes", "Settings"):
         assert f"\n## {head}\n" in text
     assert "\n```\n" in text, "no equation"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_objective_says_what_it_is_and_where_it_is_from(methods, name):
-    method = methods[name]
     assert method.equations, "the docstring has no equation, a paragraph that is indented"
     assert re.search(r"\b(19|20)\d\d\b", method.source), "the docstring's first paragraph names no paper with its year"
     assert method.when, "the docstring has no section `When:`"
@@ -67,11 +62,14 @@ def test_every_objective_has_a_recipe(module):
     assert not set(NAMES) - set(module("build").recipes_by_objective())
 
 
-def test_links_lead_somewhere(made):
+def test_links_lead_somewhere_and_tables_are_rectangular(made):
     for page, text in made.items():
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             place = (REPOSITORY / page).parent.joinpath(target).resolve()
             assert place.exists() or str(place.relative_to(REPOSITORY)) in made, f"{page} links to {target}"
+        for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1, f"{page}: {block[:200]}"
 
 
 def test_the_overview_knows_which_objectives_read_transforms(methods):
@@ -80,13 +78,6 @@ def test_the_overview_knows_which_objectives_read_transforms(methods):
         *("augself", "capsie", "care", "conditional-byol", "context-prediction", "context-ssl", "ec-reconstruction"),
         *("equicaps", "equimod", "iwm", "sen", "seq-jepa", "sie", "vicreg-trajectory"),
     }
-
-
-def test_tables_are_rectangular(made):
-    for page, text in made.items():
-        for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
-            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
-            assert len(widths) == 1, f"{page}: {block[:200]}"
 
 
 def test_methods_of_the_papers_have_names_and_two_definitions_of_r2_never_share_a_measure(papers):

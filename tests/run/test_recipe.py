@@ -77,7 +77,7 @@ def test_a_value_of_another_type_is_refused(value: object, annotation: Any) -> N
         conform(value, annotation)
 
 
-def test_a_resolved_recipe_is_complete_and_reads_back_as_itself() -> None:
+def test_a_resolved_recipe_is_complete_and_reads_back_as_itself_and_differences_name_both_values() -> None:
     recipe = resolve(CONTENT)
     assert tuple(recipe.sections()) == SECTIONS
     again = resolve(parse_yaml(recipe.dump()))
