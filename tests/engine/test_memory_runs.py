@@ -1,17 +1,14 @@
 """Runs of objectives with memories resume bit for bit, and a graph's pairs reach loader processes and two ranks."""
 
 import io
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import yaml
 from torch import Tensor
 
 from ssl_inv.engine.module import Pretraining
@@ -35,7 +32,8 @@ CONTENT = {
 
 
 def recipe(**sections: dict[str, Any]) -> Recipe:
-    return resolve({name: {**value, **sections.get(name, {})} for name, value in CONTENT.items()})
+    """A recipe of CONTENT, of which the arguments change settings."""
+    return resolve({name: {**CONTENT.get(name, {}), **sections.get(name, {})} for name in {**CONTENT, **sections}})
 
 
 def follow(folder: Path, wanted: Recipe) -> RunFolder:
@@ -45,28 +43,18 @@ def follow(folder: Path, wanted: Recipe) -> RunFolder:
     return record
 
 
-def command(*arguments: str) -> subprocess.Popen[bytes]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-m", "ssl_inv.run.cli", "pretrain", *arguments, "--quiet"], env=environment
-    )
-
-
 def assert_same_state(one: Path, other: Path, tolerance: float = 0.0) -> None:
     states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (one, other)]
     for part in ("backbone", "objective"):
         assert states[0][part].keys() == states[1][part].keys()
         for name, tensor in states[0][part].items():
             if isinstance(tensor, Tensor):
-                np.testing.assert_allclose(
-                    states[1][part][name].numpy(), tensor.numpy(), rtol=0, atol=tolerance, err_msg=name
-                )
+                torch.testing.assert_close(states[1][part][name], tensor, rtol=0, atol=tolerance, msg=name)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    torch.set_num_threads(1)
     follow(folder, recipe())
     return folder
 
@@ -87,10 +75,8 @@ def test_images_are_those_that_the_pairs_name_and_before_the_first_epoch_views_o
 
 
 def test_the_record_of_a_run_tells_what_the_graph_is(uninterrupted):
-    lines = [json.loads(line) for line in (uninterrupted / "metrics.jsonl").read_text().splitlines()]
-    said = [line["memory"] for line in lines if "memory" in line]
-    assert said[0]["edges"] == 0
-    assert said[0]["drawn_intra"] == 1
+    said = [line["memory"] for line in RunFolder(uninterrupted).metrics() if "memory" in line]
+    assert (said[0]["edges"], said[0]["drawn_intra"]) == (0, 1)
     assert said[1]["edges"] > 0
     assert {"degree_median", "components", "drawn_transitive", "precision_inter", "seconds"} <= said[1].keys()
 
@@ -130,13 +116,14 @@ class PlugPulledError(Exception):
 
 @pytest.mark.parametrize("memory", MEMORIES)
 def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
-    sections = {
+    content = {
+        **CONTENT,
         "objective": MEMORIES[memory],
-        "data": {**CONTENT["data"], "views": 1, "size": 32},  # type: ignore[dict-item]
+        "data": {**CONTENT["data"], "views": 1, "size": 32},
         "augmentation": {"name": "obow" if memory == "words" else "simclr", "size": 32},
-        "trainer": {**CONTENT["trainer"], "batch_size": 4, "accumulate": 3, "steps": 6, "checkpoint_every": 2},  # type: ignore[dict-item]
+        "trainer": {**CONTENT["trainer"], "batch_size": 4, "accumulate": 3, "steps": 6, "checkpoint_every": 2},
     }
-    wanted = resolve({**CONTENT, **sections})
+    wanted = resolve(content)
     follow(tmp_path / "whole", wanted)
 
     def stop(module: Pretraining, *_: Any) -> None:
@@ -156,22 +143,20 @@ def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(tmp_path):
     # An epoch is two steps, so the last two steps have the graph.
-    sections = {"data": {"size": 32}, "optimizer": {"name": "sgd", "lr": 0.01, "warmup": 0.0}, "trainer": {"steps": 4}}
-    content = {**CONTENT, **{name: {**CONTENT.get(name, {}), **value} for name, value in sections.items()}}  # type: ignore[dict-item]
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(content))
-    for devices in (1, 2):
-        arguments = ("--output", str(tmp_path / str(devices)), "--trainer.devices", str(devices))
-        assert command(str(tmp_path / "recipe.yaml"), *arguments).wait() == 0
+    optimizer = {"name": "sgd", "lr": 0.01, "warmup": 0.0}
+    wanted = recipe(data={"size": 32}, optimizer=optimizer, trainer={"steps": 4})
+    (tmp_path / "recipe.yaml").write_text(wanted.dump())
+    program = [sys.executable, "-m", "ssl_inv.run.cli", "pretrain", "recipe.yaml", "--quiet"]
+    for devices in ("1", "2"):
+        command = [*program, "--output", devices, "--trainer.devices", devices]
+        subprocess.run(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True)
     assert_same_state(tmp_path / "1", tmp_path / "2", 1e-3)
 
 
 def test_single_images_need_an_augmentation_and_learn_from_neighbours_with_one():
-    single = {"data": {"views": 1}}
-    with pytest.raises(
-        RecipeError, match=r"^data: objects of this data have 1 view\(s\) and 2 are needed; choose an augmentation"
-    ):
-        build(recipe(**single))
-    content = {**CONTENT, "data": {**CONTENT["data"], **single["data"]}, "augmentation": {"name": "simclr", "size": 16}}  # type: ignore[dict-item]
-    run = build(resolve(content))
+    sentence = r"^data: objects of this data have 1 view\(s\) and 2 are needed; choose an augmentation"
+    with pytest.raises(RecipeError, match=sentence):
+        build(recipe(data={"views": 1}))
+    run = build(recipe(data={"views": 1}, augmentation={"name": "simclr", "size": 16}))
     run.objective.between_epochs(run.backbone, 1, Gallery(run.data.train, run.module.view_maker.whole, "cpu"))
     assert run.module.view_maker.plan.linked

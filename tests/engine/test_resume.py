@@ -59,71 +59,57 @@ class CommandLine:
         self.folder = folder
         program = shutil.which("ssl-inv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
         command = [sys.executable, "-c", SERVER, program or "ssl-inv"]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.server = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment
-        )
+        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.server = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
 
-    def _line(self) -> int:
-        assert self.server.stdout is not None
-        return int(self.server.stdout.readline())
+    def recipe(self, name: str, **sections: dict[str, Any]) -> str:
+        """Writes RENDERED with other sections; returns the path."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(yaml.safe_dump({**RENDERED, **sections}))
+        return str(path)
 
     def start(self, *arguments: str) -> int:
         """The number of the process."""
-        assert self.server.stdin is not None
         self.server.stdin.write(json.dumps([arguments, str(self.folder / "log.txt")]) + "\n")
         self.server.stdin.flush()
-        return self._line()
+        return self.end()
 
     def end(self) -> int:
         """The exit code; negative for a signal."""
-        return self._line()
+        return int(self.server.stdout.readline())
 
     def run(self, *arguments: str) -> None:
-        self.start(*arguments)
+        self.start("pretrain", *arguments, "--quiet")
         assert self.end() == 0, self.log()
 
     def log(self) -> str:
         return (self.folder / "log.txt").read_text()
-
-    def close(self) -> None:
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.close()
-        self.server.wait()
-        self.server.stdout.close()
 
 
 @pytest.fixture(scope="module")
 def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     one = CommandLine(tmp_path_factory.mktemp("runs"))
     yield one
-    one.close()
+    one.server.communicate()
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(command_line: CommandLine) -> Path:
-    recipe = command_line.folder / "recipe.yaml"
-    recipe.write_text(yaml.safe_dump(RENDERED))
-    command_line.run("pretrain", str(recipe), "--output", "uninterrupted", "--quiet")
+    command_line.run(command_line.recipe("recipe"), "--output", "uninterrupted")
     return command_line.folder / "uninterrupted"
 
 
 def logged(run: Path) -> list[int]:
     """The steps whose loss was logged so far, without a line that is being written."""
     file = run / "metrics.jsonl"
-    whole = (
-        [line for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")] if file.exists() else []
-    )
-    return [line["step"] for line in map(json.loads, whole) if "loss" in line]
+    lines = file.read_text().splitlines(keepends=True) if file.exists() else []
+    return [line["step"] for line in map(json.loads, filter(lambda line: line.endswith("\n"), lines)) if "loss" in line]
 
 
-def stop_at(
-    command_line: CommandLine, run: Path, step: int, delay: float, sign: signal.Signals, *arguments: str
-) -> int:
-    """Run a command until it has logged `step` and for `delay` seconds more; returns the exit code."""
+def stop_at(command_line: CommandLine, run: Path, step: int, sign: signal.Signals, *how: str, delay: float = 0) -> int:
+    """Pretrain until `step` is logged and for `delay` seconds more; returns the exit code."""
     before = logged(run)
-    process = command_line.start(*arguments)
+    process = command_line.start("pretrain", *how, "--quiet")
     with contextlib.suppress(ProcessLookupError):  # it may end before
         while not (logged(run) != before and max(logged(run), default=0) >= step):
             os.kill(process, 0)
@@ -149,46 +135,45 @@ def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
 
 
 def checkpoint(run: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    return state
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return [line["loss"] for line in lines if "loss" in line]
 
 
 def assert_as_if_uninterrupted(run: Path, uninterrupted: Path, steps: int = STEPS) -> None:
     assert_same(checkpoint(run), checkpoint(uninterrupted))
     assert logged(run) == list(range(1, steps + 1))
-    assert [line["loss"] for line in losses(run)] == [line["loss"] for line in losses(uninterrupted)]
-    assert json.loads((run / "run.json").read_text())["state"] == "complete"
+    assert losses(run) == losses(uninterrupted)
+    assert RunFolder(run).record()["state"] == "complete"
     assert not [path for path in run.rglob(".*") if path.is_file()], "files written aside are left over"
-
-
-def losses(run: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [line for line in lines if "loss" in line]
 
 
 def test_a_run_killed_at_five_moments_ends_bit_identically(command_line: CommandLine, uninterrupted: Path) -> None:
     run = command_line.folder / "killed"
     moments = uniform(0, count=5)[0]
-    arguments = ["pretrain", str(command_line.folder / "recipe.yaml"), "--output", str(run), "--quiet"]
+    how = [str(command_line.folder / "recipe.yaml"), "--output", str(run)]
     for number, moment in enumerate(moments):
         # The last kill is between the last step and the end of the run.
         step = STEPS if number == len(moments) - 1 else 1 + STEPS * (number + moment) / len(moments)
-        assert stop_at(command_line, run, int(step), 0.03 * moment, signal.SIGKILL, *arguments) in (-signal.SIGKILL, 0)
-        arguments = ["pretrain", "--resume", str(run), "--quiet"]
-    command_line.run(*arguments)
+        code = stop_at(command_line, run, int(step), signal.SIGKILL, *how, delay=0.03 * moment)
+        assert code in (-signal.SIGKILL, 0)
+        how = ["--resume", str(run)]
+    command_line.run(*how)
     assert_as_if_uninterrupted(run, uninterrupted)
 
 
 def test_ctrl_c_is_one_line_and_resumable(command_line: CommandLine, uninterrupted: Path) -> None:
     run = command_line.folder / "interrupted"
     before = len(command_line.log())
-    arguments = ["pretrain", str(command_line.folder / "recipe.yaml"), "--output", str(run), "--quiet"]
-    assert stop_at(command_line, run, 5, 0.0, signal.SIGINT, *arguments) == 130
-    said = command_line.log()[before:].strip()
+    recipe = str(command_line.folder / "recipe.yaml")
+    assert stop_at(command_line, run, 5, signal.SIGINT, recipe, "--output", str(run)) == 130
+    (said,) = command_line.log()[before:].strip().splitlines()
     assert "interrupted" in said
-    assert len(said.splitlines()) == 1
-    assert json.loads((run / "run.json").read_text())["state"] == "interrupted"
-    command_line.run("pretrain", "--resume", str(run), "--quiet")
+    assert RunFolder(run).record()["state"] == "interrupted"
+    command_line.run("--resume", str(run))
     assert_as_if_uninterrupted(run, uninterrupted)
 
 
@@ -212,19 +197,17 @@ def test_augmented_files_read_by_workers_resume_too(command_line: CommandLine) -
     for number in range(20):
         pixels = (uniform(number, count=24 * 24 * 3, high=256)[0]).astype(np.uint8).reshape(24, 24, 3)
         Image.fromarray(pixels).save(folder / f"{number}.png")
-    content = {
-        **RENDERED,
-        "objective": {"name": "vicreg", "projector": [16, 16]},
-        "data": {"name": "folder", "path": str(folder), "size": 24, "cache": False},
-        "augmentation": {"name": "simclr", "size": 16},
-        "trainer": {**RENDERED["trainer"], "steps": 8, "workers": 2},
-    }
-    recipe = command_line.folder / "files.yaml"
-    recipe.write_text(yaml.safe_dump(content))
+    recipe = command_line.recipe(
+        "files",
+        objective={"name": "vicreg", "projector": [16, 16]},
+        data={"name": "folder", "path": str(folder), "size": 24, "cache": False},
+        augmentation={"name": "simclr", "size": 16},
+        trainer={**RENDERED["trainer"], "steps": 8, "workers": 2},
+    )
     whole, run = command_line.folder / "files", command_line.folder / "files-killed"
-    command_line.run("pretrain", str(recipe), "--output", str(whole), "--quiet")
-    stop_at(command_line, run, 4, 0.0, signal.SIGKILL, "pretrain", str(recipe), "--output", str(run), "--quiet")
-    command_line.run("pretrain", "--resume", str(run), "--quiet", "--trainer.workers", "2")
+    command_line.run(recipe, "--output", str(whole))
+    stop_at(command_line, run, 4, signal.SIGKILL, recipe, "--output", str(run))
+    command_line.run("--resume", str(run), "--trainer.workers", "2")
     assert_as_if_uninterrupted(run, whole, 8)
 
 
@@ -253,19 +236,18 @@ def test_what_any_process_cannot_read_is_said_and_recorded_once(command_line: Co
     broken = [f"{number:02}.png" for number in range(0, 12, 2)]
     for name in broken:
         (folder / name).write_bytes(b"no image")
-    content = {
-        **RENDERED,
-        "objective": {"name": "vicreg", "projector": [16, 16]},
-        "backbone": {"name": "test_resnet"},
-        "data": {"name": "folder", "path": str(folder), "size": 16, "validation_share": 0.1, "max_broken": 1.0},
-        "augmentation": {"name": "simclr"},
-        "trainer": {**RENDERED["trainer"], "steps": 4, "devices": 2},
-        "monitor": {"every": 0},
-    }
-    recipe, run = command_line.folder / "broken.yaml", command_line.folder / "broken-run"
-    recipe.write_text(yaml.safe_dump(content))
-    command_line.run("pretrain", str(recipe), "--output", str(run), "--quiet")
-    found = json.loads((run / "run.json").read_text())["broken_images"]
+    recipe = command_line.recipe(
+        "broken",
+        objective={"name": "vicreg", "projector": [16, 16]},
+        backbone={"name": "test_resnet"},
+        data={"name": "folder", "path": str(folder), "size": 16, "validation_share": 0.1, "max_broken": 1.0},
+        augmentation={"name": "simclr"},
+        trainer={**RENDERED["trainer"], "steps": 4, "devices": 2},
+        monitor={"every": 0},
+    )
+    run = command_line.folder / "broken-run"
+    command_line.run(recipe, "--output", str(run))
+    found = RunFolder(run).record()["broken_images"]
     assert set(found) <= set(broken)
     assert len(found) > 3, "two epochs meet all but those held out for validation"
     said = [line for line in command_line.log().splitlines() if f"{folder.name}/" in line or "cannot be read" in line]
@@ -274,27 +256,22 @@ def test_what_any_process_cannot_read_is_said_and_recorded_once(command_line: Co
 
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(command_line: CommandLine) -> None:
-    content = {
-        **RENDERED,
-        "backbone": {"name": "test_resnet"},
-        "data": {**RENDERED["data"], "size": 32},
-        "optimizer": {"name": "sgd", "lr": 0.1, "warmup": 0.0},
-        "trainer": {**RENDERED["trainer"], "steps": 2, "batch_size": 16, "accumulate": 2},
-        "monitor": {"every": 0},
-    }
-    recipe = command_line.folder / "processes.yaml"
-    recipe.write_text(yaml.safe_dump(content))
-    one, two = command_line.folder / "one", command_line.folder / "two"
-    command_line.run("pretrain", str(recipe), "--output", str(one), "--quiet")
-    before = len(command_line.log())
-    command_line.run("pretrain", str(recipe), "--output", str(two), "--quiet", "--trainer.devices", "2")
-    assert len(command_line.log()[before:].splitlines()) == 2, (
-        "the processes speak with one voice: where the export and the report are"
+    recipe = command_line.recipe(
+        "processes",
+        backbone={"name": "test_resnet"},
+        data={**RENDERED["data"], "size": 32},
+        optimizer={"name": "sgd", "lr": 0.1, "warmup": 0.0},
+        trainer={**RENDERED["trainer"], "steps": 2, "batch_size": 16, "accumulate": 2},
+        monitor={"every": 0},
     )
+    one, two = command_line.folder / "one", command_line.folder / "two"
+    command_line.run(recipe, "--output", str(one))
+    before = len(command_line.log())
+    command_line.run(recipe, "--output", str(two), "--trainer.devices", "2")
+    # The processes speak with one voice: where the export and the report are.
+    assert len(command_line.log()[before:].splitlines()) == 2
     assert logged(two) == logged(one)
     for part in ("backbone", "objective"):
         expected, found = checkpoint(one)[part], checkpoint(two)[part]
         for name, tensor in expected.items():
-            assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), (
-                f"{name} differs by {(found[name] - tensor).abs().max()}"
-            )
+            assert torch.allclose(found[name], tensor, rtol=1e-3, atol=1e-4), name

@@ -6,22 +6,11 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 
-from ssl_inv.evaluation import (
-    FULL,
-    QUICK,
-    Bootstrap,
-    Encoded,
-    FeatureTable,
-    Protocol,
-    Result,
-    TransformR2,
-    ViewPredictor,
-    evaluate,
-    evaluate_with_baselines,
-    skipped,
-)
-from ssl_inv.evaluation.protocols.base import NEEDS
-from ssl_inv.evaluation.suite import KINDS
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.base import NEEDS, Encoded, Protocol, ViewPredictor
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
+from ssl_inv.evaluation.results import Bootstrap, Result
+from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, evaluate, evaluate_with_baselines, skipped
 from ssl_inv.transforms import Rotation, Transform
 
 HEADS = {"hidden": 8, "epochs": 1}
@@ -64,26 +53,21 @@ class TestEveryProtocol:
 
     def test_says_why_where_the_data_allow_nothing(self, name):
         bare = {"labels": None, "transform": Transform.empty()}
-        silent = encoded()
-        silent = replace(silent, train=replace(silent.train, **bare), validation=replace(silent.validation, **bare))
+        train, validation = (replace(table(seed), **bare) for seed in (0, 1))
+        silent = replace(encoded(), train=train, validation=validation)
         assert all(row.value is not None or row.detail for row in PROTOCOLS[name].run(silent))
 
     def test_has_both_baselines_where_it_has_targets(self, name):
         protocol = PROTOCOLS[name]
         rows = evaluate_with_baselines(encoded(), encoded(5), {name: protocol})
         assert all(row.untrained is not None for row in rows)
-        measured, shuffled = (
-            {row.trained.name for row in rows if keep(row)} for keep in (bool, lambda row: row.shuffled)
-        )
-        assert shuffled == (measured if protocol.has_targets else set())
+        shuffled = {row.trained.name for row in rows if row.shuffled}
+        assert shuffled == ({row.trained.name for row in rows} if protocol.has_targets else set())
 
     def test_does_not_see_the_order_of_rows(self, name):
-        given = encoded()
-        mixed = [
-            one.select(torch.randperm(len(one), generator=torch.Generator().manual_seed(3)))
-            for one in (given.train, given.validation)
-        ]
-        again = replace(given, train=mixed[0], validation=mixed[1])
+        given, generator = encoded(), torch.Generator().manual_seed(3)
+        mixed = (one.select(torch.randperm(len(one), generator=generator)) for one in (given.train, given.validation))
+        again = replace(given, train=next(mixed), validation=next(mixed))
         assert list(PROTOCOLS[name].run(again)) == list(PROTOCOLS[name].run(given))
 
     def test_declares_what_it_needs_and_a_quick_form(self, name):

@@ -20,9 +20,8 @@ class Encoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-        )
+        first = (nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Dropout(0.5))
+        self.body = nn.Sequential(*first, nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.calls = 0
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -43,9 +42,7 @@ def test_extraction_leaves_the_encoder_as_it_was() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         table = extract(encoder, batches(4))
     assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
-    assert encoder.training
-    assert encoder.body[2].training
-    assert not encoder.body[1].training
+    assert [one.training for one in (encoder, encoder.body[2], encoder.body[1])] == [True, True, False]
     assert table.part("equivariant").shape == (10, 4)
     encoder.eval()
     with torch.no_grad():
@@ -85,9 +82,8 @@ def test_encoders_that_give_no_features_are_refused(output: Callable[[Tensor], T
 
 
 def test_nothing_outside_the_disk_reaches_the_encoder() -> None:
-    seen = (
-        extract(lambda pixels: pixels.abs().mean(dim=1).flatten(1), batches(10), disk=True).part("all").view(10, 8, 8)
-    )
+    seen = extract(lambda pixels: pixels.abs().mean(dim=1).flatten(1), batches(10), disk=True).part("all")
+    seen = seen.view(10, 8, 8)
     # Nor do the sides, where an image that was turned is mixed with what is beyond it.
     assert (seen[:, [0, 7, 3, 3, 1], [3, 3, 0, 7, 1]] == 0).all()
     assert (seen[:, 4, 1:-1] > 0).all()

@@ -16,16 +16,13 @@ from ssl_inv.augment.policies import simclr
 from ssl_inv.data.source import Data, Subset, split_objects
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation import (
-    Bootstrap,
-    Encoded,
-    FeatureTable,
-    LinearProbe,
-    NearestNeighbours,
-    aggregated,
-    evaluate_with_baselines,
-    skipped,
-)
+from ssl_inv.evaluation.aggregation import aggregated
+from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.base import Encoded
+from ssl_inv.evaluation.protocols.knn import NearestNeighbours
+from ssl_inv.evaluation.protocols.linear import LinearProbe
+from ssl_inv.evaluation.results import Bootstrap
+from ssl_inv.evaluation.suite import evaluate_with_baselines, skipped
 from ssl_inv.objectives.seq_jepa import SeqJEPA, action_vectors
 from ssl_inv.run.judging import encode_data, protocols_of
 from ssl_inv.transforms import Action, Real, Transform
@@ -55,7 +52,6 @@ def test_groups_are_consecutive_views_of_one_object_whatever_the_order_of_rows()
         return some[:, -1]
 
     table = aggregated(table_of(features[order], objects[order], views[order], places[order]), 2, aggregate)
-    assert table is not None
     assert table.part("mean of 2 views")[:, 0].tolist() == [0.5, 2.5, 6.5]
     assert table.part("aggregate of 2 views")[:, 0].tolist() == [1, 3, 7]
     assert table.objects.tolist() == [0, 0, 2]
@@ -69,10 +65,11 @@ def classifiers(*views: int) -> dict[str, Any]:
     return {"linear": LinearProbe(steps=60, batch=64, **shared), "knn": NearestNeighbours(**shared)}
 
 
-@pytest.mark.parametrize("counts", [[0], [9], [2, 2]])
-def test_numbers_of_views_that_cannot_be_are_refused(counts):
-    with pytest.raises(ValueError, match="aggregate: must be different numbers from 1 to"):
-        EvaluationSettings(views=8, aggregate=counts)
+@pytest.mark.parametrize(("name", "words", "beyond"), [("aggregate", "to evaluation", 9), ("paths", "to below", 8)])
+def test_numbers_of_views_that_cannot_be_are_refused(name, words, beyond):
+    for counts in ([0], [beyond], [2, 2]):
+        with pytest.raises(ValueError, match=f"{name}: must be different numbers from 1 {words}"):
+            EvaluationSettings(views=8, **{name: counts})
 
 
 def test_several_views_tell_more_than_one_and_shuffled_labels_nothing():
@@ -87,61 +84,57 @@ def test_several_views_tell_more_than_one_and_shuffled_labels_nothing():
     assert found["knn/top1", "mean of 5 views"].trained.detail == "no object has 5 views"
 
 
+def network(*norm: nn.Module) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(3, 8, 3, 2), *norm, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def encoded_by(backbone: nn.Module, objective: Any, data: Data, settings: EvaluationSettings) -> Encoded:
+    return encode_data(data, backbone, objective, lambda pixels: pixels, settings, torch.device("cpu"), 0)
+
+
+@pytest.fixture
+def few() -> Data:
+    source = RenderedSolids(classes=4, objects=8, views=2, size=16)
+    return Data(Subset(source, np.arange(4)), Subset(source, np.arange(4, 8)))
+
+
 @pytest.mark.parametrize("observed", [1, 3])
 def test_an_encoder_is_judged_on_as_many_views_as_are_asked_for_and_stays_as_it_was(observed):
     source = RenderedSolids(classes=4, objects=24, views=5, size=16)
     train, validation = split_objects(24, 0.4, 0)
     torch.manual_seed(0)
-    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    backbone = network(nn.BatchNorm2d(8), nn.ReLU())
     objective = SeqJEPA(8, source.groups, **{**SMALL, "dropout": 0.5}, observed=observed)
     networks = nn.ModuleList([backbone, objective]).train()
     before = {name: value.clone() for name, value in networks.state_dict().items()}
     settings = EvaluationSettings(views=5, aggregate=[1, 2, 5])
     data = Data(Subset(source, train), Subset(source, validation))
-    encoded = encode_data(data, backbone, objective, lambda pixels: pixels, settings, torch.device("cpu"), 0)
-    protocols = classifiers(*protocols_of(settings)["linear"].aggregate)
-    parts = {
-        row.trained.part
-        for row in evaluate_with_baselines(encoded, None, protocols)
-        if row.trained.name == "linear/top1"
-    }
+    encoded = encoded_by(backbone, objective, data, settings)
+    rows = evaluate_with_baselines(encoded, None, classifiers(*protocols_of(settings)["linear"].aggregate))
+    parts = {row.trained.part for row in rows if row.trained.name == "linear/top1"}
     assert parts == {"all", *(f"{kind} of {count} views" for count in (1, 2, 5) for kind in ("mean", "aggregate"))}
     assert all(torch.equal(value, before[name]) for name, value in networks.state_dict().items())
     assert all(module.training for module in networks.modules())
     five = aggregated(encoded.validation, 5, encoded.aggregate)
-    assert five is not None
-    vectors = action_vectors(
-        [encoded.validation.ordered().transform.select(torch.arange(n, 50, 5)) for n in range(5)],
-        ["rotation"],
-        "canonical",
-    )
+    ordered = encoded.validation.ordered()
+    transforms = [ordered.transform.select(torch.arange(n, 50, 5)) for n in range(5)]
+    vectors = action_vectors(transforms, ["rotation"], "canonical")
     objective.eval()
-    expected = objective.aggregator(
-        encoded.validation.ordered().part("all").view(-1, 5, 8), objective.action_encoder.embed(vectors)
-    )
+    expected = objective.aggregator(ordered.part("all").view(-1, 5, 8), objective.action_encoder.embed(vectors))
     assert_allclose(five.part("aggregate of 5 views"), expected.detach(), atol=1e-5)
 
 
-def test_what_evaluation_cannot_tell_is_not_judged():
+def test_what_evaluation_cannot_tell_is_not_judged(few):
     """Images without a record of how they were cropped have no action between them."""
-    source = RenderedSolids(classes=4, objects=8, views=2, size=16)
-    data = Data(Subset(source, np.arange(4)), Subset(source, np.arange(4, 8)))
-    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.AdaptiveAvgPool2d(1), nn.Flatten())
     objective = SeqJEPA(8, simclr().groups, **SMALL, parameters=["crop"])
-    encoded = encode_data(
-        data, backbone, objective, lambda pixels: pixels, EvaluationSettings(views=2), torch.device("cpu"), 0
-    )
-    assert encoded.predictor is None
-    assert encoded.aggregate is None
+    encoded = encoded_by(network(), objective, few, EvaluationSettings(views=2))
+    assert (encoded.predictor, encoded.aggregate) == (None, None)
     assert skipped(encoded) == {"retrieval": "the encoder has no predictor of views"}
 
 
-def test_a_protocol_can_have_the_images_and_the_encoder():
-    source = RenderedSolids(classes=4, objects=8, views=2, size=16)
-    data = Data(Subset(source, np.arange(4)), Subset(source, np.arange(4, 8)))
-    backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2), nn.BatchNorm2d(8), nn.AdaptiveAvgPool2d(1), nn.Flatten()).train()
-    settings = EvaluationSettings(views=2)
-    encoded = encode_data(data, backbone, None, lambda pixels: pixels, settings, torch.device("cpu"), 0)
+def test_a_protocol_can_have_the_images_and_the_encoder(few):
+    backbone = network(nn.BatchNorm2d(8)).train()
+    encoded = encoded_by(backbone, None, few, EvaluationSettings(views=2))
     for split in ("train", "validation"):
         again = torch.cat([encoded.encode(batch.pixels)["all"] for batch in encoded.images(split)])
         assert_allclose(again, getattr(encoded, split).part("all"), rtol=1e-6)

@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -22,12 +21,8 @@ NAMES = sorted(OBJECTIVES.members)
 @pytest.fixture(scope="module")
 def module():
     """A module of the generator by its name."""
-
-    def load(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
     sys.path.insert(0, str(DOCS))
-    yield load
+    yield importlib.import_module
     sys.path.remove(str(DOCS))
 
 
@@ -52,16 +47,11 @@ def test_the_overview_is_not_stale(module, made):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_objective_has_a_page_with_its_parts(module, made, name):
-    text = made[f"{module('build').SITE}/{name}.md"]
+def test_an_objective_says_what_it_is_and_where_it_is_from_on_a_page_with_all_parts(module, made, methods, name):
+    text, method = made[f"{module('build').SITE}/{name}.md"], methods[name]
     for head in ("When to use it", "Measured here", "Recipes", "Settings"):
         assert f"\n## {head}\n" in text
     assert "\n```\n" in text, "no equation"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_an_objective_says_what_it_is_and_where_it_is_from(methods, name):
-    method = methods[name]
     assert method.equations, "the docstring has no equation, a paragraph that is indented"
     assert re.search(r"\b(19|20)\d\d\b", method.source), "the docstring's first paragraph names no paper with its year"
     assert method.when, "the docstring has no section `When:`"
@@ -72,11 +62,14 @@ def test_every_objective_has_a_recipe(module):
     assert not set(NAMES) - set(module("build").recipes_by_objective())
 
 
-def test_links_lead_somewhere(made):
+def test_links_lead_somewhere_and_tables_are_rectangular(made):
     for page, text in made.items():
         for target in re.findall(r"\]\(([^)#]+)\)", text):
             place = (REPOSITORY / page).parent.joinpath(target).resolve()
             assert place.exists() or str(place.relative_to(REPOSITORY)) in made, f"{page} links to {target}"
+        for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
+            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
+            assert len(widths) == 1, f"{page}: {block[:200]}"
 
 
 def test_the_overview_knows_which_objectives_read_transforms(methods):
@@ -87,47 +80,26 @@ def test_the_overview_knows_which_objectives_read_transforms(methods):
     }
 
 
-def test_tables_are_rectangular(made):
-    for page, text in made.items():
-        for block in re.findall(r"(?:^\|.*\|$\n?)+", text, re.MULTILINE):
-            widths = {len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}
-            assert len(widths) == 1, f"{page}: {block[:200]}"
-
-
-def test_two_definitions_of_r2_never_share_a_measure(papers):
-    measures = papers.measures.values()
-    assert all(
-        any(way in one for way in ("per dimension", "pooled", "averaging not stated"))
-        for one in measures
-        if one.startswith("R2")
-    )
-
-
-def test_every_method_of_the_papers_has_a_name(papers):
+def test_methods_of_the_papers_have_names_and_two_definitions_of_r2_never_share_a_measure(papers):
+    ways = ("per dimension", "pooled", "averaging not stated")
+    assert all(any(way in one for way in ways) for one in papers.measures.values() if one.startswith("R2"))
     assert {row["method"] for row in papers.rows} <= {*NAMES, *papers.names}
 
 
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        (
-            "{source: sei, data: d, setting: s, top1: 1}",
-            "'sie' names the source 'sei', which is not defined; did you mean 'sie'",
-        ),
-        (
-            "{source: sie, data: d, setting: s, top: 1}",
-            "'sie' names the measure 'top', which is not defined; did you mean 'top1'",
-        ),
+        ("{source: sei, data: d, setting: s, top1: 1}", "'sie' names the source 'sei', {}; did you mean 'sie'"),
+        ("{source: sie, data: d, setting: s, top: 1}", "'sie' names the measure 'top', {}; did you mean 'top1'"),
         ("{source: sie, data: d, top1: 1}", "a row of 'sie' has no 'setting'"),
         ("{source: sie, data: d, setting: s, top1: high}", "top1 of a row of 'sie' must be a number, got 'high'"),
     ],
 )
 def test_a_mistake_in_the_papers_is_named(module, tmp_path, row, message):
     file = tmp_path / "papers.yaml"
-    file.write_text(
-        f"sources: {{sie: x}}\nmeasures: {{top1: y}}\noverview: []\nnames: {{}}\nobjectives:\n  sie:\n    - {row}\n"
-    )
-    with pytest.raises(ValueError, match=re.escape(message)):
+    head = "sources: {sie: x}\nmeasures: {top1: y}\noverview: []\nnames: {}\nobjectives:\n"
+    file.write_text(f"{head}  sie:\n    - {row}\n")
+    with pytest.raises(ValueError, match=re.escape(message.format("which is not defined"))):
         module("tables").read_papers(file)
 
 
@@ -139,9 +111,8 @@ def make_run(folder: Path, seed: int, value: float, facts: dict | None = None, *
         "data": "{name: folder, path: /home/someone/photos}",
         "trainer": f"{{steps: 2, seed: {seed}}}",
     }
-    (folder / "recipe.yaml").write_text(
-        "".join(f"{section}: {text}\n" for section, text in {**recipe, **changes}.items())
-    )
+    lines = [f"{section}: {text}\n" for section, text in {**recipe, **changes}.items()]
+    (folder / "recipe.yaml").write_text("".join(lines))
     record = {
         "state": "complete",
         "command": ["ssl-inv", "pretrain", "vicreg-rendered", "--trainer.seed", str(seed)],
@@ -152,32 +123,37 @@ def make_run(folder: Path, seed: int, value: float, facts: dict | None = None, *
     }
     (folder / "run.json").write_text(json.dumps({**record, **(facts or {})}))
     row = {"name": "linear/top1", "part": "all", "value": value, "spread": 0.01, "detail": ""}
-    (folder / "results.json").write_text(
-        json.dumps([{"trained": row, "untrained": None, "shuffled": None, "reference": None}])
-    )
+    comparison = {"trained": row, "untrained": None, "shuffled": None, "reference": None}
+    (folder / "results.json").write_text(json.dumps([comparison]))
     return folder
 
 
-def test_runs_become_mean_and_deviation(module, tmp_path):
-    recorded = module("record")
-    folders = [
-        RunFolder.open(make_run(tmp_path / str(seed), seed, value)) for seed, value in enumerate((0.5, 0.6, 0.7))
-    ]
-    runs = [recorded.record_of("mine", "vicreg-rendered", folder) for folder in folders]
-    recorded.write_record(recorded.joined([runs[2], runs[0]]), tmp_path)
-    record = recorded.joined([runs[1], *recorded.read_records(tmp_path)])
-    recorded.write_record(record, tmp_path)
-    assert recorded.read_records(tmp_path) == [record]
+@pytest.fixture
+def recorded(module, tmp_path):
+    """The record of a run of one seed."""
+
+    def record(seed: int = 0, value: float = 0.5, facts: dict | None = None):
+        folder = RunFolder.open(make_run(tmp_path / f"run-{seed}", seed, value, facts))
+        return module("record").record_of("mine", "vicreg-rendered", folder)
+
+    return record
+
+
+def test_runs_become_mean_and_deviation(module, recorded, tmp_path):
+    records = module("record")
+    runs = [recorded(seed, value) for seed, value in enumerate((0.5, 0.6, 0.7))]
+    records.write_record(records.joined([runs[2], runs[0]]), tmp_path)
+    record = records.joined([runs[1], *records.read_records(tmp_path)])
+    records.write_record(record, tmp_path)
+    assert records.read_records(tmp_path) == [record]
     assert (record.seeds, record.seconds) == ((0, 1, 2), (180.0, 180.0, 180.0))
     assert module("tables").number("linear/top1", record.rows[0].trained) == "60.0 ± 10.0"
     assert "commits aaaaaaa (seeds 0, 1), bbbbbbb (seed 2); 2 cores" in module("tables").circumstances(record)
     assert "someone" not in (tmp_path / "mine.json").read_text()
 
 
-def test_a_record_older_than_a_setting_has_its_default_and_one_with_a_setting_that_is_gone_stays_as_it_is(
-    module, tmp_path
-):
-    record = module("record").record_of("mine", "vicreg-rendered", RunFolder.open(make_run(tmp_path / "a", 0, 0.5)))
+def test_a_record_older_than_a_setting_has_its_default_and_one_with_a_setting_that_is_gone_stays_as_it_is(recorded):
+    record = recorded()
     weights = record.settings["objective"]
     variance = weights.pop("variance")
     assert record.sections()["objective"]["variance"] == variance
@@ -186,12 +162,8 @@ def test_a_record_older_than_a_setting_has_its_default_and_one_with_a_setting_th
     assert record.sections() == record.settings
 
 
-def test_a_run_that_was_interrupted_has_no_time(module, tmp_path):
-    pause = {"step": 1, "versions": {"commit": "a" * 40}}
-    record = module("record").record_of(
-        "mine", "vicreg-rendered", RunFolder.open(make_run(tmp_path / "a", 0, 0.5, {"resumed": [pause]}))
-    )
-    assert record.seconds == (None,)
+def test_a_run_that_was_interrupted_has_no_time(recorded):
+    assert recorded(facts={"resumed": [{"step": 1, "versions": {"commit": "a" * 40}}]}).seconds == (None,)
 
 
 @pytest.mark.parametrize(
@@ -199,17 +171,13 @@ def test_a_run_that_was_interrupted_has_no_time(module, tmp_path):
     [
         ({"state": "interrupted"}, "its state is 'interrupted'"),
         ({"versions": {}}, "does not know its commit"),
-        (
-            {"versions": {"commit": "a" * 40, "uncommitted": "ssl_inv/heads.py"}},
-            "files that its commit does not have: ssl_inv/heads.py",
-        ),
+        ({"versions": {"commit": "a" * 40, "uncommitted": "x.py"}}, "files that its commit does not have: x.py"),
         ({"resumed": [{"step": 1, "versions": {"commit": "b" * 40}}]}, f"continued at step 1 with commit {'b' * 40}"),
     ],
 )
-def test_only_a_finished_run_of_one_commit_is_recorded(module, tmp_path, facts, message):
-    folder = RunFolder.open(make_run(tmp_path / "a", 0, 0.5, facts))
+def test_only_a_finished_run_of_one_commit_is_recorded(recorded, facts, message):
     with pytest.raises(ValueError, match=message):
-        module("record").record_of("mine", "vicreg-rendered", folder)
+        recorded(facts=facts)
 
 
 @pytest.mark.parametrize(

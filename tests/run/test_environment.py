@@ -20,12 +20,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 def page_faults(**environment: str) -> int:
     """Of the last of twenty tensors of 16 MB, each of which takes the place of one before it."""
-    kept = {
-        name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_TUNABLES", "THP_"))
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", FAULTS], env={**kept, **environment}, capture_output=True, text=True, check=True
-    )
+    ours = ("MALLOC_", "GLIBC_TUNABLES", "THP_")
+    given = {**{name: value for name, value in os.environ.items() if not name.startswith(ours)}, **environment}
+    done = subprocess.run([sys.executable, "-c", FAULTS], env=given, capture_output=True, text=True, check=True)
     return int(done.stdout)
 
 

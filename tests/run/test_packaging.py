@@ -22,9 +22,8 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPOSITORY / name, source)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", *options, str(source)], check=True, capture_output=True, text=True
-    )
+    command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
+    subprocess.run(command, check=True, capture_output=True, text=True)
     target = folder / "site-packages"
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(target)
@@ -32,10 +31,9 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_suite_templates_and_recipes(unpacked_wheel: Path):
-    assert (unpacked_wheel / "ssl_inv" / "evaluation" / "suite.py").is_file()
-    for template in ("report.html.j2", "views.html.j2"):
-        assert (unpacked_wheel / "ssl_inv" / "run" / "templates" / template).is_file()
-    assert (unpacked_wheel / "ssl_inv" / "py.typed").is_file()
+    templates = ("run/templates/report.html.j2", "run/templates/views.html.j2")
+    for name in ("evaluation/suite.py", "py.typed", *templates):
+        assert (unpacked_wheel / "ssl_inv" / name).is_file()
     shipped = {path.name for path in (REPOSITORY / "recipes").glob("*.yaml")}
     assert {path.name for path in (unpacked_wheel / "ssl_inv" / "recipes").glob("*.yaml")} == shipped
     assert not (unpacked_wheel / "evaluation").exists()
@@ -53,8 +51,7 @@ def test_wheel_works_beside_a_foreign_folder_called_evaluation(unpacked_wheel: P
         "raise SystemExit(main(['recipes']))\n"
     )
     environment = {"PYTHONPATH": str(unpacked_wheel), "PATH": "/usr/bin:/bin"}
-    result = subprocess.run(
-        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
+    command, captured = [sys.executable, "-c", script], {"capture_output": True, "text": True, "check": False}
+    result = subprocess.run(command, cwd=tmp_path, env=environment, **captured)
     assert result.returncode == 0, result.stderr
     assert "demo" in result.stdout

@@ -12,9 +12,8 @@ from ssl_inv.run.cli import main, parse
 from ssl_inv.run.recipe import shipped_recipes
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = {
-    path.name: path.read_text(encoding="utf-8") for path in [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")]
-}
+FILES = [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")]
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in FILES}
 BLOCKS = {name: re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
 COMMANDS = {
     name: [line.split(" #")[0].strip() for kind, text in blocks if kind == "sh" for line in text.splitlines()]

@@ -23,6 +23,7 @@ from ssl_inv.run.recipe import (
 )
 from ssl_inv.run.schema import conform, schema_of
 
+CATALOGUES = {"objective": OBJECTIVES, "data": DATA, "augmentation": AUGMENTATIONS}
 CONTENT: dict[str, Any] = {
     "objective": {"name": "sie", "projector": [64, 64]},
     "data": {"name": "rendered", "objects": 100, "views": 4},
@@ -33,20 +34,9 @@ CONTENT: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("1e-3", 0.001),
-        ("5.", 5.0),
-        (".5", 0.5),
-        ("-3", -3),
-        ("010", 10),
-        ("no", "no"),
-        ("on", "on"),
-        ("1:30", "1:30"),
-        ("2024-01-01", "2024-01-01"),
-        ("true", True),
-        ("", None),
-        ("~", None),
-        ("[8, 1e2, x]", [8, 100.0, "x"]),
-        ("{a: circle deg}", {"a": "circle deg"}),
+        *[("1e-3", 0.001), ("5.", 5.0), (".5", 0.5), ("-3", -3), ("010", 10), ("true", True), ("", None), ("~", None)],
+        *[(text, text) for text in ("no", "on", "1:30", "2024-01-01")],
+        *[("[8, 1e2, x]", [8, 100.0, "x"]), ("{a: circle deg}", {"a": "circle deg"})],
     ],
 )
 def test_plain_values_mean_what_yaml_1_2_says(text: str, value: object) -> None:
@@ -63,15 +53,9 @@ def test_a_text_is_written_so_that_it_is_read_as_a_text(text: str) -> None:
 @pytest.mark.parametrize(
     ("value", "annotation", "expected"),
     [
-        (1, float, 1.0),
-        (1e3, int, 1000),
-        (None, int | None, None),
-        (2, int | None, 2),
-        ("a", Literal["a", "b"] | None, "a"),
-        ([1, 2.5], list[float], [1.0, 2.5]),
-        ({"a": "b"}, dict[str, str] | None, {"a": "b"}),
-        ({"a": [1]}, dict[str, Any], {"a": [1]}),
-        (True, bool, True),
+        *[(1, float, 1.0), (1e3, int, 1000), (None, int | None, None), (2, int | None, 2), (True, bool, True)],
+        *[("a", Literal["a", "b"] | None, "a"), ([1, 2.5], list[float], [1.0, 2.5])],
+        *[({"a": "b"}, dict[str, str] | None, {"a": "b"}), ({"a": [1]}, dict[str, Any], {"a": [1]})],
     ],
 )
 def test_a_fitting_value_is_taken_as_its_type(value: object, annotation: Any, expected: object) -> None:
@@ -82,24 +66,10 @@ def test_a_fitting_value_is_taken_as_its_type(value: object, annotation: Any, ex
 @pytest.mark.parametrize(
     ("value", "annotation"),
     [
-        (True, int),
-        (True, float),
-        (1, bool),
-        (1, Literal[True]),
-        ("1", int),
-        (1, str),
-        (1.5, int),
-        (float("nan"), float),
-        (float("inf"), float),
-        (None, float),
-        ([None], list[int]),
-        ({"a": "1"}, dict[str, int]),
-        (True, Literal[1, 2]),
-        ([1, "x"], list[int]),
-        ([True], list[int]),
-        (1, list[int]),
-        ({"a": 1}, dict[str, str]),
-        ("c", Literal["a", "b"]),
+        *[(True, int), ("1", int), (1.5, int), (1, str), (1, bool), (1, Literal[True]), (True, Literal[1, 2])],
+        *[(True, float), (float("nan"), float), (float("inf"), float), (None, float), ("c", Literal["a", "b"])],
+        *[([None], list[int]), ([1, "x"], list[int]), ([True], list[int]), (1, list[int])],
+        *[({"a": "1"}, dict[str, int]), ({"a": 1}, dict[str, str])],
     ],
 )
 def test_a_value_of_another_type_is_refused(value: object, annotation: Any) -> None:
@@ -107,23 +77,19 @@ def test_a_value_of_another_type_is_refused(value: object, annotation: Any) -> N
         conform(value, annotation)
 
 
-def test_a_resolved_recipe_is_complete_and_reads_back_as_itself() -> None:
+def test_a_resolved_recipe_is_complete_and_reads_back_as_itself_and_differences_name_both_values() -> None:
     recipe = resolve(CONTENT)
     assert tuple(recipe.sections()) == SECTIONS
     again = resolve(parse_yaml(recipe.dump()))
-    assert again == recipe
+    assert again == recipe == resolve(recipe.sections())
     assert difference(recipe, again) == []
-    assert resolve(recipe.sections()) == recipe
+    changed = resolve({**CONTENT, "optimizer": {"lr": 0.01}})
+    assert difference(recipe, changed) == ["optimizer.lr: 0.001 -> 0.01"]
 
 
 def test_a_resolved_recipe_shares_no_default_with_another() -> None:
     resolve(CONTENT).objective.settings["parameters"].append("floor_hue")
     assert resolve(CONTENT).objective.settings["parameters"] == ["rotation"]
-
-
-def test_differences_name_the_setting_and_both_values() -> None:
-    changed = resolve({**CONTENT, "optimizer": {"lr": 0.01}})
-    assert difference(resolve(CONTENT), changed) == ["optimizer.lr: 0.001 -> 0.01"]
 
 
 def test_overrides_change_one_setting_and_leave_the_content_alone() -> None:
@@ -180,10 +146,10 @@ def test_every_shipped_recipe_resolves_and_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("section", "name"),
-    [(section, None) for section in SECTIONS if section not in ("objective", "data", "augmentation")]
-    + [("objective", name) for name in OBJECTIVES.members]
-    + [("data", name) for name in DATA.members]
-    + [("augmentation", name) for name in AUGMENTATIONS.members],
+    [
+        *((section, None) for section in SECTIONS if section not in CATALOGUES),
+        *((section, name) for section, catalogue in CATALOGUES.items() for name in catalogue.members),
+    ],
 )
 def test_every_setting_is_explained(section: str, name: str | None) -> None:
     schema = section_schema(section, name)
@@ -203,18 +169,14 @@ def test_settings_read_off_the_source_are_those_of_the_imported_member(catalogue
     assert catalogue.members
     for name, entry in catalogue.members.items():
         assert entry.name == name
-        real = {
-            key: one for key, one in inspect.signature(entry.load()).parameters.items() if one.kind is one.KEYWORD_ONLY
-        }
-        assert {key: one.default for key, one in real.items()} == {
-            key: one.default for key, one in schema_of(entry).settings.items()
-        }
+        parameters = inspect.signature(entry.load()).parameters
+        real = {key: one.default for key, one in parameters.items() if one.kind is one.KEYWORD_ONLY}
+        assert real == {key: one.default for key, one in schema_of(entry).settings.items()}
 
 
 def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "their_objective.py").write_text(
-        'class Theirs:\n    """Theirs."""\n    def __init__(self, f, g, *, width: int = 4): ...\n'
-    )
+    code = 'class Theirs:\n    """Theirs."""\n    def __init__(self, f, g, *, width: int = 4): ...\n'
+    (tmp_path / "their_objective.py").write_text(code)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
     resolved = resolve({**CONTENT, "objective": {"name": "their_objective.Theirs"}})
@@ -224,14 +186,11 @@ def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("default", ["Path('x')", "numpy.float32(1)", "[max]"])
-def test_a_default_that_no_recipe_can_hold_is_refused(
-    default: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_default_that_no_recipe_can_hold_is_refused(default, tmp_path, monkeypatch) -> None:
     module = f"odd_default_{abs(hash(default))}"
-    head = "from pathlib import Path\nimport numpy\n"
-    (tmp_path / f"{module}.py").write_text(
-        f"{head}class Mine:\n    def __init__(self, features, groups, *, place={default}):\n        pass\n"
-    )
+    imports = "from pathlib import Path\nimport numpy\n"
+    code = f"{imports}class Mine:\n    def __init__(self, features, groups, *, place={default}):\n        pass\n"
+    (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(RecipeError, match=r"^objective\.place: its default is .*; recipes hold numbers"):
         resolve({"objective": {"name": f"{module}.Mine"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
@@ -241,20 +200,16 @@ def test_suggestions_name_the_closest_or_what_there_is() -> None:
     assert suggest("vicrge", ["sie", "vicreg"]) == "did you mean 'vicreg'?"
     assert suggest("zzz", ["sie", "vicreg"]) == "there are sie, vicreg"
     assert suggest("SimCLR", ["simsiam", "simclr"]) == "did you mean 'simclr'?"
-    assert (
-        suggest("sie", ["capsie-rendered", "sie-3diebench", "sie-rendered"]) == "there are sie-3diebench, sie-rendered"
-    )
+    names = ["capsie-rendered", "sie-3diebench", "sie-rendered"]
+    assert suggest("sie", names) == "there are sie-3diebench, sie-rendered"
 
 
-@pytest.mark.parametrize("path", ["plain #2", "a: b", "- a", "photos/", "über uns"])
-def test_a_path_is_what_was_typed(path: str) -> None:
-    assert apply_overrides({}, ["--data.path", path])["data"]["path"] == path
+PATHS = ("plain #2", "a: b", "- a", "photos/", "über uns")
+VALUES = {"1e-3": 1e-3, "[1, 2]": [1, 2], "{a: b}": {"a": "b"}, "null": None, "'a #b'": "a #b"}
 
 
-@pytest.mark.parametrize(
-    ("word", "value"), [("1e-3", 1e-3), ("[1, 2]", [1, 2]), ("{a: b}", {"a": "b"}), ("null", None), ("'a #b'", "a #b")]
-)
-def test_other_values_are_read_as_in_a_recipe(word: str, value: object) -> None:
+@pytest.mark.parametrize(("word", "value"), {**dict(zip(PATHS, PATHS, strict=True)), **VALUES}.items())
+def test_a_path_is_what_was_typed_and_other_values_are_read_as_in_a_recipe(word: str, value: object) -> None:
     assert apply_overrides({}, ["--data.path", word])["data"]["path"] == value
 
 

@@ -1,5 +1,6 @@
 """The page says what it was given and nothing else, and needs nothing but itself."""
 
+import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +21,7 @@ from ssl_inv.run.report_page import (
 )
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (4, 2, 16, 16, 3), dtype=np.uint8)
+PEAR = Neighbour(PIXELS[1, 0], "pear", "rotated 12°", False)
 FULL = ReportContent(
     title="a run",
     recipe="objective: sie",
@@ -31,21 +33,12 @@ FULL = ReportContent(
     ],
     curves={"loss/variance": [(0, 1.0), (10, 0.5)], "score": [(0, 0.1)]},
     view_pairs=ViewPairs(PIXELS, ["rotated 37°"] * 4),
-    neighbours=[
-        NeighbourRow(PIXELS[0, 0], "apple", {"invariant": [Neighbour(PIXELS[1, 0], "pear", "rotated 12°", False)]})
-    ],
+    neighbours=[NeighbourRow(PIXELS[0, 0], "apple", {"invariant": [PEAR]})],
     spectra={"all": {"trained": [3.0, 2.0, 0.0], "untrained": [1.0, 0.1, 0.01]}},
 )
-SECTIONS = {
-    "recipe": "recipe",
-    "facts": "facts",
-    "warnings": "warnings",
-    "results": "results",
-    "curves": "curves",
-    "view_pairs": "views",
-    "neighbours": "neighbours",
-    "spectra": "spectrum",
-}
+SECTIONS = {name: name for name in ("recipe", "facts", "warnings", "results", "curves", "neighbours")}
+SECTIONS |= {"view_pairs": "views", "spectra": "spectrum"}
+ADDRESSES = ("src", "href", "xlink:href", "srcset", "data", "action")
 
 
 class Page(HTMLParser):
@@ -64,9 +57,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.ids += [value for name, value in attrs if name == "id" and value]
-        self.addresses += [
-            value or "" for name, value in attrs if name in ("src", "href", "xlink:href", "srcset", "data", "action")
-        ]
+        self.addresses += [value or "" for name, value in attrs if name in ADDRESSES]
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -98,16 +89,13 @@ def test_content_of_one_kind_gives_its_section_and_no_other(attribute: str, sect
 
 def test_every_name_is_escaped() -> None:
     evil = "<em>&\"'"
-    neighbour = Neighbour(PIXELS[0, 0], evil, evil)
+    neighbours = {evil: [Neighbour(PIXELS[0, 0], evil, evil)]}
     content = ReportContent(
-        title=evil,
-        recipe=evil,
-        facts={evil: evil},
-        warnings=[evil],
+        **{"title": evil, "recipe": evil, "facts": {evil: evil}, "warnings": [evil]},
         results=[ResultRow(evil, evil, 0.5, headline=True)],
         curves={f"{evil}/{evil}": [(0, 1.0)]},
         view_pairs=ViewPairs(PIXELS[:1], [evil]),
-        neighbours=[NeighbourRow(PIXELS[0, 0], evil, {evil: [neighbour]})],
+        neighbours=[NeighbourRow(PIXELS[0, 0], evil, neighbours)],
         spectra={evil: {evil: [1.0, 0.5]}},
     )
     html = render_report(content)
@@ -124,14 +112,9 @@ def test_numbers_of_a_result_are_all_there_and_absent_columns_are_not() -> None:
 
 
 def test_a_diverged_run_still_gets_its_page() -> None:
-    nan = float("nan")
-    content = ReportContent(
-        title="a run",
-        results=[ResultRow("rank", "all", nan)],
-        curves={"loss": [(0, 1.0), (1, nan)]},
-        spectra={"all": {"trained": [0.0, 0.0]}},
-    )
-    assert "nan" in render_report(content)
+    results, curves = [ResultRow("rank", "all", math.nan)], {"loss": [(0, 1.0), (1, math.nan)]}
+    spectra = {"all": {"trained": [0.0, 0.0]}}
+    assert "nan" in render_report(ReportContent(title="a run", results=results, curves=curves, spectra=spectra))
 
 
 def test_the_same_content_gives_the_same_page(tmp_path: Path) -> None:

@@ -30,13 +30,8 @@ def test_timm_makes_of_an_image_what_the_run_was_judged_by(size: int, whole: int
     view_size = build_augmentation(recipe).view_size(whole)
     preprocessing = preprocessing_of(recipe.normalization, view_size, whole)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (whole, whole, 3), dtype=np.uint8))
-    given = timm.data.create_transform(
-        (3, size, size),
-        mean=(0, 0, 0),
-        std=(1, 1, 1),
-        crop_pct=preprocessing.crop_share,
-        interpolation=preprocessing.interpolation,
-    )
+    plain = {"mean": (0, 0, 0), "std": (1, 1, 1), "interpolation": preprocessing.interpolation}
+    given = timm.data.create_transform((3, size, size), crop_pct=preprocessing.crop_share, **plain)
     own = central(to_tensor(image)[None], size / whole)[0]
     torch.testing.assert_close(given(image), own)
     assert round(whole * preprocessing.crop_share) == size
@@ -46,11 +41,8 @@ def table(*rows: tuple[str, str]) -> list[Comparison]:
     return [Comparison(Result(name, part, 0.5)) for name, part in rows]
 
 
-SPLIT = [
-    (name, part)
-    for part in ("all", "invariant", "equivariant")
-    for name in ("linear/top1", "r2/relative/rotation", "r2/relative/floor_hue")
-]
+NAMES = ("linear/top1", "r2/relative/rotation", "r2/relative/floor_hue")
+SPLIT = [(name, part) for part in ("all", "invariant", "equivariant") for name in NAMES]
 
 
 @pytest.mark.parametrize(
@@ -75,14 +67,14 @@ def test_every_number_stands_once_in_the_report_and_those_without_value_do_not()
 GROUPS = {"rotation": Rotation(), "sky_hue": Circle()}
 
 
+SEQ_JEPA = SeqJEPA(16, GROUPS, parameters=["sky_hue"], heads=2, action_dimensions=4, predictor=8)
+
+
 @pytest.mark.parametrize(
     ("objective", "missing"),
     [
         (SIE(16, GROUPS, parameters=["rotation", "sky_hue"], projector=[8]), ["retrieval"]),
-        (
-            SeqJEPA(16, GROUPS, parameters=["sky_hue"], heads=2, action_dimensions=4, predictor=8),
-            ["retrieval", "aggregation"],
-        ),
+        (SEQ_JEPA, ["retrieval", "aggregation"]),
         (SIE(16, GROUPS, parameters=["rotation"], projector=[8]), []),
         (VICReg(16, GROUPS, projector=[8]), []),
         (None, []),
@@ -90,9 +82,8 @@ GROUPS = {"rotation": Rotation(), "sky_hue": Circle()}
     ids=lambda value: type(value).__name__,
 )
 def test_what_cannot_be_judged_without_a_parameter_is_said(objective, missing):
-    rows = unmeasured(
-        RenderedSolids(classes=2, objects=2, views=2, size=8), make_backbone(name="test_resnet"), objective
-    )
+    source = RenderedSolids(classes=2, objects=2, views=2, size=8)
+    rows = unmeasured(source, make_backbone(name="test_resnet"), objective)
     assert [row.trained.name for row in rows] == missing
     for line in format_table(rows).splitlines()[1:] if rows else []:
         assert "not measured: the objective is told sky_hue, which these data do not record" in line

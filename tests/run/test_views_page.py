@@ -2,6 +2,8 @@
 
 import math
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,7 @@ def read_off(pixels: np.ndarray[Any, Any], row: int, column: int) -> np.ndarray[
 
 
 CROP = {"name": "crop", "scale": [0.1, 0.3]}
+PATCHES = Patches(view=64, patch=24, jitter=4)
 
 
 @pytest.mark.parametrize(
@@ -71,15 +74,9 @@ CROP = {"name": "crop", "scale": [0.1, 0.3]}
         (Pair(), {"name": "perspective", "probability": 1}),
         (Pair(), {"name": "random_field", "probability": 1, "alpha": [0.1, 0.2]}),
         (QuarterTurns(), {"name": "rotation", "degrees": 30}),
-        (
-            Patches(view=64, patch=24, jitter=4),
-            {"name": "random_field", "transforms": ["rotate", "shear"], "alpha": [0.0, 0.1]},
-        ),
+        (PATCHES, {"name": "random_field", "transforms": ["rotate", "shear"], "alpha": [0.0, 0.1]}),
         (Saccades(patch=24), {"name": "rotation", "degrees": 30}),
-        (
-            Several((MultiCrop((Crops(1, centre=0.5),)), Patches(view=64, patch=24, jitter=4, scale=None))),
-            {"name": "flip"},
-        ),
+        (Several((MultiCrop((Crops(1, centre=0.5),)), replace(PATCHES, scale=None))), {"name": "flip"}),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else type(value).__name__,
 )
@@ -170,21 +167,9 @@ def test_values_in_words(name: str, group: Group, value: Any, words: str) -> Non
 
 
 def test_every_operation_is_neutral_without_words() -> None:
-    names = [
-        "crop",
-        "flip",
-        "vertical_flip",
-        "affine",
-        "perspective",
-        "random_field",
-        "jitter",
-        "grey",
-        "blur",
-        "solarise",
-    ]
-    operations = [
-        {"name": name, "probability": 0} for name in (*names, "posterise", "noise", "colour_dropping", "erasing")
-    ]
+    geometry = ("crop", "flip", "vertical_flip", "affine", "perspective", "random_field", "erasing")
+    colours = ("jitter", "grey", "blur", "solarise", "posterise", "noise", "colour_dropping")
+    operations = [{"name": name, "probability": 0} for name in (*geometry, *colours)]
     assert {view.words for view in shown(Pair(), *operations)} == {"unchanged"}
 
 
@@ -205,15 +190,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_recipe: str) -> P
     return tmp_path
 
 
-FOLDER = [
-    "views",
-    "simclr-folder",
-    "--data.path",
-    "photos",
-    "--augmentation.size=24",
-    "--backbone.name=test_resnet",
-    "--backbone.stem=default",
-]
+def views(arguments: str) -> int:
+    return main(["views", *shlex.split(arguments)])
+
+
+FOLDER = "simclr-folder --data.path photos --augmentation.size=24 --backbone.name=test_resnet --backbone.stem=default"
 
 
 def size_of(page: str) -> tuple[int, int]:
@@ -222,8 +203,7 @@ def size_of(page: str) -> tuple[int, int]:
 
 
 def test_a_folder_of_any_size_gives_a_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(FOLDER) == 0
-    assert main([*FOLDER, "--images", "50"]) == 0
+    assert views(FOLDER) == views(f"{FOLDER} --images 50") == 0
     assert capsys.readouterr().out == "views.png\nviews-2.png\n"
     (few_width, few_height), (width, height) = size_of("views.png"), size_of("views-2.png")
     # Two samples abreast, each an image and two views of 256 pixels; seven of the eight photographs are for training.
@@ -234,30 +214,27 @@ def test_a_folder_of_any_size_gives_a_page(here: Path, capsys: pytest.CaptureFix
 
 def test_pages_are_deterministic(here: Path) -> None:
     for suffix in ("png", "html"):
-        assert main([*FOLDER, f"--output=new/a.{suffix}"]) == main([*FOLDER, f"--output=new/b.{suffix}"]) == 0
+        assert views(f"{FOLDER} --output=new/a.{suffix}") == views(f"{FOLDER} --output=new/b.{suffix}") == 0
         assert Path(f"new/a.{suffix}").read_bytes() == Path(f"new/b.{suffix}").read_bytes()
 
 
 def test_a_page_of_rendered_data_tells_its_latents(here: Path) -> None:
-    assert main(["views", "tiny.yaml", "--output=page.html", "--images=3"]) == 0
+    assert views("tiny.yaml --output=page.html --images=3") == 0
     page = Path("page.html").read_text(encoding="utf-8").replace("\N{NO-BREAK SPACE}", " ")
     assert len(re.findall("rotated [0-9]+° about", page)) == 6
     assert all(source.startswith("data:image/png;base64,") for source in re.findall('src="([^"]*)"', page))
     assert not re.search(r"<script|<link|url\(|https?:", page)
-    assert (
-        main(["views", "tiny.yaml", "--output=page.png", "--images=3", "--augmentation.name=simclr", "--data.size=24"])
-        == 0
-    )
+    assert views("tiny.yaml --output=page.png --images=3 --augmentation.name=simclr --data.size=24") == 0
     assert size_of("page.png")[0] == 24 + 4 * (256 + 24)
 
 
 def test_the_views_are_those_that_the_run_begins_with(here: Path) -> None:
     recipe = load_recipe("tiny.yaml", ["--augmentation.name=simclr"])
     run = build(recipe)
-    views = run.module.view_maker(run.module.batches[0]).views
+    made = run.module.view_maker(run.module.batches[0]).views
     found = first_samples(recipe, 3)
     for row, sample in enumerate(found):
-        for part, view in zip(sample.sources, views, strict=True):
+        for part, view in zip(sample.sources, made, strict=True):
             expected = (view.pixels[row] * run.module.view_maker.std[0] + run.module.view_maker.mean[0]) * 255
             assert np.abs(part.views[0].pixels - expected.permute(1, 2, 0).numpy()).max() <= 0.5 + 1e-3
 
@@ -271,30 +248,3 @@ def first_of_ramps() -> list[Sample]:
     source = Ramps()
     maker = ViewMaker(Pair(), source, custom(operations=[CROP]), [0.5] * 3, [0.25] * 3, 0)
     return samples(source, StepBatches(source, 1, 1, 0)[0], maker)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (
-            ["simclr-folder", "--data.path", "photo"],
-            "data.path: no such file or folder: 'photo'; did you mean 'photos'?",
-        ),
-        (["simclr-folder", "--data.path", "photos", "--images=0"], "--images: must lie between 1 and 50, got 0"),
-        (["simclr-folder", "--data.path", "photos", "--images=51"], "--images: must lie between 1 and 50, got 51"),
-        (["tiny.yaml", "--output=a.jpg"], "--output: 'a.jpg' is no page; its name must end with .png or .html"),
-        (["tiny.yaml", "--output=tiny.yaml/a.png"], "output 'tiny.yaml/a.png' cannot be written: "),
-        (["tiny.yaml", "--output=photos/0.png"], "output 'photos/0.png' exists already; choose another name"),
-        (["tiny"], "no recipe is called 'tiny'; "),
-        (["tiny.yaml", "--data.views=1"], "data: objects of this data have 1 view(s) and 2 are needed"),
-    ],
-)
-def test_what_cannot_be_drawn_is_refused(
-    arguments: list[str], line: str, here: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = sorted(here.rglob("*"))
-    assert main(["views", *arguments]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith(f"error: {line}")
-    assert error.count("\n") == 1
-    assert sorted(here.rglob("*")) == before

@@ -46,11 +46,8 @@ def build(name: str) -> tuple[Backbone, Objective]:
 
 
 def noise(count: int, batch: int) -> Views:
-    made = (
-        View(torch.randn(batch, 3, SIDE, SIDE, requires_grad=True), random_transform(GROUPS, batch))
-        for _ in range(count)
-    )
-    return Views(tuple(made), torch.arange(batch))
+    pixels = [torch.randn(batch, 3, SIDE, SIDE, requires_grad=True) for _ in range(count)]
+    return Views(tuple(View(one, random_transform(GROUPS, batch)) for one in pixels), torch.arange(batch))
 
 
 @pytest.mark.parametrize("name", ["i-jepa", "iwm", "ibot", "msn"])
@@ -91,12 +88,11 @@ def test_an_objective_around_another_one_numbers_views_by_its_own_plan(name: str
 def test_pale_patches_are_those_that_are_not_visible() -> None:
     backbone, objective = build("ibot")
     source = Noise()
-    maker = ViewMaker(
-        objective.plan, source, none(extra=[{"name": "crop", "scale": [1.0, 1.0]}]), [0.5] * 3, [0.25] * 3, 0
-    )
+    augmentation = none(extra=[{"name": "crop", "scale": [1.0, 1.0]}])
+    maker = ViewMaker(objective.plan, source, augmentation, [0.5] * 3, [0.25] * 3, 0)
     batch = StepBatches(source, 4, 1, 0)[0]
-    whole = samples(source, batch, maker)
-    masked = samples(source, batch, maker, lambda views: objective.visible_patches(views, backbone))
+    given = (source, batch, maker)
+    whole, masked = samples(*given), samples(*given, lambda views: objective.visible_patches(views, backbone))
     visible: dict[int, Tensor] = dict(objective.visible_patches(maker(batch), backbone))
     for row, (one, other) in enumerate(zip(whole, masked, strict=True)):
         for before, after in zip(one.sources[0].views, other.sources[0].views, strict=True):
