@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_inv.augment.colour import gaussian
+from ssl_inv.augment.colour import Grey, gaussian
 from ssl_inv.augment.geometry import draw_crops
 from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
-from ssl_inv.augment.policy import maps
+from ssl_inv.augment.policy import Augmentation, Policy, maps
 from ssl_inv.augment.warp import smooth
 from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
 from ssl_inv.run.recipe import RecipeError, resolve
@@ -187,12 +187,36 @@ def test_a_map_leads_from_the_view_s_corners_to_the_box_in_the_source():
     np.testing.assert_allclose(matrices[0] @ [-1, -1, 1], [0.0, -0.3, 1], atol=1e-12)
 
 
+class Darker(Grey):
+    """An operation of another package, in the place of the one it derives from."""
+
+    @staticmethod
+    def apply(views, rows, record, style):
+        views[rows] /= 2
+
+
+class Unapplied(Darker):
+    neutral = {}
+
+
+def test_operations_of_other_packages_are_applied_once_and_only_by_policies_that_have_them():
+    pixels, key = images(), Key(0, 0, np.arange(6), 0)
+    darker = Augmentation((Policy((Darker(probability=1),)),))
+    views, record = darker(pixels, key)
+    torch.testing.assert_close(views, none()(pixels, key)[0] / 2)
+    assert torch.equal(darker.render(pixels, record), views)
+    grey = custom(operations=[{"name": "grey", "probability": 1}])
+    assert torch.equal(grey.render(pixels, record), grey(pixels, key)[0])
+    with pytest.raises(ValueError, match="Unapplied declares no `neutral` values"):
+        Policy((Unapplied(probability=1),))
+
+
 REFUSED = [
     ("simclr", {"flip": 1.5}, "flip: must be a probability between 0 and 1"),
     ("moco", {"blur": -1.0}, "blur: must be a probability between 0 and 1"),
     ("byol", {"min_scale": 1.5}, "min_scale: must lie between 0 and 1"),
     ("equimod", {"strength": -1.0}, "strength: must be at least 0"),
-    ("custom", {"operations": [{"name": "crop", "scale": [0.5, 0.2]}]}, "operation 'crop': scale: must be a range"),
+    ("custom", {"operations": [{"name": "crop", "scale": [0.5, 0.2]}]}, r"operations\[0\]\.scale: must be a range"),
     ("custom", {"operations": [{"name": "jitter", "hue": 0.7}]}, "hue: must lie between 0 and 0.5, got 0.7"),
     ("custom", {"operations": [{"name": "shear", "degrees": [95, 0]}]}, "at most 89"),
     ("simclr", {"extra": [{"name": "crop"}]}, "two operations draw 'crop'"),

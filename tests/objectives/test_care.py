@@ -59,14 +59,15 @@ def test_samples_of_a_chunk_are_augmented_alike():
             "two operations draw 'crop'; a view has one value of it",
         ),
         (
-            {"samples": 4, "operations": [{"name": "corp"}]},
-            "operation 'corp': name: no operation is called 'corp'; did you mean 'crop'?",
+            {"samples": 4, "operations": [{"name": "crop"}, {"name": "corp"}]},
+            "operations[1].name: no operation is called 'corp'; did you mean 'crop'?",
         ),
     ],
     ids=str,
 )
 def test_shared_operations_refuse(settings, sentence):
-    with pytest.raises(ValueError, match=re.escape(f"operation {NAME!r}: {sentence}") + "$"):
+    joint = "." if re.match(r"[a-z]+(\[1\]\.name)?: ", sentence) else ": "
+    with pytest.raises(ValueError, match=re.escape(f"operations[0]{joint}{sentence}") + "$"):
         operations_of([{"name": NAME, **settings}])
 
 

@@ -45,7 +45,28 @@ def test_plain_values_mean_what_yaml_1_2_says(text: str, value: object) -> None:
     assert parse_yaml(dump_value(value)) == value
 
 
-@pytest.mark.parametrize("text", ["2024_11_29", "0b11", "0o14", "<<", "=", "1e3", "true", "null", "~", "12", "0x1f", "a: b", "# c", "é", " padded ", "yes", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2024_11_29",
+        "0b11",
+        "0o14",
+        "<<",
+        "=",
+        "1e3",
+        "true",
+        "null",
+        "~",
+        "12",
+        "0x1f",
+        "a: b",
+        "# c",
+        "é",
+        " padded ",
+        "yes",
+        "",
+    ],
+)
 def test_a_text_is_written_so_that_it_is_read_as_a_text(text: str) -> None:
     assert parse_yaml(dump_yaml({"key": {"path": text}})) == {"key": {"path": text}}
 
