@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.arguments import number, one_of
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.explain import explained, recipe_head
 from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
@@ -218,20 +218,20 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     one = command("embed", _embed, "write the features of every image, with what is known about the image")
     _model_and_data(one)
     _output(one, "FOLDER", "folder for shards and manifest.json; a second call continues", required=True)
-    one.add_argument("--format", choices=["parquet", "npy"], default="parquet", help="format of the shards (parquet)")
+    one.add_argument("--format", **one_of(["parquet", "npy"]), default="parquet", help="format of the shards (parquet)")
     one.add_argument(
-        "--shard-size", type=_number(int, 1), default=50_000, metavar="ROWS", help="images per shard, about (50000)"
+        "--shard-size", type=number(int, 1), default=50_000, metavar="ROWS", help="images per shard, about (50000)"
     )
 
     one = command("export", _export, "write the backbone of a run for other libraries")
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
     formats = ["timm", "torchvision", "onnx"]
-    one.add_argument("--format", choices=formats, default="timm", help="for which library (timm)")
+    one.add_argument("--format", **one_of(formats), default="timm", help="for which library (timm)")
     _output(one, "PATH", "folder (timm) or file; inside the run by default")
 
     one = command("render", _render, "write rendered solids as a data set in the layout of 3DIEBench")
     one.add_argument("output", type=Path, metavar="FOLDER", help="folder to write")
-    one.add_argument("--quality", type=_number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
+    one.add_argument("--quality", type=number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
 
     _tracks_options(command("tracks", _tracks, "find and follow moving objects in videos, and write their views"))
 
@@ -243,7 +243,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     one.add_argument("recipe", **recipe)
     _output(one, "FILE", "page to write, .png or .html; views.png, views-2.png, ... by default")
     most = f"images to show, at most {MOST_IMAGES} (6)"
-    one.add_argument("--images", type=_number(int, 1, MOST_IMAGES), default=6, metavar="N", help=most)
+    one.add_argument("--images", type=number(int, 1, MOST_IMAGES), default=6, metavar="N", help=most)
 
     one = command("check", _check, "check a recipe, build it and run one step; writes nothing")
     one.add_argument("recipe", **recipe)
@@ -256,7 +256,7 @@ def _output(parser: argparse.ArgumentParser, metavar: str, what: str, required: 
 
 def _model_and_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a run, exported folder, or timm:NAME")
-    data = "recipe whose data to use, data set, folder, zip or CSV; by default the data of the run"
+    data = "recipe whose data to use, data set, folder, zip, tar or CSV; by default the data of the run"
     parser.add_argument("--data", metavar="DATA", help=data)
     parser.add_argument(
         "--pretrained", action="store_true", help="for timm:NAME: load timm's weights; this may download them"
@@ -273,30 +273,13 @@ def _tracks_options(parser: argparse.ArgumentParser) -> None:
     frames = "which images are frames, such as '*.jpg' beside masks (all)"
     parser.add_argument("--frames", default="*", metavar="PATTERN", help=frames)
     trackers = ["flow", "csrt", "kcf"]
-    parser.add_argument("--tracker", choices=trackers, default="flow", help="how objects are followed (flow)")
-    option("--length", _number(int), 30, "frames that an object is followed for at a time", "FRAMES")
-    option("--step", _number(int), 5, "frames from one view to the next", "FRAMES")
-    option("--objects", _number(int), 2, "most objects at a time", "N")
-    option("--agreement", _number(float), 0.5, "overlap with the first box after following back; 0: no check")
-    option("--size", _number(int, 1), 128, "side of the views", "PIXELS")
-    option("--margin", _number(float, 0, MOST_MARGIN), 0.2, "what a view shows around its box, in sides of the box")
-
-
-def _number(kind: type[Any], low: float = -math.inf, high: float = math.inf) -> Callable[[str], Any]:
-    """Parses a number from `low` to `high`."""
-
-    def parsed(text: str) -> Any:
-        try:
-            value = kind(text)
-        except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"expected {what}, got {text!r}") from None
-        if not low <= value <= high:
-            wanted = f"must be at least {low}" if high == math.inf else f"must lie between {low:g} and {high:g}"
-            raise argparse.ArgumentTypeError(f"{wanted}, got {value}")
-        return value
-
-    return parsed
+    parser.add_argument("--tracker", **one_of(trackers), default="flow", help="how objects are followed (flow)")
+    option("--length", number(int), 30, "frames that an object is followed for at a time", "FRAMES")
+    option("--step", number(int), 5, "frames from one view to the next", "FRAMES")
+    option("--objects", number(int), 2, "most objects at a time", "N")
+    option("--agreement", number(float), 0.5, "overlap with the first box after following back; 0: no check")
+    option("--size", number(int, 1), 128, "side of the views", "PIXELS")
+    option("--margin", number(float, 0, MOST_MARGIN), 0.2, "what a view shows around its box, in sides of the box")
 
 
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:

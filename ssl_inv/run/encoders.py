@@ -190,7 +190,7 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
 
     Args:
         name: folder of a run, exported folder, or `timm:NAME`.
-        data: recipe, name of a data set, folder, zip or CSV file; None takes the data of the run.
+        data: recipe, name of a data set, folder, zip, tar or CSV file; None takes the data of the run.
         overrides: `--section.key value` settings of the sections `JUDGED`.
         pretrained: whether to load timm's weights of a timm model.
 
@@ -279,7 +279,7 @@ def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict
     chosen = apply_overrides({}, overrides, JUDGED).get("data", {}).get("name")
     if data is None:
         if "data" not in model.sections and chosen is None:
-            raise RecipeError("--data is missing: a recipe, data set, folder, zip or CSV file to take images from")
+            raise RecipeError("--data is missing: a recipe, data set, folder, zip, tar or CSV file to take images from")
         return model.sections
     if data in DATA.members:
         return {**model.sections, "data": {"name": data}}

@@ -249,7 +249,7 @@ def describe_type(annotation: Any) -> str:
 
 def _is_plain(value: Any) -> bool:
     """Whether YAML can hold a value. It cannot hold numbers of other libraries, nor enumerations."""
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, list):
         return all(map(_is_plain, value))
     if isinstance(value, dict):
         return all(_is_plain(one) for both in value.items() for one in both)

@@ -88,7 +88,11 @@ CASES = {
     "section without key": (f"{RUN} --trainer 3", "--trainer.KEY VALUE"),
     "unknown option first": ("--verison", "--verison", "did you mean '--version'?"),
     "stray argument": (f"{RUN} again", "unexpected argument 'again'"),
-    "unknown choice": ("embed run --output out --format parqet", "--format: invalid choice: 'parqet'", "'parquet'"),
+    "unknown choice": (
+        "embed run --output out --format parqet",
+        "--format: there is no 'parqet'",
+        "did you mean 'parquet'?",
+    ),
     "no number": ("embed run --output out --shard-size many", "--shard-size: expected a whole number", "'many'"),
     "number out of range": ("embed run --output out --shard-size 0", "--shard-size: must be at least 1, got 0"),
     "missing argument": ("check", "arguments are required: RECIPE", "ssl-inv check --help"),
