@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
+from small import total
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
 from ssl_inv.nn.heads import mlp
 from ssl_inv.nn.predictors import BilinearPredictor
 from ssl_inv.objectives.augself import AugSelf
-from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.equimod import EquiMod
 from ssl_inv.objectives.sen import SEN
 from ssl_inv.objectives.vicreg import VICReg
@@ -56,10 +56,6 @@ def bilinear(weight: Tensor) -> BilinearPredictor:
     predictor = BilinearPredictor(size, weight.shape[1]).double()
     predictor.weight.data = weight.view(size, size, -1).permute(2, 0, 1).clone()
     return predictor
-
-
-def total(terms: Losses) -> Tensor:
-    return sum((term.weight * term.value for term in terms.values()), start=torch.zeros(()))
 
 
 def turned(x: Tensor, y: Tensor, q: Tensor) -> Views:

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.random import RandomState
+from small import normal
 from torch import Tensor, nn
 
 from ssl_inv.engine.optimizers import make_optimizer
@@ -19,16 +20,8 @@ from ssl_inv.nn.teacher import cosine_momentum
 from ssl_inv.objectives.obow import divergence, spread
 from ssl_inv.testing.processes import on_processes
 
+FACTS = "obow"
 Facts = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def facts(golden: Callable[[str], Facts]) -> Facts:
-    return golden("obow")
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
 
 
 def assert_equal(found: Tensor, expected: object, rtol: float = 1e-9) -> None:

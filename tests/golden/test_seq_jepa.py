@@ -1,13 +1,12 @@
 """seq-JEPA gives the numbers of the authors' code."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
 from numpy.testing import assert_allclose
-from torch import Tensor, nn
+from small import PLACE, single, views_of
+from torch import nn
 
 from ssl_inv.augment.policies import simclr
 from ssl_inv.data.sources.threediebench import GROUPS as RENDERED
@@ -17,27 +16,10 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.aggregator import ActionEncoder
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives.seq_jepa import SeqJEPA, action_vectors
-from ssl_inv.transforms import Real, Transform
+from ssl_inv.transforms import Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
-from ssl_inv.views import View, Views
 
-PLACE = {"place": Real(dimensions=3)}
-
-
-@pytest.fixture(scope="module")
-def facts(golden):
-    return golden("seq_jepa_model")
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.from_numpy(RandomState(seed).standard_normal(shape)).float()
-
-
-def views_of(pixels: Tensor, transforms: Sequence[Transform]) -> Views:
-    return Views(
-        tuple(View(one, transform) for one, transform in zip(pixels.unbind(1), transforms, strict=True)),
-        torch.arange(len(pixels)),
-    )
+FACTS = "seq_jepa_model"
 
 
 OURS = {
@@ -93,8 +75,8 @@ def test_forward_pass_and_gradients_are_those_of_the_authors_code(facts, case, s
     )
     objective.train(case.endswith("train"))
     given = settings.get("observed", 3)
-    pixels = torch.cat((normal(20, 4, 3, 2, 2, 2)[:, :given], normal(21, 4, 1, 2, 2, 2)), dim=1)
-    places = torch.cat((normal(22, 4, 3, 3)[:, :given], normal(23, 4, 1, 3)), dim=1)
+    pixels = torch.cat((single(20, 4, 3, 2, 2, 2)[:, :given], single(21, 4, 1, 2, 2, 2)), dim=1)
+    places = torch.cat((single(22, 4, 3, 3)[:, :given], single(23, 4, 1, 3)), dim=1)
     views = views_of(pixels, [Transform({"place": one}, PLACE) for one in places.unbind(1)])
     seen = {}
     objective.aggregator.register_forward_hook(
@@ -102,7 +84,7 @@ def test_forward_pass_and_gradients_are_those_of_the_authors_code(facts, case, s
     )
     if "relative_latents" in case:
         features = backbone(pixels[:, :3].flatten(0, 1)).view(4, 3, 8)
-        terms = objective.sequence_loss(features, normal(24, 4, 3, 3), objective.teacher(pixels[:, 3]))
+        terms = objective.sequence_loss(features, single(24, 4, 3, 3), objective.teacher(pixels[:, 3]))
     else:
         terms = objective.loss(views, backbone)
     loss = terms["prediction"].value
@@ -118,8 +100,8 @@ def test_forward_pass_and_gradients_are_those_of_the_authors_code(facts, case, s
 
 
 def test_cosine_distance(facts):
-    recorded, prediction = facts["loss_cosine"], normal(0, 5, 16).requires_grad_()
-    loss = losses.cosine_distance(prediction, normal(1, 5, 16))
+    recorded, prediction = facts["loss_cosine"], single(0, 5, 16).requires_grad_()
+    loss = losses.cosine_distance(prediction, single(1, 5, 16))
     loss.backward()
     assert loss.item() == pytest.approx(recorded["loss"], rel=1e-6)
     assert_allclose(prediction.grad[0], recorded["grad_wrt_P_row0"], rtol=1e-4, atol=1e-7)
@@ -131,7 +113,7 @@ def test_embedded_actions_are_normalised_as_the_authors_code_does(facts, golden)
     last = torch.tensor(actions["action_for_predictor"])
     given = torch.cat((torch.tensor(actions["relative_actions_observed"])[:, :2], last[:, None]), dim=1)
     encoder = ActionEncoder(9, 4, "padded")
-    encoder.linear.weight.data = 0.5 * normal(10, 4, 9)
+    encoder.linear.weight.data = 0.5 * single(10, 4, 9)
     fresh = encoder.eval().embed(last[:, None])[:, 0]
     assert_allclose(fresh.detach(), recorded["eval_mode_fresh_stats_target_embedding"], rtol=1e-4, atol=1e-5)
     embedded = encoder.train()(given).detach()
@@ -203,9 +185,9 @@ def test_raw_actions_reach_the_predictor_and_stay_as_they_were(facts, seq_jepa):
     objective, _ = seq_jepa(action_dimensions=0)
     told = []
     objective.prediction_head.register_forward_hook(lambda module, inputs, output: told.append(inputs[0]))
-    actions = normal(0, 4, 3, 3)
-    objective.sequence_loss(normal(1, 4, 3, 8), actions, normal(2, 4, 8))
-    assert torch.equal(actions, normal(0, 4, 3, 3))
+    actions = single(0, 4, 3, 3)
+    objective.sequence_loss(single(1, 4, 3, 8), actions, single(2, 4, 8))
+    assert torch.equal(actions, single(0, 4, 3, 3))
     assert torch.equal(told[0][:, -4:-1], actions[:, -1])
     assert not told[0][:, -1].any()
 

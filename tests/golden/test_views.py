@@ -15,10 +15,7 @@ from ssl_inv.views import Patches, Saccades
 from ssl_inv.views.cutters import SaccadeCutter, patch_corners
 from ssl_inv.views.saccades import inhibit, official_patches
 
-
-@pytest.fixture(scope="module")
-def facts(golden):
-    return golden("seq_jepa_views")
+FACTS = "seq_jepa_views"
 
 
 def test_patches_of_obow_lie_where_its_code_cuts_them(golden):

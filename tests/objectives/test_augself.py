@@ -63,10 +63,5 @@ def test_augself_does_not_depend_on_the_order_of_views_and_leaves_the_projector_
     assert all(one.grad is not None for one in backbone.parameters())
 
 
-def test_augself_refuses_what_measures_nothing():
-    with pytest.raises(ValueError, match=r"^parameters: 'jitter_order' has no numeric value$"):
-        AugSelf(6, GROUPS, parameters=["jitter_order"])
-
-
 def test_parameters_that_an_augmentation_makes_untrue_are_warned_of():
     assert AugSelf(6, GROUPS, parameters=["rotation", "flip"]).parameters_told == ["rotation", "flip"]

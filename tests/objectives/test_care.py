@@ -71,10 +71,7 @@ def test_shared_operations_refuse(settings, sentence):
 
 
 def test_care_needs_augmentations_that_are_shared():
-    with pytest.raises(
-        ValueError,
-        match=r"^chunk: no view of this data records 'chunk'; the operation 'shared' does$",
-    ):
+    with pytest.raises(ValueError, match=r"^chunk: no view of this data records 'chunk'; the operation 'shared' does$"):
         CARE(6, GROUPS)
     assert CARE(6, {"chunk": Code()}).plan.own_views == 1
 

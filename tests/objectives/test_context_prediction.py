@@ -60,17 +60,3 @@ def test_loss_is_the_cross_entropy_of_the_classifier_on_both_features() -> None:
         for v, side in ((1, 2), (2, 7), (3, 0))
     ]
     torch.testing.assert_close(value, torch.stack(expected).mean())
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"neighbours": 9}, "neighbours: must lie between 1 and 8, got 9"),
-        ({"patch_jitter": 43}, "patch_jitter: must be below 42.2 with patches 144 pixels apart, got 43"),
-        ({"patch_gap": -1}, "patch_gap: must be at least 0"),
-        ({"patch_scale": [0.5]}, "patch_scale: must be the smallest and the largest share"),
-    ],
-)
-def test_impossible_settings_are_refused(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        ContextPrediction(4, {}, **settings)

@@ -4,19 +4,15 @@ import math
 
 import pytest
 import torch
+from small import total
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
-from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.objectives.vicreg_trajectory import VICRegTrajectory, centre_of
 from ssl_inv.testing import GROUPS
 from ssl_inv.transforms import Transform
 from ssl_inv.views import View, Views
-
-
-def total(terms: Losses) -> Tensor:
-    return sum((term.weight * term.value for term in terms.values()), start=torch.zeros(()))
 
 
 @pytest.fixture

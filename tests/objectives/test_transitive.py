@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from small import transformer
 
 from ssl_inv.data.source import Images, Indices, Source
 from ssl_inv.memories.gallery import Gallery
@@ -17,7 +18,6 @@ from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.transitive import TransitiveInvariance
 from ssl_inv.run.export import Preprocessing, export_timm
 from ssl_inv.run.recipe import RecipeError, require_files, resolve
-from ssl_inv.testing import check_objective
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.keyed_random import uniform
 
@@ -83,14 +83,6 @@ def test_until_there_is_a_graph_pairs_are_of_one_object():
     links = made.links(0)
     assert links is not None
     assert not np.array_equal(links.partners(np.arange(10), np.ones(10, dtype=np.int64), 1)[0], np.arange(10))
-
-
-def transformer() -> Backbone:
-    torch.manual_seed(0)
-    return make_backbone(
-        name="vit_tiny_patch16_224",
-        arguments={"img_size": 12, "patch_size": 3, "embed_dim": 8, "depth": 1, "num_heads": 2},
-    )
 
 
 @pytest.mark.parametrize("network", [network, transformer])
@@ -207,13 +199,3 @@ def test_what_cannot_be_is_said_in_one_line(settings, sentence, exported):
     with pytest.raises((ValueError, FileNotFoundError), match=re.escape(filled(sentence))) as caught:
         learner(network(), **{name: filled(value) for name, value in settings.items()})
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [{"criterion": "info_nce"}, {"hard_from": 0.0, "cells": 2, "max_degree": 1}, {"weights": {"intra": 1.0}}],
-    ids=str,
-)
-@pytest.mark.slow
-def test_variants_conform(settings):
-    check_objective("transitive", projector=[24, 16], neighbours=3, first_graph=0, **settings)
