@@ -45,11 +45,8 @@ def transformer(**arguments: Any) -> Backbone:
 PROJECTOR = [24, 16]
 VICREG = {"name": "vicreg", "projector": PROJECTOR}
 PATCH_PREDICTOR = {"predictor_width": 8, "predictor_depth": 1, "least_context": 4, "backbone": vit(**MEAN_OF_PATCHES)}
-OBOW_NETWORK = {
-    "name": "resnet18",
-    "stem": "3x3-stride1",
-    "arguments": {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]},
-}
+CHANNELS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]}
+OBOW_NETWORK = {"name": "resnet18", "stem": "3x3-stride1", "arguments": CHANNELS}
 SIZES: dict[str, dict[str, Any]] = {
     "capsie": {"capsules": 3, "pose": 4, "map_side": 3},
     "equicaps": {"capsules": 3, "map_side": 3},
@@ -93,9 +90,8 @@ SIZES: dict[str, dict[str, Any]] = {
 def small(name: str) -> dict[str, Any]:
     """Settings that make networks small, where the objective has them."""
     settings = SIZES.get(name, {})
-    return (
-        {"projector": PROJECTOR, **settings} if "projector" in schema_of(OBJECTIVES.find(name)).settings else settings
-    )
+    projected = "projector" in schema_of(OBJECTIVES.find(name)).settings
+    return {"projector": PROJECTOR, **settings} if projected else settings
 
 
 def build(name: str, groups: Mapping[str, Group] = GROUPS, **settings: Any) -> tuple[Backbone, Any]:

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.random import RandomState
+from small import total, views_of
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
@@ -18,7 +19,6 @@ from ssl_inv.objectives.equicaps import EquiCaps, turn
 from ssl_inv.testing import random_transform
 from ssl_inv.transforms import Circle, Rotation
 from ssl_inv.transforms.quaternions import quaternion_to_matrix
-from ssl_inv.views import View, Views
 
 FACTS = "capsules"
 GROUPS = {"rotation": Rotation()}
@@ -35,20 +35,12 @@ def test_projector(facts: dict[str, Any]) -> None:
     case, rng = facts["SR_capsule_projector"], RandomState(22)
     projector = CapsuleProjector(6, 3, 9, 2).double()
     activation, pose, routing = projector.activation, projector.poses, projector.routing
-    places = [
-        activation[0].weight,
-        pose[0].weight,
-        activation[1].weight,
-        activation[1].bias,
-        pose[1].weight,
-        pose[1].bias,
-    ]
-    places += [routing.votes, routing.routing, routing.bias]
+    places = [activation[0].weight, pose[0].weight, activation[1].weight, activation[1].bias]
+    places += [pose[1].weight, pose[1].bias, routing.votes, routing.routing, routing.bias]
     for parameter, (name, shape) in zip(places, case["param_order"], strict=True):
         drawn = rng.randn(*shape)
-        parameter.data = torch.tensor(
-            1 + 0.1 * drawn if name in ("bn_a.weight", "bn_pose.weight") else 0.3 * drawn
-        ).view(parameter.shape)
+        drawn = 1 + 0.1 * drawn if name in ("bn_a.weight", "bn_pose.weight") else 0.3 * drawn
+        parameter.data = torch.tensor(drawn).view(parameter.shape)
     activations, poses = projector(torch.tensor(rng.randn(4, 6, 2, 2)))
     values = case["values"]
     np.testing.assert_allclose(activations[0].detach(), values["a[0]"], rtol=1e-10)
@@ -68,9 +60,8 @@ def test_equicaps_terms_and_gradients(facts: dict[str, Any]) -> None:
     terms = EquiCaps(4, GROUPS, capsules=5, map_side=1).capsule_loss(Capsules(a1, p1), Capsules(a2, p2), rotation)
     for name, term in terms.items():
         assert term.value.item() == pytest.approx(case["values"][TERMS[name]], rel=1e-10), name
-    total = torch.stack([term.weight * term.value for term in terms.values()]).sum()
-    assert total.item() == pytest.approx(case["values"]["loss"], rel=1e-10)
-    total.backward()
+    assert total(terms).item() == pytest.approx(case["values"]["loss"], rel=1e-10)
+    total(terms).backward()
     for tensor, name in ((a1, "a1"), (p1, "p1"), (p2, "p2")):
         assert tensor.grad is not None
         assert tensor.grad.norm().item() == pytest.approx(case["values"][f"grad_{name}_norm"], rel=1e-9), name
@@ -123,17 +114,14 @@ def test_predictor_maps_between_embeddings(kind: type[Objective]) -> None:
     action = random_transform(GROUPS, 5).relative(random_transform(GROUPS, 5))
     assert predictor is not None
     error = F.mse_loss(predictor.predict(predictor.embed(x), action), predictor.embed(y))
-    told = (
-        quaternion_to_matrix(action["rotation"]) if isinstance(objective, EquiCaps) else objective.action_vector(action)
-    )
+    told = quaternion_to_matrix(action["rotation"]) if kind is EquiCaps else objective.action_vector(action)
     terms = objective.capsule_loss(objective.projector(x), objective.projector(y), told)
     torch.testing.assert_close(error, terms["equivariance"].value)
 
 
 def test_maps_of_another_size_and_data_without_rotations_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match="map_side: 8, but the backbone's feature maps of these images have 2 x 2 places"
-    ):
+    message = "map_side: 8, but the backbone's feature maps of these images have 2 x 2 places"
+    with pytest.raises(ValueError, match=message):
         CapsuleProjector(6, 4, 9, 8)(torch.randn(5, 6, 2, 2))
     with pytest.raises(ValueError, match="no view of this data records 'rotation'; there are floor_hue"):
         EquiCaps(6, {"floor_hue": Circle()})
@@ -142,12 +130,9 @@ def test_maps_of_another_size_and_data_without_rotations_are_refused() -> None:
 @pytest.mark.parametrize("kind", [CapsIE, EquiCaps])
 def test_what_lies_behind_the_map_learns_nothing_and_is_not_waited_for(kind: type[Objective]) -> None:
     backbone = make_backbone(name="test_convnext", arguments={})
-    objective = kind(backbone.features, {"rotation": Rotation()}, capsules=2, map_side=2)
+    objective = kind(backbone.features, GROUPS, capsules=2, map_side=2)
     objective.adopt(backbone)
-    views = Views(
-        tuple(View(torch.randn(4, 3, 64, 64), random_transform({"rotation": Rotation()}, 4)) for _ in range(2)),
-        torch.arange(4),
-    )
-    torch.stack([term.value for term in objective.loss(views, backbone).values()]).sum().backward()
+    views = views_of(torch.randn(2, 4, 3, 64, 64), [random_transform(GROUPS, 4) for _ in range(2)])
+    total(objective.loss(views, backbone)).backward()
     without = [name for name, parameter in backbone.named_parameters() if parameter.grad is None]
     assert without == [name for name, parameter in backbone.named_parameters() if not parameter.requires_grad] != []

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
-from small import total
+from small import total, views_of
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
@@ -17,7 +17,7 @@ from ssl_inv.objectives.equimod import EquiMod
 from ssl_inv.objectives.sen import SEN
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.transforms import Rotation, Transform
-from ssl_inv.views import View, Views
+from ssl_inv.views import Views
 
 ROTATION = {"rotation": Rotation()}
 
@@ -34,11 +34,8 @@ def inputs() -> dict[str, Tensor]:
     scale = np.linspace(0.3, 1.7, 14)
     x, rng = x0 * scale, RandomState(5)
     arrays = {"x": x, "y": 0.6 * x + 0.8 * y0 * scale, "q": z / np.linalg.norm(z, axis=1, keepdims=True)}
-    arrays |= {
-        "W14": 0.3 * rng.randn(196, 4),
-        "Pi": rng.randn(14, 14) / np.sqrt(14),
-        "Pe": rng.randn(14, 14) / np.sqrt(14),
-    }
+    arrays["W14"] = 0.3 * rng.randn(196, 4)
+    arrays["Pi"], arrays["Pe"] = (rng.randn(14, 14) / np.sqrt(14) for _ in range(2))
     for number, rows in ((1, 28), (2, 28), (3, 4)):
         arrays[f"H{number}"], arrays[f"hb{number}"] = rng.randn(rows, 28) / np.sqrt(28), 0.1 * rng.randn(rows)
     return tensors(**arrays)
@@ -61,8 +58,7 @@ def bilinear(weight: Tensor) -> BilinearPredictor:
 def turned(x: Tensor, y: Tensor, q: Tensor) -> Views:
     """Two views whose pixels are x and y and whose relative rotation is q."""
     identity = ROTATION["rotation"].neutral(len(x)).to(q.dtype)
-    views = (View(x, Transform({"rotation": identity}, ROTATION)), View(y, Transform({"rotation": q}, ROTATION)))
-    return Views(views, torch.arange(len(x)))
+    return views_of([x, y], [Transform({"rotation": one}, ROTATION) for one in (identity, q)])
 
 
 def sen_of_sie(inputs: dict[str, Tensor]) -> SEN:
@@ -80,15 +76,13 @@ def equimod_of_sie(inputs: dict[str, Tensor]) -> EquiMod:
 
 
 def augself_of_sie(inputs: dict[str, Tensor]) -> AugSelf:
+    settings = {"parameters": ["rotation"], "projector": [14], "temperature": 0.1, "convention": "sie"}
     heads = {"hidden": [28, 28], "normalised_heads": False, "bounded": False, "symmetric": False}
-    objective = AugSelf(
-        14, ROTATION, parameters=["rotation"], projector=[14], temperature=0.1, convention="sie", **heads
-    ).double()
+    objective = AugSelf(14, ROTATION, **settings, **heads).double()
     objective.projector = nn.Identity()
     names = [name for number in (1, 2, 3) for name in (f"H{number}", f"hb{number}")]
-    objective.heads[0].load_state_dict(
-        dict(zip(mlp((28, 28, 28, 4)).state_dict(), (inputs[name] for name in names), strict=True))
-    )
+    ours = mlp((28, 28, 28, 4)).state_dict()
+    objective.heads[0].load_state_dict(dict(zip(ours, (inputs[name] for name in names), strict=True)))
     return objective
 
 
@@ -106,7 +100,6 @@ def partly_invariant_vicreg(inputs: dict[str, Tensor]) -> VICReg:
         ("E7_SimCLRAugSelf", augself_of_sie),
         ("E8_VICRegPartInv", partly_invariant_vicreg),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_comparisons_of_sie(golden, inputs, case, objective):
     """From the views: the transforms give the action."""

@@ -70,9 +70,8 @@ def hard_negatives(whole: InterCLR, index: Tensor) -> Tensor:
     negatives = whole.negatives
     assert negatives is not None
     labels = whole.clusters.labels
-    return gather(
-        negatives.draw(queries, labels[index].long(), whole.bank, labels, whole.clusters.members, index).objects
-    )
+    drawn = negatives.draw(queries, labels[index].long(), whole.bank, labels, whole.clusters.members, index)
+    return gather(drawn.objects)
 
 
 def test_centroids_are_the_authors(facts, bank_and_clusters):

@@ -72,15 +72,8 @@ def renewed_words(making: str, locations: list[list[int]]) -> Facts:
 
 def golden_head(level: int) -> DynamicHead:
     head, rng = DynamicHead((4, 6)[level], 8, 8.0).double(), RandomState(10 + level)
-    norm = head.norm
-    drawn = (
-        (head.first.weight, 0, 0.5),
-        (norm.weight, 1, 0.1),
-        (norm.bias, 0, 0.1),
-        (head.last.weight, 0, 0.25),
-        (head.last.bias, 0, 0.1),
-    )
-    for parameter, mean, deviation in drawn:
+    parameters = (head.first.weight, head.norm.weight, head.norm.bias, head.last.weight, head.last.bias)
+    for parameter, mean, deviation in zip(parameters, (0, 1, 0, 0, 0), (0.5, 0.1, 0.1, 0.25, 0.1), strict=True):
         parameter.data = mean + deviation * torch.tensor(rng.randn(*parameter.shape))
     return head
 
@@ -210,10 +203,10 @@ def test_head_and_loss(processes: int, facts: Facts) -> None:
     }
     assert_equal(logits["160"][0].transpose(0, 1).reshape(4, 10), expected["train_logits_crops160_level0 (4x10)"])
     assert_equal(logits["96"][1].transpose(0, 1).reshape(6, 12), expected["train_logits_crops96_level1 (6x12)"])
-    crossed = torch.stack(
-        [losses.distillation(logits["160"][i], golden_targets(i)[None], 1.0).mean() for i in (0, 1)]
-    ).mean()
-    assert_equal(crossed, expected["cross_entropy_form_crops160 (KL + target entropy, mean over levels)"])
+    crossed = [losses.distillation(logits["160"][i], golden_targets(i)[None], 1.0).mean() for i in (0, 1)]
+    assert_equal(
+        torch.stack(crossed).mean(), expected["cross_entropy_form_crops160 (KL + target entropy, mean over levels)"]
+    )
 
 
 def test_perplexities_and_schedules(facts: Facts) -> None:

@@ -27,14 +27,8 @@ def inputs() -> dict[str, Tensor]:
     scale = np.linspace(0.3, 1.7, 14)
     x = x0 * scale
     q = z / np.linalg.norm(z, axis=1, keepdims=True)
-    arrays = {
-        "x": x,
-        "y": 0.6 * x + 0.8 * y0 * scale,
-        "q": q,
-        "qc": np.concatenate([q, colour], 1),
-        "W": weight,
-        "W6": weight6,
-    }
+    arrays = {"x": x, "y": 0.6 * x + 0.8 * y0 * scale, "q": q, "qc": np.concatenate([q, colour], 1)}
+    arrays |= {"W": weight, "W6": weight6}
     return {name: torch.tensor(array) for name, array in arrays.items()}
 
 
@@ -99,14 +93,7 @@ def test_rotation_and_colour_variant_predicts_as_one_matrix_per_sample(inputs):
 def test_deep_hypernetwork(facts, inputs):
     values, rng = facts["B_deep_hypernet_2layer_predictor"]["values"], RandomState(1)
     predictor = HypernetworkPredictor((6, 5, 6), action=4).double()
-    state = [
-        0.4 * rng.randn(4, 4),
-        0.1 * rng.randn(4),
-        0.4 * rng.randn(4, 4),
-        0.1 * rng.randn(4),
-        0.4 * rng.randn(71, 4),
-        0.1 * rng.randn(71),
-    ]
+    state = [array for rows in (4, 4, 71) for array in (0.4 * rng.randn(rows, 4), 0.1 * rng.randn(rows))]
     predictor.load_state_dict(dict(zip(predictor.state_dict(), map(torch.tensor, state), strict=True)))
     assert_output(predictor(inputs["x"][:, 8:], inputs["q"]), values)
 
@@ -131,10 +118,8 @@ def test_sie_with_split_and_projectors(facts, inputs):
     objective = SIE(12, GROUPS, projector=[20, 20, 16]).double()
     for part in (objective.invariant_projector, objective.equivariant_projector):
         for linear, norm, inputs_ in ((part[0], part[1], 6), (part[3], part[4], 10)):
-            linear.weight.data, linear.bias.data = (
-                torch.tensor(0.4 * rng.randn(10, inputs_)),
-                torch.tensor(0.1 * rng.randn(10)),
-            )
+            linear.weight.data = torch.tensor(0.4 * rng.randn(10, inputs_))
+            linear.bias.data = torch.tensor(0.1 * rng.randn(10))
             norm.weight.data, norm.bias.data = torch.tensor(1 + 0.1 * rng.randn(10)), torch.tensor(0.1 * rng.randn(10))
         part[6].weight.data = torch.tensor(0.4 * rng.randn(8, 10))
     objective.action_predictor = bilinear(torch.tensor(0.2 * rng.randn(64, 4)), 8)
@@ -158,7 +143,6 @@ def vicreg(x, y, **settings):
         ("E2_SimCLR_t0.1", lambda x, y: losses.nt_xent(x, y, 0.1)),
         ("E2_SimCLR_t0.5", lambda x, y: losses.nt_xent(x, y, 0.5)),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_comparisons(facts, inputs, case, loss):
     values = facts[case]["values"]

@@ -123,9 +123,8 @@ def test_channels_last_changes_no_value():
     with torch.no_grad():
         before = backbone(pixels)
         to_channels_last(backbone)
-        torch.testing.assert_close(
-            backbone(pixels.contiguous(memory_format=torch.channels_last)), before, rtol=1e-4, atol=1e-5
-        )
+        after = backbone(pixels.contiguous(memory_format=torch.channels_last))
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-5)
     assert all(not isinstance(module, nn.Linear) for module in [backbone.model.get_classifier()])
 
 

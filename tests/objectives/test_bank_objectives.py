@@ -15,13 +15,10 @@ INDEX = torch.tensor([0, 13, 28, 51])
 
 def test_what_a_bank_begins_with_is_a_matter_of_the_seed_alone():
     def vectors(seed: int) -> Tensor:
-        sections = {
-            "objective": {"name": "npid", "projector": [4]},
-            "backbone": {"name": "test_resnet"},
-            "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 1, "size": 16},
-            "trainer": {"steps": 1, "batch_size": 8, "accelerator": "cpu", "seed": seed},
-        }
-        return of_run.build(resolve(sections)).objective.bank.vectors
+        data = {"name": "rendered", "classes": 4, "objects": 24, "views": 1, "size": 16}
+        trainer = {"steps": 1, "batch_size": 8, "accelerator": "cpu", "seed": seed}
+        objective = {"objective": {"name": "npid", "projector": [4]}, "backbone": {"name": "test_resnet"}}
+        return of_run.build(resolve({**objective, "data": data, "trainer": trainer})).objective.bank.vectors
 
     first, again, other = (vectors(seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -54,9 +51,8 @@ def test_deepcluster_prototypes_are_frozen_centroids_of_the_two_banks_in_turn():
     assert not any("sets" in name for name, _ in deep.named_parameters())
     z = losses.unit_rows(normal(2, 2, 4, 5).float())
     found = deep.embedding_loss(z, INDEX)["clusters"].value
-    expected = [
-        F.cross_entropy(crop @ one.centroids.T / 0.1, one.labels[INDEX].long()) for one in deep.sets for crop in z
-    ]
+    pairs = [(one.labels[INDEX].long(), crop @ one.centroids.T / 0.1) for one in deep.sets for crop in z]
+    expected = [F.cross_entropy(logits, labels) for labels, logits in pairs]
     torch.testing.assert_close(found, torch.stack(expected).mean())
     deep.after_step(nn.Identity(), 1, 10)
     for bank, crop in zip(deep.banks, z, strict=True):

@@ -71,10 +71,8 @@ def test_an_action_depends_on_the_views_that_it_leads_to_and_from(convention, sa
     names = ["crop", "brightness", "hue", "blur"]
     three = action_vectors(transforms[:3], names, convention)
     assert torch.allclose(action_vectors(transforms, names, convention)[:, :2], three) == same
-    assert (
-        SeqJEPA(8, simclr().groups, **{**SMALL, "parameters": names}, convention=convention).aggregation(backbone)
-        is not None
-    ) == same
+    objective = SeqJEPA(8, simclr().groups, **SMALL, parameters=names, convention=convention)
+    assert (objective.aggregation(backbone) is not None) == same
 
 
 # What it claims.
@@ -177,7 +175,6 @@ def test_retrieval_predicts_in_the_space_that_the_loss_compares_in(target, seq_j
 
 
 def test_saccades_are_asked_for_by_setting():
-    objective = SeqJEPA(
-        8, {}, **SMALL, views="saccades", parameters=["fixation"], observed=4, patch=8, inhibition="square"
-    )
+    saccades = {"views": "saccades", "parameters": ["fixation"], "observed": 4, "patch": 8}
+    objective = SeqJEPA(8, {}, **SMALL, **saccades, inhibition="square")
     assert objective.plan == Saccades(4, 8, "spectral_residual", "square")

@@ -26,9 +26,8 @@ class Network(nn.Module):
         super().__init__()
         self.num_features = widths[-1]
         pairs = zip((3, *widths), widths, strict=False)
-        self.layers = nn.ModuleList(
-            nn.Conv2d(one, other, 3, padding=1, padding_mode="circular", bias=False) for one, other in pairs
-        )
+        settings = {"padding": 1, "padding_mode": "circular", "bias": False}
+        self.layers = nn.ModuleList(nn.Conv2d(one, other, 3, **settings) for one, other in pairs)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         for number, layer in enumerate(self.layers):

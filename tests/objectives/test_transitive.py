@@ -126,9 +126,8 @@ def test_a_frozen_teacher_sees_images_as_in_its_own_training_and_is_asked_once(e
     made.between_epochs(backbone, 0, gallery())
     model = timm.create_model(f"local-dir:{exported}", pretrained=True).eval()
     objects, views = np.repeat(np.arange(10), 2), np.tile(np.arange(2), 10)
-    pixels = F.interpolate(
-        Blocks().load(objects, views).pixels.float() / 255, (16, 16), mode="bicubic", antialias=True
-    ).clamp(0, 1)
+    pixels = Blocks().load(objects, views).pixels.float() / 255
+    pixels = F.interpolate(pixels, (16, 16), mode="bicubic", antialias=True).clamp(0, 1)
     mean, std = (torch.tensor(one).view(1, 3, 1, 1) for one in ((0.1, 0.2, 0.3), (0.5, 0.6, 0.7)))
     with torch.no_grad():
         features = model((pixels - mean) / std).numpy()
@@ -147,16 +146,10 @@ def test_weights_in_a_file_are_a_teacher_with_the_name_of_their_network(exported
 
 
 def test_a_teacher_that_is_gone_is_said_before_anything_is_read_and_hinders_no_judgement():
+    objective = {"name": "transitive", "teacher_path": "nowhere"}
+    recipe = resolve({"objective": objective, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
     with pytest.raises(RecipeError, match=r"^objective\.teacher_path: no such file or folder: 'nowhere'$"):
-        require_files(
-            resolve(
-                {
-                    "objective": {"name": "transitive", "teacher_path": "nowhere"},
-                    "data": {"name": "rendered"},
-                    "trainer": {"steps": 1},
-                }
-            )
-        )
+        require_files(recipe)
     backbone = network()
     made = learner(backbone, teacher_path="nowhere")
     assert "all" in made.representations(backbone)(torch.zeros(2, 3, 12, 12))
