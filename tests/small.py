@@ -1,5 +1,6 @@
 """Small objectives, memories and views that the tests of several rooms share; conftest files import the fixtures."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -15,6 +16,7 @@ from ssl_inv.memories.clusters import Clusters
 from ssl_inv.memories.draws import Drawn, Kind, Negatives
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone, make_backbone
+from ssl_inv.nn.predictors import BilinearPredictor
 from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.interclr import InterCLR
 from ssl_inv.objectives.seq_jepa import SeqJEPA
@@ -163,6 +165,14 @@ def seq_jepa() -> Callable[..., tuple[SeqJEPA, nn.Module]]:
         return objective, backbone
 
     return make
+
+
+def bilinear(weight: Tensor) -> BilinearPredictor:
+    """The predictor with the weight of the hypernetwork's linear layer, rows (out, in), columns the action."""
+    size = math.isqrt(len(weight))
+    predictor = BilinearPredictor(size, weight.shape[1]).double()
+    predictor.weight.data = weight.view(size, size, -1).permute(2, 0, 1).clone()
+    return predictor
 
 
 @pytest.fixture(scope="session")

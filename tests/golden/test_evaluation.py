@@ -12,21 +12,11 @@ import torch
 from sklearn.metrics import r2_score
 from torch import Tensor
 
-from ssl_inv.evaluation import (
-    Encoded,
-    FeatureTable,
-    NearestNeighbours,
-    Retrieval,
-    ViewPredictor,
-    alpha_req,
-    r2_mean,
-    r2_per_dimension,
-    r2_pooled,
-    rankme,
-)
+from ssl_inv.evaluation import Encoded, FeatureTable, NearestNeighbours, Retrieval, ViewPredictor
 from ssl_inv.evaluation.protocols.classification import in_top
 from ssl_inv.evaluation.protocols.retrieval import RetrievalSet, predicted_views, view_ranks
-from ssl_inv.evaluation.protocols.spectrum import normalised_deviation, singular_values
+from ssl_inv.evaluation.protocols.spectrum import alpha_req, normalised_deviation, rankme, singular_values
+from ssl_inv.evaluation.protocols.transforms_r2 import r2_mean, r2_per_dimension, r2_pooled
 from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms import Action, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler

@@ -38,22 +38,17 @@ def test_sigreg(facts: dict[str, Any], directions: Tensor) -> None:
 @pytest.mark.parametrize(
     ("form", "distance", "sigreg", "loss"),
     [
-        ("per-view", "invariance_all_views", "sigreg_per_view_mean", "loss_minimal_lambda_0p02"),
-        (
-            "flattened",
-            "invariance_first_two_global",
-            "sigreg_flattened",
-            "loss_stable_pretraining_lambda_0p02_two_global",
-        ),
+        ("per-view", "all_views", "per_view_mean", "minimal_lambda_0p02"),
+        ("flattened", "first_two_global", "flattened", "stable_pretraining_lambda_0p02_two_global"),
     ],
 )
 def test_lejepa(facts: dict[str, Any], directions: Tensor, form: Any, distance: str, sigreg: str, loss: str) -> None:
     values, objective = facts["lejepa_loss_multi_view"], LeJEPA(4, {}, form=form, local_views=1)
     objective.directions.forward = lambda _: directions
     terms = objective.embedding_loss(single(102, 3, 16, 6))
-    assert terms["invariance"].value.item() == pytest.approx(values[distance], rel=1e-5)
-    assert terms["sigreg"].value.item() == pytest.approx(values[sigreg], rel=1e-5)
-    assert total(terms).item() == pytest.approx(values[loss], rel=1e-5)
+    assert terms["invariance"].value.item() == pytest.approx(values[f"invariance_{distance}"], rel=1e-5)
+    assert terms["sigreg"].value.item() == pytest.approx(values[f"sigreg_{sigreg}"], rel=1e-5)
+    assert total(terms).item() == pytest.approx(values[f"loss_{loss}"], rel=1e-5)
 
 
 def test_terms_of_eb_jepa(facts: dict[str, Any]) -> None:

@@ -204,9 +204,8 @@ def test_head_and_loss(processes: int, facts: Facts) -> None:
     assert_equal(logits["160"][0].transpose(0, 1).reshape(4, 10), expected["train_logits_crops160_level0 (4x10)"])
     assert_equal(logits["96"][1].transpose(0, 1).reshape(6, 12), expected["train_logits_crops96_level1 (6x12)"])
     crossed = [losses.distillation(logits["160"][i], golden_targets(i)[None], 1.0).mean() for i in (0, 1)]
-    assert_equal(
-        torch.stack(crossed).mean(), expected["cross_entropy_form_crops160 (KL + target entropy, mean over levels)"]
-    )
+    recorded = expected["cross_entropy_form_crops160 (KL + target entropy, mean over levels)"]
+    assert_equal(torch.stack(crossed).mean(), recorded)
 
 
 def test_perplexities_and_schedules(facts: Facts) -> None:

@@ -50,24 +50,18 @@ def test_samples_of_a_chunk_are_augmented_alike():
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("samples", "names", "sentence"),
     [
-        ({"samples": 1, "operations": [{"name": "crop"}]}, "samples: must be at least 2, got 1"),
-        ({"samples": 4, "operations": []}, "operations: is empty, at least one is needed"),
-        (
-            {"samples": 4, "operations": [{"name": "crop"}, {"name": "crop"}]},
-            "two operations draw 'crop'; a view has one value of it",
-        ),
-        (
-            {"samples": 4, "operations": [{"name": "corp"}]},
-            "operation 'corp': name: no operation is called 'corp'; did you mean 'crop'?",
-        ),
+        (1, ["crop"], "samples: must be at least 2, got 1"),
+        (4, [], "operations: is empty, at least one is needed"),
+        (4, ["crop", "crop"], "two operations draw 'crop'; a view has one value of it"),
+        (4, ["corp"], "operation 'corp': name: no operation is called 'corp'; did you mean 'crop'?"),
     ],
     ids=str,
 )
-def test_shared_operations_refuse(settings, sentence):
+def test_shared_operations_refuse(samples, names, sentence):
     with pytest.raises(ValueError, match=re.escape(f"operation {NAME!r}: {sentence}") + "$"):
-        operations_of([{"name": NAME, **settings}])
+        operations_of([{"name": NAME, "samples": samples, "operations": [{"name": one} for one in names]}])
 
 
 def test_care_needs_augmentations_that_are_shared():
@@ -77,11 +71,9 @@ def test_care_needs_augmentations_that_are_shared():
 
 
 def test_a_chunk_does_not_stand_on_two_processes():
-    augmentation = custom(operations=[{"name": "shared", "samples": 4, "operations": [{"name": "crop"}]}])
+    augmentation = custom(operations=SHARED)
     require_batch(6, nn.Identity(), augmentation, processes=1)
     require_batch(16, nn.Identity(), augmentation, processes=2)
-    with pytest.raises(
-        ValueError,
-        match="batch_size: must be a multiple of 4 samples that are augmented alike times 2 processes, 8; got 12",
-    ):
+    message = "batch_size: must be a multiple of 4 samples that are augmented alike times 2 processes, 8; got 12"
+    with pytest.raises(ValueError, match=message):
         require_batch(12, nn.Identity(), augmentation, processes=2)

@@ -12,9 +12,8 @@ from small import SIZES, VICREG, total, transformer, views_of
 from torch import Tensor, nn
 
 from ssl_inv.augment.policies import custom, dino, none
-from ssl_inv.augment.policy import Augmentation
 from ssl_inv.data.batches import StepBatches
-from ssl_inv.data.source import Source, Subset
+from ssl_inv.data.source import Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.data.sources.table import ViewTable
 from ssl_inv.nn.backbones import Backbone, Cached, make_backbone
@@ -54,9 +53,7 @@ def solids(views: int = 2) -> RenderedSolids:
     return RenderedSolids(classes=4, objects=16, views=views, size=SIZE, primitives=4, seed=1)
 
 
-def rendered_views(
-    plan: Plan, source: Source | None = None, augmentation: Augmentation | None = None, batch: int = 8
-) -> Views:
+def rendered_views(plan: Plan, source=None, augmentation=None, batch: int = 8) -> Views:
     source = source or solids()
     maker = ViewMaker(plan, source, augmentation or none(), (0.5,) * 3, (0.25,) * 3, seed=0)
     return maker(StepBatches(source, batch, maker.loaded_views, 0, way=maker.plan.way)[0])

@@ -119,79 +119,60 @@ from torch import nn
 from ssl_inv.objectives.base import Objective, Term
 from ssl_inv.nn.distributed import gather
 from ssl_inv.views import Pair
-
 class Sound(Objective):
     def __init__(self, features, groups):
         super().__init__()
         self.head = nn.Linear(features, 4)
-
     @property
     def plan(self):
         return Pair()
-
     def value(self, x, y):
         # Both gathers of the last sum share one gradient.
         spread = gather(x).var(0) + (gather(x) - gather(y)).square().mean(0)
         return spread.mean() + (gather(x) + gather(y)).square().mean()
-
     def loss(self, views, backbone):
         x, y = (self.head(backbone(view.pixels)) for view in views.views)
         return {"term": Term(self.value(*(z if z.dtype == torch.float64 else z.float() for z in (x, y))))}
-
 class WithoutGather(Sound):
     def value(self, x, y):
         return (x.var(0) + (x - y).square().mean(0)).mean()
-
 class UnusedHead(Sound):
     def __init__(self, features, groups):
         super().__init__(features, groups)
         self.spare = nn.Linear(features, 4)
-
 class HiddenState(Sound):
     momentum = 1.0
-
     def value(self, x, y):
         return self.momentum * super().value(x, y)
-
     def after_step(self, backbone, step, steps):
         self.momentum = 0.9 * self.momentum
-
 class NotPersistent(Sound):
     def __init__(self, features, groups):
         super().__init__(features, groups)
         self.register_buffer("rate", torch.ones(()), persistent=False)
-
     def value(self, x, y):
         return self.rate * super().value(x, y)
-
     def after_step(self, backbone, step, steps):
         self.rate.mul_(0.5)
-
 class HalfPrecision(Sound):
     def value(self, x, y):
         return super().value(x, y).bfloat16() if torch.is_autocast_enabled("cpu") else super().value(x, y)
-
 class NotFinite(Sound):
     def value(self, x, y):
         return super().value(x, y) / 0
-
 class ProbesItsHead(Sound):
     def representations(self, backbone):
         return lambda pixels: {"all": self.head(backbone(pixels))}
-
 class WithoutAll(Sound):
     def representations(self, backbone):
         return lambda pixels: {"invariant": backbone(pixels)}
-
 class LeftOnHost(Sound):
     def value(self, x, y):
         return super().value(x, y * torch.ones(4))
-
 class OwnQueue(Sound):
     def __init__(self, features, groups):
         super().__init__(features, groups)
         self.register_buffer("mean", torch.zeros(4))
-
     def value(self, x, y):
         self.mean.lerp_(x.detach().mean(0).to(self.mean.dtype), 0.5)
         return super().value(x, y)

@@ -55,9 +55,7 @@ def views(plan: Plan, pixels: list[Tensor]) -> Views:
     return views_of(pixels, [random_transform({**GROUPS, **plan.groups}, len(pixels[0])) for _ in pixels])
 
 
-def penalty(
-    backbone: Backbone, pixels: Tensor, name: str, element: int, monkeypatch: pytest.MonkeyPatch, **settings: Any
-) -> float:
+def penalty(backbone: Backbone, pixels: Tensor, name: str, element: int, monkeypatch, **settings: Any) -> float:
     one = objective(backbone.features, symmetries=[name], **settings)
     monkeypatch.setattr(one, "_element", lambda *_: element)
     with torch.no_grad():
@@ -90,9 +88,7 @@ def test_the_regular_representation_is_one(order: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "order"), [("turns", 4), ("flips", 2), ("hues", 3)])
-def test_for_linear_maps_and_white_images_it_is_the_distance_of_weights_from_their_projection(
-    name: str, order: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_for_linear_maps_and_white_images_it_is_the_distance_of_weights_from_their_projection(name, order, monkeypatch):
     network = backbone(5)
     weight = network.model.layers[0].weight.detach()
     dimensions = {"turns": (2, 3), "flips": (3,), "hues": 1}[name]

@@ -111,9 +111,7 @@ def test_a_recipe_has_the_settings_of_both() -> None:
 
 
 @pytest.mark.parametrize(("views", "warned"), [("augmented", True), ("plain", False)])
-def test_what_the_data_record_is_told_of_views_that_nothing_is_done_to(
-    views: str, warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_the_data_record_is_told_of_views_that_nothing_is_done_to(views, warned, caplog):
     content: dict[str, Any] = {
         "objective": {"name": "split", "invariant": VICREG, "equivariant": SIE, "equivariant_views": views},
         "backbone": {"name": "test_resnet"},
