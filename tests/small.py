@@ -167,6 +167,17 @@ def seq_jepa() -> Callable[..., tuple[SeqJEPA, nn.Module]]:
     return make
 
 
+THEIR_TERMS = {
+    "invariance": "repr_loss_inv",
+    "equivariance": "repr_loss_equi",
+    "variance": "std_loss",
+    "covariance": "cov_loss",
+    "predicted_variance": "pred_std_loss",
+    "mean_entropy": "MEMAX_loss",
+}
+"""The names of loss terms in the authors' code of SIE and EquiCaps."""
+
+
 def bilinear(weight: Tensor) -> BilinearPredictor:
     """The predictor with the weight of the hypernetwork's linear layer, rows (out, in), columns the action."""
     size = math.isqrt(len(weight))

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.random import RandomState
-from small import total, views_of
+from small import THEIR_TERMS, total, views_of
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
@@ -22,13 +22,6 @@ from ssl_inv.transforms.quaternions import quaternion_to_matrix
 
 FACTS = "capsules"
 GROUPS = {"rotation": Rotation()}
-TERMS = {
-    "invariance": "repr_loss_inv",
-    "equivariance": "repr_loss_equi",
-    "variance": "std_loss",
-    "covariance": "cov_loss",
-    "mean_entropy": "MEMAX_loss",
-}
 
 
 def test_projector(facts: dict[str, Any]) -> None:
@@ -59,7 +52,7 @@ def test_equicaps_terms_and_gradients(facts: dict[str, Any]) -> None:
     rotation = torch.tensor(case["transform"], dtype=torch.float64)
     terms = EquiCaps(4, GROUPS, capsules=5, map_side=1).capsule_loss(Capsules(a1, p1), Capsules(a2, p2), rotation)
     for name, term in terms.items():
-        assert term.value.item() == pytest.approx(case["values"][TERMS[name]], rel=1e-10), name
+        assert term.value.item() == pytest.approx(case["values"][THEIR_TERMS[name]], rel=1e-10), name
     assert total(terms).item() == pytest.approx(case["values"]["loss"], rel=1e-10)
     total(terms).backward()
     for tensor, name in ((a1, "a1"), (p1, "p1"), (p2, "p2")):

@@ -98,10 +98,8 @@ def predictions() -> Facts:
     heads = [golden_head(level) for level in (0, 1)]
     classifiers = [head.classifier(golden_dictionary(level)) for level, head in enumerate(heads)]
     # From (image, crop) to (crop, image).
-    features = {
-        kind: normal(seed, 2, count, 8).transpose(0, 1).requires_grad_()
-        for kind, seed, count in (("160", 30, 2), ("96", 31, 3))
-    }
+    kinds = (("160", 30, 2), ("96", 31, 3))
+    features = {kind: normal(seed, 2, n, 8).transpose(0, 1).requires_grad_() for kind, seed, n in kinds}
     found: Facts = {"classifiers": classifiers, "loss": {}, "logits": {}}
     for kind, some in features.items():
         mine = share(some.transpose(0, 1)).transpose(0, 1)
@@ -197,10 +195,8 @@ def test_head_and_loss(processes: int, facts: Facts) -> None:
             assert_equal(running, value)
         evaluated = one["evaluated"].transpose(0, 1).reshape(4, 10)
         assert_equal(evaluated, expected["eval_logits_crops160_level0_after_that_pass"])
-    logits = {
-        kind: [torch.cat([one["logits"][kind][level] for one in shares], dim=1) for level in (0, 1)]
-        for kind in ("160", "96")
-    }
+    both = {kind: [one["logits"][kind] for one in shares] for kind in ("160", "96")}
+    logits = {kind: [torch.cat(level, dim=1) for level in zip(*some, strict=True)] for kind, some in both.items()}
     assert_equal(logits["160"][0].transpose(0, 1).reshape(4, 10), expected["train_logits_crops160_level0 (4x10)"])
     assert_equal(logits["96"][1].transpose(0, 1).reshape(6, 12), expected["train_logits_crops96_level1 (6x12)"])
     crossed = [losses.distillation(logits["160"][i], golden_targets(i)[None], 1.0).mean() for i in (0, 1)]

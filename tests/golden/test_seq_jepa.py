@@ -136,11 +136,8 @@ def test_networks_are_as_large_as_the_authors(facts, name):
     recorded = facts["token_layout"]["configurations"][name]
     with torch.device("meta"):
         objective = SeqJEPA(512, {**RENDERED, **simclr().groups}, **CONFIGURATIONS[name])
-    parts = {
-        "aggregator": objective.aggregator,
-        "predictor": objective.prediction_head,
-        "action_proj": objective.action_encoder,
-    }
+    parts = {"aggregator": objective.aggregator, "predictor": objective.prediction_head}
+    parts["action_proj"] = objective.action_encoder
     sizes = {f"params_{part}": sum(one.numel() for one in network.parameters()) for part, network in parts.items()}
     sizes["params_aggregator"] -= recorded["emb_dim"]  # the token, which stands apart there
     assert sizes.items() <= recorded.items()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
-from small import bilinear, total
+from small import THEIR_TERMS, bilinear, total
 from torch import Tensor, nn
 
 from ssl_inv.nn.predictors import ConcatenationPredictor, HypernetworkPredictor
@@ -25,18 +25,9 @@ def sie(weight: Tensor, **settings) -> SIE:
     return objective
 
 
-NAMES = {
-    "invariance": "repr_loss_inv",
-    "equivariance": "repr_loss_equi",
-    "variance": "std_loss",
-    "covariance": "cov_loss",
-    "predicted_variance": "pred_std_loss",
-}
-
-
 def assert_terms(terms: Losses, values: dict) -> None:
     for name, term in terms.items():
-        recorded = values.get(NAMES[name], values.get("repr_loss_inv") if name == "invariance" else None)
+        recorded = values.get(THEIR_TERMS[name], values.get("repr_loss_inv") if name == "invariance" else None)
         assert term.value.item() == pytest.approx(recorded, rel=1e-10), name
     assert total(terms).item() == pytest.approx(values["loss"], rel=1e-10)
 

@@ -16,10 +16,8 @@ GROUPS = {"rotation": Rotation(), "order": Code(), "flip": Flag()}
 def test_whether_two_views_differ_in_a_flag_is_yes_or_no(convention):
     objective = AugSelf(8, GROUPS, parameters=["flip"], convention=convention)
     rotation, order = torch.eye(4)[3].repeat(4, 1), torch.zeros(4, dtype=torch.int64)
-    one, other = (
-        Transform({"rotation": rotation, "order": order, "flip": torch.tensor(flip)}, GROUPS)
-        for flip in ([0.0, 0, 1, 1], [0.0, 1, 0, 1])
-    )
+    flips, alike = torch.tensor([[0.0, 0, 1, 1], [0.0, 1, 0, 1]]), {"rotation": rotation, "order": order}
+    one, other = (Transform({**alike, "flip": flip}, GROUPS) for flip in flips)
     assert objective.targets[0](one.relative(other)).flatten().tolist() == [0, 1, 1, 0]
 
 

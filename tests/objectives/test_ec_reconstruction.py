@@ -69,9 +69,8 @@ def noise(plan: Plan, batch: int = 4) -> Views:
 def passed(backbone: Backbone, objective: Objective, views: Views) -> int:
     """How many images go through the backbone in one loss."""
     counted = []
-    hook = next(one for one in backbone.modules() if isinstance(one, nn.Conv2d)).register_forward_pre_hook(
-        lambda _, inputs: counted.append(len(inputs[0]))
-    )
+    first = next(one for one in backbone.modules() if isinstance(one, nn.Conv2d))
+    hook = first.register_forward_pre_hook(lambda _, inputs: counted.append(len(inputs[0])))
     objective.loss(views, backbone)
     hook.remove()
     return sum(counted)
