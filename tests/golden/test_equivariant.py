@@ -1,47 +1,24 @@
 """Objectives that read or predict how views differ give the numbers of the authors' code."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
+from small import bilinear, total, views_of
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
 from ssl_inv.nn.heads import mlp
-from ssl_inv.nn.predictors import BilinearPredictor
 from ssl_inv.objectives.augself import AugSelf
-from ssl_inv.objectives.base import Losses
+from ssl_inv.objectives.base import Objective
 from ssl_inv.objectives.equimod import EquiMod
 from ssl_inv.objectives.sen import SEN
+from ssl_inv.objectives.simclr import SimCLR
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.transforms import Rotation, Transform
-from ssl_inv.views import View, Views
+from ssl_inv.views import Views
 
 ROTATION = {"rotation": Rotation()}
-
-
-def tensors(**arrays: np.ndarray) -> dict[str, Tensor]:
-    return {name: torch.tensor(array) for name, array in arrays.items()}
-
-
-@pytest.fixture
-def inputs() -> dict[str, Tensor]:
-    """The inputs of the recorded comparisons: embeddings x and y, quaternions q, and the weights of their networks."""
-    rng = RandomState(0)
-    x0, y0, z = rng.randn(16, 14), rng.randn(16, 14), rng.randn(16, 4)
-    scale = np.linspace(0.3, 1.7, 14)
-    x, rng = x0 * scale, RandomState(5)
-    arrays = {"x": x, "y": 0.6 * x + 0.8 * y0 * scale, "q": z / np.linalg.norm(z, axis=1, keepdims=True)}
-    arrays |= {
-        "W14": 0.3 * rng.randn(196, 4),
-        "Pi": rng.randn(14, 14) / np.sqrt(14),
-        "Pe": rng.randn(14, 14) / np.sqrt(14),
-    }
-    for number, rows in ((1, 28), (2, 28), (3, 4)):
-        arrays[f"H{number}"], arrays[f"hb{number}"] = rng.randn(rows, 28) / np.sqrt(28), 0.1 * rng.randn(rows)
-    return tensors(**arrays)
 
 
 def linear(weight: Tensor) -> nn.Linear:
@@ -50,23 +27,10 @@ def linear(weight: Tensor) -> nn.Linear:
     return layer
 
 
-def bilinear(weight: Tensor) -> BilinearPredictor:
-    """The predictor with the weight of the hypernetwork's linear layer, rows (out, in), columns the action."""
-    size = math.isqrt(len(weight))
-    predictor = BilinearPredictor(size, weight.shape[1]).double()
-    predictor.weight.data = weight.view(size, size, -1).permute(2, 0, 1).clone()
-    return predictor
-
-
-def total(terms: Losses) -> Tensor:
-    return sum((term.weight * term.value for term in terms.values()), start=torch.zeros(()))
-
-
 def turned(x: Tensor, y: Tensor, q: Tensor) -> Views:
     """Two views whose pixels are x and y and whose relative rotation is q."""
     identity = ROTATION["rotation"].neutral(len(x)).to(q.dtype)
-    views = (View(x, Transform({"rotation": identity}, ROTATION)), View(y, Transform({"rotation": q}, ROTATION)))
-    return Views(views, torch.arange(len(x)))
+    return views_of([x, y], [Transform({"rotation": one}, ROTATION) for one in (identity, q)])
 
 
 def sen_of_sie(inputs: dict[str, Tensor]) -> SEN:
@@ -84,20 +48,18 @@ def equimod_of_sie(inputs: dict[str, Tensor]) -> EquiMod:
 
 
 def augself_of_sie(inputs: dict[str, Tensor]) -> AugSelf:
+    settings = {"parameters": ["rotation"], "projector": [14], "temperature": 0.1, "convention": "sie"}
     heads = {"hidden": [28, 28], "normalised_heads": False, "bounded": False, "symmetric": False}
-    objective = AugSelf(
-        14, ROTATION, parameters=["rotation"], projector=[14], temperature=0.1, convention="sie", **heads
-    ).double()
+    objective = AugSelf(14, ROTATION, **settings, **heads).double()
     objective.projector = nn.Identity()
     names = [name for number in (1, 2, 3) for name in (f"H{number}", f"hb{number}")]
-    objective.heads[0].load_state_dict(
-        dict(zip(mlp((28, 28, 28, 4)).state_dict(), (inputs[name] for name in names), strict=True))
-    )
+    ours = mlp((28, 28, 28, 4)).state_dict()
+    objective.heads[0].load_state_dict(dict(zip(ours, (inputs[name] for name in names), strict=True)))
     return objective
 
 
-def partly_invariant_vicreg(inputs: dict[str, Tensor]) -> VICReg:
-    objective = VICReg(14, ROTATION, projector=[14], invariance=10.0, variance=10.0, invariant_share=8 / 14).double()
+def plain(kind: type[Objective], **settings: float) -> Objective:
+    objective = kind(14, ROTATION, projector=[14], **settings).double()
     objective.projector = nn.Identity()
     return objective
 
@@ -108,9 +70,12 @@ def partly_invariant_vicreg(inputs: dict[str, Tensor]) -> VICReg:
         ("E4_SimCLROnlyEqui", sen_of_sie),
         ("E5_SimCLREquiMod", equimod_of_sie),
         ("E7_SimCLRAugSelf", augself_of_sie),
-        ("E8_VICRegPartInv", partly_invariant_vicreg),
+        ("E1_VICReg", lambda _: plain(VICReg, invariance=10.0, variance=10.0)),
+        ("E1b_VICReg_25_25_1", lambda _: plain(VICReg, invariance=25.0, variance=25.0)),
+        ("E2_SimCLR_t0.1", lambda _: plain(SimCLR, temperature=0.1)),
+        ("E2_SimCLR_t0.5", lambda _: plain(SimCLR, temperature=0.5)),
+        ("E8_VICRegPartInv", lambda _: plain(VICReg, invariance=10.0, variance=10.0, invariant_share=8 / 14)),
     ],
-    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_comparisons_of_sie(golden, inputs, case, objective):
     """From the views: the transforms give the action."""

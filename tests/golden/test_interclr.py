@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from numpy.random import RandomState
+from small import normal
 from torch import Tensor
 
 from ssl_inv.memories.bank import Bank
@@ -18,15 +18,7 @@ from ssl_inv.nn.distributed import all_sum, gather, rank, world_size
 from ssl_inv.objectives.interclr import InterCLR
 from ssl_inv.testing.processes import on_processes
 
-
-def normal(seed: int, *shape: int) -> Tensor:
-    """Input of the recorded facts."""
-    return torch.tensor(RandomState(seed).randn(*shape))
-
-
-@pytest.fixture(scope="module")
-def facts(golden):
-    return golden("interclr")["cases"]
+FACTS = "interclr"
 
 
 def close(found: Tensor, expected: Any) -> None:
@@ -78,22 +70,21 @@ def hard_negatives(whole: InterCLR, index: Tensor) -> Tensor:
     negatives = whole.negatives
     assert negatives is not None
     labels = whole.clusters.labels
-    return gather(
-        negatives.draw(queries, labels[index].long(), whole.bank, labels, whole.clusters.members, index).objects
-    )
+    drawn = negatives.draw(queries, labels[index].long(), whole.bank, labels, whole.clusters.members, index)
+    return gather(drawn.objects)
 
 
 def test_centroids_are_the_authors(facts, bank_and_clusters):
     _, clusters = bank_and_clusters()
-    assert clusters.members.sizes.tolist() == facts["1_init_and_centroids"]["expected"]["label_histogram"]
-    close(clusters.centroids, facts["1_init_and_centroids"]["expected"]["centroids (6x5)"])
+    assert clusters.members.sizes.tolist() == facts["cases"]["1_init_and_centroids"]["expected"]["label_histogram"]
+    close(clusters.centroids, facts["cases"]["1_init_and_centroids"]["expected"]["centroids (6x5)"])
 
 
 @several_processes
 @pytest.mark.parametrize("renewal", [1.0, 0.5])
 def test_a_step_updates_vectors_and_labels_as_the_authors_do(facts, renewal, processes, bank_and_clusters):
-    expected = facts["2_memory_update"]["expected"]
-    index = torch.tensor(facts["2_memory_update"]["inputs"]["indices"])
+    expected = facts["cases"]["2_memory_update"]["expected"]
+    index = torch.tensor(facts["cases"]["2_memory_update"]["inputs"]["indices"])
     for bank, clusters in on_processes(processes, updated, *bank_and_clusters(renewal), index):
         close(bank.vectors[index], expected[f"momentum_{renewal}"]["bank_rows_after"])
         close(bank.vectors.sum(), expected[f"momentum_{renewal}"]["bank_check"]["sum"])
@@ -104,7 +95,7 @@ def test_a_step_updates_vectors_and_labels_as_the_authors_do(facts, renewal, pro
 
 
 def test_semi_hard_negatives_are_of_the_authors_pool_and_of_other_clusters(facts, drawn_negatives):
-    expected = facts["3_semi_hard_negatives"]["expected"]
+    expected = facts["cases"]["3_semi_hard_negatives"]["expected"]
     pools = expected["pool_indices_by_descending_similarity (4x24)"]
     (drawn, found, _), clusters = drawn_negatives("semi-hard")
     assert found.all()
@@ -119,7 +110,7 @@ def test_semi_hard_negatives_are_of_the_authors_pool_and_of_other_clusters(facts
 
 @several_processes
 def test_hard_negatives_are_the_authors(facts, processes, interclr):
-    case = facts["6_hard_negatives"]
+    case = facts["cases"]["6_hard_negatives"]
     whole, index = interclr(negatives="hard"), torch.tensor([0, 13, 28, 51])
     for drawn in on_processes(processes, hard_negatives, whole, index):
         assert drawn.tolist() == case["expected"]["negative_indices"]
@@ -130,18 +121,18 @@ def test_hard_negatives_are_the_authors(facts, processes, interclr):
     ("case", "negatives"), [("4_inter_loss_margin", "3_semi_hard_negatives"), ("6_hard_negatives", "6_hard_negatives")]
 )
 def test_the_loss_on_given_draws_is_the_authors(facts, case, negatives, processes, interclr):
-    positives = torch.tensor(facts["3_semi_hard_negatives"]["expected"]["positive_indices"])
-    drawn = facts[negatives]["expected"]
+    positives = torch.tensor(facts["cases"]["3_semi_hard_negatives"]["expected"]["positive_indices"])
+    drawn = facts["cases"][negatives]["expected"]
     drawn = torch.tensor(drawn.get("negative_indices (4x10)", drawn.get("negative_indices")))
     for loss, gradient in on_processes(processes, contrasted, interclr(), positives, drawn):
-        close(loss, facts[case]["expected"]["loss"])
-        if "grad_wrt_queries (4x5)" in facts[case]["expected"]:
-            close(gradient, facts[case]["expected"]["grad_wrt_queries (4x5)"])
+        close(loss, facts["cases"][case]["expected"]["loss"])
+        if "grad_wrt_queries (4x5)" in facts["cases"][case]["expected"]:
+            close(gradient, facts["cases"][case]["expected"]["grad_wrt_queries (4x5)"])
 
 
 @several_processes
 def test_both_losses_and_their_sum_are_the_authors(facts, processes, interclr):
-    case, expected = facts["8_inter_loss_given_indices"], facts["9_intra_loss_and_total"]["expected"]
+    case, expected = facts["cases"]["8_inter_loss_given_indices"], facts["cases"]["9_intra_loss_and_total"]["expected"]
     whole = interclr()
     positives, negatives = (torch.tensor(case["inputs"][name]) for name in ("positives", "negatives"))
     whole.base.queue.vectors.copy_(F.normalize(normal(4, 5, 16), dim=0).T)

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from numpy.random import RandomState
+from small import normal
 from torch import Tensor, nn
 
 from ssl_inv.engine.optimizers import make_optimizer
@@ -19,16 +20,8 @@ from ssl_inv.nn.teacher import cosine_momentum
 from ssl_inv.objectives.obow import divergence, spread
 from ssl_inv.testing.processes import on_processes
 
+FACTS = "obow"
 Facts = dict[str, Any]
-
-
-@pytest.fixture(scope="module")
-def facts(golden: Callable[[str], Facts]) -> Facts:
-    return golden("obow")
-
-
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
 
 
 def assert_equal(found: Tensor, expected: object, rtol: float = 1e-9) -> None:
@@ -79,15 +72,8 @@ def renewed_words(making: str, locations: list[list[int]]) -> Facts:
 
 def golden_head(level: int) -> DynamicHead:
     head, rng = DynamicHead((4, 6)[level], 8, 8.0).double(), RandomState(10 + level)
-    norm = head.norm
-    drawn = (
-        (head.first.weight, 0, 0.5),
-        (norm.weight, 1, 0.1),
-        (norm.bias, 0, 0.1),
-        (head.last.weight, 0, 0.25),
-        (head.last.bias, 0, 0.1),
-    )
-    for parameter, mean, deviation in drawn:
+    parameters = (head.first.weight, head.norm.weight, head.norm.bias, head.last.weight, head.last.bias)
+    for parameter, mean, deviation in zip(parameters, (0, 1, 0, 0, 0), (0.5, 0.1, 0.1, 0.25, 0.1), strict=True):
         parameter.data = mean + deviation * torch.tensor(rng.randn(*parameter.shape))
     return head
 
@@ -112,10 +98,8 @@ def predictions() -> Facts:
     heads = [golden_head(level) for level in (0, 1)]
     classifiers = [head.classifier(golden_dictionary(level)) for level, head in enumerate(heads)]
     # From (image, crop) to (crop, image).
-    features = {
-        kind: normal(seed, 2, count, 8).transpose(0, 1).requires_grad_()
-        for kind, seed, count in (("160", 30, 2), ("96", 31, 3))
-    }
+    kinds = (("160", 30, 2), ("96", 31, 3))
+    features = {kind: normal(seed, 2, n, 8).transpose(0, 1).requires_grad_() for kind, seed, n in kinds}
     found: Facts = {"classifiers": classifiers, "loss": {}, "logits": {}}
     for kind, some in features.items():
         mine = share(some.transpose(0, 1)).transpose(0, 1)
@@ -211,16 +195,13 @@ def test_head_and_loss(processes: int, facts: Facts) -> None:
             assert_equal(running, value)
         evaluated = one["evaluated"].transpose(0, 1).reshape(4, 10)
         assert_equal(evaluated, expected["eval_logits_crops160_level0_after_that_pass"])
-    logits = {
-        kind: [torch.cat([one["logits"][kind][level] for one in shares], dim=1) for level in (0, 1)]
-        for kind in ("160", "96")
-    }
+    both = {kind: [one["logits"][kind] for one in shares] for kind in ("160", "96")}
+    logits = {kind: [torch.cat(level, dim=1) for level in zip(*some, strict=True)] for kind, some in both.items()}
     assert_equal(logits["160"][0].transpose(0, 1).reshape(4, 10), expected["train_logits_crops160_level0 (4x10)"])
     assert_equal(logits["96"][1].transpose(0, 1).reshape(6, 12), expected["train_logits_crops96_level1 (6x12)"])
-    crossed = torch.stack(
-        [losses.distillation(logits["160"][i], golden_targets(i)[None], 1.0).mean() for i in (0, 1)]
-    ).mean()
-    assert_equal(crossed, expected["cross_entropy_form_crops160 (KL + target entropy, mean over levels)"])
+    crossed = [losses.distillation(logits["160"][i], golden_targets(i)[None], 1.0).mean() for i in (0, 1)]
+    recorded = expected["cross_entropy_form_crops160 (KL + target entropy, mean over levels)"]
+    assert_equal(torch.stack(crossed).mean(), recorded)
 
 
 def test_perplexities_and_schedules(facts: Facts) -> None:

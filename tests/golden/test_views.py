@@ -15,18 +15,13 @@ from ssl_inv.views import Patches, Saccades
 from ssl_inv.views.cutters import SaccadeCutter, patch_corners
 from ssl_inv.views.saccades import inhibit, official_patches
 
-
-@pytest.fixture(scope="module")
-def facts(golden):
-    return golden("seq_jepa_views")
+FACTS = "seq_jepa_views"
 
 
 def test_patches_of_obow_lie_where_its_code_cuts_them(golden):
     case = golden("obow_patches")["patch_crops"]
-    shifts = np.array(next(value for name, value in case["inputs"].items() if name.startswith("jitter"))).reshape(
-        1, 9, 2
-    )
-    plan = Patches()
+    shifts = np.array(next(value for name, value in case["inputs"].items() if name.startswith("jitter")))
+    plan, shifts = Patches(), shifts.reshape(1, 9, 2)
     assert plan.step == 68
     corners = patch_corners(plan, shifts, np.array([case["inputs"]["permutation"]]))
     assert corners[0].tolist() == case["expected"]["top_left_y_x_of_the_5_patches"]
@@ -34,11 +29,9 @@ def test_patches_of_obow_lie_where_its_code_cuts_them(golden):
 
 def one_view(**parameters: float | list[float]) -> Transform:
     groups = {"crop": Box(), "hue": Circle(), "flip": Flag(), "grey": Flag(), "blur": Real()}
-    factors = {name: Real(neutral_value=1.0) for name in ("brightness", "contrast", "saturation")}
-    return Transform(
-        {name: torch.tensor([value]) for name, value in parameters.items()},
-        {n: {**groups, **factors}[n] for n in parameters},
-    )
+    groups |= {name: Real(neutral_value=1.0) for name in ("brightness", "contrast", "saturation")}
+    values = {name: torch.tensor([value]) for name, value in parameters.items()}
+    return Transform(values, {name: groups[name] for name in parameters})
 
 
 def test_augmentation_vectors_of_seq_jepa(facts):
@@ -57,11 +50,8 @@ def test_relative_actions_of_seq_jepa(facts):
     actions = seq_jepa_actions(vectors, (32, 32), "official")
     assert_allclose(actions[:, :2], np.array(case["relative_actions_observed"])[:, :2], atol=1e-6)
     assert_allclose(actions[:, 2], case["action_for_predictor"], atol=1e-6)
-    assert_allclose(
-        seq_jepa_actions(vectors[:, :2], (32, 32), "official")[:, 0],
-        case["same_two_views_but_V2_normalisation"],
-        atol=1e-6,
-    )
+    of_two = seq_jepa_actions(vectors[:, :2], (32, 32), "official")[:, 0]
+    assert_allclose(of_two, case["same_two_views_but_V2_normalisation"], atol=1e-6)
 
 
 def test_corrected_actions_depend_on_two_views_only(facts):
@@ -109,9 +99,8 @@ def test_official_patches_are_those_of_the_authors_code(facts):
     for channel, name in enumerate(("channel0_2xrow_at", "channel1_2xcol_at")):
         for patch, expected in enumerate(case[name].values()):
             for place, value in expected.items():
-                assert float(patches[patch, channel][tuple(map(int, place.split(",")))]) == pytest.approx(
-                    value, abs=1e-3
-                ), (name, patch)
+                found = float(patches[patch, channel][tuple(map(int, place.split(",")))])
+                assert found == pytest.approx(value, abs=1e-3), (name, patch)
         assert_allclose(patches[:, channel].mean((1, 2)), case[f"mean_channel{channel}"], rtol=1e-6)
     patches = official(np.random.RandomState(5).randint(0, 256, (96, 96, 3)).transpose(2, 0, 1))
     assert_allclose(patches.mean((1, 2, 3)), case["random_image_patch_means_0_255"], rtol=1e-6)

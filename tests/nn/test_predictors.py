@@ -26,23 +26,20 @@ def test_features_that_are_poses_are_predicted_from_the_beginning(parameters, co
     here, there = poses(5), poses(5)
     action = here.relative(there)
     offset = torch.randn(2, 1, 4)  # a frame of its own for each four dimensions
-    x, y = (
-        torch.cat([*quaternion_multiply(offset, view["rotation"]), torch.ones(5, 2)], dim=1) for view in (here, there)
-    )
+    turned = [quaternion_multiply(offset, view["rotation"]) for view in (here, there)]
+    x, y = (torch.cat([*one, torch.ones(5, 2)], dim=1) for one in turned)
     predicted = objective.action_predictor(x, objective.action_vector(action))
     sign = (predicted[:, :8] * y[:, :8]).sum(dim=1, keepdim=True).sign()
-    assert (
-        convention == "canonical" or (sign == 1).all()
-    )  # a quaternion with w >= 0 leads to either of the two that are one rotation
+    # A quaternion with w >= 0 leads to either of the two that are one rotation.
+    assert convention == "canonical" or (sign == 1).all()
     torch.testing.assert_close(predicted[:, :8], y[:, :8] * sign)
     torch.testing.assert_close(predicted[:, 8:], action.as_vector(["rotation"], convention)[:, 3:].expand(-1, 2))
     assert objective.action_predictor.weight.requires_grad
 
 
 def test_capsules_and_rigid_motions_begin_in_the_same_way():
-    objective = CapsIE(
-        8, {"pose": Pose()}, parameters=["pose"], capsules=2, pose=4, map_side=2, predictor_initialisation="quaternion"
-    )
+    capsules = {"capsules": 2, "pose": 4, "map_side": 2, "predictor_initialisation": "quaternion"}
+    objective = CapsIE(8, {"pose": Pose()}, parameters=["pose"], **capsules)
     x, action = torch.randn(3, 8), torch.randn(3, 7)
     expected = quaternion_multiply(x.view(3, 2, 4), action[:, None, :4]).flatten(1)
     torch.testing.assert_close(objective.action_predictor(x, action), expected)
@@ -63,9 +60,8 @@ def test_what_is_no_multiplication_cannot_begin_as_one(settings, message):
 @pytest.mark.parametrize("kind", ["bilinear", "hypernetwork", "concatenation", "embedded"])
 def test_half_precision_does_not_round_the_action(kind):
     torch.manual_seed(0)
-    predictor = (
-        EmbeddedActionPredictor(4, 16, mlp((24, 32, 8))).eval() if kind == "embedded" else action_predictor(kind, 8, 4)
-    )
+    embedded = EmbeddedActionPredictor(4, 16, mlp((24, 32, 8))).eval()
+    predictor = embedded if kind == "embedded" else action_predictor(kind, 8, 4)
     angles = torch.deg2rad(torch.linspace(60.0, 60.3, 16)) / 2
     action = torch.stack((torch.zeros(16), torch.zeros(16), angles.sin(), angles.cos()), dim=1)
     x = torch.randn(1, 8).expand(16, -1)

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from small import bank_and_clusters, interclr, same_processes, seq_jepa
+from small import bank_and_clusters, interclr, same_processes, seq_jepa, views_of
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.testing import GROUPS, random_transform
-from ssl_inv.views import View, Views
+from ssl_inv.views import Views
 
 __all__ = ["bank_and_clusters", "interclr", "same_processes", "seq_jepa"]
 
@@ -37,10 +37,7 @@ def some_views():
 
     def views(count: int, seed: int = 1, batch: int = 8) -> Views:
         torch.manual_seed(seed)
-        return Views(
-            tuple(View(torch.randn(batch, 6), random_transform(GROUPS, batch)) for _ in range(count)),
-            torch.arange(batch),
-        )
+        return views_of(torch.randn(count, batch, 6), [random_transform(GROUPS, batch) for _ in range(count)])
 
     return views
 

@@ -1,53 +1,24 @@
 """Claims about NPID, ODC and DeepCluster-v2, which learn from a bank of all objects."""
 
-import re
-
-import pytest
 import torch
 import torch.nn.functional as F
-from numpy.random import RandomState
+from small import build, normal
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.memories.search import k_means
 from ssl_inv.nn import losses
-from ssl_inv.run.build import build
+from ssl_inv.run import build as of_run
 from ssl_inv.run.recipe import resolve
 
 INDEX = torch.tensor([0, 13, 28, 51])
 
 
-def normal(seed: int, *shape: int) -> Tensor:
-    return torch.tensor(RandomState(seed).randn(*shape))
-
-
-@pytest.mark.parametrize(
-    ("name", "settings", "message"),
-    [
-        ("odc", {"clusters": 6, "cluster_iterations": 0}, "cluster_iterations: must be at least 1, got 0"),
-        ("odc", {"clusters": 6, "reweighting": -0.5}, "reweighting: must be at least 0, got -0.5"),
-        ("deepcluster-v2", {"prototypes": [1]}, "prototypes: must name at least one set of at least 2, got [1]"),
-        (
-            "deepcluster-v2",
-            {"prototypes": [3, 61]},
-            "prototypes: must be at most the 60 objects of the training data, got [3, 61]",
-        ),
-    ],
-)
-def test_clusters_that_cannot_be_are_refused(name, settings, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        OBJECTIVES.find(name).load()(8, {}, projector=[8, 5], **settings).allocate(60, 60)
-
-
 def test_what_a_bank_begins_with_is_a_matter_of_the_seed_alone():
     def vectors(seed: int) -> Tensor:
-        sections = {
-            "objective": {"name": "npid", "projector": [4]},
-            "backbone": {"name": "test_resnet"},
-            "data": {"name": "rendered", "classes": 4, "objects": 24, "views": 1, "size": 16},
-            "trainer": {"steps": 1, "batch_size": 8, "accelerator": "cpu", "seed": seed},
-        }
-        return build(resolve(sections)).objective.bank.vectors
+        data = {"name": "rendered", "classes": 4, "objects": 24, "views": 1, "size": 16}
+        trainer = {"steps": 1, "batch_size": 8, "accelerator": "cpu", "seed": seed}
+        objective = {"objective": {"name": "npid", "projector": [4]}, "backbone": {"name": "test_resnet"}}
+        return of_run.build(resolve({**objective, "data": data, "trainer": trainer})).objective.bank.vectors
 
     first, again, other = (vectors(seed) for seed in (0, 0, 1))
     assert torch.equal(first, again)
@@ -55,8 +26,7 @@ def test_what_a_bank_begins_with_is_a_matter_of_the_seed_alone():
 
 
 def test_npid_draws_all_others_once_where_there_are_no_more():
-    npid = OBJECTIVES.find("npid").load()(8, {}, projector=[5], negatives=1000)
-    npid.allocate(60, 60)
+    _, npid = build("npid", projector=[5], negatives=1000)
     z = normal(2, 4, 5).float()
     found = npid.embedding_loss(z, INDEX)["instance"].value
     expected = F.cross_entropy(losses.unit_rows(z) @ npid.bank.vectors.T / 0.07, INDEX)
@@ -64,29 +34,25 @@ def test_npid_draws_all_others_once_where_there_are_no_more():
 
 
 def test_odc_weighs_clusters_by_their_size(bank_and_clusters):
-    odc = OBJECTIVES.find("odc").load()(8, {}, projector=[8, 5], clusters=6, smallest_cluster=0)
-    odc.allocate(60, 60)
+    _, odc = build("odc", projector=[8, 5], clusters=6, smallest_cluster=0)
     odc.bank, odc.clusters = bank_and_clusters()
     odc.double()
     z = normal(2, 4, 5)
     labels = odc.clusters.labels[INDEX].long()
-    expected = F.cross_entropy(
-        odc.classifier(z), labels, weight=torch.tensor([19.0, 9, 8, 8, 8, 8], dtype=torch.float64) ** -0.5
-    )
+    sizes = torch.tensor([19.0, 9, 8, 8, 8, 8], dtype=torch.float64)
+    expected = F.cross_entropy(odc.classifier(z), labels, weight=sizes**-0.5)
     torch.testing.assert_close(odc.embedding_loss(z, INDEX)["pseudo_labels"].value, expected)
 
 
 def test_deepcluster_prototypes_are_frozen_centroids_of_the_two_banks_in_turn():
-    deep = OBJECTIVES.find("deepcluster-v2").load()(8, {}, projector=[8, 5], prototypes=[3, 3, 4], local_crops=0)
-    deep.allocate(60, 60)
+    _, deep = build("deepcluster-v2", projector=[8, 5], prototypes=[3, 3, 4], local_crops=0)
     deep.between_epochs(nn.Identity(), 1, None)
     torch.testing.assert_close(deep.sets[1].centroids, k_means(deep.banks[1], 3, 10, seed=4, spherical=True))
     assert not any("sets" in name for name, _ in deep.named_parameters())
     z = losses.unit_rows(normal(2, 2, 4, 5).float())
     found = deep.embedding_loss(z, INDEX)["clusters"].value
-    expected = [
-        F.cross_entropy(crop @ one.centroids.T / 0.1, one.labels[INDEX].long()) for one in deep.sets for crop in z
-    ]
+    pairs = [(one.labels[INDEX].long(), crop @ one.centroids.T / 0.1) for one in deep.sets for crop in z]
+    expected = [F.cross_entropy(logits, labels) for labels, logits in pairs]
     torch.testing.assert_close(found, torch.stack(expected).mean())
     deep.after_step(nn.Identity(), 1, 10)
     for bank, crop in zip(deep.banks, z, strict=True):

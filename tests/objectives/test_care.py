@@ -50,42 +50,30 @@ def test_samples_of_a_chunk_are_augmented_alike():
 
 
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("samples", "names", "sentence"),
     [
-        ({"samples": 1, "operations": [{"name": "crop"}]}, "samples: must be at least 2, got 1"),
-        ({"samples": 4, "operations": []}, "operations: is empty, at least one is needed"),
-        (
-            {"samples": 4, "operations": [{"name": "crop"}, {"name": "crop"}]},
-            "two operations draw 'crop'; a view has one value of it",
-        ),
-        (
-            {"samples": 4, "operations": [{"name": "crop"}, {"name": "corp"}]},
-            "operations[1].name: no operation is called 'corp'; did you mean 'crop'?",
-        ),
+        (1, ["crop"], ".samples: must be at least 2, got 1"),
+        (4, [], ".operations: is empty, at least one is needed"),
+        (4, ["crop", "crop"], ": two operations draw 'crop'; a view has one value of it"),
+        (4, ["crop", "corp"], ".operations[1].name: no operation is called 'corp'; did you mean 'crop'?"),
     ],
     ids=str,
 )
-def test_shared_operations_refuse(settings, sentence):
-    joint = "." if re.match(r"[a-z]+(\[1\]\.name)?: ", sentence) else ": "
-    with pytest.raises(ValueError, match=re.escape(f"operations[0]{joint}{sentence}") + "$"):
-        operations_of([{"name": NAME, **settings}])
+def test_shared_operations_refuse(samples, names, sentence):
+    with pytest.raises(ValueError, match=re.escape(f"operations[0]{sentence}") + "$"):
+        operations_of([{"name": NAME, "samples": samples, "operations": [{"name": one} for one in names]}])
 
 
 def test_care_needs_augmentations_that_are_shared():
-    with pytest.raises(
-        ValueError,
-        match=r"^chunk: no view of this data records 'chunk'; the operation 'shared' does$",
-    ):
+    with pytest.raises(ValueError, match=r"^chunk: no view of this data records 'chunk'; the operation 'shared' does$"):
         CARE(6, GROUPS)
     assert CARE(6, {"chunk": Code()}).plan.own_views == 1
 
 
 def test_a_chunk_does_not_stand_on_two_processes():
-    augmentation = custom(operations=[{"name": "shared", "samples": 4, "operations": [{"name": "crop"}]}])
+    augmentation = custom(operations=SHARED)
     require_batch(6, nn.Identity(), augmentation, processes=1)
     require_batch(16, nn.Identity(), augmentation, processes=2)
-    with pytest.raises(
-        ValueError,
-        match="batch_size: must be a multiple of 4 samples that are augmented alike times 2 processes, 8; got 12",
-    ):
+    message = "batch_size: must be a multiple of 4 samples that are augmented alike times 2 processes, 8; got 12"
+    with pytest.raises(ValueError, match=message):
         require_batch(12, nn.Identity(), augmentation, processes=2)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from small import OBOW_NETWORK, views_of
 from torch import nn
 
 from ssl_inv.nn.backbones import Backbone, make_backbone
@@ -11,8 +12,8 @@ from ssl_inv.objectives.obow import OBoW
 from ssl_inv.objectives.split import Split
 from ssl_inv.run.build import build, build_networks
 from ssl_inv.run.recipe import RecipeError, resolve
-from ssl_inv.testing import GROUPS, check_objective, random_transform
-from ssl_inv.views import Pair, Several, View, Views
+from ssl_inv.testing import GROUPS, random_transform
+from ssl_inv.views import Pair, Several, Views
 
 SIE = {"name": "sie", "equivariant_share": 1.0, "projector": [16, 8]}
 VICREG = {"name": "vicreg", "projector": [16, 8]}
@@ -51,22 +52,7 @@ def networks(**settings: Any) -> tuple[Backbone, Network, Split]:
 
 def pair(batch: int = 4) -> Views:
     torch.manual_seed(1)
-    return Views(
-        tuple(View(torch.randn(batch, 3, 6, 6), random_transform(GROUPS, batch)) for _ in range(2)), torch.arange(batch)
-    )
-
-
-@pytest.mark.parametrize(
-    ("invariant", "equivariant"),
-    [
-        (VICREG, SIE),
-        (OBOW, SIE),
-        ({"name": "moco-v2", "queue": 12, "projector": [16, 8]}, {"name": "equimod", "projector": [16, 8]}),
-    ],
-    ids=["shared views", "views of their own", "memories"],
-)
-def test_it_conforms(invariant: dict[str, Any], equivariant: dict[str, Any]) -> None:
-    check_objective("split", invariant=invariant, equivariant=equivariant)
+    return views_of(torch.randn(2, batch, 3, 6, 6), [random_transform(GROUPS, batch) for _ in range(2)])
 
 
 @pytest.mark.parametrize(("part", "channels"), [("invariant", slice(0, 6)), ("equivariant", slice(6, 8))])
@@ -88,15 +74,10 @@ def test_shared_views_pass_the_backbone_once() -> None:
 
 def test_it_is_the_sum_of_what_both_are_alone() -> None:
     backbone, _, objective = networks(weight=0.5)
-    views = pair()
-    first, last = (objective.given(name, backbone) for name in objective.bases)
-    alone = {
-        f"invariant_{name}": term.weight * term.value for name, term in objective.invariant.loss(views, first).items()
-    }
-    alone |= {
-        f"equivariant_{name}": 0.5 * term.weight * term.value
-        for name, term in objective.equivariant.loss(views, last).items()
-    }
+    views, alone = pair(), {}
+    for base, weight in (("invariant", 1.0), ("equivariant", 0.5)):
+        terms = getattr(objective, base).loss(views, objective.given(base, backbone))
+        alone |= {f"{base}_{name}": weight * term.weight * term.value for name, term in terms.items()}
     together = {name: term.weight * term.value for name, term in objective.loss(views, backbone).items()}
     assert together.keys() == alone.keys()
     for name, value in together.items():
@@ -105,8 +86,7 @@ def test_it_is_the_sum_of_what_both_are_alone() -> None:
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_targets_are_made_of_the_own_channels_too(levels: int) -> None:
-    arguments = {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]}
-    backbone = make_backbone(name="resnet18", stem="3x3-stride1", arguments=arguments)
+    backbone = make_backbone(**OBOW_NETWORK)
     objective = Split(8, GROUPS, invariant={**OBOW, "levels": levels}, equivariant=SIE)
     objective.adopt(backbone)
     obow = objective.invariant
@@ -123,30 +103,6 @@ def test_other_views_stand_behind_those_of_the_invariant_objective() -> None:
     assert objective.plan.count == objective.invariant.plan.count + 2
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"equivariant_share": 1.0}, "equivariant_share: 1.0 of 8 features leaves one of the two parts empty"),
-        ({"weight": -1.0}, "weight: must be at least 0, got -1.0"),
-        (
-            {"equivariant": {**SIE, "parameters": ["rotatoin"]}},
-            "equivariant.parameters: no view of this data records 'rotatoin'",
-        ),
-        ({"invariant": {**VICREG, "projector": []}}, "invariant.projector: "),
-        ({"invariant": {**OBOW, "vocabulary": 0}}, "invariant.vocabulary"),
-    ],
-    ids=str,
-)
-def test_mistakes_are_named_by_their_setting(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        networks(**settings)
-
-
-def test_images_that_are_linked_are_no_pair_of_views_of_one_object() -> None:
-    with pytest.raises(ValueError, match="beside images that an objective links"):
-        networks(invariant={"name": "transitive", "projector": [16, 8]})
-
-
 def test_a_recipe_has_the_settings_of_both() -> None:
     objective = {"name": "split", "invariant": VICREG, "equivariant": SIE}
     recipe = resolve({"objective": objective, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
@@ -155,9 +111,7 @@ def test_a_recipe_has_the_settings_of_both() -> None:
 
 
 @pytest.mark.parametrize(("views", "warned"), [("augmented", True), ("plain", False)])
-def test_what_the_data_record_is_told_of_views_that_nothing_is_done_to(
-    views: str, warned: bool, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_the_data_record_is_told_of_views_that_nothing_is_done_to(views, warned, caplog):
     content: dict[str, Any] = {
         "objective": {"name": "split", "invariant": VICREG, "equivariant": SIE, "equivariant_views": views},
         "backbone": {"name": "test_resnet"},
@@ -179,14 +133,9 @@ def test_what_the_data_record_is_told_of_views_that_nothing_is_done_to(
 def test_views_that_nothing_is_done_to_must_be_there() -> None:
     objective = {"name": "split", "invariant": VICREG, "equivariant": SIE, "equivariant_views": "plain"}
     data = {"name": "rendered", "classes": 2, "objects": 16, "views": 1, "size": 16}
-    content = {
-        "objective": objective,
-        "backbone": {"name": "test_resnet"},
-        "data": data,
-        "augmentation": {"name": "simclr"},
-    }
+    content = {"objective": objective, "backbone": {"name": "test_resnet"}, "data": data}
     with pytest.raises(RecipeError, match=r"objects of this data have 1 view\(s\) and 2 are needed; choose other data"):
-        build(resolve({**content, "trainer": {"steps": 1, "batch_size": 4}}))
+        build(resolve({**content, "augmentation": {"name": "simclr"}, "trainer": {"steps": 1, "batch_size": 4}}))
 
 
 def test_a_layer_is_left_out_if_neither_part_learns_it() -> None:
@@ -195,9 +144,8 @@ def test_a_layer_is_left_out_if_neither_part_learns_it() -> None:
         backbone = make_backbone(name="test_convnext", arguments={})
         objective = Split(backbone.features, GROUPS, invariant=capsules, equivariant=other)
         objective.adopt(backbone)
-        assert all(
-            one.requires_grad != left_out for name, one in backbone.model.named_parameters() if name.startswith("head.")
-        )
+        head = [one for name, one in backbone.model.named_parameters() if name.startswith("head.")]
+        assert all(one.requires_grad != left_out for one in head)
 
 
 def test_both_parts_say_what_their_memories_hold() -> None:

@@ -4,19 +4,15 @@ import math
 
 import pytest
 import torch
+from small import total
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
-from ssl_inv.objectives.base import Losses
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.objectives.vicreg_trajectory import VICRegTrajectory, centre_of
 from ssl_inv.testing import GROUPS
 from ssl_inv.transforms import Transform
 from ssl_inv.views import View, Views
-
-
-def total(terms: Losses) -> Tensor:
-    return sum((term.weight * term.value for term in terms.values()), start=torch.zeros(()))
 
 
 @pytest.fixture
@@ -72,17 +68,13 @@ def test_deviation_has_a_gradient_where_the_ends_meet(trajectory):
 def test_the_view_between_the_others_is_the_centre(order, backbone, some_views, build):
     views = some_views(3)
     rotations = [torch.tensor([[0.0, 0.0, math.sin(a / 2), math.cos(a / 2)]]).repeat(8, 1) for a in (0.1, 0.5, 1.2)]
-    turned = [
-        View(view.pixels, Transform({**view.transform.values, "rotation": q}, GROUPS))
-        for view, q in zip(views.views, rotations, strict=True)
-    ]
+    both = zip(views.views, rotations, strict=True)
+    turned = [View(one.pixels, Transform({**one.transform.values, "rotation": q}, GROUPS)) for one, q in both]
     shuffled = Views(tuple(turned[number] for number in order), views.index)
     assert centre_of(tuple(view.transform for view in shuffled.views), ["rotation"]).tolist() == [order.index(1)] * 8
     by_rotation, as_it_comes = (build("vicreg-trajectory", backbone, parameters=names) for names in (["rotation"], []))
-    torch.testing.assert_close(
-        total(by_rotation.loss(shuffled, backbone)),
-        total(as_it_comes.loss(Views(tuple(turned), views.index), backbone)),
-    )
+    expected = total(as_it_comes.loss(Views(tuple(turned), views.index), backbone))
+    torch.testing.assert_close(total(by_rotation.loss(shuffled, backbone)), expected)
 
 
 def test_three_equal_views_have_the_terms_of_two_equal_views():

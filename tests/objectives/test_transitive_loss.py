@@ -31,12 +31,8 @@ def objective(**settings: Any) -> TransitiveInvariance:
 
 def batch(dimensions: int = 6) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     first, second = (F.normalize(torch.tensor(RandomState(seed).randn(6, dimensions)), dim=1) for seed in (3, 4))
-    return (
-        first.requires_grad_(),
-        second.requires_grad_(),
-        torch.tensor([[0, 6, 2, 3, 4, 5], [0, 6, 7, 3, 4, 5]]),
-        torch.arange(6),
-    )
+    objects = torch.tensor([[0, 6, 2, 3, 4, 5], [0, 6, 7, 3, 4, 5]])
+    return first.requires_grad_(), second.requires_grad_(), objects, torch.arange(6)
 
 
 def test_the_triplet_loss_is_its_definition_and_leaves_related_objects_alone():
