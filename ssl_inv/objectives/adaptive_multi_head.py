@@ -62,10 +62,10 @@ class AdaptiveMultiHead(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 128],
         heads: int = 3,
         hidden: int = 128,
-        temperatures: list[float] = [1e-5, 2.0],  # noqa: B006
+        temperatures: list[float] = [1e-5, 2.0],
         regularisation: float = 0.1,
         negatives: Literal["hardest", "all"] = "hardest",
     ) -> None:

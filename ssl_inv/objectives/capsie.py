@@ -73,7 +73,7 @@ class CapsIE(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        parameters: list[str] = ["rotation"],
         capsules: int = 16,
         pose: int = 16,
         map_side: int = 8,

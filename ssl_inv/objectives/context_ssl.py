@@ -85,7 +85,7 @@ class ContextSSL(Progress, Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        environments: list[list[str]] = [["rotation"], ["floor_hue", "light_hue"]],  # noqa: B006 - never changed, a recipe shows it
+        environments: list[list[str]] = [["rotation"], ["floor_hue", "light_hue"]],
         context: int = 64,
         masked: float = 0.9,
         positions: Literal["learned", "none"] = "learned",
@@ -95,7 +95,7 @@ class ContextSSL(Progress, Objective):
         temperature: float = 0.1,
         latents: float = 5.0,
         latents_of: Literal["environment", "all"] = "environment",
-        latent_hidden: list[int] = [1024, 1024],  # noqa: B006
+        latent_hidden: list[int] = [1024, 1024],
         convention: Literal["canonical", "seq-jepa", "sie"] = "canonical",
         seed: int = 0,
     ) -> None:

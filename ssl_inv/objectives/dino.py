@@ -77,8 +77,8 @@ class DINO(Objective):
         *,
         local_crops: int = 8,
         local_size: int = 96,
-        local_scale: list[float] = [0.05, 0.4],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.4],
+        projector: list[int] = [2048, 2048, 256],
         batch_norm: bool = False,
         prototypes: int = 65536,
         unit_norm: bool = True,

@@ -89,14 +89,14 @@ class IBOT(Progress, Objective):
         *,
         local_crops: int = 10,
         local_size: int = 96,
-        local_scale: list[float] = [0.05, 0.4],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.4],
+        projector: list[int] = [2048, 2048, 256],
         prototypes: int = 8192,
         shared_head: bool = True,
         unit_norm: bool = True,
         frozen_prototypes: float = 0.00125,
         mask_probability: float = 0.5,
-        mask_share: list[float] = [0.1, 0.5],  # noqa: B006
+        mask_share: list[float] = [0.1, 0.5],
         mask_seed: int = 0,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.07,

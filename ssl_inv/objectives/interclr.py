@@ -110,7 +110,7 @@ class InterCLR(Progress, Around):
         weight: float = 0.25,
         warmup: float = 0.0,
         share_neck: bool = True,
-        neck: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        neck: list[int] = [2048, 128],
         neck_momentum: float = 0.999,
         clusters: int = 10000,
         cluster_iterations: int = 20,

@@ -82,11 +82,11 @@ class IWM(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"],  # noqa: B006
+        parameters: list[str] = ["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"],
         blocks: int = 4,
-        block_scale: list[float] = [0.15, 0.2],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        block_aspect: list[float] = [0.75, 1.5],  # noqa: B006
-        context_scale: list[float] = [0.85, 1.0],  # noqa: B006
+        block_scale: list[float] = [0.15, 0.2],
+        block_aspect: list[float] = [0.75, 1.5],
+        context_scale: list[float] = [0.85, 1.0],
         least_context: int = 10,
         mask_seed: int = 0,
         predictor_width: int = 384,

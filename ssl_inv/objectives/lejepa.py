@@ -55,7 +55,7 @@ class LeJEPA(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 128],
         weight: float = 0.02,
         directions: int = 1024,
         nodes: int = 17,
@@ -65,7 +65,7 @@ class LeJEPA(PairObjective):
         global_views: int = 2,
         local_views: int = 0,
         local_size: int = 98,
-        local_scale: list[float] = [0.05, 0.3],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.3],
     ) -> None:
         super().__init__()
         require_filled(projector=projector)

@@ -79,8 +79,8 @@ class MSN(Progress, Objective):
         patch_drop: float = 0.15,
         focal_views: int = 10,
         focal_size: int = 96,
-        focal_scale: list[float] = [0.05, 0.3],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        focal_scale: list[float] = [0.05, 0.3],
+        projector: list[int] = [2048, 2048, 256],
         batch_norm: bool = True,
         prototypes: int = 1024,
         temperature: float = 0.1,

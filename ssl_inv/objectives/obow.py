@@ -111,11 +111,11 @@ class OBoW(Progress, Objective):
         centre: float = 0.875,
         crops: int = 2,
         crop_size: int = 160,
-        crop_scale: list[float] = [0.08, 0.6],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        crop_scale: list[float] = [0.08, 0.6],
         patches: int = 5,
         patch_size: int = 96,
         patch_view: int = 256,
-        patch_scale: list[float] = [0.6, 1.0],  # noqa: B006
+        patch_scale: list[float] = [0.6, 1.0],
         patch_grid: int = 3,
         patch_jitter: int = 24,
     ) -> None:
