@@ -66,8 +66,8 @@ class ContextSSL(Progress, Objective):
         heads: of its attention.
         temperature: divides cosine similarities.
         latents: weight of the second term.
-        latents_of: which numbers the mean of the second term is over: the step's `environment`, as in the authors'
-            code, or `all`, where other environments have zeros as targets.
+        latents_of: over which numbers the second term is averaged: the step's `environment`, as in the authors' code,
+            or `all`, where other environments have zeros as targets.
         latent_hidden: widths of the hidden layers of g.
         convention: form of the action vector. `seq-jepa` and `sie` follow these papers: quaternions with the sign of
             the product, and plain differences of hues. The recorded parameters of y always have the form that

@@ -52,7 +52,8 @@ class DINO(Objective):
         projector: widths of the head's MLP; the last is the dimension of the prototypes.
         batch_norm: whether the head's hidden layers have batch normalisation, as in the paper for ResNets.
         prototypes: number of prototypes.
-        unit_norm: whether all prototypes have length one. Learnt lengths may give more, with less stable training.
+        unit_norm: whether all prototypes have length one. Learnt lengths can give better features, but train less
+            stably.
         frozen_prototypes: share of all steps in which the prototypes are frozen; in the paper, its first epoch of 100.
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits after the warm-up; higher ones, such as 0.07, need a warm-up.
@@ -65,7 +66,7 @@ class DINO(Objective):
         momentum: of the teacher in the first step; it rises to 1 along half a cosine.
         koleo: weight of DINOv2's term that spreads the features of each global crop; 0.1 there, and over the global
             batch here.
-        keep: whose weights the backbone has after the last step.
+        keep: which network's weights become the backbone's after the last step.
     """
 
     teacher: Teacher

@@ -83,9 +83,8 @@ class ECReconstruction(Around):
             raise SettingError("parameters", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
         equivariant = round(features * equivariant_share)
         if not 0 < equivariant < features:
-            raise SettingError(
-                "equivariant_share", f"{equivariant_share} of {features} features leaves one of the two parts empty"
-            )
+            problem = f"with {equivariant_share} of {features}, one of the two parts would have no features"
+            raise SettingError("equivariant_share", problem)
         super().__init__(base=base_objective(features - equivariant, groups, **base))
         self.features, self.invariant_features, self.weight = features, features - equivariant, weight
         self.path = TransformPath(intermediates, tuple(parameters))

@@ -66,7 +66,7 @@ class IBOT(Progress, Objective):
         mask_probability: share of the global crops that are masked.
         mask_share: smallest and largest share of the patches that are masked in such a crop; the paper has 0.3 plus or
             minus 0.2.
-        mask_seed: of the masks, with the step, the sample and the crop.
+        mask_seed: seed of the masks; each mask also depends on step, sample and crop.
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits after the warm-up.
         warmup_temperature: divides the teacher's logits in the first step.
@@ -76,7 +76,7 @@ class IBOT(Progress, Objective):
         momentum: of the teacher in the first step; it rises to 1 along half a cosine.
         image_weight: of the loss on pooled features.
         patch_weight: of the loss on masked patches.
-        keep: whose weights the backbone has after the last step.
+        keep: which network's weights become the backbone's after the last step.
     """
 
     backbone_teacher: Teacher

@@ -41,7 +41,7 @@ class LeJEPA(PairObjective):
         form: `per-view` tests every view separately, as the paper's minimal script does. `flattened` is the form of
             stable-pretraining: all views are one sample N V, c is the mean of the global views alone, and the first
             term has the weight 1.
-        global_views: number of views by the augmentation as it is, or of the data.
+        global_views: number of views from the unchanged augmentation, or from the data.
         local_views: number of small crops; with none, several views of an object in the data serve as global views.
         local_size: side of the small crops in pixels.
         local_scale: smallest and largest share of the image's area that a small crop takes.

@@ -321,7 +321,7 @@ def test_mistakes_in_a_recipe_are_named_by_their_key(objective: dict[str, Any], 
         ({"equivariant_share": 1.0}, "objective.equivariant_share: must lie between 0 and 1"),
         (
             {"equivariant_share": 0.01},
-            "objective.equivariant_share: 0.01 of 16 features leaves one of the two parts empty",
+            "objective.equivariant_share: with 0.01 of 16, one of the two parts would have no features",
         ),
         ({"decoder": []}, "objective.decoder: must name at least one width"),
         ({"decoder": [8, 0]}, "objective.decoder: must name at least one width, all at least 1, got [8, 0]"),

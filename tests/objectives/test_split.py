@@ -126,7 +126,7 @@ def test_other_views_stand_behind_those_of_the_invariant_objective() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"equivariant_share": 1.0}, "equivariant_share: 1.0 of 8 features leaves one of the two parts empty"),
+        ({"equivariant_share": 1.0}, "equivariant_share: with 1.0 of 8, one of the two parts would have no features"),
         ({"weight": -1.0}, "weight: must be at least 0, got -1.0"),
         (
             {"equivariant": {**SIE, "parameters": ["rotatoin"]}},
