@@ -1,7 +1,7 @@
 """Several views of an object as one row: the mean of their features, or the output of the encoder's own network.
 
-The network gets the actions between the views too. Several views tell more than one. Whether an encoder's own network is worth anything shows beside the mean over the same
-views, which every encoder has.
+The network gets the actions between the views too. Several views tell more than one. Whether an encoder's own network
+is worth anything shows beside the mean over the same views, which every encoder has.
 """
 
 from collections.abc import Callable, Sequence

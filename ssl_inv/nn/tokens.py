@@ -115,10 +115,10 @@ def normalised(tokens: Tensor) -> Tensor:
 class TokenPredictor(nn.Module):
     """A narrow vision transformer that predicts the tokens of hidden patches from visible ones.
 
-    As in I-JEPA (sec. 3, "Prediction"), visible tokens are mapped to the predictor's width. One learnt mask token stands for every hidden patch. Both get
-    the fixed sine-cosine position of their patch. Each block of hidden patches is predicted separately, in a sequence
-    with all visible patches. An action is concatenated to every mask token, and three linear layers with ReLU mix the
-    two: the "feature conditioning" of Image World Models.
+    As in I-JEPA (sec. 3, "Prediction"), visible tokens are mapped to the predictor's width. One learnt mask token
+    stands for every hidden patch. Both get the fixed sine-cosine position of their patch. Each block of hidden patches
+    is predicted separately, in a sequence with all visible patches. An action is concatenated to every mask token, and
+    three linear layers with ReLU mix the two: the "feature conditioning" of Image World Models.
 
     Args:
         tokens: C, dimensions of the encoder's tokens.

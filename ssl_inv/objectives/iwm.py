@@ -28,7 +28,7 @@ from ssl_inv.views import Pair, Views
 
 
 class IWM(Objective):
-    """Image World Models (Garrido et al., "Learning and leveraging world models in ...", 2024, 2403.00504).
+    """Image World Models (Garrido et al., 2024, arXiv 2403.00504).
 
     The patches C of a source view x are the context. The blocks T_1 .. T_M of the target view y are predicted; they
     share no place with C. With the encoder f, the moving average f' of its parameters, the action a from x to y and the

@@ -49,7 +49,7 @@ class Group(ABC):
         return a + step
 
     def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        """The given fraction of a step, from 0 to 1; a step that has no fractions is taken whole from 0.5 on."""
+        """A fraction of a step: 0 is none, 1 the whole. A step without fractions is taken whole from 0.5 on."""
         if self.continuous:
             return step * fraction
         return step if fraction >= 0.5 else torch.zeros_like(step)

@@ -312,7 +312,7 @@ def _write_object(folder: Path, source: Source, item: int, views: int, given: La
 
 
 def _latents_of(transform: Transform) -> Latents:
-    """The stored numbers `(B, 7)` or `(B, 10)` of named parameters: `transform_of` inverted, for y angles within a quarter turn."""
+    """The inverse of `transform_of`, as `(B, 7)` or `(B, 10)`, for y angles within a quarter turn."""
     columns = {name: transform[name].detach().cpu().double() for name in GROUPS}
     matrix = quaternion_to_matrix(columns.pop("rotation"))
     x = torch.atan2(matrix[:, 2, 1], matrix[:, 2, 2])
