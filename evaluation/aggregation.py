@@ -1,8 +1,7 @@
-"""Several views of an object as one row: the mean of their features, or the output of the encoder's own network, which
-gets the actions between them too.
+"""Several views of an object as one row: the mean of their features, or the output of the encoder's own network.
 
-Several views tell more than one. Whether an encoder's own network is worth anything shows beside the mean over the same
-views, which every encoder has.
+The network gets the actions between the views too. Several views tell more than one. Whether an encoder's own network
+is worth anything shows beside the mean over the same views, which every encoder has.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,8 +33,9 @@ def aggregate_of(views: int) -> str:
 
 
 def aggregated(table: FeatureTable, views: int, aggregate: Aggregate | None = None) -> FeatureTable | None:
-    """A table with one row for each group of views: the first views of an object, the next ones, and so on. Views that
-    are left over belong to no group.
+    """A table with one row for each group of views: the first views of an object, the next ones, and so on.
+
+    Views that are left over belong to no group.
 
     Args:
         table: its part "all" is read, and the transforms if there is an `aggregate`.

@@ -1,6 +1,4 @@
-"""What all classifiers of frozen features share: single and several views, classes without training rows, top-1 and
-top-5.
-"""
+"""What all classifiers of frozen features share: single and several views, unseen classes, top-1 and top-5."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
@@ -96,8 +94,7 @@ def in_top(scores: Tensor, labels: Tensor, k: int) -> Tensor:
 def accuracies(
     protocol: Classifier, part: str, scores: Tensor, validation: FeatureTable, remarks: list[str], top5: bool = True
 ) -> list[Result]:
-    """Top-1, and with more than five classes top-5, as fractions of the labelled rows, with a standard error over
-    objects.
+    """Top-1, and with more than five classes top-5, as fractions of labelled rows, with a standard error over objects.
 
     Args:
         protocol: gives the name and the bootstrap.

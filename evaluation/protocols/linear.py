@@ -1,5 +1,4 @@
-"""Linear classification of frozen features: one softmax regression for each learning rate of a grid, all trained
-together.
+"""Linear classification of frozen features: softmax regressions for a grid of learning rates, trained together.
 
 The protocol is DINOv2's (Oquab et al., 2023): SGD with momentum 0.9, no weight decay, a cosine to zero, one head for
 each learning rate. Two things differ. The learning rate is chosen on held-out training objects, never on the reported
@@ -123,8 +122,7 @@ class LinearProbe(Classifier):
             waiting = waiting[size:]
 
     def choose_learning_rate(self, features: Tensor, labels: Tensor, objects: Tensor, classes: int) -> float:
-        """The learning rate whose head has the highest accuracy on held-out objects; of equals, the one with the lowest
-        cross-entropy there.
+        """The learning rate with the highest accuracy on held-out objects; of equals, the lowest cross-entropy there.
 
         Args:
             features: `(N, D)`, training rows, standardised.

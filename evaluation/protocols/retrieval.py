@@ -1,5 +1,4 @@
-"""Whether a predictor finds the view that an action leads to: MRR and hit rates within an object, retrieval error among
-all views.
+"""Whether a predictor finds the view that an action leads to: MRR and hit rates in an object, error among all views.
 
 The protocol is SIE's (Garrido, Najman, LeCun, ICML 2023). From the embedding of an object's view 0 the predictor makes
 the embedding of every view of the object, view 0 included. The source is not normalised; predictions and candidates

@@ -194,28 +194,6 @@ def synthesise(amplitudes: Tensor, size: int, *, periodic: bool = False) -> Tens
     return fields.view(batch, count, size, size)
 
 
-def full_field(noise: Tensor, gamma: float, alpha: float = 1.0) -> Tensor:
-    """A periodic field with every mode that an image can hold: white noise, filtered by |k|^(-gamma/2). The reference
-    for `synthesise`.
-
-    Args:
-        noise: independent standard normal numbers, `(..., H, W)`.
-        gamma: smoothness, the exponent of the power spectrum.
-        alpha: largest absolute value of the result.
-
-    Returns:
-        Fields `(..., H, W)` with mean 0.
-    """
-    height, width = noise.shape[-2:]
-    rows = torch.fft.fftfreq(height, 1 / height, dtype=noise.dtype, device=noise.device)
-    columns = torch.fft.rfftfreq(width, 1 / width, dtype=noise.dtype, device=noise.device)
-    squared = rows[:, None] ** 2 + columns**2
-    squared[0, 0] = math.inf
-    field = torch.fft.irfft2(torch.fft.rfft2(noise) * squared ** (-gamma / 4), s=(height, width))
-    scaled: Tensor = field / field.abs().amax((-2, -1), keepdim=True) * alpha
-    return scaled
-
-
 # Warps: the paper's 2x3 matrices, applied to the target coordinates (x, y). Fields g are `(B, n, S, S)`, multiplied by
 # alpha.
 

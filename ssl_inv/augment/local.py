@@ -65,7 +65,7 @@ class RandomField(Photometric):
     ) -> None:
         super().__init__(probability)
         if not transforms or len(set(transforms)) < len(transforms):
-            raise SettingError("transforms", f"must be different and at least one, got {transforms}")
+            raise SettingError("transforms", f"must name one or more transforms, each once, got {transforms}")
         self.transforms = [name for name in (*GEOMETRIC, *COLOURS) if name in transforms]
         self.gamma, self.alpha = check_range("gamma", gamma, 0.1, 100), check_range("alpha", alpha, 0, 10)
         self.periodic = periodic

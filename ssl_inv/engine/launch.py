@@ -32,7 +32,7 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
     available = torch.cuda.device_count()
     accelerator = ("gpu" if available else "cpu") if settings.accelerator == "auto" else settings.accelerator
     if accelerator == "gpu" and settings.devices > available:
-        raise SettingError("devices", f"{settings.devices}, but this machine has {available} GPU(s)")
+        raise SettingError("devices", f"must be at most the {available} GPUs of this machine, got {settings.devices}")
     # Buffers are equal on all ranks by construction, and sending a queue or a bank costs more than a step. Clusters and
     # neighbours of millions of images keep rank 0 busy for hours while the other ranks wait.
     ddp = DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1))

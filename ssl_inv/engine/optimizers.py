@@ -23,12 +23,12 @@ def make_optimizer(
     final_weight_decay: float | None = None,
     decay_norm_and_bias: bool = False,
     momentum: float = 0.9,
-    betas: list[float] = [0.9, 0.999],  # noqa: B006 - never changed, and a recipe shows it as it stands
+    betas: list[float] = [0.9, 0.999],
     schedule: Literal["cosine", "constant"] = "cosine",
     warmup: float = 0.05,
     warmup_lr: float = 0.0,
     final_lr: float = 0.0,
-    constant_lr: list[str] = [],  # noqa: B006
+    constant_lr: list[str] = [],
 ) -> "Optimization":
     """An optimiser for all parameters of some modules, with its schedule.
 

@@ -21,7 +21,7 @@ def require_input_size(model: nn.Module, size: int) -> None:
     patches = getattr(model, "patch_embed", None)
     wanted = getattr(patches, "img_size", None)
     if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
-        raise SettingError("size", f"images have {size} pixels a side, but this network takes {wanted[0]}")
+        raise SettingError("size", f"must be {wanted[0]} for this network, got {size}")
 
 
 def require_forward(model: nn.Module, size: int) -> None:
@@ -32,7 +32,7 @@ def require_forward(model: nn.Module, size: int) -> None:
     except (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
         reason = " ".join(str(error).split())
         name = f"{model.architecture} with {model.arguments}" if isinstance(model, Backbone) else type(model).__name__
-        raise ValueError(f"images of {size} pixels do not go through {name}: {reason}") from None
+        raise ValueError(f"the network {name} fails on images of {size} pixels: {reason}") from None
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:

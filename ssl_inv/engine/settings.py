@@ -62,7 +62,7 @@ class TrainerSettings:
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("steps or epochs must be given, and not both; null takes one back: --trainer.steps null")
+            raise ValueError("give steps or epochs, not both; --trainer.steps null removes steps")
         for name in ("steps", "epochs", "batch_size", "accumulate", "devices", "checkpoint_every", "log_every"):
             if (value := getattr(self, name)) is not None:
                 require_at_least(1, **{name: value})
@@ -70,7 +70,7 @@ class TrainerSettings:
         require(0 <= self.seed < 2**63, "seed", f"must be at least 0 and below 2^63, got {self.seed}")
         if self.clip is not None:
             require_above(0, clip=self.clip)
-        require(not self.clip_each or self.clip is not None, "clip_each", "True, but clip is none: nothing is clipped")
+        require(not self.clip_each or self.clip is not None, "clip_each", "needs `clip`, which is null")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +107,8 @@ class EvaluationSettings:
         neighbours: k of the k-nearest-neighbour vote.
         aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the
             objective's own network if it has one; empty classifies single views only.
-        paths: numbers of observed views of sequences whose end is predicted by path integration; empty predicts none.
+        paths: how many views are observed before path integration predicts where the sequence ends; one test per
+            number, none if empty.
     """
 
     protocol: Literal["quick", "full", "none"] = "quick"

@@ -10,9 +10,9 @@ class Memory(nn.Module):
     """State that an objective keeps between steps.
 
     Its buffers are persistent, so a checkpoint holds them. They are equal on all processes, because every process takes
-    in the same rows: those of the global batch. Rows wait until the step is done: the gradient needs the memory as the
-    loss read it, so no loss has to copy it, and all micro-batches of a step read the same memory. Loading a state dict
-    drops the rows that wait.
+    in the same rows: those of the global batch. New rows wait until the step is done, because the gradient still needs
+    the old memory; so no loss has to copy it, and all micro-batches of a step read the same memory. Loading a state
+    dict drops the rows that wait.
 
     A subclass has a method that gathers new rows and passes them to `_wait`, and it defines `_take_in`. If it caches
     what it computes from its buffers, it extends `forget`.

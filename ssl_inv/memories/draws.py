@@ -139,7 +139,7 @@ class Negatives:
             SettingError: if the pool or the data is too small.
         """
         pooled = self.kind in ("semi-hard", "semi-easy")
-        size = f"{self.pool}, but the training data has {objects} objects; the paper's is a tenth of its data"
+        size = f"must be at most the {objects} training objects, got {self.pool}; the paper uses a tenth of its data"
         require(not pooled or self.pool <= objects, "pool", size)
         most = self.pool if pooled else objects
         require(self.count <= most, "negative_count", f"{self.count}, but there are {most} objects to draw from")

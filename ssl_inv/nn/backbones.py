@@ -259,7 +259,7 @@ def make_backbone(
     *,
     name: str = "resnet18",
     stem: Literal["default", "3x3-stride1", "3x3-stride2"] = "default",
-    arguments: dict[str, Any] = {},  # noqa: B006
+    arguments: dict[str, Any] = {},
 ) -> Backbone:
     """An untrained backbone.
 

@@ -1,6 +1,4 @@
-"""Passes through a vision transformer that mask or drop patches, and the token predictor of I-JEPA and image world
-models.
-"""
+"""Passes through a vision transformer that mask or drop patches, and the token predictor of I-JEPA and IWM."""
 
 from functools import partial
 from typing import Any
@@ -55,9 +53,7 @@ Grid = tuple[int, int]
 
 
 def require_patch_tokens(backbone: Backbone, objective: str) -> None:
-    """Raise a `SettingError` unless the backbone is a vision transformer that can drop patches and whose features are
-    the mean of its patch tokens.
-    """
+    """Raise a `SettingError` unless the backbone is a ViT that can drop patches and pools them by their mean."""
     model: Any = backbone.model
     if isinstance(backbone, Part):
         raise SettingError("base", f"{objective} predicts whole tokens and cannot work on some of their channels only")
@@ -117,13 +113,12 @@ def normalised(tokens: Tensor) -> Tensor:
 
 
 class TokenPredictor(nn.Module):
-    """A narrow vision transformer that predicts the tokens of hidden patches from visible ones (I-JEPA, sec. 3,
-    "Prediction").
+    """A narrow vision transformer that predicts the tokens of hidden patches from visible ones.
 
-    Visible tokens are mapped to the predictor's width. One learnt mask token stands for every hidden patch. Both get
-    the fixed sine-cosine position of their patch. Each block of hidden patches is predicted separately, in a sequence
-    with all visible patches. An action is concatenated to every mask token, and three linear layers with ReLU mix the
-    two: the "feature conditioning" of Image World Models.
+    As in I-JEPA (sec. 3, "Prediction"), visible tokens are mapped to the predictor's width. One learnt mask token
+    stands for every hidden patch. Both get the fixed sine-cosine position of their patch. Each block of hidden patches
+    is predicted separately, in a sequence with all visible patches. An action is concatenated to every mask token, and
+    three linear layers with ReLU mix the two: the "feature conditioning" of Image World Models.
 
     Args:
         tokens: C, dimensions of the encoder's tokens.

@@ -50,8 +50,9 @@ class AdaptiveMultiHead(Objective):
     Args:
         projector: widths of the layers of each head.
         heads: number of heads.
-        hidden: width of the hidden layer of the temperature network. The network has a value for every pair of views of
-            the global batch and this process's part of it: batches of 256 and a width of 128 take 134 MB for each head.
+        hidden: width of the hidden layer of the temperature network. The network has one value for each pair of a
+            view of the global batch and a view of this process's part: batches of 256 and a width of 128 take 134 MB
+            for each head.
         temperatures: low and high. The authors' low of 0.00001 needs a small learning rate or a clipped gradient.
         regularisation: weight of Omega; beta in the paper.
         negatives: `hardest` as in the paper, or `all`.
@@ -62,10 +63,10 @@ class AdaptiveMultiHead(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 128],
         heads: int = 3,
         hidden: int = 128,
-        temperatures: list[float] = [1e-5, 2.0],  # noqa: B006
+        temperatures: list[float] = [1e-5, 2.0],
         regularisation: float = 0.1,
         negatives: Literal["hardest", "all"] = "hardest",
     ) -> None:

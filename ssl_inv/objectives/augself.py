@@ -61,13 +61,13 @@ class AugSelf(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["crop", "colour"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        parameters: list[str] = ["crop", "colour"],
         weight: float = 1.0,
-        hidden: list[int] = [512, 512],  # noqa: B006
+        hidden: list[int] = [512, 512],
         normalised_heads: bool = True,
         bounded: bool = True,
         symmetric: bool = True,
-        projector: list[int] = [2048, 128],  # noqa: B006
+        projector: list[int] = [2048, 128],
         temperature: float = 0.2,
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:

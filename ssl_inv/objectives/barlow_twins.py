@@ -38,7 +38,7 @@ class BarlowTwins(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [8192, 8192, 8192],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [8192, 8192, 8192],
         redundancy: float = 0.0051,
         scale: float = 1.0,
     ) -> None:

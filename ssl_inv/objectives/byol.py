@@ -45,8 +45,8 @@ class BYOL(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [4096, 256],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        predictor: list[int] = [4096],  # noqa: B006
+        projector: list[int] = [4096, 256],
+        predictor: list[int] = [4096],
         momentum: float = 0.996,
     ) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ class CapsIE(Objective):
 
     Args:
         parameters: of the action between the views, given to the predictor; `rotation` in the paper.
-        capsules: K, at every place of the map and of the whole image.
+        capsules: K, the number of capsules, at each place of the map and for the whole image.
         pose: numbers in a pose.
         map_side: side of the backbone's last feature map; 8 for a ResNet and images of 256 pixels.
         invariance: weight of the cross entropy between the activations, and of their mean entropy.
@@ -73,7 +73,7 @@ class CapsIE(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        parameters: list[str] = ["rotation"],
         capsules: int = 16,
         pose: int = 16,
         map_side: int = 8,

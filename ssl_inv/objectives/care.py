@@ -48,7 +48,7 @@ class CARE(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 128],
         temperature: float = 0.5,
         equivariance: float = 0.01,
         chunk: str = "chunk",

@@ -51,9 +51,9 @@ class ConditionalBYOL(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 2048],  # noqa: B006
-        predictor_hidden: list[int] = [512],  # noqa: B006
+        parameters: list[str] = ["rotation"],
+        projector: list[int] = [2048, 2048, 2048],
+        predictor_hidden: list[int] = [512],
         action_embedding: int = 128,
         momentum: float = 0.996,
         symmetric: bool = True,

@@ -55,12 +55,12 @@ class ContextPrediction(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        hidden: list[int] = [4096, 4096],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        hidden: list[int] = [4096, 4096],
         neighbours: int = 1,
         patch_size: int = 96,
         patch_gap: int = 48,
         patch_jitter: int = 14,
-        patch_scale: list[float] = [0.35, 1.0],  # noqa: B006
+        patch_scale: list[float] = [0.35, 1.0],
     ) -> None:
         super().__init__()
         require_between(1, _SIDES, neighbours=neighbours)

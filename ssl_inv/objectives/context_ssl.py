@@ -66,8 +66,8 @@ class ContextSSL(Progress, Objective):
         heads: of its attention.
         temperature: divides cosine similarities.
         latents: weight of the second term.
-        latents_of: which numbers the mean of the second term is over: the step's `environment`, as in the authors'
-            code, or `all`, where other environments have zeros as targets.
+        latents_of: over which numbers the second term is averaged: the step's `environment`, as in the authors' code,
+            or `all`, where other environments have zeros as targets.
         latent_hidden: widths of the hidden layers of g.
         convention: form of the action vector. `seq-jepa` and `sie` follow these papers: quaternions with the sign of
             the product, and plain differences of hues. The recorded parameters of y always have the form that
@@ -85,7 +85,7 @@ class ContextSSL(Progress, Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        environments: list[list[str]] = [["rotation"], ["floor_hue", "light_hue"]],  # noqa: B006 - never changed, a recipe shows it
+        environments: list[list[str]] = [["rotation"], ["floor_hue", "light_hue"]],
         context: int = 64,
         masked: float = 0.9,
         positions: Literal["learned", "none"] = "learned",
@@ -95,7 +95,7 @@ class ContextSSL(Progress, Objective):
         temperature: float = 0.1,
         latents: float = 5.0,
         latents_of: Literal["environment", "all"] = "environment",
-        latent_hidden: list[int] = [1024, 1024],  # noqa: B006
+        latent_hidden: list[int] = [1024, 1024],
         convention: Literal["canonical", "seq-jepa", "sie"] = "canonical",
         seed: int = 0,
     ) -> None:

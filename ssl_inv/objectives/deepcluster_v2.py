@@ -65,9 +65,9 @@ class DeepClusterV2(PairObjective):
         *,
         local_crops: int = 6,
         local_size: int = 96,
-        local_scale: list[float] = [0.05, 0.14],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 128],  # noqa: B006
-        prototypes: list[int] = [3000, 3000, 3000],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.14],
+        projector: list[int] = [2048, 128],
+        prototypes: list[int] = [3000, 3000, 3000],
         cluster_iterations: int = 10,
         cluster_points: int = 256,
         temperature: float = 0.1,

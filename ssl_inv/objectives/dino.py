@@ -52,7 +52,8 @@ class DINO(Objective):
         projector: widths of the head's MLP; the last is the dimension of the prototypes.
         batch_norm: whether the head's hidden layers have batch normalisation, as in the paper for ResNets.
         prototypes: number of prototypes.
-        unit_norm: whether all prototypes have length one. Learnt lengths may give more, with less stable training.
+        unit_norm: whether all prototypes have length one. Learnt lengths can give better features, but train less
+            stably.
         frozen_prototypes: share of all steps in which the prototypes are frozen; in the paper, its first epoch of 100.
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits after the warm-up; higher ones, such as 0.07, need a warm-up.
@@ -65,7 +66,7 @@ class DINO(Objective):
         momentum: of the teacher in the first step; it rises to 1 along half a cosine.
         koleo: weight of DINOv2's term that spreads the features of each global crop; 0.1 there, and over the global
             batch here.
-        keep: whose weights the backbone has after the last step.
+        keep: which network's weights become the backbone's after the last step.
     """
 
     teacher: Teacher
@@ -77,8 +78,8 @@ class DINO(Objective):
         *,
         local_crops: int = 8,
         local_size: int = 96,
-        local_scale: list[float] = [0.05, 0.4],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.4],
+        projector: list[int] = [2048, 2048, 256],
         batch_norm: bool = False,
         prototypes: int = 65536,
         unit_norm: bool = True,

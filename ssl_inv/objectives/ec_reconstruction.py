@@ -67,11 +67,11 @@ class ECReconstruction(Around):
         groups: Mapping[str, Group],
         *,
         base: Annotated[dict[str, Any], "objective"],
-        parameters: list[str] = ["angle"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        parameters: list[str] = ["angle"],
         intermediates: int = 2,
         equivariant_share: float = 0.5,
         weight: float = 1.0,
-        decoder: list[int] = [128, 64, 32, 16],  # noqa: B006
+        decoder: list[int] = [128, 64, 32, 16],
     ) -> None:
         if not 0 < equivariant_share < 1:
             raise SettingError("equivariant_share", f"must lie between 0 and 1, got {equivariant_share}")
@@ -83,9 +83,8 @@ class ECReconstruction(Around):
             raise SettingError("parameters", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
         equivariant = round(features * equivariant_share)
         if not 0 < equivariant < features:
-            raise SettingError(
-                "equivariant_share", f"{equivariant_share} of {features} features leaves one of the two parts empty"
-            )
+            problem = f"with {equivariant_share} of {features}, one of the two parts would have no features"
+            raise SettingError("equivariant_share", problem)
         super().__init__(base=base_objective(features - equivariant, groups, **base))
         self.features, self.invariant_features, self.weight = features, features - equivariant, weight
         self.path = TransformPath(intermediates, tuple(parameters))

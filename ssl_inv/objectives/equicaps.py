@@ -39,7 +39,7 @@ class EquiCaps(Objective):
         capsules on feature maps matters.
 
     Args:
-        capsules: K, at every place of the map and of the whole image.
+        capsules: K, the number of capsules, at each place of the map and for the whole image.
         map_side: side of the backbone's last feature map; 8 for a ResNet and images of 256 pixels.
         invariance: weight of the cross entropy between the activations.
         equivariance: weight of the distance between turned and seen poses.

@@ -60,9 +60,9 @@ class EquiMod(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["crop", "flip", "brightness", "contrast", "saturation", "hue", "grey", "blur"],  # noqa: B006
+        parameters: list[str] = ["crop", "flip", "brightness", "contrast", "saturation", "hue", "grey", "blur"],
         source: Literal["view", "pair"] = "view",
-        projector: list[int] = [2048, 2048, 128],  # noqa: B006
+        projector: list[int] = [2048, 2048, 128],
         action_embedding: int = 128,
         temperature: float = 0.2,
         equivariant_temperature: float = 0.2,

@@ -59,12 +59,12 @@ class ESSL(PairObjective):
         groups: Mapping[str, Group],
         *,
         base: Literal["simclr", "simsiam"] = "simclr",
-        projector: list[int] = [2048, 2048, 2048],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 2048, 2048],
         projector_norm: bool = False,
         temperature: float = 0.5,
         predictor_hidden: int = 512,
         rotation: float = 0.4,
-        rotation_head: list[int] = [2048, 2048],  # noqa: B006
+        rotation_head: list[int] = [2048, 2048],
         last_activation: bool = True,
         turned_size: int = 16,
         turned_scale: list[float] | None = None,

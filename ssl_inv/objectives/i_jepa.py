@@ -54,7 +54,7 @@ class IJEPA(Objective):
         context_scale: smallest and largest share of the patches in the context square; the context is this square
             without the targets.
         least_context: smallest number of patches in a context; smaller ones are drawn anew, up to twenty times.
-        mask_seed: of the masks, with the step and the sample.
+        mask_seed: seed of the masks; each mask also depends on step and sample.
         predictor_width: of the predictor's tokens.
         predictor_depth: number of the predictor's transformer blocks; the paper has 6 for ViT-B, 12 for ViT-L and
             ViT-H.
@@ -73,9 +73,9 @@ class IJEPA(Objective):
         groups: Mapping[str, Group],
         *,
         blocks: int = 4,
-        block_scale: list[float] = [0.15, 0.2],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        block_aspect: list[float] = [0.75, 1.5],  # noqa: B006
-        context_scale: list[float] = [0.85, 1.0],  # noqa: B006
+        block_scale: list[float] = [0.15, 0.2],
+        block_aspect: list[float] = [0.75, 1.5],
+        context_scale: list[float] = [0.85, 1.0],
         least_context: int = 10,
         mask_seed: int = 0,
         predictor_width: int = 384,

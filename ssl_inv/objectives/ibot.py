@@ -66,7 +66,7 @@ class IBOT(Progress, Objective):
         mask_probability: share of the global crops that are masked.
         mask_share: smallest and largest share of the patches that are masked in such a crop; the paper has 0.3 plus or
             minus 0.2.
-        mask_seed: of the masks, with the step, the sample and the crop.
+        mask_seed: seed of the masks; each mask also depends on step, sample and crop.
         student_temperature: divides the student's logits.
         teacher_temperature: divides the teacher's logits after the warm-up.
         warmup_temperature: divides the teacher's logits in the first step.
@@ -76,7 +76,7 @@ class IBOT(Progress, Objective):
         momentum: of the teacher in the first step; it rises to 1 along half a cosine.
         image_weight: of the loss on pooled features.
         patch_weight: of the loss on masked patches.
-        keep: whose weights the backbone has after the last step.
+        keep: which network's weights become the backbone's after the last step.
     """
 
     backbone_teacher: Teacher
@@ -89,14 +89,14 @@ class IBOT(Progress, Objective):
         *,
         local_crops: int = 10,
         local_size: int = 96,
-        local_scale: list[float] = [0.05, 0.4],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.4],
+        projector: list[int] = [2048, 2048, 256],
         prototypes: int = 8192,
         shared_head: bool = True,
         unit_norm: bool = True,
         frozen_prototypes: float = 0.00125,
         mask_probability: float = 0.5,
-        mask_share: list[float] = [0.1, 0.5],  # noqa: B006
+        mask_share: list[float] = [0.1, 0.5],
         mask_seed: int = 0,
         student_temperature: float = 0.1,
         teacher_temperature: float = 0.07,

@@ -76,7 +76,7 @@ class InterCLR(Progress, Around):
         cluster_points: largest number of objects per cluster that k-means is fitted to; all objects get a cluster.
         labels: `online` assigns the images of each batch to clusters; `offline` assigns all images by k-means on the
             bank, every `cluster_epochs`.
-        cluster_epochs: see `labels`.
+        cluster_epochs: epochs between two clusterings; offline labels only.
         centroid_every: steps between updates of centroids from their members; online labels only.
         smallest_cluster: smaller clusters are emptied and get half of the largest one; 0 for never; online labels only.
         negatives: `semi-hard` draws from the pool of the images most similar to the query, `semi-easy` from the pool of
@@ -89,7 +89,7 @@ class InterCLR(Progress, Around):
             pi, the cosine continues as a straight line.
         margin: below 0 makes the decision less strict.
         temperature: T, which divides the cosine similarities.
-        bank_renewal: share of the new key in the stored vector, 1 minus it of the old vector; ODC has 0.5.
+        bank_renewal: weight of the new key in the stored vector; the old vector has the rest. ODC uses 0.5.
         bank_precision: of the stored vectors.
         bank_place: `host` keeps the bank out of the GPU's memory.
         seed: decides clusters, positives and negatives, with the step and the image.
@@ -110,7 +110,7 @@ class InterCLR(Progress, Around):
         weight: float = 0.25,
         warmup: float = 0.0,
         share_neck: bool = True,
-        neck: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        neck: list[int] = [2048, 128],
         neck_momentum: float = 0.999,
         clusters: int = 10000,
         cluster_iterations: int = 20,
@@ -277,7 +277,7 @@ def _suitable(base: Objective, name: str) -> PairObjective:
     """The base; a `SettingError` if it does not fit."""
     if not isinstance(base, PairObjective):
         raise SettingError(
-            "base", f"{name!r} hands over no queries and keys; choose a PairObjective, such as moco-v2 or byol"
+            "base", f"{name!r} gives no queries and keys; choose a PairObjective, such as moco-v2 or byol"
         )
     if not _images(base.plan):
         raise SettingError(

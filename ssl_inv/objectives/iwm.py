@@ -1,6 +1,4 @@
-"""Image World Models: predict from patches of a view the features of patches of another view, given the action between
-them.
-"""
+"""Image World Models: predict from patches of one view the features of patches of another, given the action."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -30,8 +28,7 @@ from ssl_inv.views import Pair, Views
 
 
 class IWM(Objective):
-    """Image World Models (Garrido et al., "Learning and leveraging world models in visual representation learning",
-    2024, 2403.00504).
+    """Image World Models (Garrido et al., 2024, arXiv 2403.00504).
 
     The patches C of a source view x are the context. The blocks T_1 .. T_M of the target view y are predicted; they
     share no place with C. With the encoder f, the moving average f' of its parameters, the action a from x to y and the
@@ -63,7 +60,7 @@ class IWM(Objective):
         context_scale: smallest and largest share of the patches in the context square; the context is this square
             without the targets.
         least_context: smallest number of patches in a context; smaller ones are drawn anew, up to twenty times.
-        mask_seed: of the masks, with the step and the sample.
+        mask_seed: seed of the masks; each mask also depends on step and sample.
         predictor_width: of the predictor's tokens.
         predictor_depth: number of the predictor's transformer blocks.
         predictor_heads: of the predictor's attention; 0 takes the backbone's number.
@@ -82,11 +79,11 @@ class IWM(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"],  # noqa: B006
+        parameters: list[str] = ["brightness", "contrast", "saturation", "hue", "grey", "blur", "solarise"],
         blocks: int = 4,
-        block_scale: list[float] = [0.15, 0.2],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        block_aspect: list[float] = [0.75, 1.5],  # noqa: B006
-        context_scale: list[float] = [0.85, 1.0],  # noqa: B006
+        block_scale: list[float] = [0.15, 0.2],
+        block_aspect: list[float] = [0.75, 1.5],
+        context_scale: list[float] = [0.85, 1.0],
         least_context: int = 10,
         mask_seed: int = 0,
         predictor_width: int = 384,
@@ -138,9 +135,7 @@ class IWM(Objective):
         self.masking.advance(step, steps)
 
     def predictor(self, backbone: Backbone) -> ActionPrediction:
-        """The prediction of some patches, side by side. Embeddings are the tokens of these patches, encoded with the
-        whole view.
-        """
+        """The prediction of some patches, side by side; embeddings are their tokens, encoded with the whole view."""
         judged = evenly_spread(self.grid, self.judged_side)
 
         def embed(pixels: Tensor) -> Tensor:
@@ -155,8 +150,6 @@ class IWM(Objective):
 
 
 def evenly_spread(grid: Grid, side: int) -> Tensor:
-    """The numbers of `side` x `side` patches at even distances, ascending; fewer along an axis where the grid has
-    fewer.
-    """
+    """The numbers of `side` x `side` patches at even distances, ascending; fewer where the grid has fewer."""
     rows, columns = (((torch.arange(min(side, count)) + 0.5) * count / min(side, count)).long() for count in grid)
     return (rows[:, None] * grid[1] + columns).flatten()

@@ -41,7 +41,7 @@ class LeJEPA(PairObjective):
         form: `per-view` tests every view separately, as the paper's minimal script does. `flattened` is the form of
             stable-pretraining: all views are one sample N V, c is the mean of the global views alone, and the first
             term has the weight 1.
-        global_views: number of views by the augmentation as it is, or of the data.
+        global_views: number of views from the unchanged augmentation, or from the data.
         local_views: number of small crops; with none, several views of an object in the data serve as global views.
         local_size: side of the small crops in pixels.
         local_scale: smallest and largest share of the image's area that a small crop takes.
@@ -55,7 +55,7 @@ class LeJEPA(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 128],
         weight: float = 0.02,
         directions: int = 1024,
         nodes: int = 17,
@@ -65,7 +65,7 @@ class LeJEPA(PairObjective):
         global_views: int = 2,
         local_views: int = 0,
         local_size: int = 98,
-        local_scale: list[float] = [0.05, 0.3],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.3],
     ) -> None:
         super().__init__()
         require_filled(projector=projector)

@@ -64,7 +64,7 @@ class MoCoV2(Progress, PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 128],
         queue: int = 65536,
         queue_precision: Literal["fp32", "fp16"] = "fp32",
         temperature: float = 0.2,

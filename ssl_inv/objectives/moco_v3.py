@@ -49,8 +49,8 @@ class MoCoV3(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [4096, 256],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        predictor: list[int] = [4096],  # noqa: B006
+        projector: list[int] = [4096, 256],
+        predictor: list[int] = [4096],
         predictor_norm: bool = False,
         temperature: float = 1.0,
         momentum: float = 0.99,

@@ -1,6 +1,4 @@
-"""MSN: predict from masked views and small crops the prototypes that a moving average of the network finds in a full
-view.
-"""
+"""MSN: predict from masked views and small crops the prototypes that an EMA of the network finds in a full view."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -64,7 +62,7 @@ class MSN(Progress, Objective):
         entropy: weight of the term that makes each anchor choose one prototype; the authors' code has it, their
             settings leave it out.
         momentum: of the teacher in the first step; it rises to 1 linearly.
-        keep: whose weights the backbone has after the last step.
+        keep: which network's weights become the backbone's after the last step.
         seed: of the dropped patches, with the step, the sample and the view.
     """
 
@@ -79,8 +77,8 @@ class MSN(Progress, Objective):
         patch_drop: float = 0.15,
         focal_views: int = 10,
         focal_size: int = 96,
-        focal_scale: list[float] = [0.05, 0.3],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 256],  # noqa: B006
+        focal_scale: list[float] = [0.05, 0.3],
+        projector: list[int] = [2048, 2048, 256],
         batch_norm: bool = True,
         prototypes: int = 1024,
         temperature: float = 0.1,

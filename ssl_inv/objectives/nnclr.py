@@ -48,8 +48,8 @@ class NNCLR(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 2048, 256],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        predictor: list[int] = [4096],  # noqa: B006
+        projector: list[int] = [2048, 2048, 256],
+        predictor: list[int] = [4096],
         queue: int = 98304,
         queue_precision: Literal["fp32", "fp16"] = "fp32",
         temperature: float = 0.1,

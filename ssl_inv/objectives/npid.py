@@ -52,7 +52,7 @@ class NPID(Progress, PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [128],
         negatives: int = 65536,
         temperature: float = 0.07,
         bank_renewal: float = 0.5,

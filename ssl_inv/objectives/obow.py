@@ -63,8 +63,8 @@ class OBoW(Progress, Objective):
         border: positions dropped at each side of a map, since they have seen padding; 0 for maps of a few positions.
         distance_momentum: of m, in each batch.
         first_distance: m before the first batch. None begins with the first batch's distance and takes the mean of all
-            batches until the moving average is as long. The authors' 0.5 fits no network in particular, and makes
-            hundreds of steps too hard or too soft.
+            batches until the moving average is as long. The authors' 0.5 is not adapted to the network and
+            makes hundreds of steps too hard or too soft.
         warm_start: whether the first batch fills the vocabulary before the first step, with several features of each
             image and, where these are too few, with mixtures of them. The authors' random words last for K / batch
             steps.
@@ -111,11 +111,11 @@ class OBoW(Progress, Objective):
         centre: float = 0.875,
         crops: int = 2,
         crop_size: int = 160,
-        crop_scale: list[float] = [0.08, 0.6],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        crop_scale: list[float] = [0.08, 0.6],
         patches: int = 5,
         patch_size: int = 96,
         patch_view: int = 256,
-        patch_scale: list[float] = [0.6, 1.0],  # noqa: B006
+        patch_scale: list[float] = [0.6, 1.0],
         patch_grid: int = 3,
         patch_jitter: int = 24,
     ) -> None:

@@ -64,7 +64,7 @@ class ODC(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [512, 256],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [512, 256],
         dropout: float = 0.5,
         clusters: int = 10000,
         cluster_iterations: int = 20,

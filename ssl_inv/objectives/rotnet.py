@@ -37,7 +37,7 @@ class RotNet(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        hidden: list[int] = [],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        hidden: list[int] = [],
     ) -> None:
         super().__init__()
         self.classifier = mlp((features, *hidden, 4))

@@ -51,11 +51,11 @@ class SEN(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 2048, 2048],  # noqa: B006
+        parameters: list[str] = ["rotation"],
+        projector: list[int] = [2048, 2048, 2048],
         temperature: float = 0.5,
         predictor: Literal["bilinear", "hypernetwork", "concatenation", "embedded"] = "concatenation",
-        predictor_hidden: list[int] = [],  # noqa: B006
+        predictor_hidden: list[int] = [],
         action_embedding: int = 128,
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:

@@ -124,7 +124,7 @@ class SeqJEPA(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        parameters: list[str] = ["rotation"],
         observed: int = 3,
         action_dimensions: int = 128,
         layers: int = 3,

@@ -83,16 +83,16 @@ class SIE(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        parameters: list[str] = ["rotation"],
         equivariant_share: float = 0.5,
-        projector: list[int] = [2048, 2048, 2048],  # noqa: B006
+        projector: list[int] = [2048, 2048, 2048],
         invariance: float = 10.0,
         equivariance: float = 4.5,
         variance: float = 10.0,
         covariance: float = 1.0,
         predicted_variance: bool = True,
         predictor: Literal["bilinear", "hypernetwork", "concatenation"] = "bilinear",
-        predictor_hidden: list[int] = [],  # noqa: B006
+        predictor_hidden: list[int] = [],
         predictor_initialisation: Literal["uniform", "quaternion"] = "uniform",
         convention: Literal["sie", "seq-jepa", "canonical"] = "sie",
         anti_collapse: Literal["variance-covariance", "sigreg"] = "variance-covariance",

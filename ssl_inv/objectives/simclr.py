@@ -34,7 +34,7 @@ class SimCLR(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 128],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 128],
         temperature: float = 0.5,
     ) -> None:
         super().__init__()

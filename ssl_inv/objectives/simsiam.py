@@ -40,7 +40,7 @@ class SimSiam(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 2048, 2048],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 2048, 2048],
         predictor: int = 512,
     ) -> None:
         super().__init__()

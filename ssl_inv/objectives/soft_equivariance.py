@@ -83,7 +83,7 @@ class SoftEquivariance(Progress, Around):
         groups: Mapping[str, Group],
         *,
         base: Annotated[dict[str, Any], "objective"],
-        symmetries: list[str] = ["turns", "flips", "hues"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        symmetries: list[str] = ["turns", "flips", "hues"],
         channels: Literal["trivial", "regular"] = "trivial",
         strength: float = 1.0,
         power: float = 2.0,

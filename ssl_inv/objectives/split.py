@@ -60,9 +60,8 @@ class Split(Around):
     ) -> None:
         own = round(features * equivariant_share)
         if not 0 < own < features:
-            raise SettingError(
-                "equivariant_share", f"{equivariant_share} of {features} features leaves one of the two parts empty"
-            )
+            problem = f"with {equivariant_share} of {features}, one of the two parts would have no features"
+            raise SettingError("equivariant_share", problem)
         require_at_least(0, weight=weight)
         super().__init__(
             invariant=base_objective(features - own, groups, setting="invariant", **invariant),
@@ -147,7 +146,7 @@ def _beside(first: Plan, second: Plan, plain: bool) -> Several:
         SettingError: if the second needs other images beside its own, which only the invariant objective may.
     """
     if second.linked:
-        raise SettingError("equivariant", "it relates different images; only the invariant objective may")
+        raise SettingError("equivariant", "compares different images; only `invariant` may do that")
     plans: list[Plan] = []
     policies: list[PolicyChoice] = []
     for plan, untouched in ((first, False), (second, plain)):

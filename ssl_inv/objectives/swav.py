@@ -66,8 +66,8 @@ class SwAV(Progress, PairObjective):
         *,
         local_crops: int = 6,
         local_size: int = 96,
-        local_scale: list[float] = [0.05, 0.14],  # noqa: B006 - never changed, and a recipe shows it as it stands
-        projector: list[int] = [2048, 128],  # noqa: B006
+        local_scale: list[float] = [0.05, 0.14],
+        projector: list[int] = [2048, 128],
         prototypes: int = 3000,
         frozen_prototypes: float = 0.00125,
         temperature: float = 0.1,

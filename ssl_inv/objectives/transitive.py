@@ -106,14 +106,14 @@ class TransitiveInvariance(Progress, Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        weights: dict[str, float] = {"intra": 2.0, "inter": 1.0, "transitive": 3.0},  # noqa: B006 - never changed, a recipe shows it
+        weights: dict[str, float] = {"intra": 2.0, "inter": 1.0, "transitive": 3.0},
         gap: int = 1,
         criterion: Literal["triplet", "info_nce"] = "triplet",
         margin: float = 0.5,
         negatives: int = 4,
         hard_from: float = 0.25,
         temperature: float = 0.1,
-        projector: list[int] = [4096, 1024],  # noqa: B006
+        projector: list[int] = [4096, 1024],
         neighbours: int = 10,
         max_degree: int | None = None,
         least_similarity: float = -1.0,

@@ -40,7 +40,7 @@ class VICReg(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        projector: list[int] = [2048, 2048, 2048],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        projector: list[int] = [2048, 2048, 2048],
         invariance: float = 25.0,
         variance: float = 25.0,
         covariance: float = 1.0,

@@ -55,11 +55,11 @@ class VICRegTrajectory(PairObjective):
         features: int,
         groups: Mapping[str, Group],
         *,
-        parameters: list[str] = ["rotation"],  # noqa: B006 - never changed, and a recipe shows it as it stands
+        parameters: list[str] = ["rotation"],
         shape: Literal["tangent", "geodesic", "straight"] = "tangent",
         normalised_centre: bool = True,
         compared: Literal["three", "two"] = "three",
-        projector: list[int] = [2048, 2048, 2048],  # noqa: B006
+        projector: list[int] = [2048, 2048, 2048],
         invariance: float = 10.0,
         variance: float = 10.0,
         covariance: float = 1.0,

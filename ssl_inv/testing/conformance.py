@@ -110,7 +110,7 @@ def check_objective(
     Images are noise of 12 x 12 pixels.
 
     Args:
-        objective: a registered name, the dotted path of a class, or a class at the top level of a module.
+        objective: a name in recipes, the dotted path of a class, or a class at the top level of a module.
         groups: the group of every parameter of the views' transforms, by name.
         backbone: the settings of `ssl_inv.nn.backbones.make_backbone`; None is a small convolutional network.
         settings: of the objective; small networks make the check fast.

@@ -1,5 +1,7 @@
-"""The groups that the parameters of a transform belong to. A group knows how two of its values relate, how they are
-written as vectors and in words, and how it is saved. Each group is final; only `Group` is abstract.
+"""The groups that the parameters of a transform belong to.
+
+A group knows how two of its values relate, how they are written as vectors and in words, and how it is saved. Each
+group is final; only `Group` is abstract.
 
 Quaternions are scalar-last (x, y, z, w), as in scipy. Angles are radians. Hues are turns in [0, 1).
 """
@@ -47,9 +49,7 @@ class Group(ABC):
         return a + step
 
     def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        """The given fraction of a step: 0 is no step, 1 is the whole step. A step that has no fractions is taken whole
-        from 0.5 on.
-        """
+        """A fraction of a step: 0 is none, 1 the whole. A step without fractions is taken whole from 0.5 on."""
         if self.continuous:
             return step * fraction
         return step if fraction >= 0.5 else torch.zeros_like(step)
@@ -298,8 +298,9 @@ class Box(Group):
 
 @dataclass(frozen=True)
 class Real(Group):
-    """Real numbers, `(B,)` or `(B, d)`. Vectors are divided by `scale`, a constant of the parameter and never a
-    statistic of the batch.
+    """Real numbers, `(B,)` or `(B, d)`.
+
+    Vectors are divided by `scale`, a constant of the parameter and never a statistic of the batch.
     """
 
     plain_is_scaled: ClassVar[bool] = True

@@ -232,13 +232,10 @@ class Several(Plan):
         check_plan(len(ways) <= 1, "Several: only one plan may be a path along the data's own parameters")
         served = self.own_views == 2 and not self.linked
         alone = not self.linked or all(plan.linked or plan.sources == 1 for plan in self.plans)
-        check_plan(
-            alone,
-            "Several: beside images that an objective links, no plan is served by several of the data's own views",
-        )
+        check_plan(alone, "Several: with a Linked plan, the other plans must use one view of each image")
         check_plan(
             not ways or served,
-            "Several: beside a path between two of the data's own views, no plan may use more or other views",
+            "Several: with a path between two of the data's views, other plans may use only these two",
         )
 
     @property

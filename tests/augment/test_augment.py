@@ -222,7 +222,11 @@ REFUSED = [
     ("simclr", {"extra": [{"name": "crop"}]}, "two operations draw 'crop'"),
     ("custom", {"operations": [{"name": "rotation"}, {"name": "affine"}]}, "two operations draw 'angle'"),
     ("byol", {"blur": [1.0]}, "a probability for each policy"),
-    ("none", {"extra": [{"name": "random_field", "transforms": []}]}, "transforms: must be different and at least one"),
+    (
+        "none",
+        {"extra": [{"name": "random_field", "transforms": []}]},
+        "transforms: must name one or more transforms",
+    ),
 ]
 
 

@@ -13,7 +13,7 @@ from numpy.random import RandomState
 from torch import Tensor
 
 from ssl_inv.augment import fields as field_module
-from ssl_inv.augment.fields import coefficients, field_count, full_field, local_colour, synthesise, warp
+from ssl_inv.augment.fields import coefficients, field_count, local_colour, synthesise, warp
 
 
 def fields(seed: Tensor, gamma: float | Tensor, count: int = 2, size: int = 64, periodic: bool = False) -> Tensor:
@@ -45,6 +45,17 @@ def folded_share(planes: Tensor, alpha: float) -> float:
 
 def correlation(a: Tensor, b: Tensor) -> float:
     return float(torch.corrcoef(torch.stack((a.flatten(), b.flatten())))[0, 1])
+
+
+def full_field(noise: Tensor, gamma: float) -> Tensor:
+    """The reference for `synthesise`, `(..., H, W)`: white noise with every mode, filtered by |k|^(-gamma/2)."""
+    height, width = noise.shape[-2:]
+    rows = torch.fft.fftfreq(height, 1 / height, dtype=noise.dtype)
+    columns = torch.fft.rfftfreq(width, 1 / width, dtype=noise.dtype)
+    squared = rows[:, None] ** 2 + columns**2
+    squared[0, 0] = math.inf
+    field = torch.fft.irfft2(torch.fft.rfft2(noise) * squared ** (-gamma / 4), s=(height, width))
+    return field / field.abs().amax((-2, -1), keepdim=True)
 
 
 def test_full_field_golden(golden):

@@ -1,5 +1,6 @@
-"""3DIEBench and 3DIEBench-T on disk: objects rendered in random poses and lights, in the layout of
-https://github.com/facebookresearch/SIE.
+"""3DIEBench and 3DIEBench-T on disk: objects rendered in random poses and lights.
+
+The layout is that of https://github.com/facebookresearch/SIE:
 
     ROOT/SYNSET/OBJECT/image_{i}.jpg     view i
     ROOT/SYNSET/OBJECT/latent_{i}.npy    seven float64: Euler angles x, y, z; floor hue; light theta, phi; light hue
@@ -311,9 +312,7 @@ def _write_object(folder: Path, source: Source, item: int, views: int, given: La
 
 
 def _latents_of(transform: Transform) -> Latents:
-    """The stored numbers `(B, 7)` or `(B, 10)` of named parameters: the inverse of `transform_of` for y angles within a
-    quarter turn.
-    """
+    """The inverse of `transform_of`, as `(B, 7)` or `(B, 10)`, for y angles within a quarter turn."""
     columns = {name: transform[name].detach().cpu().double() for name in GROUPS}
     matrix = quaternion_to_matrix(columns.pop("rotation"))
     x = torch.atan2(matrix[:, 2, 1], matrix[:, 2, 2])
