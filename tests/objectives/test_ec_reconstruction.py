@@ -277,7 +277,10 @@ def test_a_recipe_has_all_settings_of_the_base() -> None:
         ({"base": {"name": "vicreg", "projector": []}}, "base.projector: must name at least one width"),
         ({"parameters": ["rotatin"]}, "parameters: no view of this data records 'rotatin'; did you mean 'rotation'?"),
         ({"equivariant_share": 1.0}, "equivariant_share: must lie between 0 and 1"),
-        ({"equivariant_share": 0.01}, "equivariant_share: 0.01 of 16 features leaves one of the two parts empty"),
+        (
+            {"equivariant_share": 0.01},
+            "equivariant_share: with 0.01 of 16, one of the two parts would have no features",
+        ),
         ({"decoder": []}, "decoder: must name at least one width"),
         ({"decoder": [8, 0]}, "decoder: must name at least one width, all at least 1, got [8, 0]"),
         ({"weight": -1.0}, "weight: must be at least 0, got -1.0"),
