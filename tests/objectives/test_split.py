@@ -143,7 +143,7 @@ def test_mistakes_are_named_by_their_setting(settings: dict[str, Any], message: 
 
 
 def test_images_that_are_linked_are_no_pair_of_views_of_one_object() -> None:
-    with pytest.raises(ValueError, match="beside images that an objective links"):
+    with pytest.raises(ValueError, match="with a Linked plan, the other plans must use one view"):
         networks(invariant={"name": "transitive", "projector": [16, 8]})
 
 
