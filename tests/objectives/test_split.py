@@ -103,33 +103,6 @@ def test_other_views_stand_behind_those_of_the_invariant_objective() -> None:
     assert objective.plan.count == objective.invariant.plan.count + 2
 
 
-<<<<<<< HEAD
-=======
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"equivariant_share": 1.0}, "equivariant_share: with 1.0 of 8, one of the two parts would have no features"),
-        ({"weight": -1.0}, "weight: must be at least 0, got -1.0"),
-        (
-            {"equivariant": {**SIE, "parameters": ["rotatoin"]}},
-            "equivariant.parameters: no view of this data records 'rotatoin'",
-        ),
-        ({"invariant": {**VICREG, "projector": []}}, "invariant.projector: "),
-        ({"invariant": {**OBOW, "vocabulary": 0}}, "invariant.vocabulary"),
-    ],
-    ids=str,
-)
-def test_mistakes_are_named_by_their_setting(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        networks(**settings)
-
-
-def test_images_that_are_linked_are_no_pair_of_views_of_one_object() -> None:
-    with pytest.raises(ValueError, match="with a Linked plan, the other plans must use one view"):
-        networks(invariant={"name": "transitive", "projector": [16, 8]})
-
-
->>>>>>> fix
 def test_a_recipe_has_the_settings_of_both() -> None:
     objective = {"name": "split", "invariant": VICREG, "equivariant": SIE}
     recipe = resolve({"objective": objective, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
