@@ -22,7 +22,7 @@ def base_objective(
     Args:
         features: dimensions of the pooled vector that it is given.
         groups: the recorded parameters of every view's transform, by name.
-        name: a registered name, or a dotted path.
+        name: its name in recipes, or a dotted path.
         setting: the name of the setting.
         settings: the objective's own settings.
 
