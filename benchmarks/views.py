@@ -189,7 +189,8 @@ def _print_table(rows: list[dict[str, Any]], notes: list[str]) -> None:
     for row in rows:
         speed, ratio = row["images_per_second"], row["times_ours"]
         print(
-            f"{row['name']:34}{speed[0]:9.0f}{speed[1]:9.0f}{speed[2]:9.0f}{ratio[0]:13.2f}{ratio[1]:9.2f}{ratio[2]:9.2f}"
+            f"{row['name']:34}{speed[0]:9.0f}{speed[1]:9.0f}{speed[2]:9.0f}"
+            f"{ratio[0]:13.2f}{ratio[1]:9.2f}{ratio[2]:9.2f}"
         )
     for note in notes:
         print(note)

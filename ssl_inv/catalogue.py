@@ -76,10 +76,11 @@ def require_between(low: float, high: float, **settings: float) -> None:
         require(low <= value <= high, name, f"must lie between {low:g} and {high:g}, got {value}")
 
 
-def require_filled(**settings: Sequence[Any]) -> None:
-    """Raise a `SettingError` for the first of some lists that is empty."""
+def require_widths(**settings: Sequence[int]) -> None:
+    """Raise a `SettingError` for the first of some lists of layer widths that is empty or has a width below 1."""
     for name, value in settings.items():
         require(len(value) > 0, name, "must name at least one width")
+        require(min(value) >= 1, name, f"must have widths of at least 1, got {list(value)}")
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,8 @@ class EmbeddedActionPredictor(nn.Module):
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
-        return self.network(torch.cat((embedding, in_full_precision(self.action, action).to(embedding.dtype)), dim=1))  # type: ignore[no-any-return]
+        embedded = in_full_precision(self.action, action).to(embedding.dtype)
+        return self.network(torch.cat((embedding, embedded), dim=1))  # type: ignore[no-any-return]
 
 
 def action_predictor(

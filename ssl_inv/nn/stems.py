@@ -39,8 +39,8 @@ class SmallStemResNet(ResNet):
 
     def __init__(self, *, stem_stride: int, **arguments: Any) -> None:
         super().__init__(**arguments)
-        channels = arguments.get("in_chans", 3), self.bn1.num_features
-        first = nn.Conv2d(int(channels[0]), int(channels[1]), 3, stride=stem_stride, padding=1, bias=False)  # type: ignore[arg-type]
+        colours, channels = int(arguments.get("in_chans", 3)), int(self.bn1.num_features)  # type: ignore[arg-type]
+        first = nn.Conv2d(colours, channels, 3, stride=stem_stride, padding=1, bias=False)
         nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
         self.add_module("conv1", first)
         self.add_module("maxpool", nn.Identity())

@@ -143,7 +143,8 @@ class TokenPredictor(nn.Module):
         self.enter = nn.Linear(tokens, width)
         self.mask_token = nn.Parameter(torch.empty(width))
         self.conditioning = mlp((width + action, width, width, width)) if action else None
-        self.blocks = nn.Sequential(*(Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth)))  # type: ignore[arg-type]
+        blocks = (Block(width, heads, qkv_bias=True, norm_layer=norm) for _ in range(depth))  # type: ignore[arg-type]
+        self.blocks = nn.Sequential(*blocks)
         self.norm = norm(width)
         self.leave = nn.Linear(width, tokens)
         named_apply(init_weights_vit_timm, self)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import gather, rank
@@ -71,7 +71,7 @@ class AdaptiveMultiHead(Objective):
         negatives: Literal["hardest", "all"] = "hardest",
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_at_least(1, heads=heads, hidden=hidden)
         in_order = len(temperatures) == 2 and 0 < temperatures[0] <= temperatures[1]
         require(in_order, "temperatures", f"must be the lowest, above 0, and the highest, got {temperatures}")

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_filled, suggest
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_widths, suggest
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -73,8 +73,10 @@ class AugSelf(PairObjective):
     ) -> None:
         super().__init__()
         require_at_least(0, weight=weight)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
+        if hidden:
+            require_widths(hidden=hidden)
         require(bool(parameters), "parameters", "is empty; at least one is needed")
         require(len(set(parameters)) == len(parameters), "parameters", f"names one twice: {', '.join(parameters)}")
         self.weight, self.bounded, self.symmetric, self.temperature = weight, bounded, symmetric, temperature

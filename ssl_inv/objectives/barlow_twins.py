@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ssl_inv.catalogue import require_at_least, require_filled
+from ssl_inv.catalogue import require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -44,7 +44,7 @@ class BarlowTwins(PairObjective):
     ) -> None:
         super().__init__()
         require_at_least(0, redundancy=redundancy, scale=scale)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         self.weights = (scale, scale * redundancy)
         self.projector = make_projector(features, projector)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ssl_inv.catalogue import require_between, require_filled
+from ssl_inv.catalogue import require_between, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -50,7 +50,7 @@ class BYOL(PairObjective):
         momentum: float = 0.996,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_between(0, 1, momentum=momentum)
         self.momentum = momentum
         self.projector = make_projector(features, projector)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_filled, suggest
+from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_widths, suggest
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -55,7 +55,7 @@ class CARE(PairObjective):
     ) -> None:
         super().__init__()
         require_at_least(0, equivariance=equivariance)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
         if chunk not in groups:
             hint = "the operation 'shared' does" if chunk == "chunk" else suggest(chunk, groups)

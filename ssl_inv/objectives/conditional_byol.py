@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_between, require_filled
+from ssl_inv.catalogue import require_between, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -60,7 +60,7 @@ class ConditionalBYOL(PairObjective):
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_between(0, 1, momentum=momentum)
         self.parameters_used = parameters
         self.convention: Convention = convention

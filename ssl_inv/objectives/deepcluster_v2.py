@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require, require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_above, require_at_least, require_widths
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.clusters import Clusters
@@ -76,7 +76,7 @@ class DeepClusterV2(PairObjective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         problem = f"must name at least one set of at least 2, got {prototypes}"
         require(min(prototypes, default=0) >= 2, "prototypes", problem)
         require_at_least(1, cluster_iterations=cluster_iterations, cluster_points=cluster_points)

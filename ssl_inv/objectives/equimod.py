@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
@@ -71,7 +71,7 @@ class EquiMod(Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, equivariance=equivariance)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature, equivariant_temperature=equivariant_temperature)
         self.parameters_used = parameters
         self.convention: Convention = convention

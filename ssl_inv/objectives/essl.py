@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
@@ -72,7 +72,7 @@ class ESSL(PairObjective):
         super().__init__()
         require_at_least(0, rotation=rotation)
         require_at_least(1, predictor_hidden=predictor_hidden, turned_size=turned_size)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
         self.temperature, self.rotation = temperature, rotation
         scale = None if turned_scale is None else area_range("turned_scale", turned_scale)

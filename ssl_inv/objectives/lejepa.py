@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require, require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_above, require_at_least, require_widths
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -68,7 +68,7 @@ class LeJEPA(PairObjective):
         local_scale: list[float] = [0.05, 0.3],
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require(0 < weight < 1, "weight", f"must be above 0 and below 1, got {weight}")
         require_at_least(2, nodes=nodes)
         require_above(0, reach=reach)

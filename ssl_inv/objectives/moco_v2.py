@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_above, require_at_least, require_between, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_between, require_widths
 from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
@@ -75,7 +75,7 @@ class MoCoV2(Progress, PairObjective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
         require_between(0, 1, momentum=momentum)
         require_at_least(0, extrapolation=extrapolation, interpolation=interpolation)

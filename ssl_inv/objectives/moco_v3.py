@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ssl_inv.catalogue import SettingError, require_above, require_between, require_filled
+from ssl_inv.catalogue import SettingError, require_above, require_between, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
@@ -57,7 +57,7 @@ class MoCoV3(PairObjective):
         frozen_patch_projection: bool = False,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
         require_between(0, 1, momentum=momentum)
         self.temperature, self.momentum, self.frozen_patch_projection = temperature, momentum, frozen_patch_projection

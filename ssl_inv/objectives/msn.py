@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require, require_above, require_at_least, require_between, require_filled
+from ssl_inv.catalogue import require, require_above, require_at_least, require_between, require_widths
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -92,7 +92,7 @@ class MSN(Progress, Objective):
     ) -> None:
         super().__init__()
         require_at_least(0, mean_entropy=mean_entropy, entropy=entropy)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_at_least(2, prototypes=prototypes)
         require_above(0, temperature=temperature, sharpening=sharpening)
         require_at_least(0, sinkhorn_iterations=sinkhorn_iterations)

@@ -6,7 +6,7 @@ from itertools import groupby
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require, require_above, require_at_least, require_between, require_filled
+from ssl_inv.catalogue import require, require_above, require_at_least, require_between, require_widths
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.views import Crops, MultiCrop, View
 
@@ -15,7 +15,7 @@ def require_distillation_settings(
     projector: Sequence[int], prototypes: int, student_temperature: float, momentum: float
 ) -> None:
     """Raise a `SettingError` if a setting that DINO and iBOT share is out of its range."""
-    require_filled(projector=projector)
+    require_widths(projector=projector)
     require_at_least(2, prototypes=prototypes)
     require_above(0, student_temperature=student_temperature)
     require_between(0, 1, momentum=momentum)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_above, require_filled
+from ssl_inv.catalogue import require_above, require_widths
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -55,7 +55,7 @@ class NNCLR(PairObjective):
         temperature: float = 0.1,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
         self.temperature = temperature
         self.projector = nn.Sequential(*make_projector(features, projector), nn.BatchNorm1d(projector[-1]))

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_widths
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.draws import spread
 from ssl_inv.memories.progress import Progress
@@ -61,7 +61,7 @@ class NPID(Progress, PairObjective):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_at_least(1, negatives=negatives)
         require_above(0, temperature=temperature)
         self.projector = mlp((features, *projector))

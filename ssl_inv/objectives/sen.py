@@ -5,7 +5,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
@@ -60,7 +60,7 @@ class SEN(PairObjective):
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
         self.parameters_used = parameters
         self.convention: Convention = convention

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_widths
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -105,7 +105,7 @@ class SIE(Objective):
         )
         problem = f"must be above 0 and at most 1, got {equivariant_share}"
         require(0 < equivariant_share <= 1, "equivariant_share", problem)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         self.parameters_used = parameters
         self.convention: Convention = convention
         self.weights = (invariance, equivariance, variance, covariance)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ssl_inv.catalogue import require_above, require_filled
+from ssl_inv.catalogue import require_above, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -38,7 +38,7 @@ class SimCLR(PairObjective):
         temperature: float = 0.5,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_above(0, temperature=temperature)
         self.temperature = temperature
         self.projector = make_projector(features, projector)

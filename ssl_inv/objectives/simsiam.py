@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from ssl_inv.catalogue import require_at_least, require_filled
+from ssl_inv.catalogue import require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
@@ -44,7 +44,7 @@ class SimSiam(PairObjective):
         predictor: int = 512,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_at_least(1, predictor=predictor)
         self.projector = normalised_mlp(features, projector)
         hidden = (nn.Linear(projector[-1], predictor, bias=False), nn.BatchNorm1d(predictor), nn.ReLU(inplace=True))

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_above, require_at_least, require_filled
+from ssl_inv.catalogue import require_above, require_at_least, require_widths
 from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn import losses
@@ -77,7 +77,7 @@ class SwAV(Progress, PairObjective):
         queue_start: float = 0.075,
     ) -> None:
         super().__init__()
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         require_at_least(2, prototypes=prototypes)
         require_above(0, temperature=temperature, sinkhorn_temperature=sinkhorn_temperature)
         require_at_least(1, sinkhorn_iterations=sinkhorn_iterations)

@@ -14,7 +14,7 @@ from ssl_inv.catalogue import (
     require_above,
     require_at_least,
     require_between,
-    require_filled,
+    require_widths,
     suggest,
 )
 from ssl_inv.data.source import Labels
@@ -131,7 +131,7 @@ class TransitiveInvariance(Progress, Objective):
         require_at_least(2, negatives=negatives)
         require_between(0, 1, hard_from=hard_from, teacher_momentum=teacher_momentum)
         require_above(0, margin=margin, temperature=temperature)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         sensible = teacher_architecture is None or teacher_path is not None
         require(sensible, "teacher_architecture", "names the network of the weights at teacher_path, which is missing")
         self.weights = _of_kinds(weights)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from ssl_inv.catalogue import require, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -48,7 +48,7 @@ class VICReg(PairObjective):
     ) -> None:
         super().__init__()
         require_at_least(0, invariance=invariance, variance=variance, covariance=covariance)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         problem = f"must be above 0 and at most 1, got {invariant_share}"
         require(0 < invariant_share <= 1, "invariant_share", problem)
         self.weights = (invariance, variance, covariance)

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require, require_at_least, require_filled
+from ssl_inv.catalogue import require, require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
@@ -67,7 +67,7 @@ class VICRegTrajectory(PairObjective):
     ) -> None:
         super().__init__()
         require_at_least(0, invariance=invariance, variance=variance, covariance=covariance, trajectory=trajectory)
-        require_filled(projector=projector)
+        require_widths(projector=projector)
         problem = f"False, but shape is {shape!r}; only 'tangent' has it"
         require(shape == "tangent" or normalised_centre, "normalised_centre", problem)
         if parameters:

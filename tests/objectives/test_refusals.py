@@ -26,8 +26,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"temperatures": [0.0, 1.0]}, "temperatures: must be the lowest, above 0, and the highest"),
         ({"heads": 0}, "heads: must be at least 1, got 0"),
     ],
-    "augself": [({"parameters": ["flip", "flip"]}, "parameters: names one twice: flip, flip")],
-    "barlow-twins": [({"projector": []}, "projector: must name at least one width")],
+    "augself": [
+        ({"parameters": ["flip", "flip"]}, "parameters: names one twice: flip, flip"),
+        ({"hidden": [0]}, "hidden: must have widths of at least 1, got [0]"),
+    ],
+    "barlow-twins": [
+        ({"projector": []}, "projector: must name at least one width"),
+        ({"projector": [8, -1]}, "projector: must have widths of at least 1, got [8, -1]"),
+    ],
     "byol": [({"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5")],
     "capsie": CAPSULES,
     "conditional-byol": [({"action_embedding": 0}, "action_embedding: must be at least 1, got 0")],

@@ -132,7 +132,7 @@ CASES = {
     ),
     "heads without outputs": (
         f"{RUN} --objective.name=vicreg '--objective.projector=[16, -1]'",
-        "objective: a head needs layers of at least 1 output each, got [16, -1]",
+        "objective.projector: must have widths of at least 1, got [16, -1]",
     ),
     "negative number": (f"{RUN} --trainer.batch_size -4", "trainer.batch_size: must be at least 1, got -4"),
     "unknown objective": (f"{RUN} --objective.name vicrge", "objective.name", "did you mean 'vicreg'?"),
