@@ -1,4 +1,4 @@
-# A clean checkout needs only python 3.10 or newer and make. `make demo` trains an encoder, `make test` runs the tests.
+# A clean checkout needs only python 3.11 or newer and make. `make demo` trains an encoder, `make test` runs the tests.
 # SETTINGS are further settings of the demo: make demo SETTINGS="--trainer.seed 1".
 PYTHON ?= python3
 VENV ?= .venv
