@@ -5,16 +5,31 @@ Formulas and units are those of torchvision and kornia.
 
 from collections.abc import Mapping
 from itertools import pairwise, permutations
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.operation import Draws, Photometric, Style, check_range
-from ssl_inv.augment.warp import Neutral, Record, Rows, changed, chosen, column
+from ssl_inv.augment.kernels import (
+    BLUE,
+    GREEN,
+    HUE_SHAPE,
+    RED,
+    blend_at_once,
+    convolve_at_once,
+    gaussian,
+    gaussian_weights,
+    linear_hue,
+    linear_hue_matrices,
+    luma,
+    mix_at_once,
+    turn_hue,
+    turn_hue_at_once,
+)
+from ssl_inv.augment.operation import Draws, PerView, Photometric, Style, check_range
+from ssl_inv.augment.warp import Neutral, Record, Rows, changed, chosen
 from ssl_inv.catalogue import require_at_least, require_between
 from ssl_inv.transforms import Circle, Code, Flag, Group, Real, keyed_random
 from ssl_inv.transforms.keyed_random import Key
@@ -28,23 +43,12 @@ NEVER_SOLARISED = 256 / 255
 ERASED = 0.5
 """The colour of erased rectangles: mid-grey."""
 
-_RED, _GREEN, _BLUE = 0.2989, 0.587, 0.114
-"""Luma of ITU-R 601, rounded as in torchvision."""
-
 _CACHED_PIXELS = 2**16
 """Pixels that one core jitters at a time: the planes that a change of hue needs beside them then fit into a cache of 1
 MB.
 """
 
-_IMPERCEPTIBLE = 0.2
-"""A Gaussian of this many pixels leaves a pixel all but four millionths of its weight."""
-
 JitterOrder = Literal["sample", "epoch", "fixed"]
-
-
-def luma(pixels: Tensor) -> Tensor:
-    """Brightness as the eye weighs the channels, `(n, 1, H, W)`."""
-    return (pixels[:, :1] * _RED).add_(pixels[:, 1:2], alpha=_GREEN).add_(pixels[:, 2:], alpha=_BLUE)
 
 
 class Jitter(Photometric):
@@ -112,13 +116,9 @@ class Jitter(Photometric):
     @staticmethod
     def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
         """Change neighbours together that take the same change at the same stage; so sort the rows before."""
-        order = ORDERS[record["jitter_order"][rows] if "jitter_order" in record else np.zeros_like(rows)]
-        missing = np.ones(len(views), np.float32)
-        each = [record.get(name, missing * neutral)[rows] for name, neutral in Jitter.neutral.items()]
-        factors = torch.from_numpy(np.stack(each)).to(views.device, non_blocking=True).view(4, -1, 1, 1, 1)
-        most = len(views)
-        if views.device.type == "cpu":
-            most = max(1, _CACHED_PIXELS * torch.get_num_threads() // views[0, 0].numel())
+        order, numbers = _orders_and_factors(rows, record)
+        factors = torch.from_numpy(numbers).to(views.device, non_blocking=True).view(4, -1, 1, 1, 1)
+        most = max(1, _CACHED_PIXELS * torch.get_num_threads() // views[0, 0].numel())
         parts = [
             (int(stage[start]), slice(first, min(first + most, stop)))
             for stage in order.T
@@ -132,7 +132,7 @@ class Jitter(Photometric):
                     some.mul_(factor).clamp_(0, 1)
                 elif change == 1:  # contrast: away from the mean luma of the image
                     red, green, blue = some.mean((2, 3)).unbind(1)
-                    mean = (red * _RED + green * _GREEN + blue * _BLUE).view(-1, 1, 1, 1)
+                    mean = (red * RED + green * GREEN + blue * BLUE).view(-1, 1, 1, 1)
                     some.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
                 elif change == 2:  # saturation: away from the luma of each pixel
                     share = luma(some).mul_(1 - factor)
@@ -142,47 +142,55 @@ class Jitter(Photometric):
                 else:
                     linear_hue(some, factor)
 
+    @staticmethod
+    def numbers(rows: Rows, record: Record, side: int, style: Style) -> Mapping[str, NDArray[Any]]:
+        order, factors = _orders_and_factors(rows, record)
+        found: dict[str, NDArray[Any]] = {"turns": (6 * factors[3]).reshape(-1, 1, 1), "shape": HUE_SHAPE}
+        if style.hue == "linear":
+            found = {"matrices": linear_hue_matrices(factors[3])}
+        for number, (part, stage) in enumerate(_blends(order)):
+            change = order[part][np.arange(len(stage)), stage]
+            factor = factors[change, np.arange(len(order))[part]]
+            rest = 1 - factor
+            share = np.stack((factor, rest * (change == 2), rest * (change == 1))).astype(np.float32)
+            found[f"blend {number}"] = share.reshape(3, -1, 1, 1, 1)
+        return found
 
-def turn_hue(pixels: Tensor, shift: Tensor) -> None:
-    """Turn the hue of the HSV model by `shift`, `(n, 1, 1, 1)`, in turns; value and chroma, hence saturation, stay.
+    @staticmethod
+    def apply_at_once(views: Tensor, rows: Rows, record: Record, style: Style, numbers: Mapping[str, Tensor]) -> None:
+        """All that is not hue is one kind of change, so there are three before a turn of hue and three after it. Rows
+        are sorted, so that neighbours take part in each.
+        """
+        blends = _blends(_orders_and_factors(rows, record)[0])
+        with chosen(views, rows, numbers["rows"]) as pixels:
+            for number, (part, stage) in enumerate(blends):
+                if number == 3 and style.hue == "hsv":
+                    turn_hue_at_once(pixels, numbers["turns"], numbers["shape"])
+                elif number == 3:
+                    mix_at_once(pixels, numbers["matrices"])
+                if len(stage):
+                    blend_at_once(pixels[part], *numbers[f"blend {number}"].unbind())
 
-    With the smallest value m and the chroma c, hue lies (green + blue - red - m) / c + 1 sixths of a turn away from
-    red: towards green if green is the larger of green and blue, else towards blue. From a hue h in sixths, red is m + c
-    clamp(|h - 3| - 1, 0, 1), green is m + c clamp(2 - |h - 2|, 0, 1), and blue the same with 4. The largest channel is
-    never selected: masks take ten times as long as arithmetic. To HSV and back, by `ssl_inv.transforms.hsv`, takes 1.5
-    times as long, and rounds in another way.
+
+def _orders_and_factors(rows: Rows, record: Record) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """The order of the four changes for every row, `(n, 4)`, and their numbers, `(4, n)`; neutral if not recorded."""
+    order = ORDERS[record["jitter_order"][rows] if "jitter_order" in record else np.zeros_like(rows)]
+    missing = np.ones(len(rows), np.float32)
+    each = [record[name][rows] if name in record else missing * neutral for name, neutral in Jitter.neutral.items()]
+    return order, np.stack(each)
+
+
+def _blends(order: NDArray[np.int64]) -> list[tuple[slice, NDArray[np.int64]]]:
+    """Which rows take part in each of three blends before and three after a turn of hue, and at which stage of their
+    own order. The rows are sorted by the stage of their hue.
     """
-    red, green, blue = pixels.unbind(1)
-    largest = torch.maximum(torch.maximum(red, green), blue)
-    smallest = torch.minimum(torch.minimum(red, green), blue)
-    chroma = torch.sub(largest, smallest).add_(1e-12)
-    sixths = torch.add(green, blue).sub_(red).sub_(smallest).div_(chroma).add_(1)
-    sixths.copysign_(torch.sub(green, blue)).add_(6 * shift[:, 0])
-    part = torch.mul(sixths, 1 / 6).floor_()
-    sixths.sub_(part, alpha=6)
-    base = torch.sub(smallest, chroma, out=smallest)
-    torch.addcmul(base, chroma, torch.sub(sixths, 3, out=part).abs_().clamp_(1, 2), out=red)
-    base = torch.add(base, chroma, alpha=3, out=largest)
-    torch.addcmul(base, chroma, torch.sub(sixths, 2, out=part).abs_().clamp_(1, 2), value=-1, out=green)
-    torch.addcmul(base, chroma, sixths.sub_(4).abs_().clamp_(1, 2), value=-1, out=blue)
+    hue = order.argmax(axis=1)
+    firsts = [int(np.searchsorted(hue, number, side="right")) for number in range(3)]
+    before = [(slice(first, len(hue)), np.full(len(hue) - first, number)) for number, first in enumerate(firsts)]
+    return before + [(slice(0, last), hue[:last] + 1 + number) for number, last in enumerate(reversed(firsts))]
 
 
-def linear_hue(pixels: Tensor, shift: Tensor) -> None:
-    """Turn colours about the grey axis by `shift`, `(n, 1, 1, 1)`, in turns: a matrix in YIQ space. It is a good deal
-    faster than `turn_hue`, but not the same: it keeps luma instead of value, and cuts values that leave [0, 1].
-    """
-    angle = 2 * torch.pi * shift[:, 0]
-    to_yiq = torch.tensor(
-        [[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]], device=pixels.device
-    )
-    turn = torch.eye(3, device=pixels.device).repeat(len(pixels), 1, 1)
-    rows = torch.cat((angle.cos(), -angle.sin()), 2), torch.cat((angle.sin(), angle.cos()), 2)
-    turn[:, 1:, 1:] = torch.cat(rows, 1)
-    matrices = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    pixels.copy_((matrices @ pixels.flatten(2)).view_as(pixels)).clamp_(0, 1)
-
-
-class Grey(Photometric):
+class Grey(PerView):
     """Loss of all colour. Records `grey`.
 
     Args:
@@ -199,9 +207,8 @@ class Grey(Photometric):
         return {"grey": key.for_purpose("grey").happens(self.probability).astype(np.float64)}
 
     @staticmethod
-    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
-        with chosen(views, rows) as pixels:
-            pixels.copy_(luma(pixels).expand_as(pixels))
+    def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        pixels.copy_(luma(pixels).expand_as(pixels))
 
 
 class Blur(Photometric):
@@ -227,47 +234,25 @@ class Blur(Photometric):
 
     @staticmethod
     def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
-        widest = max(3, views.shape[-1] // 10 // 2 * 2 + 1)
-        gaussian(views, np.stack((record["blur"], record["blur"]), axis=1).astype(np.float64), widest // 2)
+        gaussian(views, np.stack((record["blur"], record["blur"]), axis=1).astype(np.float64), _reach(views.shape[-1]))
+
+    @staticmethod
+    def numbers(rows: Rows, record: Record, side: int, style: Style) -> Mapping[str, NDArray[Any]]:
+        weights = gaussian_weights(record["blur"][rows].astype(np.float64), min(_reach(side), side - 1))
+        return {"weights": np.repeat(weights, 3, axis=0)}
+
+    @staticmethod
+    def apply_at_once(views: Tensor, rows: Rows, record: Record, style: Style, numbers: Mapping[str, Tensor]) -> None:
+        with chosen(views, rows, numbers["rows"]) as pixels:
+            pixels.copy_(convolve_at_once(pixels, numbers["weights"]))
 
 
-def gaussian(pixels: Tensor, deviations: NDArray[np.float64], most: int = 64) -> Tensor:
-    """Blur every image along x and along y, in place. Beyond the border an image is mirrored.
-
-    Args:
-        pixels: `(n, C, H, W)`.
-        deviations: standard deviations along x and along y in pixels, `(n, 2)`; 0 leaves an image as it is.
-        most: radius of the largest kernel in pixels. Smaller ones end where less than 3 per mille of the weight lie
-            outside.
-    """
-    limit = np.minimum(most, [pixels.shape[-1] - 1, pixels.shape[-2] - 1])
-    radii = np.where(deviations < _IMPERCEPTIBLE, 0, np.minimum(np.ceil(3 * deviations), limit)).astype(int)
-    for across, down in {(x, y) for x, y in radii.tolist() if x or y}:
-        rows = np.flatnonzero((radii == (across, down)).all(axis=1))
-        index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
-        one = pixels[rows[0] : rows[0] + 1] if len(rows) == 1 else None
-        smooth = pixels.index_select(0, index) if one is None else one
-        for sigma, radius, axis in ((deviations[rows, 0], across, -1), (deviations[rows, 1], down, -2)):
-            if not radius:
-                continue
-            weights = np.exp(-0.5 * (np.arange(-radius, 1) / sigma[:, None]) ** 2).astype(np.float32)
-            weights /= 2 * weights.sum(axis=1, keepdims=True) - 1
-            on_device = torch.from_numpy(weights).to(pixels.device, non_blocking=True)
-            factors = on_device.view(len(rows), radius + 1, 1, 1, 1).unbind(1)
-            padded = F.pad(smooth, (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius), mode="reflect")
-            extent = smooth.shape[axis]
-            smooth = factors[radius] * smooth
-            for place in range(radius):
-                smooth.addcmul_(padded.narrow(axis, place, extent), factors[place])
-                smooth.addcmul_(padded.narrow(axis, 2 * radius - place, extent), factors[place])
-        if one is None:
-            pixels.index_copy_(0, index, smooth)
-        else:
-            one.copy_(smooth)
-    return pixels
+def _reach(side: int) -> int:
+    """The radius of SimCLR's kernel in pixels."""
+    return max(3, side // 10 // 2 * 2 + 1) // 2
 
 
-class Solarise(Photometric):
+class Solarise(PerView):
     """An inversion of all values at or above a threshold. Records `solarise`, the threshold; above 1 where not applied.
 
     Args:
@@ -288,13 +273,12 @@ class Solarise(Photometric):
         return {"solarise": np.where(applied, self.threshold, NEVER_SOLARISED)}
 
     @staticmethod
-    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
-        with chosen(views, rows) as pixels:
-            above = torch.ge(pixels, column(record["solarise"][rows], views.device), out=torch.empty_like(pixels))
-            pixels.addcmul_(above, 1 - 2 * pixels)
+    def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        above = torch.ge(pixels, numbers["solarise"], out=torch.empty_like(pixels))
+        pixels.addcmul_(above, 1 - 2 * pixels)
 
 
-class Posterise(Photometric):
+class Posterise(PerView):
     """Fewer levels: only the highest bits of the 8-bit values are kept. Records `posterise`, how many; 8 where not
     applied.
 
@@ -316,10 +300,9 @@ class Posterise(Photometric):
         return {"posterise": np.where(key.happens(self.probability), bits, 8.0)}
 
     @staticmethod
-    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
-        step = 2 ** (8 - column(record["posterise"][rows], views.device))
-        with chosen(views, rows) as pixels:
-            pixels.mul_(255).round_().div_(step).floor_().mul_(step).div_(255)
+    def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        step = 2 ** (8 - numbers["posterise"])
+        pixels.mul_(255).round_().div_(step).floor_().mul_(step).div_(255)
 
 
 class Erasing(Photometric):
@@ -352,9 +335,26 @@ class Erasing(Photometric):
 
     @staticmethod
     def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
-        height, width = views.shape[-2:]
-        boxes = record["erasing"][rows].astype(np.float64)
-        low, high = boxes[:, :2], boxes[:, :2] + boxes[:, 2:]
-        corners = np.rint(np.concatenate((low, high), axis=1) * [width, height, width, height]).astype(int)
-        for row, (left, top, right, bottom) in zip(rows.tolist(), corners.tolist(), strict=True):
+        corners = _corners(record["erasing"][rows], views.shape[-1]).tolist()
+        for row, (left, top, right, bottom) in zip(rows.tolist(), corners, strict=True):
             views[row, :, top:bottom, left:right] = ERASED
+
+    @staticmethod
+    def numbers(rows: Rows, record: Record, side: int, style: Style) -> Mapping[str, NDArray[Any]]:
+        return {"corners": _corners(record["erasing"][rows], side).T.reshape(2, 2, -1, 1)}
+
+    @staticmethod
+    def apply_at_once(views: Tensor, rows: Rows, record: Record, style: Style, numbers: Mapping[str, Tensor]) -> None:
+        low, high = numbers["corners"].unbind()
+        place = torch.arange(views.shape[-1], device=views.device)
+        across, down = (place.ge(low) & place.lt(high)).unbind()
+        with chosen(views, rows, numbers["rows"]) as pixels:
+            pixels.masked_fill_((down.unsqueeze(2) & across.unsqueeze(1)).unsqueeze(1), ERASED)
+
+
+def _corners(boxes: NDArray[Any], side: int) -> NDArray[np.int64]:
+    """Left, top, right and bottom of boxes in pixels, `(n, 4)`."""
+    boxes = boxes.astype(np.float64)
+    corners = np.concatenate((boxes[:, :2], boxes[:, :2] + boxes[:, 2:]), axis=1) * side
+    whole: NDArray[np.int64] = np.rint(corners).astype(np.int64)
+    return whole

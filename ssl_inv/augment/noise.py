@@ -6,13 +6,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_inv.augment.operation import Draws, Photometric, Style, check_range
-from ssl_inv.augment.warp import Neutral, Record, Rows, chosen, column
+from ssl_inv.augment.operation import Draws, PerView, check_range
+from ssl_inv.augment.warp import Neutral
 from ssl_inv.transforms import Code, Group, Real
 from ssl_inv.transforms.keyed_random import Key
 
 
-class Noise(Photometric):
+class Noise(PerView):
     """Independent Gaussian noise on every value. Records `noise`, its standard deviation, and `noise_seed`.
 
     Args:
@@ -34,10 +34,8 @@ class Noise(Photometric):
         return {"noise": noise, "noise_seed": np.where(applied, key.for_purpose("seed").seeds(), 0)}
 
     @staticmethod
-    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
-        deviation, seed = (column(record[name][rows], views.device) for name in ("noise", "noise_seed"))
-        with chosen(views, rows) as pixels:
-            pixels.addcmul_(_normal(pixels, seed), deviation).clamp_(0, 1)
+    def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        pixels.addcmul_(_normal(pixels, numbers["noise_seed"]), numbers["noise"]).clamp_(0, 1)
 
 
 def _normal(pixels: Tensor, seed: Tensor) -> Tensor:
@@ -60,7 +58,7 @@ def _hashed(numbers: Tensor) -> Tensor:
     return numbers ^ (numbers >> 15)
 
 
-class ColourDropping(Photometric):
+class ColourDropping(PerView):
     """Noise in place of all channels but one, as in context prediction (Doersch, Gupta, Efros, ICCV 2015, sec. 3.1).
 
     A lens bends the colours differently away from its axis, which tells a network where in a photograph it looks. A
@@ -85,10 +83,9 @@ class ColourDropping(Photometric):
         return {"colour_dropping": np.where(applied, kept, 0), "colour_dropping_seed": np.where(applied, seeds, 0)}
 
     @staticmethod
-    def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
-        number, seed = (column(record[f"colour_dropping{end}"][rows], views.device) for end in ("", "_seed"))
-        with chosen(views, rows) as pixels:
-            deviation = pixels.std((2, 3), correction=0, keepdim=True).gather(1, number - 1) / 100
-            noise = _normal(pixels, seed).mul_(deviation).add_(0.5).clamp_(0, 1)
-            stays = torch.arange(1, 4, device=pixels.device).view(3, 1, 1) == number
-            pixels.copy_(torch.where(stays, pixels, noise))
+    def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        number, seed = numbers["colour_dropping"], numbers["colour_dropping_seed"]
+        deviation = pixels.std((2, 3), correction=0, keepdim=True).gather(1, number - 1) / 100
+        noise = _normal(pixels, seed).mul_(deviation).add_(0.5).clamp_(0, 1)
+        stays = torch.arange(1, 4, device=pixels.device).view(3, 1, 1) == number
+        pixels.copy_(torch.where(stays, pixels, noise))

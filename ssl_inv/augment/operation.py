@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.warp import Neutral, Padding, Record, Rows
+from ssl_inv.augment.warp import Neutral, Padding, Record, Rows, chosen, column
 from ssl_inv.catalogue import OPERATIONS, require, within
 from ssl_inv.transforms import Group
 from ssl_inv.transforms.keyed_random import Key
@@ -33,6 +34,31 @@ class Style:
 
     padding: Padding = "reflection"
     hue: Literal["hsv", "linear"] = "hsv"
+
+
+@dataclass(frozen=True)
+class Normalisation:
+    """What is done to the colours of finished views: the mean is subtracted, and the standard deviation divides.
+
+    Attributes:
+        mean: of each channel, for pixels in [0, 1].
+        deviation: of each channel.
+    """
+
+    mean: tuple[float, ...]
+    deviation: tuple[float, ...]
+
+    def numbers(self) -> NDArray[np.float32]:
+        """Both, `(2, 1, C, 1, 1)`."""
+        return np.array((self.mean, self.deviation), np.float32).reshape(2, 1, -1, 1, 1)
+
+    def apply(self, pixels: Tensor) -> Tensor:
+        """The pixels `(B, C, H, W)`, with channels last in memory, normalised in place."""
+        # Row by row of pixels: channel by channel takes eight times as long where channels are last in memory.
+        width = pixels.shape[-1]
+        mean, deviation = torch.from_numpy(np.tile(self.numbers().reshape(2, -1), width)).to(pixels.device)
+        pixels.permute(0, 2, 3, 1).view(-1, mean.numel()).sub_(mean).div_(deviation)
+        return pixels
 
 
 class Operation(ABC):
@@ -84,7 +110,16 @@ class Geometric(Operation):
 
 
 class Photometric(Operation):
-    """An operation that changes colours."""
+    """An operation that changes colours.
+
+    `apply` is enough. `numbers` and `apply_at_once` save calls on a GPU; a class that brings an `apply` of its own does
+    not inherit them.
+    """
+
+    def __init_subclass__(cls) -> None:
+        if "apply" in vars(cls) and "apply_at_once" not in vars(cls):
+            for name in ("numbers", "apply_at_once"):
+                setattr(cls, name, vars(Photometric)[name])
 
     @staticmethod
     @abstractmethod
@@ -97,6 +132,50 @@ class Photometric(Operation):
             record: the parameters of all B views.
             style: settings of the policy.
         """
+
+    @staticmethod
+    def numbers(rows: Rows, record: Record, side: int, style: Style) -> Mapping[str, NDArray[Any]]:
+        """What `apply_at_once` needs on the device besides the views, by name.
+
+        Args:
+            rows: the views to change, in ascending order.
+            record: the parameters of all B views.
+            side: of the views in pixels.
+            style: settings of the policy.
+        """
+        return {}
+
+    @classmethod
+    def apply_at_once(
+        cls, views: Tensor, rows: Rows, record: Record, style: Style, numbers: Mapping[str, Tensor]
+    ) -> None:
+        """As `apply`, in few calls, with `numbers` on the device of the views, among them "rows" itself."""
+        cls.apply(views, rows, record, style)
+
+
+class PerView(Photometric):
+    """An operation that changes every view by its own parameters, as numbers `(n, 1, 1, 1)`."""
+
+    @staticmethod
+    @abstractmethod
+    def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
+        """Change n views in place, `(n, 3, H, W)`, by their parameters."""
+
+    @classmethod
+    def apply(cls, views: Tensor, rows: Rows, record: Record, style: Style) -> None:
+        with chosen(views, rows) as pixels:
+            cls.change(pixels, {name: column(record[name][rows], views.device) for name in cls.groups})
+
+    @classmethod
+    def numbers(cls, rows: Rows, record: Record, side: int, style: Style) -> Mapping[str, NDArray[Any]]:
+        return {name: record[name][rows].reshape(-1, 1, 1, 1) for name in cls.groups}
+
+    @classmethod
+    def apply_at_once(
+        cls, views: Tensor, rows: Rows, record: Record, style: Style, numbers: Mapping[str, Tensor]
+    ) -> None:
+        with chosen(views, rows, numbers["rows"]) as pixels:
+            cls.change(pixels, numbers)
 
 
 def check_probability(**settings: float) -> None:

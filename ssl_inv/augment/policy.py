@@ -13,7 +13,7 @@ rows each operation changes, so no device is waited for.
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ from ssl_inv import augment
 from ssl_inv.augment.colour import Jitter
 from ssl_inv.augment.geometry import Crop
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.operation import Geometric, Operation, Photometric, Style, groups_of
-from ssl_inv.augment.warp import Record, changed, cut, put, sample
+from ssl_inv.augment.operation import Geometric, Normalisation, Operation, Photometric, Style, groups_of
+from ssl_inv.augment.warp import Record, Rows, changed, crop_bands, cut, put, resized, sample, send, take
 from ssl_inv.catalogue import OPERATIONS, require
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
@@ -35,6 +35,11 @@ Kind = TypeVar("Kind", bound=Operation)
 
 _CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
+
+
+def few_calls(device: torch.device) -> bool:
+    """Whether calls cost more than what they compute, as on GPUs; on a CPU, what does not fit its caches costs more."""
+    return device.type != "cpu"
 
 
 def in_order(kind: type[Kind], operations: Sequence[Operation] = ()) -> list[type[Kind]]:
@@ -83,6 +88,85 @@ def moving(transform: Transform, operations: Sequence[Operation]) -> Transform:
     return transform.only([name for name in transform.names if name not in {*colours, *RandomField.neutral}])
 
 
+class _Portion(NamedTuple):
+    """Some views of a batch, and what is done to each, as the host has decided.
+
+    Attributes:
+        rows: of the batch.
+        record: their parameters.
+        matrices: from view to source, `(n, 3, 3)`.
+        cropped: which of them are only cropped and flipped.
+        mapped: which are made by another homography.
+        warped: which are made by a random field.
+        changes: operations on colours, and which views each changes.
+        normalisation: what is done last.
+    """
+
+    rows: Rows
+    record: Record
+    matrices: NDArray[np.float64]
+    cropped: Rows
+    mapped: Rows
+    warped: Rows
+    changes: list[tuple[type[Photometric], Rows]]
+    normalisation: Normalisation | None
+
+
+def _made_in_cache(views: Tensor, pixels: Tensor, portion: _Portion, style: Style) -> None:
+    """Make some views on a CPU, whose caches hold them from call to call."""
+    rows, record, matrices, cropped, *_ = portion
+    made = torch.empty(len(rows), *views.shape[1:], device=views.device)
+    if len(cropped):
+        cut(made, cropped, pixels, rows[cropped], matrices[cropped])
+    _resample(made, pixels, portion, style)
+    for operation, some in portion.changes:
+        operation.apply(made, some, record, style)
+    if portion.normalisation:
+        mean, deviation = torch.from_numpy(portion.normalisation.numbers())
+        made.sub_(mean).div_(deviation)
+    put(views, rows, made)
+
+
+def _made_at_once(views: Tensor, pixels: Tensor, portion: _Portion, style: Style) -> None:
+    """Make some views with few calls, after all that the device needs to know has been sent to it in one copy."""
+    rows, record, matrices, cropped, *_ = portion
+    size = views.shape[-1]
+    arrays: dict[str, NDArray[Any]] = {"rows": rows, "bands": crop_bands(pixels, matrices[cropped], size)}
+    if len(cropped) < len(rows):
+        arrays |= {"cropped": cropped, "sources": rows[cropped]}
+    if portion.normalisation:
+        arrays["normalisation"] = portion.normalisation.numbers()
+    for number, (operation, some) in enumerate(portion.changes):
+        needed = {"rows": some, **operation.numbers(some, record, size, style)}
+        arrays |= {f"{number} {name}": values for name, values in needed.items()}
+    there = send(arrays, views.device)
+    if len(cropped) == len(rows):
+        made = resized(take(pixels, there["rows"]), there["bands"], size)
+    else:
+        made = torch.empty(len(rows), *views.shape[1:], device=views.device)
+        made.index_copy_(0, there["cropped"], resized(take(pixels, there["sources"]), there["bands"], size))
+        _resample(made, pixels, portion, style)
+    for number, (operation, some) in enumerate(portion.changes):
+        prefix = f"{number} "
+        numbers = {name.removeprefix(prefix): one for name, one in there.items() if name.startswith(prefix)}
+        operation.apply_at_once(made, some, record, style, numbers)
+    if portion.normalisation:
+        mean, deviation = there["normalisation"]
+        made.sub_(mean).div_(deviation)
+    views.index_copy_(0, there["rows"], made)
+
+
+def _resample(made: Tensor, pixels: Tensor, portion: _Portion, style: Style) -> None:
+    """Make the views that are more than cropped and flipped."""
+    for some, warped in ((portion.mapped, False), (portion.warped, True)):
+        if len(some):
+            points = None
+            if warped:
+                record = {name: value[some] for name, value in portion.record.items()}
+                points = RandomField.points(record, made.shape[-1], made.device)
+            sample(made, some, pixels, portion.rows[some], portion.matrices[some], style.padding, points)
+
+
 @dataclass(frozen=True)
 class Policy:
     """Operations with random parameters, and what their views have in common.
@@ -112,17 +196,19 @@ class Policy:
         """The parameters that are recorded of every view, by name."""
         return groups_of(self.operations)
 
-    def render(self, pixels: Tensor, transform: Transform) -> Tensor:
+    def render(self, pixels: Tensor, transform: Transform, normalisation: Normalisation | None = None) -> Tensor:
         """Make views from their record.
 
         Args:
             pixels: sources `(B, 3, H, W)`, uint8, or float in [0, 1]; on any device.
             transform: how each view is made, B rows; parameters that no operation of this package records are ignored.
+            normalisation: what is done last; None leaves the colours as they are.
 
         Returns:
-            Views `(B, 3, size, size)`, float in [0, 1], with channels last in memory, on the device of the sources.
+            Views `(B, 3, size, size)`, float in [0, 1] before they are normalised, with channels last in memory, on the
+            device of the sources.
         """
-        size, count, padding = self.size or min(pixels.shape[-2:]), len(pixels), self.style.padding
+        size, count = self.size or min(pixels.shape[-2:]), len(pixels)
         record = {name: value.numpy() for name, value in transform.to("cpu").values.items()}
         if "field_seed" in record:
             record |= RandomField.modes(record, count, size)
@@ -130,27 +216,25 @@ class Policy:
         moved = changed(record, count, RandomField.still)
         photometric = in_order(Photometric, self.operations)  # type: ignore[type-abstract]
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
-        portion = max(1, count)
-        if pixels.device.type == "cpu":
-            portion = max(1, _CACHED_BYTES * torch.get_num_threads() // (12 * size * size))
-        every = Jitter.sorted_rows(record, count)
+        every, most, make = Jitter.sorted_rows(record, count), max(1, count), _made_at_once
+        if not few_calls(pixels.device):
+            most, make = max(1, _CACHED_BYTES * torch.get_num_threads() // (12 * size * size)), _made_in_cache
         views = torch.empty(count, 3, size, size, device=pixels.device, memory_format=torch.channels_last)
         # Calls cost less without autograd's bookkeeping. As `views` was made before, it can be trained on.
         with torch.inference_mode():
-            for rows in (every[start : start + portion] for start in range(0, count, portion)):
-                made = torch.empty(len(rows), 3, size, size, device=pixels.device)
-                part = {name: value[rows] for name, value in record.items()}
-                if len(some := np.flatnonzero(upright[rows] & ~moved[rows])):
-                    cut(made, some, pixels, rows[some], matrices[rows[some]])
-                if len(some := np.flatnonzero(~upright[rows] & ~moved[rows])):
-                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding)
-                if len(some := np.flatnonzero(moved[rows])):
-                    points = RandomField.points({name: value[some] for name, value in part.items()}, size, made.device)
-                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding, points)
-                for operation, active in recoloured:
-                    if len(some := np.flatnonzero(active[rows])):
-                        operation.apply(made, some, part, self.style)
-                put(views, rows, made)
+            for rows in (every[start : start + most] for start in range(0, count, most)):
+                changes = [(operation, np.flatnonzero(active[rows])) for operation, active in recoloured]
+                portion = _Portion(
+                    rows,
+                    {name: value[rows] for name, value in record.items()},
+                    matrices[rows],
+                    np.flatnonzero(upright[rows] & ~moved[rows]),
+                    np.flatnonzero(~upright[rows] & ~moved[rows]),
+                    np.flatnonzero(moved[rows]),
+                    [(operation, some) for operation, some in changes if len(some)],
+                    normalisation,
+                )
+                make(views, pixels, portion, self.style)
         return views
 
     def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":

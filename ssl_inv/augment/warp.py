@@ -45,9 +45,9 @@ def changed(record: Record, count: int, neutral: Mapping[str, Neutral]) -> NDArr
     return found
 
 
-def take(pixels: Tensor, rows: Rows) -> Tensor:
+def take(pixels: Tensor, rows: Rows | Tensor) -> Tensor:
     """Some images. Images with channels last are copied as the contiguous memory that they are."""
-    index = torch.from_numpy(rows).to(pixels.device, non_blocking=True)
+    index = rows if isinstance(rows, Tensor) else torch.from_numpy(rows).to(pixels.device, non_blocking=True)
     if pixels.dim() == 4 and pixels.is_contiguous(memory_format=torch.channels_last):
         return pixels.permute(0, 2, 3, 1).index_select(0, index).permute(0, 3, 1, 2)
     return pixels.index_select(0, index)
@@ -64,12 +64,16 @@ def put(views: Tensor, rows: Rows, made: Tensor) -> None:
 
 
 @contextmanager
-def chosen(views: Tensor, rows: Rows) -> Iterator[Tensor]:
+def chosen(views: Tensor, rows: Rows, there: Tensor | None = None) -> Iterator[Tensor]:
     """Some rows, in ascending order, to be changed in place: a slice if they are neighbours, else a copy that is
-    written back.
+    written back. `there` are the rows on the device of the views, if they have been sent.
     """
     if rows[-1] - rows[0] == len(rows) - 1:
         yield views[int(rows[0]) : int(rows[-1]) + 1]
+    elif there is not None:
+        some = views.index_select(0, there)
+        yield some
+        views.index_copy_(0, there, some)
     else:
         some = views.index_select(0, torch.from_numpy(rows).to(views.device, non_blocking=True))
         yield some
@@ -79,6 +83,19 @@ def chosen(views: Tensor, rows: Rows) -> Iterator[Tensor]:
 def column(values: NDArray[Any], device: torch.device) -> Tensor:
     """One number a view as `(n, 1, 1, 1)`, on the device."""
     return torch.from_numpy(np.ascontiguousarray(values)).to(device, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def send(arrays: Mapping[str, NDArray[Any]], device: torch.device) -> dict[str, Tensor]:
+    """Arrays of the host on a device, all in one copy, because a small copy takes as long as a large one."""
+    filled = [length for one in arrays.values() for length in (one.nbytes, -one.nbytes % 8)]
+    host = torch.zeros(sum(filled), dtype=torch.uint8)
+    for room, one in zip(torch.split_with_sizes(host, filled)[::2], arrays.values(), strict=True):
+        room.numpy()[:] = np.ascontiguousarray(one).reshape(-1).view(np.uint8)
+    host = host.pin_memory() if device.type == "cuda" else host  # a copy from pinned memory does not wait
+    parts = torch.split_with_sizes(host.to(device, non_blocking=True), filled)[::2]
+    types = (torch.from_numpy(np.empty(0, one.dtype)).dtype for one in arrays.values())
+    every = zip(arrays.items(), parts, types, strict=True)
+    return {name: part.view(kind).view(one.shape) for (name, one), part, kind in every}
 
 
 def as_float(pixels: Tensor) -> Tensor:
@@ -101,16 +118,10 @@ def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArr
         matrices: from view to source, diagonal but for the shift, `(n, 3, 3)`.
     """
     size = views.shape[-1]
-    sides = np.array([pixels.shape[-1], pixels.shape[-2]])
-    scale, shift = matrices[:, [0, 1], [0, 1]], matrices[:, :2, 2]
-    extent, middle = np.abs(scale) * sides, (shift + 1) / 2 * sides
-    corners = np.concatenate((middle - extent / 2, middle + extent / 2), axis=1)
-    # Records have single precision: a corner that is almost at the edge of a pixel is meant to be there.
-    at_edge = np.abs(corners - np.rint(corners)) < 1e-3
-    corners = np.where(at_edge, np.rint(corners), corners)
+    corners, mirrored, at_edge = _corners(pixels, matrices)
     # Each row by itself, so that a view does not depend on the others of its batch.
-    in_bytes = at_edge.all(axis=1) & (pixels.device.type == "cpu" and pixels.dtype == torch.uint8)
-    crops = (some[in_bytes].tolist() for some in (places, rows, corners.astype(np.int64), scale < 0))
+    in_bytes = at_edge & (pixels.device.type == "cpu" and pixels.dtype == torch.uint8)
+    crops = (some[in_bytes].tolist() for some in (places, rows, corners.astype(np.int64), mirrored))
     for place, row, (left, top, right, bottom), (across, down) in zip(*crops, strict=True):
         # On the CPU, torch resizes one image of bytes in less time than it takes to read it as floats.
         crop = pixels[row : row + 1, :, top:bottom, left:right]
@@ -121,34 +132,68 @@ def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArr
         views[place].copy_(crop[0]).div_(255)
     if in_bytes.all():
         return
-    places, rows, corners, scale = (some[~in_bytes] for some in (places, rows, corners, scale))
-    # The device gets the four numbers of a crop, not its weights, which are a hundred thousand times as many.
-    numbers = torch.from_numpy(np.concatenate((corners, scale < 0), axis=1)).to(pixels.device, non_blocking=True)
-    low_x, low_y, high_x, high_y, mirrored_x, mirrored_y = numbers.unbind(1)
-    x = _band(low_x, high_x, mirrored_x, int(sides[0]), size)
-    y = _band(low_y, high_y, mirrored_y, int(sides[1]), size)
-    put(views, places, y.unsqueeze(1) @ as_float(take(pixels, rows)) @ x.transpose(1, 2).unsqueeze(1))
+    places, rows, matrices = places[~in_bytes], rows[~in_bytes], matrices[~in_bytes]
+    bands = torch.from_numpy(crop_bands(pixels, matrices, size)).to(pixels.device, non_blocking=True)
+    put(views, places, resized(take(pixels, rows), bands, size))
 
 
-def _band(low: Tensor, high: Tensor, mirrored: Tensor, source: int, size: int) -> Tensor:
-    """The weight of each source pixel in each pixel of the view along one axis, `(n, size, source)`, float32; every row
-    sums to 1.
+def _corners(
+    pixels: Tensor, matrices: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
+    """Left, top, right and bottom of upright crops in pixels of the source, `(n, 4)`; whether they are mirrored in x
+    and y, `(n, 2)`; and whether they begin and end at edges of pixels, `(n,)`.
+    """
+    sides = np.array([pixels.shape[-1], pixels.shape[-2]])
+    scale, shift = matrices[:, [0, 1], [0, 1]], matrices[:, :2, 2]
+    extent, middle = np.abs(scale) * sides, (shift + 1) / 2 * sides
+    corners = np.concatenate((middle - extent / 2, middle + extent / 2), axis=1)
+    # Records have single precision: a corner that is almost at the edge of a pixel is meant to be there.
+    at_edge = np.abs(corners - np.rint(corners)) < 1e-3
+    return np.where(at_edge, np.rint(corners), corners), scale < 0, at_edge.all(axis=1)
+
+
+def crop_bands(pixels: Tensor, matrices: NDArray[np.float64], size: int) -> NDArray[np.float64]:
+    """What `resized` needs to know of upright crops. A device gets these ten numbers of a crop, not its weights, which
+    are a hundred thousand times as many.
+
+    Returns:
+        In pixels of the source, along x and along y: where the view begins, how far it is to its next pixel, half the
+        width of the filter, and the first and last pixel of the crop, `(5, 2, n, 1, 1)`.
+    """
+    corners, mirrored, _ = _corners(pixels, matrices)
+    low, high = corners[:, :2], corners[:, 2:]
+    step = (high - low) / size
+    start, turned = np.where(mirrored, high, low), np.where(mirrored, -step, step)
+    return np.stack((start, turned, np.maximum(step, 1), np.floor(low), np.ceil(high))).transpose(0, 2, 1)[
+        ..., None, None
+    ]
+
+
+def resized(pixels: Tensor, bands: Tensor, size: int) -> Tensor:
+    """Crops of n images, `(n, 3, size, size)`, in [0, 1], from `crop_bands` on the device of the images."""
+    height, width = pixels.shape[-2:]
+    if height == width:
+        x, y = _bands(bands, width, size).unbind()
+    else:
+        x, y = _bands(bands[:, 0], width, size), _bands(bands[:, 1], height, size)
+    return y.unsqueeze(1) @ as_float(pixels) @ x.transpose(1, 2).unsqueeze(1)
+
+
+def _bands(bands: Tensor, source: int, size: int) -> Tensor:
+    """The weight of each source pixel in each pixel of the view along one axis, `(..., size, source)`, float32; every
+    row sums to 1.
 
     Args:
-        low: where the crops begin, in source pixels, `(n,)`, float64; pixels outside of a crop have no weight.
-        high: where they end.
-        mirrored: not 0 where they are read backwards.
+        bands: `(5, ..., 1, 1)`, float64; see `crop_bands`. Pixels outside of a crop have no weight.
         source: pixels of the source along this axis.
         size: pixels of the view.
     """
-    low, high = low[:, None, None], high[:, None, None]
-    place = torch.arange(size, dtype=low.dtype, device=low.device)
-    place = torch.where(mirrored[:, None] != 0, place.flip(0), place).unsqueeze(2)
-    step = (high - low) / size
-    pixel = torch.arange(source, dtype=low.dtype, device=low.device) + 0.5
-    weight = (1 - (pixel - low - (place + 0.5) * step).abs() / step.clamp_min(1)).clamp_min_(0)
-    weight *= (pixel > low.floor()) & (pixel < high.ceil())
-    return (weight / weight.sum(dim=-1, keepdim=True)).float()
+    start, step, reach, first, last = bands.unbind()
+    place = torch.arange(0.5, size, dtype=bands.dtype, device=bands.device).unsqueeze(1)
+    pixel = torch.arange(0.5, source, dtype=bands.dtype, device=bands.device)
+    weight = (pixel - torch.addcmul(start, place, step)).abs_().div_(reach).neg_().add_(1).clamp_min_(0)
+    weight *= (pixel > first) & (pixel < last)
+    return weight.div_(weight.sum(dim=-1, keepdim=True)).float()
 
 
 # Any other map.

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.augment.geometry import Crop
+from ssl_inv.augment.operation import Normalisation
 from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.batches import Batch
@@ -73,6 +74,7 @@ class ViewMaker(nn.Module):
             )
         self.groups: dict[str, Group] = {**source.groups, **self._made_groups}
         self._crop_share = augmentation.view_size(source.image_size) / source.image_size
+        self.normalisation = Normalisation(tuple(mean), tuple(std))
         self.register_buffer("mean", torch.tensor(mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(1, -1, 1, 1), persistent=False)
 
@@ -83,13 +85,14 @@ class ViewMaker(nn.Module):
         views = []
         # Half precision is for networks; views must not depend on it.
         with torch.autocast(self.mean.device.type, enabled=False):
-            for pixels, drawn, source in self._maker.make([images.pixels for images in batch.images], key):
+            sources = [images.pixels for images in batch.images]
+            for pixels, drawn, source in self._maker.make(sources, key, self.normalisation):
                 values, groups = dict(batch.images[source].transform.values), batch.images[source].transform.groups
                 # All views of a sample have the same parameters, neutral where a view has no part in one.
                 for name, group in self._made_groups.items():
                     values[name] = drawn.values[name] if name in drawn.values else group.neutral(len(index))
                 record = Transform(values, {**groups, **self._made_groups}).to(pixels.device)
-                views.append(View(self._normalised(pixels), record))
+                views.append(View(pixels, record))
         return Views(tuple(views), batch.index, batch.shown)
 
     def render(self, images: Sequence[Images], transform: Transform, number: int) -> Tensor:
@@ -101,17 +104,7 @@ class ViewMaker(nn.Module):
             number: which view of the plan it is.
         """
         with torch.autocast(self.mean.device.type, enabled=False):
-            return self._normalised(self._maker.render([one.pixels for one in images], transform, number))
-
-    def _normalised(self, pixels: Tensor) -> Tensor:
-        """Fresh views, normalised in place, with channels last, as convolutions prefer."""
-        pixels = pixels.contiguous(memory_format=torch.channels_last)
-        width = pixels.shape[-1]
-        mean, std = (one.flatten().repeat(width) for one in (self.mean, self.std))
-        # Row by row of pixels: channel by channel takes eight times as long where channels are last in memory.
-        rows = pixels.permute(0, 2, 3, 1).view(-1, 3 * width)
-        rows.sub_(mean).div_(std)
-        return pixels
+            return self._maker.render([one.pixels for one in images], transform, number, self.normalisation)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation; with channels last, as convolutions prefer."""
@@ -167,7 +160,7 @@ class Made(NamedTuple):
     """One view of every sample.
 
     Attributes:
-        pixels: `(B, 3, H, W)`, in [0, 1], in memory of their own.
+        pixels: `(B, 3, H, W)`, in memory of their own, with channels last.
         transform: how they were made, on the host.
         source: which of the data's own views they were made of.
     """
@@ -184,12 +177,20 @@ class Maker(ABC):
     """
 
     @abstractmethod
-    def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
-        """All views of the plan; `key` is that of its first, and further ones have the numbers that follow."""
+    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
+        """All views of the plan, normalised if wished; `key` is that of its first, and further ones have the numbers
+        that follow.
+        """
 
     @abstractmethod
-    def render(self, sources: Sequence[Tensor], transform: Transform, number: int) -> Tensor:
-        """View `number` of the plan from its record; parameters of other origin are ignored."""
+    def render(
+        self,
+        sources: Sequence[Tensor],
+        transform: Transform,
+        number: int,
+        normalisation: Normalisation | None = None,
+    ) -> Tensor:
+        """View `number` of the plan from its record, normalised if wished; parameters of other origin are ignored."""
 
 
 def maker_of(plan: Plan, augmentation: Augmentation, policy: PolicyChoice = None) -> Maker:
@@ -245,7 +246,7 @@ class EachByItsPolicy(Maker):
     policies: tuple[Policy, ...]
     centres: tuple[float | None, ...] = ()
 
-    def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
+    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
         made = []
         for number, policy in enumerate(self.policies):
             source = number % len(sources)
@@ -254,11 +255,17 @@ class EachByItsPolicy(Maker):
             if self.centres and (centre := self.centres[number]) is not None:
                 crop = torch.tensor([0.5, 0.5, centre, centre]).repeat(len(key), 1)
                 transform = Transform({**transform.values, "crop": crop}, {**transform.groups, **Crop.groups})
-            made.append(Made(policy.render(sources[source], transform), transform, source))
+            made.append(Made(policy.render(sources[source], transform, normalisation), transform, source))
         return made
 
-    def render(self, sources: Sequence[Tensor], transform: Transform, number: int) -> Tensor:
-        return self.policies[number].render(sources[number % len(sources)], transform)
+    def render(
+        self,
+        sources: Sequence[Tensor],
+        transform: Transform,
+        number: int,
+        normalisation: Normalisation | None = None,
+    ) -> Tensor:
+        return self.policies[number].render(sources[number % len(sources)], transform, normalisation)
 
 
 @dataclass(frozen=True)
@@ -293,19 +300,26 @@ class AlongPath(Maker):
                 continue
             raise ValueError(f"TransformPath: parameters: {problem}")
 
-    def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
+    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
         height, width = sources[0].shape[-2:]
         first = self.augmentation.draw(key, height, width, self.first)
         end = self.augmentation.draw(replace(key, view=key.view + 1), height, width, self.second)
         way = [self._along(end, fraction) for fraction in self.plan.fractions]
         transforms = [first if self.plan.on_first else self._along(first, 0.0), end, *way]
         return [
-            Made(self.render(sources, transform, number), transform, number if self.plan.own else 0)
+            Made(self.render(sources, transform, number, normalisation), transform, number if self.plan.own else 0)
             for number, transform in enumerate(transforms)
         ]
 
-    def render(self, sources: Sequence[Tensor], transform: Transform, number: int) -> Tensor:
-        return (self.second if number else self.first).render(sources[number if self.plan.own else 0], transform)
+    def render(
+        self,
+        sources: Sequence[Tensor],
+        transform: Transform,
+        number: int,
+        normalisation: Normalisation | None = None,
+    ) -> Tensor:
+        policy, source = self.second if number else self.first, sources[number if self.plan.own else 0]
+        return policy.render(source, transform, normalisation)
 
     @property
     def _drawn(self) -> list[str]:
@@ -335,15 +349,25 @@ class PiecesOfOneView(Maker):
     policy: Policy
     cutter: Cutter
 
-    def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
+    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
         height, width = sources[0].shape[-2:]
         transform = self.augmentation.draw(key, height, width, self.policy)
         view = self.policy.render(sources[0], transform)
         records = self.cutter.draw(view, key, transform)
-        return [Made(self.cutter.cut(view, record), transform.merge(record)) for record in records]
+        return [Made(self._piece(view, record, normalisation), transform.merge(record)) for record in records]
 
-    def render(self, sources: Sequence[Tensor], transform: Transform, number: int) -> Tensor:
-        return self.cutter.cut(self.policy.render(sources[0], transform), transform.to("cpu"))
+    def render(
+        self,
+        sources: Sequence[Tensor],
+        transform: Transform,
+        number: int,
+        normalisation: Normalisation | None = None,
+    ) -> Tensor:
+        return self._piece(self.policy.render(sources[0], transform), transform.to("cpu"), normalisation)
+
+    def _piece(self, view: Tensor, record: Transform, normalisation: Normalisation | None) -> Tensor:
+        piece = self.cutter.cut(view, record).contiguous(memory_format=torch.channels_last)
+        return normalisation.apply(piece) if normalisation else piece
 
 
 @dataclass(frozen=True)
@@ -356,15 +380,21 @@ class OneAfterTheOther(Maker):
 
     parts: tuple[tuple[Plan, Maker], ...]
 
-    def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
+    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
         made: list[Made] = []
         for plan, maker in self.parts:
-            made += maker.make(sources[: plan.sources], replace(key, view=key.view + len(made)))
+            made += maker.make(sources[: plan.sources], replace(key, view=key.view + len(made)), normalisation)
         return made
 
-    def render(self, sources: Sequence[Tensor], transform: Transform, number: int) -> Tensor:
+    def render(
+        self,
+        sources: Sequence[Tensor],
+        transform: Transform,
+        number: int,
+        normalisation: Normalisation | None = None,
+    ) -> Tensor:
         for plan, maker in self.parts:
             if number < plan.count:
-                return maker.render(sources[: plan.sources], transform, number)
+                return maker.render(sources[: plan.sources], transform, number, normalisation)
             number -= plan.count
         raise IndexError("the plan has fewer views")

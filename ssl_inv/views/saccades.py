@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.colour import gaussian
+from ssl_inv.augment.kernels import gaussian
 from ssl_inv.views.pieces import Inhibition
 
 _SPECTRUM_SIDE = 64

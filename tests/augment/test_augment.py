@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_inv.augment.colour import Grey, gaussian
+from ssl_inv.augment.colour import Grey
 from ssl_inv.augment.geometry import draw_crops
+from ssl_inv.augment.kernels import gaussian
 from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
 from ssl_inv.augment.policy import Augmentation, Policy, maps
 from ssl_inv.augment.warp import smooth
