@@ -13,18 +13,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment.kernels import (
-    BLUE,
-    GREEN,
     HUE_SHAPE,
-    RED,
     blend_at_once,
+    brighten,
+    contrast,
     convolve_at_once,
     gaussian,
     gaussian_weights,
+    invert_from,
+    keep_bits,
     linear_hue,
     linear_hue_matrices,
     luma,
     mix_at_once,
+    saturate,
     turn_hue,
     turn_hue_at_once,
 )
@@ -128,15 +130,8 @@ class Jitter(Photometric):
         with chosen(views, rows) as pixels:
             for change, part in parts:
                 some, factor = pixels[part], factors[change, part]
-                if change == 0:  # brightness
-                    some.mul_(factor).clamp_(0, 1)
-                elif change == 1:  # contrast: away from the mean luma of the image
-                    red, green, blue = some.mean((2, 3)).unbind(1)
-                    mean = (red * RED + green * GREEN + blue * BLUE).view(-1, 1, 1, 1)
-                    some.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
-                elif change == 2:  # saturation: away from the luma of each pixel
-                    share = luma(some).mul_(1 - factor)
-                    some.mul_(factor).add_(share).clamp_(0, 1)
+                if change < 3:
+                    (brighten, contrast, saturate)[change](some, factor)
                 elif style.hue == "hsv":
                     turn_hue(some, factor)
                 else:
@@ -274,8 +269,7 @@ class Solarise(PerView):
 
     @staticmethod
     def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
-        above = torch.ge(pixels, numbers["solarise"], out=torch.empty_like(pixels))
-        pixels.addcmul_(above, 1 - 2 * pixels)
+        invert_from(pixels, numbers["solarise"])
 
 
 class Posterise(PerView):
@@ -301,8 +295,7 @@ class Posterise(PerView):
 
     @staticmethod
     def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
-        step = 2 ** (8 - numbers["posterise"])
-        pixels.mul_(255).round_().div_(step).floor_().mul_(step).div_(255)
+        keep_bits(pixels, numbers["posterise"])
 
 
 class Erasing(Photometric):

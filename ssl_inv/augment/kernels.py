@@ -25,6 +25,36 @@ def luma(pixels: Tensor) -> Tensor:
     return (pixels[:, :1] * RED).add_(pixels[:, 1:2], alpha=GREEN).add_(pixels[:, 2:], alpha=BLUE)
 
 
+def brighten(pixels: Tensor, factor: Tensor) -> None:
+    """Multiply n images by factors `(n, 1, 1, 1)` in place, and cut them to [0, 1], as the next two functions do."""
+    pixels.mul_(factor).clamp_(0, 1)
+
+
+def contrast(pixels: Tensor, factor: Tensor) -> None:
+    """Multiply the distances from the mean luma of each image."""
+    red, green, blue = pixels.mean((2, 3)).unbind(1)
+    mean = (red * RED + green * GREEN + blue * BLUE).view(-1, 1, 1, 1)
+    pixels.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
+
+
+def saturate(pixels: Tensor, factor: Tensor) -> None:
+    """Multiply the distances from the luma of each pixel."""
+    share = luma(pixels).mul_(1 - factor)
+    pixels.mul_(factor).add_(share).clamp_(0, 1)
+
+
+def invert_from(pixels: Tensor, threshold: Tensor) -> None:
+    """Invert, in place, what lies at or above a threshold for each image, `(n, 1, 1, 1)`."""
+    above = torch.ge(pixels, threshold, out=torch.empty_like(pixels))
+    pixels.sub_(above).abs_()
+
+
+def keep_bits(pixels: Tensor, bits: Tensor) -> None:
+    """Keep, in place, the highest bits of the 8-bit values, as many as given for each image, `(n, 1, 1, 1)`."""
+    step = 2 ** (8 - bits)
+    pixels.mul_(255).round_().div_(step).floor_().mul_(step).div_(255)
+
+
 def turn_hue(pixels: Tensor, shift: Tensor) -> None:
     """Turn the hue of the HSV model by `shift`, `(n, 1, 1, 1)`, in turns; value and chroma, hence saturation, stay.
 

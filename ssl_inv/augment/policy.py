@@ -33,7 +33,7 @@ from ssl_inv.transforms.keyed_random import Key
 _TABLE = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
 Kind = TypeVar("Kind", bound=Operation)
 
-_CACHED_BYTES = 3_200_000
+CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
 
 
@@ -218,7 +218,7 @@ class Policy:
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
         every, most, make = Jitter.sorted_rows(record, count), max(1, count), _made_at_once
         if not few_calls(pixels.device):
-            most, make = max(1, _CACHED_BYTES * torch.get_num_threads() // (12 * size * size)), _made_in_cache
+            most, make = max(1, CACHED_BYTES * torch.get_num_threads() // (12 * size * size)), _made_in_cache
         views = torch.empty(count, 3, size, size, device=pixels.device, memory_format=torch.channels_last)
         # Calls cost less without autograd's bookkeeping. As `views` was made before, it can be trained on.
         with torch.inference_mode():
