@@ -144,7 +144,11 @@ class Catalogue:
             return self._of_family(name, family, attribute)
         if "." in name:
             return self._foreign(name)
-        raise SettingError("name", f"no {self.kind} is called {name!r}; {suggest(name, self.members)}")
+        advice = suggest(name, self.members)
+        for other in self.families or {}:
+            # Only these have capital letters, and to look them up takes seconds.
+            advice = f"did you mean '{other}.{name}'?" if name[:1].isupper() else advice
+        raise SettingError("name", f"no {self.kind} is called {name!r}; {advice}")
 
     def _of_family(self, name: str, family: str, attribute: str) -> Member:
         member = Member(name, f"{self.package}.{(self.families or {})[family]}", attribute)

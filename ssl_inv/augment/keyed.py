@@ -78,6 +78,9 @@ class Keyed(Following):
         values, seeds = self._of(record, len(views))
         return self._part.apply(views, values, seeds)
 
+    def tried(self, views: Tensor) -> Tensor:
+        return self._part.tried(views)
+
     def maps(self, record: Record, rows: int, height: int, width: int) -> NDArray[np.float64]:
         if not self.projective or not all(name in record for name in self.groups):
             return np.tile(np.eye(3), (rows, 1, 1))

@@ -206,9 +206,7 @@ def _randperm(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tenso
     return unit.argsort(stable=True)
 
 
-def _multinomial(
-    mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments
-) -> Tensor:
+def _multinomial(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
     """Without replacement: the largest log(u) / weight (Efraimidis and Spirakis, 2006)."""
     names = ("input", "num_samples", "replacement")
     given = {**dict(zip(names, args, strict=False)), **kwargs}

@@ -5,7 +5,7 @@ follows that of the batch are made for all rows at once. An augmentation that dr
 asked for one row at a time, and then applied together to the rows that have the same.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,7 +37,8 @@ _GATE, _WITHIN = 0x6A7E, 0xA991
 
 _NEARLY_ONE = 1 - 2.0**-24
 
-_ROUNDED_BY_BATCH = ("RandomElasticTransform", "RandomJPEG")
+_ROUNDED_BY_BATCH = ("ColorJitter", "RandomElasticTransform", "RandomJPEG")
+"""On a CPU, sums over an image are rounded in another way if threads share fewer images."""
 
 _GIVEN = ("batch_prob", "forward_input_shape")
 """Parameters that are not drawn but given."""
@@ -235,13 +236,30 @@ class KorniaPart:
             if every:
                 return made
             if made.shape[1:] != pixels.shape[1:] and len(applied) < len(pixels):
-                sizes = f"{made.shape[-1]}x{made.shape[-2]} from {pixels.shape[-1]}x{pixels.shape[-2]} pixels"
-                raise ValueError(f"{self.label}: makes {sizes}, so it must be applied to all views: p: 1")
+                self._refuse_sizes(pixels, made)
             if changed is None:
-                changed = pixels.clone() if made.shape == pixels[rows].shape else made.new_empty(len(pixels), *made.shape[1:])
+                changed = (
+                    pixels.clone() if made.shape == pixels[rows].shape else made.new_empty(len(pixels), *made.shape[1:])
+                )
             changed.index_copy_(0, rows.to(pixels.device), made)
         assert changed is not None
         return changed
+
+    def tried(self, pixels: Tensor) -> Tensor:
+        """Images that were certainly changed, whatever its probability.
+
+        Raises:
+            ValueError: if it cannot change images of this size, or would change the size of some only.
+        """
+        seeds, sides = _seeds(len(pixels), 4), _sides(pixels)
+        made = self.apply(pixels, self._record(seeds, sides, torch.ones(len(pixels), dtype=torch.bool)), seeds)
+        if made.shape != pixels.shape and not self.certain:
+            self._refuse_sizes(pixels, made)
+        return made
+
+    def _refuse_sizes(self, pixels: Tensor, made: Tensor) -> None:
+        sizes = f"{made.shape[-1]}x{made.shape[-2]} of images of {pixels.shape[-1]}x{pixels.shape[-2]} pixels"
+        raise ValueError(f"{self.label} makes {sizes}, so it cannot be left to chance: p must be 1")
 
     def _applied_rows(self, record: Mapping[str, Tensor], count: int) -> Tensor:
         if self.certain:
@@ -249,7 +267,7 @@ class KorniaPart:
         return torch.nonzero(record[f"{self.label}.applied"] > 0.5)[:, 0]
 
     def parameters(self, record: Mapping[str, Tensor], seeds: Tensor, sides: Sides) -> Parameters:
-        """kornia's parameters of all rows; those that a batch shares are given for each row."""
+        """Kornia's parameters of all rows; those that a batch shares are given for each row."""
         restored = {
             name: unit.restore(record[f"{self.label}.{unit.name}"], sides) for name, unit in self._units.items()
         }
@@ -266,7 +284,9 @@ class KorniaPart:
         own = {name: record[name][rows] for name in self.groups}
         groups = [torch.arange(len(rows))]
         if self._alike:
-            values = [own[f"{self.label}.{self._units[name].name}"].reshape(len(rows), -1).double() for name in self._alike]
+            values = [
+                own[f"{self.label}.{self._units[name].name}"].reshape(len(rows), -1).double() for name in self._alike
+            ]
             number = torch.cat(values, dim=1).unique(dim=0, return_inverse=True)[1]
             groups = [torch.nonzero(number == one)[:, 0] for one in range(int(number.max()) + 1)]
         for some in groups:

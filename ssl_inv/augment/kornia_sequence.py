@@ -15,7 +15,7 @@ from kornia.augmentation.auto.operations import OperationBase, PolicySequential
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
-from ssl_inv.augment.keyed_draws import KeyedDraws, NoOtherDraws
+from ssl_inv.augment.keyed_draws import KeyedDraws, NoOtherDraws, UnknownDrawError
 from ssl_inv.augment.kornia_part import KorniaPart
 from ssl_inv.augment.kornia_units import Sides
 from ssl_inv.transforms import Code, Group
@@ -38,6 +38,8 @@ class Part(Protocol):
 
     def apply(self, pixels: Tensor, record: Mapping[str, Tensor], seeds: Tensor) -> Tensor: ...
 
+    def tried(self, pixels: Tensor) -> Tensor: ...
+
     def maps(self, record: Mapping[str, Tensor], seeds: Tensor, sides: Sides) -> tuple[Tensor, Sides]: ...
 
 
@@ -48,7 +50,9 @@ def part_of(module: nn.Module, label: str) -> Part:
         ValueError: if it cannot be made independent of the batch, or changes no images.
     """
     if isinstance(module, PatchSequential | VideoSequential):
-        raise ValueError(f"kornia's {type(module).__name__} cannot make views: it draws for patches or frames, not views")
+        raise ValueError(
+            f"kornia's {type(module).__name__} cannot make views: it draws for patches or frames, not views"
+        )
     if isinstance(module, PolicySequential) and len(module) == 1:
         return part_of(module[0], f"{label.rpartition('.')[0]}.{type(module[0]).__name__}")
     if isinstance(module, PolicyAugmentBase | PolicySequential | ImageSequential):
@@ -85,8 +89,13 @@ class WithoutChance:
     def apply(self, pixels: Tensor, record: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         try:
             return torch.cat([self.module(one) for one in pixels.split(1)])
+        except UnknownDrawError as error:
+            raise ValueError(f"{self.label} is none of kornia's augmentations of images, and {error}") from None
         except Exception as error:  # Somebody else's module can raise anything.
             raise ValueError(f"{self.label} cannot change the images: {' '.join(str(error).split())}") from error
+
+    def tried(self, pixels: Tensor) -> Tensor:
+        return self.apply(pixels, {}, torch.zeros(len(pixels), dtype=torch.int64))
 
     def maps(self, record: Mapping[str, Tensor], seeds: Tensor, sides: Sides) -> tuple[Tensor, Sides]:
         return torch.eye(3, dtype=torch.float64).repeat(len(seeds), 1, 1), sides
@@ -167,6 +176,15 @@ class KorniaSequence:
             if not every and made.shape[1:] != pixels.shape[1:]:
                 raise ValueError(f"{part.label}: changes the size of images, so it cannot be left to chance")
             pixels = made if every else pixels.index_copy(0, index, made)
+        return pixels
+
+    def tried(self, pixels: Tensor) -> Tensor:
+        """See `KorniaPart.tried`."""
+        for part in self._parts:
+            made = part.tried(pixels)
+            if self._chooses and made.shape != pixels.shape:
+                raise ValueError(f"{part.label}: changes the size of images, so it cannot be left to chance")
+            pixels = made
         return pixels
 
     def maps(self, record: Mapping[str, Tensor], seeds: Tensor, sides: Sides) -> tuple[Tensor, Sides]:

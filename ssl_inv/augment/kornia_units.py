@@ -35,7 +35,6 @@ _NEUTRAL_AT_ONE = frozenset(
 """Factors. All other numbers are neutral at 0, if their range has it, or else in its middle."""
 
 
-
 @dataclass(frozen=True)
 class Unit:
     """One recorded parameter.

@@ -63,7 +63,6 @@ class Operation(ABC):
             width: of the source images, in pixels.
         """
 
-
     def draw_for_view(self, key: Key, height: int, width: int, size: int) -> dict[str, Draws]:
         """`draw`, with the side of the views in pixels too."""
         return self.draw(key, height, width)
@@ -126,6 +125,14 @@ class Following(Operation):
             record: the parameters of all B views.
         """
 
+    def tried(self, views: Tensor) -> Tensor:
+        """Views that were certainly changed, for a check before a run.
+
+        Raises:
+            ValueError: if views of this size cannot be changed.
+        """
+        return views
+
     def maps(self, record: Record, rows: int, height: int, width: int) -> NDArray[np.float64]:
         """The map from every changed view to the view before, `(B, 3, 3)`; see `Geometric.matrices`."""
         return np.tile(np.eye(3), (rows, 1, 1))
@@ -158,7 +165,8 @@ def groups_of(operations: Sequence[Operation]) -> dict[str, Group]:
     """
     names = [name for operation in operations for name in operation.groups]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two operations draw {twice[0]!r}; a view has one value of it")
+        advice = ", so give one of them a `label`" if "." in twice[0] else ""
+        raise ValueError(f"two operations draw {twice[0]!r}; a view has one value of it{advice}")
     return {name: group for operation in operations for name, group in operation.groups.items()}
 
 

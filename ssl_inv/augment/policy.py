@@ -28,8 +28,8 @@ from ssl_inv.augment.operation import Following, Geometric, Operation, Photometr
 from ssl_inv.augment.warp import Record, changed, cut, put, sample
 from ssl_inv.catalogue import OPERATIONS, require
 from ssl_inv.transforms import Group, Projective, Transform
-from ssl_inv.transforms.projective import matrix_values
 from ssl_inv.transforms.keyed_random import Key
+from ssl_inv.transforms.projective import matrix_values
 
 _TABLE = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
 Kind = TypeVar("Kind", bound=Operation)
@@ -177,10 +177,14 @@ class Policy:
         with torch.no_grad():
             for operation in self.following:
                 views = operation.follow(views, record)
-                if views.shape[-2:] != (size, size):
-                    found = f"{views.shape[-1]}x{views.shape[-2]}"
-                    raise ValueError(f"{operation!r} makes views of {found} pixels from {size}x{size}; views keep their size")
+                _require_size(operation, views, size)
         return views.clamp_(0, 1) if self.following else views
+
+    def check(self, size: int) -> None:
+        """Raise a `ValueError` unless every operation of kornia changes views of this side, and keeps their size."""
+        side = self.size or size
+        for operation in self.following:
+            _require_size(operation, operation.tried(torch.full((1, 3, side, side), 0.5)), side)
 
     def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":
         """The same policy with views of another size, or crops of another share of the area; None keeps either.
@@ -196,6 +200,13 @@ class Policy:
                 )
             operations = tuple(one.with_scale(scale) if isinstance(one, Crop) else one for one in operations)
         return replace(self, operations=operations, size=size or self.size)
+
+
+def _require_size(operation: Following, views: Tensor, side: int) -> None:
+    height, width = views.shape[-2:]
+    if (height, width) != (side, side):
+        name = getattr(operation, "label", type(operation).__name__)
+        raise ValueError(f"{name} makes {width}x{height} of views of {side}x{side} pixels; it must keep their size")
 
 
 @dataclass(frozen=True)

@@ -364,16 +364,15 @@ class Flag(Group):
 
 @dataclass(frozen=True)
 class Code(Group):
-    """Whole numbers `(B,)` or `(B, d)`, int64, that are names and no measures: the order of a jitter, the seed of a field.
+    """Whole numbers `(B,)` or `(B, d)`, int64, that are names and no measures: the order of a jitter, a seed.
 
-    They are recorded so that a view can be rendered again. A regression has nothing to learn from them: their vectors
-    have no columns.
+    They are recorded so that a view can be made again. There is nothing to learn from them: vectors have no columns.
     """
 
     continuous: ClassVar[bool] = False
 
     dimensions: int = 0
-    """Numbers per view; 0 stands for a tensor of shape `(B,)`."""
+    """As for `Real`."""
 
     def neutral(self, batch: int) -> Tensor:
         return torch.zeros((batch, self.dimensions) if self.dimensions else (batch,), dtype=torch.int64)

@@ -55,7 +55,8 @@ class Projective(Group):
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """The norm of the step's logarithm: the length of the path between the two, the same seen from every view. A
-        step without a real logarithm has the norm of the logarithms of its eigenvalues."""
+        step without a real logarithm has the norm of the logarithms of its eigenvalues.
+        """
         matrices = _matrices(self.relative(a.double(), b.double()))
         logarithm, exists = _logarithm(matrices)
         straight = torch.linalg.matrix_norm(logarithm)

@@ -1,7 +1,7 @@
 """From a batch of raw images to the normalised views that an objective asked for."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.augment.geometry import Crop
-from ssl_inv.augment.policy import Augmentation, Policy
+from ssl_inv.augment.policy import PROJECTIVE, Augmentation, Policy
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.source import Images, Source
@@ -65,6 +65,8 @@ class ViewMaker(nn.Module):
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
         _require_images_between(plan, source, fewest)
         self._maker = maker_of(plan, augmentation)
+        for policy in dict.fromkeys(self._maker.used):
+            policy.check(source.image_size)
         self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
         if both := sorted(set(source.groups) & set(self._made_groups)):
             raise ValueError(
@@ -183,6 +185,11 @@ class Maker(ABC):
     Sources are the data's own views, one or more, `(B, 3, H, W)` each, uint8 or float in [0, 1].
     """
 
+    @property
+    @abstractmethod
+    def used(self) -> list[Policy]:
+        """The policies that make views."""
+
     @abstractmethod
     def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
         """All views of the plan; `key` is that of its first, and further ones have the numbers that follow."""
@@ -245,6 +252,10 @@ class EachByItsPolicy(Maker):
     policies: tuple[Policy, ...]
     centres: tuple[float | None, ...] = ()
 
+    @property
+    def used(self) -> list[Policy]:
+        return list(self.policies)
+
     def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
         made = []
         for number, policy in enumerate(self.policies):
@@ -287,6 +298,8 @@ class AlongPath(Maker):
         for name in self._drawn:
             if name not in drawn:
                 problem = f"no operation of the second view's policy draws {name!r}; {suggest(name, drawn)}"
+            elif name == PROJECTIVE:
+                problem = f"{name!r} follows from other parameters; name these: {', '.join(_continuous(drawn))}"
             elif not drawn[name].continuous:
                 problem = f"{name!r} names something or says yes or no, so it has no values between two others"
             else:
@@ -297,8 +310,9 @@ class AlongPath(Maker):
         height, width = sources[0].shape[-2:]
         first = self.augmentation.draw(key, height, width, self.first)
         end = self.augmentation.draw(replace(key, view=key.view + 1), height, width, self.second)
-        way = [self._along(end, fraction) for fraction in self.plan.fractions]
-        transforms = [first if self.plan.on_first else self._along(first, 0.0), end, *way]
+        side = min(height, width)
+        way = [self._along(end, fraction, self.second.size or side) for fraction in self.plan.fractions]
+        transforms = [first if self.plan.on_first else self._along(first, 0.0, self.first.size or side), end, *way]
         return [
             Made(self.render(sources, transform, number), transform, number if self.plan.own else 0)
             for number, transform in enumerate(transforms)
@@ -308,17 +322,26 @@ class AlongPath(Maker):
         return (self.second if number else self.first).render(sources[number if self.plan.own else 0], transform)
 
     @property
+    def used(self) -> list[Policy]:
+        return [self.first, self.second]
+
+    @property
     def _drawn(self) -> list[str]:
         """The parameters of the path that the augmentation changes."""
         return [name for name in self.plan.parameters if name not in self.plan.own]
 
-    def _along(self, end: Transform, fraction: float) -> Transform:
+    def _along(self, end: Transform, fraction: float, size: int) -> Transform:
         """The transform `fraction` of the way from neutral parameters to their values in `end`; all other parameters
         stay.
         """
         target = end.only(self._drawn)
         neutral = Transform({name: group.neutral(len(end)) for name, group in target.groups.items()}, target.groups)
-        return Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)
+        along = Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)
+        return self.augmentation.with_projective(along, self.second, size)
+
+
+def _continuous(groups: Mapping[str, Group]) -> list[str]:
+    return [name for name, group in groups.items() if group.continuous and name != PROJECTIVE]
 
 
 @dataclass(frozen=True)
@@ -334,6 +357,10 @@ class PiecesOfOneView(Maker):
     augmentation: Augmentation
     policy: Policy
     cutter: Cutter
+
+    @property
+    def used(self) -> list[Policy]:
+        return [self.policy]
 
     def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
         height, width = sources[0].shape[-2:]
@@ -355,6 +382,10 @@ class OneAfterTheOther(Maker):
     """
 
     parts: tuple[tuple[Plan, Maker], ...]
+
+    @property
+    def used(self) -> list[Policy]:
+        return [policy for _, maker in self.parts for policy in maker.used]
 
     def make(self, sources: Sequence[Tensor], key: Key) -> list[Made]:
         made: list[Made] = []
