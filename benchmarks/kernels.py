@@ -29,7 +29,7 @@ from ssl_inv.augment.colour import Blur, Erasing
 from ssl_inv.augment.geometry import Affine, Crop, Perspective
 from ssl_inv.augment.noise import Noise
 from ssl_inv.augment.operation import Style
-from ssl_inv.augment.policy import CACHED_BYTES
+from ssl_inv.augment.portions import CACHED_BYTES
 from ssl_inv.augment.warp import crop_bands, cut, resized, sample, take
 from ssl_inv.run.environment import keep_freed_memory
 from ssl_inv.transforms.hsv import hsv_to_rgb, write_hsv

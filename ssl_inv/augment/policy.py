@@ -10,10 +10,10 @@ then colours. Operations that leave a view as it is cost nothing. The host, wher
 rows each operation changes, so no device is waited for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -24,22 +24,19 @@ from ssl_inv import augment
 from ssl_inv.augment.colour import Jitter
 from ssl_inv.augment.geometry import Crop
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.operation import Geometric, Normalisation, Operation, Photometric, Style, groups_of
-from ssl_inv.augment.warp import Record, Rows, changed, crop_bands, cut, put, resized, sample, send, take
+from ssl_inv.augment.operation import Following, Geometric, Normalisation, Operation, Photometric, Style, groups_of
+from ssl_inv.augment.portions import Portion, make, views_at_once
+from ssl_inv.augment.warp import Record, changed
 from ssl_inv.catalogue import OPERATIONS, require
-from ssl_inv.transforms import Group, Transform
+from ssl_inv.transforms import Group, Projective, Transform
 from ssl_inv.transforms.keyed_random import Key
+from ssl_inv.transforms.projective import matrix_values
 
 _TABLE = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
 Kind = TypeVar("Kind", bound=Operation)
 
-CACHED_BYTES = 3_200_000
-"""Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
-
-
-def few_calls(device: torch.device) -> bool:
-    """Whether calls cost more than what they compute, as on GPUs; on a CPU, what does not fit its caches costs more."""
-    return device.type != "cpu"
+PROJECTIVE = "projective"
+"""The name of the map from a view to its source."""
 
 
 def in_order(kind: type[Kind], operations: Sequence[Operation] = ()) -> list[type[Kind]]:
@@ -88,85 +85,6 @@ def moving(transform: Transform, operations: Sequence[Operation]) -> Transform:
     return transform.only([name for name in transform.names if name not in {*colours, *RandomField.neutral}])
 
 
-class _Portion(NamedTuple):
-    """Some views of a batch, and what is done to each, as the host has decided.
-
-    Attributes:
-        rows: of the batch.
-        record: their parameters.
-        matrices: from view to source, `(n, 3, 3)`.
-        cropped: which of them are only cropped and flipped.
-        mapped: which are made by another homography.
-        warped: which are made by a random field.
-        changes: operations on colours, and which views each changes.
-        normalisation: what is done last.
-    """
-
-    rows: Rows
-    record: Record
-    matrices: NDArray[np.float64]
-    cropped: Rows
-    mapped: Rows
-    warped: Rows
-    changes: list[tuple[type[Photometric], Rows]]
-    normalisation: Normalisation | None
-
-
-def _made_in_cache(views: Tensor, pixels: Tensor, portion: _Portion, style: Style) -> None:
-    """Make some views on a CPU, whose caches hold them from call to call."""
-    rows, record, matrices, cropped, *_ = portion
-    made = torch.empty(len(rows), *views.shape[1:], device=views.device)
-    if len(cropped):
-        cut(made, cropped, pixels, rows[cropped], matrices[cropped])
-    _resample(made, pixels, portion, style)
-    for operation, some in portion.changes:
-        operation.apply(made, some, record, style)
-    if portion.normalisation:
-        mean, deviation = torch.from_numpy(portion.normalisation.numbers())
-        made.sub_(mean).div_(deviation)
-    put(views, rows, made)
-
-
-def _made_at_once(views: Tensor, pixels: Tensor, portion: _Portion, style: Style) -> None:
-    """Make some views with few calls, after all that the device needs to know has been sent to it in one copy."""
-    rows, record, matrices, cropped, *_ = portion
-    size = views.shape[-1]
-    arrays: dict[str, NDArray[Any]] = {"rows": rows, "bands": crop_bands(pixels, matrices[cropped], size)}
-    if len(cropped) < len(rows):
-        arrays |= {"cropped": cropped, "sources": rows[cropped]}
-    if portion.normalisation:
-        arrays["normalisation"] = portion.normalisation.numbers()
-    for number, (operation, some) in enumerate(portion.changes):
-        needed = {"rows": some, **operation.numbers(some, record, size, style)}
-        arrays |= {f"{number} {name}": values for name, values in needed.items()}
-    there = send(arrays, views.device)
-    if len(cropped) == len(rows):
-        made = resized(take(pixels, there["rows"]), there["bands"], size)
-    else:
-        made = torch.empty(len(rows), *views.shape[1:], device=views.device)
-        made.index_copy_(0, there["cropped"], resized(take(pixels, there["sources"]), there["bands"], size))
-        _resample(made, pixels, portion, style)
-    for number, (operation, some) in enumerate(portion.changes):
-        prefix = f"{number} "
-        numbers = {name.removeprefix(prefix): one for name, one in there.items() if name.startswith(prefix)}
-        operation.apply_at_once(made, some, record, style, numbers)
-    if portion.normalisation:
-        mean, deviation = there["normalisation"]
-        made.sub_(mean).div_(deviation)
-    views.index_copy_(0, there["rows"], made)
-
-
-def _resample(made: Tensor, pixels: Tensor, portion: _Portion, style: Style) -> None:
-    """Make the views that are more than cropped and flipped."""
-    for some, warped in ((portion.mapped, False), (portion.warped, True)):
-        if len(some):
-            points = None
-            if warped:
-                record = {name: value[some] for name, value in portion.record.items()}
-                points = RandomField.points(record, made.shape[-1], made.device)
-            sample(made, some, pixels, portion.rows[some], portion.matrices[some], style.padding, points)
-
-
 @dataclass(frozen=True)
 class Policy:
     """Operations with random parameters, and what their views have in common.
@@ -193,8 +111,27 @@ class Policy:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """The parameters that are recorded of every view, by name."""
-        return groups_of(self.operations)
+        """The parameters that are recorded of every view, by name.
+
+        Where an operation of kornia moves pixels, one of them is `projective`: the whole map from the view to its
+        source, of all operations that crop, flip, turn or slant.
+        """
+        moves = any(one.projective for one in self.following)
+        return groups_of(self.operations) | ({PROJECTIVE: Projective()} if moves else {})
+
+    @cached_property
+    def following(self) -> tuple[Following, ...]:
+        """The operations that change finished views, in their order."""
+        every = [inner for one in self.operations for inner in (one, *one.operations)]
+        return tuple(one for one in every if isinstance(one, Following))
+
+    def projective(self, values: Mapping[str, Tensor], rows: int, size: int) -> Tensor:
+        """The whole map from each view to its source, `(B, 9)`; see `Projective`."""
+        record = {name: value.numpy() for name, value in values.items()}
+        found, _ = maps(record, rows, self.operations)
+        for operation in self.following:
+            found = found @ operation.maps(record, rows, size, size)
+        return matrix_values(torch.from_numpy(found)).float()
 
     def render(self, pixels: Tensor, transform: Transform, normalisation: Normalisation | None = None) -> Tensor:
         """Make views from their record.
@@ -216,15 +153,13 @@ class Policy:
         moved = changed(record, count, RandomField.still)
         photometric = in_order(Photometric, self.operations)  # type: ignore[type-abstract]
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
-        every, most, make = Jitter.sorted_rows(record, count), max(1, count), _made_at_once
-        if not few_calls(pixels.device):
-            most, make = max(1, CACHED_BYTES * torch.get_num_threads() // (12 * size * size)), _made_in_cache
+        every, most = Jitter.sorted_rows(record, count), views_at_once(count, size, pixels.device)
         views = torch.empty(count, 3, size, size, device=pixels.device, memory_format=torch.channels_last)
         # Calls cost less without autograd's bookkeeping. As `views` was made before, it can be trained on.
         with torch.inference_mode():
             for rows in (every[start : start + most] for start in range(0, count, most)):
                 changes = [(operation, np.flatnonzero(active[rows])) for operation, active in recoloured]
-                portion = _Portion(
+                portion = Portion(
                     rows,
                     {name: value[rows] for name, value in record.items()},
                     matrices[rows],
@@ -232,10 +167,23 @@ class Policy:
                     np.flatnonzero(~upright[rows] & ~moved[rows]),
                     np.flatnonzero(moved[rows]),
                     [(operation, some) for operation, some in changes if len(some)],
-                    normalisation,
+                    None if self.following else normalisation,
                 )
                 make(views, pixels, portion, self.style)
+        with torch.no_grad():
+            for operation in self.following:
+                views = operation.follow(views, record)
+                _require_size(operation, views, size)
+            if self.following:
+                views = views.clamp_(0, 1).contiguous(memory_format=torch.channels_last)
+                views = normalisation.apply(views) if normalisation else views
         return views
+
+    def check(self, size: int) -> None:
+        """Raise a `ValueError` unless every operation of kornia changes views of this side, and keeps their size."""
+        side = self.size or size
+        for operation in self.following:
+            _require_size(operation, operation.tried(torch.full((1, 3, side, side), 0.5)), side)
 
     def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":
         """The same policy with views of another size, or crops of another share of the area; None keeps either.
@@ -251,6 +199,13 @@ class Policy:
                 )
             operations = tuple(one.with_scale(scale) if isinstance(one, Crop) else one for one in operations)
         return replace(self, operations=operations, size=size or self.size)
+
+
+def _require_size(operation: Following, views: Tensor, side: int) -> None:
+    height, width = views.shape[-2:]
+    if (height, width) != (side, side):
+        name = getattr(operation, "label", type(operation).__name__)
+        raise ValueError(f"{name} makes {width}x{height} of views of {side}x{side} pixels; it must keep their size")
 
 
 @dataclass(frozen=True)
@@ -292,14 +247,28 @@ class Augmentation:
             width: of the sources, in pixels.
             policy: draws the parameters; None is the policy of the key's view.
         """
-        drawn: dict[str, NDArray[Any]] = {}
-        for operation in (policy or self.policy(key.view)).operations:
-            drawn.update(operation.draw(key, height, width))
+        policy, drawn = policy or self.policy(key.view), dict[str, NDArray[Any]]()
+        size = policy.size or min(height, width)
+        for operation in policy.operations:
+            drawn.update(operation.draw_for_view(key, height, width, size))
         values = {}
         for name, group in self.groups.items():
             value = torch.from_numpy(drawn[name]) if name in drawn else group.neutral(len(key))
             values[name] = value.float() if value.is_floating_point() else value
-        return Transform(values, self.groups)
+        return self.with_projective(Transform(values, self.groups), policy, size)
+
+    def with_projective(self, transform: Transform, policy: Policy, size: int) -> Transform:
+        """The record with the map that its other parameters make, if the augmentation records one.
+
+        Args:
+            transform: the record.
+            policy: makes the views.
+            size: side of the views in pixels.
+        """
+        if PROJECTIVE not in self.groups:
+            return transform
+        whole = policy.projective(transform.values, len(transform), size)
+        return Transform({**transform.values, PROJECTIVE: whole}, transform.groups)
 
     def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
         """One view of every source, and how it was made.

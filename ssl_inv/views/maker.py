@@ -1,7 +1,7 @@
 """From a batch of raw images to the normalised views that an objective asked for."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.geometry import Crop
 from ssl_inv.augment.operation import Normalisation
-from ssl_inv.augment.policy import Augmentation, Policy
+from ssl_inv.augment.policy import PROJECTIVE, Augmentation, Policy
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.source import Images, Source
@@ -66,6 +66,8 @@ class ViewMaker(nn.Module):
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
         _require_images_between(plan, source, fewest)
         self._maker = maker_of(plan, augmentation)
+        for policy in dict.fromkeys(self._maker.used):
+            policy.check(source.image_size)
         self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
         if both := sorted(set(source.groups) & set(self._made_groups)):
             raise ValueError(
@@ -85,8 +87,9 @@ class ViewMaker(nn.Module):
         views = []
         # Half precision is for networks; views must not depend on it.
         with torch.autocast(self.mean.device.type, enabled=False):
-            sources = [images.pixels for images in batch.images]
-            for pixels, drawn, source in self._maker.make(sources, key, self.normalisation):
+            for pixels, drawn, source in self._maker.make(
+                [one.pixels for one in batch.images], key, self.normalisation
+            ):
                 values, groups = dict(batch.images[source].transform.values), batch.images[source].transform.groups
                 # All views of a sample have the same parameters, neutral where a view has no part in one.
                 for name, group in self._made_groups.items():
@@ -155,6 +158,9 @@ def _require_images_between(plan: Plan, source: Source, fewest: int) -> None:
 
 # What makes the views of each plan.
 
+Last = Normalisation | None
+"""What is done to finished views."""
+
 
 class Made(NamedTuple):
     """One view of every sample.
@@ -176,21 +182,18 @@ class Maker(ABC):
     Sources are the data's own views, one or more, `(B, 3, H, W)` each, uint8 or float in [0, 1].
     """
 
+    @property
     @abstractmethod
-    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
-        """All views of the plan, normalised if wished; `key` is that of its first, and further ones have the numbers
-        that follow.
-        """
+    def used(self) -> list[Policy]:
+        """The policies that make views."""
 
     @abstractmethod
-    def render(
-        self,
-        sources: Sequence[Tensor],
-        transform: Transform,
-        number: int,
-        normalisation: Normalisation | None = None,
-    ) -> Tensor:
-        """View `number` of the plan from its record, normalised if wished; parameters of other origin are ignored."""
+    def make(self, sources: Sequence[Tensor], key: Key, last: Last = None) -> list[Made]:
+        """All views of the plan, which end with `last`; `key` is that of its first, others have the numbers after it."""
+
+    @abstractmethod
+    def render(self, sources: Sequence[Tensor], transform: Transform, number: int, last: Last = None) -> Tensor:
+        """View `number` of the plan from its record; parameters of other origin are ignored."""
 
 
 def maker_of(plan: Plan, augmentation: Augmentation, policy: PolicyChoice = None) -> Maker:
@@ -246,7 +249,11 @@ class EachByItsPolicy(Maker):
     policies: tuple[Policy, ...]
     centres: tuple[float | None, ...] = ()
 
-    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
+    @property
+    def used(self) -> list[Policy]:
+        return list(self.policies)
+
+    def make(self, sources: Sequence[Tensor], key: Key, last: Last = None) -> list[Made]:
         made = []
         for number, policy in enumerate(self.policies):
             source = number % len(sources)
@@ -255,17 +262,11 @@ class EachByItsPolicy(Maker):
             if self.centres and (centre := self.centres[number]) is not None:
                 crop = torch.tensor([0.5, 0.5, centre, centre]).repeat(len(key), 1)
                 transform = Transform({**transform.values, "crop": crop}, {**transform.groups, **Crop.groups})
-            made.append(Made(policy.render(sources[source], transform, normalisation), transform, source))
+            made.append(Made(policy.render(sources[source], transform, last), transform, source))
         return made
 
-    def render(
-        self,
-        sources: Sequence[Tensor],
-        transform: Transform,
-        number: int,
-        normalisation: Normalisation | None = None,
-    ) -> Tensor:
-        return self.policies[number].render(sources[number % len(sources)], transform, normalisation)
+    def render(self, sources: Sequence[Tensor], transform: Transform, number: int, last: Last = None) -> Tensor:
+        return self.policies[number].render(sources[number % len(sources)], transform, last)
 
 
 @dataclass(frozen=True)
@@ -294,45 +295,50 @@ class AlongPath(Maker):
         for name in self._drawn:
             if name not in drawn:
                 problem = f"no operation of the second view's policy draws {name!r}; {suggest(name, drawn)}"
+            elif name == PROJECTIVE:
+                problem = f"{name!r} follows from other parameters; name these: {', '.join(_continuous(drawn))}"
             elif not drawn[name].continuous:
                 problem = f"{name!r} names something or says yes or no, so it has no values between two others"
             else:
                 continue
             raise ValueError(f"TransformPath: parameters: {problem}")
 
-    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
+    def make(self, sources: Sequence[Tensor], key: Key, last: Last = None) -> list[Made]:
         height, width = sources[0].shape[-2:]
         first = self.augmentation.draw(key, height, width, self.first)
         end = self.augmentation.draw(replace(key, view=key.view + 1), height, width, self.second)
-        way = [self._along(end, fraction) for fraction in self.plan.fractions]
-        transforms = [first if self.plan.on_first else self._along(first, 0.0), end, *way]
+        side = min(height, width)
+        way = [self._along(end, fraction, self.second.size or side) for fraction in self.plan.fractions]
+        transforms = [first if self.plan.on_first else self._along(first, 0.0, self.first.size or side), end, *way]
         return [
-            Made(self.render(sources, transform, number, normalisation), transform, number if self.plan.own else 0)
+            Made(self.render(sources, transform, number, last), transform, number if self.plan.own else 0)
             for number, transform in enumerate(transforms)
         ]
 
-    def render(
-        self,
-        sources: Sequence[Tensor],
-        transform: Transform,
-        number: int,
-        normalisation: Normalisation | None = None,
-    ) -> Tensor:
-        policy, source = self.second if number else self.first, sources[number if self.plan.own else 0]
-        return policy.render(source, transform, normalisation)
+    def render(self, sources: Sequence[Tensor], transform: Transform, number: int, last: Last = None) -> Tensor:
+        return self.used[min(number, 1)].render(sources[number if self.plan.own else 0], transform, last)
+
+    @property
+    def used(self) -> list[Policy]:
+        return [self.first, self.second]
 
     @property
     def _drawn(self) -> list[str]:
         """The parameters of the path that the augmentation changes."""
         return [name for name in self.plan.parameters if name not in self.plan.own]
 
-    def _along(self, end: Transform, fraction: float) -> Transform:
+    def _along(self, end: Transform, fraction: float, size: int) -> Transform:
         """The transform `fraction` of the way from neutral parameters to their values in `end`; all other parameters
         stay.
         """
         target = end.only(self._drawn)
         neutral = Transform({name: group.neutral(len(end)) for name, group in target.groups.items()}, target.groups)
-        return Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)
+        along = Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)
+        return self.augmentation.with_projective(along, self.second, size)
+
+
+def _continuous(groups: Mapping[str, Group]) -> list[str]:
+    return [name for name, group in groups.items() if group.continuous and name != PROJECTIVE]
 
 
 @dataclass(frozen=True)
@@ -349,25 +355,23 @@ class PiecesOfOneView(Maker):
     policy: Policy
     cutter: Cutter
 
-    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
+    @property
+    def used(self) -> list[Policy]:
+        return [self.policy]
+
+    def make(self, sources: Sequence[Tensor], key: Key, last: Last = None) -> list[Made]:
         height, width = sources[0].shape[-2:]
         transform = self.augmentation.draw(key, height, width, self.policy)
         view = self.policy.render(sources[0], transform)
         records = self.cutter.draw(view, key, transform)
-        return [Made(self._piece(view, record, normalisation), transform.merge(record)) for record in records]
+        return [Made(self._piece(view, record, last), transform.merge(record)) for record in records]
 
-    def render(
-        self,
-        sources: Sequence[Tensor],
-        transform: Transform,
-        number: int,
-        normalisation: Normalisation | None = None,
-    ) -> Tensor:
-        return self._piece(self.policy.render(sources[0], transform), transform.to("cpu"), normalisation)
+    def render(self, sources: Sequence[Tensor], transform: Transform, number: int, last: Last = None) -> Tensor:
+        return self._piece(self.policy.render(sources[0], transform), transform.to("cpu"), last)
 
-    def _piece(self, view: Tensor, record: Transform, normalisation: Normalisation | None) -> Tensor:
+    def _piece(self, view: Tensor, record: Transform, last: Last) -> Tensor:
         piece = self.cutter.cut(view, record).contiguous(memory_format=torch.channels_last)
-        return normalisation.apply(piece) if normalisation else piece
+        return last.apply(piece) if last else piece
 
 
 @dataclass(frozen=True)
@@ -380,21 +384,19 @@ class OneAfterTheOther(Maker):
 
     parts: tuple[tuple[Plan, Maker], ...]
 
-    def make(self, sources: Sequence[Tensor], key: Key, normalisation: Normalisation | None = None) -> list[Made]:
+    @property
+    def used(self) -> list[Policy]:
+        return [policy for _, maker in self.parts for policy in maker.used]
+
+    def make(self, sources: Sequence[Tensor], key: Key, last: Last = None) -> list[Made]:
         made: list[Made] = []
         for plan, maker in self.parts:
-            made += maker.make(sources[: plan.sources], replace(key, view=key.view + len(made)), normalisation)
+            made += maker.make(sources[: plan.sources], replace(key, view=key.view + len(made)), last)
         return made
 
-    def render(
-        self,
-        sources: Sequence[Tensor],
-        transform: Transform,
-        number: int,
-        normalisation: Normalisation | None = None,
-    ) -> Tensor:
+    def render(self, sources: Sequence[Tensor], transform: Transform, number: int, last: Last = None) -> Tensor:
         for plan, maker in self.parts:
             if number < plan.count:
-                return maker.render(sources[: plan.sources], transform, number, normalisation)
+                return maker.render(sources[: plan.sources], transform, number, last)
             number -= plan.count
         raise IndexError("the plan has fewer views")

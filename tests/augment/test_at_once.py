@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssl_inv.augment import policy
+from ssl_inv.augment import portions
 from ssl_inv.augment.colour import Grey
 from ssl_inv.augment.operation import Normalisation
 from ssl_inv.augment.policies import custom, simclr
@@ -80,7 +80,7 @@ def test_calls_are_counted():
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU makes views as a GPU does."""
-    monkeypatch.setattr(policy, "few_calls", lambda device: True)
+    monkeypatch.setattr(portions, "few_calls", lambda device: True)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS)
@@ -88,7 +88,7 @@ def test_both_ways_of_making_views_agree(name, monkeypatch):
     augmentation, pixels = AUGMENTATIONS[name], images(48) / 255
     transform = augmentation.draw(key(48), 48, 48)
     expected = augmentation.policy(0).render(pixels, transform, NORMALISATION)
-    monkeypatch.setattr(policy, "few_calls", lambda device: True)
+    monkeypatch.setattr(portions, "few_calls", lambda device: True)
     found = augmentation.policy(0).render(pixels, transform, NORMALISATION)
     assert found.is_contiguous(memory_format=torch.channels_last)
     # Next to a threshold, of solarising or of a level, a rounding error decides.
