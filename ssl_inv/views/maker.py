@@ -87,9 +87,8 @@ class ViewMaker(nn.Module):
         views = []
         # Half precision is for networks; views must not depend on it.
         with torch.autocast(self.mean.device.type, enabled=False):
-            for pixels, drawn, source in self._maker.make(
-                [one.pixels for one in batch.images], key, self.normalisation
-            ):
+            images = [one.pixels for one in batch.images]
+            for pixels, drawn, source in self._maker.make(images, key, self.normalisation):
                 values, groups = dict(batch.images[source].transform.values), batch.images[source].transform.groups
                 # All views of a sample have the same parameters, neutral where a view has no part in one.
                 for name, group in self._made_groups.items():
@@ -158,8 +157,7 @@ def _require_images_between(plan: Plan, source: Source, fewest: int) -> None:
 
 # What makes the views of each plan.
 
-Last = Normalisation | None
-"""What is done to finished views."""
+Last = Normalisation | None  # what is done to finished views
 
 
 class Made(NamedTuple):
@@ -189,7 +187,7 @@ class Maker(ABC):
 
     @abstractmethod
     def make(self, sources: Sequence[Tensor], key: Key, last: Last = None) -> list[Made]:
-        """All views of the plan, which end with `last`; `key` is that of its first, others have the numbers after it."""
+        """All views of the plan, ended by `last`; `key` is that of its first, others have the numbers after it."""
 
     @abstractmethod
     def render(self, sources: Sequence[Tensor], transform: Transform, number: int, last: Last = None) -> Tensor:
