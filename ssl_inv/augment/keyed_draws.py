@@ -107,7 +107,7 @@ class KeyedDraws(TorchFunctionMode):
         return self._pools[digits, device]
 
 
-class NoOtherDraws(TorchDispatchMode):
+class NoOtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is active, a draw from a generator of torch is an `UnknownDrawError`."""
 
     def __torch_dispatch__(
@@ -126,7 +126,8 @@ def unit_numbers(seeds: Tensor, number: int, count: int, digits: int = 53) -> Te
 def _unit(bits: Tensor, digits: int) -> Tensor:
     """Numbers from [0, 1) of the highest bits, as many as the type of the result has."""
     whole = (bits >> (64 - digits)) & (2**digits - 1)
-    return whole.to(torch.float64 if digits == 53 else torch.float32).mul_(2.0**-digits)
+    unit: Tensor = whole.to(torch.float64 if digits == 53 else torch.float32).mul_(2.0**-digits)
+    return unit
 
 
 def _shape(args: Sequence[Any], kwargs: Arguments) -> Sequence[int]:
@@ -140,7 +141,15 @@ def _like(mode: KeyedDraws, tensor: Tensor, dtype: Any = None) -> Tensor:
 
 def _normal_numbers(unit: Tensor, dtype: Any) -> Tensor:
     """Standard normal numbers: the inverse of their distribution function at uniform ones."""
-    return torch.special.ndtri(unit.clamp(2.0**-25, 1 - 2.0**-25)).to(dtype)
+    numbers: Tensor = torch.special.ndtri(unit.clamp(2.0**-25, 1 - 2.0**-25)).to(dtype)
+    return numbers
+
+
+def _two_of(args: Sequence[Any], kwargs: Arguments) -> tuple[Any, Any]:
+    """The two numbers of a distribution, behind the tensor to be filled; they are 0 and 1 where not given."""
+    given = [*args[1:], *kwargs.values()]
+    low, high = (*given, *(0.0, 1.0)[len(given) :])[:2]
+    return low, high
 
 
 def _rand(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
@@ -153,7 +162,7 @@ def _rand_like(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tens
 
 
 def _uniform(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
-    low, high = (*args[1:], *kwargs.values(), *(0.0, 1.0)[len(args) + len(kwargs) - 1 :])
+    low, high = _two_of(args, kwargs)
     filled: Tensor = args[0].copy_(low + (high - low) * _like(mode, args[0]))
     return filled
 
@@ -168,7 +177,7 @@ def _randn_like(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Ten
 
 
 def _normal_in_place(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
-    mean, deviation = (*args[1:], *kwargs.values(), *(0.0, 1.0)[len(args) + len(kwargs) - 1 :])
+    mean, deviation = _two_of(args, kwargs)
     drawn = _normal_numbers(_like(mode, args[0], torch.float64), args[0].dtype)
     filled: Tensor = args[0].copy_(mean + deviation * drawn)
     return filled
@@ -176,15 +185,16 @@ def _normal_in_place(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -
 
 def _normal(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
     mean, deviation = (*args, *(0.0, 1.0)[len(args) :])[:2]
-    both = torch.broadcast_tensors(*(torch.as_tensor(one) for one in (mean, deviation)))
-    shape = kwargs["size"] if "size" in kwargs else both[0].shape
-    unit = mode.uniform(shape, torch.float64, both[0].device)
-    drawn: Tensor = mean + deviation * _normal_numbers(unit, torch.result_type(*both))
+    whole = torch.as_tensor(mean) + torch.as_tensor(deviation)
+    shape = kwargs["size"] if "size" in kwargs else whole.shape
+    unit = mode.uniform(shape, torch.float64, whole.device)
+    drawn: Tensor = mean + deviation * _normal_numbers(unit, whole.dtype)
     return drawn
 
 
 def _bernoulli(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
-    return (_like(mode, args[0], torch.float64) < args[0]).to(args[0].dtype)
+    happens: Tensor = (_like(mode, args[0], torch.float64) < args[0]).to(args[0].dtype)
+    return happens
 
 
 def _bernoulli_in_place(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
@@ -198,7 +208,8 @@ def _randint(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor
     low, high = (*ends, kwargs["high"]) if "high" in kwargs else (0, *ends)[-2:]
     unit = mode.uniform(size, torch.float64, kwargs.get("device"), (low, high))
     whole = low + (unit * (high - low)).floor().clamp_max(high - low - 1)
-    return whole.to(kwargs.get("dtype") or torch.int64)
+    found: Tensor = whole.to(kwargs.get("dtype") or torch.int64)
+    return found
 
 
 def _randperm(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:

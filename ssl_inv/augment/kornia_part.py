@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from kornia.augmentation import GeometricAugmentationBase2D, MixAugmentationBaseV2, RandomJigsaw
-from kornia.augmentation.auto.operations import OperationBase
+from kornia.augmentation.auto.operations.base import OperationBase
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
@@ -63,7 +63,7 @@ class KorniaPart:
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:
-        core = module.op if isinstance(module, OperationBase) else module
+        core: Any = module.op if isinstance(module, OperationBase) else module
         if not isinstance(core, _BasicAugmentationBase):
             raise ValueError(f"{label}: {type(core).__name__} is none of kornia's augmentations of images")
         if isinstance(core, MixAugmentationBaseV2) and not isinstance(core, RandomJigsaw):
@@ -72,7 +72,8 @@ class KorniaPart:
         self.probability = float(core.p) * float(core.p_batch)
         if self.probability <= 0 and core is module:
             raise SettingError("p", "must be above 0; an augmentation that is never applied is left out")
-        self.module, self.core, self.label = module, core, label
+        self.module: Any = module
+        self.core, self.label = core, label
         try:
             self._find_out()
         except UnknownDrawError as error:
@@ -120,8 +121,10 @@ class KorniaPart:
         for name, value in self._each(seeds[0][some], sides).items():
             if not _same_where_both_are(found[name][some], value):
                 raise UnknownDrawError(f"what it draws for a sample, {name!r}, depends on the batch")
-        small = self._large and not self._singly and self._each(seeds[0], _SMALL_SIDES)
-        self._any_sides = bool(small) and all(torch.equal(found[name], small[name]) for name in self._units)
+        self._any_sides = bool(self._large) and not self._singly
+        if self._any_sides:
+            small = self._each(seeds[0], _SMALL_SIDES)
+            self._any_sides = all(torch.equal(found[name], small[name]) for name in self._units)
         images = unit_numbers(seeds[0][:5], 0, 3 * sides[0] * sides[1], 24).view(5, 3, *sides)
         with KeyedDraws(seeds[0][:1]) as mode, NoOtherDraws():
             self._applied(images[:1], self._batch(seeds[0][:1], sides)[0])
@@ -287,7 +290,7 @@ class KorniaPart:
             values = [
                 own[f"{self.label}.{self._units[name].name}"].reshape(len(rows), -1).double() for name in self._alike
             ]
-            number = torch.cat(values, dim=1).unique(dim=0, return_inverse=True)[1]
+            _, number = torch.unique(torch.cat(values, dim=1), dim=0, return_inverse=True)
             groups = [torch.nonzero(number == one)[:, 0] for one in range(int(number.max()) + 1)]
         for some in groups:
             part = {name: value[some] for name, value in own.items()}

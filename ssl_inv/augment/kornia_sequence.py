@@ -6,12 +6,13 @@ in kornia. Here every sample has a choice of its own, and the samples that have 
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from kornia.augmentation import ImageSequential, PatchSequential, VideoSequential
 from kornia.augmentation.auto.base import PolicyAugmentBase
-from kornia.augmentation.auto.operations import OperationBase, PolicySequential
+from kornia.augmentation.auto.operations.base import OperationBase
+from kornia.augmentation.auto.operations.policy import PolicySequential
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
@@ -88,7 +89,7 @@ class WithoutChance:
 
     def apply(self, pixels: Tensor, record: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         try:
-            return torch.cat([self.module(one) for one in pixels.split(1)])
+            return torch.cat([self.module(one) for one in torch.split(pixels, 1)])
         except UnknownDrawError as error:
             raise ValueError(f"{self.label} is none of kornia's augmentations of images, and {error}") from None
         except Exception as error:  # Somebody else's module can raise anything.
@@ -117,7 +118,8 @@ class KorniaSequence:
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:
-        self.module, self.label = module, label
+        self.module: Any = module
+        self.label = label
         children = dict(module.named_children())
         kinds = Counter(_kind(child) for child in children.values())
         seen: Counter[str] = Counter()
@@ -206,7 +208,7 @@ class KorniaSequence:
         return [
             (number - 1, torch.nonzero(choice[:, slot] == number)[:, 0])
             for slot in range(self._slots)
-            for number in choice[:, slot].unique().tolist()
+            for number in sorted(set(choice[:, slot].tolist()))
             if number
         ]
 
@@ -225,7 +227,8 @@ def _chooses(module: nn.Module) -> bool:
 
 def _most_chosen(module: nn.Module, members: int) -> int:
     if isinstance(module, ImageSequential) and module.random_apply:
-        return int(module.random_apply[1]) - 1
+        bounds: Any = module.random_apply
+        return int(bounds[1]) - 1
     if isinstance(module, PolicyAugmentBase):
         return int(getattr(module, "n", 1))
     return members
