@@ -1,5 +1,8 @@
 """Augmentations: draw how each view is made, render it on the device, record it as a Transform."""
 
+from importlib import import_module
+from typing import Any
+
 AUGMENTATIONS = {
     "byol": "policies:byol",
     "custom": "policies:custom",
@@ -37,3 +40,17 @@ OPERATIONS = {
 """Operations by their name in recipes -> "module:class", relative to this package, in the order in which they are
 applied. A new operation is a class and a line here.
 """
+
+_CLASSES = {
+    "FusedViews": "fused_views",
+    "fuse": "fusion",
+}
+"""What this package offers to Python -> the module that has it. It is imported when it is asked for: the tables above
+are read before torch is loaded.
+"""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _CLASSES:
+        return getattr(import_module(f"{__name__}.{_CLASSES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
