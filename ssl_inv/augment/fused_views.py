@@ -140,6 +140,8 @@ class FusedViews(GeometricAugmentationBase2D):
     ) -> Tensor:
         """The views."""
         require(images.shape[1] == 3, "images", f"must have three channels, got {images.shape[1]}")
+        if not len(images):
+            return images.new_empty(0, 3, *[self._size(*images.shape[-2:])] * 2)
         pixels = images if images.dtype == torch.uint8 else images.float()
         with torch.autocast(images.device.type, enabled=False):
             views = self.policy.render(pixels.detach(), self.record(params))
@@ -149,6 +151,8 @@ class FusedViews(GeometricAugmentationBase2D):
         self, masks: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """The masks of the views."""
+        if not len(masks):
+            return masks.new_empty(0, masks.shape[1], *[self._size(*masks.shape[-2:])] * 2)
         return _sampled(masks, self._places(params, *masks.shape[-2:]), flags, self.policy.style.padding)
 
     def inverse_transform(
@@ -190,7 +194,8 @@ class FusedViews(GeometricAugmentationBase2D):
         height, width = shape[-2:]
         size, record = self._size(height, width), self.record(params)
         values = {name: value.cpu().numpy() for name, value in record.values.items()}
-        back, _ = maps(values, len(params["batch_prob"]), self.policy.operations)
+        count = len(params["batch_prob"])
+        back = maps(values, count, self.policy.operations)[0] if count else np.empty((0, 3, 3))
         matrices = np.linalg.inv(_to_unit(size, size)) @ np.linalg.inv(back) @ _to_unit(height, width)
         dtype = torch.promote_types(images.dtype, torch.float32) if images.is_floating_point() else torch.float32
         return torch.from_numpy(matrices / matrices[:, 2:, 2:]).to(images.device, dtype)

@@ -36,8 +36,8 @@ def fuse(sequence: "K.AugmentationSequential | K.ImageSequential", *, exact: boo
 
     Args:
         sequence: augmentations of kornia.
-        exact: whether pixels are interpolated as often as in kornia, so that views are equal but for rounding. Otherwise
-            all interpolations in a row become one, which is faster, and sharper than kornia's.
+        exact: whether pixels are interpolated as often as in kornia, so that views are equal but for rounding.
+            Otherwise all interpolations in a row become one, which is faster, and sharper than kornia's.
 
     Raises:
         SettingError: unless it is an `AugmentationSequential` or `ImageSequential` of augmentations of images.
@@ -119,10 +119,10 @@ class FusedSequence(nn.Module):
     """A sequence of kornia's augmentations in fewer passes; `fuse` makes it.
 
     It is called as the sequence is. Without `params` the original modules draw, so one seed gives the views that it
-    gives the original; `params` are those of the original (`ParamItem`s). Views are equal but for rounding and the outer
-    weights of wide blurs, together below 2 / 255, unless several interpolations become one. Masks, boxes, key points
-    and classes are made by the original, from the same parameters; so are `inverse`, and images that need a gradient,
-    have another number of channels than three, double precision, or no batch dimension.
+    gives the original; `params` are those of the original (`ParamItem`s). Views are equal but for rounding and the
+    outer weights of wide blurs, together below 2 / 255, unless several interpolations become one. Masks, boxes, key
+    points and classes are made by the original, from the same parameters; so are `inverse`, and images that need a
+    gradient, have another number of channels than three, double precision, or no batch dimension.
 
     Images are `(B, 3, H, W)`; colours are meant to be in [0, 1]. Half precision is computed in single precision.
 
