@@ -33,7 +33,7 @@ def simclr(size: int) -> list[nn.Module]:
 def byol(size: int) -> list[nn.Module]:
     """BYOL's policy of the second view."""
     crop, flip, _, grey, blur = simclr(size)
-    blur.p = 0.1  # type: ignore[assignment]
+    blur.p = 0.1
     solarise = K.RandomSolarize((0.5, 0.5), (0.0, 0.0), p=0.2)
     return [crop, flip, K.ColorJitter(0.4, 0.4, 0.2, 0.1, p=0.8), grey, blur, solarise, K.Normalize(0.45, 0.25)]
 

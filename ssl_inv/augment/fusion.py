@@ -1,6 +1,6 @@
 """kornia's own sequences, made with one resampling and one chain of colours."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -223,13 +223,14 @@ class FusedSequence(nn.Module):
         return pixels
 
 
-def _fused(segment: Segment, modules: Sequence[Any], drawn: Sequence[Any], pixels: Tensor) -> Tensor:
+def _fused(segment: Segment, modules: Sequence[Any], params: Sequence[Any], pixels: Tensor) -> Tensor:
     """The images after a segment.
 
     Raises:
         UnfitError: if kornia has to make them.
     """
     count, size = len(pixels), (int(pixels.shape[-2]), int(pixels.shape[-1]))
+    drawn = {one: _on_host(params[one]) for one in segment.items}
     steps = []
     for one in segment.geometry:
         if step := kornia_geometry.step_of(modules[one], drawn[one], count, size):
@@ -249,6 +250,11 @@ def _fused(segment: Segment, modules: Sequence[Any], drawn: Sequence[Any], pixel
                         kornia_colour.CHANGES[type(modules[one])](modules[one], numbers, part)
             put(views, rows, made.to(views.dtype))
     return views
+
+
+def _on_host(params: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Numbers are looked at on the host, wherever they were drawn; noise is as large as the images and stays."""
+    return {name: value if name == "gaussian_noise" else value.cpu() for name, value in params.items()}
 
 
 def _portions(
