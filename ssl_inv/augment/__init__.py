@@ -1,7 +1,14 @@
 """Augmentations: draw how each view is made, render it on the device, record it as a Transform."""
 
-from importlib import import_module
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_inv.augment.fused_views import FusedViews
+    from ssl_inv.augment.fusion import fuse
+    from ssl_inv.augment.keyed import Keyed
+
+__all__ = ["AUGMENTATIONS", "OPERATIONS", "FusedViews", "Keyed", "fuse"]
 
 AUGMENTATIONS = {
     "byol": "policies:byol",
@@ -41,16 +48,12 @@ OPERATIONS = {
 applied. A new operation is a class and a line here.
 """
 
-_CLASSES = {
-    "FusedViews": "fused_views",
-    "fuse": "fusion",
-}
-"""What this package offers to Python -> the module that has it. It is imported when it is asked for: the tables above
-are read before torch is loaded.
-"""
+_PUBLIC = {"FusedViews": "fused_views", "Keyed": "keyed", "fuse": "fusion"}
+"""Names of this package -> the module that has them. They are imported when they are used: the tables above are read
+before torch is loaded."""
 
 
 def __getattr__(name: str) -> Any:
-    if name in _CLASSES:
-        return getattr(import_module(f"{__name__}.{_CLASSES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

@@ -8,18 +8,20 @@ matrix is N_view^-1 M^-1 N_source. That is exact, because both describe the same
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from typing import Any, Literal
 
+import kornia.augmentation as K
 import numpy as np
 import torch
 import torch.nn.functional as F
-from kornia.augmentation import GeometricAugmentationBase2D
 from kornia.constants import Resample
 from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv import augment
 from ssl_inv.augment.current_key import current_key
+from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.local import GEOMETRIC, RandomField
 from ssl_inv.augment.policy import Augmentation, Policy, maps
 from ssl_inv.augment.warp import changed
@@ -29,8 +31,10 @@ from ssl_inv.transforms.keyed_random import Key
 
 Params = dict[str, Tensor]
 
+_CURVED = (K.RandomElasticTransform, K.RandomFisheye, K.RandomThinPlateSpline, K.RandomJigsaw)
 
-class FusedViews(GeometricAugmentationBase2D):
+
+class FusedViews(K.GeometricAugmentationBase2D):
     """Views of a policy as one kornia augmentation, always applied: alone, in `nn.Sequential`, or in
     `AugmentationSequential` with masks, boxes and key points.
 
@@ -43,9 +47,10 @@ class FusedViews(GeometricAugmentationBase2D):
     images.
 
     Masks follow the geometry alone, by the nearest pixel (or bilinear, with kornia's `extra_args`), and show beyond the
-    border what the view shows. Boxes and key points follow `transform_matrix`; they cannot follow a random field, so a
-    policy that moves pixels by one refuses them. `inverse` undoes the geometry of images, masks, boxes and key points,
-    not the colours; what a view does not show comes back as zero.
+    border what the view shows. Boxes and key points follow `transform_matrix`. They cannot follow a random field, nor
+    augmentations of kornia that bend images, which masks cannot follow either: a policy with one refuses them.
+    `inverse` undoes the geometry of images, masks, boxes and key points, not the colours; what a view does not show
+    comes back as zero.
 
     Args:
         policy: a policy, or an augmentation.
@@ -153,7 +158,10 @@ class FusedViews(GeometricAugmentationBase2D):
         """The masks of the views."""
         if not len(masks):
             return masks.new_empty(0, masks.shape[1], *[self._size(*masks.shape[-2:])] * 2)
-        return _sampled(masks, self._places(params, *masks.shape[-2:]), flags, self.policy.style.padding)
+        require(not self._curved, "policy", f"has {self._curved}, which masks cannot follow; give images alone")
+        places, shown = self._places(params, *masks.shape[-2:])
+        made = _sampled(masks, places, flags, self.policy.style.padding)
+        return made if shown.all() else made * torch.from_numpy(shown[:, None]).to(made.device)
 
     def inverse_transform(
         self,
@@ -171,17 +179,27 @@ class FusedViews(GeometricAugmentationBase2D):
         x, y = np.meshgrid(np.arange(width, dtype=np.float64), np.arange(height, dtype=np.float64))
         return _sampled(views, _mapped(matrices, x[None], y[None]), flags, "zeros")
 
-    def _places(self, params: Params, height: int, width: int) -> NDArray[np.float64]:
-        """The point of the source that each pixel of the views shows, `(B, size, size, 2)`, from -1 to 1."""
+    def _places(self, params: Params, height: int, width: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """The point of the source that each pixel of the views shows, `(B, size, size, 2)`, from -1 to 1, and whether
+        it shows any: augmentations of kornia show zero beyond the view that they change.
+        """
         record = {name: value.cpu().numpy() for name, value in self.record(params).values.items()}
         count, size = len(params["batch_prob"]), self._size(height, width)
         line = (2 * np.arange(size) + 1) / size - 1
         x, y = (np.tile(one, (count, 1, 1)) for one in np.meshgrid(line, line))
+        shown = np.full(x.shape, True)
+        for operation in reversed(self.policy.following):
+            if operation.projective:
+                x, y = np.moveaxis(_mapped(operation.maps(record, count, size, size), x, y), -1, 0)
+                shown &= (np.abs(x) <= 1) & (np.abs(y) <= 1)
         if len(moved := np.flatnonzero(changed(record, count, RandomField.still))):
+            turned = any(one.projective for one in self.policy.following)
+            problem = "moves pixels by a random field and by kornia, which masks cannot follow; give images alone"
+            require(not turned, "policy", problem)
             record |= RandomField.modes(record, count, size)
             some = {name: value[moved] for name, value in record.items()}
             x[moved], y[moved] = (one.numpy() for one in RandomField.points(some, size, torch.device("cpu")))
-        return _mapped(maps(record, count, self.policy.operations)[0], x, y)
+        return _mapped(maps(record, count, self.policy.operations)[0], x, y), shown
 
     def _size(self, height: int, width: int) -> int:
         return self.policy.size or min(height, width)
@@ -196,6 +214,8 @@ class FusedViews(GeometricAugmentationBase2D):
         values = {name: value.cpu().numpy() for name, value in record.values.items()}
         count = len(params["batch_prob"])
         back = maps(values, count, self.policy.operations)[0] if count else np.empty((0, 3, 3))
+        for operation in self.policy.following if count else ():
+            back = back @ operation.maps(values, count, size, size)
         matrices = np.linalg.inv(_to_unit(size, size)) @ np.linalg.inv(back) @ _to_unit(height, width)
         dtype = torch.promote_types(images.dtype, torch.float32) if images.is_floating_point() else torch.float32
         return torch.from_numpy(matrices / matrices[:, 2:, 2:]).to(images.device, dtype)
@@ -223,14 +243,24 @@ class FusedViews(GeometricAugmentationBase2D):
         return inverse
 
     def _require_matrix(self) -> None:
-        moving = [name for name in GEOMETRIC if f"field_{name}" in self.policy.groups]
-        problem = "moves pixels by a random field, which boxes, key points and `inverse` cannot follow"
-        require(not moving, "policy", f"{problem}; give images and masks alone, or leave out random_field")
+        moving = any(f"field_{name}" in self.policy.groups for name in GEOMETRIC)
+        cause = "a random field" if moving else self._curved
+        problem = f"moves pixels by {cause}, which boxes, key points and `inverse` cannot follow"
+        require(not cause, "policy", f"{problem}; give images alone, or leave it out")
+
+    @cached_property
+    def _curved(self) -> str:
+        """The first augmentation of kornia in the policy that moves pixels, but not by a homography."""
+        following = [one.augmentation for one in self.policy.following if isinstance(one, Keyed)]
+        every = [inner for one in following for inner in one.modules()]
+        return next((type(one).__name__ for one in every if isinstance(one, _CURVED)), "")
 
 
 def _described(operation: Any) -> str:
     """The name of an operation in recipes, and its probability if that is below 1."""
     classes = {OPERATIONS.find(name).load(): name for name in augment.OPERATIONS}
+    if isinstance(operation, Keyed):
+        return f"kornia.{operation.label}"
     name = getattr(operation, "purpose", classes.get(type(operation), type(operation).__name__))
     return name if operation.probability == 1 else f"{name} (p={operation.probability:g})"
 

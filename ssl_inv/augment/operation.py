@@ -64,6 +64,11 @@ class Operation(ABC):
         """
 
 
+    def draw_for_view(self, key: Key, height: int, width: int, size: int) -> dict[str, Draws]:
+        """`draw`, with the side of the views in pixels too."""
+        return self.draw(key, height, width)
+
+
 class Geometric(Operation):
     """An operation that moves pixels. All of them become one resampling.
 
@@ -97,6 +102,33 @@ class Photometric(Operation):
             record: the parameters of all B views.
             style: settings of the policy.
         """
+
+
+class Following(Operation):
+    """An operation that changes finished views, after all others, in the order in which a policy lists it."""
+
+    projective = False
+    """Whether it moves pixels by a homography that `maps` gives."""
+
+    @abstractmethod
+    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+        """See `Operation.draw`; but height and width are those of the views."""
+
+    def draw_for_view(self, key: Key, height: int, width: int, size: int) -> dict[str, Draws]:
+        return self.draw(key, size, size)
+
+    @abstractmethod
+    def follow(self, views: Tensor, record: Record) -> Tensor:
+        """The changed views.
+
+        Args:
+            views: `(B, 3, H, W)`, float in [0, 1]; they may be changed in place.
+            record: the parameters of all B views.
+        """
+
+    def maps(self, record: Record, rows: int, height: int, width: int) -> NDArray[np.float64]:
+        """The map from every changed view to the view before, `(B, 3, 3)`; see `Geometric.matrices`."""
+        return np.tile(np.eye(3), (rows, 1, 1))
 
 
 def check_probability(**settings: float) -> None:

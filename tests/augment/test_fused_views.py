@@ -27,6 +27,7 @@ MOVES = [{"name": "crop", "scale": [0.4, 1.0]}, {"name": "flip"}, {"name": "affi
 FIELD = {"name": "random_field", "alpha": [0.1, 0.2], "probability": 1.0}
 EVERYTHING = simclr(size=SIZE, extra=[{"name": "affine"}, {"name": "perspective"}, FIELD, {"name": "erasing"}])
 MOVED = custom(operations=MOVES, size=SIZE)
+FISHEYE = {"center_x": [-0.1, 0.1], "center_y": [-0.1, 0.1], "gamma": [0.9, 1.1]}
 KEYS = ["input", "mask", "bbox_xyxy", "bbox_xywh", "bbox", "keypoints"]
 
 
@@ -184,6 +185,25 @@ def test_a_mask_follows_a_random_field_and_is_not_coloured() -> None:
         assert set(masks.unique().tolist()) <= set(range(9))
         still = masks if policy is moved else still  # noqa: F821
         assert torch.equal(masks, still)
+
+
+def test_augmentations_of_kornia_within_a_policy_move_masks_and_points_too() -> None:
+    names = [{"name": "kornia.RandomAffine", "degrees": 30.0, "p": 0.8}, {"name": "kornia.RandomPerspective"}]
+    policy = custom(operations=[*MOVES[:2], *names], size=80)
+    blocks = F.interpolate(torch.randint(1, 9, (5, 1, 5, 7)).float(), (HEIGHT, WIDTH))
+    sequence = K.AugmentationSequential(FusedViews(policy), data_keys=["input", "mask", "keypoints"])
+    points = things(5)[-1]
+    with keyed(key(5)):
+        views, masks, moved = sequence((blocks / 8).repeat(1, 3, 1, 1), blocks, points)
+    assert ((views[:, :1] * 8 - masks).abs() < 0.5).float().mean() > 0.85
+    assert (masks == 0).any()  # beyond the view that kornia turns
+    assert {"projective", "RandomAffine.angle"} <= set(sequence[0].record().names)
+    torch.testing.assert_close(sequence.inverse(views, masks, moved)[2], points, rtol=0, atol=5e-3)
+    assert "kornia.RandomAffine, kornia.RandomPerspective" in repr(sequence)
+    bent = FusedViews(custom(operations=[{"name": "kornia.RandomFisheye", "p": 1.0, **FISHEYE}], size=SIZE))
+    assert bent(images(2)).shape == (2, 3, SIZE, SIZE)
+    with pytest.raises(SettingError, match="policy: has RandomFisheye, which masks cannot follow"):
+        K.AugmentationSequential(bent, data_keys=["input", "mask"])(images(2), images(2)[:, :1])
 
 
 def test_masks_may_be_interpolated() -> None:
