@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import kornia.augmentation as K
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from ssl_inv.augment import fuse
 from ssl_inv.augment.fusion import segments_of
+from ssl_inv.augment.kornia_geometry import Route
 from ssl_inv.catalogue import SettingError
 from ssl_inv.testing.device import DEVICE, PretendedGPU
 
@@ -292,6 +294,16 @@ def test_on_a_gpu_nothing_is_left_on_the_host() -> None:
     with gpu:
         for sequence in (warped, cifar, byol):
             assert fuse(K.AugmentationSequential(*sequence()))(pixels).device == DEVICE
+
+
+@pytest.mark.parametrize("name", ["crop and resize", "crop, padded", "to one column", "resize", "flip", "centre crop"])
+def test_a_gpu_resamples_as_the_cpu_does(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU interpolates upright boxes one by one; here it makes them as a GPU does, all at once."""
+    fused = fuse(K.AugmentationSequential(GEOMETRY[name](), K.RandomHorizontalFlip(p=0.5)))
+    views = fused(images(5))
+    boxes = Route._upright_boxes
+    monkeypatch.setattr(Route, "_upright_boxes", lambda self: (boxes(self)[0], np.full(5, False)))
+    assert decibels(fused(images(5), params=fused._params), views) > 100
 
 
 def test_only_sequences_of_images_are_fused() -> None:
