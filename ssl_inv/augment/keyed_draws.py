@@ -186,7 +186,7 @@ def _normal_in_place(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -
 def _normal(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
     mean, deviation = (*args, *(0.0, 1.0)[len(args) :])[:2]
     whole = torch.as_tensor(mean) + torch.as_tensor(deviation)
-    shape = kwargs["size"] if "size" in kwargs else whole.shape
+    shape = kwargs.get("size", whole.shape)
     unit = mode.uniform(shape, torch.float64, whole.device)
     drawn: Tensor = mean + deviation * _normal_numbers(unit, whole.dtype)
     return drawn
