@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssl_inv.transforms.keyed_random import random_bits
+from ssl_inv.transforms.keyed_random import bits, random_bits
 
 Kind: TypeAlias = Literal["rows", "batch", "position"]
 """What a draw is for: numbers of each row; numbers that the batch shares; a place in the batch, which must not matter.
@@ -24,6 +25,9 @@ Arguments: TypeAlias = Mapping[str, Any]
 
 _STRIDE = 0x632BE5AB
 """Between the keys of one draw and the next."""
+
+_SCALES = {24: np.float32(2.0**-24), 53: np.float64(2.0**-53)}
+"""For as many digits as single and double precision have."""
 
 _POOLED = 64
 """A draw of at most this many numbers for each row takes them from one pool, because a small draw costs as much as a
@@ -102,8 +106,7 @@ class KeyedDraws(TorchFunctionMode):
 
     def _pool(self, digits: int, device: torch.device) -> Tensor:
         if (digits, device) not in self._pools:
-            drawn = random_bits(self.seeds.to(device), self._ends[-1])
-            self._pools[digits, device] = _unit(drawn, digits)
+            self._pools[digits, device] = unit_numbers(self.seeds.to(device), -1, self._ends[-1], digits)
         return self._pools[digits, device]
 
 
@@ -120,12 +123,12 @@ class NoOtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def unit_numbers(seeds: Tensor, number: int, count: int, digits: int = 53) -> Tensor:
     """The numbers from [0, 1) that `count` numbers for each seed are in the draw of this number, `(n, count)`."""
-    return _unit(random_bits(seeds + (number + 1) * _STRIDE, count), digits)
-
-
-def _unit(bits: Tensor, digits: int) -> Tensor:
-    """Numbers from [0, 1) of the highest bits, as many as the type of the result has."""
-    whole = (bits >> (64 - digits)) & (2**digits - 1)
+    keys = seeds + (number + 1) * _STRIDE
+    if keys.device.type == "cpu":
+        # The same numbers as below. For few of them, numpy's calls cost a third of torch's.
+        high = bits(keys.numpy(), count=count) >> np.uint64(64 - digits)
+        return torch.from_numpy(high.astype(np.float64 if digits == 53 else np.float32) * _SCALES[digits])
+    whole = (random_bits(keys, count) >> (64 - digits)) & (2**digits - 1)
     unit: Tensor = whole.to(torch.float64 if digits == 53 else torch.float32).mul_(2.0**-digits)
     return unit
 

@@ -20,6 +20,7 @@ from ssl_inv.augment.keyed_draws import KeyedDraws, NoOtherDraws, UnknownDrawErr
 from ssl_inv.augment.kornia_part import KorniaPart
 from ssl_inv.augment.kornia_units import Sides
 from ssl_inv.transforms import Code, Group
+from ssl_inv.transforms.keyed_random import random_bits
 
 _CHOICE, _CHILD = 0xC401CE, 0x51ED270B
 """Set the numbers of choices, and those of one member from those of the next, apart."""
@@ -214,7 +215,7 @@ class KorniaSequence:
 
 
 def _of_member(seeds: Tensor, number: int) -> Tensor:
-    return seeds + (number + 1) * _CHILD
+    return random_bits(seeds + (number + 1) * _CHILD, 1)[:, 0] >> 2 & (2**62 - 1)
 
 
 def _kind(module: nn.Module) -> str:
