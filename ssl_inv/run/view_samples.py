@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.policy import maps
+from ssl_inv.augment.policy import PROJECTIVE, maps
 from ssl_inv.augment.warp import changed, pixel_centres
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches
@@ -186,8 +186,22 @@ def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
     share = np.arange(_POINTS_A_SIDE)[:, None] / _POINTS_A_SIDE
     sides = [here + share * (there - here) for here, there in zip(CORNERS, np.roll(CORNERS, -1, axis=0), strict=True)]
     points = _in_whole_view(np.tile(np.concatenate(sides), (count, 1, 1)), record)
-    matrices, _ = maps(record, count)
+    matrices, following = _maps(record, count)
+    points = in_source(following, points)
     return in_source(matrices, points + _field_shift(points, record, size))
+
+
+def _maps(record: Mapping[str, NDArray[Any]], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The maps of the operations before random fields, and of those after them, `(count, 3, 3)` each.
+
+    The second one is what is left of the whole map of a view.
+    """
+    matrices, _ = maps(record, count)
+    if PROJECTIVE not in record:
+        return matrices, np.tile(np.eye(3), (count, 1, 1))
+    whole = record[PROJECTIVE].astype(np.float64).reshape(-1, 3, 3)
+    following: NDArray[np.float64] = np.linalg.solve(matrices, whole)
+    return matrices, following
 
 
 def displacements(change: Transform, count: int, size: int) -> NDArray[np.float64]:
@@ -206,7 +220,12 @@ def displacements(change: Transform, count: int, size: int) -> NDArray[np.float6
         return np.empty((count, 0, 2, 2))
     axis = (np.arange(_ARROWS_A_SIDE) + 0.5) * 2 / _ARROWS_A_SIDE - 1
     heads = np.tile(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), (count, 1, 1))
-    shift = _field_shift(_in_whole_view(heads, record), record, size)
+    whole = _in_whole_view(heads, record)
+    _, following = _maps(record, count)
+    fielded = in_source(following, whole)
+    moved = fielded + _field_shift(fielded, record, size)
+    back: NDArray[np.float64] = np.linalg.inv(following)
+    shift = in_source(back, moved) - whole
     corners = _in_whole_view(np.tile(CORNERS, (count, 1, 1)), record)
     sides = np.stack((corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]), axis=-1) / 2
     return np.stack((heads + shift @ np.linalg.inv(sides).transpose(0, 2, 1), heads), axis=2)
