@@ -138,8 +138,9 @@ def contact_sheet(picture: Tensor) -> Page:
     ]
     words = (
         "Every operation on the picture at the beginning, always applied, with the settings below its name and with "
-        f"defaults elsewhere. From left to right: weak, middle, strong. These are three of {_DRAWS} draws: a sixth, a half, and "
-        "five sixths of all change the picture less. Fewer pictures stand where an operation has no more outcomes."
+        "defaults elsewhere. From left to right: weak, middle, strong. These are three of "
+        f"{_DRAWS} draws: a sixth, a half, and five sixths of all change the picture less. "
+        "Fewer pictures stand where an operation has no more outcomes."
     )
     first = Strip("the picture", [Tile(_tile(picture))])
     foot = ["Not available in recipes:", *refused, *(["Not shown:", *missing] if missing else [])]

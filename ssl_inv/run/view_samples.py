@@ -200,8 +200,7 @@ def _maps(record: Mapping[str, NDArray[Any]], count: int) -> tuple[NDArray[np.fl
     if PROJECTIVE not in record:
         return matrices, np.tile(np.eye(3), (count, 1, 1))
     whole = record[PROJECTIVE].astype(np.float64).reshape(-1, 3, 3)
-    following: NDArray[np.float64] = np.linalg.solve(matrices, whole)
-    return matrices, following
+    return matrices, np.asarray(np.linalg.solve(matrices, whole), np.float64)
 
 
 def displacements(change: Transform, count: int, size: int) -> NDArray[np.float64]:
@@ -224,8 +223,7 @@ def displacements(change: Transform, count: int, size: int) -> NDArray[np.float6
     _, following = _maps(record, count)
     fielded = in_source(following, whole)
     moved = fielded + _field_shift(fielded, record, size)
-    back: NDArray[np.float64] = np.linalg.inv(following)
-    shift = in_source(back, moved) - whole
+    shift = in_source(np.asarray(np.linalg.inv(following), np.float64), moved) - whole
     corners = _in_whole_view(np.tile(CORNERS, (count, 1, 1)), record)
     sides = np.stack((corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]), axis=-1) / 2
     return np.stack((heads + shift @ np.linalg.inv(sides).transpose(0, 2, 1), heads), axis=2)
