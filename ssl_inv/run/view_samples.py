@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.local import RandomField
 from ssl_inv.augment.policy import PROJECTIVE, maps
 from ssl_inv.augment.warp import changed, pixel_centres
@@ -19,6 +20,8 @@ from ssl_inv.data.source import Source
 from ssl_inv.run.build import build_augmentation, build_data, build_networks, build_view_maker
 from ssl_inv.run.recipe import Recipe
 from ssl_inv.transforms import Transform
+from ssl_inv.transforms.kornia_words import title
+from ssl_inv.transforms.phrases import joined
 from ssl_inv.transforms.words import describe_view
 from ssl_inv.views import Plan, Several, View, Views
 from ssl_inv.views.maker import ViewMaker
@@ -152,7 +155,9 @@ def _shown(
     pixels, transform = _bytes(view.pixels * maker.std + maker.mean), view.transform.to("cpu")
     outlines, arrows = outline(change, *pixels.shape[:2]), displacements(change, *pixels.shape[:2])
     size = f"{pixels.shape[1]} px, " if with_size else ""
-    words = [f"{size}{describe_view(transform, row)}" for row in range(len(pixels))]
+    always = _without_record(maker)
+    told = [describe_view(transform, row) for row in range(len(pixels))]
+    words = [size + joined(*([] if always and one == "unchanged" else [one]), *always) for one in told]
     if visible is not None:
         pixels = _paled(pixels, visible)
         words = [
@@ -160,6 +165,15 @@ def _shown(
         ]
     paled = visible is not None
     return [ShownView(number, pixels[row], outlines[row], arrows[row], words[row], paled) for row in range(len(pixels))]
+
+
+def _without_record(maker: ViewMaker) -> list[str]:
+    """The names of augmentations that change every view in the same way, so that they record nothing."""
+    policies = [
+        [title(one.label) for one in policy.following if isinstance(one, Keyed) and not one.groups]
+        for policy in maker.augmentation.policies
+    ]
+    return [name for name in policies[0] if all(name in others for others in policies)]
 
 
 def _paled(pixels: Pixels, visible: Tensor) -> Pixels:

@@ -218,6 +218,13 @@ def test_every_operation_is_neutral_without_words() -> None:
     assert {view.words for view in shown(Pair(), *operations)} == {"unchanged"}
 
 
+def test_what_happens_to_every_view_is_told_without_a_record() -> None:
+    grey, flip = {"name": "kornia.RandomGrayscale", "p": 1.0}, {"name": "flip", "probability": 1.0}
+    still = {"name": "rotation", "degrees": 0.0}
+    assert {view.words for view in shown(Pair(), still, grey)} == {"grey"}
+    assert {view.words for view in shown(Pair(), flip, grey)} == {"flipped, grey"}
+
+
 def test_words_follow_what_happens() -> None:
     groups: dict[str, Group] = {"blur": Real(), "flip": Flag(), "pose": Real()}
     row = {"blur": torch.tensor([1.0]), "flip": torch.tensor([1.0]), "pose": torch.tensor([2.0])}
