@@ -171,9 +171,9 @@ class Policy:
                 )
                 make(views, pixels, portion, self.style)
         with torch.no_grad():
-            for operation in self.following:
-                views = operation.follow(views, record)
-                _require_size(operation, views, size)
+            for last in self.following:
+                views = last.follow(views, record)
+                _require_size(last, views, size)
             if self.following:
                 views = views.clamp_(0, 1).contiguous(memory_format=torch.channels_last)
                 views = normalisation.apply(views) if normalisation else views
