@@ -13,7 +13,7 @@ import torch
 from kornia.constants import BorderType
 from torch import Tensor, nn
 
-from ssl_inv.augment.colour import gaussian, turn_hue
+from ssl_inv.augment.kernels import gaussian, turn_hue
 
 Params = Mapping[str, Tensor]
 
