@@ -22,13 +22,15 @@ from torch import Tensor
 
 from ssl_inv import augment
 from ssl_inv.augment.colour import Jitter
-from ssl_inv.augment.geometry import Crop
+from ssl_inv.augment.geometry import Crop, centre_squares
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.operation import Geometric, Operation, Photometric, Style, groups_of
+from ssl_inv.augment.operation import Geometric, Operation, Photometric, Side, Style, groups_of
+from ssl_inv.augment.regions import growth, windows
 from ssl_inv.augment.warp import Record, changed, cut, put, sample
 from ssl_inv.catalogue import OPERATIONS, require
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
+from ssl_inv.transforms.regions import Regions
 
 _TABLE = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
 Kind = TypeVar("Kind", bound=Operation)
@@ -76,6 +78,19 @@ def maps(
     return matrices, upright
 
 
+def framed(transform: Transform, sides: NDArray[np.int64]) -> Transform:
+    """A record with a crop: views of photographs that record none show the centre square.
+
+    Args:
+        transform: how the views are made, on the host.
+        sides: height and width of the photographs in pixels, `(B, 2)`.
+    """
+    if "crop" in transform.values:
+        return transform
+    boxes = torch.from_numpy(centre_squares(sides[:, 0], sides[:, 1], len(sides))).float()
+    return Transform({**transform.values, "crop": boxes}, {**transform.groups, **Crop.groups})
+
+
 def moving(transform: Transform, operations: Sequence[Operation]) -> Transform:
     """The part of a record that says how pixels are moved, without changes of colour, of a policy's operations."""
     photometric = in_order(Photometric, operations)  # type: ignore[type-abstract]
@@ -112,12 +127,38 @@ class Policy:
         """The parameters that are recorded of every view, by name."""
         return groups_of(self.operations)
 
-    def render(self, pixels: Tensor, transform: Transform) -> Tensor:
+    def regions(self, transform: Transform, sides: NDArray[np.int64]) -> Regions:
+        """The part of every photograph that the views show, and the size at which they need it.
+
+        Where the policy only crops and flips, it is the crop at the size of the view. Else it is a window around all
+        that the view can touch, with margin.
+
+        Args:
+            transform: how each view is made, B rows, on the host, with a crop; see `framed`.
+            sides: height and width of the photographs in pixels, `(B, 2)`.
+
+        Raises:
+            ValueError: if the policy has no size.
+        """
+        if self.size is None:
+            raise ValueError("regions of photographs need a policy with a size")
+        record = {name: value.numpy() for name, value in transform.values.items()}
+        matrices, _ = maps(record, len(sides), self.operations)
+        moving = {name for one in in_order(Geometric, self.operations) if not one.upright for name in one.groups}  # type: ignore[type-abstract]
+        turned = bool(moving & {*self.groups})
+        fields = [name for name in RandomField.still if name in self.groups]
+        if not turned and not fields:
+            return windows(matrices, sides, self.size)
+        detailed = growth(self.size, turned, fields)
+        return windows(matrices, sides, self.size, detailed, RandomField.reach(record, len(sides)), self.style.padding)
+
+    def render(self, pixels: Tensor, transform: Transform, regions: Regions | None = None) -> Tensor:
         """Make views from their record.
 
         Args:
             pixels: sources `(B, 3, H, W)`, uint8, or float in [0, 1]; on any device.
             transform: how each view is made, B rows; parameters that no operation of this package records are ignored.
+            regions: of the photographs, if the sources are pieces of them; None if they are whole images.
 
         Returns:
             Views `(B, 3, size, size)`, float in [0, 1], with channels last in memory, on the device of the sources.
@@ -127,6 +168,7 @@ class Policy:
         if "field_seed" in record:
             record |= RandomField.modes(record, count, size)
         matrices, upright = maps(record, count, self.operations)
+        pieces = None if regions is None else regions.maps()
         moved = changed(record, count, RandomField.still)
         photometric = in_order(Photometric, self.operations)  # type: ignore[type-abstract]
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
@@ -141,12 +183,13 @@ class Policy:
                 made = torch.empty(len(rows), 3, size, size, device=pixels.device)
                 part = {name: value[rows] for name, value in record.items()}
                 if len(some := np.flatnonzero(upright[rows] & ~moved[rows])):
-                    cut(made, some, pixels, rows[some], matrices[rows[some]])
+                    direct = matrices[rows[some]] if pieces is None else pieces[rows[some]] @ matrices[rows[some]]
+                    cut(made, some, pixels, rows[some], direct)
                 if len(some := np.flatnonzero(~upright[rows] & ~moved[rows])):
-                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding)
+                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding, None, regions)
                 if len(some := np.flatnonzero(moved[rows])):
                     points = RandomField.points({name: value[some] for name, value in part.items()}, size, made.device)
-                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding, points)
+                    sample(made, some, pixels, rows[some], matrices[rows[some]], padding, points, regions)
                 for operation, active in recoloured:
                     if len(some := np.flatnonzero(active[rows])):
                         operation.apply(made, some, part, self.style)
@@ -187,6 +230,10 @@ class Augmentation:
         """The parameters that are recorded of every view, by name; empty if views are left as they are."""
         return {name: group for policy in self.policies for name, group in policy.groups.items()}
 
+    def sized(self, size: int) -> "Augmentation":
+        """The same policies, with `size` where one has the size of its source."""
+        return Augmentation(tuple(one.with_crop(one.size or size, None) for one in self.policies))
+
     def view_size(self, image_size: int) -> int:
         """Side of the first view of an image with sides of `image_size`, both in pixels."""
         return self.policies[0].size or image_size
@@ -199,13 +246,13 @@ class Augmentation:
             return replace(self.policies[0], operations=())
         return self.policies[min(number, len(self.policies) - 1)]
 
-    def draw(self, key: Key, height: int, width: int, policy: Policy | None = None) -> Transform:
+    def draw(self, key: Key, height: Side, width: Side, policy: Policy | None = None) -> Transform:
         """How each view is to be made, on the host.
 
         Args:
             key: decides every random choice.
-            height: of the sources, in pixels.
-            width: of the sources, in pixels.
+            height: of the sources, in pixels: one number, or one for each view, `(B,)`.
+            width: as `height`.
             policy: draws the parameters; None is the policy of the key's view.
         """
         drawn: dict[str, NDArray[Any]] = {}
@@ -214,6 +261,8 @@ class Augmentation:
         values = {}
         for name, group in self.groups.items():
             value = torch.from_numpy(drawn[name]) if name in drawn else group.neutral(len(key))
+            if name == "crop" and name not in drawn:
+                value = torch.from_numpy(centre_squares(height, width, len(key)))
             values[name] = value.float() if value.is_floating_point() else value
         return Transform(values, self.groups)
 

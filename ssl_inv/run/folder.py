@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from ssl_inv.atomic import remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.environment import host_facts, versions, what_rounds
-from ssl_inv.run.recipe import Recipe, difference, read_yaml, resolve
+from ssl_inv.run.recipe import Recipe, as_saved, difference, read_yaml, resolve
 
 try:
     import fcntl
@@ -108,7 +108,7 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
-        return resolve(read_yaml(self.recipe_file), str(self.recipe_file))
+        return resolve(as_saved(read_yaml(self.recipe_file)), str(self.recipe_file))
 
     def refuse_another_recipe(self, recipe: Recipe) -> None:
         """Raise a `RecipeError` with the differences if the run began with another recipe."""
