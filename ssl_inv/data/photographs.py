@@ -1,4 +1,4 @@
-"""Pieces of whole photographs: the header gives the sides, then the pieces are chosen, then the file is decoded once."""
+"""Pieces of whole photographs: the header gives the sides, the pieces are chosen, then the file is decoded once."""
 
 import io
 import math
