@@ -27,7 +27,9 @@ def growth(size: int, turned: bool, fields: Sequence[str]) -> int:
         fields: the parameters of random fields that move pixels.
     """
     wider = math.prod(math.sqrt(2) if name == "field_rotate" else 4 / 3 for name in fields)
-    return math.ceil(size * _DETAIL * (math.sqrt(2) if turned else 1) * min(wider, 2))
+    needed = size * _DETAIL * (math.sqrt(2) if turned else 1) * min(wider, 2)
+    # Means over squares of 2 or 4 pixels fit into it.
+    return 4 * math.ceil(needed / 4)
 
 
 def windows(

@@ -183,13 +183,12 @@ def sample(
     size, place = views.shape[-1], None if regions is None else regions.maps()[rows]
     whole = matrices if place is None else place @ matrices
     shrink = np.linalg.norm(whole[:, :2, :2], axis=2) * [pixels.shape[-1] / size, pixels.shape[-2] / size]
+    if regions is not None:
+        # Where a region was made smaller, the filter was a triangle of one pixel of the piece to each side.
+        shrink = np.sqrt(np.maximum(shrink**2 - regions.reduced()[rows], 0))
     sides = 2 ** np.floor(np.log2(np.maximum(shrink.min(axis=1, initial=np.inf), 1)))
     # See `_without_detail`: the squares to average over, and the variance that is missing then.
-    missing = (shrink**2 - sides[:, None] ** 2) / 6 - (sides[:, None] ** 2 - 1) / 12
-    if regions is not None:
-        # A triangle of one pixel of the piece to each side was the filter where a region was made smaller.
-        missing -= regions.reduced()[rows] / 6
-    variances = missing / sides[:, None] ** 2
+    variances = ((shrink**2 - sides[:, None] ** 2) / 6 - (sides[:, None] ** 2 - 1) / 12) / sides[:, None] ** 2
     variances[(variances < _NOTHING).all(axis=1)] = 0
     for some in _alike(sides, variances.any(axis=1), pixels):
         source = _without_detail(as_float(take(pixels, rows[some])), int(sides[some[0]]), variances[some])

@@ -12,9 +12,9 @@ from PIL import ExifTags, Image, ImageOps
 
 from ssl_inv.data.decoding import Pixels, named_reasons, plain_jpeg, plain_jpeg_sides, to_rgb
 
-_MARGIN = 1.5
+_MARGIN = 2.0
 """A photograph may be decoded at 1/2, 1/4 or 1/8 if a region then still has so many pixels for one of its piece: the
-piece then has 42 dB or more against that of a full decode.
+piece then has more than 40 dB against that of a full decode.
 """
 
 _QUARTER_TURNS = (5, 6, 7, 8)
