@@ -4,8 +4,8 @@
 
 All start from the same files and end with a batch of two normalised views of every photograph, in the process that would
 train. Every one gets the loader processes that its cores allow: as many as cores, and ours as many as `pretrain` chooses.
-timm's and torchvision's transforms have SimCLR's settings; each decodes a photograph once. Contestants alternate within a
-round, in processes of their own that are pinned to the cores and start before the clock. Tables and a line of JSON are
+timm's and torchvision's transforms have SimCLR's settings; each decodes a photograph once. Contestants alternate, in
+processes of their own that are pinned to the cores and are warm before the clock starts. Tables and a line of JSON are
 printed. Only the views here come with a record.
 """
 
@@ -27,11 +27,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2 as v2
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from view_contestants import MEAN, STD, _photograph, odd_tenth, torchvision_transform
+from view_contestants import MEAN, STD, _photograph, torchvision_transform
 
 from ssl_inv.augment.policies import simclr
 from ssl_inv.data.batches import StepBatches, StepLoader
@@ -115,13 +114,13 @@ def loaded(files: Files, batch: int) -> Batches:
 
 
 def lightly_views(folder: Path, batch: int) -> Batches:
-    """lightly's SimCLRTransform."""
+    """Lightly's SimCLRTransform."""
     transform = importlib.import_module("lightly.transforms").SimCLRTransform(input_size=SIZE)
     return loaded(Files(folder, pil, transform, both=True), batch)
 
 
 def torchvision_views(folder: Path, batch: int, read: Callable[[Path], Any]) -> Batches:
-    """torchvision's transforms, v2."""
+    """Torchvision's transforms, v2."""
     return loaded(Files(folder, read, torchvision_transform(SIZE)), batch)
 
 
@@ -141,7 +140,7 @@ class _Collated(Dataset[tuple[tuple[Tensor, Tensor], int]]):
 
 
 def timm_views(folder: Path, batch: int) -> Batches:
-    """timm's loader with its transform for training, which gets SimCLR's settings, twice for every photograph."""
+    """Timm's loader with its transform for training, which gets SimCLR's settings, twice for every photograph."""
     data = importlib.import_module("timm.data")
     loader = data.create_loader(
         _Collated(folder),
@@ -180,7 +179,7 @@ MODULES = {"lightly SimCLRTransform": "lightly", "timm create_loader": "timm"}
 
 
 def contestant(name: str, folder: Path, batch: int, seconds: float) -> None:
-    """The process of a contestant: makes batches for some seconds for every line that it reads, and prints the speed."""
+    """The process of a contestant: for every line that it reads, it makes batches for some seconds and prints how fast."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     batches = CONTESTANTS[name](folder, batch)
@@ -201,15 +200,17 @@ def contestant(name: str, folder: Path, batch: int, seconds: float) -> None:
 
 def measure(folder: Path, cores: int, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     """The speed of every contestant on some cores; each alone at a time, in alternation."""
-    chosen = sorted(os.sched_getaffinity(0))[:cores]
+    allowed = os.sched_getaffinity(0)
+    chosen = sorted(allowed)[:cores]
     command = [sys.executable, __file__, "--batch", str(arguments.batch), "--seconds", str(arguments.seconds)]
     found: dict[str, list[float]] = {}
     names = [name for name in CONTESTANTS if importlib.util.find_spec(MODULES.get(name, "torch"))]
     for number in range(arguments.rounds):
         # Each starts anew in every round: those that wait would hold memory and read ahead.
         for name in names if number % 2 == 0 else names[::-1]:
+            os.sched_setaffinity(0, chosen)
             process = subprocess.Popen(
-                ["taskset", "-c", ",".join(map(str, chosen)), *command, "--contestant", name, "--images", str(folder)],
+                [*command, "--contestant", name, "--images", str(folder)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 text=True,
@@ -223,6 +224,7 @@ def measure(folder: Path, cores: int, arguments: argparse.Namespace) -> dict[str
             found.setdefault(name, []).append(float(process.stdout.readline()))
             process.stdin.close()
             process.wait(60)
+    os.sched_setaffinity(0, allowed)
     medians = {name: statistics.median(speeds) for name, speeds in found.items()}
     ratios = {
         name: statistics.median(mine / other for mine, other in zip(found["ours"], found[name], strict=True))
@@ -235,6 +237,7 @@ def measure(folder: Path, cores: int, arguments: argparse.Namespace) -> dict[str
 
 
 def main() -> None:
+    """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with JPEGs; by default they are made in code")
     parser.add_argument("--count", type=int, default=256, help="how many are made")

@@ -111,12 +111,14 @@ class Catalogue:
         package: the package that has the table.
         table: the name of the table there: member name -> "module:attribute", relative to the package.
         moved: dotted paths in old recipes, and the names that replaced them.
+        families: first words of dotted names -> the module, relative to the package, whose attributes they name.
     """
 
     kind: str
     package: str
     table: str
     moved: Mapping[str, str] | None = None
+    families: Mapping[str, str] | None = None
 
     # A frozen dataclass has no place for a cache, but its __dict__ has.
     @cached_property
@@ -137,9 +139,24 @@ class Catalogue:
         name = (self.moved or {}).get(name, name)
         if name in self.members:
             return self.members[name]
+        family, _, attribute = name.partition(".")
+        if attribute and family in (self.families or {}):
+            return self._of_family(name, family, attribute)
         if "." in name:
             return self._foreign(name)
-        raise SettingError("name", f"no {self.kind} is called {name!r}; {suggest(name, self.members)}")
+        advice = suggest(name, self.members)
+        for other in self.families or {}:
+            # Only these have capital letters, and to look them up takes seconds.
+            advice = f"did you mean '{other}.{name}'?" if name[:1].isupper() else advice
+        raise SettingError("name", f"no {self.kind} is called {name!r}; {advice}")
+
+    def _of_family(self, name: str, family: str, attribute: str) -> Member:
+        member = Member(name, f"{self.package}.{(self.families or {})[family]}", attribute)
+        try:
+            member.load()
+        except AttributeError as error:
+            raise SettingError("name", str(error)) from None
+        return member
 
     def _foreign(self, path: str) -> Member:
         module, _, attribute = path.rpartition(".")
@@ -172,6 +189,10 @@ OBJECTIVES = Catalogue("objective", "ssl_inv.objectives", "OBJECTIVES")
 DATA = Catalogue("data set", "ssl_inv.data.sources", "SOURCES")
 AUGMENTATIONS = Catalogue("augmentation", "ssl_inv.augment", "AUGMENTATIONS")
 OPERATIONS = Catalogue(
-    "operation", "ssl_inv.augment", "OPERATIONS", {"ssl_inv.augment.operations.shared.Shared": "shared"}
+    "operation",
+    "ssl_inv.augment",
+    "OPERATIONS",
+    {"ssl_inv.augment.operations.shared.Shared": "shared"},
+    {"kornia": "kornia_names"},
 )
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}

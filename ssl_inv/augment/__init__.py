@@ -1,5 +1,13 @@
 """Augmentations: draw how each view is made, render it on the device, record it as a Transform."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ssl_inv.augment.keyed import Keyed
+
+__all__ = ["AUGMENTATIONS", "OPERATIONS", "Keyed"]
+
 AUGMENTATIONS = {
     "byol": "policies:byol",
     "custom": "policies:custom",
@@ -37,3 +45,13 @@ OPERATIONS = {
 """Operations by their name in recipes -> "module:class", relative to this package, in the order in which they are
 applied. A new operation is a class and a line here.
 """
+
+_PUBLIC = {"Keyed": "keyed"}
+"""Names of this package -> the module that has them. They are imported when they are used: the tables above are read
+before torch is loaded."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)

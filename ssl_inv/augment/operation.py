@@ -66,6 +66,10 @@ class Operation(ABC):
             width: as `height`.
         """
 
+    def draw_for_view(self, key: Key, height: Side, width: Side, size: int) -> dict[str, Draws]:
+        """`draw`, with the side of the views in pixels too."""
+        return self.draw(key, height, width)
+
 
 class Geometric(Operation):
     """An operation that moves pixels. All of them become one resampling.
@@ -102,6 +106,41 @@ class Photometric(Operation):
         """
 
 
+class Following(Operation):
+    """An operation that changes finished views, after all others, in the order in which a policy lists it."""
+
+    projective = False
+    """Whether it moves pixels by a homography that `maps` gives."""
+
+    @abstractmethod
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
+        """See `Operation.draw`; but height and width are those of the views."""
+
+    def draw_for_view(self, key: Key, height: Side, width: Side, size: int) -> dict[str, Draws]:
+        return self.draw(key, size, size)
+
+    @abstractmethod
+    def follow(self, views: Tensor, record: Record) -> Tensor:
+        """The changed views.
+
+        Args:
+            views: `(B, 3, H, W)`, float in [0, 1]; they may be changed in place.
+            record: the parameters of all B views.
+        """
+
+    def tried(self, views: Tensor) -> Tensor:
+        """Views that were certainly changed, for a check before a run.
+
+        Raises:
+            ValueError: if views of this size cannot be changed.
+        """
+        return views
+
+    def maps(self, record: Record, rows: int, height: int, width: int) -> NDArray[np.float64]:
+        """The map from every changed view to the view before, `(B, 3, 3)`; see `Geometric.matrices`."""
+        return np.tile(np.eye(3), (rows, 1, 1))
+
+
 def check_probability(**settings: float) -> None:
     """Raise a `SettingError` for the first of some settings that is no probability."""
     for name, value in settings.items():
@@ -129,7 +168,8 @@ def groups_of(operations: Sequence[Operation]) -> dict[str, Group]:
     """
     names = [name for operation in operations for name in operation.groups]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"two operations draw {twice[0]!r}; a view has one value of it")
+        advice = ", so give one of them a `label`" if "." in twice[0] else ""
+        raise ValueError(f"two operations draw {twice[0]!r}; a view has one value of it{advice}")
     return {name: group for operation in operations for name, group in operation.groups.items()}
 
 

@@ -10,7 +10,7 @@ then colours. Operations that leave a view as it is cost nothing. The host, wher
 rows each operation changes, so no device is waited for.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -24,16 +24,20 @@ from ssl_inv import augment
 from ssl_inv.augment.colour import Jitter
 from ssl_inv.augment.geometry import Crop, centre_squares
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.operation import Geometric, Operation, Photometric, Side, Style, groups_of
+from ssl_inv.augment.operation import Following, Geometric, Operation, Photometric, Side, Style, groups_of
 from ssl_inv.augment.regions import growth, windows
 from ssl_inv.augment.warp import Record, changed, cut, put, sample
 from ssl_inv.catalogue import OPERATIONS, require
-from ssl_inv.transforms import Group, Transform
+from ssl_inv.transforms import Group, Projective, Transform
 from ssl_inv.transforms.keyed_random import Key
+from ssl_inv.transforms.projective import matrix_values
 from ssl_inv.transforms.regions import Regions
 
 _TABLE = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
 Kind = TypeVar("Kind", bound=Operation)
+
+PROJECTIVE = "projective"
+"""The name of the map from a view to its source."""
 
 _CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
@@ -124,8 +128,27 @@ class Policy:
 
     @cached_property
     def groups(self) -> dict[str, Group]:
-        """The parameters that are recorded of every view, by name."""
-        return groups_of(self.operations)
+        """The parameters that are recorded of every view, by name.
+
+        Where an operation of kornia moves pixels, one of them is `projective`: the whole map from the view to its
+        source, of all operations that crop, flip, turn or slant.
+        """
+        moves = any(one.projective for one in self.following)
+        return groups_of(self.operations) | ({PROJECTIVE: Projective()} if moves else {})
+
+    @cached_property
+    def following(self) -> tuple[Following, ...]:
+        """The operations that change finished views, in their order."""
+        every = [inner for one in self.operations for inner in (one, *one.operations)]
+        return tuple(one for one in every if isinstance(one, Following))
+
+    def projective(self, values: Mapping[str, Tensor], rows: int, size: int) -> Tensor:
+        """The whole map from each view to its source, `(B, 9)`; see `Projective`."""
+        record = {name: value.numpy() for name, value in values.items()}
+        found, _ = maps(record, rows, self.operations)
+        for operation in self.following:
+            found = found @ operation.maps(record, rows, size, size)
+        return matrix_values(torch.from_numpy(found)).float()
 
     def regions(self, transform: Transform, sides: NDArray[np.int64]) -> Regions:
         """The part of every photograph that the views show, and the size at which they need it.
@@ -194,7 +217,17 @@ class Policy:
                     if len(some := np.flatnonzero(active[rows])):
                         operation.apply(made, some, part, self.style)
                 put(views, rows, made)
-        return views
+        with torch.no_grad():
+            for operation in self.following:
+                views = operation.follow(views, record)
+                _require_size(operation, views, size)
+        return views.clamp_(0, 1) if self.following else views
+
+    def check(self, size: int) -> None:
+        """Raise a `ValueError` unless every operation of kornia changes views of this side, and keeps their size."""
+        side = self.size or size
+        for operation in self.following:
+            _require_size(operation, operation.tried(torch.full((1, 3, side, side), 0.5)), side)
 
     def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":
         """The same policy with views of another size, or crops of another share of the area; None keeps either.
@@ -210,6 +243,13 @@ class Policy:
                 )
             operations = tuple(one.with_scale(scale) if isinstance(one, Crop) else one for one in operations)
         return replace(self, operations=operations, size=size or self.size)
+
+
+def _require_size(operation: Following, views: Tensor, side: int) -> None:
+    height, width = views.shape[-2:]
+    if (height, width) != (side, side):
+        name = getattr(operation, "label", type(operation).__name__)
+        raise ValueError(f"{name} makes {width}x{height} of views of {side}x{side} pixels; it must keep their size")
 
 
 @dataclass(frozen=True)
@@ -255,16 +295,33 @@ class Augmentation:
             width: as `height`.
             policy: draws the parameters; None is the policy of the key's view.
         """
-        drawn: dict[str, NDArray[Any]] = {}
-        for operation in (policy or self.policy(key.view)).operations:
-            drawn.update(operation.draw(key, height, width))
+        policy, drawn = policy or self.policy(key.view), dict[str, NDArray[Any]]()
+        size = policy.size or int(np.minimum(height, width).min())
+        for operation in policy.operations:
+            drawn.update(operation.draw_for_view(key, height, width, size))
         values = {}
         for name, group in self.groups.items():
             value = torch.from_numpy(drawn[name]) if name in drawn else group.neutral(len(key))
             if name == "crop" and name not in drawn:
                 value = torch.from_numpy(centre_squares(height, width, len(key)))
             values[name] = value.float() if value.is_floating_point() else value
-        return Transform(values, self.groups)
+        made = Transform(values, self.groups)
+        if not isinstance(height, int) and not isinstance(width, int):
+            made = framed(made, np.stack((height, width), axis=1))
+        return self.with_projective(made, policy, size)
+
+    def with_projective(self, transform: Transform, policy: Policy, size: int) -> Transform:
+        """The record with the map that its other parameters make, if the augmentation records one.
+
+        Args:
+            transform: the record.
+            policy: makes the views.
+            size: side of the views in pixels.
+        """
+        if PROJECTIVE not in self.groups:
+            return transform
+        whole = policy.projective(transform.values, len(transform), size)
+        return Transform({**transform.values, PROJECTIVE: whole}, transform.groups)
 
     def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
         """One view of every source, and how it was made.

@@ -32,11 +32,14 @@ class Shared(Operation):
         self.groups = {**groups_of(self.operations), "chunk": Code()}
 
     def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
+        return self.draw_for_view(key, height, width, int(np.minimum(height, width).min()))
+
+    def draw_for_view(self, key: Key, height: Side, width: Side, size: int) -> dict[str, Draws]:
         first = np.arange(len(key)) // self.samples * self.samples
         epoch = key.epoch if isinstance(key.epoch, int) else key.epoch[first]
         of_chunk = replace(key, index=key.index[first], epoch=epoch)
         height, width = (side if isinstance(side, int) else side[first] for side in (height, width))
         drawn: dict[str, Draws] = {"chunk": of_chunk.index}
         for operation in self.operations:
-            drawn.update(operation.draw(of_chunk, height, width))
+            drawn.update(operation.draw_for_view(of_chunk, height, width, size))
         return drawn

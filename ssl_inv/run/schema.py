@@ -56,7 +56,9 @@ def schema_of(member: Member) -> Schema:
     """The settings of a class or function: its keyword-only parameters."""
     path = _PACKAGE.joinpath(*member.module.split(".")[1:]).with_suffix(".py")
     if member.module.partition(".")[0] == __package__.partition(".")[0] and path.is_file():
-        return _read_off(path, member.attribute)
+        body = ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body
+        if any(isinstance(one, ast.ClassDef | ast.FunctionDef) and one.name == member.attribute for one in body):
+            return _read_off(body, member.attribute)
     loaded = member.load()
     signature = inspect.signature(loaded.__init__ if inspect.isclass(loaded) else loaded, eval_str=True)
     own = {p.name: p for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY}
@@ -75,8 +77,7 @@ def schema_of_dataclass(kind: type[Any]) -> Schema:
     return Schema(found, inspect.getdoc(kind) or "")
 
 
-def _read_off(path: Path, name: str) -> Schema:
-    body = ast.parse(path.read_text(encoding="utf-8"), filename=str(path)).body
+def _read_off(body: list[ast.stmt], name: str) -> Schema:
     node = next(one for one in body if isinstance(one, ast.ClassDef | ast.FunctionDef) and one.name == name)
     function: Any = node
     if isinstance(node, ast.ClassDef):

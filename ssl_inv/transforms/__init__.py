@@ -2,6 +2,7 @@
 
 from ssl_inv.transforms.groups import Box, Circle, Code, Flag, Group, Pose, Real, Rotation
 from ssl_inv.transforms.keyed_random import Key
+from ssl_inv.transforms.projective import Projective
 from ssl_inv.transforms.transform import Action, Convention, Transform, require
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Group",
     "Key",
     "Pose",
+    "Projective",
     "Real",
     "Rotation",
     "Transform",

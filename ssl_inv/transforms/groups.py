@@ -364,23 +364,25 @@ class Flag(Group):
 
 @dataclass(frozen=True)
 class Code(Group):
-    """Whole numbers `(B,)`, int64, that are names and no measures: the order of a jitter, the seed of a field.
+    """Whole numbers `(B,)` or `(B, d)`, int64, that are names and no measures: the order of a jitter, a seed.
 
-    They are recorded so that a view can be rendered again. A regression has nothing to learn from them: their vectors
-    have no columns.
+    They are recorded so that a view can be made again. There is nothing to learn from them: vectors have no columns.
     """
 
     continuous: ClassVar[bool] = False
 
+    dimensions: int = 0
+    """As for `Real`."""
+
     def neutral(self, batch: int) -> Tensor:
-        return torch.zeros(batch, dtype=torch.int64)
+        return torch.zeros((batch, self.dimensions) if self.dimensions else (batch,), dtype=torch.int64)
 
     def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
         """Values from 0 to 23, int64 whatever `dtype` is: the orders of four jitters."""
-        return torch.randint(0, 24, (batch,))
+        return torch.randint(0, 24, self.neutral(batch).shape)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return (a != b).float()
+        return (_columns(a) != _columns(b)).any(1).float()
 
     def value_vector(self, value: Tensor) -> Tensor:
         return torch.empty(len(value), 0, device=value.device)
@@ -395,4 +397,4 @@ class Code(Group):
         return ""
 
     def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
-        return f"another {label}" if step[0] else ""
+        return f"another {label}" if any(step) else ""

@@ -54,6 +54,11 @@ def directions(x: float, y: float) -> list[str]:
     return [f"{abs(length):.0%} {direction}" for length, direction in shifts if abs(length) >= 0.005]
 
 
+def share(value: float) -> str:
+    """A share of a whole: "10%"."""
+    return f"{value:.0%}"
+
+
 def joined(*phrases: str, between: str = ", ") -> str:
     """The phrases that are not empty, one after the other."""
     return between.join(phrase for phrase in phrases if phrase)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ssl_inv.augment.policy import Augmentation
+from ssl_inv.augment.policy import PROJECTIVE, Augmentation
 from ssl_inv.augment.shared import Shared
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.batches import Batch
@@ -90,7 +90,7 @@ class TrainingViews(Source):
 
     @property
     def turned(self) -> bool:
-        return "angle" in self._first.groups
+        return "angle" in self._first.groups or PROJECTIVE in self._first.groups
 
     def describe(self, object_index: int, view: int) -> str:
         return f"{self.source.describe(object_index, 0)}, made view {view}"

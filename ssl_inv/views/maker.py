@@ -61,6 +61,8 @@ class ViewMaker(nn.Module):
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
         _require_images_between(plan, source, fewest)
         self._maker, self._photographs = maker_of(plan, augmentation), source.photographs
+        for policy in dict.fromkeys(policy for _, policy in self._maker.origins(1)):
+            policy.check(source.image_size)
         self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
         if both := sorted(set(source.groups) & set(self._made_groups)):
             raise ValueError(

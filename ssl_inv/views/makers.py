@@ -1,7 +1,7 @@
 """What makes the views of each plan: the host decides how, then policies make views of pixels."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import NamedTuple
@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ssl_inv.augment.geometry import Crop, centre_squares
 from ssl_inv.augment.operation import Side
-from ssl_inv.augment.policy import Augmentation, Policy, framed
+from ssl_inv.augment.policy import PROJECTIVE, Augmentation, Policy, framed
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.source import Images, Indices
-from ssl_inv.transforms import Transform
+from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.transforms.regions import Regions
 from ssl_inv.views.cutters import Cutter, PatchCutter, SaccadeCutter, TurnCutter
@@ -85,11 +85,8 @@ class Maker(ABC):
             key: decides every random choice.
         """
         renderings = self.renderings(key, extents_of(images))
-        pictures = self._pictures(images)
-        rendered = [
-            one.policy.render(pixels, one.transform, regions)
-            for one, (pixels, regions) in zip(renderings, pictures, strict=True)
-        ]
+        both = zip(renderings, self._pictures(images), strict=True)
+        rendered = [one.policy.render(pixels, one.transform, regions) for one, (pixels, regions) in both]
         return self.views(renderings, rendered, key)
 
     def render(self, images: Sequence[Images], transform: Transform, number: int) -> Tensor:
@@ -241,6 +238,8 @@ class AlongPath(Maker):
         for name in self._drawn:
             if name not in drawn:
                 problem = f"no operation of the second view's policy draws {name!r}; {suggest(name, drawn)}"
+            elif name == PROJECTIVE:
+                problem = f"{name!r} follows from other parameters; name these: {', '.join(_continuous(drawn))}"
             elif not drawn[name].continuous:
                 problem = f"{name!r} names something or says yes or no, so it has no values between two others"
             else:
@@ -252,18 +251,18 @@ class AlongPath(Maker):
         return [(number if self.plan.own else 0, self.second if number else self.first) for number in numbers]
 
     def transforms(self, key: Key, extents: Sequence[Extent]) -> list[Transform]:
-        extent = extents[0]
+        extent, side = extents[0], int(np.minimum(*extents[0]).min())
         first = self.augmentation.draw(key, *extent, self.first)
         end = self.augmentation.draw(replace(key, view=key.view + 1), *extent, self.second)
-        way = [self._along(end, fraction, extent) for fraction in self.plan.fractions]
-        return [first if self.plan.on_first else self._along(first, 0.0, extent), end, *way]
+        way = [self._along(end, fraction, extent, self.second.size or side) for fraction in self.plan.fractions]
+        return [first if self.plan.on_first else self._along(first, 0.0, extent, self.first.size or side), end, *way]
 
     @property
     def _drawn(self) -> list[str]:
         """The parameters of the path that the augmentation changes."""
         return [name for name in self.plan.parameters if name not in self.plan.own]
 
-    def _along(self, end: Transform, fraction: float, extent: Extent) -> Transform:
+    def _along(self, end: Transform, fraction: float, extent: Extent, size: int) -> Transform:
         """The transform `fraction` of the way from neutral parameters to their values in `end`; all other parameters
         stay.
         """
@@ -272,7 +271,12 @@ class AlongPath(Maker):
         if "crop" in target.groups:
             values["crop"] = torch.from_numpy(centre_squares(*extent, len(end))).float()
         neutral = Transform(values, target.groups)
-        return Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)
+        along = Transform({**end.values, **neutral.path(target, fraction).values}, end.groups)
+        return self.augmentation.with_projective(along, self.second, size)
+
+
+def _continuous(groups: Mapping[str, Group]) -> list[str]:
+    return [name for name, group in groups.items() if group.continuous and name != PROJECTIVE]
 
 
 @dataclass(frozen=True)

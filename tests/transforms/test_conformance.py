@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Projective, Real, Rotation, Transform
 from ssl_inv.transforms.words import describe_action, describe_view
 
 BATCH = 200
@@ -22,6 +22,8 @@ CASES: dict[str, Group] = {
     "lit": Flag(),
     "motion": Pose(scale=0.5),
     "order": Code(),
+    "channels": Code(dimensions=3),
+    "plane": Projective(),
 }
 
 
@@ -36,7 +38,7 @@ def pair(name: str) -> tuple[Group, Transform, Transform]:
 
 
 def test_every_group_has_a_case():
-    own = {kind for kind in Group.__subclasses__() if kind.__module__ == Group.__module__}
+    own = {kind for kind in Group.__subclasses__() if kind.__module__.startswith("ssl_inv.transforms")}
     assert own == {type(group) for group in CASES.values()}
 
 
