@@ -2,8 +2,8 @@
 
     python benchmarks/from_files.py --cores 1 2
 
-All start from the same files and end with a batch of two normalised views of every photograph, in the process that would
-train. Every one gets the loader processes that its cores allow: as many as cores, and ours as many as `pretrain` chooses.
+All start from the same files and end with a batch of two normalised views of every photograph, in the process that
+would train. Ours has the loader processes that `pretrain` chooses, the others have as many as there are cores.
 timm's and torchvision's transforms have SimCLR's settings; each decodes a photograph once. Contestants alternate, in
 processes of their own that are pinned to the cores and are warm before the clock starts. Tables and a line of JSON are
 printed. Only the views here come with a record.
@@ -179,7 +179,9 @@ MODULES = {"lightly SimCLRTransform": "lightly", "timm create_loader": "timm"}
 
 
 def contestant(name: str, folder: Path, batch: int, seconds: float) -> None:
-    """The process of a contestant: for every line that it reads, it makes batches for some seconds and prints how fast."""
+    """The process of a contestant: for every line that it reads, it makes batches for some seconds and prints its
+    speed.
+    """
     warnings.simplefilter("ignore")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     batches = CONTESTANTS[name](folder, batch)

@@ -11,13 +11,12 @@ from typing import Literal, TypeVar, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names
 from ssl_inv.data.decoding import Pixels, UnreadableImageError, decode
-from ssl_inv.data.photographs import Photograph, cut, opened
+from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
 from ssl_inv.transforms import Group, Transform
 
@@ -246,13 +245,14 @@ class StoredImages(Source):
         self._each(lambda image: known.update({image: self._opened(image)}), list(known))
         sides = opened([known[image] for image in images.tolist()])
         made: dict[int, Pixels] = {}
-        wanted: dict[int, list[tuple[NDArray[np.float64], bool, Pixels]]] = {image: [] for image in known}
+        wanted: dict[int, list[Wanted]] = {image: [] for image in known}
         pieces = []
         for rows, regions in cuts(sides):
             if id(regions) not in made:
                 made[id(regions)] = target = np.zeros((len(rows), regions.size, regions.size, 3), dtype=np.uint8)
-                for place, image in enumerate(images[rows].tolist()):
-                    wanted[image].append((regions.corners[place], regions.black, target[place]))
+                each = zip(images[rows].tolist(), regions.corners.tolist(), target, strict=True)
+                for image, corners, piece in each:
+                    wanted[image].append((corners, regions.black, piece))
             pieces.append(made[id(regions)])
         self._each(lambda image: self._cut(image, known[image], wanted[image]), list(known))
         tensors = {id(one): torch.from_numpy(one).permute(0, 3, 1, 2) for one in made.values()}
@@ -276,9 +276,7 @@ class StoredImages(Source):
         self._whole_bytes_left -= 3 * math.prod(photograph.sides)
         return photograph
 
-    def _cut(
-        self, image: int, photograph: Photograph | None, wanted: Sequence[tuple[NDArray[np.float64], bool, Pixels]]
-    ) -> None:
+    def _cut(self, image: int, photograph: Photograph | None, wanted: Sequence[Wanted]) -> None:
         if photograph is None or not wanted:
             return
         try:

@@ -82,7 +82,13 @@ def opened(photographs: Sequence[Photograph | None]) -> NDArray[np.int64]:
     return np.array([(1, 1) if one is None else one.sides for one in photographs], dtype=np.int64).reshape(-1, 2)
 
 
-def cut(photograph: Photograph, wanted: Sequence[tuple[NDArray[np.float64], bool, Pixels]]) -> None:
+Wanted = tuple[list[float], bool, Pixels]
+"""A piece to be made: the corners of its region, whether black lies beyond the border, and where to write it, `(S, S,
+3)`; see `Regions`.
+"""
+
+
+def cut(photograph: Photograph, wanted: Sequence[Wanted]) -> None:
     """Decode a photograph and write its pieces.
 
     Each pixel of a piece is a triangle-weighted mean of the pixels that it covers, as in torchvision's
@@ -90,37 +96,36 @@ def cut(photograph: Photograph, wanted: Sequence[tuple[NDArray[np.float64], bool
 
     Args:
         photograph: the photograph.
-        wanted: of each piece the corners of the region, whether black lies beyond the border, and where to write it,
-            `(S, S, 3)`; see `Regions`.
+        wanted: its pieces.
 
     Raises:
         UnreadableImageError: with the reason.
     """
-    ratios = [min(low[2] - low[0], low[3] - low[1]) / len(piece) for low, _, piece in wanted]
-    most = 2 ** max(0, min(3, math.floor(math.log2(max(min(ratios) / _MARGIN, 1)))))
+    ratio = min(min(right - left, bottom - top) / len(piece) for (left, top, right, bottom), _, piece in wanted)
+    most = next((one for one in (8, 4, 2) if ratio >= one * _MARGIN), 1)
     pixels, reduced = photograph.pixels(most)
     for corners, black, piece in wanted:
-        _resize(pixels, corners / reduced, black, piece)
+        _resize(pixels, *(one / reduced for one in corners), black, piece)
 
 
-def _resize(pixels: Pixels, corners: NDArray[np.float64], black: bool, piece: Pixels) -> None:
+def _resize(pixels: Pixels, left: float, top: float, right: float, bottom: float, black: bool, piece: Pixels) -> None:
     height, width, size = *pixels.shape[:2], len(piece)
-    left, top, right, bottom = corners.tolist()
-    if (corners != np.rint(corners)).any():
-        x, y = max(math.floor(left), 0), max(math.floor(top), 0)
+    x, y, end, low = int(left), int(top), int(right), int(bottom)
+    if (x, y, end, low) != (left, top, right, bottom):
+        x, y = max(x, 0), max(y, 0)
         image = Image.fromarray(pixels[y : math.ceil(bottom), x : math.ceil(right)])
         box = max(left - x, 0.0), max(top - y, 0.0), min(right - x, image.width), min(bottom - y, image.height)
         piece[:] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
         return
-    part = pixels[int(top) : int(bottom), int(left) : int(right)]
-    beyond = int(bottom) - max(height, int(top)), int(right) - max(width, int(left))
-    if max(beyond) > 0:
-        wider = ((0, max(beyond[0], 0)), (0, max(beyond[1], 0)), (0, 0))
+    part = pixels[y:low, x:end]
+    if low > height or end > width:
+        wider = ((0, max(low - height, 0)), (0, max(end - width, 0)), (0, 0))
         part = np.pad(part, wider) if black else np.pad(part, wider, mode="edge")
     if part.shape == piece.shape:
         piece[:] = part
         return
     # torch would copy pixels that are not contiguous, but on threads of its own for every thread that decodes.
-    dense = torch.from_numpy(np.require(part, requirements=("C", "W")))
-    made = F.interpolate(dense.unsqueeze(0).permute(0, 3, 1, 2), size=(size, size), mode="bilinear", antialias=True)
-    piece[:] = made[0].permute(1, 2, 0).numpy()
+    dense = torch.from_numpy(np.require(part, requirements=("C", "W"))).permute(2, 0, 1).unsqueeze(0)
+    torch.from_numpy(piece).copy_(
+        F.interpolate(dense, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    )
