@@ -7,6 +7,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Literal, TypeVar, get_args
 
 import numpy as np
@@ -152,11 +153,21 @@ class StoredImages(Source):
     @property
     def preferred_workers(self) -> int | None:
         # Each loader process would decode all images and keep its own pixels.
-        return 0 if (self._whole_bytes_left or self._whole if self._photographs else self._cached) else None
+        return 0 if (self._whole_bytes_left or self._whole if self.photographs else self._cached) else None
 
-    @property
-    def photographs(self) -> bool:
-        return self._photographs
+    @cached_property
+    def photographs(self) -> bool:  # type: ignore[override]
+        """See `Source.photographs`. Where all images are squares of the `size`, views are cut out of these: it is the
+        same, and faster where they stay in memory.
+        """
+        return self._photographs and not (self._cached and all(map(self._is_square, range(len(self._state)))))
+
+    def _is_square(self, image: int) -> bool:
+        """Whether an image has the `size`, as an unreadable one has."""
+        try:
+            return self._photograph(image).sides == (self._size, self._size)
+        except UnreadableImageError:
+            return True
 
     @property
     def tolerated_images(self) -> int | None:
