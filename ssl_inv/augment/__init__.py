@@ -4,9 +4,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssl_inv.augment.fused_views import FusedViews
+    from ssl_inv.augment.fusion import fuse
     from ssl_inv.augment.keyed import Keyed
 
-__all__ = ["AUGMENTATIONS", "OPERATIONS", "Keyed"]
+__all__ = ["AUGMENTATIONS", "OPERATIONS", "FusedViews", "Keyed", "fuse"]
 
 AUGMENTATIONS = {
     "byol": "policies:byol",
@@ -46,7 +48,7 @@ OPERATIONS = {
 applied. A new operation is a class and a line here.
 """
 
-_PUBLIC = {"Keyed": "keyed"}
+_PUBLIC = {"FusedViews": "fused_views", "Keyed": "keyed", "fuse": "fusion"}
 """Names of this package -> the module that has them. They are imported when they are used: the tables above are read
 before torch is loaded."""
 

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ssl_inv.transforms.keyed_random import random_bits
+from ssl_inv.transforms.keyed_random import bits, random_bits
 
 Kind: TypeAlias = Literal["rows", "batch", "position"]
 """What a draw is for: numbers of each row; numbers that the batch shares; a place in the batch, which must not matter.
@@ -24,6 +25,9 @@ Arguments: TypeAlias = Mapping[str, Any]
 
 _STRIDE = 0x632BE5AB
 """Between the keys of one draw and the next."""
+
+_SCALES = {24: np.float32(2.0**-24), 53: np.float64(2.0**-53)}
+"""For as many digits as single and double precision have."""
 
 _POOLED = 64
 """A draw of at most this many numbers for each row takes them from one pool, because a small draw costs as much as a
@@ -102,12 +106,11 @@ class KeyedDraws(TorchFunctionMode):
 
     def _pool(self, digits: int, device: torch.device) -> Tensor:
         if (digits, device) not in self._pools:
-            drawn = random_bits(self.seeds.to(device), self._ends[-1])
-            self._pools[digits, device] = _unit(drawn, digits)
+            self._pools[digits, device] = unit_numbers(self.seeds.to(device), -1, self._ends[-1], digits)
         return self._pools[digits, device]
 
 
-class NoOtherDraws(TorchDispatchMode):
+class NoOtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is active, a draw from a generator of torch is an `UnknownDrawError`."""
 
     def __torch_dispatch__(
@@ -120,13 +123,14 @@ class NoOtherDraws(TorchDispatchMode):
 
 def unit_numbers(seeds: Tensor, number: int, count: int, digits: int = 53) -> Tensor:
     """The numbers from [0, 1) that `count` numbers for each seed are in the draw of this number, `(n, count)`."""
-    return _unit(random_bits(seeds + (number + 1) * _STRIDE, count), digits)
-
-
-def _unit(bits: Tensor, digits: int) -> Tensor:
-    """Numbers from [0, 1) of the highest bits, as many as the type of the result has."""
-    whole = (bits >> (64 - digits)) & (2**digits - 1)
-    return whole.to(torch.float64 if digits == 53 else torch.float32).mul_(2.0**-digits)
+    keys = seeds + (number + 1) * _STRIDE
+    if keys.device.type == "cpu":
+        # The same numbers as below. For few of them, numpy's calls cost a third of torch's.
+        high = bits(keys.numpy(), count=count) >> np.uint64(64 - digits)
+        return torch.from_numpy(high.astype(np.float64 if digits == 53 else np.float32) * _SCALES[digits])
+    whole = (random_bits(keys, count) >> (64 - digits)) & (2**digits - 1)
+    unit: Tensor = whole.to(torch.float64 if digits == 53 else torch.float32).mul_(2.0**-digits)
+    return unit
 
 
 def _shape(args: Sequence[Any], kwargs: Arguments) -> Sequence[int]:
@@ -140,7 +144,15 @@ def _like(mode: KeyedDraws, tensor: Tensor, dtype: Any = None) -> Tensor:
 
 def _normal_numbers(unit: Tensor, dtype: Any) -> Tensor:
     """Standard normal numbers: the inverse of their distribution function at uniform ones."""
-    return torch.special.ndtri(unit.clamp(2.0**-25, 1 - 2.0**-25)).to(dtype)
+    numbers: Tensor = torch.special.ndtri(unit.clamp(2.0**-25, 1 - 2.0**-25)).to(dtype)
+    return numbers
+
+
+def _two_of(args: Sequence[Any], kwargs: Arguments) -> tuple[Any, Any]:
+    """The two numbers of a distribution, behind the tensor to be filled; they are 0 and 1 where not given."""
+    given = [*args[1:], *kwargs.values()]
+    low, high = (*given, *(0.0, 1.0)[len(given) :])[:2]
+    return low, high
 
 
 def _rand(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
@@ -153,7 +165,7 @@ def _rand_like(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tens
 
 
 def _uniform(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
-    low, high = (*args[1:], *kwargs.values(), *(0.0, 1.0)[len(args) + len(kwargs) - 1 :])
+    low, high = _two_of(args, kwargs)
     filled: Tensor = args[0].copy_(low + (high - low) * _like(mode, args[0]))
     return filled
 
@@ -168,7 +180,7 @@ def _randn_like(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Ten
 
 
 def _normal_in_place(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
-    mean, deviation = (*args[1:], *kwargs.values(), *(0.0, 1.0)[len(args) + len(kwargs) - 1 :])
+    mean, deviation = _two_of(args, kwargs)
     drawn = _normal_numbers(_like(mode, args[0], torch.float64), args[0].dtype)
     filled: Tensor = args[0].copy_(mean + deviation * drawn)
     return filled
@@ -176,15 +188,16 @@ def _normal_in_place(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -
 
 def _normal(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
     mean, deviation = (*args, *(0.0, 1.0)[len(args) :])[:2]
-    both = torch.broadcast_tensors(*(torch.as_tensor(one) for one in (mean, deviation)))
-    shape = kwargs["size"] if "size" in kwargs else both[0].shape
-    unit = mode.uniform(shape, torch.float64, both[0].device)
-    drawn: Tensor = mean + deviation * _normal_numbers(unit, torch.result_type(*both))
+    whole = torch.as_tensor(mean) + torch.as_tensor(deviation)
+    shape = kwargs.get("size", whole.shape)
+    unit = mode.uniform(shape, torch.float64, whole.device)
+    drawn: Tensor = mean + deviation * _normal_numbers(unit, whole.dtype)
     return drawn
 
 
 def _bernoulli(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
-    return (_like(mode, args[0], torch.float64) < args[0]).to(args[0].dtype)
+    happens: Tensor = (_like(mode, args[0], torch.float64) < args[0]).to(args[0].dtype)
+    return happens
 
 
 def _bernoulli_in_place(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:
@@ -198,7 +211,8 @@ def _randint(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor
     low, high = (*ends, kwargs["high"]) if "high" in kwargs else (0, *ends)[-2:]
     unit = mode.uniform(size, torch.float64, kwargs.get("device"), (low, high))
     whole = low + (unit * (high - low)).floor().clamp_max(high - low - 1)
-    return whole.to(kwargs.get("dtype") or torch.int64)
+    found: Tensor = whole.to(kwargs.get("dtype") or torch.int64)
+    return found
 
 
 def _randperm(mode: KeyedDraws, args: Sequence[Any], kwargs: Arguments) -> Tensor:

@@ -94,7 +94,7 @@ def _maker(name: str) -> Callable[..., Keyed]:
         )
         for one in own
     ]
-    further = {"label": (str | None, None), "groups": (dict[str, Any], {})}
+    further: dict[str, tuple[Any, Any]] = {"label": (str | None, None), "groups": (dict[str, Any], {})}
     given += [
         inspect.Parameter(setting, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
         for setting, (annotation, default) in further.items()

@@ -5,13 +5,14 @@ follows that of the batch are made for all rows at once. An augmentation that dr
 asked for one row at a time, and then applied together to the rows that have the same.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from kornia.augmentation import GeometricAugmentationBase2D, MixAugmentationBaseV2, RandomJigsaw
-from kornia.augmentation.auto.operations import OperationBase
+from kornia.augmentation.auto.operations.base import OperationBase
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
@@ -32,16 +33,13 @@ _RECORDED = 64
 
 _SMALL_SIDES = (16, 16)
 
-_GATE, _WITHIN = 0x6A7E, 0xA991
-"""Set the numbers of the gate, and of draws while pixels are changed, apart from those of parameters."""
+_WITHIN = 0xA991
+"""Sets draws while pixels are changed apart from those of parameters."""
 
 _NEARLY_ONE = 1 - 2.0**-24
 
 _ROUNDED_BY_BATCH = ("ColorJitter", "RandomElasticTransform", "RandomJPEG")
 """On a CPU, sums over an image are rounded in another way if threads share fewer images."""
-
-_GIVEN = ("batch_prob", "forward_input_shape")
-"""Parameters that are not drawn but given."""
 
 _CURVED = ("RandomElasticTransform", "RandomFisheye", "RandomThinPlateSpline")
 """Geometric augmentations that are no homographies."""
@@ -63,7 +61,8 @@ class KorniaPart:
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:
-        core = module.op if isinstance(module, OperationBase) else module
+        module = copy.deepcopy(module)
+        core: Any = module.op if isinstance(module, OperationBase) else module
         if not isinstance(core, _BasicAugmentationBase):
             raise ValueError(f"{label}: {type(core).__name__} is none of kornia's augmentations of images")
         if isinstance(core, MixAugmentationBaseV2) and not isinstance(core, RandomJigsaw):
@@ -72,7 +71,10 @@ class KorniaPart:
         self.probability = float(core.p) * float(core.p_batch)
         if self.probability <= 0 and core is module:
             raise SettingError("p", "must be above 0; an augmentation that is never applied is left out")
-        self.module, self.core, self.label = module, core, label
+        # kornia is only given the rows that it is to change.
+        core.p = core.p_batch = 1.0
+        self.module: Any = module
+        self.core, self.label = core, label
         try:
             self._find_out()
         except UnknownDrawError as error:
@@ -116,12 +118,15 @@ class KorniaPart:
         self._units = {name: self._unit(name, found[name], sides) for name in found if name not in self._large}
         self.groups: dict[str, Group] = {} if self.certain else {f"{self.label}.applied": Flag()}
         self.groups |= {f"{self.label}.{unit.name}": unit.group for unit in self._units.values()}
+        self._neutral = {name: unit.group.neutral(1) for name, unit in self._units.items()}
         some = torch.tensor([3, 1])
         for name, value in self._each(seeds[0][some], sides).items():
             if not _same_where_both_are(found[name][some], value):
                 raise UnknownDrawError(f"what it draws for a sample, {name!r}, depends on the batch")
-        small = self._large and not self._singly and self._each(seeds[0], _SMALL_SIDES)
-        self._any_sides = bool(small) and all(torch.equal(found[name], small[name]) for name in self._units)
+        self._any_sides = bool(self._large) and not self._singly
+        if self._any_sides:
+            small = self._each(seeds[0], _SMALL_SIDES)
+            self._any_sides = all(torch.equal(found[name], small[name]) for name in self._units)
         images = unit_numbers(seeds[0][:5], 0, 3 * sides[0] * sides[1], 24).view(5, 3, *sides)
         with KeyedDraws(seeds[0][:1]) as mode, NoOtherDraws():
             self._applied(images[:1], self._batch(seeds[0][:1], sides)[0])
@@ -177,9 +182,8 @@ class KorniaPart:
         """What kornia draws for a batch, and how it draws it."""
         shape = torch.Size((len(seeds), 3, *sides))
         with KeyedDraws(seeds, self._plan, constant) as mode, self._own_errors():
-            operation = isinstance(self.module, OperationBase)
-            drawn = self.module.forward_parameters(shape) if operation else self.core.generate_parameters(shape)
-        return {name: value for name, value in drawn.items() if name not in _GIVEN}, mode.draws
+            drawn: Parameters = self.module.forward_parameters(shape)
+        return drawn, mode.draws
 
     def _each(self, seeds: Tensor, sides: Sides) -> dict[str, Tensor]:
         """What is drawn for every row by itself, `(n, ...)`, of the parameters that vary."""
@@ -199,18 +203,20 @@ class KorniaPart:
         """The record of every row, by name, `(n, ...)`; neutral in rows that are left as they are.
 
         Args:
-            seeds: int64, `(n,)`.
+            seeds: random whole numbers from [0, 2^62), int64, `(n,)`.
             sides: height and width of the images, in pixels.
         """
-        return self._record(seeds, sides, unit_numbers(seeds + _GATE, 0, 1)[:, 0] < self.probability)
+        # Seeds are random themselves, and what is drawn from them is independent of their digits.
+        return self._record(seeds, sides, (seeds & (2**53 - 1)).double() * 2.0**-53 < self.probability)
 
     def _record(self, seeds: Tensor, sides: Sides, applied: Tensor) -> dict[str, Tensor]:
         record = {} if self.certain else {f"{self.label}.applied": applied.float()}
         found = self._each(seeds, _SMALL_SIDES if self._any_sides else sides) if self._units else {}
         for name, unit in self._units.items():
-            value, neutral = unit.record(found[name], sides), unit.group.neutral(len(seeds))
-            keep = applied.view(-1, *[1] * (value.dim() - 1))
-            record[f"{self.label}.{unit.name}"] = torch.where(keep, value, neutral.to(value.dtype))
+            value = unit.record(found[name], sides)
+            if not self.certain:
+                value = torch.where(applied if value.dim() == 1 else applied[:, None], value, self._neutral[name])
+            record[f"{self.label}.{unit.name}"] = value
         return record
 
     # Applying.
@@ -274,8 +280,7 @@ class KorniaPart:
         drawn, _ = self._batch(seeds, sides)
         if self._singly and self._large:
             drawn |= {name: value for name, value in self._each(seeds, sides).items() if name in self._large}
-        given = {"batch_prob": torch.ones(len(seeds)), "forward_input_shape": torch.tensor((len(seeds), 3, *sides))}
-        return {**drawn, **restored, **given}
+        return {**drawn, **restored}
 
     def _groups_of_rows(
         self, rows: Tensor, record: Mapping[str, Tensor], seeds: Tensor, sides: Sides
@@ -287,7 +292,7 @@ class KorniaPart:
             values = [
                 own[f"{self.label}.{self._units[name].name}"].reshape(len(rows), -1).double() for name in self._alike
             ]
-            number = torch.cat(values, dim=1).unique(dim=0, return_inverse=True)[1]
+            _, number = torch.unique(torch.cat(values, dim=1), dim=0, return_inverse=True)
             groups = [torch.nonzero(number == one)[:, 0] for one in range(int(number.max()) + 1)]
         for some in groups:
             part = {name: value[some] for name, value in own.items()}
@@ -308,9 +313,8 @@ class KorniaPart:
         return torch.cat(made)
 
     def _applied(self, pixels: Tensor, parameters: Parameters) -> Tensor:
-        given = {"batch_prob": torch.ones(len(pixels)), "forward_input_shape": torch.tensor(pixels.shape)}
         with self._own_errors():
-            changed: Tensor = self.module(pixels, params={**parameters, **given})
+            changed: Tensor = self.module(pixels, params=parameters)
         return changed
 
     @contextmanager
@@ -348,7 +352,7 @@ _LENGTHS = tuple(torch.Size((size,)) for size in _TRIED)
 
 
 def _seeds(count: int, number: int) -> Tensor:
-    return random_bits(torch.tensor([number]), count)[0] >> 2
+    return random_bits(torch.tensor([number]), count)[0] >> 2 & (2**62 - 1)
 
 
 def _agreed(one: Draw, other: Draw) -> Draw:

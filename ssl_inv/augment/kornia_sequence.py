@@ -6,12 +6,13 @@ in kornia. Here every sample has a choice of its own, and the samples that have 
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from kornia.augmentation import ImageSequential, PatchSequential, VideoSequential
 from kornia.augmentation.auto.base import PolicyAugmentBase
-from kornia.augmentation.auto.operations import OperationBase, PolicySequential
+from kornia.augmentation.auto.operations.base import OperationBase
+from kornia.augmentation.auto.operations.policy import PolicySequential
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ from ssl_inv.augment.keyed_draws import KeyedDraws, NoOtherDraws, UnknownDrawErr
 from ssl_inv.augment.kornia_part import KorniaPart
 from ssl_inv.augment.kornia_units import Sides
 from ssl_inv.transforms import Code, Group
+from ssl_inv.transforms.keyed_random import random_bits
 
 _CHOICE, _CHILD = 0xC401CE, 0x51ED270B
 """Set the numbers of choices, and those of one member from those of the next, apart."""
@@ -88,7 +90,7 @@ class WithoutChance:
 
     def apply(self, pixels: Tensor, record: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         try:
-            return torch.cat([self.module(one) for one in pixels.split(1)])
+            return torch.cat([self.module(one) for one in torch.split(pixels, 1)])
         except UnknownDrawError as error:
             raise ValueError(f"{self.label} is none of kornia's augmentations of images, and {error}") from None
         except Exception as error:  # Somebody else's module can raise anything.
@@ -117,7 +119,8 @@ class KorniaSequence:
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:
-        self.module, self.label = module, label
+        self.module: Any = module
+        self.label = label
         children = dict(module.named_children())
         kinds = Counter(_kind(child) for child in children.values())
         seen: Counter[str] = Counter()
@@ -206,13 +209,13 @@ class KorniaSequence:
         return [
             (number - 1, torch.nonzero(choice[:, slot] == number)[:, 0])
             for slot in range(self._slots)
-            for number in choice[:, slot].unique().tolist()
+            for number in sorted(set(choice[:, slot].tolist()))
             if number
         ]
 
 
 def _of_member(seeds: Tensor, number: int) -> Tensor:
-    return seeds + (number + 1) * _CHILD
+    return random_bits(seeds + (number + 1) * _CHILD, 1)[:, 0] >> 2 & (2**62 - 1)
 
 
 def _kind(module: nn.Module) -> str:
@@ -225,7 +228,8 @@ def _chooses(module: nn.Module) -> bool:
 
 def _most_chosen(module: nn.Module, members: int) -> int:
     if isinstance(module, ImageSequential) and module.random_apply:
-        return int(module.random_apply[1]) - 1
+        bounds: Any = module.random_apply
+        return int(bounds[1]) - 1
     if isinstance(module, PolicyAugmentBase):
         return int(getattr(module, "n", 1))
     return members

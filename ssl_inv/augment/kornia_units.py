@@ -7,7 +7,7 @@ counts pixels, from 0 at the centre of the first one. Hues are turns.
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import torch
@@ -78,7 +78,8 @@ def _real(parameter: str, low: Tensor, high: Tensor) -> Real:
     # kornia keeps ranges in single precision: 0.2 is 0.20000000298.
     least, most = (float(f"{end.item():.6g}") for end in (low.min(), high.max()))
     wanted = 1.0 if parameter in _NEUTRAL_AT_ONE else 0.0
-    neutral = wanted if least <= wanted <= most else float(f"{(least + most) / 2:.6g}")
+    near = 1e-5 * (most - least)  # random numbers end just below 1
+    neutral = wanted if least - near <= wanted <= most + near else float(f"{(least + most) / 2:.6g}")
     scale = float(f"{(most - least) / 2:.6g}") or 1.0
     return Real(scale=scale, neutral_value=neutral, dimensions=low.numel() if low.dim() else 0)
 
@@ -180,9 +181,14 @@ _HUE = Unit(
     lambda value, sides: (torch.remainder(value.double() + 0.5, 1.0) - 0.5).float(),
 )
 
+_QUARTERS = _angle("angle", 90.0)
+"""kornia draws numbers between, and rounds them when it turns."""
+
 _KNOWN: Mapping[tuple[str, str], Unit] = {
     ("RandomRotation", "degrees"): _angle("angle", 1.0),
-    ("RandomRotation90", "times"): _angle("angle", 90.0),
+    ("RandomRotation90", "times"): replace(
+        _QUARTERS, record=lambda value, sides: _QUARTERS.record(value.round(), sides)
+    ),
     ("RandomAffine", "angle"): _angle("angle", -1.0),
     ("RandomAffine", "translations"): _TRANSLATION,
     ("RandomAffine", "shear_x"): _slant("shear_x"),

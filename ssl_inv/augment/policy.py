@@ -218,9 +218,9 @@ class Policy:
                         operation.apply(made, some, part, self.style)
                 put(views, rows, made)
         with torch.no_grad():
-            for operation in self.following:
-                views = operation.follow(views, record)
-                _require_size(operation, views, size)
+            for last in self.following:
+                views = last.follow(views, record)
+                _require_size(last, views, size)
         return views.clamp_(0, 1) if self.following else views
 
     def check(self, size: int) -> None:

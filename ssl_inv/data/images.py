@@ -156,7 +156,7 @@ class StoredImages(Source):
         return 0 if (self._whole_bytes_left or self._whole if self.photographs else self._cached) else None
 
     @cached_property
-    def photographs(self) -> bool:  # type: ignore[override]
+    def photographs(self) -> bool:
         """See `Source.photographs`. Where all images are squares of the `size`, views are cut out of these: it is the
         same, and faster where they stay in memory.
         """

@@ -105,11 +105,11 @@ def cut(photograph: Photograph, wanted: Sequence[Wanted]) -> None:
     most = next((one for one in (8, 4, 2) if ratio >= one * _MARGIN), 1)
     pixels, reduced = photograph.pixels(most)
     for corners, black, piece in wanted:
-        _resize(pixels, *(one / reduced for one in corners), black, piece)
+        _resize(pixels, [one / reduced for one in corners], black, piece)
 
 
-def _resize(pixels: Pixels, left: float, top: float, right: float, bottom: float, black: bool, piece: Pixels) -> None:
-    height, width, size = *pixels.shape[:2], len(piece)
+def _resize(pixels: Pixels, corners: list[float], black: bool, piece: Pixels) -> None:
+    (left, top, right, bottom), (height, width), size = corners, pixels.shape[:2], len(piece)
     x, y, end, low = int(left), int(top), int(right), int(bottom)
     if (x, y, end, low) != (left, top, right, bottom):
         x, y = max(x, 0), max(y, 0)

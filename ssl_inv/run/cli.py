@@ -32,6 +32,9 @@ from ssl_inv.run.recipe import (
 MOST_IMAGES = 50
 """Most images on one page of views: few programs open a larger picture."""
 
+_IMAGES = 6
+"""Images on one page of views, if it is not said."""
+
 MOST_MARGIN = 10.0
 """Largest margin around a tracked object, in shares of its box: beyond that a view shows something else."""
 
@@ -140,18 +143,30 @@ def _tracks(arguments: argparse.Namespace) -> None:
 
 
 def _views(arguments: argparse.Namespace) -> None:
-    recipe = load_runnable(arguments.recipe, arguments.overrides)
-    numbered = (Path(f"views-{number}.png") for number in itertools.count(2))
-    free = next(path for path in itertools.chain([Path("views.png")], numbered) if not path.exists())
+    if arguments.operations:
+        if arguments.images is not None:
+            raise RecipeError("--images and --operations exclude each other: operations are drawn on one image")
+        if arguments.recipe is None and arguments.overrides:
+            problem = "settings are those of a recipe, whose first image is drawn on"
+            raise RecipeError(f"{problem}: ssl-inv views --operations RECIPE {' '.join(arguments.overrides)}")
+    elif arguments.recipe is None:
+        raise RecipeError("a recipe is missing: ssl-inv views RECIPE; `ssl-inv recipes` lists them")
+    recipe = None if arguments.recipe is None else load_runnable(arguments.recipe, arguments.overrides)
+    stem = "operations" if arguments.operations else "views"
+    numbered = (Path(f"{stem}-{number}.png") for number in itertools.count(2))
+    free = next(path for path in itertools.chain([Path(f"{stem}.png")], numbered) if not path.exists())
     output = arguments.output or free
     if output.suffix not in (".png", ".html"):
         raise RecipeError(f"--output: {str(output)!r} is no page; its name must end with .png or .html")
     if output.exists():
         raise RecipeError(f"output {str(output)!r} exists already; choose another name")
     require_writable(output)
-    from ssl_inv.run.commands import views
+    from ssl_inv.run.commands import operations, views
 
-    views(arguments.recipe, recipe, output, arguments.images)
+    if arguments.operations:
+        operations(recipe, output)
+    elif recipe is not None:
+        views(arguments.recipe, recipe, output, arguments.images or _IMAGES)
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -240,10 +255,12 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     one.add_argument("--explain", action="store_true", help="say what every setting means")
 
     one = command("views", _views, "draw the first views of a run and where they lie in their images, on one page")
-    one.add_argument("recipe", **recipe)
+    one.add_argument("recipe", nargs="?", **recipe)
     _output(one, "FILE", "page to write, .png or .html; views.png, views-2.png, ... by default")
-    most = f"images to show, at most {MOST_IMAGES} (6)"
-    one.add_argument("--images", type=number(int, 1, MOST_IMAGES), default=6, metavar="N", help=most)
+    most = f"images to show, at most {MOST_IMAGES} ({_IMAGES})"
+    one.add_argument("--images", type=number(int, 1, MOST_IMAGES), metavar="N", help=most)
+    sheet = "draw every operation at three strengths instead, on the first image of the recipe or on a built-in one"
+    one.add_argument("--operations", action="store_true", help=sheet)
 
     one = command("check", _check, "check a recipe, build it and run one step; writes nothing")
     one.add_argument("recipe", **recipe)

@@ -218,3 +218,11 @@ def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
         words += " The student does not see pale patches; in a teacher's view, pale patches are not predicted."
     write_page(title, words, samples, output)
     sys.stdout.write(f"{output}\n")
+
+
+def operations(recipe: Recipe | None, output: Path) -> None:
+    """Draw every operation on one page, on the first image of a recipe's data or on a built-in one."""
+    from ssl_inv.run.operations_page import write_operations
+
+    write_operations(recipe, output)
+    sys.stdout.write(f"{output}\n")

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.policy import framed, maps
+from ssl_inv.augment.policy import PROJECTIVE, framed, maps
 from ssl_inv.augment.warp import changed, pixel_centres
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches
@@ -20,6 +21,8 @@ from ssl_inv.data.source import Indices, Source
 from ssl_inv.run.build import build_augmentation, build_data, build_networks, build_view_maker
 from ssl_inv.run.recipe import Recipe
 from ssl_inv.transforms import Transform
+from ssl_inv.transforms.kornia_words import title
+from ssl_inv.transforms.phrases import joined
 from ssl_inv.transforms.regions import Regions
 from ssl_inv.transforms.words import describe_view
 from ssl_inv.views import Plan, Several, View, Views
@@ -186,7 +189,9 @@ def _shown(
     pixels, transform = _bytes(view.pixels * maker.std + maker.mean), view.transform.to("cpu")
     outlines, arrows = outline(change, *pixels.shape[:2]), displacements(change, *pixels.shape[:2])
     size = f"{pixels.shape[1]} px, " if with_size else ""
-    words = [f"{size}{describe_view(transform, row)}" for row in range(len(pixels))]
+    always = _without_record(maker)
+    told = [describe_view(transform, row) for row in range(len(pixels))]
+    words = [size + joined(*([] if always and one == "unchanged" else [one]), *always) for one in told]
     if visible is not None:
         pixels = _paled(pixels, visible)
         words = [
@@ -194,6 +199,15 @@ def _shown(
         ]
     paled = visible is not None
     return [ShownView(number, pixels[row], outlines[row], arrows[row], words[row], paled) for row in range(len(pixels))]
+
+
+def _without_record(maker: ViewMaker) -> list[str]:
+    """The names of augmentations that change every view in the same way, so that they record nothing."""
+    policies = [
+        [title(one.label) for one in policy.following if isinstance(one, Keyed) and not one.groups]
+        for policy in maker.augmentation.policies
+    ]
+    return [name for name in policies[0] if all(name in others for others in policies)]
 
 
 def _paled(pixels: Pixels, visible: Tensor) -> Pixels:
@@ -220,8 +234,21 @@ def outline(change: Transform, count: int, size: int) -> NDArray[np.float64]:
     share = np.arange(_POINTS_A_SIDE)[:, None] / _POINTS_A_SIDE
     sides = [here + share * (there - here) for here, there in zip(CORNERS, np.roll(CORNERS, -1, axis=0), strict=True)]
     points = _in_whole_view(np.tile(np.concatenate(sides), (count, 1, 1)), record)
-    matrices, _ = maps(record, count)
+    matrices, following = _maps(record, count)
+    points = in_source(following, points)
     return in_source(matrices, points + _field_shift(points, record, size))
+
+
+def _maps(record: Mapping[str, NDArray[Any]], count: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The maps of the operations before random fields, and of those after them, `(count, 3, 3)` each.
+
+    The second one is what is left of the whole map of a view.
+    """
+    matrices, _ = maps(record, count)
+    if PROJECTIVE not in record:
+        return matrices, np.tile(np.eye(3), (count, 1, 1))
+    whole = record[PROJECTIVE].astype(np.float64).reshape(-1, 3, 3)
+    return matrices, np.asarray(np.linalg.solve(matrices, whole), np.float64)
 
 
 def displacements(change: Transform, count: int, size: int) -> NDArray[np.float64]:
@@ -240,7 +267,11 @@ def displacements(change: Transform, count: int, size: int) -> NDArray[np.float6
         return np.empty((count, 0, 2, 2))
     axis = (np.arange(_ARROWS_A_SIDE) + 0.5) * 2 / _ARROWS_A_SIDE - 1
     heads = np.tile(np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2), (count, 1, 1))
-    shift = _field_shift(_in_whole_view(heads, record), record, size)
+    whole = _in_whole_view(heads, record)
+    _, following = _maps(record, count)
+    fielded = in_source(following, whole)
+    moved = fielded + _field_shift(fielded, record, size)
+    shift = in_source(np.asarray(np.linalg.inv(following), np.float64), moved) - whole
     corners = _in_whole_view(np.tile(CORNERS, (count, 1, 1)), record)
     sides = np.stack((corners[:, 1] - corners[:, 0], corners[:, 3] - corners[:, 0]), axis=-1) / 2
     return np.stack((heads + shift @ np.linalg.inv(sides).transpose(0, 2, 1), heads), axis=2)

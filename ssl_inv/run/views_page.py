@@ -1,55 +1,32 @@
 """A page of views: every source image with the outlines of its views, then the views and how they were made."""
 
-import base64
-import io
 import math
-import textwrap
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
-from ssl_inv.atomic import written_aside
+from ssl_inv.run.sheet import PAPER, Page, Strip, Tile, columns_for, font
 from ssl_inv.run.view_samples import Pixels, Sample, ShownView
 
 _BLUE, _ORANGE, _GREEN, _PURPLE, _PINK = "#1f5fae", "#c2410c", "#15803d", "#7e22ce", "#be185d"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _PINK, "#0f766e", "#8a6100", "#475569", "#b91c1c", "#4338ca")
-_INK, _SOFT, _LINE, _PAPER, _BEYOND, _HALO = "#1c2127", "#5f6873", "#dfe3e8", "#ffffff", "#eceff2", "#ffffffd0"
+_BEYOND, _HALO = "#eceff2", "#ffffffd0"
 
-_SIDE, _GAP, _MOST_COLUMNS, _NARROWEST_PAGE = 256, 24, 6, 860
-_TEXT, _LEADING, _LETTER = 16, 23, 8.6
-"""Size of the text, distance of its lines, and the mean width of a letter, in pixels."""
+_SIDE, _MOST_COLUMNS = 256, 6
 _FRAME, _BADGE = 4, 13
+
+_LONGEST_PHRASE = 32
+"""A phrase of at most this many letters has room on a line below a picture."""
 
 _FINER = 4
 """Overlays are drawn this many times larger and then reduced, because Pillow draws lines without smoothing."""
 
 _FARTHEST = 2.5
 """How far from its centre, in half sides of the source, a picture shows what lies outside of the source."""
-
-
-@dataclass(frozen=True)
-class Tile:
-    """A picture with words below it."""
-
-    picture: Image.Image
-    words: str = ""
-    colour: str = _INK
-
-
-@dataclass(frozen=True)
-class Strip:
-    """The pictures of one sample. `unit` of them stay together on one line."""
-
-    name: str
-    tiles: Sequence[Tile]
-    unit: int = 1
 
 
 def write_page(title: str, words: str, samples: Sequence[Sample], path: Path) -> None:
@@ -63,13 +40,7 @@ def write_page(title: str, words: str, samples: Sequence[Sample], path: Path) ->
     """
     reach = _reach(samples)
     strips = [_strip(sample, reach) for sample in samples]
-    longest, unit = max(len(strip.tiles) for strip in strips), max(strip.unit for strip in strips)
-    # The lines of the longest strip are equally long, and units stay together.
-    columns = math.ceil(longest / math.ceil(longest / _MOST_COLUMNS) / unit) * unit
-    make = _html if path.suffix == ".html" else _sheet
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_aside(path) as aside:
-        aside.write_bytes(make(title, words, strips, columns))
+    Page(title, words, strips, columns_for(strips, _MOST_COLUMNS)).write(path)
 
 
 # The pictures.
@@ -95,8 +66,9 @@ def _strip(sample: Sample, reach: float) -> Strip:
 
 
 def _words(words: str) -> str:
-    """The words of a view, which then break at commas only."""
-    return ", ".join(one.replace(" ", "\N{NO-BREAK SPACE}") for one in words.split(", "))
+    """The words of a view, which then break at commas only, unless a phrase is too long for a line."""
+    phrases = words.split(", ")
+    return ", ".join(one.replace(" ", "\N{NO-BREAK SPACE}") if len(one) <= _LONGEST_PHRASE else one for one in phrases)
 
 
 def _colour(view: ShownView) -> str:
@@ -159,7 +131,7 @@ def _draw_badge(draw: ImageDraw.ImageDraw, place: tuple[float, float], view: Sho
     middle = place[0] * _FINER, place[1] * _FINER
     draw.circle(middle, (_BADGE + 2) * _FINER, fill=_HALO)
     draw.circle(middle, _BADGE * _FINER, fill=_colour(view))
-    draw.text(middle, str(view.number + 1), fill=_PAPER, font=_font(15 * _FINER, bold=True), anchor="mm")
+    draw.text(middle, str(view.number + 1), fill=PAPER, font=font(15 * _FINER, bold=True), anchor="mm")
 
 
 def _arrow_lines(arrows: NDArray[np.float64]) -> list[list[NDArray[np.float64]]]:
@@ -183,78 +155,3 @@ def _free_place(outline: NDArray[np.float64], taken: Sequence[tuple[float, float
     ]
     free = (one for one in places if all(math.dist(one, other) >= 2 * _BADGE for other in taken))
     return next(free, places[0])
-
-
-@lru_cache
-def _font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
-    import matplotlib
-
-    file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"
-    # The simple layout engine is always there. With the other one, the page would differ between machines.
-    return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
-
-
-# The page.
-
-
-def _html(title: str, words: str, strips: Sequence[Strip], columns: int) -> bytes:
-    loader = jinja2.FileSystemLoader(Path(__file__).parent / "templates")
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.globals["data"] = lambda picture: base64.b64encode(_png(picture)).decode("ascii")
-    width = columns * (_SIDE + _GAP) - _GAP
-    return (
-        environment.get_template("views.html.j2").render(title=title, words=words, strips=strips, width=width).encode()
-    )
-
-
-def _sheet(title: str, words: str, strips: Sequence[Strip], columns: int) -> bytes:
-    """The page as one picture: blocks of equal width, as many abreast as fit."""
-    blocks = [_block(strip, columns) for strip in strips]
-    abreast = min(max(_MOST_COLUMNS // columns, 1), len(blocks))
-    bands = [blocks[start : start + abreast] for start in range(0, len(blocks), abreast)]
-    heights = [max(block.height for block in band) for band in bands]
-    width = max(_GAP + abreast * columns * (_SIDE + _GAP), _NARROWEST_PAGE)
-    heading = textwrap.wrap(words, int((width - 2 * _GAP) / _LETTER))
-    top = 2 * _GAP + (2 + len(heading)) * _LEADING
-    sheet = Image.new("RGB", (width, top + sum(heights) + _GAP), _PAPER)
-    draw = ImageDraw.Draw(sheet)
-    draw.text((_GAP, _GAP), title, fill=_INK, font=_font(28, bold=True))
-    _write(draw, (_GAP, _GAP + 2 * _LEADING), heading, _SOFT)
-    for band, height in zip(bands, heights, strict=True):
-        for number, block in enumerate(band):
-            sheet.paste(block, (_GAP + number * columns * (_SIDE + _GAP), top))
-        top += height
-    return _png(sheet)
-
-
-def _block(strip: Strip, columns: int) -> Image.Image:
-    """One strip: a line, its name, and its tiles with their words, line by line."""
-    width = columns * (_SIDE + _GAP) - _GAP
-    lines = [strip.tiles[start : start + columns] for start in range(0, len(strip.tiles), columns)]
-    captions = [[textwrap.wrap(tile.words, int(_SIDE / _LETTER)) for tile in line] for line in lines]
-    heights = [_SIDE + _GAP + _LEADING * max(map(len, line)) for line in captions]
-    block = Image.new("RGB", (width, 2 * _LEADING + sum(heights) + 8), _PAPER)
-    draw, top, letters = ImageDraw.Draw(block), 2 * _LEADING, int(width / _LETTER)
-    draw.line((0, 0, width, 0), fill=_LINE, width=2)
-    # The end of a long path tells files apart.
-    name = strip.name if len(strip.name) <= letters else f"…{strip.name[1 - letters :]}"
-    _write(draw, (0, 12), [name], _SOFT)
-    for line, texts, height in zip(lines, captions, heights, strict=True):
-        for column, (tile, text) in enumerate(zip(line, texts, strict=True)):
-            block.paste(tile.picture, (column * (_SIDE + _GAP), top))
-            _write(draw, (column * (_SIDE + _GAP), top + _SIDE + 8), text, tile.colour)
-        top += height
-    return block
-
-
-def _write(draw: ImageDraw.ImageDraw, place: tuple[int, int], lines: Sequence[str], colour: str) -> None:
-    for number, line in enumerate(lines):
-        draw.text((place[0], place[1] + number * _LEADING), line, fill=colour, font=_font(_TEXT))
-
-
-def _png(picture: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
-    return buffer.getvalue()

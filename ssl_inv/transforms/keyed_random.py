@@ -7,7 +7,7 @@ key.
 """
 
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -35,17 +35,29 @@ def bits(*key: ArrayLike, count: int) -> NDArray[np.uint64]:
     Returns:
         Array of shape `(B, count)`; B is 1 if every part of the key is a single number.
     """
-    state = np.zeros(1, dtype=np.uint64)
+    return _expanded(_chained(np.zeros(1, dtype=np.uint64), *key), count)
+
+
+def _chained(state: NDArray[np.uint64], *key: ArrayLike) -> NDArray[np.uint64]:
+    """The state of the generator after further parts of a key."""
     for part in key:
         state = _mix((state ^ np.atleast_1d(np.asarray(part)).astype(np.uint64)) + np.uint64(_GOLDEN))
+    return state
+
+
+def _expanded(state: NDArray[np.uint64], count: int) -> NDArray[np.uint64]:
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN)
     return _mix(state[:, None] + steps)
 
 
+def _unit(bits: NDArray[np.uint64]) -> NDArray[np.float64]:
+    unit: NDArray[np.float64] = (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+    return unit
+
+
 def uniform(*key: ArrayLike, count: int, low: float = 0.0, high: float = 1.0) -> NDArray[np.float64]:
     """Numbers from `[low, high)`, shape `(B, count)`; see `bits` for the key."""
-    unit: NDArray[np.float64] = (bits(*key, count=count) >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    scaled: NDArray[np.float64] = low + (high - low) * unit
+    scaled: NDArray[np.float64] = low + (high - low) * _unit(bits(*key, count=count))
     return scaled
 
 
@@ -94,6 +106,7 @@ class Key:
     index: NDArray[np.int64]
     view: int
     purpose: str = ""
+    _states: list[NDArray[np.uint64]] = field(default_factory=list, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         """The batch size."""
@@ -101,16 +114,23 @@ class Key:
 
     def for_purpose(self, purpose: str) -> "Key":
         """The key of the same views with independent numbers."""
-        return replace(self, purpose=f"{self.purpose}/{purpose}")
+        key = replace(self, purpose=f"{self.purpose}/{purpose}")
+        object.__setattr__(key, "_states", self._states)  # what all purposes share is hashed once
+        return key
 
     def uniform(self, count: int) -> NDArray[np.float64]:
         """Numbers from [0, 1), `(B, count)`."""
-        return uniform(self.seed, self.epoch, self.index, self.view, zlib.crc32(self.purpose.encode()), count=count)
+        return _unit(self._bits(count))
+
+    def _bits(self, count: int) -> NDArray[np.uint64]:
+        if not self._states:
+            start = np.zeros(1, dtype=np.uint64)
+            self._states.append(_chained(start, self.seed, self.epoch, self.index, self.view))
+        return _expanded(_chained(self._states[0], zlib.crc32(self.purpose.encode())), count)
 
     def seeds(self) -> NDArray[np.int64]:
         """A whole number from [0, 2^62) for each view, `(B,)`: the seed of another generator."""
-        drawn = bits(self.seed, self.epoch, self.index, self.view, zlib.crc32(self.purpose.encode()), count=1)
-        seeds: NDArray[np.int64] = (drawn[:, 0] >> np.uint64(2)).astype(np.int64)
+        seeds: NDArray[np.int64] = (self._bits(1)[:, 0] >> np.uint64(2)).astype(np.int64)
         return seeds
 
     def happens(self, probability: float) -> NDArray[np.bool_]:

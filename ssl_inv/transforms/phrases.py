@@ -59,6 +59,11 @@ def share(value: float) -> str:
     return f"{value:.0%}"
 
 
+def bits(value: float) -> str:
+    """How many bits a value keeps: "to 4 bits"."""
+    return f"to {value:.0f} bit{'' if round(value) == 1 else 's'}"
+
+
 def joined(*phrases: str, between: str = ", ") -> str:
     """The phrases that are not empty, one after the other."""
     return between.join(phrase for phrase in phrases if phrase)

@@ -61,7 +61,8 @@ class Projective(Group):
         logarithm, exists = _logarithm(matrices)
         straight = torch.linalg.matrix_norm(logarithm)
         around = torch.linalg.vector_norm(torch.linalg.eigvals(matrices).log().abs(), dim=-1)
-        return torch.where(exists, straight, around).to(a.dtype)
+        length: Tensor = torch.where(exists, straight, around).to(a.dtype)
+        return length
 
     def value_vector(self, value: Tensor) -> Tensor:
         corners = torch.tensor(_CORNERS, dtype=torch.float64, device=value.device).flatten()
@@ -88,7 +89,8 @@ def matrix_values(matrices: Tensor) -> Tensor:
     """The values of homographies `(B, 3, 3)`, `(B, 9)`. A multiple of a homography is the same homography."""
     determinant = torch.linalg.det(matrices)
     root = determinant.abs().pow(1 / 3) * determinant.sign()
-    return (matrices / root[:, None, None]).flatten(1)
+    values: Tensor = (matrices / root[:, None, None]).flatten(1)
+    return values
 
 
 def _matrices(values: Tensor) -> Tensor:

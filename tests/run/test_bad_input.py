@@ -204,6 +204,14 @@ CASES = {
         "views tiny.yaml --output=images/00.png",
         "error: output 'images/00.png' exists already; choose another name",
     ),
+    "views of nothing": ("views", "error: a recipe is missing: ssl-inv views RECIPE; "),
+    "images of operations": ("views --operations --images=3", "error: --images and --operations exclude each other"),
+    "settings of operations": (
+        "views --operations --data.size=64",
+        "error: settings are those of a recipe, whose first image is drawn on: ssl-inv views --operations RECIPE",
+    ),
+    "operations as something else": ("views --operations --output=a.pdf", "must end with .png or .html"),
+    "operations on no recipe": ("views --operations tiny", "error: no recipe is called 'tiny'; "),
     "page of no recipe": ("views tiny", "error: no recipe is called 'tiny'; "),
     "single views": ("views tiny.yaml --data.views=1", "error: data: objects of this data have 1 view(s) and 2 are"),
     # Models.

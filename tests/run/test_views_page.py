@@ -18,7 +18,7 @@ from ssl_inv.data.source import Images, Indices, Labels, Source
 from ssl_inv.run.build import build
 from ssl_inv.run.cli import main
 from ssl_inv.run.recipe import load_recipe
-from ssl_inv.run.view_samples import Sample, ShownView, first_samples, images_of, outline, samples
+from ssl_inv.run.view_samples import CORNERS, Sample, ShownView, first_samples, images_of, outline, samples
 from ssl_inv.run.views_page import write_page
 from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
@@ -52,6 +52,15 @@ def shown(plan: Plan, *operations: dict[str, Any]) -> list[ShownView]:
     return [view for sample in found for part in sample.sources for view in part.views]
 
 
+BORDER = np.concatenate(
+    [
+        here + np.arange(32)[:, None] / 32 * (there - here)
+        for here, there in zip(CORNERS, np.roll(CORNERS, -1, 0), strict=True)
+    ]
+)
+"""Where the points of an outline are in the view."""
+
+
 def read_off(pixels: np.ndarray[Any, Any], row: int, column: int) -> np.ndarray[Any, Any]:
     """Where in its ramp a pixel of a view comes from, (x, y) from -1 to 1."""
     place: np.ndarray[Any, Any] = pixels[row, column, :2] / 255.0 * 2 - 1
@@ -59,6 +68,7 @@ def read_off(pixels: np.ndarray[Any, Any], row: int, column: int) -> np.ndarray[
 
 
 CROP = {"name": "crop", "scale": [0.1, 0.3]}
+ZOOMED = {"name": "kornia.RandomAffine", "degrees": 20.0, "scale": [1.6, 2.0], "shear": 10.0, "p": 1.0}
 PATCHES = Patches(view=64, patch=24, jitter=4)
 
 
@@ -77,6 +87,10 @@ PATCHES = Patches(view=64, patch=24, jitter=4)
         (PATCHES, {"name": "random_field", "transforms": ["rotate", "shear"], "alpha": [0.0, 0.1]}),
         (Saccades(patch=24), {"name": "rotation", "degrees": 30}),
         (Several((MultiCrop((Crops(1, centre=0.5),)), replace(PATCHES, scale=None))), {"name": "flip"}),
+        (Pair(), ZOOMED),
+        (QuarterTurns(), ZOOMED),
+        (Saccades(patch=24), ZOOMED),
+        (Pair(), {"name": "kornia.RandomResizedCrop", "size": [SIZE, SIZE]}),
     ],
     ids=lambda value: value["name"] if isinstance(value, dict) else type(value).__name__,
 )
@@ -108,9 +122,35 @@ def test_outlines_of_known_transforms() -> None:
     assert np.allclose(corners[1], [[1, -1], [1, 1], [-1, 1], [-1, -1]], atol=1e-6)
 
 
+def test_the_outline_of_an_affine_map_of_kornia_is_that_of_the_known_map() -> None:
+    # The content moves a quarter to the right, so the view shows what lies a quarter to the left.
+    turned = {"degrees": [90.0, 90.0], "p": 1.0}
+    moved = {"translate_x": [0.25, 0.25], "translate_y": [0.0, 0.0], "p": 1.0}
+    for operations, corners in (
+        ([{"name": "kornia.RandomTranslate", **moved}], [[-1.5, -1], [0.5, -1], [0.5, 1], [-1.5, 1]]),
+        # kornia turns this one counter-clockwise: the upper right corner becomes the upper left one.
+        ([{"name": "kornia.RandomRotation", **turned}], [[1, -1], [1, 1], [-1, 1], [-1, -1]]),
+        ([{"name": "flip", "probability": 1}, {"name": "kornia.RandomHorizontalFlip", "p": 1.0}], CORNERS),
+    ):
+        for view in shown(Pair(), *operations)[:4]:
+            assert np.allclose(view.outline[:: len(view.outline) // 4], corners, atol=1e-5)
+
+
+def test_outlines_know_what_comes_after_random_fields() -> None:
+    compared = 0
+    for view in shown(Pair(), CROP, {"name": "random_field", "probability": 1, "alpha": [0.1, 0.2]}, ZOOMED):
+        for point, place in zip(view.outline[::8], BORDER[::8], strict=True):
+            column, row = np.clip((place + 1) / 2 * SIZE, 0, SIZE - 1).astype(int)
+            if np.abs(view.outline).max() < 0.95:
+                compared += 1
+                assert np.abs(read_off(view.pixels, row, column) - point).max() < 0.05
+    assert compared > 200
+
+
 def test_arrows_begin_where_points_would_be_without_fields() -> None:
     compared = 0
-    for view in shown(Pair(), {"name": "random_field", "transforms": ["translate", "rotate"], "probability": 1}):
+    field = {"name": "random_field", "transforms": ["translate", "rotate"], "probability": 1}
+    for view in shown(Pair(), field):
         for tail, head in view.arrows:
             column, row = ((head + 1) / 2 * SIZE).astype(int)
             if np.abs(tail).max() < 0.95:
@@ -118,6 +158,11 @@ def test_arrows_begin_where_points_would_be_without_fields() -> None:
                 assert np.abs(read_off(view.pixels, row, column) - tail).max() < 4 / SIZE
     assert compared > 1000
     assert all(len(view.arrows) == 0 for view in shown(Pair(), {"name": "flip"}))
+    # A mirror image of the whole view mirrors its arrows.
+    mirrored = shown(Pair(), field, {"name": "kornia.RandomHorizontalFlip", "p": 1.0})
+    for one, other in zip(shown(Pair(), field), mirrored, strict=True):
+        arrows = one.arrows.reshape(12, 12, 2, 2)[:, ::-1].reshape(-1, 2, 2)
+        assert np.allclose(other.arrows, arrows * [-1, 1], atol=0.02)
 
 
 def test_views_know_their_image() -> None:
@@ -171,6 +216,13 @@ def test_every_operation_is_neutral_without_words() -> None:
     colours = ("jitter", "grey", "blur", "solarise", "posterise", "noise", "colour_dropping")
     operations = [{"name": name, "probability": 0} for name in (*geometry, *colours)]
     assert {view.words for view in shown(Pair(), *operations)} == {"unchanged"}
+
+
+def test_what_happens_to_every_view_is_told_without_a_record() -> None:
+    grey, flip = {"name": "kornia.RandomGrayscale", "p": 1.0}, {"name": "flip", "probability": 1.0}
+    still = {"name": "rotation", "degrees": 0.0}
+    assert {view.words for view in shown(Pair(), still, grey)} == {"grey"}
+    assert {view.words for view in shown(Pair(), flip, grey)} == {"flipped, grey"}
 
 
 def test_words_follow_what_happens() -> None:
