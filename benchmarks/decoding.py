@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
-from ssl_inv.data.images import Pixels, decode, to_square
+from ssl_inv.data.decoding import Pixels, decode, to_square
 
 Decode = Callable[[bytes, int], Pixels]
 

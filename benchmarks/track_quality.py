@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from ssl_inv.data.archives import Files
-from ssl_inv.data.images import decode
+from ssl_inv.data.decoding import decode
 from ssl_inv.data.videos.boxes import Box, overlap
 from ssl_inv.data.videos.flow import Clip, moving_regions
 from ssl_inv.data.videos.followers import TRACKERS, tracker

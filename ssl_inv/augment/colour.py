@@ -30,7 +30,7 @@ from ssl_inv.augment.kernels import (
     turn_hue,
     turn_hue_at_once,
 )
-from ssl_inv.augment.operation import Draws, PerView, Photometric, Style, check_range
+from ssl_inv.augment.operation import Draws, PerView, Photometric, Side, Style, check_range
 from ssl_inv.augment.warp import Neutral, Record, Rows, changed, chosen
 from ssl_inv.catalogue import require_at_least, require_between
 from ssl_inv.transforms import Circle, Code, Flag, Group, Real, keyed_random
@@ -90,7 +90,7 @@ class Jitter(Photometric):
         require_between(0, 0.5, hue=hue)
         self.reach, self.order = np.array([brightness, contrast, saturation, hue]), order
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("jitter")
         applied, unit = key.happens(self.probability), key.uniform(5)
         order = unit[:, 4]
@@ -198,7 +198,7 @@ class Grey(PerView):
     def __init__(self, *, probability: float = 0.2) -> None:
         super().__init__(probability)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         return {"grey": key.for_purpose("grey").happens(self.probability).astype(np.float64)}
 
     @staticmethod
@@ -222,7 +222,7 @@ class Blur(Photometric):
         super().__init__(probability)
         self.sigma = check_range("sigma", sigma, 0)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("blur")
         sigma = self.sigma[0] + (self.sigma[1] - self.sigma[0]) * key.uniform(1)[:, 0]
         return {"blur": np.where(key.happens(self.probability), sigma, 0.0)}
@@ -263,7 +263,7 @@ class Solarise(PerView):
         require_between(0, 1, threshold=threshold)
         self.threshold = threshold
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         applied = key.for_purpose("solarise").happens(self.probability)
         return {"solarise": np.where(applied, self.threshold, NEVER_SOLARISED)}
 
@@ -288,7 +288,7 @@ class Posterise(PerView):
         super().__init__(probability)
         self.bits = check_range("bits", bits, 1, 8)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("posterise")
         bits = np.floor(self.bits[0] + (self.bits[1] + 1 - self.bits[0]) * key.uniform(1)[:, 0])
         return {"posterise": np.where(key.happens(self.probability), bits, 8.0)}
@@ -317,7 +317,7 @@ class Erasing(Photometric):
         super().__init__(probability)
         self.scale, self.ratio = check_range("scale", scale, 0, 1), check_range("ratio", ratio, 1e-3, 1e3)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("erasing")
         unit, (low, high) = key.uniform(4), np.log(self.ratio)
         area = self.scale[0] + (self.scale[1] - self.scale[0]) * unit[:, 0]

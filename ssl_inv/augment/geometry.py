@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_inv.augment.operation import Draws, Geometric, check_range
+from ssl_inv.augment.operation import Draws, Geometric, Side, check_range
 from ssl_inv.augment.warp import Neutral, Record
 from ssl_inv.catalogue import SettingError, require_between
 from ssl_inv.transforms import Box, Circle, Flag, Group, Real
@@ -32,7 +32,7 @@ class Crop(Geometric):
     Args:
         scale: smallest and largest share of the image's area.
         ratio: smallest and largest width over height, in pixels.
-        probability: of being applied; otherwise the view shows the whole image.
+        probability: of being applied; otherwise the view shows the centre square, of a square image the whole.
     """
 
     groups: Mapping[str, Group] = {"crop": Box()}
@@ -45,10 +45,12 @@ class Crop(Geometric):
         super().__init__(probability)
         self.scale, self.ratio = check_range("scale", scale, 0, 1), check_range("ratio", ratio, 1e-3, 1e3)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("crop")
         boxes = draw_crops(key.uniform(4 * _ATTEMPTS), self.scale, self.ratio, height, width)
-        return {"crop": np.where(key.happens(self.probability)[:, None], boxes, self.neutral["crop"])}
+        return {
+            "crop": np.where(key.happens(self.probability)[:, None], boxes, centre_squares(height, width, len(key)))
+        }
 
     def with_scale(self, scale: tuple[float, float]) -> "Crop":
         """The same crop with another share of the area."""
@@ -62,8 +64,22 @@ class Crop(Geometric):
         return found
 
 
+def centre_squares(height: Side, width: Side, count: int, share: float = 1.0) -> NDArray[np.float64]:
+    """Boxes of the largest squares about the centre, or of `share` of their sides, in fractions of the source, with
+    sides at whole pixels, `(count, 4)`.
+    """
+    tall, wide = _each(height, count), _each(width, count)
+    side = np.maximum(np.rint(share * np.minimum(tall, wide)), 1)
+    left, top = np.floor((wide - side) / 2), np.floor((tall - side) / 2)
+    return np.stack(((left + side / 2) / wide, (top + side / 2) / tall, side / wide, side / tall), axis=1)
+
+
+def _each(side: Side, count: int) -> NDArray[np.float64]:
+    return np.broadcast_to(np.asarray(side, dtype=np.float64), count)
+
+
 def draw_crops(
-    random: NDArray[np.float64], scale: tuple[float, float], ratio: tuple[float, float], height: int, width: int
+    random: NDArray[np.float64], scale: tuple[float, float], ratio: tuple[float, float], height: Side, width: Side
 ) -> NDArray[np.float64]:
     """Crop boxes with an area share uniform in `scale` and the logarithm of their aspect ratio uniform in `ratio`.
 
@@ -71,28 +87,29 @@ def draw_crops(
         random: numbers from [0, 1), shape `(B, 40)`: ten attempts of area, ratio and two positions.
         scale: smallest and largest share of the area.
         ratio: smallest and largest width over height, in pixels.
-        height: of the source images, in pixels.
-        width: of the source images, in pixels.
+        height: of the source images, in pixels, or of each, `(B,)`.
+        width: of the source images, in pixels, or of each, `(B,)`.
 
     Returns:
         Boxes (centre x, centre y, width, height) in fractions of the source, with sides at whole pixels, shape `(B,
         4)`.
     """
     draws = random.reshape(-1, _ATTEMPTS, 4)
-    area = (scale[0] + (scale[1] - scale[0]) * draws[..., 0]) * height * width
+    tall, wide = _each(height, len(draws)), _each(width, len(draws))
+    area = (scale[0] + (scale[1] - scale[0]) * draws[..., 0]) * tall[:, None] * wide[:, None]
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = np.exp(low + (high - low) * draws[..., 1])
     widths, heights = np.rint(np.sqrt(area * aspect)), np.rint(np.sqrt(area / aspect))
-    fits = (widths >= 1) & (widths <= width) & (heights >= 1) & (heights <= height)
+    fits = (widths >= 1) & (widths <= wide[:, None]) & (heights >= 1) & (heights <= tall[:, None])
     rows, first = np.arange(len(draws)), fits.argmax(axis=1)
-    shape = min(max(width / height, ratio[0]), ratio[1])
-    fallback = round(min(width, height * shape)), round(min(height, width / shape))
+    shape = np.clip(wide / tall, ratio[0], ratio[1])
+    fallback = np.rint(np.minimum(wide, tall * shape)), np.rint(np.minimum(tall, wide / shape))
     found = fits.any(axis=1)
-    w = np.where(found, widths[rows, first], max(fallback[0], 1))
-    h = np.where(found, heights[rows, first], max(fallback[1], 1))
-    left = np.where(found, np.floor(draws[rows, first, 2] * (width - w + 1)), np.floor((width - w) / 2))
-    top = np.where(found, np.floor(draws[rows, first, 3] * (height - h + 1)), np.floor((height - h) / 2))
-    return np.stack(((left + w / 2) / width, (top + h / 2) / height, w / width, h / height), axis=1)
+    w = np.where(found, widths[rows, first], np.maximum(fallback[0], 1))
+    h = np.where(found, heights[rows, first], np.maximum(fallback[1], 1))
+    left = np.where(found, np.floor(draws[rows, first, 2] * (wide - w + 1)), np.floor((wide - w) / 2))
+    top = np.where(found, np.floor(draws[rows, first, 3] * (tall - h + 1)), np.floor((tall - h) / 2))
+    return np.stack(((left + w / 2) / wide, (top + h / 2) / tall, w / wide, h / tall), axis=1)
 
 
 class Flip(Geometric):
@@ -109,7 +126,7 @@ class Flip(Geometric):
     def __init__(self, *, probability: float = 0.5) -> None:
         super().__init__(probability)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         return {"flip": key.for_purpose("flip").happens(self.probability).astype(np.float64)}
 
     @staticmethod
@@ -131,7 +148,7 @@ class VerticalFlip(Geometric):
     def __init__(self, *, probability: float = 0.5) -> None:
         super().__init__(probability)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         return {"vertical_flip": key.for_purpose("vertical_flip").happens(self.probability).astype(np.float64)}
 
     @staticmethod
@@ -186,7 +203,7 @@ class Affine(Geometric):
         self.purpose, self.reach, self.groups = purpose, {name: self.reach[name]}, {name: self.groups[name]}
         return self
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose(self.purpose)
         applied = key.happens(self.probability)[:, None]
         drawn: dict[str, Draws] = {}
@@ -283,7 +300,7 @@ class Perspective(Geometric):
         require_between(0, 1, distortion=distortion)
         self.distortion = distortion
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("perspective")
         inwards = np.array([1, 1, -1, 1, -1, -1, 1, -1]) * self.distortion / 2
         return {"perspective": np.where(key.happens(self.probability)[:, None], inwards * key.uniform(8), 0.0)}

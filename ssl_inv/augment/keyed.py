@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ssl_inv.augment.kornia_sequence import part_of
-from ssl_inv.augment.operation import Draws, Following
+from ssl_inv.augment.operation import Draws, Following, Side
 from ssl_inv.augment.warp import Record, as_float
 from ssl_inv.catalogue import SettingError, suggest
 from ssl_inv.transforms import Code, Group, Transform
@@ -66,9 +66,9 @@ class Keyed(Following):
         """Whether it moves pixels by a homography that `maps` gives."""
         return self._part.projective
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         seeds = key.for_purpose(self.label).seeds()
-        record = self._part.draw(torch.from_numpy(seeds), (height, width))
+        record = self._part.draw(torch.from_numpy(seeds), (int(height), int(width)))
         drawn: dict[str, Draws] = {name: value.numpy() for name, value in record.items()}
         return {**drawn, f"{self.label}.seed": seeds} if self._part.seeded else drawn
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment import fields
-from ssl_inv.augment.operation import Draws, Photometric, Style, check_range
+from ssl_inv.augment.operation import Draws, Photometric, Side, Style, check_range
 from ssl_inv.augment.warp import Neutral, Planes, Record, Rows, changed, chosen, pixel_centres, put
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Code, Flag, Group, Real
@@ -72,7 +72,7 @@ class RandomField(Photometric):
         left_out = {f"field_{name}" for name in (*GEOMETRIC, *COLOURS) if name not in transforms}
         self.groups = {name: group for name, group in RandomField.groups.items() if name not in left_out}
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("random_field")
         applied, unit = key.happens(self.probability), key.uniform(2 + len(self.transforms))
         orders = math.factorial(sum(name in GEOMETRIC for name in self.transforms))
@@ -85,6 +85,17 @@ class RandomField(Photometric):
             "field_seed": np.where(applied, key.for_purpose("seed").seeds(), 0),
             "field_order": np.where(applied, (unit[:, 1] * orders).astype(np.int64), 0),
         }
+
+    @staticmethod
+    def reach(record: Record, count: int) -> NDArray[np.float64]:
+        """A bound of how far from the centre of a view its pixels read, from 1 at its border, for the `count` rows of a
+        record, `(count,)`.
+        """
+        bound = np.ones(count)
+        for name in GEOMETRIC:
+            strength = np.asarray(record.get(f"field_{name}", np.zeros(count)), np.float64)
+            bound *= np.where(strength > 0, math.sqrt(2), 1) if name == "rotate" else 1 + strength
+        return bound
 
     @staticmethod
     def modes(record: Record, count: int, size: int) -> dict[str, NDArray[np.float32]]:

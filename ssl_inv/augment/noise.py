@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_inv.augment.operation import Draws, PerView, check_range
+from ssl_inv.augment.operation import Draws, PerView, Side, check_range
 from ssl_inv.augment.warp import Neutral
 from ssl_inv.transforms import Code, Group, Real
 from ssl_inv.transforms.keyed_random import Key
@@ -27,7 +27,7 @@ class Noise(PerView):
         super().__init__(probability)
         self.deviation = check_range("deviation", deviation, 0)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("noise")
         applied, (low, high) = key.happens(self.probability), self.deviation
         noise = np.where(applied, low + (high - low) * key.uniform(1)[:, 0], 0.0)
@@ -76,7 +76,7 @@ class ColourDropping(PerView):
     def __init__(self, *, probability: float = 1.0) -> None:
         super().__init__(probability)
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         key = key.for_purpose("colour_dropping")
         applied, kept = key.happens(self.probability), 1 + (3 * key.uniform(1)[:, 0]).astype(np.int64)
         seeds = key.for_purpose("seed").seeds()

@@ -21,6 +21,9 @@ from ssl_inv.transforms.keyed_random import Key
 
 Draws = NDArray[np.float64] | NDArray[np.int64]
 
+Side = int | NDArray[np.int64]
+"""The height or the width of the sources in pixels, one for all or one each, `(B,)`."""
+
 
 @dataclass(frozen=True)
 class Style:
@@ -80,16 +83,16 @@ class Operation(ABC):
         self.probability = probability
 
     @abstractmethod
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         """Values of all parameters for every view, `(B,)` or `(B, d)`; neutral where the operation is not applied.
 
         Args:
             key: decides every random choice.
-            height: of the source images, in pixels.
-            width: of the source images, in pixels.
+            height: of the source images, in pixels: one number, or one for each view, `(B,)`.
+            width: as `height`.
         """
 
-    def draw_for_view(self, key: Key, height: int, width: int, size: int) -> dict[str, Draws]:
+    def draw_for_view(self, key: Key, height: Side, width: Side, size: int) -> dict[str, Draws]:
         """`draw`, with the side of the views in pixels too."""
         return self.draw(key, height, width)
 
@@ -189,10 +192,10 @@ class Following(Operation):
     """Whether it moves pixels by a homography that `maps` gives."""
 
     @abstractmethod
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         """See `Operation.draw`; but height and width are those of the views."""
 
-    def draw_for_view(self, key: Key, height: int, width: int, size: int) -> dict[str, Draws]:
+    def draw_for_view(self, key: Key, height: Side, width: Side, size: int) -> dict[str, Draws]:
         return self.draw(key, size, size)
 
     @abstractmethod

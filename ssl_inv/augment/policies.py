@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from ssl_inv.augment.colour import Blur, Grey, Jitter, Solarise
 from ssl_inv.augment.geometry import Crop, Flip
-from ssl_inv.augment.operation import Draws, Operation, Style, check_probability, operations_of
+from ssl_inv.augment.operation import Draws, Operation, Side, Style, check_probability, operations_of
 from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import SettingError, require_at_least, require_between
 from ssl_inv.transforms.keyed_random import Key
@@ -226,7 +226,7 @@ class OncePerSample(Operation):
     def __init__(self, operation: Operation) -> None:
         self.operation, self.groups = operation, operation.groups
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         return self.operation.draw(replace(key, view=0), height, width)
 
 

@@ -22,15 +22,26 @@ from torch import Tensor
 
 from ssl_inv import augment
 from ssl_inv.augment.colour import Jitter
-from ssl_inv.augment.geometry import Crop
+from ssl_inv.augment.geometry import Crop, centre_squares
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.operation import Following, Geometric, Normalisation, Operation, Photometric, Style, groups_of
+from ssl_inv.augment.operation import (
+    Following,
+    Geometric,
+    Normalisation,
+    Operation,
+    Photometric,
+    Side,
+    Style,
+    groups_of,
+)
 from ssl_inv.augment.portions import Portion, make, views_at_once
+from ssl_inv.augment.regions import growth, windows
 from ssl_inv.augment.warp import Record, changed
 from ssl_inv.catalogue import OPERATIONS, require
 from ssl_inv.transforms import Group, Projective, Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.transforms.projective import matrix_values
+from ssl_inv.transforms.regions import Regions
 
 _TABLE = [OPERATIONS.find(name).load() for name in augment.OPERATIONS]
 Kind = TypeVar("Kind", bound=Operation)
@@ -76,6 +87,19 @@ def maps(
             matrices[some] = matrices[some] @ operation.matrices(own)
             upright[some] &= operation.upright
     return matrices, upright
+
+
+def framed(transform: Transform, sides: NDArray[np.int64]) -> Transform:
+    """A record with a crop: views of photographs that record none show the centre square.
+
+    Args:
+        transform: how the views are made, on the host.
+        sides: height and width of the photographs in pixels, `(B, 2)`.
+    """
+    if "crop" in transform.values:
+        return transform
+    boxes = torch.from_numpy(centre_squares(sides[:, 0], sides[:, 1], len(sides))).float()
+    return Transform({**transform.values, "crop": boxes}, {**transform.groups, **Crop.groups})
 
 
 def moving(transform: Transform, operations: Sequence[Operation]) -> Transform:
@@ -133,12 +157,44 @@ class Policy:
             found = found @ operation.maps(record, rows, size, size)
         return matrix_values(torch.from_numpy(found)).float()
 
-    def render(self, pixels: Tensor, transform: Transform, normalisation: Normalisation | None = None) -> Tensor:
+    def regions(self, transform: Transform, sides: NDArray[np.int64]) -> Regions:
+        """The part of every photograph that the views show, and the size at which they need it.
+
+        Where the policy only crops and flips, it is the crop at the size of the view. Else it is a window around all
+        that the view can touch, with margin.
+
+        Args:
+            transform: how each view is made, B rows, on the host, with a crop; see `framed`.
+            sides: height and width of the photographs in pixels, `(B, 2)`.
+
+        Raises:
+            ValueError: if the policy has no size.
+        """
+        if self.size is None:
+            raise ValueError("regions of photographs need a policy with a size")
+        record = {name: value.numpy() for name, value in transform.values.items()}
+        matrices, _ = maps(record, len(sides), self.operations)
+        moving = {name for one in in_order(Geometric, self.operations) if not one.upright for name in one.groups}  # type: ignore[type-abstract]
+        turned = bool(moving & {*self.groups})
+        fields = [name for name in RandomField.still if name in self.groups]
+        if not turned and not fields:
+            return windows(matrices, sides, self.size)
+        detailed = growth(self.size, turned, fields)
+        return windows(matrices, sides, self.size, detailed, RandomField.reach(record, len(sides)), self.style.padding)
+
+    def render(
+        self,
+        pixels: Tensor,
+        transform: Transform,
+        regions: Regions | None = None,
+        normalisation: Normalisation | None = None,
+    ) -> Tensor:
         """Make views from their record.
 
         Args:
             pixels: sources `(B, 3, H, W)`, uint8, or float in [0, 1]; on any device.
             transform: how each view is made, B rows; parameters that no operation of this package records are ignored.
+            regions: of the photographs, if the sources are pieces of them; None if they are whole images.
             normalisation: what is done last; None leaves the colours as they are.
 
         Returns:
@@ -151,6 +207,9 @@ class Policy:
             record |= RandomField.modes(record, count, size)
         matrices, upright = maps(record, count, self.operations)
         moved = changed(record, count, RandomField.still)
+        if regions is not None:
+            cropped = upright & ~moved
+            matrices[cropped] = regions.maps()[cropped] @ matrices[cropped]
         photometric = in_order(Photometric, self.operations)  # type: ignore[type-abstract]
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
         every, most = Jitter.sorted_rows(record, count), views_at_once(count, size, pixels.device)
@@ -168,6 +227,7 @@ class Policy:
                     np.flatnonzero(moved[rows]),
                     [(operation, some) for operation, some in changes if len(some)],
                     None if self.following else normalisation,
+                    regions,
                 )
                 make(views, pixels, portion, self.style)
         with torch.no_grad():
@@ -226,6 +286,10 @@ class Augmentation:
         """The parameters that are recorded of every view, by name; empty if views are left as they are."""
         return {name: group for policy in self.policies for name, group in policy.groups.items()}
 
+    def sized(self, size: int) -> "Augmentation":
+        """The same policies, with `size` where one has the size of its source."""
+        return Augmentation(tuple(one.with_crop(one.size or size, None) for one in self.policies))
+
     def view_size(self, image_size: int) -> int:
         """Side of the first view of an image with sides of `image_size`, both in pixels."""
         return self.policies[0].size or image_size
@@ -238,24 +302,29 @@ class Augmentation:
             return replace(self.policies[0], operations=())
         return self.policies[min(number, len(self.policies) - 1)]
 
-    def draw(self, key: Key, height: int, width: int, policy: Policy | None = None) -> Transform:
+    def draw(self, key: Key, height: Side, width: Side, policy: Policy | None = None) -> Transform:
         """How each view is to be made, on the host.
 
         Args:
             key: decides every random choice.
-            height: of the sources, in pixels.
-            width: of the sources, in pixels.
+            height: of the sources, in pixels: one number, or one for each view, `(B,)`.
+            width: as `height`.
             policy: draws the parameters; None is the policy of the key's view.
         """
         policy, drawn = policy or self.policy(key.view), dict[str, NDArray[Any]]()
-        size = policy.size or min(height, width)
+        size = policy.size or int(np.minimum(height, width).min())
         for operation in policy.operations:
             drawn.update(operation.draw_for_view(key, height, width, size))
         values = {}
         for name, group in self.groups.items():
             value = torch.from_numpy(drawn[name]) if name in drawn else group.neutral(len(key))
+            if name == "crop" and name not in drawn:
+                value = torch.from_numpy(centre_squares(height, width, len(key)))
             values[name] = value.float() if value.is_floating_point() else value
-        return self.with_projective(Transform(values, self.groups), policy, size)
+        made = Transform(values, self.groups)
+        if not isinstance(height, int) and not isinstance(width, int):
+            made = framed(made, np.stack((height, width), axis=1))
+        return self.with_projective(made, policy, size)
 
     def with_projective(self, transform: Transform, policy: Policy, size: int) -> Transform:
         """The record with the map that its other parameters make, if the augmentation records one.

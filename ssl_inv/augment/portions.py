@@ -14,6 +14,7 @@ from torch import Tensor
 from ssl_inv.augment.local import RandomField
 from ssl_inv.augment.operation import Normalisation, Photometric, Style
 from ssl_inv.augment.warp import Record, Rows, crop_bands, cut, put, resized, sample, send, take
+from ssl_inv.transforms.regions import Regions
 
 CACHED_BYTES = 3_200_000
 """Views that one core works on at a time: with fewer, calls cost more than arithmetic; with more, memory does."""
@@ -37,12 +38,14 @@ class Portion(NamedTuple):
     Attributes:
         rows: of the batch.
         record: their parameters.
-        matrices: from view to source, `(n, 3, 3)`.
+        matrices: from view to source, `(n, 3, 3)`: to the piece of a photograph for views that are only cropped, to the
+            photograph for others.
         cropped: which of them are only cropped and flipped.
         mapped: which are made by another homography.
         warped: which are made by a random field.
         changes: operations on colours, and which views each changes.
         normalisation: what is done last.
+        regions: where the sources of all views of the batch lie in photographs; None for whole images.
     """
 
     rows: Rows
@@ -53,6 +56,7 @@ class Portion(NamedTuple):
     warped: Rows
     changes: list[tuple[type[Photometric], Rows]]
     normalisation: Normalisation | None
+    regions: Regions | None = None
 
 
 def make(views: Tensor, pixels: Tensor, portion: Portion, style: Style) -> None:
@@ -119,4 +123,5 @@ def _resample(made: Tensor, pixels: Tensor, portion: Portion, style: Style) -> N
             if warped:
                 record = {name: value[some] for name, value in portion.record.items()}
                 points = RandomField.points(record, made.shape[-1], made.device)
-            sample(made, some, pixels, portion.rows[some], portion.matrices[some], style.padding, points)
+            rows, matrices = portion.rows[some], portion.matrices[some]
+            sample(made, some, pixels, rows, matrices, style.padding, points, portion.regions)

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ssl_inv.augment.operation import Draws, Operation, groups_of, operations_of
+from ssl_inv.augment.operation import Draws, Operation, Side, groups_of, operations_of
 from ssl_inv.catalogue import require, require_at_least
 from ssl_inv.transforms import Code
 from ssl_inv.transforms.keyed_random import Key
@@ -31,13 +31,14 @@ class Shared(Operation):
         self.samples, self.operations = samples, operations_of(operations)
         self.groups = {**groups_of(self.operations), "chunk": Code()}
 
-    def draw(self, key: Key, height: int, width: int) -> dict[str, Draws]:
-        return self.draw_for_view(key, height, width, min(height, width))
+    def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
+        return self.draw_for_view(key, height, width, int(np.minimum(height, width).min()))
 
-    def draw_for_view(self, key: Key, height: int, width: int, size: int) -> dict[str, Draws]:
+    def draw_for_view(self, key: Key, height: Side, width: Side, size: int) -> dict[str, Draws]:
         first = np.arange(len(key)) // self.samples * self.samples
         epoch = key.epoch if isinstance(key.epoch, int) else key.epoch[first]
         of_chunk = replace(key, index=key.index[first], epoch=epoch)
+        height, width = (side if isinstance(side, int) else side[first] for side in (height, width))
         drawn: dict[str, Draws] = {"chunk": of_chunk.index}
         for operation in self.operations:
             drawn.update(operation.draw_for_view(of_chunk, height, width, size))

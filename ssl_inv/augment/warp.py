@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_inv.transforms.regions import Regions
+
 Rows = NDArray[np.int64]
 Record = Mapping[str, NDArray[Any]]
 """The parameters of some views as arrays on the host, by name. A parameter that is missing is neutral."""
@@ -207,6 +209,7 @@ def sample(
     matrices: NDArray[np.float64],
     padding: Padding,
     points: Planes | None = None,
+    regions: Regions | None = None,
 ) -> None:
     """Views by a map of their coordinates: a filter where the view is coarser than its source, then one bilinear
     resampling.
@@ -219,9 +222,15 @@ def sample(
         matrices: from view to source, `(n, 3, 3)`.
         padding: what lies outside the source.
         points: the point of the view that each of its pixels shows, `(n, S, S)` each; None for its own centre.
+        regions: of photographs, `(N,)`, if the sources are pieces of them; `matrices` lead to the photographs then, and
+            `padding` is what lies outside of those.
     """
-    size = views.shape[-1]
-    shrink = np.linalg.norm(matrices[:, :2, :2], axis=2) * [pixels.shape[-1] / size, pixels.shape[-2] / size]
+    size, place = views.shape[-1], None if regions is None else regions.maps()[rows]
+    whole = matrices if place is None else place @ matrices
+    shrink = np.linalg.norm(whole[:, :2, :2], axis=2) * [pixels.shape[-1] / size, pixels.shape[-2] / size]
+    if regions is not None:
+        # Where a region was made smaller, the filter was a triangle of one pixel of the piece to each side.
+        shrink = np.sqrt(np.maximum(shrink**2 - regions.reduced()[rows], 0))
     sides = 2 ** np.floor(np.log2(np.maximum(shrink.min(axis=1, initial=np.inf), 1)))
     # See `_without_detail`: the squares to average over, and the variance that is missing then.
     variances = ((shrink**2 - sides[:, None] ** 2) / 6 - (sides[:, None] ** 2 - 1) / 12) / sides[:, None] ** 2
@@ -230,7 +239,10 @@ def sample(
         source = _without_detail(as_float(take(pixels, rows[some])), int(sides[some[0]]), variances[some])
         moved = points and (take(points[0], some), take(points[1], some))
         grid = _coordinates(matrices[some], size, moved, pixels.device)
-        made = F.grid_sample(source, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+        if place is not None:
+            grid = _in_pieces(grid, place[some], padding)
+        inside = "border" if place is not None and padding == "reflection" else padding
+        made = F.grid_sample(source, grid, mode="bilinear", padding_mode=inside, align_corners=False)
         put(views, places[some], made)
 
 
@@ -258,6 +270,18 @@ def _coordinates(matrices: NDArray[np.float64], size: int, points: Planes | None
     if matrices[:, 2, :2].any():
         grid /= (m[6] * x + m[7] * y + m[8]).unsqueeze(-1)
     return grid
+
+
+def _in_pieces(grid: Tensor, pieces: NDArray[np.float64], padding: Padding) -> Tensor:
+    """Points of photographs, `(n, size, size, 2)`, as points of their pieces. Beyond the border of a photograph they
+    are reflected before, because a piece may end elsewhere.
+    """
+    if padding == "reflection":
+        grid = torch.remainder(grid + 1, 4) - 1
+        grid = torch.where(grid > 1, 2 - grid, grid)
+    numbers = np.stack((pieces[:, [0, 1], [0, 1]], pieces[:, :2, 2]), axis=1).astype(np.float32)
+    factor, shift = torch.from_numpy(numbers).to(grid.device, non_blocking=True).view(-1, 2, 1, 1, 2).unbind(1)
+    return torch.addcmul(shift, grid, factor)
 
 
 def pixel_centres(size: int, device: torch.device) -> Planes:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssl_inv.catalogue import require
-from ssl_inv.data.source import Images, Indices, Links, Source, Way
+from ssl_inv.data.source import Framing, Images, Indices, Links, Piece, Source, Way
 from ssl_inv.transforms import Transform, keyed_random
+from ssl_inv.transforms.regions import Regions
 
 _ATTEMPTS = 10
 
@@ -45,10 +46,10 @@ class Batch:
         to_gpu = device.type == "cuda"
 
         def moved(pixels: Tensor) -> Tensor:
-            pinned = pixels.pin_memory() if to_gpu and pixels.device.type == "cpu" else pixels
+            pinned = pixels.pin_memory() if to_gpu and pixels.device.type == "cpu" and pixels.numel() else pixels
             return pinned.to(device, non_blocking=to_gpu)
 
-        images = tuple(Images(moved(one.pixels), one.transform.to(device), one.readable) for one in self.images)
+        images = tuple(replace(one.map(moved), transform=one.transform.to(device)) for one in self.images)
         return replace(self, images=images)
 
 
@@ -72,6 +73,7 @@ class StepBatches(Dataset[Batch]):
         processes: how many processes share a batch.
         way: which images to render between the first two views; None for no such images.
         linked: whether one view of an object is drawn, and `links` gives the second image.
+        framing: which regions of photographs to cut; None loads images of one size.
 
     Attributes:
         links: the pairs of the epochs to come. None, as before the first epoch: the second image is the next view of
@@ -92,6 +94,7 @@ class StepBatches(Dataset[Batch]):
         processes: int = 1,
         way: Way | None = None,
         linked: bool = False,
+        framing: Framing | None = None,
     ) -> None:
         counts = source.view_counts
         too_large = f"{batch_size} is larger than the {len(counts)} objects of the training data"
@@ -103,7 +106,7 @@ class StepBatches(Dataset[Batch]):
         self.source, self._view_counts = source, counts
         self.batch_size, self.views, self.seed = batch_size, views, seed
         self.rank, self.processes, self.way, self.linked = rank, processes, way, linked
-        self.links: Links | None = None
+        self.framing, self.links = framing, cast(Links | None, None)
         self.steps_per_epoch = len(counts) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
@@ -114,22 +117,29 @@ class StepBatches(Dataset[Batch]):
         share = self.batch_size // self.processes
         start = position * self.batch_size + self.rank * share
         objects = self._order[1][start : start + share].copy()
+        if self.framing is not None:
+            return self._cut(objects, epoch, self.framing)
         images, shown, broken = self._load(objects, epoch, 0)
         attempt = 0
         while len(failed := np.flatnonzero(~torch.stack([one.readable for one in images]).all(0).cpu().numpy())):
-            if (attempt := attempt + 1) > _ATTEMPTS:
-                count = f"{len(broken)} views of one batch are broken"
-                raise UnreadableBatchError(f"{broken[-1]} and its replacements cannot be read; {count}")
-            # Another object replaces a sample that cannot be read, drawn by the same rule on every machine.
-            drawn = keyed_random.bits(self.seed, epoch, objects[failed], attempt, count=1)[:, 0]
-            objects[failed] = drawn % np.uint64(len(self._view_counts))
+            attempt += 1
+            self._replace(objects, failed, epoch, attempt, broken)
             replacement, shown[:, failed], more = self._load(objects[failed], epoch, attempt)
             images = _with_rows(images, torch.from_numpy(failed), replacement)
             broken += more
         return Batch(images, torch.from_numpy(objects), epoch, tuple(broken), torch.from_numpy(shown))
 
-    def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], Indices, list[str]]:
-        """The images, the object and the view number of each, `(V, B, 2)`, and the names of broken views."""
+    def _replace(self, objects: Indices, failed: Indices, epoch: int, attempt: int, broken: list[str]) -> None:
+        """Put other objects in the place of those that cannot be read."""
+        if attempt > _ATTEMPTS:
+            count = f"{len(broken)} views of one batch are broken"
+            raise UnreadableBatchError(f"{broken[-1]} and its replacements cannot be read; {count}")
+        # Another object replaces a sample that cannot be read, drawn by the same rule on every machine.
+        drawn = keyed_random.bits(self.seed, epoch, objects[failed], attempt, count=1)[:, 0]
+        objects[failed] = drawn % np.uint64(len(self._view_counts))
+
+    def _shown(self, objects: Indices, epoch: int, attempt: int) -> Indices:
+        """The object and the view number of the images of every sample, `(V, B, 2)`."""
         counts, own = self._view_counts[objects], 1 if self.linked else self.views
         chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=own)
         pairs = [(objects, views) for views in chosen.T]
@@ -137,7 +147,73 @@ class StepBatches(Dataset[Batch]):
             view = chosen[:, 0]
             following = objects, (view + 1) % counts
             pairs.append(following if self.links is None else self.links.partners(objects, view, epoch))
-        shown = np.stack([np.stack(pair, axis=1) for pair in pairs])
+        return np.stack([np.stack(pair, axis=1) for pair in pairs])
+
+    def _cut(self, objects: Indices, epoch: int, framing: Framing) -> Batch:
+        """A batch of pieces of photographs."""
+        rows, attempt, broken = np.arange(len(objects)), 0, list[str]()
+        shown = self._shown(objects, epoch, attempt)
+        sides = np.ones_like(shown)
+        images: tuple[Images, ...] = ()
+        while len(rows):
+            loaded, regions, names = self._pieces(objects, shown, sides, rows, epoch, framing)
+            broken += names
+            images = _with_rows(images, torch.from_numpy(rows), loaded) if images else loaded
+            failed = np.flatnonzero(~torch.stack([one.readable for one in images]).all(0).numpy())
+            if len(failed):
+                attempt += 1
+                self._replace(objects, failed, epoch, attempt, broken)
+                shown[:, failed] = self._shown(objects[failed], epoch, attempt)
+            # Where samples share a draw, a replaced one changes the regions of others.
+            pairs = [
+                (piece.regions.corners, wanted.corners)
+                for one, all_wanted in zip(images, regions, strict=True)
+                for piece, wanted in zip(one.pieces, all_wanted, strict=True)
+            ]
+            stale = [np.flatnonzero((had != wanted).any(axis=1)) for had, wanted in pairs]
+            rows = np.unique(np.concatenate((failed, *stale)))
+        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken), torch.from_numpy(shown))
+
+    def _pieces(
+        self, objects: Indices, shown: Indices, sides: Indices, rows: Indices, epoch: int, framing: Framing
+    ) -> tuple[tuple[Images, ...], list[list[Regions]], list[str]]:
+        """The pieces of some samples of a batch, the regions of all, and the names of broken views.
+
+        Args:
+            objects: of all samples, `(B,)`.
+            shown: of all samples, `(V, B, 2)`.
+            sides: height and width of all photographs, `(V, B, 2)`; those of the samples that are loaded are written.
+            rows: the samples to load, `(n,)`.
+            epoch: passes over the data before this one.
+            framing: decides the regions.
+        """
+        which, views = shown[:, rows].reshape(-1, 2).T
+        regions: list[list[Regions]] = []
+        chosen: list[list[Regions]] = []
+
+        def cuts(found: Indices) -> list[tuple[Indices, Regions]]:
+            sides[:, rows] = found.reshape(len(shown), -1, 2)
+            regions.extend(framing.regions(objects, epoch, list(sides)))
+            for every in regions:
+                own = {id(one): one.rows(rows) for one in every}
+                chosen.append([own[id(one)] for one in every])
+            places = np.arange(len(which)).reshape(len(shown), -1)
+            return [(places[view], one) for view, every in enumerate(chosen) for one in every]
+
+        loaded, pixels = self.source.load_pieces(which, views, cuts)
+        broken = [self.source.describe(int(which[row]), int(views[row])) for row in np.flatnonzero(~loaded.readable)]
+        images, following = [], iter(pixels)
+        for view, every in enumerate(chosen):
+            part = slice(view * len(rows), (view + 1) * len(rows))
+            values = {name: value[part] for name, value in loaded.transform.values.items()}
+            transform = Transform(values, loaded.transform.groups)
+            pieces = tuple(Piece(next(following), one) for one in every)
+            images.append(Images(loaded.pixels[part], transform, loaded.readable[part], pieces, sides[view, rows]))
+        return tuple(images), regions, broken
+
+    def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], Indices, list[str]]:
+        """The images, the object and the view number of each, `(V, B, 2)`, and the names of broken views."""
+        shown = self._shown(objects, epoch, attempt)
         # View after view: each is then one piece of the memory that the source gives, and need not be copied.
         which, views = shown.reshape(-1, 2).T
         loaded = self.source.load(which, views)
@@ -165,7 +241,19 @@ def _with_rows(images: tuple[Images, ...], rows: Tensor, others: tuple[Images, .
     for one, other in zip(images, others, strict=True):
         values = {name: put(value, other.transform[name]) for name, value in one.transform.values.items()}
         transform = Transform(values, one.transform.groups)
-        replaced.append(Images(put(one.pixels, other.pixels), transform, put(one.readable, other.readable)))
+        made: dict[tuple[int, int], Tensor] = {}
+        pieces = []
+        for mine, theirs in zip(one.pieces, other.pieces, strict=True):
+            both = id(mine.pixels), id(theirs.pixels)
+            if both not in made:
+                made[both] = put(mine.pixels, theirs.pixels)
+            pieces.append(Piece(made[both], mine.regions.with_rows(rows.numpy(), theirs.regions)))
+        sides = one.sides
+        if sides is not None and other.sides is not None:
+            sides = sides.copy()
+            sides[rows.numpy()] = other.sides
+        pixels, readable = put(one.pixels, other.pixels), put(one.readable, other.readable)
+        replaced.append(Images(pixels, transform, readable, tuple(pieces), sides))
     return tuple(replaced)
 
 

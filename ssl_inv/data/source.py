@@ -1,7 +1,8 @@
 """Where pixels come from: objects, each with one or more views."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Protocol, cast
 
 import numpy as np
@@ -12,8 +13,28 @@ from torch import Tensor
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import permutation
+from ssl_inv.transforms.regions import Regions
 
 Indices = NDArray[np.int64]
+
+
+Cuts = Callable[[Indices], Sequence[tuple[Indices, Regions]]]
+"""From height and width of some photographs, `(n, 2)`, to the pieces that are wanted of them: the places of some of
+them among the n, and a region of each.
+"""
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A region of every photograph of a batch.
+
+    Attributes:
+        pixels: `(B, 3, S, S)`, uint8.
+        regions: where they lie.
+    """
+
+    pixels: Tensor
+    regions: Regions
 
 
 @dataclass(frozen=True)
@@ -21,14 +42,25 @@ class Images:
     """Some views of some objects.
 
     Attributes:
-        pixels: `(B, 3, H, W)`, uint8.
+        pixels: `(B, 3, H, W)`, uint8; without any, `(B, 3, 0, 0)`, where pieces of photographs take their place.
         transform: how each view was made, B rows; without parameters if nothing is known.
         readable: `(B,)`, bool; False where the file could not be decoded and the pixels are zero.
+        pieces: the regions that views need, of photographs of any sizes; empty for images of one size.
+        sides: height and width of the photographs in pixels, `(B, 2)`; None for images of one size.
     """
 
     pixels: Tensor
     transform: Transform
     readable: Tensor
+    pieces: tuple[Piece, ...] = ()
+    sides: Indices | None = None
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> "Images":
+        """The images with `change` applied to their pixels, once to those that several pieces share."""
+        made = {id(one.pixels): one.pixels for one in self.pieces}
+        made = {number: change(pixels) for number, pixels in made.items()}
+        pieces = tuple(replace(one, pixels=made[id(one.pixels)]) for one in self.pieces)
+        return replace(self, pixels=change(self.pixels), pieces=pieces)
 
 
 @dataclass(frozen=True)
@@ -97,6 +129,27 @@ class Source(ABC):
     @abstractmethod
     def load(self, objects: Indices, views: Indices) -> Images:
         """View `views[b]` of object `objects[b]` for every b, in that order."""
+
+    @property
+    def photographs(self) -> bool:
+        """Whether training cuts views out of whole images of any shape, by `load_pieces`, and not out of squares."""
+        return False
+
+    def load_pieces(self, objects: Indices, views: Indices, cuts: Cuts) -> tuple[Images, list[Tensor]]:
+        """Pieces of the whole images of some views; each file is decoded once.
+
+        Args:
+            objects: as for `load`.
+            views: as for `load`.
+            cuts: called once with the sides of all images, of one pixel where a file is broken.
+
+        Returns:
+            The images without pixels, and the pixels `(n, 3, S, S)`, uint8, of everything that `cuts` asked for.
+
+        Raises:
+            TypeError: if the source has no photographs.
+        """
+        raise TypeError(f"{type(self).__name__} has no photographs to cut")
 
     @property
     def renders(self) -> bool:
@@ -216,6 +269,13 @@ class Subset(Source):
         return self.source.load(self.objects[objects], views)
 
     @property
+    def photographs(self) -> bool:
+        return self.source.photographs
+
+    def load_pieces(self, objects: Indices, views: Indices, cuts: Cuts) -> tuple[Images, list[Tensor]]:
+        return self.source.load_pieces(self.objects[objects], views, cuts)
+
+    @property
     def renders(self) -> bool:
         return self.source.renders
 
@@ -288,6 +348,22 @@ class Way:
         names = list(self.parameters)
         steps = [start.only(names).path(end.only(names), fraction) for fraction in self.fractions]
         return [Transform({**end.values, **step.values}, end.groups) for step in steps]
+
+
+class Framing(Protocol):
+    """Which regions of photographs the views of a plan need. Sent to loader processes, so it can be pickled."""
+
+    def regions(self, objects: Indices, epoch: int, sides: Sequence[Indices]) -> list[list[Regions]]:
+        """The regions of each image of the samples, one for each piece.
+
+        A function of its arguments alone. Pieces that are equal in all rows may be the same object.
+
+        Args:
+            objects: numbers of the objects, `(B,)`.
+            epoch: passes over the data before this one.
+            sides: height and width in pixels of each of the images, `(B, 2)`.
+        """
+        ...
 
 
 class Links(Protocol):

@@ -98,7 +98,9 @@ def build(recipe: Recipe) -> Run:
         preflight.require_batch(settings.batch_size, objective, augmentation, trainer.world_size)
         plan, process = view_maker.plan, (trainer.global_rank, trainer.world_size)
         loaded = view_maker.loaded_views
-        batches = StepBatches(train, settings.batch_size, loaded, settings.seed, *process, plan.way, plan.linked)
+        batches = StepBatches(
+            train, settings.batch_size, loaded, settings.seed, *process, plan.way, plan.linked, view_maker.frames
+        )
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     for network in (backbone, objective):
         to_channels_last(network)

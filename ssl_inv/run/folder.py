@@ -17,7 +17,7 @@ from typing import Any, TextIO
 from ssl_inv.atomic import remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.environment import host_facts, versions, what_rounds
-from ssl_inv.run.recipe import Recipe, difference, read_yaml, resolve
+from ssl_inv.run.recipe import Recipe, as_saved, difference, read_yaml, resolve
 
 try:
     import fcntl
@@ -108,11 +108,15 @@ class RunFolder:
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
-        return resolve(read_yaml(self.recipe_file), str(self.recipe_file))
+        return resolve(as_saved(read_yaml(self.recipe_file)), str(self.recipe_file))
 
     def refuse_another_recipe(self, recipe: Recipe) -> None:
         """Raise a `RecipeError` with the differences if the run began with another recipe."""
-        if changed := difference(self.recipe(), recipe):
+        changed = difference(self.recipe(), recipe)
+        if "photographs" not in (read_yaml(self.recipe_file).get("data") or {}):
+            # The recipe may say by now what the run began without.
+            changed = [one for one in changed if not one.startswith("data.photographs:")]
+        if changed:
             raise RecipeError(f"{str(self.path)!r} began with another recipe: {'; '.join(changed)}")
 
     def record(self) -> dict[str, Any]:

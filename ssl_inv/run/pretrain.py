@@ -24,7 +24,7 @@ from ssl_inv.run.build import Run, build, build_networks, innermost
 from ssl_inv.run.export import export_run, preprocessing_of
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import judge, judged_data
-from ssl_inv.run.recipe import Recipe, difference, resolve
+from ssl_inv.run.recipe import Recipe, as_saved, difference, resolve
 from ssl_inv.run.report import headlines, report_content, summary
 
 
@@ -133,7 +133,7 @@ def _save_to(run: Run, folder: RunFolder | None) -> Callable[[Mapping[str, Any]]
 def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> None:
     """Raise a `RecipeError` if a checkpoint is from another recipe or number of images; warn if files have changed."""
     # A setting that is newer than the checkpoint has its default in both.
-    if changed := difference(resolve(state["recipe"], str(folder.checkpoint_file)), run.recipe):
+    if changed := difference(resolve(as_saved(state["recipe"]), str(folder.checkpoint_file)), run.recipe):
         raise RecipeError(
             f"{str(folder.recipe_file)!r} has changed since the run's last checkpoint: {'; '.join(changed)}"
         )

@@ -332,6 +332,15 @@ def section_schema(section: str, name: str | None = None) -> Schema:
         return schema_of(_CHOICES[section][0].find(str(name)))
 
 
+def as_saved(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a saved recipe, with what runs did before a setting was there, where its default does more."""
+    data = content.get("data")
+    if not isinstance(data, dict) or data.get("name") not in DATA.members or "photographs" in data:
+        return dict(content)
+    stored = "photographs" in section_schema("data", data["name"]).settings
+    return {**content, "data": {**data, "photographs": "squares"}} if stored else dict(content)
+
+
 def difference(old: JudgedRecipe, new: JudgedRecipe) -> list[str]:
     """The settings that differ between two resolved recipes, as `optimizer.lr: 0.001 -> 0.01`."""
     before, after = old.sections(), new.sections()

@@ -8,20 +8,22 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.policy import PROJECTIVE, maps
+from ssl_inv.augment.policy import PROJECTIVE, framed, maps
 from ssl_inv.augment.warp import changed, pixel_centres
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches
-from ssl_inv.data.source import Source
+from ssl_inv.data.source import Indices, Source
 from ssl_inv.run.build import build_augmentation, build_data, build_networks, build_view_maker
 from ssl_inv.run.recipe import Recipe
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.kornia_words import title
 from ssl_inv.transforms.phrases import joined
+from ssl_inv.transforms.regions import Regions
 from ssl_inv.transforms.words import describe_view
 from ssl_inv.views import Plan, Several, View, Views
 from ssl_inv.views.maker import ViewMaker
@@ -32,6 +34,9 @@ CORNERS = np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])
 """The corners of a view in its own coordinates: upper left, upper right, lower right, lower left."""
 
 _POINTS_A_SIDE, _ARROWS_A_SIDE = 32, 12
+
+_PHOTOGRAPH_SIDE = 512
+"""The longer side of a photograph on the page, in pixels."""
 
 _PALENESS = 6
 """A hidden patch is this many times nearer to white."""
@@ -97,7 +102,8 @@ def first_samples(recipe: Recipe, count: int) -> list[Sample]:
     with within("data"), torch.no_grad():
         # The order of the samples does not depend on the batch size.
         size, plan = min(count, len(source)), maker.plan
-        batches = StepBatches(source, size, maker.loaded_views, recipe.trainer.seed, way=plan.way, linked=plan.linked)
+        seed, views = recipe.trainer.seed, maker.loaded_views
+        batches = StepBatches(source, size, views, seed, way=plan.way, linked=plan.linked, framing=maker.frames)
         batch = batches[0].to(torch.device("cpu"))
         return samples(source, batch, maker, lambda views: objective.visible_patches(views, backbone))
 
@@ -121,8 +127,10 @@ def samples(
         view.transform.only([name for name in view.transform.names if name not in source.groups]).to("cpu")
         for view in views
     ]
-    changed = any(one.names for one in changes)
-    originals = [_bytes(one.pixels.float() / 255) if changed else None for one in batch.images]
+    originals = _originals(source, batch) if any(one.names for one in changes) else [None] * len(batch.images)
+    for number, image in enumerate(image_of):
+        if (sides := batch.images[image].sides) is not None:
+            changes[number] = framed(changes[number], sides)
     sizes = {view.pixels.shape[-1] for view in views}
     shown = [
         _shown(number, view, changes[number], maker, len(sizes) > 1, patches.get(number))
@@ -140,6 +148,32 @@ def samples(
         name = source.describe(index, 0) if source.view_counts[index] == 1 else f"object {index}"
         found.append(Sample(name, parts))
     return found
+
+
+def _originals(source: Source, batch: Batch) -> list[Sequence[Pixels] | None]:
+    """The images of a batch, whole, `(H, W, 3)` each."""
+    found: list[Sequence[Pixels] | None] = []
+    for number, image in enumerate(batch.images):
+        if image.sides is None or batch.shown is None:
+            found.append(list(_bytes(image.pixels.float() / 255)))
+            continue
+
+        def whole(sides: Indices) -> list[tuple[Indices, Regions]]:
+            corners = np.concatenate((np.zeros_like(sides), sides[:, ::-1]), axis=1)
+            return [(np.arange(len(sides)), Regions(corners.astype(np.float64), sides, _PHOTOGRAPH_SIDE))]
+
+        objects, views = batch.shown[number].numpy().T
+        _, (squeezed,) = source.load_pieces(objects, views, whole)
+        pixels = squeezed.permute(0, 2, 3, 1).numpy()
+        found.append([_in_shape(one, *sides) for one, sides in zip(pixels, image.sides.tolist(), strict=True)])
+    return found
+
+
+def _in_shape(pixels: Pixels, height: int, width: int) -> Pixels:
+    """A square picture in the shape of an image with these sides."""
+    scale = _PHOTOGRAPH_SIDE / max(height, width)
+    shape = max(1, round(scale * width)), max(1, round(scale * height))
+    return np.asarray(Image.fromarray(pixels).resize(shape, Image.Resampling.LANCZOS))
 
 
 def images_of(plan: Plan, loaded: int) -> list[int]:

@@ -62,7 +62,7 @@ def calls(augmentation: Augmentation, batch: int) -> int:
     pixels = torch.empty(batch, 3, 256, 256, dtype=torch.uint8, device="meta")
     transform = augmentation.draw(key(batch), 256, 256)
     with Calls() as counted:
-        augmentation.policy(0).render(pixels, transform, NORMALISATION)
+        augmentation.policy(0).render(pixels, transform, normalisation=NORMALISATION)
     return counted.count
 
 
@@ -87,9 +87,9 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_both_ways_of_making_views_agree(name, monkeypatch):
     augmentation, pixels = AUGMENTATIONS[name], images(48) / 255
     transform = augmentation.draw(key(48), 48, 48)
-    expected = augmentation.policy(0).render(pixels, transform, NORMALISATION)
+    expected = augmentation.policy(0).render(pixels, transform, normalisation=NORMALISATION)
     monkeypatch.setattr(portions, "few_calls", lambda device: True)
-    found = augmentation.policy(0).render(pixels, transform, NORMALISATION)
+    found = augmentation.policy(0).render(pixels, transform, normalisation=NORMALISATION)
     assert found.is_contiguous(memory_format=torch.channels_last)
     # Next to a threshold, of solarising or of a level, a rounding error decides.
     apart = (found - expected).abs() > 3e-5

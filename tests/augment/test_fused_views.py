@@ -86,7 +86,10 @@ def test_each_view_of_an_augmentation_has_its_policy() -> None:
     assert torch.equal(views, augmentation(images(4), other)[0])
     with keyed(key(4)):
         plain = FusedViews(augmentation, view="plain")(images(4))
-    assert torch.equal(plain, none(size=SIZE).policy(0).render(images(4), none().draw(key(4), HEIGHT, WIDTH)))
+    policy = augmentation.policy("plain")
+    record = augmentation.draw(key(4), HEIGHT, WIDTH, policy)
+    assert not any(record[name].any() for name in ("flip", "grey", "blur"))
+    assert torch.equal(plain, policy.render(images(4), record))
 
 
 def test_without_a_key_torch_s_generator_decides() -> None:

@@ -17,7 +17,8 @@ from small_data import load_all, png
 
 from ssl_inv.data import images
 from ssl_inv.data.batches import StepBatches
-from ssl_inv.data.images import BrokenImagesError, Pixels, UnreadableImageError, decode, to_square
+from ssl_inv.data.decoding import Pixels, UnreadableImageError, decode, to_square
+from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.data.sources.folder import ImageFolder
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.random import RandomState
+from small_data import plain
 from torch import Tensor, nn
 
 from ssl_inv.augment.policies import byol, none, simclr
@@ -14,14 +15,14 @@ from ssl_inv.objectives.rotnet import RotNet
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.views import QuarterTurns, View, Views
-from ssl_inv.views.maker import maker_of
+from ssl_inv.views.makers import maker_of
 
 FACTS = "turns"
 
 
 def made(plan: Any, augmentation: Any, images: Tensor) -> list[Any]:
     index = np.arange(len(images))
-    return maker_of(plan, augmentation).make([images], Key(0, np.zeros_like(index), index, 0))
+    return maker_of(plan, augmentation).make([plain(images)], Key(0, np.zeros_like(index), index, 0))
 
 
 @pytest.mark.parametrize("method", ["RotNet", "ESSL"])

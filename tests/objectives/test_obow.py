@@ -104,14 +104,16 @@ def test_only_the_first_step_starts_warm() -> None:
 
 
 def test_views_are_the_papers() -> None:
+    from small_data import plain
+
     from ssl_inv.transforms.keyed_random import Key
-    from ssl_inv.views.maker import maker_of
+    from ssl_inv.views.makers import maker_of
 
     source = rendered(classes=2, objects=8, views=1, size=40).train
     plan = OBoW(8, {}, crop_size=24, patch_size=12, patch_view=36, patch_jitter=4).plan
     key = Key(0, 0, np.arange(4), 0)
     pixels = source.load(np.arange(4), np.zeros(4, dtype=np.int64)).pixels
-    made = maker_of(plan, obow(size=32)).make([pixels], key)
+    made = maker_of(plan, obow(size=32)).make([plain(pixels)], key)
     assert [one.pixels.shape[-1] for one in made] == [32, 24, 24, *[12] * 5]
     teacher, *students = (one.transform for one in made)
     torch.testing.assert_close(teacher["crop"], torch.tensor([[0.5, 0.5, 0.875, 0.875]]).expand(4, -1))

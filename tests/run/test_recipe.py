@@ -9,12 +9,14 @@ import pytest
 
 from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, OPERATIONS, Catalogue, suggest
 from ssl_inv.run.explain import argument_sentences, explained, recipe_head
+from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import YAMLError, dump_value, dump_yaml, parse_yaml
 from ssl_inv.run.recipe import (
     SECTIONS,
     Choice,
     RecipeError,
     apply_overrides,
+    as_saved,
     difference,
     load_recipe,
     resolve,
@@ -29,6 +31,22 @@ CONTENT: dict[str, Any] = {
     "data": {"name": "rendered", "objects": 100, "views": 4},
     "trainer": {"steps": 3},
 }
+
+
+def test_a_run_that_began_without_whole_photographs_goes_on_with_squares(tmp_path: Path) -> None:
+    settings = {"name": "folder", "path": str(tmp_path), "size": 32}
+    recipe = resolve({**CONTENT, "data": settings})
+    assert recipe.data.settings["photographs"] == "whole"
+    folder = RunFolder.create(tmp_path / "run", recipe, [])
+    assert folder.recipe() == recipe
+    saved = parse_yaml(folder.recipe_file.read_text())
+    del saved["data"]["photographs"]
+    folder.recipe_file.write_text(dump_yaml(saved))
+    assert folder.recipe().data.settings == {**recipe.data.settings, "photographs": "squares"}
+    folder.refuse_another_recipe(recipe)
+    with pytest.raises(RecipeError, match=r"data.size: 32 -> 64"):
+        folder.refuse_another_recipe(resolve({**CONTENT, "data": {**settings, "size": 64}}))
+    assert "photographs" not in as_saved(CONTENT)["data"]
 
 
 @pytest.mark.parametrize(

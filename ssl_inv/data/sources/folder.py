@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names, unpacked
-from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles
+from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles, Photographs
 from ssl_inv.data.source import Data, Labels
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 
@@ -25,6 +25,7 @@ def folder(
     split_seed: int = 0,
     cache: bool | None = None,
     max_broken: float = 0.01,
+    photographs: Literal["whole", "squares"] = "whole",
 ) -> Data:
     """Plain images in a folder, or in a zip or tar archive.
 
@@ -39,13 +40,16 @@ def folder(
         split_seed: which images are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
         max_broken: share of the images that may be unreadable.
+        photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
+            `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
+            the squares.
     """
-    source = ImageFolder(path, size, labels, cache, max_broken)
+    source = ImageFolder(path, size, labels, cache, max_broken, photographs=photographs)
     if validation is None:
         return part(source, source.splits, None, validation_share, split_seed, source.notes)
     names = None if source.labels is None else source.labels.names
     same: LabelsFrom = "none" if names is None else "folders"
-    judged = ImageFolder(validation, size, same, cache, max_broken, names)
+    judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
@@ -62,6 +66,7 @@ class ImageFolder(ImageFiles):
         max_broken: see `StoredImages`.
         classes: the class names in index order, for example from the train set; None takes the folders' names in
             ascending order.
+        photographs: see `StoredImages`.
 
     Attributes:
         splits: the objects of every split by its name, if the top folders are splits; empty otherwise.
@@ -81,10 +86,11 @@ class ImageFolder(ImageFiles):
         cache: bool | None = None,
         max_broken: float = 0.01,
         classes: Sequence[str] | None = None,
+        photographs: Photographs = "whole",
     ) -> None:
         files = Files(path)
         names = files.with_suffix(IMAGE_SUFFIXES)
-        super().__init__(files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken)
+        super().__init__(files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken, photographs)
         tops = _part_of_path(names, 0)
         self.splits = splits_of(_splits(tops, path))
         folders = _part_of_path(names, 1) if self.splits else tops

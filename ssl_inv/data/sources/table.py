@@ -6,8 +6,9 @@ number or time is a latent.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import PurePosixPath
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,9 +16,9 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, unpacked
-from ssl_inv.data.images import ImageFiles
+from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
-from ssl_inv.data.source import Data, Images, Indices, Labels, Subset
+from ssl_inv.data.source import Data, Indices, Labels, Subset
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
 
@@ -37,6 +38,7 @@ def table(
     split_seed: int = 0,
     cache: bool | None = None,
     max_broken: float = 0.01,
+    photographs: Literal["whole", "squares"] = "whole",
 ) -> Data:
     """Views of objects, listed in a CSV file with one row a view.
 
@@ -60,15 +62,18 @@ def table(
         split_seed: which objects are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
         max_broken: share of the images that may be unreadable.
+        photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
+            `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
+            the squares.
     """
     columns = Columns(path_column, object_column, class_column, split_column)
-    source = ViewTable(path, size, csv_file, latents, columns, cache, max_broken)
+    source = ViewTable(path, size, csv_file, latents, columns, cache, max_broken, photographs=photographs)
     if validation is None:
         found = part(source, source.splits, None, validation_share, split_seed, source.notes)
         source.require_apart(found)
         return found
     names = None if source.labels is None else source.labels.names
-    judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names)
+    judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names, photographs)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
@@ -96,6 +101,7 @@ class ViewTable(ImageFiles):
         max_broken: see `StoredImages`.
         classes: the class names in index order, for example from the train set; None takes the names in the table in
             ascending order.
+        photographs: see `StoredImages`.
 
     Attributes:
         splits: the objects of every split by its name; empty if the table has no split.
@@ -117,6 +123,7 @@ class ViewTable(ImageFiles):
         cache: bool | None = None,
         max_broken: float = 0.01,
         classes: Sequence[str] | None = None,
+        photographs: Photographs = "whole",
     ) -> None:
         columns = Columns() if columns is None else columns
         files = Files(path)
@@ -134,7 +141,7 @@ class ViewTable(ImageFiles):
         )
         labels = _labels(sheet, columns.classes, objects, first, classes)
         self.splits = _splits(sheet, columns.split, objects, first)
-        super().__init__(files, names[order], counts, size, cache, max_broken)
+        super().__init__(files, names[order], counts, size, cache, max_broken, photographs)
         self._labels, self._sheet = labels, sheet.where
         self.notes = {
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
@@ -157,9 +164,8 @@ class ViewTable(ImageFiles):
     def groups(self) -> dict[str, Group]:
         return dict(self._record.groups)
 
-    def load(self, objects: Indices, views: Indices) -> Images:
-        images = super().load(objects, views)
-        return replace(images, transform=self._record.select(torch.from_numpy(self._starts[objects] + views)))
+    def _transform(self, images: Indices) -> Transform:
+        return self._record.select(torch.from_numpy(images))
 
 
 class _Sheet:

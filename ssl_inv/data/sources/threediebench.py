@@ -17,7 +17,6 @@ import io
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,9 +26,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_inv.data.archives import Files
-from ssl_inv.data.images import ImageFiles
+from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
-from ssl_inv.data.source import Data, Images, Indices, Labels, Source
+from ssl_inv.data.source import Data, Indices, Labels, Source
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_to_matrix
 
@@ -61,6 +60,7 @@ def threediebench(
     pose: bool = False,
     cache: bool | None = None,
     max_broken: float = 0.01,
+    photographs: Literal["whole", "squares"] = "whole",
 ) -> Data:
     """3DIEBench, 3DIEBench-T, or another data set of their layout, with its own split by object.
 
@@ -74,9 +74,12 @@ def threediebench(
             rigid motion from one view to the other.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
         max_broken: share of the images that may be unreadable.
+        photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
+            `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
+            the squares.
     """
     train, validation = (
-        ThreeDIEBench(path, split, size, split_folder, cache, max_broken, translation_frame, pose)
+        ThreeDIEBench(path, split, size, split_folder, cache, max_broken, translation_frame, pose, photographs)
         for split in ("train", "val")
     )
     return Data(train, validation, {"split": "the data's own, by object", "views": f"{train.views} of every object"})
@@ -97,6 +100,7 @@ class ThreeDIEBench(ImageFiles):
         max_broken: see `StoredImages`.
         translation_frame: see `threediebench`.
         pose: see `threediebench`.
+        photographs: see `StoredImages`.
 
     Attributes:
         views: views of every object.
@@ -117,6 +121,7 @@ class ThreeDIEBench(ImageFiles):
         max_broken: float = 0.01,
         translation_frame: Frame = "object",
         pose: bool = False,
+        photographs: Photographs = "whole",
     ) -> None:
         files = Files(path)
         self._tables = files if split_folder is None else Files(split_folder)
@@ -126,7 +131,7 @@ class ThreeDIEBench(ImageFiles):
         self._motion = MotionRecord(self.latents.shape[2] > _LATENTS[0], translation_frame, pose)
         labels = _labels(self._tables, split, objects)
         names, counts = _ViewNames(objects, self.views), np.full(len(objects), self.views, dtype=np.int64)
-        super().__init__(files, names, counts, size, cache, max_broken)
+        super().__init__(files, names, counts, size, cache, max_broken, photographs)
         self._labels = labels
 
     @property
@@ -137,9 +142,8 @@ class ThreeDIEBench(ImageFiles):
     def stamp(self) -> str:
         return " ".join(files.stamp for files in dict.fromkeys((self._files, self._tables)))
 
-    def load(self, objects: Indices, views: Indices) -> Images:
-        images = super().load(objects, views)
-        return replace(images, transform=transform_of(self.latents[objects, views], self._motion))
+    def _transform(self, images: Indices) -> Transform:
+        return transform_of(self.latents.reshape(-1, self.latents.shape[2])[images], self._motion)
 
     def _worth_threads(self, image: int) -> bool:
         return True

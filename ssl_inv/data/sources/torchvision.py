@@ -4,7 +4,7 @@ import contextlib
 import inspect
 from collections.abc import Callable, Sequence, Sized
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.images import Pixels, StoredImages, UnreadableImageError, to_rgb, to_square
+from ssl_inv.data.decoding import Pixels, UnreadableImageError, to_rgb, to_square
+from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.source import Data, Indices, Labels
 from ssl_inv.data.splits import part
 
@@ -38,6 +39,7 @@ def torchvision_dataset(
     split_seed: int = 0,
     cache: bool | None = None,
     max_broken: float = 0.01,
+    photographs: Literal["whole", "squares"] = "whole",
 ) -> Data:
     """A dataset of torchvision, with its own train and test split if it has one.
 
@@ -51,9 +53,14 @@ def torchvision_dataset(
         split_seed: which images are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
         max_broken: share of the images that may be unreadable.
+        photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
+            `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
+            the squares.
     """
     parts = _torchvision_splits(dataset, root, download)
-    train, *others = [DatasetSource(item, size, cache, max_broken, f"{dataset} in {root}") for item in parts]
+    train, *others = [
+        DatasetSource(item, size, cache, max_broken, f"{dataset} in {root}", photographs) for item in parts
+    ]
     notes = {"dataset": f"torchvision {dataset} in {root}"}
     return part(train, {}, others[0] if others else None, validation_share, split_seed, notes)
 
@@ -75,6 +82,7 @@ class DatasetSource(StoredImages):
         cache: see `StoredImages`.
         max_broken: see `StoredImages`; an item is broken if reading it raises an `OSError`.
         name: name of the dataset in messages; None takes the name of its class.
+        photographs: see `StoredImages`.
 
     Raises:
         ValueError: if the dataset is empty or its first item is no image.
@@ -87,10 +95,11 @@ class DatasetSource(StoredImages):
         cache: bool | None = None,
         max_broken: float = 0.01,
         name: str | None = None,
+        photographs: Photographs = "whole",
     ) -> None:
         self.dataset = dataset
         where = type(dataset).__name__ if name is None else name
-        super().__init__(where, np.ones(len(dataset), dtype=np.int64), size, cache, max_broken)
+        super().__init__(where, np.ones(len(dataset), dtype=np.int64), size, cache, max_broken, photographs)
         self._labels_read = False
 
     @property

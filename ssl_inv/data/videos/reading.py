@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.data.archives import Files, unpacked
-from ssl_inv.data.images import IMAGE_SUFFIXES, UnreadableImageError, decode
+from ssl_inv.data.decoding import UnreadableImageError, decode
+from ssl_inv.data.images import IMAGE_SUFFIXES
 
 Frame = NDArray[np.uint8]
 """Pixels `(H, W, 3)`, RGB."""

@@ -1,0 +1,131 @@
+"""Pieces of whole photographs: the header gives the sides, the pieces are chosen, then the file is decoded once."""
+
+import io
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import ExifTags, Image, ImageOps
+
+from ssl_inv.data.decoding import Pixels, named_reasons, plain_jpeg, plain_jpeg_sides, to_rgb
+
+_MARGIN = 2.0
+"""A photograph may be decoded at 1/2, 1/4 or 1/8 if a region then still has so many pixels for one of its piece: the
+piece then has more than 40 dB against that of a full decode.
+"""
+
+_QUARTER_TURNS = (5, 6, 7, 8)
+"""EXIF orientations that exchange width and height."""
+
+
+class Photograph:
+    """An encoded image whose header has been read, or decoded pixels.
+
+    Args:
+        content: the file, or the pixels `(H, W, 3)`.
+
+    Attributes:
+        sides: height and width in pixels, upright.
+
+    Raises:
+        UnreadableImageError: with the reason.
+    """
+
+    def __init__(self, content: bytes | Pixels) -> None:
+        self.content = content
+        self._image: Image.Image | None = None
+        self.sides: tuple[int, int]
+        if isinstance(content, np.ndarray):
+            self.sides = content.shape[0], content.shape[1]
+            return
+        if (sides := plain_jpeg_sides(content)) is not None:
+            self.sides = sides
+            return
+        with named_reasons():
+            self._image = Image.open(io.BytesIO(content))
+            turned = self._image.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
+            width, height = self._image.size
+            self.sides = (width, height) if turned else (height, width)
+
+    def pixels(self, most: int = 1) -> tuple[Pixels, int]:
+        """The upright pixels `(H, W, 3)`, and of how many pixels along each axis one was made.
+
+        Args:
+            most: pixels of the photograph that may become one, along each axis.
+
+        Raises:
+            UnreadableImageError: with the reason.
+        """
+        if isinstance(self.content, np.ndarray):
+            return self.content, 1
+        # Half the size costs Pillow as much as the whole costs libjpeg-turbo.
+        found = plain_jpeg(self.content) if self._image is None and most < 4 else None
+        if found is not None:
+            return found, 1
+        with named_reasons():
+            image = Image.open(io.BytesIO(self.content)) if self._image is None else self._image
+            with image:
+                width = image.width
+                if most > 1:
+                    image.draft("RGB", (image.width // most, image.height // most))
+                reduced = max(1, round(width / image.width))
+                image.load()
+                ImageOps.exif_transpose(image, in_place=True)
+                return np.asarray(to_rgb(image)), reduced
+
+
+def opened(photographs: Sequence[Photograph | None]) -> NDArray[np.int64]:
+    """The sides of photographs; one pixel for those that cannot be read."""
+    return np.array([(1, 1) if one is None else one.sides for one in photographs], dtype=np.int64).reshape(-1, 2)
+
+
+Wanted = tuple[list[float], bool, Pixels]
+"""A piece to be made: the corners of its region, whether black lies beyond the border, and where to write it, `(S, S,
+3)`; see `Regions`.
+"""
+
+
+def cut(photograph: Photograph, wanted: Sequence[Wanted]) -> None:
+    """Decode a photograph and write its pieces.
+
+    Each pixel of a piece is a triangle-weighted mean of the pixels that it covers, as in torchvision's
+    `resized_crop(antialias=True)`.
+
+    Args:
+        photograph: the photograph.
+        wanted: its pieces.
+
+    Raises:
+        UnreadableImageError: with the reason.
+    """
+    ratio = min(min(right - left, bottom - top) / len(piece) for (left, top, right, bottom), _, piece in wanted)
+    most = next((one for one in (8, 4, 2) if ratio >= one * _MARGIN), 1)
+    pixels, reduced = photograph.pixels(most)
+    for corners, black, piece in wanted:
+        _resize(pixels, [one / reduced for one in corners], black, piece)
+
+
+def _resize(pixels: Pixels, corners: list[float], black: bool, piece: Pixels) -> None:
+    (left, top, right, bottom), (height, width), size = corners, pixels.shape[:2], len(piece)
+    x, y, end, low = int(left), int(top), int(right), int(bottom)
+    if (x, y, end, low) != (left, top, right, bottom):
+        x, y = max(x, 0), max(y, 0)
+        image = Image.fromarray(pixels[y : math.ceil(bottom), x : math.ceil(right)])
+        box = max(left - x, 0.0), max(top - y, 0.0), min(right - x, image.width), min(bottom - y, image.height)
+        piece[:] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        return
+    part = pixels[y:low, x:end]
+    if low > height or end > width:
+        wider = ((0, max(low - height, 0)), (0, max(end - width, 0)), (0, 0))
+        part = np.pad(part, wider) if black else np.pad(part, wider, mode="edge")
+    if part.shape == piece.shape:
+        piece[:] = part
+        return
+    # torch would copy pixels that are not contiguous, but on threads of its own for every thread that decodes.
+    dense = torch.from_numpy(np.require(part, requirements=("C", "W"))).permute(2, 0, 1).unsqueeze(0)
+    torch.from_numpy(piece).copy_(
+        F.interpolate(dense, (size, size), mode="bilinear", antialias=True)[0].permute(1, 2, 0)
+    )
