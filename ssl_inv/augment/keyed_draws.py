@@ -26,9 +26,6 @@ Arguments: TypeAlias = Mapping[str, Any]
 _STRIDE = 0x632BE5AB
 """Between the keys of one draw and the next."""
 
-_SCALES = {24: np.float32(2.0**-24), 53: np.float64(2.0**-53)}
-"""For as many digits as single and double precision have."""
-
 _POOLED = 64
 """A draw of at most this many numbers for each row takes them from one pool, because a small draw costs as much as a
 large one."""
@@ -113,6 +110,9 @@ class KeyedDraws(TorchFunctionMode):
 class NoOtherDraws(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """While it is active, a draw from a generator of torch is an `UnknownDrawError`."""
 
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Arguments | None = None
     ) -> Any:
@@ -127,7 +127,8 @@ def unit_numbers(seeds: Tensor, number: int, count: int, digits: int = 53) -> Te
     if keys.device.type == "cpu":
         # The same numbers as below. For few of them, numpy's calls cost a third of torch's.
         high = bits(keys.numpy(), count=count) >> np.uint64(64 - digits)
-        return torch.from_numpy(high.astype(np.float64 if digits == 53 else np.float32) * _SCALES[digits])
+        numbers: Tensor = torch.from_numpy(high.astype(np.float64 if digits == 53 else np.float32))
+        return numbers.mul_(2.0**-digits)
     whole = (random_bits(keys, count) >> (64 - digits)) & (2**digits - 1)
     unit: Tensor = whole.to(torch.float64 if digits == 53 else torch.float32).mul_(2.0**-digits)
     return unit

@@ -74,7 +74,8 @@ class KorniaPart:
         # kornia is only given the rows that it is to change.
         core.p = core.p_batch = 1.0
         self.module: Any = module
-        self.core, self.label = core, label
+        self.core: Any = core
+        self.label = label
         try:
             self._find_out()
         except UnknownDrawError as error:

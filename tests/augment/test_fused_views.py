@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ssl_inv import augment
 from ssl_inv.augment import FusedViews
 from ssl_inv.augment.current_key import current_key, keyed
-from ssl_inv.augment.policies import byol, custom, none, simclr
+from ssl_inv.augment.policies import byol, custom, simclr
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import SettingError
 from ssl_inv.testing.device import DEVICE, PretendedGPU
