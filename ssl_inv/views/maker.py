@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.augment.operation import Normalisation
-from ssl_inv.augment.policy import Augmentation
+from ssl_inv.augment.policy import Augmentation, Policy
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.source import Framing, Images, Source
 from ssl_inv.transforms import Group, Transform
@@ -62,8 +63,7 @@ class ViewMaker(nn.Module):
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
         _require_images_between(plan, source, fewest)
         self._maker, self._photographs = maker_of(plan, augmentation), source.photographs
-        for policy in dict.fromkeys(policy for _, policy in self._maker.origins(1)):
-            policy.check(source.image_size)
+        _require_fitting_operations([policy for _, policy in self._maker.origins(1)], source.image_size)
         self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
         if both := sorted(set(source.groups) & set(self._made_groups)):
             raise ValueError(
@@ -129,6 +129,14 @@ def central(pixels: Tensor, share: float) -> Tensor:
     # To the even number where the middle falls between two pixels, as in torchvision and timm.
     start = round((whole - side) / 2)
     return pixels[..., start : start + side, start : start + side]
+
+
+def _require_fitting_operations(policies: Sequence[Policy], size: int) -> None:
+    for policy in dict.fromkeys(policies):
+        try:
+            policy.check(size)
+        except ValueError as error:
+            raise RecipeError(f"augmentation: {error}") from error
 
 
 def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int, loaded: int) -> None:

@@ -4,6 +4,7 @@ every plan works, and a view depends on seed, epoch and sample alone.
 
 import io
 import pickle
+import tarfile
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -25,6 +26,7 @@ from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.source import Indices, Source
 from ssl_inv.data.sources.folder import ImageFolder
+from ssl_inv.data.sources.table import ViewTable
 from ssl_inv.data.sources.torchvision import DatasetSource
 from ssl_inv.transforms import Transform
 from ssl_inv.views import (
@@ -380,22 +382,18 @@ def test_pieces_of_every_mode_and_of_archives_and_datasets_are_those_of_the_fold
             (root / f"{number}.png").write_bytes(one)
             archive.writestr(f"{number}.png", one)
     items = [Image.open(io.BytesIO(one)) for one in content]
-
-    class Items(torch.utils.data.Dataset[Image.Image]):
-        def __len__(self) -> int:
-            return len(items)
-
-        def __getitem__(self, number: int) -> Image.Image:
-            return items[number]
-
-    sources = [ImageFolder(str(root), SIZE), ImageFolder(str(tmp_path / "all.zip"), SIZE), DatasetSource(Items(), SIZE)]
+    with tarfile.open(tmp_path / "all.tar", "w") as archive:
+        archive.add(root, ".")
+    (root / "views.csv").write_text("path\n" + "".join(f"{number}.png\n" for number in range(len(content))))
+    tables = [ViewTable(str(root), SIZE), ViewTable(str(root), SIZE, "views.csv")]
+    folders = [ImageFolder(str(path), SIZE) for path in (root, tmp_path / "all.zip", tmp_path / "all.tar")]
+    sources = [*folders, *tables, DatasetSource(items, SIZE)]
     found = []
     for source in sources:
         maker, batches = batches_of(source, Pair(), custom(operations=[{"name": "crop"}]))
         found.append(maker(batches[0])[0].pixels)
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-    assert Counter((one.flatten(1).std(dim=1) > 0.05).all().item() for one in found) == {True: 3}
+    assert all(torch.equal(one, found[0]) for one in found)
+    assert Counter((one.flatten(1).std(dim=1) > 0.05).all().item() for one in found) == {True: 6}
 
 
 def test_whole_photographs_stay_in_memory_if_they_all_fit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
