@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ssl_inv.augment.kornia_sequence import part_of
 from ssl_inv.augment.operation import Draws, Following, Side
 from ssl_inv.augment.warp import Record, as_float
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, require, suggest
 from ssl_inv.transforms import Code, Group, Transform
 from ssl_inv.transforms.keyed_random import Key
 
@@ -52,7 +52,11 @@ class Keyed(Following):
         own = {f"{self.label}.seed": Code()} if self._part.seeded else {}
         self.groups = {**self._part.groups, **own}
         for name, group in (groups or {}).items():
-            self.groups[self._known(name)] = group
+            own_values = self.groups[full := self._known(name)].neutral(1)
+            fits = isinstance(group, Group) and group.neutral(1).shape == own_values.shape
+            shape = "one number" if own_values.dim() == 1 else f"{own_values.shape[1]} numbers"
+            require(fits, f"groups.{name}", f"must be a group of {shape} a view, got {group!r}")
+            self.groups[full] = group
         super().__init__(1.0)
 
     def _known(self, name: str) -> str:
@@ -66,14 +70,21 @@ class Keyed(Following):
         """Whether it moves pixels by a homography that `maps` gives."""
         return self._part.projective
 
+    @property
+    def moves(self) -> bool:  # type: ignore[override]
+        """Whether it moves pixels at all."""
+        return self._part.moves
+
     def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
+        if not len(key):
+            return {name: group.neutral(0).numpy() for name, group in self.groups.items()}
         seeds = key.for_purpose(self.label).seeds()
         record = self._part.draw(torch.from_numpy(seeds), (int(height), int(width)))
         drawn: dict[str, Draws] = {name: value.numpy() for name, value in record.items()}
         return {**drawn, f"{self.label}.seed": seeds} if self._part.seeded else drawn
 
     def follow(self, views: Tensor, record: Record) -> Tensor:
-        if not all(name in record for name in self.groups):
+        if not len(views) or not all(name in record for name in self.groups):
             return views
         values, seeds = self._of(record, len(views))
         return self._part.apply(views, values, seeds)
@@ -103,6 +114,7 @@ class Keyed(Following):
         Returns:
             Views `(B, 3, H', W')` as kornia makes them, and the record on the host.
         """
+        require(len(key) == len(pixels), "key", f"has {len(key)} rows for {len(pixels)} images")
         drawn = self.draw(key, *pixels.shape[-2:])
         values = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in drawn.items()}
         record = Transform(values, self.groups)

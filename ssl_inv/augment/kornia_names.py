@@ -18,7 +18,7 @@ from kornia.augmentation import AugmentationBase2D, AugmentationBase3D, MixAugme
 from torch import Tensor
 
 from ssl_inv.augment.keyed import Keyed
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, require, suggest
 from ssl_inv.transforms import Circle, Code, Flag, Group, Real
 
 _POLICIES = ("AutoAugment", "RandAugment", "TrivialAugment")
@@ -118,19 +118,19 @@ def _maker(name: str) -> Callable[..., Keyed]:
 
 def _group(parameter: str, given: Any) -> Group:
     """The group that a recipe gives to a parameter, `{name: circle, period: 1}`."""
-    with_name = isinstance(given, dict) and isinstance(given.get("name"), str)
-    if not with_name or given["name"] not in _GROUPS:
-        found = given.get("name") if isinstance(given, dict) else given
+    if not isinstance(given, dict):
+        raise SettingError(f"groups.{parameter}", f"must be a mapping such as {{name: real}}, got {given!r}")
+    if (found := given.get("name")) not in _GROUPS:
         raise SettingError(f"groups.{parameter}", f"no group is called {found!r}; {suggest(str(found), _GROUPS)}")
-    kind = _GROUPS[given["name"]]
+    kind = _GROUPS[str(found)]
     settings = {key: value for key, value in given.items() if key != "name"}
-    try:
-        return kind(**settings)
-    except TypeError:
-        known = list(inspect.signature(kind).parameters)
-        wrong = next((key for key in settings if key not in known), "")
-        problem = f"no such setting of the group {given['name']}; {suggest(wrong, known)}"
-        raise SettingError(f"groups.{parameter}.{wrong}", problem) from None
+    known = list(inspect.signature(kind).parameters)
+    for key, value in settings.items():
+        way = f"groups.{parameter}.{key}"
+        require(key in known, way, f"no such setting of the group {found}; {suggest(str(key), known)}")
+        fits = isinstance(value, int | float) and (value > 0 or key not in ("scale", "period"))
+        require(fits, way, f"must be a number{' above 0' if key in ('scale', 'period') else ''}, got {value!r}")
+    return kind(**settings)
 
 
 def _plain(value: Any) -> Any:

@@ -16,17 +16,15 @@ from kornia.augmentation.auto.operations.base import OperationBase
 from kornia.augmentation.base import _BasicAugmentationBase
 from torch import Tensor, nn
 
-from ssl_inv.augment.keyed_draws import VARIABLE, Draw, KeyedDraws, NoOtherDraws, UnknownDrawError, unit_numbers
+from ssl_inv.augment.keyed_draws import Draw, KeyedDraws, NoOtherDraws, UnknownDrawError, unit_numbers
+from ssl_inv.augment.kornia_trials import LENGTHS, TRIED, agreed, all_equal, differ, same_where_both_are, some_seeds
 from ssl_inv.augment.kornia_units import Sides, Unit, unit_of
+from ssl_inv.augment.operation import check_probability
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Flag, Group
-from ssl_inv.transforms.keyed_random import random_bits
 
 Parameters = dict[str, Any]
 """kornia's parameters of a batch, by kornia's names."""
-
-_TRIED = (11, 13)
-"""Sizes of the batches that are tried. No length within an augmentation is a multiple of both."""
 
 _RECORDED = 64
 """Parameters of more numbers a sample, such as noise, are drawn again from the seed in place of being recorded."""
@@ -61,25 +59,35 @@ class KorniaPart:
     """
 
     def __init__(self, module: nn.Module, label: str) -> None:
-        module = copy.deepcopy(module)
+        self._given, module = module, copy.deepcopy(module)
         core: Any = module.op if isinstance(module, OperationBase) else module
         if not isinstance(core, _BasicAugmentationBase):
             raise ValueError(f"{label}: {type(core).__name__} is none of kornia's augmentations of images")
         if isinstance(core, MixAugmentationBaseV2) and not isinstance(core, RandomJigsaw):
             reason = "it mixes the samples of a batch, so a view would depend on its batch"
             raise ValueError(f"kornia's {type(core).__name__} cannot make views: {reason}")
+        check_probability(p=float(core.p), p_batch=float(core.p_batch))
         self.probability = float(core.p) * float(core.p_batch)
         if self.probability <= 0 and core is module:
             raise SettingError("p", "must be above 0; an augmentation that is never applied is left out")
         # kornia is only given the rows that it is to change.
         core.p = core.p_batch = 1.0
         self.module: Any = module
+        self._sides_after: dict[Sides, Sides] = {}
         self.core: Any = core
         self.label = label
         try:
             self._find_out()
         except UnknownDrawError as error:
             raise ValueError(f"kornia's {type(core).__name__} cannot make views: {error}") from None
+
+    def __reduce__(self) -> tuple[type["KorniaPart"], tuple[nn.Module, str]]:
+        return KorniaPart, (self._given, self.label)
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves pixels."""
+        return isinstance(self.core, GeometricAugmentationBase2D)
 
     @property
     def certain(self) -> bool:
@@ -90,28 +98,28 @@ class KorniaPart:
     def projective(self) -> bool:
         """Whether it moves pixels by a homography."""
         curved = any(kind.__name__ in _CURVED for kind in type(self.core).__mro__)
-        return isinstance(self.core, GeometricAugmentationBase2D) and not curved
+        return self.moves and not curved
 
     # How it draws.
 
     def _find_out(self) -> None:
         self._plan: list[Draw] = []
-        seeds = [_seeds(size, number) for number, size in enumerate((*_TRIED, _TRIED[0]))]
+        seeds = [some_seeds(size, number) for number, size in enumerate((*TRIED, TRIED[0]))]
         sides = self._sides_to_try()
         with NoOtherDraws():
             draws, others = (self._batch(some, sides)[1] for some in seeds[:2])
         if self.core.same_on_batch and draws:
             raise SettingError("same_on_batch", "must be false; operations that samples share stand in `shared`")
         agree = len(draws) == len(others)
-        self._plan = [_agreed(*pair) for pair in zip(draws, others, strict=True)] if agree else []
+        self._plan = [agreed(*pair) for pair in zip(draws, others, strict=True)] if agree else []
         drawn, other, again = (self._batch(some, sides)[0] for some in seeds)
-        varying = [name for name, value in drawn.items() if _differ(value, again[name])]
-        self._rows = [name for name in varying if (drawn[name].shape[:1], other[name].shape[:1]) == _LENGTHS]
+        varying = [name for name, value in drawn.items() if differ(value, again[name])]
+        self._rows = [name for name in varying if (drawn[name].shape[:1], other[name].shape[:1]) == LENGTHS]
         self._shared = [name for name in varying if name not in self._rows]
         batch = [number for number, draw in enumerate(self._plan) if draw.kind == "batch"]
         self._order = batch[0] if len(batch) == 1 and self._is_order(drawn, seeds[0], batch[0]) else None
         self._singly = not agree or (bool(batch) and self._order is None)
-        alike = [name for name in self._rows if batch and _all_equal(drawn[name]) and _all_equal(other[name])]
+        alike = [name for name in self._rows if batch and all_equal(drawn[name]) and all_equal(other[name])]
         self._alike = [*self._shared, *alike]
         """Parameters that all rows have in common when kornia applies it."""
         found = self._each(seeds[0], sides)
@@ -122,7 +130,7 @@ class KorniaPart:
         self._neutral = {name: unit.group.neutral(1) for name, unit in self._units.items()}
         some = torch.tensor([3, 1])
         for name, value in self._each(seeds[0][some], sides).items():
-            if not _same_where_both_are(found[name][some], value):
+            if not same_where_both_are(found[name][some], value):
                 raise UnknownDrawError(f"what it draws for a sample, {name!r}, depends on the batch")
         self._any_sides = bool(self._large) and not self._singly
         if self._any_sides:
@@ -139,9 +147,9 @@ class KorniaPart:
     def _sides_to_try(self) -> Sides:
         """Sides at which crops can move, but small ones where much is drawn for every pixel."""
         size = self.core.flags.get("size", 0)
-        side = 2 * max(size if isinstance(size, tuple) else (int(size), 24))
-        drawn, _ = self._batch(_seeds(*_TRIED), (side, side))
-        large = any(isinstance(one, Tensor) and one.numel() > _RECORDED * _TRIED[0] for one in drawn.values())
+        side = 2 * max(size if isinstance(size, tuple | list) else (int(size), 24))
+        drawn, _ = self._batch(some_seeds(*TRIED), (side, side))
+        large = any(isinstance(one, Tensor) and one.numel() > _RECORDED * TRIED[0] for one in drawn.values())
         return (side, side) if large else (max(side, 128),) * 2
 
     def _rounds_by_batch(self, images: Tensor, seeds: Tensor, sides: Sides) -> bool:
@@ -171,9 +179,9 @@ class KorniaPart:
         """The unit of a parameter; its range is what kornia makes of the ends of the range of random numbers."""
         ends = [found]
         if self._singly:
-            ends.append(self._each(_seeds(64, 3), sides)[name])
+            ends.append(self._each(some_seeds(64, 3), sides)[name])
         elif name not in self._shared:
-            ends += [self._batch(_seeds(1, 3), sides, constant)[0][name] for constant in (0.0, _NEARLY_ONE)]
+            ends += [self._batch(some_seeds(1, 3), sides, constant)[0][name] for constant in (0.0, _NEARLY_ONE)]
         every = torch.cat(ends)
         return unit_of(type(self.core), name, every.amin(0), every.amax(0))
 
@@ -252,13 +260,19 @@ class KorniaPart:
         assert changed is not None
         return changed
 
+    def sides_after(self, sides: Sides) -> Sides:
+        """Height and width of changed images."""
+        if sides not in self._sides_after:
+            self._sides_after[sides] = _sides(self.tried(torch.full((1, 3, *sides), 0.5)))
+        return self._sides_after[sides]
+
     def tried(self, pixels: Tensor) -> Tensor:
         """Images that were certainly changed, whatever its probability.
 
         Raises:
             ValueError: if it cannot change images of this size, or would change the size of some only.
         """
-        seeds, sides = _seeds(len(pixels), 4), _sides(pixels)
+        seeds, sides = some_seeds(len(pixels), 4), _sides(pixels)
         made = self.apply(pixels, self._record(seeds, sides, torch.ones(len(pixels), dtype=torch.bool)), seeds)
         if made.shape != pixels.shape and not self.certain:
             self._refuse_sizes(pixels, made)
@@ -322,7 +336,7 @@ class KorniaPart:
     def _own_errors(self) -> Iterator[None]:
         try:
             yield
-        except UnknownDrawError:
+        except (UnknownDrawError, MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:  # Somebody else's augmentation can raise anything.
             reason = " ".join(str(error).split())
@@ -342,43 +356,9 @@ class KorniaPart:
         image = torch.zeros((), dtype=torch.float64).expand(len(rows), 3, *sides)
         precise = {name: _precise(value) for name, value in parameters.items()}
         matrices = self.core.compute_transformation(image, params=precise, flags=self.core.flags)
-        after = sides
-        if (size := parameters.get("output_size")) is not None:
-            after = int(size[0, 0]), int(size[0, 1])
+        after = self.sides_after(sides)
         found[rows] = _to_edges(sides) @ torch.linalg.inv(matrices.double()) @ torch.linalg.inv(_to_edges(after))
         return found, after
-
-
-_LENGTHS = tuple(torch.Size((size,)) for size in _TRIED)
-
-
-def _seeds(count: int, number: int) -> Tensor:
-    return random_bits(torch.tensor([number]), count)[0] >> 2 & (2**62 - 1)
-
-
-def _agreed(one: Draw, other: Draw) -> Draw:
-    """What a draw is for, from how it was made for two batches of different sizes."""
-    if one.kind == "rows" and other.kind == "rows" and one.arguments != ("permutation",):
-        return one if one.count == other.count else Draw("rows", VARIABLE, one.arguments)
-    if one.kind == "batch" and (one.arguments, one.count) == (other.arguments, other.count):
-        return one
-    if one.kind == "batch" and one.count == other.count and one.arguments != ("permutation",):
-        return Draw("position", one.count, one.arguments)
-    raise UnknownDrawError("it draws an order of the samples, so a view would depend on its batch")
-
-
-def _same_where_both_are(one: Tensor, other: Tensor) -> bool:
-    """Whether two batches are equal as far as both reach: some have as many numbers as their largest sample needs."""
-    common = tuple(slice(0, min(pair)) for pair in zip(one.shape, other.shape, strict=True))
-    return torch.equal(one[common], other[common])
-
-
-def _differ(one: Any, other: Any) -> bool:
-    return isinstance(one, Tensor) and not torch.equal(one, other)
-
-
-def _all_equal(values: Tensor) -> bool:
-    return torch.equal(values, values[:1].expand_as(values))
 
 
 def _sides(pixels: Tensor) -> Sides:

@@ -36,11 +36,16 @@ class Part(Protocol):
     @property
     def projective(self) -> bool: ...
 
+    @property
+    def moves(self) -> bool: ...
+
     def draw(self, seeds: Tensor, sides: Sides) -> dict[str, Tensor]: ...
 
     def apply(self, pixels: Tensor, record: Mapping[str, Tensor], seeds: Tensor) -> Tensor: ...
 
     def tried(self, pixels: Tensor) -> Tensor: ...
+
+    def sides_after(self, sides: Sides) -> Sides: ...
 
     def maps(self, record: Mapping[str, Tensor], seeds: Tensor, sides: Sides) -> tuple[Tensor, Sides]: ...
 
@@ -76,7 +81,7 @@ class WithoutChance:
     """
 
     groups: dict[str, Group]
-    seeded = projective = False
+    seeded = projective = moves = False
 
     def __init__(self, module: nn.Module, label: str) -> None:
         self.module, self.label, self.groups = module, label, {}
@@ -91,6 +96,8 @@ class WithoutChance:
     def apply(self, pixels: Tensor, record: Mapping[str, Tensor], seeds: Tensor) -> Tensor:
         try:
             return torch.cat([self.module(one) for one in torch.split(pixels, 1)])
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
         except UnknownDrawError as error:
             raise ValueError(f"{self.label} is none of kornia's augmentations of images, and {error}") from None
         except Exception as error:  # Somebody else's module can raise anything.
@@ -98,6 +105,10 @@ class WithoutChance:
 
     def tried(self, pixels: Tensor) -> Tensor:
         return self.apply(pixels, {}, torch.zeros(len(pixels), dtype=torch.int64))
+
+    def sides_after(self, sides: Sides) -> Sides:
+        height, width = self.tried(torch.full((1, 3, *sides), 0.5)).shape[-2:]
+        return height, width
 
     def maps(self, record: Mapping[str, Tensor], seeds: Tensor, sides: Sides) -> tuple[Tensor, Sides]:
         return torch.eye(3, dtype=torch.float64).repeat(len(seeds), 1, 1), sides
@@ -146,6 +157,17 @@ class KorniaSequence:
         """Whether some member moves pixels by a homography."""
         return any(part.projective for part in self._parts)
 
+    @property
+    def moves(self) -> bool:
+        """Whether some member moves pixels."""
+        return any(part.moves for part in self._parts)
+
+    def sides_after(self, sides: Sides) -> Sides:
+        """See `KorniaPart.sides_after`."""
+        for part in self._parts:
+            sides = sides if self._chooses else part.sides_after(sides)
+        return sides
+
     def draw(self, seeds: Tensor, sides: Sides) -> dict[str, Tensor]:
         """See `KorniaPart.draw`."""
         choice = self._choices(seeds)
@@ -156,6 +178,7 @@ class KorniaSequence:
             for name, group in part.groups.items():
                 every = group.neutral(len(seeds))
                 record[name] = every if not len(rows) else every.to(some[name].dtype).index_copy_(0, rows, some[name])
+            sides = sides if self._chooses else part.sides_after(sides)
         return record
 
     def _choices(self, seeds: Tensor) -> Tensor:
@@ -197,8 +220,9 @@ class KorniaSequence:
             part = self._parts[number]
             if part.projective:
                 own = {name: record[name][rows] for name in part.groups}
-                found, sides = part.maps(own, _of_member(seeds[rows], number), sides)
+                found, _ = part.maps(own, _of_member(seeds[rows], number), sides)
                 total[rows] = total[rows] @ found
+            sides = sides if self._chooses else part.sides_after(sides)
         return total, sides
 
     def _steps(self, record: Mapping[str, Tensor], count: int) -> list[tuple[int, Tensor]]:

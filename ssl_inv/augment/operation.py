@@ -191,6 +191,9 @@ class Following(Operation):
     projective = False
     """Whether it moves pixels by a homography that `maps` gives."""
 
+    moves = False
+    """Whether it moves pixels at all."""
+
     @abstractmethod
     def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         """See `Operation.draw`; but height and width are those of the views."""

@@ -113,6 +113,7 @@ class StoredImages(Source):
         if self._photographs and cache is not False:
             left, needed = MAX_CACHE_BYTES - squares, images * 3 * math.prod(self._photograph(first).sides)
             self._whole_bytes_left = sys.maxsize if cache else left if needed <= left else 0
+        self._keeps_whole = self._whole_bytes_left > 0
 
     @abstractmethod
     def _name(self, image: int) -> str:
@@ -153,7 +154,7 @@ class StoredImages(Source):
     @property
     def preferred_workers(self) -> int | None:
         # Each loader process would decode all images and keep its own pixels.
-        return 0 if (self._whole_bytes_left or self._whole if self.photographs else self._cached) else None
+        return 0 if (self._keeps_whole if self.photographs else self._cached) else None
 
     @cached_property
     def photographs(self) -> bool:
@@ -256,16 +257,16 @@ class StoredImages(Source):
         self._each(lambda image: known.update({image: self._opened(image)}), list(known))
         sides = opened([known[image] for image in images.tolist()])
         made: dict[int, Pixels] = {}
-        wanted: dict[int, list[Wanted]] = {image: [] for image in known}
+        wanted: dict[int, dict[int, list[Wanted]]] = {image: {} for image in known}
         pieces = []
         for rows, regions in cuts(sides):
             if id(regions) not in made:
                 made[id(regions)] = target = np.zeros((len(rows), regions.size, regions.size, 3), dtype=np.uint8)
-                each = zip(images[rows].tolist(), regions.corners.tolist(), target, strict=True)
-                for image, corners, piece in each:
-                    wanted[image].append((corners, regions.black, piece))
+                each = zip(np.arange(len(images))[rows].tolist(), regions.corners.tolist(), target, strict=True)
+                for row, corners, piece in each:
+                    wanted[int(images[row])].setdefault(row, []).append((corners, regions.black, piece))
             pieces.append(made[id(regions)])
-        self._each(lambda image: self._cut(image, known[image], wanted[image]), list(known))
+        self._each(lambda image: self._cut(image, known[image], [*wanted[image].values()]), list(known))
         tensors = {id(one): torch.from_numpy(one).permute(0, 3, 1, 2) for one in made.values()}
         nothing = torch.empty(len(images), 3, 0, 0, dtype=torch.uint8)
         readable = torch.from_numpy(self._state[images] != _BROKEN)
@@ -277,17 +278,20 @@ class StoredImages(Source):
         if (kept := self._whole.get(image)) is not None:
             return kept
         try:
-            if self._whole_bytes_left <= 0:
-                return self._photograph(image)
-            photograph = Photograph(self._photograph(image).pixels()[0])
+            photograph = self._photograph(image)
+            if not self._keeps_whole:
+                return photograph
+            # Decoded as a whole also when no memory is left: a piece must not depend on what is kept.
+            photograph = Photograph(photograph.pixels()[0])
         except UnreadableImageError as error:
             self._note_broken(image, str(error))
             return None
-        self._whole[image] = photograph
-        self._whole_bytes_left -= 3 * math.prod(photograph.sides)
+        if self._whole_bytes_left > 0:
+            self._whole[image] = photograph
+            self._whole_bytes_left -= 3 * math.prod(photograph.sides)
         return photograph
 
-    def _cut(self, image: int, photograph: Photograph | None, wanted: Sequence[Wanted]) -> None:
+    def _cut(self, image: int, photograph: Photograph | None, wanted: Sequence[Sequence[Wanted]]) -> None:
         if photograph is None or not wanted:
             return
         try:

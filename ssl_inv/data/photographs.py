@@ -46,8 +46,10 @@ class Photograph:
             return
         with named_reasons():
             self._image = Image.open(io.BytesIO(content))
-            turned = self._image.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
             width, height = self._image.size
+            # Pillow turns the size of a TIFF itself. It reads the whole file for the orientation of a PNG.
+            asks = self._image.format != "TIFF" and width != height
+            turned = asks and self._image.getexif().get(ExifTags.Base.Orientation, 1) in _QUARTER_TURNS
             self.sides = (width, height) if turned else (height, width)
 
     def pixels(self, most: int = 1) -> tuple[Pixels, int]:
@@ -61,20 +63,20 @@ class Photograph:
         """
         if isinstance(self.content, np.ndarray):
             return self.content, 1
-        # Half the size costs Pillow as much as the whole costs libjpeg-turbo.
-        found = plain_jpeg(self.content) if self._image is None and most < 4 else None
-        if found is not None:
-            return found, 1
-        with named_reasons():
-            image = Image.open(io.BytesIO(self.content)) if self._image is None else self._image
-            with image:
-                width = image.width
-                if most > 1:
-                    image.draft("RGB", (image.width // most, image.height // most))
-                reduced = max(1, round(width / image.width))
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                return np.asarray(to_rgb(image)), reduced
+        if self._image is None and most < 4:
+            # Half the size costs Pillow as much as the whole costs libjpeg-turbo, which only one thread uses.
+            most = 1
+            if (found := plain_jpeg(self.content)) is not None:
+                return found, 1
+        # A file may be decoded twice, at two sizes.
+        with named_reasons(), Image.open(io.BytesIO(self.content)) as image:
+            width = image.width
+            if most > 1:
+                image.draft("RGB", (image.width // most, image.height // most))
+            reduced = max(1, round(width / image.width))
+            image.load()
+            ImageOps.exif_transpose(image, in_place=True)
+            return np.asarray(to_rgb(image)), reduced
 
 
 def opened(photographs: Sequence[Photograph | None]) -> NDArray[np.int64]:
@@ -88,7 +90,7 @@ Wanted = tuple[list[float], bool, Pixels]
 """
 
 
-def cut(photograph: Photograph, wanted: Sequence[Wanted]) -> None:
+def cut(photograph: Photograph, wanted: Sequence[Sequence[Wanted]]) -> None:
     """Decode a photograph and write its pieces.
 
     Each pixel of a piece is a triangle-weighted mean of the pixels that it covers, as in torchvision's
@@ -96,16 +98,20 @@ def cut(photograph: Photograph, wanted: Sequence[Wanted]) -> None:
 
     Args:
         photograph: the photograph.
-        wanted: its pieces.
+        wanted: the pieces of every sample that shows it. How far it is reduced depends on those of one sample alone.
 
     Raises:
         UnreadableImageError: with the reason.
     """
-    ratio = min(min(right - left, bottom - top) / len(piece) for (left, top, right, bottom), _, piece in wanted)
-    most = next((one for one in (8, 4, 2) if ratio >= one * _MARGIN), 1)
-    pixels, reduced = photograph.pixels(most)
-    for corners, black, piece in wanted:
-        _resize(pixels, [one / reduced for one in corners], black, piece)
+    by_reduction: dict[int, list[Wanted]] = {}
+    for sample in wanted:
+        ratio = min(min(right - left, bottom - top) / len(piece) for (left, top, right, bottom), _, piece in sample)
+        most = next((one for one in (8, 4, 2) if ratio >= one * _MARGIN), 1)
+        by_reduction.setdefault(most, []).extend(sample)
+    for most, pieces in by_reduction.items():
+        pixels, reduced = photograph.pixels(most)
+        for corners, black, piece in pieces:
+            _resize(pixels, [one / reduced for one in corners], black, piece)
 
 
 def _resize(pixels: Pixels, corners: list[float], black: bool, piece: Pixels) -> None:

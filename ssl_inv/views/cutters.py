@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_inv.augment.operation import Following
 from ssl_inv.augment.policy import Policy, moving
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Transform
@@ -126,7 +127,9 @@ class SaccadeCutter(Cutter):
     def _stored(self, saliency: StoredMaps, key: Key, transform: Transform, size: int) -> Tensor:
         maps = torch.stack([torch.as_tensor(saliency[int(index)]).float() for index in key.index])
         maps = maps / maps.amax(dim=(1, 2), keepdim=True).clamp_min(1e-12)
-        policy = replace(self.policy, size=size)
+        # A map goes where pixels go, and no change of colour touches it.
+        kept = [one for one in self.policy.operations if not isinstance(one, Following) or one.moves]
+        policy = replace(self.policy, size=size, operations=tuple(kept))
         return policy.render(maps.unsqueeze(1).repeat(1, 3, 1, 1), moving(transform, policy.operations))[:, 0]
 
 

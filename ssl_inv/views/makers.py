@@ -169,6 +169,8 @@ class EachByItsPolicy(Maker):
                 else:
                     crop = torch.from_numpy(centre_squares(height, width, len(key), centre)).float()
                 transform = Transform({**transform.values, "crop": crop}, {**transform.groups, **Crop.groups})
+                side = policy.size or int(np.minimum(height, width).min())
+                transform = self.augmentation.with_projective(transform, policy, side)
             found.append(transform)
         return found
 

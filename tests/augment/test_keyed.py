@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import math
+import pickle
 from typing import Any
 
 import kornia.augmentation
@@ -18,9 +19,11 @@ from kornia.augmentation import (
     ImageSequential,
     MixAugmentationBaseV2,
     RandomAffine,
+    RandomCrop,
     RandomGaussianNoise,
     RandomMotionBlur,
     RandomRotation,
+    Resize,
 )
 from torch import Tensor
 
@@ -28,7 +31,7 @@ from ssl_inv.augment import Keyed, kornia_names
 from ssl_inv.augment.geometry import Affine
 from ssl_inv.augment.policies import custom
 from ssl_inv.augment.policy import PROJECTIVE
-from ssl_inv.catalogue import OPERATIONS, RecipeError
+from ssl_inv.catalogue import OPERATIONS, RecipeError, SettingError
 from ssl_inv.run.recipe import resolve
 from ssl_inv.testing.processes import on_processes
 from ssl_inv.transforms import Circle, Flag, Group, Key, Projective, Real, Transform
@@ -284,6 +287,15 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
         {"name": "kornia.RandomRotation", "degrees": 3.0, "groups": {"angel": {"name": "real"}}},
         r"operations\[0\].groups.angel: RandomRotation records no such parameter; did you mean 'angle'\?",
     ),
+    "a group of another shape": (
+        {"name": "kornia.RandomPerspective", "groups": {"corners": {"name": "circle"}}},
+        r"operations\[0\].groups.corners: must be a group of 8 numbers a view",
+    ),
+    "a group without a scale": (
+        {"name": "kornia.RandomRotation", "degrees": 3.0, "groups": {"angle": {"name": "real", "scale": 0}}},
+        r"operations\[0\].groups.angle.scale: must be a number above 0, got 0",
+    ),
+    "a probability above 1": ({"name": "kornia.RandomGamma", "p": 2.0}, r"operations\[0\].p: must be a probability"),
     "a label with a dot": (
         {"name": "kornia.RandomGamma", "label": "a.b"},
         r"operations\[0\].label: must be a name without dots",
@@ -328,6 +340,24 @@ def test_views_of_a_wrong_size_are_refused_before_a_run(case):
     with pytest.raises(ValueError, match=message) as caught:
         custom(operations=[wrong]).policies[0].check(32)
     assert "\n" not in str(caught.value)
+
+
+def test_members_behind_a_change_of_size_draw_for_the_new_size():
+    sequence = Keyed(ImageSequential(Resize((48, 48)), RandomCrop((32, 32))))
+    views, record = sequence(images(), key([*range(7)]))
+    assert views.shape == (7, 3, 32, 32)
+    boxes = record["ImageSequential.RandomCrop.crop"]
+    assert len(boxes.unique(dim=0)) > 3
+    torch.testing.assert_close(boxes[:, 2:], torch.full((7, 2), 32 / 48))
+
+
+def test_an_operation_goes_to_other_processes_and_a_key_has_a_row_for_every_image():
+    operation = made("RandomAffine")
+    views, record = operation(images(), key([*range(7)]))
+    assert torch.equal(pickle.loads(pickle.dumps(operation)).replay(images(), record), views)
+    assert len(operation(images()[:0], key([]))[0]) == 0
+    with pytest.raises(SettingError, match="key: has 4 rows for 7 images"):
+        operation(images(), key([0, 1, 2, 3]))
 
 
 def test_two_of_a_kind_need_two_labels_and_modules_that_draw_by_themselves_are_refused():

@@ -19,7 +19,9 @@ from ssl_inv.data import images
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.decoding import Pixels, UnreadableImageError, decode, to_square
 from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.sources.folder import ImageFolder
+from ssl_inv.transforms.regions import Regions
 
 
 def scene(width: int = 60, height: int = 44) -> Image.Image:
@@ -279,3 +281,40 @@ def test_images_without_a_size_must_be_equal_squares(tmp_path, write):
     assert load_all(ImageFolder(path, size=6)).pixels.shape == (3, 3, 6, 6)
     with pytest.raises(ValueError, match=r"a\.png has 9x8 pixels"):
         ImageFolder(write(tmp_path / "wide", {"a.png": png(1, (9, 8))}))
+
+
+def _pieces(source: ImageFolder, rows: list[int], boxes: list[list[float]]) -> torch.Tensor:
+    """A piece of 16 pixels of some images, at a box each."""
+    corners = np.array(boxes, dtype=np.float64)
+    objects = np.array(rows)
+    _, pixels = source.load_pieces(
+        objects, np.zeros_like(objects), lambda sides: [(np.arange(len(rows)), Regions(corners, sides, 16))]
+    )
+    return pixels[0]
+
+
+def test_a_piece_depends_neither_on_other_samples_nor_on_the_memory_that_is_left_nor_on_the_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(saved(scene(400 + number, 300), quality=95))
+    large, small = [0.0, 0.0, 300.0, 300.0], [8.0, 8.0, 32.0, 32.0]
+    reduced = ImageFolder(str(tmp_path), 16, cache=False)
+    alone = _pieces(reduced, [0], [large])
+    assert torch.equal(_pieces(reduced, [0, 0], [large, small])[:1], alone)
+    threaded: list[torch.Tensor] = []
+    thread = threading.Thread(target=lambda: threaded.append(_pieces(reduced, [1], [[0.0, 0.0, 70.0, 70.0]])))
+    thread.start()
+    thread.join()
+    assert torch.equal(threaded[0], _pieces(reduced, [1], [[0.0, 0.0, 70.0, 70.0]]))
+    kept = [ImageFolder(str(tmp_path), 16) for _ in range(2)]
+    monkeypatch.setattr(kept[1], "_whole_bytes_left", 1)
+    _pieces(kept[1], [2], [large])  # no memory is left for others
+    assert torch.equal(*(_pieces(one, [0, 1], [large, large]) for one in kept))
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "TIFF", "WEBP"])
+def test_the_sides_of_a_turned_photograph_are_those_of_its_pixels(image_format: str) -> None:
+    content = saved(scene(60, 20), image_format, exif=exif(6))
+    photograph = Photograph(content)
+    assert photograph.sides == photograph.pixels()[0].shape[:2] == (60, 20)
