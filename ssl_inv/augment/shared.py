@@ -18,7 +18,8 @@ class Shared(Operation):
     views of one sample still differ. Records `chunk`, the number of the chunk's first sample in the data set. Over
     several processes, `samples` must divide the share of each, so that no chunk stands on two processes.
 
-    With this operation alone, a view depends on its batch.
+    With this operation alone, a view depends on its batch. Boxes of photographs of different shapes are drawn for the
+    first of a chunk, in fractions of its sides.
 
     Args:
         samples: how many consecutive samples of a batch are augmented alike.
