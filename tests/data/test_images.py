@@ -318,3 +318,14 @@ def test_the_sides_of_a_turned_photograph_are_those_of_its_pixels(image_format: 
     content = saved(scene(60, 20), image_format, exif=exif(6))
     photograph = Photograph(content)
     assert photograph.sides == photograph.pixels()[0].shape[:2] == (60, 20)
+
+
+def test_a_broken_file_does_not_change_how_others_are_read() -> None:
+    content = saved(scene(200, 100), quality=95)
+    before = Photograph(content).pixels(2)
+    for end in (4, 30, len(content) // 2):
+        with pytest.raises(UnreadableImageError):
+            Photograph(content[:end]).pixels()
+    after = Photograph(content).pixels(2)
+    assert after[1] == before[1] == 1
+    np.testing.assert_array_equal(after[0], before[0])
