@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = (
-    *("ssl-inv", "torch", "torchvision", "timm", "kornia-rs", "pillow"),
+    *("ssl-inv", "torch", "torchvision", "timm", "kornia", "kornia-rs", "pillow"),
     *("faiss-cpu", "pytorch-lightning", "numpy"),
 )
 
