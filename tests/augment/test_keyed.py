@@ -67,6 +67,12 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 RESIZING = ("CenterCrop", "LongestMaxSize", "RandomCrop", "RandomResizedCrop", "Resize", "SmallestMaxSize")
 """They change the size of all images, so none can be left as it is."""
+QUICK = {
+    *("CenterCrop", "ColorJitter", "RandAugment", "RandomAffine", "RandomErasing", "RandomGaussianNoise"),
+    *("RandomHorizontalFlip", "RandomJPEG", "RandomJigsaw", "RandomMotionBlur", "RandomPlasmaShadow", "RandomRain"),
+}
+"""One or more of each way of drawing; all others are tried with the slow tests."""
+EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in kornia_names.names()]
 BATCHES = ([0], [5], [3, 1], [6, 2, 4], [0, 1, 2, 3], [4, 0, 1, 2, 6])
 """Of one, two, ... images; three and four are also lengths within augmentations: of channels, and of an order."""
 
@@ -109,7 +115,7 @@ def test_every_augmentation_of_images_that_kornia_has_is_offered_or_refused_with
             getattr(kornia_names, name)
 
 
-@pytest.mark.parametrize("name", kornia_names.names())
+@pytest.mark.parametrize("name", EVERY)
 def test_views_and_records_depend_on_the_key_alone_and_are_made_again(name):
     operation, pixels, state = made(name), images(), torch.get_rng_state()
     views, record = operation(pixels, key([*range(7)]))

@@ -33,6 +33,7 @@ def picture(side: int) -> Tensor:
     return torch.stack((ramp.expand(side, side), ramp[:, None].expand(side, side), (1 - ramp).expand(side, side)))
 
 
+@pytest.mark.slow
 def test_every_operation_has_tiles_and_every_refusal_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(operations_page, "_DRAWS", 3)
     page = contact_sheet(picture(48))
