@@ -5,6 +5,8 @@ import io
 import json
 import math
 import pickle
+import runpy
+from pathlib import Path
 from typing import Any
 
 import kornia.augmentation
@@ -37,35 +39,9 @@ from ssl_inv.testing.processes import on_processes
 from ssl_inv.transforms import Circle, Flag, Group, Key, Projective, Real, Transform
 
 SIDE = 32
-SETTINGS: dict[str, dict[str, Any]] = {
-    "CenterCrop": {"size": 24},
-    "ColorJiggle": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
-    "ColorJitter": {"brightness": 0.2, "contrast": 0.2, "saturation": 0.2, "hue": 0.1},
-    "LongestMaxSize": {"max_size": 20},
-    "PadTo": {"size": [40, 40]},
-    "RandAugment": {"n": 2, "m": 10},
-    "RandomAffine": {"degrees": 30, "translate": [0.1, 0.1], "scale": [0.8, 1.2], "shear": 10.0},
-    "RandomBrightness": {"brightness": [0.7, 1.3]},
-    "RandomClahe": {"clip_limit": [10.0, 40.0]},
-    "RandomContrast": {"contrast": [0.7, 1.3]},
-    "RandomCrop": {"size": [24, 24]},
-    "RandomElasticTransform": {"kernel_size": [15, 15], "sigma": [4.0, 4.0]},
-    "RandomFisheye": {"center_x": [-0.3, 0.3], "center_y": [-0.3, 0.3], "gamma": [0.9, 1.1]},
-    "RandomGamma": {"gamma": [0.7, 1.3]},
-    "RandomGaussianBlur": {"kernel_size": [3, 3], "sigma": [0.1, 2.0]},
-    "RandomHue": {"hue": [-0.3, 0.3]},
-    "RandomMotionBlur": {"kernel_size": [3, 7], "angle": 35.0, "direction": 0.5},
-    "RandomResizedCrop": {"size": [24, 24]},
-    "RandomRotation": {"degrees": 30.0},
-    "RandomRotation90": {"times": [-2, 2]},
-    "RandomSaturation": {"saturation": [0.5, 1.5]},
-    "RandomShear": {"shear": 10.0},
-    "RandomSnow": {"snow_coefficient": [0.1, 0.5]},
-    "RandomTranslate": {"translate_x": [-0.1, 0.1], "translate_y": [-0.1, 0.1]},
-    "Resize": {"size": [24, 24]},
-    "SmallestMaxSize": {"max_size": 20},
-}
-RESIZING = ("CenterCrop", "LongestMaxSize", "RandomCrop", "RandomResizedCrop", "Resize", "SmallestMaxSize")
+BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks" / "keyed.py"), run_name="keyed")
+SETTINGS: dict[str, dict[str, Any]] = {**BENCHMARK["REQUIRED"], "PadTo": {"size": [40, 40]}}
+RESIZING: tuple[str, ...] = BENCHMARK["RESIZING"]
 """They change the size of all images, so none can be left as it is."""
 QUICK = {
     *("CenterCrop", "ColorJitter", "RandAugment", "RandomAffine", "RandomErasing", "RandomGaussianNoise"),
