@@ -35,7 +35,7 @@ from view_contestants import MEAN, STD, _photograph, torchvision_transform
 from ssl_inv.augment.policies import simclr
 from ssl_inv.data.batches import StepBatches, StepLoader
 from ssl_inv.data.sources.folder import ImageFolder
-from ssl_inv.engine.launch import workers
+from ssl_inv.engine.launch import beside, workers
 from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.views import Pair
 from ssl_inv.views.maker import ViewMaker
@@ -60,9 +60,11 @@ def ours(folder: Path, batch: int, photographs: Any = "whole", cache: bool | Non
     source = ImageFolder(str(folder), 256, "none", cache=cache, photographs=photographs)
     maker = ViewMaker(Pair(), source, simclr(size=SIZE), MEAN, STD, seed=0)
     batches = StepBatches(source, batch, maker.loaded_views, 0, framing=maker.frames)
+    loaders = workers(TrainerSettings(steps=1, epochs=None), source)
     with torch.inference_mode():
-        for one in StepLoader(batches, 0, 2**40, workers(TrainerSettings(steps=1, epochs=None), source)):
-            views = maker(one)
+        for one in StepLoader(batches, 0, 2**40, loaders):
+            with beside(loaders):
+                views = maker(one)
             yield views[0].pixels, views[1].pixels
 
 
@@ -179,25 +181,19 @@ MODULES = {"lightly SimCLRTransform": "lightly", "timm create_loader": "timm"}
 
 
 def contestant(name: str, folder: Path, batch: int, seconds: float) -> None:
-    """The process of a contestant: for every line that it reads, it makes batches for some seconds and prints its
-    speed.
-    """
+    """The process of a contestant: it prints the speed of its batches over some seconds."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     batches = CONTESTANTS[name](folder, batch)
-    for _ in range(3):
+    # The loader's processes start, and what they read ahead while the first batch waits for them is not counted.
+    for _ in range(1 + 2 * len(os.sched_getaffinity(0))):
         next(batches)
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        # Batches that were made while others were measured are not counted.
-        for _ in range(2 * len(os.sched_getaffinity(0)) + 2):
-            next(batches)
-        count, start = 0, time.perf_counter()
-        while (passed := time.perf_counter() - start) < seconds or count < 4:
-            first, second = next(batches)
-            assert first.shape == second.shape == (batch, 3, SIZE, SIZE)
-            count += 1
-        print(count * batch / passed, flush=True)
+    count, start = 0, time.perf_counter()
+    while (passed := time.perf_counter() - start) < seconds or count < 4:
+        first, second = next(batches)
+        assert first.shape == second.shape == (batch, 3, SIZE, SIZE)
+        count += 1
+    print(count * batch / passed, flush=True)
 
 
 def measure(folder: Path, cores: int, arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
@@ -211,21 +207,15 @@ def measure(folder: Path, cores: int, arguments: argparse.Namespace) -> dict[str
         # Each starts anew in every round: those that wait would hold memory and read ahead.
         for name in names if number % 2 == 0 else names[::-1]:
             os.sched_setaffinity(0, chosen)
-            process = subprocess.Popen(
+            process = subprocess.run(
                 [*command, "--contestant", name, "--images", str(folder)],
-                stdin=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 text=True,
-                start_new_session=True,
+                check=True,
+                timeout=300,
             )
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdout.readline()
-            process.stdin.write("go\n")
-            process.stdin.flush()
-            found.setdefault(name, []).append(float(process.stdout.readline()))
-            process.stdin.close()
-            process.wait(60)
+            found.setdefault(name, []).append(float(process.stdout))
     os.sched_setaffinity(0, allowed)
     medians = {name: statistics.median(speeds) for name, speeds in found.items()}
     ratios = {
@@ -242,11 +232,11 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=Path, help="folder with JPEGs; by default they are made in code")
-    parser.add_argument("--count", type=int, default=256, help="how many are made")
+    parser.add_argument("--count", type=int, default=128, help="how many are made")
     parser.add_argument("--quality", type=int, default=90, help="of the JPEGs that are made")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--contestant", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

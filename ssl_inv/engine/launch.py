@@ -82,3 +82,18 @@ def workers(settings: TrainerSettings, source: Source) -> int:
     if source.preferred_workers is not None:
         return source.preferred_workers
     return max(1, min(8, (cores - 1) // settings.devices))
+
+
+@contextmanager
+def beside(loaders: int) -> Iterator[None]:
+    """Leave the loader processes their cores.
+
+    They read the next batch while this one's views are made. Threads of torch wait for each other, so one that shares
+    its core with a loader process holds up all.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads - loaders))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import require
 from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.source import Source
+from ssl_inv.engine.launch import beside
 from ssl_inv.engine.meter import Meter
 from ssl_inv.engine.optimizers import Optimization
 from ssl_inv.engine.settings import TrainerSettings
@@ -127,7 +128,9 @@ class Pretraining(lightning.LightningModule):
         # Dropout differs between ranks. All other random numbers must not.
         self._set_random_state(_TRAINING, micro, self.batches.rank)
         self.meter.count(len(batch.index) * self.view_maker.plan.count * self.batches.processes)
-        losses = self.objective.loss(self.view_maker(batch), self.backbone)
+        with beside(self.workers):
+            views = self.view_maker(batch)
+        losses = self.objective.loss(views, self.backbone)
         loss = weighted_sum(losses)
         values = torch.stack([term.value.detach().float() for term in losses.values()])
         self._unchecked.append((self.step + 1, list(losses), values))
