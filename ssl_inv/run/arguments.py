@@ -3,9 +3,37 @@
 import argparse
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 from ssl_inv.catalogue import suggest
+
+RECIPE: dict[str, Any] = {"metavar": "RECIPE", "help": "name of a shipped recipe, or path of a recipe file"}
+"""The argument that names a recipe."""
+
+
+class AddCommand(Protocol):
+    """Adds a command to the program: its name, what it calls, and a sentence about it."""
+
+    def __call__(
+        self, name: str, call: Callable[[argparse.Namespace], None], description: str
+    ) -> argparse.ArgumentParser:
+        """The parser of the command."""
+
+
+def output_option(parser: argparse.ArgumentParser, metavar: str, what: str, required: bool = False) -> None:
+    """Add `--output`."""
+    parser.add_argument("--output", type=Path, metavar=metavar, required=required, help=what)
+
+
+def model_and_data(parser: argparse.ArgumentParser) -> None:
+    """Add an encoder and the data for it."""
+    parser.add_argument("model", metavar="MODEL", help="folder of a run, exported folder, or timm:NAME")
+    data = "recipe whose data to use, data set, folder, zip, tar or CSV; by default the data of the run"
+    parser.add_argument("--data", metavar="DATA", help=data)
+    parser.add_argument(
+        "--pretrained", action="store_true", help="for timm:NAME: load timm's weights; this may download them"
+    )
 
 
 def one_of(choices: Sequence[str]) -> dict[str, Any]:
