@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 SETTINGS ?=
 
-.PHONY: demo test test-slow test-all lint types docs clean
+.PHONY: demo test test-slow test-all lint types docs site clean
 
 demo: $(VENV)/.installed
 	$(BIN)/ssl-inv pretrain demo --output $(RUN) $(SETTINGS)
@@ -30,6 +30,9 @@ types: $(VENV)/.installed-dev
 docs: $(VENV)/.installed
 	$(BIN)/python docs/build.py
 
+site: $(VENV)/.installed-site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 
@@ -39,6 +42,10 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,onnx,video]"
+	touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-site: $(VENV)/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[site]"
 	touch $@ $(VENV)/.installed
 
 clean:

@@ -12,7 +12,8 @@ from ssl_inv.run.cli import main, parse
 from ssl_inv.run.recipe import shipped_recipes
 
 REPOSITORY = Path(__file__).parents[2]
-FILES = [REPOSITORY / "README.md", *REPOSITORY.glob("docs/*.md")]
+TOP = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "llms.txt")
+FILES = [*(REPOSITORY / name for name in TOP), *REPOSITORY.glob("docs/*.md")]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in FILES}
 BLOCKS = {name: re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) for name, text in PAGES.items()}
 COMMANDS = {
@@ -38,7 +39,7 @@ def test_there_is_something_to_check():
     assert len(SNIPPETS) >= 3
 
 
-@pytest.mark.parametrize("command", [one for commands in COMMANDS.values() for one in commands])
+@pytest.mark.parametrize("command", [one for name in COMMANDS if name != "CONTRIBUTING.md" for one in COMMANDS[name]])
 def test_commands_are_well_formed(command):
     words = shlex.split(command)
     if words[:3] != ["pip", "install", "."]:
@@ -85,14 +86,16 @@ def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
         exec(compile(snippet, "README.md", "exec"), {})
 
 
-@pytest.mark.parametrize("target", re.findall(r"`make (\w+)`", PAGES["README.md"]))
+@pytest.mark.parametrize(
+    "target", sorted({one for name in TOP for one in re.findall(r"(?:^|`)make (\w+)", PAGES[name], re.MULTILINE)})
+)
 def test_make_targets_exist(target):
     assert re.search(rf"^{target}:", (REPOSITORY / "Makefile").read_text(), re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES)
 def test_links_lead_to_files_and_headings(page):
-    folder = REPOSITORY if page == "README.md" else REPOSITORY / "docs"
+    folder = REPOSITORY if page in TOP else REPOSITORY / "docs"
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", PAGES[page]):
         place, _, anchor = target.partition("#")
         assert (folder / place).exists(), target
