@@ -2,17 +2,15 @@
 
 from collections.abc import Mapping
 
-from ssl_inv.catalogue import Catalogue
-from ssl_inv.evaluation.protocols import PROTOCOLS
+from ssl_inv.catalogue import PROTOCOLS
+from ssl_inv.evaluation import protocols
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.results import Comparison, Result, compare
 
 Protocols = Mapping[str, Protocol]
 """Protocols by name, in the order of their results."""
 
-_CATALOGUE = Catalogue("protocol", "ssl_inv.evaluation.protocols", "PROTOCOLS")
-
-KINDS: dict[str, type[Protocol]] = {name: _CATALOGUE.find(name).load() for name in PROTOCOLS}
+KINDS: dict[str, type[Protocol]] = {name: PROTOCOLS.find(name).load() for name in protocols.PROTOCOLS}
 """The classes of all protocols by name."""
 
 FULL: Protocols = {name: kind() for name, kind in KINDS.items()}

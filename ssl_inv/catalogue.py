@@ -1,7 +1,8 @@
 """The names that recipes use for objectives, data sources, augmentations and operations.
 
 Each kind has a table of names in the `__init__` of its package. The tables hold strings, so a name is found without
-importing torch.
+importing torch. Other packages add names by entry points, in the group `ssl_inv.` and the table's name in small
+letters: `ssl_inv.objectives`, `ssl_inv.sources`, `ssl_inv.augmentations`, `ssl_inv.operations`, `ssl_inv.protocols`.
 """
 
 import importlib
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import entry_points
 from typing import Any
 
 
@@ -130,6 +132,17 @@ class Catalogue:
             name: Member(name, f"{self.package}.{module}", attribute) for name, (module, attribute) in places.items()
         }
 
+    @cached_property
+    def installed(self) -> dict[str, Member]:
+        """The members that other installed packages add, by name. A name of this package's own keeps its meaning."""
+        # It takes tens of milliseconds, so only unknown names are looked up here.
+        found = sorted(entry_points(group=f"ssl_inv.{self.table.lower()}"), key=lambda one: one.name)
+        return {
+            one.name: Member(one.name, *one.value.split(":"))
+            for one in found
+            if one.name not in self.members and one.value.count(":") == 1
+        }
+
     def find(self, name: str) -> Member:
         """The member called `name`, or whatever is at the dotted path `name`.
 
@@ -139,12 +152,14 @@ class Catalogue:
         name = (self.moved or {}).get(name, name)
         if name in self.members:
             return self.members[name]
+        if name in self.installed:
+            return self._importable(self.installed[name])
         family, _, attribute = name.partition(".")
         if attribute and family in (self.families or {}):
             return self._of_family(name, family, attribute)
         if "." in name:
             return self._foreign(name)
-        advice = suggest(name, self.members)
+        advice = suggest(name, [*self.members, *self.installed])
         for other in self.families or {}:
             # Only these have capital letters, and to look them up takes seconds.
             advice = f"did you mean '{other}.{name}'?" if name[:1].isupper() else advice
@@ -163,11 +178,13 @@ class Catalogue:
         if "" not in sys.path and os.getcwd() not in sys.path:
             # As for `python -m`, but last, so that the current folder hides no installed package.
             sys.path.append(os.getcwd())
-        member = Member(path, module, attribute)
+        return self._importable(Member(path, module, attribute))
+
+    def _importable(self, member: Member) -> Member:
         try:
             member.load()
         except Exception as error:  # Somebody else's module can raise anything.
-            raise SettingError("name", f"the {self.kind} {path!r} cannot be imported: {error}") from error
+            raise SettingError("name", f"the {self.kind} {member.name!r} cannot be imported: {error}") from error
         return member
 
 
@@ -195,4 +212,5 @@ OPERATIONS = Catalogue(
     {"ssl_inv.augment.operations.shared.Shared": "shared"},
     {"kornia": "kornia_names"},
 )
+PROTOCOLS = Catalogue("protocol", "ssl_inv.evaluation.protocols", "PROTOCOLS")
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}

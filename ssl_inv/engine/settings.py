@@ -107,6 +107,7 @@ class EvaluationSettings:
         neighbours: k of the k-nearest-neighbour vote.
         aggregate: numbers of views of an object that are classified as one, by the mean of their features and by the
             objective's own network if it has one; empty classifies single views only.
+        also: further protocols, by dotted path or by the name that an installed package gave them.
         paths: how many views are observed before path integration predicts where the sequence ends; one test per
             number, none if empty.
     """
@@ -116,6 +117,7 @@ class EvaluationSettings:
     views_of: Literal["data", "training"] = "data"
     objects: int | None = None
     neighbours: int = 20
+    also: list[str] = field(default_factory=list)
     aggregate: list[int] = field(default_factory=list)
     paths: list[int] = field(default_factory=list)
 
@@ -123,6 +125,7 @@ class EvaluationSettings:
         require_at_least(1, views=self.views, neighbours=self.neighbours)
         if self.objects is not None:
             require_at_least(2, objects=self.objects)
+        require(len(set(self.also)) == len(self.also), "also", f"must be different protocols, got {self.also}")
         _require_different("aggregate", self.aggregate, self.views, f"to evaluation.views, {self.views}")
         _require_different("paths", self.paths, self.views - 1, f"to below evaluation.views, {self.views}")
 

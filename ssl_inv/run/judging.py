@@ -9,12 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.augment.policy import Augmentation
+from ssl_inv.catalogue import PROTOCOLS, SettingError, require
 from ssl_inv.data.source import Data, Source
 from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, feature_table
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation.protocols.base import Encoded, ViewPredictor
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
-from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, evaluate_with_baselines, skipped
+from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, Protocols, evaluate_with_baselines, skipped
 from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
@@ -66,9 +67,9 @@ def judge(
         seed: draws the training objects and shuffles targets.
         cache: keeps features for a further call; None keeps none.
     """
+    protocols = protocols_of(settings, device)
     encoded = encode_data(data, *trained, normalise, settings, device, seed, cache)
     baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
-    protocols = protocols_of(settings, device)
     table = evaluate_with_baselines(encoded, baseline, protocols, seed=seed)
     return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline, skipped(encoded, protocols))
 
@@ -167,14 +168,33 @@ def require_classes(source: Source) -> None:
 
 def protocols_of(settings: EvaluationSettings, device: torch.device | str = "cpu") -> Protocols:
     """The suite's protocols with the recipe's settings; `Protocol.recipe` says which field a setting belongs to."""
-    chosen = {}
-    for name, protocol in (QUICK if settings.protocol == "quick" else FULL).items():
+    quick, chosen = settings.protocol == "quick", {}
+    for name, protocol in {**(QUICK if quick else FULL), **further_protocols(settings.also, quick)}.items():
         own = {field: getattr(settings, key) for key, field in protocol.recipe.items()}
         fields: dict[str, Any] = {
             field: tuple(value) if isinstance(value, list) else value for field, value in own.items()
         }
         chosen[name] = replace(protocol, device=str(device), **fields)
     return chosen
+
+
+def further_protocols(names: Sequence[str], quick: bool) -> dict[str, Protocol]:
+    """Protocols that are not the suite's own.
+
+    Raises:
+        SettingError: for the setting `also`, if there is none of a name, or it is no protocol or one of the suite.
+    """
+    found: dict[str, Protocol] = {}
+    for name in names:
+        require(name not in KINDS, "also", f"{name!r} is one of the suite's own protocols, which always run")
+        try:
+            kind = PROTOCOLS.find(name).load()
+        except SettingError as error:
+            raise SettingError("also", error.problem) from error
+        fits = isinstance(kind, type) and issubclass(kind, Protocol)
+        require(fits, "also", f"{name!r} is no subclass of ssl_inv.evaluation.protocols.base.Protocol")
+        found[name] = kind.quick() if quick else kind()
+    return found
 
 
 def judged_data(
@@ -195,6 +215,7 @@ def judged_data(
         seed: decides how views are made.
         device: makes them.
     """
+    further_protocols(settings.also, settings.protocol == "quick")
     if settings.views_of == "data":
         return data
     train, validation = (
