@@ -3,6 +3,7 @@
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = folder / "source"
     for name in ("ssl_inv", "evaluation", "recipes"):
         shutil.copytree(REPOSITORY / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "MANIFEST.in", "README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff"):
         shutil.copy(REPOSITORY / name, source)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir", str(folder)]
     command = [sys.executable, "-m", "pip", "wheel", *options, str(source)]
@@ -55,3 +56,24 @@ def test_wheel_works_beside_a_foreign_folder_called_evaluation(unpacked_wheel: P
     result = subprocess.run(command, cwd=tmp_path, env=environment, **captured)
     assert result.returncode == 0, result.stderr
     assert "demo" in result.stdout
+
+
+@pytest.mark.slow
+def test_a_wheel_from_the_source_archive_is_the_wheel_from_a_clone(unpacked_wheel: Path, tmp_path: Path):
+    source = unpacked_wheel.parent / "source"
+    build = "import sys, setuptools.build_meta as backend; print(getattr(backend, sys.argv[1])(sys.argv[2]))"
+
+    def built(kind: str, folder: Path) -> Path:
+        command = [sys.executable, "-W", "ignore", "-c", build, kind, str(tmp_path)]
+        done = subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True)
+        return tmp_path / done.stdout.splitlines()[-1]
+
+    shutil.rmtree(source / "build", ignore_errors=True)
+    with tarfile.open(built("build_sdist", source)) as archive:
+        archive.extractall(tmp_path / "archive", filter="data")
+    (inside,) = (tmp_path / "archive").iterdir()
+    assert {"CHANGELOG.md", "CITATION.cff", "LICENSE", "README.md"} <= {path.name for path in inside.iterdir()}
+    with zipfile.ZipFile(built("build_wheel", inside)) as wheel:
+        names = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    ours = {path.relative_to(unpacked_wheel).as_posix() for path in unpacked_wheel.rglob("*") if path.is_file()}
+    assert names == {name for name in ours if ".dist-info/" not in name and "__pycache__" not in name}
