@@ -21,7 +21,13 @@ from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
 from ssl_inv.transforms import Group, Transform
 
-IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"))
+IMAGE_SUFFIXES = frozenset(
+    (
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".tga", ".qoi"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
+    )
+)
+"""How names of image files end. HEIC needs the extra `heic`."""
 
 MAX_CACHE_BYTES = 2_000_000_000
 """By default, decoded pixels stay in memory if all of them take no more than this."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import DATA, RecipeError, SettingError, suggest, within
 from ssl_inv.data.archives import Files
+from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.source import Data
 from ssl_inv.engine.preflight import require_forward, require_input_size
 from ssl_inv.engine.settings import EvaluationSettings
@@ -295,7 +296,7 @@ def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict
 
 def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
     """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
-    if path.suffix.lower() == ".csv":
+    if is_sheet(path.name):
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
     if kind is None:
         with within("data"):
@@ -303,6 +304,6 @@ def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
         kind = "folder"
         if "train_images.npy" in tops:
             kind = "threediebench"
-        elif any(name.lower().endswith(".csv") for name in tops):
+        elif any(map(is_sheet, tops)):
             kind = "table"
     return {"name": kind, "path": str(path), "size": size}

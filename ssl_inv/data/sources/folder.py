@@ -1,6 +1,9 @@
 """Plain images in a folder or an archive, with or without class folders."""
 
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -14,12 +17,17 @@ from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, 
 
 LabelsFrom = Literal["folders", "none"]
 
+SplitFrom = Literal["folders", "none"]
+
 
 def folder(
     *,
     path: str,
     size: int | None = None,
     labels: LabelsFrom | None = None,
+    label_level: int = 1,
+    split: SplitFrom | None = None,
+    exclude: list[str] = [],
     validation: str | None = None,
     validation_share: float = 0.1,
     split_seed: int = 0,
@@ -35,6 +43,12 @@ def folder(
             the images as they are; they must then be squares of one size.
         labels: `folders`: the first folder (below the folder of the split) names the class; `none`: no classes; None:
             `folders` if there are at least two class folders, else `none`.
+        label_level: which folder names the class, counted from the top or from the folder of the split: 2 for
+            `animals/cat/1.jpg`.
+        split: `folders`: the top folders are the split; `none`: they are not, whatever their names; None: they are if
+            their names say so. A single folder around them is passed over.
+        exclude: patterns of images to leave out, such as `masks/*` or `*_thumb.jpg`; one without a `/` also matches
+            the name of any folder on the way.
         validation: another folder or archive, with the validation images; all of it is used.
         validation_share: share of the images held out for validation when neither `validation` nor a split is there.
         split_seed: which images are held out.
@@ -44,13 +58,27 @@ def folder(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
     """
-    source = ImageFolder(path, size, labels, cache, max_broken, photographs=photographs)
+    if label_level < 1:
+        raise SettingError("label_level", f"must be at least 1, got {label_level}")
+    choice = Choice(labels, label_level, split, tuple(exclude))
+    source = ImageFolder(path, size, choice, cache, max_broken, photographs=photographs)
     if validation is None:
         return part(source, source.splits, None, validation_share, split_seed, source.notes)
     names = None if source.labels is None else source.labels.names
-    same: LabelsFrom = "none" if names is None else "folders"
+    same = replace(choice, labels="none" if names is None else "folders")
     judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs)
+    require_other_files(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images are read, and what their folders mean; see `folder`."""
+
+    labels: LabelsFrom | None = None
+    label_level: int = 1
+    split: SplitFrom | None = None
+    exclude: tuple[str, ...] = ()
 
 
 class ImageFolder(ImageFiles):
@@ -61,7 +89,7 @@ class ImageFolder(ImageFiles):
     Args:
         path: see `folder`.
         size: see `folder`.
-        labels: see `folder`.
+        choice: which images, and what their folders mean; or only `labels` of `folder`.
         cache: see `StoredImages`.
         max_broken: see `StoredImages`.
         classes: the class names in index order, for example from the train set; None takes the folders' names in
@@ -82,21 +110,71 @@ class ImageFolder(ImageFiles):
         self,
         path: str,
         size: int | None = None,
-        labels: LabelsFrom | None = None,
+        choice: Choice | LabelsFrom | None = None,
         cache: bool | None = None,
         max_broken: float = 0.01,
         classes: Sequence[str] | None = None,
         photographs: Photographs = "whole",
     ) -> None:
-        files = Files(path)
+        choice = choice if isinstance(choice, Choice) else Choice(choice)
+        self.files = files = Files(path, choice.exclude)
         names = files.with_suffix(IMAGE_SUFFIXES)
         super().__init__(files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken, photographs)
-        tops = _part_of_path(names, 0)
-        self.splits = splits_of(_splits(tops, path))
-        folders = _part_of_path(names, 1) if self.splits else tops
-        self._labels = _labels(folders, labels, classes, path)
+        depth = _depth_of_split(names) if choice.split is None else 0
+        tops = _part_of_path(names, depth)
+        self.splits = {} if choice.split == "none" else splits_of(_splits(tops, path, choice.split == "folders"))
+        level = choice.label_level - 1 + (depth + 1 if self.splits else 0)
+        folders = _part_of_path(names, level)
+        self._labels = _labels(folders, choice.labels, classes, path)
         known = 0 if self._labels is None else int(self._labels.known.sum())
-        self.notes = {"images": f"{len(names)} from {files.path}, {known} with a class"}
+        classes_found = "no classes" if self._labels is None else f"{len(self._labels.names)} classes"
+        self.notes = {
+            "images": f"{len(names)} from {files.path}, {known} with a class",
+            "classes": classes_found,
+            **_not_used(files, len(names)),
+        }
+
+
+def _not_used(files: Files, images: int) -> dict[str, str]:
+    """A note on what is there and is no image of the data; none if nothing is."""
+    left = list(files.left_out)
+    if len(files.names) > images:
+        others = Counter(
+            PurePosixPath(unpacked(name)).suffix.lower() or "no suffix"
+            for name in files.names
+            if not bytes(name).lower().endswith(tuple(one.encode() for one in IMAGE_SUFFIXES))
+        )
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
+        left.insert(0, f"{len(files.names) - images} files with other endings ({kinds})")
+    return {"not used": "; ".join(left)} if left else {}
+
+
+def require_other_files(train: Files, validation: Files) -> None:
+    """Refuse to judge by the images that are trained on.
+
+    Raises:
+        SettingError: for `validation`, if it is the folder or the archive of the training images, or lies inside it.
+    """
+    first, second = train.path.resolve(), validation.path.resolve()
+    if first == second:
+        problem = f"{str(validation.path)!r} is the training data itself"
+        raise SettingError("validation", f"{problem}; leave it out, and a share is held out")
+    if first in second.parents:
+        inside = f"{second.relative_to(first).as_posix()}/".encode()
+        if any(bytes(name).startswith(inside) for name in train.names):
+            problem = f"{str(validation.path)!r} lies inside the training data, which has its images too"
+            raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")
+
+
+def _depth_of_split(names: Names) -> int:
+    """How many folders stand around the folders of a split: 1 if all images lie in one folder and its folders are
+    splits, else 0.
+    """
+    tops = np.unique(_part_of_path(names, 0))
+    if len(tops) != 1 or tops[0] == b"" or split_of(unpacked(tops[0])):
+        return 0
+    inside = [unpacked(one) for one in np.unique(_part_of_path(names, 1))]
+    return int(all(split_of(one) for one in inside))
 
 
 def _part_of_path(names: Names, depth: int) -> Names:
@@ -105,13 +183,15 @@ def _part_of_path(names: Names, depth: int) -> Names:
     return np.array([part[depth] if len(part) > depth + 1 else b"" for part in parts], dtype=np.bytes_)
 
 
-def _splits(tops: Names, path: str) -> NDArray[np.str_]:
+def _splits(tops: Names, path: str, required: bool) -> NDArray[np.str_]:
     """The split of every image `(N,)`; empty if the top folders are not splits."""
     found = {top: split_of(unpacked(top)) for top in np.unique(tops)}
     if not any(found.values()):
+        if required:
+            raise ValueError(f"{path}: split is 'folders', but no top folder is called {SPLIT_NAMES}")
         return np.empty(0, dtype=np.str_)
     if others := [unpacked(top) or "." for top, split in found.items() if split is None]:
-        other = f"but images lie in {others[0]!r} too; move or rename it"
+        other = f"but images lie in {others[0]!r} too; move or rename it, name it in `exclude`, or set `split: none`"
         raise ValueError(f"{path}: some top folders are splits ({SPLIT_NAMES}), {other}")
     return np.array([found[top] for top in tops], dtype=np.str_)
 

@@ -5,9 +5,11 @@ number or time is a latent.
 """
 
 import math
+import posixpath
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import PureWindowsPath
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, unpacked
 from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
+from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Labels, Subset
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
@@ -33,6 +36,7 @@ def table(
     object_column: str | None = None,
     class_column: str | None = None,
     split_column: str | None = None,
+    outside: bool = False,
     validation: str | None = None,
     validation_share: float = 0.1,
     split_seed: int = 0,
@@ -46,17 +50,19 @@ def table(
         path: the folder or archive with the images and the CSV file.
         size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
             the images as they are; they must then be squares of one size.
-        csv_file: the CSV file in `path`; None takes the only one at its top.
+        csv_file: the table in `path`: CSV with commas, semicolons, tabs or bars, or JSON lines; None takes the only one
+            at its top.
         latents: columns and what they hold, such as `{azimuth: circle deg, zoom: real scale=0.5}`; see
             `ssl_inv.data.latents` for all words. None takes the columns with words in the header, such as
             `azimuth[deg]`.
-        path_column: column of the image files, relative to `path`.
+        path_column: column of the image files, relative to `path`; if there is no column `path`, `file_name` is one.
         object_column: column that is equal for rows with the same object, or several joined by `+`, such as
             `object+axis`. None: the column `object` if there is one, else every row is an object.
         class_column: column of the class names, with empty cells for unknown classes; `none` for no classes. None: the
             column `class` if there is one.
         split_column: column with train, val or test; `none` to split at random. None: the column `split` if there is
             one.
+        outside: whether paths may lead out of `path`: absolute ones, and those that begin with `..`.
         validation: another folder or archive of the same form, with the validation views; all of it is used.
         validation_share: share of the objects held out for validation when neither `validation` nor a split is there.
         split_seed: which objects are held out.
@@ -66,7 +72,7 @@ def table(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
     """
-    columns = Columns(path_column, object_column, class_column, split_column)
+    columns = Columns(path_column, object_column, class_column, split_column, outside)
     source = ViewTable(path, size, csv_file, latents, columns, cache, max_broken, photographs=photographs)
     if validation is None:
         found = part(source, source.splits, None, validation_share, split_seed, source.notes)
@@ -85,6 +91,7 @@ class Columns:
     objects: str | None = None
     classes: str | None = None
     split: str | None = None
+    outside: bool = False
 
 
 class ViewTable(ImageFiles):
@@ -132,8 +139,8 @@ class ViewTable(ImageFiles):
         objects, order = _by_object(keys)
         counts = np.bincount(objects)
         first = order[np.cumsum(counts) - counts]
-        names = packed(sheet.column(columns.path))
-        _check_present(files, names, sheet.where)
+        path = "file_name" if columns.path == "path" and "path" not in sheet and "file_name" in sheet else columns.path
+        names = _found(files, sheet.column(path), sheet.where, columns.outside)
         described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
         self._record = Transform(
             {one.name: one.values(sheet.numbers(one), sheet.where)[order] for one in described},
@@ -147,6 +154,7 @@ class ViewTable(ImageFiles):
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
             "latents": ", ".join(self._record.names) or "none",
             "unused columns": ", ".join(sheet.unused) or "none",
+            **_without_unit(sheet, latents is None),
         }
 
     def require_apart(self, data: Data) -> None:
@@ -174,10 +182,10 @@ class _Sheet:
     def __init__(self, files: Files, csv_file: str | None) -> None:
         name = _only_csv(files) if csv_file is None else csv_file
         if name not in files:
-            tables = [found for found in files.inside("") if found.lower().endswith(".csv")]
+            tables = filter(is_sheet, files.inside(""))
             raise FileNotFoundError(f"{files.path}: no file {name!r}; {suggest(name, tables)}")
         self.where = f"{files.path}: {name}"
-        columns, self._rows = files.read_csv(name)
+        columns, self._rows = read_sheet(files, name)
         if not self._rows:
             raise ValueError(f"{self.where} has a header but no rows")
         self.header = columns
@@ -222,6 +230,10 @@ class _Sheet:
         """The cells of a latent's columns, `(rows, columns)`."""
         return np.stack([self._numbers(name) for name in latent.columns], axis=1)
 
+    def is_number(self, name: str) -> bool:
+        """Whether all cells of a column are numbers."""
+        return all(math.isfinite(_number_or_nan(row[self._index[name]])) for row in self._rows)
+
     def _numbers(self, name: str) -> NDArray[np.float64]:
         cells = self.column(name)
         try:
@@ -234,6 +246,15 @@ class _Sheet:
         return values
 
 
+def _without_unit(sheet: _Sheet, by_header: bool) -> dict[str, str]:
+    """A note on columns of numbers that are no latents because their header gives no unit; none if there is none."""
+    bare = [name for name in sheet.unused if by_header and sheet.is_number(name)]
+    if not bare:
+        return {}
+    what = f"columns of numbers without a unit: {', '.join(bare)}"
+    return {"not used": f"{what}; write {bare[0]}[deg] or another unit in the header, or name them in `latents`"}
+
+
 def _number_or_nan(cell: str) -> float:
     try:
         return float(cell)
@@ -242,11 +263,13 @@ def _number_or_nan(cell: str) -> float:
 
 
 def _only_csv(files: Files) -> str:
-    tables = [name for name in files.inside("") if PurePosixPath(name).suffix.lower() == ".csv"]
+    tables = [name for name in files.inside("") if is_sheet(name)]
     if len(tables) == 1:
         return tables[0]
     if not tables:
-        raise FileNotFoundError(f"{files.path}: there is no CSV file at the top; name it with `csv_file`")
+        raise FileNotFoundError(
+            f"{files.path}: there is no CSV file at the top, nor one of {', '.join(SHEET_SUFFIXES[1:])}; name it with `csv_file`"
+        )
     raise ValueError(f"{files.path}: there are several CSV files, {', '.join(tables)}; choose one with `csv_file`")
 
 
@@ -257,12 +280,40 @@ def _by_object(keys: Sequence[tuple[str, ...]]) -> tuple[Indices, Indices]:
     return objects, np.argsort(objects, kind="stable")
 
 
-def _check_present(files: Files, names: Names, where: str) -> None:
-    missing = np.flatnonzero(find(files.names, names) < 0)
-    if len(missing):
-        name, count = unpacked(names[missing[0]]), f"{len(missing)} of {len(names)} are missing"
+def _found(files: Files, cells: Sequence[str], where: str, outside: bool) -> Names:
+    """The file of every row.
+
+    Cells may begin with `./`, have backslashes, pass `..`, and be written with other bytes for the same letters, as
+    macOS and Linux do.
+
+    Raises:
+        FileNotFoundError: if a file is missing.
+        ValueError: if a path leads out of the data and `outside` is false.
+    """
+    names = packed(cells)
+    missing = np.flatnonzero(find(files.names, names) < 0).tolist()
+    if not missing:
+        return names
+    known = {unicodedata.normalize("NFC", unpacked(name)): unpacked(name) for name in files.names}
+    mended, lost = list(cells), []
+    for row in missing:
+        cell = cells[row]
+        plain = posixpath.normpath(cell if cell in known else cell.replace("\\", "/"))
+        above = plain.startswith(("/", "../")) or PureWindowsPath(cell).drive != ""
+        if above and not outside:
+            advice = "`outside: true` allows it"
+            raise ValueError(f"{where}, row {row + 1}: {cell!r} leads out of the folder of the data; {advice}")
+        if (name := known.get(unicodedata.normalize("NFC", plain))) is not None:
+            mended[row] = name
+        elif above and files.path.is_dir() and (files.path / plain).is_file():
+            mended[row] = plain
+        else:
+            lost.append(row)
+    if lost:
+        name, count = cells[lost[0]], f"{len(lost)} of {len(names)} are missing"
         close = suggest(name, map(unpacked, files.names[:10_000]))
-        raise FileNotFoundError(f"{where}, row {missing[0] + 1}: no file {name!r} ({count}); {close}")
+        raise FileNotFoundError(f"{where}, row {lost[0] + 1}: no file {name!r} ({count}); {close}")
+    return packed(mended)
 
 
 def _one_per_object(cells: Sequence[str], objects: Indices, first: Indices, where: str, what: str) -> list[str]:
