@@ -1,9 +1,13 @@
 """Decodes image files into 8-bit RGB pixels, turned upright; whole, or as centre squares."""
 
+import importlib
 import io
 import threading
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -11,7 +15,10 @@ import torch.nn.functional as F
 from kornia_rs.io import ImageDecoder, decode_image_jpegturbo
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+
+from ssl_inv.catalogue import require, require_at_least
 
 Pixels = NDArray[np.uint8]
 
@@ -26,34 +33,130 @@ _TIFF_BITS, _TIFF_READING = 258, 262
 
 _BLACK_IS_ZERO = 1
 
+_JPEG = b"\xff\xd8"
+
+_HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"mif1", b"msf1"))
+"""Bytes 4 to 12 of an image from a recent telephone."""
+
+_KINDS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"\x89PNG": "PNG", b"GIF8": "GIF", _JPEG: "JPEG"}
+
+_TIFF_LIMITS = "; it may have more than 4 bands, or an unusual compression"
+
+MOST_PIXELS = 178_956_970
+"""Pixels of an image in memory, at most: as many as Pillow opens, half a gigabyte."""
+
+Background = Literal["black", "white", "drop"]
+
 
 class UnreadableImageError(ValueError):
     """One image cannot be decoded; the message is the reason, without the name."""
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+@dataclass(frozen=True)
+class Reading:
+    """How the numbers of a file become 8-bit red, green and blue.
+
+    Attributes:
+        background: what transparent pixels are laid over; `drop` shows what the file has under them.
+        white: the value that becomes 255 in images of more than 8 bits or of floats, where 0 becomes 0; None takes
+            65535, or in a TIFF what its tags say, and refuses 32 bits and floats.
+        bands: the bands that are taken, counted from 1: one, or those of red, green and blue. Empty takes the file's
+            own colours, and a fourth band as opacity if the file says so.
+        most_pixels: of an image in memory.
+
+    Raises:
+        SettingError: if a value is out of its range.
+    """
+
+    background: Background = "black"
+    white: float | None = None
+    bands: tuple[int, ...] = ()
+    most_pixels: int = MOST_PIXELS
+
+    def __post_init__(self) -> None:
+        known = get_args(Background)
+        require(self.background in known, "background", f"must be {', '.join(known)}, got {self.background!r}")
+        require(self.white is None or self.white > 0, "white", f"must be above 0, got {self.white}")
+        fits = len(self.bands) in (0, 1, 3) and all(band >= 1 for band in self.bands)
+        require(fits, "bands", f"must be one band or three, counted from 1, got {list(self.bands)}")
+        require_at_least(1, max_pixels=self.most_pixels)
+
+
+PLAIN = Reading()
+
+
+def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
     """An image of any mode as 8-bit RGB.
 
     Grey is repeated. 16-bit grey is scaled so that 65535 becomes 255, in a TIFF as its tags say. Palettes are looked
-    up. Transparent pixels are laid over black.
+    up. Transparent pixels are laid over black. `reading` changes that.
 
     Raises:
-        ValueError: for 32-bit integers or floats, because no value is known to be white.
+        ValueError: for 32-bit integers or floats, if no value is known to be white; or if there is no such band.
     """
+    if reading.bands:
+        image = _bands(image, reading.bands)
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
+    if reading.white is not None and image.mode.startswith(("I", "F")):
+        share = np.asarray(image).astype(np.float32) / reading.white
+        return Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         dark, bright = _ends_of_wide_grey(image)
         share = (np.asarray(image).astype(np.float32) - dark) / (bright - dark)
         return Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {image.mode} (32 bit) have no known white; convert them to 8 or 16 bit")
-    if image.has_transparency_data:
+        raise ValueError(
+            f"pixels of mode {image.mode} (32 bit) have no known white; name it with `white`, or convert them to 8 or 16 bit"
+        )
+    if image.has_transparency_data and reading.background != "drop":
         layer = image.convert("RGBA")
-        black = Image.new("RGB", image.size)
-        black.paste(layer, mask=layer.getchannel("A"))
-        return black
+        over = Image.new("RGB", image.size, reading.background)
+        over.paste(layer, mask=layer.getchannel("A"))
+        return over
     return image.convert("RGB")
+
+
+def _bands(image: Image.Image, bands: Sequence[int]) -> Image.Image:
+    channels = (image.convert("RGBA") if image.mode in ("P", "PA") else image).split()
+    if max(bands) > len(channels):
+        raise ValueError(f"there is no band {max(bands)}: the image has {len(channels)}")
+    chosen = [channels[band - 1] for band in bands]
+    return chosen[0] if len(chosen) == 1 else Image.merge("RGB", chosen)
+
+
+def opened_image(content: bytes) -> Image.Image:
+    """A file as Pillow opens it, with its header read. A JPEG may have any number of pixels: it can be decoded at a
+    fraction of its size. Of other files, Pillow refuses those that would take gigabytes.
+    """
+    if content.startswith(_JPEG):
+        return JpegImageFile(io.BytesIO(content))
+    if content[4:12] in _HEIC:
+        _register_heic()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        return Image.open(io.BytesIO(content))
+
+
+def _register_heic() -> None:
+    try:
+        importlib.import_module("pillow_heif").register_heif_opener()
+    except ImportError:
+        raise UnreadableImageError("HEIC needs pillow-heif: pip install 'ssl-inv[heic]'") from None
+
+
+def upright_rgb(image: Image.Image, reading: Reading = PLAIN) -> Pixels:
+    """The pixels `(H, W, 3)` of an opened image, turned upright as its EXIF orientation says.
+
+    Raises:
+        UnreadableImageError: if there are too many of them.
+    """
+    if image.width * image.height > reading.most_pixels:
+        sides = f"{image.width}x{image.height} pixels"
+        raise UnreadableImageError(f"{sides} are more than {reading.most_pixels:,}, which `max_pixels` allows")
+    image.load()
+    ImageOps.exif_transpose(image, in_place=True)
+    return np.asarray(to_rgb(image, reading))
 
 
 def _ends_of_wide_grey(image: Image.Image) -> tuple[int, int]:
@@ -83,7 +186,7 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def decode(content: bytes, size: int | None) -> Pixels:
+def decode(content: bytes, size: int | None, reading: Reading = PLAIN) -> Pixels:
     """The pixels of an encoded image, `(H, W, 3)`, turned upright as its EXIF orientation says.
 
     Plain JPEG is decoded by libjpeg-turbo in kornia, everything else by Pillow. Both give the same pixels. On one
@@ -93,36 +196,38 @@ def decode(content: bytes, size: int | None) -> Pixels:
     Args:
         content: the file, in any format that Pillow reads; of an animation the first frame is taken.
         size: side of the centre square in pixels; None leaves the image as it is.
+        reading: how numbers become colours.
 
     Raises:
         UnreadableImageError: with the reason.
     """
-    with named_reasons():
+    with named_reasons(content):
         sides = plain_jpeg_sides(content)
         # Pillow can decode at a reduced size.
         reduced = size is not None and sides is not None and min(sides) >= 2 * _REDUCED_DECODE_MARGIN * size
-        pixels = None if sides is None or reduced else plain_jpeg(content)
+        fits = sides is not None and not reduced and sides[0] * sides[1] <= reading.most_pixels and not reading.bands
+        pixels = plain_jpeg(content) if fits else None
         if pixels is None:
-            with Image.open(io.BytesIO(content)) as image:
+            with opened_image(content) as image:
                 if size is not None and min(image.size) >= 2 * _REDUCED_DECODE_MARGIN * size:
                     # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost, and enough is left to resize well.
                     enough = _REDUCED_DECODE_MARGIN * size / min(image.size)
                     image.draft("RGB", (int(image.width * enough), int(image.height * enough)))
-                image.load()
-                ImageOps.exif_transpose(image, in_place=True)
-                pixels = np.asarray(to_rgb(image))
+                pixels = upright_rgb(image, reading)
         return pixels if size is None else to_square(pixels, size)
 
 
 @contextmanager
-def named_reasons() -> Iterator[None]:
-    """Raise an `UnreadableImageError` with the reason for whatever a decoder raises."""
+def named_reasons(content: bytes) -> Iterator[None]:
+    """Raise an `UnreadableImageError` with the reason for whatever a decoder raises on a file."""
     try:
         yield
     except (MemoryError, UnreadableImageError):
         raise
     except UnidentifiedImageError as error:
-        raise UnreadableImageError("not an image in a known format") from error
+        known = next((kind for start, kind in _KINDS.items() if content.startswith(start)), None)
+        why = "not an image in a known format" if known is None else f"a {known} in a form that Pillow does not read"
+        raise UnreadableImageError(f"{why}{_TIFF_LIMITS if known == 'TIFF' else ''}") from error
     except (
         Exception
     ) as error:  # Pillow raises OSError, SyntaxError, struct.error, IndexError and more on damaged files.
@@ -131,11 +236,11 @@ def named_reasons() -> Iterator[None]:
 
 def plain_jpeg_sides(content: bytes) -> tuple[int, int] | None:
     """Height and width of a JPEG that is stored upright; None of any other file."""
-    if not content.startswith(b"\xff\xd8"):
+    if not content.startswith(_JPEG):
         return None
     try:
         if _APP1 in content:
-            with Image.open(io.BytesIO(content)) as image:
+            with opened_image(content) as image:
                 if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
                     return None
         # A decoder that has met a broken file reads no other file any more.

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names
-from ssl_inv.data.decoding import Pixels, UnreadableImageError, decode
+from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
 from ssl_inv.transforms import Group, Transform
@@ -347,6 +347,7 @@ class ImageFiles(StoredImages):
         cache: see `StoredImages`.
         max_broken: see `StoredImages`.
         photographs: see `StoredImages`.
+        reading: how the numbers of a file become colours.
     """
 
     def __init__(
@@ -358,8 +359,9 @@ class ImageFiles(StoredImages):
         cache: bool | None,
         max_broken: float,
         photographs: Photographs = "whole",
+        reading: Reading = PLAIN,
     ) -> None:
-        self._files, self._names = files, names
+        self._files, self._names, self._reading = files, names, reading
         super().__init__(str(files.path), counts, size, cache, max_broken, photographs)
 
     @property
@@ -376,10 +378,10 @@ class ImageFiles(StoredImages):
             raise UnreadableImageError(str(error)) from error
 
     def _decode(self, image: int, size: int | None) -> Pixels:
-        return decode(self._content(image), size)
+        return decode(self._content(image), size, self._reading)
 
     def _photograph(self, image: int) -> Photograph:
-        return Photograph(self._content(image))
+        return Photograph(self._content(image), self._reading)
 
     def _worth_threads(self, image: int) -> bool:
         return len(self._files.read(self._names[image])) >= _THREADED_BYTES

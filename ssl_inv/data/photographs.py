@@ -1,6 +1,5 @@
 """Pieces of whole photographs: the header gives the sides, the pieces are chosen, then the file is decoded once."""
 
-import io
 import math
 from collections.abc import Sequence
 
@@ -8,9 +7,18 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image
 
-from ssl_inv.data.decoding import Pixels, named_reasons, plain_jpeg, plain_jpeg_sides, to_rgb
+from ssl_inv.data.decoding import (
+    PLAIN,
+    Pixels,
+    Reading,
+    named_reasons,
+    opened_image,
+    plain_jpeg,
+    plain_jpeg_sides,
+    upright_rgb,
+)
 
 _MARGIN = 2.0
 """A photograph may be decoded at 1/2, 1/4 or 1/8 if a region then still has so many pixels for one of its piece: the
@@ -26,6 +34,7 @@ class Photograph:
 
     Args:
         content: the file, or the pixels `(H, W, 3)`.
+        reading: how the numbers of the file become colours.
 
     Attributes:
         sides: height and width in pixels, upright.
@@ -34,8 +43,8 @@ class Photograph:
         UnreadableImageError: with the reason.
     """
 
-    def __init__(self, content: bytes | Pixels) -> None:
-        self.content = content
+    def __init__(self, content: bytes | Pixels, reading: Reading = PLAIN) -> None:
+        self.content, self.reading = content, reading
         self._image: Image.Image | None = None
         self.sides: tuple[int, int]
         if isinstance(content, np.ndarray):
@@ -44,8 +53,8 @@ class Photograph:
         if (sides := plain_jpeg_sides(content)) is not None:
             self.sides = sides
             return
-        with named_reasons():
-            self._image = Image.open(io.BytesIO(content))
+        with named_reasons(content):
+            self._image = opened_image(content)
             width, height = self._image.size
             # Pillow turns the size of a TIFF itself. It reads the whole file for the orientation of a PNG.
             asks = self._image.format != "TIFF" and width != height
@@ -65,18 +74,16 @@ class Photograph:
             return self.content, 1
         if self._image is None and most < 4:
             # Half the size costs Pillow as much as the whole costs libjpeg-turbo, which only one thread uses.
-            most = 1
-            if (found := plain_jpeg(self.content)) is not None:
+            most, bounded = 1, math.prod(self.sides) <= self.reading.most_pixels and not self.reading.bands
+            if bounded and (found := plain_jpeg(self.content)) is not None:
                 return found, 1
         # A file may be decoded twice, at two sizes.
-        with named_reasons(), Image.open(io.BytesIO(self.content)) as image:
+        with named_reasons(self.content), opened_image(self.content) as image:
             width = image.width
             if most > 1:
                 image.draft("RGB", (image.width // most, image.height // most))
             reduced = max(1, round(width / image.width))
-            image.load()
-            ImageOps.exif_transpose(image, in_place=True)
-            return np.asarray(to_rgb(image)), reduced
+            return upright_rgb(image, self.reading), reduced
 
 
 def opened(photographs: Sequence[Photograph | None]) -> NDArray[np.int64]:

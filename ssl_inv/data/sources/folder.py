@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names, unpacked
+from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles, Photographs
 from ssl_inv.data.source import Data, Labels
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
 
 LabelsFrom = Literal["folders", "none"]
 
@@ -34,6 +35,10 @@ def folder(
     cache: bool | None = None,
     max_broken: float = 0.01,
     photographs: Literal["whole", "squares"] = "whole",
+    background: Literal["black", "white", "drop"] = "black",
+    white: float | None = None,
+    bands: list[int] = [],
+    max_pixels: int = 178_956_970,
 ) -> Data:
     """Plain images in a folder, or in a zip or tar archive.
 
@@ -57,16 +62,23 @@ def folder(
         photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
+        background: what transparent pixels are laid over; `drop` shows what the file has under them.
+        white: the value that becomes 255 in images of 16 bits or of floats; None takes 65535, or in a TIFF what its
+            tags say, and refuses 32 bits and floats.
+        bands: the bands of the file that are taken, counted from 1: one, or those of red, green and blue; empty takes
+            the file's own colours.
+        max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
     if label_level < 1:
         raise SettingError("label_level", f"must be at least 1, got {label_level}")
     choice = Choice(labels, label_level, split, tuple(exclude))
-    source = ImageFolder(path, size, choice, cache, max_broken, photographs=photographs)
+    reading = Reading(background, white, tuple(bands), max_pixels)
+    source = ImageFolder(path, size, choice, cache, max_broken, photographs=photographs, reading=reading)
     if validation is None:
         return part(source, source.splits, None, validation_share, split_seed, source.notes)
     names = None if source.labels is None else source.labels.names
     same = replace(choice, labels="none" if names is None else "folders")
-    judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs)
+    judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs, reading)
     require_other_files(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
@@ -95,6 +107,7 @@ class ImageFolder(ImageFiles):
         classes: the class names in index order, for example from the train set; None takes the folders' names in
             ascending order.
         photographs: see `StoredImages`.
+        reading: how the numbers of a file become colours.
 
     Attributes:
         splits: the objects of every split by its name, if the top folders are splits; empty otherwise.
@@ -115,11 +128,14 @@ class ImageFolder(ImageFiles):
         max_broken: float = 0.01,
         classes: Sequence[str] | None = None,
         photographs: Photographs = "whole",
+        reading: Reading = PLAIN,
     ) -> None:
         choice = choice if isinstance(choice, Choice) else Choice(choice)
         self.files = files = Files(path, choice.exclude)
         names = files.with_suffix(IMAGE_SUFFIXES)
-        super().__init__(files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken, photographs)
+        super().__init__(
+            files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken, photographs, reading
+        )
         depth = _depth_of_split(names) if choice.split is None else 0
         tops = _part_of_path(names, depth)
         self.splits = {} if choice.split == "none" else splits_of(_splits(tops, path, choice.split == "folders"))
@@ -147,23 +163,6 @@ def _not_used(files: Files, images: int) -> dict[str, str]:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} files with other endings ({kinds})")
     return {"not used": "; ".join(left)} if left else {}
-
-
-def require_other_files(train: Files, validation: Files) -> None:
-    """Refuse to judge by the images that are trained on.
-
-    Raises:
-        SettingError: for `validation`, if it is the folder or the archive of the training images, or lies inside it.
-    """
-    first, second = train.path.resolve(), validation.path.resolve()
-    if first == second:
-        problem = f"{str(validation.path)!r} is the training data itself"
-        raise SettingError("validation", f"{problem}; leave it out, and a share is held out")
-    if first in second.parents:
-        inside = f"{second.relative_to(first).as_posix()}/".encode()
-        if any(bytes(name).startswith(inside) for name in train.names):
-            problem = f"{str(validation.path)!r} lies inside the training data, which has its images too"
-            raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")
 
 
 def _depth_of_split(names: Names) -> int:

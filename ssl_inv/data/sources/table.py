@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, unpacked
+from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Labels, Subset
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
 
 
@@ -43,6 +44,10 @@ def table(
     cache: bool | None = None,
     max_broken: float = 0.01,
     photographs: Literal["whole", "squares"] = "whole",
+    background: Literal["black", "white", "drop"] = "black",
+    white: float | None = None,
+    bands: list[int] = [],
+    max_pixels: int = 178_956_970,
 ) -> Data:
     """Views of objects, listed in a CSV file with one row a view.
 
@@ -71,15 +76,25 @@ def table(
         photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
+        background: what transparent pixels are laid over; `drop` shows what the file has under them.
+        white: the value that becomes 255 in images of 16 bits or of floats; None takes 65535, or in a TIFF what its
+            tags say, and refuses 32 bits and floats.
+        bands: the bands of the file that are taken, counted from 1: one, or those of red, green and blue; empty takes
+            the file's own colours.
+        max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
+    reading = Reading(background, white, tuple(bands), max_pixels)
     columns = Columns(path_column, object_column, class_column, split_column, outside)
-    source = ViewTable(path, size, csv_file, latents, columns, cache, max_broken, photographs=photographs)
+    source = ViewTable(
+        path, size, csv_file, latents, columns, cache, max_broken, photographs=photographs, reading=reading
+    )
     if validation is None:
         found = part(source, source.splits, None, validation_share, split_seed, source.notes)
         source.require_apart(found)
         return found
     names = None if source.labels is None else source.labels.names
-    judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names, photographs)
+    judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names, photographs, reading)
+    require_other_files(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
@@ -109,6 +124,7 @@ class ViewTable(ImageFiles):
         classes: the class names in index order, for example from the train set; None takes the names in the table in
             ascending order.
         photographs: see `StoredImages`.
+        reading: how the numbers of a file become colours.
 
     Attributes:
         splits: the objects of every split by its name; empty if the table has no split.
@@ -131,9 +147,10 @@ class ViewTable(ImageFiles):
         max_broken: float = 0.01,
         classes: Sequence[str] | None = None,
         photographs: Photographs = "whole",
+        reading: Reading = PLAIN,
     ) -> None:
         columns = Columns() if columns is None else columns
-        files = Files(path)
+        self.files = files = Files(path)
         sheet = _Sheet(files, csv_file)
         keys = sheet.keys(columns.objects)
         objects, order = _by_object(keys)
@@ -148,7 +165,7 @@ class ViewTable(ImageFiles):
         )
         labels = _labels(sheet, columns.classes, objects, first, classes)
         self.splits = _splits(sheet, columns.split, objects, first)
-        super().__init__(files, names[order], counts, size, cache, max_broken, photographs)
+        super().__init__(files, names[order], counts, size, cache, max_broken, photographs, reading)
         self._labels, self._sheet = labels, sheet.where
         self.notes = {
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
@@ -267,9 +284,8 @@ def _only_csv(files: Files) -> str:
     if len(tables) == 1:
         return tables[0]
     if not tables:
-        raise FileNotFoundError(
-            f"{files.path}: there is no CSV file at the top, nor one of {', '.join(SHEET_SUFFIXES[1:])}; name it with `csv_file`"
-        )
+        kinds = f"no {', '.join(SHEET_SUFFIXES)} file at the top"
+        raise FileNotFoundError(f"{files.path}: there is {kinds}; name a CSV file with `csv_file`")
     raise ValueError(f"{files.path}: there are several CSV files, {', '.join(tables)}; choose one with `csv_file`")
 
 
