@@ -106,9 +106,8 @@ def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
         share = (np.asarray(image).astype(np.float32) - dark) / (bright - dark)
         return Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
-        raise ValueError(
-            f"pixels of mode {image.mode} (32 bit) have no known white; name it with `white`, or convert them to 8 or 16 bit"
-        )
+        what = f"pixels of mode {image.mode} (32 bit) have no known white"
+        raise ValueError(f"{what}; name it with `white`, or convert them to 8 or 16 bit")
     if image.has_transparency_data and reading.background != "drop":
         layer = image.convert("RGBA")
         over = Image.new("RGB", image.size, reading.background)

@@ -1,0 +1,216 @@
+"""Data as people have it: what each form holds is what is read, and what is left out is said."""
+
+import io
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_data import files_of, load_all, png
+
+from ssl_inv.catalogue import SettingError
+from ssl_inv.data.looks import odd_looks
+from ssl_inv.data.source import Data
+from ssl_inv.data.sources.folder import folder
+from ssl_inv.data.sources.table import table
+
+Write = Callable[..., str]
+
+
+def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def wide(value: int, kind: str = "PNG") -> bytes:
+    """A grey image of 16 bits with one value, and 0 in a corner."""
+    pixels = np.full((8, 8), value, dtype=np.uint16)
+    pixels[0, 0] = 0
+    return encoded(Image.fromarray(pixels), kind)
+
+
+def ink(value: int) -> bytes:
+    """Black ink on transparent ground, in the left half."""
+    pixels = np.zeros((8, 8, 4), dtype=np.uint8)
+    pixels[:, :4, 3] = value
+    return encoded(Image.fromarray(pixels), "PNG")
+
+
+def four_bands() -> bytes:
+    return encoded(Image.merge("RGBA", [Image.new("L", (8, 8), value) for value in (10, 20, 30, 0)]), "PNG")
+
+
+def everything(data: Data) -> set[str]:
+    return files_of(data.train) | files_of(data.validation)
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "right"),
+    [
+        (wide(65535), {}, [255, 255, 255]),
+        (wide(4095), {"white": 4095}, [255, 255, 255]),
+        (wide(2048, "TIFF"), {"white": 4096}, [128, 128, 128]),
+        (ink(255), {}, [0, 0, 0]),
+        (ink(0), {"background": "white"}, [255, 255, 255]),
+        (four_bands(), {}, [0, 0, 0]),
+        (four_bands(), {"background": "drop"}, [10, 20, 30]),
+        (four_bands(), {"bands": [3, 2, 1]}, [30, 20, 10]),
+        (four_bands(), {"bands": [2]}, [20, 20, 20]),
+        (encoded(Image.fromarray(np.full((8, 8), 0.5, dtype=np.float32)), "TIFF"), {"white": 1.0}, [128, 128, 128]),
+    ],
+)
+@pytest.mark.parametrize("photographs", ["whole", "squares"])
+def test_numbers_become_the_colours_that_are_asked_for(tmp_path, write: Write, content, settings, right, photographs):
+    path = write(tmp_path / "data", {f"{number}.png": content for number in range(4)})
+    data = folder(path=path, size=8, cache=False, photographs=photographs, **settings)
+    assert load_all(data.train).pixels[0, :, 4, 2].tolist() == right
+
+
+@pytest.mark.parametrize(
+    ("contents", "settings", "said"),
+    [
+        ([wide(4000)] * 8, {}, "4 images looked at have values from 0 to 16 of 255 only; for files of 10 or 12 bits"),
+        ([ink(255)] * 8, {}, "4 of 4 images looked at have one value everywhere: "),
+        ([wide(4000)] * 8, {"white": 4095}, None),
+        ([ink(255)] * 8, {"background": "white"}, None),
+    ],
+)
+def test_images_that_show_nothing_are_told_before_a_run(tmp_path, write: Write, contents, settings, said):
+    path = write(tmp_path / "data", {f"{number}.png": content for number, content in enumerate(contents)})
+    found = odd_looks(folder(path=path, validation_share=0.5, **settings).train)
+    assert (found is None) if said is None else found.startswith(said)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"background": "grey"}, "background: must be black, white, drop, got 'grey'"),
+        ({"white": 0.0}, "white: must be above 0, got 0.0"),
+        ({"bands": [1, 2]}, r"bands: must be one band or three, counted from 1, got \[1, 2\]"),
+        ({"max_pixels": 0}, "max_pixels: must be at least 1, got 0"),
+        ({"label_level": 0}, "label_level: must be at least 1, got 0"),
+    ],
+)
+def test_wrong_settings_are_one_line(tmp_path, write: Write, settings, problem):
+    path = write(tmp_path / "data", {"1.png": png(1), "2.png": png(2)})
+    with pytest.raises(SettingError, match=f"^{problem}$"):
+        folder(path=path, **settings)
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "classes", "judged"),
+    [
+        (["a/1.png", "b/2.png"], {}, ("a", "b"), None),
+        (["x/train/a/1.png", "x/train/b/2.png", "x/val/a/3.png"], {}, ("a", "b"), {"x/val/a/3.png"}),
+        (["train/1.png", "val/2.png", "tram/3.png"], {"split": "none"}, ("train", "tram", "val"), None),
+        (["train/1.png", "val/2.png", "old/3.png"], {"exclude": ["old"]}, None, {"val/2.png"}),
+        (["p/cat/1.png", "p/dog/2.png", "q/cat/3.png"], {"label_level": 2}, ("cat", "dog"), None),
+        (
+            ["train/p/cat/1.png", "train/p/dog/2.png", "val/q/cat/3.png"],
+            {"label_level": 2},
+            ("cat", "dog"),
+            {"val/q/cat/3.png"},
+        ),
+    ],
+)
+def test_folders_mean_what_their_owner_says(tmp_path, write: Write, names, settings, classes, judged):
+    path = write(tmp_path / "data", {name: png(10 * number) for number, name in enumerate(names)})
+    data = folder(path=path, **settings)
+    assert (data.train.labels and data.train.labels.names) == classes
+    if judged is not None:
+        assert files_of(data.validation) == judged
+
+
+def test_what_is_not_used_is_said(tmp_path, write: Write):
+    path = write(
+        tmp_path / "data", {"a/1.png": png(1), "a/2.jfif": png(2), "a/3.txt": b"", "b/4.json": b"{}", "m/5.png": png(5)}
+    )
+    Path(path, "b", "again").symlink_to(Path(path, "a"))
+    data = folder(path=path, exclude=["m"])
+    assert everything(data) == {"a/1.png", "a/2.jfif"}
+    assert data.notes["not used"] == (
+        "2 files with other endings (1 .txt, 1 .json); "
+        "1 link(s) to folders that are read already, the first b/again; 1 excluded"
+    )
+
+
+def test_no_file_has_two_names(tmp_path, write: Write):
+    path, other = write(tmp_path / "data", {"a/1.png": png(1)}), write(tmp_path / "other", {"x/2.png": png(2)})
+    Path(path, "first").symlink_to(other)
+    Path(path, "second").symlink_to(Path(other, "x"))
+    Path(other, "x", "round").symlink_to(path)
+    assert everything(folder(path=path, validation_share=0.5)) == {"a/1.png", "first/x/2.png"}
+
+
+def test_training_images_are_no_validation_images(tmp_path, write: Write):
+    path = write(tmp_path / "data", {"a/1.png": png(1), "b/2.png": png(2), "held/a/3.png": png(3)})
+    with pytest.raises(SettingError, match=r"^validation: .* is the training data itself; leave it out, and a share"):
+        folder(path=path, validation=os.path.relpath(path))
+    with pytest.raises(SettingError, match=r"^validation: .* lies inside the training data, which has its images too"):
+        folder(path=path, validation=f"{path}/held")
+    data = folder(path=path, validation=f"{path}/held", exclude=["held"], labels="folders")
+    assert len(data.train) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("views.csv", b"path;zoom[real]\n1.png;0.5\nsub/2.png;1.5\n"),
+        ("views.tsv", b"path\tzoom[real]\n1.png\t0.5\nsub/2.png\t1.5\n"),
+        ("views.csv", "path,zoom[real]\r\n1.png,0.5\r\nsub/2.png,1.5\r\n".encode("utf-16")),
+        (
+            "views.csv",
+            b"file_name,zoom[real scale=2]\n./1.png,0.5\nsub\\2.png,1.5\n",
+        ),
+        ("views.csv", b"path,zoom[real]\nsub/../1.png,0.5\n./sub//2.png,1.5\n"),
+        ("views.jsonl", b'{"path": "1.png", "zoom[real]": 0.5}\n\n{"zoom[real]": 1.5, "path": "sub/2.png"}\n'),
+    ],
+)
+def test_tables_are_read_as_they_are_written(tmp_path, write: Write, name, text):
+    path = write(tmp_path / "data", {name: text, "1.png": png(1), "sub/2.png": png(2)})
+    data = table(path=path, validation_share=0.5)
+    assert everything(data) == {"1.png", "sub/2.png"}
+    zoom = {one.describe(0, 0): one.load([0], [0]).transform["zoom"].item() for one in (data.train, data.validation)}
+    assert zoom == {"1.png": 0.5, "sub/2.png": 1.5}
+
+
+def test_letters_of_a_path_may_be_composed_or_not(tmp_path, write: Write):
+    path = write(
+        tmp_path / "data", {"v.csv": "path\nu\u0308ber.png\nb.png\n".encode(), "\u00fcber.png": png(1), "b.png": png(2)}
+    )
+    assert everything(table(path=path, validation_share=0.5)) == {"\u00fcber.png", "b.png"}
+
+
+def test_paths_that_lead_outside_need_leave(tmp_path, write: Write):
+    other = write(tmp_path / "other", {"2.png": png(2)})
+    path = write(
+        tmp_path / "data", {"v.csv": f"path\n1.png\n{other}/2.png\n../other/2.png\n".encode(), "1.png": png(1)}
+    )
+    with pytest.raises(ValueError, match=r"row 2: .* leads out of the folder of the data; `outside: true` allows it"):
+        table(path=path)
+    data = table(path=path, outside=True, validation_share=0.4)
+    assert len(everything(data)) == 3
+    assert load_all(data.train).readable.all()
+
+
+def test_numbers_without_a_unit_are_mentioned(tmp_path, write: Write):
+    path = write(
+        tmp_path / "data", {"v.csv": b"path,angle,who\n1.png,3,x\n2.png,4,y\n", "1.png": png(1), "2.png": png(2)}
+    )
+    assert table(path=path).notes["not used"] == (
+        "columns of numbers without a unit: angle; "
+        "write angle[deg] or another unit in the header, or name them in `latents`"
+    )
+
+
+def test_a_huge_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, write: Write):
+    path = write(
+        tmp_path / "data", {f"{n}.jpg": encoded(Image.new("RGB", (4000, 3000), (200, 0, 0)), "JPEG") for n in "ab"}
+    )
+    data = folder(path=path, size=32, max_pixels=1_000_000)
+    assert load_all(data.train).readable.all()
+    with pytest.raises(ValueError, match=r"4000x3000 pixels are more than 1,000,000, which `max_pixels` allows"):
+        folder(path=path, size=2000, max_pixels=1_000_000)
