@@ -129,6 +129,10 @@ class StoredImages(Source):
         """An image whose header has been read, or an `UnreadableImageError`."""
         return Photograph(self._decode(image, None))
 
+    def sides_of(self, image: int) -> tuple[int, int]:
+        """Height and width of an image as it is stored, upright, or an `UnreadableImageError`."""
+        return self._photograph(image).sides
+
     def _transform(self, images: Indices) -> Transform:
         """What is recorded of some images."""
         return Transform.empty()
@@ -172,7 +176,7 @@ class StoredImages(Source):
     def _is_square(self, image: int) -> bool:
         """Whether an image has the `size`, as an unreadable one has."""
         try:
-            return self._photograph(image).sides == (self._size, self._size)
+            return self.sides_of(image) == (self._size, self._size)
         except UnreadableImageError:
             return True
 

@@ -37,6 +37,9 @@ from ssl_inv.transforms.quaternions import quaternion_conjugate, quaternion_from
 
 _TO_RECORDED = {"deg": math.pi / 180, "rad": 1.0, "turn": 1.0, "none": 1.0}
 
+UNITS = tuple(unit for unit in _TO_RECORDED if unit != "none")
+"""Units of angles, as headers write them."""
+
 _TURN = {"deg": 2 * math.pi, "rad": 2 * math.pi, "turn": 1.0}
 
 _TO_RADIANS = {"deg": math.pi / 180, "rad": 1.0, "turn": 2 * math.pi}

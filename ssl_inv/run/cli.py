@@ -26,6 +26,7 @@ _SOME_SECTIONS = {
         f"--section.key value changes settings of {', '.join(JUDGED[:-1])} and {JUDGED[-1]}; "
         "the other settings of a run are fixed.",
     ),
+    "data": "--data.key value changes settings of the data, such as --data.labels none.",
     "render": "--data.key value changes settings of the solids: `ssl-inv recipes sie-rendered --explain` prints them.",
 }
 """The epilogs of commands that accept only some sections."""

@@ -1,4 +1,4 @@
-"""The commands that make data: render, tracks."""
+"""The commands on data: data, render, tracks."""
 
 import argparse
 from pathlib import Path
@@ -15,11 +15,31 @@ MOST_MARGIN = 10.0
 
 def add_data(command: AddCommand) -> None:
     """Add the commands."""
+    one = command("data", _data, "say what a data set is, what was not used and why, and draw some of its images")
+    one.add_argument("data", metavar="DATA", help="folder, zip, tar or table, recipe, or name of a kind of data")
+    output_option(one, "FILE", "also draw a sheet of images, .png or .html")
+    images = "images of each part on the sheet (16)"
+    one.add_argument("--images", type=number(int, 1, 200), default=16, metavar="N", help=images)
+    one.add_argument("--json", action="store_true", help="print JSON")
+
     one = command("render", _render, "write rendered solids as a data set in the layout of 3DIEBench")
     one.add_argument("output", type=Path, metavar="FOLDER", help="folder to write")
     one.add_argument("--quality", type=number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
 
     _tracks_options(command("tracks", _tracks, "find and follow moving objects in videos, and write their views"))
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    apply_overrides({}, arguments.overrides, ["data"])
+    if (output := arguments.output) is not None:
+        if output.suffix not in (".png", ".html"):
+            raise RecipeError(f"--output: {str(output)!r} is no page; its name must end with .png or .html")
+        if output.exists():
+            raise RecipeError(f"output {str(output)!r} exists already; choose another name")
+        require_writable(output)
+    from ssl_inv.run.commands import describe_data
+
+    describe_data(arguments.data, arguments.overrides, output, arguments.images, arguments.json)
 
 
 def _render(arguments: argparse.Namespace) -> None:

@@ -19,13 +19,13 @@ from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run.build import build, innermost
-from ssl_inv.run.encoders import best_device, load_model, on
+from ssl_inv.run.encoders import best_device, data_section, load_model, on
 from ssl_inv.run.environment import host_facts, versions
 from ssl_inv.run.export import export_run, export_torchvision
 from ssl_inv.run.export_onnx import export_onnx
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import judge, require_classes
-from ssl_inv.run.recipe import Choice, Recipe
+from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 
 
 def check(name: str, recipe: Recipe) -> None:
@@ -144,6 +144,22 @@ def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
         except ModuleNotFoundError as error:
             raise RecipeError(str(error)) from None
     sys.stdout.write(f"{place}\n")
+
+
+def describe_data(name: str, overrides: list[str], output: Path | None, images: int, as_json: bool) -> None:
+    """Say what a data set is, and draw some of its images."""
+    from ssl_inv.run import data_page
+
+    section = apply_overrides({"data": data_section(name, overrides)}, overrides, ["data"])["data"]
+    chosen = resolve_section("data", section, "the command line")
+    with within("data"):
+        data = DATA.find(chosen.name).load()(**chosen.settings)
+        facts = {"data": chosen.name, **data_page.facts(data)}
+        if output is not None:
+            data_page.write_sheet(data, name, output, images)
+    sys.stdout.write(json.dumps(facts, indent=1) + "\n" if as_json else data_page.text(facts))
+    if output is not None:
+        sys.stdout.write(f"sheet: {output}\n")
 
 
 def render(chosen: Choice, output: Path, quality: int) -> None:

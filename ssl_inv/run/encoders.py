@@ -39,6 +39,10 @@ Networks = tuple[nn.Module, Objective | None]
 """A backbone and, if known, the objective of its pretraining, which says which parts of the features to probe."""
 
 
+_DESCRIBED_SIZE = 128
+"""Side of the images of files that are only described."""
+
+
 @dataclass(frozen=True)
 class SavedRun:
     """A run as its folder has it. Its data is not needed.
@@ -292,6 +296,28 @@ def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict
         known = [*shipped_recipes(), *DATA.members]
         raise RecipeError(f"--data {data}: no such file, folder, recipe or data set; {suggest(data, known)}")
     return {**model.sections, "data": _data_at(path, round(model.preprocessing.input_size / model.crop_share), chosen)}
+
+
+def data_section(data: str, overrides: list[str], size: int = _DESCRIBED_SIZE) -> dict[str, Any]:
+    """The section `data` of a recipe that the argument of a command means.
+
+    Args:
+        data: recipe, name of a data set, folder, zip, tar or table.
+        overrides: may choose the kind of data.
+        size: side of the images where the argument is files.
+
+    Raises:
+        RecipeError: if there is no such data.
+    """
+    if data in DATA.members:
+        return {"name": data}
+    if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
+        section: dict[str, Any] = read_yaml(find_recipe(data)).get("data") or {}
+        return section
+    if not (path := Path(data).expanduser()).exists():
+        known = [*shipped_recipes(), *DATA.members]
+        raise RecipeError(f"{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
+    return _data_at(path, size, apply_overrides({}, overrides, ["data"]).get("data", {}).get("name"))
 
 
 def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:

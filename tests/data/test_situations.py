@@ -202,7 +202,7 @@ def test_numbers_without_a_unit_are_mentioned(tmp_path, write: Write):
     )
     assert table(path=path).notes["not used"] == (
         "columns of numbers without a unit: angle; "
-        "write angle[deg] or another unit in the header, or name them in `latents`"
+        "for a latent, write angle[real] in the header, or name it in `latents`"
     )
 
 

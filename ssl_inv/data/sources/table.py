@@ -20,7 +20,7 @@ from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, unpacked
 from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import ImageFiles, Photographs
-from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
+from ssl_inv.data.latents import UNITS, Latent, column_name, latents_from_header, latents_from_settings
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Labels, Subset
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
@@ -268,8 +268,10 @@ def _without_unit(sheet: _Sheet, by_header: bool) -> dict[str, str]:
     bare = [name for name in sheet.unused if by_header and sheet.is_number(name)]
     if not bare:
         return {}
+    first = next((name for name in bare if name.lower().endswith(tuple(f"_{unit}" for unit in UNITS))), bare[0])
+    unit = next((unit for unit in UNITS if first.lower().endswith(f"_{unit}")), "real")
     what = f"columns of numbers without a unit: {', '.join(bare)}"
-    return {"not used": f"{what}; write {bare[0]}[deg] or another unit in the header, or name them in `latents`"}
+    return {"not used": f"{what}; for a latent, write {first}[{unit}] in the header, or name it in `latents`"}
 
 
 def _number_or_nan(cell: str) -> float:

@@ -1,0 +1,55 @@
+"""`ssl-inv data` says what a data set is and what was not used, and draws it; wrong arguments are one line."""
+
+import json
+
+import pytest
+from PIL import Image
+from small_data import png
+
+from ssl_inv.run.cli import main
+
+COLOURS = {f"{kind}/{number}.png": png(40 + 60 * number) for kind in ("cat", "dog") for number in range(3)}
+
+
+def test_facts_are_those_of_the_files(tmp_path, write, capsys):
+    path = write(tmp_path / "data", {**COLOURS, "dog/notes.txt": b"", "dog/9.png": b"broken"})
+    assert main(["data", path, "--json", "--data.validation_share", "0.3"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["data"] == "folder"
+    assert (facts["training objects"], facts["validation objects"]) == (5, 2)
+    assert facts["classes"] == 2
+    assert facts["files"].startswith("8 wide, 8 high")
+    assert facts["not used"] == "1 files with other endings (1 .txt)"
+    assert facts["cannot be read"] == "1 of those looked at, the first dog/9.png: not an image in a known format"
+
+
+def test_latents_have_units(tmp_path, write, capsys):
+    rows = "".join(f"{name},{10 * number}\n" for number, name in enumerate(COLOURS))
+    path = write(tmp_path / "data", {**COLOURS, "views.csv": f"path,azimuth[deg]\n{rows}".encode()})
+    assert main(["data", f"{path}/views.csv"]) == 0
+    assert "latent azimuth      circle, radians, 0" in capsys.readouterr().out
+
+
+def test_the_sheet_shows_both_parts(tmp_path, write):
+    path, sheet = write(tmp_path / "data", COLOURS), tmp_path / "sheet.png"
+    assert main(["data", path, "--output", str(sheet), "--images", "4", "--data.size", "32"]) == 0
+    with Image.open(sheet) as image:
+        assert len(image.getcolors(2**24) or ()) > 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["nowhere"], "nowhere: no such file, folder, recipe or data set"),
+        (["{path}", "--output", "sheet.txt"], "--output: 'sheet.txt' is no page; its name must end with .png or .html"),
+        (["{path}", "--trainer.steps", "3"], "trainer"),
+        (["{path}", "--data.backgroud", "white"], "data.backgroud: no such setting; did you mean 'background'?"),
+        (["{path}", "--data.background", "grey"], "data.background: "),
+    ],
+)
+def test_misuse_is_one_line(tmp_path, write, capsys, arguments, problem):
+    path = write(tmp_path / "data", COLOURS)
+    assert main(["data", *(one.format(path=path) for one in arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert problem in error
