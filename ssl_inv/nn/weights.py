@@ -1,0 +1,354 @@
+"""Weights that a backbone starts from: read from files, exports, runs or timm, found under their prefix, and fitted.
+
+No code in a file is run, and nothing is loaded in part unless the user says so.
+"""
+
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+
+from ssl_inv.catalogue import SettingError
+from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.stems import SUFFIXES
+
+Table = Mapping[str, Tensor]
+"""Tensors by name."""
+
+HEADS = (
+    *("fc", "head", "heads", "head_dist", "classifier", "linear", "last_linear", "last_layer", "online_head"),
+    *("projector", "projection", "projection_head", "prototypes", "predictor", "prediction_head", "dino_head"),
+    *("ibot_head", "mask_token", "masked_embed", "decoder", "decoder_blocks", "decoder_embed", "decoder_norm"),
+    *("decoder_pos_embed", "decoder_pred", "queue", "queue_ptr", "pre_logits"),
+)
+"""First names of what a file may hold beside the backbone: classifiers, and heads of pretraining."""
+
+_WRAPPERS = (
+    *("", "module.", "model.", "backbone.", "encoder.", "module.backbone.", "module.encoder.", "module.model."),
+    *("student.backbone.", "teacher.backbone.", "trunk.", "visual.", "_feature_blocks."),
+)
+"""Prefixes that are tried where parameters have names of another library."""
+
+_SEQUENCES: tuple[Mapping[str, str], ...] = (
+    {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"},
+    {"0": "conv1", "1": "bn1", "2": "layer1", "3": "layer2", "4": "layer3", "5": "layer4"},
+)
+"""Places of a ResNet's layers in an `nn.Sequential` of its children, with and without activation and max-pool."""
+
+
+class Inert(dict[str, Any]):
+    """What stands in for every object of a file that is no tensor and no plain value. It does nothing."""
+
+    def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
+        return super().__new__(cls)
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Weights as read.
+
+    Attributes:
+        source: what the recipe calls them.
+        content: tensors by name, and further mappings of this kind.
+        sha256: of the file, or of the tensors where timm gave them.
+        mean: of the normalisation that the weights were trained with, if known.
+        std: of that normalisation, if known.
+    """
+
+    source: str
+    content: Mapping[str, Any]
+    sha256: str
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How weights fit a backbone.
+
+    Attributes:
+        part: the prefix of the backbone's parameters in the file.
+        loaded: the tensors that fit, by the backbone's names.
+        resampled: names whose tensors were resampled to the backbone's shape: positions and patches.
+        missing: names that the file lacks.
+        unknown: names that the backbone lacks, without heads.
+        other_shape: name -> the file's shape and the backbone's.
+        heads: first names of heads under the same prefix, which stay out.
+        others: first names of everything else in the file, such as other networks and memories.
+    """
+
+    part: str
+    loaded: dict[str, Tensor]
+    resampled: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unknown: list[str] = field(default_factory=list)
+    other_shape: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
+    heads: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+    @property
+    def whole(self) -> bool:
+        """Whether every parameter of the backbone, and every one of the file under the prefix, has its counterpart."""
+        return not (self.missing or self.unknown or self.other_shape)
+
+    @property
+    def differences(self) -> str:
+        """What did not match, in words."""
+        shapes = [f"{name} {tuple(was)} for {tuple(wanted)}" for name, (was, wanted) in self.other_shape.items()]
+        parts = (("missing", self.missing), ("unknown", self.unknown), ("of another shape", shapes))
+        return "; ".join(f"{what}: {_some(names)}" for what, names in parts if names)
+
+
+def read_weights(source: str, architecture: str) -> Weights:
+    """Weights from where a recipe says.
+
+    Args:
+        source: `timm`, `hf-hub:ORGANISATION/NAME` or `timm/NAME`, the folder of a run or of an export, or a file.
+        architecture: the backbone's name in timm, for `timm`.
+
+    Raises:
+        SettingError: if there are no such weights, or they cannot be read.
+    """
+    if source == "timm":
+        return _of_timm(
+            source, architecture.removesuffix(SUFFIXES["3x3-stride1"]).removesuffix(SUFFIXES["3x3-stride2"])
+        )
+    if source.startswith(("hf-hub:", "timm/")):
+        return _of_timm(source, source if source.startswith("hf-hub:") else f"hf-hub:{source}")
+    place = Path(source).expanduser()
+    mean, std = _normalization(place / "config.json") if place.is_dir() else (None, None)
+    file = _file_in(place)
+    try:
+        content = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _read_torch(file)
+    except Exception as error:  # A damaged archive raises many kinds of errors.
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise SettingError("weights", f"{source} cannot be read as tensors and plain values: {reason}") from None
+    if not isinstance(content, Mapping):
+        raise SettingError("weights", f"{source} holds no tensors by name, but a {type(content).__name__}")
+    with file.open("rb") as opened:
+        return Weights(source, content, hashlib.file_digest(opened, "sha256").hexdigest(), mean, std)
+
+
+def fit(backbone: Backbone, weights: Weights, prefix: str | None = None) -> Fit:
+    """Find a backbone among weights, and compare names and shapes. The backbone does not change.
+
+    Args:
+        backbone: the network.
+        weights: the weights.
+        prefix: of its parameters in the file; None finds the one under which most parameters have counterparts. Of a
+            teacher and a student that fit equally, it takes the teacher; of a network and its moving average by another
+            name, the network.
+
+    Raises:
+        SettingError: if nothing fits, or there is no such prefix.
+    """
+    own = backbone.model.state_dict()
+    candidates = list(_candidates(weights.content, own, prefix))
+    scored = [(_hits(one, own), label, one) for label, one in candidates]
+    converted = _converter(backbone.model)
+    if max((hits for hits, _, _ in scored), default=0) < len(own) / 2:
+        # Perhaps names of the authors' code, which timm translates.
+        scored = [(_hits(converted(one), own), label, one) for _, label, one in scored]
+    best = max(scored, key=lambda one: (one[0], -_followed(one[1]), -len(one[1])), default=None)
+    if best is None or not best[0]:
+        known = _some(sorted({f"{name.split('.')[0]}.*" for _, one in _tables(weights.content) for name in one}), 8)
+        where = f"under {prefix!r}" if prefix is not None else f"in {weights.source}"
+        setting = "weights" if prefix is None else "weights_prefix"
+        raise SettingError(setting, f"no parameter of {backbone.architecture} is {where}; it holds {known}")
+    _, part, table = best
+    return _compared(part, table, converted(table), own, weights.content)
+
+
+def _compared(part: str, table: Table, state: Table, own: Table, content: Mapping[str, Any]) -> Fit:
+    loaded = {name: one for name, one in state.items() if name in own and one.shape == own[name].shape}
+    # Networks without it run the same: it counts batches only.
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    unknown = [name for name in state if name not in own]
+    heads = sorted({name.split(".")[0] for name in unknown if name.split(".")[0] in HEADS})
+    shapes = {
+        name: (list(one.shape), list(own[name].shape))
+        for name, one in state.items()
+        if name in own and one.shape != own[name].shape
+    }
+    changed = [name for name in loaded if name in table and table[name].shape != loaded[name].shape]
+    kept = {id(one) for one in table.values()}
+    others = sorted({name.split(".")[0] for _, one in _tables(content) for name, t in one.items() if id(t) not in kept})
+    unknown = [name for name in unknown if name.split(".")[0] not in HEADS]
+    return Fit(part, loaded, changed, missing, unknown, shapes, heads, others)
+
+
+def start_from(backbone: Backbone, weights: Weights, prefix: str | None = None, partial: bool = False) -> Fit:
+    """Load weights into a backbone.
+
+    Args:
+        backbone: the network.
+        weights: the weights.
+        prefix: see `fit`.
+        partial: whether some parameters may keep their random values, and some of the file stay out.
+
+    Raises:
+        SettingError: if nothing fits, a number is not finite, or not everything fits and `partial` is false.
+    """
+    found = fit(backbone, weights, prefix)
+    if not found.whole and not partial:
+        advice = "weights_partial: true loads what fits" if found.loaded else "nothing fits"
+        name = backbone.architecture
+        raise SettingError("weights", f"{weights.source} fits {name} in part; {found.differences}; {advice}")
+    if not found.loaded:
+        raise SettingError("weights", f"nothing in {weights.source} fits {backbone.architecture}; {found.differences}")
+    for name, one in found.loaded.items():
+        if not torch.isfinite(one).all():
+            raise SettingError("weights", f"{name} in {weights.source} is not finite")
+    backbone.model.load_state_dict(found.loaded, strict=False)
+    return found
+
+
+def _read_torch(file: Path) -> Any:
+    # Checkpoints often hold settings of classes that are not there, or that must not run.
+    with _inert_globals(file):
+        return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def _inert_globals(file: Path) -> AbstractContextManager[None]:
+    try:
+        unknown = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
+    except Exception:  # Not a zip archive; `torch.load` then says what is wrong, if anything.
+        unknown = []
+    allowed: Any = [(Inert, name) for name in unknown]
+    return torch.serialization.safe_globals(allowed)
+
+
+def _file_in(place: Path) -> Path:
+    if place.is_dir():
+        for inside in ("checkpoints/last.ckpt", "model.safetensors", "pytorch_model.bin"):
+            if (place / inside).is_file():
+                return place / inside
+        raise SettingError("weights", f"{str(place)!r} is neither the folder of a run with a checkpoint nor an export")
+    if not place.is_file():
+        raise SettingError("weights", f"no such file or folder: {str(place)!r}")
+    if place.suffix == ".npz":
+        raise SettingError("weights", f"{str(place)!r}: .npz files are not read; timm has most of them as `timm/NAME`")
+    return place
+
+
+def _normalization(config: Path) -> tuple[tuple[float, ...] | None, tuple[float, ...] | None]:
+    if not config.is_file():
+        return None, None
+    try:
+        told = json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {})
+        return (tuple(told["mean"]), tuple(told["std"])) if "mean" in told and "std" in told else (None, None)
+    except (ValueError, AttributeError, TypeError):
+        return None, None
+
+
+def _of_timm(source: str, name: str) -> Weights:
+    """Weights of a whole timm model with its classifier, which timm loads strictly."""
+    if not name.startswith("hf-hub:") and not timm.models.is_model_pretrained(name):
+        raise SettingError("weights", f"timm has no weights of {name}")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model: Any = timm.create_model(name, pretrained=True)
+    except Exception as error:  # The hub's client has no common class of errors.
+        reason = " ".join(str(error).split())[:160]
+        why = f"{type(error).__name__}: {reason}; they come from this machine's cache or the network: are you offline?"
+        raise SettingError("weights", f"timm's weights of {name} cannot be loaded: {why}") from None
+    state, digest = model.state_dict(), hashlib.sha256()
+    for key, value in state.items():
+        digest.update(key.encode())
+        digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
+    config = model.pretrained_cfg
+    return Weights(source, state, digest.hexdigest(), tuple(config["mean"]), tuple(config["std"]))
+
+
+def _tables(content: Mapping[Any, Any], way: tuple[str, ...] = ()) -> Iterator[tuple[str, Table]]:
+    """Every mapping inside with tensors by name, and its path."""
+    tensors = {name: one for name, one in content.items() if isinstance(name, str) and isinstance(one, Tensor)}
+    if tensors:
+        yield ".".join(way), tensors
+    for name, one in content.items():
+        if isinstance(one, Mapping) and len(way) < 6:
+            yield from _tables(one, (*way, str(name)))
+
+
+def _candidates(content: Mapping[str, Any], own: Table, wanted: str | None) -> Iterator[tuple[str, Table]]:
+    """Parts of a file that may be the backbone: the path and prefix, and its tensors without the prefix."""
+    names = [name for name in own if not name.endswith("num_batches_tracked")]
+    for way, table in [one for given in _tables(content) for one in _with_sequences(*given, own)]:
+        ends = {name[: -len(some)] for some in (*names[:3], *names[-3:]) for name in table if name.endswith(some)}
+        prefixes = {end for end in ends if not end or end.endswith(".")} | set(_WRAPPERS)
+        for prefix in sorted(prefixes):
+            label = f"{way}.{prefix}".strip(".")
+            if wanted is not None and wanted.strip(".") not in (label, prefix.strip(".")):
+                continue
+            if part := {name[len(prefix) :]: one for name, one in table.items() if name.startswith(prefix)}:
+                yield label, part
+
+
+def _with_sequences(way: str, table: Table, own: Table) -> Iterator[tuple[str, Table]]:
+    """A table, and the same with a ResNet's own names for the places in a sequence of its layers."""
+    yield way, table
+    if "layer4.0.conv1.weight" not in own:
+        return
+    for places in _SEQUENCES:
+        last = next(number for number, name in places.items() if name == "layer4")
+        ends = [name[: -len(f"{last}.0.conv1.weight")] for name in table if name.endswith(f"{last}.0.conv1.weight")]
+        for start in {end for end in ends if not end or end.endswith(".")}:
+            pattern = re.compile(rf"{re.escape(start)}({'|'.join(places)})\.(.+)")
+            found = {name: pattern.fullmatch(name) for name in table}
+            yield (
+                way,
+                {
+                    f"{start}{places[one[1]]}.{one[2].replace('shortcut.', 'downsample.')}" if one else name: table[
+                        name
+                    ]
+                    for name, one in found.items()
+                },
+            )
+
+
+def _converter(model: nn.Module) -> Callable[[Table], Table]:
+    """The translation of other libraries' names that timm has for a model; it also resamples positions."""
+    translate = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
+
+    def converted(table: Table) -> Table:
+        if translate is None:
+            return table
+        try:
+            found: Table = translate(dict(table), model)
+        except Exception:  # It meets whatever a file holds.
+            return table
+        return found
+
+    return converted
+
+
+def _hits(table: Table, own: Table) -> int:
+    return sum(name in own for name in table)
+
+
+def _followed(label: str) -> int:
+    """How far a part of a file is from what its authors evaluate."""
+    if re.search(r"momentum|target|ema\b|_k\b", label):
+        return 2
+    return 1 if "student" in label else 0
+
+
+def _some(names: Iterable[str], most: int = 3) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
