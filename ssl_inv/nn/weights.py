@@ -6,16 +6,21 @@ No code in a file is run, and nothing is loaded in part unless the user says so.
 import hashlib
 import json
 import re
+import socket
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import safetensors.torch
 import timm
 import torch
+from huggingface_hub import constants
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError
@@ -39,21 +44,22 @@ _WRAPPERS = (
 )
 """Prefixes that are tried where parameters have names of another library."""
 
-_SEQUENCES: tuple[Mapping[str, str], ...] = (
-    {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"},
-    {"0": "conv1", "1": "bn1", "2": "layer1", "3": "layer2", "4": "layer3", "5": "layer4"},
-)
-"""Places of a ResNet's layers in an `nn.Sequential` of its children, with and without activation and max-pool."""
+_SEQUENCE: Mapping[str, str] = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+"""Places of torchvision's ResNet layers in an `nn.Sequential` of its children, as lightly's examples have it."""
 
 
-class Inert(dict[str, Any]):
-    """What stands in for every object of a file that is no tensor and no plain value. It does nothing."""
+class Emptied:
+    """What stands in for every class and function of a file that holds no tensors: to call it gives a mapping."""
 
-    def __new__(cls, *arguments: Any, **named: Any) -> "Inert":
-        return super().__new__(cls)
+    def __new__(cls, *arguments: Any, **named: Any) -> OrderedDict[str, Any]:  # type: ignore[misc]
+        return OrderedDict()
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:
-        super().__init__()
+
+class Number:
+    """What stands in for numpy's own numbers and types."""
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
 
     def __setstate__(self, state: Any) -> None:
         pass
@@ -137,7 +143,8 @@ def read_weights(source: str, architecture: str) -> Weights:
     try:
         content = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _read_torch(file)
     except Exception as error:  # A damaged archive raises many kinds of errors.
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = next((line for line in lines if re.search("GLOBAL|Can only|blocked", line)), lines[0])[:200]
         raise SettingError("weights", f"{source} cannot be read as tensors and plain values: {reason}") from None
     if not isinstance(content, Mapping):
         raise SettingError("weights", f"{source} holds no tensors by name, but a {type(content).__name__}")
@@ -186,9 +193,9 @@ def _compared(part: str, table: Table, state: Table, own: Table, content: Mappin
         for name, one in state.items()
         if name in own and one.shape != own[name].shape
     }
-    changed = [name for name in loaded if name in table and table[name].shape != loaded[name].shape]
-    kept = {id(one) for one in table.values()}
-    others = sorted({name.split(".")[0] for _, one in _tables(content) for name, t in one.items() if id(t) not in kept})
+    changed = [name for name in loaded if name in table and _resampled(table[name], loaded[name])]
+    everything = [f"{way}.{name}".strip(".") for way, one in _tables(content) for name in one]
+    others = sorted({_first(name) for name in everything if part and not name.startswith(f"{part}.")})
     unknown = [name for name in unknown if name.split(".")[0] not in HEADS]
     return Fit(part, loaded, changed, missing, unknown, shapes, heads, others)
 
@@ -230,7 +237,7 @@ def _inert_globals(file: Path) -> AbstractContextManager[None]:
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(str(file))
     except Exception:  # Not a zip archive; `torch.load` then says what is wrong, if anything.
         unknown = []
-    allowed: Any = [(Inert, name) for name in unknown]
+    allowed: Any = [(Number if name.startswith("numpy.") else Emptied, name) for name in unknown]
     return torch.serialization.safe_globals(allowed)
 
 
@@ -262,18 +269,53 @@ def _of_timm(source: str, name: str) -> Weights:
     if not name.startswith("hf-hub:") and not timm.models.is_model_pretrained(name):
         raise SettingError("weights", f"timm has no weights of {name}")
     try:
-        with torch.random.fork_rng(devices=[]):
-            model: Any = timm.create_model(name, pretrained=True)
-    except Exception as error:  # The hub's client has no common class of errors.
-        reason = " ".join(str(error).split())[:160]
-        why = f"{type(error).__name__}: {reason}; they come from this machine's cache or the network: are you offline?"
-        raise SettingError("weights", f"timm's weights of {name} cannot be loaded: {why}") from None
+        with _offline():
+            model = _pretrained(name)
+    except Exception:  # The hub's client has no common class of errors.
+        if not _reachable():
+            raise SettingError(
+                "weights", f"{name} is not in this machine's cache of timm's weights, and their hub cannot be reached"
+            ) from None
+        try:
+            model = _pretrained(name)
+        except Exception as error:
+            reason = " ".join(str(error).split())[:160]
+            raise SettingError("weights", f"{name} cannot be loaded: {type(error).__name__}: {reason}") from None
     state, digest = model.state_dict(), hashlib.sha256()
     for key, value in state.items():
         digest.update(key.encode())
         digest.update(value.contiguous().view(-1).view(torch.uint8).numpy().tobytes() if value.numel() else b"")
     config = model.pretrained_cfg
     return Weights(source, state, digest.hexdigest(), tuple(config["mean"]), tuple(config["std"]))
+
+
+def _pretrained(name: str) -> Any:
+    with torch.random.fork_rng(devices=[]):
+        return timm.create_model(name, pretrained=True)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Let the hub's client look in its cache only."""
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _reachable() -> bool:
+    """Whether the network may know the hub. Its client tries for a minute before it gives up."""
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if getproxies().get("https"):
+        return True
+    try:
+        socket.getaddrinfo(urlsplit(constants.ENDPOINT).hostname, 443)
+    except OSError:
+        return False
+    return True
 
 
 def _tables(content: Mapping[Any, Any], way: tuple[str, ...] = ()) -> Iterator[tuple[str, Table]]:
@@ -305,21 +347,12 @@ def _with_sequences(way: str, table: Table, own: Table) -> Iterator[tuple[str, T
     yield way, table
     if "layer4.0.conv1.weight" not in own:
         return
-    for places in _SEQUENCES:
-        last = next(number for number, name in places.items() if name == "layer4")
-        ends = [name[: -len(f"{last}.0.conv1.weight")] for name in table if name.endswith(f"{last}.0.conv1.weight")]
-        for start in {end for end in ends if not end or end.endswith(".")}:
-            pattern = re.compile(rf"{re.escape(start)}({'|'.join(places)})\.(.+)")
-            found = {name: pattern.fullmatch(name) for name in table}
-            yield (
-                way,
-                {
-                    f"{start}{places[one[1]]}.{one[2].replace('shortcut.', 'downsample.')}" if one else name: table[
-                        name
-                    ]
-                    for name, one in found.items()
-                },
-            )
+    end = "7.0.conv1.weight"
+    starts = {name[: -len(end)] for name in table if name.endswith(end)}
+    for start in (one for one in starts if not one or one.endswith(".")):
+        pattern = re.compile(rf"{re.escape(start)}({'|'.join(_SEQUENCE)})\.(.+)")
+        found = {name: pattern.fullmatch(name) for name in table}
+        yield way, {f"{start}{_SEQUENCE[one[1]]}.{one[2]}" if one else k: table[k] for k, one in found.items()}
 
 
 def _converter(model: nn.Module) -> Callable[[Table], Table]:
@@ -340,6 +373,20 @@ def _converter(model: nn.Module) -> Callable[[Table], Table]:
 
 def _hits(table: Table, own: Table) -> int:
     return sum(name in own for name in table)
+
+
+def _resampled(before: Tensor, after: Tensor) -> bool:
+    """Whether numbers have changed, not only the shape or positions in front."""
+    same = before.numel() >= after.numel() and torch.equal(before.flatten()[-after.numel() :], after.flatten())
+    return before.shape != after.shape and not same
+
+
+def _first(name: str) -> str:
+    """What a tensor belongs to: the first part of its name that is no wrapper."""
+    parts = name.split(".")
+    return next(
+        (part for part in parts if part not in ("state_dict", "model", "module", "classy_state_dict")), parts[0]
+    )
 
 
 def _followed(label: str) -> int:
