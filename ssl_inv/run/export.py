@@ -352,6 +352,9 @@ def require_rebuildable(backbone: Backbone, preprocessing: Preprocessing) -> Non
         name = _known_architecture(backbone.architecture)
     except ValueError:
         return  # A network of a test, or of the user's own, has no name to be made from.
+    for key, value in backbone.model.state_dict().items():
+        if not torch.isfinite(value).all():
+            raise SettingError("name", f"{name} has numbers that are not finite, {key}, so it cannot be exported")
     arguments = {**backbone.arguments, "num_classes": 0}
     config = _timm_config(backbone.model, name, preprocessing, arguments)
     with tempfile.TemporaryDirectory() as folder:
