@@ -18,8 +18,9 @@ from ssl_inv.engine.optimizers import make_optimizer
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
-from ssl_inv.run.export import preprocessing_of, require_rebuildable
+from ssl_inv.run.export import preprocessing_of
 from ssl_inv.run.judging import judged_data
+from ssl_inv.run.rebuilding import require_rebuildable
 from ssl_inv.run.recipe import JudgedRecipe, Recipe
 from ssl_inv.run.start import Start
 from ssl_inv.transforms import Group, keyed_random

@@ -9,7 +9,6 @@ import difflib
 import json
 import math
 import pickle
-import tempfile
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,7 +22,6 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.atomic import written_aside
-from ssl_inv.catalogue import SettingError
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone
 
@@ -343,38 +341,10 @@ def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[s
     return chosen
 
 
-def require_rebuildable(backbone: Backbone, preprocessing: Preprocessing) -> None:
-    """Raise a `SettingError` unless timm makes the same network from the configuration that an export would have.
-
-    Weights are not needed: the network is made without memory for them where it can be.
-    """
-    try:
-        name = _known_architecture(backbone.architecture)
-    except ValueError:
-        return  # A network of a test, or of the user's own, has no name to be made from.
-    for key, value in backbone.model.state_dict().items():
-        if not torch.isfinite(value).all():
-            raise SettingError("name", f"{name} has numbers that are not finite, {key}, so it cannot be exported")
+def exported_config(backbone: Backbone, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The content of config.json that an export of a backbone has."""
     arguments = {**backbone.arguments, "num_classes": 0}
-    config = _timm_config(backbone.model, name, preprocessing, arguments)
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / _CONFIG).write_text(json.dumps(config), encoding="utf-8")
-        try:
-            try:
-                with torch.device("meta"):
-                    again = _create(f"local-dir:{folder}")
-            except (NotImplementedError, RuntimeError):  # Some networks compute with numbers while they are made.
-                again = _create(f"local-dir:{folder}")
-        except Exception as error:
-            reason = f"{type(error).__name__}: {_first_detail(error)}"
-            raise SettingError(
-                "arguments", f"an export of {name} with {arguments} cannot be loaded: {reason}"
-            ) from None
-    ours, theirs = ({key: one.shape for key, one in net.state_dict().items()} for net in (backbone.model, again))
-    if ours != theirs:
-        odd = next(key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key))
-        difference = f"{odd} has the form {tuple(ours.get(odd, ()))}, and in its export {tuple(theirs.get(odd, ()))}"
-        raise SettingError("arguments", f"an export of {name} would be another network: {difference}")
+    return _timm_config(backbone.model, _known_architecture(backbone.architecture), preprocessing, arguments)
 
 
 def export_run(backbone: Backbone, preprocessing: Preprocessing, folder: Path) -> Path:

@@ -10,7 +10,8 @@ from ssl_inv.engine.launch import say
 from ssl_inv.engine.module import extent
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.weights import Fit, Weights, read_weights, start_from
+from ssl_inv.nn.weight_files import Weights, read_weights, sha256_of
+from ssl_inv.nn.weights import Fit, start_from
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.recipe import Recipe, read_yaml
 
@@ -91,7 +92,7 @@ class Start:
         for one in objective.modules():
             if isinstance(one, Progress):
                 one.steps_done, one.share_done = 0, 0.0
-        weights = read_weights(start, backbone.architecture)
+        weights = Weights(start, {}, sha256_of(file))
         self.record = {"source": start, "sha256": weights.sha256, "everything": True, "step": int(state["step"])}
         self.sentence = f"start: backbone, objective and memories of {start} after {int(state['step']):,} steps"
         self.advice += self._on_normalization(weights)

@@ -284,7 +284,7 @@ def _cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(folder))
     monkeypatch.setattr(socket, "getaddrinfo", nobody)
-    monkeypatch.setattr("ssl_inv.nn.weights.getproxies", dict)
+    monkeypatch.setattr("ssl_inv.nn.weight_files.getproxies", dict)
     place = folder / "models--timm--test_resnet.r160_in1k"
     (place / "refs").mkdir(parents=True)
     (place / "refs" / "main").write_text("abc")

@@ -20,9 +20,9 @@ from ssl_inv.run.export import (
     export_timm,
     export_torchvision,
     load_backbone_file,
-    require_rebuildable,
 )
 from ssl_inv.run.export_onnx import ONNX_TOLERANCE, export_onnx
+from ssl_inv.run.rebuilding import require_rebuildable
 
 PREPROCESSING = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=64)
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
