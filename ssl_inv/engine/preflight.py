@@ -25,14 +25,30 @@ def require_input_size(model: nn.Module, size: int) -> None:
 
 
 def require_forward(model: nn.Module, size: int) -> None:
-    """Raise a `ValueError` if a network fails on images of `size` pixels, as one that halves them too often."""
+    """Raise a `ValueError` if a network fails on images of `size` pixels, as one that halves them too often, or does
+    not give one vector of each.
+    """
+    name = f"{model.architecture} with {model.arguments}" if isinstance(model, Backbone) else type(model).__name__
+    image = torch.zeros(1, 3, size, size)
     try:
         with frozen(model), torch.no_grad():
-            model(torch.zeros(1, 3, size, size))
-    except (ArithmeticError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        name = f"{model.architecture} with {model.arguments}" if isinstance(model, Backbone) else type(model).__name__
+            given = [model(image)]
+            if isinstance(model, Backbone):
+                # Objectives take both ways to the pooled features.
+                given.append(model.encode(image).pooled)
+    except Exception as error:  # A network fails in its own ways.
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"the network {name} fails on images of {size} pixels: {reason}") from None
+    for pooled in given:
+        width = model.features if isinstance(model, Backbone) else None
+        if not isinstance(pooled, Tensor):
+            what = f"a {type(pooled).__name__}"
+        elif pooled.dim() == 2 and len(pooled) == 1 and width in (None, pooled.shape[1]):
+            continue
+        else:
+            what = f"numbers of the form {tuple(pooled.shape)}"
+        wanted = "one vector" if width is None else f"one vector of {width} numbers"
+        raise ValueError(f"the network {name} gives {what} of an image, and needed is {wanted}; does it pool?")
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:
@@ -87,16 +103,42 @@ def require_embedding(objective: Objective, backbone: Backbone, size: int) -> No
 
 
 def require_batch(batch_size: int, objective: Objective, augmentation: Augmentation, processes: int) -> None:
-    """Raise a `SettingError` if a batch cannot be normalised, or ranks would split samples that are augmented alike."""
+    """Raise a `SettingError` if a batch cannot be normalised, is too small for the objective, or ranks would split
+    samples that are augmented alike.
+    """
     if batch_size == 1 and any(isinstance(one, nn.BatchNorm1d) for one in objective.modules()):
         raise SettingError(
             "batch_size", "1 is too small: the objective's heads normalise over the batch; choose 2 or more"
+        )
+    if isinstance(objective, Objective) and batch_size < objective.least_batch:
+        least = objective.least_batch
+        raise SettingError(
+            "batch_size",
+            f"{batch_size} is too small: this objective needs {least} samples together; choose {least} or more",
         )
     for operation in (one for policy in augmentation.policies for one in policy.operations):
         if isinstance(operation, Shared) and processes > 1 and batch_size % (operation.samples * processes):
             needed = f"{operation.samples} samples that are augmented alike times {processes} processes"
             multiple = operation.samples * processes
             raise SettingError("batch_size", f"must be a multiple of {needed}, {multiple}; got {batch_size}")
+
+
+def require_normalised(backbone: Backbone, batch_size: int, size: int) -> None:
+    """Raise a `SettingError` if batch normalisation in the backbone would have one number for each channel."""
+    if batch_size > 1:
+        return
+
+    def refuse(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if inputs[0].numel() == inputs[0].shape[1]:
+            problem = f"1 is too small: {backbone.architecture} normalises maps of one pixel over the batch"
+            raise SettingError("batch_size", f"{problem}; choose 2 or more, or images above {size} pixels")
+
+    probe = copy.deepcopy(backbone).eval()
+    for layer in probe.modules():
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+            layer.register_forward_pre_hook(refuse)
+    with torch.no_grad():
+        probe(torch.zeros(1, 3, size, size))
 
 
 def advice_on_rotations(objective: Objective, source: Source, augmentation: Augmentation) -> str | None:

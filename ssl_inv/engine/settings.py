@@ -42,6 +42,8 @@ class TrainerSettings:
         devices: GPUs, or processes on the CPU.
         workers: loader processes per device; None chooses by the data and the number of cores.
         seed: decides initial weights, data order, views and augmentation.
+        start: the folder of a run whose backbone, objective and memories this run begins with; steps, rates and the
+            optimiser begin anew. `backbone.weights` takes the backbone alone. Null begins with random weights.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines in metrics.jsonl.
     """
@@ -57,6 +59,7 @@ class TrainerSettings:
     devices: int = 1
     workers: int | None = None
     seed: int = 0
+    start: str | None = None
     checkpoint_every: int = 100
     log_every: int = 10
 

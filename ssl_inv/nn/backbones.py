@@ -17,6 +17,22 @@ from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES, SUFFIXES, Stem
 
 __all__ = ["Backbone", "Cached", "Features", "Stem", "make_backbone", "to_channels_last"]
 
+REFUSED_ARGUMENTS: Mapping[str, str] = {
+    "pretrained": "weights to start from are a setting of their own: backbone.weights: timm",
+    "checkpoint_path": "weights to start from are a setting of their own: backbone.weights: FILE",
+    "pretrained_cfg": "weights to start from are a setting of their own: backbone.weights: timm/NAME",
+    "pretrained_cfg_overlay": "weights to start from are a setting of their own: backbone.weights: timm/NAME",
+    "cache_dir": "the environment variable HF_HOME says where timm's weights are kept",
+    "features_only": "a backbone gives one vector of each image, and maps from the same pass",
+    "out_indices": "a backbone gives one vector of each image, and maps from the same pass",
+    "feature_cfg": "a backbone gives one vector of each image, and maps from the same pass",
+    "num_classes": "a backbone has no classifier; the evaluation trains its own",
+    "scriptable": "it would not be in the export",
+    "exportable": "it would not be in the export",
+    "no_jit": "it would not be in the export",
+}
+"""Arguments of `timm.create_model` that are no part of a network's structure, and why they are refused."""
+
 Change = tuple[nn.Module, Callable[[nn.Module, Any, Tensor], Tensor]]
 """A module of a timm model, and a forward hook that replaces its output during one pass."""
 
@@ -260,8 +276,11 @@ def make_backbone(
     name: str = "resnet18",
     stem: Literal["default", "3x3-stride1", "3x3-stride2"] = "default",
     arguments: dict[str, Any] = {},
+    weights: str | None = None,
+    weights_prefix: str | None = None,
+    weights_partial: bool = False,
 ) -> Backbone:
-    """An untrained backbone.
+    """An untrained backbone. The settings of `weights` are for `ssl_inv.nn.weights`: here they load nothing.
 
     Args:
         name: any name of `timm.list_models()`.
@@ -269,6 +288,12 @@ def make_backbone(
             pixels, or `default`.
         arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision
             transformer.
+        weights: where training starts: `timm` for timm's weights of that name, `timm/NAME` or `hf-hub:OWNER/NAME` for
+            others of its hub, the folder of a run or of an export, or a file of another library; null starts with
+            random weights. The baseline of the evaluation is random always.
+        weights_prefix: of the backbone's parameters in that file, such as `teacher.backbone.`; null finds it.
+        weights_partial: whether parameters without a counterpart may keep their random values, and what is unknown in
+            the file may stay out. Classifiers and heads of pretraining always stay out.
 
     Raises:
         SettingError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
@@ -277,12 +302,20 @@ def make_backbone(
         raise SettingError("name", f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
     if stem != "default" and name not in SMALL_STEM_ARCHITECTURES:
         raise SettingError("stem", f"{stem!r} exists for {', '.join(SMALL_STEM_ARCHITECTURES)}, not for {name}")
+    if (refused := next((one for one in arguments if one in REFUSED_ARGUMENTS), None)) is not None:
+        raise SettingError(f"arguments.{refused}", REFUSED_ARGUMENTS[refused])
+    if arguments.get("in_chans", 3) != 3:
+        got = arguments["in_chans"]
+        raise SettingError("arguments.in_chans", f"must be 3, for images are red, green and blue; got {got}")
     architecture = name + SUFFIXES[stem]
     try:
         model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
-    except (TypeError, AssertionError) as error:
-        raise SettingError("arguments", f"{name} refuses {arguments}: {error}; {{}} gives none") from None
-    return Backbone(model, architecture, arguments)
+        return Backbone(model, architecture, arguments)
+    except Exception as error:  # A model meets wrong arguments with whatever fails first.
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if not arguments:
+            raise SettingError("name", f"{name} is no network of images alone: {reason}") from None
+        raise SettingError("arguments", f"{name} refuses {arguments}: {reason}; {{}} gives none") from None
 
 
 def to_channels_last(module: nn.Module) -> nn.Module:

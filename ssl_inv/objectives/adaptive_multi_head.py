@@ -58,6 +58,8 @@ class AdaptiveMultiHead(Objective):
         negatives: `hardest` as in the paper, or `all`.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -66,6 +66,7 @@ class Around(Objective):
         self.looks_between_epochs |= any(base.looks_between_epochs for base in self.bases.values())
         self.parameters_used = self.judged.parameters_used
         self.told_of_plain_views = self.judged.told_of_plain_views
+        self.least_batch = max(base.least_batch for base in self.bases.values())
 
     @property
     def bases(self) -> dict[str, Objective]:

@@ -56,6 +56,8 @@ class AugSelf(PairObjective):
             the product, and plain differences of hues.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

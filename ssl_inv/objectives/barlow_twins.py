@@ -33,6 +33,8 @@ class BarlowTwins(PairObjective):
             another.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -71,6 +71,11 @@ class Objective(nn.Module, ABC):
     told_of_plain_views: bool = False
     """Whether the loss reads parameters of unaugmented views only."""
 
+    least_batch: int = 1
+    """The fewest samples of a batch, over all processes, with which every term of the loss is finite and compares
+    something. Batch normalisation in the objective's heads is known to need two and is not counted here.
+    """
+
     looks_between_epochs: bool = False
     """Whether `between_epochs` does anything. If not, no epoch waits for the one before it."""
 

@@ -68,6 +68,8 @@ class CapsIE(Objective):
         ValueError: if no view of the data records one of the parameters, or a number is out of its range.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -43,6 +43,8 @@ class CARE(PairObjective):
             `chunk`.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -105,6 +105,8 @@ class ContextSSL(Progress, Objective):
         self.convention: Convention = convention
         self.context, self.masked, self.temperature, self.seed = context, masked, temperature, seed
         self.latents, self.latents_of = latents, latents_of
+        # Learned positions are trained by whole sequences only.
+        self.least_batch = max(2, context) if positions == "learned" else 2
         neutral = [Transform({name: groups[name].neutral(1)}, {name: groups[name]}) for name in self.parameters_used]
         actions = [one.relative(one).as_vector(convention=convention).shape[1] for one in neutral]
         values = [one.as_vector().shape[1] for one in neutral]

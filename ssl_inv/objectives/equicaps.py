@@ -51,6 +51,8 @@ class EquiCaps(Objective):
         ValueError: if no view of the data records its rotation, or a number is out of its range.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -55,6 +55,8 @@ class EquiMod(Objective):
             the product, and plain differences of hues.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -53,6 +53,8 @@ class ESSL(PairObjective):
         ValueError: if a number is out of its range.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -42,6 +42,8 @@ class MoCoV3(PairObjective):
             paper's remedy (sec. 4.2) for unstable training.
     """
 
+    least_batch = 2
+
     has_teacher = True
 
     def __init__(

@@ -43,6 +43,8 @@ class NNCLR(PairObjective):
         temperature: T, divides the cosine similarities.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -46,6 +46,8 @@ class SEN(PairObjective):
             the product, and plain differences of hues.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

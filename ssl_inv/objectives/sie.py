@@ -78,6 +78,8 @@ class SIE(Objective):
         directions: number of random directions along which SIGReg compares embeddings with a normal distribution.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

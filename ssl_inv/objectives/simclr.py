@@ -29,6 +29,8 @@ class SimCLR(PairObjective):
         temperature: divides the cosine similarities; 0.5 suits small images and short training, 0.1 long training.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -105,6 +105,7 @@ class SoftEquivariance(Progress, Around):
         self.register_buffer("strengths", torch.full((len(symmetries),), strength))
         self.register_buffer("penalties", torch.zeros(len(symmetries)))
         self.register_buffer("least", torch.zeros(len(symmetries)))
+        self.least_batch = max(self.least_batch, len(symmetries))
         self._batches = 0
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:

@@ -97,6 +97,8 @@ class TransitiveInvariance(Progress, Objective):
         seed: of negatives and cells, with the step and the image, or the epoch.
     """
 
+    least_batch = 2
+
     looks_between_epochs = True
 
     graph: NeighbourGraph

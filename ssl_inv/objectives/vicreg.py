@@ -35,6 +35,8 @@ class VICReg(PairObjective):
             the partially invariant baseline of the SIE paper.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

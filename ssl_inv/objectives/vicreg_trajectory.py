@@ -50,6 +50,8 @@ class VICRegTrajectory(PairObjective):
         trajectory: weight of T.
     """
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

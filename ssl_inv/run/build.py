@@ -1,7 +1,7 @@
 """From a recipe to a run: data, augmentation, networks, view maker, optimiser and trainer."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import pytorch_lightning as lightning
@@ -18,8 +18,11 @@ from ssl_inv.engine.optimizers import make_optimizer
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
+from ssl_inv.run.export import preprocessing_of
 from ssl_inv.run.judging import judged_data
+from ssl_inv.run.rebuilding import require_rebuildable
 from ssl_inv.run.recipe import JudgedRecipe, Recipe
+from ssl_inv.run.start import Start
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Plan
 from ssl_inv.views.maker import ViewMaker
@@ -37,6 +40,7 @@ class Run:
         augmentation: makes the views.
         module: the training step over backbone, objective and views.
         trainer: Lightning's trainer for it.
+        start: the weights that it begins with.
     """
 
     recipe: Recipe
@@ -44,6 +48,7 @@ class Run:
     augmentation: Augmentation
     module: Pretraining
     trainer: lightning.Trainer
+    start: Start
 
     @property
     def backbone(self) -> Backbone:
@@ -58,8 +63,12 @@ class Run:
         return self.trainer.strategy.root_device
 
 
-def build(recipe: Recipe) -> Run:
+def build(recipe: Recipe, begins: bool = True) -> Run:
     """Build a run. Nothing is written.
+
+    Args:
+        recipe: the resolved recipe.
+        begins: whether to load the weights that the recipe starts from; a run that goes on has its own.
 
     Raises:
         SettingError: if a value cannot be used; the message has the full path of its key.
@@ -69,16 +78,24 @@ def build(recipe: Recipe) -> Run:
         trainer = make_trainer(settings)
     device = trainer.strategy.root_device
     data, augmentation = build_data(recipe), build_augmentation(recipe)
-    backbone, objective = build_networks(recipe, {**data.train.groups, **augmentation.groups})
+    start = Start(recipe)
+    loads = start.of_backbone if begins else None
+    backbone, objective = build_networks(recipe, {**data.train.groups, **augmentation.groups}, loads)
     sizes = {augmentation.view_size(data.train.image_size), *objective.plan.sizes}
     for size in sizes:
         with within("data"):
             preflight.require_input_size(backbone.model, size)
         with within("backbone"):
             preflight.require_forward(backbone, size)
+        with within("trainer"):
+            preflight.require_normalised(backbone, settings.batch_size, size)
         if settings.precision == "bf16" and device.type == "cpu":
             with within("trainer"):
                 preflight.require_exact_gradients(backbone, size)
+    image_size = data.train.image_size
+    with within("backbone"):
+        view_size = augmentation.view_size(image_size)
+        require_rebuildable(backbone, preprocessing_of(recipe.normalization, view_size, image_size))
     for advice in (
         preflight.advice_on_stem(backbone, max(sizes)),
         preflight.advice_on_rotations(objective, data.train, augmentation),
@@ -94,6 +111,10 @@ def build(recipe: Recipe) -> Run:
         # Memories start with random vectors. These depend on the seed, but not on the random numbers of the weights.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
         objective.allocate(*extent(train))
+    if begins:
+        with within("trainer"):
+            start.of_everything(backbone, objective, train)
+        start.tell()
     with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, trainer.world_size)
         plan, process = view_maker.plan, (trainer.global_rank, trainer.world_size)
@@ -110,16 +131,26 @@ def build(recipe: Recipe) -> Run:
         optimization = make_optimizer((backbone, objective), **recipe.optimizer)
     loaders = workers(settings, train)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
-    return Run(recipe, data, augmentation, module, trainer)
+    return Run(recipe, data, augmentation, module, trainer, start)
 
 
-def build_networks(recipe: Recipe, groups: Mapping[str, Group]) -> tuple[Backbone, Objective]:
-    """Backbone and objective with the initial weights of the recipe's seed: the start and the untrained baseline."""
+def build_networks(
+    recipe: Recipe, groups: Mapping[str, Group], load: Callable[[Backbone], None] | None = None
+) -> tuple[Backbone, Objective]:
+    """Backbone and objective with the initial weights of the recipe's seed: the start and the untrained baseline.
+
+    Args:
+        recipe: the resolved recipe.
+        groups: the recorded parameters of views.
+        load: changes the backbone's weights before the objective copies what it needs of it; None leaves them random.
+    """
     constructor = OBJECTIVES.find(recipe.objective.name).load()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(recipe.trainer.seed)
         with within("backbone"):
             backbone = make_backbone(**recipe.backbone)
+            if load is not None:
+                load(backbone)
         with within("objective"):
             preflight.require_objective(constructor, recipe.objective.name)
             objective: Objective = constructor(backbone.features, groups, **recipe.objective.settings)

@@ -46,10 +46,15 @@ def check(name: str, recipe: Recipe) -> None:
             seconds = time.perf_counter() - begun
     if odd := next((term for term, part in losses.items() if not bool(part.value.isfinite())), None):
         raise RecipeError(f"{name}: loss term '{odd}' is {losses[odd].value.item()} in the first step")
+    networks = (run.backbone, run.objective)
+    if not any(one.grad is not None and bool(one.grad.any()) for net in networks for one in net.parameters()):
+        raise RecipeError(f"{name}: the loss, {total.item():.4g}, has no gradient in the first step")
     steps = run.module.steps
+    line = "\n" if run.start.sentence else ""
     terms = ", ".join(f"{term} {part.value.item():.4g}" for term, part in losses.items())
     sys.stdout.write(
         f"{name}: valid\n"
+        f"{run.start.sentence}{line}"
         f"data: {len(run.module.batches.source):,} training and {len(run.data.validation):,} validation objects\n"
         f"one step of {len(batch.index)}: {loading:.2f} s for data, "
         f"{seconds:.2f} s for views, forward and backward on the CPU\n"

@@ -341,6 +341,12 @@ def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[s
     return chosen
 
 
+def exported_config(backbone: Backbone, preprocessing: Preprocessing) -> dict[str, Any]:
+    """The content of config.json that an export of a backbone has."""
+    arguments = {**backbone.arguments, "num_classes": 0}
+    return _timm_config(backbone.model, _known_architecture(backbone.architecture), preprocessing, arguments)
+
+
 def export_run(backbone: Backbone, preprocessing: Preprocessing, folder: Path) -> Path:
     """Write the timm folder of a trained backbone, or replace it."""
     arguments = backbone.model, backbone.architecture, folder, preprocessing, backbone.arguments

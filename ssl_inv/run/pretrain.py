@@ -31,7 +31,8 @@ from ssl_inv.run.report import headlines, report_content, summary
 def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool, numbered: bool) -> None:
     """Train, evaluate, export and report, or continue an interrupted run. For `numbered` see `RunFolder.create`."""
     with quiet_lightning():
-        run = build(recipe)
+        # The weights that a run starts from may be gone when it goes on from a checkpoint.
+        run = build(recipe, begins=not (resumed and folder.checkpoint_file.is_file()))
         if not run.trainer.is_global_zero:
             # Rank 0 has started this process; it alone writes and prints.
             silent = Progress(quiet=True)
@@ -48,6 +49,11 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress) -> None:
     try:
         prepare(run, progress)
         progress.keep(_headline(run, folder))
+        if run.start.record:
+            folder.update(start=run.start.record)
+            progress.keep(run.start.sentence)
+        for advice in run.start.advice:
+            folder.warn(advice)
         train(run, folder, progress)
         finish(run, folder, progress)
     except KeyboardInterrupt:

@@ -101,6 +101,7 @@ def check_objective(
 
     - The loss is a mapping of finite float32 scalars, also under bfloat16 autocast, and has a gradient for every
       parameter.
+    - So has it with the smallest batches that `least_batch` allows.
     - The state dict holds everything that training depends on.
     - Evaluation probes the backbone and nothing that the objective adds.
     - On a GPU, which need not be there, nothing is left on the host.
@@ -183,11 +184,24 @@ def _check_reduced_precision(case: _Case) -> None:
 
 
 def _check_small_batch(case: _Case) -> None:
-    try:
-        losses = _losses(case.build(), case.views(1, batch=2))
-    except ValueError:
-        return  # An objective may ask for larger batches.
-    _check_terms(case, losses, " on a batch of two samples")
+    """The smallest batches that an objective allows have a finite loss that moves something."""
+    for batch in (1, 2, 3):
+        networks = case.build()
+        objective = _parts(networks)[1]
+        normalised = any(isinstance(one, nn.BatchNorm1d) for one in objective.modules())
+        if batch < max(objective.least_batch, 2 if normalised else 1):
+            continue
+        _between_epochs(networks)
+        when = f" on a batch of {batch} sample(s), which `least_batch` allows"
+        try:
+            losses = _losses(networks, case.views(1, batch=batch))
+        except ValueError as error:
+            raise AssertionError(f"{case.name}: the loss fails{when}: {error}") from error
+        _check_terms(case, losses, when)
+        _total(losses).backward()  # type: ignore[no-untyped-call]
+        gradients = [one.grad for one in networks.parameters() if one.grad is not None]
+        _require(all(bool(one.isfinite().all()) for one in gradients), f"{case.name}: a gradient is not finite{when}")
+        _require(any(bool(one.any()) for one in gradients), f"{case.name}: the loss has no gradient{when}")
 
 
 def _check_gradients(case: _Case) -> None:

@@ -143,6 +143,28 @@ CASES = {
     # What only building shows.
     "unknown backbone": (f"{RUN} --backbone.name resnt18", "backbone.name", "did you mean 'resnet18'?"),
     "argument of the backbone": (RUN + " --backbone.arguments '{depht: 3}'", "backbone.arguments", "depht"),
+    "weights as an argument": (
+        RUN + " --backbone.arguments '{pretrained: true}'",
+        "backbone.arguments.pretrained: weights to start from are a setting of their own: backbone.weights: timm",
+    ),
+    "file of weights as an argument": (
+        RUN + " --backbone.arguments '{checkpoint_path: w.safetensors}'",
+        "backbone.arguments.checkpoint_path: weights to start from are a setting of their own: backbone.weights: FILE",
+    ),
+    "features only": (RUN + " --backbone.arguments '{features_only: true}'", "backbone.arguments.features_only: "),
+    "classes": (RUN + " --backbone.arguments '{num_classes: 7}'", "backbone.arguments.num_classes: "),
+    "one channel": (RUN + " --backbone.arguments '{in_chans: 1}'", "backbone.arguments.in_chans: must be 3"),
+    "no pooling": (
+        RUN + " --backbone.arguments '{global_pool: \"\"}'",
+        "backbone: the network test_resnet",
+        "does it pool?",
+    ),
+    "batch below the symmetries": (
+        f"{RUN} --objective.name=soft-equivariance '--objective.base={{name: vicreg, projector: [8, 8]}}' "
+        "--trainer.batch_size=2",
+        "trainer.batch_size: 2 is too small",
+        "3 samples together",
+    ),
     "share": (f"{RUN} --objective.equivariant_share 1.5", "objective.equivariant_share: must be above 0 and at most 1"),
     "warm-up out of range": (f"{RUN} --optimizer.warmup 2", "optimizer.warmup: must be a share"),
     "unknown latent": ("pretrain latent.yaml", "objective.parameters", "'rotatoin'", "did you mean 'rotation'?"),

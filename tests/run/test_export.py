@@ -12,6 +12,8 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from ssl_inv.engine.preflight import require_forward
+from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.run.export import (
     TORCHVISION_ARCHITECTURES,
     Preprocessing,
@@ -20,6 +22,7 @@ from ssl_inv.run.export import (
     load_backbone_file,
 )
 from ssl_inv.run.export_onnx import ONNX_TOLERANCE, export_onnx
+from ssl_inv.run.rebuilding import require_rebuildable
 
 PREPROCESSING = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=64)
 NETWORKS: list[tuple[str, dict[str, Any]]] = [
@@ -171,6 +174,35 @@ def test_a_checkpoint_gives_the_backbone_only(tmp_path: Path) -> None:
     assert loaded.keys() == state.keys()
     with pytest.raises(ValueError, match=r"begins with 'encoder\.'; there are backbone\., head\."):
         load_backbone_file(path, prefix="encoder.")
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("test_vit", {"global_pool": ""}, "does it pool"),
+        ("gemma4_vit_167m", {"depth": 1}, "not finite"),
+        ("resnet18", {"features_only": True}, "arguments.features_only"),
+        ("resnet18", {"checkpoint_path": "w.safetensors"}, "arguments.checkpoint_path"),
+    ],
+)
+def test_what_no_export_could_hold_is_refused_before_training(name, arguments, message) -> None:
+    def before_training() -> None:
+        backbone = make_backbone(name=name, arguments=arguments)
+        require_forward(backbone, 160)
+        require_rebuildable(backbone, Preprocessing((0.5,) * 3, (0.5,) * 3, 160))
+
+    with pytest.raises(ValueError, match=message):
+        before_training()
+
+
+def test_an_export_that_would_be_another_network_is_refused_before_training() -> None:
+    backbone = make_backbone(name="test_resnet")
+    require_rebuildable(backbone, PREPROCESSING)
+    backbone.model.add_module("extra", nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"another network: extra.weight has the form \(2, 2\)"):
+        require_rebuildable(backbone, PREPROCESSING)
+    with pytest.raises(ValueError, match="cannot be loaded: TypeError"):
+        require_rebuildable(Backbone(timm.create_model("test_resnet"), "test_resnet", {"colour": 3}), PREPROCESSING)
 
 
 class Payload:
