@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.run.export import NO_PARTS, Preprocessing, evaluation_copy, new_at, plain_state
-from ssl_inv.run.export_program import TOLERANCE, dynamic_shapes, facts, refusal, require_agrees
+from ssl_inv.run.export_program import TOLERANCE, dynamic_shapes, example, facts, refusal, require_agrees, require_sizes
 from ssl_inv.run.parts import Parts
 
 ONNX_TOLERANCE = TOLERANCE
@@ -50,6 +50,7 @@ def export_onnx(
         raise ModuleNotFoundError(f"ONNX export needs {', '.join(missing)}: pip install 'ssl-inv[onnx]'")
     original = evaluation_copy(model)
     plain_state(original)
+    require_sizes(original, preprocessing, any_size)
     with new_at(Path(path), overwrite) as aside:
         _write_onnx(original, aside, preprocessing, any_size, parts)
         _require_onnx_agrees(original, aside, preprocessing, any_size)
@@ -62,7 +63,7 @@ def _write_onnx(model: nn.Module, path: Path, preprocessing: Preprocessing, any_
     try:
         program = torch.onnx.export(
             model,
-            (preprocessing.sample(batch=2),),
+            (example(preprocessing, any_size),),
             dynamo=True,
             input_names=["image"],
             output_names=["features"],

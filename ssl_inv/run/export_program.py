@@ -16,6 +16,8 @@ TOLERANCE = 1e-4
 that exceeds 1.
 """
 
+_ONE_PIXEL = "images that shrink to a map of one pixel need a program of their own; ask for one image size, or for ONNX"
+
 PROGRAM_FACTS = "ssl_inv.json"
 """The name of the file inside a `.pt2` that has the preprocessing and the parts."""
 
@@ -48,10 +50,11 @@ def export_program(
     """
     original = evaluation_copy(model)
     plain_state(original)
+    require_sizes(original, preprocessing, any_size)
     with new_at(Path(path), overwrite) as aside, torch.no_grad():
         try:
             program = torch.export.export(
-                original, (preprocessing.sample(batch=2),), dynamic_shapes=dynamic_shapes(any_size)
+                original, (example(preprocessing, any_size),), dynamic_shapes=dynamic_shapes(any_size)
             )
         except Exception as error:  # torch.export has no common class of errors
             raise ValueError(refusal("torch.export", any_size, preprocessing, error)) from error
@@ -77,11 +80,38 @@ def facts(preprocessing: Preprocessing, parts: Parts) -> dict[str, Any]:
     }
 
 
+def example(preprocessing: Preprocessing, any_size: bool) -> Tensor:
+    """The input from which a program is made."""
+    side = preprocessing.input_size
+    # Of a map of one pixel, torch would conclude that it always has one.
+    return preprocessing.sample(2, 2 * side, 2 * side + 32) if any_size else preprocessing.sample(2)
+
+
+def _shapes(preprocessing: Preprocessing, any_size: bool) -> list[tuple[int, int, int]]:
+    """Batch size, height and width of the inputs that a program must take; it was made from a batch of 2."""
+    side = preprocessing.input_size
+    return [(1, side, side), (3, side, side), *([(2, 2 * side, side), (5, side, side + 32)] if any_size else [])]
+
+
+def require_sizes(model: nn.Module, preprocessing: Preprocessing, any_size: bool) -> None:
+    """Raise a `ValueError` if a network that is to take images of any size takes one size only."""
+    if not any_size:
+        return
+    try:
+        with torch.inference_mode():
+            for shape in _shapes(preprocessing, any_size):
+                model(preprocessing.sample(*shape))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        size = preprocessing.input_size
+        told = first_detail(error)
+        raise ValueError(f"this network takes images of {size} x {size} pixels only, not of any size: {told}") from None
+
+
 def dynamic_shapes(any_size: bool) -> tuple[Mapping[int, Any]]:
     """The free dimensions of a program's input."""
     free: dict[int, Any] = {0: torch.export.Dim("batch")}
     if any_size:
-        # Neither side is free below the size at which the last map of a network vanishes, which torch finds out.
+        # torch finds out the least and the greatest size.
         free |= {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     return (free,)
 
@@ -103,16 +133,15 @@ def require_agrees(
     """Raise a `ValueError` unless a program has the features of a network at other batch sizes, and at other sizes if
     it is said to take any.
     """
-    side = preprocessing.input_size
-    shapes = [(1, side, side), (3, side, side), *([(2, 2 * side, side), (5, side, side + 32)] if any_size else [])]
-    for shape in shapes:
+    for shape in _shapes(preprocessing, any_size):
         image = preprocessing.sample(*shape)
         with torch.inference_mode():
             expected = model(image)
         try:
             features = program(image)
         except Exception as error:  # every runtime has its own errors
-            raise ValueError(f"{label} fails on {' x '.join(map(str, shape))}: {first_detail(error)}") from error
+            told = _ONE_PIXEL if "Guard failed" in str(error) else first_detail(error)
+            raise ValueError(f"{label} fails on {' x '.join(map(str, shape))}: {told}") from error
         distance = ((features - expected).abs().max() / expected.abs().max().clamp_min(1)).item()
         # NaN must fail too.
         if not distance <= TOLERANCE:

@@ -12,6 +12,8 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.export import CARD, CONFIG, WEIGHTS
 from ssl_inv.run.model_card import UNKNOWN, addressed, front_matter
 
+_HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests")
+
 
 def push(
     source: Path,
@@ -126,6 +128,9 @@ def _one_line(repository: str) -> Iterator[None]:
         reason = {401: "the access token is not valid", 403: "the access token may not write there"}.get(status)
         told = error.server_message or str(error).splitlines()[0]
         raise RecipeError(f"the hub refuses {repository}: {reason or told} (HTTP {status})") from None
-    except Exception as error:  # The hub's client has no common class of errors.
+    except Exception as error:
+        # Its versions use different clients for HTTP, whose errors have no common class.
+        if not isinstance(error, OSError) and type(error).__module__.partition(".")[0] not in _HTTP_CLIENTS:
+            raise
         told = next(iter(str(error).splitlines()), "")
         raise RecipeError(f"nothing reached {repository}: {type(error).__name__}: {told}; are you offline?") from error
