@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.arguments import AddCommand, licence_option
 
 
@@ -22,6 +23,8 @@ def add_sharing(command: AddCommand) -> None:
 
 
 def _push(arguments: argparse.Namespace) -> None:
+    if not arguments.source.is_dir():
+        raise RecipeError(f"there is no folder {str(arguments.source)!r}")
     from ssl_inv.run.sharing import push
 
     push(

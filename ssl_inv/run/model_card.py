@@ -267,7 +267,11 @@ def _rows(table: list[Comparison]) -> str:
 
 
 def front_matter(card: str) -> dict[str, Any]:
-    """The head of a card, which hubs read; empty if there is none."""
+    """The head of a card, which hubs read; empty if there is none.
+
+    Raises:
+        YAMLError: if the head is no YAML.
+    """
     found = re.match(r"---\n(.*?\n)---\n", card, re.DOTALL)
     head = parse_yaml(found.group(1)) if found else {}
     return head if isinstance(head, dict) else {}

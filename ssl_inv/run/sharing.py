@@ -11,6 +11,7 @@ from typing import Any
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.export import CARD, CONFIG, WEIGHTS
 from ssl_inv.run.model_card import UNKNOWN, addressed, front_matter
+from ssl_inv.run.plain_yaml import YAMLError
 
 _HTTP_CLIENTS = ("httpx", "httpx2", "httpcore", "requests")
 
@@ -66,6 +67,11 @@ def _exported(source: Path) -> Path:
             raise RecipeError(f"{str(source)!r} is neither a run with an export nor an exported folder: no {name}")
     if not (folder / CARD).is_file():
         raise RecipeError(f"{str(folder)!r} has no model card {CARD}; ssl-inv export RUN writes one")
+    for name, read in {CONFIG: json.loads, CARD: front_matter}.items():
+        try:
+            read((folder / name).read_text(encoding="utf-8"))
+        except (ValueError, YAMLError) as error:
+            raise RecipeError(f"{folder / name} cannot be read: {' '.join(str(error).split())}") from None
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if "num_classes" in config.get("model_args", {}):
         raise RecipeError(
@@ -76,7 +82,7 @@ def _exported(source: Path) -> Path:
 
 def _require_valid(repository: str) -> None:
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repository)

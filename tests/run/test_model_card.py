@@ -11,13 +11,15 @@ import torch
 from PIL import Image
 
 from ssl_inv.evaluation.results import Comparison, Result, to_json
+from ssl_inv.nn.backbones import make_backbone
 from ssl_inv.run.cli import main
 from ssl_inv.run.encoders import SavedRun
 from ssl_inv.run.export import load_backbone_file
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.model_card import Trained, addressed, escaped, front_matter, model_card
+from ssl_inv.run.model_card import Trained, addressed, escaped, front_matter, model_card, read_results
 from ssl_inv.run.parts import parts_of
 from ssl_inv.run.recipe import Choice
+from ssl_inv.run.tables import shown
 
 RESULTS = [
     Comparison(
@@ -83,6 +85,18 @@ def test_a_card_has_every_number_with_its_baselines_once_the_run_is_complete(run
     assert "This network was not evaluated." in model_card(trained(run), run)
 
 
+@pytest.mark.slow
+def test_the_numbers_of_a_run_reach_its_card(tiny_recipe: str, tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(tiny_recipe.replace("protocol: none", "protocol: quick, objects: 16"))
+    run = tmp_path / "run"
+    assert main(["pretrain", str(tmp_path / "tiny.yaml"), "--output", str(run), "--quiet"]) == 0
+    card = (run / "export" / "README.md").read_text()
+    measured = [row for row in read_results(RunFolder(run)) if row.trained.value is not None]
+    assert len(measured) > 20
+    for row in measured:
+        assert f"| `{row.trained.name}` | {row.trained.part} | {shown(row.trained.value)}" in card
+
+
 def test_a_card_says_how_the_network_was_trained(run: RunFolder) -> None:
     run.update(versions={"torch": "9.9", "commit": "abc"}, warnings=["data: '/home/ann/photos/x.png' is broken"])
     card = model_card(trained(run), run)
@@ -108,6 +122,13 @@ def test_names_have_no_meaning_in_markdown_and_paths_stay_at_home(run: RunFolder
     assert r"# \# \[run\]\(javascript\:x\) \-\-\-" in text
     assert fences == ["```"]
     assert front_matter(card)["library_name"] == "timm"
+
+
+def test_a_card_registers_a_stem_that_timm_lacks(run: RunFolder) -> None:
+    about, line = trained(run), "import ssl_inv.backbones"
+    assert line not in model_card(about, run)
+    small = make_backbone(name="resnet18", stem="3x3-stride2", arguments={"channels": [8, 8, 8, 8]})
+    assert model_card(replace(about, backbone=small), run).count(line) == 2, "for timm and for transformers"
 
 
 def test_a_fence_is_longer_than_any_in_the_recipe(run: RunFolder) -> None:

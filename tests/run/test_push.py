@@ -133,8 +133,11 @@ MISTAKES = {
     "no token": ("run ann/solids", "there is no access token: set HF_TOKEN"),
     "no such variable": ("run ann/solids --token-env NONE", "--token-env NONE: this environment variable is not set"),
     "two slashes": ("run models/ann/solids", "repository 'models/ann/solids' is not OWNER/NAME"),
+    "no folder": ("gone ann/solids", "there is no folder 'gone'"),
     "no export": ("images ann/solids", "'images' is neither a run with an export nor an exported folder"),
     "no card": ("old ann/solids", "'old' has no model card README.md"),
+    "a broken card": ("spoilt ann/solids", "spoilt/README.md cannot be read"),
+    "a broken configuration": ("torn ann/solids", "torn/config.json cannot be read"),
     "a setting": ("run ann/solids --trainer.steps 2", "an export is sent as it is"),
     "a licence": ("run ann/solids --license Mine!", "expected a short name such as apache-2.0"),
 }
@@ -147,6 +150,9 @@ def test_a_mistake_is_one_line(mistake: str, run: Path, tmp_path: Path, monkeypa
     Path("images").mkdir()
     shutil.copytree(run / "export", "old")
     Path("old/README.md").unlink()
+    for folder, file, text in (("spoilt", "README.md", "---\na: [\n---\n"), ("torn", "config.json", "{")):
+        shutil.copytree(run / "export", folder)
+        Path(folder, file).write_text(text)
     arguments, message = MISTAKES[mistake]
     assert main(["push", *arguments.split()]) == 2
     error = capsys.readouterr().err
