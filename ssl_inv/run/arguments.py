@@ -2,6 +2,7 @@
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -24,6 +25,17 @@ class AddCommand(Protocol):
 def output_option(parser: argparse.ArgumentParser, metavar: str, what: str, required: bool = False) -> None:
     """Add `--output`."""
     parser.add_argument("--output", type=Path, metavar=metavar, required=required, help=what)
+
+
+def licence_option(parser: argparse.ArgumentParser, what: str) -> None:
+    """Add `--license`, with the short names that model hubs use."""
+
+    def parsed(text: str) -> str:
+        if not re.fullmatch(r"[a-z0-9]+([.-][a-z0-9]+)*", text):
+            raise argparse.ArgumentTypeError(f"expected a short name such as apache-2.0 or cc-by-4.0, got {text!r}")
+        return text
+
+    parser.add_argument("--license", type=parsed, metavar="NAME", help=what)
 
 
 def model_and_data(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.cli_data import add_data
 from ssl_inv.run.cli_encoders import add_encoders
+from ssl_inv.run.cli_sharing import add_sharing
 from ssl_inv.run.cli_training import add_training
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.recipe import JUDGED, SECTIONS
@@ -33,6 +34,7 @@ _SOME_SECTIONS = {
 
 _WITHOUT_RECIPE = {
     "export": "a run is exported with its own recipe",
+    "push": "an export is sent as it is",
     "tracks": "tracks are found without a recipe",
 }
 """Commands that accept no settings of a recipe, and why."""
@@ -63,7 +65,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         one.set_defaults(call=call)
         return one
 
-    for add in (add_training, add_encoders, add_data):
+    for add in (add_training, add_encoders, add_data, add_sharing):
         add(command)
     return parser, dict(commands.choices)
 

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from ssl_inv.run.arguments import AddCommand, model_and_data, number, one_of, output_option
+from ssl_inv.catalogue import RecipeError
+from ssl_inv.run.arguments import AddCommand, licence_option, model_and_data, number, one_of, output_option
 from ssl_inv.run.folder import RunFolder, require_new, require_writable
 from ssl_inv.run.recipe import check_overrides
 
@@ -24,9 +25,13 @@ def add_encoders(command: AddCommand) -> None:
 
     one = command("export", _export, "write the backbone of a run for other libraries")
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
-    formats = ["timm", "torchvision", "onnx"]
+    formats = ["timm", "torchvision", "onnx", "torch-export"]
     one.add_argument("--format", **one_of(formats), default="timm", help="for which library (timm)")
     output_option(one, "PATH", "folder (timm) or file; inside the run by default")
+    one.add_argument(
+        "--any-size", action="store_true", help="for onnx and torch-export: images of any size, not only the run's"
+    )
+    licence_option(one, "of the weights, for the model card of timm's folder")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -48,9 +53,13 @@ def _embed(arguments: argparse.Namespace) -> None:
 
 
 def _export(arguments: argparse.Namespace) -> None:
-    folder = RunFolder.open(arguments.run)
+    folder, kind = RunFolder.open(arguments.run), arguments.format
+    if arguments.any_size and kind not in ("onnx", "torch-export"):
+        raise RecipeError(f"--any-size goes with --format onnx or torch-export; {kind}'s network takes any size it can")
+    if arguments.license is not None and kind != "timm":
+        raise RecipeError(f"--license stands in the model card of --format timm; {kind} has none")
     if arguments.output is not None:
         require_new(arguments.output)
     from ssl_inv.run.commands import export
 
-    export(folder, arguments.format, arguments.output)
+    export(folder, kind, arguments.output, arguments.any_size, arguments.license)

@@ -23,8 +23,11 @@ from ssl_inv.run.encoders import best_device, data_section, load_model, on
 from ssl_inv.run.environment import host_facts, versions
 from ssl_inv.run.export import export_run, export_torchvision
 from ssl_inv.run.export_onnx import export_onnx
+from ssl_inv.run.export_program import export_program
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import judge, require_classes
+from ssl_inv.run.model_card import UNKNOWN, Trained, model_card
+from ssl_inv.run.parts import parts_of
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 
 
@@ -124,28 +127,46 @@ def embed(
     sys.stdout.write(f"{rows:,} embeddings in {output}\n")
 
 
-def export(folder: RunFolder, file_format: str, output: Path | None) -> None:
-    """Write the backbone of a run."""
+def export(
+    folder: RunFolder, file_format: str, output: Path | None, any_size: bool = False, licence: str | None = None
+) -> None:
+    """Write the backbone of a run.
+
+    Args:
+        folder: of the run.
+        file_format: timm, torchvision, onnx or torch-export.
+        output: folder or file; None is a place inside the run.
+        any_size: whether a program takes images of any size.
+        licence: of the weights, for the model card of timm's folder.
+    """
     from ssl_inv.run.encoders import SavedRun
 
     default = {
         "timm": folder.export_folder,
         "torchvision": folder.path / "torchvision.pth",
         "onnx": folder.path / "backbone.onnx",
+        "torch-export": folder.path / "backbone.pt2",
     }
     place = output or default[file_format]
     with quiet_lightning():
         run = SavedRun.open(folder)
-        backbone, preprocessing = run.backbone(), run.preprocessing
+        backbone, preprocessing, objective = run.backbone(), run.preprocessing, run.objective()
+        parts = {} if objective is None else parts_of(objective, backbone, preprocessing.input_size)
         place.parent.mkdir(parents=True, exist_ok=True)
         try:
             with within("export"):
                 if file_format == "timm":
-                    export_run(backbone, preprocessing, place)
+                    told = () if objective is None else tuple(objective.parameters_told)
+                    about = Trained(
+                        run.recipe, backbone, preprocessing, parts, told, run.state["step"], licence or UNKNOWN
+                    )
+                    export_run(backbone, preprocessing, place, parts, model_card(about, folder))
                 elif file_format == "torchvision":
                     export_torchvision(backbone.model, backbone.architecture, place, overwrite=output is None)
                 else:
-                    export_onnx(backbone.model, place, preprocessing, overwrite=output is None)
+                    write = export_onnx if file_format == "onnx" else export_program
+                    arguments = backbone.model, place, preprocessing, output is None
+                    write(*arguments, any_size=any_size, parts=parts)
         except ModuleNotFoundError as error:
             raise RecipeError(str(error)) from None
     sys.stdout.write(f"{place}\n")

@@ -75,6 +75,13 @@ class SavedRun:
         backbone.load_state_dict(self.state["backbone"])
         return backbone
 
+    def objective(self) -> Objective | None:
+        """A new copy of the objective, with initial weights; None if the checkpoint lacks its groups."""
+        if (records := self.state["groups"]) is None:
+            return None
+        groups = {name: Group.from_record(record) for name, record in records.items()}
+        return build_networks(self.recipe, groups)[1]
+
     @property
     def image_size(self) -> int:
         """Side of the images, in pixels."""

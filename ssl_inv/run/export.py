@@ -12,8 +12,9 @@ import pickle
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import safetensors.torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from ssl_inv.atomic import written_aside
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone
+from ssl_inv.run.parts import Parts
 
 TORCHVISION_ARCHITECTURES = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
@@ -31,8 +33,15 @@ TORCHVISION_ARCHITECTURES = (
 )
 """Networks whose parameters have the same names in timm and torchvision."""
 
-_CONFIG = "config.json"
-_WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+CARD = "README.md"
+"""The files of an exported folder: for timm, and for people and hubs."""
+
+OWN_KEY = "ssl_inv"
+"""The entry of config.json that only this package reads."""
+
+NO_PARTS: Parts = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -66,9 +75,10 @@ class Preprocessing:
         """(channels, height, width)."""
         return len(self.mean), self.input_size, self.input_size
 
-    def sample(self, batch: int) -> Tensor:
-        """Random input for comparisons, the same at every call."""
-        return torch.randn(batch, *self.input_shape, generator=torch.Generator().manual_seed(0))
+    def sample(self, batch: int, height: int | None = None, width: int | None = None) -> Tensor:
+        """Random input for comparisons, the same at every call; by default of the input's size."""
+        size = height or self.input_size, width or self.input_size
+        return torch.randn(batch, len(self.mean), *size, generator=torch.Generator().manual_seed(0))
 
 
 @dataclass(frozen=True)
@@ -80,12 +90,14 @@ class BackboneFile:
         architecture: the name in timm; None if the file does not say.
         model_args: further arguments of `timm.create_model`.
         preprocessing: of the input; None if the file does not say.
+        parts: the columns of the features that are the invariant and the equivariant part, if the file says so.
     """
 
     state: dict[str, Tensor]
     architecture: str | None
     model_args: dict[str, Any]
     preprocessing: Preprocessing | None
+    parts: Mapping[str, slice] = field(default_factory=dict)
 
     def build(self) -> nn.Module:
         """The network with its weights, in evaluation mode.
@@ -100,7 +112,7 @@ class BackboneFile:
             model.load_state_dict(self.state)
         except RuntimeError as error:
             raise ValueError(
-                f"the weights do not fit {self.architecture} with {self.model_args}: {_first_detail(error)}"
+                f"the weights do not fit {self.architecture} with {self.model_args}: {first_detail(error)}"
             ) from error
         return model.eval()
 
@@ -112,8 +124,12 @@ def export_timm(
     preprocessing: Preprocessing,
     model_args: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    parts: Parts = NO_PARTS,
+    card: str | None = None,
 ) -> Path:
     """Write a folder for `timm.create_model("local-dir:FOLDER", pretrained=True)`, which then works offline.
+
+    `transformers` loads the same folder: `AutoModel.from_pretrained(FOLDER)`.
 
     Args:
         model: a timm network without classifier.
@@ -122,6 +138,8 @@ def export_timm(
         preprocessing: written to config.json, where timm's data transforms look for it.
         model_args: the other arguments of `timm.create_model` that made the network; JSON must be able to hold them.
         overwrite: whether an existing folder is replaced.
+        parts: the columns of the parts of the features, for config.json.
+        card: the model card, for README.md.
 
     Returns:
         The folder.
@@ -134,9 +152,11 @@ def export_timm(
     original = evaluation_copy(model)
     with new_at(Path(folder), overwrite) as aside:
         aside.mkdir()
-        safetensors.torch.save_file(plain_state(original), aside / _WEIGHTS, metadata={"format": "pt"})
-        config = _timm_config(original, name, preprocessing, arguments)
-        (aside / _CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        safetensors.torch.save_file(plain_state(original), aside / WEIGHTS, metadata={"format": "pt"})
+        config = _timm_config(original, name, preprocessing, arguments, parts)
+        (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        if card is not None:
+            (aside / CARD).write_text(card, encoding="utf-8")
         _require_rebuilt(original, name, arguments, aside, preprocessing)
     return Path(folder)
 
@@ -186,7 +206,7 @@ def load_backbone_file(path: Path | str, prefix: str = "backbone.") -> BackboneF
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of plain tensors and settings: {_first_detail(error)}") from error
+        raise ValueError(f"{path} is not a checkpoint of plain tensors and settings: {first_detail(error)}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
     return BackboneFile(_backbone_state(state, prefix, path), None, {}, None)
 
@@ -235,7 +255,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
 
 
 def _timm_config(
-    model: nn.Module, name: str, preprocessing: Preprocessing, arguments: Mapping[str, Any]
+    model: nn.Module, name: str, preprocessing: Preprocessing, arguments: Mapping[str, Any], parts: Parts
 ) -> dict[str, Any]:
     known: Mapping[str, Any] = getattr(model, "pretrained_cfg", {})
     pretrained_cfg = {
@@ -253,8 +273,10 @@ def _timm_config(
         "architecture": name,
         "num_classes": 0,
         "num_features": getattr(model, "num_features", None),
-        "model_args": dict(arguments),
+        # transformers passes these beside a num_classes of its own.
+        "model_args": {key: value for key, value in arguments.items() if key != "num_classes"},
         "pretrained_cfg": pretrained_cfg,
+        OWN_KEY: {"parts": {part: list(columns) for part, columns in parts.items()}},
     }
 
 
@@ -265,7 +287,7 @@ def _require_rebuilt(
         rebuilt = _create(f"local-dir:{folder}", pretrained=True)
     except RuntimeError as error:
         plain = _create(name, **arguments)
-        reason = _first_difference(model, plain, "timm's") or _first_detail(error)
+        reason = _first_difference(model, plain, "timm's") or first_detail(error)
         raise ValueError(f"timm cannot rebuild this {name} from model_args {dict(arguments)}: {reason}") from error
     _require_same(model, rebuilt, None, preprocessing, "timm's")
 
@@ -282,7 +304,7 @@ def _require_same(
             same = torch.equal(model(image), other(image))
         detail = "same weights, other features"
     except RuntimeError as error:
-        same, detail = False, _first_detail(error)
+        same, detail = False, first_detail(error)
     if not same:
         raise ValueError(f"this network differs from {label}: {_first_difference(model, other, label) or detail}")
 
@@ -302,17 +324,17 @@ def _layers(model: nn.Module) -> dict[str, str]:
     return {name: f"{type(leaf).__name__.removeprefix('Sync')}({leaf.extra_repr()})" for name, leaf in leaves.items()}
 
 
-def _first_detail(error: Exception) -> str:
+def first_detail(error: Exception) -> str:
     """The most telling line of an error of torch: the second one, if there is one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return textwrap.shorten(lines[min(1, len(lines) - 1)], 200, placeholder=" ...") if lines else type(error).__name__
 
 
 def _read_folder(folder: Path) -> BackboneFile:
-    for file in (_CONFIG, _WEIGHTS):
+    for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} is not an exported backbone: it has no {file}")
-    config = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     try:
         cfg = config["pretrained_cfg"]
         preprocessing = Preprocessing(
@@ -323,11 +345,11 @@ def _read_folder(folder: Path) -> BackboneFile:
             cfg.get("crop_pct", 1.0),
         )
         arguments = {"num_classes": 0, **config.get("model_args", {})}
-        return BackboneFile(
-            safetensors.torch.load_file(folder / _WEIGHTS), config["architecture"], arguments, preprocessing
-        )
+        parts = {name: slice(*columns) for name, columns in config.get(OWN_KEY, {}).get("parts", {}).items()}
+        state = safetensors.torch.load_file(folder / WEIGHTS)
+        return BackboneFile(state, config["architecture"], arguments, preprocessing, parts)
     except KeyError as error:
-        raise ValueError(f"{folder / _CONFIG} has no entry {error}") from error
+        raise ValueError(f"{folder / CONFIG} has no entry {error}") from error
 
 
 def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Tensor]:
@@ -344,13 +366,15 @@ def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[s
 def exported_config(backbone: Backbone, preprocessing: Preprocessing) -> dict[str, Any]:
     """The content of config.json that an export of a backbone has."""
     arguments = {**backbone.arguments, "num_classes": 0}
-    return _timm_config(backbone.model, _known_architecture(backbone.architecture), preprocessing, arguments)
+    return _timm_config(backbone.model, _known_architecture(backbone.architecture), preprocessing, arguments, NO_PARTS)
 
 
-def export_run(backbone: Backbone, preprocessing: Preprocessing, folder: Path) -> Path:
+def export_run(
+    backbone: Backbone, preprocessing: Preprocessing, folder: Path, parts: Parts = NO_PARTS, card: str | None = None
+) -> Path:
     """Write the timm folder of a trained backbone, or replace it."""
     arguments = backbone.model, backbone.architecture, folder, preprocessing, backbone.arguments
-    return export_timm(*arguments, overwrite=True)
+    return export_timm(*arguments, overwrite=True, parts=parts, card=card)
 
 
 def preprocessing_of(normalization: NormalizationSettings, view_size: int, image_size: int) -> Preprocessing:

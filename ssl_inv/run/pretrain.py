@@ -21,9 +21,11 @@ from ssl_inv.engine.recorder import Recorder
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run import report_page
 from ssl_inv.run.build import Run, build, build_networks, innermost
-from ssl_inv.run.export import export_run, preprocessing_of
+from ssl_inv.run.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import judge, judged_data
+from ssl_inv.run.model_card import Trained, model_card
+from ssl_inv.run.parts import parts_of
 from ssl_inv.run.recipe import Recipe, as_saved, difference, resolve
 from ssl_inv.run.report import headlines, report_content, summary
 
@@ -191,6 +193,13 @@ def _last_good(folder: RunFolder | None) -> str:
     return f"the last good checkpoint is {folder.checkpoint_file}"
 
 
+def _counts(run: Run) -> dict[str, dict[str, int]]:
+    """The objects and images of both splits, for run.json."""
+    splits = {"training": run.module.batches.source, "validation": run.data.validation}
+    counts = {name: extent(source) for name, source in splits.items()}
+    return {name: {"objects": objects, "images": images} for name, (objects, images) in counts.items()}
+
+
 def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
     """Export, evaluate and report a run after training, and print the results."""
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
@@ -200,7 +209,11 @@ def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
         image_size = run.data.train.image_size
         view_size = run.augmentation.view_size(image_size)
         preprocessing = preprocessing_of(run.recipe.normalization, view_size, image_size)
-        export_run(run.backbone, preprocessing, folder.export_folder)
+        parts = parts_of(run.objective, run.backbone, view_size)
+        folder.update(counts=_counts(run))
+        told = tuple(run.objective.parameters_told)
+        about = Trained(run.recipe, run.backbone, preprocessing, parts, told, run.module.step)
+        export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
     judgement = None
     if settings.protocol != "none":
         progress.update("evaluating")
@@ -217,6 +230,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
     rows = [] if judgement is None else headlines(judgement.table)
     scores = {f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows}
     folder.update(state="complete", ended=now(), score=scores)
+    # With the numbers.
+    write_text(folder.export_folder / CARD, model_card(about, folder))
     progress.close()
     if judgement is not None:
         measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"

@@ -3,13 +3,16 @@
 import copy
 import importlib.util
 import json
+import socket
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor, nn
 
 from ssl_inv.engine.preflight import require_forward
@@ -22,6 +25,7 @@ from ssl_inv.run.export import (
     load_backbone_file,
 )
 from ssl_inv.run.export_onnx import ONNX_TOLERANCE, export_onnx
+from ssl_inv.run.export_program import export_program
 from ssl_inv.run.rebuilding import require_rebuildable
 
 PREPROCESSING = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=64)
@@ -70,6 +74,77 @@ def test_timm_rebuilds_the_same_network_and_preprocessing_travels_with_it(tmp_pa
     assert told == [PREPROCESSING.mean, PREPROCESSING.std, (3, 64, 64)]
     assert config["crop_pct"] == PREPROCESSING.crop_share
     assert loaded.preprocessing == PREPROCESSING
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every connection fails."""
+
+    def refuse(*arguments: Any) -> None:
+        raise AssertionError("a network was asked")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize(("architecture", "arguments"), [*NETWORKS, ("resnet18_stem3x3s2", {"channels": [8] * 4})])
+def test_transformers_loads_the_same_network_and_prepares_images_as_timm_does(
+    tmp_path, architecture, arguments
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    transformers.utils.logging.disable_progress_bar()
+    model = trained(architecture, **arguments).eval()
+    folder = export_timm(
+        model, architecture, tmp_path / "export", PREPROCESSING, arguments, parts={"invariant": (0, 5)}
+    )
+    loaded = transformers.AutoModel.from_pretrained(folder)
+    processor = transformers.AutoImageProcessor.from_pretrained(folder)
+    pixels = np.random.default_rng(0).integers(0, 255, (90, 70, 3), dtype=np.uint8)
+    prepared = processor(Image.fromarray(pixels), return_tensors="pt")
+    known = timm.create_model(f"local-dir:{folder}", pretrained=True).pretrained_cfg
+    transform = timm.data.create_transform(**timm.data.resolve_data_config({}, pretrained_cfg=known))
+    assert torch.equal(prepared["pixel_values"][0], transform(Image.fromarray(pixels)))
+    with torch.inference_mode():
+        found, image = loaded(**prepared), prepared["pixel_values"]
+        torch.testing.assert_close(found.pooler_output, model(image), atol=1e-4, rtol=1e-4)
+        torch.testing.assert_close(found.last_hidden_state, model.forward_features(image), atol=1e-4, rtol=1e-4)
+    assert loaded.config.ssl_inv["parts"] == {"invariant": [0, 5]}
+
+
+@pytest.mark.parametrize(("architecture", "arguments"), NETWORKS)
+def test_feature_maps_and_tokens_are_those_of_the_network(tmp_path, architecture, arguments) -> None:
+    model = trained(architecture, **arguments).eval()
+    folder = export_timm(model, architecture, tmp_path / "export", PREPROCESSING, arguments)
+    maps = timm.create_model(f"local-dir:{folder}", pretrained=True, features_only=True).eval()
+    whole = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    image = PREPROCESSING.sample(batch=2)
+    with torch.inference_mode():
+        found = maps(image)
+        wanted: list[Tensor] = model.forward_intermediates(image, intermediates_only=True)  # type: ignore[operator]
+        assert len(found) > 2
+        for one, other in zip(found, wanted[-len(found) :], strict=True):
+            assert torch.equal(one, other)
+        assert torch.equal(whole.forward_features(image), model.forward_features(image))  # type: ignore[operator]
+
+
+def test_an_export_of_an_earlier_version_loads_as_before(tmp_path: Path) -> None:
+    model = trained("test_resnet", output_stride=16)
+    folder = export_timm(model, "test_resnet", tmp_path / "export", PREPROCESSING, {"output_stride": 16})
+    config = json.loads((folder / "config.json").read_text())
+    config["model_args"]["num_classes"] = 0
+    del config["ssl_inv"]
+    (folder / "config.json").write_text(json.dumps(config))
+    loaded = load_backbone_file(folder)
+    assert loaded.parts == {}
+    assert loaded.model_args == {"num_classes": 0, "output_stride": 16}
+    assert torch.equal(features(loaded.build()), features(timm.create_model(f"local-dir:{folder}", pretrained=True)))
+
+
+def test_the_parts_and_the_card_travel_with_the_export(tmp_path: Path) -> None:
+    model, parts = trained("test_resnet"), {"invariant": (0, 30), "equivariant": (30, 96)}
+    folder = export_timm(model, "test_resnet", tmp_path / "export", PREPROCESSING, parts=parts, card="# A card\n")
+    assert load_backbone_file(folder).parts == {"invariant": slice(0, 30), "equivariant": slice(30, 96)}
+    assert (folder / "README.md").read_text() == "# A card\n"
 
 
 def test_export_leaves_the_run_as_it_was(tmp_path: Path) -> None:
@@ -148,7 +223,7 @@ def test_onnx_agrees_at_any_batch_size(tmp_path: Path) -> None:
     import onnxruntime
 
     model = trained("test_resnet")
-    path = export_onnx(model, tmp_path / "backbone.onnx", PREPROCESSING)
+    path = export_onnx(model, tmp_path / "backbone.onnx", PREPROCESSING, parts={"invariant": (0, 5)})
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     image = PREPROCESSING.sample(batch=5)
     with torch.inference_mode():
@@ -157,6 +232,73 @@ def test_onnx_agrees_at_any_batch_size(tmp_path: Path) -> None:
     torch.testing.assert_close(found, expected, atol=ONNX_TOLERANCE, rtol=0)
     metadata = {entry.key: json.loads(entry.value) for entry in onnx.load(path).metadata_props}
     assert metadata["mean"] == list(PREPROCESSING.mean)
+    assert metadata["parts"] == {"invariant": [0, 5]}
+
+
+@needs_onnx
+@pytest.mark.slow
+def test_onnx_agrees_at_any_image_size_if_asked(tmp_path: Path) -> None:
+    import onnxruntime
+
+    model = trained("test_resnet").eval()
+    path = export_onnx(model, tmp_path / "backbone.onnx", PREPROCESSING, any_size=True)
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    image = torch.randn(4, 3, 97, 160)
+    with torch.inference_mode():
+        expected = model(image)
+    found = torch.from_numpy(session.run(None, {"image": image.numpy()})[0])
+    torch.testing.assert_close(found, expected, atol=ONNX_TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments", "shapes"),
+    [
+        ("test_resnet", {}, [(1, 64, 64), (7, 64, 64)]),
+        ("test_vit", {"patch_size": 8, "img_size": 64}, [(1, 64, 64), (7, 64, 64)]),
+        ("test_resnet", {}, [(1, 33, 47), (3, 160, 64)]),
+    ],
+)
+def test_a_program_of_torch_has_the_same_features_at_every_batch_and_if_asked_every_image_size(
+    tmp_path, architecture, arguments, shapes
+) -> None:
+    model = trained(architecture, **arguments).eval()
+    any_size, parts = shapes[0][1] != 64, {"equivariant": (3, 9)}
+    path = export_program(model, tmp_path / "backbone.pt2", PREPROCESSING, any_size=any_size, parts=parts)
+    facts = {"ssl_inv.json": ""}
+    program = torch.export.load(path, extra_files=facts).module()
+    for shape in shapes:
+        image = PREPROCESSING.sample(*shape)
+        with torch.inference_mode():
+            torch.testing.assert_close(program(image), model(image), atol=1e-4, rtol=1e-4)
+    told = json.loads(facts["ssl_inv.json"])
+    assert told == {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "input_size": 64, "parts": {"equivariant": [3, 9]}}
+    assert [one.name for one in tmp_path.iterdir()] == ["backbone.pt2"]
+
+
+class Branching(nn.Module):
+    """A network whose way depends on the numbers in the image, so it is no single program."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, image: Tensor) -> Tensor:
+        means = image.mean((2, 3))
+        return self.layer(means if means.sum() > 0 else -means)  # type: ignore[no-any-return]
+
+
+def test_a_network_that_is_no_program_or_takes_one_size_is_one_line_and_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "backbone.pt2"
+    fixed = trained("vit_tiny_patch16_224", img_size=64, embed_dim=24, depth=1, num_heads=1)
+    with pytest.raises(ValueError, match="64 x 64 pixels only, not of any size") as size:
+        export_program(fixed, path, PREPROCESSING, any_size=True)
+    with pytest.raises(ValueError, match=r"torch\.export does not export this network") as branch:
+        export_program(Branching(), path, PREPROCESSING)
+    small = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=32)
+    with pytest.raises(ValueError, match="map of one pixel need a program of their own") as pixel:
+        export_program(trained("test_resnet"), path, small, any_size=True)
+    assert "\n" not in str(size.value) + str(branch.value) + str(pixel.value)
+    assert not list(tmp_path.iterdir())
 
 
 def test_onnx_without_its_extra_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
