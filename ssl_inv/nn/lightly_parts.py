@@ -17,6 +17,7 @@ _SET_HERE = {
     "gather_distributed": "is set here, so that the loss is that of the global batch",
     "sinkhorn_gather_distributed": "is set here, so that the loss is that of the global batch",
     "input_dim": "follows from the backbone",
+    "num_samples": "follows from views",
     "warmup_teacher_temp": "is set here by warmup_temperature",
     "warmup_teacher_temp_epochs": "is set here by temperature_warmup, a share of all steps",
 }
@@ -39,6 +40,21 @@ def heads() -> dict[str, type[nn.Module]]:
     return {name: one for name, one in found.items() if "input_dim" in inspect.signature(one).parameters}
 
 
+def loss_arguments(name: str, kind: Kind, settings: Mapping[str, Any], width: int) -> dict[str, Any]:
+    """All arguments of a loss's constructor; see `make_loss`."""
+    given = {**settings, **dict.fromkeys(kind.follows, width), **kind.fixed}
+    if bank := settings.get("memory_bank_size"):
+        wide = min(width, settings.get("loss_dim", 64)) if name == "DirectCLRLoss" else width
+        size = bank[0] if isinstance(bank, list) and bank[1:] in ([], [wide]) else bank
+        require(
+            type(size) is int and size > 0,
+            "settings.memory_bank_size",
+            f"must be a number of vectors, or that number and the head's width {wide}, got {bank!r}",
+        )
+        given["memory_bank_size"] = [size, wide]
+    return given
+
+
 def make_loss(name: str, kind: Kind, settings: Mapping[str, Any], width: int) -> nn.Module:
     """A loss of lightly.
 
@@ -54,19 +70,8 @@ def make_loss(name: str, kind: Kind, settings: Mapping[str, Any], width: int) ->
     Raises:
         SettingError: if it refuses a setting.
     """
-    given = {**settings, **dict.fromkeys(kind.follows, width), **kind.fixed}
-    if bank := settings.get("memory_bank_size"):
-        wide = min(width, settings.get("loss_dim", 64)) if name == "DirectCLRLoss" else width
-        size = bank if isinstance(bank, int) else bank[0] if isinstance(bank, list) and bank else bank
-        of_one_width = isinstance(bank, int) or (isinstance(bank, list) and bank[1:] in ([], [wide]))
-        require(
-            of_one_width and type(size) is int and size > 0,
-            "settings.memory_bank_size",
-            f"must be a number of vectors, or that number and the head's width {wide}, got {bank!r}",
-        )
-        given["memory_bank_size"] = [size, wide]
     own = {**dict.fromkeys(kind.follows, "follows from the head"), **_SET_HERE}
-    made = _made(losses()[name], "settings", settings, given, own)
+    made = _made(losses()[name], "settings", settings, loss_arguments(name, kind, settings, width), own)
     for module in made.modules():
         unused = getattr(module, "size", None) == (0,)  # a bank for no vectors, whose pointer is uninitialised memory
         for buffer, value in [*module.named_buffers(recurse=False)]:

@@ -114,7 +114,7 @@ class Lightly(Called):
         _require_numbers(self.passed)
         own = {name: value for name, value in settings.items() if name not in self.kind.passed}
         self.head = self._head(head, head_settings)
-        width = width_of(self.head, features, "head")
+        self.loss_width = width = width_of(self.head, features, "head")
         self.loss_function = make_loss(loss, self.kind, own, width)
         self._add_prototypes(width, queue)
         self._add_predictor(groups, predictor, predictor_settings, actions, width)

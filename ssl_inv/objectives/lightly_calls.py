@@ -42,6 +42,9 @@ class Called(Progress, Objective):
         actions: the recorded parameters that a predictor is told.
         masked: share of the patches that are hidden.
         seed: of masks and random directions, with the step.
+        loss_width: dimensions of what the head gives.
+        temperatures: of the teacher in the first step, and the share of all steps until it is the loss's own.
+        passed: arguments of the loss's call that are settings.
     """
 
     kind: Kind
@@ -58,6 +61,7 @@ class Called(Progress, Objective):
     actions: list[str]
     masked: float
     seed: int
+    loss_width: int
     temperatures: tuple[float, float]
     passed: Mapping[str, float]
 
@@ -139,6 +143,20 @@ class Called(Progress, Objective):
         assert self.teacher is not None
         with torch.no_grad():
             return self.teacher.network.get_submodule("1")(tokens)  # type: ignore[no-any-return]
+
+    def world_model_terms(self, predicted: Tensor, embedded: Tensor) -> Losses:
+        """LeWM's terms, of embeddings `(B, T, D)` and of their prediction `(B, T - 1, D)` for all but the first.
+
+        LeWMLoss itself keeps the gradient from the target.
+        """
+        both = [full_precision(one) for one in (predicted, embedded[:, 1:])]
+        function: Any = self.loss_function
+        if function.normalize:
+            both = [F.layer_norm(one, one.shape[-1:]) for one in both]
+        error = sample_mean((both[0] - both[1]).square().mean(dim=(1, 2)))
+        (rows,) = self.together(embedded)
+        regularised = self.value(rows.transpose(0, 1), of=function.sigreg)
+        return {"prediction": Term(error), "sigreg": Term(regularised, function.lambda_param)}
 
     def action_vectors(self, views: Views) -> Tensor:
         """The actions from each view to the next, `(B, V - 1, K)`."""
@@ -293,15 +311,7 @@ def _frames_and_actions(objective: Called, views: Views, backbone: Backbone) -> 
     embedded = objective.head(backbone(frames)).unflatten(0, (len(views), -1)).transpose(0, 1)
     actions = objective.action_network(objective.action_vectors(views).to(embedded.dtype))
     predicted = objective.predictor_network(embedded[:, :-1], action_emb=actions)
-    # Not by LeWMLoss itself, which keeps the gradient from the target.
-    both = [full_precision(one) for one in (predicted, embedded[:, 1:])]
-    function: Any = objective.loss_function
-    if function.normalize:
-        both = [F.layer_norm(one, one.shape[-1:]) for one in both]
-    error = sample_mean((both[0] - both[1]).square().mean(dim=(1, 2)))
-    (rows,) = objective.together(embedded)
-    regularised = objective.value(rows.transpose(0, 1), of=function.sigreg)
-    return {"prediction": Term(error), "sigreg": Term(regularised, function.lambda_param)}
+    return objective.world_model_terms(predicted, embedded)
 
 
 _CALLS: Mapping[Call, Callable[[Called, Views, Backbone], Tensor | Losses]] = {

@@ -32,11 +32,11 @@ SMALL: dict[str, dict[str, Any]] = {
     "MSNLoss": {"head_settings": HEAD, "prototypes": 10, "local_crops": 2, "backbone": vit()},
     "PMSNLoss": {"head_settings": HEAD, "prototypes": 10, "local_crops": 2, "masked": 0.0},
     "NegativeCosineSimilarity": {"head_settings": HEAD, "predictor_settings": {"hidden_dim": 8}},
-    "PatchKernelAlignmentLoss": {"backbone": vit(), "settings": {"max_tokens": 12}},
+    "PatchKernelAlignmentLoss": {"backbone": vit()},
     "SIGReg": {"head_settings": HEAD, "settings": {"num_vectors": 16}},
     "SwaVLoss": {"head_settings": HEAD, "prototypes": 10, "local_crops": 2, "queue": 8},
     "VISRegLoss": {"head_settings": HEAD, "local_crops": 2, "settings": {"num_slices": 16}},
-    "WMSELoss": {"head_settings": {"hidden_dim": 24, "output_dim": 2}, "settings": {"w_size": 8}},
+    "WMSELoss": {"head_settings": {"hidden_dim": 24, "output_dim": 2}, "settings": {"w_size": 4}},
 }
 """What differs from a small head."""
 
@@ -58,6 +58,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "LeWMLoss normalised": {**small("LeWMLoss"), "settings": {"sigreg_num_vectors": 16, "normalize": True}},
     "MSNLoss without masks": {**small("MSNLoss"), "masked": 0.0, "views": 1},
     "NTXentLoss with the head of VICReg": {**small("NTXentLoss"), "head": "VICRegProjectionHead"},
+    "PatchKernelAlignmentLoss of 12 tokens": {
+        **small("PatchKernelAlignmentLoss"),
+        "settings": {"max_tokens": 12},
+    },
     "VICRegLoss on features": {"loss": "VICRegLoss", "head": "none"},
 }
 """Further ways of calling some losses."""
