@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 REPOSITORY = Path(__file__).parents[1]
-sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests"), str(REPOSITORY / "tests" / "objectives")]
+sys.path[:0] = [str(REPOSITORY), str(REPOSITORY / "tests")]
 
 from lightly_sizes import EVERY, VARIANTS  # noqa: E402
 
