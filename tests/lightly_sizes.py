@@ -18,6 +18,7 @@ SMALL: dict[str, dict[str, Any]] = {
     },
     "DINOLoss": {"head_settings": DINO_HEAD, "local_crops": 2, "temperature_warmup": 0.5, "warmup_temperature": 0.02},
     "DirectCLRLoss": {"settings": {"loss_dim": 8}},
+    "DetConBLoss": {"head_settings": HEAD, "predictor_settings": {"hidden_dim": 8}},
     "EMPSSLLoss": {"views": 3, "head_settings": HEAD},
     "IBOTPatchLoss": MASKED,
     "IBOTPlusPlusPatchLoss": {**MASKED, "settings": {"visible_loss_weight": 0.5}},
@@ -35,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "PatchKernelAlignmentLoss": {"backbone": vit()},
     "SIGReg": {"head_settings": HEAD, "settings": {"num_vectors": 16}},
     "SwaVLoss": {"head_settings": HEAD, "prototypes": 10, "local_crops": 2, "queue": 8},
+    "VICRegLLoss": {"head_settings": HEAD, "dense_head_settings": HEAD, "local_crops": 1},
     "VISRegLoss": {"head_settings": HEAD, "local_crops": 2, "settings": {"num_slices": 16}},
     "WMSELoss": {"head_settings": {"hidden_dim": 24, "output_dim": 2}, "settings": {"w_size": 4}},
 }
@@ -58,6 +60,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "LeWMLoss normalised": {**small("LeWMLoss"), "settings": {"sigreg_num_vectors": 16, "normalize": True}},
     "MSNLoss without masks": {**small("MSNLoss"), "masked": 0.0, "views": 1},
     "NTXentLoss with the head of VICReg": {**small("NTXentLoss"), "head": "VICRegProjectionHead"},
+    "VICRegLLoss on patches": {**small("VICRegLLoss"), "local_crops": 0, "backbone": vit()},
+    "DetConSLoss on patches": {**small("DetConSLoss"), "regions": 3, "backbone": vit()},
     "PatchKernelAlignmentLoss of 12 tokens": {
         **small("PatchKernelAlignmentLoss"),
         "settings": {"max_tokens": 12},

@@ -36,7 +36,7 @@ def heads() -> dict[str, type[nn.Module]]:
     """The projection and prediction heads of lightly by name."""
     from lightly.models.modules import heads as module
 
-    found = {name: one for name, one in vars(module).items() if inspect.isclass(one) and name.endswith("Head")}
+    found: dict[str, type[nn.Module]] = {name: one for name, one in vars(module).items() if name.endswith("Head")}
     return {name: one for name, one in found.items() if "input_dim" in inspect.signature(one).parameters}
 
 
@@ -171,7 +171,7 @@ def with_copies(module: nn.Module) -> nn.Module:
         with _few_warnings():
             nn.utils.remove_weight_norm(one)
         nn.utils.parametrizations.weight_norm(one)
-        parts: Any = one.parametrizations["weight"]  # type: ignore[index, union-attr]
+        parts: Any = one.parametrizations["weight"]  # type: ignore[index]
         for part, old in ((parts.original0, length), (parts.original1, direction)):
             part.data.copy_(old.data)
             part.requires_grad_(old.requires_grad)
@@ -226,11 +226,11 @@ def call(loss: nn.Module, key: int, *inputs: Any, **named: Any) -> Tensor:
     Raises:
         SettingError: if the loss refuses what it is given.
     """
-    device = next(_tensors((inputs, named))).device
+    device = next(iter(_tensors((inputs, named)))).device
     with _few_warnings(), torch.autocast(device.type, enabled=False), Keyed(key):
         try:
             value: Tensor = loss(*inputs, **named)
-        except (AssertionError, ValueError, torch.linalg.LinAlgError) as error:
+        except (AssertionError, ValueError, torch.linalg.LinAlgError) as error:  # type: ignore[attr-defined]
             raise SettingError("settings", f"{type(loss).__name__}: {' '.join(str(error).split())}") from None
     return value.reshape(())
 

@@ -24,11 +24,17 @@ Call = Literal[
     "dense maps",
     "clusters of patches",
     "frames and actions",
+    "maps and positions",
+    "regions",
+    "predicted regions",
 ]
-"""What a loss is given. `ssl_inv.objectives.lightly_calls` makes it from a batch of views."""
+"""What a loss is given. `ssl_inv.objectives.lightly_calls` and `lightly_dense` make it from a batch of views."""
 
 PATCH_CALLS = ("masked patches", "all patches", "dense maps", "clusters of patches")
 """The calls that need a vision transformer."""
+
+PLACE_CALLS = ("maps and positions", "regions", "predicted regions")
+"""The calls that need the crop of every view."""
 
 CALLS: Mapping[Call, str] = {
     "pair": "projections of two views",
@@ -48,6 +54,9 @@ CALLS: Mapping[Call, str] = {
     "dense maps": "patch tokens (B, N, D) of masked views, and the teacher's of whole views",
     "clusters of patches": "cluster logits of the teacher's patches, and those predicted from visible patches",
     "frames and actions": "embeddings (B, T, D) of a sequence of views, and their prediction from past and actions",
+    "maps and positions": "projections of V views and of the positions of their maps, and where each lies in the image",
+    "regions": "projections (B, M, D) of M regions of two views, and their numbers (B, M)",
+    "predicted regions": "predictions of M regions of two views, the teacher's projections of them, their numbers",
 }
 
 
@@ -128,6 +137,14 @@ KINDS: Mapping[str, Kind] = {
     ),
     "DCLLoss": Kind("pair", "SimCLRProjectionHead"),
     "DCLWLoss": Kind("pair", "SimCLRProjectionHead"),
+    "DetConBLoss": Kind(
+        "predicted regions",
+        "BYOLProjectionHead",
+        predictor="BYOLPredictionHead",
+        momentum=_EMA,
+        fixed={"gather_distributed": False},
+    ),
+    "DetConSLoss": Kind("regions", "SimCLRProjectionHead", fixed={"gather_distributed": False}),
     "DINOLoss": Kind(
         "crops of student and teacher",
         "DINOProjectionHead",
@@ -166,6 +183,12 @@ KINDS: Mapping[str, Kind] = {
         fixed={"sinkhorn_gather_distributed": True},
     ),
     "TiCoLoss": Kind("queries and keys", "TiCoProjectionHead", momentum=_EMA),
+    "VICRegLLoss": Kind(
+        "maps and positions",
+        "BarlowTwinsProjectionHead",
+        {"hidden_dim": 2048, "output_dim": 2048},
+        local_crops=6,
+    ),
     "VICRegLoss": Kind("pair", "VICRegProjectionHead"),
     "VISRegLoss": Kind("global and local", "LeJEPAProjectionHead", local_crops=6),
     "WMSELoss": Kind(
@@ -178,10 +201,7 @@ KINDS: Mapping[str, Kind] = {
 """Every loss of lightly that recipes can name."""
 
 LEFT_OUT: Mapping[str, str] = {
-    "DetConBLoss": "it compares segments, and no data here records a segmentation of its images",
-    "DetConSLoss": "it compares segments, and no data here records a segmentation of its images",
     "PMSNCustomLoss": "its target distribution is a function, which no recipe can hold; PMSNLoss has a power law",
-    "VICRegLLoss": "it matches positions of maps under two crops and flips, and views carry no grid of positions",
     "VISRegLossComponents": "it is the tuple that VISRegLoss returns, no loss",
     "Whitening2d": "it is a layer of WMSELoss, no loss",
 }

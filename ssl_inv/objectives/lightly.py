@@ -12,11 +12,12 @@ from ssl_inv.catalogue import SettingError, require, require_above, require_at_l
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.lightly_parts import last_layer, make_head, make_loss, make_module, width_of
-from ssl_inv.nn.lightly_table import PATCH_CALLS, Kind, kind_of
+from ssl_inv.nn.lightly_table import PATCH_CALLS, PLACE_CALLS, Kind, kind_of
 from ssl_inv.nn.teacher import Teacher
 from ssl_inv.nn.tokens import require_patch_tokens
 from ssl_inv.objectives.base import ActionPrediction, action_dimensions
-from ssl_inv.objectives.lightly_calls import NEEDS_PATCHES, Called
+from ssl_inv.objectives.lightly_calls import CALLS, NEEDS_PATCHES, Called
+from ssl_inv.objectives.lightly_dense import DENSE_CALLS, require_positions
 from ssl_inv.objectives.multi_crop import area_range, require_shares_of_steps
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, ViewSequence
@@ -41,7 +42,7 @@ class Lightly(Called):
     When:
         To use a loss that has no objective of its own here, or to compare with lightly on equal data, networks and
         evaluation. Where an objective of its own exists, it has the authors' settings and is compared with their
-        numbers: docs/lightly.md says which. None but LeWMLoss reads how an image was seen.
+        numbers: docs/lightly.md says which. Only LeWMLoss learns how an image was seen.
 
     Args:
         loss: a class of `lightly.loss`.
@@ -50,6 +51,8 @@ class Lightly(Called):
         head: a class of `lightly.models.modules.heads`, such as `SimCLRProjectionHead`; null is the usual one of the
             loss, and `none` gives the loss the features themselves.
         head_settings: of the head, such as `{hidden_dim: 512, output_dim: 128}`.
+        dense_head_settings: of the head on the positions of maps, VicRegLLocalProjectionHead, of VICRegLLoss.
+        regions: of the losses of DetCon, along each side of a grid over the image; the paper's spatial heuristic.
         predictor: a prediction head of lightly; null is the usual one of the loss, if it has one.
         predictor_settings: of the predictor.
         views: whole views of a sample; null is the usual number.
@@ -70,6 +73,8 @@ class Lightly(Called):
         seed: of masks, random directions and permutations, with the step.
     """
 
+    calls = {**CALLS, **DENSE_CALLS}  # noqa: RUF012 - never changed
+
     def __init__(
         self,
         features: int,
@@ -79,6 +84,8 @@ class Lightly(Called):
         settings: dict[str, Any] = {},
         head: str | None = None,
         head_settings: dict[str, Any] = {},
+        dense_head_settings: dict[str, Any] = {},
+        regions: int = 5,
         predictor: str | None = None,
         predictor_settings: dict[str, Any] = {},
         views: int | None = None,
@@ -96,7 +103,7 @@ class Lightly(Called):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        require_at_least(1, local_size=local_size)
+        require_at_least(1, local_size=local_size, regions=regions)
         require_at_least(0, queue=queue)
         require_above(0, warmup_temperature=warmup_temperature)
         require_shares_of_steps(frozen_prototypes=frozen_prototypes, temperature_warmup=temperature_warmup)
@@ -117,6 +124,7 @@ class Lightly(Called):
         self.loss_width = width = width_of(self.head, features, "head")
         self.loss_function = make_loss(loss, self.kind, own, width)
         self._add_prototypes(width, queue)
+        self._add_dense_head(groups, dense_head_settings, regions)
         self._add_predictor(groups, predictor, predictor_settings, actions, width)
         freezes = not frozen_prototypes or bool(list(self.frozen_parameters()))
         require(freezes, "frozen_prototypes", f"{frozen_prototypes}, but {loss} has no prototypes here")
@@ -136,6 +144,16 @@ class Lightly(Called):
             self.cluster_head = make_head(named, "head", clusters, self.features, bias=True)
             fixed = {"weight_norm": True, "bias": False}
         return make_head(named, "head", usual, self.features, **fixed)
+
+    def _add_dense_head(self, groups: Mapping[str, Group], settings: dict[str, Any], regions: int) -> None:
+        self.regions = regions
+        if self.kind.call in PLACE_CALLS:
+            require_positions(groups, self.loss_name)
+        if self.kind.call == "maps and positions":
+            usual = {"hidden_dim": 512, "output_dim": 512, **settings}
+            self.dense_head = make_head("VicRegLLocalProjectionHead", "dense_head", usual, self.features)
+        else:
+            require(not settings, "dense_head_settings", f"{settings}, but {self.loss_name} has no head on positions")
 
     def _add_prototypes(self, width: int, queue: int) -> None:
         count = self.kind.prototypes
@@ -172,7 +190,7 @@ class Lightly(Called):
         self._predictor_settings = settings
         if told:
             self._add_dynamics(groups, name, settings, width)
-        elif self.kind.call == "predictions and keys":
+        elif self.kind.call in ("predictions and keys", "predicted regions"):
             named = name or usual
             assert named is not None
             self.predictor_network = make_head(named, "predictor", settings, width, output_dim=width)
@@ -211,6 +229,10 @@ class Lightly(Called):
             require(has, "name", problem + without)
             drops = not isinstance(getattr(model, "patch_drop", nn.Identity()), nn.Identity)
             require(not drops, "arguments", f"{self.loss_name} hides patches; leave patch_drop_rate at 0")
+        if self.kind.call in PLACE_CALLS:
+            wide = backbone.channels
+            problem = f"{self.loss_name} needs a map as wide as the features, {self.features}, not {wide}"
+            require(wide == self.features, "name", problem)
         if self.kind.call in PATCH_CALLS:
             wide = int(model.embed_dim)
             require(wide == self.features, "name", f"{self.loss_name} needs whole tokens, {wide} numbers, not a part")
@@ -292,14 +314,14 @@ def _chosen_kind(loss: str, settings: dict[str, Any], momentum: float | None, ch
 
 
 def _require_views(loss: str, kind: Kind) -> None:
-    two = ("pair", "queries and keys", "predictions and keys")
+    two = ("pair", "queries and keys", "predictions and keys", "regions", "predicted regions")
     if kind.call in two:
         require(kind.views == 2, "views", f"must be 2 for {loss}, got {kind.views}")
     elif kind.call == "clusters of patches":
         require(kind.views == 1, "views", f"must be 1 for {loss}, got {kind.views}")
     elif kind.call == "anchors and target":
         require(kind.views + (kind.local_crops or 0) >= 2, "views", f"{loss} needs a target and an anchor, views 2")
-    elif kind.call in ("list of views", "rows of all views", "frames and actions"):
+    elif kind.call in ("list of views", "rows of all views", "frames and actions", "maps and positions"):
         require(kind.views >= 2, "views", f"must be at least 2 for {loss}, got {kind.views}")
     elif kind.call == "global and local":
         require(kind.local_crops != 0, "local_crops", f"must be at least 1 for {loss}, got 0")

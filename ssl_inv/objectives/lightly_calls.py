@@ -28,6 +28,7 @@ class Called(Progress, Objective):
     """An objective whose sum is a loss of lightly: its networks, and every way of calling it.
 
     Attributes:
+        calls: the function behind every way.
         kind: how the loss is called.
         loss_name: of its class.
         loss_function: the loss.
@@ -37,6 +38,8 @@ class Called(Progress, Objective):
         queues: of SwAV's embeddings, one for each whole view.
         teacher: an EMA of the backbone and the head in a `Sequential`; None if there is none.
         mask_token: in place of hidden patches, `(C,)`.
+        dense_head: VICRegL's, from the positions of maps `(M, C)`.
+        regions: of DetCon, along each side of the image.
         cluster_head: of CAPI's teacher, trained by a loss of its own.
         action_network: embeds actions.
         actions: the recorded parameters that a predictor is told.
@@ -47,6 +50,7 @@ class Called(Progress, Objective):
         passed: arguments of the loss's call that are settings.
     """
 
+    calls: Mapping[Call, Callable[["Called", Views, Backbone], Tensor | Losses]]
     kind: Kind
     loss_name: str
     loss_function: nn.Module
@@ -56,6 +60,8 @@ class Called(Progress, Objective):
     queues: nn.ModuleList
     teacher: Teacher | None
     mask_token: nn.Parameter
+    dense_head: nn.Module
+    regions: int
     cluster_head: nn.Module
     action_network: nn.Module
     actions: list[str]
@@ -63,12 +69,12 @@ class Called(Progress, Objective):
     seed: int
     loss_width: int
     temperatures: tuple[float, float]
-    passed: Mapping[str, float]
+    passed: Mapping[str, Any]
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         samples = len(views.index) * world_size()
         require(samples >= 2, "loss", f"{self.loss_name} compares samples, and the batch has {samples}")
-        found = _CALLS[self.kind.call](self, views, backbone)
+        found = self.calls[self.kind.call](self, views, backbone)
         return {self.loss_name: Term(found)} if isinstance(found, Tensor) else found
 
     def value(self, *inputs: Any, of: nn.Module | None = None, **named: Any) -> Tensor:
@@ -122,7 +128,7 @@ class Called(Progress, Objective):
         if not self.masked:
             return {}
         hidden, grid, first = self.hidden_views(views, backbone)
-        return dict(enumerate((~hidden).unflatten(2, grid), start=first))
+        return dict(enumerate((~hidden).view(*hidden.shape[:2], *grid), start=first))
 
     def tokens(self, views: Views, backbone: Backbone) -> tuple[Tensor, Tensor, Tensor, Grid]:
         """Tokens `(V B, N, D)` of the student, which does not see some patches, and of the teacher; which patches they
@@ -253,7 +259,7 @@ def _anchors_and_target(objective: Called, views: Views, backbone: Backbone) -> 
             chosen = tokens[:, prefix:].gather(1, kept[:, :, None].expand(-1, -1, tokens.shape[2]))
             return torch.cat((tokens[:, :prefix], chosen), dim=1)
 
-        features += backbone.encode(pixels, (model.patch_drop, keep)).pooled.split(size)
+        features += backbone.encode(pixels, (model.patch_drop, keep)).pooled.view(whole - 1, size, -1).unbind()
     else:
         features += [backbone(view.pixels) for view in views.views[1:whole]]
     features += [backbone(view.pixels) for view in views.views[whole:]]
@@ -269,13 +275,13 @@ def _masked_patches(objective: Called, views: Views, backbone: Backbone) -> Tens
     rows = hidden.byte().argsort(dim=1, descending=True, stable=True)[:, :count, None].expand(-1, -1, student.shape[2])
     seen, taught = (tokens.gather(1, rows).flatten(0, 1) for tokens in (student, teacher))
     logits, targets = objective.head(seen), objective.teacher_head(taught)
-    return objective.value(*map(full_precision, (targets, logits)), hidden.unflatten(1, grid))
+    return objective.value(*map(full_precision, (targets, logits)), hidden.view(-1, *grid))
 
 
 def _all_patches(objective: Called, views: Views, backbone: Backbone) -> Tensor:
     student, teacher, hidden, _ = objective.tokens(views, backbone)
     logits, targets = objective.head(student.flatten(0, 1)), objective.teacher_head(teacher.flatten(0, 1))
-    both = (full_precision(one).unflatten(0, hidden.shape) for one in (targets, logits))
+    both = (full_precision(one).view(*hidden.shape, -1) for one in (targets, logits))
     return objective.value(*both, hidden, **objective.passed)
 
 
@@ -283,7 +289,7 @@ def _dense_maps(objective: Called, views: Views, backbone: Backbone) -> Tensor:
     student, teacher, hidden, _ = objective.tokens(views, backbone)
     made = objective.head(student.flatten(0, 1)), objective.teacher_head(teacher.flatten(0, 1))
     # Sample by sample, so that the rows of all processes are in the order of one process.
-    by_sample = (one.unflatten(0, (len(views), -1, hidden.shape[1])).transpose(0, 1) for one in made)
+    by_sample = (one.view(len(views), -1, *hidden.shape[1:], one.shape[1]).transpose(0, 1) for one in made)
     mine, theirs = (one.flatten(0, 1) for one in objective.together(*by_sample))
     return objective.value(mine, theirs.detach())
 
@@ -314,7 +320,7 @@ def _frames_and_actions(objective: Called, views: Views, backbone: Backbone) -> 
     return objective.world_model_terms(predicted, embedded)
 
 
-_CALLS: Mapping[Call, Callable[[Called, Views, Backbone], Tensor | Losses]] = {
+CALLS: Mapping[Call, Callable[[Called, Views, Backbone], Tensor | Losses]] = {
     "pair": _pair,
     "queries and keys": _queries_and_keys,
     "predictions and keys": _predictions_and_keys,

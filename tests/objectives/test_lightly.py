@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from lightly.models.modules.heads import DINOProjectionHead
 from lightly.utils.scheduler import cosine_schedule
 from lightly_sizes import DINO_HEAD, EVERY, HEAD, VARIANTS
+from ruamel.yaml import YAML
 from small import total, vit
 from torch import Tensor, nn
 
@@ -28,9 +29,11 @@ from ssl_inv.nn.lightly_parts import last_layer, losses, with_copies
 from ssl_inv.nn.lightly_table import KINDS, LEFT_OUT
 from ssl_inv.objectives.lejepa import LeJEPA
 from ssl_inv.objectives.lightly import Lightly
+from ssl_inv.objectives.lightly_dense import positions, regions
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.testing import GROUPS, check_objective
 from ssl_inv.testing.networks import SIDE, SmallNetwork, random_transform
+from ssl_inv.transforms import Box, Circle, Flag, Transform
 from ssl_inv.views import View, Views
 
 PAGE = (Path(__file__).parents[2] / "docs" / "lightly.md").read_text(encoding="utf-8")
@@ -43,7 +46,7 @@ def build(batch: int = 8, dtype: torch.dtype = torch.float64, **settings: Any) -
     torch.manual_seed(0)
     network = settings.pop("backbone", None)
     backbone = make_backbone(**network) if network else Backbone(SmallNetwork(), "small")
-    objective = Lightly(backbone.features, GROUPS, **settings)
+    objective = Lightly(backbone.features, settings.pop("groups", GROUPS), **settings)
     objective.adopt(backbone)
     count = objective.plan.count
     views = [
@@ -197,8 +200,16 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {"loss": "NTXentLos"},
         "loss: lightly has no loss called 'NTXentLos' that can be used here; did you mean 'NTXentLoss'?",
     ),
-    ({"loss": "DetConBLoss"}, "loss: DetConBLoss cannot be used: it compares segments"),
-    ({"loss": "VICRegLLoss"}, "loss: VICRegLLoss cannot be used: it matches positions"),
+    ({"loss": "PMSNCustomLoss"}, "loss: PMSNCustomLoss cannot be used: its target distribution is a function"),
+    ({"loss": "VICRegLLoss", "groups": {"hue": Circle()}}, "loss: VICRegLLoss needs the crop of every view; this data"),
+    (
+        {"loss": "DetConSLoss", "groups": {"crop": Box(), "angle": Circle(360)}},
+        "loss: DetConSLoss follows crops and mirror images, and the augmentation has 'angle'",
+    ),
+    (
+        {"dense_head_settings": {"hidden_dim": 3}},
+        "dense_head_settings: {'hidden_dim': 3}, but NTXentLoss has no head on",
+    ),
     (
         {"settings": {"temprature": 1.0}},
         "settings.temprature: NTXentLoss has no such setting; did you mean 'temperature'?",
@@ -278,6 +289,14 @@ def test_the_page_has_every_loss_and_every_one_is_right_here() -> None:
     assert all(f"- `{name}`: {reason}.\n" in PAGE for name, reason in LEFT_OUT.items())
 
 
+def test_the_recipe_of_the_page_works() -> None:
+    (block,) = re.findall(r"```yaml\nobjective:\n(.*?)```", PAGE, re.DOTALL)
+    settings = YAML(typ="safe").load(block)
+    assert settings.pop("name") == "lightly"
+    objective, backbone, views = build(**settings)
+    assert total(objective.loss(views, backbone)).isfinite()
+
+
 @pytest.mark.slow
 def test_the_numbers_of_the_page_are_those_of_its_command() -> None:
     script = Path(__file__).parents[2] / "benchmarks" / "lightly_losses.py"
@@ -296,6 +315,24 @@ def test_help_and_a_refused_recipe_do_not_import_lightly() -> None:
         "assert 'lightly' not in sys.modules, 'lightly is imported'\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True)
+
+
+def test_positions_of_a_map_lie_where_the_crop_and_the_mirror_image_put_them() -> None:
+    box = torch.tensor([[0.5, 0.5, 1.0, 1.0], [0.25, 0.75, 0.5, 0.5]])
+    record = Transform({"crop": box, "flip": torch.tensor([0.0, 1.0])}, {"crop": Box(), "flip": Flag()})
+    found = positions(View(torch.zeros(2, 3, 8, 8), record), 2, 4)
+    torch.testing.assert_close(found[0, 0], torch.tensor([[0.125, 0.25], [0.375, 0.25], [0.625, 0.25], [0.875, 0.25]]))
+    x = torch.tensor([0.4375, 0.3125, 0.1875, 0.0625])
+    torch.testing.assert_close(
+        found[1], torch.stack((x.expand(2, 4), torch.tensor([[0.625], [0.875]]).expand(2, 4)), 2)
+    )
+
+
+def test_regions_are_drawn_from_those_that_a_view_shows_and_weigh_its_positions_equally() -> None:
+    places = torch.tensor([[[0.1, 0.1], [0.2, 0.3], [0.9, 0.1], [1.0, 0.2]]])  # two positions in each of two regions
+    numbers, weights = regions(places, 2, torch.tensor([[0.0, 0.49, 0.5, 0.99]]))
+    assert numbers.tolist() == [[0, 0, 1, 1]]
+    assert weights.tolist() == [[[0.5, 0.5, 0, 0]] * 2 + [[0, 0, 0.5, 0.5]] * 2]
 
 
 class Same(nn.Module):
