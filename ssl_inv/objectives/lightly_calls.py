@@ -247,7 +247,7 @@ def _prototypes_of_crops(objective: Called, views: Views, backbone: Backbone) ->
 def _anchors_and_target(objective: Called, views: Views, backbone: Backbone) -> Tensor:
     whole, size = objective.kind.views, len(views.index)
     target = objective.teach(views.views[:1])
-    features = []
+    features: list[Tensor] = []
     if whole > 1 and objective.masked:
         model: Any = backbone.model
         hidden = objective.hidden_views(views, backbone)[0].flatten(0, 1)

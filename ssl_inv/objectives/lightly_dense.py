@@ -43,7 +43,7 @@ def positions(view: View, rows: int, columns: int) -> Tensor:
     mirrored = 1 - 2 * record["flip"].to(pixels) if "flip" in record else torch.ones_like(box[:, 0])
     x = box[:, None, None, 0] + (box[:, 2] * mirrored)[:, None, None] * across[None, None, :]
     y = box[:, None, None, 1] + box[:, 3][:, None, None] * down[None, :, None]
-    return torch.stack(torch.broadcast_tensors(x, y), dim=-1)
+    return torch.stack((x.expand(-1, rows, -1), y.expand(-1, -1, columns)), dim=-1)
 
 
 def dense(backbone: Backbone, pixels: Tensor) -> tuple[Tensor, Tensor]:
