@@ -105,7 +105,7 @@ def make_module(
 ) -> nn.Module:
     """A module of lightly whose `settings` come from the setting of that name; `fixed` follow from something else."""
     own = dict.fromkeys(fixed, "follows from the rest of the recipe") | _SET_HERE
-    return with_copies(_made(made_of, setting, settings, {**settings, **fixed}, own))
+    return copyable(_made(made_of, setting, settings, {**settings, **fixed}, own))
 
 
 def _made(
@@ -159,7 +159,7 @@ def width_of(head: nn.Module, inputs: int, setting: str) -> int:
         head.train(training)
 
 
-def with_copies(module: nn.Module) -> nn.Module:
+def copyable(module: nn.Module) -> nn.Module:
     """The module with torch's new weight normalisation in place of the old one, which cannot be copied to a teacher.
 
     Both parts keep their values, and what is trained.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between
 from ssl_inv.memories.queue import Queue
 from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.lightly_parts import last_layer, make_head, make_loss, make_module, width_of
+from ssl_inv.nn.lightly_parts import last_layer, losses, make_head, make_loss, make_module, width_of
 from ssl_inv.nn.lightly_table import PATCH_CALLS, PLACE_CALLS, Kind, kind_of
 from ssl_inv.nn.teacher import Teacher
 from ssl_inv.nn.tokens import require_patch_tokens
@@ -110,6 +110,7 @@ class Lightly(Called):
         scale = area_range("local_scale", local_scale)
         chosen = {"views": views, "local_crops": local_crops, "prototypes": prototypes, "masked": masked}
         self.kind = _chosen_kind(loss, settings, momentum, chosen)
+        require(loss in losses(), "loss", f"the installed lightly has no {loss}; a newer one has it")
         self.loss_name, self.features, self.seed = loss, features, seed
         self.masked = self.kind.masked or 0.0
         require(not queue or self.kind.queue, "queue", f"{queue}, but {loss} has no queue here")
@@ -224,18 +225,18 @@ class Lightly(Called):
             require_patch_tokens(backbone, self.loss_name)
         elif self.kind.call in NEEDS_PATCHES and self.masked:
             has = all(getattr(model, name, None) is not None for name in ("num_prefix_tokens", "patch_embed"))
-            problem = f"{self.loss_name} hides patches, and {backbone.architecture} has none; choose a vit model"
-            without = "" if self.kind.call in PATCH_CALLS else " or objective.masked: 0"
-            require(has, "name", problem + without)
+            problem = f"{self.loss_name} hides patches, and {backbone.architecture} has none; choose a vit as backbone"
+            without = "" if self.kind.call in PATCH_CALLS else ", or masked: 0"
+            require(has, "loss", problem + without)
             drops = not isinstance(getattr(model, "patch_drop", nn.Identity()), nn.Identity)
-            require(not drops, "arguments", f"{self.loss_name} hides patches; leave patch_drop_rate at 0")
+            require(not drops, "loss", f"{self.loss_name} hides patches; leave the backbone's patch_drop_rate at 0")
         if self.kind.call in PLACE_CALLS:
             wide = backbone.channels
             problem = f"{self.loss_name} needs a map as wide as the features, {self.features}, not {wide}"
-            require(wide == self.features, "name", problem)
+            require(wide == self.features, "loss", problem)
         if self.kind.call in PATCH_CALLS:
             wide = int(model.embed_dim)
-            require(wide == self.features, "name", f"{self.loss_name} needs whole tokens, {wide} numbers, not a part")
+            require(wide == self.features, "loss", f"{self.loss_name} needs whole tokens, {wide} numbers, not a part")
             if self.kind.call != "clusters of patches":
                 self.mask_token = nn.Parameter(torch.zeros(wide))
         if self.kind.call == "clusters of patches":

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.nn.lightly_parts import last_layer, losses, with_copies
+from ssl_inv.nn.lightly_parts import last_layer, losses, copyable
 from ssl_inv.nn.lightly_table import KINDS, LEFT_OUT
 from ssl_inv.objectives.lejepa import LeJEPA
 from ssl_inv.objectives.lightly import Lightly
@@ -175,7 +175,7 @@ def test_the_head_of_dino_can_be_copied_and_keeps_what_it_gives_and_what_it_trai
     head.last_layer.weight_g.data.uniform_(0.5, 2)
     x = torch.randn(3, 6)
     before, directions = head(x), head.last_layer.weight_v.clone()
-    after = copy.deepcopy(with_copies(head))
+    after = copy.deepcopy(copyable(head))
     torch.testing.assert_close(after(x), before)
     length, direction = last_layer(after)
     assert (length.requires_grad, direction.requires_grad) == (not fixed, True)
@@ -244,9 +244,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {**EVERY["IBOTPatchLoss"], "backbone": None},
-        "name: IBOTPatchLoss hides patches, and small has none; choose a vit model",
+        "loss: IBOTPatchLoss hides patches, and small has none; choose a vit as backbone",
     ),
-    ({**EVERY["MSNLoss"], "backbone": None}, "name: MSNLoss hides patches, and small has none; choose a vit model or"),
+    (
+        {**EVERY["MSNLoss"], "backbone": None},
+        "loss: MSNLoss hides patches, and small has none; choose a vit as backbone, or masked: 0",
+    ),
     ({**EVERY["CAPILoss"], "backbone": vit()}, "arguments: CAPILoss trains patch tokens"),
     ({**EVERY["IBOTPatchLoss"], "settings": {"output_dim": 3}}, "settings.output_dim: follows from the head"),
     (
@@ -275,6 +278,12 @@ def test_what_cannot_be_used_is_named_in_one_line(settings: dict[str, Any], mess
     with pytest.raises(SettingError, match=f"^{re.escape(message)}") as caught:
         run()
     assert "\n" not in str(caught.value)
+
+
+def test_a_loss_that_an_older_library_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(lightly.loss, "DCLLoss")
+    with pytest.raises(SettingError, match="^loss: the installed lightly has no DCLLoss; a newer one has it$"):
+        build(loss="DCLLoss")
 
 
 def rows_of_the_page() -> dict[str, list[str]]:
