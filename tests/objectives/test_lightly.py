@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.nn.lightly_parts import last_layer, losses, copyable
+from ssl_inv.nn.lightly_parts import copyable, last_layer, losses
 from ssl_inv.nn.lightly_table import KINDS, LEFT_OUT
 from ssl_inv.objectives.lejepa import LeJEPA
 from ssl_inv.objectives.lightly import Lightly
@@ -282,7 +282,7 @@ def test_what_cannot_be_used_is_named_in_one_line(settings: dict[str, Any], mess
 
 def test_a_loss_that_an_older_library_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(lightly.loss, "DCLLoss")
-    with pytest.raises(SettingError, match="^loss: the installed lightly has no DCLLoss; a newer one has it$"):
+    with pytest.raises(SettingError, match=r"^loss: the installed lightly has no DCLLoss; a newer one has it$"):
         build(loss="DCLLoss")
 
 
