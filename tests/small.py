@@ -54,6 +54,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "equicaps": {"capsules": 3, "map_side": 3},
     "essl": {"rotation_head": [16]},
     "lejepa": {"directions": 16},
+    "lightly": {"head_settings": {"hidden_dim": 24, "output_dim": 16}},
     # Every process draws its own dropout.
     "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},
     "soft-equivariance": {"base": VICREG, "symmetries": ["turns", "flips", "hues", "shifts"]},

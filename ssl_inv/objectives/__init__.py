@@ -21,6 +21,7 @@ OBJECTIVES = {
     "interclr": "interclr:InterCLR",
     "iwm": "iwm:IWM",
     "lejepa": "lejepa:LeJEPA",
+    "lightly": "lightly:Lightly",
     "moco-v2": "moco_v2:MoCoV2",
     "moco-v3": "moco_v3:MoCoV3",
     "msn": "msn:MSN",

@@ -11,7 +11,12 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensor, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    DynamicOutputShapeException,
+    FakeTensor,
+    FakeTensorMode,
+)
 from torch.overrides import TorchFunctionMode
 
 from ssl_inv.views import View, Views
@@ -29,8 +34,8 @@ class PretendedGPU(TorchFunctionMode):
     """Tensors on `cuda` have shapes, types and a device, but no values. Tensors of the host are computed as ever.
 
     If a tensor of the device meets one of the host, torch raises what it raises on a GPU. If the host asks for a value,
-    which is allowed on a GPU, a `NeedsNumbersError` or torch's `DataDependentOutputException` ends the code. There is
-    no backward pass: its tensors are on the device of the forward pass.
+    or a shape that depends on values, which is allowed on a GPU, a `NeedsNumbersError` or torch's exception for it ends
+    the code. There is no backward pass: its tensors are on the device of the forward pass.
     """
 
     def __init__(self) -> None:
@@ -101,7 +106,7 @@ def left_on_host(compute: Callable[[], object]) -> str | None:
     Returns:
         What torch says if tensors of two devices meet, or None.
     """
-    with suppress(NeedsNumbersError, DataDependentOutputException):
+    with suppress(NeedsNumbersError, DataDependentOutputException, DynamicOutputShapeException):
         try:
             compute()
         except (RuntimeError, TypeError) as error:
