@@ -203,6 +203,6 @@ OPERATIONS = Catalogue(
     "ssl_inv.augment",
     "OPERATIONS",
     {"ssl_inv.augment.operations.shared.Shared": "shared"},
-    {"kornia": "kornia_names"},
+    {"torchvision": "torchvision_names", "kornia": "kornia_names"},
 )
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}
