@@ -59,7 +59,7 @@ def kept_generators() -> Iterator[Callable[[int], None]]:
     states = torch.get_rng_state(), np.random.get_state(), random.getstate()
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module=r"(lightly|torchvision)\.")
+            warnings.filterwarnings("ignore", module=r"(lightly|torch|torchvision)\.")
             yield _set_generators
     finally:
         torch.set_rng_state(states[0])
