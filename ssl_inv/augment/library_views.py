@@ -26,7 +26,7 @@ from ssl_inv.augment.regions import windows
 from ssl_inv.augment.seeded import Seeded, kept_generators, stacked, tried_image
 from ssl_inv.augment.warp import Record, as_float
 from ssl_inv.augment.written import group_of
-from ssl_inv.catalogue import SettingError, require, suggest, within
+from ssl_inv.catalogue import RecipeError, SettingError, require, suggest, within
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.transforms.regions import Regions
@@ -157,15 +157,17 @@ class WholePolicy(Policy):
         """This policy, which must make such views already.
 
         Raises:
-            ValueError: if it makes others.
+            RecipeError: if it makes others.
         """
         same = "; give both the same"
         if size is not None and self.size is not None and size != self.size:
-            raise ValueError(f"{self.title} makes views of {self.size} pixels, and {size} are wanted{same}")
+            raise RecipeError(
+                f"augmentation: {self.title} makes views of {self.size} pixels, and {size} are wanted{same}"
+            )
         for own in _scales(self.chain.parts) if scale is not None else ():
             if scale is not None and not np.allclose(own, scale):
                 shares = f"{own[0]:g} to {own[1]:g} of the area, and {scale[0]:g} to {scale[1]:g}"
-                raise ValueError(f"{self.title} takes crops of {shares} are wanted{same}")
+                raise RecipeError(f"augmentation: {self.title} takes crops of {shares} are wanted{same}")
         return self if size is None or self.size is not None else replace(self, size=size)
 
     def of_photographs(self, side: int) -> "WholePolicy":
@@ -196,7 +198,7 @@ class WholeAugmentation(Augmentation):
 
     def require_views(self, count: int) -> None:
         if self.exact and count != len(self.policies):
-            raise ValueError(f"{self.title} makes {len(self.policies)} views, and {count} are wanted")
+            raise RecipeError(f"augmentation: {self.title} makes {len(self.policies)} views, and {count} are wanted")
 
 
 def from_library(transform: Any, label: str | None = None) -> WholeAugmentation:

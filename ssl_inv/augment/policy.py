@@ -303,7 +303,7 @@ class Augmentation:
         return self.policies[min(number, len(self.policies) - 1)]
 
     def require_views(self, count: int) -> None:
-        """Raise a `ValueError` unless this many views of a sample can be made; any number can by default."""
+        """Raise a `RecipeError` unless this many views of a sample can be made; by default any number can."""
 
     def draw(self, key: Key, height: Side, width: Side, policy: Policy | None = None) -> Transform:
         """How each view is to be made, on the host.

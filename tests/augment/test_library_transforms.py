@@ -7,6 +7,7 @@ import math
 import pickle
 import random
 import re
+from pathlib import Path
 from typing import Any
 
 import lightly.transforms
@@ -16,6 +17,7 @@ import torch
 import torch.distributed as distributed
 import torch.nn.functional as F
 from PIL import Image
+from small import transformer
 from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
@@ -26,12 +28,15 @@ from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS, RecipeError
 from ssl_inv.data.batches import Batch, StepBatches
 from ssl_inv.data.source import Source
 from ssl_inv.data.sources.folder import ImageFolder
+from ssl_inv.engine.optimizers import make_optimizer
+from ssl_inv.run.plain_yaml import parse_yaml
 from ssl_inv.run.recipe import resolve
 from ssl_inv.run.schema import filled_member
 from ssl_inv.testing.processes import on_processes
 from ssl_inv.transforms import Circle, Flag, Group, Key, Transform
 from ssl_inv.views import Crops, MultiCrop, Pair, Plan, ViewSequence
 from ssl_inv.views.maker import ViewMaker
+from ssl_inv.views.makers import maker_of
 
 SIDE, BATCHES = 40, ([0], [5], [3, 1], [6, 2, 4], [0, 1, 2, 3])
 INNER = [{"name": "RandomHorizontalFlip"}, {"name": "ColorJitter", "brightness": 0.4}]
@@ -358,7 +363,7 @@ def test_the_shares_of_a_plan_must_be_those_of_the_transform(photographs: Source
     ]
     for settings, plan, sentence in wrong:
         augmentation = library_views.lightly(transform="DINOTransform", settings=settings)
-        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        with pytest.raises(ValueError, match=f"^augmentation: {re.escape(sentence)}$"):
             ViewMaker(plan, photographs, augmentation, [0.5] * 3, [0.25] * 3, 0)
 
 
@@ -452,3 +457,24 @@ def test_a_transform_that_gives_no_image_or_changes_the_size_within_a_policy_is_
     augmentation = AUGMENTATIONS.find("none").load()(extra=[resizing])
     with pytest.raises(ValueError, match="Resize makes 10x10 of views of 40x40 pixels; it must keep their size"):
         augmentation.policies[0].check(SIDE)
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "libraries.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("block", re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL))
+def test_the_page_on_libraries_runs(block: str) -> None:
+    before = generators()
+    exec(compile(block, "libraries.md", "exec"), {"__name__": "page"})
+    assert generators()[1:] == before[1:]
+
+
+@pytest.mark.parametrize("block", re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL))
+def test_the_recipes_of_the_page_on_libraries_can_be_made(block: str) -> None:
+    recipe = resolve({**RECIPE, **parse_yaml(block)})
+    augmentation = AUGMENTATIONS.find(recipe.augmentation.name).load()(**recipe.augmentation.settings)
+    if "optimizer:" in block and "mine." not in block:
+        assert make_optimizer([transformer()], **recipe.optimizer)
+    if recipe.objective.name == "dino":
+        plan = MultiCrop((Crops(2), Crops(6, 96, (0.05, 0.4))))
+        assert maker_of(plan, augmentation)
