@@ -153,12 +153,12 @@ class Catalogue:
         if name in self.members:
             return self.members[name]
         if name in self.installed:
-            return self._importable(self.installed[name])
+            return importable(self.kind, self.installed[name])
         family, _, attribute = name.partition(".")
         if attribute and family in (self.families or {}):
             return self._of_family(name, family, attribute)
         if "." in name:
-            return self._foreign(name)
+            return foreign_member(self.kind, name)
         advice = suggest(name, [*self.members, *self.installed])
         for other in self.families or {}:
             # Only these have capital letters, and to look them up takes seconds.
@@ -173,19 +173,35 @@ class Catalogue:
             raise SettingError("name", str(error)) from None
         return member
 
-    def _foreign(self, path: str) -> Member:
-        module, _, attribute = path.rpartition(".")
-        if "" not in sys.path and os.getcwd() not in sys.path:
-            # As for `python -m`, but last, so that the current folder hides no installed package.
-            sys.path.append(os.getcwd())
-        return self._importable(Member(path, module, attribute))
 
-    def _importable(self, member: Member) -> Member:
-        try:
-            member.load()
-        except Exception as error:  # Somebody else's module can raise anything.
-            raise SettingError("name", f"the {self.kind} {member.name!r} cannot be imported: {error}") from error
-        return member
+def foreign_member(kind: str, path: str) -> Member:
+    """Whatever is at a dotted path, also of a module in the current folder.
+
+    Args:
+        kind: what it should be, for messages: "objective".
+        path: such as `package.module.Class`.
+
+    Raises:
+        SettingError: for the setting `name`, if it cannot be imported.
+    """
+    module, _, attribute = path.rpartition(".")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        # As for `python -m`, but last, so that the current folder hides no installed package.
+        sys.path.append(os.getcwd())
+    return importable(kind, Member(path, module, attribute))
+
+
+def importable(kind: str, member: Member) -> Member:
+    """A member that has been imported.
+
+    Raises:
+        SettingError: for the setting `name`, if it cannot be.
+    """
+    try:
+        member.load()
+    except Exception as error:  # Somebody else's module can raise anything.
+        raise SettingError("name", f"the {kind} {member.name!r} cannot be imported: {error}") from error
+    return member
 
 
 def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
@@ -210,7 +226,7 @@ OPERATIONS = Catalogue(
     "ssl_inv.augment",
     "OPERATIONS",
     {"ssl_inv.augment.operations.shared.Shared": "shared"},
-    {"kornia": "kornia_names"},
+    {"torchvision": "torchvision_names", "kornia": "kornia_names"},
 )
 PROTOCOLS = Catalogue("protocol", "ssl_inv.evaluation.protocols", "PROTOCOLS")
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}

@@ -7,8 +7,10 @@ if TYPE_CHECKING:
     from ssl_inv.augment.fused_views import FusedViews
     from ssl_inv.augment.fusion import fuse
     from ssl_inv.augment.keyed import Keyed
+    from ssl_inv.augment.library_views import from_library
+    from ssl_inv.augment.seeded import Seeded
 
-__all__ = ["AUGMENTATIONS", "OPERATIONS", "FusedViews", "Keyed", "fuse"]
+__all__ = ["AUGMENTATIONS", "OPERATIONS", "FusedViews", "Keyed", "Seeded", "from_library", "fuse"]
 
 AUGMENTATIONS = {
     "byol": "policies:byol",
@@ -16,10 +18,12 @@ AUGMENTATIONS = {
     "dino": "policies:dino",
     "equimod": "policies:equimod",
     "iwm": "policies:iwm",
+    "lightly": "library_views:lightly",
     "moco": "policies:moco",
     "none": "policies:none",
     "obow": "policies:obow",
     "simclr": "policies:simclr",
+    "torchvision": "library_views:torchvision",
 }
 """Policies by their name in recipes -> "module:function", relative to this package."""
 
@@ -48,7 +52,13 @@ OPERATIONS = {
 applied. A new operation is a class and a line here.
 """
 
-_PUBLIC = {"FusedViews": "fused_views", "Keyed": "keyed", "fuse": "fusion"}
+_PUBLIC = {
+    "FusedViews": "fused_views",
+    "Keyed": "keyed",
+    "Seeded": "seeded",
+    "from_library": "library_views",
+    "fuse": "fusion",
+}
 """Names of this package -> the module that has them. They are imported when they are used: the tables above are read
 before torch is loaded."""
 

@@ -302,6 +302,9 @@ class Augmentation:
             return replace(self.policies[0], operations=())
         return self.policies[min(number, len(self.policies) - 1)]
 
+    def require_views(self, count: int) -> None:
+        """Raise a `RecipeError` unless this many views of a sample can be made; by default any number can."""
+
     def draw(self, key: Key, height: Side, width: Side, policy: Policy | None = None) -> Transform:
         """How each view is to be made, on the host.
 

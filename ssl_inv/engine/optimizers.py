@@ -1,22 +1,31 @@
 """Optimisers, and the schedules of learning rate and weight decay for every group of parameters."""
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from timm.optim.lars import Lars
+from timm.optim import get_optimizer_class, get_optimizer_info, param_groups_layer_decay
 from torch import nn
 
-from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, suggest
+from ssl_inv.catalogue import (
+    SettingError,
+    foreign_member,
+    require,
+    require_above,
+    require_at_least,
+    suggest,
+)
+from ssl_inv.engine.optimizer_names import OPTIMIZERS, OWN, check_names
+from ssl_inv.engine.schedules import Course, Shape
+from ssl_inv.nn.backbones import Backbone
 
 
 def make_optimizer(
     modules: Iterable[nn.Module],
     *,
-    name: Literal["adamw", "adam", "sgd", "lars"] = "adamw",
+    name: str = "adamw",
     lr: float = 1e-3,
     norm_and_bias_lr: float | None = None,
     weight_decay: float = 0.05,
@@ -24,18 +33,23 @@ def make_optimizer(
     decay_norm_and_bias: bool = False,
     momentum: float = 0.9,
     betas: list[float] = [0.9, 0.999],
-    schedule: Literal["cosine", "constant"] = "cosine",
+    schedule: str = "cosine",
     warmup: float = 0.05,
     warmup_lr: float = 0.0,
     final_lr: float = 0.0,
     constant_lr: list[str] = [],
+    arguments: dict[str, Any] = {},
+    layer_decay: float | None = None,
+    schedule_arguments: dict[str, Any] = {},
 ) -> "Optimization":
     """An optimiser for all parameters of some modules, with its schedule.
 
     Args:
         modules: what is trained.
-        name: `adamw`; `adam`, which adds the weight decay to the gradient; `sgd`; or `lars`, for batches of thousands,
-            which scales the update of every parameter that decays by the parameter's norm.
+        name: `adamw`; `adam`, which adds the weight decay to the gradient; `sgd`; `lars`, for batches of thousands,
+            which scales the update of every parameter that decays by the parameter's norm; any other name of timm's
+            registry, such as `adamp`, `lamb`, `muon`, `adan` or `lion`; or the dotted path of a
+            `torch.optim.Optimizer` of your own, such as `mine.Signum`.
         lr: highest learning rate. It is never scaled by the batch size.
         norm_and_bias_lr: highest learning rate of biases and normalisation parameters; their whole schedule is scaled
             by the ratio to `lr`, as in Barlow Twins; None is `lr`.
@@ -44,18 +58,27 @@ def make_optimizer(
             `weight_decay`.
         decay_norm_and_bias: whether biases and normalisation parameters decay too; False is usual, True is SIE's
             setting.
-        momentum: for `sgd` and `lars`.
-        betas: for `adamw` and `adam`.
-        schedule: `cosine` falls from `lr` to `final_lr` after the warm-up; `constant` stays.
+        momentum: for `sgd` and `lars`; others take theirs in `arguments`.
+        betas: for `adamw` and `adam`; others take theirs in `arguments`.
+        schedule: `cosine` falls from `lr` to `final_lr` after the warm-up; `constant` stays; `tanh`, `poly`, `step`,
+            `multistep` and `wsd` (warm-up, stable, decay) are timm's.
         warmup: share of all steps in which the learning rate rises linearly from `warmup_lr`.
         warmup_lr: learning rate one warm-up step before the first step; SwAV's is 0.3.
         final_lr: learning rate after the last step of `cosine`.
         constant_lr: parts of backbone or objective whose learning rate stays at `lr` after the warm-up, such as
             `prediction` for SimSiam's predictor: the start of their parameters' names, or a pattern with `*`.
+        arguments: of the optimiser's class, by name, such as `{nesterov: true}` or `{betas: [0.9, 0.99]}`.
+        layer_decay: factor of the learning rate from each layer of the backbone to the layer before it, as in BEiT;
+            layers are those of timm's `param_groups_layer_decay`. The objective has the full rate. None is 1.
+        schedule_arguments: of timm's class of the schedule, by name, such as `{decay_t: 0.2}` for `wsd`, or
+            `{t_initial: 0.25, cycle_limit: 4}` for four cosines. Times are steps, and below 1 shares of the steps after
+            the warm-up.
 
     Raises:
-        SettingError: if a number is out of its range, or no parameter has a name that `constant_lr` asks for.
+        SettingError: if a name is unknown, a number is out of its range, an optimiser refuses its arguments, no
+            parameter has a name that `constant_lr` asks for, or the backbone does not tell its layers.
     """
+    check_names(name, schedule)
     require_above(0, lr=lr, norm_and_bias_lr=lr if norm_and_bias_lr is None else norm_and_bias_lr)
     require(0 <= warmup < 1, "warmup", f"must be a share of all steps from 0 to below 1, got {warmup}")
     for setting, rate in (("warmup_lr", warmup_lr), ("final_lr", final_lr)):
@@ -67,89 +90,120 @@ def make_optimizer(
         f"must be two numbers from 0 to below 1, got {list(betas)}",
     )
     require(0 <= momentum < 1, "momentum", f"must be at least 0 and below 1, got {momentum}")
-    by_betas = name in ("adamw", "adam")
-    require(not by_betas or momentum == 0.9, "momentum", f"{momentum}, but {name} has betas instead")
-    usual = list(betas) == [0.9, 0.999]
-    require(by_betas or usual, "betas", f"{list(betas)}, but {name} has momentum instead")
+    by_betas, other = name in ("adamw", "adam"), "takes its own in `arguments`"
+    instead = "has betas instead" if by_betas else other
+    require(name in ("sgd", "lars") or momentum == 0.9, "momentum", f"{momentum}, but {name} {instead}")
+    usual, instead = list(betas) == [0.9, 0.999], "has momentum instead" if name in OWN else other
+    require(by_betas or usual, "betas", f"{list(betas)}, but {name} {instead}")
+    require(
+        layer_decay is None or 0 < layer_decay <= 1, "layer_decay", f"must be above 0 and up to 1, got {layer_decay}"
+    )
     final_decay = weight_decay if final_weight_decay is None else final_weight_decay
     require_at_least(0, weight_decay=weight_decay, final_weight_decay=final_decay)
-    falls = schedule == "cosine"
-    require(falls or not final_lr, "final_lr", f"{final_lr}, but a constant schedule does not fall")
+    falls, modules = schedule != "constant", list(modules)
+    require(falls or not schedule_arguments, "schedule_arguments", "a constant schedule has none")
+    timms = falls and (schedule != "cosine" or bool(schedule_arguments))
+    shape = Shape(schedule, _as_items(schedule_arguments)) if timms else None
+    ends = shape.falls_to_an_end if shape else falls
+    reason = "falls by its decay_rate" if falls else "does not fall"
+    require(ends or not final_lr, "final_lr", f"{final_lr}, but a {schedule} schedule {reason}")
     require(
         falls or not constant_lr, "constant_lr", f"{constant_lr}, but no learning rate of a constant schedule falls"
     )
-    course = Course(lr, warmup, warmup_lr, final_lr if falls else lr, weight_decay, final_decay)
-    parts = parameter_groups(modules, course, norm_and_bias_lr, decay_norm_and_bias, constant_lr)
-    return Optimization(_make(name, parts, lr, momentum, betas), course, [one for _, one in parts])
+    course = Course(lr, warmup, warmup_lr, final_lr if falls else lr, weight_decay, final_decay, shape=shape)
+    scales = {} if layer_decay is None else layer_scales(modules, layer_decay)
+    parts = parameter_groups(modules, course, norm_and_bias_lr, decay_norm_and_bias, constant_lr, scales)
+    made = _make(name, parts, lr, momentum, betas, arguments)
+    return Optimization(made, course, [one for _, one in parts])
+
+
+def _as_items(arguments: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    return tuple((key, _as_tuples(value)) for key, value in arguments.items())
+
+
+def layer_scales(modules: Iterable[nn.Module], layer_decay: float) -> dict[nn.Parameter, float]:
+    """The factor of the learning rate of every parameter of the backbones among some modules.
+
+    Raises:
+        SettingError: if there is no backbone, or its model does not tell its layers.
+    """
+    models = [module.model for module in modules if isinstance(module, Backbone)]
+    told = bool(models) and all(hasattr(model, "group_matcher") for model in models)
+    require(told, "layer_decay", f"{layer_decay}, but the backbone does not tell its layers: it has no `group_matcher`")
+    groups = [group for model in models for group in param_groups_layer_decay(model, layer_decay=layer_decay)]
+    return {parameter: group["lr_scale"] for group in groups for parameter in group["params"]}
 
 
 def _make(
-    name: str, parts: "Sequence[tuple[list[nn.Parameter], Course]]", lr: float, momentum: float, betas: Sequence[float]
+    name: str,
+    parts: "Sequence[tuple[list[nn.Parameter], Course]]",
+    lr: float,
+    momentum: float,
+    betas: Sequence[float],
+    arguments: Mapping[str, Any],
 ) -> torch.optim.Optimizer:
-    groups: list[dict[str, Any]] = [
-        {"params": parameters, "weight_decay": course.weight_decay} for parameters, course in parts
-    ]
-    if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
-    if name == "adam":
-        return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
-    if name == "sgd":
+    kind, own = _kind_of(name)
+    if name in ("adamw", "adam"):
+        own = {"betas": (betas[0], betas[1]), "fused": True}
+    elif name in ("sgd", "lars"):
         # Fused SGD fails if only some parameters of a group have momentum yet, as after a step that held the others.
-        return torch.optim.SGD(groups, lr=lr, momentum=momentum)
-    # By default, timm's LARS scales by norms only if the weight decay is not 0.
-    scaled = [{**group, "always_adapt": course.decays} for group, (_, course) in zip(groups, parts, strict=True)]
-    optimizer: torch.optim.Optimizer = Lars(scaled, lr=lr, momentum=momentum)
+        own = {"momentum": momentum}
+    known = [one for one in inspect.signature(kind).parameters if one != "params"]
+    for key in arguments:
+        way = f"arguments.{key}"
+        elsewhere = key in ("lr", "weight_decay") or (name in OWN and key in ("betas", "momentum"))
+        require(not elsewhere, way, f"optimizer.{key} says it")
+        require(key in known, way, f"{name} has no such argument; {suggest(key, known)}")
+    decays = "weight_decay" in known or all(not course.weight_decay for _, course in parts)
+    require(decays, "weight_decay", f"{name} has none; set it to 0")
+    groups = [_group(parameters, course, known, arguments) for parameters, course in parts]
+    given = {**own, **{key: _as_tuples(value) for key, value in arguments.items()}}
+    try:
+        if name not in OPTIMIZERS:
+            _require_steps(kind, {"lr": lr, **given})
+        optimizer: torch.optim.Optimizer = kind(groups, lr=lr, **given)
+    except Exception as error:  # Somebody else's class can raise anything.
+        problem = " ".join(str(error).split())
+        raise SettingError("arguments", f"{name} cannot train with its arguments: {problem}") from error
     return optimizer
 
 
-@dataclass(frozen=True)
-class Course:
-    """The schedule of learning rate and weight decay. It depends on the step alone, so resuming needs nothing else.
-
-    Attributes:
-        lr: highest learning rate.
-        warmup: share of all steps in which the rate rises linearly.
-        warmup_lr: rate before the first step of the warm-up.
-        final_lr: rate after the last step, reached along half a cosine.
-        weight_decay: weight decay in the first step.
-        final_weight_decay: weight decay after the last step, reached along half a cosine.
-        decays: whether there is weight decay.
-    """
-
-    lr: float
-    warmup: float
-    warmup_lr: float
-    final_lr: float
-    weight_decay: float
-    final_weight_decay: float
-    decays: bool = True
-
-    def rate(self, step: int, total: int) -> float:
-        """The learning rate of step `step` (the first is 0) of `total`."""
-        warm = math.ceil(self.warmup * total - 1e-9)  # 0.07 * 100 is a little more than 7
-        if step < warm:
-            return self.warmup_lr + (self.lr - self.warmup_lr) * (step + 1) / warm
-        return _half_cosine(self.lr, self.final_lr, (step - warm) / max(1, total - warm))
-
-    def decay(self, step: int, total: int) -> float:
-        """The weight decay of step `step` of `total`."""
-        return _half_cosine(self.weight_decay, self.final_weight_decay, step / total)
-
-    def scaled(self, factor: float) -> "Course":
-        """The schedule with every learning rate times `factor`."""
-        return replace(self, lr=self.lr * factor, warmup_lr=self.warmup_lr * factor, final_lr=self.final_lr * factor)
-
-    def without_decay(self) -> "Course":
-        """The schedule without weight decay."""
-        return replace(self, weight_decay=0.0, final_weight_decay=0.0, decays=False)
-
-    def without_fall(self) -> "Course":
-        """The schedule whose learning rate stays where the warm-up ends."""
-        return replace(self, final_lr=self.lr)
+def _group(
+    parameters: list[nn.Parameter], course: Course, known: Sequence[str], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    group: dict[str, Any] = {"params": parameters, "weight_decay": course.weight_decay}
+    if "always_adapt" in known and "always_adapt" not in arguments:
+        # By default, timm's LARS and LAMB scale by norms only if the weight decay is not 0.
+        group["always_adapt"] = course.decays
+    if "corrected_weight_decay" in known:
+        group["max_lr_snapshot"] = course.lr
+    return group
 
 
-def _half_cosine(start: float, end: float, share: float) -> float:
-    return start if start == end else end + (start - end) * (1 + math.cos(math.pi * share)) / 2
+def _kind_of(name: str) -> tuple[Any, dict[str, Any]]:
+    """The class of an optimiser, and the arguments that timm gives it under this name."""
+    if name in OPTIMIZERS:
+        info = get_optimizer_info(name)
+        usual = {"momentum": 0.9} if info.has_momentum else {}
+        return get_optimizer_class(name, bind_defaults=False), {**usual, **(info.defaults or {})}
+    kind = foreign_member("optimizer", name).load()
+    fits = inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
+    require(fits, "name", f"{name!r} does not derive from torch.optim.Optimizer")
+    return kind, {}
+
+
+def _require_steps(kind: Any, arguments: Mapping[str, Any]) -> None:
+    """Let an optimiser that nobody has tried take one step, as training asks for it: without a loss to evaluate."""
+    parameter = nn.Parameter(torch.ones(2, 2))
+    parameter.grad = torch.ones(2, 2)
+    # Two groups, because weights and biases have their own.
+    other = nn.Parameter(torch.ones(2))
+    other.grad = torch.ones(2)
+    kind([{"params": [parameter]}, {"params": [other]}], **arguments).step()
+
+
+def _as_tuples(value: Any) -> Any:
+    return tuple(_as_tuples(one) for one in value) if isinstance(value, list) else value
 
 
 def parameter_groups(
@@ -158,11 +212,12 @@ def parameter_groups(
     norm_and_bias_lr: float | None,
     decay_norm_and_bias: bool,
     constant_lr: Sequence[str],
+    scales: Mapping[nn.Parameter, float],
 ) -> list[tuple[list[nn.Parameter], Course]]:
     """All trainable parameters in groups of one schedule each. The group of `course` itself comes first.
 
-    Biases and normalisation parameters are the parameters with at most one dimension. The other arguments are those of
-    `make_optimizer`.
+    Biases and normalisation parameters are the parameters with at most one dimension. `scales` are factors of the
+    learning rate. The other arguments are those of `make_optimizer`.
 
     Raises:
         SettingError: if a pattern of `constant_lr` matches no name.
@@ -182,6 +237,8 @@ def parameter_groups(
             own = own if decay_norm_and_bias else own.without_decay()
         if any(_matches(name, pattern) for pattern in constant_lr):
             own = own.without_fall()
+        if parameter in scales:
+            own = own.scaled(scales[parameter])
         groups.setdefault(own, []).append(parameter)
     return [(some, own) for own, some in groups.items() if some]
 

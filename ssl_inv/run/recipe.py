@@ -18,6 +18,7 @@ from ssl_inv.catalogue import (
     suggest,
     within,
 )
+from ssl_inv.engine.optimizer_names import check_names
 from ssl_inv.engine.settings import EvaluationSettings, MonitorSettings, NormalizationSettings, TrainerSettings
 from ssl_inv.run.plain_yaml import YAMLError, dump_yaml, parse_yaml, where_and_what
 from ssl_inv.run.schema import Schema, filled, filled_member, schema_of, schema_of_dataclass
@@ -335,6 +336,8 @@ def resolve_section(section: str, given: Any, origin: str) -> Any:
             name, settings = filled_member(catalogue, {"name": default, **given}, origin)
             return Choice(name, settings)
         settings = filled(section_schema(section), given, origin)
+        if section == "optimizer":
+            check_names(settings["name"], settings["schedule"])
         return settings if section in _FUNCTIONS else _SETTINGS[section](**settings)
 
 

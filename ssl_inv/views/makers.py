@@ -113,6 +113,8 @@ def maker_of(plan: Plan, augmentation: Augmentation, policy: PolicyChoice = None
         ValueError: if the augmentation does not do what the plan builds on.
         TypeError: if the plan is none of `ssl_inv.views`.
     """
+    if policy is None and not isinstance(plan, Several):
+        augmentation.require_views(plan.count)
     chosen = [augmentation.policy(number if policy is None else policy) for number in range(max(plan.count, 2))]
     match plan:
         case Pair() | Linked():

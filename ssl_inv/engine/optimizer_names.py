@@ -1,0 +1,55 @@
+"""The names of optimisers and schedules that recipes use. Nothing here imports torch, so a typo is answered at once."""
+
+from collections.abc import Mapping
+
+from ssl_inv.catalogue import SettingError, suggest
+
+OWN = ("adamw", "adam", "sgd", "lars")
+"""Optimisers whose defaults are this package's: `sgd` has plain momentum, and `lars` spares what does not decay."""
+
+OPTIMIZERS = (
+    *OWN,
+    *("adabelief", "adadelta", "adafactor", "adafactorbv", "adafactorbvc", "adagrad", "adamax", "adamc", "adamp"),
+    *("adamuon", "adamwlegacy", "adan", "adanw", "adopt", "adoptc", "adoptw", "cadafactor", "cadafactorbv"),
+    *("cadafactorbvc", "cadamc", "cadamp", "cadamw", "cadan", "cadanw", "cadopt", "cadoptc", "cadoptw", "clamb"),
+    *("clambw", "claprop", "clion", "clionc", "cmars", "cnadamc", "cnadamw", "crmsproptf", "csgdc", "csgdp", "csgdw"),
+    *("lamb", "lambc", "lambcd", "lambcw", "lambw", "laprop", "lapropc", "larc", "lion", "lionc", "madgrad"),
+    *("madgradw", "mars", "momentum", "muon", "nadam", "nadamc", "nadamlegacy", "nadamuon", "nadamw", "nesterov"),
+    *("nesterovw", "nlarc", "nlars", "nmuon", "novograd", "novogradc", "novogradw", "radabelief", "radam"),
+    *("radamlegacy", "radamw", "rmsprop", "rmsproptf", "rmsproptfc", "rmsproptfw", "sgdc", "sgdp", "sgdw"),
+)
+"""This package's optimisers, and those of timm's registry that train here."""
+
+_DRAWS = "it updates its preconditioner with random numbers of its own, which would differ between processes"
+_APEX = "it needs NVIDIA Apex; torch's own adam and adamw are fused already"
+_BITS = "it is not timm's; name the class of bitsandbytes by its path, such as bitsandbytes.optim.AdamW8bit"
+
+REFUSED: Mapping[str, str] = {
+    "adahessian": "it needs second derivatives of the loss, and training computes first ones",
+    **dict.fromkeys(("kron", "kronc", "kronw"), _DRAWS),
+    **dict.fromkeys(("fusedadam", "fusedadamw", "fusedlamb", "fusednovograd", "fusedsgd"), _APEX),
+    **dict.fromkeys(("bnbadam", "bnbadam8bit", "bnbadamw", "bnbadamw8bit", "bnbademamix", "bnbademamix8bit"), _BITS),
+    **dict.fromkeys(("bnblion", "bnblion8bit", "bnbsgd", "bnbsgd8bit"), _BITS),
+}
+"""Optimisers of timm that no recipe can use, and why."""
+
+SCHEDULES = ("cosine", "constant", "tanh", "poly", "step", "multistep", "wsd")
+"""Schedules of the learning rate: `constant`, and timm's."""
+
+_PLATEAU = "it depends on scores and not on the step alone, so a resumed run would not go on as it was; choose `wsd`"
+
+
+def check_names(name: str, schedule: str) -> None:
+    """Refuse what is no optimiser or no schedule. A dotted path is looked up when the optimiser is made.
+
+    Raises:
+        SettingError: with the reason, or with the closest name.
+    """
+    if name in REFUSED:
+        raise SettingError("name", f"{name} cannot be used: {REFUSED[name]}")
+    if name not in OPTIMIZERS and "." not in name:
+        raise SettingError("name", f"no optimizer is called {name!r}; {suggest(name, OPTIMIZERS)}")
+    if schedule == "plateau":
+        raise SettingError("schedule", f"plateau cannot be used: {_PLATEAU}")
+    if schedule not in SCHEDULES:
+        raise SettingError("schedule", f"no schedule is called {schedule!r}; {suggest(schedule, SCHEDULES)}")
