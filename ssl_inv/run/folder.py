@@ -106,6 +106,19 @@ class RunFolder:
             finally:
                 lock.unlink(missing_ok=True)
 
+    def is_held(self) -> bool:
+        """Whether another process writes the folder, as far as its file system tells."""
+        try:
+            with (self.path / "run.lock").open("r+") as file:
+                if fcntl is None:
+                    return True
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            return False
+        return False
+
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
         return resolve(as_saved(read_yaml(self.recipe_file)), str(self.recipe_file))
