@@ -23,6 +23,8 @@ from ssl_inv.run.over_seeds import deviation, mean, paired_difference
 from ssl_inv.run.runs import Key, Measured, Saved, gathered, parsed_conditions, read_saved
 from ssl_inv.run.tables import Table, shown
 
+_MOST_MEASURES = 4  # as columns of a table that people read
+
 
 class RunComparison(Table):
     """A row for each group and measurement, with all digits; as text it is one row a group, then the differences.
@@ -72,8 +74,17 @@ class RunComparison(Table):
             rows.append(row)
         return rows
 
-    def wide(self) -> Table:
-        """One row a group: mean ± standard deviation over seeds, then the untrained networks and chance."""
+    def wide(self, turned: bool | None = None) -> Table:
+        """One row a group: mean ± standard deviation over seeds, then the untrained networks and chance.
+
+        Args:
+            turned: whether measurements are rows and groups are columns; None turns a table that would be too wide.
+        """
+        table = self._one_row_a_group()
+        many = len(self.keys) > max(_MOST_MEASURES, len(self.groups))
+        return _turned(table, len(self.shown_settings()) or 1) if (many if turned is None else turned) else table
+
+    def _one_row_a_group(self) -> Table:
         rows = [{**self._names(group), "seeds": str(len(group.seeds) or "")} for group in self.groups]
         for key in self.keys:
             for row, group in zip(rows, self.groups, strict=True):
@@ -267,6 +278,13 @@ def signed(value: float | None) -> str:
 def interval(low: float | None, high: float | None) -> str:
     """The ends of an interval."""
     return "" if low is None or high is None else f"{signed(low)} to {signed(high)}"
+
+
+def _turned(table: Table, names: int) -> Table:
+    """A table whose rows have become columns; the first columns are names."""
+    heads = [", ".join(row[name] for name in table.columns[:names] if row[name]) for row in table]
+    rest = table.columns[names:]
+    return Table({"measure": name, **dict(zip(heads, table.column(name), strict=True))} for name in rest)
 
 
 def _cell(found: Sequence[Measured]) -> str:

@@ -136,7 +136,7 @@ def grouped(runs: Sequence[Saved], differing: Sequence[str], by: Sequence[str] |
     names = told_apart(groups, columns)
 
     def label(one: Group) -> str:
-        told = (f"{key.rpartition('.')[2]} {words(one.settings[key])}" for key in names)
+        told = (f"{key.removesuffix('.name').rpartition('.')[2]} {words(one.settings[key])}" for key in names)
         return ", ".join(told) or "all runs"
 
     return [Group(label(one), one.settings, one.runs) for one in groups], columns
