@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from ssl_inv.atomic import write_text
 from ssl_inv.catalogue import RecipeError, suggest
-from ssl_inv.engine.progress import clock
 from ssl_inv.run.arguments import AddCommand, number, one_of, output_option
 from ssl_inv.run.folder import require_writable
 from ssl_inv.run.runs import STATES, parsed_conditions, runs_table
@@ -77,6 +76,8 @@ def _runs(arguments: argparse.Namespace) -> None:
 
 def _for_people(table: Table) -> Table:
     """The columns that fit on a terminal."""
+    from ssl_inv.engine.progress import clock
+
     known = {"run", "path", "recipe", "objective", "data", "backbone", "state", "reason", "step", "steps", "epochs"}
     known |= {"seed", "began", "seconds", "device"}
     scores = [name for name in table.columns if name not in known][:_MOST_SCORES]

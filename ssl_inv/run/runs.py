@@ -219,20 +219,27 @@ def gathered(runs: Any) -> list[Path]:
 
     Args:
         runs: folders of runs or evaluations, folders of such folders, patterns such as `runs/sie-*`, objects whose
-            `path` or `folder` is one of these, or one such thing.
+            `path` or `folder` is one of these, rows of a table with a column `path`, or one such thing.
 
     Raises:
         RecipeError: if there is nothing at one of them.
     """
-    several = isinstance(runs, Iterable) and not isinstance(runs, (str, os.PathLike))
+    one = isinstance(runs, (str, os.PathLike, Mapping)) or _place_of(runs) is not None
+    several = isinstance(runs, Iterable) and not one
     found = [path for one in (runs if several else [runs]) for path in _gathered_from(one)]
     return list({path.resolve(): path for path in found}.values())
 
 
+def _place_of(one: Any) -> Any:
+    """What an object or a row of a table says its folder is; None if it says nothing."""
+    if isinstance(one, Mapping):
+        return one.get("path")
+    return None if isinstance(one, (str, os.PathLike)) else getattr(one, "path", None) or getattr(one, "folder", None)
+
+
 def _gathered_from(one: Any) -> list[Path]:
     while not isinstance(one, (str, os.PathLike)):
-        inner = getattr(one, "path", None) or getattr(one, "folder", None)
-        if inner is None:
+        if (inner := _place_of(one)) is None:
             raise RecipeError(f"{one!r} is no run: it is no path and has neither `path` nor `folder`")
         one = inner
     path = Path(one).expanduser()

@@ -162,6 +162,7 @@ def test_runs_are_folders_patterns_objects_and_evaluations(two: Path, tmp_path: 
     assert len(gathered(two)) == len(gathered([str(two / "*")])) == 6
     one = two / "a-0"
     assert gathered([one, str(one), SimpleNamespace(path=one), SimpleNamespace(folder=str(one))]) == [one]
+    assert gathered(SimpleNamespace(path=one)) == gathered(runs_table([two], where={"trainer.seed": 0}))[:1] == [one]
     judged = tmp_path / "judged"
     judged.mkdir()
     write_results(judged, 0.8, 0.2)
@@ -170,6 +171,14 @@ def test_runs_are_folders_patterns_objects_and_evaluations(two: Path, tmp_path: 
     )
     compared = compare([judged])
     assert (compared[0]["mean"], compared[0]["untrained"], compared[0]["error"]) == (0.8, 0.2, 0.03)
+    for seed in range(2):
+        trained = {"objective": {"name": "sie"}, "trainer": {"seed": seed, "steps": 4}}
+        again = {"model": f"run-{seed}: sie", "recipe": {"data": {"name": "rendered"}}, "trained_with": trained}
+        (tmp_path / "again" / str(seed)).mkdir(parents=True)
+        write_results(tmp_path / "again" / str(seed), 0.6 + 0.2 * seed, 0.2)
+        (tmp_path / "again" / str(seed) / "evaluation.json").write_text(json.dumps(again))
+    (row,) = compare(tmp_path / "again", measures="linear")
+    assert (row["seeds"], row["mean"]) == (2, pytest.approx(0.7))
     for nothing in (tmp_path / "missing", str(two / "z*")):
         with pytest.raises(RecipeError, match="there is no run at"):
             gathered(nothing)
