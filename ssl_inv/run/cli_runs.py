@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,7 +142,7 @@ def _written(compared: "RunComparison", kind: str) -> str:
         from ssl_inv.run.comparison_page import comparison_page
 
         return comparison_page(compared)
-    write = {
+    write: dict[str, Callable[[], str]] = {
         "text": lambda: f"{compared}\n",
         "csv": compared.to_csv,
         "markdown": compared.to_markdown,

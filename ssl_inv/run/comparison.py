@@ -127,10 +127,12 @@ class RunComparison(Table):
         ]
         pooled: dict[Key, dict[Any, float | None]] = {key: {} for key in self.keys}
         agree = True
-        for one in found:
-            for key, by_seed in one.items():
-                agree &= all(pooled[key].get(seed, value) == value for seed, value in by_seed.items())
-                pooled[key] |= by_seed
+        for number, one in enumerate(found):
+            both = [(pooled[key], by_seed) for key, by_seed in one.items()]
+            agree &= number == 0 or any(before.keys() & by_seed.keys() for before, by_seed in both)
+            for before, by_seed in both:
+                agree &= all(before.get(seed, value) == value for seed, value in by_seed.items())
+                before |= by_seed
         rows = []
         for group, one in zip(self.groups, [pooled] if agree else found, strict=False):
             cells = {
@@ -209,7 +211,7 @@ def compare(
     if not usable:
         raise RecipeError(f"there is no finished run to compare; {'; '.join(notes)}")
     keys = _chosen_keys(usable, [measures] if isinstance(measures, str) else measures)
-    with_numbers = [one for one in usable if any(key in one.results or key in one.last_values for key in keys)]
+    with_numbers = [one for one in usable if any(one.measured(key) is not None for key in keys)]
     notes += [f"left out: {one.path} has none of these measurements" for one in usable if one not in with_numbers]
     if group is not None and "recipe" in group:
         with_numbers = [with_recipe(one) for one in with_numbers]

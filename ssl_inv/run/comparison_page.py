@@ -161,11 +161,7 @@ def _runs(compared: RunComparison) -> Table:
             "run": run.name,
             **{name: words(group.settings.get(name)) for name in names},
             "seed": words(run.seed),
-            **{
-                ", ".join(key): shown(one.value)
-                for key in compared.keys
-                if (one := run.results.get(key) or run.last_values.get(key)) is not None
-            },
+            **{", ".join(key): shown(one.value) for key in compared.keys if (one := run.measured(key)) is not None},
             "began": str(run.record.get("began") or "")[:16].replace("T", " "),
             "device": run.device,
         }

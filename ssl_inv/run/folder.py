@@ -110,14 +110,15 @@ class RunFolder:
         """Whether another process writes the folder, as far as its file system tells."""
         try:
             with (self.path / "run.lock").open("r+") as file:
-                if fcntl is None:
-                    return True
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                held = True
+                if fcntl is not None:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held = False
         except (BlockingIOError, PermissionError):
             return True
         except OSError:
             return False
-        return False
+        return held
 
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""

@@ -49,7 +49,7 @@ class Group:
         """A measurement by seed; runs of one seed are averaged, so that none counts twice."""
         found: dict[Any, list[Measured]] = {}
         for run in self.runs:
-            one = run.results.get(key) or run.last_values.get(key)
+            one = run.measured(key)
             if one is not None and one.value is not None:
                 found.setdefault(str(run.path) if run.seed is None else run.seed, []).append(one)
         return {

@@ -22,6 +22,9 @@ STATES = ("complete", "training", "stopped", "interrupted", "failed", "evaluatio
 Key = tuple[str, str]
 """The name of a measurement, and the part of the features that it was made on."""
 
+_OF_TRAINING = ("loss/", "monitor/")
+"""How the names of `Saved.last_values` begin."""
+
 _TAIL = 1 << 16  # bytes at the end of metrics.jsonl that surely hold its last lines
 
 
@@ -109,6 +112,10 @@ class Saved:
             for name, value in entry.get(group, {}).items()
         }
         return {key: one for key, one in last.items() if one.value is not None}
+
+    def measured(self, key: Key) -> Measured | None:
+        """A measurement of `results` or `last_values`, or None."""
+        return (self.last_values if key[0].startswith(_OF_TRAINING) else self.results).get(key)
 
     @property
     def step(self) -> int | None:

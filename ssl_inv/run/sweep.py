@@ -236,7 +236,7 @@ class Sweep:
         """Write sweep.csv and sweep.json, and return the table."""
         with _alone(self.output / "sweep.lock"):
             table = self.table()
-            varied = {key: [] for one in self.runs for key in one.varied}
+            varied: dict[str, list[str]] = {key: [] for one in self.runs for key in one.varied}
             for one in self.runs:
                 for key, value in one.varied.items():
                     varied[key] += [] if value in varied[key] else [value]

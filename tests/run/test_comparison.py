@@ -112,6 +112,17 @@ def test_groups_without_a_common_seed_have_no_difference(tmp_path: Path) -> None
     assert compare(runs)[1]["difference"] is None
 
 
+def test_untrained_networks_are_one_row_only_if_they_are_the_same(tmp_path: Path) -> None:
+    def names(*seeds: int) -> list[str]:
+        folder = tmp_path / "-".join(map(str, seeds))
+        for name, seed, objective in zip("ab", seeds, (HOT, COLD), strict=True):
+            make_run(folder / name, seed, 0.5, objective=objective)
+        return [row["objective.temperature"] for row in compare(folder, measures="linear").wide()]
+
+    assert names(1, 1) == ["0.5", "0.1", "untrained"]
+    assert names(0, 1) == ["0.5", "0.1", "untrained: temperature 0.5", "untrained: temperature 0.1"]
+
+
 def test_several_runs_of_one_seed_count_once_and_are_named(tmp_path: Path) -> None:
     values = {"a": (0, 0.4), "b": (0, 0.6), "c": (1, 0.9)}
     for name, (seed, value) in values.items():

@@ -159,7 +159,7 @@ def test_a_dry_run_lists_the_runs_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-STEPS = 60
+STEPS = 40
 
 
 def _rows(folder: Path) -> dict[str, dict[str, str]]:
@@ -173,8 +173,10 @@ def _losses(folder: Path) -> list[Any]:
 
 @pytest.mark.slow
 def test_a_sweep_of_four_that_is_killed_goes_on_and_gives_what_it_would_have_given(
-    tmp_path: Path, tiny_recipe: str
+    tmp_path: Path, tiny_recipe: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # As in this process. With other threads, the last bits differ.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     recipe = tmp_path / "tiny.yaml"
     steps = f"{{steps: {STEPS}, batch_size: 8, accelerator: cpu, checkpoint_every: 1, log_every: 1, workers: 0}}"
     recipe.write_text(tiny_recipe.replace("{steps: 2, batch_size: 8, accelerator: cpu}", steps))
@@ -206,13 +208,12 @@ def test_a_sweep_of_four_that_is_killed_goes_on_and_gives_what_it_would_have_giv
     assert json.loads((second / "run.json").read_text())["resumed"][0]["step"] >= 1
     content = json.loads((tmp_path / "killed" / "sweep.json").read_text())
     assert content["varied"] == {"trainer.seed": ["0", "1"], "optimizer.lr": ["0.001", "0.01"]}
-    # A run that was never killed, on as many threads.
+    # A run that was never killed.
     plain = ["pretrain", str(recipe), "--optimizer.lr", "0.01", "--quiet", "--output", str(tmp_path / "plain")]
     assert main(plain) == 0
     assert len(_losses(second)) == STEPS
     for ours, theirs in zip(_losses(second), _losses(tmp_path / "plain"), strict=True):
-        assert ours[0] == theirs[0]
-        assert ours[1] == pytest.approx(theirs[1], rel=1e-3)
+        assert ours == theirs
 
 
 @pytest.mark.slow
@@ -228,7 +229,7 @@ def test_a_failed_run_is_named_after_the_others_are_made_and_tried_again(
     assert "1 of 2 runs are not complete: lr-1e30 failed (" in told
     rows = _rows(tmp_path / "out")
     assert [(row["run"], row["state"]) for row in rows.values()] == [("lr-1e30", "failed"), ("lr-0.01", "complete")]
-    assert "not finite" in rows["lr-1e30"]["reason"]
+    assert "became nan" in rows["lr-1e30"]["reason"]
     # A run killed while it made its folder begins anew.
     (tmp_path / "out" / "lr-0.01").rename(tmp_path / "moved")
     (tmp_path / "out" / "lr-0.01" / "checkpoints").mkdir(parents=True)
