@@ -118,6 +118,7 @@ def _compare(arguments: argparse.Namespace) -> None:
     if output is None:
         sys.stdout.write(text)
     else:
+        output.parent.mkdir(parents=True, exist_ok=True)
         write_text(output, text)
         sys.stdout.write(f"{output}\n")
         for note in compared.notes:
@@ -159,10 +160,10 @@ def _sweep(arguments: argparse.Namespace) -> None:
     output: Path = arguments.output
     runs = combinations(arguments.recipes, parsed_settings(arguments.overrides))
     sweep = Sweep(output, runs, arguments.jobs, _devices(arguments.devices))
-    if arguments.only is not None and arguments.only >= len(runs):
-        raise RecipeError(f"--only {arguments.only}: there are {len(runs)} runs, 0 to {len(runs) - 1}")
     if arguments.slurm and arguments.only is not None:
         raise RecipeError("--slurm and --only exclude each other: the script has a task for each run")
+    if arguments.only is not None and arguments.only >= len(runs):
+        raise RecipeError(f"--only {arguments.only}: the runs are counted from 0 to {len(runs) - 1}")
     if arguments.slurm:
         sys.stdout.write(slurm_script(sweep, arguments.recipes, arguments.overrides))
         return

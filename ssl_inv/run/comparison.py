@@ -230,7 +230,8 @@ def _chosen_keys(runs: Sequence[Saved], patterns: Sequence[str] | None) -> list[
         if not found:
             raise RecipeError("no run has results: evaluation.protocol is none; --measure 'loss/*' compares losses")
         return found
-    known = [*results, *dict.fromkeys(key for run in runs for key in run.last_values)]
+    of_training = any(pattern.startswith(("loss", "monitor", "*")) for pattern in patterns)
+    known = [*results, *dict.fromkeys(key for run in runs for key in (run.last_values if of_training else ()))]
     chosen: list[Key] = []
     for pattern in patterns:
         matching = [key for key in known if _matches(key, pattern)]

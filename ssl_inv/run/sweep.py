@@ -24,7 +24,7 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.run.folder import RunFolder, require_writable
 from ssl_inv.run.recipe import difference
-from ssl_inv.run.runs import Saved, last_step, read_saved
+from ssl_inv.run.runs import Saved, is_saved, last_step, read_saved
 from ssl_inv.run.sweep_grid import Combination, combinations, typed
 from ssl_inv.run.tables import Table
 
@@ -74,6 +74,8 @@ class Sweep:
 
     def check(self) -> None:
         """Raise a `RecipeError` if a folder in the place of a run has another recipe or is something else."""
+        if is_saved(self.output):
+            raise RecipeError(f"{str(self.output)!r} is a run, not the folder of a sweep; choose another --output")
         for number, one in enumerate(self.runs):
             folder = self.folder(number)
             if folder.recipe_file.is_file() and folder.record_file.is_file():

@@ -87,7 +87,7 @@ MISTAKES = {
     "an empty value": ("sweep sie-rendered --trainer.seed 0,,1", "has an empty value between its commas"),
     "an empty range": ("sweep sie-rendered --trainer.seed 5:5", "5:5 holds no number; 0:5 are the numbers 0 to 4"),
     "too many": ("sweep sie-rendered --trainer.seed 0:200 --trainer.steps 1:200", "39,800 combinations, more than"),
-    "no such run": ("sweep sie-rendered --trainer.seed 0:2 --only 2", "--only 2: there are 2 runs, 0 to 1"),
+    "no such run": ("sweep sie-rendered --trainer.seed 0:2 --only 2", "--only 2: the runs are counted from 0 to 1"),
     "devices": ("sweep sie-rendered --devices 0,0", "--devices: expected different numbers of GPUs as 0,1, got '0,0'"),
     "devices of devices": ("sweep sie-rendered --trainer.devices 2 --devices 0", "--devices gives each run one GPU"),
     "no jobs": ("sweep sie-rendered --jobs 0", "--jobs: must be at least 1, got 0"),
@@ -116,6 +116,8 @@ def test_a_folder_of_another_sweep_is_refused(tiny_run: Path, tmp_path: Path, ti
     assert Sweep(tmp_path / "out", combinations([str(recipe)], {"trainer.seed": ["0", "1"]})).check() is None
     with pytest.raises(RecipeError, match=r"is of another sweep: trainer.steps: 2 -> 3; choose another --output"):
         sweep(str(recipe), {"trainer.seed": [0, 1], "trainer.steps": 3}, tmp_path / "out")
+    with pytest.raises(RecipeError, match="is a run, not the folder of a sweep"):
+        sweep(str(recipe), {"trainer.seed": [0, 1]}, tiny_run)
     (tmp_path / "out" / "seed-1").mkdir()
     (tmp_path / "out" / "seed-1" / "letter.txt").write_text("dear")
     with pytest.raises(RecipeError, match="is in the place of a run, and is none"):
