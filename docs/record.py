@@ -8,7 +8,6 @@ with the numbers of every seed. --add keeps the seeds that the file already has.
 
 import argparse
 import json
-import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,13 +18,11 @@ from typing import Any
 from ssl_inv.catalogue import suggest
 from ssl_inv.run.cli import parse
 from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.grouping import NO_RESULT, SEED
 from ssl_inv.run.plain_yaml import parse_yaml
 from ssl_inv.run.recipe import RecipeError, difference, resolve, shipped_recipes
 
 RESULTS = Path(__file__).parent / "results"
-_NO_RESULT = {"trainer": ("seed", "workers", "log_every", "checkpoint_every"), "monitor": ("every", "objects", "share")}
-"""Settings that no record has: the seed, because a record has several, and settings that do not change a result."""
-
 Values = tuple[float | None, ...]
 
 
@@ -98,7 +95,10 @@ class Record:
 
 
 def comparable(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The settings that affect results, with only the last part of paths to data and teachers."""
+    """The settings that affect results, with only the last part of paths to data and teachers.
+
+    The seed is none of them, because a record has several.
+    """
 
     def portable(section: str, value: Any) -> Any:
         is_path = section in ("data", "objective") and isinstance(value, str) and "/" in value
@@ -106,21 +106,13 @@ def comparable(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
 
     kept = {
         section: {
-            key: portable(section, value) for key, value in values.items() if key not in _NO_RESULT.get(section, ())
+            key: portable(section, value)
+            for key, value in values.items()
+            if f"{section}.{key}" not in (*NO_RESULT, SEED)
         }
         for section, values in sections.items()
     }
     return {section: values for section, values in kept.items() if values}
-
-
-def mean(values: Values) -> float | None:
-    """The mean, or None if any run lacks the number."""
-    return None if None in values or not values else statistics.fmean(values)
-
-
-def deviation(values: Values) -> float | None:
-    """The standard deviation over runs, with n - 1; None for a single run or if any run lacks the number."""
-    return None if None in values or len(values) < 2 else statistics.stdev(values)
 
 
 def record_of(name: str, recipe: str, folder: RunFolder) -> Record:

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from record import Record, Values, comparable, deviation, mean
+from record import Record, Values, comparable
 from record import Row as ResultRow
 
 from ssl_inv.catalogue import suggest
+from ssl_inv.run.over_seeds import deviation, mean
 from ssl_inv.run.plain_yaml import dump_value, parse_yaml
 from ssl_inv.run.recipe import load_recipe, section_schema, shipped_recipes
 

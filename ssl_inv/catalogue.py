@@ -204,17 +204,47 @@ def importable(kind: str, member: Member) -> Member:
     return member
 
 
-def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
-    """The end of a message about an unknown name: the closest known name, or all choices."""
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that `name` is a slip of: the same letters but for a few, or the same beginning."""
     import difflib
 
+    names, typed = list(known), name.casefold()
+    for one in difflib.get_close_matches(name, names, n=3, cutoff=0.6):
+        if _slips(typed, one.casefold()) <= max(1, len(name) // 3):
+            return one
+    # `rotate` for `rotation`, `checkpoints` for `checkpoint_every`, `top` for `top1`.
+    least = len(name) if len(name) < 5 else max(4, 2 * len(name) // 3)
+    begun = [one for one in names if len(name) > 2 and one.casefold().startswith(typed[:least])]
+    return begun[0] if len(begun) == 1 else None
+
+
+def _slips(typed: str, meant: str) -> int:
+    """How many letters must be added, left out, replaced or exchanged with their neighbour to get `meant`."""
+    before: list[int] = []
+    row = list(range(len(meant) + 1))
+    for i, letter in enumerate(typed, 1):
+        last, before, row = before, row, [i]
+        for j, other in enumerate(meant, 1):
+            cost = min(before[j] + 1, row[j - 1] + 1, before[j - 1] + (letter != other))
+            if i > 1 and j > 1 and letter == meant[j - 2] and typed[i - 2] == other:
+                cost = min(cost, last[j - 2] + 1)
+            row.append(cost)
+    return row[-1]
+
+
+def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
+    """The end of a message about an unknown name: the known name that it is a slip of, or what there is.
+
+    A name is a slip of another if few of its letters are wrong. Another word that shares letters, as `log_every` does
+    with `logger`, would send its reader the wrong way.
+    """
     names = [str(one) for one in known or ()]
     if alike := [one for one in names if one.casefold() == name.casefold()]:
         return f"did you mean {alike[0]!r}?"
     if beginning := [one for one in names if len(name) > 1 and re.split(r"[-_.]", one)[0] == name]:
         return f"did you mean {beginning[0]!r}?" if len(beginning) == 1 else f"there are {', '.join(beginning[:limit])}"
-    if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
-        return f"did you mean {close[0]!r}?"
+    if close := closest(name, names):
+        return f"did you mean {close!r}?"
     return f"there are {', '.join(names[:limit])}{', ...' if len(names) > limit else ''}" if names else "there are none"
 
 

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.cli_data import add_data
 from ssl_inv.run.cli_encoders import add_encoders
+from ssl_inv.run.cli_runs import add_runs
 from ssl_inv.run.cli_sharing import add_sharing
 from ssl_inv.run.cli_training import add_training
 from ssl_inv.run.environment import prepare_process
@@ -28,11 +29,15 @@ _SOME_SECTIONS = {
         "the other settings of a run are fixed.",
     ),
     "data": "--data.key value changes settings of the data, such as --data.labels none.",
+    "sweep": "--section.key A,B runs both values, --trainer.seed 0:5 the seeds 0 to 4; all combinations are run. "
+    "A value with a comma in it stands in brackets or quotes: '[1,2]' is one list.",
     "render": "--data.key value changes settings of the solids: `ssl-inv recipes sie-rendered --explain` prints them.",
 }
 """The epilogs of commands that accept only some sections."""
 
 _WITHOUT_RECIPE = {
+    "runs": "runs are chosen by --where KEY=VALUE",
+    "compare": "runs are compared as they are; --group takes settings without --",
     "export": "a run is exported with its own recipe",
     "push": "an export is sent as it is",
     "tracks": "tracks are found without a recipe",
@@ -65,7 +70,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         one.set_defaults(call=call)
         return one
 
-    for add in (add_training, add_encoders, add_data, add_sharing):
+    for add in (add_training, add_runs, add_encoders, add_sharing, add_data):
         add(command)
     return parser, dict(commands.choices)
 

@@ -29,6 +29,7 @@ from ssl_inv.run.judging import judge, require_classes
 from ssl_inv.run.model_card import UNKNOWN, Trained, model_card
 from ssl_inv.run.parts import parts_of
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
+from ssl_inv.run.report import scores
 
 
 def check(name: str, recipe: Recipe) -> None:
@@ -98,11 +99,12 @@ def evaluate(model: str, data: str | None, overrides: list[str], pretrained: boo
             "judged": now(),
             "host": host_facts(),
             "versions": versions(),
+            "score": scores(judgement.table),
+            "recipe": loaded.recipe.sections(),
         }
-        write_text(
-            output / "evaluation.json",
-            json.dumps({**told, "recipe": loaded.recipe.sections()}, indent=2) + "\n",
-        )
+        if loaded.model.run is not None:
+            told["trained_with"] = loaded.model.run.recipe.sections()
+        write_text(output / "evaluation.json", json.dumps(told, indent=2) + "\n")
 
 
 def embed(

@@ -106,6 +106,20 @@ class RunFolder:
             finally:
                 lock.unlink(missing_ok=True)
 
+    def is_held(self) -> bool:
+        """Whether another process writes the folder, as far as its file system tells."""
+        try:
+            with (self.path / "run.lock").open("r+") as file:
+                held = True
+                if fcntl is not None:
+                    fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held = False
+        except (BlockingIOError, PermissionError):
+            return True
+        except OSError:
+            return False
+        return held
+
     def recipe(self) -> Recipe:
         """The resolved recipe of the run."""
         return resolve(as_saved(read_yaml(self.recipe_file)), str(self.recipe_file))

@@ -27,7 +27,7 @@ from ssl_inv.run.judging import judge, judged_data
 from ssl_inv.run.model_card import Trained, model_card
 from ssl_inv.run.parts import parts_of
 from ssl_inv.run.recipe import Recipe, as_saved, difference, resolve
-from ssl_inv.run.report import headlines, report_content, summary
+from ssl_inv.run.report import report_content, scores, summary
 
 
 def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool, numbered: bool) -> None:
@@ -227,9 +227,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
     report_page.write_report(report_content(run, data, folder, judgement), folder.report_file)
-    rows = [] if judgement is None else headlines(judgement.table)
-    scores = {f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows}
-    folder.update(state="complete", ended=now(), score=scores)
+    score = {} if judgement is None else scores(judgement.table)
+    folder.update(state="complete", ended=now(), score=score)
     # With the numbers.
     write_text(folder.export_folder / CARD, model_card(about, folder))
     progress.close()

@@ -40,6 +40,15 @@ def headlines(table: list[Comparison]) -> list[Comparison]:
     ]
 
 
+def scores(table: list[Comparison]) -> dict[str, float]:
+    """The values of `headlines` by name and part, as run.json keeps them."""
+    return {
+        f"{row.trained.name} ({row.trained.part})": row.trained.value
+        for row in headlines(table)
+        if row.trained.value is not None
+    }
+
+
 def summary(table: list[Comparison]) -> list[Comparison]:
     """The rows that the terminal and the top of the report's table show, grouped by measurement."""
     names = _summary_names(table)

@@ -257,7 +257,7 @@ def test_a_video_that_ends_too_early_is_broken(tmp_path):
         (["--step", "21"], "step: must be at most half the length of a track, 10, got 21"),
         (["--agreement", "2"], "agreement: must lie between 0 and 1, got 2.0"),
         (["--agreement", "half"], "--agreement: expected a number, got 'half'"),
-        (["--tracker", "krt"], "--tracker: there is no 'krt'; did you mean 'csrt'?"),
+        (["--tracker", "crst"], "--tracker: there is no 'crst'; did you mean 'csrt'?"),
         (["--size", "0"], "--size: must be at least 1, got 0"),
         (["--margin=-1"], "--margin: must lie between 0 and 10, got -1"),
         (["--frames", "*.gif"], "no video and no frame called *.gif"),

@@ -238,6 +238,8 @@ def test_a_default_that_no_recipe_can_hold_is_refused(default, tmp_path, monkeyp
 def test_suggestions_name_the_closest_or_what_there_is() -> None:
     assert suggest("vicrge", ["sie", "vicreg"]) == "did you mean 'vicreg'?"
     assert suggest("zzz", ["sie", "vicreg"]) == "there are sie, vicreg"
+    assert suggest("logger", ["devices", "log_every"]) == "there are devices, log_every"
+    assert suggest("rotate", ["crop", "rotation"]) == "did you mean 'rotation'?"
     assert suggest("SimCLR", ["simsiam", "simclr"]) == "did you mean 'simclr'?"
     names = ["capsie-rendered", "sie-3diebench", "sie-rendered"]
     assert suggest("sie", names) == "there are sie-3diebench, sie-rendered"
