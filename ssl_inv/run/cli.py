@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.cli_data import add_data
 from ssl_inv.run.cli_encoders import add_encoders
+from ssl_inv.run.cli_search import add_search
 from ssl_inv.run.cli_training import add_training
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.recipe import JUDGED, SECTIONS
@@ -26,6 +27,7 @@ _SOME_SECTIONS = {
         f"--section.key value changes settings of {', '.join(JUDGED[:-1])} and {JUDGED[-1]}; "
         "the other settings of a run are fixed.",
     ),
+    "neighbours": "--data.key value changes settings of the index's data, such as --data.path after they were moved.",
     "render": "--data.key value changes settings of the solids: `ssl-inv recipes sie-rendered --explain` prints them.",
 }
 """The epilogs of commands that accept only some sections."""
@@ -62,7 +64,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         one.set_defaults(call=call)
         return one
 
-    for add in (add_training, add_encoders, add_data):
+    for add in (add_training, add_encoders, add_search, add_data):
         add(command)
     return parser, dict(commands.choices)
 

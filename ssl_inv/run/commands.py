@@ -105,15 +105,19 @@ def embed(
     output: Path,
     file_format: str,
     shard_size: int,
+    index: str | None = None,
 ) -> None:
-    """Write the features of every image."""
+    """Write the features of every image, and an index of them if `index` names a kind."""
     from ssl_inv.run.embed import write_shards
+    from ssl_inv.run.search_index import write_indices
 
     with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
         progress = Progress()
         try:
             rows = write_shards(loaded, output, file_format, shard_size, progress.counting("embedding"))
+            if index is not None:
+                write_indices(loaded, output, index, progress)
         finally:
             progress.close()
     sys.stdout.write(f"{rows:,} embeddings in {output}\n")
