@@ -76,9 +76,8 @@ def evaluate(model: str, data: str | None, overrides: list[str], pretrained: boo
             networks = on(trained, device), on(untrained, device)
             normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
             progress = Progress()
-            progress.update("evaluating; this takes some minutes on a CPU")
             try:
-                judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache)
+                judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache, progress)
             finally:
                 progress.close()
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
