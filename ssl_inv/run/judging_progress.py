@@ -53,7 +53,8 @@ class JudgingProgress:
             self._seconds[before[0], before[1]] = now - since
         self._now = round_name, protocol, now
         left = self._left(round_name, protocol)
-        what = protocol if round_name == "trained" else f"{protocol}, {round_name}"
+        place = ROUNDS.index(round_name) * len(self._protocols) + self._protocols.index(protocol) + 1
+        what = f"{protocol}, {round_name}, {place} of {len(ROUNDS) * len(self._protocols)}"
         self._show.update(f"evaluating: {what}" + ("" if left is None else f", {clock(left)} left"))
 
     def _left(self, round_name: str, protocol: str) -> float | None:
