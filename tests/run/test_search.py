@@ -1,6 +1,7 @@
 """A search finds what a comparison with every vector finds, shows it, and says what is wrong in one line."""
 
 import json
+import re
 import shlex
 import shutil
 import subprocess
@@ -289,6 +290,23 @@ def test_every_mistake_is_one_line(case: str, made: Path, tmp_path: Path, monkey
     assert shown.err.count("\n") == 1
     assert told in shown.err
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
+
+
+def test_the_page_about_the_search_is_true(tiny_run: Path, made: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "search.md").read_text()
+    for name in ("photos", "holiday"):
+        shutil.copytree(made / "photos", tmp_path / name)
+    shutil.copytree(tiny_run, tmp_path / "runs" / "photos")
+    texture(7).save(tmp_path / "query.jpg", quality=95)
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```(\w+)\n(.*?)```", text, re.DOTALL)
+    for line in "".join(code for kind, code in blocks if kind == "sh").splitlines():
+        assert command(line.removeprefix("ssl-inv ")) == 0, line
+    assert {path.name for path in tmp_path.glob("*.html")} == {"nearest.html", "duplicates.html"}
+    capsys.readouterr()
+    for code in (code for kind, code in blocks if kind == "python"):
+        exec(compile(code, "search.md", "exec"), {})
+    assert capsys.readouterr().out.startswith("query.jpg invariant [('07.png', 0.9")
 
 
 def test_the_search_is_imported_without_anything_heavy() -> None:
