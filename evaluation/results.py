@@ -22,6 +22,7 @@ class Result:
         value: the number; None if it could not be measured, and then `detail` says why.
         spread: standard error of `value` over validation objects; None if it was not estimated.
         detail: a remark for the reader.
+        errors: of a predicted angle, the median error in degrees by the true angle: `("30-60", 12.5)`.
     """
 
     name: str
@@ -29,6 +30,7 @@ class Result:
     value: float | None
     spread: float | None = None
     detail: str = ""
+    errors: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def to_json(rows: Sequence[Comparison | Result]) -> str:
 
     def clean(value: object) -> object:
         if isinstance(value, dict):
-            return {key: clean(inner) for key, inner in value.items()}
+            return {key: clean(inner) for key, inner in value.items() if key != "errors" or inner}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps([clean(asdict(row)) for row in rows], indent=1, allow_nan=False)

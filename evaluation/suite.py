@@ -1,6 +1,7 @@
 """All protocols on one encoder, each number beside the number of an untrained encoder and of shuffled targets."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 from ssl_inv.catalogue import PROTOCOLS
 from ssl_inv.evaluation import protocols
@@ -27,15 +28,26 @@ def skipped(encoded: Encoded, protocols: Protocols = QUICK) -> dict[str, str]:
     return {name: reason for name, protocol in protocols.items() if (reason := protocol.lacks(encoded)) is not None}
 
 
-def evaluate(encoded: Encoded, protocols: Protocols = QUICK) -> list[Result]:
+def evaluate(
+    encoded: Encoded, protocols: Protocols = QUICK, begins: Callable[[str], None] = lambda protocol: None
+) -> list[Result]:
     """The results of every protocol that is not `skipped`. Where the data do not allow a measurement, a result without
     a value says why.
+
+    Args:
+        encoded: the encoder under test.
+        protocols: what is measured and how.
+        begins: called with the name of every protocol before it runs.
 
     Raises:
         ValueError: if a protocol refuses the data, such as labels that differ between views of one object.
     """
-    able = (protocol for protocol in protocols.values() if protocol.lacks(encoded) is None)
-    return [result for protocol in able for result in protocol.run(encoded)]
+    results: list[Result] = []
+    for name, protocol in protocols.items():
+        if protocol.lacks(encoded) is None:
+            begins(name)
+            results += protocol.run(encoded)
+    return results
 
 
 def evaluate_with_baselines(
@@ -44,6 +56,7 @@ def evaluate_with_baselines(
     protocols: Protocols = QUICK,
     references: dict[tuple[str, str], float] | None = None,
     seed: int = 0,
+    begins: Callable[[str, str], None] = lambda round_name, protocol: None,
 ) -> list[Comparison]:
     """`evaluate`, and for every number the baselines: an untrained encoder, and shuffled training targets.
 
@@ -53,11 +66,15 @@ def evaluate_with_baselines(
         protocols: what is measured and how.
         references: published numbers by (name, part).
         seed: decides how targets are shuffled.
+        begins: called before every protocol runs, with `shuffled`, `untrained` or `trained`, and its name.
 
     Raises:
         ValueError: as `evaluate`; or if a reference belongs to no result.
     """
-    able = [protocol for protocol in protocols.values() if protocol.lacks(trained) is None]
-    shuffled = [result for protocol in able for result in protocol.shuffled(trained, seed)]
-    baseline = [] if untrained is None else evaluate(untrained, protocols)
-    return compare(evaluate(trained, protocols), baseline, shuffled, references)
+    shuffled: list[Result] = []
+    for name, protocol in protocols.items():
+        if protocol.lacks(trained) is None:
+            begins("shuffled", name)
+            shuffled += protocol.shuffled(trained, seed)
+    baseline = [] if untrained is None else evaluate(untrained, protocols, partial(begins, "untrained"))
+    return compare(evaluate(trained, protocols, partial(begins, "trained")), baseline, shuffled, references)

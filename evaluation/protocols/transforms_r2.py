@@ -13,24 +13,28 @@ can lie far apart, for either reason.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from ssl_inv.evaluation.features import FeatureTable, Standardiser
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.results import Bootstrap, Result, object_sums
-from ssl_inv.transforms import Convention, require
+from ssl_inv.transforms import Circle, Convention, Group, Rotation, require
 from ssl_inv.transforms.keyed_random import distinct, permutation
 
 Kind = Literal["relative", "absolute"]
 
 Target = tuple[str, Convention]
 """A parameter and the convention of its action."""
+
+ANGLE_STEP, _FEWEST_PAIRS = 30, 5
+"""Errors are given for each 30 degrees of the true angle that at least five pairs have."""
 
 VALIDATION_EPOCH = 2**32
 """The epoch in the key of the validation draw; no training epoch gets there."""
@@ -107,6 +111,10 @@ class TransformR2(Protocol):
             for name, targets in wanted.items():
                 for form, target in (("r2", targets[0]), ("r2_pooled", targets[-1])):
                     results.append(_result(f"{form}/{kind}/{name}", part, scored[target], self.bootstrap))
+                if self.convention == "canonical":
+                    group, headline = train.transform.groups[name], scored[targets[0]]
+                    errors = errors_by_angle(group, headline.targets, headline.predictions)
+                    results[-2] = replace(results[-2], errors=errors)
         return results
 
 
@@ -142,6 +150,32 @@ def r2_pooled(targets: Tensor, predictions: Tensor) -> float:
     """
     t, p = targets.double(), predictions.double()
     return float(1 - (t - p).square().sum() / (t - t.mean()).square().sum())
+
+
+def errors_by_angle(group: Group, targets: Tensor, predictions: Tensor) -> tuple[tuple[str, float], ...]:
+    """The median error of a predicted angle in degrees, by the true angle: `("0-30", 12.5), ("30-60", 14.1), ...`.
+
+    Predictions are brought to unit length, as rotations and directions are. Empty for parameters that are no angles.
+
+    Args:
+        group: of the parameter: rotations in space, or angles on a circle.
+        targets: canonical vectors `(P, n)`.
+        predictions: likewise, of any length.
+    """
+    t, p = normalize(targets.double(), dim=1), normalize(predictions.double(), dim=1)
+    if isinstance(group, Rotation):
+        # A quaternion and its negative are the same rotation.
+        size, error = 2 * t[:, 3].abs().clamp(max=1).acos(), 2 * (t * p).sum(dim=1).abs().clamp(max=1).acos()
+    elif isinstance(group, Circle) and math.isclose(group.period, 2 * math.pi, rel_tol=1e-6):
+        size, error = t[:, 0].clamp(-1, 1).acos(), (t * p).sum(dim=1).clamp(-1, 1).acos()
+    else:
+        return ()
+    bins = (torch.rad2deg(size) / ANGLE_STEP).floor().clamp(max=180 // ANGLE_STEP - 1).long()
+    return tuple(
+        (f"{ANGLE_STEP * number}-{ANGLE_STEP * (number + 1)}", float(torch.rad2deg(error[bins == number]).median()))
+        for number in range(180 // ANGLE_STEP)
+        if int((bins == number).sum()) >= _FEWEST_PAIRS
+    )
 
 
 class Draws:

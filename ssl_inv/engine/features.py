@@ -64,11 +64,23 @@ def feature_table(
     normalise: Callable[[Tensor], Tensor],
     device: torch.device | str,
     cache: Path | None = None,
+    encoded: Callable[[int], None] | None = None,
 ) -> FeatureTable:
-    """Features of `views` views of some objects; see `evaluation_batches` and `extract`."""
+    """Features of `views` views of some objects; see `evaluation_batches` and `extract`. After every batch `encoded` is
+    called with its number of views.
+    """
     batches = evaluation_batches(source, objects, views, normalise, device)
+    if encoded is not None:
+        batches = _counted(batches, encoded)
     names = source.labels.names if source.labels is not None else ()
     return extract(encoder, batches, device, module=module, class_names=names, disk=source.turned, cache=cache)
+
+
+def _counted(batches: Iterator[EvaluationBatch], encoded: Callable[[int], None]) -> Iterator[EvaluationBatch]:
+    for batch in batches:
+        yield batch
+        # The next batch is asked for when this one is encoded.
+        encoded(len(batch.objects))
 
 
 @dataclass(frozen=True)

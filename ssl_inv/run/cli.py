@@ -11,6 +11,7 @@ from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.cli_data import add_data
 from ssl_inv.run.cli_encoders import add_encoders
 from ssl_inv.run.cli_runs import add_runs
+from ssl_inv.run.cli_search import add_search
 from ssl_inv.run.cli_sharing import add_sharing
 from ssl_inv.run.cli_training import add_training
 from ssl_inv.run.environment import prepare_process
@@ -31,6 +32,7 @@ _SOME_SECTIONS = {
     "data": "--data.key value changes settings of the data, such as --data.labels none.",
     "sweep": "--section.key A,B runs both values, --trainer.seed 0:5 the seeds 0 to 4; all combinations are run. "
     "A value with a comma in it stands in brackets or quotes: '[1,2]' is one list.",
+    "neighbours": "--data.key value changes settings of the index's data, such as --data.path after they were moved.",
     "render": "--data.key value changes settings of the solids: `ssl-inv recipes sie-rendered --explain` prints them.",
 }
 """The epilogs of commands that accept only some sections."""
@@ -70,7 +72,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         one.set_defaults(call=call)
         return one
 
-    for add in (add_training, add_runs, add_encoders, add_sharing, add_data):
+    for add in (add_training, add_runs, add_encoders, add_search, add_sharing, add_data):
         add(command)
     return parser, dict(commands.choices)
 

@@ -17,11 +17,13 @@ def add_encoders(command: AddCommand) -> None:
 
     one = command("embed", _embed, "write the features of every image, with what is known about the image")
     model_and_data(one)
-    output_option(one, "FOLDER", "folder for shards and manifest.json; a second call continues", required=True)
+    output_option(one, "FOLDER", "folder for shards and _manifest.json; a second call continues", required=True)
     one.add_argument("--format", **one_of(["parquet", "npy"]), default="parquet", help="format of the shards (parquet)")
     one.add_argument(
         "--shard-size", type=number(int, 1), default=50_000, metavar="ROWS", help="images per shard, about (50000)"
     )
+    kinds = "also write an index for `ssl-inv neighbours`: exact, compressed for millions (ivf-pq), or by their number"
+    one.add_argument("--index", **one_of(["exact", "ivf-pq", "auto"]), help=kinds)
 
     one = command("export", _export, "write the backbone of a run for other libraries")
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
@@ -49,7 +51,7 @@ def _embed(arguments: argparse.Namespace) -> None:
     from ssl_inv.run.commands import embed
 
     model = arguments.model, arguments.data, arguments.overrides, arguments.pretrained
-    embed(*model, arguments.output, arguments.format, arguments.shard_size)
+    embed(*model, arguments.output, arguments.format, arguments.shard_size, arguments.index)
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -85,9 +85,8 @@ def evaluate(model: str, data: str | None, overrides: list[str], pretrained: boo
             networks = on(trained, device), on(untrained, device)
             normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
             progress = Progress()
-            progress.update("evaluating; this takes some minutes on a CPU")
             try:
-                judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache)
+                judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache, progress)
             finally:
                 progress.close()
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
@@ -115,15 +114,19 @@ def embed(
     output: Path,
     file_format: str,
     shard_size: int,
+    index: str | None = None,
 ) -> None:
-    """Write the features of every image."""
+    """Write the features of every image, and an index of them if `index` names a kind."""
     from ssl_inv.run.embed import write_shards
+    from ssl_inv.run.search_index import write_indices
 
     with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
         progress = Progress()
         try:
             rows = write_shards(loaded, output, file_format, shard_size, progress.counting("embedding"))
+            if index is not None:
+                write_indices(loaded, output, index, progress)
         finally:
             progress.close()
     sys.stdout.write(f"{rows:,} embeddings in {output}\n")

@@ -14,6 +14,7 @@ from ssl_inv.data.source import Indices, Source
 from ssl_inv.engine.features import feature_table, fingerprint
 from ssl_inv.evaluation.features import FeatureTable, NoViewsError
 from ssl_inv.run.encoders import LoadedModel, best_device
+from ssl_inv.run.shards import Shards, read_manifest, write_manifest
 
 _ALL_VIEWS = 2**31
 
@@ -24,7 +25,9 @@ _OWN = "id", "split", "object", "view", "label", "embedding"
 def write_shards(
     model: LoadedModel, folder: Path, file_format: str, shard_size: int, progress: Callable[[int, int], None]
 ) -> int:
-    """Write `part-00000.parquet` (or `.npy`), ... and `manifest.json`, shard by shard.
+    """Write `part-00000.parquet` (or `.npy`), ... and `_manifest.json`, shard by shard.
+
+    Arrow and pandas leave out names that begin with `_`, so they read the folder as one table.
 
     A shard holds whole objects with about `shard_size` views, without images that cannot be read. Its columns are `id`
     (the name of the file if there is one), `split`, `object`, `view`, `label`, one column for each number of the
@@ -55,9 +58,10 @@ def write_shards(
         "shard_size": shard_size,
         "shards": len(plan),
     }
-    _refuse_other(folder, manifest)
+    known = _known(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": False}, indent=2) + "\n")
+    manifest = {**known, **manifest, "encoder": encoder_facts(model)}
+    write_manifest(folder, {**manifest, "complete": False})
     done, total = 0, sum(int(source.view_counts.sum()) for _, source in _splits(model))
     for number, (split, source, objects) in enumerate(plan):
         path = folder / f"part-{number:05d}.{file_format}"
@@ -69,9 +73,24 @@ def write_shards(
                 write(path, _columns(split, source, table), table.part("all").numpy())
         done += int(source.view_counts[objects].sum())
         progress(done, total)
-    rows = sum(_rows(path) for path in sorted(folder.glob(f"part-*.{file_format}")))
-    write_text(folder / "manifest.json", json.dumps({**manifest, "complete": True, "rows": rows}, indent=2) + "\n")
+    rows = Shards(folder, manifest).rows
+    write_manifest(folder, {**manifest, "complete": True, "rows": rows})
     return rows
+
+
+def encoder_facts(model: LoadedModel) -> dict[str, Any]:
+    """How other images are encoded as these were: the encoder and its place, and the preparation of its input."""
+    normalization = model.recipe.normalization
+    return {
+        "name": model.model.name,
+        "pretrained": model.model.pretrained,
+        "image_size": model.data.train.image_size,
+        "crop_share": model.crop_share,
+        "mean": list(normalization.mean),
+        "std": list(normalization.std),
+        "disk": model.data.train.turned,
+        "folder": str(Path.cwd()),
+    }
 
 
 def _splits(model: LoadedModel) -> list[tuple[str, Source]]:
@@ -84,25 +103,19 @@ def _shards(source: Source, shard_size: int) -> list[Indices]:
     return np.split(np.arange(len(source)), np.flatnonzero(np.diff(number)) + 1)
 
 
-def _refuse_other(folder: Path, manifest: dict[str, Any]) -> None:
+def _known(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """What the folder's manifest says beside, such as its index; nothing for a new folder."""
     if not folder.exists() or not any(folder.iterdir()):
-        return
+        return {}
     try:
-        known = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        known = read_manifest(folder)
     except (OSError, ValueError):
         raise RecipeError(f"output {str(folder)!r} holds something else; choose an empty folder") from None
     if other := [key for key, value in manifest.items() if known.get(key) != value]:
         raise RecipeError(
             f"output {str(folder)!r} was begun with another {other[0]}: {known.get(other[0])}; choose an empty folder"
         )
-
-
-def _rows(shard: Path) -> int:
-    if shard.suffix == ".npy":
-        return len(np.load(shard, mmap_mode="r"))
-    import pyarrow.parquet
-
-    return int(pyarrow.parquet.read_metadata(shard).num_rows)
+    return known
 
 
 def _columns(split: str, source: Source, table: FeatureTable) -> dict[str, list[Any]]:

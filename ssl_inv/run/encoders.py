@@ -1,7 +1,7 @@
 """Encoders as the command line names them (runs, exported folders, timm models), and the data for them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,8 @@ class Model:
         crop_share: side of the central crop that it sees, as a share of the image's side; see `ViewMaker.whole`.
         enlarges: whether images smaller than its input are enlarged and seen whole.
         run: the run that it is from, if any.
+        name: where it is, an absolute path, or `timm:NAME`.
+        pretrained: whether a timm model has timm's weights.
     """
 
     backbone: nn.Module
@@ -117,6 +119,8 @@ class Model:
     crop_share: float = 1.0
     enlarges: bool = False
     run: SavedRun | None = None
+    name: str = ""
+    pretrained: bool = False
 
 
 @dataclass(frozen=True)
@@ -209,7 +213,7 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     Raises:
         RecipeError: if there is no such model or data, or they do not fit each other.
     """
-    model = _model(name, pretrained)
+    model = find_model(name, pretrained)
     recipe = resolve_judged(_data_sections(data, model, overrides), overrides)
     loaded = LoadedModel(model, recipe, build_data(recipe))
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
@@ -220,7 +224,14 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     return loaded
 
 
-def _model(name: str, pretrained: bool) -> Model:
+def find_model(name: str, pretrained: bool) -> Model:
+    """A model without data; for the arguments and errors see `load_model`."""
+    found = _found_model(name, pretrained)
+    place = name if name.startswith("timm:") else str(Path(name).absolute())
+    return replace(found, name=place, pretrained=pretrained)
+
+
+def _found_model(name: str, pretrained: bool) -> Model:
     if name.startswith("timm:"):
         return _timm_model(name.removeprefix("timm:"), pretrained)
     if pretrained:

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import PROTOCOLS, SettingError, require
-from ssl_inv.data.source import Data, Source
+from ssl_inv.data.source import Data, Indices, Source
 from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, feature_table
+from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
@@ -19,6 +20,7 @@ from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, Protocols, evaluate_wit
 from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
+from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.transforms import Action
 from ssl_inv.views import Plan
 from ssl_inv.views.as_data import TrainingViews
@@ -53,6 +55,7 @@ def judge(
     device: torch.device,
     seed: int = 0,
     cache: FeatureCache | None = None,
+    show: Progress | None = None,
 ) -> Judgement:
     """Measure an encoder and its untrained self.
 
@@ -66,12 +69,33 @@ def judge(
         device: where the networks are.
         seed: draws the training objects and shuffles targets.
         cache: keeps features for a further call; None keeps none.
+        show: shows what is done and the time left; None shows nothing.
     """
     protocols = protocols_of(settings, device)
-    encoded = encode_data(data, *trained, normalise, settings, device, seed, cache)
-    baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
-    table = evaluate_with_baselines(encoded, baseline, protocols, seed=seed)
+    encoders = 1 if untrained is None else 2
+    views = sum(
+        _view_count(source, objects, settings.views) for source, objects in _splits(data, settings, seed).values()
+    )
+    progress = JudgingProgress(show or Progress(quiet=True), encoders * views)
+    encoded = encode_data(data, *trained, normalise, settings, device, seed, cache, progress)
+    baseline = (
+        None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache, progress)
+    )
+    progress.measures([name for name, protocol in protocols.items() if protocol.lacks(encoded) is None])
+    table = evaluate_with_baselines(encoded, baseline, protocols, seed=seed, begins=progress.begins)
     return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline, skipped(encoded, protocols))
+
+
+def _splits(data: Data, settings: EvaluationSettings, seed: int) -> dict[str, tuple[Source, Indices]]:
+    """The two sources, and which of their objects are judged."""
+    return {
+        "train": (data.train, choose_objects(data.train, settings.objects, seed)),
+        "validation": (data.validation, np.arange(len(data.validation))),
+    }
+
+
+def _view_count(source: Source, objects: Indices, views: int) -> int:
+    return int(np.minimum(source.view_counts[objects], views).sum())
 
 
 def unmeasured(source: Source, backbone: nn.Module, objective: Objective | None) -> list[Comparison]:
@@ -99,6 +123,7 @@ def encode_data(
     device: torch.device,
     seed: int,
     cache: FeatureCache | None = None,
+    progress: JudgingProgress | None = None,
 ) -> Encoded:
     """Features of both splits, and the objective's predictor and its network for several views if it has them."""
     # Probed features and predictions share one forward pass.
@@ -131,21 +156,21 @@ def encode_data(
         with frozen(module), torch.no_grad():
             return aggregation(features.to(device), [action.to(device) for action in actions]).cpu()
 
-    splits = {
-        "train": (data.train, choose_objects(data.train, settings.objects, seed)),
-        "validation": (data.validation, np.arange(len(data.validation))),
-    }
+    splits = _splits(data, settings, seed)
     tables = {}
+    told = None if progress is None else progress.encoded
     for split, (source, objects) in splits.items():
         file = None if cache is None else cache.file(split, module, source, objects, settings.views)
-        tables[split] = feature_table(encode, module, source, objects, settings.views, normalise, device, file)
-    told = () if objective is None else objective.parameters_used
+        if progress is not None and file is not None and file.is_file():
+            progress.known(_view_count(source, objects, settings.views))
+        tables[split] = feature_table(encode, module, source, objects, settings.views, normalise, device, file, told)
+    used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
         tables["validation"],
         predictor=None if predictor is None else ViewPredictor(PREDICTION, predict),
         aggregate=None if aggregation is None else aggregate,
-        told=tuple(name for name in told if name in data.validation.groups),
+        told=tuple(name for name in used if name in data.validation.groups),
         probed=tuple(part for part in tables["train"].features if part != PREDICTION),
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),

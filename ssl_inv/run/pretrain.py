@@ -216,14 +216,22 @@ def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
     judgement = None
     if settings.protocol != "none":
-        progress.update("evaluating")
         backbone, objective = run.backbone.to(device), run.objective.to(device)
         untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
         maker = run.module.view_maker.to(device)
         normalise = maker.normalise if settings.views_of == "training" else maker.whole
         trained = (backbone, objective)
         with within("evaluation"):
-            judgement = judge(data, trained, untrained, normalise, settings, device, seed)  # type: ignore[arg-type]
+            judgement = judge(
+                data,
+                trained,
+                untrained,  # type: ignore[arg-type]
+                normalise,
+                settings,
+                device,
+                seed,
+                show=progress,
+            )
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
     report_page.write_report(report_content(run, data, folder, judgement), folder.report_file)

@@ -1,20 +1,25 @@
 """The content of a run's report: facts, results, curves, view pairs, neighbours and spectra."""
 
+import shlex
+import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import torch
 
 from ssl_inv.data.source import Data, Source
+from ssl_inv.engine.progress import clock
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.spectrum import singular_values
-from ssl_inv.evaluation.results import Comparison
+from ssl_inv.evaluation.results import Comparison, to_json
 from ssl_inv.evaluation.suite import KINDS
 from ssl_inv.run import report_page
 from ssl_inv.run.build import Run
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import PREDICTION, Judgement
+from ssl_inv.run.tables import Table
 from ssl_inv.transforms.words import describe_action
 from ssl_inv.views.as_data import TrainingViews
 
@@ -67,7 +72,7 @@ def _summary_names(table: list[Comparison]) -> list[str]:
 def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgement | None) -> report_page.ReportContent:
     """Everything that the page of a run shows; its pictures are views of `judged`."""
     record = folder.record()
-    versions = record.get("versions", {})
+    versions, host = record.get("versions", {}), record.get("host", {})
     parameters = sum(parameter.numel() for parameter in run.backbone.parameters())
     shown = {
         "ssl-inv": "version of ssl-inv",
@@ -81,6 +86,11 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         "data": f"{run.recipe.data.name}, {len(run.module.batches.source):,} training and "
         f"{len(run.data.validation):,} validation objects",
         "training": f"{run.module.step:,} steps of {run.recipe.trainer.batch_size}",
+        "seed": str(run.recipe.trainer.seed),
+        "duration": duration(record),
+        "device": f"{host.get('gpu') or 'GPU'} ({run.device})"
+        if run.device.type == "cuda"
+        else f"{run.device}, {host.get('threads', '?')} of {host.get('cores', '?')} cores",
         **run.data.notes,
         **{text: str(versions[name]) for name, text in shown.items() if name in versions},
     }
@@ -91,6 +101,7 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         notices.append(f"{len(broken)} images could not be read and were skipped, the first is {broken[0]}")
     return report_page.ReportContent(
         title=folder.path.resolve().name,
+        command=shlex.join(record.get("command", [])),
         recipe=run.recipe.dump(),
         facts=facts,
         warnings=notices,
@@ -99,7 +110,70 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         view_pairs=view_pairs(in_pairs(run, judged.validation)),
         neighbours=[] if judgement is None else neighbour_rows(judged.validation, judgement.trained.validation),
         spectra={} if judgement is None else spectra(judgement),
+        latents=[] if judgement is None else latents(judgement.table),
+        angles={} if judgement is None else angles(judgement.table),
+        downloads={} if judgement is None else downloads(judgement.table),
     )
+
+
+def duration(record: Mapping[str, Any]) -> str:
+    """How long a run has taken until now, since its beginning or since it was last resumed."""
+    pauses = record.get("resumed", [])
+    begun = pauses[-1]["at"] if pauses else record.get("began")
+    if begun is None:
+        return "unknown"
+    seconds = time.time() - datetime.strptime(begun, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    since = f" since it was resumed at step {pauses[-1]['step']:,}" if pauses else ", with evaluation"
+    return f"{clock(max(seconds, 0))}{since}"
+
+
+def latents(table: list[Comparison]) -> list[report_page.Latent]:
+    """The R2 of every parameter in the invariant and equivariant part, or in all features: of the action between two
+    views where it was measured, else of one view.
+    """
+    rows = result_rows(table)
+    kinds = ("r2/relative/", "r2/absolute/")
+    kind = next((one for one in kinds if any(row.name.startswith(one) for row in rows)), kinds[0])
+    measured = [row for row in rows if row.name.startswith(kind)]
+    known = {row.part for row in measured}
+    parts = [one for one in ("invariant", "equivariant") if one in known] or sorted(known)
+    found: dict[str, dict[str, report_page.ResultRow]] = {}
+    for part in parts:
+        for row in measured:
+            if row.part == part:
+                found.setdefault(row.name.removeprefix(kind), {})[part] = row
+    return [report_page.Latent(name.replace("_", " "), by_part) for name, by_part in found.items()]
+
+
+def angles(table: list[Comparison]) -> dict[str, dict[str, tuple[tuple[str, float], ...]]]:
+    """The errors of predicted angles, by "parameter, part" and by encoder."""
+    return {
+        f"{row.trained.name.removeprefix('r2/relative/').replace('_', ' ')}, {row.trained.part}": {
+            name: result.errors
+            for name in ("trained", "untrained", "shuffled")
+            if (result := getattr(row, name)) is not None and result.errors
+        }
+        for row in table
+        if row.trained.errors and row.trained.name.startswith("r2/relative/")
+    }
+
+
+def downloads(table: list[Comparison]) -> dict[str, str]:
+    """The results as files."""
+    rows = [
+        {
+            "measure": row.trained.name,
+            "part": row.trained.part,
+            "trained": row.trained.value,
+            "standard error": row.trained.spread,
+            "untrained": None if row.untrained is None else row.untrained.value,
+            "shuffled": None if row.shuffled is None else row.shuffled.value,
+            "reference": row.reference,
+            "remark": row.trained.detail,
+        }
+        for row in table
+    ]
+    return {"results.csv": Table(rows).to_csv(), "results.json": to_json(table)}
 
 
 def result_rows(table: list[Comparison]) -> list[report_page.ResultRow]:
@@ -125,13 +199,16 @@ def result_rows(table: list[Comparison]) -> list[report_page.ResultRow]:
 
 
 def curves(metrics: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Loss terms and monitor scores by step, from the lines of metrics.jsonl."""
+    """Loss terms, monitor scores and the learning rate by step, from the lines of metrics.jsonl."""
     found: dict[str, list[tuple[float, float]]] = {}
+    rates: list[tuple[float, float]] = []
     for entry in metrics:
         for group in ("loss", "monitor"):
             for name, value in entry.get(group, {}).items():
                 found.setdefault(f"{group}/{name}", []).append((entry["step"], value))
-    return found
+        if "lr" in entry:
+            rates.append((entry["step"], entry["lr"]))
+    return {**found, "optimizer/learning rate": rates} if rates else found
 
 
 def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

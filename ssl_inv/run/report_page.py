@@ -121,11 +121,25 @@ class NeighbourRow:
 
 
 @dataclass(frozen=True)
+class Latent:
+    """How well one parameter of the views is predicted from each part of the features.
+
+    Attributes:
+        name: of the parameter.
+        parts: its R2 by part.
+    """
+
+    name: str
+    parts: Mapping[str, ResultRow]
+
+
+@dataclass(frozen=True)
 class ReportContent:
     """The content of a report. A section without content is left out.
 
     Attributes:
         title: the run's name.
+        command: the command line that began the run.
         recipe: the resolved recipe as text.
         facts: short statements about the run by name: data, backbone, time, hardware.
         warnings: what the reader must know first, such as a collapse.
@@ -134,9 +148,13 @@ class ReportContent:
         view_pairs: pairs of training views.
         neighbours: retrieval examples.
         spectra: singular values in descending order, by part and there by encoder ("trained", "untrained").
+        latents: every parameter of the views.
+        angles: errors in degrees by true angle, by "parameter, part" and there by encoder ("trained", ..., "shuffled").
+        downloads: texts by the name of the file that they are saved as.
     """
 
     title: str
+    command: str = ""
     recipe: str = ""
     facts: Mapping[str, str] = field(default_factory=dict)
     warnings: Sequence[str] = ()
@@ -145,6 +163,9 @@ class ReportContent:
     view_pairs: ViewPairs | None = None
     neighbours: Sequence[NeighbourRow] = ()
     spectra: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
+    latents: Sequence[Latent] = ()
+    angles: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]] = field(default_factory=dict)
+    downloads: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_report(content: ReportContent, path: Path | str) -> Path:
@@ -163,6 +184,7 @@ def render_report(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
+    environment.filters["address"] = _data_address
     environment.globals["image"] = _image
     template = environment.get_template("report.html.j2")
     return template.render(
@@ -176,6 +198,8 @@ def render_report(content: ReportContent) -> str:
         drawn=[result for result in content.results if _on_unit_scale(result)],
         curve_figures={group: _curves_figure(group, series) for group, series in _by_group(content.curves).items()},
         spectrum_figure=_spectrum_figure(content.spectra) if content.spectra else None,
+        latent_parts=list(dict.fromkeys(part for latent in content.latents for part in latent.parts)),
+        angles_figure=_angles_figure(content.angles) if content.angles else None,
     )
 
 
@@ -236,6 +260,13 @@ def _image(pixels: Pixels, width: int, description: str) -> Markup:
     return Markup('<img class="{}" width="{}" alt="{}" src="data:image/png;base64,{}">').format(
         kind, width, description, source
     )
+
+
+def _data_address(text: str, name: str) -> str:
+    """An address that holds a text file itself."""
+    kinds = {".csv": "text/csv", ".json": "application/json"}
+    content = base64.b64encode(text.encode()).decode("ascii")
+    return f"data:{kinds.get(Path(name).suffix, 'text/plain')};charset=utf-8;base64,{content}"
 
 
 def _by_group(
@@ -317,6 +348,29 @@ def _spectrum_figure(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Ma
         axes.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="lower left")
         _quiet_axes(axes, part)
     return _svg(figure, "spectrum")
+
+
+def _angles_figure(angles: Mapping[str, Mapping[str, Sequence[tuple[str, float]]]]) -> Markup:
+    """Median errors by the true angle: one plot for each parameter and part."""
+    rows = math.ceil(len(angles) / 3)
+    figure = _figure(rows, 2.3)
+    styles = {"trained": (_TRAINED, "-"), "untrained": (_UNTRAINED, "-"), "shuffled": (_UNTRAINED, ":")}
+    for number, (name, encoders) in enumerate(angles.items(), start=1):
+        axes = figure.add_subplot(rows, 3, number)
+        for encoder, points in encoders.items():
+            colour, line = styles[encoder]
+            places = [sum(map(float, angle.split("-"))) / 2 for angle, _ in points]
+            errors = [error for _, error in points]
+            axes.plot(
+                places, errors, color=colour, linestyle=line, linewidth=1.6, marker="o", markersize=3, label=encoder
+            )
+        axes.set_xlim(0, 180)
+        axes.set_xticks(range(0, 181, 30))
+        axes.set_ylim(0, 180)
+        axes.set_yticks(range(0, 181, 60))
+        axes.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="upper left", ncols=3)
+        _quiet_axes(axes, name)
+    return _svg(figure, "angles")
 
 
 def _svg(figure: "Figure", name: str) -> Markup:

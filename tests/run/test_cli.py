@@ -223,7 +223,7 @@ def test_embeddings_are_those_of_the_exported_network_in_every_format(tiny_run: 
 def test_embedding_goes_on_where_it_was_interrupted(tiny_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     embed = f"embed {tiny_run} --output shards --shard-size 30"
     assert command(embed) == 0
-    manifest = read_json("shards/manifest.json")
+    manifest = read_json("shards/_manifest.json")
     assert (manifest["complete"], manifest["rows"], manifest["shards"]) == (True, 120, 5)
     whole = rows("shards")
     Path("shards/part-00002.parquet").unlink()
@@ -244,7 +244,7 @@ def test_a_shard_that_cannot_be_read_is_left_out_and_columns_keep_their_meaning(
     assert command(embed) == command(embed) == 0
     found = {str(row["id"]): row for row in rows("shards")}
     assert found.keys() == {f"{number}.png" for number in range(40) if number != 7}
-    assert read_json("shards/manifest.json")["rows"] == 39
+    assert read_json("shards/_manifest.json")["rows"] == 39
     assert (found["3.png"]["view"], found["3.png"]["transform_view"]) == (0, 3.5)
 
 
@@ -254,8 +254,8 @@ def test_shards_of_other_weights_are_not_mixed(tiny_run: Path, capsys: pytest.Ca
     state = RunFolder(Path("run")).load_checkpoint()
     next(value for value in state["backbone"].values() if value.is_floating_point()).add_(1)
     torch.save(state, "run/checkpoints/last.ckpt")
-    manifest = {**read_json("shards/manifest.json"), "model": "run: sie, test_resnet, after 2 steps"}
-    Path("shards/manifest.json").write_text(json.dumps(manifest))
+    manifest = {**read_json("shards/_manifest.json"), "model": "run: sie, test_resnet, after 2 steps"}
+    Path("shards/_manifest.json").write_text(json.dumps(manifest))
     assert command("embed run --output shards") == 2
     assert "was begun with another weights" in capsys.readouterr().err
 

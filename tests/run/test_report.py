@@ -1,5 +1,6 @@
 """The page says what it was given and nothing else, and needs nothing but itself."""
 
+import base64
 import math
 import re
 from html.parser import HTMLParser
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from ssl_inv.run.report_page import (
+    Latent,
     Neighbour,
     NeighbourRow,
     ReportContent,
@@ -35,8 +37,15 @@ FULL = ReportContent(
     view_pairs=ViewPairs(PIXELS, ["rotated 37°"] * 4),
     neighbours=[NeighbourRow(PIXELS[0, 0], "apple", {"invariant": [PEAR]})],
     spectra={"all": {"trained": [3.0, 2.0, 0.0], "untrained": [1.0, 0.1, 0.01]}},
+    command="ssl-inv pretrain demo",
+    latents=[
+        Latent("floor hue", {"equivariant": ResultRow("r2/relative/floor_hue", "equivariant", 0.504, None, 0.872)})
+    ],
+    angles={"rotation, all": {"trained": [("0-30", 12.0), ("30-60", 31.0)], "shuffled": [("0-30", 40.0)]}},
+    downloads={"results.csv": "measure,part\nrank,all\n"},
 )
-SECTIONS = {name: name for name in ("recipe", "facts", "warnings", "results", "curves", "neighbours")}
+SECTIONS = {name: name for name in ("recipe", "facts", "warnings", "results", "curves", "neighbours", "command")}
+SECTIONS |= {"latents": "latents", "angles": "angles"}
 SECTIONS |= {"view_pairs": "views", "spectra": "spectrum"}
 ADDRESSES = ("src", "href", "xlink:href", "srcset", "data", "action")
 
@@ -109,6 +118,31 @@ def test_numbers_of_a_result_are_all_there_and_absent_columns_are_not() -> None:
         assert number in html
     bare = render_report(ReportContent(title="a run", results=[ResultRow("rank", "all", 143.2)]))
     assert not re.search("untrained|shuffled|published", bare.split("<body>")[1])
+
+
+def test_a_latent_that_training_has_made_worse_is_marked_and_one_that_nobody_knows_is_not() -> None:
+    def latent(trained: float, untrained: float) -> str:
+        row = ResultRow("r2/relative/hue", "all", trained, untrained=untrained)
+        return render_report(ReportContent(title="a run", latents=[Latent("hue", {"all": row})])).split("<body>")[1]
+
+    assert "(0.872) ▼" in latent(0.504, 0.872).replace("</small>", "")
+    assert 'class="forgot"' in latent(0.504, 0.872)
+    assert 'class="forgot"' not in latent(0.9, 0.872) + latent(-0.3, -0.2)
+
+
+def test_results_are_downloaded_from_the_page_itself() -> None:
+    html = render_report(FULL)
+    (address,) = re.findall(r'<a download="results.csv" href="data:text/csv;charset=utf-8;base64,([^"]*)"', html)
+    assert base64.b64decode(address).decode() == FULL.downloads["results.csv"]
+
+
+def test_narrow_pages_have_every_number_of_a_result_below_its_name() -> None:
+    html = render_report(FULL)
+    narrow = html.split("@media (max-width: 640px) {")[1].split("@media print")[0]
+    assert "content: attr(data-name)" in narrow
+    shown = re.findall(r'data-name="(\w+)">([^<]*)', html)
+    assert ("trained", "0.689 ") in shown
+    assert ("untrained", "0.175") in shown
 
 
 def test_a_diverged_run_still_gets_its_page() -> None:

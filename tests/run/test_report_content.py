@@ -1,5 +1,8 @@
 """What a run shows first."""
 
+import json
+import time
+
 import numpy as np
 import pytest
 import timm.data
@@ -18,7 +21,7 @@ from ssl_inv.run.build import build_augmentation
 from ssl_inv.run.export import preprocessing_of
 from ssl_inv.run.judging import unmeasured
 from ssl_inv.run.recipe import resolve
-from ssl_inv.run.report import headlines, result_rows, summary
+from ssl_inv.run.report import angles, curves, downloads, duration, headlines, latents, result_rows, summary
 from ssl_inv.transforms import Circle, Rotation
 from ssl_inv.views.maker import central
 
@@ -62,6 +65,37 @@ def test_every_number_stands_once_in_the_report_and_those_without_value_do_not()
     shown = result_rows(rows)
     assert sorted((row.name, row.part) for row in shown) == sorted(SPLIT)
     assert [row.name for row in shown if not row.folded] == [row.trained.name for row in summary(rows)]
+
+
+def test_latents_are_those_of_both_parts_and_the_downloads_have_every_row():
+    hue = Comparison(Result("r2/relative/floor_hue", "equivariant", 0.5), Result("", "", 0.9))
+    rows = [*table(*SPLIT), hue]
+    found = {one.name: one.parts for one in latents(rows)}
+    assert found.keys() == {"rotation", "floor hue"}
+    assert found["rotation"].keys() == {"invariant", "equivariant"}
+    assert found["floor hue"]["equivariant"].untrained == 0.9
+    assert len(downloads(rows)["results.csv"].splitlines()) == 1 + len(rows)
+    assert len(json.loads(downloads(rows)["results.json"])) == len(rows)
+
+
+def test_errors_by_angle_stand_beside_those_of_the_baselines():
+    errors, worse = (("0-30", 5.0),), (("0-30", 50.0),)
+    rows = [
+        Comparison(
+            Result("r2/relative/rotation", "all", 0.5, errors=errors),
+            untrained=Result("r2/relative/rotation", "all", 0.1, errors=worse),
+        ),
+        Comparison(Result("r2/relative/floor_hue", "all", 0.5)),
+    ]
+    assert angles(rows) == {"rotation, all": {"trained": errors, "untrained": worse}}
+
+
+def test_the_learning_rate_is_a_curve_and_the_duration_is_that_of_the_last_stretch():
+    logged = [{"step": 1, "loss": {"a": 2.0}, "lr": 0.1}, {"step": 2, "loss": {"a": 1.0}, "lr": 0.05}]
+    assert curves(logged)["optimizer/learning rate"] == [(1, 0.1), (2, 0.05)]
+    ago = time.strftime("%Y-%m-%dT%H:%M:%S%z", time.localtime(time.time() - 100))
+    assert duration({"began": ago}) in ("1m40s, with evaluation", "1m41s, with evaluation")
+    assert duration({"began": "", "resumed": [{"at": ago, "step": 40}]}).endswith("since it was resumed at step 40")
 
 
 GROUPS = {"rotation": Rotation(), "sky_hue": Circle()}
