@@ -195,4 +195,6 @@ OPERATIONS = Catalogue(
     {"ssl_inv.augment.operations.shared.Shared": "shared"},
     {"kornia": "kornia_names"},
 )
+LOGGERS = Catalogue("logger", "ssl_inv.engine", "LOGGERS")
+CALLBACKS = Catalogue("callback", "ssl_inv.engine", "CALLBACKS")
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}
