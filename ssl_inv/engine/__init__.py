@@ -3,8 +3,5 @@
 LOGGERS = {name: f"loggers:{name}" for name in ("csv", "mlflow", "tensorboard", "trackio", "wandb")}
 """Loggers by their names in recipes."""
 
-CALLBACKS = {
-    name: f"callbacks:{name}"
-    for name in ("DeviceStatsMonitor", "EarlyStopping", "ModelCheckpoint", "ModelSummary", "Timer")
-}
+CALLBACKS = {name: f"callbacks:{name}" for name in ("DeviceStatsMonitor", "ModelCheckpoint", "ModelSummary", "Timer")}
 """Callbacks by their names in recipes. All of these are Lightning's."""

@@ -5,9 +5,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import (
-    Checkpoint,
     DeviceStatsMonitor,
-    EarlyStopping,
     ModelCheckpoint,
     ModelSummary,
     Timer,
@@ -19,7 +17,8 @@ from ssl_inv.engine.loggers import constructed, named
 from ssl_inv.engine.monitor import OnlineMonitor, collapse
 from ssl_inv.engine.watch import clean
 
-__all__ = ["Checkpoint", "DeviceStatsMonitor", "EarlyStopping", "ModelCheckpoint", "ModelSummary", "Timer"]
+__all__ = ["DeviceStatsMonitor", "ModelCheckpoint", "ModelSummary", "Timer"]
+"""Lightning's, by their names in recipes. `trainer.stop` stands for its `EarlyStopping`, and goes on when resumed."""
 
 
 def make_callbacks(given: Sequence[Any]) -> list[lightning.Callback]:

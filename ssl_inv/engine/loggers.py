@@ -76,7 +76,10 @@ def wandb(place: Place, **settings: Any) -> Logger:
     defaults = {"save_dir": place.folder, "project": "ssl-inv", "name": place.title, "offline": True}
     # Standard output has results only, and the run's own words stay where they are.
     defaults["settings"] = Settings(silent=True, console="off")
-    return WandbLogger(**{**defaults, **settings, "id": number})
+    logger = WandbLogger(**{**defaults, **settings, "id": number})
+    # Lightning passes it on in every case, and the library warns of it.
+    logger._wandb_init.pop("anonymous", None)
+    return logger
 
 
 def mlflow(place: Place, **settings: Any) -> Logger:
@@ -86,7 +89,9 @@ def mlflow(place: Place, **settings: Any) -> Logger:
     if not settings.get("tracking_uri"):
         folder.mkdir(parents=True, exist_ok=True)
         defaults |= {"tracking_uri": f"sqlite:///{folder / 'mlflow.db'}", "artifact_location": str(folder / "files")}
-    for speaker in ("alembic", "mlflow"):  # of every table of a new database
+    import mlflow as library  # noqa: F401 - it sets the levels of its logs when it is imported
+
+    for speaker in ("alembic", "mlflow", "mlflow.store.db.utils"):  # of every table of a new database
         logging.getLogger(speaker).setLevel(logging.WARNING)
     logger = MLFlowLogger(**{**defaults, **settings, "run_id": place.kept.get("run_id", settings.get("run_id"))})
     place.kept["run_id"] = logger.run_id

@@ -19,7 +19,7 @@ class Rates(NamedTuple):
 
 
 class Meter:
-    """Speed of the whole run, and since the last reading. Also holds the loss terms that were checked last, and their sum."""
+    """Speed of the whole run, and since the last reading. Also the loss terms that were checked last, and their sum."""
 
     def __init__(self) -> None:
         self.terms: dict[str, float] = {}

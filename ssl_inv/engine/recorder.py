@@ -74,7 +74,7 @@ class Recorder(lightning.Callback):
         self.run, self.write, self.settings, self.monitor, self.show = run, write, settings, monitor, show
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
         self._rates: Rates | None = None
-        self._collapsed = False
+        self._collapsed = self._ended = False
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Pretraining)
@@ -113,6 +113,10 @@ class Recorder(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Pretraining)
+        if module.step < module.steps and not self._ended:
+            self._reason = "a callback ended training"
+            self.save(module)
+            self._end(trainer, module)
         speed, waiting = module.meter.whole
         self.show.keep(f"trained at {speed:.0f} img/s, {waiting:.1%} of the time waiting for data")
         if self.run is not None:
@@ -184,7 +188,7 @@ class Recorder(lightning.Callback):
         return trainer.strategy.reduce_boolean_decision(bool(self._reason), all=False)
 
     def _end(self, trainer: lightning.Trainer, module: Pretraining) -> None:
-        trainer.should_stop = True
+        trainer.should_stop = self._ended = True
         if self.run is not None and module.step < module.steps:
             self.run.update(stopped={"step": module.step, "why": self._reason})
             self.show.keep(f"stopped at step {module.step} of {module.steps}: {self._reason}")

@@ -88,7 +88,11 @@ class TrackioLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        if self._run is not None:
-            with _silent():
-                self._run.finish()
-            self._run = None
+        if self._run is None:
+            return
+        import trackio
+
+        with _silent():
+            # Not the run's own method: Trackio would end the run once more when the program ends.
+            trackio.finish()
+        self._run = None

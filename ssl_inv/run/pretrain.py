@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as lightning
 import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers.logger import DummyLogger
@@ -158,6 +159,7 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
         run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # The recorder alone needs no numbers by Lightning's `log`.
         module.telling = "callbacks" if settings.callbacks else "nobody"
+        _count_from(run.trainer, module.step)
         try:
             _fit(run)
         except NonFiniteLossError as error:
@@ -248,6 +250,14 @@ def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any], cha
 def _warn(folder: RunFolder, what: str) -> None:
     say(what)
     folder.warn(what)
+
+
+def _count_from(trainer: lightning.Trainer, step: int) -> None:
+    """Let Lightning, and callbacks that ask it, count on from a step."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.manual_optimization.optim_step_progress.total.ready = step
+    loop.manual_optimization.optim_step_progress.total.completed = step
+    loop._batches_that_stepped = step
 
 
 def _fit(run: Run) -> None:

@@ -72,6 +72,7 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         "data": f"{run.recipe.data.name}, {len(run.module.batches.source):,} training and "
         f"{len(run.data.validation):,} validation objects",
         "training": f"{run.module.step:,} steps of {run.recipe.trainer.batch_size}",
+        **({"stopped": f"at step {stopped['step']:,}: {stopped['why']}"} if (stopped := record.get("stopped")) else {}),
         **run.data.notes,
         **{text: str(versions[name]) for name, text in shown.items() if name in versions},
     }
