@@ -101,7 +101,7 @@ def broken_at(patch: pytest.MonkeyPatch, step: int) -> None:
 
     def read(self: StepBatches, number: int) -> Any:
         if number == step:
-            raise OSError("the disk is gone")
+            raise OSError(5, "the disk is gone")
         return really(self, number)
 
     patch.setattr(StepBatches, "__getitem__", read)
