@@ -182,18 +182,19 @@ def require_loggers(given: Sequence[Any]) -> None:
         library = _LIBRARIES.get(name)
         if library is not None and importlib.util.find_spec(library) is None:
             raise SettingError(setting, f"{name!r} needs a library that is missing: pip install 'ssl-inv[{library}]'")
+        found: Any = _CLASSES.get(name)
         if name == "trackio":
-            from ssl_inv.engine.trackio_logger import TrackioLogger as Found
-        elif name in _CLASSES:
-            Found: Any = _CLASSES[name]  # type: ignore[no-redef]
-        else:
+            from ssl_inv.engine.trackio_logger import TrackioLogger
+
+            found = TrackioLogger
+        elif found is None:
             try:
-                Found = LOGGERS.find(name).load()
+                found = LOGGERS.find(name).load()
             except SettingError as error:
                 raise SettingError(f"{setting}.{error.setting}", error.problem) from error
-            is_one = inspect.isclass(Found) and issubclass(Found, Logger)
+            is_one = inspect.isclass(found) and issubclass(found, Logger)
             require(is_one, f"{setting}.name", f"{name!r} is no Lightning logger")
-        require_accepted(Found, setting, settings)
+        require_accepted(found, setting, settings)
 
 
 class Loggers:

@@ -62,19 +62,24 @@ class Recorder(lightning.Callback):
     ) -> None:
         self.loggers, self._score_every = loggers, score_every
         watched, stop = settings.watched_for_best(), settings.early_stop()
-        self._value = None if watched is None else Value(watched, "trainer.best")
+        self._value = None if watched is None else Value(watched, "trainer.best", score_every > 0)
         before = None if run is None else run.record().get("best")
         if before and watched is not None and before["name"] == watched.name:
             self._best = before["value"] if before["mode"] == "max" else -before["value"]
         else:
             self._best = -math.inf
-        self._stop, self._reason = None if stop is None else Stop(stop), ""
+        self._stop, self._reason = None if stop is None else Stop(stop, score_every > 0), ""
         for entry in history:
             self._see(entry)
         self.run, self.write, self.settings, self.monitor, self.show = run, write, settings, monitor, show
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
         self._rates: Rates | None = None
         self._collapsed = self._ended = False
+
+    @property
+    def reason(self) -> str:
+        """Why training ends by what has been logged; empty if it does not."""
+        return self._reason
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Pretraining)

@@ -33,12 +33,14 @@ class Value:
     Args:
         watched: which.
         setting: the setting that asks for it, for messages.
+        monitored: whether there will be scores.
     """
 
-    def __init__(self, watched: Watched, setting: str) -> None:
+    def __init__(self, watched: Watched, setting: str, monitored: bool = True) -> None:
         self.watched, self.setting = watched, setting
         wanted = clean(watched.name)
         self.names = [wanted] if wanted.partition("/")[0] in _GROUPS else [f"{group}/{wanted}" for group in _GROUPS]
+        self._groups = {one.partition("/")[0] for one in self.names} - (set() if monitored else {"monitor"})
         self._seen: dict[str, None] = {}
         self._lower = False
 
@@ -68,7 +70,7 @@ class Value:
 
     def _require_possible(self) -> None:
         groups = {one.partition("/")[0] for one in self._seen}
-        if not set(self._seen).intersection(self.names) and groups >= {one.partition("/")[0] for one in self.names}:
+        if not set(self._seen).intersection(self.names) and groups >= self._groups:
             short = {one.partition("/")[2]: None for one in self._seen}
             raise SettingError(
                 self.setting,
@@ -107,11 +109,12 @@ class Stop:
 
     Args:
         settings: when.
+        monitored: whether there will be scores.
     """
 
-    def __init__(self, settings: StopSettings) -> None:
+    def __init__(self, settings: StopSettings, monitored: bool = True) -> None:
         self.settings = settings
-        self._value = None if settings.watched is None else Value(settings.watched, "trainer.stop.name")
+        self._value = None if settings.watched is None else Value(settings.watched, "trainer.stop.name", monitored)
         self._best: float | None = None
         self._worse = self._collapsed = 0
 

@@ -64,5 +64,5 @@ def _spectrum(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Pixels:
         axes.set_title(part)
         axes.set_xlabel("singular value")
     figure.axes[0].legend()
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]

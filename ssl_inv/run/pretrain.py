@@ -156,6 +156,9 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
             None if folder is None else make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device)
         )
         recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every)
+        if folder is not None and recorder.reason:  # killed between its last checkpoint and the word that it stopped
+            folder.update(stopped={"step": module.step, "why": recorder.reason})
+            return loggers
         run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # The recorder alone needs no numbers by Lightning's `log`.
         module.telling = "callbacks" if settings.callbacks else "nobody"

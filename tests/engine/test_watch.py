@@ -42,6 +42,11 @@ def test_a_name_that_nothing_has_is_refused_once_all_that_is_logged_is_known() -
         value.read(knn(0.5)[0])
 
 
+def test_without_a_monitor_the_losses_alone_refuse_a_name() -> None:
+    with pytest.raises(SettingError, match=r"'varience'; did you mean 'variance'"):
+        Value(Watched(name="varience"), "trainer.best", monitored=False).read({"step": 1, "loss": {"variance": 1.0}})
+
+
 def test_a_plateau_is_a_number_of_values_in_a_row_that_are_no_better_by_enough() -> None:
     entries = knn(0.5, 0.6, 0.605, 0.62, 0.62, 0.615)
     found = reasons(Stop(StopSettings(name="knn", patience=2, change=0.01)), entries)

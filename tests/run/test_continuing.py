@@ -224,6 +224,10 @@ def test_a_run_that_stops_early_is_complete_and_says_why_and_goes_on_if_told(
     assert RunFolder(killed).record()["stopped"] == record["stopped"]
     one, other = (torch.load(path / "checkpoints" / "last.ckpt", weights_only=True) for path in (run, killed))
     assert all(torch.equal(weight, other["backbone"][name]) for name, weight in one["backbone"].items())
+    # Killed just before it said that it stopped, it stops where it was.
+    RunFolder(killed).update(stopped=None, state="training")
+    assert resumed(killed) == 0
+    assert RunFolder(killed).record()["stopped"] == record["stopped"]
     # Resumed as it is, it stays as it is; its owner may go on.
     assert resumed(run) == 0
     assert len(losses(run)) == 6
