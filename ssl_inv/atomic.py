@@ -37,6 +37,15 @@ def write_text(path: Path, text: str) -> None:
         aside.write_text(text, encoding="utf-8")
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy where the file system has no links."""
+    with written_aside(target) as aside:
+        try:
+            os.link(source, aside)
+        except OSError:
+            shutil.copyfile(source, aside)
+
+
 def remove_leftovers(path: Path) -> None:
     """Remove what a killed process was writing aside for `path`."""
     for aside in path.parent.glob(f".{path.name}.*"):

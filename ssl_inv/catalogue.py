@@ -259,4 +259,6 @@ OPERATIONS = Catalogue(
     {"torchvision": "torchvision_names", "kornia": "kornia_names"},
 )
 PROTOCOLS = Catalogue("protocol", "ssl_inv.evaluation.protocols", "PROTOCOLS")
+LOGGERS = Catalogue("logger", "ssl_inv.engine", "LOGGERS")
+CALLBACKS = Catalogue("callback", "ssl_inv.engine", "CALLBACKS")
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}

@@ -99,16 +99,25 @@ class StepBatches(Dataset[Batch]):
         counts = source.view_counts
         too_large = f"{batch_size} is larger than the {len(counts)} objects of the training data"
         require(batch_size <= len(counts), "batch_size", too_large)
-        uneven = f"{batch_size} cannot be shared evenly by {processes} processes"
-        require(batch_size % processes == 0, "batch_size", uneven)
         if counts.min() < (1 if linked else views):
             raise ValueError(f"an object of the training data has {counts.min()} view(s), {views} are needed")
         self.source, self._view_counts = source, counts
         self.batch_size, self.views, self.seed = batch_size, views, seed
-        self.rank, self.processes, self.way, self.linked = rank, processes, way, linked
+        self.way, self.linked = way, linked
+        self.share_with(rank, processes)
         self.framing, self.links = framing, cast(Links | None, None)
         self.steps_per_epoch = len(counts) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
+
+    def share_with(self, rank: int, processes: int) -> None:
+        """Give process `rank` its share of every batch.
+
+        Raises:
+            SettingError: if the batch cannot be shared evenly.
+        """
+        uneven = f"{self.batch_size} cannot be shared evenly by {processes} processes"
+        require(self.batch_size % processes == 0, "batch_size", uneven)
+        self.rank, self.processes = rank, processes
 
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)

@@ -2,13 +2,14 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 
 import pytorch_lightning as lightning
 import torch
 from joblib import cpu_count
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
@@ -23,8 +24,8 @@ def say(what: str) -> None:
     logging.getLogger("ssl_inv").warning(f"warning: {what}")
 
 
-def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
-    """Lightning's trainer, without the parts that the engine replaces.
+def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:
+    """Lightning's trainer with the recipe's callbacks, without the parts that the engine replaces.
 
     Raises:
         SettingError: if there are not enough GPUs.
@@ -44,7 +45,8 @@ def make_trainer(settings: TrainerSettings) -> lightning.Trainer:
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             max_epochs=1,
             logger=False,
-            enable_checkpointing=False,
+            callbacks=list(callbacks),
+            enable_checkpointing=any(isinstance(one, ModelCheckpoint) for one in callbacks),
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,

@@ -19,10 +19,11 @@ class Rates(NamedTuple):
 
 
 class Meter:
-    """Speed of the whole run, and since the last reading. Also holds the loss terms that were checked last."""
+    """Speed of the whole run, and since the last reading. Also the loss terms that were checked last, and their sum."""
 
     def __init__(self) -> None:
         self.terms: dict[str, float] = {}
+        self.total = 0.0
         self.start()
 
     def start(self) -> None:

@@ -3,25 +3,34 @@
 import math
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as lightning
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require
+from ssl_inv.catalogue import require, within
 from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.source import Source
-from ssl_inv.engine.launch import beside
+from ssl_inv.engine import preflight
+from ssl_inv.engine.launch import beside, say
 from ssl_inv.engine.meter import Meter
 from ssl_inv.engine.optimizers import Optimization
 from ssl_inv.engine.settings import TrainerSettings
+from ssl_inv.engine.watch import clean
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import is_distributed
+from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views.maker import ViewMaker
+
+_CHECKED_AT_LEAST = 64
+"""Batches after which the loss terms are looked at, if nobody has asked for them before."""
+
+_IN_CHECKPOINT = "ssl-inv"
+"""The key of a Lightning checkpoint that holds what Lightning does not save itself."""
 
 _TRAINING, _BETWEEN_EPOCHS, _AFTER_STEP = range(3)
 """Where torch's random state is set. Each place has its own random numbers."""
@@ -56,6 +65,10 @@ class Pretraining(lightning.LightningModule):
     The batch, the views, the learning rate and the random numbers of a step depend on the seed and the number of the
     step, and on nothing else. A checkpoint therefore needs only the weights, the optimiser's state and that number.
 
+    It trains in any Lightning trainer. There it logs `loss/total`, every loss term as `loss/NAME`, and `lr`, ends after
+    the last step, and is saved and restored by Lightning's checkpoints. It optimises by hand, so accumulation and
+    clipping are those of `settings`, and Lightning refuses its own.
+
     Args:
         backbone: the network to pretrain.
         objective: what it learns.
@@ -89,15 +102,35 @@ class Pretraining(lightning.LightningModule):
         self.meter = Meter()
         self.diagnostics: dict[str, float] = {}
         """The objective's numbers about its memory before this epoch, until they are logged."""
+        self.telling: Literal["loggers", "callbacks", "nobody"] = "loggers"
+        """Who gets the loss terms of every step by Lightning's `log`; a run with a `Recorder` needs none of it."""
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
 
     def setup(self, stage: str) -> None:
-        """Give every rank the state of rank 0, which alone may have read a checkpoint."""
+        """Join the processes of the trainer, and give every rank the state of rank 0, which alone may have read a
+        checkpoint.
+
+        Raises:
+            SettingError: if the batch cannot be shared by the processes.
+        """
+        self._join(self.trainer.global_rank, self.trainer.world_size)
+        half, wanted = "bf16" in str(self.trainer.precision), self.settings.precision == "bf16"
+        if half != wanted:
+            say(f"the recipe asks for precision {self.settings.precision}, the trainer has {self.trainer.precision}")
         if is_distributed():
             first = self.trainer.is_global_zero
             state = self.trainer.strategy.broadcast(self.training_state() if first else {})
             if not first:
                 self.load_training_state(state)
+
+    def _join(self, rank: int, processes: int) -> None:
+        if (rank, processes) == (self.batches.rank, self.batches.processes):
+            return
+        with within("trainer"):
+            preflight.require_batch(self.batches.batch_size, self.objective, self.view_maker.augmentation, processes)
+            self.batches.share_with(rank, processes)
+        for network in (self.backbone, self.objective):
+            synchronise_batch_norm(network, self.trainer.strategy.root_device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return self.optimization.optimizer
@@ -132,9 +165,10 @@ class Pretraining(lightning.LightningModule):
             views = self.view_maker(batch)
         losses = self.objective.loss(views, self.backbone)
         loss = weighted_sum(losses)
-        values = torch.stack([term.value.detach().float() for term in losses.values()])
+        values = torch.stack([*(term.value.detach().float() for term in losses.values()), loss.detach().float()])
         self._unchecked.append((self.step + 1, list(losses), values))
-        if values.device.type == "cpu":  # On a GPU the look at the values would wait for the step.
+        # On a GPU the look at the values would wait for the step.
+        if values.device.type == "cpu" or len(self._unchecked) >= _CHECKED_AT_LEAST:
             self.check_finite()
         self.manual_backward(loss / self.settings.accumulate)
         if (batch_idx + 1) % self.settings.accumulate == 0:
@@ -142,6 +176,8 @@ class Pretraining(lightning.LightningModule):
 
     def _step(self) -> None:
         optimizer = self.optimization.optimizer
+        if self.telling != "nobody":
+            self._tell()
         self.optimization.set_rate(self.step, self.steps)
         for parameter in self.objective.held(self.step + 1, self.steps):
             parameter.grad = None
@@ -159,6 +195,19 @@ class Pretraining(lightning.LightningModule):
         with torch.autocast(self.device.type, enabled=False):
             self.objective.after_step(self.backbone, self.step, self.steps)
 
+        if self.step >= self.steps:
+            self.trainer.should_stop = True
+
+    def _tell(self) -> None:
+        """Log the terms of this step by Lightning's `log`, whose callbacks can watch them."""
+        done = self.step + 1
+        every = [values for step, _, values in self._unchecked if step == done]
+        names = [f"loss/{clean(name)}" for name in (*self._unchecked[-1][1], "total")]
+        numbers: dict[str, Any] = dict(zip(names, torch.stack(every).mean(0), strict=True))
+        # Under this name Lightning's loggers take the number of the step, which they else count from 0.
+        numbers |= {"lr": self.optimization.rate(self.step, self.steps), "step": float(done)}
+        self.log_dict(numbers, on_step=True, on_epoch=False, logger=self.telling == "loggers")
+
     def _set_random_state(self, occasion: int, *number: int) -> None:
         torch.manual_seed(int(keyed_random.bits(self.settings.seed, occasion, *number, count=1)[0, 0] >> 1))
 
@@ -171,13 +220,13 @@ class Pretraining(lightning.LightningModule):
         if not self._unchecked:
             return
         for step, names, values in self._unchecked:
-            for name, value in zip(names, values.tolist(), strict=True):
+            for name, value in zip([*names, "total"], values.tolist(), strict=True):
                 if not math.isfinite(value):
                     raise NonFiniteLossError(f"loss term '{name}' became {value} at step {step}")
         # A step of several batches reports their mean. Batches of an unfinished step are kept for the next check.
         step, names, _ = self._unchecked[-1]
         last = [one for one in self._unchecked if one[:2] == (step, names)]
-        means = torch.stack([values for _, _, values in last]).mean(0).tolist()
+        *means, self.meter.total = torch.stack([values for _, _, values in last]).mean(0).tolist()
         self.meter.terms = dict(zip(names, means, strict=True))
         self._unchecked = last if step > self.step else []
 
@@ -212,6 +261,26 @@ class Pretraining(lightning.LightningModule):
             self.diagnostics = {**found, "seconds": time.perf_counter() - begun}
 
         return look
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        own = {
+            key: one for key, one in self.training_state().items() if key not in ("backbone", "objective", "optimizer")
+        }
+        checkpoint[_IN_CHECKPOINT] = own
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take up the step.
+
+        Raises:
+            ValueError: if the checkpoint is of another module, or of a run with another number of images.
+        """
+        own = checkpoint.get(_IN_CHECKPOINT)
+        if own is None:
+            raise ValueError("this checkpoint is none of a pretraining by ssl-inv")
+        if (before := tuple(own["extent"])) != (here := extent(self.batches.source)):
+            counts = "{} objects in {} images".format
+            raise ValueError(f"the run began with {counts(*before)}, and there are {counts(*here)} now")
+        self.step, self._stamp = int(own["step"]), own["stamp"]
 
     def training_state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, and what its networks need without its data. Plain values."""

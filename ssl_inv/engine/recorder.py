@@ -1,18 +1,21 @@
 """A Lightning callback that logs, scores, saves checkpoints and shows progress."""
 
+import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as lightning
 
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.engine.loggers import Loggers
 from ssl_inv.engine.meter import Rates
 from ssl_inv.engine.module import Pretraining
 from ssl_inv.engine.monitor import OnlineMonitor, collapse
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.settings import TrainerSettings
+from ssl_inv.engine.watch import Stop, Value
 from ssl_inv.nn.distributed import all_names, rank
 
 
@@ -33,30 +36,53 @@ class Record(Protocol):
 
 
 class Recorder(lightning.Callback):
-    """Logs, scores and saves at the steps that the recipe names.
+    """Logs, scores and saves at the steps that the recipe names, and ends training early if the recipe says when.
 
     Args:
         run: the record; None on all ranks but 0.
-        write: writes the content of a checkpoint; None on all ranks but 0.
-        settings: how often to log and save.
+        write: writes the content of a checkpoint, and as the best one if told so; None on all ranks but 0.
+        settings: how often to log and save, and what is watched.
         monitor: scores the encoder, if given.
         show: the progress display.
+        loggers: are told what the record is; None on all ranks but 0.
+        history: the entries of the log so far that count for the early end.
+        score_every: steps between scores, which all ranks must know.
     """
 
     def __init__(
         self,
         run: Record | None,
-        write: Callable[[Mapping[str, Any]], None] | None,
+        write: Callable[[Mapping[str, Any], bool], None] | None,
         settings: TrainerSettings,
         monitor: OnlineMonitor | None,
         show: Progress,
+        loggers: Loggers | None = None,
+        history: Sequence[Mapping[str, Any]] = (),
+        score_every: int = 0,
     ) -> None:
+        self.loggers, self._score_every = loggers, score_every
+        watched, stop = settings.watched_for_best(), settings.early_stop()
+        self._value = None if watched is None else Value(watched, "trainer.best", score_every > 0)
+        before = None if run is None else run.record().get("best")
+        if before and watched is not None and before["name"] == watched.name:
+            self._best = before["value"] if before["mode"] == "max" else -before["value"]
+        else:
+            self._best = -math.inf
+        self._stop, self._reason = None if stop is None else Stop(stop, score_every > 0), ""
+        for entry in history:
+            self._see(entry)
         self.run, self.write, self.settings, self.monitor, self.show = run, write, settings, monitor, show
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
         self._rates: Rates | None = None
-        self._collapsed = False
+        self._collapsed = self._ended = False
+
+    @property
+    def reason(self) -> str:
+        """Why training ends by what has been logged; empty if it does not."""
+        return self._reason
 
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+        assert isinstance(module, Pretraining)
         self._resumed = self._first_done = time.perf_counter()
 
     def on_train_batch_end(
@@ -74,8 +100,11 @@ class Recorder(lightning.Callback):
             trained = time.perf_counter() - self._resumed
             if self.monitor is not None and self.monitor.due(module.step, trained - self.monitor.seconds):
                 self._score(module)
-            if module.step % self.settings.checkpoint_every == 0 or last:
+            stops = self._ends(trainer, module.step)
+            if module.step % self.settings.checkpoint_every == 0 or last or stops:
                 self.save(module)
+            if stops:
+                self._end(trainer, module)
             self.show.update(self._line(module))
 
     def on_train_batch_start(
@@ -84,11 +113,15 @@ class Recorder(lightning.Callback):
         assert isinstance(module, Pretraining)
         if module.diagnostics and self.run is not None:
             numbers = {name: round(value, 4) for name, value in module.diagnostics.items()}
-            self.run.log(step=module.step + 1, memory=numbers)
+            self._note(step=module.step + 1, memory=numbers)
         module.diagnostics = {}
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Pretraining)
+        if module.step < module.steps and not self._ended:
+            self._reason = "a callback ended training"
+            self.save(module)
+            self._end(trainer, module)
         speed, waiting = module.meter.whole
         self.show.keep(f"trained at {speed:.0f} img/s, {waiting:.1%} of the time waiting for data")
         if self.run is not None:
@@ -112,8 +145,58 @@ class Recorder(lightning.Callback):
         module.check_weights()
         # Every rank meets other images. The ranks exchange the names of broken ones at checkpoints.
         self._note_broken(module, all_names(self.broken))
+        self._write(module)
+
+    def _write(self, module: Pretraining, best: bool = False) -> None:
         if self.write is not None:
-            self.write(module.training_state())
+            self.write(module.training_state(), best)
+
+    def _note(self, further: Mapping[str, float] | None = None, **entry: Any) -> bool:
+        """Add an entry to the log, and tell it to the loggers, with further numbers that the log has not.
+
+        Returns:
+            Whether the entry has a better value than all before.
+        """
+        assert self.run is not None
+        self.run.log(**entry)
+        if self.loggers is not None:
+            self.loggers.log({**entry, **(further or {})})
+        self._see(entry)
+        return self._is_best(entry)
+
+    def _see(self, entry: Mapping[str, Any]) -> None:
+        if self._stop is not None:
+            self._reason = self._stop.see(entry) or self._reason
+
+    def _is_best(self, entry: Mapping[str, Any]) -> bool:
+        value = None if self._value is None else self._value.read(entry)
+        if value is None or not value > self._best:
+            return False
+        self._best = value
+        return True
+
+    def _keep_best(self, module: Pretraining) -> None:
+        """Save the checkpoint of this step as the best one. It is then also the last one, from which a run goes on."""
+        assert self._value is not None
+        assert self.run is not None
+        module.check_weights()
+        self._write(module, best=True)
+        value = self._value
+        named = {"name": value.watched.name, "mode": value.mode, "value": value.shown(self._best)}
+        self.run.update(best={**named, "step": module.step})
+
+    def _ends(self, trainer: lightning.Trainer, step: int) -> bool:
+        """Whether training ends here: rank 0 knows, and tells the others at steps that may have an entry of the log."""
+        every = (self.settings.log_every, self._score_every)
+        if self._stop is None or not any(one and step % one == 0 for one in every):
+            return False
+        return trainer.strategy.reduce_boolean_decision(bool(self._reason), all=False)
+
+    def _end(self, trainer: lightning.Trainer, module: Pretraining) -> None:
+        trainer.should_stop = self._ended = True
+        if self.run is not None and module.step < module.steps:
+            self.run.update(stopped={"step": module.step, "why": self._reason})
+            self.show.keep(f"stopped at step {module.step} of {module.steps}: {self._reason}")
 
     def _log(self, module: Pretraining) -> None:
         self._rates = module.meter.read()
@@ -121,13 +204,18 @@ class Recorder(lightning.Callback):
             speed, waiting = self._rates
             rate = module.optimization.optimizer.param_groups[0]["lr"]
             speeds = {"images_per_second": round(speed, 1), "waiting": round(waiting, 4)}
-            self.run.log(step=module.step, loss=module.meter.terms, lr=rate, **speeds)
+            total = {"loss/total": module.meter.total}
+            with module.meter.paused():
+                if self._note(total, step=module.step, loss=module.meter.terms, lr=rate, **speeds):
+                    self._keep_best(module)
 
     def _score(self, module: Pretraining) -> None:
         assert self.monitor is not None
         scores = self.monitor.scores()
         if self.run is not None:
-            self.run.log(step=module.step, monitor={name: round(value, 4) for name, value in scores.items()})
+            rounded = {name: round(value, 4) for name, value in scores.items()}
+            if self._note(step=module.step, monitor=rounded):
+                self._keep_best(module)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if ", " not in name)
         self.show.keep(f"step {module.step}: {shown}")
         sentence = collapse(scores)

@@ -1,10 +1,10 @@
 """The sections of a recipe that have one schema, as dataclasses that check their values."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-from ssl_inv.catalogue import require, require_above, require_at_least
+from ssl_inv.catalogue import CALLBACKS, LOGGERS, Catalogue, require, require_above, require_at_least, suggest, within
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +46,18 @@ class TrainerSettings:
             optimiser begin anew. `backbone.weights` takes the backbone alone. Null begins with random weights.
         checkpoint_every: steps between checkpoints.
         log_every: steps between lines in metrics.jsonl.
+        keep: checkpoints to keep, the last of which is `last.ckpt`; from 2 on, each is also there as `step-N.ckpt`.
+        best: what the best checkpoint is best in: a monitor score such as `knn`, or a loss term; `best.ckpt` holds it.
+            A mapping `{name: knn, mode: max}` says whether more or less is better; by itself, scores are to be high
+            and losses low. None keeps no best checkpoint.
+        stop: when to end training early, as a mapping: `{name: knn, patience: 10}` ends it after 10 scores in a row
+            that are no better by more than `change` (0), `{collapse: 3}` after 3 in a row that tell of a collapse;
+            both can be given, and `mode` as for `best`. None trains to the last step.
+        loggers: further places for what metrics.jsonl has, the recipe, and the report's pictures: `tensorboard`, `csv`,
+            `wandb`, `mlflow`, `trackio`, or the dotted path of a Lightning logger. A mapping gives settings:
+            `{name: wandb, project: x, offline: true}`.
+        callbacks: Lightning callbacks by short name or dotted path, with settings as for `loggers`:
+            `{name: pytorch_lightning.callbacks.DeviceStatsMonitor, cpu_stats: true}`.
     """
 
     steps: int | None = None
@@ -62,11 +74,16 @@ class TrainerSettings:
     start: str | None = None
     checkpoint_every: int = 100
     log_every: int = 10
+    keep: int = 1
+    best: str | dict[str, Any] | None = None
+    stop: dict[str, Any] | None = None
+    loggers: list[Any] = field(default_factory=list)
+    callbacks: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, not both; --trainer.steps null removes steps")
-        for name in ("steps", "epochs", "batch_size", "accumulate", "devices", "checkpoint_every", "log_every"):
+        for name in ("steps", "epochs", "batch_size", "accumulate", "devices", "checkpoint_every", "log_every", "keep"):
             if (value := getattr(self, name)) is not None:
                 require_at_least(1, **{name: value})
         require_at_least(0, workers=self.workers or 0)
@@ -74,6 +91,101 @@ class TrainerSettings:
         if self.clip is not None:
             require_above(0, clip=self.clip)
         require(not self.clip_each or self.clip is not None, "clip_each", "needs `clip`, which is null")
+        for name, catalogue, given in (("loggers", LOGGERS, self.loggers), ("callbacks", CALLBACKS, self.callbacks)):
+            for number, one in enumerate(given):
+                with within(f"{name}[{number}]"):
+                    _require_named(one, catalogue)
+        short = [one.get("name") if isinstance(one, dict) else one for one in self.loggers]
+        twice = next((name for name in short if short.count(name) > 1), None)
+        require(twice is None, "loggers", f"{twice!r} stands there twice")
+        self.watched_for_best()
+        self.early_stop()
+
+    def watched_for_best(self) -> "Watched | None":
+        """What the best checkpoint is best in."""
+        return None if self.best is None else _watched("best", self.best)
+
+    def early_stop(self) -> "StopSettings | None":
+        """When to end training early."""
+        if self.stop is None:
+            return None
+        with within("stop"):
+            return StopSettings(**_known(StopSettings, self.stop))
+
+
+def _require_named(given: Any, catalogue: Catalogue) -> None:
+    form = f"expected the name of a {catalogue.kind}, or a mapping with a name and settings, got {given!r}"
+    require(isinstance(given, str | dict), "name", form)
+    name = given if isinstance(given, str) else given.get("name")
+    require(isinstance(name, str) and bool(name), "name", form)
+    # What a dotted path names is imported when the run is built, before anything is written.
+    if "." not in str(name):
+        catalogue.find(str(name))
+
+
+def _known(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    names = [one.name for one in fields(kind)]
+    for name in given:
+        require(name in names, str(name), f"no such setting; {suggest(str(name), names)}")
+    return dict(given)
+
+
+def _watched(setting: str, given: str | Mapping[str, Any]) -> "Watched":
+    with within(setting):
+        mapping = {"name": given} if isinstance(given, str) else given
+        require("name" in mapping, "name", "required: a monitor score such as 'knn', or a loss term")
+        return Watched(**_known(Watched, mapping))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watched:
+    """A number that is logged during training, and which way is better.
+
+    Args:
+        name: of a monitor score or a loss term, as in metrics.jsonl or as loggers show it: `knn`, `monitor/knn`.
+        mode: `max` if more is better, `min` if less is; None: scores are to be high, losses low.
+    """
+
+    name: str
+    mode: Literal["min", "max"] | None = None
+
+    def __post_init__(self) -> None:
+        require(isinstance(self.name, str) and bool(self.name.strip()), "name", f"expected a text, got {self.name!r}")
+        require(self.mode in (None, "min", "max"), "mode", f"must be 'min' or 'max', got {self.mode!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StopSettings:
+    """When training ends before its last step.
+
+    Args:
+        name: the number whose plateau ends training; see `Watched`; None watches for no plateau.
+        patience: values in a row that are no better than the best before them.
+        change: how much better a value must be to count.
+        mode: see `Watched`.
+        collapse: scores in a row that tell of collapsed features; 0 does not end training for it.
+    """
+
+    name: str | None = None
+    patience: int = 10
+    change: float = 0.0
+    mode: Literal["min", "max"] | None = None
+    collapse: int = 0
+
+    def __post_init__(self) -> None:
+        for name, value in (("patience", self.patience), ("collapse", self.collapse)):
+            require(type(value) is int, name, f"expected a whole number, got {value!r}")
+        require(type(self.change) in (int, float), "change", f"expected a number, got {self.change!r}")
+        require_at_least(1, patience=self.patience)
+        require_at_least(0, change=self.change, collapse=self.collapse)
+        require(self.name is not None or self.collapse > 0, "name", "required, unless `collapse` is given")
+        if self.name is not None:
+            Watched(name=self.name, mode=self.mode)
+
+    @property
+    def watched(self) -> Watched | None:
+        """The number whose plateau ends training."""
+        return None if self.name is None else Watched(name=self.name, mode=self.mode)
 
 
 @dataclass(frozen=True, kw_only=True)

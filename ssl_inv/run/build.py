@@ -8,13 +8,16 @@ import pytorch_lightning as lightning
 import torch
 
 from ssl_inv.augment.policy import Augmentation
-from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, within
+from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, require, within
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.engine import preflight
+from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.launch import make_trainer, say, workers
+from ssl_inv.engine.loggers import require_loggers
 from ssl_inv.engine.module import Pretraining, extent
 from ssl_inv.engine.optimizers import make_optimizer
+from ssl_inv.engine.watch import require_scored
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
@@ -75,8 +78,29 @@ def build(recipe: Recipe, begins: bool = True) -> Run:
     """
     settings = recipe.trainer
     with within("trainer"):
-        trainer = make_trainer(settings)
-    device = trainer.strategy.root_device
+        require_loggers(settings.loggers)
+        trainer = make_trainer(settings, make_callbacks(settings.callbacks))
+    device, processes = trainer.strategy.root_device, (trainer.global_rank, trainer.world_size)
+    *parts, start = build_module(recipe, device, *processes, begins=begins)
+    return Run(recipe, *parts, trainer, start)
+
+
+def build_module(
+    recipe: Recipe, device: torch.device, rank: int = 0, processes: int = 1, begins: bool = True
+) -> tuple[Data, Augmentation, Pretraining, Start]:
+    """The data, the augmentation, the training step and the start of a recipe. Nothing is written.
+
+    Args:
+        recipe: what is trained.
+        device: where it will run.
+        rank: number of this process.
+        processes: how many share a batch.
+        begins: see `build`.
+
+    Raises:
+        SettingError: see `build`.
+    """
+    settings = recipe.trainer
     data, augmentation = build_data(recipe), build_augmentation(recipe)
     start = Start(recipe)
     loads = start.of_backbone if begins else None
@@ -116,8 +140,8 @@ def build(recipe: Recipe, begins: bool = True) -> Run:
             start.of_everything(backbone, objective, train)
         start.tell()
     with within("trainer"):
-        preflight.require_batch(settings.batch_size, objective, augmentation, trainer.world_size)
-        plan, process = view_maker.plan, (trainer.global_rank, trainer.world_size)
+        preflight.require_batch(settings.batch_size, objective, augmentation, processes)
+        plan, process = view_maker.plan, (rank, processes)
         loaded = view_maker.loaded_views
         batches = StepBatches(
             train, settings.batch_size, loaded, settings.seed, *process, plan.way, plan.linked, view_maker.frames
@@ -125,13 +149,25 @@ def build(recipe: Recipe, begins: bool = True) -> Run:
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     for network in (backbone, objective):
         to_channels_last(network)
-        if trainer.world_size > 1:
+        if processes > 1:
             synchronise_batch_norm(network, device)
     with within("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe.optimizer)
+    _require_watched(recipe, data)
     loaders = workers(settings, train)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
-    return Run(recipe, data, augmentation, module, trainer, start)
+    return data, augmentation, module, start
+
+
+def _require_watched(recipe: Recipe, data: Data) -> None:
+    """Refuse what no monitor can score, as far as it is known before training."""
+    stop, every = recipe.trainer.early_stop(), recipe.monitor.every
+    labelled = ["linear", "knn"] if data.train.labels is not None else []
+    scores = ["rankme", "deviation", *labelled, *(f"r2 {name}" for name in data.validation.groups)]
+    require_scored(recipe.trainer.watched_for_best(), "trainer.best", every, scores)
+    require_scored(None if stop is None else stop.watched, "trainer.stop.name", every, scores)
+    collapses = stop is not None and stop.collapse > 0
+    require(not collapses or every > 0, "trainer.stop.collapse", "is told by the monitor, but monitor.every is 0")
 
 
 def build_networks(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.arguments import RECIPE, AddCommand, number, output_option
+from ssl_inv.run.continuing import Continuation, continuation
 from ssl_inv.run.explain import explained, recipe_head
 from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
 from ssl_inv.run.recipe import (
@@ -35,6 +36,10 @@ def add_training(command: AddCommand) -> None:
     output_option(one, "FOLDER", "folder of the run; runs/RECIPE-TIME by default")
     resume = "continue the run in this folder; the result is as if it had never stopped"
     one.add_argument("--resume", type=Path, metavar="RUN", help=resume)
+    change = (
+        "with --resume: a setting that changes from here on, such as trainer.steps=2000; can be given several times"
+    )
+    one.add_argument("--continue", dest="said", action="append", default=[], metavar="KEY=VALUE", help=change)
     one.add_argument("--quiet", action="store_true", help="print only warnings and results")
 
     one = command("recipes", _recipes, "list the shipped recipes, or print one with all its settings")
@@ -54,11 +59,18 @@ def add_training(command: AddCommand) -> None:
 
 
 def _pretrain(arguments: argparse.Namespace) -> None:
-    recipe, folder = _new_run(arguments) if arguments.resume is None else _resumed_run(arguments)
+    if arguments.resume is not None:
+        continued, folder = _resumed_run(arguments)
+        from ssl_inv.run.pretrain import resume
+
+        resume(continued, folder, arguments.quiet)
+        return
+    if arguments.said:
+        raise RecipeError("--continue: needs the run that is continued, --resume RUN")
+    recipe, folder = _new_run(arguments)
     from ssl_inv.run.pretrain import pretrain
 
-    numbered = arguments.output is None and arguments.resume is None
-    pretrain(recipe, folder, arguments.resume is not None, arguments.quiet, numbered)
+    pretrain(recipe, folder, arguments.quiet, numbered=arguments.output is None)
 
 
 def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
@@ -72,18 +84,18 @@ def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
     return recipe, folder
 
 
-def _resumed_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
+def _resumed_run(arguments: argparse.Namespace) -> tuple[Continuation, RunFolder]:
     if arguments.output is not None:
         raise RecipeError("--output and --resume exclude each other: a resumed run stays in its folder")
     folder = RunFolder.open(arguments.resume)
-    recipe = folder.recipe()
+    began = asked = folder.recipe()
     if arguments.recipe is not None:
-        folder.refuse_another_recipe(load_recipe(arguments.recipe, arguments.overrides))
+        asked = folder.as_begun(load_recipe(arguments.recipe, arguments.overrides), arguments.overrides)
     elif arguments.overrides:
-        content = apply_overrides(recipe.sections(), arguments.overrides)
-        folder.refuse_another_recipe(resolve(content, str(folder.recipe_file)))
-    require_files(recipe)
-    return recipe, folder
+        asked = resolve(apply_overrides(began.sections(), arguments.overrides), str(folder.recipe_file))
+    continued = continuation(began, asked, arguments.said, str(folder.path))
+    require_files(continued.recipe)
+    return continued, folder
 
 
 def _views(arguments: argparse.Namespace) -> None:

@@ -9,15 +9,15 @@ import math
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ssl_inv.atomic import remove_leftovers, write_text
-from ssl_inv.catalogue import RecipeError
+from ssl_inv.atomic import link_or_copy, remove_leftovers, write_text
+from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.environment import host_facts, versions, what_rounds
-from ssl_inv.run.recipe import Recipe, as_saved, difference, read_yaml, resolve
+from ssl_inv.run.recipe import Recipe, as_saved, read_yaml, resolve
 
 try:
     import fcntl
@@ -41,6 +41,7 @@ class RunFolder:
         self.record_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
         self.checkpoint_file = path / "checkpoints" / "last.ckpt"
+        self.best_file = path / "checkpoints" / "best.ckpt"
         self.export_folder = path / "export"
         self.report_file = path / "report.html"
 
@@ -124,14 +125,30 @@ class RunFolder:
         """The resolved recipe of the run."""
         return resolve(as_saved(read_yaml(self.recipe_file)), str(self.recipe_file))
 
-    def refuse_another_recipe(self, recipe: Recipe) -> None:
-        """Raise a `RecipeError` with the differences if the run began with another recipe."""
-        changed = difference(self.recipe(), recipe)
-        if "photographs" not in (read_yaml(self.recipe_file).get("data") or {}):
-            # The recipe may say by now what the run began without.
-            changed = [one for one in changed if not one.startswith("data.photographs:")]
-        if changed:
-            raise RecipeError(f"{str(self.path)!r} began with another recipe: {'; '.join(changed)}")
+    def as_begun(self, recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+        """A recipe that is given again when the run is resumed, with what the run did before a setting was there.
+
+        Args:
+            recipe: as it resolves now.
+            overrides: settings from the command line. What they say is not replaced.
+        """
+        said = any(one.partition("=")[0] == "--data.photographs" for one in overrides)
+        if said or "photographs" in (read_yaml(self.recipe_file).get("data") or {}):
+            return recipe
+        began, content = self.recipe().data.settings.get("photographs"), recipe.sections()
+        if began is None or "photographs" not in content["data"]:
+            return recipe
+        # The recipe may say by now what the run began without.
+        return resolve({**content, "data": {**content["data"], "photographs": began}}, str(self.recipe_file))
+
+    def change(self, recipe: Recipe, said: Mapping[str, tuple[Any, Any]], step: int) -> None:
+        """Go on with another recipe from a step on. What the owner says that they change is recorded in run.json."""
+        record = self.record()
+        if said:
+            changed = {key: list(both) for key, both in said.items()}
+            continued = [*record.get("continued", []), {"step": step, "at": now(), "changes": changed}]
+            self.update(continued=continued, stopped=None)
+        write_text(self.recipe_file, recipe.dump())
 
     def record(self) -> dict[str, Any]:
         """The content of run.json."""
@@ -191,8 +208,33 @@ class RunFolder:
 
     def remove_leftovers(self) -> None:
         """Remove files that a killed run was writing aside."""
-        for written in (self.recipe_file, self.record_file, self.metrics_file, self.checkpoint_file):
+        for written in (self.recipe_file, self.record_file, self.metrics_file, self.checkpoint_file, self.best_file):
             remove_leftovers(written)
+
+    def keep_checkpoint(self, step: int, count: int) -> None:
+        """Keep the last checkpoint, which is of `step`, beside the `count` - 1 before it, and remove older ones."""
+        folder = self.checkpoint_file.parent
+        if count > 1:
+            link_or_copy(self.checkpoint_file, folder / f"step-{step}.ckpt")
+        numbers = sorted(int(one.stem.removeprefix("step-")) for one in folder.glob("step-*.ckpt"))
+        for number in numbers[: len(numbers) - count if count > 1 else None]:
+            (folder / f"step-{number}.ckpt").unlink()
+
+    def checkpoints(self) -> dict[str, Path]:
+        """All checkpoints by name: `last`, `best`, `step-100`."""
+        return {one.stem: one for one in sorted((self.path / "checkpoints").glob("*.ckpt"))}
+
+    def at_checkpoint(self, name: str) -> "RunFolder":
+        """The same folder, whose checkpoint is another one that was kept.
+
+        Raises:
+            RecipeError: if there is none of that name.
+        """
+        if name not in (there := self.checkpoints()):
+            raise RecipeError(f"{str(self.path)!r} has no checkpoint {name!r}; {suggest(name, there)}")
+        other = RunFolder(self.path)
+        other.checkpoint_file = there[name]
+        return other
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The content of last.ckpt; None if the run ended before its first checkpoint.

@@ -7,47 +7,77 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import pytorch_lightning as lightning
+import torch
 import torch.distributed as dist
+from pytorch_lightning.loggers.logger import DummyLogger
 
-from ssl_inv.atomic import write_text
+from ssl_inv.atomic import link_or_copy, write_text
 from ssl_inv.catalogue import RecipeError, within
+from ssl_inv.data.source import Data
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.checkpoints import save_checkpoint
 from ssl_inv.engine.launch import quiet_lightning, say
-from ssl_inv.engine.module import NonFiniteLossError, extent
+from ssl_inv.engine.loggers import Loggers
+from ssl_inv.engine.module import NonFiniteLossError, Pretraining, extent
 from ssl_inv.engine.monitor import OnlineMonitor
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.recorder import Recorder
+from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run import report_page
 from ssl_inv.run.build import Run, build, build_networks, innermost
+from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, unsaid, worded
 from ssl_inv.run.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import judge, judged_data
 from ssl_inv.run.model_card import Trained, model_card
 from ssl_inv.run.parts import parts_of
-from ssl_inv.run.recipe import Recipe, as_saved, difference, resolve
+from ssl_inv.run.pictures import pictures_of
+from ssl_inv.run.recipe import Recipe, as_saved, changes, resolve
 from ssl_inv.run.report import report_content, scores, summary
 
 
-def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool, numbered: bool) -> None:
-    """Train, evaluate, export and report, or continue an interrupted run. For `numbered` see `RunFolder.create`."""
+def pretrain(recipe: Recipe, folder: RunFolder, quiet: bool, numbered: bool) -> None:
+    """Train, evaluate, export and report. For `numbered` see `RunFolder.create`."""
     with quiet_lightning():
-        # The weights that a run starts from may be gone when it goes on from a checkpoint.
-        run = build(recipe, begins=not (resumed and folder.checkpoint_file.is_file()))
-        if not run.trainer.is_global_zero:
-            # Rank 0 has started this process; it alone writes and prints.
-            silent = Progress(quiet=True)
-            prepare(run, silent)
-            train(run, None, silent)
+        run = build(recipe)
+        if _helps(run):
             return
-        if not resumed:
-            folder = RunFolder.create(folder.path, recipe, ["ssl-inv", *sys.argv[1:]], numbered)
+        folder = RunFolder.create(folder.path, recipe, ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
             _train_and_finish(run, folder, Progress(quiet=quiet))
 
 
-def _train_and_finish(run: Run, folder: RunFolder, progress: Progress) -> None:
+def resume(continued: Continuation, folder: RunFolder, quiet: bool) -> None:
+    """Continue an interrupted run, or one that is complete with what its owner changes.
+
+    Raises:
+        RecipeError: if the run cannot go on so. Nothing is written.
+    """
+    with quiet_lightning():
+        # The weights that a run starts from may be gone when it goes on from a checkpoint.
+        run = build(continued.recipe, begins=not folder.checkpoint_file.is_file())
+        if _helps(run):
+            return
+        with folder.held():
+            restore(run, folder, continued)
+            _train_and_finish(run, folder, Progress(quiet=quiet), restored=True)
+
+
+def _helps(run: Run) -> bool:
+    """Train if this is a process that rank 0 has started, which alone writes and prints. False on rank 0."""
+    if run.trainer.is_global_zero:
+        return False
+    silent = Progress(quiet=True)
+    prepare(run, silent)
+    # Callbacks may ask every process for loggers, but only those of rank 0 write.
+    run.trainer.loggers = [DummyLogger() for _ in run.recipe.trainer.loggers]
+    train(run, None, silent)
+    return True
+
+
+def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, restored: bool = False) -> None:
     try:
         prepare(run, progress)
         progress.keep(_headline(run, folder))
@@ -56,8 +86,8 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress) -> None:
             progress.keep(run.start.sentence)
         for advice in run.start.advice:
             folder.warn(advice)
-        train(run, folder, progress)
-        finish(run, folder, progress)
+        loggers = train(run, folder, progress, restored)
+        finish(run, folder, progress, loggers)
     except KeyboardInterrupt:
         folder.update(state="interrupted")
         raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
@@ -86,64 +116,131 @@ def _headline(run: Run, folder: RunFolder) -> str:
     )
 
 
-def make_monitor(run: Run) -> OnlineMonitor | None:
+def make_monitor(
+    module: Pretraining, data: Data, settings: MonitorSettings, seed: int, device: torch.device
+) -> OnlineMonitor | None:
     """The online monitor of a run, or None if the recipe switches it off."""
-    settings = run.recipe.monitor
     if not settings.every:
         return None
-    encoder = run.objective.representations(run.backbone)
-    return OnlineMonitor(
-        run.data, encoder, run.backbone, run.module.view_maker.whole, settings, run.device, run.recipe.trainer.seed
-    )
+    encoder = module.objective.representations(module.backbone)
+    return OnlineMonitor(data, encoder, module.backbone, module.view_maker.whole, settings, device, seed)
 
 
-def train(run: Run, folder: RunFolder | None, progress: Progress) -> None:
+def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool = False) -> Loggers | None:
     """Train to the last step of the recipe, from the folder's checkpoint if there is one.
 
     Args:
         run: what to train. For every further device, this process starts another one with the same command line.
         folder: where to write; None writes nothing, as on all ranks but 0.
         progress: the progress display.
+        restored: whether the run has its checkpoint by `restore`.
+
+    Returns:
+        The loggers, to be told the results; None without a folder.
 
     Raises:
         NonFiniteLossError: if a loss term or a weight is not finite. The folder keeps the last good checkpoint.
         KeyboardInterrupt: if the run was interrupted. Its record says so, and it can be resumed.
     """
+    module, loggers, history = run.module, None, list[dict[str, Any]]()
     if folder is not None:
-        if (state := folder.load_checkpoint()) is not None:
-            _require_same_run(run, folder, state)
-            run.module.load_training_state(state)
-        if changed := folder.goes_on(run.module.step):
-            continues = f"the run continues at step {run.module.step} with other versions, so not bit for bit"
+        if not restored:
+            restore(run, folder)
+        if changed := folder.goes_on(module.step):
+            continues = f"the run continues at step {module.step} with other versions, so not bit for bit"
             _warn(folder, f"{continues}: {', '.join(changed)}")
         folder.remove_leftovers()
-        folder.forget_metrics_after(run.module.step)
+        loggers = _loggers(run, folder)
+        folder.forget_metrics_after(module.step)
         folder.update(state="training")
-    progress.first_step = run.module.step
-    if run.module.step < run.module.steps:
-        monitor = None if folder is None else make_monitor(run)
-        recorder = Recorder(folder, _save_to(run, folder), run.recipe.trainer, monitor, progress)
+        continued = folder.record().get("continued", [])
+        # What has ended a run does not count again for one whose owner goes on with it.
+        history = [one for one in folder.metrics() if one["step"] > (continued[-1]["step"] if continued else -1)]
+    progress.first_step = module.step
+    stopped = folder is not None and folder.record().get("stopped")
+    if module.step < module.steps and not stopped:
+        settings, every = run.recipe.trainer, run.recipe.monitor.every
+        monitor = (
+            None if folder is None else make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device)
+        )
+        recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every)
+        if folder is not None and recorder.reason:  # killed between its last checkpoint and the word that it stopped
+            folder.update(stopped={"step": module.step, "why": recorder.reason})
+            return loggers
         run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+        # The recorder alone needs no numbers by Lightning's `log`.
+        module.telling = "callbacks" if settings.callbacks else "nobody"
+        _count_from(run.trainer, module.step)
         try:
             _fit(run)
         except NonFiniteLossError as error:
             raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from None
         finally:
             progress.close()
+    return loggers
 
 
-def _save_to(run: Run, folder: RunFolder | None) -> Callable[[Mapping[str, Any]], None] | None:
+def _loggers(run: Run, folder: RunFolder) -> Loggers:
+    """The loggers of a run, which go on where they were."""
+    record = folder.record()
+    before, history = record.get("loggers", {}), folder.metrics()
+    told = max([before.get("told", 0), *(entry.get("step", 0) for entry in history)])
+    loggers = Loggers(run.recipe.trainer.loggers, folder.path, before.get("kept", {}), told)
+    loggers.begin(run.recipe.sections(), [one for one in history if one["step"] <= run.module.step])
+    if loggers.all:
+        folder.update(loggers={"told": told, "kept": loggers.kept})
+    run.trainer.loggers = list(loggers.all.values())
+    return loggers
+
+
+def _save_to(run: Run, folder: RunFolder | None) -> Callable[[Mapping[str, Any], bool], None] | None:
     if folder is None:
         return None
-    return lambda state: save_checkpoint(folder.checkpoint_file, {"recipe": run.recipe.sections(), **state})
+
+    def save(state: Mapping[str, Any], best: bool) -> None:
+        content = {"recipe": run.recipe.sections(), **state}
+        if best:
+            save_checkpoint(folder.best_file, content)
+            link_or_copy(folder.best_file, folder.checkpoint_file)
+            return
+        save_checkpoint(folder.checkpoint_file, content)
+        folder.keep_checkpoint(int(state["step"]), run.recipe.trainer.keep)
+
+    return save
 
 
-def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> None:
+def restore(run: Run, folder: RunFolder, continued: Continuation | None = None) -> None:
+    """Load the folder's checkpoint, if there is one, and write the recipe that the run goes on with.
+
+    Raises:
+        RecipeError: if the checkpoint is from another recipe or other data. Nothing is written.
+    """
+    module, state = run.module, folder.load_checkpoint()
+    said: Changes = {} if continued is None else continued.said
+    free: Changes = {} if continued is None else continued.free
+    if state is not None:
+        _require_same_run(run, folder, state, {**free, **said})
+        if module.steps < int(state["step"]):
+            raise RecipeError(f"trainer.steps: {module.steps}, but the run has done {state['step']} steps already")
+        try:
+            module.load_training_state(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            if not said:
+                raise
+            told, reason = ", ".join(said), str(error).strip().splitlines()[-1].strip()
+            raise RecipeError(f"--continue {told}: the run's weights do not fit any more: {reason}") from None
+    if continued is not None and (said or free):
+        folder.change(continued.recipe, said, module.step)
+
+
+def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any], changed: Changes) -> None:
     """Raise a `RecipeError` if a checkpoint is from another recipe or number of images; warn if files have changed."""
     # A setting that is newer than the checkpoint has its default in both.
-    if changed := difference(resolve(as_saved(state["recipe"]), str(folder.checkpoint_file)), run.recipe):
+    saved = resolve(as_saved(state["recipe"]), str(folder.checkpoint_file))
+    other = unsaid(changes(saved, run.recipe), folder.record().get("continued", []))
+    if other := {key: both for key, both in other.items() if key not in changed}:
         raise RecipeError(
-            f"{str(folder.recipe_file)!r} has changed since the run's last checkpoint: {'; '.join(changed)}"
+            f"{str(folder.recipe_file)!r} has changed since the run's last checkpoint: {'; '.join(worded(other))}"
         )
     source = run.module.batches.source
     now = extent(source)
@@ -152,13 +249,26 @@ def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any]) -> 
         raise RecipeError(
             f"data: the run began with {counts(*before)}, and there are {counts(*now)} now; it cannot continue"
         )
-    if state["stamp"] != source.stamp:
-        _warn(folder, "data: files have changed since the run began, so it does not continue bit for bit")
+    if state["stamp"] == source.stamp:
+        return
+    if moved := [key for key in WHERE_DATA_LIES if key in changed]:
+        raise RecipeError(
+            f"{moved[0]}: the files there are not those that the run began with; copy them with their times"
+        )
+    _warn(folder, "data: files have changed since the run began, so it does not continue bit for bit")
 
 
 def _warn(folder: RunFolder, what: str) -> None:
     say(what)
     folder.warn(what)
+
+
+def _count_from(trainer: lightning.Trainer, step: int) -> None:
+    """Let Lightning, and callbacks that ask it, count on from a step."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.manual_optimization.optim_step_progress.total.ready = step
+    loop.manual_optimization.optim_step_progress.total.completed = step
+    loop._batches_that_stepped = step
 
 
 def _fit(run: Run) -> None:
@@ -200,8 +310,8 @@ def _counts(run: Run) -> dict[str, dict[str, int]]:
     return {name: {"objects": objects, "images": images} for name, (objects, images) in counts.items()}
 
 
-def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
-    """Export, evaluate and report a run after training, and print the results."""
+def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | None = None) -> None:
+    """Export, evaluate and report a run after training, tell its loggers, and print the results."""
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
     with within("evaluation"):
         data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
@@ -234,7 +344,13 @@ def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
             )
         write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
         write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
-    report_page.write_report(report_content(run, data, folder, judgement), folder.report_file)
+    content = report_content(run, data, folder, judgement)
+    report_page.write_report(content, folder.report_file)
+    if loggers is not None and loggers.all:
+        shown = summary([] if judgement is None else judgement.table)
+        results = {f"{row.trained.name}, {row.trained.part}": row.trained.value for row in shown}
+        loggers.conclude({"result": results}, pictures_of(content), run.module.step)
+        folder.update(loggers={**folder.record()["loggers"], "kept": loggers.kept})
     score = {} if judgement is None else scores(judgement.table)
     folder.update(state="complete", ended=now(), score=score)
     # With the numbers.

@@ -368,12 +368,17 @@ def as_saved(content: Mapping[str, Any]) -> dict[str, Any]:
     return {**content, "data": {**data, "photographs": "squares"}} if stored else dict(content)
 
 
-def difference(old: JudgedRecipe, new: JudgedRecipe) -> list[str]:
-    """The settings that differ between two resolved recipes, as `optimizer.lr: 0.001 -> 0.01`."""
+def changes(old: JudgedRecipe, new: JudgedRecipe) -> dict[str, tuple[Any, Any]]:
+    """The settings that differ between two resolved recipes by their full key: the old value and the new one."""
     before, after = old.sections(), new.sections()
     pairs = [(section, key) for section in SECTIONS for key in {**before.get(section, {}), **after.get(section, {})}]
-    values = [
-        (f"{section}.{key}", before.get(section, {}).get(key), after.get(section, {}).get(key))
+    values = {
+        f"{section}.{key}": (before.get(section, {}).get(key), after.get(section, {}).get(key))
         for section, key in pairs
-    ]
-    return [f"{way}: {was!r} -> {will_be!r}" for way, was, will_be in values if was != will_be]
+    }
+    return {key: (was, will_be) for key, (was, will_be) in values.items() if was != will_be}
+
+
+def difference(old: JudgedRecipe, new: JudgedRecipe) -> list[str]:
+    """The settings that differ between two resolved recipes, as `optimizer.lr: 0.001 -> 0.01`."""
+    return [f"{key}: {was!r} -> {will_be!r}" for key, (was, will_be) in changes(old, new).items()]

@@ -91,6 +91,7 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         "device": f"{host.get('gpu') or 'GPU'} ({run.device})"
         if run.device.type == "cuda"
         else f"{run.device}, {host.get('threads', '?')} of {host.get('cores', '?')} cores",
+        **({"stopped": f"at step {stopped['step']:,}: {stopped['why']}"} if (stopped := record.get("stopped")) else {}),
         **run.data.notes,
         **{text: str(versions[name]) for name, text in shown.items() if name in versions},
     }

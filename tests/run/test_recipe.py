@@ -17,6 +17,7 @@ from ssl_inv.run.recipe import (
     RecipeError,
     apply_overrides,
     as_saved,
+    changes,
     difference,
     load_recipe,
     resolve,
@@ -43,9 +44,10 @@ def test_a_run_that_began_without_whole_photographs_goes_on_with_squares(tmp_pat
     del saved["data"]["photographs"]
     folder.recipe_file.write_text(dump_yaml(saved))
     assert folder.recipe().data.settings == {**recipe.data.settings, "photographs": "squares"}
-    folder.refuse_another_recipe(recipe)
-    with pytest.raises(RecipeError, match=r"data.size: 32 -> 64"):
-        folder.refuse_another_recipe(resolve({**CONTENT, "data": {**settings, "size": 64}}))
+    assert folder.as_begun(recipe, []) == folder.recipe()
+    assert folder.as_begun(recipe, ["--data.photographs", "whole"]) == recipe
+    larger = folder.as_begun(resolve({**CONTENT, "data": {**settings, "size": 64}}), [])
+    assert changes(folder.recipe(), larger) == {"data.size": (32, 64)}
     assert "photographs" not in as_saved(CONTENT)["data"]
 
 

@@ -1,0 +1,116 @@
+"""What a resumed run may change: what cannot change its result at once, and the rest only if its owner says so."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.recipe import Recipe, apply_overrides, changes, resolve
+
+Changes = Mapping[str, tuple[Any, Any]]
+"""The settings that differ, by their full key: what they were, and what they will be."""
+
+WHERE_DATA_LIES = ("data.path", "data.validation", "data.split_folder")
+
+FREE = (
+    *(f"trainer.{name}" for name in ("workers", "checkpoint_every", "log_every", "keep", "best")),
+    *("trainer.loggers", "trainer.callbacks"),
+    *(f"monitor.{name}" for name in ("every", "objects", "share")),
+    *WHERE_DATA_LIES,
+)
+"""Settings that cannot change what a run learns. Data may lie elsewhere if the files are the same."""
+
+CONTINUED = (
+    *(f"trainer.{name}" for name in ("steps", "epochs", "clip", "clip_each", "stop")),
+    *(f"trainer.{name}" for name in ("precision", "accelerator", "devices")),
+    *(f"optimizer.{name}" for name in ("lr", "weight_decay", "final_weight_decay", "schedule", "warmup", "warmup_lr")),
+    "optimizer.final_lr",
+)
+"""Settings that a run can go on with in another way from a step on."""
+
+_SECTIONS = ("evaluation", "objective")
+"""Sections of which every setting can change, if its owner says so. New weights must still have their old shapes."""
+
+_FIXED = {
+    "backbone": "its weights are those of this network",
+    "data": "the run has learnt from these data in their order",
+    "augmentation": "the objective has learnt to tell these transforms",
+    "normalization": "the network has learnt from pixels that were prepared so",
+    "objective": "its weights are those of this objective",
+    "optimizer": "the optimiser's state is made for it",
+    "trainer": "the order of the data and the random numbers depend on it",
+}
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """The recipe that a run goes on with.
+
+    Attributes:
+        recipe: every setting.
+        free: changes that cannot change the result.
+        said: changes that the owner has said.
+    """
+
+    recipe: Recipe
+    free: Changes
+    said: Changes
+
+
+def can_be_continued(key: str) -> bool:
+    """Whether a setting can change if the owner says so."""
+    section, _, name = key.partition(".")
+    return key in CONTINUED or key in FREE or (section in _SECTIONS and (section, name) != ("objective", "name"))
+
+
+def continuation(began: Recipe, asked: Recipe, said: Sequence[str], where: str) -> Continuation:
+    """The recipe of a resumed run.
+
+    Args:
+        began: the run's recipe.
+        asked: the same with the changes that the owner asks for without a word.
+        said: what the owner says that they change, each as `section.key=value`.
+        where: the folder of the run, for messages.
+
+    Raises:
+        RecipeError: for a change that must be said, or cannot be made.
+    """
+    plain = changes(began, asked)
+    if others := {key: both for key, both in plain.items() if key not in FREE}:
+        advice = ""
+        if all(map(can_be_continued, others)):
+            sayings = " ".join(f"--continue {key}={after}" for key, (_, after) in others.items())
+            advice = f"; if that is meant, say so: {sayings}"
+        raise RecipeError(f"{where!r} began with another recipe: {'; '.join(worded(others))}{advice}")
+    recipe = asked
+    if said:
+        recipe = resolve(apply_overrides(asked.sections(), [_override(one) for one in said]), "--continue")
+    meant = changes(asked, recipe)
+    for key in meant:
+        if not can_be_continued(key):
+            reason = _FIXED.get(key.partition(".")[0], "the run depends on it")
+            raise RecipeError(f"--continue {key}: cannot change in a run that has begun: {reason}; begin a new run")
+    free = {**plain, **{key: both for key, both in meant.items() if key in FREE}}
+    return Continuation(recipe, free, {key: both for key, both in meant.items() if key not in FREE})
+
+
+def _override(word: str) -> str:
+    key, equals, _ = word.partition("=")
+    if not equals or "." not in key:
+        raise RecipeError(f"--continue {word}: expected section.key=value, as in --continue trainer.steps=2000")
+    section, _, name = key.removeprefix("--").partition(".")
+    names = [one.partition(".")[2] for one in CONTINUED if one.startswith(f"{section}.")]
+    if section == "trainer" and name and not name.isidentifier():
+        raise RecipeError(f"--continue {word}: no such setting; {suggest(name, names)}")
+    return f"--{word.removeprefix('--')}"
+
+
+def worded(different: Changes) -> list[str]:
+    """Changes as `optimizer.lr: 0.001 -> 0.01`."""
+    return [f"{key}: {before!r} -> {after!r}" for key, (before, after) in different.items()]
+
+
+def unsaid(different: Changes, continued: Iterable[Mapping[str, Any]]) -> Changes:
+    """The changes since a checkpoint that are neither free nor recorded in run.json."""
+    recorded = [(key, both[1]) for one in continued for key, both in one["changes"].items()]
+    return {key: both for key, both in different.items() if key not in FREE and (key, both[1]) not in recorded}
