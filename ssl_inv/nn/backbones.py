@@ -12,7 +12,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, foreign_member, require, suggest
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES, SUFFIXES, Stem
 
 __all__ = ["Backbone", "Cached", "Features", "Stem", "make_backbone", "to_channels_last"]
@@ -283,7 +283,8 @@ def make_backbone(
     """An untrained backbone. The settings of `weights` are for `ssl_inv.nn.weights`: here they load nothing.
 
     Args:
-        name: any name of `timm.list_models()`.
+        name: any name of `timm.list_models()`, or the dotted path of a function that `timm.models.register_model` has
+            registered.
         stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64
             pixels, or `default`.
         arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision
@@ -298,8 +299,7 @@ def make_backbone(
     Raises:
         SettingError: if timm has no such model, the model refuses an argument, or its stem cannot be changed.
     """
-    if not timm.is_model(name):
-        raise SettingError("name", f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
+    name = _registered(name)
     if stem != "default" and name not in SMALL_STEM_ARCHITECTURES:
         raise SettingError("stem", f"{stem!r} exists for {', '.join(SMALL_STEM_ARCHITECTURES)}, not for {name}")
     if (refused := next((one for one in arguments if one in REFUSED_ARGUMENTS), None)) is not None:
@@ -316,6 +316,19 @@ def make_backbone(
         if not arguments:
             raise SettingError("name", f"{name} is no network of images alone: {reason}") from None
         raise SettingError("arguments", f"{name} refuses {arguments}: {reason}; {{}} gives none") from None
+
+
+def _registered(name: str) -> str:
+    """The name in timm of a model, also of one at a dotted path, which is imported."""
+    if timm.is_model(name):
+        return name
+    first, last = name.split(".")[0], name.split(".")[-1]
+    if "." not in name or timm.is_model(first):
+        raise SettingError("name", f"timm has no model called {name!r}; {suggest(name, timm.list_models())}")
+    foreign_member("backbone", name)
+    registered = "is not registered with timm; decorate the function with `timm.models.register_model`"
+    require(timm.is_model(last), "name", f"the backbone {name!r} {registered}")
+    return last
 
 
 def to_channels_last(module: nn.Module) -> nn.Module:
