@@ -223,7 +223,7 @@ def compare(
 
 
 def _chosen_keys(runs: Sequence[Saved], patterns: Sequence[str] | None) -> list[Key]:
-    results = list(dict.fromkeys(key for run in runs for key in run.results))
+    results = list(dict.fromkeys(key for run in runs for key, one in run.results.items() if one.value is not None))
     if patterns is None:
         opening = dict.fromkeys(name for run in runs for name in run.scores)
         found = [key for key in results if f"{key[0]} ({key[1]})" in opening] or results
