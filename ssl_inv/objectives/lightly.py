@@ -36,7 +36,7 @@ class Lightly(Called):
     are saved with the run. Random directions, slices and permutations depend on seed and step alone. Momentum rises to
     1 along lightly's cosine schedule, by the step.
 
-    LeWMLoss keeps the gradient from the target; the authors' code does not, and their text calls for no stop-gradient.
+    LeWMLoss stops the gradient at the target of the prediction; the authors' code and text (arXiv 2603.19312) do not.
     Here the target has its gradient. The order of its views, and the actions between them, are those of the data.
 
     When:

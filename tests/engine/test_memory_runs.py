@@ -86,6 +86,7 @@ def test_loader_processes_see_the_graph(uninterrupted, tmp_path):
     assert_same_state(uninterrupted, tmp_path / "run")
 
 
+LIGHTLY = {"head_settings": {"hidden_dim": 16, "output_dim": 8}}
 MEMORIES: dict[str, dict[str, Any]] = {
     "graph of neighbours": {"name": "transitive", "projector": [16, 8], "neighbours": 4},
     "queue, bank and clusters": {
@@ -107,6 +108,19 @@ MEMORIES: dict[str, dict[str, Any]] = {
     "clusters of two banks": {"name": "deepcluster-v2", "projector": [16, 8], "local_crops": 0, "prototypes": [4, 4]},
     "queue of prototypes": {"name": "swav", "projector": [16, 8], "prototypes": 6, "local_crops": 0, "queue": 16},
     "queue of neighbours": {"name": "nnclr", "projector": [16, 8], "predictor": [8], "queue": 24},
+    "lightly's bank": {"name": "lightly", **LIGHTLY, "loss": "NTXentLoss", "settings": {"memory_bank_size": 24}},
+    "lightly's covariance": {"name": "lightly", **LIGHTLY, "loss": "TiCoLoss"},
+    "lightly's random slices": {"name": "lightly", **LIGHTLY, "loss": "VISRegLoss", "local_crops": 1, "local_size": 32},
+    "lightly's centre and schedules": {
+        **{
+            "name": "lightly",
+            "loss": "DINOLoss",
+            "local_crops": 0,
+            "temperature_warmup": 0.8,
+            "frozen_prototypes": 0.2,
+        },
+        "head_settings": {"hidden_dim": 16, "bottleneck_dim": 8, "output_dim": 6},
+    },
 }
 
 
