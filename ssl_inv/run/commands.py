@@ -162,9 +162,9 @@ def export(
             with within("export"):
                 if file_format == "timm":
                     told = () if objective is None else tuple(objective.parameters_told)
-                    about = Trained(
-                        run.recipe, backbone, preprocessing, parts, told, run.state["step"], licence or UNKNOWN
-                    )
+                    step, (objects, images) = run.state["step"], run.state["extent"]
+                    facts = run.recipe, backbone, preprocessing, parts, told, step, (objects, images)
+                    about = Trained(*facts, licence=licence or UNKNOWN)
                     export_run(backbone, preprocessing, place, parts, model_card(about, folder))
                 elif file_format == "torchvision":
                     export_torchvision(backbone.model, backbone.architecture, place, overwrite=output is None)

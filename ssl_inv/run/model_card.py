@@ -42,6 +42,7 @@ class Trained:
         parts: the columns of the parts of its features.
         told: the parameters of the views that the objective was told.
         step: the last step of its training.
+        extent: objects and images of the training data.
         licence: of the weights, as hubs abbreviate it.
     """
 
@@ -51,6 +52,7 @@ class Trained:
     parts: Parts
     told: tuple[str, ...]
     step: int
+    extent: tuple[int, int]
     licence: str = UNKNOWN
 
 
@@ -188,7 +190,9 @@ def _parts(trained: Trained) -> str:
 
 
 def _training(trained: Trained, record: Mapping[str, Any]) -> str:
-    recipe, counts = trained.recipe, record.get("counts", {})
+    recipe, (objects, images) = trained.recipe, trained.extent
+    # Runs that did not end, or ended before counts were kept, tell those of the checkpoint alone.
+    counts = record.get("counts", {"training": {"objects": objects, "images": images}})
     facts: dict[str, str] = {
         "objective": escaped(recipe.objective.name),
         "data": _data_name(recipe),

@@ -322,7 +322,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         parts = parts_of(run.objective, run.backbone, view_size)
         folder.update(counts=_counts(run))
         told = tuple(run.objective.parameters_told)
-        about = Trained(run.recipe, run.backbone, preprocessing, parts, told, run.module.step)
+        step, known = run.module.step, extent(run.module.batches.source)
+        about = Trained(run.recipe, run.backbone, preprocessing, parts, told, step, known)
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
     judgement = None
     if settings.protocol != "none":

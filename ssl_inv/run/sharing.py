@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,8 @@ def _exported(source: Path) -> Path:
             raise RecipeError(f"{str(source)!r} is neither a run with an export nor an exported folder: no {name}")
     if not (folder / CARD).is_file():
         raise RecipeError(f"{str(folder)!r} has no model card {CARD}; ssl-inv export RUN writes one")
-    for name, read in {CONFIG: json.loads, CARD: front_matter}.items():
+    readers: dict[str, Callable[[str], Any]] = {CONFIG: json.loads, CARD: front_matter}
+    for name, read in readers.items():
         try:
             read((folder / name).read_text(encoding="utf-8"))
         except (ValueError, YAMLError) as error:

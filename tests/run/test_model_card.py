@@ -43,7 +43,9 @@ def trained(folder: RunFolder) -> Trained:
     backbone, objective = run.backbone(), run.objective()
     assert objective is not None
     parts = parts_of(objective, backbone, 32)
-    return Trained(run.recipe, backbone, run.preprocessing, parts, tuple(objective.parameters_told), run.state["step"])
+    return Trained(
+        run.recipe, backbone, run.preprocessing, parts, tuple(objective.parameters_told), run.state["step"], (32, 96)
+    )
 
 
 def test_a_run_leaves_a_card_that_hubs_read(tiny_run: Path) -> None:
@@ -103,6 +105,7 @@ def test_a_card_says_how_the_network_was_trained(run: RunFolder) -> None:
     for row in ("| steps | 2 of 8 samples |", "| seed | 0 |", "| torch | `9.9` |", "| commit | `abc` |"):
         assert row in card
     assert "| training data | 32 objects, 96 images |" in card
+    assert "| validation data | 8 objects, 24 images |" in card
     assert "projector: [8, 8]" in card, "the recipe is part of it"
     assert "/home" not in card
     assert escaped("x.png") in card
