@@ -17,7 +17,7 @@ from ssl_inv.nn.backbones import make_backbone
 from ssl_inv.run.export import Preprocessing
 from ssl_inv.run.rebuilding import require_rebuildable
 
-_TRIED = 12
+_TRIED = 6
 _MOST = 150e6
 """Parameters of the largest network that is made."""
 
