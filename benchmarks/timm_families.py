@@ -17,8 +17,11 @@ from ssl_inv.nn.backbones import make_backbone
 from ssl_inv.run.export import Preprocessing
 from ssl_inv.run.rebuilding import require_rebuildable
 
-_TRIED = 12
-_MOST = 150e6
+_TRIED = 6
+_SIDE = 128
+"""Largest side of images, where a network takes any."""
+
+_MOST = 100e6
 """Parameters of the largest network that is made."""
 
 
@@ -57,6 +60,8 @@ def tried(name: str) -> dict[str, Any]:
     """One forward pass with its checks, one step at two images, and the rebuilding of an export."""
     config = timm.get_pretrained_cfg(name)
     size = config.input_size[-1] if config else 224
+    if config and not config.fixed_input_size:
+        size = min(size, _SIDE)
     try:
         backbone = make_backbone(name=name)
         require_forward(backbone, size)

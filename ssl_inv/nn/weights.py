@@ -135,7 +135,7 @@ def start_from(backbone: Backbone, weights: Weights, prefix: str | None = None, 
     """
     found = fit(backbone, weights, prefix)
     if not found.whole and not partial:
-        advice = "weights_partial: true loads what fits" if found.loaded else "nothing fits"
+        advice = "backbone.weights_partial: true loads what fits" if found.loaded else "nothing fits"
         name = backbone.architecture
         raise SettingError("weights", f"{weights.source} fits {name} in part; {found.differences}; {advice}")
     if not found.loaded:

@@ -10,6 +10,7 @@ Example::
 
 import copy
 import io
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -194,7 +195,8 @@ def _check_small_batch(case: _Case) -> None:
         _between_epochs(networks)
         when = f" on a batch of {batch} sample(s), which `least_batch` allows"
         try:
-            losses = _losses(networks, case.views(1, batch=batch))
+            with warnings.catch_warnings(action="ignore"):  # A statistic of one sample is named below.
+                losses = _losses(networks, case.views(1, batch=batch))
         except ValueError as error:
             raise AssertionError(f"{case.name}: the loss fails{when}: {error}") from error
         _check_terms(case, losses, when)

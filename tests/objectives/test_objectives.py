@@ -120,6 +120,7 @@ from ssl_inv.objectives.base import Objective, Term
 from ssl_inv.nn.distributed import gather
 from ssl_inv.views import Pair
 class Sound(Objective):
+    least_batch = 2
     def __init__(self, features, groups):
         super().__init__()
         self.head = nn.Linear(features, 4)
@@ -169,6 +170,8 @@ class WithoutAll(Sound):
 class LeftOnHost(Sound):
     def value(self, x, y):
         return super().value(x, y * torch.ones(4))
+class OneSample(Sound):
+    least_batch = 1
 class OwnQueue(Sound):
     def __init__(self, features, groups):
         super().__init__(features, groups)
@@ -194,6 +197,7 @@ def test_what_is_sound_conforms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("NotPersistent", "differs after it is saved and loaded"),
         ("LeftOnHost", "on a GPU, the loss mixes tensors of the device and of the host"),
         ("HalfPrecision", "loss term 'term' is torch.bfloat16, not float32 under bfloat16 autocast"),
+        ("OneSample", r"loss term 'term' is nan on a batch of 1 sample\(s\), which `least_batch` allows"),
         ("NotFinite", "loss term 'term' is inf"),
         ("ProbesItsHead", "representation all depends on weights of the objective"),
         ("WithoutAll", "representations have no 'all', only invariant"),
