@@ -76,7 +76,8 @@ class Newcomer:
 
 def killed_sweep(newcomer: Newcomer) -> None:
     """A sweep of four runs that is killed in the middle and taken up again."""
-    command = f"sweep simclr-folder --data.path photos --trainer.seed 0:2 --objective.temperature 0.1,0.5 --output sweep {QUICK}"
+    grid = "--trainer.seed 0:2 --objective.temperature 0.1,0.5"
+    command = f"sweep simclr-folder --data.path photos {grid} --output sweep {QUICK}"
     begun = time.perf_counter()
     process = subprocess.Popen(
         [*newcomer.program, *shlex.split(command)],
