@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.run.cli import main
+from ssl_inv.run.encoders import SavedRun
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_yaml, parse_yaml
 
@@ -204,6 +206,10 @@ def test_the_best_checkpoint_and_the_last_ones_are_kept(recipe: Path, tmp_path: 
         state = folder.at_checkpoint(name).load_checkpoint()
         assert state is not None
         assert state["step"] == step
+        weights = SavedRun.open(folder.at_checkpoint(name)).backbone().state_dict()
+        assert all(torch.equal(weight, weights[key]) for key, weight in state["backbone"].items())
+    with pytest.raises(RecipeError, match=r"has no checkpoint 'bets'; did you mean 'best'"):
+        folder.at_checkpoint("bets")
 
 
 def test_a_run_that_stops_early_is_complete_and_says_why_and_goes_on_if_told(
