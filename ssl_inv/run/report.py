@@ -137,7 +137,8 @@ def latents(table: list[Comparison]) -> list[report_page.Latent]:
     kind = next((one for one in kinds if any(row.name.startswith(one) for row in rows)), kinds[0])
     measured = [row for row in rows if row.name.startswith(kind)]
     known = {row.part for row in measured}
-    parts = [one for one in ("invariant", "equivariant") if one in known] or sorted(known)
+    both: list[str] = [one for one in ("invariant", "equivariant") if one in known]
+    parts = both or sorted(known)
     found: dict[str, dict[str, report_page.ResultRow]] = {}
     for part in parts:
         for row in measured:

@@ -151,7 +151,7 @@ class Index:
     @property
     def shown_parts(self) -> list[str]:
         """The parts that a search takes by default: invariant and equivariant where there are both, else all."""
-        both = [name for name in ("invariant", "equivariant") if name in self.parts]
+        both: list[str] = [name for name in ("invariant", "equivariant") if name in self.parts]
         return both if len(both) == 2 else ["all"]
 
     def chosen_parts(self, part: str | None) -> list[str]:

@@ -60,15 +60,16 @@ def parts_of(model: LoadedModel) -> Parts:
     side = model.data.train.image_size
     if objective is None:
         with frozen(backbone), torch.no_grad():
-            return {"all": (0, backbone(model.whole(torch.rand(2, 3, side, side))).shape[1])}
+            pixels = model.whole(torch.rand(2, 3, side, side)).to(best_device())
+            return {"all": (0, backbone.to(best_device())(pixels).shape[1])}
     backbone, objective = on((backbone, objective), best_device())
     assert objective is not None
     pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     with frozen(backbone), frozen(objective), torch.no_grad():
         encoded = objective.representations(backbone)(model.whole(pixels).to(best_device()))  # type: ignore[arg-type]
-    features = encoded if isinstance(encoded, torch.Tensor) else encoded["all"]
+    features = encoded["all"]
     found: Parts = {"all": (0, features.shape[1])}
-    for name, values in ({} if isinstance(encoded, torch.Tensor) else dict(encoded)).items():
+    for name, values in encoded.items():
         ends = (0, values.shape[1]), (features.shape[1] - values.shape[1], features.shape[1])
         for start, stop in ends:
             if name not in found and torch.equal(features[:, start:stop], values):

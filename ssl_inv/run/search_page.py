@@ -108,7 +108,7 @@ def _page(title: str, words: str, strips: Sequence[Strip], left_out: int, what: 
     if index.pictures.cannot:
         foot.append(f"Some pictures are missing: {index.pictures.cannot}. --data.path says where they are now.")
     columns = min(_COLUMNS, max((len(strip.tiles) for strip in strips), default=1) or 1)
-    return Page(title, words, strips, columns, foot, _LOOK)
+    return Page(title, words, strips, columns, foot, _LOOK, lossy=True)
 
 
 def _query(index: Index, one: Found) -> Tile:

@@ -77,6 +77,7 @@ class Page:
         columns: pictures on a line of a strip.
         foot: lines at the end.
         look: sizes.
+        lossy: whether pictures within HTML are JPEG, a fifth of the bytes: for photographs, not for overlays.
     """
 
     title: str
@@ -85,6 +86,7 @@ class Page:
     columns: int
     foot: Sequence[str] = ()
     look: Look = field(default_factory=Look)
+    lossy: bool = False
 
     def write(self, path: Path) -> None:
         """Write the page. The suffix decides whether it is PNG or HTML; missing folders are made."""
@@ -97,7 +99,10 @@ class Page:
         environment = jinja2.Environment(
             loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
         )
-        environment.globals["data"] = lambda picture: base64.b64encode(png(picture)).decode("ascii")
+        kind, encoded = ("jpeg", _jpeg) if self.lossy else ("png", png)
+        environment.globals["address"] = lambda picture: (
+            f"data:image/{kind};base64,{base64.b64encode(encoded(picture)).decode('ascii')}"
+        )
         width = self.look.width(self.columns)
         return environment.get_template("views.html.j2").render(page=self, look=self.look, width=width).encode()
 
@@ -171,6 +176,12 @@ def font(size: int, bold: bool = False) -> ImageFont.FreeTypeFont:
     file = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"DejaVuSans{'-Bold' if bold else ''}.ttf"
     # The simple layout engine is always there. With the other one, the page would differ between machines.
     return ImageFont.truetype(file, size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _jpeg(picture: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=88)
+    return buffer.getvalue()
 
 
 def _wrapped(words: str, width: int, size: int) -> list[str]:
