@@ -143,7 +143,7 @@ class Catalogue:
         if attribute and family in (self.families or {}):
             return self._of_family(name, family, attribute)
         if "." in name:
-            return foreign_member(self.kind, name)
+            return self._foreign(name)
         advice = suggest(name, self.members)
         for other in self.families or {}:
             # Only these have capital letters, and to look them up takes seconds.
@@ -158,27 +158,17 @@ class Catalogue:
             raise SettingError("name", str(error)) from None
         return member
 
-
-def foreign_member(kind: str, path: str) -> Member:
-    """Whatever is at a dotted path, also of a module in the current folder.
-
-    Args:
-        kind: what it should be, for messages: "objective".
-        path: such as `package.module.Class`.
-
-    Raises:
-        SettingError: for the setting `name`, if it cannot be imported.
-    """
-    module, _, attribute = path.rpartition(".")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        # As for `python -m`, but last, so that the current folder hides no installed package.
-        sys.path.append(os.getcwd())
-    member = Member(path, module, attribute)
-    try:
-        member.load()
-    except Exception as error:  # Somebody else's module can raise anything.
-        raise SettingError("name", f"the {kind} {path!r} cannot be imported: {error}") from error
-    return member
+    def _foreign(self, path: str) -> Member:
+        module, _, attribute = path.rpartition(".")
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            # As for `python -m`, but last, so that the current folder hides no installed package.
+            sys.path.append(os.getcwd())
+        member = Member(path, module, attribute)
+        try:
+            member.load()
+        except Exception as error:  # Somebody else's module can raise anything.
+            raise SettingError("name", f"the {self.kind} {path!r} cannot be imported: {error}") from error
+        return member
 
 
 def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
@@ -193,6 +183,19 @@ def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
     if close := difflib.get_close_matches(name, names, n=1, cutoff=0.5):
         return f"did you mean {close[0]!r}?"
     return f"there are {', '.join(names[:limit])}{', ...' if len(names) > limit else ''}" if names else "there are none"
+
+
+def foreign_member(kind: str, path: str) -> Member:
+    """Whatever is at a dotted path, also of a module in the current folder.
+
+    Args:
+        kind: what it should be, for messages: "objective".
+        path: such as `package.module.Class`.
+
+    Raises:
+        SettingError: for the setting `name`, if it cannot be imported.
+    """
+    return Catalogue(kind, "", "")._foreign(path)
 
 
 OBJECTIVES = Catalogue("objective", "ssl_inv.objectives", "OBJECTIVES")
