@@ -329,8 +329,7 @@ class Seeded(Following):
 
 
 def _wide(values: NDArray[Any]) -> Draws:
-    wide: Draws = values.astype(np.float64 if np.issubdtype(values.dtype, np.floating) else np.int64)
-    return wide
+    return values.astype(np.float64) if np.issubdtype(values.dtype, np.floating) else values.astype(np.int64)
 
 
 def tried_image(side: int) -> Tensor:

@@ -6,7 +6,8 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import torch
-from timm.optim import get_optimizer_class, get_optimizer_info, param_groups_layer_decay
+from timm.optim._optim_factory import get_optimizer_class, get_optimizer_info
+from timm.optim._param_groups import param_groups_layer_decay
 from torch import nn
 
 from ssl_inv.catalogue import (

@@ -8,15 +8,13 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-from timm.scheduler import (
-    CosineLRScheduler,
-    MultiStepLRScheduler,
-    PolyLRScheduler,
-    StepLRScheduler,
-    TanhLRScheduler,
-    WSDLRScheduler,
-)
+from timm.scheduler.cosine_lr import CosineLRScheduler
+from timm.scheduler.multistep_lr import MultiStepLRScheduler
+from timm.scheduler.poly_lr import PolyLRScheduler
 from timm.scheduler.scheduler import Scheduler
+from timm.scheduler.step_lr import StepLRScheduler
+from timm.scheduler.tanh_lr import TanhLRScheduler
+from timm.scheduler.wsd_lr import WSDLRScheduler
 
 from ssl_inv.catalogue import SettingError, require, suggest
 
@@ -100,7 +98,7 @@ class Shape:
 @lru_cache(maxsize=256)
 def _scheduler(shape: Shape, lr: float, final_lr: float, steps: int) -> Scheduler:
     kind = _KINDS[shape.name]
-    own = {"t_initial": steps, "lr_min": final_lr}
+    own: dict[str, Any] = {"t_initial": steps, "lr_min": final_lr}
     arguments = {key: own[key] for key in own if key in inspect.signature(kind).parameters}
     for key, value in shape.arguments:
         arguments[key] = _in_steps(value, steps) if key in _TIMES else value

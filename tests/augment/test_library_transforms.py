@@ -69,8 +69,6 @@ OF_ANY_SIZE = {
 """Classes whose images differ in size, so a crop must follow."""
 
 NAMES = [name for name in torchvision_names.names() if name not in OF_ANY_SIZE]
-QUICK = {"ColorJitter", "GaussianNoise", "JPEG", "RandomAffine", "RandomApply", "RandomErasing", "RandAugment"}
-EVERY = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in NAMES]
 
 WITH_SIZES = ("input_size", "crop_size", "global_crop_size", "random_size")
 LIGHTLY: dict[str, dict[str, Any]] = {
@@ -87,8 +85,6 @@ WHOLE = sorted(
     for name, one in vars(lightly.transforms).items()
     if isinstance(one, type) and name not in library_views.REFUSED
 )
-QUICK_WHOLE = {"BYOLTransform", "DINOTransform", "SimCLRTransform", "RandomRotateDegrees"}
-EVERY_WHOLE = [name if name in QUICK_WHOLE else pytest.param(name, marks=pytest.mark.slow) for name in WHOLE]
 
 
 def made(name: str, **settings: Any) -> Seeded:
@@ -150,7 +146,7 @@ def test_every_refused_transform_of_lightly_has_its_reason() -> None:
             library_views.lightly(transform=name)
 
 
-@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("name", NAMES)
 def test_views_and_records_of_torchvision_depend_on_the_key_alone_and_are_made_again(name: str) -> None:
     operation, pixels, before = made(name), images(), generators()
     views, record = operation(pixels, key([*range(7)]))
@@ -166,7 +162,7 @@ def test_views_and_records_of_torchvision_depend_on_the_key_alone_and_are_made_a
     assert torch.equal(other, views) == (name in fixed)
 
 
-@pytest.mark.parametrize("name", EVERY_WHOLE)
+@pytest.mark.parametrize("name", WHOLE)
 def test_views_and_records_of_lightly_depend_on_the_key_alone_and_are_made_again(name: str) -> None:
     augmentation, pixels, before = whole(name), (images() * 255).byte(), generators()
     for number, policy in enumerate(augmentation.policies[:3]):
