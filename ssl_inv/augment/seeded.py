@@ -329,7 +329,9 @@ class Seeded(Following):
 
 
 def _wide(values: NDArray[Any]) -> Draws:
-    return values.astype(np.float64) if np.issubdtype(values.dtype, np.floating) else values.astype(np.int64)
+    if np.issubdtype(values.dtype, np.floating):
+        return np.asarray(values, dtype=np.float64)
+    return np.asarray(values, dtype=np.int64)
 
 
 def tried_image(side: int) -> Tensor:

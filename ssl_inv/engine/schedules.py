@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
@@ -18,7 +18,7 @@ from timm.scheduler.wsd_lr import WSDLRScheduler
 
 from ssl_inv.catalogue import SettingError, require, suggest
 
-_KINDS: Mapping[str, type[Scheduler]] = {
+_KINDS: Mapping[str, Callable[..., Scheduler]] = {
     "cosine": CosineLRScheduler,
     "tanh": TanhLRScheduler,
     "poly": PolyLRScheduler,
