@@ -1,6 +1,6 @@
 """The judgement of an encoder: features of both splits, every protocol on them, and the same for its untrained self."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -52,6 +52,7 @@ def judge(
     device: torch.device,
     seed: int = 0,
     cache: FeatureCache | None = None,
+    protocols: Protocols | None = None,
 ) -> Judgement:
     """Measure an encoder and its untrained self.
 
@@ -65,10 +66,11 @@ def judge(
         device: where the networks are.
         seed: draws the training objects and shuffles targets.
         cache: keeps features for a further call; None keeps none.
+        protocols: what is measured in place of the protocols that the settings name.
     """
     encoded = encode_data(data, *trained, normalise, settings, device, seed, cache)
     baseline = None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache)
-    protocols = protocols_of(settings, device)
+    protocols = protocols_of(settings, device) if protocols is None else protocols
     table = evaluate_with_baselines(encoded, baseline, protocols, seed=seed)
     return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline, skipped(encoded, protocols))
 
@@ -103,7 +105,7 @@ def encode_data(
     # Probed features and predictions share one forward pass.
     shared: Any = Cached(backbone, batches=1) if isinstance(backbone, Backbone) else backbone
     probed: Encoder = (
-        (lambda pixels: {"all": shared(pixels)}) if objective is None else objective.representations(shared)
+        (lambda pixels: parts_of(shared(pixels))) if objective is None else objective.representations(shared)
     )
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
     # As in training: other kernels round differently, and a probe amplifies that.
@@ -149,6 +151,11 @@ def encode_data(
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
     )
+
+
+def parts_of(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Features by part; a single tensor is the part `all`."""
+    return {"all": features} if isinstance(features, Tensor) else dict(features)
 
 
 def require_classes(source: Source) -> None:

@@ -28,28 +28,52 @@ from ssl_inv.run.recipe import Recipe, as_saved, difference, resolve
 from ssl_inv.run.report import headlines, report_content, summary
 
 
-def pretrain(recipe: Recipe, folder: RunFolder, resumed: bool, quiet: bool, numbered: bool) -> None:
-    """Train, evaluate, export and report, or continue an interrupted run. For `numbered` see `RunFolder.create`."""
+def pretrain(
+    recipe: Recipe,
+    folder: RunFolder,
+    resumed: bool,
+    quiet: bool,
+    numbered: bool,
+    command: list[str] | None = None,
+    silent: bool = False,
+) -> RunFolder:
+    """Train, evaluate, export and report, or continue an interrupted run.
+
+    Args:
+        recipe: every setting.
+        folder: where to write, or what to continue.
+        resumed: whether to continue.
+        quiet: whether to show no progress.
+        numbered: see `RunFolder.create`.
+        command: what began the run, for its record; None takes the command line.
+        silent: whether to print no results either.
+
+    Returns:
+        The folder of the run.
+    """
     with quiet_lightning():
         run = build(recipe)
         if not run.trainer.is_global_zero:
             # Rank 0 has started this process; it alone writes and prints.
-            silent = Progress(quiet=True)
-            prepare(run, silent)
-            train(run, None, silent)
-            return
+            hidden = Progress(quiet=True)
+            prepare(run, hidden)
+            train(run, None, hidden)
+            return folder
         if not resumed:
-            folder = RunFolder.create(folder.path, recipe, ["ssl-inv", *sys.argv[1:]], numbered)
+            folder = RunFolder.create(folder.path, recipe, command or ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
-            _train_and_finish(run, folder, Progress(quiet=quiet))
+            results = _train_and_finish(run, folder, Progress(quiet=quiet))
+            if not silent:
+                sys.stdout.write(results)
+    return folder
 
 
-def _train_and_finish(run: Run, folder: RunFolder, progress: Progress) -> None:
+def _train_and_finish(run: Run, folder: RunFolder, progress: Progress) -> str:
     try:
         prepare(run, progress)
         progress.keep(_headline(run, folder))
         train(run, folder, progress)
-        finish(run, folder, progress)
+        return finish(run, folder, progress)
     except KeyboardInterrupt:
         folder.update(state="interrupted")
         raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
@@ -185,8 +209,12 @@ def _last_good(folder: RunFolder | None) -> str:
     return f"the last good checkpoint is {folder.checkpoint_file}"
 
 
-def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
-    """Export, evaluate and report a run after training, and print the results."""
+def finish(run: Run, folder: RunFolder, progress: Progress) -> str:
+    """Export, evaluate and report a run after training.
+
+    Returns:
+        The results, and where everything is, to be printed.
+    """
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
     with within("evaluation"):
         data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
@@ -212,7 +240,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress) -> None:
     scores = {f"{row.trained.name} ({row.trained.part})": row.trained.value for row in rows}
     folder.update(state="complete", ended=now(), score=scores)
     progress.close()
-    if judgement is not None:
-        measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
-        sys.stdout.write(f"{format_table(summary(judgement.table))}\n\n{measured}\n")
-    sys.stdout.write(f"export: {folder.export_folder}\nreport: {folder.report_file}\n")
+    places = f"export: {folder.export_folder}\nreport: {folder.report_file}\n"
+    if judgement is None:
+        return places
+    measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
+    return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"
