@@ -119,7 +119,7 @@ def _squares_of_one(image: Any, side: int) -> Tensor:
 
 
 def _channels_first(pixels: Pixels) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(pixels)).permute(2, 0, 1)[None]
+    return torch.from_numpy(np.require(pixels, requirements=("C", "W"))).permute(2, 0, 1)[None]
 
 
 def _batch(pixels: Tensor, side: int) -> Tensor:
