@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ssl_inv.catalogue import RecipeError, SettingError
 from ssl_inv.run.recipe import (
@@ -39,10 +39,28 @@ def named_content(recipe: AnyRecipe) -> tuple[str, dict[str, Any]]:
     elif isinstance(recipe, Mapping):
         content = {str(section): plain_value(value) for section, value in recipe.items()}
     else:
-        kinds = "the name of a shipped recipe, the path of a file, a mapping of sections, or a Recipe"
-        raise RecipeError(f"recipe: must be {kinds}, got {type(recipe).__name__}")
+        _refuse(
+            "recipe", "the name of a shipped recipe, the path of a file, a mapping of sections, or a Recipe", recipe
+        )
     words = [section.get("name") for name in ("objective", "data") if isinstance(section := content.get(name), dict)]
     return "-".join(str(word).rpartition(".")[2] for word in words if word) or "recipe", content
+
+
+def _refuse(argument: str, kinds: str, value: object) -> NoReturn:
+    raise SettingError(argument, f"must be {kinds}, got {type(value).__name__}")
+
+
+def require_mapping(argument: str, value: object, kinds: str) -> None:
+    """Raise a `SettingError` unless an argument is a mapping or None."""
+    if not isinstance(value, Mapping | None):
+        _refuse(argument, kinds, value)
+
+
+def place(argument: str, value: object, kinds: str = "a path") -> Path:
+    """An argument as a path; a `SettingError` if it is none."""
+    if not isinstance(value, str | os.PathLike):
+        _refuse(argument, kinds, value)
+    return Path(value)
 
 
 def changed(content: dict[str, Any], settings: Settings | None, trainer: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -51,12 +69,8 @@ def changed(content: dict[str, Any], settings: Settings | None, trainer: Mapping
     Raises:
         RecipeError: if one of them has another form, or both say the same.
     """
-    if not isinstance(settings, Mapping | None):
-        problem = f"must be a mapping such as {{'trainer.steps': 100}}, got {type(settings).__name__}"
-        raise SettingError("settings", problem)
-    if not isinstance(trainer, Mapping | None):
-        problem = f"must be a mapping of settings such as {{'steps': 100}}, got {type(trainer).__name__}"
-        raise SettingError("trainer", problem)
+    require_mapping("settings", settings, "a mapping such as {'trainer.steps': 100}")
+    require_mapping("trainer", trainer, "a mapping of settings such as {'steps': 100}")
     of_trainer = {f"trainer.{key}": value for key, value in (trainer or {}).items()}
     if both := [key for key in of_trainer if key in (settings or {})]:
         raise SettingError(both[0], "is given twice, in `settings` and in `trainer`")

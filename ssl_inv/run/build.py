@@ -156,7 +156,7 @@ def innermost(source: Source) -> Source:
 def build_data(recipe: JudgedRecipe) -> Data:
     """The data of a recipe."""
     with within("data"):
-        data: Data = DATA.find(recipe.data.name).load()(**recipe.data.settings)
+        data: object = DATA.find(recipe.data.name).load()(**recipe.data.settings)
         if not isinstance(data, Data):
             given = type(data).__name__
             raise SettingError("name", f"{recipe.data.name!r} must give Data, of two sources, but gives {given}")

@@ -146,7 +146,8 @@ def _is_given(section: Mapping[str, Any]) -> bool:
     """Whether the caller holds the data that a run recorded."""
     settings = {key: value for key, value in section.items() if key != "name"}
     with within("data"):
-        return fingerprint_of(given(**{**settings, "fingerprint": None})) == section["fingerprint"]
+        found: str = fingerprint_of(given(**{**settings, "fingerprint": None}))
+    return found == str(section["fingerprint"])
 
 
 def _whole(value: Any) -> Callable[[JudgedRecipe], Data]:

@@ -19,6 +19,8 @@ from ssl_inv.run.asked import (
     in_memory,
     memory_section,
     named_content,
+    place,
+    require_mapping,
     runnable,
 )
 from ssl_inv.run.environment import prepare_process
@@ -74,7 +76,7 @@ def pretrain(
         if recipe is None:
             raise RecipeError("recipe: one is missing; ssl_inv.recipes() lists those that come with the package")
         name, resolved = _asked(recipe, data, settings, trainer)
-        folder = RunFolder(default_output(name) if output is None else Path(output))
+        folder = RunFolder(default_output(name) if output is None else place("output", output))
         # The first process starts the others after it has made the folder.
         if os.environ.get("LOCAL_RANK", "0") == "0":
             (require_writable if output is None else require_new)(folder.path)
@@ -126,7 +128,9 @@ def evaluate(
         RecipeError: in one line, if an encoder, the data or a setting cannot be used.
     """
     prepare_process()
-    _require_settings(settings)
+    require_mapping("settings", settings, "a mapping such as {'evaluation.views': 4}")
+    if output is not None:
+        require_writable(place("output", output))
     from ssl_inv.run import calls
 
     with _held(data):
@@ -186,9 +190,9 @@ def embed(
         RecipeError: in one line, if the encoder, the data or a setting cannot be used.
     """
     prepare_process()
-    _require_settings(settings)
+    require_mapping("settings", settings, "a mapping such as {'evaluation.views': 4}")
     if output is not None:
-        require_writable(Path(output))
+        require_writable(place("output", output))
     from ssl_inv.run import calls
 
     with _held(data):
@@ -210,9 +214,7 @@ def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
     Raises:
         RecipeError: in one line, if there is no such encoder.
     """
-    if not isinstance(encoder, str | os.PathLike):
-        kinds = "a run, an exported folder or timm:NAME"
-        raise RecipeError(f"encoder: must be {kinds}, got {type(encoder).__name__}; a module is loaded already")
+    place("encoder", encoder, "a run, an exported folder or timm:NAME, for a module is loaded already")
     prepare_process()
     from ssl_inv.run.encoders import model_named
     from ssl_inv.run.loaded import LoadedEncoder
@@ -247,7 +249,7 @@ def views(
     if type(images) is not int or not 1 <= images <= 50:
         raise SettingError("images", f"must be a whole number from 1 to 50, got {images!r}")
     if output is not None:
-        if Path(output).suffix not in (".png", ".html"):
+        if place("output", output).suffix not in (".png", ".html"):
             raise SettingError("output", f"{str(output)!r} is no page; its name must end with .png or .html")
         if Path(output).exists():
             raise SettingError("output", f"{str(output)!r} exists already; choose another name")
@@ -354,7 +356,7 @@ def _resumed(
     """A run to be continued. Whatever is given beside it must be as in the run."""
     if output is not None:
         raise RecipeError("output and resume exclude each other: a resumed run stays in its folder")
-    folder = RunFolder.open(Path(resume))
+    folder = RunFolder.open(place("resume", resume, "a run or its folder"))
     begun = folder.recipe()
     if in_memory(data) and begun.data.name != "given":
         raise SettingError("data", f"the run has data of its own, {begun.data.name!r}; leave `data` out")
@@ -381,9 +383,3 @@ def _recorded(recipe: Recipe) -> Recipe:
     from ssl_inv.run.calls import recorded
 
     return recorded(recipe)
-
-
-def _require_settings(settings: object) -> None:
-    if not isinstance(settings, Mapping | None):
-        kind = type(settings).__name__
-        raise SettingError("settings", f"must be a mapping such as {{'evaluation.views': 4}}, got {kind}")

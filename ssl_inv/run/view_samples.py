@@ -201,8 +201,10 @@ def _shown(
         ]
     paled, values = visible is not None, _arrays(transform)
     records = [{name: value[row] for name, value in values.items()} for row in range(len(pixels))]
-    each = zip(pixels, outlines, arrows, words, records, strict=True)
-    return [ShownView(number, *parts, paled, record) for *parts, record in each]
+    return [
+        ShownView(number, pixels[row], outlines[row], arrows[row], words[row], paled, records[row])
+        for row in range(len(pixels))
+    ]
 
 
 def _without_record(maker: ViewMaker) -> list[str]:
