@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl_inv.catalogue import RecipeError
     from ssl_inv.run.commands import OneStep
-    from ssl_inv.run.comparison import compare
+    from ssl_inv.run.comparison import RunComparison, compare
     from ssl_inv.run.embeddings import Embeddings
     from ssl_inv.run.interface import check, embed, evaluate, load, pretrain, recipes, views
     from ssl_inv.run.loaded import LoadedEncoder
@@ -26,6 +26,7 @@ __all__ = [
     "OneStep",
     "Recipe",
     "RecipeError",
+    "RunComparison",
     "RunResult",
     "ShownViews",
     "Table",
@@ -45,6 +46,7 @@ _PLACES = {
     "OneStep": "ssl_inv.run.commands",
     "Recipe": "ssl_inv.run.recipe",
     "RecipeError": "ssl_inv.catalogue",
+    "RunComparison": "ssl_inv.run.comparison",
     "RunResult": "ssl_inv.run.run_result",
     "ShownViews": "ssl_inv.run.views_page",
     "Table": "ssl_inv.run.tables",
