@@ -59,7 +59,9 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
         progress = Progress(quiet=quiet)
         progress.update("evaluating; this takes some minutes on a CPU")
         try:
-            judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache, protocols)
+            judgement = judge(
+                data_judged, *networks, normalise, settings, device, loaded.seed, cache, protocols=protocols
+            )
         finally:
             progress.close()
     if output is not None:
