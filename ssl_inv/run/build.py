@@ -8,9 +8,10 @@ import pytorch_lightning as lightning
 import torch
 
 from ssl_inv.augment.policy import Augmentation
-from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, require, within
+from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, SettingError, require, within
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Data, Source, Subset, with_enough_views
+from ssl_inv.data.sources.given import require_images
 from ssl_inv.engine import preflight
 from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.launch import make_trainer, say, workers
@@ -222,5 +223,10 @@ def innermost(source: Source) -> Source:
 def build_data(recipe: JudgedRecipe) -> Data:
     """The data of a recipe."""
     with within("data"):
-        data: Data = DATA.find(recipe.data.name).load()(**recipe.data.settings)
+        data: object = DATA.find(recipe.data.name).load()(**recipe.data.settings)
+        if not isinstance(data, Data):
+            given = type(data).__name__
+            raise SettingError("name", f"{recipe.data.name!r} must give Data, of two sources, but gives {given}")
+        if recipe.data.name not in DATA.members:
+            require_images(data.train)
     return data

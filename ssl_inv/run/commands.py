@@ -4,36 +4,87 @@ import importlib.util
 import json
 import sys
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ssl_inv.atomic import write_text
 from ssl_inv.catalogue import DATA, RecipeError, within
 from ssl_inv.data.source import Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
-from ssl_inv.engine.features import FeatureCache, fingerprint
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
-from ssl_inv.evaluation.results import format_table, to_json
+from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.build import build, innermost
-from ssl_inv.run.encoders import best_device, data_section, load_model, on
-from ssl_inv.run.environment import host_facts, versions
+from ssl_inv.run.encoders import described_section, load_model
+from ssl_inv.run.evaluating import evaluated
 from ssl_inv.run.export import export_run, export_torchvision
 from ssl_inv.run.export_onnx import export_onnx
 from ssl_inv.run.export_program import export_program
-from ssl_inv.run.folder import RunFolder, now
-from ssl_inv.run.judging import judge, require_classes
+from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.model_card import UNKNOWN, Trained, model_card
 from ssl_inv.run.parts import parts_of
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
-from ssl_inv.run.report import scores
+
+
+@dataclass(frozen=True)
+class OneStep:
+    """A recipe that was built, and one step of it.
+
+    Attributes:
+        name: of the recipe.
+        recipe: every setting.
+        objects: to train on, and to judge by.
+        batch: samples in the step.
+        steps: of the whole run.
+        losses: the terms of the loss.
+        total: their weighted sum.
+        loading: seconds to load the data of a batch.
+        seconds: of views, forward and backward, on the CPU.
+        notes: where the weights are from, and what of the data is not used.
+    """
+
+    name: str
+    recipe: Recipe
+    objects: tuple[int, int]
+    batch: int
+    steps: int
+    losses: dict[str, float]
+    total: float
+    loading: float
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        terms = ", ".join(f"{term} {value:.4g}" for term, value in self.losses.items())
+        trainer = self.recipe.trainer
+        return (
+            f"{self.name}: valid\n"
+            f"{''.join(f'{note}{chr(10)}' for note in self.notes)}"
+            f"data: {self.objects[0]:,} training and {self.objects[1]:,} validation objects\n"
+            f"one step of {self.batch}: {self.loading:.2f} s for data, "
+            f"{self.seconds:.2f} s for views, forward and backward on the CPU\n"
+            f"all {self.steps:,} steps: about {clock(self.steps * trainer.accumulate * self.seconds)} at that speed\n"
+            f"loss {self.total:.4g}: {terms}"
+        )
+
+    __repr__ = __str__
 
 
 def check(name: str, recipe: Recipe) -> None:
     """Build a recipe and run one step of it. Nothing is written."""
+    sys.stdout.write(f"{one_step(name, recipe)}\n")
+
+
+def one_step(name: str, recipe: Recipe) -> OneStep:
+    """Build a recipe and run one step of it.
+
+    Raises:
+        RecipeError: if it cannot be built, or a loss term is not finite.
+    """
     with quiet_lightning():
         run = build(recipe)
         begun = time.perf_counter()
@@ -53,57 +104,24 @@ def check(name: str, recipe: Recipe) -> None:
     networks = (run.backbone, run.objective)
     if not any(one.grad is not None and bool(one.grad.any()) for net in networks for one in net.parameters()):
         raise RecipeError(f"{name}: the loss, {total.item():.4g}, has no gradient in the first step")
-    steps = run.module.steps
-    line = "\n" if run.start.sentence else ""
-    terms = ", ".join(f"{term} {part.value.item():.4g}" for term, part in losses.items())
-    sys.stdout.write(
-        f"{name}: valid\n"
-        f"{run.start.sentence}{line}"
-        f"data: {len(run.module.batches.source):,} training and {len(run.data.validation):,} validation objects\n"
-        f"one step of {len(batch.index)}: {loading:.2f} s for data, "
-        f"{seconds:.2f} s for views, forward and backward on the CPU\n"
-        f"all {steps:,} steps: about {clock(steps * recipe.trainer.accumulate * seconds)} at that speed\n"
-        f"loss {total.item():.4g}: {terms}\n"
+    objects = len(run.module.batches.source), len(run.data.validation)
+    terms = {term: part.value.item() for term, part in losses.items()}
+    notes = tuple(one for one in (run.start.sentence, _not_used(run.data.notes)) if one)
+    return OneStep(
+        name, recipe, objects, len(batch.index), run.module.steps, terms, total.item(), loading, seconds, notes
     )
+
+
+def _not_used(notes: Mapping[str, str]) -> str:
+    return f"not used: {notes['not used']}" if "not used" in notes else ""
 
 
 def evaluate(model: str, data: str | None, overrides: list[str], pretrained: bool, output: Path | None) -> None:
     """Evaluate any encoder on any data, beside the same encoder with random weights."""
     with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
-        settings = loaded.recipe.evaluation
-        if settings.protocol == "none":
-            raise RecipeError("evaluation.protocol: 'none' evaluates nothing; did you mean 'quick'?")
-        device = best_device()
-        trained, untrained = loaded.networks()
-        data_judged = loaded.judged_data(settings, trained[1], device)
-        # The sections that say which images the encoder is given.
-        images = {section: loaded.recipe.sections()[section] for section in ("data", "normalization")}
-        cache = None if output is None else FeatureCache(output / "features", images, loaded.crop_share)
-        with within("evaluation"):
-            require_classes(loaded.data.train)
-            networks = on(trained, device), on(untrained, device)
-            normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
-            progress = Progress()
-            try:
-                judgement = judge(data_judged, *networks, normalise, settings, device, loaded.seed, cache, progress)
-            finally:
-                progress.close()
+        judgement = evaluated(loaded, output)
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
-    if output is not None:
-        write_text(output / "results.json", to_json(judgement.table) + "\n")
-        told = {
-            "model": loaded.description,
-            "weights": fingerprint(trained[0]),
-            "judged": now(),
-            "host": host_facts(),
-            "versions": versions(),
-            "score": scores(judgement.table),
-            "recipe": loaded.recipe.sections(),
-        }
-        if loaded.model.run is not None:
-            told["trained_with"] = loaded.model.run.recipe.sections()
-        write_text(output / "evaluation.json", json.dumps(told, indent=2) + "\n")
 
 
 def embed(
@@ -181,7 +199,7 @@ def describe_data(name: str, overrides: list[str], output: Path | None, images: 
     """Say what a data set is, and draw some of its images."""
     from ssl_inv.run import data_page
 
-    section = apply_overrides({"data": data_section(name, overrides)}, overrides, ["data"])["data"]
+    section = apply_overrides({"data": described_section(name, overrides)}, overrides, ["data"])["data"]
     chosen = resolve_section("data", section, "the command line")
     with within("data"):
         data = DATA.find(chosen.name).load()(**chosen.settings)
@@ -249,21 +267,10 @@ def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], siz
 
 def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
     """Draw the first views of a run on one page."""
-    from ssl_inv.run.view_samples import first_samples
-    from ssl_inv.run.views_page import write_page
+    from ssl_inv.run.views_page import shown_views
 
     with quiet_lightning():
-        samples = first_samples(recipe, images)
-    title = f"{Path(name).stem}: {recipe.objective.name} on {recipe.data.name}"
-    words = f"The first samples of a run of this recipe; augmentation: {recipe.augmentation.name}."
-    sources = [source for sample in samples for source in sample.sources]
-    if any(source.pixels is not None for source in sources):
-        words += " An outline shows where in the image a view lies; its number marks the view's upper left corner."
-    if any(len(view.arrows) for source in sources for view in source.views):
-        words += " Arrows show how far random fields move each part of a view."
-    if any(view.paled for source in sources for view in source.views):
-        words += " The student does not see pale patches; in a teacher's view, pale patches are not predicted."
-    write_page(title, words, samples, output)
+        shown_views(name, recipe, images).write(output)
     sys.stdout.write(f"{output}\n")
 
 

@@ -1,6 +1,6 @@
 """Encoders as the command line names them (runs, exported folders, timm models), and the data for them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,27 +100,57 @@ class Model:
 
     Attributes:
         backbone: the network with its weights.
-        preprocessing: of the input.
+        preprocessing: of the input; None if it is not known.
         sections: its own values for sections of `JUDGED`.
         description: a sentence about it.
-        untrained: makes the same backbone with random weights.
+        untrained: makes the same backbone with random weights; None if nobody knows how.
         crop_share: side of the central crop that it sees, as a share of the image's side; see `ViewMaker.whole`.
         enlarges: whether images smaller than its input are enlarged and seen whole.
         run: the run that it is from, if any.
         name: where it is, an absolute path, or `timm:NAME`.
         pretrained: whether a timm model has timm's weights.
+        changed: the networks, if they are not those of the run's checkpoint any more.
     """
 
     backbone: nn.Module
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
     sections: dict[str, Any]
     description: str
-    untrained: Callable[[], nn.Module]
+    untrained: Callable[[], nn.Module] | None
     crop_share: float = 1.0
     enlarges: bool = False
     run: SavedRun | None = None
     name: str = ""
     pretrained: bool = False
+    changed: Networks | None = None
+
+    @property
+    def data_size(self) -> int | None:
+        """Side of the images that it is judged on, in pixels; None: of any that the data have."""
+        return None if self.preprocessing is None else round(self.preprocessing.input_size / self.crop_share)
+
+    def trained(self) -> Networks:
+        """The trained networks. A run has an objective."""
+        if self.changed is not None:
+            return self.changed
+        if self.run is None:
+            return self.backbone, None
+        state = self.run.state
+        backbone, objective = build_networks(self.run.recipe, self._groups())
+        objective.allocate(*state["extent"])
+        backbone.load_state_dict(state["backbone"])
+        objective.load_state_dict(state["objective"])
+        return backbone, objective
+
+    def untrained_networks(self) -> Networks | None:
+        """The same with random weights, if they can be made."""
+        if self.run is not None:
+            return build_networks(self.run.recipe, self._groups())
+        return None if self.untrained is None else (self.untrained(), None)
+
+    def _groups(self) -> dict[str, Group]:
+        assert self.run is not None
+        return {name: Group.from_record(record) for name, record in self.run.state["groups"].items()}
 
 
 @dataclass(frozen=True)
@@ -154,8 +184,10 @@ class LoadedModel:
     @property
     def crop_share(self) -> float:
         """Side of the central crop of these data that the backbone sees, as a share of the image's side."""
-        enlarged = self.model.preprocessing.input_size / self.data.train.image_size
-        return max(enlarged, 1.0) if self.model.enlarges and self.model.crop_share == 1 else self.model.crop_share
+        model = self.model
+        if model.preprocessing is None or not model.enlarges or model.crop_share != 1:
+            return model.crop_share
+        return max(model.preprocessing.input_size / self.data.train.image_size, 1.0)
 
     def judged_data(self, settings: EvaluationSettings, objective: Objective | None, device: torch.device) -> Data:
         """The data in the views that the settings ask for, made on a device.
@@ -177,17 +209,9 @@ class LoadedModel:
         """The seed of the evaluation. For a run, it is the seed of the run, which evaluated itself with it."""
         return 0 if self.model.run is None else self.model.run.recipe.trainer.seed
 
-    def networks(self) -> tuple[Networks, Networks]:
-        """The trained and the untrained networks. A run has an objective."""
-        if self.model.run is None:
-            return (self.model.backbone, None), (self.model.untrained(), None)
-        recipe, state = self.model.run.recipe, self.model.run.state
-        groups = {name: Group.from_record(record) for name, record in state["groups"].items()}
-        backbone, objective = build_networks(recipe, groups)
-        objective.allocate(*state["extent"])
-        backbone.load_state_dict(state["backbone"])
-        objective.load_state_dict(state["objective"])
-        return (backbone, objective), build_networks(recipe, groups)
+    def networks(self) -> tuple[Networks, Networks | None]:
+        """The trained networks and, if they can be made, the untrained ones."""
+        return self.model.trained(), self.model.untrained_networks()
 
 
 def best_device() -> torch.device:
@@ -213,9 +237,28 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     Raises:
         RecipeError: if there is no such model or data, or they do not fit each other.
     """
-    model = find_model(name, pretrained)
+    return with_data(model_named(name, pretrained), data, overrides)
+
+
+def with_data(
+    model: Model,
+    data: str | Mapping[str, Any] | None,
+    overrides: list[str] | Mapping[str, Any],
+    make: Callable[[JudgedRecipe], Data] = build_data,
+) -> LoadedModel:
+    """A model and data for it.
+
+    Args:
+        model: the encoder.
+        data: see `load_model`; or a section of a recipe.
+        overrides: see `load_model`; or values by dotted keys.
+        make: makes the data of the recipe.
+
+    Raises:
+        RecipeError: if there are no such data, or they do not fit the model.
+    """
     recipe = resolve_judged(_data_sections(data, model, overrides), overrides)
-    loaded = LoadedModel(model, recipe, build_data(recipe))
+    loaded = LoadedModel(model, recipe, make(recipe))
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
     with within("data"):
         size = round(loaded.data.train.image_size * loaded.crop_share)
@@ -224,8 +267,12 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     return loaded
 
 
-def find_model(name: str, pretrained: bool) -> Model:
-    """A model without data; for the arguments and errors see `load_model`."""
+def model_named(name: str, pretrained: bool) -> Model:
+    """A model as a command line names it; see `load_model`.
+
+    Raises:
+        RecipeError: if there is none.
+    """
     found = _found_model(name, pretrained)
     place = name if name.startswith("timm:") else str(Path(name).absolute())
     return replace(found, name=place, pretrained=pretrained)
@@ -297,48 +344,60 @@ def _normalization(preprocessing: Preprocessing) -> dict[str, Any]:
     return {"normalization": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}}
 
 
-def _data_sections(data: str | None, model: Model, overrides: list[str]) -> dict[str, Any]:
+def _data_sections(
+    data: str | Mapping[str, Any] | None, model: Model, overrides: list[str] | Mapping[str, Any]
+) -> dict[str, Any]:
     """The sections that `--data` means, over those of the model."""
     chosen = apply_overrides({}, overrides, JUDGED).get("data", {}).get("name")
     if data is None:
         if "data" not in model.sections and chosen is None:
             raise RecipeError("--data is missing: a recipe, data set, folder, zip, tar or CSV file to take images from")
         return model.sections
+    if isinstance(data, Mapping):
+        return {**model.sections, "data": dict(data)}
+    named = named_sections(data)
+    return {**model.sections, **({"data": data_at(Path(data), model.data_size, chosen)} if named is None else named)}
+
+
+def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
+    """The sections of a recipe for the name of a data set or of a recipe; None if it is the path of data.
+
+    Args:
+        data: what names them.
+        option: stands before it in messages.
+
+    Raises:
+        RecipeError: if it is none of these.
+    """
     if data in DATA.members:
-        return {**model.sections, "data": {"name": data}}
+        return {"data": {"name": data}}
     if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
         content = read_yaml(find_recipe(data))
-        return {**model.sections, **{name: content[name] for name in ("data", "evaluation") if name in content}}
-    path = Path(data)
-    if not path.exists():
+        return {name: content[name] for name in ("data", "evaluation") if name in content}
+    if not Path(data).expanduser().exists():
         known = [*shipped_recipes(), *DATA.members]
-        raise RecipeError(f"--data {data}: no such file, folder, recipe or data set; {suggest(data, known)}")
-    return {**model.sections, "data": _data_at(path, round(model.preprocessing.input_size / model.crop_share), chosen)}
+        raise RecipeError(f"{option}{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
+    return None
 
 
-def data_section(data: str, overrides: list[str], size: int = _DESCRIBED_SIZE) -> dict[str, Any]:
-    """The section `data` of a recipe that the argument of a command means.
+def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
+    """The section `data` of a recipe for data that are only described.
 
     Args:
         data: recipe, name of a data set, folder, zip, tar or table.
         overrides: may choose the kind of data.
-        size: side of the images where the argument is files.
 
     Raises:
         RecipeError: if there is no such data.
     """
-    if data in DATA.members:
-        return {"name": data}
-    if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
-        section: dict[str, Any] = read_yaml(find_recipe(data)).get("data") or {}
+    if (named := named_sections(data, "")) is not None:
+        section: dict[str, Any] = named.get("data") or {}
         return section
-    if not (path := Path(data).expanduser()).exists():
-        known = [*shipped_recipes(), *DATA.members]
-        raise RecipeError(f"{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
-    return _data_at(path, size, apply_overrides({}, overrides, ["data"]).get("data", {}).get("name"))
+    kind = apply_overrides({}, overrides, ["data"]).get("data", {}).get("name")
+    return data_at(Path(data).expanduser(), _DESCRIBED_SIZE, kind)
 
 
-def _data_at(path: Path, size: int, kind: str | None) -> dict[str, Any]:
+def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
     """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
     if is_sheet(path.name):
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}

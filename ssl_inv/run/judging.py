@@ -1,6 +1,6 @@
 """The judgement of an encoder: features of both splits, every protocol on them, and the same for its untrained self."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -56,6 +56,7 @@ def judge(
     seed: int = 0,
     cache: FeatureCache | None = None,
     show: Progress | None = None,
+    protocols: Protocols | None = None,
 ) -> Judgement:
     """Measure an encoder and its untrained self.
 
@@ -70,8 +71,9 @@ def judge(
         seed: draws the training objects and shuffles targets.
         cache: keeps features for a further call; None keeps none.
         show: shows what is done and the time left; None shows nothing.
+        protocols: what is measured in place of the protocols that the settings name.
     """
-    protocols = protocols_of(settings, device)
+    protocols = protocols_of(settings, device) if protocols is None else protocols
     encoders = 1 if untrained is None else 2
     views = sum(
         _view_count(source, objects, settings.views) for source, objects in _splits(data, settings, seed).values()
@@ -129,7 +131,7 @@ def encode_data(
     # Probed features and predictions share one forward pass.
     shared: Any = Cached(backbone, batches=1) if isinstance(backbone, Backbone) else backbone
     probed: Encoder = (
-        (lambda pixels: {"all": shared(pixels)}) if objective is None else objective.representations(shared)
+        (lambda pixels: parts_of(shared(pixels))) if objective is None else objective.representations(shared)
     )
     module: nn.Module = backbone if objective is None else nn.ModuleList([backbone, objective])
     # As in training: other kernels round differently, and a probe amplifies that.
@@ -175,6 +177,11 @@ def encode_data(
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
     )
+
+
+def parts_of(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Features by part; a single tensor is the part `all`."""
+    return {"all": features} if isinstance(features, Tensor) else dict(features)
 
 
 def require_classes(source: Source) -> None:

@@ -38,18 +38,40 @@ from ssl_inv.run.recipe import Recipe, as_saved, changes, resolve
 from ssl_inv.run.report import report_content, scores, summary
 
 
-def pretrain(recipe: Recipe, folder: RunFolder, quiet: bool, numbered: bool) -> None:
-    """Train, evaluate, export and report. For `numbered` see `RunFolder.create`."""
+def pretrain(
+    recipe: Recipe,
+    folder: RunFolder,
+    quiet: bool,
+    numbered: bool,
+    command: list[str] | None = None,
+    silent: bool = False,
+) -> RunFolder:
+    """Train, evaluate, export and report.
+
+    Args:
+        recipe: every setting.
+        folder: where to write.
+        quiet: whether to show no progress.
+        numbered: see `RunFolder.create`.
+        command: what began the run, for its record; None takes the command line.
+        silent: whether to print no results either.
+
+    Returns:
+        The folder of the run.
+    """
     with quiet_lightning():
         run = build(recipe)
         if _helps(run):
-            return
-        folder = RunFolder.create(folder.path, recipe, ["ssl-inv", *sys.argv[1:]], numbered)
+            return folder
+        folder = RunFolder.create(folder.path, recipe, command or ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
-            _train_and_finish(run, folder, Progress(quiet=quiet))
+            results = _train_and_finish(run, folder, Progress(quiet=quiet))
+            if not silent:
+                sys.stdout.write(results)
+    return folder
 
 
-def resume(continued: Continuation, folder: RunFolder, quiet: bool) -> None:
+def resume(continued: Continuation, folder: RunFolder, quiet: bool, silent: bool = False) -> RunFolder:
     """Continue an interrupted run, or one that is complete with what its owner changes.
 
     Raises:
@@ -59,10 +81,13 @@ def resume(continued: Continuation, folder: RunFolder, quiet: bool) -> None:
         # The weights that a run starts from may be gone when it goes on from a checkpoint.
         run = build(continued.recipe, begins=not folder.checkpoint_file.is_file())
         if _helps(run):
-            return
+            return folder
         with folder.held():
             restore(run, folder, continued)
-            _train_and_finish(run, folder, Progress(quiet=quiet), restored=True)
+            results = _train_and_finish(run, folder, Progress(quiet=quiet), restored=True)
+            if not silent:
+                sys.stdout.write(results)
+    return folder
 
 
 def _helps(run: Run) -> bool:
@@ -77,7 +102,7 @@ def _helps(run: Run) -> bool:
     return True
 
 
-def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, restored: bool = False) -> None:
+def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, restored: bool = False) -> str:
     try:
         prepare(run, progress)
         progress.keep(_headline(run, folder))
@@ -87,7 +112,7 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, restored:
         for advice in run.start.advice:
             folder.warn(advice)
         loggers = train(run, folder, progress, restored)
-        finish(run, folder, progress, loggers)
+        return finish(run, folder, progress, loggers)
     except KeyboardInterrupt:
         folder.update(state="interrupted")
         raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
@@ -310,8 +335,12 @@ def _counts(run: Run) -> dict[str, dict[str, int]]:
     return {name: {"objects": objects, "images": images} for name, (objects, images) in counts.items()}
 
 
-def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | None = None) -> None:
-    """Export, evaluate and report a run after training, tell its loggers, and print the results."""
+def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | None = None) -> str:
+    """Export, evaluate and report a run after training, and tell its loggers.
+
+    Returns:
+        The results, and where everything is, to be printed.
+    """
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
     with within("evaluation"):
         data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
@@ -357,7 +386,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     # With the numbers.
     write_text(folder.export_folder / CARD, model_card(about, folder))
     progress.close()
-    if judgement is not None:
-        measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
-        sys.stdout.write(f"{format_table(summary(judgement.table))}\n\n{measured}\n")
-    sys.stdout.write(f"export: {folder.export_folder}\nreport: {folder.report_file}\n")
+    places = f"export: {folder.export_folder}\nreport: {folder.report_file}\n"
+    if judgement is None:
+        return places
+    measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
+    return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"

@@ -1,6 +1,7 @@
 """Recipes: read, override, check and compare. Nothing here imports torch, so a mistake is answered at once."""
 
 import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -165,19 +166,29 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def apply_overrides(
-    content: dict[str, Any], overrides: list[str], sections: Sequence[str] = SECTIONS
+    content: Mapping[str, Any], overrides: list[str] | Mapping[str, Any], sections: Sequence[str] = SECTIONS
 ) -> dict[str, Any]:
-    """The content after overrides `["--section.key", "value", "--section.key=value", ...]`.
+    """The content after overrides.
 
     If an override names another objective, data set or augmentation, that one starts from its own defaults: it takes no
     setting of the old one, not even of the same name. The same holds for a setting with settings of its own, such as
     `--objective.base.temperature 0.2`.
 
+    Args:
+        content: section -> setting -> value.
+        overrides: words of a command line, `["--section.key", "value", "--section.key=value", ...]`, or values by their
+            dotted keys, `{"section.key": value}`.
+        sections: that may be overridden.
+
     Raises:
         RecipeError: if an argument has another form, or its section is not in `sections`.
     """
     content = {section: dict(value) if isinstance(value, dict) else value for section, value in content.items()}
-    for section, settings in _parse_overrides(overrides, sections).items():
+    if isinstance(overrides, Mapping):
+        found = _parse_settings(overrides, sections)
+    else:
+        found = _parse_overrides(overrides, sections)
+    for section, settings in found.items():
         default = _CHOICES[section][1] if section in _CHOICES else None
         content[section] = _overridden(section, content.get(section), settings, section in _CHOICES, default)
     return content
@@ -222,6 +233,30 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
         except YAMLError:
             raise RecipeError(f"--{key}: {value!r} is not a valid YAML value") from None
     return found
+
+
+def _parse_settings(given: Mapping[str, Any], sections: Sequence[str]) -> dict[str, _OneByOne]:
+    found: dict[str, _OneByOne] = {}
+    for key, value in given.items():
+        section, _, setting = str(key).partition(".")
+        if section not in sections:
+            raise RecipeError(f"settings: no section {section!r} can be set here; {suggest(section, sections)}")
+        if not setting:
+            raise RecipeError(f"settings: {key!r} is a section; settings are given one by one, '{key}.KEY': value")
+        _put(found.setdefault(section, _OneByOne()), setting.split("."), plain_value(value))
+    return found
+
+
+def plain_value(value: Any) -> Any:
+    """A value as YAML has it: paths become texts, tuples lists, and numbers of other libraries plain numbers."""
+    if isinstance(value, Mapping):
+        return {key: plain_value(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_value(one) for one in value]
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    # Of numpy and torch, which are not imported here.
+    return value.item() if getattr(value, "shape", None) == () and hasattr(value, "item") else value
 
 
 def _typed(word: str) -> Any:
@@ -312,7 +347,7 @@ def resolve(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
     return _resolved(Recipe, SECTIONS, content, origin)
 
 
-def resolve_judged(content: dict[str, Any], overrides: list[str]) -> JudgedRecipe:
+def resolve_judged(content: Mapping[str, Any], overrides: list[str] | Mapping[str, Any]) -> JudgedRecipe:
     """`resolve` for the sections `JUDGED` alone, after overrides. Their files must exist."""
     recipe = _resolved(JudgedRecipe, JUDGED, apply_overrides(content, overrides, JUDGED), "the command line")
     require_files(recipe)

@@ -322,11 +322,11 @@ class Index:
     def _backbone(self) -> "nn.Module":
         """The encoder, with the weights that the index was made with."""
         from ssl_inv.engine.features import fingerprint
-        from ssl_inv.run.encoders import best_device, find_model
+        from ssl_inv.run.encoders import best_device, model_named
 
         name = self._encoder_name or self._encoder["name"]
         try:
-            backbone = find_model(name, bool(self._encoder["pretrained"]) and name.startswith("timm:")).backbone
+            backbone = model_named(name, bool(self._encoder["pretrained"]) and name.startswith("timm:")).backbone
         except (RecipeError, OSError) as error:
             raise RecipeError(f"the encoder of the index: {error}; --encoder names the place where it is now") from None
         if (weights := fingerprint(backbone)) != self.manifest["weights"]:

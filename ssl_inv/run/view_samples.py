@@ -1,7 +1,7 @@
 """The first views of a run, with the images that they are made from."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,7 @@ class ShownView:
         arrows: from where points of the view would be without random fields to where they are, `(n, 2, 2)`.
         words: how it was made, and the number of its visible patches if some are hidden.
         paled: whether hidden patches are pale.
+        record: how it was made, by parameter.
     """
 
     number: int
@@ -62,6 +63,7 @@ class ShownView:
     arrows: NDArray[np.float64]
     words: str
     paled: bool = False
+    record: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -197,8 +199,12 @@ def _shown(
         words = [
             f"{said}, {int(some.sum())} of {some.numel()} patches" for said, some in zip(words, visible, strict=True)
         ]
-    paled = visible is not None
-    return [ShownView(number, pixels[row], outlines[row], arrows[row], words[row], paled) for row in range(len(pixels))]
+    paled, values = visible is not None, _arrays(transform)
+    records = [{name: value[row] for name, value in values.items()} for row in range(len(pixels))]
+    return [
+        ShownView(number, pixels[row], outlines[row], arrows[row], words[row], paled, records[row])
+        for row in range(len(pixels))
+    ]
 
 
 def _without_record(maker: ViewMaker) -> list[str]:

@@ -1,16 +1,20 @@
 """A page of views: every source image with the outlines of its views, then the views and how they were made."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from ssl_inv.run.sheet import PAPER, Page, Strip, Tile, columns_for, font
-from ssl_inv.run.view_samples import Pixels, Sample, ShownView
+from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.sheet import PAPER, Page, Strip, Tile, columns_for, font, png
+from ssl_inv.run.view_samples import Pixels, Sample, ShownView, first_samples
 
 _BLUE, _ORANGE, _GREEN, _PURPLE, _PINK = "#1f5fae", "#c2410c", "#15803d", "#7e22ce", "#be185d"
 _COLOURS = (_BLUE, _ORANGE, _GREEN, _PURPLE, _PINK, "#0f766e", "#8a6100", "#475569", "#b91c1c", "#4338ca")
@@ -30,17 +34,84 @@ _FARTHEST = 2.5
 
 
 def write_page(title: str, words: str, samples: Sequence[Sample], path: Path) -> None:
-    """Write the page, as PNG or as HTML with the pictures inside.
+    """Write `page_of` the samples, as PNG or as HTML with the pictures inside; the suffix of the path decides."""
+    page_of(title, words, samples).write(path)
+
+
+def page_of(title: str, words: str, samples: Sequence[Sample]) -> Page:
+    """The page.
 
     Args:
         title: the heading.
         words: one or two sentences below it.
         samples: one strip each.
-        path: the file, whose suffix decides; missing folders are made.
     """
     reach = _reach(samples)
     strips = [_strip(sample, reach) for sample in samples]
-    Page(title, words, strips, columns_for(strips, _MOST_COLUMNS)).write(path)
+    return Page(title, words, strips, columns_for(strips, _MOST_COLUMNS))
+
+
+class ShownViews(Sequence[Sample]):
+    """The first samples of a run: their images and views, and the page that shows them.
+
+    Args:
+        page: shows them.
+        samples: what is shown.
+    """
+
+    def __init__(self, page: Page, samples: Sequence[Sample]) -> None:
+        self.page, self.samples = page, tuple(samples)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Sample]: ...
+
+    def __getitem__(self, index: int | slice) -> Sample | Sequence[Sample]:
+        return self.samples[index]
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    @cached_property
+    def picture(self) -> Image.Image:
+        """The page as one picture."""
+        return self.page.picture()
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write the page, as PNG or HTML."""
+        self.page.write(Path(path))
+
+    def __repr__(self) -> str:
+        return f"ShownViews({self.page.title!r}, {len(self)} samples)"
+
+    def _repr_png_(self) -> bytes:
+        return png(self.picture)
+
+
+def shown_views(name: str, recipe: Recipe, images: int) -> ShownViews:
+    """The first views of a run of a recipe.
+
+    Args:
+        name: of the recipe, for the heading.
+        recipe: every setting.
+        images: samples to show.
+
+    Raises:
+        SettingError: if a value cannot be used.
+    """
+    samples = first_samples(recipe, images)
+    words = f"The first samples of a run of this recipe; augmentation: {recipe.augmentation.name}."
+    sources = [source for sample in samples for source in sample.sources]
+    if any(source.pixels is not None for source in sources):
+        words += " An outline shows where in the image a view lies; its number marks the view's upper left corner."
+    if any(len(view.arrows) for source in sources for view in source.views):
+        words += " Arrows show how far random fields move each part of a view."
+    if any(view.paled for source in sources for view in source.views):
+        words += " The student does not see pale patches; in a teacher's view, pale patches are not predicted."
+    title = f"{Path(name).stem}: {recipe.objective.name} on {recipe.data.name}"
+    return ShownViews(page_of(title, words, samples), samples)
 
 
 # The pictures.

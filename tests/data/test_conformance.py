@@ -6,7 +6,7 @@ import csv
 import io
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from ssl_inv.catalogue import DATA
 from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
 from ssl_inv.data.sources import SOURCES
+from ssl_inv.data.sources.given import holding
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.data.sources.threediebench import write_threediebench
 from ssl_inv.run.cli import main
@@ -86,14 +87,40 @@ def tiny_rendered(root: Path) -> Tiny:
     return Tiny({**SOLIDS}, 2, 12, POSES, ("solid-00", "solid-01"), stamped=False)
 
 
+class Held(Tiny):
+    """A data set that the caller holds."""
+
+    def data(self, name: str) -> Data:
+        with holding(mine()):
+            return super().data(name)
+
+
+def mine() -> tuple[np.ndarray[Any, Any], list[str]]:
+    """Twelve arrays of a cat or a dog, as a user's own function gives them."""
+    random = np.random.default_rng(0)
+    return random.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8), ["cat", "dog"] * 6
+
+
+def tiny_given(root: Path) -> Tiny:
+    return Held({"validation_share": 0.25}, stamped=False)
+
+
+def tiny_dataset(root: Path) -> Tiny:
+    files = photos(root)
+    arguments = {"dataset": "torchvision.datasets:ImageFolder", "arguments": {"root": str(root)}}
+    return Tiny({**arguments, "validation_share": 0.25}, files=sorted(files), stamped=False)
+
+
 TINY = {
+    "dataset": tiny_dataset,
     "folder": tiny_folder,
+    "given": tiny_given,
     "rendered": tiny_rendered,
     "table": tiny_table,
     "threediebench": tiny_threediebench,
     "torchvision": tiny_torchvision,
 }
-WITH_FILES = [name for name in TINY if name != "rendered"]
+WITH_FILES = [name for name in TINY if name not in ("rendered", "given")]
 BROKEN = [(name, cache) for name in WITH_FILES for cache in (False, True)]
 
 
@@ -145,7 +172,7 @@ def test_a_view_is_the_same_in_any_order_in_a_copy_and_when_it_is_rendered_again
     expected = load_all(source)
     order = np.random.default_rng(0).integers(0, len(objects), 3 * len(objects))
     settings = {**tiny.settings, "cache": False}
-    for other in (source, pickle.loads(pickle.dumps(source)), Tiny(settings).data(name).train):
+    for other in (source, pickle.loads(pickle.dumps(source)), replace(tiny, settings=settings).data(name).train):
         for rows in np.array_split(order, 5):
             found, chosen = other.load(objects[rows], views[rows]), torch.from_numpy(rows)
             assert torch.equal(found.pixels, expected.pixels[chosen])
@@ -181,7 +208,9 @@ def test_a_broken_image_is_zero_and_named(name, cache, tmp_path):
         assert not images.pixels[~images.readable].any()
         assert (images.pixels[images.readable].flatten(1).amax(1) > 0).all()
         assert source.tolerated_images is not None
-    expected = "item 5" if name == "torchvision" else tiny.files[5].relative_to(tmp_path / "data").as_posix()
+    expected = (
+        "item 5" if name in ("dataset", "torchvision") else tiny.files[5].relative_to(tmp_path / "data").as_posix()
+    )
     assert found == [expected]
 
 

@@ -5,7 +5,9 @@ A new source is a file with a function that returns `Data`, a line in the table,
 """
 
 SOURCES = {
+    "dataset": "given:dataset",
     "folder": "folder:folder",
+    "given": "given:given",
     "rendered": "rendered.source:rendered",
     "table": "table:table",
     "threediebench": "threediebench:threediebench",

@@ -1,0 +1,189 @@
+"""The evaluation of any encoder on any data, beside the same encoder with random weights."""
+
+import copy
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ssl_inv.atomic import write_text
+from ssl_inv.catalogue import RecipeError, SettingError, suggest, within
+from ssl_inv.engine.features import FeatureCache, fingerprint
+from ssl_inv.engine.progress import Progress
+from ssl_inv.engine.settings import EvaluationSettings
+from ssl_inv.evaluation.protocols.base import Protocol
+from ssl_inv.evaluation.results import to_json
+from ssl_inv.evaluation.suite import Protocols
+from ssl_inv.run.encoders import LoadedModel, Model, best_device, model_named, on
+from ssl_inv.run.environment import host_facts, versions
+from ssl_inv.run.export import Preprocessing
+from ssl_inv.run.folder import now
+from ssl_inv.run.judging import Judgement, judge, protocols_of, require_classes
+from ssl_inv.run.loaded import LoadedEncoder
+from ssl_inv.run.report import scores
+
+
+def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = None, quiet: bool = False) -> Judgement:
+    """Evaluate a model on its data.
+
+    Args:
+        loaded: the model and the data.
+        output: a folder for results.json and evaluation.json, and for the features, which a second call reads; None
+            writes nothing.
+        chosen: see `chosen_protocols`.
+        quiet: whether to show no progress.
+
+    Raises:
+        RecipeError: if the settings or the data allow no evaluation.
+    """
+    settings = loaded.recipe.evaluation
+    if settings.protocol == "none" and chosen is not None:
+        settings = replace(settings, protocol="quick")
+    if settings.protocol == "none":
+        raise RecipeError("evaluation.protocol: 'none' evaluates nothing; did you mean 'quick'?")
+    device = best_device()
+    protocols = chosen_protocols(chosen, settings, device)
+    trained, untrained = loaded.networks()
+    data_judged = loaded.judged_data(settings, trained[1], device)
+    # The sections that say which images the encoder is given.
+    images = {section: loaded.recipe.sections()[section] for section in ("data", "normalization")}
+    cache = None if output is None else FeatureCache(output / "features", images, loaded.crop_share)
+    with within("evaluation"):
+        require_classes(loaded.data.train)
+        networks = on(trained, device), None if untrained is None else on(untrained, device)
+        normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
+        progress = Progress(quiet=quiet)
+        try:
+            judgement = judge(
+                data_judged, *networks, normalise, settings, device, loaded.seed, cache, progress, protocols
+            )
+        finally:
+            progress.close()
+    if output is not None:
+        write_text(output / "results.json", to_json(judgement.table) + "\n")
+        told = {
+            "model": loaded.description,
+            "weights": fingerprint(trained[0]),
+            "judged": now(),
+            "host": host_facts(),
+            "versions": versions(),
+            "score": scores(judgement.table),
+            "recipe": loaded.recipe.sections(),
+        }
+        if loaded.model.run is not None:
+            told["trained_with"] = loaded.model.run.recipe.sections()
+        write_text(output / "evaluation.json", json.dumps(told, indent=2) + "\n")
+    return judgement
+
+
+def chosen_protocols(chosen: object, settings: EvaluationSettings, device: torch.device) -> Protocols:
+    """The protocols that a caller asks for.
+
+    Args:
+        chosen: `quick` or `full`; names of protocols, with their settings by `settings`; protocols themselves, in a
+            list or by name; None for those of the settings.
+        settings: of the evaluation.
+        device: where networks are trained that protocols fit.
+
+    Raises:
+        SettingError: if there is no such protocol.
+    """
+    if chosen is None or chosen in ("quick", "full"):
+        settings = settings if chosen is None else replace(settings, protocol=chosen)
+        return protocols_of(settings, device)
+    if isinstance(chosen, str | Protocol):
+        chosen = [chosen]
+    named = dict(chosen) if isinstance(chosen, Mapping) else None
+    if named is None and isinstance(chosen, Sequence):
+        known = protocols_of(settings, device)
+        named = {}
+        for one in chosen:
+            if isinstance(one, str) and one not in known:
+                raise SettingError("protocols", f"none is called {one!r}; {suggest(one, ['quick', 'full', *known])}")
+            named[one if isinstance(one, str) else type(one).__name__] = known[one] if isinstance(one, str) else one
+    if not named or not all(isinstance(one, Protocol) for one in named.values()):
+        raise SettingError("protocols", f"must be 'quick', 'full', names or protocols, got {chosen!r}")
+    return named
+
+
+# Encoders of a user.
+
+
+class Function(nn.Module):
+    """A user's function from pixels `(B, 3, H, W)` in [0, 1] to features `(B, D)`, or to features by part."""
+
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, pixels: Tensor) -> Tensor | Mapping[str, Tensor]:
+        found = self.function(pixels)
+        if isinstance(found, np.ndarray):
+            return torch.from_numpy(found)
+        if not isinstance(found, Tensor | Mapping):
+            raise ValueError(f"an encoder must give a tensor (B, D), or tensors by part, got {type(found).__name__}")
+        return found
+
+
+def model_of(encoder: Any, pretrained: bool = False) -> Model:
+    """Any encoder as a model.
+
+    Args:
+        encoder: the folder of a run or an exported folder, a run, `timm:NAME`, what `ssl_inv.load` gives, a module, or
+            any function from pixels to features.
+        pretrained: whether to load timm's weights of `timm:NAME`.
+
+    Raises:
+        RecipeError: if it is none of these.
+    """
+    if isinstance(encoder, LoadedEncoder):
+        return replace(encoder.source, backbone=encoder.backbone, changed=(encoder.backbone, encoder.objective))
+    if isinstance(encoder, nn.Module):
+        return _module(encoder)
+    if hasattr(encoder, "__fspath__") or isinstance(encoder, str):
+        return model_named(encoder if isinstance(encoder, str) else str(encoder.__fspath__()), pretrained)
+    if callable(encoder):
+        name = getattr(encoder, "__name__", type(encoder).__name__)
+        return Model(Function(encoder), None, _plain_pixels(), f"{name}, a function", None)
+    kinds = "the folder of a run, an exported folder, timm:NAME, a module or a function"
+    raise RecipeError(f"encoder: must be {kinds}, got {type(encoder).__name__}")
+
+
+def _plain_pixels() -> dict[str, Any]:
+    return {"normalization": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}
+
+
+def _module(module: nn.Module) -> Model:
+    """A user's module. One of timm says how its input is normalised, and how large it is."""
+    config = getattr(module, "pretrained_cfg", None)
+    known = isinstance(config, Mapping) and {"mean", "std", "input_size"} <= set(config)
+    sections, preprocessing = _plain_pixels(), None
+    if known:
+        assert isinstance(config, Mapping)
+        preprocessing = Preprocessing(tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1])
+        sections = {"normalization": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}}
+    untrained = (lambda: _reset(module)) if _can_be_reset(module) else None
+    return Model(module, preprocessing, sections, type(module).__name__, untrained)
+
+
+def _can_be_reset(module: nn.Module) -> bool:
+    """Whether every parameter belongs to a layer that can draw it anew."""
+    return all(
+        callable(getattr(layer, "reset_parameters", None)) or not list(layer.parameters(recurse=False))
+        for layer in module.modules()
+    )
+
+
+def _reset(module: nn.Module) -> nn.Module:
+    again = copy.deepcopy(module)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        for layer in again.modules():
+            if callable(reset := getattr(layer, "reset_parameters", None)):
+                reset()
+    return again
