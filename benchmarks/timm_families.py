@@ -14,8 +14,8 @@ import torch
 
 from ssl_inv.engine.preflight import require_forward
 from ssl_inv.nn.backbones import make_backbone
-from ssl_inv.run.export import Preprocessing
-from ssl_inv.run.rebuilding import require_rebuildable
+from ssl_inv.run.exports.export import Preprocessing
+from ssl_inv.run.exports.rebuilding import require_rebuildable
 
 _TRIED = 6
 _SIDE = 128

@@ -18,9 +18,9 @@ from typing import Any
 from ssl_inv.catalogue import suggest
 from ssl_inv.run.cli import parse
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.grouping import NO_RESULT, SEED
 from ssl_inv.run.plain_yaml import parse_yaml
 from ssl_inv.run.recipe import RecipeError, difference, resolve, shipped_recipes
+from ssl_inv.run.side_by_side.grouping import NO_RESULT, SEED
 
 RESULTS = Path(__file__).parent / "results"
 Values = tuple[float | None, ...]

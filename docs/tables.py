@@ -12,9 +12,9 @@ from record import Record, Values, comparable
 from record import Row as ResultRow
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.run.over_seeds import deviation, mean
 from ssl_inv.run.plain_yaml import dump_value, parse_yaml
 from ssl_inv.run.recipe import load_recipe, section_schema, shipped_recipes
+from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
 DOCS = Path(__file__).parent
 _PLACE = ("method", "source", "data", "setting")

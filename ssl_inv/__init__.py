@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ssl_inv.catalogue import RecipeError
     from ssl_inv.run.commands import OneStep
-    from ssl_inv.run.comparison import RunComparison, compare
-    from ssl_inv.run.embeddings import Embeddings
-    from ssl_inv.run.interface import check, embed, evaluate, load, pretrain, recipes, views
-    from ssl_inv.run.loaded import LoadedEncoder
+    from ssl_inv.run.pages.views_page import ShownViews
+    from ssl_inv.run.python.embeddings import Embeddings
+    from ssl_inv.run.python.interface import check, embed, evaluate, load, pretrain, recipes, views
+    from ssl_inv.run.python.loaded import LoadedEncoder
+    from ssl_inv.run.python.run_result import RunResult
     from ssl_inv.run.recipe import Recipe
-    from ssl_inv.run.run_result import RunResult
+    from ssl_inv.run.side_by_side.comparison import RunComparison, compare
     from ssl_inv.run.tables import Table
-    from ssl_inv.run.views_page import ShownViews
 
 __all__ = [
     "Embeddings",
@@ -41,18 +41,18 @@ __all__ = [
 ]
 
 _PLACES = {
-    "Embeddings": "ssl_inv.run.embeddings",
-    "LoadedEncoder": "ssl_inv.run.loaded",
+    "Embeddings": "ssl_inv.run.python.embeddings",
+    "LoadedEncoder": "ssl_inv.run.python.loaded",
     "OneStep": "ssl_inv.run.commands",
     "Recipe": "ssl_inv.run.recipe",
     "RecipeError": "ssl_inv.catalogue",
-    "RunComparison": "ssl_inv.run.comparison",
-    "RunResult": "ssl_inv.run.run_result",
-    "ShownViews": "ssl_inv.run.views_page",
+    "RunComparison": "ssl_inv.run.side_by_side.comparison",
+    "RunResult": "ssl_inv.run.python.run_result",
+    "ShownViews": "ssl_inv.run.pages.views_page",
     "Table": "ssl_inv.run.tables",
-    "compare": "ssl_inv.run.comparison",
+    "compare": "ssl_inv.run.side_by_side.comparison",
 }
-"""Public name -> its module; all others are in `ssl_inv.run.interface`."""
+"""Public name -> its module; all others are in `ssl_inv.run.python.interface`."""
 
 
 def __getattr__(name: str) -> Any:
@@ -60,7 +60,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("ssl_inv.views")
     if name not in __all__:
         raise AttributeError(f"module 'ssl_inv' has no attribute {name!r}; public are {', '.join(__all__)}")
-    return getattr(importlib.import_module(_PLACES.get(name, "ssl_inv.run.interface")), name)
+    return getattr(importlib.import_module(_PLACES.get(name, "ssl_inv.run.python.interface")), name)
 
 
 def __dir__() -> list[str]:
@@ -71,7 +71,7 @@ class _Views(ModuleType):
     """The package `ssl_inv.views`, which is also the function of this name."""
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        from ssl_inv.run import interface
+        from ssl_inv.run.python import interface
 
         return interface.views(*arguments, **options)
 

@@ -22,9 +22,9 @@ from ssl_inv.engine.watch import require_scored
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
-from ssl_inv.run.export import preprocessing_of
+from ssl_inv.run.exports.export import preprocessing_of
+from ssl_inv.run.exports.rebuilding import require_rebuildable
 from ssl_inv.run.judging import judged_data
-from ssl_inv.run.rebuilding import require_rebuildable
 from ssl_inv.run.recipe import JudgedRecipe, Recipe
 from ssl_inv.run.start import Start
 from ssl_inv.transforms import Group, keyed_random
@@ -82,8 +82,8 @@ def build(recipe: Recipe, begins: bool = True) -> Run:
         require_loggers(settings.loggers)
         trainer = make_trainer(settings, make_callbacks(settings.callbacks))
     device, processes = trainer.strategy.root_device, (trainer.global_rank, trainer.world_size)
-    *parts, start = build_module(recipe, device, *processes, begins=begins)
-    return Run(recipe, *parts, trainer, start)
+    data, augmentation, module, start = build_module(recipe, device, *processes, begins=begins)
+    return Run(recipe, data, augmentation, module, trainer, start)
 
 
 def build_module(

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from typing import Any, NoReturn
 
 from ssl_inv.catalogue import RecipeError, suggest
-from ssl_inv.run.cli_data import add_data
-from ssl_inv.run.cli_encoders import add_encoders
-from ssl_inv.run.cli_runs import add_runs
-from ssl_inv.run.cli_search import add_search
-from ssl_inv.run.cli_sharing import add_sharing
-from ssl_inv.run.cli_training import add_training
+from ssl_inv.run.command_line.data import add_data
+from ssl_inv.run.command_line.encoders import add_encoders
+from ssl_inv.run.command_line.runs import add_runs
+from ssl_inv.run.command_line.search import add_search
+from ssl_inv.run.command_line.sharing import add_sharing
+from ssl_inv.run.command_line.training import add_training
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.recipe import JUDGED, SECTIONS
 

@@ -21,12 +21,12 @@ from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.build import build, innermost
 from ssl_inv.run.encoders import described_section, load_model
 from ssl_inv.run.evaluating import evaluated
-from ssl_inv.run.export import export_run, export_torchvision
-from ssl_inv.run.export_onnx import export_onnx
-from ssl_inv.run.export_program import export_program
+from ssl_inv.run.exports.export import export_run, export_torchvision
+from ssl_inv.run.exports.export_onnx import export_onnx
+from ssl_inv.run.exports.export_program import export_program
+from ssl_inv.run.exports.model_card import UNKNOWN, Trained, model_card
+from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.model_card import UNKNOWN, Trained, model_card
-from ssl_inv.run.parts import parts_of
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 
 
@@ -136,7 +136,7 @@ def embed(
 ) -> None:
     """Write the features of every image, and an index of them if `index` names a kind."""
     from ssl_inv.run.embed import write_shards
-    from ssl_inv.run.search_index import write_indices
+    from ssl_inv.run.search.writing import write_indices
 
     with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
@@ -197,7 +197,7 @@ def export(
 
 def describe_data(name: str, overrides: list[str], output: Path | None, images: int, as_json: bool) -> None:
     """Say what a data set is, and draw some of its images."""
-    from ssl_inv.run import data_page
+    from ssl_inv.run.pages import data_page
 
     section = apply_overrides({"data": described_section(name, overrides)}, overrides, ["data"])["data"]
     chosen = resolve_section("data", section, "the command line")
@@ -267,7 +267,7 @@ def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], siz
 
 def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
     """Draw the first views of a run on one page."""
-    from ssl_inv.run.views_page import shown_views
+    from ssl_inv.run.pages.views_page import shown_views
 
     with quiet_lightning():
         shown_views(name, recipe, images).write(output)
@@ -276,7 +276,7 @@ def views(name: str, recipe: Recipe, output: Path, images: int) -> None:
 
 def operations(recipe: Recipe | None, output: Path) -> None:
     """Draw every operation on one page, on the first image of a recipe's data or on a built-in one."""
-    from ssl_inv.run.operations_page import write_operations
+    from ssl_inv.run.pages.operations_page import write_operations
 
     write_operations(recipe, output)
     sys.stdout.write(f"{output}\n")

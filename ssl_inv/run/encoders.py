@@ -19,7 +19,7 @@ from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
-from ssl_inv.run.export import Preprocessing, load_backbone_file, preprocessing_of
+from ssl_inv.run.exports.export import Preprocessing, load_backbone_file, preprocessing_of
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import judged_data
 from ssl_inv.run.recipe import (

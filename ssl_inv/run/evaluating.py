@@ -21,11 +21,11 @@ from ssl_inv.evaluation.results import to_json
 from ssl_inv.evaluation.suite import Protocols
 from ssl_inv.run.encoders import LoadedModel, Model, best_device, model_named, on
 from ssl_inv.run.environment import host_facts, versions
-from ssl_inv.run.export import Preprocessing
+from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.folder import now
 from ssl_inv.run.judging import Judgement, judge, protocols_of, require_classes
-from ssl_inv.run.loaded import LoadedEncoder
-from ssl_inv.run.report import scores
+from ssl_inv.run.pages.report import scores
+from ssl_inv.run.python.loaded import LoadedEncoder
 
 
 def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = None, quiet: bool = False) -> Judgement:

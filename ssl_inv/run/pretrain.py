@@ -25,17 +25,17 @@ from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.recorder import Recorder
 from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.evaluation.results import format_table, to_json
-from ssl_inv.run import report_page
 from ssl_inv.run.build import Run, build, build_networks, innermost
 from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, unsaid, worded
-from ssl_inv.run.export import CARD, export_run, preprocessing_of
+from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
+from ssl_inv.run.exports.model_card import Trained, model_card
+from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import judge, judged_data
-from ssl_inv.run.model_card import Trained, model_card
-from ssl_inv.run.parts import parts_of
-from ssl_inv.run.pictures import pictures_of
+from ssl_inv.run.pages import report_page
+from ssl_inv.run.pages.pictures import pictures_of
+from ssl_inv.run.pages.report import report_content, scores, summary
 from ssl_inv.run.recipe import Recipe, as_saved, changes, resolve
-from ssl_inv.run.report import report_content, scores, summary
 
 
 def pretrain(

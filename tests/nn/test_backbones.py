@@ -10,7 +10,7 @@ from torch import nn
 
 from ssl_inv.engine.preflight import advice_on_stem
 from ssl_inv.nn.backbones import Cached, make_backbone, to_channels_last
-from ssl_inv.run.export import Preprocessing, export_timm
+from ssl_inv.run.exports.export import Preprocessing, export_timm
 
 
 @pytest.mark.parametrize(("stem", "side"), [("default", 1), ("3x3-stride2", 2), ("3x3-stride1", 4)])

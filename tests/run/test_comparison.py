@@ -16,10 +16,10 @@ from scipy import stats
 
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.cli import main
-from ssl_inv.run.comparison import compare
-from ssl_inv.run.comparison_page import comparison_page
-from ssl_inv.run.over_seeds import deviation, mean
-from ssl_inv.run.runs import gathered, runs_table
+from ssl_inv.run.pages.comparison_page import comparison_page
+from ssl_inv.run.side_by_side.comparison import compare
+from ssl_inv.run.side_by_side.over_seeds import deviation, mean
+from ssl_inv.run.side_by_side.runs import gathered, runs_table
 
 TOP1 = ("linear/top1", "all")
 LOW, HIGH = {0: 0.50, 1: 0.52, 2: 0.57}, {0: 0.53, 1: 0.58, 2: 0.60}

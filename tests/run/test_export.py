@@ -17,16 +17,16 @@ from torch import Tensor, nn
 
 from ssl_inv.engine.preflight import require_forward
 from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.run.export import (
+from ssl_inv.run.exports.export import (
     TORCHVISION_ARCHITECTURES,
     Preprocessing,
     export_timm,
     export_torchvision,
     load_backbone_file,
 )
-from ssl_inv.run.export_onnx import ONNX_TOLERANCE, export_onnx
-from ssl_inv.run.export_program import export_program
-from ssl_inv.run.rebuilding import require_rebuildable
+from ssl_inv.run.exports.export_onnx import ONNX_TOLERANCE, export_onnx
+from ssl_inv.run.exports.export_program import export_program
+from ssl_inv.run.exports.rebuilding import require_rebuildable
 
 PREPROCESSING = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=64)
 NETWORKS: list[tuple[str, dict[str, Any]]] = [

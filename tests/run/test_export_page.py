@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from ssl_inv.run.cli import main
-from ssl_inv.run.export import export_torchvision
+from ssl_inv.run.exports.export import export_torchvision
 
 PAGE = Path(__file__).parents[2] / "docs" / "export.md"
 BLOCKS = re.findall(r"^```(python|sh)\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)

@@ -8,10 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_inv.augment import OPERATIONS, kornia_names
-from ssl_inv.run import operations_page
 from ssl_inv.run.cli import main
-from ssl_inv.run.operations_page import available, contact_sheet, write_operations
-from ssl_inv.run.sheet import Look, Page, Strip, Tile
+from ssl_inv.run.pages import operations_page
+from ssl_inv.run.pages.operations_page import available, contact_sheet, write_operations
+from ssl_inv.run.pages.sheet import Look, Page, Strip, Tile
 
 FEW = [
     "flip",

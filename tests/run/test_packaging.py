@@ -32,7 +32,7 @@ def unpacked_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_wheel_holds_suite_templates_and_recipes(unpacked_wheel: Path):
-    templates = ("run/templates/report.html.j2", "run/templates/views.html.j2")
+    templates = ("run/pages/templates/report.html.j2", "run/pages/templates/views.html.j2")
     for name in ("evaluation/suite.py", "py.typed", *templates):
         assert (unpacked_wheel / "ssl_inv" / name).is_file()
     shipped = {path.name for path in (REPOSITORY / "recipes").glob("*.yaml")}

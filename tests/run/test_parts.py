@@ -6,7 +6,7 @@ from small import build
 
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.nn.modes import frozen
-from ssl_inv.run.parts import parts_of
+from ssl_inv.run.exports.parts import parts_of
 
 
 @pytest.mark.parametrize("name", sorted(OBJECTIVES.members))

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_inv.run.report_page import (
+from ssl_inv.run.pages.report_page import (
     Latent,
     Neighbour,
     NeighbourRow,

@@ -18,10 +18,10 @@ from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.objectives.sie import SIE
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.run.build import build_augmentation
-from ssl_inv.run.export import preprocessing_of
+from ssl_inv.run.exports.export import preprocessing_of
 from ssl_inv.run.judging import unmeasured
+from ssl_inv.run.pages.report import angles, curves, downloads, duration, headlines, latents, result_rows, summary
 from ssl_inv.run.recipe import resolve
-from ssl_inv.run.report import angles, curves, downloads, duration, headlines, latents, result_rows, summary
 from ssl_inv.transforms import Circle, Rotation
 from ssl_inv.views.maker import central
 

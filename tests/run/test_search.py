@@ -18,10 +18,10 @@ from PIL import Image
 
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.memories.indices import unit
-from ssl_inv.run import search_index
 from ssl_inv.run.cli import main
 from ssl_inv.run.encoders import load_model
 from ssl_inv.run.search import Index
+from ssl_inv.run.search import writing as search_index
 from ssl_inv.run.shards import read_manifest
 
 
@@ -177,7 +177,7 @@ def test_pictures_that_were_moved_leave_a_placeholder_and_can_be_found_again(
 
 @pytest.mark.parametrize("block", [3, 2048])
 def test_near_duplicates_are_grouped_and_exact_copies_told_apart(block: int, made: Path, monkeypatch) -> None:
-    monkeypatch.setattr("ssl_inv.run.search_duplicates._BLOCK", block)
+    monkeypatch.setattr("ssl_inv.run.search.duplicates._BLOCK", block)
     index = Index.open(made / "index")
     vectors = unit(vectors_of(made / "index"))
     cosines = vectors @ vectors.T - 2 * np.eye(12)

@@ -17,8 +17,8 @@ import pytest
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.cli import main, parse
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.sweep import Sweep, sweep
-from ssl_inv.run.sweep_grid import combinations, parsed_settings, split_values, typed
+from ssl_inv.run.side_by_side.sweep import Sweep, sweep
+from ssl_inv.run.side_by_side.sweep_grid import combinations, parsed_settings, split_values, typed
 
 SEVERAL = {
     "0.1,0.2": ["0.1", "0.2"],

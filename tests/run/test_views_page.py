@@ -17,9 +17,9 @@ from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Images, Indices, Labels, Source
 from ssl_inv.run.build import build
 from ssl_inv.run.cli import main
+from ssl_inv.run.pages.view_samples import CORNERS, Sample, ShownView, first_samples, images_of, outline, samples
+from ssl_inv.run.pages.views_page import write_page
 from ssl_inv.run.recipe import load_recipe
-from ssl_inv.run.view_samples import CORNERS, Sample, ShownView, first_samples, images_of, outline, samples
-from ssl_inv.run.views_page import write_page
 from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 from ssl_inv.transforms.words import describe_view, in_words

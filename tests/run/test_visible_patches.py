@@ -12,7 +12,7 @@ from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.base import Objective
-from ssl_inv.run.view_samples import samples
+from ssl_inv.run.pages.view_samples import samples
 from ssl_inv.testing import GROUPS, random_transform
 from ssl_inv.testing.networks import SIDE, Noise
 from ssl_inv.views import View, Views

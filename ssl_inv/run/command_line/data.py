@@ -1,0 +1,82 @@
+"""The commands on data: data, render, tracks."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from ssl_inv.catalogue import RecipeError
+from ssl_inv.run.command_line.arguments import AddCommand, number, one_of, output_option
+from ssl_inv.run.folder import require_new, require_writable
+from ssl_inv.run.recipe import apply_overrides, resolve_section
+
+MOST_MARGIN = 10.0
+"""Largest margin around a tracked object, in shares of its box: beyond that a view shows something else."""
+
+
+def add_data(command: AddCommand) -> None:
+    """Add the commands."""
+    one = command("data", _data, "say what a data set is, what was not used and why, and draw some of its images")
+    one.add_argument("data", metavar="DATA", help="folder, zip, tar or table, recipe, or name of a kind of data")
+    output_option(one, "FILE", "also draw a sheet of images, .png or .html")
+    images = "images of each part on the sheet (16)"
+    one.add_argument("--images", type=number(int, 1, 200), default=16, metavar="N", help=images)
+    one.add_argument("--json", action="store_true", help="print JSON")
+
+    one = command("render", _render, "write rendered solids as a data set in the layout of 3DIEBench")
+    one.add_argument("output", type=Path, metavar="FOLDER", help="folder to write")
+    one.add_argument("--quality", type=number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
+
+    _tracks_options(command("tracks", _tracks, "find and follow moving objects in videos, and write their views"))
+
+
+def _data(arguments: argparse.Namespace) -> None:
+    apply_overrides({}, arguments.overrides, ["data"])
+    if (output := arguments.output) is not None:
+        if output.suffix not in (".png", ".html"):
+            raise RecipeError(f"--output: {str(output)!r} is no page; its name must end with .png or .html")
+        if output.exists():
+            raise RecipeError(f"output {str(output)!r} exists already; choose another name")
+        require_writable(output)
+    from ssl_inv.run.commands import describe_data
+
+    describe_data(arguments.data, arguments.overrides, output, arguments.images, arguments.json)
+
+
+def _render(arguments: argparse.Namespace) -> None:
+    content = apply_overrides({"data": {"name": "rendered"}}, arguments.overrides, ["data"])
+    chosen = resolve_section("data", content["data"], "the command line")
+    if chosen.name != "rendered":
+        raise RecipeError(f"data.name: render writes 'rendered' data, not {chosen.name!r}")
+    require_new(arguments.output)
+    from ssl_inv.run.commands import render
+
+    render(chosen, arguments.output, arguments.quality)
+
+
+def _tracks(arguments: argparse.Namespace) -> None:
+    if not Path(arguments.videos).expanduser().exists():
+        raise RecipeError(f"there is no folder or file {arguments.videos!r}")
+    require_writable(arguments.output)
+    from ssl_inv.run.commands import tracks
+
+    settings = {name: getattr(arguments, name) for name in ("tracker", "length", "step", "objects", "agreement")}
+    tracks(arguments.videos, arguments.frames, arguments.output, settings, arguments.size, arguments.margin)
+
+
+def _tracks_options(parser: argparse.ArgumentParser) -> None:
+    def option(name: str, kind: Any, default: Any, what: str, metavar: str | None = None) -> None:
+        parser.add_argument(name, type=kind, default=default, metavar=metavar, help=f"{what} ({default})")
+
+    videos = "folder of videos or of folders with frames, zip of frames, or one video"
+    parser.add_argument("videos", metavar="VIDEOS", help=videos)
+    output_option(parser, "FOLDER", "folder for table and images; a second call continues", required=True)
+    frames = "which images are frames, such as '*.jpg' beside masks (all)"
+    parser.add_argument("--frames", default="*", metavar="PATTERN", help=frames)
+    trackers = ["flow", "csrt", "kcf"]
+    parser.add_argument("--tracker", **one_of(trackers), default="flow", help="how objects are followed (flow)")
+    option("--length", number(int), 30, "frames that an object is followed for at a time", "FRAMES")
+    option("--step", number(int), 5, "frames from one view to the next", "FRAMES")
+    option("--objects", number(int), 2, "most objects at a time", "N")
+    option("--agreement", number(float), 0.5, "overlap with the first box after following back; 0: no check")
+    option("--size", number(int, 1), 128, "side of the views", "PIXELS")
+    option("--margin", number(float, 0, MOST_MARGIN), 0.2, "what a view shows around its box, in sides of the box")

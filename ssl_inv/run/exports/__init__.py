@@ -1,0 +1,1 @@
+"""Networks for other libraries: timm, transformers, ONNX, torch.export, torchvision; model cards and hubs."""

@@ -1,0 +1,1 @@
+"""Pages that a run or a command draws: the report, views, operations, data, comparisons."""

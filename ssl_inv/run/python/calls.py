@@ -1,0 +1,175 @@
+"""What the Python interface does once torch is loaded."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from ssl_inv.catalogue import RecipeError, SettingError, within
+from ssl_inv.data.source import Data
+from ssl_inv.data.sources.given import fingerprint_of, given, source_of
+from ssl_inv.engine.launch import quiet_lightning
+from ssl_inv.engine.progress import Progress
+from ssl_inv.evaluation.results import to_json
+from ssl_inv.run.build import build_data
+from ssl_inv.run.embed import write_shards
+from ssl_inv.run.encoders import LoadedModel, Model, with_data
+from ssl_inv.run.evaluating import evaluated, model_of
+from ssl_inv.run.python.asked import in_memory, in_python
+from ssl_inv.run.python.embeddings import Embeddings, embedded
+from ssl_inv.run.python.result_tables import result_table
+from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe
+from ssl_inv.run.tables import Table
+
+
+def recorded(recipe: Recipe) -> Recipe:
+    """The recipe with the numbers and the fingerprint of the data that the caller holds."""
+    with within("data"):
+        data = given(**{**recipe.data.settings, "fingerprint": None})
+        facts = {
+            "training_objects": len(data.train),
+            "validation_objects": len(data.validation),
+            "fingerprint": fingerprint_of(data),
+        }
+    return replace(recipe, data=Choice("given", {**recipe.data.settings, **facts}))
+
+
+def evaluate(
+    encoders: Any,
+    data: Any,
+    protocols: object,
+    settings: Mapping[str, Any],
+    output: str | os.PathLike[str] | None,
+    pretrained: bool,
+    quiet: bool,
+) -> Table:
+    """See `ssl_inv.evaluate`."""
+    named = _named(encoders)
+    found = {}
+    with quiet_lightning():
+        for name, encoder in named.items():
+            place = None if output is None else Path(output) / name if len(named) > 1 else Path(output)
+            model = model_of(encoder, pretrained and isinstance(encoder, str) and encoder.startswith("timm:"))
+            with _on_its_device(encoder):
+                judgement = evaluated(_with(model, data, settings), place, protocols, quiet)
+            found[name] = _plain(judgement.table)
+    return result_table(found)
+
+
+def _plain(table: Any) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(to_json(table))
+    return rows
+
+
+def embed(encoder: Any, data: Any, settings: Mapping[str, Any], pretrained: bool) -> Embeddings:
+    """See `ssl_inv.embed`."""
+    with quiet_lightning(), _on_its_device(encoder):
+        model = model_of(encoder, pretrained)
+        one_part = in_memory(data) and not isinstance(data, Mapping | Data)
+        loaded = _with(model, data, settings, _whole(data) if one_part else build_data)
+        return embedded(loaded, one_part)
+
+
+def write(
+    encoder: Any,
+    data: Any,
+    settings: Mapping[str, Any],
+    pretrained: bool,
+    output: Path,
+    file_format: str,
+    shard_size: int,
+) -> Path:
+    """See `ssl_inv.embed`."""
+    if file_format not in ("parquet", "npy"):
+        raise SettingError("file_format", f"must be 'parquet' or 'npy', got {file_format!r}")
+    if type(shard_size) is not int or shard_size < 1:
+        raise SettingError("shard_size", f"must be a whole number of at least 1, got {shard_size!r}")
+    progress = Progress()
+    with quiet_lightning(), _on_its_device(encoder):
+        loaded = _with(model_of(encoder, pretrained), data, settings)
+        try:
+            write_shards(loaded, output, file_format, shard_size, progress.counting("embedding"))
+        finally:
+            progress.close()
+    return output
+
+
+def _named(encoders: Any) -> dict[str, Any]:
+    """Encoders by the name that a table shows."""
+    if isinstance(encoders, Mapping):
+        named = {str(name): encoder for name, encoder in encoders.items()}
+    else:
+        several = isinstance(encoders, Sequence) and not isinstance(encoders, str | nn.Module)
+        named = {}
+        for encoder in encoders if several else [encoders]:
+            name, number = _name(encoder), 2
+            while name in named:
+                name, number = f"{_name(encoder)}-{number}", number + 1
+            named[name] = encoder
+    if not named:
+        raise RecipeError("encoders: there are none")
+    return named
+
+
+def _name(encoder: Any) -> str:
+    if hasattr(encoder, "__fspath__") or isinstance(encoder, str):
+        text = os.fspath(encoder)
+        return text if text.startswith("timm:") else Path(text).resolve().name
+    if (source := getattr(encoder, "source", None)) and isinstance(source, Model) and source.run is not None:
+        return source.run.folder.path.resolve().name
+    return str(getattr(encoder, "__name__", type(encoder).__name__))
+
+
+def _with(
+    model: Model, data: Any, settings: Mapping[str, Any], make: Callable[[JudgedRecipe], Data] = build_data
+) -> LoadedModel:
+    """A model with the data of a caller."""
+    if not in_memory(data):
+        named = os.fspath(data) if isinstance(data, os.PathLike) else data
+        with in_python():
+            return with_data(model, named, settings, make)
+    own = model.sections.get("data", {})
+    section = {"name": "given"} if model.data_size is None else {"name": "given", "size": model.data_size}
+    asked = any(key.startswith("data.") for key in settings)
+    if own.get("name") == "given" and not asked and make is build_data and _is_given(own):
+        # Of the run's own data, the validation part must be what the run has not seen.
+        section = own
+    return with_data(model, section, settings, make)
+
+
+def _is_given(section: Mapping[str, Any]) -> bool:
+    """Whether the caller holds the data that a run recorded."""
+    settings = {key: value for key, value in section.items() if key != "name"}
+    with within("data"):
+        found: str = fingerprint_of(given(**{**settings, "fingerprint": None}))
+    return found == str(section["fingerprint"])
+
+
+def _whole(value: Any) -> Callable[[JudgedRecipe], Data]:
+    """Makes data whose training part is everything that the caller gave, in its order."""
+
+    def make(recipe: JudgedRecipe) -> Data:
+        chosen = recipe.data.settings
+        options = [chosen[name] for name in ("size", "cache", "max_broken", "photographs")]
+        with within("data"):
+            source = source_of(value, *options)
+        return Data(source, source)
+
+    return make
+
+
+@contextmanager
+def _on_its_device(encoder: Any) -> Iterator[None]:
+    """Bring a user's module back to where it was."""
+    first = next(encoder.parameters(), None) if isinstance(encoder, nn.Module) else None
+    before = None if first is None else first.device
+    try:
+        yield
+    finally:
+        if before is not None:
+            encoder.to(before)

@@ -1,0 +1,1 @@
+"""Many runs: lists, comparisons over seeds, sweeps."""
