@@ -53,7 +53,9 @@ def test_the_notebook_is_short_and_has_its_outputs():
 
 
 @pytest.mark.slow
-def test_the_notebook_runs(tmp_path):
+def test_the_notebook_runs(tmp_path, monkeypatch):
+    # As in every test: on a shared machine, threads that wait for each other are slower than one thread.
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     nbformat = pytest.importorskip("nbformat", reason="needs the extra `notebook`")
     nbclient = pytest.importorskip("nbclient", reason="needs the extra `notebook`")
     pytest.importorskip("ipykernel", reason="needs the extra `notebook`")
