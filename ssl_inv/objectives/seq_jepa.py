@@ -7,7 +7,6 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv import views as plans
 from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
@@ -18,6 +17,7 @@ from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.objectives import base
 from ssl_inv.objectives.base import ActionPrediction, Aggregation, Losses, Objective, Term
 from ssl_inv.transforms import Action, Box, Circle, Convention, Group, Real, Transform
+from ssl_inv.views import Plan, Saccades, Views, ViewSequence
 
 Scaling = Literal["constant", "official"]
 VECTOR_NAMES = (
@@ -166,7 +166,7 @@ class SeqJEPA(Objective):
         _require_usual(idle, f"anti_collapse is {anti_collapse!r}", owner)
         named = bool(parameters) or conditioning == "none"
         require(named, "parameters", "is empty; name some, or set conditioning to 'none'")
-        saccades = plans.Saccades(observed, patch, saliency, inhibition, radius, cutting)
+        saccades = Saccades(observed, patch, saliency, inhibition, radius, cutting)
         self._plan = saccades if views == "saccades" else _sequence(saccades)
         self.parameters_used = parameters if conditioning != "none" else []
         self.convention: Convention = convention
@@ -194,7 +194,7 @@ class SeqJEPA(Objective):
         self.directions = RandomDirections(directions) if anti_collapse == "sigreg" else None
 
     @property
-    def plan(self) -> plans.Plan:
+    def plan(self) -> Plan:
         return self._plan
 
     def adopt(self, backbone: Backbone) -> None:
@@ -206,7 +206,7 @@ class SeqJEPA(Objective):
         if self.directions is not None:
             self.directions.advance(step)
 
-    def loss(self, views: plans.Views, backbone: Backbone) -> Losses:
+    def loss(self, views: Views, backbone: Backbone) -> Losses:
         *observed, target = (view.pixels for view in views.views)
         actions = target.new_empty(len(target), len(observed), 0)
         if self.parameters_used:
@@ -298,17 +298,17 @@ def action_vectors(transforms: Sequence[Transform], parameters: list[str], conve
     return torch.cat(vectors, dim=-1)
 
 
-def _sequence(saccades: plans.Saccades) -> plans.ViewSequence:
+def _sequence(saccades: Saccades) -> ViewSequence:
     """The plan of as many whole views.
 
     Raises:
         ValueError: if a setting of saccades is given.
     """
-    usual = plans.Saccades(saccades.observed, saliency="spectral_residual")
+    usual = Saccades(saccades.observed, saliency="spectral_residual")
     names = "patch", "saliency", "inhibition", "radius", "cutting"
     given = {name: (getattr(saccades, name), getattr(usual, name)) for name in names}
     _require_usual(given, "views is 'sequence'", "only saccades have it")
-    return plans.ViewSequence(saccades.observed)
+    return ViewSequence(saccades.observed)
 
 
 def _require_usual(settings: Mapping[str, tuple[object, object]], choice: str, owner: str) -> None:
