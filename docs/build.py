@@ -1,9 +1,10 @@
-"""Write docs/objectives.md, which compares all objectives, and a page on each objective into build/docs.
+"""Write docs/objectives.md, which compares all objectives, a page on each objective into build/docs, and the README's
+table of the demo.
 
     make docs
 
 The sources are the docstrings and settings of the objectives, the recipes, docs/results, docs/step-cost.json and
-docs/papers.yaml. Only docs/objectives.md is kept in the repository.
+docs/papers.yaml. Only README.md and docs/objectives.md are kept in the repository.
 """
 
 import ast
@@ -103,6 +104,7 @@ def pages() -> dict[str, str]:
     code = linked({name: f"../{method.file}" for name, method in methods.items()})
     own = linked({name: f"{name}.md" for name in methods})
     return {
+        "README.md": with_demo((REPOSITORY / "README.md").read_text(encoding="utf-8"), records),
         OVERVIEW: overview(methods, papers, records, code, ".."),
         f"{SITE}/README.md": overview(methods, papers, records, own, "../.."),
         **{
@@ -110,6 +112,20 @@ def pages() -> dict[str, str]:
             for name, method in methods.items()
         },
     }
+
+
+_DEMO_BEGINS, _DEMO_ENDS = "<!-- made by `make docs` from docs/results -->\n", "<!-- end -->"
+
+
+def with_demo(readme: str, records: Sequence[Record]) -> str:
+    """The README with the table of the demo's results."""
+    by_name = {record.name: record for record in records}
+    made = tables.demo(by_name["demo"], by_name["demo-told-rotation"])
+    before, _, rest = readme.partition(_DEMO_BEGINS)
+    _, end, after = rest.partition(_DEMO_ENDS)
+    if not end:
+        raise ValueError(f"README.md: the table of the demo must stand between {_DEMO_BEGINS.strip()} and {_DEMO_ENDS}")
+    return f"{before}{_DEMO_BEGINS}{made}\n{end}{after}"
 
 
 def method_page(method: Method, papers: Papers, records: list[Record], recipes: dict[str, Path]) -> str:
@@ -269,7 +285,7 @@ def main() -> int:
         path.unlink()
     for place, text in made.items():
         (REPOSITORY / place).write_text(text, encoding="utf-8")
-    sys.stdout.write(f"{OVERVIEW}, and {len(made) - 1} pages in {SITE}\n")
+    sys.stdout.write(f"README.md, {OVERVIEW}, and {len(made) - 2} pages in {SITE}\n")
     return 0
 
 

@@ -304,6 +304,35 @@ def headline(record: Record) -> tuple[str, str]:
     return number(classes.name, classes.trained), number(rotation.name, rotation.trained)
 
 
+_DEMO = {
+    "linear top-1, 16 classes, %": ("linear/top1", "all"),
+    "rotation, R2": ("r2/relative/rotation", "equivariant"),
+    "hue of the floor, R2": ("r2/relative/floor_hue", "equivariant"),
+    "height of the light, R2": ("r2/relative/light_theta", "equivariant"),
+    "hue of the light, R2": ("r2/relative/light_hue", "equivariant"),
+    "direction of the light, R2": ("r2/relative/light_phi", "equivariant"),
+    "rotation in the invariant part, R2": ("r2/relative/rotation", "invariant"),
+    "MRR of the predicted view among 4": ("retrieval/val-val/mrr", "prediction space"),
+}
+"""Rows of the README's table."""
+
+
+def demo(told: Record, rotation: Record) -> str:
+    """The README's table: the demo, the same told the rotation alone, and untrained networks; means over seeds with the
+    standard deviation.
+    """
+    rows = []
+    for words, (name, part) in _DEMO.items():
+        ours, other = told.find(name, part), rotation.find(name, part)
+        assert ours is not None
+        assert other is not None
+        best = number(name, ours.trained)
+        rows.append([words, best, number(name, other.trained), number(name, ours.untrained)])
+    seeds = len(told.seeds)
+    head = [f"mean ± standard deviation over {seeds} seeds; R2 in the equivariant part", "the demo"]
+    return table([*head, "told the rotation alone", "untrained"], rows, range(1, 4))
+
+
 def step_costs() -> dict[str, Any]:
     """What benchmarks/step_cost.py measured."""
     content: dict[str, Any] = json.loads((DOCS / "step-cost.json").read_text(encoding="utf-8"))
