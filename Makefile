@@ -41,7 +41,7 @@ $(VENV)/.installed: $(VENV)/bin/python pyproject.toml
 	touch $@
 
 $(VENV)/.installed-dev: $(VENV)/bin/python pyproject.toml
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,notebook,onnx,video]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev,heic,notebook,onnx,tensorboard,video,wandb]"
 	touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-site: $(VENV)/bin/python pyproject.toml
