@@ -75,6 +75,8 @@ class Lightly(Called):
 
     calls = {**CALLS, **DENSE_CALLS}  # noqa: RUF012 - never changed
 
+    least_batch = 2
+
     def __init__(
         self,
         features: int,

@@ -285,7 +285,10 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "evaluate what": (lambda: ssl_inv.evaluate(nn.Flatten()), "^data is missing"),
     "a failing encoder": (lambda: ssl_inv.evaluate(nn.Linear(2, 2), PIXELS), "Linear fails on images of 32 pixels"),
     "words": (lambda: ssl_inv.embed(lambda pixels: "a", PIXELS), "must give a tensor .* got str"),
-    "maps": (lambda: ssl_inv.embed(nn.Identity(), PIXELS), r"shape \(60, 3, 32, 32\) .* must be \(B, D\)"),
+    "maps": (
+        lambda: ssl_inv.embed(nn.Identity(), PIXELS),
+        r"gives numbers of the form \(1, 3, 32, 32\) of an image, and needed is one vector",
+    ),
     "a place": (lambda: ssl_inv.pretrain(SMALL, PIXELS, output=3), "output: must be a path, got int"),
     "a run": (lambda: ssl_inv.pretrain(resume=3), "resume: must be a run or its folder, got int"),
     "images": (lambda: ssl_inv.views(SMALL, PIXELS, images=0), "images: must be a whole number from 1 to 50, got 0"),

@@ -25,6 +25,8 @@ SNIPPETS = [text for kind, text in BLOCKS["README.md"] if kind == "python"]
 SMALL = {
     "pretrain": "--trainer.steps 2 --trainer.batch_size 4 --trainer.workers 0 --trainer.accelerator cpu "
     '--monitor.every 0 --evaluation.protocol none --backbone.arguments "{channels: [8, 8, 8, 8]}"',
+    "sweep": "--trainer.steps 2 --trainer.batch_size 4 --trainer.workers 0 --trainer.accelerator cpu "
+    '--monitor.every 0 --evaluation.objects 8 --evaluation.views 2 --backbone.arguments "{channels: [8, 8, 8, 8]}"',
     "check": '--trainer.batch_size 4 --trainer.accelerator cpu --backbone.arguments "{channels: [8, 8, 8, 8]}"',
     "views": "--images 2",
     "evaluate": "--evaluation.protocol quick --evaluation.objects 8",

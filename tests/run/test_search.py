@@ -273,7 +273,7 @@ WRONG = {
     "count": ("neighbours {made}/index 1 -k 0", "-k: must lie between 1 and 10000, got 0"),
     "page": ("neighbours {made}/index 1 --output page.pdf", "--output: the name must end with .html, .png, .json"),
     "section": ("neighbours {made}/index 1 --trainer.steps 3", "trainer"),
-    "kind": ("embed run --output out --index flat", "--index: there is no 'flat'; did you mean"),
+    "kind": ("embed run --output out --index flat", "--index: there is no 'flat'; there are exact, ivf-pq, auto"),
     "no images": ("neighbours {made}/index {made}", "has no images"),
 }
 
