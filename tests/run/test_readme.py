@@ -73,6 +73,7 @@ def make_data(folder: Path) -> None:
             frame.save(folder / "videos" / str(seed) / f"{number:02}.png")
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_readme_run_in_their_order(tmp_path, monkeypatch):
     pytest.importorskip("cv2", reason="tracks need OpenCV, the extra `video`")
     pytest.importorskip("onnxscript", reason="the export needs the extra `onnx`")
