@@ -10,37 +10,24 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import DATA, RecipeError, SettingError, suggest, within
-from ssl_inv.data.archives import Files
-from ssl_inv.data.sheets import is_sheet
+from ssl_inv.catalogue import RecipeError, SettingError, suggest, within
 from ssl_inv.data.source import Data
 from ssl_inv.engine.preflight import require_forward, require_input_size
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
+from ssl_inv.run.data_sections import sections_with_data
 from ssl_inv.run.exports.export import Preprocessing, load_backbone_file, preprocessing_of
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import judged_data
-from ssl_inv.run.recipe import (
-    JUDGED,
-    JudgedRecipe,
-    Recipe,
-    apply_overrides,
-    find_recipe,
-    read_yaml,
-    resolve_judged,
-    shipped_recipes,
-)
+from ssl_inv.run.recipe import JUDGED, JudgedRecipe, Recipe, resolve_judged
+from ssl_inv.run.requirements import require_files
 from ssl_inv.transforms import Group
 from ssl_inv.views.maker import central
 
 Networks = tuple[nn.Module, Objective | None]
 """A backbone and, if known, the objective of its pretraining, which says which parts of the features to probe."""
-
-
-_DESCRIBED_SIZE = 128
-"""Side of the images of files that are only described."""
 
 
 @dataclass(frozen=True)
@@ -257,7 +244,8 @@ def with_data(
     Raises:
         RecipeError: if there are no such data, or they do not fit the model.
     """
-    recipe = resolve_judged(_data_sections(data, model, overrides), overrides)
+    recipe = resolve_judged(sections_with_data(model.sections, data, model.data_size, overrides), overrides)
+    require_files(recipe)
     loaded = LoadedModel(model, recipe, make(recipe))
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
     with within("data"):
@@ -342,71 +330,3 @@ def _create(name: str, arguments: dict[str, Any], seed: int) -> Any:
 
 def _normalization(preprocessing: Preprocessing) -> dict[str, Any]:
     return {"normalization": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}}
-
-
-def _data_sections(
-    data: str | Mapping[str, Any] | None, model: Model, overrides: list[str] | Mapping[str, Any]
-) -> dict[str, Any]:
-    """The sections that `--data` means, over those of the model."""
-    chosen = apply_overrides({}, overrides, JUDGED).get("data", {}).get("name")
-    if data is None:
-        if "data" not in model.sections and chosen is None:
-            raise RecipeError("--data is missing: a recipe, data set, folder, zip, tar or CSV file to take images from")
-        return model.sections
-    if isinstance(data, Mapping):
-        return {**model.sections, "data": dict(data)}
-    named = named_sections(data)
-    return {**model.sections, **({"data": data_at(Path(data), model.data_size, chosen)} if named is None else named)}
-
-
-def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
-    """The sections of a recipe for the name of a data set or of a recipe; None if it is the path of data.
-
-    Args:
-        data: what names them.
-        option: stands before it in messages.
-
-    Raises:
-        RecipeError: if it is none of these.
-    """
-    if data in DATA.members:
-        return {"data": {"name": data}}
-    if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
-        content = read_yaml(find_recipe(data))
-        return {name: content[name] for name in ("data", "evaluation") if name in content}
-    if not Path(data).expanduser().exists():
-        known = [*shipped_recipes(), *DATA.members]
-        raise RecipeError(f"{option}{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
-    return None
-
-
-def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
-    """The section `data` of a recipe for data that are only described.
-
-    Args:
-        data: recipe, name of a data set, folder, zip, tar or table.
-        overrides: may choose the kind of data.
-
-    Raises:
-        RecipeError: if there is no such data.
-    """
-    if (named := named_sections(data, "")) is not None:
-        section: dict[str, Any] = named.get("data") or {}
-        return section
-    kind = apply_overrides({}, overrides, ["data"]).get("data", {}).get("name")
-    return data_at(Path(data).expanduser(), _DESCRIBED_SIZE, kind)
-
-
-def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
-    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
-    if is_sheet(path.name):
-        return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
-    if kind is None:
-        with within("data"):
-            tops = set(Files(path).inside(""))
-        kind = "folder"
-        if "train_images.npy" in tops:
-            kind = "threediebench"
-        elif any(map(is_sheet, tops)):
-            kind = "table"
-    return {"name": kind, "path": str(path), "size": size}

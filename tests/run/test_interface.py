@@ -1,5 +1,6 @@
 """Claims about the Python interface: it does what the command line does, and every mistake is one line."""
 
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -126,6 +127,47 @@ def test_a_run_on_data_in_memory_goes_on_as_if_it_had_never_stopped_if_the_data_
     done = ssl_inv.pretrain(data=GIVEN, resume=begun, quiet=True)
     assert done.metrics.column("loss/nt_xent") == run.metrics.column("loss/nt_xent")
     assert done.table == run.table
+
+
+def test_a_run_goes_on_with_what_its_owner_changes_and_records_it(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    longer = ssl_inv.pretrain(
+        data=GIVEN, resume=tmp_path / "run", changes={"trainer.steps": 6, "optimizer.lr": np.float64(5e-4)}, quiet=True
+    )
+    (once,) = longer.record["continued"]
+    assert (once["step"], once["changes"]["trainer.steps"]) == (4, [4, 6])
+    assert (longer.recipe.trainer.steps, longer.recipe.optimizer["lr"]) == (6, 5e-4)
+    losses = longer.metrics.column("loss/nt_xent")
+    assert losses[:4] == run.metrics.column("loss/nt_xent")
+    assert len(losses) == 6
+    by_epochs = ssl_inv.pretrain(data=GIVEN, resume=longer, changes={"trainer.epochs": 2}, quiet=True)
+    assert (by_epochs.recipe.trainer.steps, by_epochs.recipe.trainer.epochs) == (None, 2)
+    assert by_epochs.metrics.column("step")[-1] == 2 * (54 // 8)
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "a text": ({"changes": "trainer.steps=9"}, "^changes: must be a mapping .* got str"),
+    "a section": ({"changes": {"trainer": {"steps": 9}}}, "^changes: 'trainer' is a section"),
+    "no section": ({"changes": {"trianer.steps": 9}}, "^changes: no section 'trianer' .* did you mean 'trainer'"),
+    "no setting": ({"changes": {"trainer.stpes": 9}}, "^trainer.stpes: no such setting; did you mean 'steps'"),
+    "of another kind": ({"changes": {"trainer.steps": "many"}}, "^trainer.steps: expected a whole number"),
+    "fewer steps": ({"changes": {"trainer.steps": 2}}, "trainer.steps: 2, but the run has done 4 steps"),
+    "another network": ({"changes": {"backbone.name": "resnet18"}}, "^changes backbone.name: cannot change in a run"),
+    "without a word": ({"settings": {"trainer.steps": 9}}, "if that is meant, say so: changes={'trainer.steps': 9}$"),
+    "another recipe": ({"recipe": "demo"}, "began with another recipe: objective.name: 'simclr' -> 'sie'"),
+    "another place": ({"output": "elsewhere"}, "output and resume exclude each other"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_change_that_cannot_be_made_is_one_line_in_words_of_python_and_nothing_is_written(case, run):
+    arguments, message = CHANGES[case]
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with pytest.raises(ssl_inv.RecipeError, match=message) as caught:
+        ssl_inv.pretrain(data=GIVEN, resume=run, quiet=True, **arguments)
+    assert "\n" not in str(caught.value)
+    assert "--" not in str(caught.value)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
 
 
 def test_the_command_line_says_that_data_in_memory_must_be_given_in_python(run, capsys):
@@ -273,6 +315,15 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "a trainer": (lambda: ssl_inv.check("demo", trainer=object()), "trainer: must be a mapping .* got object"),
     "no data": (lambda: ssl_inv.check(SMALL, "nowhere"), "^data nowhere: no such file, folder, recipe or data set"),
     "no folder": (lambda: ssl_inv.check(SMALL, FOLDER), "data.path: no such file or folder: 'nowhere'"),
+    "a start": (
+        lambda: ssl_inv.pretrain(SMALL, PIXELS, settings={"trainer.start": "nowhere"}),
+        "trainer.start: 'nowhere' is not the folder of a run with a checkpoint",
+    ),
+    "a prefix": (
+        lambda: ssl_inv.check(SMALL, PIXELS, settings={"backbone.weights_prefix": "a."}),
+        "backbone.weights_prefix: goes with backbone.weights",
+    ),
+    "changes": (lambda: ssl_inv.pretrain(SMALL, PIXELS, changes={"trainer.steps": 9}), "changes: need the run"),
     "floats": (lambda: ssl_inv.check(SMALL, PIXELS.astype(float)), "^data: images of floats .* divide them by 255"),
     "of rotations": (lambda: ssl_inv.check("sie-rendered", PIXELS), "no view of this data records 'rotation'"),
     "an encoder": (lambda: ssl_inv.load("nowhere"), "'nowhere' is neither"),
@@ -285,7 +336,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "evaluate what": (lambda: ssl_inv.evaluate(nn.Flatten()), "^data is missing"),
     "a failing encoder": (lambda: ssl_inv.evaluate(nn.Linear(2, 2), PIXELS), "Linear fails on images of 32 pixels"),
     "words": (lambda: ssl_inv.embed(lambda pixels: "a", PIXELS), "must give a tensor .* got str"),
-    "maps": (lambda: ssl_inv.embed(nn.Identity(), PIXELS), r"shape \(60, 3, 32, 32\) .* must be \(B, D\)"),
+    "maps": (lambda: ssl_inv.embed(nn.Identity(), PIXELS), "form .1, 3, 32, 32. .* needed is one vector"),
     "a place": (lambda: ssl_inv.pretrain(SMALL, PIXELS, output=3), "output: must be a path, got int"),
     "a run": (lambda: ssl_inv.pretrain(resume=3), "resume: must be a run or its folder, got int"),
     "images": (lambda: ssl_inv.views(SMALL, PIXELS, images=0), "images: must be a whole number from 1 to 50, got 0"),

@@ -21,6 +21,7 @@ from ssl_inv.evaluation.features import EvaluationBatch, extract
 from ssl_inv.run.build import build_data
 from ssl_inv.run.encoders import best_device
 from ssl_inv.run.recipe import apply_overrides, resolve_judged
+from ssl_inv.run.requirements import require_files
 from ssl_inv.views.maker import central
 
 _BATCH = 256
@@ -84,7 +85,9 @@ class Pictures:
         if self._section["name"] in ("folder", "table"):
             return None
         try:
-            return build_data(resolve_judged({"data": self._section}, []))
+            recipe = resolve_judged({"data": self._section}, [])
+            require_files(recipe)
+            return build_data(recipe)
         except (RecipeError, OSError, ValueError) as error:
             self._cannot = str(error)
             return None
