@@ -1,7 +1,7 @@
 """Encoders as the command line names them (runs, exported folders, timm models), and the data for them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,26 @@ class SavedRun:
         return preprocessing_of(self.recipe.normalization, view_size, self.image_size)
 
 
+class InParts(nn.Module):
+    """A network without an objective, whose features are cut into parts.
+
+    Args:
+        network: from normalised pixels to features `(B, D)`.
+        parts: the columns of each part.
+    """
+
+    def __init__(self, network: nn.Module, parts: Mapping[str, slice]) -> None:
+        super().__init__()
+        self.network, self.parts = network, dict(parts)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        features: Tensor = self.network(pixels)
+        return {"all": features, **{name: features[:, columns] for name, columns in self.parts.items()}}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name} {columns.start}:{columns.stop}" for name, columns in self.parts.items())
+
+
 @dataclass(frozen=True)
 class Model:
     """An encoder.
@@ -97,6 +117,7 @@ class Model:
         name: where it is, an absolute path, or `timm:NAME`.
         pretrained: whether a timm model has timm's weights.
         changed: the networks, if they are not those of the run's checkpoint any more.
+        parts: the columns of the parts of the features, where an export names them; of a run, the objective does.
     """
 
     backbone: nn.Module
@@ -110,6 +131,7 @@ class Model:
     name: str = ""
     pretrained: bool = False
     changed: Networks | None = None
+    parts: Mapping[str, slice] = field(default_factory=dict)
 
     @property
     def data_size(self) -> int | None:
@@ -119,9 +141,10 @@ class Model:
     def trained(self) -> Networks:
         """The trained networks. A run has an objective."""
         if self.changed is not None:
-            return self.changed
+            backbone, objective = self.changed
+            return (backbone, objective) if objective is not None else (self.in_parts(backbone), None)
         if self.run is None:
-            return self.backbone, None
+            return self.in_parts(self.backbone), None
         state = self.run.state
         backbone, objective = build_networks(self.run.recipe, self._groups())
         objective.allocate(*state["extent"])
@@ -133,7 +156,11 @@ class Model:
         """The same with random weights, if they can be made."""
         if self.run is not None:
             return build_networks(self.run.recipe, self._groups())
-        return None if self.untrained is None else (self.untrained(), None)
+        return None if self.untrained is None else (self.in_parts(self.untrained()), None)
+
+    def in_parts(self, network: nn.Module) -> nn.Module:
+        """A network that gives the parts of its features, where they are known without an objective."""
+        return InParts(network, self.parts) if self.parts else network
 
     def _groups(self) -> dict[str, Group]:
         assert self.run is not None
@@ -298,7 +325,7 @@ def _exported_model(path: Path) -> Model:
     untrained = partial(_create, file.architecture, dict(file.model_args), 1)
     preprocessing, description = file.preprocessing, f"{path}: {file.architecture}"
     sections, share = _normalization(preprocessing), preprocessing.crop_share
-    return Model(backbone, preprocessing, sections, description, untrained, share, enlarges=True)
+    return Model(backbone, preprocessing, sections, description, untrained, share, enlarges=True, parts=file.parts)
 
 
 def _timm_model(name: str, pretrained: bool) -> Model:

@@ -219,6 +219,23 @@ def test_an_encoder_maps_images_of_any_kind_and_size_as_the_evaluation_does(run,
         np.testing.assert_allclose(features, expected["all"][:4], atol=1e-4, err_msg=form)
 
 
+def test_an_export_gives_the_parts_of_its_run_everywhere(tiny_run):
+    run = ssl_inv.RunResult(tiny_run)
+    export, pixels = ssl_inv.load(run.export), torch.rand(5, 3, 64, 64)
+    assert export.parts == run.encoder.parts
+    assert set(export.parts) == {"all", "invariant", "equivariant"}
+    for part, features in run.encoder(pixels).items():
+        torch.testing.assert_close(export(pixels)[part], features)
+    data = "demo"
+    settings = {"data.objects": 30}
+    table = ssl_inv.evaluate({"folder": run.export, "loaded": export}, data, ["knn"], settings=settings, quiet=True)
+    assert {row["part"] for row in table.where(encoder="folder")} == {"all", "invariant", "equivariant"}
+    assert all(row["untrained"] is not None for row in table)
+    without = [[row[name] for name in table.columns[1:]] for row in table]
+    assert without[: len(without) // 2] == without[len(without) // 2 :]
+    assert set(ssl_inv.embed(export, data, settings=settings)) == {"all", "invariant", "equivariant"}
+
+
 def test_an_encoder_gives_the_parts_of_its_objective_and_can_be_trained(tiny_run):
     encoder = ssl_inv.load(tiny_run)
     parts = encoder(torch.rand(2, 3, 48, 40))

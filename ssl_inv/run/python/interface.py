@@ -191,7 +191,8 @@ def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
         pretrained: whether to load timm's weights of `timm:NAME`. This may download them.
 
     Returns:
-        `encoder(images)` gives `all`, and for a run of some objectives `invariant` and `equivariant`, `(B, D)` each.
+        `encoder(images)` gives `all`, and for runs of some objectives and their exports `invariant` and `equivariant`,
+        `(B, D)` each.
 
     Raises:
         RecipeError: in one line, if there is no such encoder.

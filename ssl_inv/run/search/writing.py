@@ -28,6 +28,7 @@ from ssl_inv.memories.indices import (
 )
 from ssl_inv.nn.modes import frozen
 from ssl_inv.run.encoders import LoadedModel, best_device, on
+from ssl_inv.run.judging import parts_of as parts_of_features
 from ssl_inv.run.shards import Shards, read_manifest, write_manifest
 from ssl_inv.transforms.keyed_random import permutation
 
@@ -56,12 +57,14 @@ def parts_of(model: LoadedModel) -> Parts:
 
     A part that an objective computes in another way than by taking features that stand side by side is left out.
     """
-    (backbone, objective), _ = model.networks()
     side = model.data.train.image_size
+    backbone, objective = model.model.trained()
     if objective is None:
+        backbone = model.model.backbone.to(best_device())
         with frozen(backbone), torch.no_grad():
-            pixels = model.whole(torch.rand(2, 3, side, side)).to(best_device())
-            return {"all": (0, backbone.to(best_device())(pixels).shape[1])}
+            features = parts_of_features(backbone(model.whole(torch.rand(2, 3, side, side)).to(best_device())))["all"]
+        named = {name: (columns.start, columns.stop) for name, columns in model.model.parts.items()}
+        return {"all": (0, features.shape[1]), **named}
     backbone, objective = on((backbone, objective), best_device())
     assert objective is not None
     pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
