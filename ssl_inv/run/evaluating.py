@@ -41,20 +41,14 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
     Raises:
         RecipeError: if the settings or the data allow no evaluation.
     """
-    settings = loaded.recipe.evaluation
-    if settings.protocol == "none" and chosen is not None:
-        settings = replace(settings, protocol="quick")
-    if settings.protocol == "none":
-        raise RecipeError("evaluation.protocol: 'none' evaluates nothing; did you mean 'quick'?")
     device = best_device()
-    protocols = chosen_protocols(chosen, settings, device)
+    settings, protocols = require_evaluation(loaded, chosen)
     trained, untrained = loaded.networks()
     data_judged = loaded.judged_data(settings, trained[1], device)
     # The sections that say which images the encoder is given.
     images = {section: loaded.recipe.sections()[section] for section in ("data", "normalization")}
     cache = None if output is None else FeatureCache(output / "features", images, loaded.crop_share)
     with within("evaluation"):
-        require_classes(loaded.data.train)
         networks = on(trained, device), None if untrained is None else on(untrained, device)
         normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
         progress = Progress(quiet=quiet)
@@ -79,6 +73,27 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
             told["trained_with"] = loaded.model.run.recipe.sections()
         write_text(output / "evaluation.json", json.dumps(told, indent=2) + "\n")
     return judgement
+
+
+def require_evaluation(loaded: LoadedModel, chosen: object = None) -> tuple[EvaluationSettings, Protocols]:
+    """The settings and protocols of an evaluation.
+
+    Args:
+        loaded: the model and the data.
+        chosen: see `chosen_protocols`.
+
+    Raises:
+        RecipeError: if they or the data allow none.
+    """
+    settings = loaded.recipe.evaluation
+    if settings.protocol == "none" and chosen is not None:
+        settings = replace(settings, protocol="quick")
+    if settings.protocol == "none":
+        raise RecipeError("evaluation.protocol: 'none' evaluates nothing; did you mean 'quick'?")
+    protocols = chosen_protocols(chosen, settings, best_device())
+    with within("evaluation"):
+        require_classes(loaded.data.train)
+    return settings, protocols
 
 
 def chosen_protocols(chosen: object, settings: EvaluationSettings, device: torch.device) -> Protocols:

@@ -260,6 +260,13 @@ def require_new(path: Path) -> None:
     require_writable(path)
 
 
+def require_results(path: Path) -> None:
+    """Raise a `RecipeError` unless `path` can be a folder of results: a new one, or one with cached features."""
+    if not (path / "features").is_dir():
+        require_new(path)
+    require_writable(path)
+
+
 def require_writable(path: Path) -> None:
     """Raise a `RecipeError` if no folder at `path` can be made or written."""
     parent = next(one for one in (path, *path.absolute().parents) if one.exists())

@@ -341,6 +341,36 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "backbone.weights_prefix: goes with backbone.weights",
     ),
     "changes": (lambda: ssl_inv.pretrain(SMALL, PIXELS, changes={"trainer.steps": 9}), "changes: need the run"),
+    "pretrained": (lambda: ssl_inv.load("nowhere", pretrained=True), "^pretrained goes with timm:NAME"),
+    "pretrained modules": (
+        lambda: ssl_inv.evaluate(nn.Flatten(), PIXELS, pretrained=True),
+        "^pretrained: goes with timm:NAME",
+    ),
+    "a pretrained function": (lambda: ssl_inv.embed(nn.Flatten(), PIXELS, pretrained=True), "^pretrained: goes with"),
+    "a format": (
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", file_format="csv"),
+        "^file_format: there is",
+    ),
+    "a size": (lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", shard_size=0), "^shard_size: must be a whole"),
+    "an index": (
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", index="faiss"),
+        "^index: there is no 'faiss'",
+    ),
+    "an index of what": (lambda: ssl_inv.embed(nn.Flatten(), PIXELS, index="exact"), "^index: is of shards on disk"),
+    "a large index": (
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", index="ivf-pq"),
+        "^index: a compressed index needs at least 1,024 images, and there are 60",
+    ),
+    "the second": (
+        lambda: ssl_inv.evaluate([nn.Flatten(), "nowhere"], GIVEN, output="out", quiet=True),
+        "^'nowhere' is neither",
+    ),
+    "a name": (
+        lambda: ssl_inv.evaluate({"a": nn.Flatten(), "../b": nn.Flatten()}, GIVEN, output="out", quiet=True),
+        "^encoders: '../b' cannot be the name of a folder in 'out'",
+    ),
+    "protocols": (lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, ["kn"], output="out"), "did you mean 'knn'"),
+    "no runs": (lambda: ssl_inv.compare([]), "^there is no finished run to compare$"),
     "floats": (lambda: ssl_inv.check(SMALL, PIXELS.astype(float)), "^data: images of floats .* divide them by 255"),
     "of rotations": (lambda: ssl_inv.check("sie-rendered", PIXELS), "no view of this data records 'rotation'"),
     "an encoder": (lambda: ssl_inv.load("nowhere"), "'nowhere' is neither"),
@@ -370,6 +400,17 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake, tmp_path, monkeyp
         call()
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_results_and_shards_go_to_no_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "letter.txt").write_text("keep me")
+    for write in (
+        lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, ["knn"], output=tmp_path, quiet=True),
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output=tmp_path),
+    ):
+        with pytest.raises(ssl_inv.RecipeError, match=r"exists already|holds something else"):
+            write()
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_an_existing_folder_is_refused_and_a_run_with_data_of_its_own_takes_no_others(run, tiny_run):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from ssl_inv.catalogue import RecipeError, SettingError
+from ssl_inv.catalogue import RecipeError, SettingError, suggest
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.explain import recipe_head
 from ssl_inv.run.folder import require_writable
@@ -18,6 +18,7 @@ from ssl_inv.run.python.asked import (
     asked,
     changed,
     held,
+    in_python,
     named_content,
     place,
     require_mapping,
@@ -137,8 +138,9 @@ def embed(
     *,
     settings: Settings | None = None,
     output: "Place",
-    file_format: Literal["parquet", "npy"] = "parquet",
-    shard_size: int = 50_000,
+    file_format: Literal["parquet", "npy"] | None = None,
+    shard_size: int | None = None,
+    index: Literal["exact", "ivf-pq", "auto"] | None = None,
     pretrained: bool = False,
 ) -> Path: ...
 
@@ -149,8 +151,9 @@ def embed(
     *,
     settings: Settings | None = None,
     output: "Place | None" = None,
-    file_format: Literal["parquet", "npy"] = "parquet",
-    shard_size: int = 50_000,
+    file_format: Literal["parquet", "npy"] | None = None,
+    shard_size: int | None = None,
+    index: Literal["exact", "ivf-pq", "auto"] | None = None,
     pretrained: bool = False,
 ) -> "Embeddings | Path":
     """The features of every image.
@@ -160,8 +163,10 @@ def embed(
         data: see `ssl_inv.run.python.kinds.AnyData`; None takes the data of the run.
         settings: values by dotted keys of the sections `data` and `normalization`.
         output: a folder for shards, to be read by other tools; None keeps the features in memory.
-        file_format: of the shards.
-        shard_size: images in a shard, about.
+        file_format: of the shards, `parquet` or `npy`; `parquet` by default.
+        shard_size: images in a shard, about; 50,000 by default.
+        index: also writes an index of the shards, for `ssl_inv.run.search.Index` and `ssl-inv neighbours`: `exact`,
+            `ivf-pq` for millions, or `auto` by their number.
         pretrained: whether to load timm's weights of `timm:NAME`. This may download them.
 
     Returns:
@@ -172,15 +177,29 @@ def embed(
         RecipeError: in one line, if the encoder, the data or a setting cannot be used.
     """
     prepare_process()
-    require_mapping("settings", settings, "a mapping such as {'evaluation.views': 4}")
-    if output is not None:
-        require_writable(place("output", output))
+    require_mapping("settings", settings, "a mapping such as {'data.size': 64}")
+    _require_shards(output, file_format, shard_size, index)
     from ssl_inv.run.python import calls
 
     with held(data):
         if output is None:
             return calls.embed(encoder, data, settings or {}, pretrained)
-        return calls.write(encoder, data, settings or {}, pretrained, Path(output), file_format, shard_size)
+        form = file_format or "parquet", shard_size or 50_000, index
+        return calls.write(encoder, data, settings or {}, pretrained, Path(output), *form)
+
+
+def _require_shards(output: Any, file_format: object, shard_size: object, index: object) -> None:
+    of_shards = {"file_format": file_format, "shard_size": shard_size, "index": index}
+    if output is None:
+        if given := [name for name, value in of_shards.items() if value is not None]:
+            raise SettingError(given[0], "is of shards on disk, so it goes with `output`")
+        return
+    for name, known in (("file_format", ("parquet", "npy")), ("index", ("exact", "ivf-pq", "auto"))):
+        if of_shards[name] is not None and of_shards[name] not in known:
+            raise SettingError(name, f"there is no {of_shards[name]!r}; {suggest(str(of_shards[name]), known)}")
+    if shard_size is not None and (type(shard_size) is not int or shard_size < 1):
+        raise SettingError("shard_size", f"must be a whole number of at least 1, got {shard_size!r}")
+    require_writable(place("output", output))
 
 
 def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
@@ -202,7 +221,8 @@ def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
     from ssl_inv.run.encoders import model_named
     from ssl_inv.run.python.loaded import LoadedEncoder
 
-    return LoadedEncoder(model_named(os.fspath(encoder), pretrained))
+    with in_python():
+        return LoadedEncoder(model_named(os.fspath(encoder), pretrained))
 
 
 def views(

@@ -27,6 +27,7 @@ from ssl_inv.memories.indices import (
     write_index,
 )
 from ssl_inv.nn.modes import frozen
+from ssl_inv.run.embed import write_shards
 from ssl_inv.run.encoders import LoadedModel, best_device, on
 from ssl_inv.run.judging import parts_of as parts_of_features
 from ssl_inv.run.shards import Shards, read_manifest, write_manifest
@@ -78,6 +79,38 @@ def parts_of(model: LoadedModel) -> Parts:
             if name not in found and torch.equal(features[:, start:stop], values):
                 found[name] = (start, stop)
     return found
+
+
+def write_embeddings(model: LoadedModel, folder: Path, file_format: str, shard_size: int, index: str | None) -> int:
+    """Write the features of every image, and an index of them if `index` names a kind.
+
+    Args:
+        model: the encoder and its data.
+        folder: where to write.
+        file_format: see `write_shards`.
+        shard_size: see `write_shards`.
+        index: see `write_indices`; None writes none.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        RecipeError: if the folder holds something else, or there are too few images for the index.
+    """
+    if index == "ivf-pq":
+        _memory_told(index, _image_count(model), parts_of(model))
+    progress = Progress()
+    try:
+        rows = write_shards(model, folder, file_format, shard_size, progress.counting("embedding"))
+        if index is not None:
+            write_indices(model, folder, index, progress)
+    finally:
+        progress.close()
+    return rows
+
+
+def _image_count(model: LoadedModel) -> int:
+    return sum(int(source.view_counts.sum()) for source in (model.data.train, model.data.validation))
 
 
 def write_indices(model: LoadedModel, folder: Path, kind: str, show: Progress) -> None:
