@@ -110,20 +110,31 @@ def chosen_protocols(chosen: object, settings: EvaluationSettings, device: torch
     """
     if chosen is None or chosen in ("quick", "full"):
         settings = settings if chosen is None else replace(settings, protocol=chosen)
-        return protocols_of(settings, device)
+        with within("evaluation"):
+            return protocols_of(settings, device)
     if isinstance(chosen, str | Protocol):
         chosen = [chosen]
     named = dict(chosen) if isinstance(chosen, Mapping) else None
     if named is None and isinstance(chosen, Sequence):
-        known = protocols_of(settings, device)
+        with within("evaluation"):
+            known = protocols_of(settings, device)
         named = {}
         for one in chosen:
             if isinstance(one, str) and one not in known:
-                raise SettingError("protocols", f"none is called {one!r}; {suggest(one, ['quick', 'full', *known])}")
+                known = {**known, one: _further(one, known, settings, device)}
             named[one if isinstance(one, str) else type(one).__name__] = known[one] if isinstance(one, str) else one
     if not named or not all(isinstance(one, Protocol) for one in named.values()):
         raise SettingError("protocols", f"must be 'quick', 'full', names or protocols, got {chosen!r}")
     return named
+
+
+def _further(name: str, known: Protocols, settings: EvaluationSettings, device: torch.device) -> Protocol:
+    """A protocol that is none of the suite's, by its dotted path or the short name that a package gives it."""
+    try:
+        return protocols_of(replace(settings, also=[name]), device)[name]
+    except SettingError as error:
+        unknown = f"none is called {name!r}; {suggest(name, ['quick', 'full', *known])}"
+        raise SettingError("protocols", error.problem if "." in name else unknown) from error
 
 
 # Encoders of a user.

@@ -152,9 +152,11 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """The content of run.json."""
-        content: dict[str, Any] = (
-            json.loads(self.record_file.read_text(encoding="utf-8")) if self.record_file.is_file() else {}
-        )
+        try:
+            text = self.record_file.read_text(encoding="utf-8") if self.record_file.is_file() else "{}"
+            content: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise RecipeError(f"{self.record_file}: cannot be read: {error}") from None
         return content
 
     def update(self, **facts: Any) -> None:

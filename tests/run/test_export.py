@@ -164,7 +164,7 @@ def test_an_export_of_an_own_network_names_the_module_that_registers_it(tmp_path
     assert torch.equal(features(load_backbone_file(folder).build()), features(backbone.model.eval()))
     with monkeypatch.context() as patched:
         patched.delitem(timm.models._registry._model_entrypoints, "own_network")
-        with pytest.raises(ssl_inv.RecipeError, match="'own_network'; own_network must be imported first"):
+        with pytest.raises(ssl_inv.RecipeError, match="'own_network'; import own_network first"):
             ssl_inv.load(folder)
 
 

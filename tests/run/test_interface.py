@@ -370,6 +370,15 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         "^encoders: '../b' cannot be the name of a folder in 'out'",
     ),
     "protocols": (lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, ["kn"], output="out"), "did you mean 'knn'"),
+    "no protocol": (lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, ["no.Where"]), "^protocols: .* cannot be imported"),
+    "a protocol of the suite": (
+        lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, settings={"evaluation.also": ["knn"]}),
+        "^evaluation.also: 'knn' is one of",
+    ),
+    "no part for all": (
+        lambda: ssl_inv.evaluate(lambda pixels: {"mine": pixels.mean((2, 3))}, GIVEN),
+        "gives the parts mine and no part `all`",
+    ),
     "no runs": (lambda: ssl_inv.compare([]), "^there is no finished run to compare$"),
     "floats": (lambda: ssl_inv.check(SMALL, PIXELS.astype(float)), "^data: images of floats .* divide them by 255"),
     "of rotations": (lambda: ssl_inv.check("sie-rendered", PIXELS), "no view of this data records 'rotation'"),
@@ -400,6 +409,39 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake, tmp_path, monkeyp
         call()
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "use"),
+    [
+        ("export/config.json", "[]", lambda run: ssl_inv.load(run / "export")),
+        ("export/config.json", '{"a": ', lambda run: ssl_inv.load(run / "export")),
+        ("export/model.safetensors", "a", lambda run: ssl_inv.load(run / "export")),
+        ("checkpoints/last.ckpt", "a", lambda run: ssl_inv.load(run)),
+        ("run.json", "{", lambda run: ssl_inv.RunResult(run).state),
+        ("results.json", "[", lambda run: ssl_inv.RunResult(run).table),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(file, content, use, run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / file).write_text(content)
+    with pytest.raises(ssl_inv.RecipeError, match=r"cannot be read|that can be read") as caught:
+        use(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_features_by_part_are_measured_and_protocols_have_dotted_paths(run, tmp_path, monkeypatch):
+    def parts(pixels: Tensor) -> dict[str, Tensor]:
+        return {"all": pixels.mean((2, 3)), "red": pixels.mean((2, 3))[:, :1]}
+
+    assert set(ssl_inv.evaluate(parts, GIVEN, ["knn"], settings=SETTINGS, quiet=True).column("part")) == {"all", "red"}
+    (tmp_path / "nearest.py").write_text(
+        "from ssl_inv.evaluation.protocols.knn import NearestNeighbours\n"
+        "class Nearest(NearestNeighbours):\n    'The same by another name.'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    table = ssl_inv.evaluate(run, GIVEN, ["nearest.Nearest"], settings=SETTINGS, quiet=True)
+    assert table.rows == ssl_inv.evaluate(run, GIVEN, ["knn"], settings=SETTINGS, quiet=True).rows
 
 
 def test_results_and_shards_go_to_no_folder_that_holds_something_else(tmp_path):

@@ -111,8 +111,7 @@ class BackboneFile:
             raise ValueError("this file holds weights only; an exported folder also names their architecture")
         if not timm.is_model(self.architecture):
             # Importing what a file names could run anything.
-            module = self.module or "the module that registers it"
-            raise ValueError(f"timm has no network called {self.architecture!r}; {module} must be imported first")
+            raise ValueError(f"timm has no network {self.architecture!r}; import {self.module or 'its module'} first")
         model = _create(self.architecture, **self.model_args)
         try:
             model.load_state_dict(self.state)
@@ -340,8 +339,8 @@ def _read_folder(folder: Path) -> BackboneFile:
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} is not an exported backbone: it has no {file}")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         cfg = config["pretrained_cfg"]
         preprocessing = Preprocessing(
             tuple(cfg["mean"]),
@@ -352,11 +351,13 @@ def _read_folder(folder: Path) -> BackboneFile:
         )
         arguments = {"num_classes": 0, **config.get("model_args", {})}
         own = config.get(OWN_KEY, {})
-        parts = {name: slice(*columns) for name, columns in own.get("parts", {}).items()}
+        parts = {name: slice(int(first), int(end)) for name, (first, end) in own.get("parts", {}).items()}
         state = safetensors.torch.load_file(folder / WEIGHTS)
         return BackboneFile(state, config["architecture"], arguments, preprocessing, parts, own.get("module"))
     except KeyError as error:
         raise ValueError(f"{folder / CONFIG} has no entry {error}") from error
+    except (TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder} cannot be read as an export: {type(error).__name__}: {error}") from error
 
 
 def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Tensor]:
