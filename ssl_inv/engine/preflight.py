@@ -1,6 +1,7 @@
 """Checks before the first step, of what would fail later or give wrong results silently."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +27,7 @@ def require_input_size(model: nn.Module, size: int) -> None:
 
 def require_forward(model: nn.Module, size: int) -> None:
     """Raise a `ValueError` if a network fails on images of `size` pixels, as one that halves them too often, or does
-    not give one vector of each.
+    not give one vector of each, as a tensor or as the part `all` of features by part.
     """
     name = f"{model.architecture} with {model.arguments}" if isinstance(model, Backbone) else type(model).__name__
     image = torch.zeros(1, 3, size, size)
@@ -39,9 +40,12 @@ def require_forward(model: nn.Module, size: int) -> None:
     except Exception as error:  # A network fails in its own ways.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise ValueError(f"the network {name} fails on images of {size} pixels: {reason}") from None
-    for pooled in given:
+    for features in given:
+        pooled = features.get("all") if isinstance(features, Mapping) else features
         width = model.features if isinstance(model, Backbone) else None
-        if not isinstance(pooled, Tensor):
+        if isinstance(features, Mapping) and pooled is None:
+            what = f"the parts {', '.join(map(str, features))} and no part `all`"
+        elif not isinstance(pooled, Tensor):
             what = f"a {type(pooled).__name__}"
         elif pooled.dim() == 2 and len(pooled) == 1 and width in (None, pooled.shape[1]):
             continue

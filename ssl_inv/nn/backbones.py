@@ -331,6 +331,12 @@ def _registered(name: str) -> str:
     return last
 
 
+def registering_module(architecture: str) -> str | None:
+    """The module that registers a network with timm, if neither timm nor this package does."""
+    module = str(timm.models.model_entrypoint(architecture.split(".")[0]).__module__)
+    return None if module.partition(".")[0] in ("timm", "ssl_inv") else module
+
+
 def to_channels_last(module: nn.Module) -> nn.Module:
     """Keep 4-D weights with channels last, which makes convolutions faster; values do not change."""
     return module.to(memory_format=torch.channels_last)

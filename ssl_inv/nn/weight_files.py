@@ -82,6 +82,8 @@ def read_weights(source: str, architecture: str) -> Weights:
     except Exception as error:  # A damaged archive raises many kinds of errors.
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = next((line for line in lines if re.search("GLOBAL|Can only|blocked", line)), lines[0])[:200]
+        if "Unsupported operand" in str(error):
+            reason = "it was not written by torch.save"
         raise SettingError("weights", f"{source} cannot be read as tensors and plain values: {reason}") from None
     if not isinstance(content, Mapping):
         raise SettingError("weights", f"{source} holds no tensors by name, but a {type(content).__name__}")

@@ -19,7 +19,8 @@ from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.build import build, innermost
-from ssl_inv.run.encoders import described_section, load_model
+from ssl_inv.run.data_sections import described_section
+from ssl_inv.run.encoders import load_model
 from ssl_inv.run.evaluating import evaluated
 from ssl_inv.run.exports.export import export_run, export_torchvision
 from ssl_inv.run.exports.export_onnx import export_onnx
@@ -135,18 +136,11 @@ def embed(
     index: str | None = None,
 ) -> None:
     """Write the features of every image, and an index of them if `index` names a kind."""
-    from ssl_inv.run.embed import write_shards
-    from ssl_inv.run.search.writing import write_indices
+    from ssl_inv.run.search.writing import write_embeddings
 
     with quiet_lightning():
         loaded = load_model(model, data, overrides, pretrained)
-        progress = Progress()
-        try:
-            rows = write_shards(loaded, output, file_format, shard_size, progress.counting("embedding"))
-            if index is not None:
-                write_indices(loaded, output, index, progress)
-        finally:
-            progress.close()
+        rows = write_embeddings(loaded, output, file_format, shard_size, index)
     sys.stdout.write(f"{rows:,} embeddings in {output}\n")
 
 

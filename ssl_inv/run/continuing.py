@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import Recipe, apply_overrides, changes, resolve
 
 Changes = Mapping[str, tuple[Any, Any]]
@@ -63,14 +64,24 @@ def can_be_continued(key: str) -> bool:
     return key in CONTINUED or key in FREE or (section in _SECTIONS and (section, name) != ("objective", "name"))
 
 
-def continuation(began: Recipe, asked: Recipe, said: Sequence[str], where: str) -> Continuation:
+def with_said(asked: Recipe, words: Sequence[str]) -> Recipe:
+    """The recipe after the command line's `--continue section.key=value`.
+
+    Raises:
+        RecipeError: if a word has another form, or there is no such setting.
+    """
+    return resolve(apply_overrides(asked.sections(), [_override(one) for one in words]), "--continue")
+
+
+def continuation(began: Recipe, asked: Recipe, meant: Recipe, where: str, python: bool = False) -> Continuation:
     """The recipe of a resumed run.
 
     Args:
         began: the run's recipe.
         asked: the same with the changes that the owner asks for without a word.
-        said: what the owner says that they change, each as `section.key=value`.
+        meant: that one with the changes that the owner says that they make.
         where: the folder of the run, for messages.
+        python: whether messages name the arguments of `ssl_inv.pretrain` in place of options.
 
     Raises:
         RecipeError: for a change that must be said, or cannot be made.
@@ -79,19 +90,19 @@ def continuation(began: Recipe, asked: Recipe, said: Sequence[str], where: str) 
     if others := {key: both for key, both in plain.items() if key not in FREE}:
         advice = ""
         if all(map(can_be_continued, others)):
-            sayings = " ".join(f"--continue {key}={after}" for key, (_, after) in others.items())
+            after = {key: value for key, (_, value) in others.items()}
+            options = " ".join(f"--continue {key}={dump_value(value)}" for key, value in after.items())
+            sayings = f"changes={after!r}" if python else options
             advice = f"; if that is meant, say so: {sayings}"
         raise RecipeError(f"{where!r} began with another recipe: {'; '.join(worded(others))}{advice}")
-    recipe = asked
-    if said:
-        recipe = resolve(apply_overrides(asked.sections(), [_override(one) for one in said]), "--continue")
-    meant = changes(asked, recipe)
-    for key in meant:
+    said = changes(asked, meant)
+    for key in said:
         if not can_be_continued(key):
             reason = _FIXED.get(key.partition(".")[0], "the run depends on it")
-            raise RecipeError(f"--continue {key}: cannot change in a run that has begun: {reason}; begin a new run")
-    free = {**plain, **{key: both for key, both in meant.items() if key in FREE}}
-    return Continuation(recipe, free, {key: both for key, both in meant.items() if key not in FREE})
+            option = "changes" if python else "--continue"
+            raise RecipeError(f"{option} {key}: cannot change in a run that has begun: {reason}; begin a new run")
+    free = {**plain, **{key: both for key, both in said.items() if key in FREE}}
+    return Continuation(meant, free, {key: both for key, both in said.items() if key not in FREE})
 
 
 def _override(word: str) -> str:

@@ -1,7 +1,7 @@
 """Encoders as the command line names them (runs, exported folders, timm models), and the data for them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,37 +10,24 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import DATA, RecipeError, SettingError, suggest, within
-from ssl_inv.data.archives import Files
-from ssl_inv.data.sheets import is_sheet
+from ssl_inv.catalogue import RecipeError, SettingError, suggest, within
 from ssl_inv.data.source import Data
 from ssl_inv.engine.preflight import require_forward, require_input_size
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
+from ssl_inv.run.data_sections import sections_with_data
 from ssl_inv.run.exports.export import Preprocessing, load_backbone_file, preprocessing_of
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import judged_data
-from ssl_inv.run.recipe import (
-    JUDGED,
-    JudgedRecipe,
-    Recipe,
-    apply_overrides,
-    find_recipe,
-    read_yaml,
-    resolve_judged,
-    shipped_recipes,
-)
+from ssl_inv.run.recipe import JUDGED, JudgedRecipe, Recipe, resolve_judged
+from ssl_inv.run.requirements import require_files
 from ssl_inv.transforms import Group
 from ssl_inv.views.maker import central
 
 Networks = tuple[nn.Module, Objective | None]
 """A backbone and, if known, the objective of its pretraining, which says which parts of the features to probe."""
-
-
-_DESCRIBED_SIZE = 128
-"""Side of the images of files that are only described."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +81,26 @@ class SavedRun:
         return preprocessing_of(self.recipe.normalization, view_size, self.image_size)
 
 
+class InParts(nn.Module):
+    """A network without an objective, whose features are cut into parts.
+
+    Args:
+        network: from normalised pixels to features `(B, D)`.
+        parts: the columns of each part.
+    """
+
+    def __init__(self, network: nn.Module, parts: Mapping[str, slice]) -> None:
+        super().__init__()
+        self.network, self.parts = network, dict(parts)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        features: Tensor = self.network(pixels)
+        return {"all": features, **{name: features[:, columns] for name, columns in self.parts.items()}}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name} {columns.start}:{columns.stop}" for name, columns in self.parts.items())
+
+
 @dataclass(frozen=True)
 class Model:
     """An encoder.
@@ -110,6 +117,7 @@ class Model:
         name: where it is, an absolute path, or `timm:NAME`.
         pretrained: whether a timm model has timm's weights.
         changed: the networks, if they are not those of the run's checkpoint any more.
+        parts: the columns of the parts of the features, where an export names them; of a run, the objective does.
     """
 
     backbone: nn.Module
@@ -123,6 +131,7 @@ class Model:
     name: str = ""
     pretrained: bool = False
     changed: Networks | None = None
+    parts: Mapping[str, slice] = field(default_factory=dict)
 
     @property
     def data_size(self) -> int | None:
@@ -132,9 +141,10 @@ class Model:
     def trained(self) -> Networks:
         """The trained networks. A run has an objective."""
         if self.changed is not None:
-            return self.changed
+            backbone, objective = self.changed
+            return (backbone, objective) if objective is not None else (self.in_parts(backbone), None)
         if self.run is None:
-            return self.backbone, None
+            return self.in_parts(self.backbone), None
         state = self.run.state
         backbone, objective = build_networks(self.run.recipe, self._groups())
         objective.allocate(*state["extent"])
@@ -146,7 +156,11 @@ class Model:
         """The same with random weights, if they can be made."""
         if self.run is not None:
             return build_networks(self.run.recipe, self._groups())
-        return None if self.untrained is None else (self.untrained(), None)
+        return None if self.untrained is None else (self.in_parts(self.untrained()), None)
+
+    def in_parts(self, network: nn.Module) -> nn.Module:
+        """A network that gives the parts of its features, where they are known without an objective."""
+        return InParts(network, self.parts) if self.parts else network
 
     def _groups(self) -> dict[str, Group]:
         assert self.run is not None
@@ -257,7 +271,8 @@ def with_data(
     Raises:
         RecipeError: if there are no such data, or they do not fit the model.
     """
-    recipe = resolve_judged(_data_sections(data, model, overrides), overrides)
+    recipe = resolve_judged(sections_with_data(model.sections, data, model.data_size, overrides), overrides)
+    require_files(recipe)
     loaded = LoadedModel(model, recipe, make(recipe))
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
     with within("data"):
@@ -310,7 +325,7 @@ def _exported_model(path: Path) -> Model:
     untrained = partial(_create, file.architecture, dict(file.model_args), 1)
     preprocessing, description = file.preprocessing, f"{path}: {file.architecture}"
     sections, share = _normalization(preprocessing), preprocessing.crop_share
-    return Model(backbone, preprocessing, sections, description, untrained, share, enlarges=True)
+    return Model(backbone, preprocessing, sections, description, untrained, share, enlarges=True, parts=file.parts)
 
 
 def _timm_model(name: str, pretrained: bool) -> Model:
@@ -342,71 +357,3 @@ def _create(name: str, arguments: dict[str, Any], seed: int) -> Any:
 
 def _normalization(preprocessing: Preprocessing) -> dict[str, Any]:
     return {"normalization": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}}
-
-
-def _data_sections(
-    data: str | Mapping[str, Any] | None, model: Model, overrides: list[str] | Mapping[str, Any]
-) -> dict[str, Any]:
-    """The sections that `--data` means, over those of the model."""
-    chosen = apply_overrides({}, overrides, JUDGED).get("data", {}).get("name")
-    if data is None:
-        if "data" not in model.sections and chosen is None:
-            raise RecipeError("--data is missing: a recipe, data set, folder, zip, tar or CSV file to take images from")
-        return model.sections
-    if isinstance(data, Mapping):
-        return {**model.sections, "data": dict(data)}
-    named = named_sections(data)
-    return {**model.sections, **({"data": data_at(Path(data), model.data_size, chosen)} if named is None else named)}
-
-
-def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
-    """The sections of a recipe for the name of a data set or of a recipe; None if it is the path of data.
-
-    Args:
-        data: what names them.
-        option: stands before it in messages.
-
-    Raises:
-        RecipeError: if it is none of these.
-    """
-    if data in DATA.members:
-        return {"data": {"name": data}}
-    if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
-        content = read_yaml(find_recipe(data))
-        return {name: content[name] for name in ("data", "evaluation") if name in content}
-    if not Path(data).expanduser().exists():
-        known = [*shipped_recipes(), *DATA.members]
-        raise RecipeError(f"{option}{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
-    return None
-
-
-def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
-    """The section `data` of a recipe for data that are only described.
-
-    Args:
-        data: recipe, name of a data set, folder, zip, tar or table.
-        overrides: may choose the kind of data.
-
-    Raises:
-        RecipeError: if there is no such data.
-    """
-    if (named := named_sections(data, "")) is not None:
-        section: dict[str, Any] = named.get("data") or {}
-        return section
-    kind = apply_overrides({}, overrides, ["data"]).get("data", {}).get("name")
-    return data_at(Path(data).expanduser(), _DESCRIBED_SIZE, kind)
-
-
-def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
-    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
-    if is_sheet(path.name):
-        return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
-    if kind is None:
-        with within("data"):
-            tops = set(Files(path).inside(""))
-        kind = "folder"
-        if "train_images.npy" in tops:
-            kind = "threediebench"
-        elif any(map(is_sheet, tops)):
-            kind = "table"
-    return {"name": kind, "path": str(path), "size": size}

@@ -41,20 +41,14 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
     Raises:
         RecipeError: if the settings or the data allow no evaluation.
     """
-    settings = loaded.recipe.evaluation
-    if settings.protocol == "none" and chosen is not None:
-        settings = replace(settings, protocol="quick")
-    if settings.protocol == "none":
-        raise RecipeError("evaluation.protocol: 'none' evaluates nothing; did you mean 'quick'?")
     device = best_device()
-    protocols = chosen_protocols(chosen, settings, device)
+    settings, protocols = require_evaluation(loaded, chosen)
     trained, untrained = loaded.networks()
     data_judged = loaded.judged_data(settings, trained[1], device)
     # The sections that say which images the encoder is given.
     images = {section: loaded.recipe.sections()[section] for section in ("data", "normalization")}
     cache = None if output is None else FeatureCache(output / "features", images, loaded.crop_share)
     with within("evaluation"):
-        require_classes(loaded.data.train)
         networks = on(trained, device), None if untrained is None else on(untrained, device)
         normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
         progress = Progress(quiet=quiet)
@@ -81,6 +75,27 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
     return judgement
 
 
+def require_evaluation(loaded: LoadedModel, chosen: object = None) -> tuple[EvaluationSettings, Protocols]:
+    """The settings and protocols of an evaluation.
+
+    Args:
+        loaded: the model and the data.
+        chosen: see `chosen_protocols`.
+
+    Raises:
+        RecipeError: if they or the data allow none.
+    """
+    settings = loaded.recipe.evaluation
+    if settings.protocol == "none" and chosen is not None:
+        settings = replace(settings, protocol="quick")
+    if settings.protocol == "none":
+        raise RecipeError("evaluation.protocol: 'none' evaluates nothing; did you mean 'quick'?")
+    protocols = chosen_protocols(chosen, settings, best_device())
+    with within("evaluation"):
+        require_classes(loaded.data.train)
+    return settings, protocols
+
+
 def chosen_protocols(chosen: object, settings: EvaluationSettings, device: torch.device) -> Protocols:
     """The protocols that a caller asks for.
 
@@ -95,20 +110,31 @@ def chosen_protocols(chosen: object, settings: EvaluationSettings, device: torch
     """
     if chosen is None or chosen in ("quick", "full"):
         settings = settings if chosen is None else replace(settings, protocol=chosen)
-        return protocols_of(settings, device)
+        with within("evaluation"):
+            return protocols_of(settings, device)
     if isinstance(chosen, str | Protocol):
         chosen = [chosen]
     named = dict(chosen) if isinstance(chosen, Mapping) else None
     if named is None and isinstance(chosen, Sequence):
-        known = protocols_of(settings, device)
+        with within("evaluation"):
+            known = protocols_of(settings, device)
         named = {}
         for one in chosen:
             if isinstance(one, str) and one not in known:
-                raise SettingError("protocols", f"none is called {one!r}; {suggest(one, ['quick', 'full', *known])}")
+                known = {**known, one: _further(one, known, settings, device)}
             named[one if isinstance(one, str) else type(one).__name__] = known[one] if isinstance(one, str) else one
     if not named or not all(isinstance(one, Protocol) for one in named.values()):
         raise SettingError("protocols", f"must be 'quick', 'full', names or protocols, got {chosen!r}")
     return named
+
+
+def _further(name: str, known: Protocols, settings: EvaluationSettings, device: torch.device) -> Protocol:
+    """A protocol that is none of the suite's, by its dotted path or the short name that a package gives it."""
+    try:
+        return protocols_of(replace(settings, also=[name]), device)[name]
+    except SettingError as error:
+        unknown = f"none is called {name!r}; {suggest(name, ['quick', 'full', *known])}"
+        raise SettingError("protocols", error.problem if "." in name else unknown) from error
 
 
 # Encoders of a user.

@@ -152,9 +152,11 @@ class RunFolder:
 
     def record(self) -> dict[str, Any]:
         """The content of run.json."""
-        content: dict[str, Any] = (
-            json.loads(self.record_file.read_text(encoding="utf-8")) if self.record_file.is_file() else {}
-        )
+        try:
+            text = self.record_file.read_text(encoding="utf-8") if self.record_file.is_file() else "{}"
+            content: dict[str, Any] = json.loads(text)
+        except ValueError as error:
+            raise RecipeError(f"{self.record_file}: cannot be read: {error}") from None
         return content
 
     def update(self, **facts: Any) -> None:
@@ -257,6 +259,13 @@ def require_new(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         resume = f" or continue with --resume {path}" if (path / "run.json").is_file() else ""
         raise RecipeError(f"output {str(path)!r} exists already; choose another name{resume}")
+    require_writable(path)
+
+
+def require_results(path: Path) -> None:
+    """Raise a `RecipeError` unless `path` can be a folder of results: a new one, or one with cached features."""
+    if not (path / "features").is_dir():
+        require_new(path)
     require_writable(path)
 
 

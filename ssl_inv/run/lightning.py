@@ -11,7 +11,8 @@ from ssl_inv.engine.data_module import PretrainingData
 from ssl_inv.engine.module import Pretraining
 from ssl_inv.run.build import build_module
 from ssl_inv.run.pretrain import make_monitor
-from ssl_inv.run.recipe import Recipe, apply_overrides, load_recipe, require_files, resolve
+from ssl_inv.run.recipe import Recipe, apply_overrides, load_recipe, resolve
+from ssl_inv.run.requirements import require_files
 
 
 def parts(

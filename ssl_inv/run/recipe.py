@@ -4,7 +4,6 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -116,14 +115,6 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     """
     path = find_recipe(name_or_path)
     return resolve(apply_overrides(read_yaml(path), overrides or []), path.name)
-
-
-def load_runnable(name_or_path: str, overrides: list[str]) -> Recipe:
-    """`load_recipe`, and a check that the files in the recipe exist."""
-    recipe = load_recipe(name_or_path, overrides)
-    require_files(recipe)
-    require_start(recipe)
-    return recipe
 
 
 def find_recipe(name_or_path: str) -> Path:
@@ -289,48 +280,6 @@ def check_overrides(overrides: list[str]) -> None:
             resolve_section(section, given, "the command line")
 
 
-def require_files(recipe: JudgedRecipe) -> None:
-    """Raise a `SettingError` if a folder or file of the data or the objective does not exist."""
-    for section, setting in (
-        ("data", "path"),
-        ("data", "validation"),
-        ("data", "split_folder"),
-        ("objective", "teacher_path"),
-    ):
-        chosen: Choice | None = getattr(recipe, section, None)
-        if chosen is None or chosen.name not in _CHOICES[section][0].members:
-            continue
-        value = chosen.settings.get(setting)
-        if value is not None:
-            _require_path(f"{section}.{setting}", value)
-
-
-def _require_path(setting: str, value: str) -> None:
-    if not (path := Path(value).expanduser()).exists():
-        beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = get_close_matches(path.name, beside, n=1)
-        tail = f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
-        raise SettingError(setting, f"no such file or folder: {value!r}{tail}")
-
-
-def require_start(recipe: Recipe) -> None:
-    """Raise a `SettingError` if the weights that a new run starts from are not there.
-
-    A run that is resumed has them in its checkpoint.
-    """
-    weights, start = recipe.backbone.get("weights"), recipe.trainer.start
-    if weights is None and (
-        only := next((k for k in ("prefix", "partial") if recipe.backbone.get(f"weights_{k}")), None)
-    ):
-        raise SettingError(f"backbone.weights_{only}", "goes with backbone.weights, which is null")
-    if weights is not None and start is not None:
-        raise SettingError("trainer.start", "brings its own backbone, so it excludes backbone.weights; choose one")
-    if start is not None and not (Path(start).expanduser() / "checkpoints" / "last.ckpt").is_file():
-        raise SettingError("trainer.start", f"{start!r} is not the folder of a run with a checkpoint")
-    if weights is not None and weights != "timm" and not weights.startswith(("timm/", "hf-hub:")):
-        _require_path("backbone.weights", weights)
-
-
 AnyRecipe = TypeVar("AnyRecipe", bound=JudgedRecipe)
 
 
@@ -348,10 +297,8 @@ def resolve(content: Mapping[str, Any], origin: str = "recipe") -> Recipe:
 
 
 def resolve_judged(content: Mapping[str, Any], overrides: list[str] | Mapping[str, Any]) -> JudgedRecipe:
-    """`resolve` for the sections `JUDGED` alone, after overrides. Their files must exist."""
-    recipe = _resolved(JudgedRecipe, JUDGED, apply_overrides(content, overrides, JUDGED), "the command line")
-    require_files(recipe)
-    return recipe
+    """`resolve` for the sections `JUDGED` alone, after overrides."""
+    return _resolved(JudgedRecipe, JUDGED, apply_overrides(content, overrides, JUDGED), "the command line")
 
 
 def _resolved(kind: type[AnyRecipe], sections: Sequence[str], content: Mapping[str, Any], origin: str) -> AnyRecipe:

@@ -17,7 +17,8 @@ from ssl_inv.memories.search import EdgeRules, find_neighbours
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.transitive import TransitiveInvariance
 from ssl_inv.run.exports.export import Preprocessing, export_timm
-from ssl_inv.run.recipe import RecipeError, require_files, resolve
+from ssl_inv.run.recipe import RecipeError, resolve
+from ssl_inv.run.requirements import require_files
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.keyed_random import uniform
 

@@ -15,6 +15,7 @@ import torchvision
 from PIL import Image
 from torch import Tensor, nn
 
+import ssl_inv
 from ssl_inv.engine.preflight import require_forward
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.run.exports.export import (
@@ -145,6 +146,26 @@ def test_the_parts_and_the_card_travel_with_the_export(tmp_path: Path) -> None:
     folder = export_timm(model, "test_resnet", tmp_path / "export", PREPROCESSING, parts=parts, card="# A card\n")
     assert load_backbone_file(folder).parts == {"invariant": slice(0, 30), "equivariant": slice(30, 96)}
     assert (folder / "README.md").read_text() == "# A card\n"
+
+
+def test_an_export_of_an_own_network_names_the_module_that_registers_it(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "own_network.py").write_text(
+        "from timm.models import build_model_with_cfg, register_model\n"
+        "from timm.models.resnet import BasicBlock, ResNet\n"
+        "@register_model\n"
+        "def own_network(pretrained=False, **settings):\n"
+        "    shape = {'block': BasicBlock, 'layers': (1, 1, 1, 1), 'channels': (4, 4, 8, 8)}\n"
+        "    return build_model_with_cfg(ResNet, 'own_network', pretrained, **shape, **settings)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    backbone = make_backbone(name="own_network.own_network")
+    folder = export_timm(backbone.model, backbone.architecture, tmp_path / "export", PREPROCESSING)
+    assert json.loads((folder / "config.json").read_text())["ssl_inv"] == {"parts": {}, "module": "own_network"}
+    assert torch.equal(features(load_backbone_file(folder).build()), features(backbone.model.eval()))
+    with monkeypatch.context() as patched:
+        patched.delitem(timm.models._registry._model_entrypoints, "own_network")
+        with pytest.raises(ssl_inv.RecipeError, match="'own_network'; import own_network first"):
+            ssl_inv.load(folder)
 
 
 def test_export_leaves_the_run_as_it_was(tmp_path: Path) -> None:

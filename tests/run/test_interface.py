@@ -1,5 +1,6 @@
 """Claims about the Python interface: it does what the command line does, and every mistake is one line."""
 
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -128,6 +129,47 @@ def test_a_run_on_data_in_memory_goes_on_as_if_it_had_never_stopped_if_the_data_
     assert done.table == run.table
 
 
+def test_a_run_goes_on_with_what_its_owner_changes_and_records_it(run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    longer = ssl_inv.pretrain(
+        data=GIVEN, resume=tmp_path / "run", changes={"trainer.steps": 6, "optimizer.lr": np.float64(5e-4)}, quiet=True
+    )
+    (once,) = longer.record["continued"]
+    assert (once["step"], once["changes"]["trainer.steps"]) == (4, [4, 6])
+    assert (longer.recipe.trainer.steps, longer.recipe.optimizer["lr"]) == (6, 5e-4)
+    losses = longer.metrics.column("loss/nt_xent")
+    assert losses[:4] == run.metrics.column("loss/nt_xent")
+    assert len(losses) == 6
+    by_epochs = ssl_inv.pretrain(data=GIVEN, resume=longer, changes={"trainer.epochs": 2}, quiet=True)
+    assert (by_epochs.recipe.trainer.steps, by_epochs.recipe.trainer.epochs) == (None, 2)
+    assert by_epochs.metrics.column("step")[-1] == 2 * (54 // 8)
+
+
+CHANGES: dict[str, tuple[dict[str, Any], str]] = {
+    "a text": ({"changes": "trainer.steps=9"}, "^changes: must be a mapping .* got str"),
+    "a section": ({"changes": {"trainer": {"steps": 9}}}, "^changes: 'trainer' is a section"),
+    "no section": ({"changes": {"trianer.steps": 9}}, "^changes: no section 'trianer' .* did you mean 'trainer'"),
+    "no setting": ({"changes": {"trainer.stpes": 9}}, "^trainer.stpes: no such setting; did you mean 'steps'"),
+    "of another kind": ({"changes": {"trainer.steps": "many"}}, "^trainer.steps: expected a whole number"),
+    "fewer steps": ({"changes": {"trainer.steps": 2}}, "trainer.steps: 2, but the run has done 4 steps"),
+    "another network": ({"changes": {"backbone.name": "resnet18"}}, "^changes backbone.name: cannot change in a run"),
+    "without a word": ({"settings": {"trainer.steps": 9}}, "if that is meant, say so: changes={'trainer.steps': 9}$"),
+    "another recipe": ({"recipe": "demo"}, "began with another recipe: objective.name: 'simclr' -> 'sie'"),
+    "another place": ({"output": "elsewhere"}, "output and resume exclude each other"),
+}
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_a_change_that_cannot_be_made_is_one_line_in_words_of_python_and_nothing_is_written(case, run):
+    arguments, message = CHANGES[case]
+    before = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    with pytest.raises(ssl_inv.RecipeError, match=message) as caught:
+        ssl_inv.pretrain(data=GIVEN, resume=run, quiet=True, **arguments)
+    assert "\n" not in str(caught.value)
+    assert "--" not in str(caught.value)
+    assert {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()} == before
+
+
 def test_the_command_line_says_that_data_in_memory_must_be_given_in_python(run, capsys):
     from ssl_inv.run.cli import main
 
@@ -175,6 +217,23 @@ def test_an_encoder_maps_images_of_any_kind_and_size_as_the_evaluation_does(run,
     del found["double"]
     for form, features in found.items():
         np.testing.assert_allclose(features, expected["all"][:4], atol=1e-4, err_msg=form)
+
+
+def test_an_export_gives_the_parts_of_its_run_everywhere(tiny_run):
+    run = ssl_inv.RunResult(tiny_run)
+    export, pixels = ssl_inv.load(run.export), torch.rand(5, 3, 64, 64)
+    assert export.parts == run.encoder.parts
+    assert set(export.parts) == {"all", "invariant", "equivariant"}
+    for part, features in run.encoder(pixels).items():
+        torch.testing.assert_close(export(pixels)[part], features)
+    data = "demo"
+    settings = {"data.objects": 30}
+    table = ssl_inv.evaluate({"folder": run.export, "loaded": export}, data, ["knn"], settings=settings, quiet=True)
+    assert {row["part"] for row in table.where(encoder="folder")} == {"all", "invariant", "equivariant"}
+    assert all(row["untrained"] is not None for row in table)
+    without = [[row[name] for name in table.columns[1:]] for row in table]
+    assert without[: len(without) // 2] == without[len(without) // 2 :]
+    assert set(ssl_inv.embed(export, data, settings=settings)) == {"all", "invariant", "equivariant"}
 
 
 def test_an_encoder_gives_the_parts_of_its_objective_and_can_be_trained(tiny_run):
@@ -273,6 +332,54 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "a trainer": (lambda: ssl_inv.check("demo", trainer=object()), "trainer: must be a mapping .* got object"),
     "no data": (lambda: ssl_inv.check(SMALL, "nowhere"), "^data nowhere: no such file, folder, recipe or data set"),
     "no folder": (lambda: ssl_inv.check(SMALL, FOLDER), "data.path: no such file or folder: 'nowhere'"),
+    "a start": (
+        lambda: ssl_inv.pretrain(SMALL, PIXELS, settings={"trainer.start": "nowhere"}),
+        "trainer.start: 'nowhere' is not the folder of a run with a checkpoint",
+    ),
+    "a prefix": (
+        lambda: ssl_inv.check(SMALL, PIXELS, settings={"backbone.weights_prefix": "a."}),
+        "backbone.weights_prefix: goes with backbone.weights",
+    ),
+    "changes": (lambda: ssl_inv.pretrain(SMALL, PIXELS, changes={"trainer.steps": 9}), "changes: need the run"),
+    "pretrained": (lambda: ssl_inv.load("nowhere", pretrained=True), "^pretrained goes with timm:NAME"),
+    "pretrained modules": (
+        lambda: ssl_inv.evaluate(nn.Flatten(), PIXELS, pretrained=True),
+        "^pretrained: goes with timm:NAME",
+    ),
+    "a pretrained function": (lambda: ssl_inv.embed(nn.Flatten(), PIXELS, pretrained=True), "^pretrained: goes with"),
+    "a format": (
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", file_format="csv"),
+        "^file_format: there is",
+    ),
+    "a size": (lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", shard_size=0), "^shard_size: must be a whole"),
+    "an index": (
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", index="faiss"),
+        "^index: there is no 'faiss'",
+    ),
+    "an index of what": (lambda: ssl_inv.embed(nn.Flatten(), PIXELS, index="exact"), "^index: is of shards on disk"),
+    "a large index": (
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output="out", index="ivf-pq"),
+        "^index: a compressed index needs at least 1,024 images, and there are 60",
+    ),
+    "the second": (
+        lambda: ssl_inv.evaluate([nn.Flatten(), "nowhere"], GIVEN, output="out", quiet=True),
+        "^'nowhere' is neither",
+    ),
+    "a name": (
+        lambda: ssl_inv.evaluate({"a": nn.Flatten(), "../b": nn.Flatten()}, GIVEN, output="out", quiet=True),
+        "^encoders: '../b' cannot be the name of a folder in 'out'",
+    ),
+    "protocols": (lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, ["kn"], output="out"), "did you mean 'knn'"),
+    "no protocol": (lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, ["no.Where"]), "^protocols: .* cannot be imported"),
+    "a protocol of the suite": (
+        lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, settings={"evaluation.also": ["knn"]}),
+        "^evaluation.also: 'knn' is one of",
+    ),
+    "no part for all": (
+        lambda: ssl_inv.evaluate(lambda pixels: {"mine": pixels.mean((2, 3))}, GIVEN),
+        "gives the parts mine and no part `all`",
+    ),
+    "no runs": (lambda: ssl_inv.compare([]), "^there is no finished run to compare$"),
     "floats": (lambda: ssl_inv.check(SMALL, PIXELS.astype(float)), "^data: images of floats .* divide them by 255"),
     "of rotations": (lambda: ssl_inv.check("sie-rendered", PIXELS), "no view of this data records 'rotation'"),
     "an encoder": (lambda: ssl_inv.load("nowhere"), "'nowhere' is neither"),
@@ -285,10 +392,7 @@ MISTAKES: dict[str, tuple[Any, str]] = {
     "evaluate what": (lambda: ssl_inv.evaluate(nn.Flatten()), "^data is missing"),
     "a failing encoder": (lambda: ssl_inv.evaluate(nn.Linear(2, 2), PIXELS), "Linear fails on images of 32 pixels"),
     "words": (lambda: ssl_inv.embed(lambda pixels: "a", PIXELS), "must give a tensor .* got str"),
-    "maps": (
-        lambda: ssl_inv.embed(nn.Identity(), PIXELS),
-        r"gives numbers of the form \(1, 3, 32, 32\) of an image, and needed is one vector",
-    ),
+    "maps": (lambda: ssl_inv.embed(nn.Identity(), PIXELS), "form .1, 3, 32, 32. .* needed is one vector"),
     "a place": (lambda: ssl_inv.pretrain(SMALL, PIXELS, output=3), "output: must be a path, got int"),
     "a run": (lambda: ssl_inv.pretrain(resume=3), "resume: must be a run or its folder, got int"),
     "images": (lambda: ssl_inv.views(SMALL, PIXELS, images=0), "images: must be a whole number from 1 to 50, got 0"),
@@ -305,6 +409,50 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake, tmp_path, monkeyp
         call()
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "use"),
+    [
+        ("export/config.json", "[]", lambda run: ssl_inv.load(run / "export")),
+        ("export/config.json", '{"a": ', lambda run: ssl_inv.load(run / "export")),
+        ("export/model.safetensors", "a", lambda run: ssl_inv.load(run / "export")),
+        ("checkpoints/last.ckpt", "a", lambda run: ssl_inv.load(run)),
+        ("run.json", "{", lambda run: ssl_inv.RunResult(run).state),
+        ("results.json", "[", lambda run: ssl_inv.RunResult(run).table),
+    ],
+)
+def test_a_damaged_file_is_named_in_one_line(file, content, use, run, tmp_path):
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / file).write_text(content)
+    with pytest.raises(ssl_inv.RecipeError, match=r"cannot be read|that can be read") as caught:
+        use(tmp_path / "run")
+    assert "\n" not in str(caught.value)
+
+
+def test_features_by_part_are_measured_and_protocols_have_dotted_paths(run, tmp_path, monkeypatch):
+    def parts(pixels: Tensor) -> dict[str, Tensor]:
+        return {"all": pixels.mean((2, 3)), "red": pixels.mean((2, 3))[:, :1]}
+
+    assert set(ssl_inv.evaluate(parts, GIVEN, ["knn"], settings=SETTINGS, quiet=True).column("part")) == {"all", "red"}
+    (tmp_path / "nearest.py").write_text(
+        "from ssl_inv.evaluation.protocols.knn import NearestNeighbours\n"
+        "class Nearest(NearestNeighbours):\n    'The same by another name.'\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    table = ssl_inv.evaluate(run, GIVEN, ["nearest.Nearest"], settings=SETTINGS, quiet=True)
+    assert table.rows == ssl_inv.evaluate(run, GIVEN, ["knn"], settings=SETTINGS, quiet=True).rows
+
+
+def test_results_and_shards_go_to_no_folder_that_holds_something_else(tmp_path):
+    (tmp_path / "letter.txt").write_text("keep me")
+    for write in (
+        lambda: ssl_inv.evaluate(nn.Flatten(), GIVEN, ["knn"], output=tmp_path, quiet=True),
+        lambda: ssl_inv.embed(nn.Flatten(), PIXELS, output=tmp_path),
+    ):
+        with pytest.raises(ssl_inv.RecipeError, match=r"exists already|holds something else"):
+            write()
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
 def test_an_existing_folder_is_refused_and_a_run_with_data_of_its_own_takes_no_others(run, tiny_run):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import ssl_inv
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.memories.indices import unit
 from ssl_inv.run.cli import main
@@ -57,6 +58,20 @@ def copied(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def vectors_of(folder: Path) -> np.ndarray[Any, Any]:
     return np.array(pyarrow.parquet.read_table(folder)["embedding"].to_pylist(), dtype=np.float32)
+
+
+def test_an_index_is_written_from_python_and_a_function_is_asked_for_if_it_made_it(made: Path, tmp_path: Path) -> None:
+    def mean(pixels: torch.Tensor) -> torch.Tensor:
+        return pixels.flatten(2).mean(2)
+
+    folder = ssl_inv.embed(mean, made / "photos", output=tmp_path / "index", index="exact", settings={"data.size": 32})
+    picture = made / "photos" / "05.png"
+    with pytest.raises(RecipeError, match="made with a module or function"):
+        Index.open(folder).neighbours(picture)
+    row = Index.open(folder).columns["id"].index("05.png")
+    (by_file,) = Index.open(folder, mean).neighbours(picture, k=3)
+    (by_row,) = Index.open(folder).neighbours(row, k=2)
+    assert [one.row for one in by_file.parts["all"]] == [row, *(one.row for one in by_row.parts["all"])]
 
 
 def test_arrow_reads_the_folder_as_it_is(made: Path) -> None:
@@ -274,6 +289,14 @@ WRONG = {
     "page": ("neighbours {made}/index 1 --output page.pdf", "--output: the name must end with .html, .png, .json"),
     "section": ("neighbours {made}/index 1 --trainer.steps 3", "trainer"),
     "kind": ("embed run --output out --index flat", "--index: there is no 'flat'; there are exact, ivf-pq, auto"),
+    "picture setting": (
+        "neighbours {made}/index 1 --data.pth photos",
+        "data.pth: no such setting; did you mean 'path'",
+    ),
+    "too few": (
+        "embed timm:test_resnet --data {made}/photos --output out --index ivf-pq",
+        "a compressed index needs at least 1,024 images, and there are 12",
+    ),
     "no images": ("neighbours {made}/index {made}", "has no images"),
 }
 

@@ -116,7 +116,10 @@ REFUSALS = {
         "--backbone.weights befor",
         "backbone.weights: no such file or folder: 'befor'; did you mean 'before'?",
     ),
-    "no weights": ("--backbone.weights tiny.yaml", "backbone.weights: tiny.yaml cannot be read as tensors"),
+    "no weights": (
+        "--backbone.weights tiny.yaml",
+        "backbone.weights: tiny.yaml cannot be read as tensors and plain values: it was not written by torch.save",
+    ),
     "another network": (
         "--backbone.weights before --backbone.name resnet18",
         "backbone.weights: before fits resnet18 in part; ",

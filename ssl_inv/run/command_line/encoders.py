@@ -5,7 +5,7 @@ from pathlib import Path
 
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.command_line.arguments import AddCommand, licence_option, model_and_data, number, one_of, output_option
-from ssl_inv.run.folder import RunFolder, require_new, require_writable
+from ssl_inv.run.folder import RunFolder, require_new, require_results, require_writable
 from ssl_inv.run.recipe import check_overrides
 
 
@@ -38,8 +38,8 @@ def add_encoders(command: AddCommand) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
-    if arguments.output is not None and not (arguments.output / "features").is_dir():
-        require_new(arguments.output)
+    if arguments.output is not None:
+        require_results(arguments.output)
     from ssl_inv.run.commands import evaluate
 
     evaluate(arguments.model, arguments.data, arguments.overrides, arguments.pretrained, arguments.output)

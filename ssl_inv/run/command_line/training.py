@@ -8,19 +8,11 @@ from pathlib import Path
 
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.command_line.arguments import RECIPE, AddCommand, number, output_option
-from ssl_inv.run.continuing import Continuation, continuation
+from ssl_inv.run.continuing import Continuation, continuation, with_said
 from ssl_inv.run.explain import explained, recipe_head
 from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
-from ssl_inv.run.recipe import (
-    Recipe,
-    apply_overrides,
-    find_recipe,
-    load_recipe,
-    load_runnable,
-    require_files,
-    resolve,
-    shipped_recipes,
-)
+from ssl_inv.run.recipe import Recipe, apply_overrides, find_recipe, load_recipe, resolve, shipped_recipes
+from ssl_inv.run.requirements import load_runnable, require_files
 
 MOST_IMAGES = 50
 """Most images on one page of views: few programs open a larger picture."""
@@ -93,7 +85,7 @@ def _resumed_run(arguments: argparse.Namespace) -> tuple[Continuation, RunFolder
         asked = folder.as_begun(load_recipe(arguments.recipe, arguments.overrides), arguments.overrides)
     elif arguments.overrides:
         asked = resolve(apply_overrides(began.sections(), arguments.overrides), str(folder.recipe_file))
-    continued = continuation(began, asked, arguments.said, str(folder.path))
+    continued = continuation(began, asked, with_said(asked, arguments.said), str(folder.path))
     require_files(continued.recipe)
     return continued, folder
 

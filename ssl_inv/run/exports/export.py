@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ssl_inv.atomic import written_aside
 from ssl_inv.engine.settings import NormalizationSettings
-from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.run.exports.parts import Parts
 
 TORCHVISION_ARCHITECTURES = (
@@ -91,6 +91,7 @@ class BackboneFile:
         model_args: further arguments of `timm.create_model`.
         preprocessing: of the input; None if the file does not say.
         parts: the columns of the features that are the invariant and the equivariant part, if the file says so.
+        module: registers the architecture with timm, if neither timm nor this package does.
     """
 
     state: dict[str, Tensor]
@@ -98,6 +99,7 @@ class BackboneFile:
     model_args: dict[str, Any]
     preprocessing: Preprocessing | None
     parts: Mapping[str, slice] = field(default_factory=dict)
+    module: str | None = None
 
     def build(self) -> nn.Module:
         """The network with its weights, in evaluation mode.
@@ -107,6 +109,9 @@ class BackboneFile:
         """
         if self.architecture is None:
             raise ValueError("this file holds weights only; an exported folder also names their architecture")
+        if not timm.is_model(self.architecture):
+            # Importing what a file names could run anything.
+            raise ValueError(f"timm has no network {self.architecture!r}; import {self.module or 'its module'} first")
         model = _create(self.architecture, **self.model_args)
         try:
             model.load_state_dict(self.state)
@@ -276,7 +281,7 @@ def _timm_config(
         # transformers passes these beside a num_classes of its own.
         "model_args": {key: value for key, value in arguments.items() if key != "num_classes"},
         "pretrained_cfg": pretrained_cfg,
-        OWN_KEY: {"parts": {part: list(columns) for part, columns in parts.items()}},
+        OWN_KEY: {"parts": {one: list(columns) for one, columns in parts.items()}, "module": registering_module(name)},
     }
 
 
@@ -334,8 +339,8 @@ def _read_folder(folder: Path) -> BackboneFile:
     for file in (CONFIG, WEIGHTS):
         if not (folder / file).is_file():
             raise FileNotFoundError(f"{folder} is not an exported backbone: it has no {file}")
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     try:
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         cfg = config["pretrained_cfg"]
         preprocessing = Preprocessing(
             tuple(cfg["mean"]),
@@ -345,11 +350,14 @@ def _read_folder(folder: Path) -> BackboneFile:
             cfg.get("crop_pct", 1.0),
         )
         arguments = {"num_classes": 0, **config.get("model_args", {})}
-        parts = {name: slice(*columns) for name, columns in config.get(OWN_KEY, {}).get("parts", {}).items()}
+        own = config.get(OWN_KEY, {})
+        parts = {name: slice(int(first), int(end)) for name, (first, end) in own.get("parts", {}).items()}
         state = safetensors.torch.load_file(folder / WEIGHTS)
-        return BackboneFile(state, config["architecture"], arguments, preprocessing, parts)
+        return BackboneFile(state, config["architecture"], arguments, preprocessing, parts, own.get("module"))
     except KeyError as error:
         raise ValueError(f"{folder / CONFIG} has no entry {error}") from error
+    except (TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
+        raise ValueError(f"{folder} cannot be read as an export: {type(error).__name__}: {error}") from error
 
 
 def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Tensor]:

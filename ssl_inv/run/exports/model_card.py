@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.evaluation.results import Comparison, Result
-from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.stems import SUFFIXES
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.exports.parts import Parts
@@ -141,8 +141,11 @@ def _data_name(recipe: Recipe) -> str:
 
 def _loading(trained: Trained) -> str:
     small = any(suffix and trained.backbone.architecture.endswith(suffix) for suffix in SUFFIXES.values())
-    register = "import ssl_inv.backbones  # registers this network with timm\n" if small else ""
+    module = "ssl_inv.backbones" if small else registering_module(trained.backbone.architecture)
+    register = f"import {module}  # registers this network with timm\n" if module else ""
     needs = " Its stem is not timm's, so the package `ssl-inv` must be installed." if small else ""
+    if module and not small:
+        needs = f" It is no network of timm's own: the module `{module}` of its owner must be there."
     return f"""\
 `{PLACE}` is the folder of this file.{needs}
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,9 +14,9 @@ from ssl_inv.run.recipe import (
     find_recipe,
     plain_value,
     read_yaml,
-    require_files,
     resolve,
 )
+from ssl_inv.run.requirements import require_files, require_start
 
 AnyRecipe = str | os.PathLike[str] | Mapping[str, Any] | Recipe
 """A recipe: the name of a shipped one, the path of a file, a mapping of sections, or a typed one."""
@@ -63,18 +63,25 @@ def place(argument: str, value: object, kinds: str = "a path") -> Path:
     return Path(value)
 
 
-def changed(content: dict[str, Any], settings: Settings | None, trainer: Mapping[str, Any] | None) -> dict[str, Any]:
-    """The content of a recipe after settings, and after settings of its section `trainer`.
+def changed(
+    content: dict[str, Any], settings: Settings | None, trainer: Mapping[str, Any] | None, argument: str = "settings"
+) -> dict[str, Any]:
+    """The content of a recipe after settings, which are called `argument`, and after settings of its section `trainer`.
 
     Raises:
         RecipeError: if one of them has another form, or both say the same.
     """
-    require_mapping("settings", settings, "a mapping such as {'trainer.steps': 100}")
+    require_mapping(argument, settings, "a mapping such as {'trainer.steps': 100}")
     require_mapping("trainer", trainer, "a mapping of settings such as {'steps': 100}")
     of_trainer = {f"trainer.{key}": value for key, value in (trainer or {}).items()}
     if both := [key for key in of_trainer if key in (settings or {})]:
         raise SettingError(both[0], "is given twice, in `settings` and in `trainer`")
-    found = apply_overrides(content, {**(settings or {}), **of_trainer})
+    try:
+        found = apply_overrides(content, {**(settings or {}), **of_trainer})
+    except RecipeError as error:
+        if isinstance(error, SettingError) or argument == "settings":
+            raise
+        raise RecipeError(f"{argument}:{str(error).removeprefix('settings:')}") from error
     lengths = [key for key in ("steps", "epochs") if f"trainer.{key}" in {**(settings or {}), **of_trainer}]
     if len(lengths) == 1:
         # A recipe says one of the two, and this one takes its place.
@@ -112,7 +119,7 @@ def data_section(data: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """
     if isinstance(data, Mapping):
         return {str(key): plain_value(value) for key, value in data.items()}
-    from ssl_inv.run.encoders import data_at, named_sections
+    from ssl_inv.run.data_sections import data_at, named_sections
 
     text = os.fspath(data)
     with in_python():
@@ -137,8 +144,31 @@ def memory_section(data: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": "given"} if has_size or recipe.get("size") is None else {"name": "given", "size": recipe["size"]}
 
 
-def runnable(content: Mapping[str, Any], name: str) -> Recipe:
-    """The checked recipe, whose files exist."""
-    recipe = resolve(content, name)
-    require_files(recipe)
-    return recipe
+def asked(
+    recipe: AnyRecipe, data: Any, settings: Settings | None, trainer: Mapping[str, Any] | None
+) -> tuple[str, Recipe]:
+    """The name of a recipe and the checked recipe, with other data and after settings. Its files exist.
+
+    Raises:
+        RecipeError: on the first mistake.
+    """
+    name, content = named_content(recipe)
+    own = content.get("data")
+    own = own if isinstance(own, Mapping) else {}
+    if in_memory(data):
+        content = {**content, "data": memory_section(data, own)}
+    elif data is not None:
+        content = {**content, "data": data_section(data, own)}
+    resolved = resolve(changed(content, settings, trainer), name)
+    require_files(resolved)
+    require_start(resolved)
+    return name, resolved
+
+
+def held(data: Any) -> Any:
+    """A context in which data in memory are found."""
+    if not in_memory(data):
+        return nullcontext()
+    from ssl_inv.data.sources.given import holding
+
+    return holding(data)

@@ -14,16 +14,16 @@ from ssl_inv.catalogue import RecipeError, SettingError, within
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.given import fingerprint_of, given, source_of
 from ssl_inv.engine.launch import quiet_lightning
-from ssl_inv.engine.progress import Progress
 from ssl_inv.evaluation.results import to_json
 from ssl_inv.run.build import build_data
-from ssl_inv.run.embed import write_shards
 from ssl_inv.run.encoders import LoadedModel, Model, with_data
-from ssl_inv.run.evaluating import evaluated, model_of
+from ssl_inv.run.evaluating import evaluated, model_of, require_evaluation
+from ssl_inv.run.folder import require_results
 from ssl_inv.run.python.asked import in_memory, in_python
 from ssl_inv.run.python.embeddings import Embeddings, embedded
 from ssl_inv.run.python.result_tables import result_table
 from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe
+from ssl_inv.run.search.writing import write_embeddings
 from ssl_inv.run.tables import Table
 
 
@@ -50,15 +50,41 @@ def evaluate(
 ) -> Table:
     """See `ssl_inv.evaluate`."""
     named = _named(encoders)
+    if pretrained and not any(map(_of_timm, named.values())):
+        raise RecipeError("pretrained: goes with timm:NAME; other encoders have their own weights")
+    places = _places(named, output)
     found = {}
     with quiet_lightning():
+        # Every mistake is found before the first result is written.
+        loaded = {}
         for name, encoder in named.items():
-            place = None if output is None else Path(output) / name if len(named) > 1 else Path(output)
-            model = model_of(encoder, pretrained and isinstance(encoder, str) and encoder.startswith("timm:"))
+            with in_python(), _on_its_device(encoder):
+                loaded[name] = _with(model_of(encoder, pretrained and _of_timm(encoder)), data, settings)
+            require_evaluation(loaded[name], protocols)
+        for name, encoder in named.items():
             with _on_its_device(encoder):
-                judgement = evaluated(_with(model, data, settings), place, protocols, quiet)
+                judgement = evaluated(loaded.pop(name), places[name], protocols, quiet)
             found[name] = _plain(judgement.table)
     return result_table(found)
+
+
+def _of_timm(encoder: Any) -> bool:
+    return isinstance(encoder, str) and encoder.startswith("timm:")
+
+
+def _places(named: Mapping[str, Any], output: str | os.PathLike[str] | None) -> dict[str, Path | None]:
+    """The folder of the results of each encoder."""
+    if output is None:
+        return dict.fromkeys(named)
+    if len(named) == 1:
+        places = dict.fromkeys(named, Path(output))
+    else:
+        if odd := [name for name in named if Path(name).name != name]:
+            raise SettingError("encoders", f"{odd[0]!r} cannot be the name of a folder in {str(output)!r}")
+        places = {name: Path(output) / name for name in named}
+    for place in places.values():
+        require_results(place)
+    return {**places}
 
 
 def _plain(table: Any) -> list[dict[str, Any]]:
@@ -69,7 +95,7 @@ def _plain(table: Any) -> list[dict[str, Any]]:
 def embed(encoder: Any, data: Any, settings: Mapping[str, Any], pretrained: bool) -> Embeddings:
     """See `ssl_inv.embed`."""
     with quiet_lightning(), _on_its_device(encoder):
-        model = model_of(encoder, pretrained)
+        model = _one_model(encoder, pretrained)
         one_part = in_memory(data) and not isinstance(data, Mapping | Data)
         loaded = _with(model, data, settings, _whole(data) if one_part else build_data)
         return embedded(loaded, one_part)
@@ -83,20 +109,20 @@ def write(
     output: Path,
     file_format: str,
     shard_size: int,
+    index: str | None,
 ) -> Path:
     """See `ssl_inv.embed`."""
-    if file_format not in ("parquet", "npy"):
-        raise SettingError("file_format", f"must be 'parquet' or 'npy', got {file_format!r}")
-    if type(shard_size) is not int or shard_size < 1:
-        raise SettingError("shard_size", f"must be a whole number of at least 1, got {shard_size!r}")
-    progress = Progress()
     with quiet_lightning(), _on_its_device(encoder):
-        loaded = _with(model_of(encoder, pretrained), data, settings)
-        try:
-            write_shards(loaded, output, file_format, shard_size, progress.counting("embedding"))
-        finally:
-            progress.close()
+        loaded = _with(_one_model(encoder, pretrained), data, settings)
+        with in_python():
+            write_embeddings(loaded, output, file_format, shard_size, index)
     return output
+
+
+def _one_model(encoder: Any, pretrained: bool) -> Model:
+    if pretrained and not _of_timm(encoder):
+        raise RecipeError("pretrained: goes with timm:NAME; other encoders have their own weights")
+    return model_of(encoder, pretrained)
 
 
 def _named(encoders: Any) -> dict[str, Any]:

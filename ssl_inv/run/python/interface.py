@@ -4,32 +4,28 @@ Nothing here imports torch before a recipe and its settings are checked.
 """
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from ssl_inv.catalogue import RecipeError, SettingError
-from ssl_inv.run.continuing import continuation
+from ssl_inv.catalogue import RecipeError, SettingError, suggest
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.explain import recipe_head
-from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
-from ssl_inv.run.plain_yaml import dump_value
+from ssl_inv.run.folder import require_writable
 from ssl_inv.run.python.asked import (
     AnyRecipe,
     Settings,
+    asked,
     changed,
-    data_section,
-    in_memory,
-    memory_section,
+    held,
+    in_python,
     named_content,
     place,
     require_mapping,
-    runnable,
 )
 from ssl_inv.run.python.run_result import RunResult
-from ssl_inv.run.recipe import Recipe, plain_value, resolve, shipped_recipes
+from ssl_inv.run.python.runs import begun, resumed
+from ssl_inv.run.recipe import Recipe, resolve, shipped_recipes
 from ssl_inv.run.tables import Table
 
 if TYPE_CHECKING:
@@ -75,36 +71,10 @@ def pretrain(
     """
     prepare_process()
     if resume is not None:
-        return _resumed(recipe, data, settings, trainer, output, resume, changes, quiet)
+        return resumed(recipe, data, settings, trainer, output, resume, changes, quiet)
     if changes is not None:
         raise RecipeError("changes: need the run that is continued, resume=RUN")
-    if recipe is None:
-        raise RecipeError("recipe: one is missing; ssl_inv.recipes() lists those that come with the package")
-    name, resolved = _asked(recipe, data, settings, trainer)
-    folder = RunFolder(default_output(name) if output is None else place("output", output))
-    # The first process starts the others after it has made the folder.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
-        (require_writable if output is None else require_new)(folder.path)
-    _require_script(resolved)
-    from ssl_inv.run import pretrain as running
-
-    with _held(data):
-        resolved = _recorded(resolved) if in_memory(data) else resolved
-        command = ["ssl_inv.pretrain", name]
-        folder = running.pretrain(resolved, folder, quiet, output is None, command, silent=quiet)
-    return _finished(folder)
-
-
-def _require_script(recipe: Recipe) -> None:
-    if recipe.trainer.devices > 1 and (hasattr(sys, "ps1") or "ipykernel" in sys.modules):
-        raise SettingError("trainer.devices", "must be 1 in a notebook: every device needs a process of its own script")
-
-
-def _finished(folder: RunFolder) -> RunResult:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        # This process was started to train beside the first one, which goes on with the script alone.
-        raise SystemExit(0)
-    return RunResult(folder.path)
+    return begun(recipe, data, settings, trainer, output, quiet)
 
 
 def evaluate(
@@ -146,7 +116,7 @@ def evaluate(
         require_writable(place("output", output))
     from ssl_inv.run.python import calls
 
-    with _held(data):
+    with held(data):
         return calls.evaluate(encoders, data, protocols, settings or {}, output, pretrained, quiet)
 
 
@@ -168,8 +138,9 @@ def embed(
     *,
     settings: Settings | None = None,
     output: "Place",
-    file_format: Literal["parquet", "npy"] = "parquet",
-    shard_size: int = 50_000,
+    file_format: Literal["parquet", "npy"] | None = None,
+    shard_size: int | None = None,
+    index: Literal["exact", "ivf-pq", "auto"] | None = None,
     pretrained: bool = False,
 ) -> Path: ...
 
@@ -180,8 +151,9 @@ def embed(
     *,
     settings: Settings | None = None,
     output: "Place | None" = None,
-    file_format: Literal["parquet", "npy"] = "parquet",
-    shard_size: int = 50_000,
+    file_format: Literal["parquet", "npy"] | None = None,
+    shard_size: int | None = None,
+    index: Literal["exact", "ivf-pq", "auto"] | None = None,
     pretrained: bool = False,
 ) -> "Embeddings | Path":
     """The features of every image.
@@ -191,8 +163,10 @@ def embed(
         data: see `ssl_inv.run.python.kinds.AnyData`; None takes the data of the run.
         settings: values by dotted keys of the sections `data` and `normalization`.
         output: a folder for shards, to be read by other tools; None keeps the features in memory.
-        file_format: of the shards.
-        shard_size: images in a shard, about.
+        file_format: of the shards, `parquet` or `npy`; `parquet` by default.
+        shard_size: images in a shard, about; 50,000 by default.
+        index: also writes an index of the shards, for `ssl_inv.run.search.Index` and `ssl-inv neighbours`: `exact`,
+            `ivf-pq` for millions, or `auto` by their number.
         pretrained: whether to load timm's weights of `timm:NAME`. This may download them.
 
     Returns:
@@ -203,15 +177,29 @@ def embed(
         RecipeError: in one line, if the encoder, the data or a setting cannot be used.
     """
     prepare_process()
-    require_mapping("settings", settings, "a mapping such as {'evaluation.views': 4}")
-    if output is not None:
-        require_writable(place("output", output))
+    require_mapping("settings", settings, "a mapping such as {'data.size': 64}")
+    _require_shards(output, file_format, shard_size, index)
     from ssl_inv.run.python import calls
 
-    with _held(data):
+    with held(data):
         if output is None:
             return calls.embed(encoder, data, settings or {}, pretrained)
-        return calls.write(encoder, data, settings or {}, pretrained, Path(output), file_format, shard_size)
+        form = file_format or "parquet", shard_size or 50_000, index
+        return calls.write(encoder, data, settings or {}, pretrained, Path(output), *form)
+
+
+def _require_shards(output: Any, file_format: object, shard_size: object, index: object) -> None:
+    of_shards = {"file_format": file_format, "shard_size": shard_size, "index": index}
+    if output is None:
+        if given := [name for name, value in of_shards.items() if value is not None]:
+            raise SettingError(given[0], "is of shards on disk, so it goes with `output`")
+        return
+    for name, known in (("file_format", ("parquet", "npy")), ("index", ("exact", "ivf-pq", "auto"))):
+        if of_shards[name] is not None and of_shards[name] not in known:
+            raise SettingError(name, f"there is no {of_shards[name]!r}; {suggest(str(of_shards[name]), known)}")
+    if shard_size is not None and (type(shard_size) is not int or shard_size < 1):
+        raise SettingError("shard_size", f"must be a whole number of at least 1, got {shard_size!r}")
+    require_writable(place("output", output))
 
 
 def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
@@ -222,7 +210,8 @@ def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
         pretrained: whether to load timm's weights of `timm:NAME`. This may download them.
 
     Returns:
-        `encoder(images)` gives `all`, and for a run of some objectives `invariant` and `equivariant`, `(B, D)` each.
+        `encoder(images)` gives `all`, and for runs of some objectives and their exports `invariant` and `equivariant`,
+        `(B, D)` each.
 
     Raises:
         RecipeError: in one line, if there is no such encoder.
@@ -232,7 +221,8 @@ def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
     from ssl_inv.run.encoders import model_named
     from ssl_inv.run.python.loaded import LoadedEncoder
 
-    return LoadedEncoder(model_named(os.fspath(encoder), pretrained))
+    with in_python():
+        return LoadedEncoder(model_named(os.fspath(encoder), pretrained))
 
 
 def views(
@@ -267,11 +257,11 @@ def views(
         if Path(output).exists():
             raise SettingError("output", f"{str(output)!r} exists already; choose another name")
         require_writable(Path(output))
-    name, resolved = _asked(recipe, data, settings, None)
+    name, resolved = asked(recipe, data, settings, None)
     from ssl_inv.engine.launch import quiet_lightning
     from ssl_inv.run.pages.views_page import shown_views
 
-    with _held(data), quiet_lightning():
+    with held(data), quiet_lightning():
         shown = shown_views(name, resolved, images)
     if output is not None:
         shown.write(output)
@@ -300,10 +290,10 @@ def check(
         RecipeError: in one line, if a setting or the data cannot be used.
     """
     prepare_process()
-    name, resolved = _asked(recipe, data, settings, trainer)
+    name, resolved = asked(recipe, data, settings, trainer)
     from ssl_inv.run.commands import one_step
 
-    with _held(data):
+    with held(data):
         return one_step(name, resolved)
 
 
@@ -339,72 +329,3 @@ def recipes(name: AnyRecipe | None = None, *, settings: Settings | None = None) 
         for name, head in heads.items()
     ]
     return Table(rows, title="Recipes that come with ssl-inv")
-
-
-# What the functions share.
-
-
-def _asked(
-    recipe: AnyRecipe, data: Any, settings: Settings | None, trainer: Mapping[str, Any] | None
-) -> tuple[str, Recipe]:
-    """The name of a recipe and the recipe, with other data and after settings."""
-    name, content = named_content(recipe)
-    own = content.get("data")
-    own = own if isinstance(own, Mapping) else {}
-    if in_memory(data):
-        content = {**content, "data": memory_section(data, own)}
-    elif data is not None:
-        content = {**content, "data": data_section(data, own)}
-    return name, runnable(changed(content, settings, trainer), name)
-
-
-def _resumed(
-    recipe: AnyRecipe | None,
-    data: Any,
-    settings: Settings | None,
-    trainer: Mapping[str, Any] | None,
-    output: Any,
-    resume: "Place",
-    said: Settings | None,
-    quiet: bool,
-) -> RunResult:
-    """Continue a run. Whatever is given beside it must be as in the run, or be what its owner says that they change."""
-    if output is not None:
-        raise RecipeError("output and resume exclude each other: a resumed run stays in its folder")
-    require_mapping("changes", said, "a mapping such as {'trainer.steps': 2000}")
-    folder = RunFolder.open(place("resume", resume, "a run or its folder"))
-    begun = folder.recipe()
-    if in_memory(data) and begun.data.name != "given":
-        raise SettingError("data", f"the run has data of its own, {begun.data.name!r}; leave `data` out")
-    content = begun.sections() if recipe is None else named_content(recipe)[1]
-    if begun.data.name == "given":
-        content["data"] = begun.sections()["data"]
-    elif data is not None:
-        content["data"] = data_section(data, content["data"])
-    asked = resolve(changed(content, settings, trainer), str(folder.recipe_file))
-    asked = asked if recipe is None else folder.as_begun(asked, [f"--{key}" for key in settings or ()])
-    words = [f"{key}={dump_value(plain_value(value))}" for key, value in (said or {}).items()]
-    continued = continuation(begun, asked, words, str(folder.path))
-    _require_script(continued.recipe)
-    runnable(continued.recipe.sections(), str(folder.recipe_file))
-    from ssl_inv.run import pretrain as running
-
-    with _held(data):
-        folder = running.resume(continued, folder, quiet, silent=quiet)
-    return _finished(folder)
-
-
-def _held(data: Any) -> Any:
-    """A context in which data in memory are found."""
-    if not in_memory(data):
-        return nullcontext()
-    from ssl_inv.data.sources.given import holding
-
-    return holding(data)
-
-
-def _recorded(recipe: Recipe) -> Recipe:
-    """A recipe that records what is known of data in memory."""
-    from ssl_inv.run.python.calls import recorded
-
-    return recorded(recipe)

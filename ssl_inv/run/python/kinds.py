@@ -21,8 +21,8 @@ classes)`, a torch dataset or a list of images or of pairs, a source, or `{"trai
 
 AnyEncoder = Place | nn.Module | Callable[[Tensor], Any]
 """An encoder: a run or its folder, an exported folder, `timm:NAME`, what `ssl_inv.load` gives, or any module or
-function from pixels `(B, 3, H, W)` to features `(B, D)`. Pixels of modules of timm are normalised as these say; others
-are in [0, 1], unless settings say how to normalise them.
+function from pixels `(B, 3, H, W)` to features `(B, D)`, or to features by part, of which one is `all`. Pixels of
+modules of timm are normalised as these say; others are in [0, 1], unless settings say how to normalise them.
 """
 
 AnyProtocols = str | Protocol | Sequence[str | Protocol] | Mapping[str, Protocol]

@@ -15,7 +15,7 @@ from ssl_inv.data.decoding import Pixels, decode, to_rgb, to_square
 from ssl_inv.data.pixels import channels_first
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.modes import frozen
-from ssl_inv.run.encoders import Model
+from ssl_inv.run.encoders import InParts, Model
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.judging import parts_of
 from ssl_inv.views.maker import central
@@ -28,13 +28,13 @@ Pictures = Picture | Sequence[Picture]
 
 
 class LoadedEncoder(nn.Module):
-    """A backbone with its preprocessing, and the parts of its features that its objective names.
+    """A backbone with its preprocessing, and the parts of its features that its objective or its export names.
 
     It is in evaluation mode, and can be trained further like any module.
 
     Attributes:
         backbone: from normalised pixels to features.
-        objective: of the pretraining; None if it is not known, and then there is the part `all` only.
+        objective: of the pretraining; None if it is not known.
         preprocessing: of the images.
         source: where it is from.
     """
@@ -43,7 +43,8 @@ class LoadedEncoder(nn.Module):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.backbone, self.objective = model.trained()
+        networks, self.objective = model.trained()
+        self.backbone = networks.network if isinstance(networks, InParts) else networks
         assert model.preprocessing is not None
         self.preprocessing: Preprocessing = model.preprocessing
         self.source, self._share = model, model.crop_share
@@ -63,7 +64,7 @@ class LoadedEncoder(nn.Module):
     def encode(self, pixels: Tensor) -> dict[str, Tensor]:
         """The parts of the features of pixels that `prepare` gave."""
         if self.objective is None:
-            return parts_of(self.backbone(pixels))
+            return parts_of(self.source.in_parts(self.backbone)(pixels))
         assert isinstance(self.backbone, Backbone)
         return parts_of(self.objective.representations(Cached(self.backbone, batches=1))(pixels))
 

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.tables import Table
 
 _ALWAYS = "measure", "part", "value", "spread", "untrained", "shuffled"
@@ -40,7 +41,10 @@ def _row(one: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_results(path: Path) -> list[dict[str, Any]]:
     """The results in a results.json; none if there is no such file."""
-    found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    try:
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+    except ValueError as error:
+        raise RecipeError(f"{path}: cannot be read: {error}") from None
     return found
 
 

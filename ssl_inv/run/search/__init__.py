@@ -85,7 +85,7 @@ class Index:
     Args:
         folder: of the embeddings.
         manifest: what its manifest says.
-        encoder: where the encoder is by now; None is where it was.
+        encoder: where the encoder is by now, or the encoder itself, as `ssl_inv.embed` takes it; None is where it was.
         overrides: settings of the data as on a command line, such as `--data.path=...` after the pictures were moved.
         warn: told about queries that cannot be read, and other things that a reader should know.
 
@@ -99,7 +99,7 @@ class Index:
         self,
         folder: Path,
         manifest: dict[str, Any],
-        encoder: str | None = None,
+        encoder: Any = None,
         overrides: Sequence[str] = (),
         warn: Callable[[str], None] = lambda _: None,
     ) -> None:
@@ -110,14 +110,14 @@ class Index:
         self.kind: str = facts["kind"]
         self.parts: dict[str, slice] = {name: slice(*ends) for name, ends in facts["parts"].items()}
         self.facts: dict[str, dict[str, Any]] = facts["files"]
-        self._encoder_name = encoder
+        self._encoder_now = encoder
         self._opened: dict[str, Any] = {}
 
     @classmethod
     def open(
         cls,
         path: str | Path,
-        encoder: str | None = None,
+        encoder: Any = None,
         overrides: Sequence[str] = (),
         warn: Callable[[str], None] = lambda _: None,
     ) -> "Index":
@@ -322,11 +322,16 @@ class Index:
     def _backbone(self) -> "nn.Module":
         """The encoder, with the weights that the index was made with."""
         from ssl_inv.engine.features import fingerprint
-        from ssl_inv.run.encoders import best_device, model_named
+        from ssl_inv.run.encoders import best_device
+        from ssl_inv.run.evaluating import model_of
 
-        name = self._encoder_name or self._encoder["name"]
+        encoder = self._encoder["name"] if self._encoder_now is None else self._encoder_now
+        name = encoder if isinstance(encoder, str) else type(encoder).__name__
+        if not name:
+            made = "the index was made with a module or function, which no file names"
+            raise RecipeError(f"{made}; Index.open(FOLDER, encoder) takes it, and rows of the index need none")
         try:
-            backbone = model_named(name, bool(self._encoder["pretrained"]) and name.startswith("timm:")).backbone
+            backbone = model_of(encoder, bool(self._encoder["pretrained"]) and name.startswith("timm:")).backbone
         except (RecipeError, OSError) as error:
             raise RecipeError(f"the encoder of the index: {error}; --encoder names the place where it is now") from None
         if (weights := fingerprint(backbone)) != self.manifest["weights"]:

@@ -20,7 +20,8 @@ from ssl_inv.data.source import Data
 from ssl_inv.evaluation.features import EvaluationBatch, extract
 from ssl_inv.run.build import build_data
 from ssl_inv.run.encoders import best_device
-from ssl_inv.run.recipe import apply_overrides, resolve_judged
+from ssl_inv.run.recipe import apply_overrides, resolve_judged, resolve_section
+from ssl_inv.run.requirements import require_files
 from ssl_inv.views.maker import central
 
 _BATCH = 256
@@ -41,6 +42,8 @@ class Pictures:
         self._columns, self._cannot = columns, ""
         sections = apply_overrides({"data": dict(manifest["data"])}, list(overrides), ["data"])
         self._section: dict[str, Any] = sections["data"]
+        if overrides:
+            resolve_section("data", dict(self._section), "the command line")
         before = Path(manifest.get("encoder", {}).get("folder", "."))
         for key in ("path", "validation"):
             value = self._section.get(key)
@@ -84,7 +87,9 @@ class Pictures:
         if self._section["name"] in ("folder", "table"):
             return None
         try:
-            return build_data(resolve_judged({"data": self._section}, []))
+            recipe = resolve_judged({"data": self._section}, [])
+            require_files(recipe)
+            return build_data(recipe)
         except (RecipeError, OSError, ValueError) as error:
             self._cannot = str(error)
             return None

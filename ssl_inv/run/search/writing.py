@@ -27,7 +27,9 @@ from ssl_inv.memories.indices import (
     write_index,
 )
 from ssl_inv.nn.modes import frozen
+from ssl_inv.run.embed import write_shards
 from ssl_inv.run.encoders import LoadedModel, best_device, on
+from ssl_inv.run.judging import parts_of as parts_of_features
 from ssl_inv.run.shards import Shards, read_manifest, write_manifest
 from ssl_inv.transforms.keyed_random import permutation
 
@@ -56,12 +58,14 @@ def parts_of(model: LoadedModel) -> Parts:
 
     A part that an objective computes in another way than by taking features that stand side by side is left out.
     """
-    (backbone, objective), _ = model.networks()
     side = model.data.train.image_size
+    backbone, objective = model.model.trained()
     if objective is None:
+        backbone = model.model.backbone.to(best_device())
         with frozen(backbone), torch.no_grad():
-            pixels = model.whole(torch.rand(2, 3, side, side)).to(best_device())
-            return {"all": (0, backbone.to(best_device())(pixels).shape[1])}
+            features = parts_of_features(backbone(model.whole(torch.rand(2, 3, side, side)).to(best_device())))["all"]
+        named = {name: (columns.start, columns.stop) for name, columns in model.model.parts.items()}
+        return {"all": (0, features.shape[1]), **named}
     backbone, objective = on((backbone, objective), best_device())
     assert objective is not None
     pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
@@ -75,6 +79,38 @@ def parts_of(model: LoadedModel) -> Parts:
             if name not in found and torch.equal(features[:, start:stop], values):
                 found[name] = (start, stop)
     return found
+
+
+def write_embeddings(model: LoadedModel, folder: Path, file_format: str, shard_size: int, index: str | None) -> int:
+    """Write the features of every image, and an index of them if `index` names a kind.
+
+    Args:
+        model: the encoder and its data.
+        folder: where to write.
+        file_format: see `write_shards`.
+        shard_size: see `write_shards`.
+        index: see `write_indices`; None writes none.
+
+    Returns:
+        The number of images.
+
+    Raises:
+        RecipeError: if the folder holds something else, or there are too few images for the index.
+    """
+    if index == "ivf-pq":
+        _memory_told(index, _image_count(model), parts_of(model))
+    progress = Progress()
+    try:
+        rows = write_shards(model, folder, file_format, shard_size, progress.counting("embedding"))
+        if index is not None:
+            write_indices(model, folder, index, progress)
+    finally:
+        progress.close()
+    return rows
+
+
+def _image_count(model: LoadedModel) -> int:
+    return sum(int(source.view_counts.sum()) for source in (model.data.train, model.data.validation))
 
 
 def write_indices(model: LoadedModel, folder: Path, kind: str, show: Progress) -> None:

@@ -209,7 +209,7 @@ def compare(
         if one not in usable
     ]
     if not usable:
-        raise RecipeError(f"there is no finished run to compare; {'; '.join(notes)}")
+        raise RecipeError("; ".join(["there is no finished run to compare", *notes]))
     keys = _chosen_keys(usable, [measures] if isinstance(measures, str) else measures)
     with_numbers = [one for one in usable if any(one.measured(key) is not None for key in keys)]
     notes += [f"left out: {one.path} has none of these measurements" for one in usable if one not in with_numbers]

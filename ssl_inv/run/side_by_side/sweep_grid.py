@@ -15,7 +15,8 @@ from typing import Any
 
 from ssl_inv.catalogue import RecipeError, SettingError
 from ssl_inv.run.plain_yaml import dump_value
-from ssl_inv.run.recipe import Recipe, load_runnable
+from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.requirements import load_runnable
 
 MOST_RUNS = 10_000
 """More runs than anybody makes: a range with a slip of the finger is refused."""
