@@ -133,6 +133,15 @@ class StoredImages(Source):
         """Height and width of an image as it is stored, upright, or an `UnreadableImageError`."""
         return self._photograph(image).sides
 
+    def glance(self, object_index: int) -> Pixels | None:
+        """The pixels `(H, W, 3)` of an object's first view, as `load` gives them; None if it cannot be read. Nothing is
+        kept or counted.
+        """
+        try:
+            return self._decode(int(self._starts[object_index]), self._size)
+        except UnreadableImageError:
+            return None
+
     def _transform(self, images: Indices) -> Transform:
         """What is recorded of some images."""
         return Transform.empty()
@@ -365,7 +374,7 @@ class ImageFiles(StoredImages):
         photographs: Photographs = "whole",
         reading: Reading = PLAIN,
     ) -> None:
-        self._files, self._names, self._reading = files, names, reading
+        self._files, self._names, self.reading = files, names, reading
         super().__init__(str(files.path), counts, size, cache, max_broken, photographs)
 
     @property
@@ -382,10 +391,10 @@ class ImageFiles(StoredImages):
             raise UnreadableImageError(str(error)) from error
 
     def _decode(self, image: int, size: int | None) -> Pixels:
-        return decode(self._content(image), size, self._reading)
+        return decode(self._content(image), size, self.reading)
 
     def _photograph(self, image: int) -> Photograph:
-        return Photograph(self._content(image), self._reading)
+        return Photograph(self._content(image), self.reading)
 
     def _worth_threads(self, image: int) -> bool:
         return len(self._files.read(self._names[image])) >= _THREADED_BYTES
