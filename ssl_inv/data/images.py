@@ -32,9 +32,7 @@ IMAGE_SUFFIXES = frozenset(
 MAX_CACHE_BYTES = 2_000_000_000
 """By default, decoded pixels stay in memory if all of them take no more than this."""
 
-_ALWAYS_TOLERATED = 10
-
-_THREADED_BYTES = 20_000
+_ALWAYS_TOLERATED, _THREADED_BYTES = 10, 20_000
 
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
 """Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo
@@ -46,7 +44,7 @@ Photographs = Literal["whole", "squares"]
 
 Item = TypeVar("Item")
 
-_LOG = logging.getLogger("ssl_inv.data")
+_LOG, _CANNOT = logging.getLogger("ssl_inv.data"), "%s: cannot read %s: %s"
 
 
 class BrokenImagesError(ValueError):
@@ -134,9 +132,7 @@ class StoredImages(Source):
         return self._photograph(image).sides
 
     def glance(self, object_index: int) -> Pixels | None:
-        """The pixels `(H, W, 3)` of an object's first view, as `load` gives them; None if it cannot be read. Nothing is
-        kept or counted.
-        """
+        """The pixels `(H, W, 3)` of an object's first view, not kept; None, not counted, if unreadable."""
         try:
             return self._decode(int(self._starts[object_index]), self._size)
         except UnreadableImageError:
@@ -212,9 +208,13 @@ class StoredImages(Source):
     def _first_readable(self) -> tuple[int, Pixels]:
         for image in range(len(self._state)):
             try:
-                return image, self._decode(image, self._size)
+                pixels = self._decode(image, self._size)
             except UnreadableImageError as error:
-                self._note_broken(image, str(error))
+                self._note_broken(image, str(error), told=False)
+                continue
+            for name, reason in self.broken.items():
+                _LOG.warning(_CANNOT, self._where, name, reason)
+            return image, pixels
         raise BrokenImagesError(f"{self._where}: no image is readable; {self._example()}")
 
     def load(self, objects: Indices, views: Indices) -> Images:
@@ -333,20 +333,20 @@ class StoredImages(Source):
         target[:] = pixels
         self._state[image] = _READABLE
 
-    def _note_broken(self, image: int, reason: str) -> None:
+    def _note_broken(self, image: int, reason: str, told: bool = True) -> None:
         if self._state[image] == _BROKEN:
             return
         self._state[image] = _BROKEN
         self.broken[self._name(image)] = reason
-        _LOG.warning("%s: cannot read %s: %s", self._where, self._name(image), reason)
+        if told:
+            _LOG.warning(_CANNOT, self._where, self._name(image), reason)
         if len(self.broken) > self._tolerated:
             counts = f"more than {self._tolerated} of {len(self._state)} images cannot be read"
-            advice = "raise `max_broken` to go on without them"
-            raise BrokenImagesError(f"{self._where}: {counts} ({advice}); {self._example()}")
+            counts += " (raise `max_broken` to go on without them)"
+            raise BrokenImagesError(f"{self._where}: {counts}; {self._example()}")
 
     def _example(self) -> str:
-        name, reason = next(iter(self.broken.items()))
-        return f"the first is {name}: {reason}"
+        return "the first is {}: {}".format(*next(iter(self.broken.items())))
 
 
 class ImageFiles(StoredImages):

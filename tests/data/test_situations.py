@@ -157,6 +157,8 @@ def test_training_images_are_no_validation_images(tmp_path, write: Write):
         folder(path=path, validation=os.path.relpath(path))
     with pytest.raises(SettingError, match=r"^validation: .* lies inside the training data, which has its images too"):
         folder(path=path, validation=f"{path}/held")
+    with pytest.raises(SettingError, match=r"^validation: .*/a' lies inside the training data"):
+        folder(path=path, validation=f"{path}/a")
     data = folder(path=path, validation=f"{path}/held", exclude=["held"], labels="folders")
     assert len(data.train) == 2
 
@@ -307,3 +309,15 @@ def test_a_huge_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, write: Write
     assert load_all(data.train).readable.all()
     with pytest.raises(ValueError, match=r"4000x3000 pixels are more than 1,000,000, which `max_pixels` allows"):
         folder(path=path, size=2000, max_pixels=1_000_000)
+
+
+def test_images_that_are_all_unreadable_are_one_line(tmp_path, write: Write, caplog):
+    path = write(tmp_path / "data", {f"{number}.png": png(1) for number in range(30)})
+    with pytest.raises(ValueError, match=r"^.*: more than 10 of 30 images cannot be read .* there is no band 9"):
+        folder(path=path, bands=[9])
+    assert not caplog.records
+    Path(path, "0.png").write_bytes(b"")
+    folder(path=path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: cannot read 0.png: not an image in a known format"
+    ]

@@ -76,12 +76,12 @@ def folder(
     source = ImageFolder(path, size, choice, cache, max_broken, photographs=photographs, reading=reading)
     if validation is None:
         return part(source, source.splits, None, validation_share, split_seed, source.notes)
+    require_other_files(source.files, validation)
     names = None if source.labels is None else source.labels.names
     # All of it is used, with folders of a split or without.
     found = None if choice.split == "folders" else choice.split
     same = replace(choice, labels="none" if names is None else "folders", split=found)
     judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs, reading)
-    require_other_files(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 

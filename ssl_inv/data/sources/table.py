@@ -94,9 +94,9 @@ def table(
         found = part(source, source.splits, None, validation_share, split_seed, source.notes)
         source.require_apart(found)
         return found
+    require_other_files(source.files, validation)
     names = None if source.labels is None else source.labels.names
     judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names, photographs, reading)
-    require_other_files(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
