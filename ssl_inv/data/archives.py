@@ -208,6 +208,11 @@ def unpacked(name: bytes) -> str:
     return os.fsdecode(bytes(name))
 
 
+def printable(name: bytes | str) -> str:
+    """A name for people and files: a byte that is not UTF-8 is written as `udcff` behind a backslash."""
+    return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
+
+
 def find(names: Names, wanted: Names) -> Indices:
     """The places of `wanted` in the ascending `names`, -1 for a name that is not there; both of shape `(n,)`."""
     if not len(names):

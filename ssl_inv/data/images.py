@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names
+from ssl_inv.data.archives import Files, Names, printable
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
@@ -382,7 +381,7 @@ class ImageFiles(StoredImages):
         return self._files.stamp
 
     def _name(self, image: int) -> str:
-        return os.fsdecode(self._names[image])
+        return printable(self._names[image])
 
     def _content(self, image: int) -> bytes:
         try:

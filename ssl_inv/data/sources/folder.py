@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names, unpacked
+from ssl_inv.data.archives import Files, Names, printable, unpacked
 from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles, Photographs
 from ssl_inv.data.source import Data, Labels
@@ -161,7 +161,8 @@ def _not_used(files: Files, images: int) -> dict[str, str]:
     left = list(files.left_out)
     if len(files.names) > images:
         others = Counter(
-            PurePosixPath(unpacked(name)).suffix.lower() or "no suffix" for name in files.without_suffix(IMAGE_SUFFIXES)
+            PurePosixPath(printable(name)).suffix.lower() or "no suffix"
+            for name in files.without_suffix(IMAGE_SUFFIXES)
         )
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} files with other endings ({kinds})")
@@ -208,4 +209,4 @@ def _labels(folders: Names, choice: Choice, classes: Sequence[str] | None, path:
         return None
     if not present:
         raise ValueError(f"{path}: labels is 'folders', but no image lies in a class folder")
-    return labels_from_names([unpacked(name) for name in folders], classes, path)
+    return labels_from_names([printable(name) for name in folders], classes, path)
