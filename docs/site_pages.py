@@ -3,6 +3,8 @@
 A hook of MkDocs. Links that lead out of docs/ in the repository lead to a page or a file of the site here.
 """
 
+import base64
+import json
 import posixpath
 import re
 import sys
@@ -19,6 +21,8 @@ import build  # noqa: E402
 
 PROJECT = {"index.md": "README.md", "CHANGELOG.md": "CHANGELOG.md", "CONTRIBUTING.md": "CONTRIBUTING.md"}
 """Pages that are files at the top of the repository."""
+
+NOTEBOOK = "notebooks/first_steps.ipynb"
 
 ROOMS = {
     "ssl_inv": ("The Python interface", ["ssl_inv"]),
@@ -56,9 +60,12 @@ def on_config(config: Any) -> Any:
     return config
 
 
-def generated() -> dict[str, str]:
+def generated() -> dict[str, str | bytes]:
     """The text of every page and file that is not in docs/, by its place in the site."""
-    made = {place: (REPOSITORY / file).read_text(encoding="utf-8") for place, file in PROJECT.items()}
+    made: dict[str, str | bytes] = {
+        place: (REPOSITORY / file).read_text(encoding="utf-8") for place, file in PROJECT.items()
+    }
+    made |= _notebook(DOCS / NOTEBOOK, Path(NOTEBOOK).with_suffix(".md").as_posix())
     for path, text in build.pages().items():
         if path.startswith(f"{build.SITE}/") and not path.endswith("/README.md"):
             # The title is the first heading only if nothing stands before it.
@@ -71,6 +78,25 @@ def generated() -> dict[str, str]:
     for page, (title, modules) in ROOMS.items():
         parts = "\n\n".join(f"::: {name}" for module in modules for name in _inside(module))
         made[f"api/{page}.md"] = f"# {title}\n\n{parts}\n"
+    return made
+
+
+def _notebook(path: Path, place: str) -> dict[str, str | bytes]:
+    """A notebook as it ran: its page, and the pictures on it."""
+    made: dict[str, str | bytes] = {}
+    parts = []
+    for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+        for output in cell.get("outputs", []):
+            shown = output.get("data", {})
+            if "image/png" in shown:
+                picture = f"{place.removesuffix('.md')}-{len(made) + 1}.png"
+                made[picture] = base64.b64decode("".join(shown["image/png"]))
+                parts.append(f"![]({Path(picture).name})")
+            elif text := "".join(shown.get("text/plain", output.get("text", ""))):
+                parts.append(f"```text\n{text}\n```")
+    made[place] = "\n\n".join([*parts, f"[The notebook itself]({path.name})."]) + "\n"
     return made
 
 

@@ -34,7 +34,8 @@ def written_aside(target: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a text file in UTF-8, or replace one."""
     with written_aside(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+        # Names of files that are not UTF-8 are written with their bytes as `\udcff`.
+        aside.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -77,10 +77,12 @@ class Files:
         except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
             what = "neither a folder nor a readable zip or uncompressed tar archive"
             raise ValueError(f"{self.path} is {what}: {error}") from error
-        names = self._kept(sorted((name for name in members if not _hidden(name)), key=os.fsencode))
+        names = sorted((name for name in members if not _hidden(name)), key=os.fsencode)
         top = names[0].split("/")[0] + "/" if names else "/"
-        common = all(name.startswith(top) for name in names)
-        self._names = packed(name.removeprefix(top) if common else name for name in names)
+        top = top if all(name.startswith(top) for name in names) else ""
+        # Patterns mean the same for a folder and for an archive of it.
+        names = [top + name for name in self._kept([name.removeprefix(top) for name in names])]
+        self._names = packed(name.removeprefix(top) for name in names)
         self._places = np.array([members[name] for name in names], dtype=np.int64).reshape(-1, 4)
         self._open()
 
@@ -108,8 +110,17 @@ class Files:
         """The names that are not excluded."""
         if not self._exclude:
             return names
-        kept = [name for name in names if not any(_matches(name, pattern) for pattern in self._exclude)]
-        self.left_out += [f"{len(names) - len(kept)} excluded"]
+        counts = dict.fromkeys(self._exclude, 0)
+        kept = []
+        for name in names:
+            pattern = next((one for one in self._exclude if _matches(name, one)), None)
+            if pattern is None:
+                kept.append(name)
+            else:
+                counts[pattern] += 1
+        self.left_out.append(f"{len(names) - len(kept)} excluded")
+        if idle := [pattern for pattern, count in counts.items() if not count]:
+            self.left_out.append(f"nothing more is left out by {', '.join(map(repr, idle))}")
         return kept
 
     def read(self, name: str | bytes) -> bytes:
@@ -163,20 +174,28 @@ class Files:
         """
         digest = hashlib.sha256(self.names.tobytes())
         if self._places is None:
-            found = [_size_and_time(self.path / unpacked(name)) for name in self.names]
+            found = [size_and_time(self.path / unpacked(name)) for name in self.names]
             digest.update(np.array(found, dtype=np.int64).tobytes())
             return digest.hexdigest()
         digest.update(self._places.tobytes())
         if (self._places[:, 2] == _TAR).any():
             # Tools that make tars often write one fixed time for all members.
-            digest.update(np.array(_size_and_time(self.path), dtype=np.int64).tobytes())
+            digest.update(np.array(size_and_time(self.path), dtype=np.int64).tobytes())
         return digest.hexdigest()
 
     def with_suffix(self, suffixes: frozenset[str]) -> Names:
         """The files whose name ends, in upper or lower case, with one of the suffixes."""
-        ends = tuple(suffix.encode() for suffix in suffixes)
-        chosen: Names = self.names[[bytes(name).lower().endswith(ends) for name in self.names]]
+        chosen: Names = self.names[self._ends(suffixes)]
         return chosen
+
+    def without_suffix(self, suffixes: frozenset[str]) -> Names:
+        """The files whose name ends otherwise."""
+        chosen: Names = self.names[~self._ends(suffixes)]
+        return chosen
+
+    def _ends(self, suffixes: frozenset[str]) -> NDArray[np.bool_]:
+        ends = tuple(suffix.encode() for suffix in suffixes)
+        return np.array([bytes(name).lower().endswith(ends) for name in self.names], dtype=bool)
 
 
 def packed(names: Iterable[str | bytes]) -> Names:
@@ -187,6 +206,11 @@ def packed(names: Iterable[str | bytes]) -> Names:
 def unpacked(name: bytes) -> str:
     """One name of such an array."""
     return os.fsdecode(bytes(name))
+
+
+def printable(name: bytes | str) -> str:
+    """A name for people and files: a byte that is not UTF-8 is written as `udcff` behind a backslash."""
+    return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
 
 
 def find(names: Names, wanted: Names) -> Indices:
@@ -201,8 +225,8 @@ def _hidden(name: str) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
-def _size_and_time(path: Path) -> tuple[int, int]:
-    """(-1, -1) if there is no file, because a link can lead nowhere."""
+def size_and_time(path: Path) -> tuple[int, int]:
+    """Bytes, and time of the last change in ns; (-1, -1) if there is no file, because a link can lead nowhere."""
     try:
         found = path.stat()
     except OSError:

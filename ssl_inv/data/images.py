@@ -2,7 +2,6 @@
 
 import logging
 import math
-import os
 import sys
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names
+from ssl_inv.data.archives import Files, Names, printable
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
@@ -32,9 +31,7 @@ IMAGE_SUFFIXES = frozenset(
 MAX_CACHE_BYTES = 2_000_000_000
 """By default, decoded pixels stay in memory if all of them take no more than this."""
 
-_ALWAYS_TOLERATED = 10
-
-_THREADED_BYTES = 20_000
+_ALWAYS_TOLERATED, _THREADED_BYTES = 10, 20_000
 
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
 """Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo
@@ -46,7 +43,7 @@ Photographs = Literal["whole", "squares"]
 
 Item = TypeVar("Item")
 
-_LOG = logging.getLogger("ssl_inv.data")
+_LOG, _CANNOT = logging.getLogger("ssl_inv.data"), "%s: cannot read %s: %s"
 
 
 class BrokenImagesError(ValueError):
@@ -133,6 +130,13 @@ class StoredImages(Source):
         """Height and width of an image as it is stored, upright, or an `UnreadableImageError`."""
         return self._photograph(image).sides
 
+    def glance(self, object_index: int) -> Pixels | None:
+        """The pixels `(H, W, 3)` of an object's first view, not kept; None, not counted, if unreadable."""
+        try:
+            return self._decode(int(self._starts[object_index]), self._size)
+        except UnreadableImageError:
+            return None
+
     def _transform(self, images: Indices) -> Transform:
         """What is recorded of some images."""
         return Transform.empty()
@@ -203,9 +207,13 @@ class StoredImages(Source):
     def _first_readable(self) -> tuple[int, Pixels]:
         for image in range(len(self._state)):
             try:
-                return image, self._decode(image, self._size)
+                pixels = self._decode(image, self._size)
             except UnreadableImageError as error:
-                self._note_broken(image, str(error))
+                self._note_broken(image, str(error), told=False)
+                continue
+            for name, reason in self.broken.items():
+                _LOG.warning(_CANNOT, self._where, name, reason)
+            return image, pixels
         raise BrokenImagesError(f"{self._where}: no image is readable; {self._example()}")
 
     def load(self, objects: Indices, views: Indices) -> Images:
@@ -324,20 +332,20 @@ class StoredImages(Source):
         target[:] = pixels
         self._state[image] = _READABLE
 
-    def _note_broken(self, image: int, reason: str) -> None:
+    def _note_broken(self, image: int, reason: str, told: bool = True) -> None:
         if self._state[image] == _BROKEN:
             return
         self._state[image] = _BROKEN
         self.broken[self._name(image)] = reason
-        _LOG.warning("%s: cannot read %s: %s", self._where, self._name(image), reason)
+        if told:
+            _LOG.warning(_CANNOT, self._where, self._name(image), reason)
         if len(self.broken) > self._tolerated:
             counts = f"more than {self._tolerated} of {len(self._state)} images cannot be read"
-            advice = "raise `max_broken` to go on without them"
-            raise BrokenImagesError(f"{self._where}: {counts} ({advice}); {self._example()}")
+            counts += " (raise `max_broken` to go on without them)"
+            raise BrokenImagesError(f"{self._where}: {counts}; {self._example()}")
 
     def _example(self) -> str:
-        name, reason = next(iter(self.broken.items()))
-        return f"the first is {name}: {reason}"
+        return "the first is {}: {}".format(*next(iter(self.broken.items())))
 
 
 class ImageFiles(StoredImages):
@@ -365,7 +373,7 @@ class ImageFiles(StoredImages):
         photographs: Photographs = "whole",
         reading: Reading = PLAIN,
     ) -> None:
-        self._files, self._names, self._reading = files, names, reading
+        self._files, self._names, self.reading = files, names, reading
         super().__init__(str(files.path), counts, size, cache, max_broken, photographs)
 
     @property
@@ -373,7 +381,7 @@ class ImageFiles(StoredImages):
         return self._files.stamp
 
     def _name(self, image: int) -> str:
-        return os.fsdecode(self._names[image])
+        return printable(self._names[image])
 
     def _content(self, image: int) -> bytes:
         try:
@@ -382,10 +390,10 @@ class ImageFiles(StoredImages):
             raise UnreadableImageError(str(error)) from error
 
     def _decode(self, image: int, size: int | None) -> Pixels:
-        return decode(self._content(image), size, self._reading)
+        return decode(self._content(image), size, self.reading)
 
     def _photograph(self, image: int) -> Photograph:
-        return Photograph(self._content(image), self._reading)
+        return Photograph(self._content(image), self.reading)
 
     def _worth_threads(self, image: int) -> bool:
         return len(self._files.read(self._names[image])) >= _THREADED_BYTES

@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import os
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 from typing import Any
@@ -37,14 +38,18 @@ def read_sheet(files: Files, name: str) -> tuple[list[str], list[list[str]]]:
     try:
         text = content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{name} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
+        kind = encoding.removesuffix("-sig").upper()
+        raise ValueError(f"{where} is not {kind} text (byte {error.start + 1}); save it as UTF-8") from None
+    if "\0" in text:
+        raise ValueError(f"{where} is no text in UTF-8, or in UTF-16 with its mark; save it as UTF-8")
     if PurePosixPath(name).suffix.lower() in (".jsonl", ".ndjson"):
         return _json_lines(text, where)
+    text, delimiter = _delimited(text)
     try:
         lines = [
             [cell.strip() for cell in line]
-            for line in csv.reader(io.StringIO(text, ""), delimiter=_delimiter(text))
-            if line
+            for line in csv.reader(io.StringIO(text, ""), delimiter=delimiter)
+            if any(cell and not cell.isspace() for cell in line)
         ]
     except csv.Error as error:
         raise ValueError(f"{where} cannot be read as CSV: {error}; is a quote not closed?") from None
@@ -59,9 +64,17 @@ def read_sheet(files: Files, name: str) -> tuple[list[str], list[list[str]]]:
     return header, rows
 
 
+def _delimited(text: str) -> tuple[str, str]:
+    """A text and its delimiter. Excel can name it in a line of its own, `sep=;`, which is then taken away."""
+    first, _, rest = text.partition("\n")
+    if first.startswith("sep=") and len(first.rstrip("\r")) == len("sep=;"):
+        return rest, first[4]
+    return text, _delimiter(text)
+
+
 def _delimiter(text: str) -> str:
     """The delimiter of the first line that is not empty; words in brackets or quotes may have others."""
-    first = next((line for line in text.splitlines() if line.strip()), "")
+    first = next((line for line in io.StringIO(text) if line.strip()), "")
     depth, quoted, counts = 0, False, dict.fromkeys(_DELIMITERS, 0)
     for letter in first:
         quoted ^= letter == '"'
@@ -73,13 +86,15 @@ def _delimiter(text: str) -> str:
 
 def _json_lines(text: str, where: str) -> tuple[list[str], list[list[str]]]:
     rows: list[dict[str, Any]] = []
-    for number, line in enumerate(text.splitlines(), start=1):
+    # Texts in JSON may have other line ends, such as U+2028, as they are.
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{where}, line {number} is no JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            why = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
+            raise ValueError(f"{where}, line {number} is no JSON: {why}") from None
         if not isinstance(row, dict):
             raise ValueError(f"{where}, line {number} is no JSON object")
         rows.append(row)
@@ -94,4 +109,9 @@ def _json_lines(text: str, where: str) -> tuple[list[str], list[list[str]]]:
 def _cell(value: Any, name: str, row: int, where: str) -> str:
     if isinstance(value, Sequence | dict) and not isinstance(value, str):
         raise ValueError(f"{where}, row {row}: {name} is a list or an object; one text or number is needed")
-    return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value).strip()
+    text = "" if value is None else str(int(value)) if isinstance(value, bool) else str(value).strip()
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        raise ValueError(f"{where}, row {row}: {name} is {text!a}, which is no text") from None
+    return text

@@ -1,6 +1,7 @@
 """Classes of objects, and train and validation splits."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -107,18 +108,18 @@ def _check_fit(train: Source, validation: Source) -> None:
         raise ValueError(f"the train set records for every view {both}")
 
 
-def require_other_files(train: Files, validation: Files) -> None:
+def require_other_files(train: Files, validation: str) -> None:
     """Refuse to judge by the images that are trained on.
 
     Raises:
         SettingError: for `validation`, if it is the folder or the archive of the training images, or lies inside it.
     """
-    first, second = train.path.resolve(), validation.path.resolve()
+    first, second = train.path.resolve(), Path(validation).expanduser().resolve()
     if first == second:
-        problem = f"{str(validation.path)!r} is the training data itself"
+        problem = f"{validation!r} is the training data itself"
         raise SettingError("validation", f"{problem}; leave it out, and a share is held out")
     if first in second.parents:
         inside = f"{second.relative_to(first).as_posix()}/".encode()
         if any(bytes(name).startswith(inside) for name in train.names):
-            problem = f"{str(validation.path)!r} lies inside the training data, which has its images too"
+            problem = f"{validation!r} lies inside the training data, which has its images too"
             raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")

@@ -68,6 +68,8 @@ class Shape:
             way = f"schedule_arguments.{key}"
             require(key not in _ELSEWHERE, way, f"cannot be set here: {_ELSEWHERE.get(key)}")
             require(key in known, way, f"{self.name} has no such argument; {suggest(key, known)}")
+            if key in _TIMES:
+                _require_times(way, given[key])
         for key in _REQUIRED.get(self.name, ()):
             require(key in given, f"schedule_arguments.{key}", f"required by {self.name}")
         try:
@@ -103,6 +105,13 @@ def _scheduler(shape: Shape, lr: float, final_lr: float, steps: int) -> Schedule
     for key, value in shape.arguments:
         arguments[key] = _in_steps(value, steps) if key in _TIMES else value
     return kind(torch.optim.SGD([torch.zeros(())], lr=lr), t_in_epochs=False, **arguments)
+
+
+def _require_times(way: str, value: Any) -> None:
+    for time in value if isinstance(value, list | tuple) else (value,):
+        # timm says what it makes of something that is no number.
+        fits = not isinstance(time, int | float) or 0 <= time < 1 or (time >= 1 and time == int(time))
+        require(fits, way, f"must be a number of steps, or a share from 0 to below 1, got {time}")
 
 
 def _in_steps(time: Any, steps: int) -> Any:

@@ -70,6 +70,9 @@ def make_loss(name: str, kind: Kind, settings: Mapping[str, Any], width: int) ->
     Raises:
         SettingError: if it refuses a setting.
     """
+    for setting, value in settings.items():
+        if setting.endswith(("temperature", "temp")) and isinstance(value, int | float):
+            require(value >= 0, f"settings.{setting}", f"must not be below 0, got {value}")
     own = {**dict.fromkeys(kind.follows, "follows from the head"), **_SET_HERE}
     made = _made(losses()[name], "settings", settings, loss_arguments(name, kind, settings, width), own)
     for module in made.modules():

@@ -10,6 +10,7 @@ import torch
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, SettingError, require, within
 from ssl_inv.data.batches import StepBatches
+from ssl_inv.data.looks import odd_looks
 from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
 from ssl_inv.engine import preflight
@@ -139,6 +140,8 @@ def build_module(
     if begins:
         with within("trainer"):
             start.of_everything(backbone, objective, train)
+        if (odd := odd_looks(data.train)) is not None:
+            start.advice.append(f"data: {odd}")
         start.tell()
     with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, processes)

@@ -1,6 +1,7 @@
 """The command line: it parses the arguments and refuses mistakes before anything heavy is imported."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -132,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0; 2 for a mistake in the arguments; 1 for a run that failed; 130 for an interrupted one.
     """
     prepare_process()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A name that the terminal cannot show is no reason to fail; sys.stderr escapes it already.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
         parsed.call(parsed)

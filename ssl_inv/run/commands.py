@@ -92,7 +92,9 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
         with within("data"):
             batch = run.module.batches[0]
         loading = time.perf_counter() - begun
-        # The first pass allocates memory and compiles kernels. Only the second one counts.
+        # The first pass allocates memory and compiles kernels, so the time is that of the second. A memory may have
+        # changed by then, so the loss is that of the first.
+        passes = []
         for _ in range(2):
             begun = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.trainer.precision == "bf16"):
@@ -100,6 +102,8 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
             total = weighted_sum(losses)
             total.backward()  # type: ignore[no-untyped-call]
             seconds = time.perf_counter() - begun
+            passes.append((losses, total))
+    losses, total = passes[0]
     if odd := next((term for term, part in losses.items() if not bool(part.value.isfinite())), None):
         raise RecipeError(f"{name}: loss term '{odd}' is {losses[odd].value.item()} in the first step")
     networks = (run.backbone, run.objective)

@@ -341,13 +341,18 @@ def section_schema(section: str, name: str | None = None) -> Schema:
         return schema_of(_CHOICES[section][0].find(str(name)))
 
 
+_BEFORE = {"photographs": "squares", "split": "top"}
+"""What runs did before there was a setting of the data, where its default does more."""
+
+
 def as_saved(content: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a saved recipe, with what runs did before a setting was there, where its default does more."""
     data = content.get("data")
-    if not isinstance(data, dict) or data.get("name") not in DATA.members or "photographs" in data:
+    if not isinstance(data, dict) or data.get("name") not in DATA.members:
         return dict(content)
-    stored = "photographs" in section_schema("data", data["name"]).settings
-    return {**content, "data": {**data, "photographs": "squares"}} if stored else dict(content)
+    known = section_schema("data", data["name"]).settings
+    before = {name: value for name, value in _BEFORE.items() if name in known and name not in data}
+    return {**content, "data": {**data, **before}} if before else dict(content)
 
 
 def changes(old: JudgedRecipe, new: JudgedRecipe) -> dict[str, tuple[Any, Any]]:

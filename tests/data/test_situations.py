@@ -2,6 +2,7 @@
 
 import io
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ssl_inv.data.looks import odd_looks
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.folder import folder
 from ssl_inv.data.sources.table import table
+from ssl_inv.run.recipe import as_saved
 
 Write = Callable[..., str]
 
@@ -72,7 +74,11 @@ def test_numbers_become_the_colours_that_are_asked_for(tmp_path, write: Write, c
 @pytest.mark.parametrize(
     ("contents", "settings", "said"),
     [
-        ([wide(4000)] * 8, {}, "4 images looked at have values from 0 to 16 of 255 only; for files of 10 or 12 bits"),
+        (
+            [wide(4000)] * 8,
+            {},
+            "4 images looked at have values from 0 to 16 of 255 only; for grey files of 10 or 12 bits",
+        ),
         ([ink(255)] * 8, {}, "4 of 4 images looked at have one value everywhere: "),
         ([wide(4000)] * 8, {"white": 4095}, None),
         ([ink(255)] * 8, {"background": "white"}, None),
@@ -151,6 +157,8 @@ def test_training_images_are_no_validation_images(tmp_path, write: Write):
         folder(path=path, validation=os.path.relpath(path))
     with pytest.raises(SettingError, match=r"^validation: .* lies inside the training data, which has its images too"):
         folder(path=path, validation=f"{path}/held")
+    with pytest.raises(SettingError, match=r"^validation: .*/a' lies inside the training data"):
+        folder(path=path, validation=f"{path}/a")
     data = folder(path=path, validation=f"{path}/held", exclude=["held"], labels="folders")
     assert len(data.train) == 2
 
@@ -166,6 +174,11 @@ def test_training_images_are_no_validation_images(tmp_path, write: Write):
             b"file_name,zoom[real scale=2]\n./1.png,0.5\nsub\\2.png,1.5\n",
         ),
         ("views.csv", b"path,zoom[real]\nsub/../1.png,0.5\n./sub//2.png,1.5\n"),
+        ("views.csv", b"sep=;\r\npath;zoom[real]\r\n1.png;0.5\r\nsub/2.png;1.5\r\n;\r\n"),
+        (
+            "views.jsonl",
+            '{"path": "1.png", "zoom[real]": 0.5, "by": "\u2028"}\n{"zoom[real]": 1.5, "path": "sub/2.png"}'.encode(),
+        ),
         ("views.jsonl", b'{"path": "1.png", "zoom[real]": 0.5}\n\n{"zoom[real]": 1.5, "path": "sub/2.png"}\n'),
     ],
 )
@@ -185,15 +198,97 @@ def test_letters_of_a_path_may_be_composed_or_not(tmp_path, write: Write):
 
 
 def test_paths_that_lead_outside_need_leave(tmp_path, write: Write):
-    other = write(tmp_path / "other", {"2.png": png(2)})
+    other = write(tmp_path / "other", {"2.png": png(2), "3.png": png(3)})
     path = write(
-        tmp_path / "data", {"v.csv": f"path\n1.png\n{other}/2.png\n../other/2.png\n".encode(), "1.png": png(1)}
+        tmp_path / "data", {"v.csv": f"path\n1.png\n{other}/2.png\n../other/3.png\n".encode(), "1.png": png(1)}
     )
     with pytest.raises(ValueError, match=r"row 2: .* leads out of the folder of the data; `outside: true` allows it"):
         table(path=path)
     data = table(path=path, outside=True, validation_share=0.4)
-    assert len(everything(data)) == 3
+    assert everything(data) == {"1.png", "../other/2.png", "../other/3.png"}
     assert load_all(data.train).readable.all()
+    before = data.train.stamp
+    Path(other, "3.png").write_bytes(png(40))
+    assert table(path=path, outside=True, validation_share=0.4).train.stamp != before
+
+
+def test_a_file_has_one_name_however_its_path_is_written(tmp_path, write: Write):
+    path, other = write(tmp_path / "data", {"1.png": png(1), "2.png": png(2)}), write(tmp_path / "o", {"3.png": png(3)})
+    Path(tmp_path, "link").symlink_to(path)
+    cells = [f"{path}/1.png", "../data/2.png", f"{tmp_path}/link/2.png", f"{other}/3.png", "../o/3.png"]
+    Path(path, "v.csv").write_text("path,object\n" + "".join(f"{cell},one{n // 3}\n" for n, cell in enumerate(cells)))
+    data = table(path=f"{tmp_path}/link", outside=True, validation_share=0.5)
+    assert everything(data) == {"1.png", "2.png", "../o/3.png"}
+    assert load_all(data.train).readable.all()
+    Path(path, "v.csv").write_text(f"path\n{path}/1.png\n../data/2.png\n")
+    assert everything(table(path=path, validation_share=0.5)) == {"1.png", "2.png"}
+
+
+@pytest.mark.parametrize("outside", [False, True])
+@pytest.mark.parametrize("cell", ["/etc/hostname", "../other/2.png"])
+@pytest.mark.parametrize("pack", ["zip", "tar"])
+def test_nothing_is_read_outside_an_archive(tmp_path, write: Write, pack, cell, outside):
+    write(tmp_path / "other", {"2.png": png(2)})
+    path = write(tmp_path / "data", {"v.csv": f"path\n1.png\n{cell}\n".encode(), "1.png": png(1)})
+    packed = shutil.make_archive(str(tmp_path / "packed"), pack, path)
+    problem = "no file" if outside else "leads out of the archive of the data; move the files there"
+    with pytest.raises((ValueError, FileNotFoundError), match=f"row 2: .*{problem}"):
+        table(path=packed, outside=outside)
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "tar"])
+def test_patterns_mean_the_same_in_every_form(tmp_path, write: Write, form):
+    files = {"a/1.png": png(1), "a/m/2.png": png(2), "m/3.png": png(3), "b/4_thumb.png": png(4), "b/5.png": png(5)}
+    path = write(tmp_path / "top" / "data", files)
+    if form != "folder":
+        path = shutil.make_archive(str(tmp_path / "packed"), form, tmp_path / "top", "data")
+    data = folder(path=path, exclude=["m/*", "*_thumb.png", "mask*"], validation_share=0.4)
+    assert everything(data) == {"a/1.png", "a/m/2.png", "b/5.png"}
+    assert data.notes["not used"] == "2 excluded; nothing more is left out by 'mask*'"
+    with pytest.raises(ValueError, match=r"has no images; not used: 5 excluded$"):
+        folder(path=path, exclude=["*"])
+
+
+def test_a_split_in_one_folder_is_found_unless_a_run_began_without(tmp_path, write: Write):
+    names = ["x/train/a/1.png", "x/train/b/2.png", "x/val/a/3.png"]
+    path = write(tmp_path / "data", {name: png(10 * number) for number, name in enumerate(names)})
+    assert files_of(folder(path=path, split="folders").validation) == {"x/val/a/3.png"}
+    old = as_saved({"data": {"name": "folder", "path": path}})["data"]
+    assert old.pop("name") == "folder"
+    assert old == {"path": path, "photographs": "squares", "split": "top"}
+    assert folder(**old, validation_share=0.4).notes["split"] == "1 of 3 objects held out at random, seed 0"
+
+
+def test_the_split_of_a_validation_folder_is_not_needed(tmp_path, write: Write):
+    path = write(tmp_path / "data", {"train/a/1.png": png(1), "train/b/2.png": png(2)})
+    other = write(tmp_path / "other", {"a/3.png": png(3)})
+    assert files_of(folder(path=path, split="folders", validation=other).validation) == {"a/3.png"}
+
+
+def test_a_folder_that_is_deeper_than_all_images_names_no_class(tmp_path, write: Write):
+    path = write(tmp_path / "data", {"a/1.png": png(1), "b/2.png": png(2)})
+    with pytest.raises(SettingError, match=r"^label_level: no image of .* lies 2 folders deep$"):
+        folder(path=path, label_level=2)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "problem"),
+    [
+        ("v.csv", "path\n1.png\n".encode("utf-16-le"), "v.csv is no text in UTF-8, or in UTF-16 with its mark"),
+        ("v.csv", "path\n1.png\n".encode("utf-16")[:-1], r"v.csv is not UTF-16 text \(byte"),
+        ("v.csv", b"path\n\xff.png\n", r"v.csv is not UTF-8 text \(byte 6\)"),
+        ("v.csv", b"", "v.csv is empty"),
+        ("v.jsonl", b"\n\n", "v.jsonl is empty"),
+        ("v.jsonl", b"[" * 100_000, "v.jsonl, line 1 is no JSON: maximum recursion depth"),
+        ("v.jsonl", b'{"path": "1.png"}\n{"path": 1' + b"0" * 5000 + b"}", "v.jsonl, line 2 is no JSON: Exceeds"),
+        ("v.jsonl", b'{"path": "\\ud800.png"}', r"v.jsonl, row 1: path is '\\ud800.png', which is no text"),
+    ],
+)
+def test_what_is_no_table_is_one_line(tmp_path, write: Write, name, text, problem):
+    path = write(tmp_path / "data", {name: text, "1.png": png(1)})
+    with pytest.raises(ValueError, match=problem) as refusal:
+        table(path=path)
+    assert "\n" not in str(refusal.value)
 
 
 def test_numbers_without_a_unit_are_mentioned(tmp_path, write: Write):
@@ -214,3 +309,15 @@ def test_a_huge_jpeg_is_decoded_at_a_fraction_of_its_size(tmp_path, write: Write
     assert load_all(data.train).readable.all()
     with pytest.raises(ValueError, match=r"4000x3000 pixels are more than 1,000,000, which `max_pixels` allows"):
         folder(path=path, size=2000, max_pixels=1_000_000)
+
+
+def test_images_that_are_all_unreadable_are_one_line(tmp_path, write: Write, caplog):
+    path = write(tmp_path / "data", {f"{number}.png": png(1) for number in range(30)})
+    with pytest.raises(ValueError, match=r"^.*: more than 10 of 30 images cannot be read .* there is no band 9"):
+        folder(path=path, bands=[9])
+    assert not caplog.records
+    Path(path, "0.png").write_bytes(b"")
+    folder(path=path)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path}: cannot read 0.png: not an image in a known format"
+    ]

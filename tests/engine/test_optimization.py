@@ -242,6 +242,11 @@ def test_an_optimiser_of_ones_own_is_named_by_its_path() -> None:
         ({"schedule": "poly", "schedule_arguments": {"lr_min": 0}}, "^schedule_arguments.lr_min: cannot be .*final_lr"),
         ({"schedule": "wsd", "schedule_arguments": {"decay_t": 2000}}, "^schedule_arguments: wsd refuses .*decay_t"),
         ({"schedule": "poly", "schedule_arguments": {"power": "x"}}, "^schedule_arguments: poly refuses"),
+        ({"schedule": "wsd", "schedule_arguments": {"decay_t": 2.5}}, "^schedule_arguments.decay_t: must be a number"),
+        (
+            {"schedule": "multistep", "schedule_arguments": {"decay_t": [0.5, -1], "decay_rate": 0.1}},
+            "^schedule_arguments.decay_t: must be a number of steps, or a share from 0 to below 1, got -1",
+        ),
         (
             {"schedule": "step", "schedule_arguments": {"decay_t": 0.3, "decay_rate": 0.1}, "final_lr": 1e-5},
             "^final_lr: 1e-05, but a step schedule falls by its decay_rate",

@@ -216,6 +216,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     ({"settings": {"temperature": "hot"}}, "settings.temperature: expected a number, got 'hot'"),
     ({"settings": {"temperature": True}}, "settings.temperature: expected a number, got True"),
+    ({"settings": {"temperature": -0.1}}, "settings.temperature: must not be below 0, got -0.1"),
     ({"settings": {"temperature": 0.0}}, "settings: NTXentLoss: Illegal temperature"),
     ({"settings": {"gather_distributed": True}}, "settings.gather_distributed: is set here"),
     ({"settings": {"memory_bank_size": [12, 3]}}, "settings.memory_bank_size: must be a number of vectors, or that"),

@@ -1,6 +1,8 @@
 """`ssl-inv data` says what a data set is and what was not used, and draws it; wrong arguments are one line."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -35,6 +37,17 @@ def test_the_sheet_shows_both_parts(tmp_path, write):
     assert main(["data", path, "--output", str(sheet), "--images", "4", "--data.size", "32"]) == 0
     with Image.open(sheet) as image:
         assert len(image.getcolors(2**24) or ()) > 6
+
+
+@pytest.mark.parametrize("sheet", ["sheet.png", "sheet.html"])
+def test_names_that_are_not_utf8_are_escaped(tmp_path, write, capsys, sheet):
+    path = write(tmp_path / "data", {f"{kind}/{number}.png": png(99) for kind in "ab" for number in range(3)})
+    os.rename(f"{path}/a", os.fsencode(path) + b"/\xff")
+    Path(path, "b", os.fsdecode(b"\xfe.png")).write_bytes(b"")
+    assert main(["data", path, "--output", str(tmp_path / sheet), "--data.validation_share", "0.3"]) == 0
+    shown = capsys.readouterr()
+    assert "\\udcff" in shown.out
+    assert "cannot read b/\\udcfe.png" in shown.err or "b/\\udcfe.png" in shown.out
 
 
 @pytest.mark.parametrize(

@@ -463,3 +463,11 @@ def test_an_existing_folder_is_refused_and_a_run_with_data_of_its_own_takes_no_o
     with pytest.raises(ssl_inv.RecipeError, match="exclude each other"):
         ssl_inv.pretrain(resume=run, output="elsewhere")
     assert Path(run) == run.path
+
+
+@pytest.mark.parametrize("loss", [{"loss": "NTXentLoss", "settings": {"memory_bank_size": 32}}, {"loss": "TiCoLoss"}])
+def test_the_step_of_a_check_is_the_first_of_the_run_also_with_a_memory(loss: dict[str, Any], tmp_path: Path):
+    recipe = {**SMALL, "objective": {"name": "lightly", **loss}, "evaluation": {"protocol": "none"}}
+    first = ssl_inv.pretrain(recipe, GIVEN, output=tmp_path / "run", quiet=True, trainer={"steps": 1}).metrics[0]
+    step = ssl_inv.check(recipe, GIVEN)
+    assert step.losses == {name: first[f"loss/{name}"] for name in step.losses}

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names, unpacked
+from ssl_inv.data.archives import Files, Names, printable, unpacked
 from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles, Photographs
 from ssl_inv.data.source import Data, Labels
@@ -18,7 +18,7 @@ from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_ot
 
 LabelsFrom = Literal["folders", "none"]
 
-SplitFrom = Literal["folders", "none"]
+SplitFrom = Literal["folders", "top", "none"]
 
 
 def folder(
@@ -51,7 +51,7 @@ def folder(
         label_level: which folder names the class, counted from the top or from the folder of the split: 2 for
             `animals/cat/1.jpg`.
         split: `folders`: the top folders are the split; `none`: they are not, whatever their names; None: they are if
-            their names say so. A single folder around them is passed over.
+            their names say so. A single folder around them is passed over, but not with `top`, which is None otherwise.
         exclude: patterns of images to leave out, such as `masks/*` or `*_thumb.jpg`; one without a `/` also matches
             the name of any folder on the way.
         validation: another folder or archive, with the validation images; all of it is used.
@@ -63,8 +63,8 @@ def folder(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
         background: what transparent pixels are laid over; `drop` shows what the file has under them.
-        white: the value that becomes 255 in images of 16 bits or of floats; None takes 65535, or in a TIFF what its
-            tags say, and refuses 32 bits and floats.
+        white: the value that becomes 255 in grey images of 16 bits or of floats; None takes 65535, or in a TIFF what
+            its tags say, and refuses 32 bits and floats. Colours of 16 bits are read by their upper 8 bits.
         bands: the bands of the file that are taken, counted from 1: one, or those of red, green and blue; empty takes
             the file's own colours.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
@@ -76,10 +76,12 @@ def folder(
     source = ImageFolder(path, size, choice, cache, max_broken, photographs=photographs, reading=reading)
     if validation is None:
         return part(source, source.splits, None, validation_share, split_seed, source.notes)
+    require_other_files(source.files, validation)
     names = None if source.labels is None else source.labels.names
-    same = replace(choice, labels="none" if names is None else "folders")
+    # All of it is used, with folders of a split or without.
+    found = None if choice.split == "folders" else choice.split
+    same = replace(choice, labels="none" if names is None else "folders", split=found)
     judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs, reading)
-    require_other_files(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
@@ -133,15 +135,18 @@ class ImageFolder(ImageFiles):
         choice = choice if isinstance(choice, Choice) else Choice(choice)
         self.files = files = Files(path, choice.exclude)
         names = files.with_suffix(IMAGE_SUFFIXES)
+        if not len(names) and files.left_out:
+            raise ValueError(f"{files.path} has no images; not used: {'; '.join(files.left_out)}")
         super().__init__(
             files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken, photographs, reading
         )
-        depth = _depth_of_split(names) if choice.split is None else 0
-        tops = _part_of_path(names, depth)
+        outer = _part_of_path(names, 0)
+        depth = 0 if choice.split in ("none", "top") else _depth_of_split(names, outer)
+        tops = _part_of_path(names, depth) if depth else outer
         self.splits = {} if choice.split == "none" else splits_of(_splits(tops, path, choice.split == "folders"))
         level = choice.label_level - 1 + (depth + 1 if self.splits else 0)
-        folders = _part_of_path(names, level)
-        self._labels = _labels(folders, choice.labels, classes, path)
+        folders = _part_of_path(names, level) if level else outer
+        self._labels = _labels(folders, choice, classes, path)
         known = 0 if self._labels is None else int(self._labels.known.sum())
         classes_found = "no classes" if self._labels is None else f"{len(self._labels.names)} classes"
         self.notes = {
@@ -156,21 +161,19 @@ def _not_used(files: Files, images: int) -> dict[str, str]:
     left = list(files.left_out)
     if len(files.names) > images:
         others = Counter(
-            PurePosixPath(unpacked(name)).suffix.lower() or "no suffix"
-            for name in files.names
-            if not bytes(name).lower().endswith(tuple(one.encode() for one in IMAGE_SUFFIXES))
+            PurePosixPath(printable(name)).suffix.lower() or "no suffix"
+            for name in files.without_suffix(IMAGE_SUFFIXES)
         )
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} files with other endings ({kinds})")
     return {"not used": "; ".join(left)} if left else {}
 
 
-def _depth_of_split(names: Names) -> int:
+def _depth_of_split(names: Names, outer: Names) -> int:
     """How many folders stand around the folders of a split: 1 if all images lie in one folder and its folders are
     splits, else 0.
     """
-    tops = np.unique(_part_of_path(names, 0))
-    if len(tops) != 1 or tops[0] == b"" or split_of(unpacked(tops[0])):
+    if not outer[0] or (outer != outer[0]).any() or split_of(unpacked(outer[0])):
         return 0
     inside = [unpacked(one) for one in np.unique(_part_of_path(names, 1))]
     return int(all(split_of(one) for one in inside))
@@ -195,12 +198,15 @@ def _splits(tops: Names, path: str, required: bool) -> NDArray[np.str_]:
     return np.array([found[top] for top in tops], dtype=np.str_)
 
 
-def _labels(folders: Names, labels: LabelsFrom | None, classes: Sequence[str] | None, path: str) -> Labels | None:
+def _labels(folders: Names, choice: Choice, classes: Sequence[str] | None, path: str) -> Labels | None:
+    labels, level = choice.labels, choice.label_level
     if labels not in ("folders", "none", None):
         raise SettingError("labels", f"must be 'folders', 'none' or null, got {labels!r}")
     present = np.count_nonzero(np.unique(folders) != b"")
+    if labels != "none" and level > 1 and not present:
+        raise SettingError("label_level", f"no image of {path} lies {level} folders deep")
     if labels == "none" or (labels is None and present < 2):
         return None
     if not present:
         raise ValueError(f"{path}: labels is 'folders', but no image lies in a class folder")
-    return labels_from_names([unpacked(name) for name in folders], classes, path)
+    return labels_from_names([printable(name) for name in folders], classes, path)

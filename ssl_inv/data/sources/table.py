@@ -4,7 +4,9 @@ Turntables, pose sets and video frames are tables of views. For video frames, an
 number or time is a latent.
 """
 
+import hashlib
 import math
+import os
 import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.archives import Files, Names, find, packed, unpacked
+from ssl_inv.data.archives import Files, Names, find, packed, size_and_time, unpacked
 from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import UNITS, Latent, column_name, latents_from_header, latents_from_settings
@@ -77,8 +79,8 @@ def table(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
         background: what transparent pixels are laid over; `drop` shows what the file has under them.
-        white: the value that becomes 255 in images of 16 bits or of floats; None takes 65535, or in a TIFF what its
-            tags say, and refuses 32 bits and floats.
+        white: the value that becomes 255 in grey images of 16 bits or of floats; None takes 65535, or in a TIFF what
+            its tags say, and refuses 32 bits and floats. Colours of 16 bits are read by their upper 8 bits.
         bands: the bands of the file that are taken, counted from 1: one, or those of red, green and blue; empty takes
             the file's own colours.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
@@ -92,9 +94,9 @@ def table(
         found = part(source, source.splits, None, validation_share, split_seed, source.notes)
         source.require_apart(found)
         return found
+    require_other_files(source.files, validation)
     names = None if source.labels is None else source.labels.names
     judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names, photographs, reading)
-    require_other_files(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
@@ -186,6 +188,16 @@ class ViewTable(ImageFiles):
             )
 
     @property
+    def stamp(self) -> str:
+        """See `Files.stamp`; also of the files outside."""
+        inside = super().stamp
+        outside = sorted({bytes(name) for name in np.asarray(self._names) if bytes(name).startswith(b"../")})
+        if not outside:
+            return inside
+        found = [(name, size_and_time(self.files.path / unpacked(name))) for name in outside]
+        return hashlib.sha256(repr((inside, found)).encode()).hexdigest()
+
+    @property
     def groups(self) -> dict[str, Group]:
         return dict(self._record.groups)
 
@@ -249,7 +261,12 @@ class _Sheet:
 
     def is_number(self, name: str) -> bool:
         """Whether all cells of a column are numbers."""
-        return all(math.isfinite(_number_or_nan(row[self._index[name]])) for row in self._rows)
+        if not math.isfinite(_number_or_nan(self._rows[0][self._index[name]])):
+            return False
+        try:
+            return bool(np.isfinite(np.array([row[self._index[name]] for row in self._rows]).astype(np.float64)).all())
+        except ValueError:
+            return False
 
     def _numbers(self, name: str) -> NDArray[np.float64]:
         cells = self.column(name)
@@ -313,17 +330,22 @@ def _found(files: Files, cells: Sequence[str], where: str, outside: bool) -> Nam
     if not missing:
         return names
     known = {unicodedata.normalize("NFC", unpacked(name)): unpacked(name) for name in files.names}
+    top = str(files.path) if files.path.is_dir() else None
     mended, lost = list(cells), []
     for row in missing:
         cell = cells[row]
-        plain = posixpath.normpath(cell if cell in known else cell.replace("\\", "/"))
-        above = plain.startswith(("/", "../")) or PureWindowsPath(cell).drive != ""
-        if above and not outside:
-            advice = "`outside: true` allows it"
-            raise ValueError(f"{where}, row {row + 1}: {cell!r} leads out of the folder of the data; {advice}")
+        plain = posixpath.normpath(cell.replace("\\", "/"))
+        if top is not None and plain.startswith(("/", "../")):
+            plain = _relative(plain, top)
         if (name := known.get(unicodedata.normalize("NFC", plain))) is not None:
             mended[row] = name
-        elif above and files.path.is_dir() and (files.path / plain).is_file():
+            continue
+        above = plain.startswith(("/", "../")) or PureWindowsPath(cell).drive != ""
+        if above and not outside:
+            advice = "move the files there" if top is None else "`outside: true` allows it"
+            place = "folder" if top is not None else "archive"
+            raise ValueError(f"{where}, row {row + 1}: {cell!r} leads out of the {place} of the data; {advice}")
+        if above and top is not None and (files.path / plain).is_file():
             mended[row] = plain
         else:
             lost.append(row)
@@ -332,6 +354,14 @@ def _found(files: Files, cells: Sequence[str], where: str, outside: bool) -> Nam
         close = suggest(name, map(unpacked, files.names[:10_000]))
         raise FileNotFoundError(f"{where}, row {lost[0] + 1}: no file {name!r} ({count}); {close}")
     return packed(mended)
+
+
+def _relative(path: str, top: str) -> str:
+    """A path from a folder on, so that no file has two names; an absolute one may lead into the folder."""
+    real = os.path.realpath(top)
+    if path.startswith(f"{(told := os.path.abspath(top))}/"):
+        return posixpath.relpath(path, told)
+    return posixpath.relpath(posixpath.join(real, path), real)
 
 
 def _one_per_object(cells: Sequence[str], objects: Indices, first: Indices, where: str, what: str) -> list[str]:

@@ -161,7 +161,7 @@ def export_timm(
         config = _timm_config(original, name, preprocessing, arguments, parts)
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if card is not None:
-            (aside / CARD).write_text(card, encoding="utf-8")
+            (aside / CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
         _require_rebuilt(original, name, arguments, aside, preprocessing)
     return Path(folder)
 

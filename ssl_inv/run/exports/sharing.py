@@ -95,7 +95,7 @@ def _contents(folder: Path, repository: str, licence: str | None) -> dict[str, P
     """The files by their names on the hub. Hidden files and folders stay here."""
     paths = (path for path in sorted(folder.iterdir()) if path.is_file() and not path.name.startswith("."))
     card = addressed((folder / CARD).read_text(encoding="utf-8"), repository, licence)
-    return {path.name: card.encode() if path.name == CARD else path for path in paths}
+    return {path.name: card.encode(errors="backslashreplace") if path.name == CARD else path for path in paths}
 
 
 def _size(content: Path | bytes) -> int:

@@ -265,7 +265,7 @@ def _image(pixels: Pixels, width: int, description: str) -> Markup:
 def _data_address(text: str, name: str) -> str:
     """An address that holds a text file itself."""
     kinds = {".csv": "text/csv", ".json": "application/json"}
-    content = base64.b64encode(text.encode()).decode("ascii")
+    content = base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")
     return f"data:{kinds.get(Path(name).suffix, 'text/plain')};charset=utf-8;base64,{content}"
 
 

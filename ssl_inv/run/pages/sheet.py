@@ -104,7 +104,11 @@ class Page:
             f"data:image/{kind};base64,{base64.b64encode(encoded(picture)).decode('ascii')}"
         )
         width = self.look.width(self.columns)
-        return environment.get_template("views.html.j2").render(page=self, look=self.look, width=width).encode()
+        return (
+            environment.get_template("views.html.j2")
+            .render(page=self, look=self.look, width=width)
+            .encode(errors="backslashreplace")
+        )
 
     def picture(self) -> Image.Image:
         """The page as one picture: strips of equal width, as many abreast as fit."""
