@@ -84,6 +84,35 @@ def test_more_steps_go_on_from_the_last_one_and_are_recorded(run: Path, whole: P
     assert len(RunFolder(run).record()["continued"]) == 1
 
 
+def test_another_evaluation_trains_no_further_and_old_results_do_not_outlive_it(recipe: Path, tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", RunFolder(tmp_path / "run")
+    stop = ["--trainer.steps", "20", "--trainer.stop", "{name: knn, patience: 2, change: 2.0}"]
+    assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", *stop]) == 0
+    ended = folder.record()["stopped"]
+    assert continued(run, "evaluation.protocol=quick", "evaluation.objects=12") == 0
+    assert (len(losses(run)), folder.record()["stopped"]) == (6, ended)
+    assert folder.record()["score"]
+    assert "`knn/top1`" in (run / "export" / "README.md").read_text()
+    assert continued(run, "evaluation.protocol=none") == 0
+    assert (len(losses(run)), folder.record()["stopped"]) == (6, ended)
+    assert not list(run.glob("results.*"))
+    assert folder.record()["score"] == {}
+    assert "This network was not evaluated" in (run / "export" / "README.md").read_text()
+
+
+def test_a_run_that_goes_on_has_no_scores_until_it_ends(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert continued(run, "evaluation.protocol=quick", "evaluation.objects=12") == 0
+    with monkeypatch.context() as patch:
+        broken_at(patch, 7)
+        assert continued(run, "trainer.steps=9") == 1
+    record = RunFolder(run).record()
+    assert record["state"].startswith("failed")
+    assert not {"score", "ended"} & set(record)
+    assert not list(run.glob("results.*"))
+
+
 def test_what_cannot_change_the_result_changes_without_a_word(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,7 +268,7 @@ def test_a_run_that_stops_early_is_complete_and_says_why_and_goes_on_if_told(
     assert len(losses(run)) == 6
     assert continued(run, "trainer.stop=null", "trainer.steps=8") == 0
     assert len(losses(run)) == 8
-    assert not RunFolder(run).record()["stopped"]
+    assert "stopped" not in RunFolder(run).record()
 
 
 def test_a_callback_by_dotted_path_gets_its_settings_and_may_end_training(recipe: Path, tmp_path: Path) -> None:

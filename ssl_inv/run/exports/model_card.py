@@ -10,6 +10,7 @@ from typing import Any
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.stems import SUFFIXES
+from ssl_inv.run.continuing import early_end, went_on
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.exports.parts import Parts
 from ssl_inv.run.folder import RunFolder
@@ -199,6 +200,9 @@ def _training(trained: Trained, record: Mapping[str, Any]) -> str:
         **{f"{split} data": f"{n['objects']:,} objects, {n['images']:,} images" for split, n in counts.items()},
         "augmentation": escaped(recipe.augmentation.name),
         "steps": f"{trained.step:,} of {recipe.trainer.batch_size:,} samples",
+        "start": _start(record),
+        "continued": "; ".join(escaped(_last_parts(one)) for one in went_on(record)),
+        "end": escaped(early_end(record)),
         "optimiser": escaped(recipe.optimizer.get("name", "")),
         "seed": str(recipe.trainer.seed),
         "trained": record.get("began", "")[:10],
@@ -216,6 +220,15 @@ def _training(trained: Trained, record: Mapping[str, Any]) -> str:
         f"|  |  |\n| --- | --- |\n{lines}\n<details><summary>All settings of the recipe</summary>\n\n"
         f"{fence}yaml\n{yaml}{fence}\n\n</details>"
     )
+
+
+def _start(record: Mapping[str, Any]) -> str:
+    """The weights that a network began with: their licence may bind the new ones."""
+    if not (start := record.get("start")):
+        return ""
+    source = str(start["source"])
+    named = source if source.startswith(("timm/", "hf-hub:")) else Path(source).name
+    return f"weights of {escaped(named)}, SHA-256 `{start['sha256'][:16]}`"
 
 
 def _without_places(value: Any) -> Any:
