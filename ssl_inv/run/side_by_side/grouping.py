@@ -103,7 +103,7 @@ def portable(runs: Sequence[Saved]) -> list[Saved]:
 
 
 def changes_results(key: str) -> bool:
-    """Whether a setting, by dotted key, can change what is measured. The seed and the name of the recipe are no such."""
+    """Whether a setting, by dotted key, can change what is measured, beside the seed."""
     return key not in (SEED, "recipe") and not any(key == one or key.startswith(f"{one}.") for one in NO_RESULT)
 
 
