@@ -229,7 +229,7 @@ class RunFolder:
         if count > 1:
             link_or_copy(self.checkpoint_file, folder / f"step-{step}.ckpt")
         numbers = sorted(int(one.stem.removeprefix("step-")) for one in folder.glob("step-*.ckpt"))
-        for number in numbers[: len(numbers) - count if count > 1 else None]:
+        for number in numbers[: max(0, len(numbers) - count) if count > 1 else None]:
             (folder / f"step-{number}.ckpt").unlink()
 
     def checkpoints(self) -> dict[str, Path]:
@@ -239,14 +239,25 @@ class RunFolder:
     def at_checkpoint(self, name: str) -> "RunFolder":
         """The same folder, whose checkpoint is another one that was kept.
 
+        Args:
+            name: `last`, `best`, or the number of a step.
+
         Raises:
             RecipeError: if there is none of that name.
         """
-        if name not in (there := self.checkpoints()):
+        name = f"step-{name}" if name.isdecimal() else name
+        if not (there := self.checkpoints()):
+            raise RecipeError(f"{str(self.path)!r} has no checkpoint yet")
+        if name not in there:
             raise RecipeError(f"{str(self.path)!r} has no checkpoint {name!r}; {suggest(name, there)}")
         other = RunFolder(self.path)
         other.checkpoint_file = there[name]
         return other
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the checkpoint is the last one, of which the results are."""
+        return self.checkpoint_file.name == "last.ckpt"
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The content of last.ckpt; None if the run ended before its first checkpoint.
