@@ -156,7 +156,7 @@ def export(
     """Write the backbone of a run.
 
     Args:
-        folder: of the run.
+        folder: of the run, at one of its checkpoints.
         file_format: timm, torchvision, onnx or torch-export.
         output: folder or file; None is a place inside the run.
         any_size: whether a program takes images of any size.
@@ -164,13 +164,15 @@ def export(
     """
     from ssl_inv.run.encoders import SavedRun
 
+    # The export of the run itself is of its last checkpoint, and stays.
+    of_step = "" if folder.at_end else f"-{folder.checkpoint_file.stem}"
     default = {
-        "timm": folder.export_folder,
-        "torchvision": folder.path / "torchvision.pth",
-        "onnx": folder.path / "backbone.onnx",
-        "torch-export": folder.path / "backbone.pt2",
+        "timm": f"{folder.export_folder.name}{of_step}",
+        "torchvision": f"torchvision{of_step}.pth",
+        "onnx": f"backbone{of_step}.onnx",
+        "torch-export": f"backbone{of_step}.pt2",
     }
-    place = output or default[file_format]
+    place = output or folder.path / default[file_format]
     with quiet_lightning():
         run = SavedRun.open(folder)
         backbone, preprocessing, objective = run.backbone(), run.preprocessing, run.objective()

@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_inv.catalogue import RecipeError
+import ssl_inv
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.run.cli import main
 from ssl_inv.run.encoders import SavedRun
+from ssl_inv.run.exports.export import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_yaml, parse_yaml
+from ssl_inv.run.side_by_side.comparison import compare
 
 RECIPE = """\
 objective: {name: vicreg, projector: [8, 8]}
@@ -217,7 +219,9 @@ def test_a_run_without_whole_photographs_refuses_them_if_they_are_asked_for(
     assert "data.path: the files there are not those that the run began with" in capsys.readouterr().err
 
 
-def test_the_best_checkpoint_and_the_last_ones_are_kept(recipe: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_and_the_last_ones_are_kept(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     settings = ["--trainer.best", "variance", "--trainer.keep", "2"]
     assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", *settings]) == 0
@@ -237,8 +241,49 @@ def test_the_best_checkpoint_and_the_last_ones_are_kept(recipe: Path, tmp_path: 
         assert state["step"] == step
         weights = SavedRun.open(folder.at_checkpoint(name)).backbone().state_dict()
         assert all(torch.equal(weight, weights[key]) for key, weight in state["backbone"].items())
-    with pytest.raises(RecipeError, match=r"has no checkpoint 'bets'; did you mean 'best'"):
-        folder.at_checkpoint("bets")
+    before = files(run)
+    for name, message in {"bets": "did you mean 'best'", "5": "has no checkpoint 'step-5'"}.items():
+        for command in ("evaluate", "export", "embed"):
+            output = ["--output", str(tmp_path / "new")]
+            assert main([command, str(run), "--checkpoint", name, *output]) == 2
+            assert message in capsys.readouterr().err
+    assert main(["export", str(run), "--checkpoint", "4"]) == 0
+    card = (run / "export-step-4" / "README.md").read_text()
+    assert "| steps | 4 of 8 samples |" in card
+    assert all(content == before[name] for name, content in files(run).items() if "export-step-4" not in name)
+    exported = load_backbone_file(run / "export-step-4").build().state_dict()
+    kept = torch.load(run / "checkpoints" / "step-4.ckpt", weights_only=True)["backbone"]
+    assert all(any(torch.equal(weight, other) for other in kept.values()) for weight in exported.values())
+
+
+@pytest.mark.parametrize(
+    ("keep", "steps"), [(1, []), (2, [8, 10]), (3, [6, 8, 10]), (4, [4, 6, 8, 10]), (9, [2, 4, 6, 8, 10])]
+)
+def test_as_many_checkpoints_as_asked_for_are_kept(keep: int, steps: list[int], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoint_file.parent.mkdir()
+    for step in range(2, 12, 2):
+        folder.checkpoint_file.unlink(missing_ok=True)
+        folder.checkpoint_file.write_text(str(step))
+        folder.keep_checkpoint(step, keep)
+    assert set(folder.checkpoints()) == {"last", *(f"step-{step}" for step in steps)}
+    assert all((tmp_path / "checkpoints" / f"step-{step}.ckpt").read_text() == str(step) for step in steps)
+
+
+def test_another_checkpoint_is_measured_by_itself(recipe: Path, tmp_path: Path) -> None:
+    run, quick = tmp_path / "run", ["--evaluation.protocol", "quick", "--evaluation.objects", "12"]
+    assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", "--trainer.keep", "3", *quick]) == 0
+    assert main(["export", str(run), "--checkpoint", "last", "--output", str(tmp_path / "last")]) == 0
+    assert main(["export", str(run), "--checkpoint", "4", "--output", str(tmp_path / "four")]) == 0
+    assert "`knn/top1`" in (tmp_path / "last" / "README.md").read_text()
+    assert "was not evaluated" in (tmp_path / "four" / "README.md").read_text()
+    judged = tmp_path / "judged"
+    assert main(["evaluate", str(run), "--checkpoint", "4", "--output", str(judged)]) == 0
+    row, other = compare([run, judged], measures="knn/top1:all")
+    assert (row["checkpoint"], other["checkpoint"]) == (None, "step-4")
+    weights = ssl_inv.load(run / "checkpoints" / "step-4.ckpt").backbone.state_dict()
+    kept = torch.load(run / "checkpoints" / "step-4.ckpt", weights_only=True)["backbone"]
+    assert all(torch.equal(weight, weights[name]) for name, weight in kept.items())
 
 
 def test_a_run_that_stops_early_is_complete_and_says_why_and_goes_on_if_told(

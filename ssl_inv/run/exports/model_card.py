@@ -60,7 +60,8 @@ class Trained:
 def model_card(trained: Trained, folder: RunFolder) -> str:
     """The card of a run's network, as Markdown.
 
-    The numbers are those of results.json, if the run is complete. Of paths, a card has only the last part.
+    The numbers are those of results.json, if the run is complete and this is its network at the end. Of paths, a card
+    has only the last part.
     """
     record = folder.record()
     head = {
@@ -73,7 +74,7 @@ def model_card(trained: Trained, folder: RunFolder) -> str:
         "Load": _loading(trained),
         "Parts of the features": _parts(trained),
         "Training": _training(trained, record),
-        "Numbers": _numbers(read_results(folder) if record.get("state") == "complete" else []),
+        "Numbers": _numbers(read_results(folder) if record.get("state") == "complete" and folder.at_end else []),
         "Licence": licence_sentence(trained.licence),
     }
     body = "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items() if text)

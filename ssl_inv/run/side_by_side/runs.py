@@ -205,6 +205,8 @@ def _read_evaluation(path: Path, name: str) -> Saved:
     settings = {**flattened(trained_with or {}), **flattened(record.get("recipe") or {})}
     # Without its run, an encoder is known by its description alone.
     own = {} if trained_with else {"model": record.get("model", str(path))}
+    if checkpoint := record.get("checkpoint"):
+        own["checkpoint"] = checkpoint
     return Saved(path, name, "evaluation", "", {**own, **settings}, {"began": record.get("judged"), **record})
 
 
@@ -359,7 +361,7 @@ def parsed_conditions(texts: Sequence[str]) -> dict[str, Any]:
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not equals or key.partition(".")[0] not in (*SECTIONS, "model"):
+        if not equals or key.partition(".")[0] not in (*SECTIONS, "model", "checkpoint"):
             raise RecipeError(f"{text!r}: expected a setting and its value, as objective.name=sie")
         try:
             found[key] = parse_yaml(value)
