@@ -17,8 +17,9 @@ from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
+from ssl_inv.engine.watch import require_known
 from ssl_inv.evaluation.results import format_table
-from ssl_inv.run.build import build, innermost
+from ssl_inv.run.build import build, innermost, possible_scores
 from ssl_inv.run.encoders import described_section, load_model
 from ssl_inv.run.evaluating import evaluated
 from ssl_inv.run.exports.export import export_run, export_torchvision
@@ -104,6 +105,9 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
     networks = (run.backbone, run.objective)
     if not any(one.grad is not None and bool(one.grad.any()) for net in networks for one in net.parameters()):
         raise RecipeError(f"{name}: the loss, {total.item():.4g}, has no gradient in the first step")
+    stop, scores = recipe.trainer.early_stop(), possible_scores(run.data) if recipe.monitor.every else []
+    require_known(recipe.trainer.watched_for_best(), "trainer.best", losses, scores)
+    require_known(None if stop is None else stop.watched, "trainer.stop.name", losses, scores)
     objects = len(run.module.batches.source), len(run.data.validation)
     terms = {term: part.value.item() for term, part in losses.items()}
     notes = tuple(one for one in (run.start.sentence, _not_used(run.data.notes)) if one)
