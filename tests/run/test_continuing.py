@@ -165,6 +165,10 @@ def broken_at(patch: pytest.MonkeyPatch, step: int) -> None:
             "callbacks[0].name: 'json.JSONDecoder' is no Lightning callback",
         ),
         (["--trainer.callbacks", "[{name: Timer, durtion: 1}]"], "callbacks[0].durtion: no such setting; did you mean"),
+        (
+            ["--trainer.callbacks", "[{name: pytorch_lightning.callbacks.EarlyStopping, monitor: loss/total}]"],
+            "trainer.stop ends training early",
+        ),
         (["--trainer.callbacks", "[nowhere.Callback]"], "'nowhere.Callback' cannot be imported"),
         (["--trainer.loggers", "[json.JSONDecoder]"], "loggers[0].name: 'json.JSONDecoder' is no Lightning logger"),
         (["--trainer.loggers", "[{name: csv, flash: 1}]"], "loggers[0].flash: no such setting"),
