@@ -153,7 +153,10 @@ class RunFolder:
             changed = {key: list(both) for key, both in said.items()}
             continued = [*record.get("continued", []), {"step": step, "at": now(), "changes": changed}]
             stopped = None if trains_on(said) else record.get("stopped")
-            self.update(continued=continued, stopped=stopped, ended=None, score=None)
+            if loggers := record.get("loggers"):
+                for kept in loggers["kept"].values():
+                    kept.pop("concluded", None)  # they are told the new results
+            self.update(continued=continued, stopped=stopped, ended=None, score=None, loggers=loggers)
         write_text(self.recipe_file, recipe.dump())
 
     def record(self) -> dict[str, Any]:

@@ -102,6 +102,16 @@ def test_another_evaluation_trains_no_further_and_old_results_do_not_outlive_it(
     assert "This network was not evaluated" in (run / "export" / "README.md").read_text()
 
 
+def test_loggers_are_told_the_results_of_another_evaluation(recipe: Path, tmp_path: Path) -> None:
+    run, logger = tmp_path / "run", ["--trainer.loggers", "[csv]"]
+    assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", *logger]) == 0
+    assert continued(run, "evaluation.protocol=quick", "evaluation.objects=12") == 0
+    assert "result/knn/top1/all" in (run / "csv" / "metrics.csv").read_text().splitlines()[0]
+    before = (run / "csv" / "metrics.csv").read_text()
+    assert resumed(run) == 0
+    assert (run / "csv" / "metrics.csv").read_text() == before
+
+
 def test_a_run_that_goes_on_has_no_scores_until_it_ends(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
