@@ -16,6 +16,11 @@ GOLDEN = Path(__file__).parent / "golden" / "data"
 REPOSITORY = Path(__file__).parent.parent
 
 
+def pytest_sessionstart() -> None:
+    # Fixtures of a module are made before those of a test, and the number of threads changes the last bits.
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def _one_thread_each() -> None:
     # On a shared machine, threads that wait for each other are slower than one thread.

@@ -6,6 +6,7 @@ from typing import Any
 import pytorch_lightning as lightning
 from pytorch_lightning.callbacks import (
     DeviceStatsMonitor,
+    EarlyStopping,
     ModelCheckpoint,
     ModelSummary,
     Timer,
@@ -33,6 +34,8 @@ def make_callbacks(given: Sequence[Any]) -> list[lightning.Callback]:
         callback = constructed(CALLBACKS, f"callbacks[{number}]", name, settings)
         is_one = isinstance(callback, lightning.Callback)
         require(is_one, f"callbacks[{number}].name", f"{name!r} is no Lightning callback")
+        late = "would look once, for a run is one epoch of Lightning's trainer; trainer.stop ends training early"
+        require(not isinstance(callback, EarlyStopping), f"callbacks[{number}].name", f"{name!r} {late}")
         made.append(callback)
     return made
 

@@ -102,6 +102,29 @@ def require_scored(watched: Watched | None, setting: str, every: int, scores: It
         raise SettingError(setting, f"no score is called {watched.name!r}; {suggest(name, known)}")
 
 
+def require_known(watched: Watched | None, setting: str, losses: Iterable[str], scores: Iterable[str]) -> None:
+    """Refuse the name of something that is neither a loss term nor a monitor score.
+
+    Args:
+        watched: the number.
+        setting: the setting that asks for it.
+        losses: the names of all terms.
+        scores: the beginnings of the names of scores.
+
+    Raises:
+        SettingError: if nothing is called so.
+    """
+    if watched is None:
+        return
+    terms, beginnings = [clean(one) for one in losses], [clean(one) for one in scores]
+    name = clean(watched.name)
+    short = name.removeprefix("monitor/")
+    if name.removeprefix("loss/") in terms or any(short == one or short.startswith(f"{one}/") for one in beginnings):
+        return
+    problem = f"nothing that is logged is called {watched.name!r}"
+    raise SettingError(setting, f"{problem}; {suggest(name, [*terms, *beginnings])}")
+
+
 class Stop:
     """Decides from the entries of metrics.jsonl, and from nothing else, when training ends before its last step.
 

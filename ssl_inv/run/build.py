@@ -165,13 +165,17 @@ def build_module(
 
 def _require_watched(recipe: Recipe, data: Data) -> None:
     """Refuse what no monitor can score, as far as it is known before training."""
-    stop, every = recipe.trainer.early_stop(), recipe.monitor.every
-    labelled = ["linear", "knn"] if data.train.labels is not None else []
-    scores = ["rankme", "deviation", *labelled, *(f"r2 {name}" for name in data.validation.groups)]
+    stop, every, scores = recipe.trainer.early_stop(), recipe.monitor.every, possible_scores(data)
     require_scored(recipe.trainer.watched_for_best(), "trainer.best", every, scores)
     require_scored(None if stop is None else stop.watched, "trainer.stop.name", every, scores)
     collapses = stop is not None and stop.collapse > 0
     require(not collapses or every > 0, "trainer.stop.collapse", "is told by the monitor, but monitor.every is 0")
+
+
+def possible_scores(data: Data) -> list[str]:
+    """The beginnings of the names that a monitor's scores on some data have."""
+    labelled = ["linear", "knn"] if data.train.labels is not None else []
+    return ["rankme", "deviation", *labelled, *(f"r2 {name}" for name in data.validation.groups)]
 
 
 def build_networks(

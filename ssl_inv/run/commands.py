@@ -17,8 +17,9 @@ from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
+from ssl_inv.engine.watch import require_known
 from ssl_inv.evaluation.results import format_table
-from ssl_inv.run.build import build, innermost
+from ssl_inv.run.build import build, innermost, possible_scores
 from ssl_inv.run.data_sections import described_section
 from ssl_inv.run.encoders import load_model
 from ssl_inv.run.evaluating import evaluated
@@ -109,6 +110,9 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
     networks = (run.backbone, run.objective)
     if not any(one.grad is not None and bool(one.grad.any()) for net in networks for one in net.parameters()):
         raise RecipeError(f"{name}: the loss, {total.item():.4g}, has no gradient in the first step")
+    stop, scores = recipe.trainer.early_stop(), possible_scores(run.data) if recipe.monitor.every else []
+    require_known(recipe.trainer.watched_for_best(), "trainer.best", losses, scores)
+    require_known(None if stop is None else stop.watched, "trainer.stop.name", losses, scores)
     objects = len(run.module.batches.source), len(run.data.validation)
     terms = {term: part.value.item() for term, part in losses.items()}
     notes = tuple(one for one in (run.start.sentence, _not_used(run.data.notes)) if one)
@@ -154,7 +158,7 @@ def export(
     """Write the backbone of a run.
 
     Args:
-        folder: of the run.
+        folder: of the run, at one of its checkpoints.
         file_format: timm, torchvision, onnx or torch-export.
         output: folder or file; None is a place inside the run.
         any_size: whether a program takes images of any size.
@@ -162,13 +166,15 @@ def export(
     """
     from ssl_inv.run.encoders import SavedRun
 
+    # The export of the run itself is of its last checkpoint, and stays.
+    of_step = "" if folder.at_end else f"-{folder.checkpoint_file.stem}"
     default = {
-        "timm": folder.export_folder,
-        "torchvision": folder.path / "torchvision.pth",
-        "onnx": folder.path / "backbone.onnx",
-        "torch-export": folder.path / "backbone.pt2",
+        "timm": f"{folder.export_folder.name}{of_step}",
+        "torchvision": f"torchvision{of_step}.pth",
+        "onnx": f"backbone{of_step}.onnx",
+        "torch-export": f"backbone{of_step}.pt2",
     }
-    place = output or default[file_format]
+    place = output or folder.path / default[file_format]
     with quiet_lightning():
         run = SavedRun.open(folder)
         backbone, preprocessing, objective = run.backbone(), run.preprocessing, run.objective()

@@ -116,7 +116,7 @@ def _override(word: str) -> str:
     return f"--{word.removeprefix('--')}"
 
 
-def worded(different: Changes) -> list[str]:
+def worded(different: Mapping[str, Sequence[Any]]) -> list[str]:
     """Changes as `optimizer.lr: 0.001 -> 0.01`."""
     return [f"{key}: {before!r} -> {after!r}" for key, (before, after) in different.items()]
 
@@ -125,3 +125,23 @@ def unsaid(different: Changes, continued: Iterable[Mapping[str, Any]]) -> Change
     """The changes since a checkpoint that are neither free nor recorded in run.json."""
     recorded = [(key, both[1]) for one in continued for key, both in one["changes"].items()]
     return {key: both for key, both in different.items() if key not in FREE and (key, both[1]) not in recorded}
+
+
+def trains_on(changed: Iterable[str]) -> bool:
+    """Whether training goes on in another way after settings have changed, and not the evaluation alone."""
+    return any(not key.startswith("evaluation.") for key in changed)
+
+
+def early_end(record: Mapping[str, Any]) -> str:
+    """At which step training ended before its last one, and why, by run.json; empty if it did not."""
+    stopped = record.get("stopped")
+    return f"ended early at step {stopped['step']:,}: {stopped['why']}" if stopped else ""
+
+
+def went_on(record: Mapping[str, Any]) -> list[str]:
+    """From which steps training went on in another way by run.json, and in which."""
+    return [
+        f"from step {one['step']:,} with {', '.join(worded(one['changes']))}"
+        for one in record.get("continued", [])
+        if trains_on(one["changes"])
+    ]

@@ -37,7 +37,7 @@ class SavedRun:
     Attributes:
         folder: its folder.
         recipe: every setting.
-        state: the content of the last checkpoint.
+        state: the content of the checkpoint, the last one unless the folder is at another.
     """
 
     folder: RunFolder
@@ -243,7 +243,7 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
     """A model and its data.
 
     Args:
-        name: folder of a run, exported folder, or `timm:NAME`.
+        name: folder of a run, one of its checkpoints, exported folder, or `timm:NAME`.
         data: recipe, name of a data set, folder, zip, tar or CSV file; None takes the data of the run.
         overrides: `--section.key value` settings of the sections `JUDGED`.
         pretrained: whether to load timm's weights of a timm model.
@@ -301,6 +301,8 @@ def _found_model(name: str, pretrained: bool) -> Model:
     path = Path(name)
     if (path / "recipe.yaml").is_file():
         return _run_model(SavedRun.open(RunFolder.open(path)))
+    if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
+        return _run_model(SavedRun.open(RunFolder.open(path.parents[1]).at_checkpoint(path.stem)))
     if (path / "config.json").is_file():
         return _exported_model(path)
     if not path.exists() and timm.is_model(name):

@@ -71,6 +71,8 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
         }
         if loaded.model.run is not None:
             told["trained_with"] = loaded.model.run.recipe.sections()
+            if not (folder := loaded.model.run.folder).at_end:
+                told["checkpoint"] = folder.checkpoint_file.stem
         write_text(output / "evaluation.json", json.dumps(told, indent=2) + "\n")
     return judgement
 

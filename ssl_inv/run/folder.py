@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from ssl_inv.atomic import link_or_copy, remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.continuing import trains_on
 from ssl_inv.run.environment import host_facts, versions, what_rounds
 from ssl_inv.run.recipe import Recipe, as_saved, read_yaml, resolve
 
@@ -142,12 +143,20 @@ class RunFolder:
         return resolve({**content, "data": {**content["data"], "photographs": began}}, str(self.recipe_file))
 
     def change(self, recipe: Recipe, said: Mapping[str, tuple[Any, Any]], step: int) -> None:
-        """Go on with another recipe from a step on. What the owner says that they change is recorded in run.json."""
+        """Go on with another recipe from a step on.
+
+        What the owner says that they change is recorded in run.json. What the run was before it goes on, such as its
+        scores, is no fact any more. An early end holds if the evaluation alone changes.
+        """
         record = self.record()
         if said:
             changed = {key: list(both) for key, both in said.items()}
             continued = [*record.get("continued", []), {"step": step, "at": now(), "changes": changed}]
-            self.update(continued=continued, stopped=None)
+            stopped = None if trains_on(said) else record.get("stopped")
+            if loggers := record.get("loggers"):
+                for kept in loggers["kept"].values():
+                    kept.pop("concluded", None)  # they are told the new results
+            self.update(continued=continued, stopped=stopped, ended=None, score=None, loggers=loggers)
         write_text(self.recipe_file, recipe.dump())
 
     def record(self) -> dict[str, Any]:
@@ -160,8 +169,9 @@ class RunFolder:
         return content
 
     def update(self, **facts: Any) -> None:
-        """Add facts to run.json, or replace them."""
-        write_text(self.record_file, json.dumps({**self.record(), **facts}, indent=2) + "\n")
+        """Add facts to run.json, or replace them. None removes one."""
+        known = {name: fact for name, fact in {**self.record(), **facts}.items() if fact is not None}
+        write_text(self.record_file, json.dumps(known, indent=2) + "\n")
 
     def warn(self, what: str) -> None:
         """Add a warning to run.json, unless it is there."""
@@ -202,6 +212,11 @@ class RunFolder:
                 entries.append(json.loads(line))
         return entries
 
+    def forget_results(self) -> None:
+        """Remove the results of an evaluation."""
+        for name in ("results.json", "results.txt"):
+            (self.path / name).unlink(missing_ok=True)
+
     def forget_metrics_after(self, step: int) -> None:
         """Drop the entries after `step`, which a run that continues from there logs again."""
         kept = [entry for entry in self.metrics() if entry.get("step", 0) <= step]
@@ -219,7 +234,7 @@ class RunFolder:
         if count > 1:
             link_or_copy(self.checkpoint_file, folder / f"step-{step}.ckpt")
         numbers = sorted(int(one.stem.removeprefix("step-")) for one in folder.glob("step-*.ckpt"))
-        for number in numbers[: len(numbers) - count if count > 1 else None]:
+        for number in numbers[: max(0, len(numbers) - count) if count > 1 else None]:
             (folder / f"step-{number}.ckpt").unlink()
 
     def checkpoints(self) -> dict[str, Path]:
@@ -229,14 +244,25 @@ class RunFolder:
     def at_checkpoint(self, name: str) -> "RunFolder":
         """The same folder, whose checkpoint is another one that was kept.
 
+        Args:
+            name: `last`, `best`, or the number of a step.
+
         Raises:
             RecipeError: if there is none of that name.
         """
-        if name not in (there := self.checkpoints()):
+        name = f"step-{name}" if name.isdecimal() else name
+        if not (there := self.checkpoints()):
+            raise RecipeError(f"{str(self.path)!r} has no checkpoint yet")
+        if name not in there:
             raise RecipeError(f"{str(self.path)!r} has no checkpoint {name!r}; {suggest(name, there)}")
         other = RunFolder(self.path)
         other.checkpoint_file = there[name]
         return other
+
+    @property
+    def at_end(self) -> bool:
+        """Whether the checkpoint is the last one, of which the results are."""
+        return self.checkpoint_file.name == "last.ckpt"
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """The content of last.ckpt; None if the run ended before its first checkpoint.

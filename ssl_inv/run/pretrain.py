@@ -26,7 +26,7 @@ from ssl_inv.engine.recorder import Recorder
 from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run.build import Run, build, build_networks, innermost
-from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, unsaid, worded
+from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, trains_on, unsaid, worded
 from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.exports.model_card import Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
@@ -178,12 +178,14 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
         loggers = _loggers(run, folder)
         folder.forget_metrics_after(module.step)
         folder.update(state="training")
-        continued = folder.record().get("continued", [])
         # What has ended a run does not count again for one whose owner goes on with it.
-        history = [one for one in folder.metrics() if one["step"] > (continued[-1]["step"] if continued else -1)]
+        before = [one["step"] for one in folder.record().get("continued", []) if trains_on(one["changes"])]
+        history = [one for one in folder.metrics() if one["step"] > max(before, default=-1)]
     progress.first_step = module.step
     stopped = folder is not None and folder.record().get("stopped")
     if module.step < module.steps and not stopped:
+        if folder is not None:
+            folder.forget_results()  # of an earlier step
         settings, every = run.recipe.trainer, run.recipe.monitor.every
         monitor = (
             None if folder is None else make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device)
@@ -355,7 +357,9 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         about = Trained(run.recipe, run.backbone, preprocessing, parts, told, step, known)
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
     judgement = None
-    if settings.protocol != "none":
+    if settings.protocol == "none":
+        folder.forget_results()  # of another evaluation
+    else:
         backbone, objective = run.backbone.to(device), run.objective.to(device)
         untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
         maker = run.module.view_maker.to(device)

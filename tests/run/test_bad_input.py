@@ -96,6 +96,14 @@ CASES = {
     "no number": ("embed run --output out --shard-size many", "--shard-size: expected a whole number", "'many'"),
     "number out of range": ("embed run --output out --shard-size 0", "--shard-size: must be at least 1, got 0"),
     "missing argument": ("check", "arguments are required: RECIPE", "ssl-inv check --help"),
+    "best in nothing": ("check tiny.yaml --trainer.best accuracy", "trainer.best: nothing that is logged is called"),
+    "stop by nothing": (
+        "check tiny.yaml --trainer.stop.name varience",
+        "trainer.stop.name",
+        "did you mean 'variance'?",
+    ),
+    "checkpoint that is not kept": ("export run --checkpoint best", "no checkpoint 'best'; there are last"),
+    "checkpoint of no run": ("evaluate timm:resnet18 --checkpoint best", "--checkpoint goes with the folder of a run"),
     "no recipe": ("pretrain", "a recipe is missing"),
     "settings of no recipe": ("recipes --data.size 3", "a recipe is missing"),
     # The recipe.

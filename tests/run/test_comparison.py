@@ -16,6 +16,7 @@ from scipy import stats
 
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.cli import main
+from ssl_inv.run.continuing import FREE, WHERE_DATA_LIES
 from ssl_inv.run.pages.comparison_page import comparison_page
 from ssl_inv.run.side_by_side.comparison import compare
 from ssl_inv.run.side_by_side.over_seeds import deviation, mean
@@ -153,6 +154,37 @@ def test_settings_that_change_no_result_and_teachers_of_the_same_seed_make_no_gr
     compared = compare(tmp_path / "runs")
     assert len(compared) == 1
     assert compared.notes == ()
+
+
+OTHERWISE = {
+    **{"trainer.workers": "1", "trainer.checkpoint_every": "7", "trainer.log_every": "3", "trainer.keep": "2"},
+    **{"trainer.best": "{name: knn, mode: max}", "trainer.loggers": "[csv]", "trainer.callbacks": "[ModelSummary]"},
+    **{"monitor.every": "7", "monitor.objects": "64", "monitor.share": "0.5"},
+}
+
+
+@pytest.mark.parametrize("key", [key for key in FREE if key not in WHERE_DATA_LIES])
+def test_what_a_resumed_run_may_change_without_a_word_makes_no_groups(key: str, tmp_path: Path) -> None:
+    make_run(tmp_path / "runs" / "a", 0, 0.5)
+    other = make_run(tmp_path / "runs" / "b", 1, 0.6)
+    section, _, name = key.partition(".")
+    before = "steps: 4, seed: 1, " if section == "trainer" else ""
+    lines = [line for line in (other / "recipe.yaml").read_text().splitlines() if not line.startswith(section)]
+    lines.append(f"{section}: {{{before}{name}: {OTHERWISE[key]}}}")
+    (other / "recipe.yaml").write_text("\n".join(lines))
+    assert [row["seeds"] for row in compare(tmp_path / "runs")] == [2]
+
+
+def test_an_early_end_and_changes_on_the_way_are_notes(tmp_path: Path) -> None:
+    changed = {"trainer.steps": [2, 4], "optimizer.lr": [0.1, 0.2]}
+    judged = {"evaluation.neighbours": [20, 3]}
+    continued = [{"step": 2, "at": "", "changes": changed}, {"step": 4, "at": "", "changes": judged}]
+    make_run(tmp_path / "runs" / "on", 0, 0.5, {"continued": continued})
+    make_run(tmp_path / "runs" / "end", 1, 0.5, {"stopped": {"step": 3, "why": "plateau"}})
+    end, on = sorted(compare(tmp_path / "runs").notes)
+    assert end.endswith("runs/end ended early at step 3: plateau")
+    assert on.endswith("runs/on went on from step 2 with trainer.steps: 2 -> 4, optimizer.lr: 0.1 -> 0.2")
+    assert runs_table([tmp_path / "runs"]).column("reason") == [None, "ended early at step 3: plateau"]
 
 
 def test_groups_by_hand_name_what_they_mix(two: Path) -> None:

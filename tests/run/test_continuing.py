@@ -11,12 +11,14 @@ import pytest
 import torch
 from PIL import Image
 
-from ssl_inv.catalogue import RecipeError
+import ssl_inv
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.run.cli import main
 from ssl_inv.run.encoders import SavedRun
+from ssl_inv.run.exports.export import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_yaml, parse_yaml
+from ssl_inv.run.side_by_side.comparison import compare
 
 RECIPE = """\
 objective: {name: vicreg, projector: [8, 8]}
@@ -84,6 +86,45 @@ def test_more_steps_go_on_from_the_last_one_and_are_recorded(run: Path, whole: P
     assert len(RunFolder(run).record()["continued"]) == 1
 
 
+def test_another_evaluation_trains_no_further_and_old_results_do_not_outlive_it(recipe: Path, tmp_path: Path) -> None:
+    run, folder = tmp_path / "run", RunFolder(tmp_path / "run")
+    stop = ["--trainer.steps", "20", "--trainer.stop", "{name: knn, patience: 2, change: 2.0}"]
+    assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", *stop]) == 0
+    ended = folder.record()["stopped"]
+    assert continued(run, "evaluation.protocol=quick", "evaluation.objects=12") == 0
+    assert (len(losses(run)), folder.record()["stopped"]) == (6, ended)
+    assert folder.record()["score"]
+    assert "`knn/top1`" in (run / "export" / "README.md").read_text()
+    assert continued(run, "evaluation.protocol=none") == 0
+    assert (len(losses(run)), folder.record()["stopped"]) == (6, ended)
+    assert not list(run.glob("results.*"))
+    assert folder.record()["score"] == {}
+    assert "This network was not evaluated" in (run / "export" / "README.md").read_text()
+
+
+def test_loggers_are_told_the_results_of_another_evaluation(recipe: Path, tmp_path: Path) -> None:
+    run, logger = tmp_path / "run", ["--trainer.loggers", "[csv]"]
+    assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", *logger]) == 0
+    assert continued(run, "evaluation.protocol=quick", "evaluation.objects=12") == 0
+    assert "result/knn/top1/all" in (run / "csv" / "metrics.csv").read_text().splitlines()[0]
+    before = (run / "csv" / "metrics.csv").read_text()
+    assert resumed(run) == 0
+    assert (run / "csv" / "metrics.csv").read_text() == before
+
+
+def test_a_run_that_goes_on_has_no_scores_until_it_ends(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert continued(run, "evaluation.protocol=quick", "evaluation.objects=12") == 0
+    with monkeypatch.context() as patch:
+        broken_at(patch, 7)
+        assert continued(run, "trainer.steps=9") == 1
+    record = RunFolder(run).record()
+    assert record["state"].startswith("failed")
+    assert not {"score", "ended"} & set(record)
+    assert not list(run.glob("results.*"))
+
+
 def test_what_cannot_change_the_result_changes_without_a_word(
     recipe: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -134,6 +175,10 @@ def broken_at(patch: pytest.MonkeyPatch, step: int) -> None:
             "callbacks[0].name: 'json.JSONDecoder' is no Lightning callback",
         ),
         (["--trainer.callbacks", "[{name: Timer, durtion: 1}]"], "callbacks[0].durtion: no such setting; did you mean"),
+        (
+            ["--trainer.callbacks", "[{name: pytorch_lightning.callbacks.EarlyStopping, monitor: loss/total}]"],
+            "trainer.stop ends training early",
+        ),
         (["--trainer.callbacks", "[nowhere.Callback]"], "'nowhere.Callback' cannot be imported"),
         (["--trainer.loggers", "[json.JSONDecoder]"], "loggers[0].name: 'json.JSONDecoder' is no Lightning logger"),
         (["--trainer.loggers", "[{name: csv, flash: 1}]"], "loggers[0].flash: no such setting"),
@@ -188,7 +233,9 @@ def test_a_run_without_whole_photographs_refuses_them_if_they_are_asked_for(
     assert "data.path: the files there are not those that the run began with" in capsys.readouterr().err
 
 
-def test_the_best_checkpoint_and_the_last_ones_are_kept(recipe: Path, tmp_path: Path) -> None:
+def test_the_best_checkpoint_and_the_last_ones_are_kept(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     settings = ["--trainer.best", "variance", "--trainer.keep", "2"]
     assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", *settings]) == 0
@@ -208,8 +255,49 @@ def test_the_best_checkpoint_and_the_last_ones_are_kept(recipe: Path, tmp_path: 
         assert state["step"] == step
         weights = SavedRun.open(folder.at_checkpoint(name)).backbone().state_dict()
         assert all(torch.equal(weight, weights[key]) for key, weight in state["backbone"].items())
-    with pytest.raises(RecipeError, match=r"has no checkpoint 'bets'; did you mean 'best'"):
-        folder.at_checkpoint("bets")
+    before = files(run)
+    for name, message in {"bets": "did you mean 'best'", "5": "has no checkpoint 'step-5'"}.items():
+        for command in ("evaluate", "export", "embed"):
+            output = ["--output", str(tmp_path / "new")]
+            assert main([command, str(run), "--checkpoint", name, *output]) == 2
+            assert message in capsys.readouterr().err
+    assert main(["export", str(run), "--checkpoint", "4"]) == 0
+    card = (run / "export-step-4" / "README.md").read_text()
+    assert "| steps | 4 of 8 samples |" in card
+    assert all(content == before[name] for name, content in files(run).items() if "export-step-4" not in name)
+    exported = load_backbone_file(run / "export-step-4").build().state_dict()
+    kept = torch.load(run / "checkpoints" / "step-4.ckpt", weights_only=True)["backbone"]
+    assert all(any(torch.equal(weight, other) for other in kept.values()) for weight in exported.values())
+
+
+@pytest.mark.parametrize(
+    ("keep", "steps"), [(1, []), (2, [8, 10]), (3, [6, 8, 10]), (4, [4, 6, 8, 10]), (9, [2, 4, 6, 8, 10])]
+)
+def test_as_many_checkpoints_as_asked_for_are_kept(keep: int, steps: list[int], tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.checkpoint_file.parent.mkdir()
+    for step in range(2, 12, 2):
+        folder.checkpoint_file.unlink(missing_ok=True)
+        folder.checkpoint_file.write_text(str(step))
+        folder.keep_checkpoint(step, keep)
+    assert set(folder.checkpoints()) == {"last", *(f"step-{step}" for step in steps)}
+    assert all((tmp_path / "checkpoints" / f"step-{step}.ckpt").read_text() == str(step) for step in steps)
+
+
+def test_another_checkpoint_is_measured_by_itself(recipe: Path, tmp_path: Path) -> None:
+    run, quick = tmp_path / "run", ["--evaluation.protocol", "quick", "--evaluation.objects", "12"]
+    assert main(["pretrain", str(recipe), "--output", str(run), "--quiet", "--trainer.keep", "3", *quick]) == 0
+    assert main(["export", str(run), "--checkpoint", "last", "--output", str(tmp_path / "last")]) == 0
+    assert main(["export", str(run), "--checkpoint", "4", "--output", str(tmp_path / "four")]) == 0
+    assert "`knn/top1`" in (tmp_path / "last" / "README.md").read_text()
+    assert "was not evaluated" in (tmp_path / "four" / "README.md").read_text()
+    judged = tmp_path / "judged"
+    assert main(["evaluate", str(run), "--checkpoint", "4", "--output", str(judged)]) == 0
+    row, other = compare([run, judged], measures="knn/top1:all")
+    assert (row["checkpoint"], other["checkpoint"]) == (None, "step-4")
+    weights = ssl_inv.load(run / "checkpoints" / "step-4.ckpt").backbone.state_dict()
+    kept = torch.load(run / "checkpoints" / "step-4.ckpt", weights_only=True)["backbone"]
+    assert all(torch.equal(weight, weights[name]) for name, weight in kept.items())
 
 
 def test_a_run_that_stops_early_is_complete_and_says_why_and_goes_on_if_told(
@@ -239,7 +327,7 @@ def test_a_run_that_stops_early_is_complete_and_says_why_and_goes_on_if_told(
     assert len(losses(run)) == 6
     assert continued(run, "trainer.stop=null", "trainer.steps=8") == 0
     assert len(losses(run)) == 8
-    assert not RunFolder(run).record()["stopped"]
+    assert "stopped" not in RunFolder(run).record()
 
 
 def test_a_callback_by_dotted_path_gets_its_settings_and_may_end_training(recipe: Path, tmp_path: Path) -> None:

@@ -111,6 +111,19 @@ def test_a_card_says_how_the_network_was_trained(run: RunFolder) -> None:
     assert escaped("x.png") in card
 
 
+def test_a_card_says_what_a_run_began_with_and_where_it_turned(run: RunFolder) -> None:
+    run.update(
+        start={"source": "/home/ann/vit.safetensors", "sha256": "ab" * 32},
+        continued=[{"step": 2, "at": "", "changes": {"trainer.steps": [2, 4]}}],
+        stopped={"step": 3, "why": "plateau: knn"},
+    )
+    card = model_card(trained(run), run)
+    assert f"| start | weights of {escaped('vit.safetensors')}, SHA-256 `abababababababab` |" in card
+    assert f"| continued | {escaped('from step 2 with trainer.steps: 2 -> 4')} |" in card
+    assert f"| end | {escaped('ended early at step 3: plateau: knn')} |" in card
+    assert "/home" not in card
+
+
 def test_names_have_no_meaning_in_markdown_and_paths_stay_at_home(run: RunFolder) -> None:
     path = "/home/ann/secret/<b>my_photos*|`x`"
     data = Choice("folder", {"path": path, "size": 32, "csv": "/mnt/private/a.csv"})

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssl_inv.catalogue import suggest
+from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.folder import RunFolder
 
 RECIPE: dict[str, Any] = {"metavar": "RECIPE", "help": "name of a shipped recipe, or path of a recipe file"}
 """The argument that names a recipe."""
@@ -27,6 +28,26 @@ def output_option(parser: argparse.ArgumentParser, metavar: str, what: str, requ
     parser.add_argument("--output", type=Path, metavar=metavar, required=required, help=what)
 
 
+def checkpoint_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--checkpoint`."""
+    what = "which checkpoint of the run: last, best, or the number of a step that was kept (last)"
+    parser.add_argument("--checkpoint", metavar="last|best|STEP", help=what)
+
+
+def chosen_model(arguments: argparse.Namespace) -> str:
+    """The model that a command is given; the file of a checkpoint if one is chosen.
+
+    Raises:
+        RecipeError: if there is no such checkpoint, or the model is no run.
+    """
+    model, checkpoint = str(arguments.model), arguments.checkpoint
+    if checkpoint is None:
+        return model
+    if not (Path(model) / "recipe.yaml").is_file():
+        raise RecipeError(f"--checkpoint goes with the folder of a run, and {model!r} is none")
+    return str(RunFolder.open(Path(model)).at_checkpoint(checkpoint).checkpoint_file)
+
+
 def licence_option(parser: argparse.ArgumentParser, what: str) -> None:
     """Add `--license`, with the short names that model hubs use."""
 
@@ -40,7 +61,10 @@ def licence_option(parser: argparse.ArgumentParser, what: str) -> None:
 
 def model_and_data(parser: argparse.ArgumentParser) -> None:
     """Add an encoder and the data for it."""
-    parser.add_argument("model", metavar="MODEL", help="folder of a run, exported folder, or timm:NAME")
+    parser.add_argument(
+        "model", metavar="MODEL", help="folder of a run, checkpoint in it, exported folder, or timm:NAME"
+    )
+    checkpoint_option(parser)
     data = "recipe whose data to use, data set, folder, zip, tar or CSV; by default the data of the run"
     parser.add_argument("--data", metavar="DATA", help=data)
     parser.add_argument(

@@ -4,7 +4,16 @@ import argparse
 from pathlib import Path
 
 from ssl_inv.catalogue import RecipeError
-from ssl_inv.run.command_line.arguments import AddCommand, licence_option, model_and_data, number, one_of, output_option
+from ssl_inv.run.command_line.arguments import (
+    AddCommand,
+    checkpoint_option,
+    chosen_model,
+    licence_option,
+    model_and_data,
+    number,
+    one_of,
+    output_option,
+)
 from ssl_inv.run.folder import RunFolder, require_new, require_results, require_writable
 from ssl_inv.run.recipe import check_overrides
 
@@ -27,9 +36,12 @@ def add_encoders(command: AddCommand) -> None:
 
     one = command("export", _export, "write the backbone of a run for other libraries")
     one.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+    checkpoint_option(one)
     formats = ["timm", "torchvision", "onnx", "torch-export"]
     one.add_argument("--format", **one_of(formats), default="timm", help="for which library (timm)")
-    output_option(one, "PATH", "folder (timm) or file; inside the run by default")
+    output_option(
+        one, "PATH", "folder (timm) or file; inside the run by default, named after a checkpoint if one is chosen"
+    )
     one.add_argument(
         "--any-size", action="store_true", help="for onnx and torch-export: images of any size, not only the run's"
     )
@@ -38,19 +50,21 @@ def add_encoders(command: AddCommand) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
+    model = chosen_model(arguments)
     if arguments.output is not None:
         require_results(arguments.output)
     from ssl_inv.run.commands import evaluate
 
-    evaluate(arguments.model, arguments.data, arguments.overrides, arguments.pretrained, arguments.output)
+    evaluate(model, arguments.data, arguments.overrides, arguments.pretrained, arguments.output)
 
 
 def _embed(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
+    name = chosen_model(arguments)
     require_writable(arguments.output)
     from ssl_inv.run.commands import embed
 
-    model = arguments.model, arguments.data, arguments.overrides, arguments.pretrained
+    model = name, arguments.data, arguments.overrides, arguments.pretrained
     embed(*model, arguments.output, arguments.format, arguments.shard_size, arguments.index)
 
 
@@ -60,6 +74,8 @@ def _export(arguments: argparse.Namespace) -> None:
         raise RecipeError(f"--any-size goes with --format onnx or torch-export; {kind}'s network takes any size it can")
     if arguments.license is not None and kind != "timm":
         raise RecipeError(f"--license stands in the model card of --format timm; {kind} has none")
+    if arguments.checkpoint is not None:
+        folder = folder.at_checkpoint(arguments.checkpoint)
     if arguments.output is not None:
         require_new(arguments.output)
     from ssl_inv.run.commands import export

@@ -10,6 +10,7 @@ from typing import Any
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.stems import SUFFIXES
+from ssl_inv.run.continuing import early_end, went_on
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.exports.parts import Parts
 from ssl_inv.run.folder import RunFolder
@@ -59,7 +60,8 @@ class Trained:
 def model_card(trained: Trained, folder: RunFolder) -> str:
     """The card of a run's network, as Markdown.
 
-    The numbers are those of results.json, if the run is complete. Of paths, a card has only the last part.
+    The numbers are those of results.json, if the run is complete and this is its network at the end. Of paths, a card
+    has only the last part.
     """
     record = folder.record()
     head = {
@@ -72,7 +74,7 @@ def model_card(trained: Trained, folder: RunFolder) -> str:
         "Load": _loading(trained),
         "Parts of the features": _parts(trained),
         "Training": _training(trained, record),
-        "Numbers": _numbers(read_results(folder) if record.get("state") == "complete" else []),
+        "Numbers": _numbers(read_results(folder) if record.get("state") == "complete" and folder.at_end else []),
         "Licence": licence_sentence(trained.licence),
     }
     body = "".join(f"\n## {title}\n\n{text}\n" for title, text in sections.items() if text)
@@ -202,6 +204,9 @@ def _training(trained: Trained, record: Mapping[str, Any]) -> str:
         **{f"{split} data": f"{n['objects']:,} objects, {n['images']:,} images" for split, n in counts.items()},
         "augmentation": escaped(recipe.augmentation.name),
         "steps": f"{trained.step:,} of {recipe.trainer.batch_size:,} samples",
+        "start": _start(record),
+        "continued": "; ".join(escaped(_last_parts(one)) for one in went_on(record)),
+        "end": escaped(early_end(record)),
         "optimiser": escaped(recipe.optimizer.get("name", "")),
         "seed": str(recipe.trainer.seed),
         "trained": record.get("began", "")[:10],
@@ -219,6 +224,15 @@ def _training(trained: Trained, record: Mapping[str, Any]) -> str:
         f"|  |  |\n| --- | --- |\n{lines}\n<details><summary>All settings of the recipe</summary>\n\n"
         f"{fence}yaml\n{yaml}{fence}\n\n</details>"
     )
+
+
+def _start(record: Mapping[str, Any]) -> str:
+    """The weights that a network began with: their licence may bind the new ones."""
+    if not (start := record.get("start")):
+        return ""
+    source = str(start["source"])
+    named = source if source.startswith(("timm/", "hf-hub:")) else Path(source).name
+    return f"weights of {escaped(named)}, SHA-256 `{start['sha256'][:16]}`"
 
 
 def _without_places(value: Any) -> Any:

@@ -16,6 +16,7 @@ from ssl_inv.evaluation.protocols.spectrum import singular_values
 from ssl_inv.evaluation.results import Comparison, to_json
 from ssl_inv.evaluation.suite import KINDS
 from ssl_inv.run.build import Run
+from ssl_inv.run.continuing import went_on
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import PREDICTION, Judgement
 from ssl_inv.run.pages import report_page
@@ -91,6 +92,8 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
         "device": f"{host.get('gpu') or 'GPU'} ({run.device})"
         if run.device.type == "cuda"
         else f"{run.device}, {host.get('threads', '?')} of {host.get('cores', '?')} cores",
+        **({"start": f"weights of {start['source']}"} if (start := record.get("start")) else {}),
+        **({"continued": "; ".join(on)} if (on := went_on(record)) else {}),
         **({"stopped": f"at step {stopped['step']:,}: {stopped['why']}"} if (stopped := record.get("stopped")) else {}),
         **run.data.notes,
         **{text: str(versions[name]) for name, text in shown.items() if name in versions},

@@ -7,9 +7,8 @@ from typing import Any
 
 from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.side_by_side.grouping import (
-    NO_RESULT,
-    SEED,
     Group,
+    changes_results,
     comparable,
     differing_settings,
     grouped,
@@ -216,7 +215,7 @@ def compare(
     if group is not None and "recipe" in group:
         with_numbers = [with_recipe(one) for one in with_numbers]
     compared = portable(with_numbers)
-    differing = [key for key in differing_settings(compared) if key not in (*NO_RESULT, SEED, "recipe")]
+    differing = [key for key in differing_settings(compared) if changes_results(key)]
     groups, columns = grouped(compared, differing, group)
     notes += notes_on(groups, columns, differing)
     return RunComparison(groups, keys, columns, _baseline_number(groups, baseline), notes)

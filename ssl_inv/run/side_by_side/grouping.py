@@ -1,22 +1,20 @@
 """Runs in groups: which settings differ, which runs are one row, and what a reader must know of them."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.continuing import FREE, WHERE_DATA_LIES, early_end, went_on
 from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.side_by_side.over_seeds import mean
 from ssl_inv.run.side_by_side.runs import Key, Measured, Saved
 
 SEED = "trainer.seed"
 
-NO_RESULT = (
-    *("trainer.workers", "trainer.log_every", "trainer.checkpoint_every"),
-    *("monitor.every", "monitor.objects", "monitor.share"),
-)
+NO_RESULT = tuple(key for key in FREE if key not in WHERE_DATA_LIES)
 """Settings that change no result."""
 
 _JUDGED_SECTIONS = ("data.", "evaluation.")
@@ -102,6 +100,11 @@ def portable(runs: Sequence[Saved]) -> list[Saved]:
                 if key in one:
                     one[key] = value
     return [replace(run, settings=one) for run, one in zip(runs, settings, strict=True)]
+
+
+def changes_results(key: str) -> bool:
+    """Whether a setting, by dotted key, can change what is measured, beside the seed."""
+    return key not in (SEED, "recipe") and not any(key == one or key.startswith(f"{one}.") for one in NO_RESULT)
 
 
 def differing_settings(runs: Iterable[Saved]) -> list[str]:
@@ -191,11 +194,19 @@ def notes_on(groups: Sequence[Group], columns: Sequence[str], differing: Sequenc
         notes.append(f"not comparable: {key} {_values(key, everything)}; such rows get no difference")
     if len(left_out := set(columns) - set(told_apart(groups, columns))):
         notes.append(f"follow from the columns shown: {', '.join(key for key in columns if key in left_out)}")
+    notes += [note for run in everything for note in _notes_on_course(run)]
     for name in ("ssl-inv", "torch", "commit"):
         found = dict.fromkeys(str((run.record.get("versions") or {}).get(name, "unknown"))[:12] for run in everything)
         if len(found) > 1:
             notes.append(f"the runs are of several versions: {name} {' / '.join(found)}")
     return notes
+
+
+def _notes_on_course(run: Saved) -> Iterator[str]:
+    """What settings do not tell: that training ended before its last step, or went on in another way on the way."""
+    if ended := early_end(run.record):
+        yield f"{run.path} {ended}"
+    yield from (f"{run.path} went on {how}" for how in went_on(run.record))
 
 
 def _values(key: str, runs: Iterable[Saved]) -> str:

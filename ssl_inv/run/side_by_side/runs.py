@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.run.continuing import early_end
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import YAMLError, parse_yaml
 from ssl_inv.run.recipe import SECTIONS, read_yaml
@@ -144,6 +145,8 @@ class Saved:
         from ssl_inv.run.cli import parse
 
         command = [str(word) for word in self.record.get("command") or []]
+        if command[:1] == ["ssl_inv.pretrain"]:
+            return "".join(command[1:2])
         try:
             parsed = parse(command[1:])
         except (RecipeError, SystemExit):
@@ -202,6 +205,8 @@ def _read_evaluation(path: Path, name: str) -> Saved:
     settings = {**flattened(trained_with or {}), **flattened(record.get("recipe") or {})}
     # Without its run, an encoder is known by its description alone.
     own = {} if trained_with else {"model": record.get("model", str(path))}
+    if checkpoint := record.get("checkpoint"):
+        own["checkpoint"] = checkpoint
     return Saved(path, name, "evaluation", "", {**own, **settings}, {"began": record.get("judged"), **record})
 
 
@@ -340,7 +345,8 @@ def _row(one: Saved) -> dict[str, Any]:
     return {
         **{"run": one.name, "path": str(one.path), "recipe": one.recipe or None, "state": one.state},
         **{"objective": settings.get("objective.name", settings.get("model")), "data": settings.get("data.name")},
-        **{"backbone": settings.get("backbone.name"), "reason": one.reason or None, "step": one.step, **of_run},
+        **{"backbone": settings.get("backbone.name"), "reason": one.reason or early_end(one.record) or None},
+        **{"step": one.step, **of_run},
         **{"began": one.record.get("began"), "seconds": one.seconds, "device": one.device or None},
         **one.scores,
     }
@@ -355,7 +361,7 @@ def parsed_conditions(texts: Sequence[str]) -> dict[str, Any]:
     found = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not equals or key.partition(".")[0] not in (*SECTIONS, "model"):
+        if not equals or key.partition(".")[0] not in (*SECTIONS, "model", "checkpoint"):
             raise RecipeError(f"{text!r}: expected a setting and its value, as objective.name=sie")
         try:
             found[key] = parse_yaml(value)

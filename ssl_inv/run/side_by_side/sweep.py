@@ -22,6 +22,7 @@ from typing import IO, Any
 from ssl_inv.atomic import remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.engine.progress import Progress, clock
+from ssl_inv.run.continuing import early_end
 from ssl_inv.run.folder import RunFolder, require_writable
 from ssl_inv.run.recipe import difference
 from ssl_inv.run.side_by_side.runs import Saved, is_saved, last_step, read_saved
@@ -254,8 +255,13 @@ def _row(one: Saved, run: Combination) -> dict[str, Any]:
     seed = {} if "trainer.seed" in run.varied else {"seed": run.resolved.trainer.seed}
     return {
         **{"run": one.name, "recipe": Path(run.recipe).stem, **run.varied, **seed, "state": one.state},
-        **{"step": one.step, **one.scores, "reason": one.reason or None, "began": one.record.get("began")},
-        **{"seconds": one.seconds, "device": one.device or None, "path": str(one.path)},
+        **{"step": one.step, **one.scores, "reason": one.reason or early_end(one.record) or None},
+        **{
+            "began": one.record.get("began"),
+            "seconds": one.seconds,
+            "device": one.device or None,
+            "path": str(one.path),
+        },
     }
 
 
