@@ -129,7 +129,11 @@ JUDGE = "--data=tiny.yaml --data.views=2 --evaluation.protocol=quick --evaluatio
 
 @pytest.mark.parametrize(
     ("model", "parts"),
-    [("run", {"all", "invariant", "equivariant"}), ("run/export", {"all"}), ("timm:test_resnet", {"all"})],
+    [
+        ("run", {"all", "invariant", "equivariant"}),
+        ("run/export", {"all", "invariant", "equivariant"}),
+        ("timm:test_resnet", {"all"}),
+    ],
 )
 def test_evaluate_judges_runs_exports_and_models_of_timm_and_cuts_too_many_neighbours(
     model, parts, tiny_run, capsys
