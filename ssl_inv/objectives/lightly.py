@@ -75,8 +75,6 @@ class Lightly(Called):
 
     calls = {**CALLS, **DENSE_CALLS}  # noqa: RUF012 - never changed
 
-    least_batch = 2
-
     def __init__(
         self,
         features: int,
@@ -126,6 +124,8 @@ class Lightly(Called):
         self.head = self._head(head, head_settings)
         self.loss_width = width = width_of(self.head, features, "head")
         self.loss_function = make_loss(loss, self.kind, own, width)
+        # W-MSE whitens that many samples together.
+        self.least_batch = max(2, int(getattr(self.loss_function, "w_size", 2)))
         self._add_prototypes(width, queue)
         self._add_dense_head(groups, dense_head_settings, regions)
         self._add_predictor(groups, predictor, predictor_settings, actions, width)
