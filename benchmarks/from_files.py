@@ -55,15 +55,17 @@ def write_photographs(folder: Path, count: int, quality: int) -> None:
 # Contestants. Each gives batches without end.
 
 
-def ours(folder: Path, batch: int, photographs: Any = "whole", cache: bool | None = False) -> Batches:
-    """The batches and views of `pretrain`."""
+def ours(
+    folder: Path, batch: int, photographs: Any = "whole", cache: bool | None = False, spares: bool = True
+) -> Batches:
+    """The batches and views of `pretrain`; without `spares`, views do not leave the loader processes their cores."""
     source = ImageFolder(str(folder), 256, "none", cache=cache, photographs=photographs)
     maker = ViewMaker(Pair(), source, simclr(size=SIZE), MEAN, STD, seed=0)
     batches = StepBatches(source, batch, maker.loaded_views, 0, framing=maker.frames)
     loaders = workers(TrainerSettings(steps=1, epochs=None), source)
     with torch.inference_mode():
         for one in StepLoader(batches, 0, 2**40, loaders):
-            with beside(loaders):
+            with beside(loaders if spares else 0):
                 views = maker(one)
             yield views[0].pixels, views[1].pixels
 
@@ -169,6 +171,7 @@ def timm_views(folder: Path, batch: int) -> Batches:
 CONTESTANTS: dict[str, Callable[[Path, int], Batches]] = {
     "ours": ours,
     "ours, squares": lambda folder, batch: ours(folder, batch, "squares"),
+    "ours, on all threads": lambda folder, batch: ours(folder, batch, spares=False),
     "lightly SimCLRTransform": lightly_views,
     "torchvision v2, Pillow": lambda folder, batch: torchvision_views(folder, batch, pil),
     "torchvision v2, torchvision.io": lambda folder, batch: torchvision_views(folder, batch, by_torchvision),

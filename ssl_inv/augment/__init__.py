@@ -4,10 +4,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from ssl_inv.augment.foreign_transforms import from_library
     from ssl_inv.augment.fused_views import FusedViews
     from ssl_inv.augment.fusion import fuse
     from ssl_inv.augment.keyed import Keyed
-    from ssl_inv.augment.library_views import from_library
     from ssl_inv.augment.seeded import Seeded
 
 __all__ = ["AUGMENTATIONS", "OPERATIONS", "FusedViews", "Keyed", "Seeded", "from_library", "fuse"]
@@ -18,12 +18,12 @@ AUGMENTATIONS = {
     "dino": "policies:dino",
     "equimod": "policies:equimod",
     "iwm": "policies:iwm",
-    "lightly": "library_views:lightly",
+    "lightly": "foreign_transforms:lightly",
     "moco": "policies:moco",
     "none": "policies:none",
     "obow": "policies:obow",
     "simclr": "policies:simclr",
-    "torchvision": "library_views:torchvision",
+    "torchvision": "foreign_transforms:torchvision",
 }
 """Policies by their name in recipes -> "module:function", relative to this package."""
 
@@ -56,7 +56,7 @@ _PUBLIC = {
     "FusedViews": "fused_views",
     "Keyed": "keyed",
     "Seeded": "seeded",
-    "from_library": "library_views",
+    "from_library": "foreign_transforms",
     "fuse": "fusion",
 }
 """Names of this package -> the module that has them. They are imported when they are used: the tables above are read

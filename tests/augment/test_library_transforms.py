@@ -22,8 +22,8 @@ from torch import Tensor
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional
 
-from ssl_inv.augment import Seeded, from_library, library_views, torchvision_names
-from ssl_inv.augment.library_views import WholeAugmentation
+from ssl_inv.augment import Seeded, foreign_transforms, from_library, torchvision_names
+from ssl_inv.augment.foreign_transforms import WholeAugmentation
 from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS, RecipeError
 from ssl_inv.data.batches import Batch, StepBatches
 from ssl_inv.data.source import Source
@@ -83,7 +83,7 @@ LIGHTLY: dict[str, dict[str, Any]] = {
 WHOLE = sorted(
     name
     for name, one in vars(lightly.transforms).items()
-    if isinstance(one, type) and name not in library_views.REFUSED
+    if isinstance(one, type) and name not in foreign_transforms.REFUSED
 )
 
 
@@ -102,7 +102,7 @@ def whole(name: str, **settings: Any) -> WholeAugmentation:
     own |= {one: 16 for one in ("local_crop_size", "focal_size") if one in known}
     for inner in (one for one in own.values() if isinstance(one, dict)):
         inner["settings"] = {"input_size": 24}
-    augmentation: WholeAugmentation = library_views.lightly(transform=name, settings={**own, **settings})
+    augmentation: WholeAugmentation = foreign_transforms.lightly(transform=name, settings={**own, **settings})
     return augmentation
 
 
@@ -140,10 +140,10 @@ def test_every_transform_of_torchvision_is_offered_or_refused_with_a_reason() ->
 
 
 def test_every_refused_transform_of_lightly_has_its_reason() -> None:
-    for name, reason in library_views.REFUSED.items():
+    for name, reason in foreign_transforms.REFUSED.items():
         assert hasattr(lightly.transforms, name)
         with pytest.raises(RecipeError, match=f"^transform: {name} cannot be used: {reason[:15]}"):
-            library_views.lightly(transform=name)
+            foreign_transforms.lightly(transform=name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -237,7 +237,7 @@ def test_a_list_of_torchvision_is_an_augmentation_whose_sizes_may_differ_on_the_
     jitter = {"name": "ColorJitter", "brightness": 0.4}
     for first, settings in OF_ANY_SIZE.items():
         members = [{"name": first, **settings}, {"name": "RandomCrop", "size": 24}, jitter]
-        augmentation = library_views.torchvision(transform=members)
+        augmentation = foreign_transforms.torchvision(transform=members)
         record = augmentation.draw(key([0, 1, 2]), SIDE, SIDE)
         views = augmentation.render(images(3), record)
         assert views.shape == (3, 3, 24, 24)
@@ -245,7 +245,7 @@ def test_a_list_of_torchvision_is_an_augmentation_whose_sizes_may_differ_on_the_
         assert torch.equal(alone[0], views[1])
     assert {"RandomCrop.seed", "ColorJitter.seed"} <= set(record.names)
     with pytest.raises(ValueError, match=r"^transform: the list of torchvision's transforms makes views of different"):
-        library_views.torchvision(transform=members[:1])
+        foreign_transforms.torchvision(transform=members[:1])
 
 
 def test_normalisation_of_the_library_is_taken_out() -> None:
@@ -358,7 +358,7 @@ def test_the_shares_of_a_plan_must_be_those_of_the_transform(photographs: Source
         ),
     ]
     for settings, plan, sentence in wrong:
-        augmentation = library_views.lightly(transform="DINOTransform", settings=settings)
+        augmentation = foreign_transforms.lightly(transform="DINOTransform", settings=settings)
         with pytest.raises(ValueError, match=f"^augmentation: {re.escape(sentence)}$"):
             ViewMaker(plan, photographs, augmentation, [0.5] * 3, [0.25] * 3, 0)
 

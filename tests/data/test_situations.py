@@ -138,7 +138,7 @@ def test_what_is_not_used_is_said(tmp_path, write: Write):
     data = folder(path=path, exclude=["m"])
     assert everything(data) == {"a/1.png", "a/2.jfif"}
     assert data.notes["not used"] == (
-        "2 files with other endings (1 .txt, 1 .json); "
+        "2 file(s) with other endings (1 .txt, 1 .json); "
         "1 link(s) to folders that are read already, the first b/again; 1 excluded"
     )
 

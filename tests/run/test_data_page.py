@@ -21,7 +21,7 @@ def test_facts_are_those_of_the_files(tmp_path, write, capsys):
     assert (facts["training objects"], facts["validation objects"]) == (5, 2)
     assert facts["classes"] == 2
     assert facts["files"].startswith("8 wide, 8 high")
-    assert facts["not used"] == "1 files with other endings (1 .txt)"
+    assert facts["not used"] == "1 file(s) with other endings (1 .txt)"
     assert facts["cannot be read"] == "1 of those looked at, the first dog/9.png: not an image in a known format"
 
 

@@ -165,7 +165,7 @@ def _not_used(files: Files, images: int) -> dict[str, str]:
             for name in files.without_suffix(IMAGE_SUFFIXES)
         )
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
-        left.insert(0, f"{len(files.names) - images} files with other endings ({kinds})")
+        left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")
     return {"not used": "; ".join(left)} if left else {}
 
 

@@ -83,7 +83,7 @@ class Sweep:
                 if changed := difference(folder.recipe(), one.resolved):
                     problem = f"{str(folder.path)!r} is of another sweep: {'; '.join(changed)}"
                     raise RecipeError(f"{problem}; choose another --output")
-            elif folder.path.exists() and not _is_stub(folder.path):
+            elif folder.path.exists() and not _has_not_begun(folder.path):
                 raise RecipeError(
                     f"{str(folder.path)!r} is in the place of a run, and is none; choose another --output"
                 )
@@ -91,7 +91,7 @@ class Sweep:
     def state(self, number: int) -> Saved:
         """A run as it lies on the disk; its state is "new" if it has not begun."""
         path, name = self.folder(number).path, self.runs[number].name
-        return Saved(path, name, "new") if _is_stub(path) else read_saved(path, name, settings=False)
+        return Saved(path, name, "new") if _has_not_begun(path) else read_saved(path, name, settings=False)
 
     def planned(self) -> Table:
         """Every run with its number, its settings and its state."""
@@ -170,7 +170,7 @@ class Sweep:
 
     def _begun(self, number: int, device: str | None, show: Progress) -> _Job:
         one, folder = self.runs[number], self.folder(number)
-        if _is_stub(folder.path):
+        if _has_not_begun(folder.path):
             # A run that was killed while it made its folder has left nothing to continue from.
             shutil.rmtree(folder.path, ignore_errors=True)
             words = ["pretrain", one.recipe, *one.overrides, "--output", str(folder.path)]
@@ -270,7 +270,7 @@ def _said(one: Saved) -> str:
     return f"{one.name} {state}{f' ({one.reason})' if one.reason else ''}"
 
 
-def _is_stub(path: Path) -> bool:
+def _has_not_begun(path: Path) -> bool:
     """Whether there is no folder, or only what a run writes before its record."""
     if not path.exists():
         return True

@@ -1,6 +1,6 @@
 """What a view costs that a transform of lightly or torchvision makes, beside our own policy of the same operations.
 
-    OMP_NUM_THREADS=1 python benchmarks/library_views.py
+    OMP_NUM_THREADS=1 python benchmarks/foreign_transforms.py
 
 Views of 224 pixels are made of images of 256 pixels, one batch after the other and in turns, in one process: drawing,
 rendering, and the seeds. lightly alone is the same transform without our key. A table in Markdown is printed, after
@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 
-from ssl_inv.augment.library_views import from_library, torchvision
+from ssl_inv.augment.foreign_transforms import from_library, torchvision
 from ssl_inv.augment.policies import simclr
 from ssl_inv.transforms import Key
 
