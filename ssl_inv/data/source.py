@@ -126,6 +126,19 @@ class Source(ABC):
     def image_size(self) -> int:
         """Side of the square images in pixels."""
 
+    @property
+    def channels(self) -> int:
+        """How many channels pixels have: 3 for red, green and blue."""
+        return 3
+
+    @property
+    def blocks(self) -> Indices | None:
+        """The block of every object, `(N,)`, where neighbours are read together, such as the rows of a Parquet group
+        or the images of a shard; None where any order costs the same. Training then takes the blocks in the order of
+        a key, and the objects of some blocks at a time in the order of another.
+        """
+        return None
+
     @abstractmethod
     def load(self, objects: Indices, views: Indices) -> Images:
         """View `views[b]` of object `objects[b]` for every b, in that order."""
@@ -242,6 +255,15 @@ class Subset(Source):
     @property
     def image_size(self) -> int:
         return self.source.image_size
+
+    @property
+    def channels(self) -> int:
+        return self.source.channels
+
+    @property
+    def blocks(self) -> Indices | None:
+        blocks = self.source.blocks
+        return None if blocks is None else blocks[self.objects]
 
     @property
     def preferred_workers(self) -> int | None:
