@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from ssl_inv.catalogue import RecipeError
     from ssl_inv.run.commands import OneStep
     from ssl_inv.run.pages.views_page import ShownViews
+    from ssl_inv.run.python.embedder import Embedder
     from ssl_inv.run.python.embeddings import Embeddings
     from ssl_inv.run.python.interface import check, embed, evaluate, load, pretrain, recipes, views
     from ssl_inv.run.python.loaded import LoadedEncoder
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ssl_inv.run.tables import Table
 
 __all__ = [
+    "Embedder",
     "Embeddings",
     "LoadedEncoder",
     "OneStep",
@@ -41,6 +43,7 @@ __all__ = [
 ]
 
 _PLACES = {
+    "Embedder": "ssl_inv.run.python.embedder",
     "Embeddings": "ssl_inv.run.python.embeddings",
     "LoadedEncoder": "ssl_inv.run.python.loaded",
     "OneStep": "ssl_inv.run.commands",

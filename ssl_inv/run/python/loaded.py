@@ -20,8 +20,8 @@ from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.judging import parts_of
 from ssl_inv.views.maker import central
 
-Picture = Image.Image | Tensor | np.ndarray[Any, Any] | str | os.PathLike[str]
-"""An image: of Pillow, a tensor `(3, H, W)`, an array `(H, W, 3)`, or the path of a file."""
+Picture = Image.Image | Tensor | np.ndarray[Any, Any] | bytes | str | os.PathLike[str]
+"""An image: of Pillow, a tensor `(3, H, W)`, an array `(H, W, 3)`, an encoded file, or the path of one."""
 
 Pictures = Picture | Sequence[Picture]
 """One image, a list of images of any sizes, or a tensor or an array of images."""
@@ -96,7 +96,7 @@ class LoadedEncoder(nn.Module):
 
 
 def _squares(images: Pictures, side: int) -> Tensor:
-    if isinstance(images, Image.Image | str | os.PathLike):
+    if isinstance(images, Image.Image | bytes | str | os.PathLike):
         return _squares([images], side)
     if isinstance(images, Tensor | np.ndarray):
         one = images.ndim == 3 and 3 in (images.shape[0], images.shape[2])
@@ -112,6 +112,8 @@ def _squares(images: Pictures, side: int) -> Tensor:
 def _squares_of_one(image: Any, side: int) -> Tensor:
     if isinstance(image, str | os.PathLike):
         return _channels_first(decode(Path(image).read_bytes(), side))
+    if isinstance(image, bytes):
+        return _channels_first(decode(image, side))
     if isinstance(image, Image.Image):
         return _channels_first(to_square(np.asarray(to_rgb(ImageOps.exif_transpose(image))), side))
     if isinstance(image, Tensor | np.ndarray):

@@ -1,0 +1,148 @@
+"""Bytes and seconds that grow with the number of images, measured at a thousandth of a scale and multiplied.
+
+    OMP_NUM_THREADS=1 python benchmarks/at_scale.py --images 1000000000
+
+Each row makes the real object for a thousandth of the images and compares its bytes with the formula of docs/scale.md;
+the last columns are the formula and the measured seconds for all images. Bytes of arrays and buffers are counted, not
+those of the process. `--json FILE` writes the rows.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+
+from ssl_inv.memories.bank import Bank
+from ssl_inv.memories.clusters import Clusters
+from ssl_inv.memories.graph import NeighbourGraph
+from ssl_inv.memories.indices import Compression, compressed_index
+from ssl_inv.memories.queue import Queue
+from ssl_inv.transforms.keyed_random import permutation
+
+_SMALLER = 1000
+_BANK, _FEATURES, _CLUSTERS, _NEIGHBOURS, _QUEUE = 128, 768, 1000, 20, 65_536
+
+
+@dataclass(frozen=True)
+class Row:
+    """One thing that grows.
+
+    Attributes:
+        what: its name.
+        measured: bytes for a thousandth of the images.
+        formula: bytes by the formula for as many.
+        whole: bytes by the formula for all images.
+        seconds: to make it for a thousandth.
+    """
+
+    what: str
+    measured: int
+    formula: int
+    whole: int
+    seconds: float
+
+
+def bytes_of(module: torch.nn.Module) -> int:
+    """Bytes of a module's buffers."""
+    return sum(one.numel() * one.element_size() for one in module.buffers())
+
+
+def order(count: int) -> int:
+    """The order of the objects in an epoch."""
+    return permutation(0, 0, 0x0D3, length=count).nbytes
+
+
+def bank(count: int) -> int:
+    """A bank in half precision."""
+    return bytes_of(Bank(count, _BANK, precision="fp16"))
+
+
+def queue(count: int) -> int:
+    """A queue, whose size is chosen."""
+    return bytes_of(Queue(min(_QUEUE, count), _BANK))
+
+
+def clusters(count: int) -> int:
+    """Labels and members of clusters."""
+    made = Clusters(count, _CLUSTERS, _BANK)
+    return bytes_of(made) + sum(one.numel() * one.element_size() for one in made.members)
+
+
+def graph(count: int) -> int:
+    """A graph of neighbours of images, one for each object."""
+    return bytes_of(NeighbourGraph(count, count, _NEIGHBOURS))
+
+
+def compressed(count: int) -> int:
+    """A compressed index of features, of a sample that is repeated."""
+    sizes = Compression.of(count, _BANK)
+    random = np.random.default_rng(0)
+    sample = random.standard_normal((min(sizes.sample, 50_000), _BANK), dtype=np.float32)
+    fewer = Compression(count, _BANK, min(sizes.cells, 256), sizes.code, len(sample))
+    index = compressed_index(sample, (sample[: count - start] for start in range(0, count, len(sample))), fewer)
+    return len(faiss.serialize_index(index)) + (sizes.cells - fewer.cells) * fewer.padded * 4
+
+
+def exact(count: int) -> int:
+    """Features in single precision, as an exact search and the making of a graph hold them."""
+    return np.zeros((count // 10, _FEATURES), dtype=np.float32).nbytes * 10
+
+
+FORMULAS: dict[str, tuple[Callable[[int], int], Callable[[int], float]]] = {
+    "order of an epoch, in each process": (order, lambda n: 8 * n),
+    f"bank, {_BANK} numbers of 2 bytes, in each process": (bank, lambda n: 2 * _BANK * n),
+    f"queue of {_QUEUE:,}, in each process": (queue, lambda n: 4 * _BANK * min(_QUEUE, n)),
+    f"{_CLUSTERS:,} clusters, in each process": (
+        clusters,
+        lambda n: 12 * n + 4 * _CLUSTERS * _BANK + 16 * _CLUSTERS,
+    ),
+    f"graph, {_NEIGHBOURS} neighbours, in each process": (graph, lambda n: 4 * _NEIGHBOURS * n + 8 * (n + 1)),
+    f"compressed index of {_BANK} numbers": (compressed, lambda n: Compression.of(n, _BANK).memory),
+    f"features, {_FEATURES} numbers of 4 bytes": (exact, lambda n: 4 * _FEATURES * n),
+}
+
+
+def rows(images: int) -> list[Row]:
+    """All rows for a number of images."""
+    some, found = images // _SMALLER, []
+    for what, (make, formula) in FORMULAS.items():
+        begun = time.perf_counter()
+        measured = make(some)
+        seconds = time.perf_counter() - begun
+        found.append(Row(what, measured, round(formula(some)), round(formula(images)), seconds))
+    return found
+
+
+def worded(count: float) -> str:
+    """Bytes in words."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.3g} {unit}"
+        count /= 1000
+    return f"{count:.3g} TB"
+
+
+def main() -> None:
+    """Print the rows as a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--images", type=int, default=1_000_000_000)
+    parser.add_argument("--json", type=Path)
+    arguments = parser.parse_args()
+    found = rows(arguments.images)
+    print(f"| for {arguments.images // _SMALLER:,} and {arguments.images:,} images | measured | formula | all | s |")
+    print("|---|---:|---:|---:|---:|")
+    for one in found:
+        sizes = " | ".join(map(worded, (one.measured, one.formula, one.whole)))
+        print(f"| {one.what} | {sizes} | {one.seconds:.2f} |")
+    if arguments.json is not None:
+        arguments.json.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
