@@ -14,9 +14,7 @@ _TOLERANCE = 1e-3
 _CHUNK = 1024
 
 
-def channels_first(
-    images: Tensor | np.ndarray[Any, Any], what: str = "images", channels: int | None = None
-) -> Tensor:
+def channels_first(images: Tensor | np.ndarray[Any, Any], what: str = "images", channels: int | None = None) -> Tensor:
     """Images of one size as `(N, C, H, W)`, uint8 or float in [0, 1], without a copy where that is possible.
 
     Args:

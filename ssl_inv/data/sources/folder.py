@@ -171,8 +171,7 @@ def _not_used(files: Files, images: int, suffixes: frozenset[str]) -> dict[str, 
     left = list(files.left_out)
     if len(files.names) > images:
         others = Counter(
-            PurePosixPath(printable(name)).suffix.lower() or "no suffix"
-            for name in files.without_suffix(suffixes)
+            PurePosixPath(printable(name)).suffix.lower() or "no suffix" for name in files.without_suffix(suffixes)
         )
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")

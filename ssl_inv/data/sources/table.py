@@ -22,8 +22,8 @@ from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, size_and_time, unpacked
 from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import UNITS, Latent, column_name, latents_from_header, latents_from_settings
-from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
+from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Labels, Subset
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
