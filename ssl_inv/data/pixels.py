@@ -64,6 +64,14 @@ def as_colours(pixels: Tensor) -> Tensor:
     return pixels[..., :1, :, :].expand(*pixels.shape[:-3], 3, *pixels.shape[-2:])
 
 
+def shown_channels(channels: int) -> str:
+    """Which of the channels `as_colours` shows; empty for red, green and blue."""
+    if channels == 3:
+        return ""
+    shown = "the first three are shown as red, green and blue" if channels > 3 else "the first is shown as grey"
+    return f"{channels} channel(s): {shown}"
+
+
 def as_bytes(pixels: Tensor) -> Tensor:
     """Pixels as uint8; floats in [0, 1] are rounded, some images at a time."""
     if pixels.dtype == torch.uint8:
