@@ -1,4 +1,4 @@
-"""Decodes image files into 8-bit RGB pixels, turned upright; whole, or as centre squares."""
+"""Decodes image files into 8-bit pixels, turned upright; whole, or as centre squares."""
 
 import importlib
 import io
@@ -6,21 +6,20 @@ import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import replace
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from kornia_rs.io import ImageDecoder, decode_image_jpegturbo
-from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ssl_inv.catalogue import require, require_at_least
+from ssl_inv.data.reading import MOST_PIXELS, PLAIN, Background, Pixels, Reading, UnreadableImageError
+from ssl_inv.data.wide_files import wide_pixels
 
-Pixels = NDArray[np.uint8]
+__all__ = ["MOST_PIXELS", "PLAIN", "Background", "Pixels", "Reading", "UnreadableImageError"]
 
 _REDUCED_DECODE_MARGIN = 1.5
 """Large photographs then differ by 0.3 to 0.7 of 255 on average from a full decode, at up to twice its speed."""
@@ -40,50 +39,7 @@ _HEIC = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", 
 
 _KINDS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"\x89PNG": "PNG", b"GIF8": "GIF", _JPEG: "JPEG"}
 
-_TIFF_LIMITS = "; it may have more than 4 bands, or an unusual compression"
-
-MOST_PIXELS = 178_956_970
-"""Pixels of an image in memory, at most: as many as Pillow opens, half a gigabyte."""
-
-Background = Literal["black", "white", "drop"]
-
-
-class UnreadableImageError(ValueError):
-    """One image cannot be decoded; the message is the reason, without the name."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How the numbers of a file become 8-bit red, green and blue.
-
-    Attributes:
-        background: what transparent pixels are laid over; `drop` shows what the file has under them.
-        white: the value that becomes 255 in images of more than 8 bits or of floats, where 0 becomes 0; None takes
-            65535, or in a TIFF what its tags say, and refuses 32 bits and floats.
-        bands: the bands that are taken, counted from 1: one, or those of red, green and blue. Empty takes the file's
-            own colours, and a fourth band as opacity if the file says so.
-        most_pixels: of an image in memory.
-
-    Raises:
-        SettingError: if a value is out of its range.
-    """
-
-    background: Background = "black"
-    white: float | None = None
-    bands: tuple[int, ...] = ()
-    most_pixels: int = MOST_PIXELS
-
-    def __post_init__(self) -> None:
-        known = get_args(Background)
-        require(self.background in known, "background", f"must be {', '.join(known)}, got {self.background!r}")
-        require(self.white is None or self.white > 0, "white", f"must be above 0, got {self.white}")
-        fits = len(self.bands) in (0, 1, 3) and all(band >= 1 for band in self.bands)
-        require(fits, "bands", f"must be one band or three, counted from 1, got {list(self.bands)}")
-        require_at_least(1, max_pixels=self.most_pixels)
-
-
-PLAIN = Reading()
-
+_TIFF_LIMITS = "; of more than 4 bands, choose some with `bands`; else it may have an unusual compression"
 
 def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
     """An image of any mode as 8-bit RGB.
@@ -98,8 +54,11 @@ def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
         image = _bands(image, reading.bands)
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if reading.white is not None and image.mode.startswith(("I", "F")):
-        share = np.asarray(image).astype(np.float32) / reading.white
+    if reading.limits and image.mode.startswith(("I", "F")):
+        if len(reading.limits) > 1:
+            raise ValueError(f"`range` has {len(reading.limits)} pairs, and the image has one band")
+        low, high = reading.limits[0]
+        share = np.nan_to_num((np.asarray(image).astype(np.float32) - low) / (high - low))
         return Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8)).convert("RGB")
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         dark, bright = _ends_of_wide_grey(image)
@@ -107,7 +66,7 @@ def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
         return Image.fromarray(np.rint(255 * share.clip(0, 1)).astype(np.uint8)).convert("RGB")
     if image.mode in ("I", "F"):
         what = f"pixels of mode {image.mode} (32 bit) have no known white"
-        raise ValueError(f"{what}; name it with `white`, or convert them to 8 or 16 bit")
+        raise ValueError(f"{what}; name it with `white`, or what they span with `range`")
     if image.has_transparency_data and reading.background != "drop":
         layer = image.convert("RGBA")
         over = Image.new("RGB", image.size, reading.background)
@@ -117,11 +76,35 @@ def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
 
 
 def _bands(image: Image.Image, bands: Sequence[int]) -> Image.Image:
-    channels = (image.convert("RGBA") if image.mode in ("P", "PA") else image).split()
+    channels = _channels(image)
     if max(bands) > len(channels):
         raise ValueError(f"there is no band {max(bands)}: the image has {len(channels)}")
     chosen = [channels[band - 1] for band in bands]
     return chosen[0] if len(chosen) == 1 else Image.merge("RGB", chosen)
+
+
+def _channels(image: Image.Image) -> tuple[Image.Image, ...]:
+    return (image.convert("RGBA") if image.mode in ("P", "PA") else image).split()
+
+
+def to_pixels(image: Image.Image, reading: Reading = PLAIN) -> Pixels:
+    """The pixels `(H, W, C)` of an image of any mode, with the channels that a reading wants.
+
+    Raises:
+        ValueError: as `to_rgb`; or if the image has not so many channels.
+    """
+    if reading.count == 3:
+        return np.asarray(to_rgb(image, reading))
+    if reading.count == 1:
+        return np.asarray(to_rgb(image, reading).convert("L"))[..., None]
+    channels = _channels(image)
+    bands = reading.bands or tuple(range(1, len(channels) + 1))
+    if len(bands) != reading.count:
+        raise ValueError(f"it has {len(bands)} band(s), and `channels` is {reading.count}; choose some with `bands`")
+    if max(bands) > len(channels):
+        raise ValueError(f"there is no band {max(bands)}: the image has {len(channels)}")
+    grey = replace(reading, bands=(), channels=1)
+    return np.concatenate([to_pixels(channels[band - 1], grey) for band in bands], axis=2)
 
 
 def opened_image(content: bytes) -> Image.Image:
@@ -144,8 +127,8 @@ def _register_heic() -> None:
         raise UnreadableImageError("HEIC needs pillow-heif: pip install 'ssl-inv[heic]'") from None
 
 
-def upright_rgb(image: Image.Image, reading: Reading = PLAIN) -> Pixels:
-    """The pixels `(H, W, 3)` of an opened image, turned upright as its EXIF orientation says.
+def upright_pixels(image: Image.Image, reading: Reading = PLAIN) -> Pixels:
+    """The pixels `(H, W, C)` of an opened image, turned upright as its EXIF orientation says.
 
     Raises:
         UnreadableImageError: if there are too many of them.
@@ -155,7 +138,7 @@ def upright_rgb(image: Image.Image, reading: Reading = PLAIN) -> Pixels:
         raise UnreadableImageError(f"{sides} are more than {reading.most_pixels:,}, which `max_pixels` allows")
     image.load()
     ImageOps.exif_transpose(image, in_place=True)
-    return np.asarray(to_rgb(image, reading))
+    return to_pixels(image, reading)
 
 
 def _ends_of_wide_grey(image: Image.Image) -> tuple[int, int]:
@@ -168,7 +151,7 @@ def _ends_of_wide_grey(image: Image.Image) -> tuple[int, int]:
 
 
 def to_square(pixels: Pixels, size: int) -> Pixels:
-    """The centre square of an image `(H, W, 3)` at `size` pixels a side.
+    """The centre square of an image `(H, W, C)` at `size` pixels a side.
 
     The shorter side is resized to `size`, up or down, bicubic and antialiased: within one level of Pillow's resize, at
     several times its speed.
@@ -186,16 +169,17 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
 
 
 def decode(content: bytes, size: int | None, reading: Reading = PLAIN) -> Pixels:
-    """The pixels of an encoded image, `(H, W, 3)`, turned upright as its EXIF orientation says.
+    """The pixels of an encoded image, `(H, W, C)`, turned upright as its EXIF orientation says.
 
     Plain JPEG is decoded by libjpeg-turbo in kornia, everything else by Pillow. Both give the same pixels. On one
     thread, an image of 32x32 pixels (CIFAR-10) takes 11 us here, 188 us with Pillow and 44 us with torchvision; an
     image of 96x96 cut to 64 takes 189, 461 and 232 us (`benchmarks/decoding.py`).
 
     Args:
-        content: the file, in any format that Pillow reads; of an animation the first frame is taken.
+        content: the file, in any format that Pillow reads, a TIFF of any kind, or `.npy`; of an animation the first
+            frame is taken.
         size: side of the centre square in pixels; None leaves the image as it is.
-        reading: how numbers become colours.
+        reading: how numbers become pixels.
 
     Raises:
         UnreadableImageError: with the reason.
@@ -204,15 +188,15 @@ def decode(content: bytes, size: int | None, reading: Reading = PLAIN) -> Pixels
         sides = plain_jpeg_sides(content)
         # Pillow can decode at a reduced size.
         reduced = size is not None and sides is not None and min(sides) >= 2 * _REDUCED_DECODE_MARGIN * size
-        fits = sides is not None and not reduced and sides[0] * sides[1] <= reading.most_pixels and not reading.bands
-        pixels = plain_jpeg(content) if fits else None
+        fits = sides is not None and not reduced and sides[0] * sides[1] <= reading.most_pixels and reading.colours
+        pixels = plain_jpeg(content) if fits else wide_pixels(content, reading)
         if pixels is None:
             with opened_image(content) as image:
                 if size is not None and min(image.size) >= 2 * _REDUCED_DECODE_MARGIN * size:
                     # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost, and enough is left to resize well.
                     enough = _REDUCED_DECODE_MARGIN * size / min(image.size)
                     image.draft("RGB", (int(image.width * enough), int(image.height * enough)))
-                pixels = upright_rgb(image, reading)
+                pixels = upright_pixels(image, reading)
         return pixels if size is None else to_square(pixels, size)
 
 

@@ -28,6 +28,11 @@ IMAGE_SUFFIXES = frozenset(
 )
 """How names of image files end. HEIC needs the extra `heic`."""
 
+ARRAY_SUFFIXES = frozenset((".npy",))
+"""How names of arrays end. In a folder they are images where there are no others: beside images they are masks, depths
+or features.
+"""
+
 MAX_CACHE_BYTES = 2_000_000_000
 """By default, decoded pixels stay in memory if all of them take no more than this."""
 
@@ -101,20 +106,21 @@ class StoredImages(Source):
         self.broken: dict[str, str] = {}
         self._state = np.zeros(images, dtype=np.uint8)
         first, pixels = self._first_readable()
-        height, width, _ = pixels.shape
+        height, width, self._channels = pixels.shape
         if height != width:
             found = f"{self._name(first)} has {width}x{height} pixels; images that are not square need a `size`"
             raise ValueError(f"{where}: {found}")
         self._image_size = int(height)
         self._threaded = self._worth_threads(first)
-        squares = images * 3 * height**2
+        squares = images * self._channels * height**2
         self._cached = squares <= MAX_CACHE_BYTES if cache is None else cache
         self._cache: Pixels | None = None
         self._whole: dict[int, Photograph] = {}
         self._whole_bytes_left = 0
         self._photographs = photographs == "whole" and size is not None
         if self._photographs and cache is not False:
-            left, needed = MAX_CACHE_BYTES - squares, images * 3 * math.prod(self._photograph(first).sides)
+            sides = self._photograph(first).sides
+            left, needed = MAX_CACHE_BYTES - squares, images * self._channels * math.prod(sides)
             self._whole_bytes_left = sys.maxsize if cache else left if needed <= left else 0
         self._keeps_whole = self._whole_bytes_left > 0
 
@@ -131,7 +137,7 @@ class StoredImages(Source):
         return self._photograph(image).sides
 
     def glance(self, object_index: int) -> Pixels | None:
-        """The pixels `(H, W, 3)` of an object's first view, not kept; None, not counted, if unreadable."""
+        """The pixels `(H, W, C)` of an object's first view, not kept; None, not counted, if unreadable."""
         try:
             return self._decode(int(self._starts[object_index]), self._size)
         except UnreadableImageError:
@@ -143,7 +149,7 @@ class StoredImages(Source):
 
     @abstractmethod
     def _decode(self, image: int, size: int | None) -> Pixels:
-        """The pixels `(H, W, 3)` of an image, or an `UnreadableImageError`."""
+        """The pixels `(H, W, C)` of an image, or an `UnreadableImageError`."""
 
     def _worth_threads(self, image: int) -> bool:
         """Whether decoding an image takes long enough that several threads are faster."""
@@ -164,6 +170,10 @@ class StoredImages(Source):
     @property
     def image_size(self) -> int:
         return self._image_size
+
+    @property
+    def channels(self) -> int:
+        return self._channels
 
     @property
     def preferred_workers(self) -> int | None:
@@ -226,14 +236,14 @@ class StoredImages(Source):
         """
         images = self._numbers(objects, views)
         if self._cached and self._cache is None:
-            self._cache = np.zeros((len(self._state), self._image_size, self._image_size, 3), dtype=np.uint8)
+            self._cache = np.zeros((len(self._state), *[self._image_size] * 2, self._channels), dtype=np.uint8)
         if self._cache is not None:
             new = np.unique(images[self._state[images] == _UNREAD]).tolist()
             targets = [self._cache[image] for image in new]
         else:
             new = images.tolist()
             # Channels last, as decoders give them: the copy is straight, and resampling and convolutions are faster.
-            pixels = np.zeros((len(new), self._image_size, self._image_size, 3), dtype=np.uint8)
+            pixels = np.zeros((len(new), *[self._image_size] * 2, self._channels), dtype=np.uint8)
             targets = list(pixels)
         self._each(lambda pair: self._decode_into(*pair), list(zip(targets, new, strict=True)))
         if self._cache is not None:
@@ -279,14 +289,14 @@ class StoredImages(Source):
         pieces = []
         for rows, regions in cuts(sides):
             if id(regions) not in made:
-                made[id(regions)] = target = np.zeros((len(rows), regions.size, regions.size, 3), dtype=np.uint8)
+                made[id(regions)] = target = np.zeros((len(rows), *[regions.size] * 2, self._channels), np.uint8)
                 each = zip(np.arange(len(images))[rows].tolist(), regions.corners.tolist(), target, strict=True)
                 for row, corners, piece in each:
                     wanted[int(images[row])].setdefault(row, []).append((corners, regions.black, piece))
             pieces.append(made[id(regions)])
         self._each(lambda image: self._cut(image, known[image], [*wanted[image].values()]), list(known))
         tensors = {id(one): torch.from_numpy(one).permute(0, 3, 1, 2) for one in made.values()}
-        nothing = torch.empty(len(images), 3, 0, 0, dtype=torch.uint8)
+        nothing = torch.empty(len(images), self._channels, 0, 0, dtype=torch.uint8)
         readable = torch.from_numpy(self._state[images] != _BROKEN)
         return Images(nothing, self._transform(images), readable, (), sides), [tensors[id(one)] for one in pieces]
 
@@ -306,7 +316,7 @@ class StoredImages(Source):
             return None
         if self._whole_bytes_left > 0:
             self._whole[image] = photograph
-            self._whole_bytes_left -= 3 * math.prod(photograph.sides)
+            self._whole_bytes_left -= self._channels * math.prod(photograph.sides)
         return photograph
 
     def _cut(self, image: int, photograph: Photograph | None, wanted: Sequence[Sequence[Wanted]]) -> None:
@@ -325,6 +335,9 @@ class StoredImages(Source):
         except UnreadableImageError as error:
             self._note_broken(image, str(error))
             return
+        if pixels.shape[2] != target.shape[2]:
+            counts = f"{pixels.shape[2]} channels, and the first image {target.shape[2]}"
+            raise ValueError(f"{self._where}: {self._name(image)} has {counts}; choose `bands` or `channels`")
         if pixels.shape != target.shape:
             sizes = f"{pixels.shape[1]}x{pixels.shape[0]} pixels but the first image {len(target)}x{len(target)}"
             found = f"{self._name(image)} has {sizes}; images of different sizes need a `size`"

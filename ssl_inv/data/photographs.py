@@ -17,8 +17,9 @@ from ssl_inv.data.decoding import (
     opened_image,
     plain_jpeg,
     plain_jpeg_sides,
-    upright_rgb,
+    upright_pixels,
 )
+from ssl_inv.data.wide_files import wide_pixels
 
 _MARGIN = 2.0
 """A photograph may be decoded at 1/2, 1/4 or 1/8 if a region then still has so many pixels for one of its piece: the
@@ -33,7 +34,7 @@ class Photograph:
     """An encoded image whose header has been read, or decoded pixels.
 
     Args:
-        content: the file, or the pixels `(H, W, 3)`.
+        content: the file, or the pixels `(H, W, C)`.
         reading: how the numbers of the file become colours.
 
     Attributes:
@@ -54,6 +55,9 @@ class Photograph:
             self.sides = sides
             return
         with named_reasons(content):
+            if (pixels := wide_pixels(content, reading)) is not None:
+                self.content, self.sides = pixels, (pixels.shape[0], pixels.shape[1])
+                return
             self._image = opened_image(content)
             width, height = self._image.size
             # Pillow turns the size of a TIFF itself. It reads the whole file for the orientation of a PNG.
@@ -62,7 +66,7 @@ class Photograph:
             self.sides = (width, height) if turned else (height, width)
 
     def pixels(self, most: int = 1) -> tuple[Pixels, int]:
-        """The upright pixels `(H, W, 3)`, and of how many pixels along each axis one was made.
+        """The upright pixels `(H, W, C)`, and of how many pixels along each axis one was made.
 
         Args:
             most: pixels of the photograph that may become one, along each axis.
@@ -74,7 +78,7 @@ class Photograph:
             return self.content, 1
         if self._image is None and most < 4:
             # Half the size costs Pillow as much as the whole costs libjpeg-turbo, which only one thread uses.
-            most, bounded = 1, math.prod(self.sides) <= self.reading.most_pixels and not self.reading.bands
+            most, bounded = 1, math.prod(self.sides) <= self.reading.most_pixels and self.reading.colours
             if bounded and (found := plain_jpeg(self.content)) is not None:
                 return found, 1
         # A file may be decoded twice, at two sizes.
@@ -83,7 +87,7 @@ class Photograph:
             if most > 1:
                 image.draft("RGB", (image.width // most, image.height // most))
             reduced = max(1, round(width / image.width))
-            return upright_rgb(image, self.reading), reduced
+            return upright_pixels(image, self.reading), reduced
 
 
 def opened(photographs: Sequence[Photograph | None]) -> NDArray[np.int64]:
@@ -93,7 +97,7 @@ def opened(photographs: Sequence[Photograph | None]) -> NDArray[np.int64]:
 
 Wanted = tuple[list[float], bool, Pixels]
 """A piece to be made: the corners of its region, whether black lies beyond the border, and where to write it, `(S, S,
-3)`; see `Regions`.
+C)`; see `Regions`.
 """
 
 
@@ -126,9 +130,13 @@ def _resize(pixels: Pixels, corners: list[float], black: bool, piece: Pixels) ->
     x, y, end, low = int(left), int(top), int(right), int(bottom)
     if (x, y, end, low) != (left, top, right, bottom):
         x, y = max(x, 0), max(y, 0)
-        image = Image.fromarray(pixels[y : math.ceil(bottom), x : math.ceil(right)])
-        box = max(left - x, 0.0), max(top - y, 0.0), min(right - x, image.width), min(bottom - y, image.height)
-        piece[:] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
+        part = pixels[y : math.ceil(bottom), x : math.ceil(right)]
+        box = max(left - x, 0.0), max(top - y, 0.0), min(right - x, part.shape[1]), min(bottom - y, part.shape[0])
+        # Pillow has images of three channels or of one.
+        planes = [(part, piece)] if part.shape[2] == 3 else zip(part.transpose(2, 0, 1), piece.transpose(2, 0, 1), strict=True)
+        for plane, target in planes:
+            image = Image.fromarray(np.ascontiguousarray(plane))
+            target[:] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))
         return
     part = pixels[y:low, x:end]
     if low > height or end > width:

@@ -6,39 +6,64 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ssl_inv.data.reading import band_axis
+
 _TOLERANCE = 1e-3
 """A resize can leave [0, 1] by a rounding error; a normalised image leaves it by far."""
 
 _CHUNK = 1024
 
 
-def channels_first(images: Tensor | np.ndarray[Any, Any], what: str = "images") -> Tensor:
-    """Images of one size as `(N, 3, H, W)`, uint8 or float in [0, 1], without a copy where that is possible.
+def channels_first(
+    images: Tensor | np.ndarray[Any, Any], what: str = "images", channels: int | None = None
+) -> Tensor:
+    """Images of one size as `(N, C, H, W)`, uint8 or float in [0, 1], without a copy where that is possible.
 
     Args:
-        images: `(N, 3, H, W)`, `(N, H, W, 3)`, or grey ones with one channel or none. Where both orders are possible, a
-            tensor has its channels first and an array last.
+        images: `(N, C, H, W)`, `(N, H, W, C)`, or grey ones without an axis of channels.
         what: what they are, for messages.
+        channels: how many they have. None takes red, green and blue where an axis has 3 or 1, and repeats grey; of
+            others, the channels are on the axis that is shorter than both sides. Where both orders are possible, a
+            tensor has its channels first and an array last.
 
     Raises:
         ValueError: if they have another shape or type, or floats are not in [0, 1].
     """
     pixels = torch.from_numpy(_readable(images)) if isinstance(images, np.ndarray) else images
-    shape = tuple(pixels.shape)
-    if pixels.ndim == 3 and 3 not in (shape[0], shape[2]):
+    shape, usual = tuple(pixels.shape), channels in (None, 1, 3)
+    if pixels.ndim == 3 and usual and 3 not in (shape[0], shape[2]):
         pixels = pixels[:, None]
     elif pixels.ndim != 4:
         one = "one image" if pixels.ndim == 3 else f"shape {shape}"
         raise ValueError(f"{what} must have shape (N, 3, H, W) or (N, H, W, 3), got {one}: {shape}")
-    places = [axis for axis in (1, 3) if pixels.shape[axis] in (1, 3)]
+    wanted = (1, 3) if channels is None or channels == 3 else (channels,)
+    places = [axis for axis in (1, 3) if pixels.shape[axis] in wanted]
+    if not places and channels is None and 4 not in (shape[1], shape[3]):
+        found = band_axis(shape[1:])
+        places = [] if found is None else [found + 1]
     if not places:
-        has_alpha = 4 in (shape[1], shape[3])
-        advice = "; leave out the alpha channel" if has_alpha else ", with the channels on that axis"
-        raise ValueError(f"{what} must have shape (N, 3, H, W) or (N, H, W, 3){advice}, got {shape}")
+        advice = ", with the channels on that axis"
+        if channels is None and 4 in (shape[1], shape[3]):
+            advice = "; leave out the alpha channel, or say `channels: 4`"
+        elif channels is None and 3 not in shape[1:]:
+            advice = "; say how many `channels` others have"
+        count = channels or 3
+        raise ValueError(f"{what} must have shape (N, {count}, H, W) or (N, H, W, {count}){advice}, got {shape}")
     axis = places[-1] if isinstance(images, np.ndarray) else places[0]
     pixels = pixels if axis == 1 else pixels.movedim(3, 1)
     _require_values(pixels, what)
-    return pixels if pixels.shape[1] == 3 else pixels.expand(-1, 3, -1, -1)
+    return pixels.expand(-1, 3, -1, -1) if pixels.shape[1] == 1 and channels != 1 else pixels
+
+
+def as_colours(pixels: Tensor) -> Tensor:
+    """Images to look at, `(..., 3, H, W)`: the first three channels as red, green and blue, or the first one as grey.
+
+    Args:
+        pixels: `(..., C, H, W)`.
+    """
+    if pixels.shape[-3] >= 3:
+        return pixels[..., :3, :, :]
+    return pixels[..., :1, :, :].expand(*pixels.shape[:-3], 3, *pixels.shape[-2:])
 
 
 def as_bytes(pixels: Tensor) -> Tensor:

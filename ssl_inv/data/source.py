@@ -29,7 +29,7 @@ class Piece:
     """A region of every photograph of a batch.
 
     Attributes:
-        pixels: `(B, 3, S, S)`, uint8.
+        pixels: `(B, C, S, S)`, uint8.
         regions: where they lie.
     """
 
@@ -42,7 +42,7 @@ class Images:
     """Some views of some objects.
 
     Attributes:
-        pixels: `(B, 3, H, W)`, uint8; without any, `(B, 3, 0, 0)`, where pieces of photographs take their place.
+        pixels: `(B, C, H, W)`, uint8; without any, `(B, C, 0, 0)`, where pieces of photographs take their place.
         transform: how each view was made, B rows; without parameters if nothing is known.
         readable: `(B,)`, bool; False where the file could not be decoded and the pixels are zero.
         pieces: the regions that views need, of photographs of any sizes; empty for images of one size.
@@ -157,7 +157,7 @@ class Source(ABC):
             cuts: called once with the sides of all images, of one pixel where a file is broken.
 
         Returns:
-            The images without pixels, and the pixels `(n, 3, S, S)`, uint8, of everything that `cuts` asked for.
+            The images without pixels, and the pixels `(n, C, S, S)`, uint8, of everything that `cuts` asked for.
 
         Raises:
             TypeError: if the source has no photographs.
@@ -315,7 +315,7 @@ class Data:
         notes: facts about the data for the run's record, such as how the split was made.
 
     Raises:
-        ValueError: if a source has counts or labels of a wrong type.
+        ValueError: if a source has counts or labels of a wrong type, or the parts have other numbers of channels.
     """
 
     train: Source
@@ -325,6 +325,8 @@ class Data:
     def __post_init__(self) -> None:
         self.train.check()
         self.validation.check()
+        if (ours := self.train.channels) != (theirs := self.validation.channels):
+            raise ValueError(f"the training images have {ours} channels, and the validation images {theirs}")
 
 
 def split_objects(count: int, validation_share: float, seed: int) -> tuple[Indices, Indices]:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names, printable, unpacked
-from ssl_inv.data.decoding import PLAIN, Reading
-from ssl_inv.data.images import IMAGE_SUFFIXES, ImageFiles, Photographs
+from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, ImageFiles, Photographs
+from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.source import Data, Labels
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
 
@@ -38,6 +38,8 @@ def folder(
     background: Literal["black", "white", "drop"] = "black",
     white: float | None = None,
     bands: list[int] = [],
+    range: list[float | list[float]] = [],  # noqa: A002 - the name of the setting
+    channels: int | None = None,
     max_pixels: int = 178_956_970,
 ) -> Data:
     """Plain images in a folder, or in a zip or tar archive.
@@ -63,16 +65,20 @@ def folder(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
         background: what transparent pixels are laid over; `drop` shows what the file has under them.
-        white: the value that becomes 255 in grey images of 16 bits or of floats; None takes 65535, or in a TIFF what
-            its tags say, and refuses 32 bits and floats. Colours of 16 bits are read by their upper 8 bits.
-        bands: the bands of the file that are taken, counted from 1: one, or those of red, green and blue; empty takes
-            the file's own colours.
+        white: the value that becomes 255 in images of 16 bits or of floats, where 0 becomes 0; None takes 65535, or in
+            a grey TIFF what its tags say, and refuses 32 bits and floats.
+        bands: the bands of the file that are taken, counted from 1, any number of them; a single one is grey. Empty
+            takes the file's own colours, or all bands if `channels` says how many.
+        range: the values that become 0 and 255 in images of more than 8 bits or of floats, `[0, 4095]`, or such a pair
+            for each band; values beyond are cut off, and NaN becomes 0. Empty: as `white` says.
+        channels: of the images; None: as many as `bands`, or 3, where grey is repeated. 1 makes or keeps a single
+            channel of grey, 4 also takes opacity as a channel.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
     if label_level < 1:
         raise SettingError("label_level", f"must be at least 1, got {label_level}")
     choice = Choice(labels, label_level, split, tuple(exclude))
-    reading = Reading(background, white, tuple(bands), max_pixels)
+    reading = reading_of(background, white, bands, range, channels, max_pixels)
     source = ImageFolder(path, size, choice, cache, max_broken, photographs=photographs, reading=reading)
     if validation is None:
         return part(source, source.splits, None, validation_share, split_seed, source.notes)
@@ -134,7 +140,11 @@ class ImageFolder(ImageFiles):
     ) -> None:
         choice = choice if isinstance(choice, Choice) else Choice(choice)
         self.files = files = Files(path, choice.exclude)
-        names = files.with_suffix(IMAGE_SUFFIXES)
+        suffixes = IMAGE_SUFFIXES
+        names = files.with_suffix(suffixes)
+        if not len(names):
+            suffixes = ARRAY_SUFFIXES
+            names = files.with_suffix(suffixes)
         if not len(names) and files.left_out:
             raise ValueError(f"{files.path} has no images; not used: {'; '.join(files.left_out)}")
         super().__init__(
@@ -152,17 +162,17 @@ class ImageFolder(ImageFiles):
         self.notes = {
             "images": f"{len(names)} from {files.path}, {known} with a class",
             "classes": classes_found,
-            **_not_used(files, len(names)),
+            **_not_used(files, len(names), suffixes),
         }
 
 
-def _not_used(files: Files, images: int) -> dict[str, str]:
+def _not_used(files: Files, images: int, suffixes: frozenset[str]) -> dict[str, str]:
     """A note on what is there and is no image of the data; none if nothing is."""
     left = list(files.left_out)
     if len(files.names) > images:
         others = Counter(
             PurePosixPath(printable(name)).suffix.lower() or "no suffix"
-            for name in files.without_suffix(IMAGE_SUFFIXES)
+            for name in files.without_suffix(suffixes)
         )
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")

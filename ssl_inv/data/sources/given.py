@@ -47,6 +47,7 @@ def given(
     cache: bool | None = None,
     max_broken: float = 0.01,
     photographs: Literal["whole", "squares"] = "whole",
+    channels: int | None = None,
 ) -> Data:
     """Data that a Python program hands over, as `ssl_inv.pretrain(recipe, data=...)`. A run folder does not keep them.
 
@@ -63,13 +64,15 @@ def given(
         max_broken: share of the images of a dataset that may be unreadable.
         photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
             `squares`; the same without a `size`. Evaluations take the squares.
+        channels: of the images, which says which axis is theirs. None: 3, where grey is repeated, or as many as there
+            are entries on an axis shorter than both sides; 4 must be said, as the fourth may be opacity.
     """
     value = _HELD.get()
     if value is None:
         numbers = f" ({training_objects} objects to train on, {validation_objects} to judge by)"
         known = "" if training_objects is None else numbers
         raise SettingError("name", f"'given' is data in the memory of a Python program{known}; give data=... there")
-    data = data_of(value, size, validation_share, split_seed, cache, max_broken, photographs)
+    data = data_of(value, size, validation_share, split_seed, cache, max_broken, photographs, channels)
     if fingerprint is not None and fingerprint != (now := fingerprint_of(data)):
         raise SettingError(
             "fingerprint",
@@ -89,6 +92,7 @@ def dataset(
     cache: bool | None = None,
     max_broken: float = 0.01,
     photographs: Literal["whole", "squares"] = "whole",
+    channels: int | None = None,
 ) -> Data:
     """Whatever a class or function gives: a torch dataset, an array or a tensor of images, or a source.
 
@@ -103,6 +107,8 @@ def dataset(
         max_broken: share of the images of a dataset that may be unreadable.
         photographs: whether views are cut out of the `whole` images, of any size and shape, or out of the centre
             `squares`; the same without a `size`. Evaluations take the squares.
+        channels: of the images, which says which axis is theirs. None: 3, where grey is repeated, or as many as there
+            are entries on an axis shorter than both sides; 4 must be said, as the fourth may be opacity.
     """
     path = dataset.replace(":", ".")
     if "." not in path:
@@ -115,7 +121,7 @@ def dataset(
         value = make(**arguments)
     except TypeError as error:
         raise SettingError("arguments", f"{dataset} refuses {arguments}: {error}") from error
-    data = data_of(value, size, validation_share, split_seed, cache, max_broken, photographs)
+    data = data_of(value, size, validation_share, split_seed, cache, max_broken, photographs, channels)
     return Data(data.train, data.validation, {"dataset": dataset, **data.notes})
 
 
@@ -127,6 +133,7 @@ def data_of(
     cache: bool | None = None,
     max_broken: float = 0.01,
     photographs: Photographs = "whole",
+    channels: int | None = None,
 ) -> Data:
     """Training and validation objects of what a user has.
 
@@ -139,11 +146,12 @@ def data_of(
         cache: see `given`.
         max_broken: see `given`.
         photographs: see `given`.
+        channels: see `given`.
 
     Raises:
         ValueError: in one line, if it is something else.
     """
-    options = size, cache, max_broken, photographs
+    options = size, cache, max_broken, photographs, channels
     if isinstance(value, Data):
         require_images(value.train)
         return value
@@ -171,6 +179,7 @@ def source_of(
     cache: bool | None = None,
     max_broken: float = 0.01,
     photographs: Photographs = "whole",
+    channels: int | None = None,
     names: Sequence[str] | None = None,
 ) -> Source:
     """One source of what a user has, its objects in the order given.
@@ -182,6 +191,7 @@ def source_of(
         cache: see `given`.
         max_broken: see `given`.
         photographs: see `given`.
+        channels: see `given`.
         names: of the classes in index order, for classes that are given by name; None takes those that occur.
 
     Raises:
@@ -192,19 +202,19 @@ def source_of(
         return value
     images, classes = value if isinstance(value, tuple) and len(value) == 2 else (value, None)
     if isinstance(images, Tensor | np.ndarray):
-        pixels = as_bytes(channels_first(images).detach().cpu())
+        pixels = as_bytes(channels_first(images, channels=channels).detach().cpu())
         labels = None if classes is None else _labels(classes, len(pixels), names)
         height, width = pixels.shape[-2:]
         if height == width and size in (None, height):
             return Arrays(pixels, labels)
-        return _Sized(pixels, labels, size, cache, max_broken, photographs)
+        return _Sized(pixels, labels, size, cache, max_broken, photographs, pixels.shape[1])
     if classes is not None:
         raise ValueError(
             f"a pair must be an array or a tensor of images and their classes, got {_kind(images)} and "
             f"{_kind(classes)}; the items of a dataset are pairs of an image and a class themselves"
         )
     _require_dataset(images)
-    source = DatasetSource(images, size, cache, max_broken, photographs=photographs)
+    source = DatasetSource(images, size, cache, max_broken, photographs=photographs, channels=channels)
     _require_same_items(images)
     return source
 
@@ -213,7 +223,7 @@ class Arrays(Source):
     """Square images in memory, one view each.
 
     Args:
-        pixels: `(N, 3, S, S)`, uint8.
+        pixels: `(N, C, S, S)`, uint8.
         labels: their classes, or None.
 
     Raises:
@@ -242,6 +252,10 @@ class Arrays(Source):
         return int(self._pixels.shape[-1])
 
     @property
+    def channels(self) -> int:
+        return int(self._pixels.shape[1])
+
+    @property
     def preferred_workers(self) -> int | None:
         return 0
 
@@ -262,8 +276,8 @@ class _Sized(DatasetSource):
     """Images in memory that are resized, or cut to squares."""
 
     def __init__(self, pixels: Tensor, labels: Labels | None, *options: Any) -> None:
-        size, cache, max_broken, photographs = options
-        super().__init__(_Rows(pixels), size, cache, max_broken, "images", photographs)
+        size, cache, max_broken, photographs, channels = options
+        super().__init__(_Rows(pixels), size, cache, max_broken, "images", photographs, channels)
         self._labels, self._labels_read = labels, True
 
 
@@ -308,10 +322,11 @@ def require_images(source: Source) -> None:
     images: Any = source.load(first, first)
     if not isinstance(images, Images):
         raise ValueError(f"{kind}.load must return Images, got {_kind(images)}")
-    side = source.image_size
+    side, channels = source.image_size, source.channels
     found: Any = images.pixels
-    if not isinstance(found, Tensor) or found.dtype != torch.uint8 or found.shape != (1, 3, side, side):
-        what = f"uint8 pixels (1, 3, {side}, {side}) for one view of image_size {side}"
+    if not isinstance(found, Tensor) or found.dtype != torch.uint8 or found.shape != (1, channels, side, side):
+        many = "" if channels == 3 else f" and {channels} channels"
+        what = f"uint8 pixels (1, {channels}, {side}, {side}) for one view of image_size {side}{many}"
         raise ValueError(f"{kind}.load must return {what}, got {_kind(found)}")
 
 

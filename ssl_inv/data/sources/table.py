@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, unpacked
-from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.listings import Columns, Sheet, listing, numeric
 from ssl_inv.data.named_files import named_files, stamp_with_outside
+from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Subset
 from ssl_inv.data.splits import part, require_other_files
@@ -44,6 +44,8 @@ def table(
     background: Literal["black", "white", "drop"] = "black",
     white: float | None = None,
     bands: list[int] = [],
+    range: list[float | list[float]] = [],  # noqa: A002 - the name of the setting
+    channels: int | None = None,
     max_pixels: int = 178_956_970,
 ) -> Data:
     """Views of objects, listed in a CSV file with one row a view.
@@ -74,13 +76,17 @@ def table(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
         background: what transparent pixels are laid over; `drop` shows what the file has under them.
-        white: the value that becomes 255 in grey images of 16 bits or of floats; None takes 65535, or in a TIFF what
-            its tags say, and refuses 32 bits and floats. Colours of 16 bits are read by their upper 8 bits.
-        bands: the bands of the file that are taken, counted from 1: one, or those of red, green and blue; empty takes
-            the file's own colours.
+        white: the value that becomes 255 in images of 16 bits or of floats, where 0 becomes 0; None takes 65535, or in
+            a grey TIFF what its tags say, and refuses 32 bits and floats.
+        bands: the bands of the file that are taken, counted from 1, any number of them; a single one is grey. Empty
+            takes the file's own colours, or all bands if `channels` says how many.
+        range: the values that become 0 and 255 in images of more than 8 bits or of floats, `[0, 4095]`, or such a pair
+            for each band; values beyond are cut off, and NaN becomes 0. Empty: as `white` says.
+        channels: of the images; None: as many as `bands`, or 3, where grey is repeated. 1 makes or keeps a single
+            channel of grey, 4 also takes opacity as a channel.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
-    reading = Reading(background, white, tuple(bands), max_pixels)
+    reading = reading_of(background, white, bands, range, channels, max_pixels)
     columns, paths = Columns(object_column, class_column, split_column), Paths(path_column, outside)
     options = size, csv_file, latents, columns, paths, cache, max_broken
     source = ViewTable(path, *options, photographs=photographs, reading=reading)

@@ -11,9 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_inv.catalogue import suggest
-from ssl_inv.data.decoding import Pixels, UnreadableImageError, to_rgb, to_square
+from ssl_inv.catalogue import require_at_least, suggest
+from ssl_inv.data.decoding import to_pixels, to_square
 from ssl_inv.data.images import Photographs, StoredImages
+from ssl_inv.data.reading import Pixels, Reading, UnreadableImageError, band_axis
 from ssl_inv.data.source import Data, Indices, Labels
 from ssl_inv.data.splits import part
 
@@ -70,7 +71,7 @@ class DatasetSource(StoredImages):
 
     An item is an image, or a sequence with an image first and then, if it is an integer, the class. An image is a PIL
     image, or an array or tensor of uint8 or of floats in [0, 1], of shape `(H, W)`, or `(C, H, W)` for tensors and
-    `(H, W, C)` for arrays. A single channel is repeated. The dataset must give the same item every time, so it has no
+    `(H, W, C)` for arrays. A single channel is repeated, and opacity laid over black. The dataset must give the same item every time, so it has no
     random transforms. It is never read by two threads at once.
 
     Classes are taken from an attribute `targets` or `labels`; without one, all items are read when `labels` is first
@@ -83,9 +84,11 @@ class DatasetSource(StoredImages):
         max_broken: see `StoredImages`; an item is broken if reading it raises an `OSError`.
         name: name of the dataset in messages; None takes the name of its class.
         photographs: see `StoredImages`.
+        channels: of the items; None: those of the items, where a single one is repeated and a fourth is opacity. 1
+            makes or keeps a single channel of grey.
 
     Raises:
-        ValueError: if the dataset is empty or its first item is no image.
+        ValueError: if the dataset is empty, or its first item is no image or has other channels.
     """
 
     def __init__(
@@ -96,8 +99,11 @@ class DatasetSource(StoredImages):
         max_broken: float = 0.01,
         name: str | None = None,
         photographs: Photographs = "whole",
+        channels: int | None = None,
     ) -> None:
-        self.dataset = dataset
+        self.dataset, self._wanted = dataset, channels
+        if channels is not None:
+            require_at_least(1, channels=channels)
         where = type(dataset).__name__ if name is None else name
         super().__init__(where, np.ones(len(dataset), dtype=np.int64), size, cache, max_broken, photographs)
         self._labels_read = False
@@ -115,7 +121,7 @@ class DatasetSource(StoredImages):
         try:
             item = self.dataset[image]
             value = item[0] if isinstance(item, Sequence) else item
-            pixels = np.asarray(to_rgb(value if isinstance(value, Image.Image) else _image(value)))
+            pixels = _pixels(value, self._wanted)
             return pixels if size is None else to_square(pixels, size)
         except (OSError, SyntaxError) as error:  # Pillow calls a damaged PNG a SyntaxError.
             raise UnreadableImageError(str(error)) from error
@@ -123,17 +129,32 @@ class DatasetSource(StoredImages):
             raise ValueError(f"{self._where}, item {image}: {error}") from error
 
 
-def _image(value: object) -> Image.Image:
-    """A PIL image of an array or a tensor."""
+def _pixels(value: object, channels: int | None) -> Pixels:
+    """The pixels `(H, W, C)` of an item."""
+    if not isinstance(value, Image.Image):
+        array = _array(value)
+        own = array.shape[2] if array.ndim == 3 else 1
+        if channels == own or (channels is None and own not in (1, 3, 4)):
+            return array.reshape(*array.shape[:2], own)
+        if own not in (1, 3, 4):
+            raise ValueError(f"an image must have {channels} channels, got an array of shape {array.shape}")
+        value = Image.fromarray(array[..., 0] if array.ndim == 3 and own == 1 else array)
+    return to_pixels(value, Reading(channels=channels))
+
+
+def _array(value: object) -> Pixels:
+    """An array `(H, W)` or `(H, W, C)` of bytes, of an array or a tensor."""
     if isinstance(value, Tensor):
         array = (value.movedim(0, -1) if value.ndim == 3 else value).cpu().numpy()
     elif isinstance(value, np.ndarray):
         array = value
     else:
         raise ValueError(f"an item must be an image or begin with one, got {type(value).__name__}")
-    array = array[..., 0] if array.ndim == 3 and array.shape[-1] == 1 else array
-    if array.ndim != 2 and not (array.ndim == 3 and array.shape[-1] in (3, 4)):
-        raise ValueError(f"an image must have 1, 3 or 4 channels, got an array of shape {tuple(value.shape)}")
+    if array.ndim not in (2, 3):
+        raise ValueError(f"an image must have 2 or 3 axes, got an array of shape {tuple(value.shape)}")
+    if array.ndim == 3 and array.shape[2] not in (1, 3, 4) and band_axis(array.shape) == 0:
+        axes = "(C, H, W) for tensors and (H, W, C) for arrays"
+        raise ValueError(f"an image must have the shape {axes}, got {type(value).__name__} {tuple(value.shape)}")
     if np.issubdtype(array.dtype, np.floating):
         # A resize can leave the interval by a rounding error; a normalised image leaves it by far.
         if not (array.min() >= -1e-3 and array.max() <= 1 + 1e-3):
@@ -142,7 +163,7 @@ def _image(value: object) -> Image.Image:
         array = np.rint(array.clip(0, 1) * 255).astype(np.uint8)
     if array.dtype != np.uint8:
         raise ValueError(f"an image must be uint8, or float in [0, 1], got {array.dtype}")
-    return Image.fromarray(np.ascontiguousarray(array))
+    return np.ascontiguousarray(array)
 
 
 def _labels(dataset: MapDataset) -> Labels | None:

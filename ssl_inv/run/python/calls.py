@@ -181,7 +181,7 @@ def _whole(value: Any) -> Callable[[JudgedRecipe], Data]:
 
     def make(recipe: JudgedRecipe) -> Data:
         chosen = recipe.data.settings
-        options = [chosen[name] for name in ("size", "cache", "max_broken", "photographs")]
+        options = [chosen[name] for name in ("size", "cache", "max_broken", "photographs", "channels")]
         with within("data"):
             source = source_of(value, *options)
         return Data(source, source)
