@@ -45,6 +45,10 @@ class Sheet(ABC):
     def is_number(self, name: str) -> bool:
         """Whether all cells of a column are numbers."""
 
+    def classes(self, name: str) -> list[str]:
+        """The cells of a column of classes, empty where the class is unknown."""
+        return self.column(name)
+
     def class_names(self, name: str) -> Sequence[str] | None:
         """The class names of a column in index order, if the table says more than its cells."""
         return None
@@ -224,7 +228,7 @@ def _labels(
     name = sheet.chosen(column, sheet.class_column)
     if name is None:
         return None
-    cells = _one_per_object(sheet, sheet.column(name), objects, first, "class")
+    cells = _one_per_object(sheet, sheet.classes(name), objects, first, "class")
     return labels_from_names(cells, sheet.class_names(name) if classes is None else classes, sheet.where)
 
 

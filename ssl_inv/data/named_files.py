@@ -4,17 +4,16 @@ import hashlib
 import os
 import posixpath
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import PureWindowsPath
 
 import numpy as np
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, Names, find, packed, size_and_time, unpacked
-from ssl_inv.data.listings import Sheet
 
 
-def named_files(files: Files, cells: Sequence[str], sheet: Sheet, outside: bool) -> Names:
+def named_files(files: Files, cells: Sequence[str], at: Callable[[int], str], outside: bool) -> Names:
     """The file of every row.
 
     Cells may begin with `./`, have backslashes, pass `..`, and be written with other bytes for the same letters, as
@@ -23,7 +22,7 @@ def named_files(files: Files, cells: Sequence[str], sheet: Sheet, outside: bool)
     Args:
         files: the folder or archive that paths are relative to.
         cells: the path in every row.
-        sheet: the table, for messages.
+        at: says where a row is, for messages.
         outside: whether paths may lead out of the folder.
 
     Raises:
@@ -49,7 +48,7 @@ def named_files(files: Files, cells: Sequence[str], sheet: Sheet, outside: bool)
         if above and not outside:
             advice = "move the files there" if top is None else "`outside: true` allows it"
             place = "folder" if top is not None else "archive"
-            raise ValueError(f"{sheet.at(row)}: {cell!r} leads out of the {place} of the data; {advice}")
+            raise ValueError(f"{at(row)}: {cell!r} leads out of the {place} of the data; {advice}")
         if above and top is not None and (files.path / plain).is_file():
             mended[row] = plain
         else:
@@ -57,7 +56,7 @@ def named_files(files: Files, cells: Sequence[str], sheet: Sheet, outside: bool)
     if lost:
         name, count = cells[lost[0]], f"{len(lost)} of {len(names)} are missing"
         close = suggest(name, map(unpacked, files.names[:10_000]))
-        raise FileNotFoundError(f"{sheet.at(lost[0])}: no file {name!r} ({count}); {close}")
+        raise FileNotFoundError(f"{at(lost[0])}: no file {name!r} ({count}); {close}")
     return packed(mended)
 
 

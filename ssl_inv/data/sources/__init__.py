@@ -5,6 +5,7 @@ A new source is a file with a function that returns `Data`, a line in the table,
 """
 
 SOURCES = {
+    "arrow": "arrow.source:arrow",
     "dataset": "given:dataset",
     "folder": "folder:folder",
     "given": "given:given",

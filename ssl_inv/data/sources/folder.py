@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names, printable, unpacked
-from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, ImageFiles, Photographs
+from ssl_inv.data.image_files import ImageFiles
+from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, Photographs
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.source import Data, Labels
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
@@ -171,8 +172,7 @@ def _not_used(files: Files, images: int, suffixes: frozenset[str]) -> dict[str, 
     left = list(files.left_out)
     if len(files.names) > images:
         others = Counter(
-            PurePosixPath(printable(name)).suffix.lower() or "no suffix"
-            for name in files.without_suffix(suffixes)
+            PurePosixPath(printable(name)).suffix.lower() or "no suffix" for name in files.without_suffix(suffixes)
         )
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files, unpacked
-from ssl_inv.data.images import ImageFiles, Photographs
+from ssl_inv.data.image_files import ImageFiles
+from ssl_inv.data.images import Photographs
 from ssl_inv.data.listings import Columns, Sheet, listing, numeric
 from ssl_inv.data.named_files import named_files, stamp_with_outside
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
@@ -154,7 +155,7 @@ class ViewTable(ImageFiles):
         self.files = files = Files(path)
         sheet = _TextSheet(files, csv_file)
         usual = paths.column == "path" and "path" not in sheet and "file_name" in sheet
-        names = named_files(files, sheet.column("file_name" if usual else paths.column), sheet, paths.outside)
+        names = named_files(files, sheet.column("file_name" if usual else paths.column), sheet.at, paths.outside)
         found = listing(sheet, Columns() if columns is None else columns, latents, classes)
         super().__init__(files, names[found.rows], found.counts, size, cache, max_broken, photographs, reading)
         self._labels, self._record, self.splits, self._sheet = found.labels, found.record, found.splits, sheet.where
