@@ -45,13 +45,18 @@ class Sheet(ABC):
     def is_number(self, name: str) -> bool:
         """Whether all cells of a column are numbers."""
 
+    def is_whole(self, name: str) -> bool:
+        """Whether the table says that a column has whole numbers, without names for them."""
+        return False
+
     def classes(self, name: str) -> list[str]:
-        """The cells of a column of classes, empty where the class is unknown."""
-        return self.column(name)
+        """The cells of a column of classes, empty where the class is unknown: of whole numbers, below 0."""
+        cells = self.column(name)
+        return ["" if cell.startswith("-") else cell for cell in cells] if self.is_whole(name) else cells
 
     def class_names(self, name: str) -> Sequence[str] | None:
-        """The class names of a column in index order, if the table says more than its cells."""
-        return None
+        """The class names of a column in index order, if the table says more than its cells: the order of numbers."""
+        return sorted(set(self.classes(name)) - {""}, key=int) if self.is_whole(name) else None
 
     def at(self, row: int) -> str:
         """Where a row is, for messages."""

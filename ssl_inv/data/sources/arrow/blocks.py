@@ -139,6 +139,8 @@ class _ArrowFile(_Arrow):
     def lengths(self) -> list[int]:
         # A column of numbers costs least where the file is compressed.
         fixed = [field.name for field in self.schema if pyarrow.types.is_primitive(field.type)]
+        if not self.schema.names:
+            return []
         name = fixed[0] if fixed else self.schema.names[0]
         return [len(self._cells(number, name)) for number in range(self._whole.num_record_batches)]
 

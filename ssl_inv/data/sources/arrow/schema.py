@@ -136,10 +136,8 @@ class ColumnSheet(Sheet):
         return [str(one) for one in names] if isinstance(names, list) and whole else []
 
     def class_names(self, name: str) -> Sequence[str] | None:
-        """See `Sheet.class_names`. Those of `datasets`, or numbers in the order of numbers."""
-        if names := self._names_in_metadata(self.header[self._index[name]]):
-            return names
-        return sorted(set(self.classes(name)) - {""}, key=int) if self._is_whole(name) else None
+        """See `Sheet.class_names`: those that `datasets` names."""
+        return self._names_in_metadata(self.header[self._index[name]]) or super().class_names(name)
 
     def _cells(self, column: int) -> pyarrow.ChunkedArray:
         name = self.header[column]
@@ -161,11 +159,6 @@ class ColumnSheet(Sheet):
             raise ValueError(f"{self.where}: {name} holds {cells.type}; texts or numbers are needed")
         return ["" if cell is None else _text(cell) for cell in cells.to_pylist()]
 
-    def classes(self, name: str) -> list[str]:
-        """See `Sheet.classes`. A negative number is an unknown class."""
-        cells = self.column(name)
-        return ["" if cell.startswith("-") else cell for cell in cells] if self._is_whole(name) else cells
-
     def _numbers(self, column: int) -> NDArray[np.float64]:
         cells = self._cells(column)
         if not (_is_number(cells.type) or types.is_boolean(cells.type)):
@@ -175,7 +168,7 @@ class ColumnSheet(Sheet):
     def is_number(self, name: str) -> bool:
         return _is_number(self._type(name))
 
-    def _is_whole(self, name: str) -> bool:
+    def is_whole(self, name: str) -> bool:
         return types.is_integer(self._type(name)) and not self._names_in_metadata(self.header[self._index[name]])
 
     def _type(self, name: str) -> pyarrow.DataType:

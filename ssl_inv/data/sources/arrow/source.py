@@ -9,7 +9,7 @@ import pyarrow
 import torch
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names, size_and_time, unpacked
+from ssl_inv.data.archives import Files, Names, printable, size_and_time, unpacked
 from ssl_inv.data.array_images import array_pixels
 from ssl_inv.data.decoding import to_square
 from ssl_inv.data.image_files import EncodedImages
@@ -213,7 +213,10 @@ class ImageColumn(EncodedImages):
         return order
 
     def _name(self, image: int) -> str:
-        file, row = self._rows.place(int(self._row[image]))
+        number = int(self._row[image])
+        if self._paths is not None and self._paths[number]:
+            return printable(self._paths[number])
+        file, row = self._rows.place(number)
         return f"{file}, row {row + 1}"
 
     def _read(self, image: int) -> bytes:
