@@ -58,9 +58,13 @@ class Sheet(ABC):
         """The class names of a column in index order, if the table says more than its cells: the order of numbers."""
         return sorted(set(self.classes(name)) - {""}, key=int) if self.is_whole(name) else None
 
+    def row(self, row: int) -> str:
+        """Which row it is of the table, for messages."""
+        return f"row {row + 1}"
+
     def at(self, row: int) -> str:
         """Where a row is, for messages."""
-        return f"{self.where}, row {row + 1}"
+        return f"{self.where}, {self.row(row)}"
 
     def __len__(self) -> int:
         return self._length
@@ -221,8 +225,8 @@ def _one_per_object(sheet: Sheet, cells: Sequence[str], objects: Indices, first:
     """The cell of every object's first row; an error if another row of the object has another cell."""
     for row, cell in enumerate(cells):
         if cell != cells[first[objects[row]]]:
-            other = first[objects[row]]
-            both = f"row {other + 1} ({cells[other]!r}) and row {row + 1} ({cell!r})"
+            other = int(first[objects[row]])
+            both = f"{sheet.row(other)} ({cells[other]!r}) and {sheet.row(row)} ({cell!r})"
             raise ValueError(f"{sheet.where}: {both} show one object but differ in their {what}")
     return [cells[row] for row in first]
 

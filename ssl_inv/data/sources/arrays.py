@@ -301,12 +301,12 @@ class _ArraySheet(Sheet):
         usual = {name.lower(): name for name in self._index}
         self.class_column = next((usual[name] for name in _LABELS if name in usual), "class")
 
-    def at(self, row: int) -> str:
+    def row(self, row: int) -> str:
         for one in self._images.values():
             if row < one.shape[0]:
-                return f"{self.where}, {one.name}[{row}]"
+                return f"{one.name}[{row}]"
             row -= one.shape[0]
-        return super().at(row)
+        raise IndexError(row)
 
     def _array(self, column: int) -> NDArray[Any]:
         stored, number = self._columns[column]

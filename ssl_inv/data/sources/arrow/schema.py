@@ -124,10 +124,18 @@ class ColumnSheet(Sheet):
         if "class" not in self and len(usual) == 1:
             self.class_column = usual[0]
 
-    def at(self, row: int) -> str:
+    def _place(self, row: int) -> tuple[ColumnFile, int]:
         ends = np.cumsum(self._rows)
         file = int(np.searchsorted(ends, row, side="right"))
-        return f"{self._files[file].path}, row {row - int(ends[file]) + self._rows[file] + 1}"
+        return self._files[file], row - int(ends[file]) + self._rows[file] + 1
+
+    def row(self, row: int) -> str:
+        file, number = self._place(row)
+        return f"{file.name}, row {number}" if len(self._files) > 1 else f"row {number}"
+
+    def at(self, row: int) -> str:
+        file, number = self._place(row)
+        return f"{file.path}, row {number}"
 
     def _names_in_metadata(self, name: str) -> list[str]:
         feature = self._features.get(name)
@@ -153,9 +161,10 @@ class ColumnSheet(Sheet):
     def _texts(self, column: int) -> list[str]:
         cells, name = self._cells(column), self.header[column]
         if names := self._names_in_metadata(name):
-            known = dict(enumerate(names))
-            return [known.get(cell, "") for cell in cells.to_pylist()]
-        if not (_is_text(cells.type) or _is_number(cells.type) or types.is_boolean(cells.type)):
+            named = dict(enumerate(names))
+            return [named.get(cell, "") for cell in cells.to_pylist()]
+        known = _is_text(cells.type) or _is_number(cells.type) or types.is_boolean(cells.type)
+        if not (known or types.is_null(cells.type)):
             raise ValueError(f"{self.where}: {name} holds {cells.type}; texts or numbers are needed")
         return ["" if cell is None else _text(cell) for cell in cells.to_pylist()]
 
@@ -166,7 +175,7 @@ class ColumnSheet(Sheet):
         return np.array([np.nan if cell is None else float(cell) for cell in cells.to_pylist()])
 
     def is_number(self, name: str) -> bool:
-        return _is_number(self._type(name))
+        return _is_number(self._type(name)) and not self._names_in_metadata(self.header[self._index[name]])
 
     def is_whole(self, name: str) -> bool:
         return types.is_integer(self._type(name)) and not self._names_in_metadata(self.header[self._index[name]])
@@ -184,9 +193,8 @@ def array_of(cell: pyarrow.Scalar) -> NDArray[Any]:
     if isinstance(cell, pyarrow.ExtensionScalar):
         kind, cell = cell.type, cell.value
         if isinstance(kind, pyarrow.FixedShapeTensorType):
-            if kind.permutation is not None:
-                raise ValueError("its tensor has permuted axes")
-            return np.asarray(cell.values.to_numpy(zero_copy_only=False)).reshape(kind.shape)
+            stored = np.asarray(cell.values.to_numpy(zero_copy_only=False)).reshape(kind.shape)
+            return stored if kind.permutation is None else stored.transpose(kind.permutation)
     values = cell.values
     shape = [len(values)]
     while not types.is_primitive(values.type):
