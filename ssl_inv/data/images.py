@@ -1,4 +1,4 @@
-"""Decodes image files into square uint8 pixels; the base class of all sources with stored images."""
+"""Square uint8 pixels of stored images, decoded when they are asked for; the base of all sources that have them."""
 
 import logging
 import math
@@ -7,15 +7,14 @@ from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
-from typing import Literal, TypeVar, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names, printable
-from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
+from ssl_inv.data.decoding import Pixels, UnreadableImageError
 from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
 from ssl_inv.transforms import Group, Transform
@@ -36,7 +35,7 @@ or features.
 MAX_CACHE_BYTES = 2_000_000_000
 """By default, decoded pixels stay in memory if all of them take no more than this."""
 
-_ALWAYS_TOLERATED, _THREADED_BYTES = 10, 20_000
+_ALWAYS_TOLERATED = 10
 
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
 """Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo
@@ -45,8 +44,6 @@ even on files of 400 kB, and a quarter as fast on files of 4 kB."""
 _UNREAD, _READABLE, _BROKEN = 0, 1, 2
 
 Photographs = Literal["whole", "squares"]
-
-Item = TypeVar("Item")
 
 _LOG, _CANNOT = logging.getLogger("ssl_inv.data"), "%s: cannot read %s: %s"
 
@@ -246,7 +243,7 @@ class StoredImages(Source):
             # Channels last, as decoders give them: the copy is straight, and resampling and convolutions are faster.
             pixels = np.zeros((len(new), *[self._image_size] * 2, self._channels), dtype=np.uint8)
             targets = list(pixels)
-        self._each(lambda pair: self._decode_into(*pair), list(zip(targets, new, strict=True)))
+        self._each(lambda place: self._decode_into(targets[place], new[place]), new)
         if self._cache is not None:
             pixels = self._cache[images]
         readable = torch.from_numpy(self._state[images] == _READABLE)
@@ -263,16 +260,21 @@ class StoredImages(Source):
             raise ValueError(f"object {objects[wrong[0]]} has no view {views[wrong[0]]}; {last}")
         return images
 
-    def _each(self, work: Callable[[Item], object], items: list[Item]) -> None:
-        """Do the same work for some images, on several threads where that is faster."""
+    def _reading_order(self, images: Sequence[int]) -> Sequence[int]:
+        """The places of `images` in the order in which they are best read."""
+        return range(len(images))
+
+    def _each(self, work: Callable[[int], object], images: Sequence[int]) -> None:
+        """Do the same work for every place of `images`, on several threads where that is faster."""
         # A loader process has a single torch thread and uses no other.
         threads = min(torch.get_num_threads(), _MOST_THREADS) if self._threaded else 1
-        if threads < _FEWEST_THREADS or len(items) < 4 * threads:
-            for item in items:
-                work(item)
+        places = self._reading_order(images)
+        if threads < _FEWEST_THREADS or len(places) < 4 * threads:
+            for place in places:
+                work(place)
         else:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(work, items))
+                list(pool.map(work, places))
 
     def load_pieces(self, objects: Indices, views: Indices, cuts: Cuts) -> tuple[Images, list[Tensor]]:
         """See `Source.load_pieces`. Pixels have channels last in memory.
@@ -283,7 +285,8 @@ class StoredImages(Source):
         """
         images = self._numbers(objects, views)
         known: dict[int, Photograph | None] = dict.fromkeys(images.tolist())
-        self._each(lambda image: known.update({image: self._opened(image)}), list(known))
+        single = list(known)
+        self._each(lambda place: known.update({single[place]: self._opened(single[place])}), single)
         sides = opened([known[image] for image in images.tolist()])
         made: dict[int, Pixels] = {}
         wanted: dict[int, dict[int, list[Wanted]]] = {image: {} for image in known}
@@ -295,7 +298,7 @@ class StoredImages(Source):
                 for row, corners, piece in each:
                     wanted[int(images[row])].setdefault(row, []).append((corners, regions.black, piece))
             pieces.append(made[id(regions)])
-        self._each(lambda image: self._cut(image, known[image], [*wanted[image].values()]), list(known))
+        self._each(lambda place: self._cut(image := single[place], known[image], [*wanted[image].values()]), single)
         tensors = {id(one): torch.from_numpy(one).permute(0, 3, 1, 2) for one in made.values()}
         nothing = torch.empty(len(images), self._channels, 0, 0, dtype=torch.uint8)
         readable = torch.from_numpy(self._state[images] != _BROKEN)
@@ -360,54 +363,3 @@ class StoredImages(Source):
 
     def _example(self) -> str:
         return "the first is {}: {}".format(*next(iter(self.broken.items())))
-
-
-class ImageFiles(StoredImages):
-    """Base of the sources whose images are files.
-
-    Args:
-        files: the folder or archive.
-        names: the file of every image, object by object.
-        counts: see `StoredImages`.
-        size: see `StoredImages`.
-        cache: see `StoredImages`.
-        max_broken: see `StoredImages`.
-        photographs: see `StoredImages`.
-        reading: how the numbers of a file become colours.
-    """
-
-    def __init__(
-        self,
-        files: Files,
-        names: Names | Sequence[str],
-        counts: Indices,
-        size: int | None,
-        cache: bool | None,
-        max_broken: float,
-        photographs: Photographs = "whole",
-        reading: Reading = PLAIN,
-    ) -> None:
-        self._files, self._names, self.reading = files, names, reading
-        super().__init__(str(files.path), counts, size, cache, max_broken, photographs)
-
-    @property
-    def stamp(self) -> str:
-        return self._files.stamp
-
-    def _name(self, image: int) -> str:
-        return printable(self._names[image])
-
-    def _content(self, image: int) -> bytes:
-        try:
-            return self._files.read(self._names[image])
-        except Exception as error:  # Besides OSError, a damaged archive gives zlib.error, struct.error and ValueError.
-            raise UnreadableImageError(str(error)) from error
-
-    def _decode(self, image: int, size: int | None) -> Pixels:
-        return decode(self._content(image), size, self.reading)
-
-    def _photograph(self, image: int) -> Photograph:
-        return Photograph(self._content(image), self.reading)
-
-    def _worth_threads(self, image: int) -> bool:
-        return len(self._files.read(self._names[image])) >= _THREADED_BYTES

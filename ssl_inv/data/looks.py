@@ -3,9 +3,9 @@
 import numpy as np
 
 from ssl_inv.data.images import StoredImages
+from ssl_inv.data.reading import Reading
 from ssl_inv.data.source import Source, Subset
-from ssl_inv.data.sources.folder import ImageFolder
-from ssl_inv.data.sources.table import ViewTable
+from ssl_inv.data.sources.threediebench import ThreeDIEBench
 
 SAMPLE = 16
 """Images that are looked at, spread over all objects."""
@@ -31,7 +31,8 @@ def odd_looks(source: Source) -> str | None:
         return None
     low, high = (np.array([end(pixels) for _, pixels in seen]) for end in (np.min, np.max))
     flat = np.flatnonzero(low == high)
-    reading = inner.reading if isinstance(inner, ImageFolder | ViewTable) else None
+    # Its images are what they are: there are no settings to advise.
+    reading: Reading | None = None if isinstance(inner, ThreeDIEBench) else getattr(inner, "reading", None)
     if len(flat) > len(seen) / 2:
         name, value = inner.describe(seen[flat[0]][0], 0), low[flat[0]]
         black = reading is not None and reading.background == "black" and value == 0

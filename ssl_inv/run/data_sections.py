@@ -1,4 +1,4 @@
-"""The section `data` of a recipe for data that are named: by a recipe, a data set, a folder, an archive or a table."""
+"""The section `data` of a recipe for data that are named: by a recipe, a data set, a folder, an archive or a file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,7 +6,10 @@ from typing import Any
 
 from ssl_inv.catalogue import DATA, RecipeError, suggest, within
 from ssl_inv.data.archives import Files
+from ssl_inv.data.array_files import is_array_of_images
+from ssl_inv.data.images import IMAGE_SUFFIXES
 from ssl_inv.data.sheets import is_sheet
+from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file, is_saved_dataset
 from ssl_inv.run.recipe import JUDGED, apply_overrides, find_recipe, read_yaml, shipped_recipes
 
 _DESCRIBED_SIZE = 128
@@ -23,7 +26,7 @@ def sections_with_data(
 
     Args:
         own: of the encoder.
-        data: recipe, name of a data set, folder, zip, tar or CSV file, or a section; None takes the encoder's own.
+        data: recipe, name of a data set, path of data, or a section; None takes the encoder's own.
         size: side of the images that the encoder takes; None: any.
         overrides: may choose the kind of data.
 
@@ -33,7 +36,8 @@ def sections_with_data(
     chosen = apply_overrides({}, overrides, JUDGED).get("data", {}).get("name")
     if data is None:
         if "data" not in own and chosen is None:
-            raise RecipeError("--data is missing: a recipe, data set, folder, zip, tar or CSV file to take images from")
+            kinds = "a recipe, data set, folder, zip, tar, or CSV, Parquet, Arrow or numpy file to take images from"
+            raise RecipeError(f"--data is missing: {kinds}")
         return own
     if isinstance(data, Mapping):
         return {**own, "data": dict(data)}
@@ -66,7 +70,7 @@ def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
     """The section `data` of a recipe for data that are only described.
 
     Args:
-        data: recipe, name of a data set, folder, zip, tar or table.
+        data: recipe, name of a data set, or path of data.
         overrides: may choose the kind of data.
 
     Raises:
@@ -80,15 +84,31 @@ def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
-    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
+    """The data section for a path. `kind` decides, or else the files."""
     if is_sheet(path.name):
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
-    if kind is None:
-        with within("data"):
-            tops = set(Files(path).inside(""))
-        kind = "folder"
-        if "train_images.npy" in tops:
-            kind = "threediebench"
-        elif any(map(is_sheet, tops)):
-            kind = "table"
-    return {"name": kind, "path": str(path), "size": size}
+    return {"name": _kind_at(path) if kind is None else kind, "path": str(path), "size": size}
+
+
+def _kind_at(path: Path) -> str:
+    """The kind of data of a path, by the files that are there: columns, arrays, 3DIEBench's layout, a table, or plain
+    images.
+    """
+    if path.is_file() and is_column_file(path):
+        return "arrow"
+    if path.suffix.lower() in (".npy", ".npz"):
+        return "arrays"
+    if is_saved_dataset(path):
+        return "arrow"
+    with within("data"):
+        files = Files(path)
+        tops = set(files.inside(""))
+    if "train_images.npy" in tops:
+        return "threediebench"
+    if any(map(is_sheet, tops)):
+        return "table"
+    if not path.is_dir() or len(files.with_suffix(IMAGE_SUFFIXES)):
+        return "arrow" if "metadata.parquet" in tops else "folder"
+    if len(files.with_suffix(COLUMN_SUFFIXES)):
+        return "arrow"
+    return "arrays" if any(map(is_array_of_images, tops)) else "folder"

@@ -252,7 +252,7 @@ def load_model(name: str, data: str | None, overrides: list[str], pretrained: bo
 
     Args:
         name: folder of a run, one of its checkpoints, exported folder, or `timm:NAME`.
-        data: recipe, name of a data set, folder, zip, tar or CSV file; None takes the data of the run.
+        data: recipe, name of a data set, or path of data; None takes the data of the run.
         overrides: `--section.key value` settings of the sections `JUDGED`.
         pretrained: whether to load timm's weights of a timm model.
 

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
 from small_data import every_view, load_all, plain
 
 from ssl_inv.catalogue import DATA
@@ -77,6 +79,28 @@ def tiny_table(root: Path) -> Tiny:
     return Tiny({"path": str(root)}, views=2, parameters=["azimuth"], files=files)
 
 
+def tiny_arrow(root: Path) -> Tiny:
+    files = photos(root, 24)
+    columns = {
+        "path": [path.relative_to(root).as_posix() for path in files],
+        "object": [number % 12 for number in range(24)],
+        "class": [path.parent.name for path in files],
+        "azimuth[deg]": [10.0 * number for number in range(24)],
+    }
+    parquet.write_table(pyarrow.table(columns), root / "views.parquet", row_group_size=5)
+    return Tiny({"path": str(root)}, views=2, parameters=["azimuth"], files=files)
+
+
+def tiny_arrays(root: Path) -> Tiny:
+    random, root = np.random.default_rng(0), root / "arrays"
+    root.mkdir(parents=True)
+    np.save(root / "x.npy", random.integers(0, 256, (24, 8, 8, 3), dtype=np.uint8))
+    np.save(root / "y.npy", ["cat", "dog"] * 12)
+    np.save(root / "object.npy", np.arange(24) % 12)
+    np.save(root / "azimuth[deg].npy", 10.0 * np.arange(24))
+    return Tiny({"path": str(root)}, views=2, parameters=["azimuth"], files=[root / "x.npy"] * 4)
+
+
 def tiny_threediebench(root: Path) -> Tiny:
     write_threediebench(root, RenderedSolids(**SOLIDS), None, (np.arange(9), np.arange(9, 12)))
     files = sorted(root.rglob("*.jpg"))
@@ -112,6 +136,8 @@ def tiny_dataset(root: Path) -> Tiny:
 
 
 TINY = {
+    "arrays": tiny_arrays,
+    "arrow": tiny_arrow,
     "dataset": tiny_dataset,
     "folder": tiny_folder,
     "given": tiny_given,
@@ -120,7 +146,7 @@ TINY = {
     "threediebench": tiny_threediebench,
     "torchvision": tiny_torchvision,
 }
-WITH_FILES = [name for name in TINY if name not in ("rendered", "given")]
+WITH_FILES = [name for name in TINY if name not in ("arrays", "rendered", "given")]
 BROKEN = [(name, cache) for name in WITH_FILES for cache in (False, True)]
 
 

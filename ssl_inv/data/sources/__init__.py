@@ -5,6 +5,8 @@ A new source is a file with a function that returns `Data`, a line in the table,
 """
 
 SOURCES = {
+    "arrays": "arrays:arrays",
+    "arrow": "arrow.source:arrow",
     "dataset": "given:dataset",
     "folder": "folder:folder",
     "given": "given:given",

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files, Names, printable, unpacked
-from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, ImageFiles, Photographs
+from ssl_inv.data.image_files import ImageFiles
+from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, Photographs
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.source import Data, Labels
+from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
 
 LabelsFrom = Literal["folders", "none"]
@@ -139,12 +141,17 @@ class ImageFolder(ImageFiles):
         reading: Reading = PLAIN,
     ) -> None:
         choice = choice if isinstance(choice, Choice) else Choice(choice)
+        _require_other_kind(Path(path))
         self.files = files = Files(path, choice.exclude)
         suffixes = IMAGE_SUFFIXES
         names = files.with_suffix(suffixes)
         if not len(names):
             suffixes = ARRAY_SUFFIXES
             names = files.with_suffix(suffixes)
+        if not len(names) and (columns := len(files.with_suffix(COLUMN_SUFFIXES))):
+            raise SettingError(
+                "name", f"{files.path} has no images, but {columns} file(s) with columns; 'arrow' reads them"
+            )
         if not len(names) and files.left_out:
             raise ValueError(f"{files.path} has no images; not used: {'; '.join(files.left_out)}")
         super().__init__(
@@ -164,6 +171,13 @@ class ImageFolder(ImageFiles):
             "classes": classes_found,
             **_not_used(files, len(names), suffixes),
         }
+
+
+def _require_other_kind(path: Path) -> None:
+    """Refuse a file that data of another kind are made of."""
+    kind = "arrow" if is_column_file(path) else "arrays" if path.suffix.lower() in (".npy", ".npz") else None
+    if kind is not None and path.is_file():
+        raise SettingError("name", f"{path.name} is no folder or archive; {kind!r} reads it")
 
 
 def _not_used(files: Files, images: int, suffixes: frozenset[str]) -> dict[str, str]:

@@ -4,14 +4,8 @@ Turntables, pose sets and video frames are tables of views. For video frames, an
 number or time is a latent.
 """
 
-import hashlib
-import math
-import os
-import posixpath
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PureWindowsPath
 from typing import Literal
 
 import numpy as np
@@ -19,13 +13,15 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.archives import Files, Names, find, packed, size_and_time, unpacked
-from ssl_inv.data.images import ImageFiles, Photographs
-from ssl_inv.data.latents import UNITS, Latent, column_name, latents_from_header, latents_from_settings
+from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.image_files import ImageFiles
+from ssl_inv.data.images import Photographs
+from ssl_inv.data.listings import Columns, Sheet, listing, numeric
+from ssl_inv.data.named_files import named_files, stamp_with_outside
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
-from ssl_inv.data.source import Data, Indices, Labels, Subset
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
+from ssl_inv.data.source import Data, Indices, Subset
+from ssl_inv.data.splits import part, require_other_files
 from ssl_inv.transforms import Group, Transform
 
 
@@ -92,28 +88,24 @@ def table(
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
     reading = reading_of(background, white, bands, range, channels, max_pixels)
-    columns = Columns(path_column, object_column, class_column, split_column, outside)
-    source = ViewTable(
-        path, size, csv_file, latents, columns, cache, max_broken, photographs=photographs, reading=reading
-    )
+    columns, paths = Columns(object_column, class_column, split_column), Paths(path_column, outside)
+    options = size, csv_file, latents, columns, paths, cache, max_broken
+    source = ViewTable(path, *options, photographs=photographs, reading=reading)
     if validation is None:
         found = part(source, source.splits, None, validation_share, split_seed, source.notes)
         source.require_apart(found)
         return found
     require_other_files(source.files, validation)
     names = None if source.labels is None else source.labels.names
-    judged = ViewTable(validation, size, csv_file, latents, columns, cache, max_broken, names, photographs, reading)
+    judged = ViewTable(validation, *options, names, photographs, reading)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
 @dataclass(frozen=True)
-class Columns:
-    """The names of columns; see `table` for the meaning and the default of each."""
+class Paths:
+    """Where a table names its images; see `table`."""
 
-    path: str = "path"
-    objects: str | None = None
-    classes: str | None = None
-    split: str | None = None
+    column: str = "path"
     outside: bool = False
 
 
@@ -127,6 +119,7 @@ class ViewTable(ImageFiles):
         csv_file: see `table`.
         latents: see `table`.
         columns: the columns' names.
+        paths: the column of the images, and whether it may lead out of `path`.
         cache: see `StoredImages`.
         max_broken: see `StoredImages`.
         classes: the class names in index order, for example from the train set; None takes the names in the table in
@@ -151,36 +144,22 @@ class ViewTable(ImageFiles):
         csv_file: str | None = None,
         latents: Mapping[str, str] | None = None,
         columns: Columns | None = None,
+        paths: Paths | None = None,
         cache: bool | None = None,
         max_broken: float = 0.01,
         classes: Sequence[str] | None = None,
         photographs: Photographs = "whole",
         reading: Reading = PLAIN,
     ) -> None:
-        columns = Columns() if columns is None else columns
+        paths = Paths() if paths is None else paths
         self.files = files = Files(path)
-        sheet = _Sheet(files, csv_file)
-        keys = sheet.keys(columns.objects)
-        objects, order = _by_object(keys)
-        counts = np.bincount(objects)
-        first = order[np.cumsum(counts) - counts]
-        path = "file_name" if columns.path == "path" and "path" not in sheet and "file_name" in sheet else columns.path
-        names = _found(files, sheet.column(path), sheet.where, columns.outside)
-        described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
-        self._record = Transform(
-            {one.name: one.values(sheet.numbers(one), sheet.where)[order] for one in described},
-            {one.name: one.group for one in described},
-        )
-        labels = _labels(sheet, columns.classes, objects, first, classes)
-        self.splits = _splits(sheet, columns.split, objects, first)
-        super().__init__(files, names[order], counts, size, cache, max_broken, photographs, reading)
-        self._labels, self._sheet = labels, sheet.where
-        self.notes = {
-            "views": f"{len(names)} views of {len(first)} objects from {files.path}",
-            "latents": ", ".join(self._record.names) or "none",
-            "unused columns": ", ".join(sheet.unused) or "none",
-            **_without_unit(sheet, latents is None),
-        }
+        sheet = _TextSheet(files, csv_file)
+        usual = paths.column == "path" and "path" not in sheet and "file_name" in sheet
+        names = named_files(files, sheet.column("file_name" if usual else paths.column), sheet.at, paths.outside)
+        found = listing(sheet, Columns() if columns is None else columns, latents, classes)
+        super().__init__(files, names[found.rows], found.counts, size, cache, max_broken, photographs, reading)
+        self._labels, self._record, self.splits, self._sheet = found.labels, found.record, found.splits, sheet.where
+        self.notes = {"views": f"{len(names)} views of {len(found.counts)} objects from {files.path}", **found.notes}
 
     def require_apart(self, data: Data) -> None:
         """Raise a `ValueError` if an image is in both parts of `data`, which are subsets of this table."""
@@ -196,12 +175,7 @@ class ViewTable(ImageFiles):
     @property
     def stamp(self) -> str:
         """See `Files.stamp`; also of the files outside."""
-        inside = super().stamp
-        outside = sorted({bytes(name) for name in np.asarray(self._names) if bytes(name).startswith(b"../")})
-        if not outside:
-            return inside
-        found = [(name, size_and_time(self.files.path / unpacked(name))) for name in outside]
-        return hashlib.sha256(repr((inside, found)).encode()).hexdigest()
+        return stamp_with_outside(super().stamp, self.files, np.asarray(self._names))
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -211,97 +185,31 @@ class ViewTable(ImageFiles):
         return self._record.select(torch.from_numpy(images))
 
 
-class _Sheet:
-    """The cells of the CSV file by column, and the columns used so far."""
+class _TextSheet(Sheet):
+    """The cells of a CSV file by column."""
 
     def __init__(self, files: Files, csv_file: str | None) -> None:
         name = _only_csv(files) if csv_file is None else csv_file
         if name not in files:
             tables = filter(is_sheet, files.inside(""))
             raise FileNotFoundError(f"{files.path}: no file {name!r}; {suggest(name, tables)}")
-        self.where = f"{files.path}: {name}"
-        columns, self._rows = read_sheet(files, name)
+        where = f"{files.path}: {name}"
+        header, self._rows = read_sheet(files, name)
         if not self._rows:
-            raise ValueError(f"{self.where} has a header but no rows")
-        self.header = columns
-        self._index = {column_name(column): number for number, column in enumerate(columns)}
-        self._used: set[str] = set()
+            raise ValueError(f"{where} has a header but no rows")
+        super().__init__(where, header, len(self._rows))
 
-    @property
-    def unused(self) -> list[str]:
-        return [column for column in self._index if column not in self._used]
+    def _texts(self, column: int) -> list[str]:
+        return [row[column] for row in self._rows]
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __contains__(self, column: str) -> bool:
-        return column in self._index
-
-    def column(self, name: str) -> list[str]:
-        if name not in self._index:
-            raise ValueError(f"{self.where} has no column {name!r}; {suggest(name, self._index)}")
-        self._used.add(name)
-        return [row[self._index[name]] for row in self._rows]
-
-    def optional(self, name: str | None, default: str) -> list[str] | None:
-        """The cells of the column that a setting names; None if the setting is `none`, or None without a default
-        column.
-        """
-        if name == "none" or (name is None and default not in self):
-            return None
-        return self.column(default if name is None else name)
-
-    def keys(self, names: str | None) -> list[tuple[str, ...]]:
-        """The key of the object of every row: the cells of the columns joined by `+` in the setting, or row numbers."""
-        if names is None and "object" not in self:
-            return [(str(number),) for number in range(len(self))]
-        columns = {name.strip(): self.column(name.strip()) for name in (names or "object").split("+")}
-        for name, cells in columns.items():
-            if empty := [number for number, cell in enumerate(cells, start=1) if not cell]:
-                raise ValueError(f"{self.where}, row {empty[0]}: {name} is empty, so the object is unknown")
-        return list(zip(*columns.values(), strict=True))
-
-    def numbers(self, latent: Latent) -> NDArray[np.float64]:
-        """The cells of a latent's columns, `(rows, columns)`."""
-        return np.stack([self._numbers(name) for name in latent.columns], axis=1)
+    def _numbers(self, column: int) -> NDArray[np.float64]:
+        return numeric(row[column] for row in self._rows)
 
     def is_number(self, name: str) -> bool:
-        """Whether all cells of a column are numbers."""
-        if not math.isfinite(_number_or_nan(self._rows[0][self._index[name]])):
+        column = self._index[name]
+        if not np.isfinite(numeric([self._rows[0][column]])).all():
             return False
-        try:
-            return bool(np.isfinite(np.array([row[self._index[name]] for row in self._rows]).astype(np.float64)).all())
-        except ValueError:
-            return False
-
-    def _numbers(self, name: str) -> NDArray[np.float64]:
-        cells = self.column(name)
-        try:
-            values = np.array(cells).astype(np.float64)
-        except ValueError:
-            values = np.array([_number_or_nan(cell) for cell in cells])
-        if not np.isfinite(values).all():
-            row = int(np.argmin(np.isfinite(values)))
-            raise ValueError(f"{self.where}, row {row + 1}: {name} is {cells[row]!r}, which is not a number")
-        return values
-
-
-def _without_unit(sheet: _Sheet, by_header: bool) -> dict[str, str]:
-    """A note on columns of numbers that are no latents because their header gives no unit; none if there is none."""
-    bare = [name for name in sheet.unused if by_header and sheet.is_number(name)]
-    if not bare:
-        return {}
-    first = next((name for name in bare if name.lower().endswith(tuple(f"_{unit}" for unit in UNITS))), bare[0])
-    unit = next((unit for unit in UNITS if first.lower().endswith(f"_{unit}")), "real")
-    what = f"columns of numbers without a unit: {', '.join(bare)}"
-    return {"not used": f"{what}; for a latent, write {first}[{unit}] in the header, or name it in `latents`"}
-
-
-def _number_or_nan(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return math.nan
+        return bool(np.isfinite(self._numbers(column)).all())
 
 
 def _only_csv(files: Files) -> str:
@@ -312,90 +220,3 @@ def _only_csv(files: Files) -> str:
         kinds = f"no {', '.join(SHEET_SUFFIXES)} file at the top"
         raise FileNotFoundError(f"{files.path}: there is {kinds}; name a CSV file with `csv_file`")
     raise ValueError(f"{files.path}: there are several CSV files, {', '.join(tables)}; choose one with `csv_file`")
-
-
-def _by_object(keys: Sequence[tuple[str, ...]]) -> tuple[Indices, Indices]:
-    """The object of every row, numbered by first appearance, and the rows sorted by object, else in their order."""
-    numbers: dict[tuple[str, ...], int] = {}
-    objects = np.array([numbers.setdefault(key, len(numbers)) for key in keys], dtype=np.int64)
-    return objects, np.argsort(objects, kind="stable")
-
-
-def _found(files: Files, cells: Sequence[str], where: str, outside: bool) -> Names:
-    """The file of every row.
-
-    Cells may begin with `./`, have backslashes, pass `..`, and be written with other bytes for the same letters, as
-    macOS and Linux do.
-
-    Raises:
-        FileNotFoundError: if a file is missing.
-        ValueError: if a path leads out of the data and `outside` is false.
-    """
-    names = packed(cells)
-    missing = np.flatnonzero(find(files.names, names) < 0).tolist()
-    if not missing:
-        return names
-    known = {unicodedata.normalize("NFC", unpacked(name)): unpacked(name) for name in files.names}
-    top = str(files.path) if files.path.is_dir() else None
-    mended, lost = list(cells), []
-    for row in missing:
-        cell = cells[row]
-        plain = posixpath.normpath(cell.replace("\\", "/"))
-        if top is not None and plain.startswith(("/", "../")):
-            plain = _relative(plain, top)
-        if (name := known.get(unicodedata.normalize("NFC", plain))) is not None:
-            mended[row] = name
-            continue
-        above = plain.startswith(("/", "../")) or PureWindowsPath(cell).drive != ""
-        if above and not outside:
-            advice = "move the files there" if top is None else "`outside: true` allows it"
-            place = "folder" if top is not None else "archive"
-            raise ValueError(f"{where}, row {row + 1}: {cell!r} leads out of the {place} of the data; {advice}")
-        if above and top is not None and (files.path / plain).is_file():
-            mended[row] = plain
-        else:
-            lost.append(row)
-    if lost:
-        name, count = cells[lost[0]], f"{len(lost)} of {len(names)} are missing"
-        close = suggest(name, map(unpacked, files.names[:10_000]))
-        raise FileNotFoundError(f"{where}, row {lost[0] + 1}: no file {name!r} ({count}); {close}")
-    return packed(mended)
-
-
-def _relative(path: str, top: str) -> str:
-    """A path from a folder on, so that no file has two names; an absolute one may lead into the folder."""
-    real = os.path.realpath(top)
-    if path.startswith(f"{(told := os.path.abspath(top))}/"):
-        return posixpath.relpath(path, told)
-    return posixpath.relpath(posixpath.join(real, path), real)
-
-
-def _one_per_object(cells: Sequence[str], objects: Indices, first: Indices, where: str, what: str) -> list[str]:
-    """The cell of every object's first row; an error if another row of the object has another cell."""
-    for row, cell in enumerate(cells):
-        if cell != cells[first[objects[row]]]:
-            other = first[objects[row]]
-            both = f"row {other + 1} ({cells[other]!r}) and row {row + 1} ({cell!r})"
-            raise ValueError(f"{where}: {both} show one object but differ in their {what}")
-    return [cells[row] for row in first]
-
-
-def _labels(
-    sheet: _Sheet, column: str | None, objects: Indices, first: Indices, classes: Sequence[str] | None
-) -> Labels | None:
-    cells = sheet.optional(column, "class")
-    if cells is None:
-        return None
-    return labels_from_names(_one_per_object(cells, objects, first, sheet.where, "class"), classes, sheet.where)
-
-
-def _splits(sheet: _Sheet, column: str | None, objects: Indices, first: Indices) -> dict[str, Indices]:
-    cells = sheet.optional(column, "split")
-    if cells is None:
-        return {}
-    names = _one_per_object(cells, objects, first, sheet.where, "split")
-    splits = [split_of(name) for name in names]
-    if None in splits:
-        row = first[splits.index(None)] + 1
-        raise ValueError(f"{sheet.where}, row {row}: {names[splits.index(None)]!r} is not a split ({SPLIT_NAMES})")
-    return splits_of(np.array(splits, dtype=np.str_))

@@ -26,7 +26,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_inv.data.archives import Files
-from ssl_inv.data.images import ImageFiles, Photographs
+from ssl_inv.data.image_files import ImageFiles
+from ssl_inv.data.images import Photographs
 from ssl_inv.data.latents import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
 from ssl_inv.data.source import Data, Indices, Labels, Source
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform

@@ -65,7 +65,7 @@ def model_and_data(parser: argparse.ArgumentParser) -> None:
         "model", metavar="MODEL", help="folder of a run, checkpoint in it, exported folder, or timm:NAME"
     )
     checkpoint_option(parser)
-    data = "recipe whose data to use, data set, folder, zip, tar or CSV; by default the data of the run"
+    data = "recipe whose data to use, data set, or path of a folder, archive or file; by default the data of the run"
     parser.add_argument("--data", metavar="DATA", help=data)
     parser.add_argument(
         "--pretrained", action="store_true", help="for timm:NAME: load timm's weights; this may download them"

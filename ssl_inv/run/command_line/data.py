@@ -16,7 +16,8 @@ MOST_MARGIN = 10.0
 def add_data(command: AddCommand) -> None:
     """Add the commands."""
     one = command("data", _data, "say what a data set is, what was not used and why, and draw some of its images")
-    one.add_argument("data", metavar="DATA", help="folder, zip, tar or table, recipe, or name of a kind of data")
+    data = "folder, zip, tar, table, Parquet, Arrow or numpy file, recipe, or name of a kind of data"
+    one.add_argument("data", metavar="DATA", help=data)
     output_option(one, "FILE", "also draw a sheet of images, .png or .html")
     images = "images of each part on the sheet (16)"
     one.add_argument("--images", type=number(int, 1, 200), default=16, metavar="N", help=images)

@@ -111,7 +111,8 @@ def data_section(data: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The section `data` of a recipe for data that are named.
 
     Args:
-        data: a section; the name of a recipe or of a data set; or the path of a folder, zip, tar or CSV file.
+        data: a section; the name of a recipe or of a data set; or the path of a folder, zip, tar, or a CSV, Parquet,
+            Arrow or numpy file.
         recipe: the section of the recipe. What it sets holds for a path, as far as it fits.
 
     Raises:

@@ -14,7 +14,7 @@ from ssl_inv.evaluation.protocols.base import Protocol
 Place = str | os.PathLike[str]
 
 AnyData = Place | Mapping[str, Any] | Tensor | np.ndarray[Any, Any] | Dataset[Any] | Sequence[Any] | Source | Data
-"""Data: a recipe, a data set, a folder, zip, tar or CSV file by name or path; a section `data` of a recipe; or in
+"""Data: a recipe, or a data set, folder, zip, tar or file by name or path; a section `data` of a recipe; or in
 memory: an array `(N, H, W, 3)` or a tensor `(N, 3, H, W)` of images, uint8 or float in [0, 1], a pair `(images,
 classes)`, a torch dataset or a list of images or of pairs, a source, or `{"train": ..., "validation": ...}` of these.
 """

@@ -1,0 +1,131 @@
+"""Arrays in numpy's files: which there are, and their numbers, mapped into memory where that is possible."""
+
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+
+from ssl_inv.data.splits import split_of
+
+IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "pixels", "data", "frames")
+"""Names of arrays of images, in lower case and without their split."""
+
+_LOCAL_HEADER, _LENGTHS = 30, slice(26, 30)
+"""Bytes of a zip member's own header, and where it has the lengths of name and extra field that follow."""
+
+
+@dataclass(frozen=True)
+class StoredArray:
+    """An array in a file.
+
+    Attributes:
+        path: the file.
+        name: of the array: the name in an `.npz`, or that of an `.npy` without its ending.
+        shape: its shape.
+        dtype: its type.
+        columns_first: whether the first axis varies fastest.
+        offset: where its numbers begin in the file; None if they are compressed.
+    """
+
+    path: Path
+    name: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    columns_first: bool
+    offset: int | None
+
+    def read(self) -> NDArray[Any]:
+        """The numbers: mapped into memory, or in memory where they are compressed.
+
+        Raises:
+            ValueError: if they are pickled objects or the file is cut, in one line.
+        """
+        if self.dtype.hasobject:
+            raise ValueError(f"{self.path}: {self.name} holds pickled Python objects, which are not read")
+        try:
+            if self.offset is not None and np.prod(self.shape, dtype=np.int64):
+                order: Any = "F" if self.columns_first else "C"
+                return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
+            with np.load(self.path, allow_pickle=False) as archive:
+                found: NDArray[Any] = archive[self.name]
+                return found
+        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+            raise ValueError(f"{self.path}: {self.name} cannot be read: {str(error).splitlines()[0]}") from error
+
+
+def stored_arrays(path: Path) -> list[StoredArray]:
+    """The arrays of an `.npy`, an `.npz`, or all `.npy` of a folder, in ascending order of names.
+
+    Raises:
+        FileNotFoundError: if nothing is there.
+        ValueError: if there is no array, or a file is none of these.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    if path.is_dir():
+        found = [_npy(one) for one in sorted(path.iterdir()) if one.suffix.lower() == ".npy"]
+    elif zipfile.is_zipfile(path):
+        found = _npz(path)
+    else:
+        found = [_npy(path)]
+    if not found:
+        raise ValueError(f"{path} has no arrays in numpy's format")
+    return found
+
+
+def name_and_split(name: str) -> tuple[str, str]:
+    """The name of an array without the split in it, and that split, or an empty text: `x_train` is `x` and `train`."""
+    words = re.split(r"[_\-. ]+", name)
+    meanings = [meaning for word in words if (meaning := split_of(word)) is not None]
+    if len(meanings) != 1 or len(words) < 2:
+        return name, ""
+    return "_".join(word for word in words if split_of(word) is None), meanings[0]
+
+
+def is_array_of_images(file: str) -> bool:
+    """Whether a file is an array with a usual name for images, such as `x_train.npy`."""
+    path = Path(file)
+    return path.suffix.lower() == ".npy" and name_and_split(path.stem)[0].lower() in IMAGE_NAMES
+
+
+def _npy(path: Path) -> StoredArray:
+    try:
+        with path.open("rb") as file:
+            return StoredArray(path, path.stem, *_header(file), file.tell())
+    except (ValueError, EOFError) as error:
+        raise ValueError(f"{path} is no array in numpy's format: {str(error).splitlines()[0]}") from error
+
+
+def _npz(path: Path) -> list[StoredArray]:
+    found = []
+    try:
+        with zipfile.ZipFile(path) as archive, path.open("rb") as whole:
+            for one in sorted(archive.infolist(), key=lambda one: one.filename):
+                if not one.filename.endswith(".npy"):
+                    continue
+                offset = None
+                with archive.open(one) as file:
+                    header = _header(file)
+                    if one.compress_type == zipfile.ZIP_STORED:
+                        whole.seek(one.header_offset + _LENGTHS.start)
+                        lengths = np.frombuffer(whole.read(4), dtype="<u2")
+                        offset = one.header_offset + _LOCAL_HEADER + int(lengths.sum()) + file.tell()
+                found.append(StoredArray(path, one.filename.removesuffix(".npy"), *header, offset))
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path} is no archive of numpy: {str(error).splitlines()[0]}") from error
+    return found
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
+    """Shape, type, and whether the first axis varies fastest; the file then stands where the numbers begin."""
+    version = npy.read_magic(file)
+    readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+    if version not in readers:
+        raise ValueError(f"version {version[0]}.{version[1]} of the format is not read")
+    shape, columns_first, dtype = readers[version](file)
+    return shape, dtype, columns_first

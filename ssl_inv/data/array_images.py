@@ -1,0 +1,47 @@
+"""Images that are arrays of numbers, in columns of lists and in numpy's files."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ssl_inv.data.reading import PLAIN, Pixels, Reading, UnreadableImageError, band_axis
+from ssl_inv.data.wide_files import as_pixels
+
+_TOLERANCE = 1e-3
+"""A resize can leave [0, 1] by a rounding error; a normalised image leaves it by far."""
+
+
+def array_pixels(numbers: NDArray[Any], reading: Reading = PLAIN) -> Pixels:
+    """The pixels `(H, W, C)` of an image that is an array.
+
+    Bytes are taken as they are, unless the reading says what they span, as for masks of 0 and 1. Floats lie in [0, 1],
+    unless it says what they span. A second or fourth band is opacity where colours are wanted.
+
+    Args:
+        numbers: `(H, W)`, `(H, W, C)` or `(C, H, W)`.
+        reading: how numbers become pixels.
+
+    Raises:
+        UnreadableImageError: for another shape or type, floats out of [0, 1], or other bands than wanted.
+    """
+    if numbers.dtype.kind not in "biuf":
+        raise UnreadableImageError(f"it holds {numbers.dtype}, and an image is an array of real numbers")
+    layers = numbers[..., None] if numbers.ndim == 2 else numbers
+    if layers.ndim != 3 or not layers.size:
+        raise UnreadableImageError(f"an array of shape {numbers.shape} is no image; it needs (H, W, C) or (C, H, W)")
+    axis = 2 if layers.shape[2] == 1 else band_axis(layers.shape, None if reading.bands else reading.channels)
+    if axis is None:
+        problem = f"an array of shape {numbers.shape} may have its bands first or last"
+        raise UnreadableImageError(f"{problem}; say how many there are with `channels`")
+    layers = np.moveaxis(layers, axis, 2)
+    if layers.dtype == np.uint8 and reading.limits:
+        layers = layers.astype(np.uint16)
+    if layers.dtype.kind == "f" and not reading.limits:
+        low, high = float(layers.min()), float(layers.max())
+        if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):
+            problem = f"floats must lie in [0, 1], got {low:.3g} to {high:.3g}"
+            raise UnreadableImageError(f"{problem}; name what they span with `range`, or the value of `white`")
+        layers = np.rint(255 * layers.clip(0, 1)).astype(np.uint8)
+    opacity = reading.colours and layers.shape[2] in (2, 4)
+    return np.ascontiguousarray(as_pixels(layers, reading, opacity))
