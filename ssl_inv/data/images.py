@@ -31,7 +31,7 @@ IMAGE_SUFFIXES = frozenset(
 MAX_CACHE_BYTES = 2_000_000_000
 """By default, decoded pixels stay in memory if all of them take no more than this."""
 
-_ALWAYS_TOLERATED, _THREADED_BYTES = 10, 20_000
+_ALWAYS_TOLERATED, THREADED_BYTES = 10, 20_000
 
 _FEWEST_THREADS, _MOST_THREADS = 3, 16
 """Several threads decode with Pillow (see `_decode_plain_jpeg`). Two of them are no faster than one with libjpeg-turbo
@@ -129,6 +129,11 @@ class StoredImages(Source):
     def sides_of(self, image: int) -> tuple[int, int]:
         """Height and width of an image as it is stored, upright, or an `UnreadableImageError`."""
         return self._photograph(image).sides
+
+    def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
+        """The file of a view, or its whole pixels if it has none, and how it was made; or an `UnreadableImageError`."""
+        image = int(self._starts[object_index]) + view
+        return self._photograph(image).content, self._transform(np.array([image]))
 
     def glance(self, object_index: int) -> Pixels | None:
         """The pixels `(H, W, 3)` of an object's first view, not kept; None, not counted, if unreadable."""
@@ -396,4 +401,4 @@ class ImageFiles(StoredImages):
         return Photograph(self._content(image), self.reading)
 
     def _worth_threads(self, image: int) -> bool:
-        return len(self._files.read(self._names[image])) >= _THREADED_BYTES
+        return len(self._files.read(self._names[image])) >= THREADED_BYTES

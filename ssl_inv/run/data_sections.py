@@ -6,6 +6,7 @@ from typing import Any
 
 from ssl_inv.catalogue import DATA, RecipeError, suggest, within
 from ssl_inv.data.archives import Files
+from ssl_inv.data.shards.addresses import is_address, is_pattern
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.run.recipe import JUDGED, apply_overrides, find_recipe, read_yaml, shipped_recipes
 
@@ -38,7 +39,7 @@ def sections_with_data(
     if isinstance(data, Mapping):
         return {**own, "data": dict(data)}
     named = named_sections(data)
-    return {**own, **({"data": data_at(Path(data), size, chosen)} if named is None else named)}
+    return {**own, **({"data": data_at(data, size, chosen)} if named is None else named)}
 
 
 def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
@@ -56,7 +57,7 @@ def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
     if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
         content = read_yaml(find_recipe(data))
         return {name: content[name] for name in ("data", "evaluation") if name in content}
-    if not Path(data).expanduser().exists():
+    if not Path(data).expanduser().exists() and not names_shards(data):
         known = [*shipped_recipes(), *DATA.members]
         raise RecipeError(f"{option}{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
     return None
@@ -76,11 +77,21 @@ def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
         section: dict[str, Any] = named.get("data") or {}
         return section
     kind = apply_overrides({}, overrides, ["data"]).get("data", {}).get("name")
-    return data_at(Path(data).expanduser(), _DESCRIBED_SIZE, kind)
+    return data_at(data, _DESCRIBED_SIZE, kind)
 
 
-def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
-    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
+def names_shards(data: str) -> bool:
+    """Whether a text that names no file stands for tar shards: an address, or a pattern."""
+    return is_address(data) or is_pattern(data)
+
+
+def data_at(data: str, size: int | None, kind: str | None) -> dict[str, Any]:
+    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, tar shards, or plain
+    images.
+    """
+    path = Path(data).expanduser()
+    if not path.exists() and names_shards(data):
+        return {"name": "shards", "path": data, "size": size}
     if is_sheet(path.name):
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
     if kind is None:
@@ -91,4 +102,6 @@ def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
             kind = "threediebench"
         elif any(map(is_sheet, tops)):
             kind = "table"
+        elif path.is_dir() and any(name.endswith(".tar") for name in tops):
+            kind = "shards"
     return {"name": kind, "path": str(path), "size": size}
