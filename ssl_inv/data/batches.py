@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from ssl_inv.catalogue import require
+from ssl_inv.data.orders import epoch_order
 from ssl_inv.data.source import Framing, Images, Indices, Links, Piece, Source, Way
 from ssl_inv.transforms import Transform, keyed_random
 from ssl_inv.transforms.regions import Regions
@@ -60,9 +61,9 @@ class UnreadableBatchError(RuntimeError):
 class StepBatches(Dataset[Batch]):
     """The batches of a run, by step number.
 
-    The order of the objects in an epoch and the views drawn for each depend on the seed, the epoch and the object. They
-    do not depend on the number of workers or processes, or on earlier batches. So a run continues at step s with
-    batch s.
+    The order of the objects in an epoch (see `epoch_order`) and the views drawn for each depend on the seed, the epoch
+    and the object. They do not depend on the number of workers or processes, or on earlier batches. So a run continues
+    at step s with batch s.
 
     Args:
         source: where the views come from.
@@ -101,7 +102,7 @@ class StepBatches(Dataset[Batch]):
         require(batch_size <= len(counts), "batch_size", too_large)
         if counts.min() < (1 if linked else views):
             raise ValueError(f"an object of the training data has {counts.min()} view(s), {views} are needed")
-        self.source, self._view_counts = source, counts
+        self.source, self._view_counts, self._blocks = source, counts, source.blocks
         self.batch_size, self.views, self.seed = batch_size, views, seed
         self.way, self.linked = way, linked
         self.share_with(rank, processes)
@@ -122,7 +123,7 @@ class StepBatches(Dataset[Batch]):
     def __getitem__(self, step: int) -> Batch:
         epoch, position = divmod(step, self.steps_per_epoch)
         if self._order[0] != epoch:
-            self._order = epoch, keyed_random.permutation(self.seed, epoch, 0x0D3, length=len(self._view_counts))
+            self._order = epoch, epoch_order(self._blocks, len(self._view_counts), self.seed, epoch)
         share = self.batch_size // self.processes
         start = position * self.batch_size + self.rank * share
         objects = self._order[1][start : start + share].copy()

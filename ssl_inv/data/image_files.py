@@ -9,7 +9,7 @@ from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.source import Indices
 
-_THREADED_BYTES = 20_000
+THREADED_BYTES = 20_000
 
 
 class EncodedImages(StoredImages):
@@ -55,7 +55,7 @@ class EncodedImages(StoredImages):
         return Photograph(self._content(image), self.reading)
 
     def _worth_threads(self, image: int) -> bool:
-        return len(self._content(image)) >= _THREADED_BYTES
+        return len(self._content(image)) >= THREADED_BYTES
 
 
 class ImageFiles(EncodedImages):

@@ -134,6 +134,11 @@ class StoredImages(Source):
         """Height and width of an image as it is stored, upright, or an `UnreadableImageError`."""
         return self._photograph(image).sides
 
+    def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
+        """The file of a view, or its whole pixels if it has none, and how it was made; or an `UnreadableImageError`."""
+        image = int(self._starts[object_index]) + view
+        return self._photograph(image).content, self._transform(np.array([image]))
+
     def glance(self, object_index: int) -> Pixels | None:
         """The pixels `(H, W, C)` of an object's first view, not kept; None, not counted, if unreadable."""
         try:

@@ -31,6 +31,7 @@ _SOME_SECTIONS = {
         "the other settings of a run are fixed.",
     ),
     "data": "--data.key value changes settings of the data, such as --data.labels none.",
+    "shard": "--data.key value changes settings of the data, such as --data.exclude '[masks]'.",
     "sweep": "--section.key A,B runs both values, --trainer.seed 0:5 the seeds 0 to 4; all combinations are run. "
     "A value with a comma in it stands in brackets or quotes: '[1,2]' is one list.",
     "neighbours": "--data.key value changes settings of the index's data, such as --data.path after they were moved.",

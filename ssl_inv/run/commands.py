@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -213,6 +213,33 @@ def describe_data(name: str, overrides: list[str], output: Path | None, images: 
     sys.stdout.write(json.dumps(facts, indent=1) + "\n" if as_json else data_page.text(facts))
     if output is not None:
         sys.stdout.write(f"sheet: {output}\n")
+
+
+def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: Literal["shuffled", "kept"]) -> None:
+    """Write data as tar shards."""
+    from ssl_inv.data.shards.writing import write_shards
+
+    section = apply_overrides({"data": described_section(name, overrides)}, overrides, ["data"])["data"]
+    chosen = resolve_section("data", section, "the command line")
+    with within("data"):
+        data = DATA.find(chosen.name).load()(**chosen.settings)
+    progress = Progress()
+    try:
+        with within("output"):
+            asked = {"name": chosen.name, **chosen.settings}
+            summary = write_shards(data, output, asked, size_mb, order, progress.counting("objects"))
+    finally:
+        progress.close()
+    if summary.unreadable:
+        first, reason = next(iter(summary.unreadable.items()))
+        count = f"{len(summary.unreadable):,} image(s) cannot be read and are left out"
+        progress.warn(f"{count}, the first {first}: {reason}")
+    for change in summary.changed:
+        progress.warn(f"names of numbers cannot say what it is: {change}")
+    sys.stdout.write(
+        f"{summary.objects:,} objects, {summary.images:,} images in {summary.shards:,} shards: {output}\n"
+        f"to train on them: --data.name shards --data.path {output} --data.size PIXELS\n"
+    )
 
 
 def render(chosen: Choice, output: Path, quality: int) -> None:

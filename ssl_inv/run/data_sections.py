@@ -8,6 +8,7 @@ from ssl_inv.catalogue import DATA, RecipeError, suggest, within
 from ssl_inv.data.archives import Files
 from ssl_inv.data.array_files import is_array_of_images
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.shards.addresses import is_address, is_pattern
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file, is_saved_dataset
 from ssl_inv.run.recipe import JUDGED, apply_overrides, find_recipe, read_yaml, shipped_recipes
@@ -42,7 +43,7 @@ def sections_with_data(
     if isinstance(data, Mapping):
         return {**own, "data": dict(data)}
     named = named_sections(data)
-    return {**own, **({"data": data_at(Path(data), size, chosen)} if named is None else named)}
+    return {**own, **({"data": data_at(data, size, chosen)} if named is None else named)}
 
 
 def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
@@ -60,7 +61,7 @@ def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
     if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
         content = read_yaml(find_recipe(data))
         return {name: content[name] for name in ("data", "evaluation") if name in content}
-    if not Path(data).expanduser().exists():
+    if not Path(data).expanduser().exists() and not names_shards(data):
         known = [*shipped_recipes(), *DATA.members]
         raise RecipeError(f"{option}{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
     return None
@@ -80,19 +81,27 @@ def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
         section: dict[str, Any] = named.get("data") or {}
         return section
     kind = apply_overrides({}, overrides, ["data"]).get("data", {}).get("name")
-    return data_at(Path(data).expanduser(), _DESCRIBED_SIZE, kind)
+    return data_at(data, _DESCRIBED_SIZE, kind)
 
 
-def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
+def names_shards(data: str) -> bool:
+    """Whether a text that names no file stands for tar shards: an address, or a pattern."""
+    return is_address(data) or is_pattern(data)
+
+
+def data_at(data: str, size: int | None, kind: str | None) -> dict[str, Any]:
     """The data section for a path. `kind` decides, or else the files."""
+    path = Path(data).expanduser()
+    if not path.exists() and names_shards(data):
+        return {"name": "shards", "path": data, "size": size}
     if is_sheet(path.name):
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
     return {"name": _kind_at(path) if kind is None else kind, "path": str(path), "size": size}
 
 
 def _kind_at(path: Path) -> str:
-    """The kind of data of a path, by the files that are there: columns, arrays, 3DIEBench's layout, a table, or plain
-    images.
+    """The kind of data of a path, by the files that are there: columns, arrays, 3DIEBench's layout, a table, tar
+    shards, or plain images.
     """
     if path.is_file() and is_column_file(path):
         return "arrow"
@@ -107,6 +116,8 @@ def _kind_at(path: Path) -> str:
         return "threediebench"
     if any(map(is_sheet, tops)):
         return "table"
+    if path.is_dir() and any(name.endswith(".tar") for name in tops):
+        return "shards"
     if not path.is_dir() or len(files.with_suffix(IMAGE_SUFFIXES)):
         return "arrow" if "metadata.parquet" in tops else "folder"
     if len(files.with_suffix(COLUMN_SUFFIXES)):

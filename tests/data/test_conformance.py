@@ -4,10 +4,13 @@ depend on the order of loading, and says when files are broken or have changed.
 
 import csv
 import io
+import json
 import pickle
-from collections.abc import Callable
+import shutil
+import tarfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -40,7 +43,7 @@ class Tiny:
     objects: int = 12
     parameters: list[str] = field(default_factory=list)
     classes: tuple[str, ...] | None = ("cat", "dog")
-    files: list[Path] = field(default_factory=list)
+    files: Sequence[Any] = field(default_factory=list)
     stamped: bool = True
 
     def data(self, name: str) -> Data:
@@ -107,6 +110,49 @@ def tiny_threediebench(root: Path) -> Tiny:
     return Tiny({"path": str(root), "size": None}, 2, 12, POSES, ("solid-00", "solid-01"), files)
 
 
+class InTar:
+    """A file in a tar, as far as these tests use files."""
+
+    def __init__(self, tar: Path, name: str) -> None:
+        self.tar, self.name = tar, name
+
+    def relative_to(self, top: Path) -> PurePosixPath:
+        return PurePosixPath(self.tar.relative_to(top).as_posix(), self.name)
+
+    def read_bytes(self) -> bytes:
+        with tarfile.open(self.tar) as archive:
+            file = archive.extractfile(self.name)
+            assert file is not None
+            return file.read()
+
+    def write_bytes(self, content: bytes) -> None:
+        with tarfile.open(self.tar) as archive:
+            files = {one.name: archive.extractfile(one).read() for one in archive}  # type: ignore[union-attr]
+        as_tar(self.tar, {**files, self.name: content})
+
+
+def as_tar(path: Path, files: dict[str, bytes]) -> None:
+    with tarfile.open(path, "w") as archive:
+        for name, content in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(content)
+            archive.addfile(header, io.BytesIO(content))
+
+
+def tiny_shards(root: Path) -> Tiny:
+    images = [path.read_bytes() for path in photos(root / "photos", 24)]
+    shutil.rmtree(root / "photos")
+    files = []
+    for part in range(4):
+        shard: dict[str, bytes] = {}
+        for number in range(6 * part, 6 * part + 6):
+            said = {"object": number // 2, "class": ("cat", "dog")[number // 2 % 2], "azimuth[deg]": 10 * number}
+            shard |= {f"{number:02}.json": json.dumps(said).encode(), f"{number:02}.png": images[number]}
+            files.append(InTar(root / f"{part}.tar", f"{number:02}.png"))
+        as_tar(root / f"{part}.tar", shard)
+    return Tiny({"path": str(root)}, views=2, parameters=["azimuth"], files=files)
+
+
 def tiny_rendered(root: Path) -> Tiny:
     return Tiny({**SOLIDS}, 2, 12, POSES, ("solid-00", "solid-01"), stamped=False)
 
@@ -142,6 +188,7 @@ TINY = {
     "folder": tiny_folder,
     "given": tiny_given,
     "rendered": tiny_rendered,
+    "shards": tiny_shards,
     "table": tiny_table,
     "threediebench": tiny_threediebench,
     "torchvision": tiny_torchvision,

@@ -11,6 +11,7 @@ SOURCES = {
     "folder": "folder:folder",
     "given": "given:given",
     "rendered": "rendered.source:rendered",
+    "shards": "shards:shards",
     "table": "table:table",
     "threediebench": "threediebench:threediebench",
     "torchvision": "torchvision:torchvision_dataset",

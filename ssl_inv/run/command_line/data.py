@@ -1,4 +1,4 @@
-"""The commands on data: data, render, tracks."""
+"""The commands on data: data, render, shard, tracks."""
 
 import argparse
 from pathlib import Path
@@ -27,6 +27,14 @@ def add_data(command: AddCommand) -> None:
     one.add_argument("output", type=Path, metavar="FOLDER", help="folder to write")
     one.add_argument("--quality", type=number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
 
+    one = command("shard", _shard, "write any data as tar shards, which webdataset reads too")
+    one.add_argument("data", metavar="DATA", help="folder, zip, tar or table, recipe, or name of a kind of data")
+    one.add_argument("output", type=Path, metavar="OUTPUT", help="folder to write; a second call continues")
+    size = "a shard is closed when it has so many million bytes (256)"
+    one.add_argument("--size-mb", type=number(float, 0.001), default=256.0, metavar="MB", help=size)
+    order = "of the objects: shuffled by a fixed key, because neighbours are read together, or kept (shuffled)"
+    one.add_argument("--order", **one_of(["shuffled", "kept"]), default="shuffled", help=order)
+
     _tracks_options(command("tracks", _tracks, "find and follow moving objects in videos, and write their views"))
 
 
@@ -52,6 +60,14 @@ def _render(arguments: argparse.Namespace) -> None:
     from ssl_inv.run.commands import render
 
     render(chosen, arguments.output, arguments.quality)
+
+
+def _shard(arguments: argparse.Namespace) -> None:
+    apply_overrides({}, arguments.overrides, ["data"])
+    require_writable(arguments.output)
+    from ssl_inv.run.commands import shard
+
+    shard(arguments.data, arguments.overrides, arguments.output, arguments.size_mb, arguments.order)
 
 
 def _tracks(arguments: argparse.Namespace) -> None:

@@ -128,7 +128,7 @@ def data_section(data: Any, recipe: Mapping[str, Any]) -> dict[str, Any]:
     if named is not None:
         section: dict[str, Any] = named["data"]
         return section
-    found = data_at(Path(text), recipe.get("size"), None)
+    found = data_at(text, recipe.get("size"), None)
     return {**recipe, **found} if found["name"] == recipe.get("name") else found
 
 
