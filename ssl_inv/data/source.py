@@ -238,7 +238,10 @@ class Subset(Source):
 
     @property
     def view_counts(self) -> Indices:
-        return self.source.view_counts[self.objects]
+        counts = self.source.view_counts
+        if counts.strides == (0,) and len(counts):  # one number for all
+            return np.broadcast_to(counts[0], self.objects.shape)
+        return counts[self.objects]
 
     @property
     def groups(self) -> dict[str, Group]:

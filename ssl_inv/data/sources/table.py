@@ -19,10 +19,12 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.archives import Files, Names, find, packed, size_and_time, unpacked
+from ssl_inv.data.archives import Files
 from ssl_inv.data.decoding import PLAIN, Reading
+from ssl_inv.data.folder_index import size_and_time
 from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import UNITS, Latent, column_name, latents_from_header, latents_from_settings
+from ssl_inv.data.names import Names, packed, unpacked
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Labels, Subset
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
@@ -152,8 +154,9 @@ class ViewTable(ImageFiles):
         reading: Reading = PLAIN,
     ) -> None:
         columns = Columns() if columns is None else columns
-        self.files = files = Files(path)
-        sheet = _Sheet(files, csv_file)
+        self.files = files = Files(path, outside=columns.outside)
+        # The setting may name a table elsewhere; what stands in a table may not, unless another setting says so.
+        sheet = _Sheet(Files(path, outside=True) if files.path.is_dir() else files, csv_file)
         keys = sheet.keys(columns.objects)
         objects, order = _by_object(keys)
         counts = np.bincount(objects)
@@ -167,7 +170,8 @@ class ViewTable(ImageFiles):
         )
         labels = _labels(sheet, columns.classes, objects, first, classes)
         self.splits = _splits(sheet, columns.split, objects, first)
-        super().__init__(files, names[order], counts, size, cache, max_broken, photographs, reading)
+        self._views = names[order]
+        super().__init__(files, self._views, counts, size, cache, max_broken, photographs, reading)
         self._labels, self._sheet = labels, sheet.where
         self.notes = {
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
@@ -179,19 +183,20 @@ class ViewTable(ImageFiles):
     def require_apart(self, data: Data) -> None:
         """Raise a `ValueError` if an image is in both parts of `data`, which are subsets of this table."""
         parts = [one.objects for one in (data.train, data.validation) if isinstance(one, Subset)]
-        names, objects = np.asarray(self._names), np.repeat(np.arange(len(self)), self.view_counts)
-        first, second = (names[np.isin(objects, one)] for one in parts)
+        (numbers, names), objects = self._views.numbered(), np.repeat(np.arange(len(self)), self.view_counts)
+        first, second = (numbers[np.isin(objects, one)] for one in parts)
         if len(both := np.intersect1d(first, second)):
+            first_of_them = min(names[int(number)].as_py() for number in both)
             advice = "name the column that says which rows show one object (object_column), or mend the split"
             raise ValueError(
-                f"{self._sheet}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}"
+                f"{self._sheet}: {unpacked(first_of_them)!r} is listed both to train on and to judge by; {advice}"
             )
 
     @property
     def stamp(self) -> str:
         """See `Files.stamp`; also of the files outside."""
         inside = super().stamp
-        outside = sorted({bytes(name) for name in np.asarray(self._names) if bytes(name).startswith(b"../")})
+        outside = sorted(set(self._views[self._views.beginning(b"../")]))
         if not outside:
             return inside
         found = [(name, size_and_time(self.files.path / unpacked(name))) for name in outside]
@@ -326,7 +331,7 @@ def _found(files: Files, cells: Sequence[str], where: str, outside: bool) -> Nam
         ValueError: if a path leads out of the data and `outside` is false.
     """
     names = packed(cells)
-    missing = np.flatnonzero(find(files.names, names) < 0).tolist()
+    missing = np.flatnonzero(files.names.find(names) < 0).tolist()
     if not missing:
         return names
     known = {unicodedata.normalize("NFC", unpacked(name)): unpacked(name) for name in files.names}
