@@ -135,7 +135,7 @@ class Files:
         if self._places is None:
             if not self.outside and _leads_out(key):
                 raise ValueError(f"{os.fsdecode(name)!r} leads out of {self.path}")
-            return _content(os.path.join(os.fsencode(self.path), key))
+            return _content(os.path.join(self.path, os.fsdecode(key)))
         if (row := self.names.place(key)) is None:
             raise FileNotFoundError(f"no file {os.fsdecode(name)!r} in {self.path}")
         offset, stored, method, checksum = self._places[row].tolist()
@@ -209,7 +209,7 @@ def _require_size(size: int, stored: int) -> None:
         raise ValueError(f"{stored:,} bytes in the archive would grow to {size:,}")
 
 
-def _content(path: bytes) -> bytes:
+def _content(path: str) -> bytes:
     """The content of a regular file."""
     descriptor = os.open(path, _HOW_TO_OPEN)
     try:

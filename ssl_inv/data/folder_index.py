@@ -56,8 +56,8 @@ def names_below(top: Path, exclude: Sequence[str]) -> tuple[Names, list[str]]:
         top: the folder.
         exclude: see `Files`.
     """
-    file = _place(top, exclude)
-    if file is not None and (found := _opened(file, top, exclude)) is not None and found.holds(top):
+    file = place_of(top, exclude)
+    if file is not None and (found := _opened(file, top)) is not None and found.holds(top):
         _LOG.debug("%s: %d names from %s", top, len(found.names), found.file)
         return found.names, found.left_out
     begun = time.time_ns()
@@ -70,7 +70,7 @@ def names_below(top: Path, exclude: Sequence[str]) -> tuple[Names, list[str]]:
         if int(tree.states[:, 1:].max()) > begun - SETTLED_NS:
             _LOG.debug("%s: changed a moment ago, so its names are not kept", top)
         else:
-            found = _write(file, top, exclude, tree, names, left_out)
+            found = write(file, top, tree, names, left_out)
             names = names if found is None else found.names
     return names, left_out
 
@@ -143,7 +143,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl-inv"
 
 
-def _place(top: Path, exclude: Sequence[str]) -> Path | None:
+def place_of(top: Path, exclude: Sequence[str]) -> Path | None:
     """The file of a folder's index; None if it would be one of the folder's own files."""
     try:
         own, cache = top.resolve(), cache_folder().resolve()
@@ -249,7 +249,7 @@ def _mapped(array: pa.LargeBinaryArray, origin: IndexFile | None) -> Names:
     return Names(letters, np.frombuffer(bounds, dtype=np.int64, count=len(array) + 1), origin=origin)
 
 
-def _opened(file: Path, top: Path, exclude: Sequence[str]) -> Index | None:
+def _opened(file: Path, top: Path) -> Index | None:
     """The index in a file; None if there is none, or it cannot be used."""
     try:
         return _read(file)
@@ -260,9 +260,7 @@ def _opened(file: Path, top: Path, exclude: Sequence[str]) -> Index | None:
         return None
 
 
-def _write(
-    file: Path, top: Path, exclude: Sequence[str], tree: Tree, names: Names, left_out: list[str]
-) -> Index | None:
+def write(file: Path, top: Path, tree: Tree, names: Names, left_out: list[str]) -> Index | None:
     """Keep an index; None if that cannot be done."""
     told = {"form": _FORM, "mark": uuid.uuid4().hex, "folder": os.fsdecode(top), "left_out": json.dumps(left_out)}
     metadata = {key: value.encode("utf-8", "backslashreplace") for key, value in told.items()}
