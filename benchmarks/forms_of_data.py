@@ -1,6 +1,6 @@
 """Start, memory and speed of every form of data, with the same small JPEGs in each, beside torchvision's ImageFolder.
 
-    python benchmarks/forms_of_data.py --count 10000 100000 --json forms.json
+    python benchmarks/forms_of_data.py --count 10000 100000 --json docs/loading.json
 
 Each contestant has a process of its own and reads shuffled batches of decoded images with as many loader processes as
 `--workers` says. Imports are not counted. Files are in the memory of the machine, because they were just written. The
@@ -10,13 +10,11 @@ out. `arrays` are decoded pixels, 12 kB an image, so nothing is left to decode.
 
 import argparse
 import importlib
-import importlib.metadata
 import importlib.util
 import io
 import json
 import multiprocessing
 import os
-import platform
 import shutil
 import tarfile
 import tempfile
@@ -27,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from loading import in_a_process, markdown, measured, our_batches, torch_batches
+from loading import Numbers, in_a_process, markdown, measured, our_batches, record, torch_batches
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -160,7 +158,7 @@ def contestant(name: str, place: Path, batch: int, workers: int, seconds: float)
     print(json.dumps(measured(torchvision_batches if name == TORCHVISION else batches, seconds)), flush=True)
 
 
-def compare(count: int, top: Path, arguments: argparse.Namespace) -> dict[str, Any]:
+def compare(count: int, top: Path, arguments: argparse.Namespace) -> dict[str, Numbers]:
     """All forms of so many images."""
     write_folder(top / "images", count)
     os.environ["SSL_INV_CACHE"] = str(top / "cache")
@@ -197,15 +195,13 @@ def main() -> None:
         multiprocessing.set_start_method(arguments.start)
         contestant(arguments.contestant, arguments.images, arguments.batch, arguments.workers, arguments.seconds)
         return
-    found: dict[str, Any] = {"workers": arguments.workers, "batch": arguments.batch, "start": arguments.start}
-    found["versions"] = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "pyarrow")}
-    found["machine"], found["forms"] = platform.processor(), {}
+    tables: dict[str, dict[str, Numbers]] = {}
     for count in arguments.count:
         with tempfile.TemporaryDirectory() as place:
-            found["forms"][str(count)] = rows = compare(count, Path(place), arguments)
-        print(f"{count:,} JPEGs of {SIZE} pixels\n\n{markdown(rows)}\n", flush=True)
+            tables[f"{count:,} JPEGs of {SIZE} pixels"] = compare(count, Path(place), arguments)
+        print(f"{markdown(*list(tables.items())[-1])}\n", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        record(arguments.json, tables, arguments.workers)
 
 
 if __name__ == "__main__":

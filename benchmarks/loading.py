@@ -1,5 +1,6 @@
 """What benchmarks of loaders share: a process for each contestant, its memory, its first batch and its speed."""
 
+import importlib.metadata
 import json
 import multiprocessing
 import os
@@ -76,20 +77,20 @@ def in_a_process(script: str, contestant: str, arguments: dict[str, Any], timeou
     return numbers
 
 
-HEAD = {
-    "start_s": "start, s",
-    "first_batch_s": "to the first batch, s",
-    "images_per_s": "images/s",
-    "main_rss_mb": "main process, MB",
-    "worker_rss_mb": "loader process, MB",
-    "worker_pss_mb": "its share, MB",
-}
-
-
-def markdown(rows: dict[str, Numbers]) -> str:
+def markdown(what: str, rows: dict[str, Numbers]) -> str:
     """A table of the contestants."""
-    lines = [f"| | {' | '.join(HEAD.values())} |", f"|---|{'---|' * len(HEAD)}"]
-    for name, numbers in rows.items():
-        cells = [f"{numbers[key]:,.{2 if key.endswith('_s') and key != 'images_per_s' else 0}f}" for key in HEAD]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+    names = list(next(iter(rows.values())))
+    lines = [f"| {what} | {' | '.join(names)} |", f"|---|{'---|' * len(names)}"]
+    lines += [f"| {one} | {' | '.join(f'{numbers[name]:,.2f}' for name in names)} |" for one, numbers in rows.items()]
     return "\n".join(lines)
+
+
+def record(file: Path, tables: dict[str, dict[str, Numbers]], workers: int) -> None:
+    """Put the tables of a script into a file of numbers, in the place of its earlier ones."""
+    script, *options = (one for one in sys.argv if one not in ("--json", str(file)))
+    command = " ".join(["python", f"benchmarks/{Path(script).name}", *options])
+    versions = {name: importlib.metadata.version(name) for name in ("torch", "torchvision", "pyarrow")}
+    runs = json.loads(file.read_text())["runs"] if file.exists() else []
+    others = [one for one in runs if one["command"].split()[1] != command.split()[1]]
+    run = {"command": command, "versions": versions, "workers": workers, "tables": tables}
+    file.write_text(json.dumps({"runs": [*others, run]}, indent=1) + "\n")

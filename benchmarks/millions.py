@@ -1,6 +1,6 @@
 """Start and memory of a folder of millions of files, beside torchvision's ImageFolder.
 
-    python benchmarks/millions.py --count 1000000 --simulated 10000000 --json millions.json
+    python benchmarks/millions.py --count 1000000 --simulated 10000000 --json docs/loading.json
 
 `--count` files are really there: hard links to a few JPEGs of 64 pixels, 1,000 in each folder. `--simulated` files are
 names alone, in folders that are there, and one JPEG is read in place of all: ours opens an index of them, torchvision's
@@ -14,17 +14,15 @@ import importlib
 import json
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from forms_of_data import pixels
-from loading import Numbers, in_a_process, markdown, measured, our_batches, torch_batches
+from loading import Numbers, in_a_process, markdown, measured, our_batches, record, torch_batches
 from PIL import Image
 
 from ssl_inv.data import folder_index
@@ -147,13 +145,13 @@ def main() -> None:
         simulated = bool(arguments.simulated)
         contestant(arguments.contestant, arguments.images, arguments.batch, arguments.workers, simulated)
         return
-    found: dict[str, Any] = {"workers": arguments.workers, "machine": platform.processor(), "files": {}}
+    tables: dict[str, dict[str, Numbers]] = {}
     for count, simulated in ((arguments.count, False), (arguments.simulated, True)):
         if count:
-            rows = found["files"][f"{count}{' simulated' if simulated else ''}"] = compare(count, simulated, arguments)
-            print(f"{count:,} {'simulated ' if simulated else ''}files\n\n{markdown(rows)}\n", flush=True)
+            tables[f"{count:,} {'names' if simulated else 'files'}"] = compare(count, simulated, arguments)
+            print(f"{markdown(*list(tables.items())[-1])}\n", flush=True)
     if arguments.json:
-        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
+        record(arguments.json, tables, arguments.workers)
 
 
 if __name__ == "__main__":

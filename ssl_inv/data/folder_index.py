@@ -67,7 +67,8 @@ def names_below(top: Path, exclude: Sequence[str]) -> tuple[Names, list[str]]:
     mask, words = kept(names, exclude)
     names, left_out = names[mask], tree.left_out + words
     if file is not None and files >= LEAST_KEPT:
-        if int(tree.states[:, 1:].max()) > begun - SETTLED_NS:
+        # Not by the time of the content, which people can set.
+        if int(tree.states[:, 2].max()) > begun - SETTLED_NS:
             _LOG.debug("%s: changed a moment ago, so its names are not kept", top)
         else:
             found = write(file, top, tree, names, left_out)

@@ -70,11 +70,13 @@ class Names(Sequence[bytes]):
                 if which.all():
                     return self
                 which = np.flatnonzero(which)
+            small = np.int32 if self._count <= np.iinfo(np.int32).max else np.int64
             if self._rows is not None:
                 rows = self._rows[which]
+            elif isinstance(which, slice):
+                rows = np.arange(*which.indices(self._count), dtype=small)
             else:
-                small = np.int32 if len(self) < np.iinfo(np.int32).max else np.int64
-                rows = np.arange(len(self), dtype=small)[which] if isinstance(which, slice) else which.astype(small)
+                rows = which.astype(small)
             return Names(self._text, self._bounds, rows, self.origin)
         if not -self._count <= which < self._count:
             raise IndexError(f"there is no name {which} among {self._count}")
