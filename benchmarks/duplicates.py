@@ -16,8 +16,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.archives import Files
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.names import unpacked
 from ssl_inv.run.search import Index
 
 KINDS = ("copy", "jpeg", "resize", "crop")

@@ -18,7 +18,8 @@ import zipfile
 from collections import Counter
 from pathlib import Path
 
-from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.archives import Files
+from ssl_inv.data.names import unpacked
 
 NETWORK = ["--backbone.stem", "3x3-stride2", "--backbone.arguments", "{channels: [16, 32, 64, 128]}"]
 BUDGET = ["--trainer.steps", "780", "--trainer.batch_size", "128", "--trainer.workers", "0", "--monitor.every", "0"]

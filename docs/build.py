@@ -1,10 +1,10 @@
-"""Write docs/objectives.md, which compares all objectives, a page on each objective into build/docs, and the README's
-table of the demo.
+"""Write docs/objectives.md, which compares all objectives, a page on each objective into build/docs, the README's
+table of the demo, and the tables of loaders in docs/speed.md.
 
     make docs
 
-The sources are the docstrings and settings of the objectives, the recipes, docs/results, docs/step-cost.json and
-docs/papers.yaml. Only README.md and docs/objectives.md are kept in the repository.
+The sources are the docstrings and settings of the objectives, the recipes, docs/results, docs/step-cost.json,
+docs/loading.json and docs/papers.yaml. README.md, docs/objectives.md and docs/speed.md are kept in the repository.
 """
 
 import ast
@@ -26,7 +26,7 @@ from ssl_inv.run.recipe import read_yaml, shipped_recipes
 from ssl_inv.run.schema import REQUIRED, Schema, describe_type, schema_of
 
 REPOSITORY = Path(__file__).parent.parent
-OVERVIEW, SITE = "docs/objectives.md", "build/docs"
+OVERVIEW, SPEED, SITE = "docs/objectives.md", "docs/speed.md", "build/docs"
 _MADE = "<!-- Made by `make docs` from docstrings, recipes, docs/results and docs/papers.yaml. Change those. -->"
 _LEAST_METHODS = 3  # of one source and data set, for a table of published numbers
 
@@ -105,6 +105,7 @@ def pages() -> dict[str, str]:
     own = linked({name: f"{name}.md" for name in methods})
     return {
         "README.md": with_demo((REPOSITORY / "README.md").read_text(encoding="utf-8"), records),
+        SPEED: with_loading((REPOSITORY / SPEED).read_text(encoding="utf-8")),
         OVERVIEW: overview(methods, papers, records, code, ".."),
         f"{SITE}/README.md": overview(methods, papers, records, own, "../.."),
         **{
@@ -126,6 +127,20 @@ def with_demo(readme: str, records: Sequence[Record]) -> str:
     if not end:
         raise ValueError(f"README.md: the table of the demo must stand between {_DEMO_BEGINS.strip()} and {_DEMO_ENDS}")
     return f"{before}{_DEMO_BEGINS}{made}\n{end}{after}"
+
+
+_LOADING_BEGINS = "<!-- made by `make docs` from docs/loading.json -->\n"
+
+
+def with_loading(speed: str) -> str:
+    """The page on speed with the tables of loaders."""
+    before, _, rest = speed.partition(_LOADING_BEGINS)
+    _, end, after = rest.partition(_DEMO_ENDS)
+    if not end:
+        raise ValueError(
+            f"{SPEED}: the tables of loaders must stand between {_LOADING_BEGINS.strip()} and {_DEMO_ENDS}"
+        )
+    return f"{before}{_LOADING_BEGINS}{tables.loading()}\n{end}{after}"
 
 
 def method_page(method: Method, papers: Papers, records: list[Record], recipes: dict[str, Path]) -> str:
@@ -285,7 +300,7 @@ def main() -> int:
         path.unlink()
     for place, text in made.items():
         (REPOSITORY / place).write_text(text, encoding="utf-8")
-    sys.stdout.write(f"README.md, {OVERVIEW}, and {len(made) - 2} pages in {SITE}\n")
+    sys.stdout.write(f"README.md, {OVERVIEW}, {SPEED}, and {len(made) - 3} pages in {SITE}\n")
     return 0
 
 

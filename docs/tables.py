@@ -339,6 +339,34 @@ def step_costs() -> dict[str, Any]:
     return content
 
 
+LOADING_COLUMNS = {
+    "start_s": "start, s",
+    "first_batch_s": "to the first batch, s",
+    "images_per_s": "images/s",
+    "main_rss_mb": "main process, MB",
+    "worker_rss_mb": "loader process, MB",
+    "worker_pss_mb": "its share, MB",
+}
+"""What benchmarks/loading.py measures of every contestant, and its heading."""
+
+
+def loading() -> str:
+    """What benchmarks/forms_of_data.py and benchmarks/millions.py measured, a table for each number of files."""
+    content: dict[str, Any] = json.loads((DOCS / "loading.json").read_text(encoding="utf-8"))
+    parts = []
+    for run in content["runs"]:
+        for what, rows in run["tables"].items():
+            head = [what, *LOADING_COLUMNS.values()]
+            cells = [[name, *(_measure(key, one[key]) for key in LOADING_COLUMNS)] for name, one in rows.items()]
+            parts.append(table(head, cells, range(1, len(head))))
+        parts.append(f"`{run['command']}`, torch {run['versions']['torch']}, {run['workers']} loader process(es).")
+    return "\n\n".join(parts)
+
+
+def _measure(key: str, value: float) -> str:
+    return f"{value:.2f}" if key in ("start_s", "first_batch_s") else f"{value:,.0f}"
+
+
 def cost_table(link: Link) -> str:
     """The cost of a step of each objective, the largest ratio of time first."""
     head = ["objective", "recipe", "views a step", "networks, ms", "step / networks", "networks, MB"]

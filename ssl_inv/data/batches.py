@@ -110,6 +110,14 @@ class StepBatches(Dataset[Batch]):
         self.steps_per_epoch = len(counts) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
+    def __getstate__(self) -> dict[str, object]:
+        # Of millions of objects, arrays that a copy can make itself take longer to send.
+        return {**vars(self), "_view_counts": None, "_order": (-1, np.empty(0, dtype=np.int64))}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        self._view_counts = self.source.view_counts
+
     def share_with(self, rank: int, processes: int) -> None:
         """Give process `rank` its share of every batch.
 

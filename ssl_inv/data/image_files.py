@@ -3,9 +3,10 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 
-from ssl_inv.data.archives import Files, Names, printable
+from ssl_inv.data.archives import Files
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.images import Photographs, StoredImages
+from ssl_inv.data.names import Names, printable
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.source import Indices
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
+from ssl_inv.data.counts import ViewCounts
 from ssl_inv.data.decoding import Pixels, UnreadableImageError
 from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
@@ -87,10 +88,10 @@ class StoredImages(Source):
         max_broken: float,
         photographs: Photographs = "whole",
     ) -> None:
-        self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
+        self._counts = ViewCounts(counts)
         self._where, self._size = where, size
         self._labels: Labels | None = None
-        images = int(self._starts[-1])
+        images = self._counts.images
         if not images:
             raise ValueError(f"{where} has no images; files end with one of {', '.join(sorted(IMAGE_SUFFIXES))}")
         if size is not None and size < 1:
@@ -136,13 +137,13 @@ class StoredImages(Source):
 
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
         """The file of a view, or its whole pixels if it has none, and how it was made; or an `UnreadableImageError`."""
-        image = int(self._starts[object_index]) + view
+        image = self._counts.first_image(object_index) + view
         return self._photograph(image).content, self._transform(np.array([image]))
 
     def glance(self, object_index: int) -> Pixels | None:
         """The pixels `(H, W, C)` of an object's first view, not kept; None, not counted, if unreadable."""
         try:
-            return self._decode(int(self._starts[object_index]), self._size)
+            return self._decode(self._counts.first_image(object_index), self._size)
         except UnreadableImageError:
             return None
 
@@ -160,7 +161,7 @@ class StoredImages(Source):
 
     @property
     def view_counts(self) -> Indices:
-        return np.diff(self._starts)
+        return self._counts.of_objects
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -202,7 +203,7 @@ class StoredImages(Source):
         return self._tolerated
 
     def describe(self, object_index: int, view: int) -> str:
-        return self._name(int(self._starts[object_index]) + view)
+        return self._name(self._counts.first_image(object_index) + view)
 
     def check(self) -> None:
         """Check nothing: counts and labels are made here, and to read the labels can take as long as all images."""
@@ -210,12 +211,13 @@ class StoredImages(Source):
     def __getstate__(self) -> dict[str, object]:
         # A copy for another process starts with an empty cache: to send gigabytes through a pipe is slower than to
         # decode them.
-        return {
-            **vars(self),
-            "_cache": None,
-            "_whole": {},
-            "_state": np.where(self._state == _BROKEN, self._state, _UNREAD),
-        }
+        broken = np.flatnonzero(self._state == _BROKEN)
+        return {**vars(self), "_cache": None, "_whole": {}, "_state": broken}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        vars(self).update(state)
+        broken, self._state = self._state, np.zeros(self._counts.images, dtype=np.uint8)
+        self._state[broken] = _BROKEN
 
     def _first_readable(self) -> tuple[int, Pixels]:
         for image in range(len(self._state)):
@@ -256,14 +258,7 @@ class StoredImages(Source):
 
     def _numbers(self, objects: Indices, views: Indices) -> Indices:
         """The numbers of some views among all images."""
-        objects, views = np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64)
-        if wrong := ((objects < 0) | (objects >= len(self._starts) - 1)).nonzero()[0].tolist():
-            raise ValueError(f"there is no object {objects[wrong[0]]}; the last one is {len(self._starts) - 2}")
-        images, counts = self._starts[objects] + views, self._starts[objects + 1] - self._starts[objects]
-        if wrong := ((views < 0) | (views >= counts)).nonzero()[0].tolist():
-            last = f"its last one is {counts[wrong[0]] - 1}"
-            raise ValueError(f"object {objects[wrong[0]]} has no view {views[wrong[0]]}; {last}")
-        return images
+        return self._counts.images_of(np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64))
 
     def _reading_order(self, images: Sequence[int]) -> Sequence[int]:
         """The places of `images` in the order in which they are best read."""

@@ -10,7 +10,9 @@ from pathlib import PureWindowsPath
 import numpy as np
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.archives import Files, Names, find, packed, size_and_time, unpacked
+from ssl_inv.data.archives import Files
+from ssl_inv.data.folder_index import size_and_time
+from ssl_inv.data.names import Names, packed, unpacked
 
 
 def named_files(files: Files, cells: Sequence[str], at: Callable[[int], str], outside: bool) -> Names:
@@ -30,7 +32,7 @@ def named_files(files: Files, cells: Sequence[str], at: Callable[[int], str], ou
         ValueError: if a path leads out of the data and `outside` is false.
     """
     names = packed(cells)
-    missing = np.flatnonzero(find(files.names, names) < 0).tolist()
+    missing = np.flatnonzero(files.names.find(names) < 0).tolist()
     if not missing:
         return names
     known = {unicodedata.normalize("NFC", unpacked(name)): unpacked(name) for name in files.names}
@@ -62,7 +64,7 @@ def named_files(files: Files, cells: Sequence[str], at: Callable[[int], str], ou
 
 def stamp_with_outside(stamp: str, files: Files, names: Names) -> str:
     """The stamp of files, and of those among `names` that lie outside their folder."""
-    outside = sorted({bytes(name) for name in np.asarray(names) if bytes(name).startswith(b"../")})
+    outside = sorted(set(names[names.beginning(b"../")]))
     if not outside:
         return stamp
     found = [(name, size_and_time(files.path / unpacked(name))) for name in outside]

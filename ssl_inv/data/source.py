@@ -234,11 +234,21 @@ class Subset(Source):
 
     def __init__(self, source: Source, objects: Indices) -> None:
         self.source = source
-        self.objects = np.asarray(objects, dtype=np.int64)
+        # torch shares a tensor with loader processes that do not begin as a copy of this one, and sends an array.
+        self._objects = torch.from_numpy(np.require(objects, dtype=np.int64, requirements=("C", "W")))
+
+    @property
+    def objects(self) -> Indices:
+        """See `Args`."""
+        objects: Indices = self._objects.numpy()
+        return objects
 
     @property
     def view_counts(self) -> Indices:
-        return self.source.view_counts[self.objects]
+        counts = self.source.view_counts
+        if counts.strides == (0,) and len(counts):  # one number for all
+            return np.broadcast_to(counts[0], self.objects.shape)
+        return counts[self.objects]
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -249,7 +259,7 @@ class Subset(Source):
         labels = self.source.labels
         if labels is None:
             return None
-        rows = torch.from_numpy(self.objects)
+        rows = self._objects
         return Labels(labels.classes[rows], labels.known[rows], labels.names)
 
     @property

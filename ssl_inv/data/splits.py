@@ -1,5 +1,6 @@
 """Classes of objects, and train and validation splits."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,13 +38,33 @@ def labels_from_names(objects: Sequence[str], classes: Sequence[str] | None, whe
     Raises:
         ValueError: if a name is not in `classes`.
     """
-    present = sorted(set(objects) - {""})
+    index = {name: number for number, name in enumerate(dict.fromkeys(objects))}
+    numbers = np.fromiter((index[name] for name in objects), dtype=np.int64, count=len(objects))
+    return labels_from_numbers(numbers, list(index), classes, where)
+
+
+def labels_from_numbers(
+    numbers: NDArray[np.integer], found: Sequence[str], classes: Sequence[str] | None, where: str
+) -> Labels:
+    """Labels from the number of the class name of every object, for millions of them.
+
+    Args:
+        numbers: of every object, an index into `found`, `(N,)`.
+        found: class names, all of which occur; the empty one means that the class is unknown.
+        classes: see `labels_from_names`.
+        where: see `labels_from_names`.
+
+    Raises:
+        ValueError: if a name is not in `classes`.
+    """
+    present = sorted(set(found) - {""})
     names = tuple(present if classes is None else classes)
     index = {name: number for number, name in enumerate(names)}
     if unknown := [name for name in present if name not in index]:
         raise ValueError(f"{where}: the train set has no class {unknown[0]!r}; {suggest(unknown[0], names)}")
-    values = torch.tensor([index.get(name, 0) for name in objects], dtype=torch.int64)
-    return Labels(values, torch.tensor([name != "" for name in objects]), names)
+    values = np.array([index.get(name, 0) for name in found], dtype=np.int64)
+    known = np.array([name != "" for name in found], dtype=bool)
+    return Labels(torch.from_numpy(values[numbers]), torch.from_numpy(known[numbers]), names)
 
 
 def split_of(name: str) -> str | None:
@@ -118,8 +139,6 @@ def require_other_files(train: Files, validation: str) -> None:
     if first == second:
         problem = f"{validation!r} is the training data itself"
         raise SettingError("validation", f"{problem}; leave it out, and a share is held out")
-    if first in second.parents:
-        inside = f"{second.relative_to(first).as_posix()}/".encode()
-        if any(bytes(name).startswith(inside) for name in train.names):
-            problem = f"{validation!r} lies inside the training data, which has its images too"
-            raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")
+    if first in second.parents and len(train.names.below(os.fsencode(second.relative_to(first).as_posix()))):
+        problem = f"{validation!r} lies inside the training data, which has its images too"
+        raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")

@@ -13,7 +13,8 @@ import pytest
 import torch
 from small_data import files_of, load_all, png
 
-from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.archives import Files
+from ssl_inv.data.names import unpacked
 from ssl_inv.data.sources.folder import ImageFolder, folder
 
 FORMS = ["folder", "stored", "deflated", "nested", "tar"]

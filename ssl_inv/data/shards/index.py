@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.atomic import written_aside
-from ssl_inv.data.archives import unpacked
+from ssl_inv.data.names import unpacked
 
 _VERSION = "1"
 

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError, require, suggest
-from ssl_inv.data.archives import printable
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
+from ssl_inv.data.names import printable
 from ssl_inv.data.shards.samples import Samples, class_names
 from ssl_inv.data.shards.store import Store
 from ssl_inv.data.source import Indices, Labels

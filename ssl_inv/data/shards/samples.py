@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.archives import printable, unpacked
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.names import printable, unpacked
 from ssl_inv.data.shards.index import Index
 from ssl_inv.data.shards.store import Store
 from ssl_inv.data.source import Indices

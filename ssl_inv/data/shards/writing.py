@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from ssl_inv.atomic import remove_leftovers, write_text, written_aside
-from ssl_inv.data.archives import size_and_time
 from ssl_inv.data.decoding import Pixels, UnreadableImageError
+from ssl_inv.data.folder_index import size_and_time
 from ssl_inv.data.images import IMAGE_SUFFIXES, StoredImages
 from ssl_inv.data.shards.index import make_index, stamp_of, write_index
 from ssl_inv.data.shards.store import INDEX_SUFFIX

@@ -10,10 +10,10 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError, suggest
-from ssl_inv.data.archives import size_and_time
 from ssl_inv.data.array_files import IMAGE_NAMES, StoredArray, name_and_split, stored_arrays
 from ssl_inv.data.array_images import array_pixels
 from ssl_inv.data.decoding import to_square
+from ssl_inv.data.folder_index import size_and_time
 from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.latents import Latent
 from ssl_inv.data.listings import Columns, Sheet, listing, numeric

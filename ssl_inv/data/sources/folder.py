@@ -3,20 +3,21 @@
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names, printable, unpacked
+from ssl_inv.data.archives import Files
 from ssl_inv.data.image_files import ImageFiles
 from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, Photographs
+from ssl_inv.data.names import Names, printable, unpacked
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
-from ssl_inv.data.source import Data, Labels
+from ssl_inv.data.source import Data, Indices, Labels
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_numbers, part, require_other_files, split_of
 
 LabelsFrom = Literal["folders", "none"]
 
@@ -155,15 +156,14 @@ class ImageFolder(ImageFiles):
         if not len(names) and files.left_out:
             raise ValueError(f"{files.path} has no images; not used: {'; '.join(files.left_out)}")
         super().__init__(
-            files, names, np.ones(len(names), dtype=np.int64), size, cache, max_broken, photographs, reading
+            files, names, np.broadcast_to(np.int64(1), len(names)), size, cache, max_broken, photographs, reading
         )
-        outer = _part_of_path(names, 0)
-        depth = 0 if choice.split in ("none", "top") else _depth_of_split(names, outer)
-        tops = _part_of_path(names, depth) if depth else outer
-        self.splits = {} if choice.split == "none" else splits_of(_splits(tops, path, choice.split == "folders"))
+        outer = names.folders(0)
+        depth = 0 if choice.split in ("none", "top") else _depth_of_split(names, outer[1])
+        tops = names.folders(depth) if depth else outer
+        self.splits = {} if choice.split == "none" else _splits(*tops, path, choice.split == "folders")
         level = choice.label_level - 1 + (depth + 1 if self.splits else 0)
-        folders = _part_of_path(names, level) if level else outer
-        self._labels = _labels(folders, choice, classes, path)
+        self._labels = _labels(*(names.folders(level) if level else outer), choice, classes, path)
         known = 0 if self._labels is None else int(self._labels.known.sum())
         classes_found = "no classes" if self._labels is None else f"{len(self._labels.names)} classes"
         self.notes = {
@@ -184,52 +184,53 @@ def _not_used(files: Files, images: int, suffixes: frozenset[str]) -> dict[str, 
     """A note on what is there and is no image of the data; none if nothing is."""
     left = list(files.left_out)
     if len(files.names) > images:
-        others = Counter(
-            PurePosixPath(printable(name)).suffix.lower() or "no suffix" for name in files.without_suffix(suffixes)
-        )
+        others: Counter[str] = Counter()
+        for suffix, count in Counter(map(_suffix, files.without_suffix(suffixes))).items():
+            others[printable(suffix).lower() or "no suffix"] += count
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")
     return {"not used": "; ".join(left)} if left else {}
 
 
-def _depth_of_split(names: Names, outer: Names) -> int:
+def _suffix(name: bytes) -> bytes:
+    stem, dot, suffix = name.rpartition(b"/")[2].rpartition(b".")
+    return dot + suffix if stem and suffix else b""
+
+
+def _depth_of_split(names: Names, outer: list[bytes]) -> int:
     """How many folders stand around the folders of a split: 1 if all images lie in one folder and its folders are
     splits, else 0.
     """
-    if not outer[0] or (outer != outer[0]).any() or split_of(unpacked(outer[0])):
+    if len(outer) != 1 or not outer[0] or split_of(unpacked(outer[0])):
         return 0
-    inside = [unpacked(one) for one in np.unique(_part_of_path(names, 1))]
-    return int(all(split_of(one) for one in inside))
+    return int(all(split_of(unpacked(one)) for one in names.folders(1)[1]))
 
 
-def _part_of_path(names: Names, depth: int) -> Names:
-    """The folder at a depth of every file `(N,)`, empty where the file itself stands at that depth."""
-    parts = (bytes(name).split(b"/") for name in names)
-    return np.array([part[depth] if len(part) > depth + 1 else b"" for part in parts], dtype=np.bytes_)
-
-
-def _splits(tops: Names, path: str, required: bool) -> NDArray[np.str_]:
-    """The split of every image `(N,)`; empty if the top folders are not splits."""
-    found = {top: split_of(unpacked(top)) for top in np.unique(tops)}
+def _splits(numbers: NDArray[np.int32], tops: Sequence[bytes], path: str, required: bool) -> dict[str, Indices]:
+    """The images of every split, from the number of the top folder of every image; none if they are no splits."""
+    found = {top: split_of(unpacked(top)) for top in tops}
     if not any(found.values()):
         if required:
             raise ValueError(f"{path}: split is 'folders', but no top folder is called {SPLIT_NAMES}")
-        return np.empty(0, dtype=np.str_)
+        return {}
     if others := [unpacked(top) or "." for top, split in found.items() if split is None]:
         other = f"but images lie in {others[0]!r} too; move or rename it, name it in `exclude`, or set `split: none`"
         raise ValueError(f"{path}: some top folders are splits ({SPLIT_NAMES}), {other}")
-    return np.array([found[top] for top in tops], dtype=np.str_)
+    splits = np.array([found[top] for top in tops], dtype=np.str_)
+    return {str(name): np.flatnonzero(np.isin(numbers, np.flatnonzero(splits == name))) for name in np.unique(splits)}
 
 
-def _labels(folders: Names, choice: Choice, classes: Sequence[str] | None, path: str) -> Labels | None:
+def _labels(
+    numbers: NDArray[np.int32], folders: Sequence[bytes], choice: Choice, classes: Sequence[str] | None, path: str
+) -> Labels | None:
     labels, level = choice.labels, choice.label_level
     if labels not in ("folders", "none", None):
         raise SettingError("labels", f"must be 'folders', 'none' or null, got {labels!r}")
-    present = np.count_nonzero(np.unique(folders) != b"")
+    present = sum(name != b"" for name in folders)
     if labels != "none" and level > 1 and not present:
         raise SettingError("label_level", f"no image of {path} lies {level} folders deep")
     if labels == "none" or (labels is None and present < 2):
         return None
     if not present:
         raise ValueError(f"{path}: labels is 'folders', but no image lies in a class folder")
-    return labels_from_names([printable(name) for name in folders], classes, path)
+    return labels_from_numbers(numbers, [printable(name) for name in folders], classes, path)

@@ -9,10 +9,10 @@ from typing import Literal, get_args
 import torch
 
 from ssl_inv.catalogue import SettingError, require, require_at_least
-from ssl_inv.data.archives import printable
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.image_files import THREADED_BYTES
 from ssl_inv.data.images import Photographs, StoredImages
+from ssl_inv.data.names import printable
 from ssl_inv.data.orders import WINDOW_BLOCKS
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.shards.addresses import Address, find_shards
@@ -214,7 +214,7 @@ class ShardImages(StoredImages):
 
     @property
     def blocks(self) -> Indices:
-        return self._shard[self._starts[:-1]]
+        return self._shard[self._counts.first_images]
 
     @property
     def stamp(self) -> str:

@@ -13,11 +13,12 @@ import torch
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.archives import Files
 from ssl_inv.data.image_files import ImageFiles
 from ssl_inv.data.images import Photographs
 from ssl_inv.data.listings import Columns, Sheet, listing, numeric
 from ssl_inv.data.named_files import named_files, stamp_with_outside
+from ssl_inv.data.names import unpacked
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Subset
@@ -152,30 +153,33 @@ class ViewTable(ImageFiles):
         reading: Reading = PLAIN,
     ) -> None:
         paths = Paths() if paths is None else paths
-        self.files = files = Files(path)
-        sheet = _TextSheet(files, csv_file)
+        self.files = files = Files(path, outside=paths.outside)
+        # The setting may name a table elsewhere; what stands in a table may not, unless another setting says so.
+        sheet = _TextSheet(Files(path, outside=True) if files.path.is_dir() else files, csv_file)
         usual = paths.column == "path" and "path" not in sheet and "file_name" in sheet
         names = named_files(files, sheet.column("file_name" if usual else paths.column), sheet.at, paths.outside)
         found = listing(sheet, Columns() if columns is None else columns, latents, classes)
-        super().__init__(files, names[found.rows], found.counts, size, cache, max_broken, photographs, reading)
+        self._views = names[found.rows]
+        super().__init__(files, self._views, found.counts, size, cache, max_broken, photographs, reading)
         self._labels, self._record, self.splits, self._sheet = found.labels, found.record, found.splits, sheet.where
         self.notes = {"views": f"{len(names)} views of {len(found.counts)} objects from {files.path}", **found.notes}
 
     def require_apart(self, data: Data) -> None:
         """Raise a `ValueError` if an image is in both parts of `data`, which are subsets of this table."""
         parts = [one.objects for one in (data.train, data.validation) if isinstance(one, Subset)]
-        names, objects = np.asarray(self._names), np.repeat(np.arange(len(self)), self.view_counts)
-        first, second = (names[np.isin(objects, one)] for one in parts)
+        (numbers, names), objects = self._views.numbered(), np.repeat(np.arange(len(self)), self.view_counts)
+        first, second = (numbers[np.isin(objects, one)] for one in parts)
         if len(both := np.intersect1d(first, second)):
+            first_of_them = min(names[int(number)].as_py() for number in both)
             advice = "name the column that says which rows show one object (object_column), or mend the split"
             raise ValueError(
-                f"{self._sheet}: {unpacked(both[0])!r} is listed both to train on and to judge by; {advice}"
+                f"{self._sheet}: {unpacked(first_of_them)!r} is listed both to train on and to judge by; {advice}"
             )
 
     @property
     def stamp(self) -> str:
         """See `Files.stamp`; also of the files outside."""
-        return stamp_with_outside(super().stamp, self.files, np.asarray(self._names))
+        return stamp_with_outside(super().stamp, self.files, self._views)
 
     @property
     def groups(self) -> dict[str, Group]:

@@ -11,9 +11,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.archives import Files
 from ssl_inv.data.decoding import UnreadableImageError, decode
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.names import unpacked
 
 Frame = NDArray[np.uint8]
 """Pixels `(H, W, 3)`, RGB."""

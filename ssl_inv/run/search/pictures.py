@@ -13,9 +13,10 @@ from PIL import Image
 from torch import nn
 
 from ssl_inv.catalogue import RecipeError
-from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.archives import Files
 from ssl_inv.data.decoding import Pixels, UnreadableImageError, decode, to_rgb, to_square
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.names import unpacked
 from ssl_inv.data.pixels import as_colours
 from ssl_inv.data.source import Data
 from ssl_inv.evaluation.features import EvaluationBatch, extract

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from ssl_inv.data.archives import Files, unpacked
+from ssl_inv.data.archives import Files
+from ssl_inv.data.names import unpacked
 from ssl_inv.data.splits import split_of
 
 COLUMN_SUFFIXES = frozenset((".parquet", ".pq", ".arrow", ".feather", ".ipc"))

@@ -9,13 +9,15 @@ import pyarrow
 import torch
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.archives import Files, Names, printable, size_and_time, unpacked
+from ssl_inv.data.archives import Files
 from ssl_inv.data.array_images import array_pixels
 from ssl_inv.data.decoding import to_square
+from ssl_inv.data.folder_index import size_and_time
 from ssl_inv.data.image_files import EncodedImages
 from ssl_inv.data.images import Photographs
 from ssl_inv.data.listings import Columns, listing
 from ssl_inv.data.named_files import named_files, stamp_with_outside
+from ssl_inv.data.names import Names, packed, printable, unpacked
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.reading import PLAIN, Pixels, Reading, UnreadableImageError, reading_of
 from ssl_inv.data.source import Data, Indices
@@ -191,7 +193,7 @@ class ImageColumn(EncodedImages):
         stamp = hashlib.sha256(repr(found).encode()).hexdigest()
         if self._paths is None:
             return stamp
-        names = self._paths[self._paths != b""]
+        names = packed(one for one in self._paths if one)
         inside = [(name, *size_and_time(self._folder / unpacked(name))) for name in names if name[:3] != b"../"]
         stamp = hashlib.sha256(repr((stamp, inside)).encode()).hexdigest()
         return stamp_with_outside(stamp, Files(self._folder), names)
@@ -203,7 +205,7 @@ class ImageColumn(EncodedImages):
     @property
     def blocks(self) -> Indices | None:
         """See `Source.blocks`: the row group or record batch of the first view of every object."""
-        return self._rows.block_of(self._row[self._starts[:-1]]) if self._in_blocks else None
+        return self._rows.block_of(self._row[self._counts.first_images]) if self._in_blocks else None
 
     def _transform(self, images: Indices) -> Transform:
         return self._record.select(torch.from_numpy(images))
@@ -292,9 +294,10 @@ def _paths(rows: Rows, kind: str | None, sheet: ColumnSheet, layout: Layout, out
         return sheet.at(int(wanted[row]))
 
     found = named_files(Files(layout.folder), [cells[row] for row in wanted.tolist()], at, outside)
-    names = np.zeros(len(cells), dtype=found.dtype)
-    names[wanted] = found
-    return names
+    names = [b""] * len(cells)
+    for row, name in zip(wanted.tolist(), found, strict=True):
+        names[row] = name
+    return packed(names)
 
 
 def _paths_beside(rows: Rows) -> list[str]:
