@@ -86,6 +86,9 @@ class Files:
         self._places = np.array([members[name] for name in names], dtype=np.int64).reshape(-1, 4)
         self._open()
 
+    def __str__(self) -> str:
+        return str(self.path)
+
     def _open(self) -> None:
         if self._places is not None:
             self._descriptor = os.open(self.path, os.O_RDONLY)
@@ -146,6 +149,18 @@ class Files:
         if method != _TAR and zlib.crc32(content) != checksum:
             raise ValueError("its checksum in the zip archive is wrong")
         return content
+
+    def path_of(self, name: str | bytes) -> Path | None:
+        """Where a file lies on disk; None in an archive."""
+        return self.path / os.fsdecode(name) if self._places is None else None
+
+    def below(self, names: Names) -> Names:
+        """The names whose folders tell classes and splits."""
+        return names
+
+    def class_of(self, name: bytes) -> str | None:
+        """The class that something else than a folder gives a file, empty if it is unknown; None if nothing does."""
+        return None
 
     def __contains__(self, name: str) -> bool:
         if self._places is None:
@@ -219,6 +234,11 @@ def find(names: Names, wanted: Names) -> Indices:
         return np.full(len(wanted), -1, dtype=np.int64)
     rows = np.minimum(np.searchsorted(names, wanted), len(names) - 1).astype(np.int64)
     return np.where(names[rows] == wanted, rows, -1)
+
+
+def leaves_out(name: str, exclude: Sequence[str] = ()) -> bool:
+    """Whether a file or folder is left out because it is hidden, or by a pattern; see `Files`."""
+    return _hidden(name) or any(_matches(name, one) for one in exclude)
 
 
 def _hidden(name: str) -> bool:

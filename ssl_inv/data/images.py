@@ -20,12 +20,9 @@ from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
 from ssl_inv.transforms import Group, Transform
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".tga", ".qoi"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
-    )
-)
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".tga", ".qoi")
+_OTHERS = (".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif")
+IMAGE_SUFFIXES = frozenset((*_COMMON, *_OTHERS))
 """How names of image files end. HEIC needs the extra `heic`."""
 
 MAX_CACHE_BYTES = 2_000_000_000
@@ -360,6 +357,7 @@ class ImageFiles(StoredImages):
         max_broken: see `StoredImages`.
         photographs: see `StoredImages`.
         reading: how the numbers of a file become colours.
+        pages: of every image, its number in a file with several, counted from 0; None takes the first of every file.
     """
 
     def __init__(
@@ -372,16 +370,18 @@ class ImageFiles(StoredImages):
         max_broken: float,
         photographs: Photographs = "whole",
         reading: Reading = PLAIN,
+        pages: Indices | None = None,
     ) -> None:
         self._files, self._names, self.reading = files, names, reading
-        super().__init__(str(files.path), counts, size, cache, max_broken, photographs)
+        self._pages = np.broadcast_to(0, len(names)) if pages is None else pages
+        super().__init__(str(files), counts, size, cache, max_broken, photographs)
 
     @property
     def stamp(self) -> str:
         return self._files.stamp
 
     def _name(self, image: int) -> str:
-        return printable(self._names[image])
+        return printable(self._names[image]) + (f" page {page + 1}" if (page := self._pages[image]) else "")
 
     def _content(self, image: int) -> bytes:
         try:
@@ -390,10 +390,10 @@ class ImageFiles(StoredImages):
             raise UnreadableImageError(str(error)) from error
 
     def _decode(self, image: int, size: int | None) -> Pixels:
-        return decode(self._content(image), size, self.reading)
+        return decode(self._content(image), size, self.reading, int(self._pages[image]))
 
     def _photograph(self, image: int) -> Photograph:
-        return Photograph(self._content(image), self.reading)
+        return Photograph(self._content(image), self.reading, int(self._pages[image]))
 
     def _worth_threads(self, image: int) -> bool:
         return len(self._files.read(self._names[image])) >= _THREADED_BYTES

@@ -35,6 +35,7 @@ class Photograph:
     Args:
         content: the file, or the pixels `(H, W, 3)`.
         reading: how the numbers of the file become colours.
+        page: see `decode`.
 
     Attributes:
         sides: height and width in pixels, upright.
@@ -43,8 +44,8 @@ class Photograph:
         UnreadableImageError: with the reason.
     """
 
-    def __init__(self, content: bytes | Pixels, reading: Reading = PLAIN) -> None:
-        self.content, self.reading = content, reading
+    def __init__(self, content: bytes | Pixels, reading: Reading = PLAIN, page: int = 0) -> None:
+        self.content, self.reading, self._page = content, reading, page
         self._image: Image.Image | None = None
         self.sides: tuple[int, int]
         if isinstance(content, np.ndarray):
@@ -54,7 +55,7 @@ class Photograph:
             self.sides = sides
             return
         with named_reasons(content):
-            self._image = opened_image(content)
+            self._image = opened_image(content, page)
             width, height = self._image.size
             # Pillow turns the size of a TIFF itself. It reads the whole file for the orientation of a PNG.
             asks = self._image.format != "TIFF" and width != height
@@ -78,7 +79,7 @@ class Photograph:
             if bounded and (found := plain_jpeg(self.content)) is not None:
                 return found, 1
         # A file may be decoded twice, at two sizes.
-        with named_reasons(self.content), opened_image(self.content) as image:
+        with named_reasons(self.content), opened_image(self.content, self._page) as image:
             width = image.width
             if most > 1:
                 image.draft("RGB", (image.width // most, image.height // most))

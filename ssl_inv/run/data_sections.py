@@ -6,6 +6,7 @@ from typing import Any
 
 from ssl_inv.catalogue import DATA, RecipeError, suggest, within
 from ssl_inv.data.archives import Files
+from ssl_inv.data.roots import is_list
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.run.recipe import JUDGED, apply_overrides, find_recipe, read_yaml, shipped_recipes
 
@@ -80,9 +81,13 @@ def described_section(data: str, overrides: list[str]) -> dict[str, Any]:
 
 
 def data_at(path: Path, size: int | None, kind: str | None) -> dict[str, Any]:
-    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, or plain images."""
+    """The data section for a path. `kind` decides, or else the files: 3DIEBench's layout, a table, a text file of
+    paths, or plain images.
+    """
     if is_sheet(path.name):
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
+    if kind is None and is_list(path) and path.expanduser().is_file():
+        kind = "folder"
     if kind is None:
         with within("data"):
             tops = set(Files(path).inside(""))

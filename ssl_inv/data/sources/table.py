@@ -6,7 +6,6 @@ number or time is a latent.
 
 import hashlib
 import math
-import os
 import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -23,9 +22,11 @@ from ssl_inv.data.archives import Files, Names, find, packed, size_and_time, unp
 from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.images import ImageFiles, Photographs
 from ssl_inv.data.latents import UNITS, Latent, column_name, latents_from_header, latents_from_settings
+from ssl_inv.data.pages import unread_pages
+from ssl_inv.data.roots import refuse_links, refuse_links_to, relative, require_other_files
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Labels, Subset
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, require_other_files, split_of, splits_of
+from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, part, split_of, splits_of
 from ssl_inv.transforms import Group, Transform
 
 
@@ -40,6 +41,7 @@ def table(
     class_column: str | None = None,
     split_column: str | None = None,
     outside: bool = False,
+    links: Literal["follow", "refuse"] = "follow",
     validation: str | None = None,
     validation_share: float = 0.1,
     split_seed: int = 0,
@@ -70,6 +72,7 @@ def table(
         split_column: column with train, val or test; `none` to split at random. None: the column `split` if there is
             one.
         outside: whether paths may lead out of `path`: absolute ones, and those that begin with `..`.
+        links: whether to follow symbolic links to files and folders, or to refuse data that have some.
         validation: another folder or archive of the same form, with the validation views; all of it is used.
         validation_share: share of the objects held out for validation when neither `validation` nor a split is there.
         split_seed: which objects are held out.
@@ -86,7 +89,7 @@ def table(
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
     reading = Reading(background, white, tuple(bands), max_pixels)
-    columns = Columns(path_column, object_column, class_column, split_column, outside)
+    columns = Columns(path_column, object_column, class_column, split_column, outside, links)
     source = ViewTable(
         path, size, csv_file, latents, columns, cache, max_broken, photographs=photographs, reading=reading
     )
@@ -109,6 +112,7 @@ class Columns:
     classes: str | None = None
     split: str | None = None
     outside: bool = False
+    links: Literal["follow", "refuse"] = "follow"
 
 
 class ViewTable(ImageFiles):
@@ -153,6 +157,8 @@ class ViewTable(ImageFiles):
     ) -> None:
         columns = Columns() if columns is None else columns
         self.files = files = Files(path)
+        if columns.links == "refuse":
+            refuse_links(files)
         sheet = _Sheet(files, csv_file)
         keys = sheet.keys(columns.objects)
         objects, order = _by_object(keys)
@@ -160,6 +166,8 @@ class ViewTable(ImageFiles):
         first = order[np.cumsum(counts) - counts]
         path = "file_name" if columns.path == "path" and "path" not in sheet and "file_name" in sheet else columns.path
         names = _found(files, sheet.column(path), sheet.where, columns.outside)
+        if columns.links == "refuse":
+            refuse_links_to(files, names)
         described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
         self._record = Transform(
             {one.name: one.values(sheet.numbers(one), sheet.where)[order] for one in described},
@@ -173,7 +181,7 @@ class ViewTable(ImageFiles):
             "views": f"{len(names)} views of {len(first)} objects from {files.path}",
             "latents": ", ".join(self._record.names) or "none",
             "unused columns": ", ".join(sheet.unused) or "none",
-            **_without_unit(sheet, latents is None),
+            **_not_used(_without_unit(sheet, latents is None), unread_pages(files, names)),
         }
 
     def require_apart(self, data: Data) -> None:
@@ -280,15 +288,19 @@ class _Sheet:
         return values
 
 
-def _without_unit(sheet: _Sheet, by_header: bool) -> dict[str, str]:
-    """A note on columns of numbers that are no latents because their header gives no unit; none if there is none."""
+def _not_used(*notes: str | None) -> dict[str, str]:
+    return {"not used": "; ".join(found)} if (found := [*filter(None, notes)]) else {}
+
+
+def _without_unit(sheet: _Sheet, by_header: bool) -> str | None:
+    """Says which columns of numbers are no latents because their header gives no unit; None if there is none."""
     bare = [name for name in sheet.unused if by_header and sheet.is_number(name)]
     if not bare:
-        return {}
+        return None
     first = next((name for name in bare if name.lower().endswith(tuple(f"_{unit}" for unit in UNITS))), bare[0])
     unit = next((unit for unit in UNITS if first.lower().endswith(f"_{unit}")), "real")
     what = f"columns of numbers without a unit: {', '.join(bare)}"
-    return {"not used": f"{what}; for a latent, write {first}[{unit}] in the header, or name it in `latents`"}
+    return f"{what}; for a latent, write {first}[{unit}] in the header, or name it in `latents`"
 
 
 def _number_or_nan(cell: str) -> float:
@@ -336,7 +348,7 @@ def _found(files: Files, cells: Sequence[str], where: str, outside: bool) -> Nam
         cell = cells[row]
         plain = posixpath.normpath(cell.replace("\\", "/"))
         if top is not None and plain.startswith(("/", "../")):
-            plain = _relative(plain, top)
+            plain = relative(plain, top)
         if (name := known.get(unicodedata.normalize("NFC", plain))) is not None:
             mended[row] = name
             continue
@@ -354,14 +366,6 @@ def _found(files: Files, cells: Sequence[str], where: str, outside: bool) -> Nam
         close = suggest(name, map(unpacked, files.names[:10_000]))
         raise FileNotFoundError(f"{where}, row {lost[0] + 1}: no file {name!r} ({count}); {close}")
     return packed(mended)
-
-
-def _relative(path: str, top: str) -> str:
-    """A path from a folder on, so that no file has two names; an absolute one may lead into the folder."""
-    real = os.path.realpath(top)
-    if path.startswith(f"{(told := os.path.abspath(top))}/"):
-        return posixpath.relpath(path, told)
-    return posixpath.relpath(posixpath.join(real, path), real)
 
 
 def _one_per_object(cells: Sequence[str], objects: Indices, first: Indices, where: str, what: str) -> list[str]:
