@@ -83,7 +83,7 @@ class StoredImages(Source):
         photographs: Photographs = "whole",
     ) -> None:
         self._starts = np.concatenate((np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)))
-        self._where, self._size = where, size
+        self._where, self.size = where, size
         self._labels: Labels | None = None
         images = int(self._starts[-1])
         if not images:
@@ -127,12 +127,9 @@ class StoredImages(Source):
         """Height and width of an image as it is stored, upright, or an `UnreadableImageError`."""
         return self._photograph(image).sides
 
-    def glance(self, object_index: int) -> Pixels | None:
-        """The pixels `(H, W, 3)` of an object's first view, not kept; None, not counted, if unreadable."""
-        try:
-            return self._decode(int(self._starts[object_index]), self._size)
-        except UnreadableImageError:
-            return None
+    def pixels_of(self, image: int) -> Pixels:
+        """The pixels `(H, W, 3)` of an image, not kept, or an `UnreadableImageError`, not counted."""
+        return self._decode(image, self.size)
 
     def _transform(self, images: Indices) -> Transform:
         """What is recorded of some images."""
@@ -177,7 +174,7 @@ class StoredImages(Source):
     def _is_square(self, image: int) -> bool:
         """Whether an image has the `size`, as an unreadable one has."""
         try:
-            return self.sides_of(image) == (self._size, self._size)
+            return self.sides_of(image) == (self.size, self.size)
         except UnreadableImageError:
             return True
 
@@ -204,7 +201,7 @@ class StoredImages(Source):
     def _first_readable(self) -> tuple[int, Pixels]:
         for image in range(len(self._state)):
             try:
-                pixels = self._decode(image, self._size)
+                pixels = self._decode(image, self.size)
             except UnreadableImageError as error:
                 self._note_broken(image, str(error), told=False)
                 continue
@@ -318,7 +315,7 @@ class StoredImages(Source):
         if self._state[image] == _BROKEN:
             return
         try:
-            pixels = self._decode(image, self._size)
+            pixels = self._decode(image, self.size)
         except UnreadableImageError as error:
             self._note_broken(image, str(error))
             return
