@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ssl_inv.data.exclusion import kept
+from ssl_inv.data.exclusion import hidden, kept
 from ssl_inv.data.folder_index import names_below, size_and_time, stamp_of
 from ssl_inv.data.names import Names, packed, unpacked
 from ssl_inv.data.source import Indices
@@ -92,7 +92,7 @@ class Files:
         except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
             what = "neither a folder nor a readable zip or uncompressed tar archive"
             raise ValueError(f"{self.path} is {what}: {error}") from error
-        names = sorted((name for name in members if not _hidden(name)), key=os.fsencode)
+        names = sorted((name for name in members if not hidden(name)), key=os.fsencode)
         top = names[0].split("/")[0] + "/" if names else "/"
         top = top if all(name.startswith(top) for name in names) else ""
         # Patterns mean the same for a folder and for an archive of it.
@@ -102,6 +102,9 @@ class Files:
         places = np.array([members[name] for name in names], dtype=np.int64).reshape(-1, 5)[mask]
         self._places, self._sizes = np.ascontiguousarray(places[:, :4]), places[:, 4].copy()
         self._open()
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def _open(self) -> None:
         if self._places is not None:
@@ -153,6 +156,18 @@ class Files:
             raise ValueError("its checksum in the zip archive is wrong")
         return content
 
+    def path_of(self, name: str | bytes) -> Path | None:
+        """Where a file lies on disk; None in an archive."""
+        return self.path / os.fsdecode(name) if self._places is None else None
+
+    def below(self, names: Names) -> Names:
+        """The names whose folders tell classes and splits."""
+        return names
+
+    def class_of(self, name: bytes) -> str | None:
+        """The class that something else than a folder gives a file, empty if it is unknown; None if nothing does."""
+        return None
+
     def __contains__(self, name: str) -> bool:
         if self._places is None:
             return (self.outside or not _leads_out(os.fsencode(name))) and (self.path / name).is_file()
@@ -192,10 +207,6 @@ class Files:
     def without_suffix(self, suffixes: frozenset[str]) -> Names:
         """The files whose name ends otherwise."""
         return self.names[~self.names.ending(suffixes)]
-
-
-def _hidden(name: str) -> bool:
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
 
 
 def _leads_out(name: bytes) -> bool:

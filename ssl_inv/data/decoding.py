@@ -108,20 +108,24 @@ def to_pixels(image: Image.Image, reading: Reading = PLAIN) -> Pixels:
     return np.concatenate([to_pixels(channels[band - 1], grey) for band in bands], axis=2)
 
 
-def opened_image(content: bytes) -> Image.Image:
-    """A file as Pillow opens it, with its header read. A JPEG may have any number of pixels: it can be decoded at a
-    fraction of its size. Of other files, Pillow refuses those that would take gigabytes.
+def opened_image(content: bytes, page: int = 0) -> Image.Image:
+    """A file as Pillow opens it, at one of its pages, with its header read. A JPEG may have any number of pixels: it
+    can be decoded at a fraction of its size. Of other files, Pillow refuses those that would take gigabytes.
     """
     if content.startswith(_JPEG):
         return JpegImageFile(io.BytesIO(content))
     if content[4:12] in _HEIC:
-        _register_heic()
+        register_heic()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        return Image.open(io.BytesIO(content))
+        image = Image.open(io.BytesIO(content))
+    if page:
+        image.seek(page)
+    return image
 
 
-def _register_heic() -> None:
+def register_heic() -> None:
+    """Let Pillow open HEIC."""
     try:
         importlib.import_module("pillow_heif").register_heif_opener()
     except ImportError:
@@ -169,7 +173,7 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def decode(content: bytes, size: int | None, reading: Reading = PLAIN) -> Pixels:
+def decode(content: bytes, size: int | None, reading: Reading = PLAIN, page: int = 0) -> Pixels:
     """The pixels of an encoded image, `(H, W, C)`, turned upright as its EXIF orientation says.
 
     Plain JPEG is decoded by libjpeg-turbo in kornia, everything else by Pillow. Both give the same pixels. On one
@@ -177,10 +181,10 @@ def decode(content: bytes, size: int | None, reading: Reading = PLAIN) -> Pixels
     image of 96x96 cut to 64 takes 189, 461 and 232 us (`benchmarks/decoding.py`).
 
     Args:
-        content: the file, in any format that Pillow reads, a TIFF of any kind, or `.npy`; of an animation the first
-            frame is taken.
+        content: the file, in any format that Pillow reads, a TIFF of any kind, or `.npy`.
         size: side of the centre square in pixels; None leaves the image as it is.
         reading: how numbers become pixels.
+        page: of a file with several, or the frame of an animation, counted from 0.
 
     Raises:
         UnreadableImageError: with the reason.
@@ -190,9 +194,9 @@ def decode(content: bytes, size: int | None, reading: Reading = PLAIN) -> Pixels
         # Pillow can decode at a reduced size.
         reduced = size is not None and sides is not None and min(sides) >= 2 * _REDUCED_DECODE_MARGIN * size
         fits = sides is not None and not reduced and sides[0] * sides[1] <= reading.most_pixels and reading.colours
-        pixels = plain_jpeg(content) if fits else wide_pixels(content, reading)
+        pixels = plain_jpeg(content) if fits else wide_pixels(content, reading, page)
         if pixels is None:
-            with opened_image(content) as image:
+            with opened_image(content, page) as image:
                 if size is not None and min(image.size) >= 2 * _REDUCED_DECODE_MARGIN * size:
                     # A JPEG decodes at 1/2, 1/4 or 1/8 for a fraction of the cost, and enough is left to resize well.
                     enough = _REDUCED_DECODE_MARGIN * size / min(image.size)

@@ -12,6 +12,17 @@ from numpy.typing import NDArray
 from ssl_inv.data.names import Names
 
 
+def hidden(name: str) -> bool:
+    """Whether a file is hidden, or one that macOS adds to archives."""
+    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+
+
+def leaves_out(name: str, exclude: Sequence[str] = ()) -> bool:
+    """Whether a file or folder is left out because it is hidden, or by a pattern."""
+    folder, _, last = name.rpartition("/")
+    return hidden(name) or any(_Pattern(one).matches(folder, last) for one in exclude)
+
+
 def kept(names: Names, exclude: Sequence[str]) -> tuple[NDArray[np.bool_], list[str]]:
     """Which names match none of some patterns, `(N,)`, and what that leaves out, in words."""
     if not exclude:

@@ -3,12 +3,15 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 
+import numpy as np
+
 from ssl_inv.data.archives import Files
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.names import Names, printable
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.source import Indices
+from ssl_inv.transforms import Transform
 
 THREADED_BYTES = 20_000
 
@@ -50,10 +53,14 @@ class EncodedImages(StoredImages):
             raise UnreadableImageError(str(error)) from error
 
     def _decode(self, image: int, size: int | None) -> Pixels:
-        return decode(self._content(image), size, self.reading)
+        return decode(self._content(image), size, self.reading, self._page(image))
 
     def _photograph(self, image: int) -> Photograph:
-        return Photograph(self._content(image), self.reading)
+        return Photograph(self._content(image), self.reading, self._page(image))
+
+    def _page(self, image: int) -> int:
+        """The page of an image in a file with several, counted from 0."""
+        return 0
 
     def _worth_threads(self, image: int) -> bool:
         return len(self._content(image)) >= THREADED_BYTES
@@ -71,6 +78,7 @@ class ImageFiles(EncodedImages):
         max_broken: see `StoredImages`.
         photographs: see `StoredImages`.
         reading: how the numbers of a file become colours.
+        pages: of every image, its number in a file with several, counted from 0; None takes the first of every file.
     """
 
     def __init__(
@@ -83,16 +91,28 @@ class ImageFiles(EncodedImages):
         max_broken: float,
         photographs: Photographs = "whole",
         reading: Reading = PLAIN,
+        pages: Indices | None = None,
     ) -> None:
         self._files, self._names = files, names
-        super().__init__(str(files.path), counts, size, cache, max_broken, photographs, reading)
+        self._pages = np.broadcast_to(0, len(names)) if pages is None else pages
+        super().__init__(str(files), counts, size, cache, max_broken, photographs, reading)
 
     @property
     def stamp(self) -> str:
         return self._files.stamp
 
     def _name(self, image: int) -> str:
-        return printable(self._names[image])
+        return printable(self._names[image]) + (f" page {page + 1}" if (page := self._page(image)) else "")
+
+    def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
+        """See `StoredImages.original`; of a further page, its pixels."""
+        image = self.image_of(object_index, view)
+        if self._page(image):
+            return self._photograph(image).pixels()[0], self._transform(np.array([image]))
+        return super().original(object_index, view)
+
+    def _page(self, image: int) -> int:
+        return int(self._pages[image])
 
     def _read(self, image: int) -> bytes:
         return self._files.read(self._names[image])

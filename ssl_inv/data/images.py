@@ -20,12 +20,9 @@ from ssl_inv.data.photographs import Photograph, Wanted, cut, opened
 from ssl_inv.data.source import Cuts, Images, Indices, Labels, Source
 from ssl_inv.transforms import Group, Transform
 
-IMAGE_SUFFIXES = frozenset(
-    (
-        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".tga", ".qoi"),
-        *(".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif"),
-    )
-)
+_COMMON = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".gif", ".webp", ".tif", ".tiff", ".tga", ".qoi")
+_OTHERS = (".ppm", ".pgm", ".pbm", ".pnm", ".avif", ".jp2", ".j2k", ".jpx", ".heic", ".heif")
+IMAGE_SUFFIXES = frozenset((*_COMMON, *_OTHERS))
 """How names of image files end. HEIC needs the extra `heic`."""
 
 ARRAY_SUFFIXES = frozenset((".npy",))
@@ -89,7 +86,7 @@ class StoredImages(Source):
         photographs: Photographs = "whole",
     ) -> None:
         self._counts = ViewCounts(counts)
-        self._where, self._size = where, size
+        self._where, self.size = where, size
         self._labels: Labels | None = None
         images = self._counts.images
         if not images:
@@ -137,15 +134,16 @@ class StoredImages(Source):
 
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
         """The file of a view, or its whole pixels if it has none, and how it was made; or an `UnreadableImageError`."""
-        image = self._counts.first_image(object_index) + view
+        image = self.image_of(object_index, view)
         return self._photograph(image).content, self._transform(np.array([image]))
 
-    def glance(self, object_index: int) -> Pixels | None:
-        """The pixels `(H, W, C)` of an object's first view, not kept; None, not counted, if unreadable."""
-        try:
-            return self._decode(self._counts.first_image(object_index), self._size)
-        except UnreadableImageError:
-            return None
+    def image_of(self, object_index: int, view: int = 0) -> int:
+        """The number of a view among all images."""
+        return self._counts.first_image(object_index) + view
+
+    def pixels_of(self, image: int) -> Pixels:
+        """The pixels `(H, W, C)` of an image, not kept, or an `UnreadableImageError`, not counted."""
+        return self._decode(image, self.size)
 
     def _transform(self, images: Indices) -> Transform:
         """What is recorded of some images."""
@@ -194,7 +192,7 @@ class StoredImages(Source):
     def _is_square(self, image: int) -> bool:
         """Whether an image has the `size`, as an unreadable one has."""
         try:
-            return self.sides_of(image) == (self._size, self._size)
+            return self.sides_of(image) == (self.size, self.size)
         except UnreadableImageError:
             return True
 
@@ -222,7 +220,7 @@ class StoredImages(Source):
     def _first_readable(self) -> tuple[int, Pixels]:
         for image in range(len(self._state)):
             try:
-                pixels = self._decode(image, self._size)
+                pixels = self._decode(image, self.size)
             except UnreadableImageError as error:
                 self._note_broken(image, str(error), told=False)
                 continue
@@ -335,7 +333,7 @@ class StoredImages(Source):
         if self._state[image] == _BROKEN:
             return
         try:
-            pixels = self._decode(image, self._size)
+            pixels = self._decode(image, self.size)
         except UnreadableImageError as error:
             self._note_broken(image, str(error))
             return

@@ -42,7 +42,7 @@ def named_files(files: Files, cells: Sequence[str], at: Callable[[int], str], ou
         cell = cells[row]
         plain = posixpath.normpath(cell.replace("\\", "/"))
         if top is not None and plain.startswith(("/", "../")):
-            plain = _relative(plain, top)
+            plain = relative(plain, top)
         if (name := known.get(unicodedata.normalize("NFC", plain))) is not None:
             mended[row] = name
             continue
@@ -71,7 +71,7 @@ def stamp_with_outside(stamp: str, files: Files, names: Names) -> str:
     return hashlib.sha256(repr((stamp, found)).encode()).hexdigest()
 
 
-def _relative(path: str, top: str) -> str:
+def relative(path: str, top: str) -> str:
     """A path from a folder on, so that no file has two names; an absolute one may lead into the folder."""
     real = os.path.realpath(top)
     if path.startswith(f"{(told := os.path.abspath(top))}/"):

@@ -1,7 +1,7 @@
 """Names of files as one text: millions of them take the memory of their letters, and processes share it."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, Protocol, overload
 
@@ -188,20 +188,38 @@ class Names(Sequence[bytes]):
             masks.append(mask)
         return np.concatenate(masks)
 
+    def parents(self) -> tuple[NDArray[np.int32], list[bytes]]:
+        """The path of the folder of every file: its number, `(N,)`, and the path of every number, ascending. It is
+        empty for a file at the top.
+        """
+        return self._numbered_parts(_parents)
+
     def folders(self, depth: int) -> tuple[NDArray[np.int32], list[bytes]]:
         """The folder at a depth of every file: its number, `(N,)`, and the folder of every number, ascending. It is
         empty for a file that itself stands at that depth, or above.
         """
-        known: dict[bytes, int] = {}
-        numbers = np.empty(len(self), dtype=np.int32)
-        for first, chunk in self._numbered():
-            bounds, text = _parts(chunk)
+
+        def at_depth(text: NDArray[np.uint8], bounds: Indices) -> tuple[Indices, Indices]:
             starts, ends = bounds[:-1].copy(), bounds[1:]
             for level in range(depth + 1):
                 slash = _slices(text, starts, ends, pc.find_substring, pattern=b"/")
                 if level < depth:
                     starts = np.where(slash < 0, ends, starts + slash + 1)
-            encoded = _slices(text, starts, starts + np.maximum(slash, 0), pc.dictionary_encode)
+            return starts, starts + np.maximum(slash, 0)
+
+        return self._numbered_parts(at_depth)
+
+    def _numbered_parts(
+        self, part: Callable[[NDArray[np.uint8], Indices], tuple[Indices, Indices]]
+    ) -> tuple[NDArray[np.int32], list[bytes]]:
+        """A number for a part of every name, `(N,)`, and the part of every number, ascending. `part` gives the start
+        and the end of each in the text of some names.
+        """
+        known: dict[bytes, int] = {}
+        numbers = np.empty(len(self), dtype=np.int32)
+        for first, chunk in self._numbered():
+            bounds, text = _parts(chunk)
+            encoded = _slices(text, *part(text, bounds), pc.dictionary_encode)
             own = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
             numbers[first : first + len(chunk)] = np.array(own, dtype=np.int32)[encoded.indices.to_numpy()]
         found = list(known)
@@ -225,6 +243,14 @@ class Names(Sequence[bytes]):
 def _from_origin(origin: Origin, rows: Indices | None) -> Names:
     names = origin.names()
     return names if rows is None else names[rows]
+
+
+def _parents(text: NDArray[np.uint8], bounds: Indices) -> tuple[Indices, Indices]:
+    """Where the folders of some files begin and end in the text of their names."""
+    starts, slashes = bounds[:-1], np.flatnonzero(text == ord("/"))
+    last = np.searchsorted(slashes, bounds[1:]) - 1
+    ends = np.where(last >= 0, slashes[last] if len(slashes) else 0, 0)
+    return starts, np.maximum(starts, ends)
 
 
 def _parts(chunk: pa.LargeBinaryArray) -> tuple[Indices, NDArray[np.uint8]]:

@@ -36,6 +36,7 @@ class Photograph:
     Args:
         content: the file, or the pixels `(H, W, C)`.
         reading: how the numbers of the file become colours.
+        page: see `decode`.
 
     Attributes:
         sides: height and width in pixels, upright.
@@ -44,8 +45,8 @@ class Photograph:
         UnreadableImageError: with the reason.
     """
 
-    def __init__(self, content: bytes | Pixels, reading: Reading = PLAIN) -> None:
-        self.content, self.reading = content, reading
+    def __init__(self, content: bytes | Pixels, reading: Reading = PLAIN, page: int = 0) -> None:
+        self.content, self.reading, self._page = content, reading, page
         self._image: Image.Image | None = None
         self.sides: tuple[int, int]
         if isinstance(content, np.ndarray):
@@ -55,10 +56,10 @@ class Photograph:
             self.sides = sides
             return
         with named_reasons(content):
-            if (pixels := wide_pixels(content, reading)) is not None:
+            if (pixels := wide_pixels(content, reading, page)) is not None:
                 self.content, self.sides = pixels, (pixels.shape[0], pixels.shape[1])
                 return
-            self._image = opened_image(content)
+            self._image = opened_image(content, page)
             width, height = self._image.size
             # Pillow turns the size of a TIFF itself. It reads the whole file for the orientation of a PNG.
             asks = self._image.format != "TIFF" and width != height
@@ -82,7 +83,7 @@ class Photograph:
             if bounded and (found := plain_jpeg(self.content)) is not None:
                 return found, 1
         # A file may be decoded twice, at two sizes.
-        with named_reasons(self.content), opened_image(self.content) as image:
+        with named_reasons(self.content), opened_image(self.content, self._page) as image:
             width = image.width
             if most > 1:
                 image.draft("RGB", (image.width // most, image.height // most))

@@ -1,15 +1,12 @@
 """Classes of objects, and train and validation splits."""
 
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_inv.catalogue import SettingError, suggest
-from ssl_inv.data.archives import Files
+from ssl_inv.catalogue import suggest
 from ssl_inv.data.source import Data, Indices, Labels, Source, Subset, split_objects
 
 _SPLITS = {
@@ -127,18 +124,3 @@ def _check_fit(train: Source, validation: Source) -> None:
     if train.groups != validation.groups:
         both = f"{sorted(train.groups)}, the validation set {sorted(validation.groups)}"
         raise ValueError(f"the train set records for every view {both}")
-
-
-def require_other_files(train: Files, validation: str) -> None:
-    """Refuse to judge by the images that are trained on.
-
-    Raises:
-        SettingError: for `validation`, if it is the folder or the archive of the training images, or lies inside it.
-    """
-    first, second = train.path.resolve(), Path(validation).expanduser().resolve()
-    if first == second:
-        problem = f"{validation!r} is the training data itself"
-        raise SettingError("validation", f"{problem}; leave it out, and a share is held out")
-    if first in second.parents and len(train.names.below(os.fsencode(second.relative_to(first).as_posix()))):
-        problem = f"{validation!r} lies inside the training data, which has its images too"
-        raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")

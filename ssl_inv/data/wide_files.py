@@ -35,12 +35,13 @@ _GREY = np.array([0.299, 0.587, 0.114])
 """Luma of ITU-R 601, as Pillow has it."""
 
 
-def wide_pixels(content: bytes, reading: Reading) -> Pixels | None:
+def wide_pixels(content: bytes, reading: Reading, page: int = 0) -> Pixels | None:
     """The upright pixels `(H, W, C)` of a file that Pillow does not read as they are; None of others.
 
     Args:
         content: the file.
         reading: how numbers become pixels.
+        page: of a TIFF with several, counted from 0; those of one band are the bands of one image for page 0.
 
     Raises:
         UnreadableImageError: if the file cannot be read in this way.
@@ -51,8 +52,8 @@ def wide_pixels(content: bytes, reading: Reading) -> Pixels | None:
     elif content.startswith(PNG) and reading.limits and _has_wide_colours(content):
         numbers = _of_png(content)
         opacity = numbers.shape[2] in (2, 4)
-    elif content.startswith(TIFF) and _is_beyond_pillow(content, reading):
-        numbers, opacity = _of_tiff(content, reading)
+    elif content.startswith(TIFF) and _is_beyond_pillow(content, reading, page):
+        numbers, opacity = _of_tiff(content, reading, page)
     else:
         return None
     return as_pixels(numbers, reading, opacity)
@@ -155,7 +156,7 @@ def _of_png(content: bytes) -> Numbers:
     return np.moveaxis(numbers, 0, 2)
 
 
-def _is_beyond_pillow(content: bytes, reading: Reading) -> bool:
+def _is_beyond_pillow(content: bytes, reading: Reading, number: int) -> bool:
     """Whether Pillow would lose some of a TIFF that is wanted. What it reads by default, it always reads."""
     if reading.colours and not reading.limits:
         return False
@@ -164,13 +165,13 @@ def _is_beyond_pillow(content: bytes, reading: Reading) -> bool:
             if not isinstance(image, TiffImageFile):
                 return False
             samples, bits = int(image.tag_v2.get(_TIFF_SAMPLES, 1)), max(image.tag_v2.get(_TIFF_BITS, (1,)))
-            pages = image.n_frames if samples == 1 and not reading.colours else 1
+            pages = image.n_frames if samples == 1 and not reading.colours and not number else 1
     except Exception:  # Pillow names each of the forms that it does not read in another way.
         return True
     return samples > _MOST_BANDS or pages > 1 or (samples > 1 and bits > 8 and bool(reading.limits))
 
 
-def _of_tiff(content: bytes, reading: Reading) -> tuple[Numbers, bool]:
+def _of_tiff(content: bytes, reading: Reading, number: int) -> tuple[Numbers, bool]:
     """The numbers of a TIFF, and whether the last band is opacity. Pages of one band are the bands of one image."""
     try:
         tifffile: Any = importlib.import_module("tifffile")
@@ -179,7 +180,8 @@ def _of_tiff(content: bytes, reading: Reading) -> tuple[Numbers, bool]:
     # It tells of every tag that it does not know.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        series, page = file.series[0], file.pages.first
+        page = file.pages[number] if number else file.pages.first
+        series = page if number else file.series[0]
         _require_few(int(page.imagelength), int(page.imagewidth), reading)
         numbers, axes = series.asarray(), str(series.axes)
         tag = page.tags.get(_TIFF_ORIENTATION)

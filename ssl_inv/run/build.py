@@ -10,7 +10,7 @@ import torch
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, SettingError, require, within
 from ssl_inv.data.batches import StepBatches
-from ssl_inv.data.looks import odd_looks
+from ssl_inv.data.looks import odd_looks, require_one_size
 from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
 from ssl_inv.engine import preflight
@@ -243,4 +243,5 @@ def build_data(recipe: JudgedRecipe) -> Data:
             raise SettingError("name", f"{recipe.data.name!r} must give Data, of two sources, but gives {given}")
         if recipe.data.name not in DATA.members:
             require_images(data.train)
+        require_one_size(data)
     return data

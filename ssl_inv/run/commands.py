@@ -199,18 +199,29 @@ def export(
     sys.stdout.write(f"{place}\n")
 
 
-def describe_data(name: str, overrides: list[str], output: Path | None, images: int, as_json: bool) -> None:
-    """Say what a data set is, and draw some of its images."""
+def describe_data(
+    name: str, overrides: list[str], output: Path | None, images: int, as_json: bool, every: bool = False
+) -> None:
+    """Say what a data set is, draw some of its images, and perhaps open every one."""
     from ssl_inv.run.pages import data_page
 
     section = apply_overrides({"data": described_section(name, overrides)}, overrides, ["data"])["data"]
     chosen = resolve_section("data", section, "the command line")
+    if every and "max_broken" in chosen.settings:
+        chosen.settings["max_broken"] = 1.0
+    broken: dict[str, str] | None = None
     with within("data"):
         data = DATA.find(chosen.name).load()(**chosen.settings)
         facts = {"data": chosen.name, **data_page.facts(data)}
+        if every:
+            facts.pop("cannot be read", None)
+            broken = data_page.broken(data)
         if output is not None:
             data_page.write_sheet(data, name, output, images)
-    sys.stdout.write(json.dumps(facts, indent=1) + "\n" if as_json else data_page.text(facts))
+    if as_json:
+        sys.stdout.write(json.dumps(facts if broken is None else {**facts, "broken": broken}, indent=1) + "\n")
+    else:
+        sys.stdout.write(data_page.text(facts) + ("" if broken is None else data_page.list_of(broken, data)))
     if output is not None:
         sys.stdout.write(f"sheet: {output}\n")
 

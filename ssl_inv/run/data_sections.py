@@ -8,6 +8,7 @@ from ssl_inv.catalogue import DATA, RecipeError, suggest, within
 from ssl_inv.data.archives import Files
 from ssl_inv.data.array_files import is_array_of_images
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.roots import is_list
 from ssl_inv.data.shards.addresses import is_address, is_pattern
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file, is_saved_dataset
@@ -100,11 +101,13 @@ def data_at(data: str, size: int | None, kind: str | None) -> dict[str, Any]:
 
 
 def _kind_at(path: Path) -> str:
-    """The kind of data of a path, by the files that are there: columns, arrays, 3DIEBench's layout, a table, tar
+    """The kind of data of a path, by the files that are there: columns, arrays, a text file of paths, 3DIEBench's layout, a table, tar
     shards, or plain images.
     """
     if path.is_file() and is_column_file(path):
         return "arrow"
+    if path.is_file() and is_list(path):
+        return "folder"
     if path.suffix.lower() in (".npy", ".npz"):
         return "arrays"
     if is_saved_dataset(path):

@@ -30,8 +30,8 @@ def require_files(recipe: JudgedRecipe) -> None:
         if chosen is None or chosen.name not in _CATALOGUES[section].members:
             continue
         value = chosen.settings.get(setting)
-        if value is not None:
-            _require_path(f"{section}.{setting}", value)
+        for one in [value] if isinstance(value, str) else value or ():
+            _require_path(f"{section}.{setting}", one)
 
 
 def _require_path(setting: str, value: str) -> None:

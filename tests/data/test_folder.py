@@ -121,7 +121,7 @@ def test_separate_validation_set_has_the_class_numbers_of_the_train_set(tmp_path
         (["train/a/1.png", "extra/a/1.png"], {}, "'extra'"),
         (["a.png", "b.png"], {"labels": "folders"}, "no image lies in a class folder"),
         (["a.txt"], {}, "has no images"),
-        (["a.png"], {"labels": "classes"}, "must be 'folders', 'none' or null"),
+        (["a.png"], {"labels": "classes"}, "must be 'folders', 'list', 'none' or null"),
         (["a.png"], {"max_broken": 2.0}, "max_broken"),
         (["val/a.png"], {}, "nothing to train on"),
     ],

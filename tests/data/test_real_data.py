@@ -1,8 +1,15 @@
-"""Real data sets are read whole: CIFAR-10, fruits on a turntable and FashionMNIST."""
+"""Real data sets are read whole: CIFAR-10, fruits on a turntable and FashionMNIST; and some of them in every form."""
+
+import shutil
+import zipfile
+from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
+from small_data import files_of, load_all
 
+from ssl_inv.data.decoding import decode
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.folder import folder
 from ssl_inv.data.sources.table import table
@@ -39,3 +46,72 @@ def test_fashion_mnist(real_data, tmp_path):
     assert counts(data) == (60_000, 10_000)
     assert data.validation.labels.names[0] == "T-shirt/top"
     assert data.validation.load(np.arange(64), np.zeros(64, dtype=np.int64)).pixels.shape == (64, 3, 28, 28)
+
+
+FORMS = ["folder", "zip", "tar", "list", "roots"]
+
+
+def in_form(form: str, top: Path, place: Path) -> str | list[str]:
+    """The files of a folder in another form, written to `place`."""
+    if form == "list":
+        names = sorted(str(path.relative_to(top)) for path in top.rglob("*") if path.is_file())
+        (top / "files.txt").write_text("\n".join(names))
+        return f"{top}/files.txt"
+    if form == "roots":
+        return [f"{top}/train", f"{top}/test"]
+    return str(top) if form == "folder" else shutil.make_archive(str(place / "packed"), form, top)
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_cifar10_is_the_same_in_every_form(real_data, tmp_path, form):
+    top = tmp_path / "some"
+    with zipfile.ZipFile(real_data / "cifar10_jpeg.zip") as archive:
+        names = sorted(name for name in archive.namelist() if name.endswith(".jpg"))[::200]
+        archive.extractall(top, names)
+        pixels = {name: decode(archive.read(name), None) for name in names}
+    path = in_form(form, next(top.rglob("train")).parent, tmp_path)
+    data = folder(path=path, split="none" if form == "roots" else None, validation_share=1 / 6)
+    found = {}
+    for part, source in (("train", data.train), ("test", data.validation)):
+        for item in range(len(source)):
+            name = source.describe(item, 0)
+            assert form == "roots" or name.startswith(f"{part}/")
+            assert source.labels.names[source.labels.classes[item]] == name.split("/")[-2]
+            found[name] = source.load(np.array([item]), np.zeros(1, dtype=np.int64)).pixels[0].permute(1, 2, 0).numpy()
+    wanted = {"/".join(name.split("/")[-3:]): one for name, one in pixels.items()}
+    assert found.keys() == wanted.keys()
+    assert all(np.array_equal(found[name], one) for name, one in wanted.items())
+    assert len(data.train) > 4 * len(data.validation) > 0
+
+
+@pytest.mark.parametrize("form", ["zip", "tar"])
+@pytest.mark.parametrize("name", ["grocery_96px.zip", "fruits360_turntable_64px.zip"])
+def test_a_table_is_the_same_in_every_form(real_data, tmp_path, name, form):
+    top = tmp_path / "some"
+    with zipfile.ZipFile(real_data / name) as archive:
+        sheet = next(one for one in archive.namelist() if one.endswith("meta.csv"))
+        header, *rows = archive.read(sheet).decode().splitlines()
+        rows = [row for number, row in enumerate(rows) if number % 1080 < 72]
+        column = header.split(",").index("path")
+        archive.extractall(top, [sheet.replace("meta.csv", row.split(",")[column]) for row in rows])
+        (top / sheet).write_text("\n".join([header, *rows]))
+    top = (top / sheet).parent
+    fruits = {"latents": {"azimuth_deg": "circle deg"}, "object_column": "object+axis", "validation_share": 0.3}
+    shop = {"class_column": "coarse_name"}
+    settings = fruits if "fruits" in name else shop
+    one, other = (table(path=path, **settings) for path in (str(top), in_form(form, top, tmp_path)))
+    for first, second in ((one.train, other.train), (one.validation, other.validation)):
+        assert files_of(first) == files_of(second)
+        assert [first.describe(item, 0) for item in range(len(first))] == [
+            second.describe(item, 0) for item in range(len(second))
+        ]
+        images, same = load_all(first), load_all(second)
+        assert torch.equal(images.pixels, same.pixels)
+        assert images.readable.all()
+        assert images.transform.names == same.transform.names
+        assert all(torch.equal(images.transform[key], same.transform[key]) for key in images.transform.names)
+        labels, others = first.labels, second.labels
+        assert (labels is None) == (others is None)
+        if labels is not None:
+            assert labels.names == others.names
+            assert torch.equal(labels.classes, others.classes)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 from small_data import files_of, load_all, png
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.looks import odd_looks
+from ssl_inv.data.layout import Choice
+from ssl_inv.data.looks import broken_images, odd_looks, require_one_size
 from ssl_inv.data.source import Data
-from ssl_inv.data.sources.folder import folder
+from ssl_inv.data.sources.folder import ImageFolder, folder
 from ssl_inv.data.sources.table import table
 from ssl_inv.run.recipe import as_saved
 
@@ -95,7 +96,6 @@ def test_images_that_show_nothing_are_told_before_a_run(tmp_path, write: Write, 
     [
         ({"background": "grey"}, "background: must be black, white, drop, got 'grey'"),
         ({"white": 0.0}, "white: must be above 0, got 0.0"),
-        ({"bands": [1, 2]}, r"bands: must be one band or three, counted from 1, got \[1, 2\]"),
         ({"max_pixels": 0}, "max_pixels: must be at least 1, got 0"),
         ({"label_level": 0}, "label_level: must be at least 1, got 0"),
     ],
@@ -321,3 +321,83 @@ def test_images_that_are_all_unreadable_are_one_line(tmp_path, write: Write, cap
     assert [record.getMessage() for record in caplog.records] == [
         f"{path}: cannot read 0.png: not an image in a known format"
     ]
+
+
+def stack(values: list[int], kind: str, masks: int = 0) -> bytes:
+    """A file with one image for every value, and in a TIFF with masks behind them."""
+    images = [Image.new("RGB", (8, 8), (value, value, value)) for value in values]
+    if kind != "TIFF":
+        options = {"lossless": True} if kind == "WEBP" else {}
+        return encoded(images[0], kind, save_all=True, append_images=images[1:], **options)
+    buffer = io.BytesIO()
+    with TiffImagePlugin.AppendingTiffWriter(buffer) as writer:
+        for number, image in enumerate([*images, *[Image.new("L", (8, 8))] * masks]):
+            image.save(writer, "TIFF", tiffinfo={254: 4 if number >= len(images) else 0})
+            writer.newFrame()
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["folder", "stored"])
+@pytest.mark.parametrize("photographs", ["whole", "squares"])
+def test_pages_are_views_of_one_object_if_that_is_asked_for(tmp_path, write: Write, form, photographs):
+    contents = {
+        "a/1.tif": stack([10, 20, 30], "TIFF", masks=1),
+        "a/2.gif": stack([40, 90], "GIF"),
+        "b/3.webp": stack([60, 120], "WEBP"),
+        "b/4.png": stack([80, 160], "PNG"),
+        "b/5.png": png(100),
+        "b/6.tif": b"broken",
+    }
+    path = write(tmp_path / "data", contents, form)
+    source = ImageFolder(path, 8, Choice(pages="views"), cache=False, photographs=photographs)
+    assert source.view_counts.tolist() == [3, 2, 2, 2, 1, 1]
+    images = load_all(source)
+    assert images.pixels[:, 0, 4, 4].tolist() == [10, 20, 30, 40, 90, 60, 120, 80, 160, 100, 0]
+    assert images.readable.tolist() == [True] * 10 + [False]
+    assert [source.describe(0, view) for view in range(3)] == ["a/1.tif", "a/1.tif page 2", "a/1.tif page 3"]
+    assert source.labels is not None
+    assert source.labels.classes.tolist() == [0, 0, 1, 1, 1, 1]
+    assert source.notes["images"].startswith("6 with 11 pages from ")
+    assert source.sides_of(2) == (8, 8)
+    assert not source.groups
+    first = ImageFolder(path, 8)
+    assert first.view_counts.tolist() == [1] * 6
+    assert first.notes["not used"] == "4 of 6 files have more pages; only the first is read"
+
+
+def test_some_files_tell_that_there_are_more_pages(tmp_path, write: Write):
+    pages = {f"{number:03}.tif": stack([1, 2], "TIFF") for number in range(100)}
+    path = write(tmp_path / "data", {**pages, "x.jpg": encoded(Image.new("RGB", (8, 8)), "JPEG")})
+    note = "64 of 64 files that were looked at, of 100 that can have some, have more pages; only the first is read"
+    assert folder(path=path, size=8).notes["not used"] == note
+    Path(path, "v.csv").write_text("path\n000.tif\n001.tif\n")
+    assert table(path=path).notes["not used"] == "2 of 2 files have more pages; only the first is read"
+
+
+@pytest.mark.parametrize("odd", [0, 37, 500])
+def test_images_of_another_size_are_refused_before_a_run(tmp_path, write: Write, odd):
+    contents = {f"{number:03}.png": png(1, (8, 8) if number != odd else (8, 9)) for number in range(501)}
+    path = write(tmp_path / "data", contents)
+    if not odd:
+        with pytest.raises(ValueError, match=r"000.png has 8x9 pixels; images that are not square need a `size`"):
+            folder(path=path)
+        return
+    problem = rf"^size: {odd:03}.png has 8x9 pixels but the first image 8x8; these images need a `size`$"
+    with pytest.raises(SettingError, match=problem):
+        require_one_size(folder(path=path))
+    require_one_size(folder(path=path, size=8))
+
+
+def test_every_broken_image_is_found_and_none_is_counted(tmp_path, write: Write):
+    contents = {f"{number:02}.png": png(number) for number in range(40)}
+    whole = encoded(Image.effect_noise((64, 64), 90), "JPEG")
+    contents |= {"03.png": b"", "20.png": b"text", "41.jpg": whole[: len(whole) // 2]}
+    data = folder(path=write(tmp_path / "data", contents), size=8)
+    told: list[tuple[int, int]] = []
+    found = broken_images(data.train, lambda *numbers: told.append(numbers))
+    assert [*found] == ["03.png", "20.png", "41.jpg"]
+    assert found["20.png"] == "not an image in a known format"
+    assert "truncated" in found["41.jpg"]
+    assert told[-1] == (41, 41)
+    inner = data.train.source
+    assert not inner.broken

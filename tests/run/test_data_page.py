@@ -50,6 +50,19 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path, write, capsys, sheet):
     assert "cannot read b/\\udcfe.png" in shown.err or "b/\\udcfe.png" in shown.out
 
 
+def test_every_broken_image_is_listed(tmp_path, write, capsys):
+    broken = {f"dog/{number}.png": b"broken" for number in range(20, 40)}
+    path = write(tmp_path / "data", {**COLOURS, **broken})
+    assert main(["data", path, "--all"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-21] == "20 of 26 images cannot be read"
+    assert lines[-20:] == [f"{name}: not an image in a known format" for name in broken]
+    assert main(["data", path, "--all", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["broken"] == dict.fromkeys(broken, "not an image in a known format")
+    assert main(["data", path]) == 2
+    assert "more than 10 of 26 images cannot be read" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "problem"),
     [

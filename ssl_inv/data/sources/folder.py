@@ -1,38 +1,39 @@
-"""Plain images in a folder or an archive, with or without class folders."""
+"""Plain images in folders, archives and text files of paths, with or without class folders."""
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files
 from ssl_inv.data.image_files import ImageFiles
 from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, Photographs
-from ssl_inv.data.names import Names, printable, unpacked
+from ssl_inv.data.layout import Choice, LabelsFrom, Layout
+from ssl_inv.data.names import printable
+from ssl_inv.data.pages import pages_of, repeated, unread_pages
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
-from ssl_inv.data.source import Data, Indices, Labels
+from ssl_inv.data.roots import open_files, refuse_links, require_no_shared_file, require_other_files
+from ssl_inv.data.source import Data
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file
-from ssl_inv.data.splits import SPLIT_NAMES, labels_from_numbers, part, require_other_files, split_of
-
-LabelsFrom = Literal["folders", "none"]
-
-SplitFrom = Literal["folders", "top", "none"]
+from ssl_inv.data.splits import part, split_of
 
 
 def folder(
     *,
-    path: str,
+    path: str | list[str],
     size: int | None = None,
-    labels: LabelsFrom | None = None,
+    labels: Literal["folders", "list", "none"] | None = None,
     label_level: int = 1,
-    split: SplitFrom | None = None,
+    split: Literal["folders", "top", "none"] | None = None,
     exclude: list[str] = [],
-    validation: str | None = None,
+    links: Literal["follow", "refuse"] = "follow",
+    outside: bool = False,
+    pages: Literal["first", "views"] = "first",
+    validation: str | list[str] | None = None,
     validation_share: float = 0.1,
     split_seed: int = 0,
     cache: bool | None = None,
@@ -45,21 +46,26 @@ def folder(
     channels: int | None = None,
     max_pixels: int = 178_956_970,
 ) -> Data:
-    """Plain images in a folder, or in a zip or tar archive.
+    """Plain images in a folder, in a zip or tar archive, or in a text file of paths.
 
     Args:
-        path: the folder or archive. Top folders called train and val, valid, validation or test are its split.
+        path: the folder, the archive, or a text file with one path a line, `.txt` or `.lst`; or a list of these, read
+            as if they were one folder. Top folders called train and val, valid, validation or test are its split.
         size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
             the images as they are; they must then be squares of one size.
-        labels: `folders`: the first folder (below the folder of the split) names the class; `none`: no classes; None:
-            `folders` if there are at least two class folders, else `none`.
+        labels: `folders`: the first folder (below the folder of the split) names the class; `list`: the word behind
+            each path in a text file; `none`: no classes; None: `list` if there are such words, else `folders` if there
+            are at least two class folders, else `none`.
         label_level: which folder names the class, counted from the top or from the folder of the split: 2 for
             `animals/cat/1.jpg`.
         split: `folders`: the top folders are the split; `none`: they are not, whatever their names; None: they are if
-            their names say so. A single folder around them is passed over, but not with `top`, which is None otherwise.
+            their names say so. Folders around all images are passed over, but not with `top`, which is None otherwise.
         exclude: patterns of images to leave out, such as `masks/*` or `*_thumb.jpg`; one without a `/` also matches
             the name of any folder on the way.
-        validation: another folder or archive, with the validation images; all of it is used.
+        links: whether to follow symbolic links to files and folders, or to refuse data that have some.
+        outside: whether the paths in a text file may lead out of its folder.
+        pages: of a TIFF with several, or frames of an animation: the `first` alone, or all as `views` of one object.
+        validation: another one like `path`, with the validation images; all of it is used.
         validation_share: share of the images held out for validation when neither `validation` nor a split is there.
         split_seed: which images are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
@@ -80,32 +86,35 @@ def folder(
     """
     if label_level < 1:
         raise SettingError("label_level", f"must be at least 1, got {label_level}")
-    choice = Choice(labels, label_level, split, tuple(exclude))
+    choice = Choice(labels, label_level, split, tuple(exclude), links, outside, pages)
+    if not isinstance(path, str) and split != "none":
+        _require_no_split(path)
     reading = reading_of(background, white, bands, range, channels, max_pixels)
     source = ImageFolder(path, size, choice, cache, max_broken, photographs=photographs, reading=reading)
+    if source.splits and "train" not in source.splits:
+        found = f"a split called {', '.join(source.splits)} but nothing to train on"
+        raise ValueError(f"{source.files}: the data has {found}; if this is no split, set `split: none`")
     if validation is None:
         return part(source, source.splits, None, validation_share, split_seed, source.notes)
     require_other_files(source.files, validation)
     names = None if source.labels is None else source.labels.names
     # All of it is used, with folders of a split or without.
-    found = None if choice.split == "folders" else choice.split
-    same = replace(choice, labels="none" if names is None else "folders", split=found)
-    judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs, reading)
+    same = replace(choice, labels=source.labels_from, split=None if choice.split == "folders" else choice.split)
+    judged = ImageFolder(validation, size, same, cache, max_broken, names, photographs, reading, "validation")
+    require_no_shared_file(source.files, judged.files)
     return part(source, source.splits, judged, validation_share, split_seed, source.notes)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """Which images are read, and what their folders mean; see `folder`."""
-
-    labels: LabelsFrom | None = None
-    label_level: int = 1
-    split: SplitFrom | None = None
-    exclude: tuple[str, ...] = ()
+def _require_no_split(paths: Sequence[str]) -> None:
+    """Refuse a list of folders of which some are called train and others val or test."""
+    meanings = {split_of(Path(one).name): one for one in paths}
+    if "train" in meanings and (held_out := meanings.get("validation") or meanings.get("test")):
+        both = f"{meanings['train']!r} and {held_out!r} are parts of a split by their names"
+        raise SettingError("path", f"{both}; name the latter in `validation`, or set `split: none`")
 
 
 class ImageFolder(ImageFiles):
-    """Image files below a folder or in an archive, one view each, in the order of their names.
+    """Image files in the order of their names, one object each.
 
     With classes by folders, the class of an image outside all class folders is unknown.
 
@@ -115,24 +124,26 @@ class ImageFolder(ImageFiles):
         choice: which images, and what their folders mean; or only `labels` of `folder`.
         cache: see `StoredImages`.
         max_broken: see `StoredImages`.
-        classes: the class names in index order, for example from the train set; None takes the folders' names in
+        classes: the class names in index order, for example from the train set; None takes the names that occur in
             ascending order.
         photographs: see `StoredImages`.
         reading: how the numbers of a file become colours.
+        setting: the name of the setting of `path`, for messages.
 
     Attributes:
-        splits: the objects of every split by its name, if the top folders are splits; empty otherwise.
+        splits: the objects of every split by its name, if the folders are splits; empty otherwise.
+        labels_from: what gives the classes.
         notes: facts for the run's record.
 
     Raises:
         FileNotFoundError: if there is no such folder or file.
-        ValueError: if there are no images, only some of the top folders are splits, `labels` is `folders` but there are
-            no class folders, or a class folder is not in `classes`.
+        ValueError: if there are no images, the folders are a split only in part, classes are asked for and there are
+            none, or a class is not in `classes`.
     """
 
     def __init__(
         self,
-        path: str,
+        path: str | Sequence[str],
         size: int | None = None,
         choice: Choice | LabelsFrom | None = None,
         cache: bool | None = None,
@@ -140,48 +151,55 @@ class ImageFolder(ImageFiles):
         classes: Sequence[str] | None = None,
         photographs: Photographs = "whole",
         reading: Reading = PLAIN,
+        setting: str = "path",
     ) -> None:
         choice = choice if isinstance(choice, Choice) else Choice(choice)
-        _require_other_kind(Path(path))
-        self.files = files = Files(path, choice.exclude)
+        for one in [path] if isinstance(path, str) else path:
+            _require_other_kind(Path(one), setting)
+        self.files = files = open_files(path, choice.exclude, choice.outside, setting)
+        if choice.links == "refuse":
+            refuse_links(files, choice.exclude)
         suffixes = IMAGE_SUFFIXES
         names = files.with_suffix(suffixes)
         if not len(names):
             suffixes = ARRAY_SUFFIXES
             names = files.with_suffix(suffixes)
         if not len(names) and (columns := len(files.with_suffix(COLUMN_SUFFIXES))):
-            raise SettingError(
-                "name", f"{files.path} has no images, but {columns} file(s) with columns; 'arrow' reads them"
-            )
+            raise SettingError("name", f"{files} has no images, but {columns} file(s) with columns; 'arrow' reads them")
         if not len(names) and files.left_out:
-            raise ValueError(f"{files.path} has no images; not used: {'; '.join(files.left_out)}")
-        super().__init__(
-            files, names, np.broadcast_to(np.int64(1), len(names)), size, cache, max_broken, photographs, reading
-        )
-        outer = names.folders(0)
-        depth = 0 if choice.split in ("none", "top") else _depth_of_split(names, outer[1])
-        tops = names.folders(depth) if depth else outer
-        self.splits = {} if choice.split == "none" else _splits(*tops, path, choice.split == "folders")
-        level = choice.label_level - 1 + (depth + 1 if self.splits else 0)
-        self._labels = _labels(*(names.folders(level) if level else outer), choice, classes, path)
+            raise ValueError(f"{files} has no images; not used: {'; '.join(files.left_out)}")
+        images, counts, numbers, more = names, np.broadcast_to(np.int64(1), len(names)), None, None
+        if choice.pages == "views":
+            counts, numbers = repeated(pages_of(files, names))
+            images = names[np.repeat(np.arange(len(names)), counts)]
+        else:
+            more = unread_pages(files, names)
+        super().__init__(files, images, counts, size, cache, max_broken, photographs, reading, numbers)
+        layout = Layout(files, names, choice)
+        self.splits = layout.splits
+        self.labels_from, self._labels = layout.labels(classes)
         known = 0 if self._labels is None else int(self._labels.known.sum())
         classes_found = "no classes" if self._labels is None else f"{len(self._labels.names)} classes"
+        several = "" if numbers is None else f" with {len(numbers)} pages"
         self.notes = {
-            "images": f"{len(names)} from {files.path}, {known} with a class",
+            "images": f"{len(names)}{several} from {files}, {known} with a class",
             "classes": classes_found,
-            **_not_used(files, len(names), suffixes),
+            **_not_used(files, len(names), suffixes, layout.unused, more),
         }
 
 
-def _require_other_kind(path: Path) -> None:
+def _require_other_kind(path: Path, setting: str) -> None:
     """Refuse a file that data of another kind are made of."""
     kind = "arrow" if is_column_file(path) else "arrays" if path.suffix.lower() in (".npy", ".npz") else None
     if kind is not None and path.is_file():
-        raise SettingError("name", f"{path.name} is no folder or archive; {kind!r} reads it")
+        where = "name" if setting == "path" else setting
+        raise SettingError(where, f"{path.name} is no folder or archive; {kind!r} reads it")
 
 
-def _not_used(files: Files, images: int, suffixes: frozenset[str]) -> dict[str, str]:
-    """A note on what is there and is no image of the data; none if nothing is."""
+def _not_used(
+    files: Files, images: int, suffixes: frozenset[str], no_split: str | None, pages: str | None
+) -> dict[str, str]:
+    """A note on what is there and is not used; none if all is."""
     left = list(files.left_out)
     if len(files.names) > images:
         others: Counter[str] = Counter()
@@ -189,48 +207,11 @@ def _not_used(files: Files, images: int, suffixes: frozenset[str]) -> dict[str, 
             others[printable(suffix).lower() or "no suffix"] += count
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")
+    left += [pages] if pages is not None else []
+    left += [f"the name of {no_split!r}, which is no split here"] if no_split is not None else []
     return {"not used": "; ".join(left)} if left else {}
 
 
 def _suffix(name: bytes) -> bytes:
     stem, dot, suffix = name.rpartition(b"/")[2].rpartition(b".")
     return dot + suffix if stem and suffix else b""
-
-
-def _depth_of_split(names: Names, outer: list[bytes]) -> int:
-    """How many folders stand around the folders of a split: 1 if all images lie in one folder and its folders are
-    splits, else 0.
-    """
-    if len(outer) != 1 or not outer[0] or split_of(unpacked(outer[0])):
-        return 0
-    return int(all(split_of(unpacked(one)) for one in names.folders(1)[1]))
-
-
-def _splits(numbers: NDArray[np.int32], tops: Sequence[bytes], path: str, required: bool) -> dict[str, Indices]:
-    """The images of every split, from the number of the top folder of every image; none if they are no splits."""
-    found = {top: split_of(unpacked(top)) for top in tops}
-    if not any(found.values()):
-        if required:
-            raise ValueError(f"{path}: split is 'folders', but no top folder is called {SPLIT_NAMES}")
-        return {}
-    if others := [unpacked(top) or "." for top, split in found.items() if split is None]:
-        other = f"but images lie in {others[0]!r} too; move or rename it, name it in `exclude`, or set `split: none`"
-        raise ValueError(f"{path}: some top folders are splits ({SPLIT_NAMES}), {other}")
-    splits = np.array([found[top] for top in tops], dtype=np.str_)
-    return {str(name): np.flatnonzero(np.isin(numbers, np.flatnonzero(splits == name))) for name in np.unique(splits)}
-
-
-def _labels(
-    numbers: NDArray[np.int32], folders: Sequence[bytes], choice: Choice, classes: Sequence[str] | None, path: str
-) -> Labels | None:
-    labels, level = choice.labels, choice.label_level
-    if labels not in ("folders", "none", None):
-        raise SettingError("labels", f"must be 'folders', 'none' or null, got {labels!r}")
-    present = sum(name != b"" for name in folders)
-    if labels != "none" and level > 1 and not present:
-        raise SettingError("label_level", f"no image of {path} lies {level} folders deep")
-    if labels == "none" or (labels is None and present < 2):
-        return None
-    if not present:
-        raise ValueError(f"{path}: labels is 'folders', but no image lies in a class folder")
-    return labels_from_numbers(numbers, [printable(name) for name in folders], classes, path)

@@ -19,10 +19,12 @@ from ssl_inv.data.images import Photographs
 from ssl_inv.data.listings import Columns, Sheet, listing, numeric
 from ssl_inv.data.named_files import named_files, stamp_with_outside
 from ssl_inv.data.names import unpacked
+from ssl_inv.data.pages import unread_pages
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
+from ssl_inv.data.roots import Links, refuse_links, refuse_links_to, require_other_files
 from ssl_inv.data.sheets import SHEET_SUFFIXES, is_sheet, read_sheet
 from ssl_inv.data.source import Data, Indices, Subset
-from ssl_inv.data.splits import part, require_other_files
+from ssl_inv.data.splits import part
 from ssl_inv.transforms import Group, Transform
 
 
@@ -37,6 +39,7 @@ def table(
     class_column: str | None = None,
     split_column: str | None = None,
     outside: bool = False,
+    links: Literal["follow", "refuse"] = "follow",
     validation: str | None = None,
     validation_share: float = 0.1,
     split_seed: int = 0,
@@ -69,6 +72,7 @@ def table(
         split_column: column with train, val or test; `none` to split at random. None: the column `split` if there is
             one.
         outside: whether paths may lead out of `path`: absolute ones, and those that begin with `..`.
+        links: whether to follow symbolic links to files and folders, or to refuse data that have some.
         validation: another folder or archive of the same form, with the validation views; all of it is used.
         validation_share: share of the objects held out for validation when neither `validation` nor a split is there.
         split_seed: which objects are held out.
@@ -89,7 +93,7 @@ def table(
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
     reading = reading_of(background, white, bands, range, channels, max_pixels)
-    columns, paths = Columns(object_column, class_column, split_column), Paths(path_column, outside)
+    columns, paths = Columns(object_column, class_column, split_column), Paths(path_column, outside, links)
     options = size, csv_file, latents, columns, paths, cache, max_broken
     source = ViewTable(path, *options, photographs=photographs, reading=reading)
     if validation is None:
@@ -108,6 +112,7 @@ class Paths:
 
     column: str = "path"
     outside: bool = False
+    links: Links = "follow"
 
 
 class ViewTable(ImageFiles):
@@ -154,15 +159,24 @@ class ViewTable(ImageFiles):
     ) -> None:
         paths = Paths() if paths is None else paths
         self.files = files = Files(path, outside=paths.outside)
+        if paths.links == "refuse":
+            refuse_links(files)
         # The setting may name a table elsewhere; what stands in a table may not, unless another setting says so.
         sheet = _TextSheet(Files(path, outside=True) if files.path.is_dir() else files, csv_file)
         usual = paths.column == "path" and "path" not in sheet and "file_name" in sheet
         names = named_files(files, sheet.column("file_name" if usual else paths.column), sheet.at, paths.outside)
+        if paths.links == "refuse":
+            refuse_links_to(files, names)
         found = listing(sheet, Columns() if columns is None else columns, latents, classes)
         self._views = names[found.rows]
         super().__init__(files, self._views, found.counts, size, cache, max_broken, photographs, reading)
         self._labels, self._record, self.splits, self._sheet = found.labels, found.record, found.splits, sheet.where
-        self.notes = {"views": f"{len(names)} views of {len(found.counts)} objects from {files.path}", **found.notes}
+        unused = "; ".join(filter(None, (found.notes.get("not used"), unread_pages(files, names))))
+        self.notes = {
+            "views": f"{len(names)} views of {len(found.counts)} objects from {files.path}",
+            **found.notes,
+            **({"not used": unused} if unused else {}),
+        }
 
     def require_apart(self, data: Data) -> None:
         """Raise a `ValueError` if an image is in both parts of `data`, which are subsets of this table."""

@@ -1,9 +1,6 @@
 """Torchvision's datasets by name, and any map-style torch dataset as a source."""
 
-import contextlib
-import inspect
-from collections.abc import Callable, Sequence, Sized
-from pathlib import Path
+from collections.abc import Sequence, Sized
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -11,11 +8,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ssl_inv.catalogue import require_at_least, suggest
+from ssl_inv.catalogue import SettingError, require_at_least
 from ssl_inv.data.decoding import to_pixels, to_square
 from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.reading import Pixels, Reading, UnreadableImageError, band_axis
 from ssl_inv.data.source import Data, Indices, Labels
+from ssl_inv.data.sources.torchvision_parts import Part, class_names, parts_of, refusal, stored_classes
 from ssl_inv.data.splits import part
 
 _CLASS_ATTRIBUTES = ("targets", "labels", "_labels")
@@ -36,6 +34,9 @@ def torchvision_dataset(
     root: str,
     size: int | None = None,
     download: bool = False,
+    arguments: dict[str, Any] = {},
+    train_split: str | None = None,
+    validation_split: str | None = None,
     validation_share: float = 0.1,
     split_seed: int = 0,
     cache: bool | None = None,
@@ -50,6 +51,11 @@ def torchvision_dataset(
         size: side in pixels; the shorter side of every image is resized to it and the centre square cut out. None keeps
             the images as they are; they must then be squares of one size.
         download: whether to download or unpack missing files.
+        arguments: of the class besides, such as `{split: letters}` of EMNIST or `{partition: 2}` of DTD.
+        train_split: the part to train on by its name, such as `unlabeled` of STL10; None takes train, trainval or the
+            like.
+        validation_split: the part to judge by; `none` holds out a share; None takes val or valid if there is one, else
+            test.
         validation_share: share of the images held out for validation when the dataset has no split.
         split_seed: which images are held out.
         cache: whether decoded images stay in memory; None: if all of them fit in 2 GB.
@@ -58,12 +64,31 @@ def torchvision_dataset(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
     """
-    parts = _torchvision_splits(dataset, root, download)
-    train, *others = [
-        DatasetSource(item, size, cache, max_broken, f"{dataset} in {root}", photographs) for item in parts
-    ]
+    train, held_out = parts_of(dataset, root, download, arguments, train_split, validation_split)
+    options = size, cache, max_broken, f"{dataset} in {root}", photographs
+    source = DatasetSource(_made([train], dataset, root, download), *options)
+    judged = DatasetSource(_made(held_out, dataset, root, download), *options) if held_out else None
     notes = {"dataset": f"torchvision {dataset} in {root}"}
-    return part(train, {}, others[0] if others else None, validation_share, split_seed, notes)
+    return part(source, {}, judged, validation_share, split_seed, notes)
+
+
+def _made(parts: Sequence[Part], name: str, root: str, download: bool) -> MapDataset:
+    """The first part that the class has.
+
+    Raises:
+        FileNotFoundError: if its files are not there.
+        SettingError: if the class refuses all of them.
+    """
+    for one in parts:
+        try:
+            made: MapDataset = one()
+        except (RuntimeError, OSError, TypeError, ValueError, ImportError) as error:
+            failed = refusal(one, name, root, download, error)
+            if isinstance(error, ValueError) and one is not parts[-1]:  # raised for a part that the class does not have
+                continue
+            raise failed from error
+        return made
+    raise SettingError("dataset", f"torchvision's {name} has no part")
 
 
 class DatasetSource(StoredImages):
@@ -174,17 +199,17 @@ def _labels(dataset: MapDataset) -> Labels | None:
     if not known.any():
         return None
     count = int(values.max()) + 1
-    names = [str(name) for name in _root_of(dataset, "classes") or ()]
+    names = [str(name) for name in class_names(_root_of(dataset))]
     if len(names) < count:
         names = [str(number) for number in range(count)]
     return Labels(torch.from_numpy(values.clip(0)), torch.from_numpy(known), tuple(names))
 
 
-def _root_of(dataset: Any, attribute: str) -> Any:
-    """An attribute of the dataset, or of the dataset below `torch.utils.data.Subset`; None if neither has it."""
-    while not hasattr(dataset, attribute) and isinstance(dataset, torch.utils.data.Subset):
+def _root_of(dataset: Any) -> Any:
+    """The dataset below `torch.utils.data.Subset`; a subset that names its own classes is taken as it is."""
+    while isinstance(dataset, torch.utils.data.Subset) and not hasattr(dataset, "classes"):
         dataset = dataset.dataset
-    return getattr(dataset, attribute, None)
+    return dataset
 
 
 def _class_values(dataset: Any) -> Indices | None:
@@ -193,7 +218,10 @@ def _class_values(dataset: Any) -> Indices | None:
         values = _class_values(dataset.dataset)
         return None if values is None else values[np.asarray(dataset.indices, dtype=np.int64)]
     # A target transform changes the classes of the items, but not the stored ones.
-    for attribute in _CLASS_ATTRIBUTES if getattr(dataset, "target_transform", None) is None else ():
+    plain = getattr(dataset, "target_transform", None) is None
+    if plain and (kept := stored_classes(dataset)) is not None:
+        return _integers(kept)
+    for attribute in _CLASS_ATTRIBUTES if plain else ():
         stored = getattr(dataset, attribute, None)
         if isinstance(stored, Sized) and len(stored) == len(dataset):
             return _integers(stored)
@@ -213,38 +241,3 @@ def _class_of(item: object) -> object:
 def _integers(values: object) -> Indices | None:
     array = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
     return array.astype(np.int64) if array.ndim == 1 and np.issubdtype(array.dtype, np.integer) else None
-
-
-def _torchvision_splits(name: str, root: str, download: bool) -> list[MapDataset]:
-    """The train part and, if the dataset has splits, the part to judge on."""
-    import torchvision  # Takes a second, only for runs on such a dataset.
-
-    if name not in torchvision.datasets.__all__:
-        raise ValueError(f"torchvision has no dataset {name!r}; {suggest(name, torchvision.datasets.__all__)}")
-    constructor = getattr(torchvision.datasets, name)
-    parameters = inspect.signature(constructor).parameters
-    options: dict[str, object] = {"root": str(Path(root).expanduser())}
-    if "download" in parameters:
-        options["download"] = download
-    elif download:
-        raise ValueError(f"torchvision cannot download {name}; fetch it yourself and leave `download` out")
-    try:
-        if "train" in parameters:
-            return [constructor(train=train, **options) for train in (True, False)]
-        if "split" in parameters:
-            return [constructor(split="train", **options), _held_out(constructor, options)]
-        return [constructor(**options)]
-    except (RuntimeError, OSError) as error:
-        advice = "" if download else " (`download: true` downloads or unpacks it)"
-        reason = f"{str(error).splitlines()[0]}{advice}"
-        raise FileNotFoundError(f"torchvision {name} cannot be read from {root}: {reason}") from error
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"torchvision {name} needs more than a name and a folder: {error}") from error
-
-
-def _held_out(constructor: Callable[..., MapDataset], options: dict[str, object]) -> MapDataset:
-    """The validation split by one of its names, else the test split."""
-    for split in ("val", "valid"):
-        with contextlib.suppress(ValueError):  # raised for a split that the dataset does not have
-            return constructor(split=split, **options)
-    return constructor(split="test", **options)

@@ -21,6 +21,8 @@ def add_data(command: AddCommand) -> None:
     output_option(one, "FILE", "also draw a sheet of images, .png or .html")
     images = "images of each part on the sheet (16)"
     one.add_argument("--images", type=number(int, 1, 200), default=16, metavar="N", help=images)
+    every = "open every image, and list all that cannot be read, with the reasons"
+    one.add_argument("--all", action="store_true", help=every)
     one.add_argument("--json", action="store_true", help="print JSON")
 
     one = command("render", _render, "write rendered solids as a data set in the layout of 3DIEBench")
@@ -48,7 +50,7 @@ def _data(arguments: argparse.Namespace) -> None:
         require_writable(output)
     from ssl_inv.run.commands import describe_data
 
-    describe_data(arguments.data, arguments.overrides, output, arguments.images, arguments.json)
+    describe_data(arguments.data, arguments.overrides, output, arguments.images, arguments.json, arguments.all)
 
 
 def _render(arguments: argparse.Namespace) -> None:

@@ -140,7 +140,8 @@ def _opening(trained: Trained) -> str:
 
 def _data_name(recipe: Recipe) -> str:
     path = recipe.data.settings.get("path")
-    return escaped(recipe.data.name) + (f" ({escaped(Path(path).name)})" if isinstance(path, str) else "")
+    names = [Path(one).name for one in ([path] if isinstance(path, str) else path or ())]
+    return escaped(recipe.data.name) + (f" ({escaped(', '.join(names))})" if names else "")
 
 
 def _loading_of_channels(trained: Trained, register: str, needs: str) -> str:

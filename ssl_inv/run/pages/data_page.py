@@ -11,9 +11,10 @@ from PIL import Image
 
 from ssl_inv.data.decoding import UnreadableImageError
 from ssl_inv.data.images import StoredImages
-from ssl_inv.data.looks import odd_looks
+from ssl_inv.data.looks import broken_images, odd_looks
 from ssl_inv.data.pixels import as_colours, shown_channels
 from ssl_inv.data.source import Data, Source
+from ssl_inv.engine.progress import Progress
 from ssl_inv.run.build import innermost
 from ssl_inv.run.pages.sheet import INK, Look, Page, Strip, Tile
 from ssl_inv.transforms import Circle, Group
@@ -122,6 +123,32 @@ def text(what: Mapping[str, Any]) -> str:
     return "".join(
         f"{name:{width}}  {f'{value:,}' if isinstance(value, int) else value}\n" for name, value in what.items()
     )
+
+
+def broken(data: Data) -> dict[str, str]:
+    """Open every image of both parts: those that cannot be read, with the reasons. Progress goes to standard error."""
+    progress = Progress()
+    try:
+        return {
+            name: why
+            for source in _sources(data)
+            for name, why in broken_images(source, progress.counting("opening images")).items()
+        }
+    finally:
+        progress.close()
+
+
+def list_of(found: Mapping[str, str], data: Data) -> str:
+    """Images that cannot be read: their number, and a line for each."""
+    total = sum(int(source.view_counts.sum()) for source in _sources(data))
+    lines = [f"{len(found):,} of {total:,} images cannot be read", *(f"{name}: {why}" for name, why in found.items())]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _sources(data: Data) -> list[Source]:
+    """The sources of both parts, one if both are parts of the same."""
+    train, validation = innermost(data.train), innermost(data.validation)
+    return [train] if train is validation else [train, validation]
 
 
 def write_sheet(data: Data, name: str, path: Path, count: int) -> None:

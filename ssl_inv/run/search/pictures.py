@@ -18,6 +18,7 @@ from ssl_inv.data.decoding import Pixels, UnreadableImageError, decode, to_rgb, 
 from ssl_inv.data.images import IMAGE_SUFFIXES
 from ssl_inv.data.names import unpacked
 from ssl_inv.data.pixels import as_colours
+from ssl_inv.data.roots import open_files
 from ssl_inv.data.source import Data
 from ssl_inv.evaluation.features import EvaluationBatch, extract
 from ssl_inv.run.build import build_data
@@ -48,18 +49,19 @@ class Pictures:
             resolve_section("data", dict(self._section), "the command line")
         before = Path(manifest.get("encoder", {}).get("folder", "."))
         for key in ("path", "validation"):
-            value = self._section.get(key)
-            if isinstance(value, str) and not Path(value).expanduser().exists() and (before / value).exists():
-                self._section[key] = str(before / value)
+            if isinstance(value := self._section.get(key), str):
+                self._section[key] = _moved(value, before)
+            elif isinstance(value, list):
+                self._section[key] = [_moved(one, before) for one in value]
 
     @cached_property
     def _files(self) -> dict[str, Files]:
         found = {}
         for split in ("train", "validation"):
             place = (self._section.get("validation") if split == "validation" else None) or self._section.get("path")
-            if isinstance(place, str):
+            if isinstance(place, str | list):
                 try:
-                    found[split] = Files(place)
+                    found[split] = open_files(place, outside=bool(self._section.get("outside")))
                 except (OSError, ValueError) as error:
                     self._cannot = str(error)
         return found
@@ -72,10 +74,11 @@ class Pictures:
     def path(self, row: int) -> str | None:
         """The file of a row; None if it is not there, or lies in an archive."""
         files = self._files.get(self._columns["split"][row])
-        if files is None or not files.path.is_dir():
+        try:
+            path = None if files is None else files.path_of(self._columns["id"][row])
+        except FileNotFoundError:
             return None
-        path = files.path / self._columns["id"][row]
-        return str(path) if path.is_file() else None
+        return str(path) if path is not None and path.is_file() else None
 
     def _content(self, row: int) -> bytes | None:
         files = self._files.get(self._columns["split"][row])
@@ -86,7 +89,7 @@ class Pictures:
 
     @cached_property
     def _data(self) -> Data | None:
-        if self._section["name"] in ("folder", "table"):
+        if self._section["name"] in ("folder", "table") and self._section.get("pages") != "views":
             return None
         try:
             recipe = resolve_judged({"data": self._section}, [])
@@ -125,6 +128,11 @@ class Pictures:
             return hashlib.sha256(content).hexdigest()
         pixels = self._loaded(row)
         return None if pixels is None else hashlib.sha256(np.ascontiguousarray(pixels).tobytes()).hexdigest()
+
+
+def _moved(path: str, before: Path) -> str:
+    """A path of the data as it is found from the current folder or, if not there, from another one."""
+    return str(before / path) if not Path(path).expanduser().exists() and (before / path).exists() else path
 
 
 def square_of(image: Any, side: int) -> Pixels:
