@@ -304,10 +304,9 @@ def require_other_files(train: Files, validation: str | Sequence[str]) -> None:
         if first == second:
             problem = f"{one!r} is the training data itself"
             raise SettingError("validation", f"{problem}; leave it out, and a share is held out")
-        if first in second.parents:
-            if len(files.names.below(os.fsencode(second.relative_to(first).as_posix()))):
-                problem = f"{one!r} lies inside the training data, which has its images too"
-                raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")
+        if first in second.parents and len(files.names.below(os.fsencode(second.relative_to(first).as_posix()))):
+            problem = f"{one!r} lies inside the training data, which has its images too"
+            raise SettingError("validation", f"{problem}; move it, or name it in `exclude`")
 
 
 def require_no_shared_file(train: Files, validation: Files) -> None:

@@ -101,8 +101,8 @@ def data_at(data: str, size: int | None, kind: str | None) -> dict[str, Any]:
 
 
 def _kind_at(path: Path) -> str:
-    """The kind of data of a path, by the files that are there: columns, arrays, a text file of paths, 3DIEBench's layout, a table, tar
-    shards, or plain images.
+    """The kind of data of a path, by the files that are there: columns, arrays, a text file of paths, 3DIEBench's
+    layout, a table, tar shards, or plain images.
     """
     if path.is_file() and is_column_file(path):
         return "arrow"

@@ -167,7 +167,10 @@ CASES = {
     ),
     "features only": (RUN + " --backbone.arguments '{features_only: true}'", "backbone.arguments.features_only: "),
     "classes": (RUN + " --backbone.arguments '{num_classes: 7}'", "backbone.arguments.num_classes: "),
-    "one channel": (RUN + " --backbone.arguments '{in_chans: 1}'", "backbone.arguments.in_chans: must be 3"),
+    "one channel": (
+        RUN + " --backbone.arguments '{in_chans: 1}'",
+        "backbone.arguments.in_chans: is 1, and the images have 3",
+    ),
     "no pooling": (
         RUN + " --backbone.arguments '{global_pool: \"\"}'",
         "backbone: the network test_resnet",
@@ -200,7 +203,7 @@ CASES = {
         "fails on images of 17 pixels",
         "divisible by patch size",
     ),
-    "two channels": (f"{RUN} '--normalization.mean=[1, 1]'", "normalization.mean: must be three numbers"),
+    "two channels": (f"{RUN} '--normalization.mean=[1, 1]'", "normalization.mean: must have as many numbers as std, 3"),
     "batch of one": (f"{RUN} --trainer.batch_size 1", "trainer.batch_size: 1 is", "choose 2 or more"),
     "batch above the data": (f"{RUN} --trainer.batch_size 64", "trainer.batch_size: 64 is larger than the 32 objects"),
     "no device": (f"{RUN} --trainer.accelerator=gpu --trainer.devices=99", "trainer.devices: must be at most the"),
