@@ -30,7 +30,7 @@ from ssl_inv.augment.kernels import (
     turn_hue,
     turn_hue_at_once,
 )
-from ssl_inv.augment.operation import Draws, PerView, Photometric, Side, Style, check_range
+from ssl_inv.augment.operation import Draws, PerView, Photometric, Side, Style, check_range, require_colours
 from ssl_inv.augment.warp import Neutral, Record, Rows, changed, chosen
 from ssl_inv.catalogue import require_at_least, require_between
 from ssl_inv.transforms import Circle, Code, Flag, Group, Real, keyed_random
@@ -55,6 +55,8 @@ JitterOrder = Literal["sample", "epoch", "fixed"]
 
 class Jitter(Photometric):
     """Colour jitter: brightness, contrast, saturation and hue, in random order.
+
+    Of images that are not red, green and blue it changes brightness and contrast only; `saturation` and `hue` are 0.
 
     Records the factors `brightness`, `contrast`, `saturation` (1 is neutral), the turn `hue` and `jitter_order`.
 
@@ -107,6 +109,11 @@ class Jitter(Photometric):
             "jitter_order": np.where(applied, number, 0),
         }
 
+    def require_channels(self, channels: int) -> None:
+        for name, reach in (("saturation", self.reach[2]), ("hue", self.reach[3])):
+            if reach:
+                require_colours(self, channels, "set `saturation: 0` and `hue: 0`", name)
+
     @classmethod
     def sorted_rows(cls, record: Record, count: int) -> Rows:
         """All `count` rows, with equal orders side by side. Hue comes first, because it costs most."""
@@ -130,6 +137,8 @@ class Jitter(Photometric):
         with chosen(views, rows) as pixels:
             for change, part in parts:
                 some, factor = pixels[part], factors[change, part]
+                if change > 1 and some.shape[1] != 3:
+                    continue  # no colours
                 if change < 3:
                     (brighten, contrast, saturate)[change](some, factor)
                 elif style.hue == "hsv":
@@ -159,9 +168,10 @@ class Jitter(Photometric):
         blends = _blends(_orders_and_factors(rows, record)[0])
         with chosen(views, rows, numbers["rows"]) as pixels:
             for number, (part, stage) in enumerate(blends):
-                if number == 3 and style.hue == "hsv":
+                coloured = number == 3 and pixels.shape[1] == 3
+                if coloured and style.hue == "hsv":
                     turn_hue_at_once(pixels, numbers["turns"], numbers["shape"])
-                elif number == 3:
+                elif coloured:
                     mix_at_once(pixels, numbers["matrices"])
                 if len(stage):
                     blend_at_once(pixels[part], *numbers[f"blend {number}"].unbind())
@@ -201,6 +211,9 @@ class Grey(PerView):
     def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         return {"grey": key.for_purpose("grey").happens(self.probability).astype(np.float64)}
 
+    def require_channels(self, channels: int) -> None:
+        require_colours(self, channels, "leave it out, or set its probability to 0")
+
     @staticmethod
     def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
         pixels.copy_(luma(pixels).expand_as(pixels))
@@ -234,12 +247,13 @@ class Blur(Photometric):
     @staticmethod
     def numbers(rows: Rows, record: Record, side: int, style: Style) -> Mapping[str, NDArray[Any]]:
         weights = gaussian_weights(record["blur"][rows].astype(np.float64), min(_reach(side), side - 1))
-        return {"weights": np.repeat(weights, 3, axis=0)}
+        return {"weights": weights}
 
     @staticmethod
     def apply_at_once(views: Tensor, rows: Rows, record: Record, style: Style, numbers: Mapping[str, Tensor]) -> None:
         with chosen(views, rows, numbers["rows"]) as pixels:
-            pixels.copy_(convolve_at_once(pixels, numbers["weights"]))
+            weights = numbers["weights"].repeat_interleave(pixels.shape[1], dim=0)
+            pixels.copy_(convolve_at_once(pixels, weights))
 
 
 def _reach(side: int) -> int:

@@ -75,9 +75,9 @@ class Chain(Following):
             drawn |= part.draw(key, high, wide)
         return drawn
 
-    def sizes(self, side: int, seed: int = 0) -> tuple[tuple[int, int], ...]:
+    def sizes(self, side: int, seed: int = 0, channels: int = 3) -> tuple[tuple[int, int], ...]:
         """Height and width before every transform and behind the last one, for a square of this side."""
-        return _sizes(self.parts, side, seed)
+        return _sizes(self.parts, side, seed, channels)
 
     def follow(self, views: Tensor, record: Record) -> Tensor:
         made = []
@@ -90,8 +90,8 @@ class Chain(Following):
 
 
 @lru_cache(maxsize=256)
-def _sizes(parts: tuple[Seeded, ...], side: int, seed: int) -> tuple[tuple[int, int], ...]:
-    image, found = tried_image(side), [(side, side)]
+def _sizes(parts: tuple[Seeded, ...], side: int, seed: int, channels: int) -> tuple[tuple[int, int], ...]:
+    image, found = tried_image(side, channels), [(side, side)]
     with kept_generators() as start:
         for number, part in enumerate(parts):
             start(seed + number)
@@ -141,14 +141,13 @@ class WholePolicy(Policy):
             views = views.clamp_(0, 1).contiguous(memory_format=torch.channels_last)
             return normalisation.apply(views) if normalisation else views
 
-    def check(self, size: int) -> None:
+    def check(self, size: int, channels: int = 3) -> None:
         side = self.source or size
         try:
-            end = self.chain.sizes(side)[-1]
+            end = self.chain.sizes(side, channels=channels)[-1]
         except Exception as error:  # Somebody else's class can raise anything.
-            raise ValueError(
-                f"{self.title} fails on images of {side} pixels: {' '.join(str(error).split())}"
-            ) from error
+            kind = f"{side} pixels" + (f" and {channels} channel(s)" if channels != 3 else "")
+            raise ValueError(f"{self.title} fails on images of {kind}: {' '.join(str(error).split())}") from error
         wanted = self.size or side
         if end != (wanted, wanted):
             raise ValueError(f"{self.title} makes views of {end[1]}x{end[0]} pixels, not of {wanted}x{wanted}")

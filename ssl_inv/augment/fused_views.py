@@ -25,7 +25,7 @@ from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.local import GEOMETRIC, RandomField
 from ssl_inv.augment.policy import Augmentation, Policy, maps
 from ssl_inv.augment.warp import changed
-from ssl_inv.catalogue import OPERATIONS, require
+from ssl_inv.catalogue import OPERATIONS, require, within
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.keyed_random import Key
 
@@ -42,7 +42,7 @@ class FusedViews(K.GeometricAugmentationBase2D):
     `Policy.render`, bit for bit. Otherwise each call takes one number from torch's global generator, so
     `torch.manual_seed` decides as it does for kornia's own augmentations.
 
-    Images are `(B, 3, H, W)` or `(3, H, W)`, float in [0, 1], or uint8. Views are `(B, 3, size, size)` with the dtype
+    Images are `(B, C, H, W)` or `(C, H, W)`, float in [0, 1], or uint8. Views are `(B, C, size, size)` with the dtype
     of the images, computed in single precision; those of uint8 images are float32 in [0, 1]. No gradient reaches the
     images.
 
@@ -56,7 +56,7 @@ class FusedViews(K.GeometricAugmentationBase2D):
         policy: a policy, or an augmentation.
         view: which view's policy an augmentation applies.
         same_on_batch: whether the whole batch is made as its first image.
-        keepdim: whether a view of a `(3, H, W)` image has three dimensions.
+        keepdim: whether a view of a `(C, H, W)` image has three dimensions.
     """
 
     def __init__(
@@ -99,6 +99,7 @@ class FusedViews(K.GeometricAugmentationBase2D):
             **{name: drawn[name] for name in self.augmentation.groups},
             "output_size": torch.tensor([[size, size]]).expand(count, 2),
             "batch_prob": torch.ones(count),
+            # Of the channels, nothing is drawn.
             "forward_input_shape": torch.tensor([count, 3, height, width]),
         }
 
@@ -144,9 +145,12 @@ class FusedViews(K.GeometricAugmentationBase2D):
         self, images: Tensor, params: Params, flags: dict[str, Any], transform: Tensor | None = None
     ) -> Tensor:
         """The views."""
-        require(images.shape[1] == 3, "images", f"must have three channels, got {images.shape[1]}")
+        channels = int(images.shape[1])
+        if channels != 3:
+            with within("images"):
+                self.policy.check(self._size(*images.shape[-2:]), channels)
         if not len(images):
-            return images.new_empty(0, 3, *[self._size(*images.shape[-2:])] * 2)
+            return images.new_empty(0, channels, *[self._size(*images.shape[-2:])] * 2)
         pixels = images if images.dtype == torch.uint8 else images.float()
         with torch.autocast(images.device.type, enabled=False):
             views = self.policy.render(pixels.detach(), self.record(params))

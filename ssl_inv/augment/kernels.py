@@ -21,7 +21,9 @@ _IMPERCEPTIBLE = 0.2
 
 
 def luma(pixels: Tensor) -> Tensor:
-    """Brightness as the eye weighs the channels, `(n, 1, H, W)`."""
+    """Brightness as the eye weighs red, green and blue, `(n, 1, H, W)`; the mean of any other channels."""
+    if pixels.shape[1] != 3:
+        return pixels.mean(1, keepdim=True)
     return (pixels[:, :1] * RED).add_(pixels[:, 1:2], alpha=GREEN).add_(pixels[:, 2:], alpha=BLUE)
 
 
@@ -32,6 +34,10 @@ def brighten(pixels: Tensor, factor: Tensor) -> None:
 
 def contrast(pixels: Tensor, factor: Tensor) -> None:
     """Multiply the distances from the mean luma of each image."""
+    if pixels.shape[1] != 3:
+        mean = pixels.mean((1, 2, 3), keepdim=True)
+        pixels.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
+        return
     red, green, blue = pixels.mean((2, 3)).unbind(1)
     mean = (red * RED + green * GREEN + blue * BLUE).view(-1, 1, 1, 1)
     pixels.mul_(factor).add_(mean * (1 - factor)).clamp_(0, 1)
@@ -139,7 +145,7 @@ def blend_at_once(pixels: Tensor, kept: Tensor, own: Tensor, mean: Tensor) -> No
     `mean` times the mean luma of the image.
 
     Args:
-        pixels: `(n, 3, H, W)`, changed in place and cut to [0, 1].
+        pixels: `(n, C, H, W)`, changed in place and cut to [0, 1].
         kept: a factor for each image, `(n, 1, 1, 1)`; so are `own` and `mean`.
         own: see `kept`.
         mean: see `kept`.

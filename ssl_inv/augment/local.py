@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.augment import fields
-from ssl_inv.augment.operation import Draws, Photometric, Side, Style, check_range
+from ssl_inv.augment.operation import Draws, Photometric, Side, Style, check_range, require_colours
 from ssl_inv.augment.warp import Neutral, Planes, Record, Rows, changed, chosen, pixel_centres, put
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Code, Flag, Group, Real
@@ -85,6 +85,10 @@ class RandomField(Photometric):
             "field_seed": np.where(applied, key.for_purpose("seed").seeds(), 0),
             "field_order": np.where(applied, (unit[:, 1] * orders).astype(np.int64), 0),
         }
+
+    def require_channels(self, channels: int) -> None:
+        if any(name in COLOURS for name in self.transforms):
+            require_colours(self, channels, f"leave {', '.join(COLOURS)} out of its transforms", "transforms")
 
     @staticmethod
     def reach(record: Record, count: int) -> NDArray[np.float64]:

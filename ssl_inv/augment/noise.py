@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_inv.augment.operation import Draws, PerView, Side, check_range
+from ssl_inv.augment.operation import Draws, PerView, Side, check_range, require_colours
 from ssl_inv.augment.warp import Neutral
 from ssl_inv.transforms import Code, Group, Real
 from ssl_inv.transforms.keyed_random import Key
@@ -81,6 +81,9 @@ class ColourDropping(PerView):
         applied, kept = key.happens(self.probability), 1 + (3 * key.uniform(1)[:, 0]).astype(np.int64)
         seeds = key.for_purpose("seed").seeds()
         return {"colour_dropping": np.where(applied, kept, 0), "colour_dropping_seed": np.where(applied, seeds, 0)}
+
+    def require_channels(self, channels: int) -> None:
+        require_colours(self, channels, "leave it out; `noise` takes any channels")
 
     @staticmethod
     def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:

@@ -4,8 +4,10 @@ Parameters are drawn on the host, from a key. A view can be made again from its 
 parameters a record has, whoever drew them.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -14,12 +16,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.augment.warp import Neutral, Padding, Record, Rows, chosen, column
+from ssl_inv.augment.warp import Neutral, Padding, Record, Rows, changed, chosen, column
 from ssl_inv.catalogue import OPERATIONS, require, within
 from ssl_inv.transforms import Group
 from ssl_inv.transforms.keyed_random import Key
 
 Draws = NDArray[np.float64] | NDArray[np.int64]
+
+_TRIED, _TRIED_SIDE = 64, 8
+"""How many views of which side are changed to see whether an operation takes images of some number of channels."""
 
 Side = int | NDArray[np.int64]
 """The height or the width of the sources in pixels, one for all or one each, `(B,)`."""
@@ -72,11 +77,13 @@ class Operation(ABC):
         neutral: the parameters that decide whether a view is changed, with the values that leave it as it is.
         probability: of being applied.
         operations: the operations within it, if it consists of others.
+        place: where a recipe has it, for messages; empty if a policy brings it.
     """
 
     groups: Mapping[str, Group]
     operations: tuple["Operation", ...] = ()
     neutral: Mapping[str, Neutral] = {}
+    place = ""
 
     def __init__(self, probability: float) -> None:
         check_probability(probability=probability)
@@ -95,6 +102,16 @@ class Operation(ABC):
     def draw_for_view(self, key: Key, height: Side, width: Side, size: int) -> dict[str, Draws]:
         """`draw`, with the side of the views in pixels too."""
         return self.draw(key, height, width)
+
+    def require_channels(self, channels: int) -> None:
+        """Refuse views of this number of channels, if they are not red, green and blue and it needs these.
+
+        Raises:
+            SettingError: naming what can be used in its place.
+        """
+        for one in self.operations:
+            with within(one.place) if one.place else nullcontext():
+                one.require_channels(channels)
 
 
 class Geometric(Operation):
@@ -119,7 +136,8 @@ class Geometric(Operation):
 class Photometric(Operation):
     """An operation that changes colours.
 
-    `apply` is enough. `numbers` and `apply_at_once` save calls on a GPU; a class that brings an `apply` of its own does
+    Views of other channels than red, green and blue are tried before a run, if `require_channels` is not there. `apply`
+    is enough. `numbers` and `apply_at_once` save calls on a GPU; a class that brings an `apply` of its own does
     not inherit them.
     """
 
@@ -128,13 +146,26 @@ class Photometric(Operation):
             for name in ("numbers", "apply_at_once"):
                 setattr(cls, name, vars(Photometric)[name])
 
+    def require_channels(self, channels: int) -> None:
+        key = Key(0, np.zeros(_TRIED, np.int64), np.arange(_TRIED), 0)
+        record = {name: np.asarray(one) for name, one in self.draw(key, _TRIED_SIDE, _TRIED_SIDE).items()}
+        record = {name: one.astype(np.float32) if one.dtype.kind == "f" else one for name, one in record.items()}
+        if not len(rows := np.flatnonzero(changed(record, _TRIED, self.neutral))):
+            return
+        views = torch.linspace(0, 1, _TRIED * channels * _TRIED_SIDE**2).view(_TRIED, channels, _TRIED_SIDE, -1)
+        try:
+            self.apply(views, rows, record, Style())
+        except Exception as error:  # Somebody else's class can raise anything.
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"{type(self).__name__} fails on images of {channels} channels: {reason}") from error
+
     @staticmethod
     @abstractmethod
     def apply(views: Tensor, rows: Rows, record: Record, style: Style) -> None:
         """Change some views in place.
 
         Args:
-            views: `(B, 3, H, W)`, float in [0, 1].
+            views: `(B, C, H, W)`, float in [0, 1].
             rows: the views to change, in ascending order.
             record: the parameters of all B views.
             style: settings of the policy.
@@ -166,7 +197,7 @@ class PerView(Photometric):
     @staticmethod
     @abstractmethod
     def change(pixels: Tensor, numbers: Mapping[str, Tensor]) -> None:
-        """Change n views in place, `(n, 3, H, W)`, by their parameters."""
+        """Change n views in place, `(n, C, H, W)`, by their parameters."""
 
     @classmethod
     def apply(cls, views: Tensor, rows: Rows, record: Record, style: Style) -> None:
@@ -206,7 +237,7 @@ class Following(Operation):
         """The changed views.
 
         Args:
-            views: `(B, 3, H, W)`, float in [0, 1]; they may be changed in place.
+            views: `(B, C, H, W)`, float in [0, 1]; they may be changed in place.
             record: the parameters of all B views.
         """
 
@@ -221,6 +252,28 @@ class Following(Operation):
     def maps(self, record: Record, rows: int, height: int, width: int) -> NDArray[np.float64]:
         """The map from every changed view to the view before, `(B, 3, 3)`; see `Geometric.matrices`."""
         return np.tile(np.eye(3), (rows, 1, 1))
+
+
+def require_colours(operation: Operation, channels: int, advice: str, setting: str = "") -> None:
+    """Refuse images that are not red, green and blue, unless an operation is never applied.
+
+    Args:
+        operation: needs colours.
+        channels: of the images.
+        advice: what to do in its place.
+        setting: which needs colours; empty for the operation itself.
+
+    Raises:
+        SettingError: if there are other channels.
+    """
+    if channels == 3 or operation.probability <= 0:
+        return
+    name = re.sub(r"(?<!^)(?=[A-Z])", "_", type(operation).__name__).lower()
+    what = f"{name} needs red, green and blue, and images have {channels} channel(s)"
+    if not operation.place:
+        raise ValueError(f"{what}; write the policy out as `custom`, and {advice}")
+    require(not setting, setting, f"{what}; {advice}")
+    raise ValueError(f"{what}; {advice}")
 
 
 def check_probability(**settings: float) -> None:
@@ -271,5 +324,6 @@ def operations_of(settings: Sequence[Mapping[str, Any]], setting: str = "operati
             operation = OPERATIONS.find(one["name"]).load()(**{key: one[key] for key in one if key != "name"})
             fits = isinstance(operation, Operation)
             require(fits, "name", f"{one['name']!r} does not derive from ssl_inv.augment.operation.Operation")
-            made.append(operation)
+        operation.place = f"{setting}[{number}]"
+        made.append(operation)
     return tuple(made)

@@ -229,6 +229,9 @@ class OncePerSample(Operation):
     def draw(self, key: Key, height: Side, width: Side) -> dict[str, Draws]:
         return self.operation.draw(replace(key, view=0), height, width)
 
+    def require_channels(self, channels: int) -> None:
+        self.operation.require_channels(channels)
+
 
 def iwm(
     *,

@@ -11,6 +11,7 @@ rows each operation changes, so no device is waited for.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -37,7 +38,7 @@ from ssl_inv.augment.operation import (
 from ssl_inv.augment.portions import Portion, make, views_at_once
 from ssl_inv.augment.regions import growth, windows
 from ssl_inv.augment.warp import Record, changed
-from ssl_inv.catalogue import OPERATIONS, require
+from ssl_inv.catalogue import OPERATIONS, require, within
 from ssl_inv.transforms import Group, Projective, Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.transforms.projective import matrix_values
@@ -192,13 +193,13 @@ class Policy:
         """Make views from their record.
 
         Args:
-            pixels: sources `(B, 3, H, W)`, uint8, or float in [0, 1]; on any device.
+            pixels: sources `(B, C, H, W)`, uint8, or float in [0, 1]; on any device.
             transform: how each view is made, B rows; parameters that no operation of this package records are ignored.
             regions: of the photographs, if the sources are pieces of them; None if they are whole images.
             normalisation: what is done last; None leaves the colours as they are.
 
         Returns:
-            Views `(B, 3, size, size)`, float in [0, 1] before they are normalised, with channels last in memory, on the
+            Views `(B, C, size, size)`, float in [0, 1] before they are normalised, with channels last in memory, on the
             device of the sources.
         """
         size, count = self.size or min(pixels.shape[-2:]), len(pixels)
@@ -212,8 +213,9 @@ class Policy:
             matrices[cropped] = regions.maps()[cropped] @ matrices[cropped]
         photometric = in_order(Photometric, self.operations)  # type: ignore[type-abstract]
         recoloured = [(operation, changed(record, count, operation.neutral)) for operation in photometric]
-        every, most = Jitter.sorted_rows(record, count), views_at_once(count, size, pixels.device)
-        views = torch.empty(count, 3, size, size, device=pixels.device, memory_format=torch.channels_last)
+        every, most = Jitter.sorted_rows(record, count), views_at_once(count, size, pixels.device, pixels.shape[1])
+        shape = count, pixels.shape[1], size, size
+        views = torch.empty(shape, device=pixels.device, memory_format=torch.channels_last)
         # Calls cost less without autograd's bookkeeping. As `views` was made before, it can be trained on.
         with torch.inference_mode():
             for rows in (every[start : start + most] for start in range(0, count, most)):
@@ -239,11 +241,23 @@ class Policy:
                 views = normalisation.apply(views) if normalisation else views
         return views
 
-    def check(self, size: int) -> None:
-        """Raise a `ValueError` unless every operation of kornia changes views of this side, and keeps their size."""
+    def check(self, size: int, channels: int = 3) -> None:
+        """Try operations on views of this side and number of channels.
+
+        Raises:
+            ValueError: unless every operation of kornia changes such views and keeps their size, and every other one
+                takes their channels.
+        """
         side = self.size or size
+        if channels != 3:
+            for operation in self.operations:
+                with within(operation.place) if operation.place else nullcontext():
+                    operation.require_channels(channels)
         for operation in self.following:
-            _require_size(operation, operation.tried(torch.full((1, 3, side, side), 0.5)), side)
+            with within(operation.place) if operation.place and channels != 3 else nullcontext():
+                made = operation.tried(torch.full((1, channels, side, side), 0.5))
+                _require_size(operation, made, side)
+                _require_channels(operation, made, channels)
 
     def with_crop(self, size: int | None, scale: tuple[float, float] | None) -> "Policy":
         """The same policy with views of another size, or crops of another share of the area; None keeps either.
@@ -266,6 +280,12 @@ def _require_size(operation: Following, views: Tensor, side: int) -> None:
     if (height, width) != (side, side):
         name = getattr(operation, "label", type(operation).__name__)
         raise ValueError(f"{name} makes {width}x{height} of views of {side}x{side} pixels; it must keep their size")
+
+
+def _require_channels(operation: Following, views: Tensor, channels: int) -> None:
+    if views.shape[1] != channels:
+        name = getattr(operation, "label", type(operation).__name__)
+        raise ValueError(f"{name} makes {views.shape[1]} channels of {channels}; it must keep their number")
 
 
 @dataclass(frozen=True)
@@ -346,11 +366,11 @@ class Augmentation:
         """One view of every source, and how it was made.
 
         Args:
-            pixels: `(B, 3, H, W)`, uint8, or float in [0, 1].
+            pixels: `(B, C, H, W)`, uint8, or float in [0, 1].
             key: decides every random choice.
 
         Returns:
-            Views `(B, 3, size, size)` in [0, 1], and the record on the host.
+            Views `(B, C, size, size)` in [0, 1], and the record on the host.
         """
         transform = self.draw(key, *pixels.shape[-2:])
         return self.render(pixels, transform, key.view), transform

@@ -25,11 +25,11 @@ def few_calls(device: torch.device) -> bool:
     return device.type != "cpu"
 
 
-def views_at_once(count: int, size: int, device: torch.device) -> int:
+def views_at_once(count: int, size: int, device: torch.device, channels: int = 3) -> int:
     """How many of `count` views with sides of `size` pixels to make at a time."""
     if few_calls(device):
         return max(1, count)
-    return max(1, CACHED_BYTES * torch.get_num_threads() // (12 * size * size))
+    return max(1, CACHED_BYTES * torch.get_num_threads() // (4 * channels * size * size))
 
 
 class Portion(NamedTuple):
@@ -63,8 +63,8 @@ def make(views: Tensor, pixels: Tensor, portion: Portion, style: Style) -> None:
     """Make some views.
 
     Args:
-        views: where to write, `(B, 3, S, S)`, with channels last in memory.
-        pixels: sources `(B, 3, H, W)`, uint8, or float in [0, 1].
+        views: where to write, `(B, C, S, S)`, with channels last in memory.
+        pixels: sources `(B, C, H, W)`, uint8, or float in [0, 1].
         portion: which views, and how.
         style: settings of all views.
     """

@@ -89,7 +89,7 @@ class Seeded(Following):
         parameters: whether parameters are recorded beside the seed.
 
     Raises:
-        ValueError: if it does not give one image with three channels.
+        ValueError: if it does not give one image with the channels that it was given.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class Seeded(Following):
         """One changed image.
 
         Args:
-            image: `(3, H, W)`, float in [0, 1], on the host.
+            image: `(C, H, W)`, float in [0, 1], on the host.
             record: of all rows.
             row: its place in the record.
             start: sets the generators from a seed.
@@ -242,14 +242,14 @@ class Seeded(Following):
         start(int(record[f"{self.label}.seed"][row]))
         given = self._as_given(image)
         if not self._plain:
-            return self._as_view(self.transform(given))
+            return self._as_view(self.transform(given), len(image))
         drawn, parameters = self._drawn(*image.shape[-2:])
         if self.gated and applied is None and not drawn:
             return image
         for name in self._examples:
             recorded = np.atleast_1d(np.asarray(record[f"{self.label}.{name}"][row], np.float64))
             parameters[name] = self._as_recorded(name, parameters.get(name), recorded, image.shape[-1])
-        return self._as_view(self.transform.transform(given, parameters))
+        return self._as_view(self.transform.transform(given, parameters), len(image))
 
     def _as_recorded(self, name: str, value: Any, recorded: NDArray[np.float64], side: int) -> Any:
         """A parameter with the recorded numbers, and the drawn one itself where they are those of the record."""
@@ -266,14 +266,15 @@ class Seeded(Following):
         data = as_bytes(image)
         return functional.to_pil_image(data) if self.form == "picture" else data
 
-    def _as_view(self, made: Any) -> Tensor:
+    def _as_view(self, made: Any, channels: int = 3) -> Tensor:
         made = made[0] if isinstance(made, list | tuple) and len(made) == 1 else made
         if not isinstance(made, Tensor) and hasattr(made, "getbands"):
             made = functional.pil_to_tensor(made)
-        fits = isinstance(made, Tensor) and made.dim() == 3 and made.shape[0] == 3 and not made.is_complex()
+        fits = isinstance(made, Tensor) and made.dim() == 3 and len(made) == channels and not made.is_complex()
         if not fits:
             what = f"a tensor of shape {tuple(made.shape)}" if isinstance(made, Tensor) else f"a {type(made).__name__}"
-            raise ValueError(f"it makes {what}, and a view is one image with three channels")
+            wanted = "three" if channels == 3 else str(channels)
+            raise ValueError(f"it makes {what}, and a view is one image with {wanted} channels")
         return as_float(made.as_subclass(Tensor))
 
     def tried(self, views: Tensor) -> Tensor:
@@ -285,25 +286,27 @@ class Seeded(Following):
                     made.append(self.certainly(one))
             return stacked(made, self.label).to(views.device)
         except Exception as error:  # Somebody else's class can raise anything.
-            problem = " ".join(str(error).split())
-            raise ValueError(f"{self.label} fails on views of {views.shape[-1]} pixels: {problem}") from error
+            problem, channels = " ".join(str(error).split()), views.shape[1]
+            kind = f"{views.shape[-1]} pixels" + (f" and {channels} channel(s)" if channels != 3 else "")
+            raise ValueError(f"{self.label} fails on views of {kind}: {problem}") from error
 
     def certainly(self, image: Tensor) -> Tensor:
         """The image changed, also where it is not always applied."""
         given = self._as_given(image)
         if self._plain:
-            return self._as_view(self.transform.transform(given, self._drawn(*image.shape[-2:])[1]))
-        return self._as_view(self.transform(given))
+            parameters = self._drawn(*image.shape[-2:])[1]
+            return self._as_view(self.transform.transform(given, parameters), len(image))
+        return self._as_view(self.transform(given), len(image))
 
     def __call__(self, pixels: Tensor, key: Key) -> tuple[Tensor, Transform]:
         """One view of every image, and how it was made.
 
         Args:
-            pixels: `(B, 3, H, W)`, uint8, or float in [0, 1].
+            pixels: `(B, C, H, W)`, uint8, or float in [0, 1].
             key: of the B images.
 
         Returns:
-            Views `(B, 3, H', W')` as the transform makes them, and the record on the host.
+            Views `(B, C, H', W')` as the transform makes them, and the record on the host.
         """
         require(len(key) == len(pixels), "key", f"has {len(key)} rows for {len(pixels)} images")
         drawn = self.draw(key, *pixels.shape[-2:])
@@ -334,9 +337,9 @@ def _wide(values: NDArray[Any]) -> Draws:
     return np.asarray(values, dtype=np.int64)
 
 
-def tried_image(side: int) -> Tensor:
-    """An image on which transforms are tried, `(3, side, side)` in [0, 1]."""
-    return torch.linspace(0, 1, 3 * side * side).view(3, side, side)
+def tried_image(side: int, channels: int = 3) -> Tensor:
+    """An image on which transforms are tried, `(C, side, side)` in [0, 1]."""
+    return torch.linspace(0, 1, channels * side * side).view(channels, side, side)
 
 
 def as_bytes(image: Tensor) -> Tensor:

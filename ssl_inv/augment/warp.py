@@ -113,9 +113,9 @@ def cut(views: Tensor, places: Rows, pixels: Tensor, rows: Rows, matrices: NDArr
     `resized_crop(antialias=True)`.
 
     Args:
-        views: where to write, `(B, 3, S, S)`, float in [0, 1].
+        views: where to write, `(B, C, S, S)`, float in [0, 1].
         places: which of the views to make, `(n,)`.
-        pixels: sources `(N, 3, H, W)`, uint8 or float in [0, 1].
+        pixels: sources `(N, C, H, W)`, uint8 or float in [0, 1].
         rows: the source of each view, `(n,)`.
         matrices: from view to source, diagonal but for the shift, `(n, 3, 3)`.
     """
@@ -172,7 +172,7 @@ def crop_bands(pixels: Tensor, matrices: NDArray[np.float64], size: int) -> NDAr
 
 
 def resized(pixels: Tensor, bands: Tensor, size: int) -> Tensor:
-    """Crops of n images, `(n, 3, size, size)`, in [0, 1], from `crop_bands` on the device of the images."""
+    """Crops of n images, `(n, C, size, size)`, in [0, 1], from `crop_bands` on the device of the images."""
     height, width = pixels.shape[-2:]
     if height == width:
         x, y = _bands(bands, width, size).unbind()
@@ -215,9 +215,9 @@ def sample(
     resampling.
 
     Args:
-        views: where to write, `(B, 3, S, S)`, float in [0, 1].
+        views: where to write, `(B, C, S, S)`, float in [0, 1].
         places: which of the views to make, `(n,)`.
-        pixels: sources `(N, 3, H, W)`, uint8 or float in [0, 1].
+        pixels: sources `(N, C, H, W)`, uint8 or float in [0, 1].
         rows: the source of each view, `(n,)`.
         matrices: from view to source, `(n, 3, 3)`.
         padding: what lies outside the source.
@@ -299,7 +299,7 @@ def _without_detail(pixels: Tensor, side: int, variances: NDArray[np.float64]) -
     neighbours adds the rest.
 
     Args:
-        pixels: `(n, 3, H, W)`, float.
+        pixels: `(n, C, H, W)`, float.
         side: the power of two below s.
         variances: of the filter, in squares of the side, along x and y, `(n, 2)`.
     """

@@ -41,6 +41,7 @@ _KINDS = {b"II*\0": "TIFF", b"MM\0*": "TIFF", b"II+\0": "TIFF", b"\x89PNG": "PNG
 
 _TIFF_LIMITS = "; of more than 4 bands, choose some with `bands`; else it may have an unusual compression"
 
+
 def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
     """An image of any mode as 8-bit RGB.
 

@@ -103,7 +103,8 @@ class StoredImages(Source):
         self.broken: dict[str, str] = {}
         self._state = np.zeros(images, dtype=np.uint8)
         first, pixels = self._first_readable()
-        height, width, self._channels = pixels.shape
+        height, width = pixels.shape[:2]
+        self._channels = int(pixels.shape[2])
         if height != width:
             found = f"{self._name(first)} has {width}x{height} pixels; images that are not square need a `size`"
             raise ValueError(f"{where}: {found}")

@@ -133,7 +133,11 @@ def _resize(pixels: Pixels, corners: list[float], black: bool, piece: Pixels) ->
         part = pixels[y : math.ceil(bottom), x : math.ceil(right)]
         box = max(left - x, 0.0), max(top - y, 0.0), min(right - x, part.shape[1]), min(bottom - y, part.shape[0])
         # Pillow has images of three channels or of one.
-        planes = [(part, piece)] if part.shape[2] == 3 else zip(part.transpose(2, 0, 1), piece.transpose(2, 0, 1), strict=True)
+        planes = (
+            [(part, piece)]
+            if part.shape[2] == 3
+            else zip(part.transpose(2, 0, 1), piece.transpose(2, 0, 1), strict=True)
+        )
         for plane, target in planes:
             image = Image.fromarray(np.ascontiguousarray(plane))
             target[:] = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR, box=box))

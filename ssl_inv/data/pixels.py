@@ -14,9 +14,7 @@ _TOLERANCE = 1e-3
 _CHUNK = 1024
 
 
-def channels_first(
-    images: Tensor | np.ndarray[Any, Any], what: str = "images", channels: int | None = None
-) -> Tensor:
+def channels_first(images: Tensor | np.ndarray[Any, Any], what: str = "images", channels: int | None = None) -> Tensor:
     """Images of one size as `(N, C, H, W)`, uint8 or float in [0, 1], without a copy where that is possible.
 
     Args:
@@ -64,6 +62,14 @@ def as_colours(pixels: Tensor) -> Tensor:
     if pixels.shape[-3] >= 3:
         return pixels[..., :3, :, :]
     return pixels[..., :1, :, :].expand(*pixels.shape[:-3], 3, *pixels.shape[-2:])
+
+
+def shown_channels(channels: int) -> str:
+    """Which of the channels `as_colours` shows; empty for red, green and blue."""
+    if channels == 3:
+        return ""
+    shown = "the first three are shown as red, green and blue" if channels > 3 else "the first is shown as grey"
+    return f"{channels} channel(s): {shown}"
 
 
 def as_bytes(pixels: Tensor) -> Tensor:

@@ -107,7 +107,7 @@ def _bytes(numbers: Numbers, limits: Limits) -> Pixels:
     if numbers.dtype == np.uint8:
         return numbers
     if numbers.dtype == np.bool_:
-        return numbers.astype(np.uint8) * np.uint8(255)
+        return np.where(numbers, np.uint8(255), np.uint8(0))
     if not limits and numbers.dtype == np.uint16:
         limits = ((0.0, 65535.0),)
     if not limits:
@@ -117,7 +117,8 @@ def _bytes(numbers: Numbers, limits: Limits) -> Pixels:
     exact = np.float32 if numbers.dtype in (np.uint16, np.int16, np.int8, np.float16, np.float32) else np.float64
     low, high = np.array(limits, dtype=exact).T
     share = (numbers.astype(exact) - low) / (high - low)
-    return np.rint(255 * np.nan_to_num(share.clip(0, 1), nan=0.0)).astype(np.uint8)
+    pixels: Pixels = np.rint(255 * np.nan_to_num(share.clip(0, 1), nan=0.0)).astype(np.uint8)
+    return pixels
 
 
 def _require_few(height: int, width: int, reading: Reading) -> None:
@@ -138,7 +139,7 @@ def _of_npy(content: bytes, reading: Reading) -> Numbers:
         problem = f"an array of shape {numbers.shape} may have its bands first or last"
         raise UnreadableImageError(f"{problem}; say how many there are with `channels`")
     numbers = np.moveaxis(numbers, axis, 2)
-    _require_few(*numbers.shape[:2], reading)
+    _require_few(numbers.shape[0], numbers.shape[1], reading)
     return numbers
 
 

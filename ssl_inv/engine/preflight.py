@@ -25,12 +25,12 @@ def require_input_size(model: nn.Module, size: int) -> None:
         raise SettingError("size", f"must be {wanted[0]} for this network, got {size}")
 
 
-def require_forward(model: nn.Module, size: int) -> None:
-    """Raise a `ValueError` if a network fails on images of `size` pixels, as one that halves them too often, or does
-    not give one vector of each, as a tensor or as the part `all` of features by part.
+def require_forward(model: nn.Module, size: int, channels: int = 3) -> None:
+    """Raise a `ValueError` if a network fails on images of `size` pixels, as one that halves them too often or takes
+    other channels, or does not give one vector of each, as a tensor or as the part `all` of features by part.
     """
     name = f"{model.architecture} with {model.arguments}" if isinstance(model, Backbone) else type(model).__name__
-    image = torch.zeros(1, 3, size, size)
+    image = torch.zeros(1, channels, size, size)
     try:
         with frozen(model), torch.no_grad():
             given = [model(image)]
@@ -39,7 +39,8 @@ def require_forward(model: nn.Module, size: int) -> None:
                 given.append(model.encode(image).pooled)
     except Exception as error:  # A network fails in its own ways.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise ValueError(f"the network {name} fails on images of {size} pixels: {reason}") from None
+        kind = f"{size} pixels" + (f" and {channels} channel(s)" if channels != 3 else "")
+        raise ValueError(f"the network {name} fails on images of {kind}: {reason}") from None
     for features in given:
         pooled = features.get("all") if isinstance(features, Mapping) else features
         width = model.features if isinstance(model, Backbone) else None
@@ -90,7 +91,7 @@ def require_exact_gradients(backbone: Backbone, size: int) -> None:
         if isinstance(convolution, nn.Conv2d):
             convolution.register_forward_pre_hook(refuse)
     with torch.no_grad():
-        probe(torch.zeros(1, 3, size, size))
+        probe(torch.zeros(1, backbone.in_channels, size, size))
 
 
 def require_objective(constructor: object, name: str) -> None:
@@ -103,7 +104,7 @@ def require_embedding(objective: Objective, backbone: Backbone, size: int) -> No
     """Run the objective's own networks on features of images of `size` pixels, to raise their errors now."""
     if (predictor := objective.predictor(backbone)) is not None:
         with frozen(backbone), frozen(objective), torch.no_grad():
-            predictor.embed(torch.zeros(1, 3, size, size))
+            predictor.embed(torch.zeros(1, backbone.in_channels, size, size))
 
 
 def require_batch(batch_size: int, objective: Objective, augmentation: Augmentation, processes: int) -> None:
@@ -142,7 +143,7 @@ def require_normalised(backbone: Backbone, batch_size: int, size: int) -> None:
         if isinstance(layer, nn.modules.batchnorm._BatchNorm):
             layer.register_forward_pre_hook(refuse)
     with torch.no_grad():
-        probe(torch.zeros(1, 3, size, size))
+        probe(torch.zeros(1, backbone.in_channels, size, size))
 
 
 def advice_on_rotations(objective: Objective, source: Source, augmentation: Augmentation) -> str | None:

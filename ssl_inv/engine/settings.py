@@ -11,18 +11,21 @@ from ssl_inv.catalogue import CALLBACKS, LOGGERS, Catalogue, require, require_ab
 class NormalizationSettings:
     """Pixels in [0, 1] minus the mean, divided by the standard deviation, per channel.
 
+    The defaults are ImageNet's. If both are empty, or left at these for images that are not red, green and blue, they
+    are measured before a run on up to 1,000 training images, and the run's recipe records them.
+
     Args:
-        mean: of the red, green and blue channel.
-        std: of the red, green and blue channel.
+        mean: of each channel.
+        std: of each channel.
     """
 
     mean: list[float] = field(default_factory=lambda: [0.485, 0.456, 0.406])
     std: list[float] = field(default_factory=lambda: [0.229, 0.224, 0.225])
 
     def __post_init__(self) -> None:
-        for name, value in (("mean", self.mean), ("std", self.std)):
-            require(len(value) == 3, name, f"must be three numbers, got {value}")
-        require(min(self.std) > 0, "std", f"must be above 0, got {self.std}")
+        counts = f"must have as many numbers as std, {len(self.std)}, got {self.mean}"
+        require(len(self.mean) == len(self.std), "mean", counts)
+        require(min(self.std, default=1) > 0, "std", f"must be above 0, got {self.std}")
 
 
 @dataclass(frozen=True, kw_only=True)

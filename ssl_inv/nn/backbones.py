@@ -77,11 +77,17 @@ class Backbone(nn.Module):
 
     Attributes:
         features: dimensions D of the pooled vector.
+        in_channels: channels of the images.
         channels: channels C of the last feature map or of the tokens. D differs from C where a hidden layer follows the
             pooling, as in MobileNets.
     """
 
     model: nn.Module
+    arguments: dict[str, Any]
+
+    @property
+    def in_channels(self) -> int:
+        return int(self.arguments.get("in_chans", 3))
 
     def __init__(
         self, model: nn.Module, architecture: str, arguments: Mapping[str, Any] = MappingProxyType({})
@@ -94,11 +100,11 @@ class Backbone(nn.Module):
         self.features = int(getattr(model, "head_hidden_size", None) or self.channels)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Pooled features `(B, D)` of normalised pixels `(B, 3, H, W)`."""
+        """Pooled features `(B, D)` of normalised pixels `(B, C, H, W)`."""
         return self.model(pixels)  # type: ignore[no-any-return]
 
     def encode(self, pixels: Tensor, change: Change | None = None) -> Features:
-        """All features of normalised pixels `(B, 3, H, W)`, from one pass.
+        """All features of normalised pixels `(B, C, H, W)`, from one pass.
 
         Args:
             pixels: the batch.
@@ -288,7 +294,7 @@ def make_backbone(
         stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64
             pixels, or `default`.
         arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision
-            transformer.
+            transformer. `in_chans` is the number of channels of the data, and need not be said.
         weights: where training starts: `timm` for timm's weights of that name, `timm/NAME` or `hf-hub:OWNER/NAME` for
             others of its hub, the folder of a run or of an export, or a file of another library; null starts with
             random weights. The baseline of the evaluation is random always.
@@ -304,15 +310,16 @@ def make_backbone(
         raise SettingError("stem", f"{stem!r} exists for {', '.join(SMALL_STEM_ARCHITECTURES)}, not for {name}")
     if (refused := next((one for one in arguments if one in REFUSED_ARGUMENTS), None)) is not None:
         raise SettingError(f"arguments.{refused}", REFUSED_ARGUMENTS[refused])
-    if arguments.get("in_chans", 3) != 3:
-        got = arguments["in_chans"]
-        raise SettingError("arguments.in_chans", f"must be 3, for images are red, green and blue; got {got}")
+    if not isinstance(channels := arguments.get("in_chans", 3), int) or channels < 1:
+        raise SettingError("arguments.in_chans", f"must be a number of channels, got {channels}")
     architecture = name + SUFFIXES[stem]
     try:
         model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
         return Backbone(model, architecture, arguments)
     except Exception as error:  # A model meets wrong arguments with whatever fails first.
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        if channels != 3 and list(arguments) == ["in_chans"]:
+            raise SettingError("name", f"{name} takes no images of {channels} channels: {reason}") from None
         if not arguments:
             raise SettingError("name", f"{name} is no network of images alone: {reason}") from None
         raise SettingError("arguments", f"{name} refuses {arguments}: {reason}; {{}} gives none") from None

@@ -3,10 +3,11 @@
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from timm.models import adapt_input_conv
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError
@@ -49,6 +50,8 @@ class Fit:
         other_shape: name -> the file's shape and the backbone's.
         heads: first names of heads under the same prefix, which stay out.
         others: first names of everything else in the file, such as other networks and memories.
+        adapted: names of first layers for three channels that were adapted to those of the images, as timm does: summed
+            for one, and else repeated and scaled by 3 / channels.
     """
 
     part: str
@@ -59,6 +62,7 @@ class Fit:
     other_shape: dict[str, tuple[list[int], list[int]]] = field(default_factory=dict)
     heads: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
 
     @property
     def whole(self) -> bool:
@@ -100,7 +104,27 @@ def fit(backbone: Backbone, weights: Weights, prefix: str | None = None) -> Fit:
         setting = "weights" if prefix is None else "weights_prefix"
         raise SettingError(setting, f"no parameter of {backbone.architecture} is {where}; it holds {known}")
     _, part, table = best
-    return _compared(part, table, converted(table), own, weights.content)
+    state = {**converted(table)}
+    adapted = _adapt_first_layers(state, own, backbone)
+    found = _compared(part, table, state, own, weights.content)
+    return replace(found, adapted=adapted, resampled=[name for name in found.resampled if name not in adapted])
+
+
+def _adapt_first_layers(state: dict[str, Tensor], own: Table, backbone: Backbone) -> list[str]:
+    """Adapt the first layers for red, green and blue to the channels of a backbone; their names."""
+    channels, config = backbone.in_channels, getattr(backbone.model, "pretrained_cfg", {})
+    first = config.get("first_conv") or ()
+    names = [f"{name}.weight" for name in ([first] if isinstance(first, str) else first)]
+    adapted = []
+    for name in names:
+        before, wanted = state.get(name), own.get(name)
+        if channels == 3 or before is None or wanted is None or before.dim() != 4:
+            continue
+        fits = (before.shape[0], before.shape[2:]) == (wanted.shape[0], wanted.shape[2:])
+        if fits and before.shape[1] == 3 and wanted.shape[1] == channels:
+            state[name] = adapt_input_conv(channels, before)
+            adapted.append(name)
+    return adapted
 
 
 def _compared(part: str, table: Table, state: Table, own: Table, content: Mapping[str, Any]) -> Fit:

@@ -95,6 +95,12 @@ class ECReconstruction(Around):
     def plan(self) -> Plan:
         return self._plan
 
+    def adopt(self, backbone: Backbone) -> None:
+        super().adopt(backbone)
+        for decoder in self.decoders:
+            assert isinstance(decoder, Decoder)
+            decoder.make(backbone.in_channels)
+
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = views.views[self._first : self._first + 2]
         between = views.views[self._first + 2 :][: len(self.decoders)]
@@ -123,7 +129,7 @@ class ECReconstruction(Around):
 
         Args:
             maps: equivariant channels of both views, concatenated, `(B, 2 C, h, w)`.
-            images: the target of each decoder, `(B, 3, H, W)`.
+            images: the target of each decoder, `(B, C, H, W)`.
         """
         pairs = zip(self.decoders, images, strict=True)
         return torch.stack(
@@ -154,8 +160,15 @@ class Decoder(nn.Module):
         self.linear = nn.Conv2d(inputs, widths[0], 1)
         self.convolutions = nn.ModuleList(nn.Conv2d(one, other, 3, padding=1) for one, other in pairwise((*widths, 3)))
 
+    def make(self, channels: int) -> None:
+        """Make images of another number of channels than red, green and blue."""
+        last = self.convolutions[-1]
+        assert isinstance(last, nn.Conv2d)
+        if channels != last.out_channels:
+            self.convolutions[-1] = nn.Conv2d(last.in_channels, channels, 3, padding=1)
+
     def forward(self, maps: Tensor, size: Sequence[int]) -> Tensor:
-        """Images `(B, 3, *size)` from maps `(B, C, h, w)`."""
+        """Images `(B, C, *size)` from maps `(B, C, h, w)`."""
         decoded: Tensor = self.linear(maps)
         for number, convolution in enumerate(self.convolutions, start=1):
             part = number / len(self.convolutions)

@@ -23,6 +23,7 @@ from ssl_inv.engine.watch import require_scored
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
+from ssl_inv.run.channels import for_channels, told
 from ssl_inv.run.exports.export import preprocessing_of
 from ssl_inv.run.exports.rebuilding import require_rebuildable
 from ssl_inv.run.judging import judged_data
@@ -84,7 +85,7 @@ def build(recipe: Recipe, begins: bool = True) -> Run:
         trainer = make_trainer(settings, make_callbacks(settings.callbacks))
     device, processes = trainer.strategy.root_device, (trainer.global_rank, trainer.world_size)
     data, augmentation, module, start = build_module(recipe, device, *processes, begins=begins)
-    return Run(recipe, data, augmentation, module, trainer, start)
+    return Run(start.recipe, data, augmentation, module, trainer, start)
 
 
 def build_module(
@@ -99,11 +100,17 @@ def build_module(
         processes: how many share a batch.
         begins: see `build`.
 
+    Returns:
+        All of them; the start has the recipe with what depends on the channels of the images.
+
     Raises:
         SettingError: see `build`.
     """
     settings = recipe.trainer
     data, augmentation = build_data(recipe), build_augmentation(recipe)
+    asked, recipe = recipe, for_channels(recipe, data.train)
+    if begins and (measured := told(asked, recipe)):
+        say(measured)
     start = Start(recipe)
     loads = start.of_backbone if begins else None
     backbone, objective = build_networks(recipe, {**data.train.groups, **augmentation.groups}, loads)
@@ -112,7 +119,7 @@ def build_module(
         with within("data"):
             preflight.require_input_size(backbone.model, size)
         with within("backbone"):
-            preflight.require_forward(backbone, size)
+            preflight.require_forward(backbone, size, backbone.in_channels)
         with within("trainer"):
             preflight.require_normalised(backbone, settings.batch_size, size)
         if settings.precision == "bf16" and device.type == "cpu":

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import RecipeError, SettingError, suggest, within
 from ssl_inv.data.source import Data
 from ssl_inv.engine.preflight import require_forward, require_input_size
-from ssl_inv.engine.settings import EvaluationSettings
+from ssl_inv.engine.settings import EvaluationSettings, NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, make_backbone
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
+from ssl_inv.run.channels import normalised_for
 from ssl_inv.run.data_sections import sections_with_data
 from ssl_inv.run.exports.export import Preprocessing, load_backbone_file, preprocessing_of
 from ssl_inv.run.folder import RunFolder
@@ -137,6 +138,13 @@ class Model:
     def data_size(self) -> int | None:
         """Side of the images that it is judged on, in pixels; None: of any that the data have."""
         return None if self.preprocessing is None else round(self.preprocessing.input_size / self.crop_share)
+
+    @property
+    def channels(self) -> int | None:
+        """How many channels its images have; None if it does not say."""
+        if isinstance(self.backbone, Backbone):
+            return self.backbone.in_channels
+        return None if self.preprocessing is None else len(self.preprocessing.mean)
 
     def trained(self) -> Networks:
         """The trained networks. A run has an objective."""
@@ -273,12 +281,20 @@ def with_data(
     """
     recipe = resolve_judged(sections_with_data(model.sections, data, model.data_size, overrides), overrides)
     require_files(recipe)
-    loaded = LoadedModel(model, recipe, make(recipe))
+    data_found = make(recipe)
+    channels, takes = data_found.train.channels, model.channels
+    if takes not in (None, channels):
+        raise SettingError("data", f"the images have {channels} channel(s), and this encoder takes {takes}")
+    if takes is None:
+        plain = recipe.normalization == NormalizationSettings(mean=[0.0] * 3, std=[1.0] * 3)
+        every = NormalizationSettings(mean=[0.0] * channels, std=[1.0] * channels)
+        recipe = replace(recipe, normalization=every) if plain else normalised_for(recipe, data_found.train)
+    loaded = LoadedModel(model, recipe, data_found)
     network = model.backbone.model if isinstance(model.backbone, Backbone) else model.backbone
     with within("data"):
         size = round(loaded.data.train.image_size * loaded.crop_share)
         require_input_size(network, size)
-        require_forward(model.backbone, size)
+        require_forward(model.backbone, size, channels)
     return loaded
 
 

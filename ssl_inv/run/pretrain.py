@@ -63,7 +63,7 @@ def pretrain(
         run = build(recipe)
         if _helps(run):
             return folder
-        folder = RunFolder.create(folder.path, recipe, command or ["ssl-inv", *sys.argv[1:]], numbered)
+        folder = RunFolder.create(folder.path, run.recipe, command or ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
             results = _train_and_finish(run, folder, Progress(quiet=quiet))
             if not silent:

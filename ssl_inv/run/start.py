@@ -114,6 +114,7 @@ def _record(weights: Weights, found: Fit) -> dict[str, Any]:
         "part": found.part,
         "loaded": len(found.loaded),
         "resampled": found.resampled,
+        "adapted": found.adapted,
         "missing": found.missing,
         "unknown": found.unknown,
         "other_shape": {name: list(both) for name, both in found.other_shape.items()},
@@ -128,6 +129,7 @@ def _sentence(weights: Weights, found: Fit) -> str:
     parts = [
         f"start: {len(found.loaded)} tensors of {weights.source}" + (f", {found.part}" if found.part else ""),
         f"resampled {', '.join(found.resampled)}" if found.resampled else "",
+        f"adapted from 3 channels {', '.join(found.adapted)}" if found.adapted else "",
         f"left out {', '.join(out[:_MOST])}{more}" if out else "",
         f"in part: {found.differences}" if not found.whole else "",
     ]

@@ -59,7 +59,8 @@ class TrainingViews(Source):
                 "views_of",
                 "'training' is impossible if views depend on their batch, as with shared augmentations",
             )
-        self._maker = ViewMaker(made, source, self._first, [0.0] * 3, [1.0] * 3, seed).to(self.device)
+        zero, one = [0.0] * source.channels, [1.0] * source.channels
+        self._maker = ViewMaker(made, source, self._first, zero, one, seed).to(self.device)
         self._size = (*made.sizes, self._first.policies[0].size or source.image_size)[0]
 
     @property
@@ -77,6 +78,10 @@ class TrainingViews(Source):
     @property
     def image_size(self) -> int:
         return self._size
+
+    @property
+    def channels(self) -> int:
+        return self.source.channels
 
     @property
     def tolerated_images(self) -> int | None:

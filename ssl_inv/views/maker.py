@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.operation import Normalisation
 from ssl_inv.augment.policy import Augmentation, Policy
-from ssl_inv.catalogue import RecipeError
+from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.source import Framing, Images, Source
 from ssl_inv.transforms import Group, Transform
@@ -63,7 +63,8 @@ class ViewMaker(nn.Module):
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
         _require_images_between(plan, source, fewest)
         self._maker, self._photographs = maker_of(plan, augmentation), source.photographs
-        _require_fitting_operations([policy for _, policy in self._maker.origins(1)], source.image_size)
+        policies = [policy for _, policy in self._maker.origins(1)]
+        _require_fitting_operations(policies, source.image_size, source.channels)
         self._made_groups: dict[str, Group] = {**augmentation.groups, **plan.groups}
         if both := sorted(set(source.groups) & set(self._made_groups)):
             raise ValueError(
@@ -131,12 +132,10 @@ def central(pixels: Tensor, share: float) -> Tensor:
     return pixels[..., start : start + side, start : start + side]
 
 
-def _require_fitting_operations(policies: Sequence[Policy], size: int) -> None:
+def _require_fitting_operations(policies: Sequence[Policy], size: int, channels: int) -> None:
     for policy in dict.fromkeys(policies):
-        try:
-            policy.check(size)
-        except ValueError as error:
-            raise RecipeError(f"augmentation: {error}") from error
+        with within("augmentation"):
+            policy.check(size, channels)
 
 
 def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int, loaded: int) -> None:

@@ -71,8 +71,8 @@ class DatasetSource(StoredImages):
 
     An item is an image, or a sequence with an image first and then, if it is an integer, the class. An image is a PIL
     image, or an array or tensor of uint8 or of floats in [0, 1], of shape `(H, W)`, or `(C, H, W)` for tensors and
-    `(H, W, C)` for arrays. A single channel is repeated, and opacity laid over black. The dataset must give the same item every time, so it has no
-    random transforms. It is never read by two threads at once.
+    `(H, W, C)` for arrays. A single channel is repeated, and opacity laid over black. The dataset must give the same
+    item every time, so it has no random transforms. It is never read by two threads at once.
 
     Classes are taken from an attribute `targets` or `labels`; without one, all items are read when `labels` is first
     asked for. A negative class means unknown.

@@ -182,6 +182,9 @@ def export_torchvision(model: nn.Module, architecture: str, path: Path | str, ov
             f"{architecture} has no counterpart in torchvision; these have: {', '.join(TORCHVISION_ARCHITECTURES)}"
         )
     original = evaluation_copy(model)
+    if (channels := original.get_parameter("conv1.weight").shape[1]) != 3:
+        problem = f"torchvision's networks take images of 3 channels, and this one takes {channels}"
+        raise ValueError(f"{problem}; export it for timm")
     with torch.device("meta"):
         counterpart = torchvision.models.get_model(name).eval()
     counterpart.fc = nn.Identity()

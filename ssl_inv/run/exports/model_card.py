@@ -129,16 +129,37 @@ def _tags(trained: Trained) -> list[str]:
 def _opening(trained: Trained) -> str:
     backbone, side = trained.backbone, trained.preprocessing.input_size
     parameters = sum(one.numel() for one in backbone.parameters()) / 1e6
+    channels = backbone.in_channels
+    of_channels = "" if channels == 3 else f" and {channels} channel{'s' if channels > 1 else ''}"
     return (
         f"An image encoder that was pretrained without labels with `ssl-inv`: {escaped(backbone.architecture)} "
-        f"({parameters:.1f} M parameters) gives {backbone.features} features of an image of {side} x {side} pixels. "
-        f"Objective: {escaped(trained.recipe.objective.name)}. Data: {_data_name(trained.recipe)}."
+        f"({parameters:.1f} M parameters) gives {backbone.features} features of an image of {side} x {side} "
+        f"pixels{of_channels}. Objective: {escaped(trained.recipe.objective.name)}. Data: {_data_name(trained.recipe)}."
     )
 
 
 def _data_name(recipe: Recipe) -> str:
     path = recipe.data.settings.get("path")
     return escaped(recipe.data.name) + (f" ({escaped(Path(path).name)})" if isinstance(path, str) else "")
+
+
+def _loading_of_channels(trained: Trained, register: str, needs: str) -> str:
+    """How to load an encoder of images that no library opens as colours."""
+    channels, side = trained.backbone.in_channels, trained.preprocessing.input_size
+    return f"""\
+`{PLACE}` is the folder of this file.{needs}
+
+```python
+import timm
+import torch
+{register}
+encoder = timm.create_model("local-dir:{PLACE}", pretrained=True).eval()
+mean, std = (torch.tensor(encoder.pretrained_cfg[name]).view(1, -1, 1, 1) for name in ("mean", "std"))
+images = torch.rand(1, {channels}, {side}, {side})  # yours, from 0 to 1 as in training
+features = encoder((images - mean) / std)  # (1, {trained.backbone.features})
+```
+
+`transformers.AutoModel.from_pretrained("{PLACE}")` takes the same input as `pixel_values`."""
 
 
 def _loading(trained: Trained) -> str:
@@ -148,6 +169,8 @@ def _loading(trained: Trained) -> str:
     needs = " Its stem is not timm's, so the package `ssl-inv` must be installed." if small else ""
     if module and not small:
         needs = f" It is no network of timm's own: the module `{module}` of its owner must be there."
+    if trained.backbone.in_channels != 3:
+        return _loading_of_channels(trained, register, needs)
     return f"""\
 `{PLACE}` is the folder of this file.{needs}
 

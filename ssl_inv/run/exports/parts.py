@@ -33,7 +33,9 @@ def parts_of(objective: Objective, backbone: Backbone, size: int) -> dict[str, t
     """
     device = next(backbone.parameters()).device
     with frozen(objective), frozen(backbone), torch.no_grad():
-        found = objective.representations(_Numbered(backbone))(torch.zeros(1, 3, size, size, device=device))
+        found = objective.representations(_Numbered(backbone))(
+            torch.zeros(1, backbone.in_channels, size, size, device=device)
+        )
     everything = torch.arange(backbone.features)
     if not torch.equal(found["all"][0].cpu().long(), everything):
         return {}

@@ -12,6 +12,7 @@ from PIL import Image
 from ssl_inv.data.decoding import UnreadableImageError
 from ssl_inv.data.images import StoredImages
 from ssl_inv.data.looks import odd_looks
+from ssl_inv.data.pixels import as_colours, shown_channels
 from ssl_inv.data.source import Data, Source
 from ssl_inv.run.build import innermost
 from ssl_inv.run.pages.sheet import INK, Look, Page, Strip, Tile
@@ -40,6 +41,8 @@ def facts(data: Data) -> dict[str, Any]:
     if isinstance(source, StoredImages):
         found |= _sides(source)
     found["image size"] = source.image_size
+    if source.channels != 3:
+        found["channels"] = source.channels
     found |= _values(data.train)
     for name, text in data.notes.items():
         found.setdefault(name, text)
@@ -133,12 +136,13 @@ def write_sheet(data: Data, name: str, path: Path, count: int) -> None:
             words = [labels.names[int(labels.classes[item])]] if classes and labels is not None else []
             words += [describe_view(images.transform, row)] if images.transform.names else []
             words += [] if bool(images.readable[row]) else ["cannot be read"]
-            picture = Image.fromarray(images.pixels[row].permute(1, 2, 0).contiguous().numpy())
+            picture = Image.fromarray(as_colours(images.pixels[row]).permute(1, 2, 0).contiguous().numpy())
             tiles.append(Tile(picture.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC), ", ".join(filter(None, words))))
         strips.append(Strip(f"{part}: {len(source):,} objects", tiles))
     look = Look(side=_SIDE, gap=12, apart=32, text=12, names=INK)
     odd = odd_looks(data.train)
     foot = [f"{key}: {value}" for key, value in data.notes.items()] + ([f"warning: {odd}"] if odd else [])
+    foot += [shown] if (shown := shown_channels(data.train.channels)) else []
     Page(name, "Some images, spread over all objects, as evaluations take them.", strips, _ABREAST, foot, look).write(
         path
     )

@@ -17,6 +17,7 @@ from ssl_inv.augment import kornia_names
 from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.policies import custom
 from ssl_inv.catalogue import OPERATIONS, within
+from ssl_inv.data.pixels import as_colours
 from ssl_inv.data.source import Source
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.run.build import build_data
@@ -153,7 +154,7 @@ def _first_image(source: Source) -> Tensor:
     images = source.load(objects, np.zeros_like(objects))
     if not images.readable.any():
         raise ValueError(f"none of the first {len(objects)} images can be read")
-    pixels = images.pixels[images.readable][:1].float() / 255
+    pixels = as_colours(images.pixels[images.readable][:1]).float() / 255
     height, width = pixels.shape[-2:]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ssl_inv.data.pixels import as_colours
 from ssl_inv.data.source import Data, Source
 from ssl_inv.engine.progress import clock
 from ssl_inv.evaluation.features import FeatureTable
@@ -217,13 +218,8 @@ def curves(metrics: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]
 
 
 def _pictures(source: Source, objects: np.ndarray[Any, Any], views: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    return (
-        source.load(objects.astype(np.int64), views.astype(np.int64))
-        .pixels.cpu()
-        .permute(0, 2, 3, 1)
-        .contiguous()
-        .numpy()
-    )
+    pixels = source.load(objects.astype(np.int64), views.astype(np.int64)).pixels.cpu()
+    return as_colours(pixels).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def in_pairs(run: Run, judged: Source) -> Source:

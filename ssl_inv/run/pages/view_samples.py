@@ -17,8 +17,10 @@ from ssl_inv.augment.policy import PROJECTIVE, framed, maps
 from ssl_inv.augment.warp import changed, pixel_centres
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches
+from ssl_inv.data.pixels import as_colours
 from ssl_inv.data.source import Indices, Source
 from ssl_inv.run.build import build_augmentation, build_data, build_networks, build_view_maker
+from ssl_inv.run.channels import for_channels
 from ssl_inv.run.recipe import Recipe
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.kornia_words import title
@@ -86,10 +88,12 @@ class Sample:
     Attributes:
         name: of its file, or of the object.
         sources: one image, or one for each view.
+        channels: of the images, of which pictures show three.
     """
 
     name: str
     sources: Sequence[ShownSource]
+    channels: int = 3
 
 
 def first_samples(recipe: Recipe, count: int) -> list[Sample]:
@@ -99,6 +103,7 @@ def first_samples(recipe: Recipe, count: int) -> list[Sample]:
         SettingError: if a value cannot be used.
     """
     source, augmentation = build_data(recipe).train, build_augmentation(recipe)
+    recipe = for_channels(recipe, source)
     backbone, objective = build_networks(recipe, {**source.groups, **augmentation.groups})
     maker, source = build_view_maker(recipe, source, augmentation, objective.plan)
     with within("data"), torch.no_grad():
@@ -148,7 +153,7 @@ def samples(
             for image, original in enumerate(originals)
         ]
         name = source.describe(index, 0) if source.view_counts[index] == 1 else f"object {index}"
-        found.append(Sample(name, parts))
+        found.append(Sample(name, parts, source.channels))
     return found
 
 
@@ -166,7 +171,7 @@ def _originals(source: Source, batch: Batch) -> list[Sequence[Pixels] | None]:
 
         objects, views = batch.shown[number].numpy().T
         _, (squeezed,) = source.load_pieces(objects, views, whole)
-        pixels = squeezed.permute(0, 2, 3, 1).numpy()
+        pixels = as_colours(squeezed).permute(0, 2, 3, 1).contiguous().numpy()
         found.append([_in_shape(one, *sides) for one, sides in zip(pixels, image.sides.tolist(), strict=True)])
     return found
 
@@ -321,5 +326,6 @@ def in_source(matrices: NDArray[np.float64], points: NDArray[np.float64]) -> NDA
 
 
 def _bytes(pixels: Tensor) -> Pixels:
-    """Images `(B, 3, H, W)` in [0, 1] as `(B, H, W, 3)`."""
+    """Images `(B, C, H, W)` in [0, 1] as `(B, H, W, 3)`, to be looked at."""
+    pixels = as_colours(pixels)
     return np.ascontiguousarray((pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy())

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from ssl_inv.data.pixels import shown_channels
 from ssl_inv.run.pages.sheet import PAPER, Page, Strip, Tile, columns_for, font, png
 from ssl_inv.run.pages.view_samples import Pixels, Sample, ShownView, first_samples
 from ssl_inv.run.recipe import Recipe
@@ -110,6 +111,8 @@ def shown_views(name: str, recipe: Recipe, images: int) -> ShownViews:
         words += " Arrows show how far random fields move each part of a view."
     if any(view.paled for source in sources for view in source.views):
         words += " The student does not see pale patches; in a teacher's view, pale patches are not predicted."
+    if samples and (shown := shown_channels(samples[0].channels)):
+        words += f" Of {shown}."
     title = f"{Path(name).stem}: {recipe.objective.name} on {recipe.data.name}"
     return ShownViews(page_of(title, words, samples), samples)
 

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from ssl_inv.data.decoding import Pixels, decode, to_rgb, to_square
+from ssl_inv.data.decoding import Pixels, decode, to_pixels, to_square
 from ssl_inv.data.pixels import channels_first
+from ssl_inv.data.reading import Reading, reading_of
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.modes import frozen
 from ssl_inv.run.encoders import InParts, Model
@@ -21,7 +22,7 @@ from ssl_inv.run.judging import parts_of
 from ssl_inv.views.maker import central
 
 Picture = Image.Image | Tensor | np.ndarray[Any, Any] | str | os.PathLike[str]
-"""An image: of Pillow, a tensor `(3, H, W)`, an array `(H, W, 3)`, or the path of a file."""
+"""An image: of Pillow, a tensor `(C, H, W)`, an array `(H, W, C)`, or the path of a file."""
 
 Pictures = Picture | Sequence[Picture]
 """One image, a list of images of any sizes, or a tensor or an array of images."""
@@ -48,6 +49,7 @@ class LoadedEncoder(nn.Module):
         assert model.preprocessing is not None
         self.preprocessing: Preprocessing = model.preprocessing
         self.source, self._share = model, model.crop_share
+        self._reading = _reading_of(model, len(self.preprocessing.mean))
         both = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
         self.register_buffer("_mean", both[0].view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", both[1].view(1, -1, 1, 1), persistent=False)
@@ -69,7 +71,8 @@ class LoadedEncoder(nn.Module):
         return parts_of(self.objective.representations(Cached(self.backbone, batches=1))(pixels))
 
     def prepare(self, images: Pictures) -> Tensor:
-        """Normalised pixels `(B, 3, S, S)`: the centre squares, resized as in pretraining.
+        """Normalised pixels `(B, C, S, S)`: the centre squares, resized as in pretraining. Of a run, files are read as
+        its recipe says.
 
         Raises:
             ValueError: if they are no images, or floats are not in [0, 1].
@@ -77,7 +80,7 @@ class LoadedEncoder(nn.Module):
         assert isinstance(self._mean, Tensor)
         assert isinstance(self._std, Tensor)
         side = round(self.preprocessing.input_size / self._share)
-        pixels = _squares(images, side).to(self._mean.device)
+        pixels = _squares(images, side, self._reading).to(self._mean.device)
         pixels = pixels.float() / 255 if pixels.dtype == torch.uint8 else pixels.float()
         return (central(pixels, self._share) - self._mean) / self._std
 
@@ -87,7 +90,7 @@ class LoadedEncoder(nn.Module):
         assert isinstance(self._mean, Tensor)
         size = self.preprocessing.input_size
         with frozen(self), torch.no_grad():
-            found = self.encode(torch.zeros(1, 3, size, size, device=self._mean.device))
+            found = self.encode(torch.zeros(1, self._mean.shape[1], size, size, device=self._mean.device))
         return {part: value.shape[1] for part, value in found.items()}
 
     def __repr__(self) -> str:
@@ -95,27 +98,38 @@ class LoadedEncoder(nn.Module):
         return f"LoadedEncoder({self.source.description}; images of {self.preprocessing.input_size} pixels to {parts})"
 
 
-def _squares(images: Pictures, side: int) -> Tensor:
+def _reading_of(model: Model, channels: int) -> Reading:
+    """How files become images for an encoder."""
+    settings = {} if model.run is None else model.run.recipe.data.settings
+    if not {"bands", "range", "max_pixels"} <= set(settings):
+        return Reading(channels=None if channels == 3 else channels)
+    names = ("background", "white", "bands", "range", "channels", "max_pixels")
+    return reading_of(*[settings[name] for name in names])
+
+
+def _squares(images: Pictures, side: int, reading: Reading) -> Tensor:
     if isinstance(images, Image.Image | str | os.PathLike):
-        return _squares([images], side)
+        return _squares([images], side, reading)
+    channels = None if reading.count == 3 else reading.count
     if isinstance(images, Tensor | np.ndarray):
-        one = images.ndim == 3 and 3 in (images.shape[0], images.shape[2])
-        return _batch(channels_first(images[None] if one else images), side)
+        one = images.ndim == 3 and reading.count in (images.shape[0], images.shape[2])
+        return _batch(channels_first(images[None] if one else images, channels=channels), side)
     if not isinstance(images, Sequence) or not len(images):
         raise ValueError(f"images must be one image, or a list, tensor or array of some, got {type(images).__name__}")
-    each = [_squares_of_one(one, side) for one in images]
+    each = [_squares_of_one(one, side, reading) for one in images]
     if len({(one.dtype, one.device) for one in each}) > 1:
         each = [(one.float() / 255 if one.dtype == torch.uint8 else one.float()).cpu() for one in each]
     return torch.cat(each)
 
 
-def _squares_of_one(image: Any, side: int) -> Tensor:
+def _squares_of_one(image: Any, side: int, reading: Reading) -> Tensor:
     if isinstance(image, str | os.PathLike):
-        return _channels_first(decode(Path(image).read_bytes(), side))
+        return _channels_first(decode(Path(image).read_bytes(), side, reading))
     if isinstance(image, Image.Image):
-        return _channels_first(to_square(np.asarray(to_rgb(ImageOps.exif_transpose(image))), side))
+        return _channels_first(to_square(to_pixels(ImageOps.exif_transpose(image), reading), side))
     if isinstance(image, Tensor | np.ndarray):
-        return _batch(channels_first(image[None], "an image"), side)
+        channels = None if reading.count == 3 else reading.count
+        return _batch(channels_first(image[None], "an image", channels), side)
     raise ValueError(f"an image must be one of Pillow, a tensor, an array or a path, got {type(image).__name__}")
 
 
@@ -124,7 +138,7 @@ def _channels_first(pixels: Pixels) -> Tensor:
 
 
 def _batch(pixels: Tensor, side: int) -> Tensor:
-    """The centre squares of `(N, 3, H, W)`: bytes on the host as data sources make them, others with a gradient."""
+    """The centre squares of `(N, C, H, W)`: bytes on the host as data sources make them, others with a gradient."""
     height, width = pixels.shape[-2:]
     if height == width == side:
         return pixels

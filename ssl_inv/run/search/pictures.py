@@ -16,6 +16,7 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.data.archives import Files, unpacked
 from ssl_inv.data.decoding import Pixels, UnreadableImageError, decode, to_rgb, to_square
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.pixels import as_colours
 from ssl_inv.data.source import Data
 from ssl_inv.evaluation.features import EvaluationBatch, extract
 from ssl_inv.run.build import build_data
@@ -105,7 +106,8 @@ class Pictures:
             images = source.load(one, view)
         except (OSError, ValueError, IndexError):
             return None
-        return images.pixels[0].cpu().permute(1, 2, 0).numpy() if bool(images.readable[0]) else None
+        shown = as_colours(images.pixels[0].cpu()).permute(1, 2, 0).contiguous().numpy()
+        return shown if bool(images.readable[0]) else None
 
     def square(self, row: int, side: int) -> Pixels | None:
         """The centre square of the picture of a row, about `side` pixels wide; None if it cannot be found or read."""
@@ -168,6 +170,9 @@ def encode(backbone: nn.Module, pixels: Pixels, facts: Mapping[str, Any]) -> NDA
     """The features `(B, D)` of squares `(B, S, S, 3)`, by the same steps as when the index was made."""
     device = best_device()
     mean, std = (torch.tensor(facts[name], device=device).view(1, -1, 1, 1) for name in ("mean", "std"))
+    if (channels := mean.shape[1]) != pixels.shape[-1]:
+        problem = f"images of {channels} channel(s), and a query by picture has {pixels.shape[-1]}"
+        raise RecipeError(f"the encoder takes {problem}; ask with the id or number of a row")
 
     def batch(start: int) -> EvaluationBatch:
         some = torch.from_numpy(pixels[start : start + _BATCH]).permute(0, 3, 1, 2).to(device).float() / 255

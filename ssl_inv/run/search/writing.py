@@ -58,17 +58,19 @@ def parts_of(model: LoadedModel) -> Parts:
 
     A part that an objective computes in another way than by taking features that stand side by side is left out.
     """
-    side = model.data.train.image_size
+    side, channels = model.data.train.image_size, model.data.train.channels
     backbone, objective = model.model.trained()
     if objective is None:
         backbone = model.model.backbone.to(best_device())
         with frozen(backbone), torch.no_grad():
-            features = parts_of_features(backbone(model.whole(torch.rand(2, 3, side, side)).to(best_device())))["all"]
+            features = parts_of_features(backbone(model.whole(torch.rand(2, channels, side, side)).to(best_device())))[
+                "all"
+            ]
         named = {name: (columns.start, columns.stop) for name, columns in model.model.parts.items()}
         return {"all": (0, features.shape[1]), **named}
     backbone, objective = on((backbone, objective), best_device())
     assert objective is not None
-    pixels = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    pixels = torch.rand(2, channels, side, side, generator=torch.Generator().manual_seed(0))
     with frozen(backbone), frozen(objective), torch.no_grad():
         encoded = objective.representations(backbone)(model.whole(pixels).to(best_device()))  # type: ignore[arg-type]
     features = encoded["all"]
