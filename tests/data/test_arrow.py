@@ -1,10 +1,8 @@
-"""Claims about images in columns: every form of file and of cell holds the same images as a folder, rows are read where
-they lie, and what does not fit is one line.
+"""Claims about images in columns: every form of file and of cell holds the same images as a folder, and what does not
+fit is one line.
 """
 
-import io
 import json
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,100 +12,30 @@ import pyarrow
 import pytest
 import torch
 from PIL import Image
-from pyarrow import feather, ipc, parquet
-from small_data import every_view, files_of, load_all
+from pyarrow import parquet
+from small_columns import (
+    FEATURES,
+    FORMS,
+    PIXELS,
+    PNGS,
+    columns,
+    hub,
+    mapped_feather,
+    one_parquet,
+    packed_feather,
+    save_to_disk,
+    stream,
+    structs,
+    write_stream,
+)
+from small_data import files_of, load_all
 
 from ssl_inv.catalogue import SettingError
-from ssl_inv.data.sources.arrow import blocks, source
-from ssl_inv.data.sources.arrow.layout import find_columns
+from ssl_inv.data.reading import Reading
 from ssl_inv.data.sources.arrow.source import ImageColumn, arrow
 from ssl_inv.data.sources.folder import ImageFolder
 from ssl_inv.data.sources.table import table
 from ssl_inv.transforms import Circle
-
-RANDOM = np.random.default_rng(0)
-PIXELS = RANDOM.integers(0, 256, (12, 8, 8, 3), dtype=np.uint8)
-STRUCT = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
-FEATURES = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["dog", "cat", "cow"]}}
-
-
-def encoded(pixels: np.ndarray[Any, Any]) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-PNGS = [encoded(one) for one in PIXELS]
-BESIDE = {
-    "object": [f"thing {number % 6}" for number in range(12)],
-    "label": [number % 2 for number in range(12)],
-    "azimuth[deg]": [30.0 * number for number in range(12)],
-}
-
-
-def structs(contents: list[bytes | None], paths: list[str | None] | None = None) -> pyarrow.Array:
-    paths = [None] * len(contents) if paths is None else paths
-    rows = [{"bytes": content, "path": path} for content, path in zip(contents, paths, strict=True)]
-    return pyarrow.array(rows, STRUCT)
-
-
-def columns(image: Any = None, features: dict[str, Any] | None = FEATURES, **others: Any) -> pyarrow.Table:
-    made = pyarrow.table({"image": structs(PNGS) if image is None else image, **BESIDE, **others})
-    return (
-        made
-        if features is None
-        else made.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    )
-
-
-def write_stream(rows: pyarrow.Table, path: Path, batch: int = 5, compression: str | None = None) -> None:
-    with ipc.new_stream(path, rows.schema, options=ipc.IpcWriteOptions(compression=compression)) as stream:
-        stream.write_table(rows, max_chunksize=batch)
-
-
-def save_to_disk(rows: pyarrow.Table, folder: Path) -> None:
-    """What `Dataset.save_to_disk` writes, in two files."""
-    folder.mkdir(parents=True)
-    names = [f"data-0000{number}-of-00002.arrow" for number in range(2)]
-    write_stream(rows.slice(0, 7), folder / names[0])
-    write_stream(rows.slice(7), folder / names[1])
-    (folder / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
-    (folder / "dataset_info.json").write_text(json.dumps({"features": FEATURES}))
-
-
-def one_parquet(root: Path, rows: pyarrow.Table) -> Path:
-    parquet.write_table(rows, root / "views.parquet", row_group_size=5)
-    return root / "views.parquet"
-
-
-def hub(root: Path, rows: pyarrow.Table) -> Path:
-    (root / "hub" / "data").mkdir(parents=True)
-    for number, part in enumerate((rows.slice(0, 7), rows.slice(7))):
-        parquet.write_table(part, root / "hub" / "data" / f"train-0000{number}-of-00002.parquet", row_group_size=3)
-    return root / "hub"
-
-
-def saved(root: Path, rows: pyarrow.Table) -> Path:
-    save_to_disk(rows, root / "saved")
-    return root / "saved"
-
-
-def stream(root: Path, rows: pyarrow.Table) -> Path:
-    write_stream(rows, root / "views.arrow")
-    return root / "views.arrow"
-
-
-def mapped_feather(root: Path, rows: pyarrow.Table) -> Path:
-    feather.write_feather(rows, root / "views.feather", compression="uncompressed", chunksize=5)
-    return root / "views.feather"
-
-
-def packed_feather(root: Path, rows: pyarrow.Table) -> Path:
-    feather.write_feather(rows, root / "packed.feather", compression="zstd", chunksize=5)
-    return root / "packed.feather"
-
-
-FORMS = [one_parquet, hub, saved, stream, mapped_feather, packed_feather]
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +101,7 @@ def test_every_kind_of_cell_gives_the_same_pixels(tmp_path, views, kind, form):
 
 def test_numbers_of_lists_have_a_white_and_a_shape(tmp_path):
     floats = ImageColumn(
-        str(one_parquet(tmp_path, columns(lists(np.float32), features=None))), reading=source.Reading(white=255)
+        str(one_parquet(tmp_path, columns(lists(np.float32), features=None))), reading=Reading(white=255)
     )
     assert (load_all(floats).pixels.permute(0, 2, 3, 1).numpy()[0] == PIXELS[0]).all()
     with pytest.raises(ValueError, match=r"floats must lie in \[0, 1\], got 0 to 249; name what they span"):
@@ -248,195 +176,6 @@ def test_classes_are_those_that_the_data_names(tmp_path, others, features, setti
 def test_class_names_beside_the_files_are_read(tmp_path):
     save_to_disk(columns(features=None), tmp_path / "saved")
     assert arrow(path=str(tmp_path / "saved")).train.labels.names == ("dog", "cat", "cow")
-
-
-@pytest.mark.parametrize(
-    ("files", "splits"),
-    [
-        (
-            [
-                "data/train-00000-of-00002.parquet",
-                "data/train-00001-of-00002.parquet",
-                "data/test-00000-of-00001.parquet",
-            ],
-            "train train test",
-        ),
-        (["en/train/0000.parquet", "en/validation/0000.parquet", "en/test/0000.parquet"], "train validation test"),
-        (["cifar10-train.arrow", "cifar10-test.arrow"], "train test"),
-        (["train/a/1.parquet", "train/b/1.parquet", "val.pq"], "train train val"),
-        (["partial-train/0.parquet", "partial-test/0.parquet"], "train test"),
-        (["unlabeled-00000-of-00001.parquet", "train-00000-of-00001.parquet"], "train unlabeled"),
-        (["latest.parquet", "contest.parquet"], " "),
-        (["shards/a.parquet", "more/b.parquet"], " "),
-    ],
-)
-def test_splits_are_named_by_files_and_folders(write, tmp_path, files, splits):
-    layout = find_columns(
-        write(tmp_path / "data", {"README.md": b"", ".cache/train.parquet": b"", **dict.fromkeys(files, b"")})
-    )
-    assert len(layout.files) == len(files)
-    assert sorted(one.split for one in layout.files) == sorted(splits.split(" "))
-
-
-@pytest.mark.parametrize(
-    ("files", "names"),
-    [
-        (["en/train-00000-of-00001.parquet", "de/train-00000-of-00001.parquet"], "'de', 'en'"),
-        (["en/train/0.parquet", "de/test/0.parquet"], "'de', 'en'"),
-        (["data/train.parquet", "train.parquet"], "'.', 'data'"),
-    ],
-)
-def test_several_configurations_are_refused(write, tmp_path, files, names):
-    path = write(tmp_path / "data", dict.fromkeys(files, b""))
-    with pytest.raises(ValueError, match=f"has several configurations, {names}; give the folder or the file of one"):
-        find_columns(path)
-
-
-def test_splits_of_files_and_what_is_left_out_of_them(tmp_path):
-    rows, data = columns(), tmp_path / "data"
-    data.mkdir()
-    for name, start, count in (("train", 0, 6), ("test", 6, 4), ("unlabeled", 10, 2)):
-        parquet.write_table(rows.slice(start, count).drop_columns(["object"]), data / f"{name}-00000-of-00001.parquet")
-    found = arrow(path=str(data))
-    assert (len(found.train), len(found.validation)) == (6, 4)
-    assert found.train.describe(5, 0) == "train-00000-of-00001.parquet, row 6"
-    assert found.notes["not used"] == "other splits: unlabeled"
-    assert found.notes["split"] == "the data's own train and test splits"
-    everything = arrow(path=str(data), split_column="none", validation_share=0.5)
-    assert (len(everything.train), len(everything.validation)) == (6, 6)
-    apart = arrow(
-        path=str(data / "train-00000-of-00001.parquet"), validation=str(data / "unlabeled-00000-of-00001.parquet")
-    )
-    assert (len(apart.train), len(apart.validation)) == (6, 2)
-    with pytest.raises(SettingError, match=r"^validation: train-.*parquet is a file of `path` too"):
-        arrow(path=str(data), validation=str(data / "train-00000-of-00001.parquet"))
-
-
-def test_an_object_may_lie_in_several_files_but_not_in_several_splits(tmp_path):
-    rows = columns()
-    parquet.write_table(rows.slice(0, 8), tmp_path / "train.parquet")
-    parquet.write_table(rows.slice(8), tmp_path / "test.parquet")
-    with pytest.raises(
-        ValueError, match=r"test.parquet, row 1 \('test'\) and train.parquet, row 3 \('train'\) show one object"
-    ):
-        arrow(path=str(tmp_path))
-    assert arrow(path=str(tmp_path), split_column="none").train.view_counts.tolist() == [2] * 5
-
-
-def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The blocks that are read from now on."""
-    read, keep = [], blocks.Rows._keep
-    monkeypatch.setattr(blocks.Rows, "_keep", lambda self, block: (read.append(block), keep(self, block))[1])
-    return read
-
-
-def test_a_batch_reads_each_row_group_once_and_few_stay_in_memory(tmp_path, monkeypatch):
-    path = str(one_parquet(tmp_path, columns(features=None).drop_columns(["object"])))
-    everything = ImageColumn(path)
-    assert everything.blocks is None
-    group = everything._rows.block(0).nbytes
-    for module in (blocks, source):
-        monkeypatch.setattr(module, "KEPT_BYTES", 2 * group)
-    images = ImageColumn(path, cache=False)
-    assert images.blocks.tolist() == [0] * 5 + [1] * 5 + [2] * 2
-    read = counted(monkeypatch)
-    order = np.random.default_rng(1).permutation(np.repeat(np.arange(12), 2))
-    expected = load_all(everything).pixels
-    read.clear()
-    for size in (None, 6):
-        images = ImageColumn(path, size, cache=False)
-        read.clear()
-        found = images.load(order, np.zeros_like(order))
-        assert sorted(read) == sorted(set(read))
-        assert images._rows._kept <= 2 * group
-        assert images._rows._kept == sum(one.nbytes for one in images._rows._blocks.values())
-        if size is None:
-            assert torch.equal(found.pixels, expected[torch.from_numpy(order)])
-
-
-def test_mapped_files_take_no_memory(tmp_path):
-    rows = columns(pyarrow.array([bytes(2**20)] * 11 + [PNGS[0]], pyarrow.binary()), features=None)
-    for path in (mapped_feather(tmp_path, rows), stream(tmp_path, rows)):
-        before = pyarrow.total_allocated_bytes()
-        images = ImageColumn(str(path), object_none := None, max_broken=1.0)  # noqa: F841
-        assert images.blocks is None
-        assert pyarrow.total_allocated_bytes() - before < 2**20
-        assert images._rows._kept == 0
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_a_copy_is_small_and_opens_the_files_in_another_process(tmp_path, form):
-    large = pyarrow.array([one + bytes(2**16) for one in PNGS], pyarrow.binary())
-    images = ImageColumn(str(form(tmp_path, columns(large))))
-    expected = load_all(images).pixels
-    assert len(pickle.dumps(images)) < 2**13
-    found = torch.utils.data.DataLoader(Loaded(images), batch_size=None, num_workers=1, multiprocessing_context="fork")
-    assert torch.equal(next(iter(found)), expected)
-
-
-class Loaded(torch.utils.data.Dataset[torch.Tensor]):
-    """All images of a source at once."""
-
-    def __init__(self, images: ImageColumn) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return 1
-
-    def __getitem__(self, _: int) -> torch.Tensor:
-        images = pickle.loads(pickle.dumps(self.images))
-        again, fresh = load_all(self.images).pixels, load_all(images).pixels
-        assert torch.equal(again, fresh)
-        return again
-
-
-def test_a_forked_process_opens_the_files_itself(tmp_path):
-    images = ImageColumn(str(one_parquet(tmp_path, columns())), cache=False)
-    load_all(images)
-    rows = images._rows
-    rows._lock.acquire()  # as another thread of the parent may hold it at the fork
-    rows._process -= 1
-    assert load_all(images).readable.all()
-
-
-def test_broken_rows_are_counted_by_file_and_row(tmp_path):
-    contents: list[bytes | None] = [*PNGS]
-    contents[3], contents[7], contents[9] = b"no image", None, b""
-    path = str(one_parquet(tmp_path, columns(structs(contents))))
-    images = ImageColumn(path)
-    loaded = load_all(images)
-    objects, views = every_view(images)
-    broken = ~loaded.readable.numpy()
-    assert {images.describe(*pair) for pair in zip(objects[broken], views[broken], strict=True)} == set(images.broken)
-    assert images.broken == {
-        "views.parquet, row 4": "not an image in a known format",
-        "views.parquet, row 8": "there is no image in this row",
-        "views.parquet, row 10": "there is no image in this row",
-    }
-    assert not loaded.pixels[torch.from_numpy(broken)].any()
-
-
-@pytest.mark.parametrize("image", [structs, pyarrow.array], ids=["structures", "paths"])
-def test_a_row_without_a_path_is_broken(tmp_path, image):
-    (tmp_path / "1.png").write_bytes(PNGS[0])
-    cells = image([None, None], [None, "1.png"]) if image is structs else image(["", "1.png"])
-    images = ImageColumn(str(one_parquet(tmp_path, pyarrow.table({"image": cells}))))
-    assert load_all(images).readable.tolist() == [False, True]
-    assert images.broken == {"views.parquet, row 1": "there is no image in this row"}
-    assert images.describe(1, 0) == "1.png"
-
-
-def test_a_damaged_row_group_breaks_its_images_alone(tmp_path, monkeypatch):
-    path = one_parquet(tmp_path, columns(features=None).drop_columns(["object"]))
-    chunk = parquet.read_metadata(path).row_group(1).column(0)
-    content = bytearray(path.read_bytes())
-    content[chunk.data_page_offset : chunk.data_page_offset + 40] = bytes(40)
-    path.write_bytes(content)
-    images = ImageColumn(str(path), max_broken=0.5)
-    read = counted(monkeypatch)
-    assert load_all(images).readable.tolist() == [True] * 5 + [False] * 5 + [True] * 2
-    assert read.count(1) == 1
-    assert all("\n" not in reason and "views.parquet is damaged" in reason for reason in images.broken.values())
 
 
 def test_paths_obey_the_rules_of_a_table(tmp_path, views):

@@ -1,0 +1,75 @@
+"""Claims about data that a path names: the files that are there say of which kind they are."""
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pytest
+from pyarrow import parquet
+from small_data import png
+
+from ssl_inv.run.cli import main
+from ssl_inv.run.data_sections import data_at
+
+
+def columns() -> bytes:
+    buffer = io.BytesIO()
+    parquet.write_table(pyarrow.table({"image": [png(number) for number in range(4)]}), buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("files", "below", "kind"),
+    [
+        (["cat/1.png"], "", "folder"),
+        (["1.npy"], "", "folder"),
+        (["1.png", "views.csv"], "", "table"),
+        (["views.csv"], "views.csv", "table"),
+        (["x.parquet"], "x.parquet", "arrow"),
+        (["x.feather"], "x.feather", "arrow"),
+        (["data/train-00000-of-00001.parquet", "README.md"], "", "arrow"),
+        (["state.json", "dataset_info.json", "data-00000-of-00001.arrow"], "", "arrow"),
+        (["dataset_dict.json", "train/state.json"], "", "arrow"),
+        (["1.png", "embeddings.parquet"], "", "folder"),
+        (["1.png", "metadata.parquet"], "", "arrow"),
+        (["a.npz"], "a.npz", "arrays"),
+        (["a.npy"], "a.npy", "arrays"),
+        (["x_train.npy", "y_train.npy"], "", "arrays"),
+        (["x_train.npy", "1.png"], "", "folder"),
+        (["train_images.npy", "latents/1.npy"], "", "threediebench"),
+    ],
+)
+def test_the_kind_of_data_is_seen_from_the_files(tmp_path, write, files, below, kind):
+    path = Path(write(tmp_path / "data", dict.fromkeys(files, b"")))
+    assert data_at(path / below, None, None)["name"] == kind
+    assert data_at(path, None, "folder")["name"] == "folder"
+
+
+@pytest.mark.parametrize("form", ["parquet", "folder", "npz"])
+def test_data_describes_columns_and_arrays(tmp_path, write, form, capsys):
+    path = write(tmp_path / "data", {"data/train-00000-of-00001.parquet": columns()})
+    path = f"{path}/data/train-00000-of-00001.parquet" if form == "parquet" else path
+    if form == "npz":
+        path = str(tmp_path / "a.npz")
+        np.savez(path, x_train=np.zeros((4, 8, 8), dtype=np.uint8), y_train=[0, 1, 0, 1])
+    assert main(["data", path, "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["data"] == ("arrays" if form == "npz" else "arrow")
+    assert main(["data", path, "--output", str(tmp_path / "sheet.png")]) == 0
+    assert (tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("below", "problem"),
+    [
+        ("x.parquet", "data.name: x.parquet is no folder or archive; 'arrow' reads it"),
+        ("a.npz", "data.name: a.npz is no folder or archive; 'arrays' reads it"),
+        ("", "data.name: {path} has no images, but 1 file(s) with columns; 'arrow' reads them"),
+    ],
+)
+def test_columns_are_no_folder_of_images(tmp_path, write, below, problem, capsys):
+    path = write(tmp_path / "data", {"x.parquet": columns(), "a.npz": b""})
+    assert main(["data", f"{path}/{below}".rstrip("/"), "--data.name", "folder"]) == 2
+    assert capsys.readouterr().err.strip().endswith(problem.format(path=path))
