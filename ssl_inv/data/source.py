@@ -17,7 +17,6 @@ from ssl_inv.transforms.regions import Regions
 
 Indices = NDArray[np.int64]
 
-
 Cuts = Callable[[Indices], Sequence[tuple[Indices, Regions]]]
 """From height and width of some photographs, `(n, 2)`, to the pieces that are wanted of them: the places of some of
 them among the n, and a region of each.
@@ -240,8 +239,7 @@ class Subset(Source):
     @property
     def objects(self) -> Indices:
         """See `Args`."""
-        objects: Indices = self._objects.numpy()
-        return objects
+        return cast(Indices, self._objects.numpy())
 
     @property
     def view_counts(self) -> Indices:
