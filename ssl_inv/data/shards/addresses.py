@@ -21,7 +21,7 @@ _PACKED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _NEEDED = {"http": ("aiohttp", "remote"), "https": ("aiohttp", "remote"), "s3": ("s3fs", "s3")}
 """Kinds of addresses, the package that reads them, and the extra that brings it."""
 
-MOST_SHARDS = 1_000_000
+MOST_SHARDS = 100_000
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,8 @@ def find_shards(path: str) -> list[Address]:
     places = list(dict.fromkeys(itertools.islice(expanded(path), MOST_SHARDS + 1)))
     if len(places) > MOST_SHARDS:
         raise SettingError("path", f"{path!r} stands for more than {MOST_SHARDS:,} files")
+    if is_address(path):
+        filesystem(places[0])
     if is_address(path) and len(places) == 1 and "*" not in path and not _is_tar(path):
         return _named(*_listed(path), path)
     found = list(dict.fromkeys(one for place in places for one in (_matches(place) if "*" in place else [place])))
@@ -153,6 +155,9 @@ def _listed(folder: str) -> tuple[list[str], str]:
     files, inside = filesystem(folder)
     with _listing(folder):
         names = [str(name) for name in sorted(files.find(inside)) if _is_tar(name)]
+        if not names:
+            # A search goes on over errors; this raises them.
+            files.ls(inside)
     return [str(files.unstrip_protocol(name)) for name in names], str(files.unstrip_protocol(inside))
 
 

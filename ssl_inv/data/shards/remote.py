@@ -18,8 +18,14 @@ from ssl_inv.data.shards.index import cached_name, stamp_of, stamped_size
 WAITS = (0.5, 2.0)
 """Seconds before the second and the third try."""
 
-_CHANGES = ("ETag", "etag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "modified", "created")
+_CHANGES = (
+    *("ETag", "etag", "md5Hash", "content_md5", "Content-MD5", "mtime"),
+    *("LastModified", "Last-Modified", "last_modified", "modified", "created"),
+)
 """What file systems call the tag or the time of a file; the first that there is tells whether it has changed."""
+
+_FINAL = (401, 403, 404, 410)
+"""Answers of an HTTP server that another try would not change."""
 
 _CHUNK = 8 << 20
 
@@ -47,12 +53,14 @@ def retried(work: Callable[[], Result]) -> Result:
     for wait in (*WAITS, None):
         try:
             return work()
-        except (FileNotFoundError, PermissionError) as error:
-            raise UnreachableError(f"{type(error).__name__}: {error}") from error
         except Exception as error:  # Every protocol has errors of its own.
-            if wait is None:
-                tries = f"after {len(WAITS) + 1} tries"
-                raise UnreachableError(f"{type(error).__name__}: {error}, {tries}") from error
+            # fsspec calls whatever an HTTP server answers a file that is not found, and keeps the answer as the cause.
+            cause = error.__cause__ or error
+            status = getattr(cause, "status", None)
+            final = isinstance(cause, FileNotFoundError | PermissionError) or status in _FINAL
+            if final or wait is None:
+                tries = "" if final else f", after {len(WAITS) + 1} tries"
+                raise UnreachableError(f"{type(cause).__name__}: {cause}{tries}") from error
             time.sleep(wait)
     raise AssertionError
 

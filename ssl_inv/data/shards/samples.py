@@ -151,7 +151,7 @@ class _Reader:
             if column in _OWN:
                 continue
             values = value if isinstance(value, list) and len(value) == images else [value] * images
-            if all(isinstance(one, int | float) and abs(one) < _LARGEST for one in values):
+            if values and all(isinstance(one, int | float) and abs(one) < _LARGEST for one in values):
                 numbers = self._numbers.setdefault(column, array("d"))
                 numbers.extend([math.nan] * (first - len(numbers)))
                 numbers.extend(values)

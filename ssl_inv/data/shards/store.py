@@ -84,8 +84,6 @@ class Store:
             self.shards.append(found)
             if reason := found.gone or found.index.cut:
                 self.broken[address.name] = reason
-        for name, reason in self.broken.items():
-            _LOG.warning("shard %s: %s", name, reason)
         self._keep_open()
 
     def _all(self, addresses: Sequence[Address]) -> list[Shard | str]:

@@ -6,6 +6,7 @@ import math
 import tarfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -90,10 +91,9 @@ def write_shards(
         writer = _Writer(source, part, int(size_mb * 1e6))
         done = sum(one["objects"] for one in written)
         while done < len(objects):
-            progress(before + done, total)
             path = output / f"{part}-{len(written):06d}.tar"
             remove_leftovers(path)
-            facts = writer.write(path, objects, done)
+            facts = writer.write(path, objects, done, partial(_report, progress, before + done, total))
             done += facts["objects"]
             written.append(facts)
             _write_record(output, record)
@@ -104,6 +104,10 @@ def write_shards(
     counts = sum(one["objects"] - one["empty"] for one in every), sum(one["images"] for one in every)
     _write_record(output, {**record, "complete": True})
     return Summary(len(every), *counts, unreadable, changed)
+
+
+def _report(progress: Callable[[int, int], None], before: int, total: int, held: int) -> None:
+    progress(before + held, total)
 
 
 def _write_record(output: Path, record: dict[str, Any]) -> None:
@@ -148,13 +152,21 @@ class _Writer:
         self._several = bool((self._counts > 1).any())
         self._view_digits = len(str(int(self._counts.max()) - 1))
 
-    def write(self, path: Path, objects: Indices, first: int) -> dict[str, Any]:
-        """Write a shard, from an object of an order on; returns how much is in it."""
+    def write(self, path: Path, objects: Indices, first: int, progress: Callable[[int], None]) -> dict[str, Any]:
+        """Write a shard, from an object of an order on; returns how much is in it.
+
+        Args:
+            path: the shard.
+            objects: all objects of the part, in their order.
+            first: the place of the shard's first object.
+            progress: called with the number of objects that are in it already.
+        """
         held, images, empty, unreadable = 0, 0, 0, dict[str, str]()
         # Names are short and plain, so that the oldest form of tar holds them, which every program reads.
         form = tarfile.USTAR_FORMAT
         with written_aside(path) as aside, tarfile.open(aside, "w", format=form) as shard:
             for item, views in originals(self._source, objects[first:]):
+                progress(held)
                 written = 0
                 for view, original in enumerate(views):
                     if isinstance(original, UnreadableImageError):

@@ -27,6 +27,9 @@ from ssl_inv.transforms import Group, Transform
 
 _GIGABYTE = 10**9
 
+_TOLD = 5
+"""Broken shards that are named one by one."""
+
 _LOG = logging.getLogger("ssl_inv.data")
 
 
@@ -153,6 +156,11 @@ def open_shards(path: str, addresses: Sequence[Address], cache_gb: float, max_br
         counts = f"{len(store.broken)} of {len(addresses)} shards cannot be used"
         advice = "; raise `max_broken_shards` to go on without them" if store.shards else ""
         raise ValueError(f"{path}: {counts}, the first {name}: {reason}{advice}")
+    for number, (name, reason) in enumerate(store.broken.items()):
+        if number == _TOLD:
+            _LOG.warning("%s: %d more shards cannot be used", path, len(store.broken) - _TOLD)
+            break
+        _LOG.warning("shard %s: %s", name, reason)
     return store
 
 

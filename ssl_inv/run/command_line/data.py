@@ -30,7 +30,8 @@ def add_data(command: AddCommand) -> None:
     one.add_argument("--quality", type=number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
 
     one = command("shard", _shard, "write any data as tar shards, which webdataset reads too")
-    one.add_argument("data", metavar="DATA", help="folder, zip, tar or table, recipe, or name of a kind of data")
+    kinds = "folder, zip, tar, table or shards, recipe, or name of a kind of data"
+    one.add_argument("data", metavar="DATA", help=kinds)
     one.add_argument("output", type=Path, metavar="OUTPUT", help="folder to write; a second call continues")
     size = "a shard is closed when it has so many million bytes (256)"
     one.add_argument("--size-mb", type=number(float, 0.001), default=256.0, metavar="MB", help=size)
