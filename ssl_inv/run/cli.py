@@ -15,8 +15,10 @@ from ssl_inv.run.command_line.runs import add_runs
 from ssl_inv.run.command_line.search import add_search
 from ssl_inv.run.command_line.sharing import add_sharing
 from ssl_inv.run.command_line.training import add_training
+from ssl_inv.run.command_line.trusted import trust_option, typed_modules
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.recipe import JUDGED, SECTIONS
+from ssl_inv.trust import allowing
 
 _EPILOG = (
     "--section.key value changes a setting of the recipe; --section.key.key value changes a setting inside another. "
@@ -48,6 +50,10 @@ _WITHOUT_RECIPE = {
 """Commands that accept no settings of a recipe, and why."""
 
 
+_WITHOUT_MODULES = ("runs", "push", "render", "tracks")
+"""Commands that build nothing that a recipe names."""
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser that raises every mistake as an `ArgumentError`."""
 
@@ -70,7 +76,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         one: argparse.ArgumentParser = commands.add_parser(
             name, help=description, description=f"{description}.", epilog=epilog
         )
-        one.set_defaults(call=call)
+        one.set_defaults(call=call, trust=[])
+        if name not in _WITHOUT_MODULES:
+            trust_option(one)
         return one
 
     for add in (add_training, add_runs, add_encoders, add_search, add_sharing, add_data):
@@ -138,7 +146,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
-        parsed.call(parsed)
+        with allowing([*parsed.trust, *typed_modules(parsed.overrides)]):
+            parsed.call(parsed)
         sys.stdout.flush()
     except RecipeError as error:
         return _fail(str(error), 2)

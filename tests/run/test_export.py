@@ -23,7 +23,6 @@ from ssl_inv.run.exports.export import (
     Preprocessing,
     export_timm,
     export_torchvision,
-    load_backbone_file,
 )
 from ssl_inv.run.exports.export_onnx import ONNX_TOLERANCE, export_onnx
 from ssl_inv.run.exports.export_program import export_program

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.plain import parse_json, read_json
 from ssl_inv.run.continuing import early_end
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import YAMLError, parse_yaml
@@ -93,7 +94,7 @@ class Saved:
 
         try:
             found = {}
-            for row in json.loads(file.read_text(encoding="utf-8")):
+            for row in read_json(file):
                 trained = row["trained"]
                 baselines = value(row.get("untrained")), value(row.get("shuffled"))
                 measured = Measured(trained["value"], trained.get("spread"), *baselines)
@@ -195,12 +196,14 @@ def read_saved(path: Path, name: str | None = None, resolved: bool = False, sett
         return Saved(path, name, state, reason, flattened(sections), record)
     except json.JSONDecodeError as error:
         return Saved(path, name, "broken", f"run.json cannot be read: {error}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         return Saved(path, name, "broken", " ".join(str(error).split()))
 
 
 def _read_evaluation(path: Path, name: str) -> Saved:
-    record = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
+    record = read_json(path / "evaluation.json")
+    if not isinstance(record, dict):
+        raise ValueError("evaluation.json is no mapping")
     trained_with = record.get("trained_with")
     settings = {**flattened(trained_with or {}), **flattened(record.get("recipe") or {})}
     # Without its run, an encoder is known by its description alone.
@@ -277,8 +280,13 @@ def last_step(metrics_file: Path) -> int | None:
     steps = []
     for line in lines:
         try:
-            steps.append(int(json.loads(line)["step"]))
-        except (ValueError, KeyError, TypeError):  # cut off at the beginning, or being written at the end
+            steps.append(int(parse_json(line)["step"]))
+        except (
+            ValueError,
+            OverflowError,
+            KeyError,
+            TypeError,
+        ):  # cut off at the beginning, or being written at the end
             continue
     return max(steps, default=None)
 
