@@ -41,7 +41,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             allowed.
     """
     file = folder / CONFIG
-    config = read_json(file)
+    config: dict[str, Any] = read_json(file)
     # Old folders of timm have one mapping of everything.
     told_of_weights = config.get("pretrained_cfg", config) if isinstance(config, dict) else None
     if not isinstance(told_of_weights, dict):

@@ -5,10 +5,12 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.plain import printable
 from ssl_inv.run.command_line.data import add_data
 from ssl_inv.run.command_line.encoders import add_encoders
 from ssl_inv.run.command_line.runs import add_runs
@@ -52,6 +54,29 @@ _WITHOUT_RECIPE = {
 
 _WITHOUT_MODULES = ("runs", "push", "render", "tracks")
 """Commands that build nothing that a recipe names."""
+
+
+_LONGEST = 2000
+"""Characters of the longest message. A value of a recipe may be as long as its author likes."""
+
+
+class _Printable(io.TextIOBase):
+    """Standard output for texts that others wrote: control characters are shown and not obeyed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -146,7 +171,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
-        with allowing([*parsed.trust, *typed_modules(parsed.overrides)]):
+        with allowing([*parsed.trust, *typed_modules(parsed.overrides)]), redirect_stdout(_Printable(sys.stdout)):
             parsed.call(parsed)
         sys.stdout.flush()
     except RecipeError as error:
@@ -178,7 +203,10 @@ def _explanation(error: Exception) -> str | None:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    sys.stderr.write(f"error: {line}\n")
     return code
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.nn.exported import CONFIG
 from ssl_inv.plain import read_json, require_file
-from ssl_inv.run.exports.export import CARD, CONFIG, WEIGHTS
+from ssl_inv.run.exports.export import CARD, WEIGHTS
 from ssl_inv.run.exports.model_card import UNKNOWN, addressed, front_matter
 from ssl_inv.run.plain_yaml import YAMLError
 

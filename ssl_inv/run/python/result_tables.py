@@ -45,8 +45,11 @@ def read_results(path: Path) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = read_json(path) if path.is_file() else []
     except ValueError as error:
         raise RecipeError(f"{path}: cannot be read: {error}") from None
-    if not isinstance(found, list) or not all(isinstance(row, dict) for row in found):
-        raise RecipeError(f"{path}: is not what a run writes: no list of results")
+    try:
+        for row in found:
+            _row(row)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise RecipeError(f"{path}: is not what a run writes ({type(error).__name__}: {error})") from None
     return found
 
 

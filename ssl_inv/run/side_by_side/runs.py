@@ -111,9 +111,9 @@ class Saved:
             (f"{group}/{name}", "last step"): Measured(value)
             for entry in entries
             for group in ("loss", "monitor")
-            for name, value in entry.get(group, {}).items()
+            for name, value in _mapping(entry.get(group)).items()
         }
-        return {key: one for key, one in last.items() if one.value is not None}
+        return {key: one for key, one in last.items() if isinstance(one.value, int | float)}
 
     def measured(self, key: Key) -> Measured | None:
         """A measurement of `results` or `last_values`, or None."""
@@ -268,6 +268,11 @@ def _gathered_from(one: Any) -> list[Path]:
     return [found for match in matches if match.is_dir() for found in saved_below(match)]
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is; whatever else stands in its place is empty."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def last_step(metrics_file: Path) -> int | None:
     """The largest step in the last lines of a metrics.jsonl; None if there is none."""
     try:
@@ -281,13 +286,8 @@ def last_step(metrics_file: Path) -> int | None:
     for line in lines:
         try:
             steps.append(int(parse_json(line)["step"]))
-        except (
-            ValueError,
-            OverflowError,
-            KeyError,
-            TypeError,
-        ):  # cut off at the beginning, or being written at the end
-            continue
+        except (ValueError, OverflowError, KeyError, TypeError):
+            continue  # cut off at the beginning, or being written at the end
     return max(steps, default=None)
 
 
