@@ -55,7 +55,7 @@ def recipes(random: Random, place: Path) -> None:
         raise RecipeError("no mapping")
     recipe = resolve(content)
     recipe.dump()
-    if random.random() < 0.3:
+    if random.random() < 0.1:
         build_augmentation(recipe)
 
 

@@ -232,7 +232,7 @@ def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkey
 def test_a_default_that_no_recipe_can_hold_is_refused(default, tmp_path, monkeypatch) -> None:
     module = f"odd_default_{abs(hash(default))}"
     imports = "from pathlib import Path\nimport numpy\nfrom ssl_inv.objectives.base import Objective\n"
-    code = f"{imports}class Mine(Objective):\n    def __init__(self, features, groups, *, place={default}):\n        pass\n"
+    code = f"{imports}class Mine(Objective):\n    def __init__(self, f, g, *, place={default}):\n        pass\n"
     (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("SSL_INV_TRUST", module)
