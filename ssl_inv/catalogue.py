@@ -13,8 +13,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, distributions
+from pathlib import Path
 from typing import Any
+
+from ssl_inv.trust import allowed, is_allowed, is_dotted, is_within
 
 
 class RecipeError(ValueError):
@@ -114,6 +117,8 @@ class Catalogue:
         table: the name of the table there: member name -> "module:attribute", relative to the package.
         moved: dotted paths in old recipes, and the names that replaced them.
         families: first words of dotted names -> the module, relative to the package, whose attributes they name.
+        base: `module:class` that classes of other modules must derive from; None: they only must be callable.
+        libraries: modules whose classes that derive from `base` may be named like this package's own.
     """
 
     kind: str
@@ -121,6 +126,8 @@ class Catalogue:
     table: str
     moved: Mapping[str, str] | None = None
     families: Mapping[str, str] | None = None
+    base: str | None = None
+    libraries: tuple[str, ...] = ()
 
     # A frozen dataclass has no place for a cache, but its __dict__ has.
     @cached_property
@@ -136,34 +143,44 @@ class Catalogue:
     def installed(self) -> dict[str, Member]:
         """The members that other installed packages add, by name. A name of this package's own keeps its meaning."""
         # It takes tens of milliseconds, so only unknown names are looked up here.
-        found = sorted(entry_points(group=f"ssl_inv.{self.table.lower()}"), key=lambda one: one.name)
+        found = {one.name: one for one in reversed(_entry_points(f"ssl_inv.{self.table.lower()}"))}
         return {
-            one.name: Member(one.name, *one.value.split(":"))
-            for one in found
-            if one.name not in self.members and one.value.count(":") == 1
+            name: Member(name, *one.value.split(":"))
+            for name, one in sorted(found.items())
+            if name not in self.members and one.value.count(":") == 1
         }
 
     def find(self, name: str) -> Member:
         """The member called `name`, or whatever is at the dotted path `name`.
 
         Raises:
-            SettingError: for the setting `name`, with the closest name, if there is none.
+            SettingError: for the setting `name`, with the closest name, if there is none; or if it is code of a module
+                that the user does not allow.
         """
         name = (self.moved or {}).get(name, name)
         if name in self.members:
             return self.members[name]
         if name in self.installed:
-            return importable(self.kind, self.installed[name])
+            member = self.installed[name]
+            # Who installs a package with entry points wants it to be used.
+            return importable(self.kind, member, self.base, [member.module.partition(".")[0]])
         family, _, attribute = name.partition(".")
         if attribute and family in (self.families or {}):
             return self._of_family(name, family, attribute)
-        if "." in name:
-            return foreign_member(self.kind, name)
+        if "." in name and is_dotted(name):
+            return foreign_member(self.kind, name, self.base, self.libraries)
         advice = suggest(name, [*self.members, *self.installed])
         for other in self.families or {}:
             # Only these have capital letters, and to look them up takes seconds.
             advice = f"did you mean '{other}.{name}'?" if name[:1].isupper() else advice
         raise SettingError("name", f"no {self.kind} is called {name!r}; {advice}")
+
+    def require_known(self, name: str) -> None:
+        """Raise a `SettingError` for a name that can stand for nothing. Nothing of another package is imported."""
+        if "." in name and is_dotted(name) and name.partition(".")[0] not in (self.families or {}):
+            require_allowed(name, self.libraries)
+        else:
+            self.find(name)
 
     def _of_family(self, name: str, family: str, attribute: str) -> Member:
         member = Member(name, f"{self.package}.{(self.families or {})[family]}", attribute)
@@ -174,33 +191,73 @@ class Catalogue:
         return member
 
 
-def foreign_member(kind: str, path: str) -> Member:
+def _entry_points(group: str) -> list[EntryPoint]:
+    """The entry points of installed packages. What lies in the current folder alone is not installed."""
+    here = Path.cwd()
+    places = [one for one in sys.path if one and Path(one).resolve() != here]
+    return [one for package in distributions(path=places) for one in package.entry_points if one.group == group]
+
+
+def require_allowed(path: str, libraries: Sequence[str] = ()) -> None:
+    """Raise a `SettingError` for the setting `name` if a dotted path is of a module that the user does not allow.
+
+    Args:
+        path: such as `package.module.Class`.
+        libraries: modules that need no permission.
+    """
+    module = path.rpartition(".")[0]
+    if not is_allowed(module) and not is_within(module, (*libraries, _OWN)):
+        problem = f"{path!r} is code of the module {module!r}, which runs only if you allow it"
+        raise SettingError("name", f"{problem}: --trust {module}, or in Python trust=[{module!r}]")
+
+
+def foreign_member(kind: str, path: str, base: str | None = None, libraries: Sequence[str] = ()) -> Member:
     """Whatever is at a dotted path, also of a module in the current folder.
 
     Args:
         kind: what it should be, for messages: "objective".
         path: such as `package.module.Class`.
+        base: `module:class` that a class must derive from.
+        libraries: modules whose classes need no permission; they must derive from `base`.
 
     Raises:
-        SettingError: for the setting `name`, if it cannot be imported.
+        SettingError: for the setting `name`, if the user does not allow its module, if it cannot be imported, or if it
+            is something else. Nothing is imported before it is allowed.
     """
+    require_allowed(path, libraries)
     module, _, attribute = path.rpartition(".")
-    if "" not in sys.path and os.getcwd() not in sys.path:
+    if is_allowed(module) and "" not in sys.path and os.getcwd() not in sys.path:
         # As for `python -m`, but last, so that the current folder hides no installed package.
         sys.path.append(os.getcwd())
-    return importable(kind, Member(path, module, attribute))
+    return importable(kind, Member(path, module, attribute), base, allowed())
 
 
-def importable(kind: str, member: Member) -> Member:
-    """A member that has been imported.
+def importable(kind: str, member: Member, base: str | None, trusted: Sequence[str]) -> Member:
+    """A member that has been imported. It is a class that derives from `base`, or made for the purpose by its author.
+
+    Args:
+        kind: what it should be, for messages: "objective".
+        member: it.
+        base: `module:class` that a class must derive from.
+        trusted: modules whose functions may be called, and whose classes if there is no `base`.
 
     Raises:
-        SettingError: for the setting `name`, if it cannot be.
+        SettingError: for the setting `name`, if it cannot be imported or is something else.
     """
     try:
-        member.load()
+        loaded = member.load()
     except Exception as error:  # Somebody else's module can raise anything.
         raise SettingError("name", f"the {kind} {member.name!r} cannot be imported: {error}") from error
+    if base is not None and isinstance(loaded, type):
+        place, _, name = base.partition(":")
+        derives = issubclass(loaded, getattr(importlib.import_module(place), name))
+        require(derives, "name", f"{member.name!r} does not derive from {place}.{name}")
+    else:
+        require(callable(loaded), "name", f"{member.name!r} is neither a class nor a function")
+        # A trusted module's `from os import abort` makes no member of it.
+        module = str(getattr(loaded, "__module__", None))
+        problem = f"{member.name!r} is defined in the module {module!r}, which is not among those that you allow"
+        require(is_within(module, trusted), "name", problem)
     return member
 
 
@@ -248,7 +305,9 @@ def suggest(name: str, known: Iterable[Any] | None, limit: int = 12) -> str:
     return f"there are {', '.join(names[:limit])}{', ...' if len(names) > limit else ''}" if names else "there are none"
 
 
-OBJECTIVES = Catalogue("objective", "ssl_inv.objectives", "OBJECTIVES")
+_OWN = "ssl_inv"
+
+OBJECTIVES = Catalogue("objective", "ssl_inv.objectives", "OBJECTIVES", base="ssl_inv.objectives.base:Objective")
 DATA = Catalogue("data set", "ssl_inv.data.sources", "SOURCES")
 AUGMENTATIONS = Catalogue("augmentation", "ssl_inv.augment", "AUGMENTATIONS")
 OPERATIONS = Catalogue(
@@ -257,8 +316,26 @@ OPERATIONS = Catalogue(
     "OPERATIONS",
     {"ssl_inv.augment.operations.shared.Shared": "shared"},
     {"torchvision": "torchvision_names", "kornia": "kornia_names"},
+    "ssl_inv.augment.operation:Operation",
 )
-PROTOCOLS = Catalogue("protocol", "ssl_inv.evaluation.protocols", "PROTOCOLS")
-LOGGERS = Catalogue("logger", "ssl_inv.engine", "LOGGERS")
-CALLBACKS = Catalogue("callback", "ssl_inv.engine", "CALLBACKS")
+PROTOCOLS = Catalogue(
+    "protocol",
+    "ssl_inv.evaluation.protocols",
+    "PROTOCOLS",
+    base="ssl_inv.evaluation.protocols.base:Protocol",
+)
+LOGGERS = Catalogue(
+    "logger",
+    "ssl_inv.engine",
+    "LOGGERS",
+    base="pytorch_lightning.loggers:Logger",
+    libraries=("pytorch_lightning.loggers",),
+)
+CALLBACKS = Catalogue(
+    "callback",
+    "ssl_inv.engine",
+    "CALLBACKS",
+    base="pytorch_lightning:Callback",
+    libraries=("pytorch_lightning.callbacks",),
+)
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}

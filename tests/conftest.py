@@ -27,6 +27,12 @@ def _one_thread_each() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _trust(monkeypatch: pytest.MonkeyPatch) -> None:
+    # What a test allows ends with it. This module has objectives that tests name by their paths.
+    monkeypatch.setenv("SSL_INV_TRUST", "misbehaving")
+
+
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Any]]:
     """Facts computed by running the authors' code, by file name."""

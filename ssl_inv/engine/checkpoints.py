@@ -1,12 +1,13 @@
 """Training checkpoints: plain tensors and numbers, written completely or not at all."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ssl_inv.atomic import written_aside
+from ssl_inv.nn.torch_files import read_torch
 
 FORMAT = 1
 
@@ -24,9 +25,33 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         ValueError: if the file is no checkpoint, or has another format.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = read_torch(path)
     except Exception as error:  # A damaged archive raises many kinds of errors.
         raise ValueError(f"{path}: not a checkpoint that can be read ({error.__class__.__name__})") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise ValueError(f"{path}: not a training checkpoint of this version of ssl-inv")
+    for name, fits in _PARTS.items():
+        if not fits(state.get(name)):
+            raise ValueError(f"{path}: a checkpoint whose part {name!r} is missing or of another kind")
     return state
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**48
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+
+
+_PARTS: Mapping[str, Callable[[Any], bool]] = {
+    "recipe": _is_state,
+    "step": _is_count,
+    "image_size": lambda size: type(size) is int and 1 <= size < 2**16,
+    "extent": lambda both: isinstance(both, tuple | list) and len(both) == 2 and all(map(_is_count, both)),
+    "groups": lambda groups: groups is None or _is_state(groups),
+    "backbone": _is_state,
+    "objective": _is_state,
+    "optimizer": _is_state,
+}
+"""What every checkpoint has, and whether a value can be it."""

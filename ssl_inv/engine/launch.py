@@ -16,12 +16,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.source import Source
 from ssl_inv.engine.settings import TrainerSettings
+from ssl_inv.plain import printable
 
 
 @rank_zero_only
 def say(what: str) -> None:
     """Warn the user, on rank 0 alone."""
-    logging.getLogger("ssl_inv").warning(f"warning: {what}")
+    logging.getLogger("ssl_inv").warning(printable(f"warning: {what}"))
 
 
 def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, require_allowed, suggest
 
 OWN = ("adamw", "adam", "sgd", "lars")
 """Optimisers whose defaults are this package's: `sgd` has plain momentum, and `lars` spares what does not decay."""
@@ -33,6 +33,9 @@ REFUSED: Mapping[str, str] = {
 }
 """Optimisers of timm that no recipe can use, and why."""
 
+LIBRARIES = ("torch.optim", "timm.optim")
+"""Modules whose optimisers recipes can name by their path."""
+
 SCHEDULES = ("cosine", "constant", "tanh", "poly", "step", "multistep", "wsd")
 """Schedules of the learning rate: `constant`, and timm's."""
 
@@ -40,7 +43,7 @@ _PLATEAU = "it depends on scores and not on the step alone, so a resumed run wou
 
 
 def check_names(name: str, schedule: str) -> None:
-    """Refuse what is no optimiser or no schedule. A dotted path is looked up when the optimiser is made.
+    """Refuse what is no optimiser or no schedule. What a dotted path names is imported when the optimiser is made.
 
     Raises:
         SettingError: with the reason, or with the closest name.
@@ -49,6 +52,8 @@ def check_names(name: str, schedule: str) -> None:
         raise SettingError("name", f"{name} cannot be used: {REFUSED[name]}")
     if name not in OPTIMIZERS and "." not in name:
         raise SettingError("name", f"no optimizer is called {name!r}; {suggest(name, OPTIMIZERS)}")
+    if name not in OPTIMIZERS:
+        require_allowed(name, LIBRARIES)
     if schedule == "plateau":
         raise SettingError("schedule", f"plateau cannot be used: {_PLATEAU}")
     if schedule not in SCHEDULES:

@@ -18,7 +18,7 @@ from ssl_inv.catalogue import (
     require_at_least,
     suggest,
 )
-from ssl_inv.engine.optimizer_names import OPTIMIZERS, OWN, check_names
+from ssl_inv.engine.optimizer_names import LIBRARIES, OPTIMIZERS, OWN, check_names
 from ssl_inv.engine.schedules import Course, Shape
 from ssl_inv.nn.backbones import Backbone
 
@@ -187,9 +187,8 @@ def _kind_of(name: str) -> tuple[Any, dict[str, Any]]:
         info = get_optimizer_info(name)
         usual = {"momentum": 0.9} if info.has_momentum else {}
         return get_optimizer_class(name, bind_defaults=False), {**usual, **(info.defaults or {})}
-    kind = foreign_member("optimizer", name).load()
-    fits = inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
-    require(fits, "name", f"{name!r} does not derive from torch.optim.Optimizer")
+    kind = foreign_member("optimizer", name, "torch.optim:Optimizer", LIBRARIES).load()
+    require(inspect.isclass(kind), "name", f"{name!r} does not derive from torch.optim.Optimizer")
     return kind, {}
 
 

@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ssl_inv.plain import printable
+
 
 def clock(seconds: float) -> str:
     """Minutes and seconds, or hours and minutes."""
@@ -35,6 +37,7 @@ class Progress:
         """Show a line in place of the last one."""
         if self.quiet:
             return
+        line = printable(line)
         if self.console.is_terminal:
             if self._live is None:
                 self._live = Live(console=self.console, refresh_per_second=8, transient=True)
@@ -47,11 +50,11 @@ class Progress:
     def keep(self, line: str) -> None:
         """Print a line that stays."""
         if not self.quiet:
-            self.console.print(line, markup=False)
+            self.console.print(printable(line), markup=False)
 
     def warn(self, line: str) -> None:
         """Print a warning, also when quiet."""
-        self.console.print(f"warning: {line}", style="yellow", markup=False)
+        self.console.print(printable(f"warning: {line}"), style="yellow", markup=False)
 
     def close(self) -> None:
         """Remove the rewritten line."""

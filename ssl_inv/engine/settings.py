@@ -4,7 +4,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
-from ssl_inv.catalogue import CALLBACKS, LOGGERS, Catalogue, require, require_above, require_at_least, suggest, within
+from ssl_inv.catalogue import (
+    CALLBACKS,
+    LOGGERS,
+    PROTOCOLS,
+    Catalogue,
+    SettingError,
+    require,
+    require_above,
+    require_at_least,
+    suggest,
+    within,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,8 +133,7 @@ def _require_named(given: Any, catalogue: Catalogue) -> None:
     name = given if isinstance(given, str) else given.get("name")
     require(isinstance(name, str) and bool(name), "name", form)
     # What a dotted path names is imported when the run is built, before anything is written.
-    if "." not in str(name):
-        catalogue.find(str(name))
+    catalogue.require_known(str(name))
 
 
 def _known(kind: type[Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -244,6 +254,11 @@ class EvaluationSettings:
         if self.objects is not None:
             require_at_least(2, objects=self.objects)
         require(len(set(self.also)) == len(self.also), "also", f"must be different protocols, got {self.also}")
+        for name in self.also:
+            try:
+                PROTOCOLS.require_known(name)
+            except SettingError as error:
+                raise SettingError("also", error.problem) from error
         _require_different("aggregate", self.aggregate, self.views, f"to evaluation.views, {self.views}")
         _require_different("paths", self.paths, self.views - 1, f"to below evaluation.views, {self.views}")
 

@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require, suggest
+from ssl_inv.catalogue import RecipeError, SettingError, require, suggest
 from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn.exported import read_config
+from ssl_inv.nn.torch_files import require_stored
 
 
 class FrozenEncoder:
@@ -69,9 +71,14 @@ def _loaded(place: Path, architecture: str | None) -> nn.Module:
         # timm draws random weights before it loads the file's.
         with torch.random.fork_rng(devices=[]):
             if architecture is None:
+                read_config(place)
                 return timm.create_model(f"local-dir:{place}", pretrained=True, num_classes=0)
+            if place.suffix != ".safetensors":
+                require_stored(place)
             overlay = {"file": str(place), "hf_hub_id": None, "url": None}
             return timm.create_model(architecture, pretrained=True, pretrained_cfg_overlay=overlay, num_classes=0)
+    except RecipeError:
+        raise
     except Exception as error:  # timm's errors about an unexpected file have no common class
         first = next(iter(str(error).splitlines()), "")
         raise SettingError(

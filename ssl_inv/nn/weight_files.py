@@ -1,7 +1,6 @@
 """Weights as they are read: from files, the folders of runs and exports, and timm. No code in a file is run."""
 
 import hashlib
-import json
 import re
 import socket
 from collections import OrderedDict
@@ -20,6 +19,8 @@ from huggingface_hub import constants
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.nn.stems import SUFFIXES
+from ssl_inv.nn.torch_files import require_stored
+from ssl_inv.plain import read_json
 
 
 class Emptied:
@@ -98,6 +99,7 @@ def sha256_of(file: Path) -> str:
 
 def _read_torch(file: Path) -> Any:
     # Checkpoints often hold settings of classes that are not there, or that must not run.
+    require_stored(file)
     with _inert_globals(file):
         return torch.load(file, map_location="cpu", weights_only=True)
 
@@ -128,9 +130,10 @@ def _normalization(config: Path) -> tuple[tuple[float, ...] | None, tuple[float,
     if not config.is_file():
         return None, None
     try:
-        told = json.loads(config.read_text(encoding="utf-8")).get("pretrained_cfg", {})
-        return (tuple(told["mean"]), tuple(told["std"])) if "mean" in told and "std" in told else (None, None)
-    except (ValueError, AttributeError, TypeError):
+        told = read_json(config).get("pretrained_cfg", {})
+        both = [tuple(float(one) for one in told[name]) for name in ("mean", "std")]
+        return (both[0], both[1]) if all(len(one) == 3 for one in both) else (None, None)
+    except (KeyError, ValueError, AttributeError, TypeError, OSError):
         return None, None
 
 

@@ -171,14 +171,18 @@ def start_from(backbone: Backbone, weights: Weights, prefix: str | None = None, 
     return found
 
 
-def _tables(content: Mapping[Any, Any], way: tuple[str, ...] = ()) -> Iterator[tuple[str, Table]]:
-    """Every mapping inside with tensors by name, and its path."""
+def _tables(
+    content: Mapping[Any, Any], way: tuple[str, ...] = (), seen: set[int] | None = None
+) -> Iterator[tuple[str, Table]]:
+    """Every mapping inside with tensors by name, and its path. One that stands in several places is found once."""
+    seen = set() if seen is None else seen
     tensors = {name: one for name, one in content.items() if isinstance(name, str) and isinstance(one, Tensor)}
     if tensors:
         yield ".".join(way), tensors
     for name, one in content.items():
-        if isinstance(one, Mapping) and len(way) < 6:
-            yield from _tables(one, (*way, str(name)))
+        if isinstance(one, Mapping) and len(way) < 6 and id(one) not in seen:
+            seen.add(id(one))
+            yield from _tables(one, (*way, str(name)), seen)
 
 
 def _candidates(content: Mapping[str, Any], own: Table, wanted: str | None) -> Iterator[tuple[str, Table]]:

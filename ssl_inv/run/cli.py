@@ -5,18 +5,22 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.plain import printable
 from ssl_inv.run.command_line.data import add_data
 from ssl_inv.run.command_line.encoders import add_encoders
 from ssl_inv.run.command_line.runs import add_runs
 from ssl_inv.run.command_line.search import add_search
 from ssl_inv.run.command_line.sharing import add_sharing
 from ssl_inv.run.command_line.training import add_training
+from ssl_inv.run.command_line.trusted import trust_option, typed_modules
 from ssl_inv.run.environment import prepare_process
 from ssl_inv.run.recipe import JUDGED, SECTIONS
+from ssl_inv.trust import allowing
 
 _EPILOG = (
     "--section.key value changes a setting of the recipe; --section.key.key value changes a setting inside another. "
@@ -49,6 +53,33 @@ _WITHOUT_RECIPE = {
 """Commands that accept no settings of a recipe, and why."""
 
 
+_WITHOUT_MODULES = ("runs", "push", "render", "tracks")
+"""Commands that build nothing that a recipe names."""
+
+
+_LONGEST = 2000
+"""Characters of the longest message. A value of a recipe may be as long as its author likes."""
+
+
+class _Printable(io.TextIOBase):
+    """Standard output for texts that others wrote: control characters are shown and not obeyed."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(printable(text))
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
+
+
 class _Parser(argparse.ArgumentParser):
     """An argument parser that raises every mistake as an `ArgumentError`."""
 
@@ -71,7 +102,9 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         one: argparse.ArgumentParser = commands.add_parser(
             name, help=description, description=f"{description}.", epilog=epilog
         )
-        one.set_defaults(call=call)
+        one.set_defaults(call=call, trust=[])
+        if name not in _WITHOUT_MODULES:
+            trust_option(one)
         return one
 
     for add in (add_training, add_runs, add_encoders, add_search, add_sharing, add_data):
@@ -139,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
-        parsed.call(parsed)
+        with allowing([*parsed.trust, *typed_modules(parsed.overrides)]), redirect_stdout(_Printable(sys.stdout)):
+            parsed.call(parsed)
         sys.stdout.flush()
     except RecipeError as error:
         return _fail(str(error), 2)
@@ -170,7 +204,10 @@ def _explanation(error: Exception) -> str | None:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    line = printable(" ".join(message.split()))
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
+    sys.stderr.write(f"error: {line}\n")
     return code
 
 

@@ -1,6 +1,7 @@
 """Encoders as the command line names them (runs, exported folders, timm models), and the data for them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
 from ssl_inv.run.channels import normalised_for
 from ssl_inv.run.data_sections import sections_with_data
-from ssl_inv.run.exports.export import Preprocessing, load_backbone_file, preprocessing_of
+from ssl_inv.run.exports.export import Preprocessing, first_detail, preprocessing_of
+from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import judged_data
 from ssl_inv.run.recipe import JUDGED, JudgedRecipe, Recipe, resolve_judged
@@ -59,16 +61,37 @@ class SavedRun:
 
     def backbone(self) -> Backbone:
         """A new copy of the trained backbone."""
-        backbone = make_backbone(**self.recipe.backbone)
-        backbone.load_state_dict(self.state["backbone"])
+        with within("backbone"):
+            backbone = make_backbone(**self.recipe.backbone)
+        with self._fitting():
+            backbone.load_state_dict(self.state["backbone"])
         return backbone
+
+    def load_into(self, backbone: Backbone, objective: Objective) -> None:
+        """Give networks of the run's recipe their trained weights, and the objective its memories."""
+        with self._fitting():
+            objective.allocate(*self.state["extent"])
+            backbone.load_state_dict(self.state["backbone"])
+            objective.load_state_dict(self.state["objective"])
+
+    @contextmanager
+    def _fitting(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # Another's checkpoint may hold anything.
+            problem = f"its weights do not fit the run's recipe: {first_detail(error)}"
+            raise RecipeError(f"{str(self.folder.checkpoint_file)!r}: {problem}") from error
+
+    def groups(self) -> dict[str, Group]:
+        """The recorded parameters of views; none if the checkpoint lacks them."""
+        try:
+            return {name: Group.from_record(record) for name, record in (self.state["groups"] or {}).items()}
+        except ValueError as error:
+            raise RecipeError(f"{str(self.folder.checkpoint_file)!r}: {error}") from error
 
     def objective(self) -> Objective | None:
         """A new copy of the objective, with initial weights; None if the checkpoint lacks its groups."""
-        if (records := self.state["groups"]) is None:
-            return None
-        groups = {name: Group.from_record(record) for name, record in records.items()}
-        return build_networks(self.recipe, groups)[1]
+        return None if self.state["groups"] is None else build_networks(self.recipe, self.groups())[1]
 
     @property
     def image_size(self) -> int:
@@ -153,26 +176,19 @@ class Model:
             return (backbone, objective) if objective is not None else (self.in_parts(backbone), None)
         if self.run is None:
             return self.in_parts(self.backbone), None
-        state = self.run.state
-        backbone, objective = build_networks(self.run.recipe, self._groups())
-        objective.allocate(*state["extent"])
-        backbone.load_state_dict(state["backbone"])
-        objective.load_state_dict(state["objective"])
+        backbone, objective = build_networks(self.run.recipe, self.run.groups())
+        self.run.load_into(backbone, objective)
         return backbone, objective
 
     def untrained_networks(self) -> Networks | None:
         """The same with random weights, if they can be made."""
         if self.run is not None:
-            return build_networks(self.run.recipe, self._groups())
+            return build_networks(self.run.recipe, self.run.groups())
         return None if self.untrained is None else (self.in_parts(self.untrained()), None)
 
     def in_parts(self, network: nn.Module) -> nn.Module:
         """A network that gives the parts of its features, where they are known without an objective."""
         return InParts(network, self.parts) if self.parts else network
-
-    def _groups(self) -> dict[str, Group]:
-        assert self.run is not None
-        return {name: Group.from_record(record) for name, record in self.run.state["groups"].items()}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from typing import Any, TextIO
 
 from ssl_inv.atomic import link_or_copy, remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.plain import parse_json, read_json
 from ssl_inv.run.continuing import trains_on
 from ssl_inv.run.environment import host_facts, versions, what_rounds
 from ssl_inv.run.recipe import Recipe, as_saved, read_yaml, resolve
@@ -162,10 +163,11 @@ class RunFolder:
     def record(self) -> dict[str, Any]:
         """The content of run.json."""
         try:
-            text = self.record_file.read_text(encoding="utf-8") if self.record_file.is_file() else "{}"
-            content: dict[str, Any] = json.loads(text)
+            content: dict[str, Any] = read_json(self.record_file) if self.record_file.is_file() else {}
         except ValueError as error:
             raise RecipeError(f"{self.record_file}: cannot be read: {error}") from None
+        if not isinstance(content, dict):
+            raise RecipeError(f"{self.record_file}: is no mapping of facts")
         return content
 
     def update(self, **facts: Any) -> None:
@@ -205,11 +207,15 @@ class RunFolder:
 
     def metrics(self) -> list[dict[str, Any]]:
         """The entries of metrics.jsonl, without a last line that was cut off."""
-        lines = self.metrics_file.read_text(encoding="utf-8").splitlines() if self.metrics_file.is_file() else []
+        if not self.metrics_file.is_file():
+            return []
         entries = []
-        for line in lines:
-            with suppress(json.JSONDecodeError):
-                entries.append(json.loads(line))
+        # A damaged byte spoils the line that it is in.
+        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
+            with suppress(ValueError):
+                entry = parse_json(line)
+                if isinstance(entry, dict) and isinstance(entry.get("step", 0), int):
+                    entries.append(entry)
         return entries
 
     def forget_results(self) -> None:

@@ -224,7 +224,7 @@ def further_protocols(names: Sequence[str], quick: bool) -> dict[str, Protocol]:
         except SettingError as error:
             raise SettingError("also", error.problem) from error
         fits = isinstance(kind, type) and issubclass(kind, Protocol)
-        require(fits, "also", f"{name!r} is no subclass of ssl_inv.evaluation.protocols.base.Protocol")
+        require(fits, "also", f"{name!r} does not derive from ssl_inv.evaluation.protocols.base.Protocol")
         found[name] = kind.quick() if quick else kind()
     return found
 

@@ -11,12 +11,15 @@ from ssl_inv.engine.data_module import PretrainingData
 from ssl_inv.engine.module import Pretraining
 from ssl_inv.run.build import build_module
 from ssl_inv.run.pretrain import make_monitor
+from ssl_inv.run.python.asked import allow_modules
 from ssl_inv.run.recipe import Recipe, apply_overrides, load_recipe, resolve
 from ssl_inv.run.requirements import require_files
 
 
 def parts(
-    recipe: Recipe | str | Path | Mapping[str, Any], settings: Mapping[str, Any] | None = None
+    recipe: Recipe | str | Path | Mapping[str, Any],
+    settings: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
 ) -> tuple[Pretraining, PretrainingData]:
     """The module and the data of a recipe, for `pytorch_lightning.Trainer.fit(module, data)`.
 
@@ -27,10 +30,12 @@ def parts(
     Args:
         recipe: the name of a shipped recipe, the path of one, its sections, or a resolved one.
         settings: changes by dotted key: `{"trainer.steps": 100}`.
+        trust: modules whose code the recipe may name. It holds from now on in this process.
 
     Raises:
         RecipeError: if the recipe cannot be run.
     """
+    allow_modules(trust)
     overrides = [word for key, value in (settings or {}).items() for word in _override(key, value)]
     if isinstance(recipe, str | Path):
         recipe = load_recipe(str(recipe), overrides)

@@ -1,22 +1,30 @@
-"""YAML 1.2 by ruamel.yaml: `1e-3` is a number, `no` is a text, and a key that stands twice is an error."""
+"""YAML 1.2 by ruamel.yaml: `1e-3` is a number, `no` is a text, and a key that stands twice is an error.
+
+A text may come from anybody, so its size, its depth and what its aliases stand for are bounded, and tags, which choose
+how a value is made, are refused.
+"""
 
 import io
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 from ruamel.yaml import YAML
+from ruamel.yaml.composer import Composer, ComposerError
 from ruamel.yaml.constructor import DuplicateKeyError
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.events import AliasEvent
 from ruamel.yaml.resolver import VersionedResolver
 
 __all__ = ["YAMLError", "dump_value", "dump_yaml", "parse_yaml", "where_and_what"]
 
+MOST_CHARACTERS, MOST_VALUES, DEEPEST = 2**19, 20_000, 40
+"""Bounds of a text: its length, the values in it where every alias counts as what it stands for, and its depth."""
 
 _SCALARS = (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?[0-9]+", "-+0123456789"),
+    ("int", r"[-+]?[0-9]{1,400}", "-+0123456789"),
     (
         "float",
         r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
@@ -42,10 +50,42 @@ class _Resolver(VersionedResolver):
         return self.table
 
 
+class _Bounded(Composer):
+    """Refuses texts with too many values, too deep ones, and tags."""
+
+    def get_single_node(self) -> Any:
+        self._values, self._depth, self._sizes = 0, 0, dict[str, int]()
+        return super().get_single_node()
+
+    def compose_node(self, parent: Any, index: int) -> Any:
+        event = self.parser.peek_event()
+
+        def refuse(problem: str) -> NoReturn:
+            raise ComposerError(None, None, problem, event.start_mark)
+
+        before, anchor = self._values, str(getattr(event, "anchor", None) or "")
+        if isinstance(event, AliasEvent):
+            if anchor in self.anchors and anchor not in self._sizes:
+                refuse(f"the alias *{anchor} stands for what it is in")
+            self._values += self._sizes.get(anchor, 0)
+        elif getattr(event, "tag", None) not in (None, "!"):
+            refuse(f"the tag {event.tag!r} is not read; recipes hold plain values")
+        self._values, self._depth = self._values + 1, self._depth + 1
+        if self._values > MOST_VALUES:
+            refuse(f"there are more than {MOST_VALUES:,} values")
+        if self._depth > DEEPEST:
+            refuse(f"values are nested more than {DEEPEST} times")
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        if anchor:
+            self._sizes[anchor] = self._values - before
+        return node
+
+
 @lru_cache
 def _yaml(flow: bool | None, width: int) -> YAML:
     yaml = YAML(typ="safe", pure=True)
-    yaml.Resolver = _Resolver
+    yaml.Resolver, yaml.Composer = _Resolver, _Bounded
     yaml.default_flow_style = flow
     yaml.width, yaml.allow_unicode = width, True
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
@@ -56,9 +96,16 @@ def parse_yaml(text: str) -> Any:
     """The value of a YAML text.
 
     Raises:
-        YAMLError: if the text is not valid.
+        YAMLError: if the text is not valid, or is larger than a recipe can be.
     """
-    return _yaml(None, 120).load(text)
+    if len(text) > MOST_CHARACTERS:
+        raise YAMLError(f"it has {len(text):,} characters, and at most {MOST_CHARACTERS:,} are read")
+    try:
+        return _yaml(None, 120).load(text)
+    except YAMLError:
+        raise
+    except Exception as error:  # The library meets some texts with whatever fails first.
+        raise YAMLError(f"not valid YAML ({type(error).__name__})") from error
 
 
 def dump_yaml(content: Mapping[str, Any]) -> str:
@@ -81,7 +128,8 @@ def _dumped(value: Any, flow: bool | None, width: int) -> str:
 def where_and_what(error: YAMLError) -> tuple[int | None, str]:
     """The line of a mistake, counted from 1, or None; and the mistake."""
     if not isinstance(error, MarkedYAMLError):
-        return None, "not valid YAML"
+        told = str(error).partition("\n")[0]
+        return None, told if told.startswith(("it has", "not valid")) else "not valid YAML"
     mark = error.problem_mark or error.context_mark
     problem = str(error.problem)
     if isinstance(error, DuplicateKeyError):

@@ -20,7 +20,8 @@ from ssl_inv.catalogue import (
 )
 from ssl_inv.engine.optimizer_names import check_names
 from ssl_inv.engine.settings import EvaluationSettings, MonitorSettings, NormalizationSettings, TrainerSettings
-from ssl_inv.run.plain_yaml import YAMLError, dump_yaml, parse_yaml, where_and_what
+from ssl_inv.plain import require_file
+from ssl_inv.run.plain_yaml import MOST_CHARACTERS, YAMLError, dump_yaml, parse_yaml, where_and_what
 from ssl_inv.run.schema import Schema, filled, filled_member, schema_of, schema_of_dataclass
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
@@ -128,6 +129,8 @@ def find_recipe(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         return path
+    if path.exists():
+        raise RecipeError(f"recipe file {name_or_path!r} is no regular file")
     if path.suffix in (".yaml", ".yml") or path.parent != Path("."):
         raise RecipeError(f"recipe file {name_or_path!r} does not exist")
     raise RecipeError(f"no recipe is called {name_or_path!r}; {suggest(name_or_path, names)}")
@@ -145,12 +148,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
         RecipeError: if it cannot be read or is no mapping.
     """
     try:
+        require_file(path, MOST_CHARACTERS * 4)
         content = parse_yaml(path.read_text(encoding="utf-8"))
     except YAMLError as error:
         line, problem = where_and_what(error)
         raise RecipeError(f"{path.name}{f' line {line}' if line else ''}: {problem}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: cannot be read ({error.__class__.__name__})") from None
+    except ValueError as error:
+        raise RecipeError(f"{path}: {error}") from None
     if not isinstance(content, dict):
         raise RecipeError(f"{path.name}: a recipe is a mapping of sections; {suggest('', SECTIONS)}")
     return content

@@ -13,6 +13,7 @@ import builtins
 import copy
 import dataclasses
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -177,6 +178,7 @@ def conform(value: Any, annotation: Any) -> Any:
     literals = [one for one in _alternatives(annotation) if one == value]
     if literals and all(type(one) is not type(value) for one in literals):  # 1 equals true
         raise ValueError(f"expected {describe_type(annotation)}, got {value!r}")
+    _require_bounded(value)
     for meant in (value, _with_whole_numbers(value)):
         try:
             return _validator(annotation)(meant)
@@ -189,6 +191,17 @@ def conform(value: Any, annotation: Any) -> Any:
         quotes = "stands in quotes, '...', and on a command line in two kinds, \"'...'\""
         tail = f"; a text that YAML reads as something else {quotes}"
     raise ValueError(f"expected {describe_type(annotation)}, got {value!r}{tail}")
+
+
+def _require_bounded(value: Any) -> None:
+    """Raise a `ValueError` for a number, also inside a value of any type, that nothing can be computed with."""
+    if isinstance(value, dict | list):
+        for one in value.values() if isinstance(value, dict) else value:
+            _require_bounded(one)
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {value}")
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        raise ValueError(f"expected a number within 64 bits, got one of {len(str(value))} digits")
 
 
 @lru_cache(maxsize=256)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_inv.atomic import write_text
+from ssl_inv.plain import read_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,7 +28,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         ValueError: if it is no JSON object.
     """
     path = folder / _MANIFEST
-    content = json.loads((path if path.is_file() else folder / _OLD_MANIFEST).read_text(encoding="utf-8"))
+    content = read_json(path if path.is_file() else folder / _OLD_MANIFEST)
     if not isinstance(content, dict) or "shards" not in content:
         raise ValueError(f"{path} does not describe embeddings")
     return content
@@ -105,7 +106,7 @@ class Shards:
         found: dict[str, list[Any]] = {name: [] for name in names}
         for path, count in zip(self.paths, self.counts, strict=True):
             if path.suffix == ".npy":
-                content = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+                content = read_json(path.with_suffix(".json"))
             else:
                 known = [name for name in names if name in pyarrow.parquet.read_schema(path).names]
                 content = pyarrow.parquet.ParquetFile(path).read(columns=known).to_pydict()

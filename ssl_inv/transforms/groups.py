@@ -95,13 +95,16 @@ class Group(ABC):
         """The group that a `record` was made from.
 
         Raises:
-            ValueError: if no group that has been imported has this name.
+            ValueError: if no group that has been imported has this name, or it has other fields.
         """
-        name, fields = record
-        kinds = [kind for kind in Group.__subclasses__() if kind.__name__ == name]
-        if not kinds:
-            raise ValueError(f"no group is called {name!r}; import the module that defines it")
-        return kinds[0](**fields)
+        try:
+            name, fields = record
+            kinds = [kind for kind in Group.__subclasses__() if kind.__name__ == name]
+            if not kinds:
+                raise ValueError(f"no group is called {name!r}; import the module that defines it")
+            return kinds[0](**fields)
+        except TypeError as error:
+            raise ValueError(f"{record!r} describes no group: {error}") from error
 
 
 def _columns(value: Tensor) -> Tensor:

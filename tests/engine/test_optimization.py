@@ -259,9 +259,11 @@ def test_what_timm_or_an_own_optimiser_cannot_do_is_refused(settings: dict[str, 
 
 
 def test_names_are_checked_before_anything_is_imported() -> None:
-    for name in (*OPTIMIZERS, "mine.Optimizer"):
+    for name in (*OPTIMIZERS, "torch.optim.NoSuchOptimizer"):
         for schedule in SCHEDULES:
             check_names(name, schedule)
+    with pytest.raises(SettingError, match=r"^name: 'mine.Optimizer' is code of the module 'mine'"):
+        check_names("mine.Optimizer", "cosine")
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -15,7 +15,7 @@ import ssl_inv
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.run.cli import main
 from ssl_inv.run.encoders import SavedRun
-from ssl_inv.run.exports.export import load_backbone_file
+from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_yaml, parse_yaml
 from ssl_inv.run.side_by_side.comparison import compare
@@ -172,7 +172,7 @@ def broken_at(patch: pytest.MonkeyPatch, step: int) -> None:
         (["--trainer.best", "knn", "--monitor.every", "0"], "'knn' is a monitor score, but monitor.every is 0"),
         (
             ["--trainer.callbacks", "[json.JSONDecoder]"],
-            "callbacks[0].name: 'json.JSONDecoder' is no Lightning callback",
+            "callbacks[0].name: 'json.JSONDecoder' does not derive from pytorch_lightning.Callback",
         ),
         (["--trainer.callbacks", "[{name: Timer, durtion: 1}]"], "callbacks[0].durtion: no such setting; did you mean"),
         (
@@ -180,7 +180,10 @@ def broken_at(patch: pytest.MonkeyPatch, step: int) -> None:
             "trainer.stop ends training early",
         ),
         (["--trainer.callbacks", "[nowhere.Callback]"], "'nowhere.Callback' cannot be imported"),
-        (["--trainer.loggers", "[json.JSONDecoder]"], "loggers[0].name: 'json.JSONDecoder' is no Lightning logger"),
+        (
+            ["--trainer.loggers", "[json.JSONDecoder]"],
+            "'json.JSONDecoder' does not derive from pytorch_lightning.loggers.Logger",
+        ),
         (["--trainer.loggers", "[{name: csv, flash: 1}]"], "loggers[0].flash: no such setting"),
     ],
 )

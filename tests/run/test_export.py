@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import json
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,10 @@ from ssl_inv.run.exports.export import (
     Preprocessing,
     export_timm,
     export_torchvision,
-    load_backbone_file,
 )
 from ssl_inv.run.exports.export_onnx import ONNX_TOLERANCE, export_onnx
 from ssl_inv.run.exports.export_program import export_program
+from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.exports.rebuilding import require_rebuildable
 
 PREPROCESSING = Preprocessing(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), input_size=64)
@@ -158,14 +159,19 @@ def test_an_export_of_an_own_network_names_the_module_that_registers_it(tmp_path
         "    return build_model_with_cfg(ResNet, 'own_network', pretrained, **shape, **settings)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SSL_INV_TRUST", "own_network")
     backbone = make_backbone(name="own_network.own_network")
     folder = export_timm(backbone.model, backbone.architecture, tmp_path / "export", PREPROCESSING)
     assert json.loads((folder / "config.json").read_text())["ssl_inv"] == {"parts": {}, "module": "own_network"}
     assert torch.equal(features(load_backbone_file(folder).build()), features(backbone.model.eval()))
     with monkeypatch.context() as patched:
         patched.delitem(timm.models._registry._model_entrypoints, "own_network")
-        with pytest.raises(ssl_inv.RecipeError, match="'own_network'; import own_network first"):
+        patched.delitem(sys.modules, "own_network")
+        patched.setenv("SSL_INV_TRUST", "")
+        with pytest.raises(ssl_inv.RecipeError, match=r"code of the module 'own_network'.* --trust own_network"):
             ssl_inv.load(folder)
+        assert "own_network" not in sys.modules
+        ssl_inv.load(folder, trust=["own_network"])
 
 
 def test_export_leaves_the_run_as_it_was(tmp_path: Path) -> None:

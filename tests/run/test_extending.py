@@ -61,11 +61,12 @@ def test_an_installed_package_adds_names_by_entry_points(tmp_path, monkeypatch):
     [
         (["linear"], "'linear' is one of the suite's own protocols, which always run"),
         (["knnn"], "no protocol is called 'knnn'; did you mean 'knn'?"),
-        (["pathlib.Path"], "'pathlib.Path' is no subclass of ssl_inv.evaluation.protocols.base.Protocol"),
+        (["pathlib.Path"], "'pathlib.Path' does not derive from ssl_inv.evaluation.protocols.base.Protocol"),
         (["a.B"], "the protocol 'a.B' cannot be imported: No module named 'a'"),
     ],
 )
-def test_a_wrong_protocol_is_refused_in_one_line(also, problem):
+def test_a_wrong_protocol_is_refused_in_one_line(also, problem, monkeypatch):
+    monkeypatch.setenv("SSL_INV_TRUST", "pathlib,a")
     with pytest.raises(SettingError) as caught:
         further_protocols(EvaluationSettings(also=also).also, quick=True)
     assert str(caught.value) == f"also: {problem}"

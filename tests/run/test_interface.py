@@ -313,7 +313,7 @@ def test_a_dotted_path_is_the_same_data_on_the_command_line(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     section = {"name": "dataset", "dataset": "own_pictures:pictures", "arguments": {"count": 60}}
-    told = ssl_inv.check({**SMALL, "data": section})
+    told = ssl_inv.check({**SMALL, "data": section}, trust=["own_pictures"])
     assert told.total == ssl_inv.check(SMALL, GIVEN).total
     assert told.objects == (54, 6)
 
@@ -440,7 +440,7 @@ def test_features_by_part_are_measured_and_protocols_have_dotted_paths(run, tmp_
         "class Nearest(NearestNeighbours):\n    'The same by another name.'\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    table = ssl_inv.evaluate(run, GIVEN, ["nearest.Nearest"], settings=SETTINGS, quiet=True)
+    table = ssl_inv.evaluate(run, GIVEN, ["nearest.Nearest"], settings=SETTINGS, quiet=True, trust=["nearest"])
     assert table.rows == ssl_inv.evaluate(run, GIVEN, ["knn"], settings=SETTINGS, quiet=True).rows
 
 

@@ -216,9 +216,11 @@ def test_settings_read_off_the_source_are_those_of_the_imported_member(catalogue
 
 
 def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = 'class Theirs:\n    """Theirs."""\n    def __init__(self, f, g, *, width: int = 4): ...\n'
+    code = "from ssl_inv.objectives.base import Objective\nclass Theirs(Objective):\n"
+    code += '    """Theirs."""\n    def __init__(self, f, g, *, width: int = 4): ...\n'
     (tmp_path / "their_objective.py").write_text(code)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SSL_INV_TRUST", "their_objective")
     monkeypatch.setattr("sys.path", [entry for entry in sys.path if entry])
     resolved = resolve({**CONTENT, "objective": {"name": "their_objective.Theirs"}})
     assert resolved.objective == Choice("their_objective.Theirs", {"width": 4})
@@ -229,10 +231,11 @@ def test_somebody_elses_class_is_found_by_its_dotted_path(tmp_path: Path, monkey
 @pytest.mark.parametrize("default", ["Path('x')", "numpy.float32(1)", "[max]"])
 def test_a_default_that_no_recipe_can_hold_is_refused(default, tmp_path, monkeypatch) -> None:
     module = f"odd_default_{abs(hash(default))}"
-    imports = "from pathlib import Path\nimport numpy\n"
-    code = f"{imports}class Mine:\n    def __init__(self, features, groups, *, place={default}):\n        pass\n"
+    imports = "from pathlib import Path\nimport numpy\nfrom ssl_inv.objectives.base import Objective\n"
+    code = f"{imports}class Mine(Objective):\n    def __init__(self, f, g, *, place={default}):\n        pass\n"
     (tmp_path / f"{module}.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("SSL_INV_TRUST", module)
     with pytest.raises(RecipeError, match=r"^objective\.place: its default is .*; recipes hold numbers"):
         resolve({"objective": {"name": f"{module}.Mine"}, "data": {"name": "rendered"}, "trainer": {"steps": 1}})
 

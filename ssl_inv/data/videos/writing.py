@@ -19,6 +19,7 @@ from ssl_inv.atomic import write_text, written_aside
 from ssl_inv.data.videos.boxes import Box, square_around
 from ssl_inv.data.videos.mining import Miner, Piece, Track, TrackSettings, pieces
 from ssl_inv.data.videos.reading import BrokenVideoError, Frame, Video
+from ssl_inv.plain import read_json
 from ssl_inv.transforms.keyed_random import permutation
 
 TABLE, SHEET, RECORD = "tracks.csv", "tracks.png", "tracks.json"
@@ -113,7 +114,7 @@ def write_tracks(
         if not _record_of(output, video.name).is_file():
             where = f"video {number + 1:,} of {len(videos):,}, {video.name}"
             _write_video(video, output, settings, size, margin, partial(_report, progress, where))
-    records = {video.name: json.loads(_record_of(output, video.name).read_text(encoding="utf-8")) for video in videos}
+    records = {video.name: read_json(_record_of(output, video.name)) for video in videos}
     summary = _summary(records)
     _write_table(output, records)
     _write_sheet(output, records)
@@ -129,7 +130,7 @@ def _refuse_other(output: Path, asked: dict[str, Any]) -> None:
     if not output.exists() or not any(output.iterdir()):
         return
     try:
-        known = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        known = read_json(output / RECORD)
     except (OSError, ValueError):
         raise ValueError(f"{str(output)!r} holds something else; choose an empty folder") from None
     if other := [key for key, value in asked.items() if known.get(key) != value]:

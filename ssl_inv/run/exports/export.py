@@ -1,4 +1,4 @@
-"""Exports a trained backbone as a timm folder or a torchvision state dict, and reads exports back.
+"""Exports a trained backbone as a timm folder or a torchvision state dict.
 
 Every exporter writes aside, loads the result with the library it is for, compares the features, and only then renames
 it. An interrupted or wrong export therefore never has the name that was asked for.
@@ -8,11 +8,10 @@ import copy
 import difflib
 import json
 import math
-import pickle
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -25,6 +24,7 @@ from torch import Tensor, nn
 from ssl_inv.atomic import written_aside
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
+from ssl_inv.nn.exported import CONFIG, OWN_KEY
 from ssl_inv.run.exports.parts import Parts
 
 TORCHVISION_ARCHITECTURES = (
@@ -33,13 +33,9 @@ TORCHVISION_ARCHITECTURES = (
 )
 """Networks whose parameters have the same names in timm and torchvision."""
 
-CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 CARD = "README.md"
 """The files of an exported folder: for timm, and for people and hubs."""
-
-OWN_KEY = "ssl_inv"
-"""The entry of config.json that only this package reads."""
 
 NO_PARTS: Parts = MappingProxyType({})
 
@@ -63,12 +59,17 @@ class Preprocessing:
     crop_share: float = 1.0
 
     def __post_init__(self) -> None:
+        numbers = [*self.mean, *self.std, self.crop_share]
+        if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
+            raise ValueError(f"mean, std and crop must be finite numbers, got {numbers}")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} channels and std has {len(self.std)}")
-        if min(self.std) <= 0:
+        if not self.std or min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
-        if self.input_size < 1:
-            raise ValueError(f"input_size must be at least 1 pixel, got {self.input_size}")
+        if not 1 <= self.input_size < 2**16:
+            raise ValueError(f"input_size must lie between 1 and {2**16 - 1} pixels, got {self.input_size}")
+        if self.crop_share <= 0:
+            raise ValueError(f"the share that is cropped must be above 0, got {self.crop_share}")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -79,47 +80,6 @@ class Preprocessing:
         """Random input for comparisons, the same at every call; by default of the input's size."""
         size = height or self.input_size, width or self.input_size
         return torch.randn(batch, len(self.mean), *size, generator=torch.Generator().manual_seed(0))
-
-
-@dataclass(frozen=True)
-class BackboneFile:
-    """A backbone as read from disk.
-
-    Attributes:
-        state: parameters and buffers by name.
-        architecture: the name in timm; None if the file does not say.
-        model_args: further arguments of `timm.create_model`.
-        preprocessing: of the input; None if the file does not say.
-        parts: the columns of the features that are the invariant and the equivariant part, if the file says so.
-        module: registers the architecture with timm, if neither timm nor this package does.
-    """
-
-    state: dict[str, Tensor]
-    architecture: str | None
-    model_args: dict[str, Any]
-    preprocessing: Preprocessing | None
-    parts: Mapping[str, slice] = field(default_factory=dict)
-    module: str | None = None
-
-    def build(self) -> nn.Module:
-        """The network with its weights, in evaluation mode.
-
-        Raises:
-            ValueError: if the file names no architecture or its weights do not fit it.
-        """
-        if self.architecture is None:
-            raise ValueError("this file holds weights only; an exported folder also names their architecture")
-        if not timm.is_model(self.architecture):
-            # Importing what a file names could run anything.
-            raise ValueError(f"timm has no network {self.architecture!r}; import {self.module or 'its module'} first")
-        model = _create(self.architecture, **self.model_args)
-        try:
-            model.load_state_dict(self.state)
-        except RuntimeError as error:
-            raise ValueError(
-                f"the weights do not fit {self.architecture} with {self.model_args}: {first_detail(error)}"
-            ) from error
-        return model.eval()
 
 
 def export_timm(
@@ -195,30 +155,6 @@ def export_torchvision(model: nn.Module, architecture: str, path: Path | str, ov
     return Path(path)
 
 
-def load_backbone_file(path: Path | str, prefix: str = "backbone.") -> BackboneFile:
-    """Read an exported folder, or the backbone's weights in a checkpoint. No code in the file is run.
-
-    Args:
-        path: a folder written by `export_timm`, or a file written by `torch.save`: a checkpoint or a state dict.
-        prefix: start of the names of the backbone's parameters in a checkpoint.
-
-    Raises:
-        FileNotFoundError: if `path` does not exist, or the folder lacks one of its two files.
-        ValueError: if the file is no checkpoint, holds more than plain data, or has no parameter with that prefix.
-    """
-    path = Path(path)
-    if path.is_dir():
-        return _read_folder(path)
-    if not path.exists():
-        raise FileNotFoundError(f"no exported folder and no checkpoint at {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
-        raise ValueError(f"{path} is not a checkpoint of plain tensors and settings: {first_detail(error)}") from error
-    state = content.get("state_dict", content) if isinstance(content, dict) else {}
-    return BackboneFile(_backbone_state(state, prefix, path), None, {}, None)
-
-
 def _known_architecture(architecture: str) -> str:
     name = architecture.split(".")[0]
     if not timm.is_model(name):
@@ -227,7 +163,8 @@ def _known_architecture(architecture: str) -> str:
     return name
 
 
-def _create(architecture: str, **arguments: Any) -> nn.Module:
+def created(architecture: str, **arguments: Any) -> nn.Module:
+    """A network of timm in evaluation mode. The random state does not change."""
     # The random initial weights must not change the random state of a run that exports between two steps.
     with torch.random.fork_rng(devices=[]):
         return timm.create_model(architecture, **arguments).eval()
@@ -292,9 +229,9 @@ def _require_rebuilt(
     model: nn.Module, name: str, arguments: Mapping[str, Any], folder: Path, preprocessing: Preprocessing
 ) -> None:
     try:
-        rebuilt = _create(f"local-dir:{folder}", pretrained=True)
+        rebuilt = created(f"local-dir:{folder}", pretrained=True)
     except RuntimeError as error:
-        plain = _create(name, **arguments)
+        plain = created(name, **arguments)
         reason = _first_difference(model, plain, "timm's") or first_detail(error)
         raise ValueError(f"timm cannot rebuild this {name} from model_args {dict(arguments)}: {reason}") from error
     _require_same(model, rebuilt, None, preprocessing, "timm's")
@@ -336,42 +273,6 @@ def first_detail(error: Exception) -> str:
     """The most telling line of an error of torch: the second one, if there is one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return textwrap.shorten(lines[min(1, len(lines) - 1)], 200, placeholder=" ...") if lines else type(error).__name__
-
-
-def _read_folder(folder: Path) -> BackboneFile:
-    for file in (CONFIG, WEIGHTS):
-        if not (folder / file).is_file():
-            raise FileNotFoundError(f"{folder} is not an exported backbone: it has no {file}")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        cfg = config["pretrained_cfg"]
-        preprocessing = Preprocessing(
-            tuple(cfg["mean"]),
-            tuple(cfg["std"]),
-            cfg["input_size"][-1],
-            cfg.get("interpolation", "bicubic"),
-            cfg.get("crop_pct", 1.0),
-        )
-        arguments = {"num_classes": 0, **config.get("model_args", {})}
-        own = config.get(OWN_KEY, {})
-        parts = {name: slice(int(first), int(end)) for name, (first, end) in own.get("parts", {}).items()}
-        state = safetensors.torch.load_file(folder / WEIGHTS)
-        return BackboneFile(state, config["architecture"], arguments, preprocessing, parts, own.get("module"))
-    except KeyError as error:
-        raise ValueError(f"{folder / CONFIG} has no entry {error}") from error
-    except (TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:
-        raise ValueError(f"{folder} cannot be read as an export: {type(error).__name__}: {error}") from error
-
-
-def _backbone_state(state: Mapping[str, Any], prefix: str, path: Path) -> dict[str, Tensor]:
-    tensors = {name: value for name, value in state.items() if isinstance(value, Tensor)}
-    chosen = {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
-    if not chosen:
-        first_parts = sorted({f"{name.split('.')[0]}." for name in tensors})
-        raise ValueError(
-            f"no parameter in {path} begins with {prefix!r}; there are {', '.join(first_parts) or 'no tensors'}"
-        )
-    return chosen
 
 
 def exported_config(backbone: Backbone, preprocessing: Preprocessing) -> dict[str, Any]:

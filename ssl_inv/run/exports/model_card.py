@@ -1,15 +1,16 @@
 """The model card of an exported network: README.md, with the head that model hubs read."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.stems import SUFFIXES
+from ssl_inv.plain import read_json
 from ssl_inv.run.continuing import early_end, went_on
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.exports.parts import Parts
@@ -113,11 +114,13 @@ def read_results(folder: RunFolder) -> list[Comparison]:
     def result(row: Mapping[str, Any] | None) -> Result | None:
         return None if row is None else Result(**row)
 
-    rows = json.loads(path.read_text(encoding="utf-8"))
-    return [
-        Comparison(Result(**row["trained"]), result(row["untrained"]), result(row["shuffled"]), row["reference"])
-        for row in rows
-    ]
+    try:
+        return [
+            Comparison(Result(**row["trained"]), result(row["untrained"]), result(row["shuffled"]), row["reference"])
+            for row in read_json(path)
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecipeError(f"{path}: is not what a run writes ({type(error).__name__}: {error})") from None
 
 
 def _tags(trained: Trained) -> list[str]:

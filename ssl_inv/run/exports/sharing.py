@@ -1,6 +1,5 @@
 """Uploads exported networks to a model hub. Nothing is sent unless a user asks for it."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -9,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError
-from ssl_inv.run.exports.export import CARD, CONFIG, WEIGHTS
+from ssl_inv.nn.exported import CONFIG
+from ssl_inv.plain import read_json, require_file
+from ssl_inv.run.exports.export import CARD, WEIGHTS
 from ssl_inv.run.exports.model_card import UNKNOWN, addressed, front_matter
 from ssl_inv.run.plain_yaml import YAMLError
 
@@ -67,18 +68,25 @@ def _exported(source: Path) -> Path:
             raise RecipeError(f"{str(source)!r} is neither a run with an export nor an exported folder: no {name}")
     if not (folder / CARD).is_file():
         raise RecipeError(f"{str(folder)!r} has no model card {CARD}; ssl-inv export RUN writes one")
-    readers: dict[str, Callable[[str], Any]] = {CONFIG: json.loads, CARD: front_matter}
+    readers: dict[str, Callable[[Path], Any]] = {CONFIG: read_json, CARD: _front_matter_of}
     for name, read in readers.items():
         try:
-            read((folder / name).read_text(encoding="utf-8"))
+            read(folder / name)
         except (ValueError, YAMLError) as error:
             raise RecipeError(f"{folder / name} cannot be read: {' '.join(str(error).split())}") from None
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    if "num_classes" in config.get("model_args", {}):
+    config = read_json(folder / CONFIG)
+    if not isinstance(config, dict):
+        raise RecipeError(f"{folder / CONFIG} describes no network")
+    if "num_classes" in (config.get("model_args") or {}):
         raise RecipeError(
             f"{str(folder)!r} is of an earlier version; export the run again, so that transformers loads it"
         )
     return folder
+
+
+def _front_matter_of(card: Path) -> Any:
+    require_file(card)
+    return front_matter(card.read_text(encoding="utf-8"))
 
 
 def _require_valid(repository: str) -> None:

@@ -1,7 +1,7 @@
 """Recipes and data as Python calls name them. Nothing here imports torch, so a mistake is answered at once."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NoReturn
@@ -17,6 +17,7 @@ from ssl_inv.run.recipe import (
     resolve,
 )
 from ssl_inv.run.requirements import require_files, require_start
+from ssl_inv.trust import allow, is_dotted
 
 AnyRecipe = str | os.PathLike[str] | Mapping[str, Any] | Recipe
 """A recipe: the name of a shipped one, the path of a file, a mapping of sections, or a typed one."""
@@ -88,6 +89,14 @@ def changed(
         other = "epochs" if lengths[0] == "steps" else "steps"
         found["trainer"] = {key: value for key, value in found["trainer"].items() if key != other}
     return found
+
+
+def allow_modules(trust: object) -> None:
+    """Allow the modules of an argument `trust`; a `SettingError` if it has another form."""
+    names = [trust] if isinstance(trust, str) else trust
+    if not isinstance(names, Sequence) or not all(isinstance(one, str) and is_dotted(one) for one in names):
+        raise SettingError("trust", f"must be a list of names of modules such as ['my_package'], got {trust!r}")
+    allow(names)
 
 
 @contextmanager

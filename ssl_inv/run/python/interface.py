@@ -15,6 +15,7 @@ from ssl_inv.run.folder import require_writable
 from ssl_inv.run.python.asked import (
     AnyRecipe,
     Settings,
+    allow_modules,
     asked,
     changed,
     held,
@@ -46,6 +47,7 @@ def pretrain(
     resume: "Place | None" = None,
     changes: Settings | None = None,
     quiet: bool = False,
+    trust: Sequence[str] = (),
 ) -> RunResult:
     """Pretrain an encoder, evaluate it, export it and write a report.
 
@@ -60,6 +62,7 @@ def pretrain(
         resume: a run to continue in its folder; the result is as if it had never stopped.
         changes: with `resume`: what the run's owner changes from now on, `{"trainer.steps": 2000}`.
         quiet: whether to print warnings only.
+        trust: modules whose code the recipe, the run or the export may name. It holds from now on in this process.
 
     Returns:
         The run: its folder, results, metrics and encoder.
@@ -70,6 +73,7 @@ def pretrain(
         KeyboardInterrupt: if the run was interrupted; it can be resumed.
     """
     prepare_process()
+    allow_modules(trust)
     if resume is not None:
         return resumed(recipe, data, settings, trainer, output, resume, changes, quiet)
     if changes is not None:
@@ -86,6 +90,7 @@ def evaluate(
     output: "Place | None" = None,
     pretrained: bool = False,
     quiet: bool = False,
+    trust: Sequence[str] = (),
 ) -> Table:
     """Measure what the features of some encoders know, beside the same encoders with random weights.
 
@@ -102,6 +107,7 @@ def evaluate(
             encoders, a folder in it for each.
         pretrained: whether to load timm's weights of `timm:NAME`. This may download them.
         quiet: whether to print warnings only.
+        trust: modules whose code the recipe, the run or the export may name. It holds from now on in this process.
 
     Returns:
         Columns `encoder`, `measure`, `part`, `value`, `spread` (the standard error), and the baselines `untrained`
@@ -111,6 +117,7 @@ def evaluate(
         RecipeError: in one line, if an encoder, the data or a setting cannot be used.
     """
     prepare_process()
+    allow_modules(trust)
     require_mapping("settings", settings, "a mapping such as {'evaluation.views': 4}")
     if output is not None:
         require_writable(place("output", output))
@@ -128,6 +135,7 @@ def embed(
     settings: Settings | None = None,
     output: None = None,
     pretrained: bool = False,
+    trust: Sequence[str] = (),
 ) -> "Embeddings": ...
 
 
@@ -142,6 +150,7 @@ def embed(
     shard_size: int | None = None,
     index: Literal["exact", "ivf-pq", "auto"] | None = None,
     pretrained: bool = False,
+    trust: Sequence[str] = (),
 ) -> Path: ...
 
 
@@ -155,6 +164,7 @@ def embed(
     shard_size: int | None = None,
     index: Literal["exact", "ivf-pq", "auto"] | None = None,
     pretrained: bool = False,
+    trust: Sequence[str] = (),
 ) -> "Embeddings | Path":
     """The features of every image.
 
@@ -168,6 +178,7 @@ def embed(
         index: also writes an index of the shards, for `ssl_inv.run.search.Index` and `ssl-inv neighbours`: `exact`,
             `ivf-pq` for millions, or `auto` by their number.
         pretrained: whether to load timm's weights of `timm:NAME`. This may download them.
+        trust: modules whose code the recipe, the run or the export may name. It holds from now on in this process.
 
     Returns:
         The features by part, in the order of the data; with `output`, the folder of the shards, which hold the part
@@ -177,6 +188,7 @@ def embed(
         RecipeError: in one line, if the encoder, the data or a setting cannot be used.
     """
     prepare_process()
+    allow_modules(trust)
     require_mapping("settings", settings, "a mapping such as {'data.size': 64}")
     _require_shards(output, file_format, shard_size, index)
     from ssl_inv.run.python import calls
@@ -202,12 +214,13 @@ def _require_shards(output: Any, file_format: object, shard_size: object, index:
     require_writable(place("output", output))
 
 
-def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
+def load(encoder: "Place", *, pretrained: bool = False, trust: Sequence[str] = ()) -> "LoadedEncoder":
     """An encoder as a torch module: from images as they come to the parts of its features.
 
     Args:
         encoder: a run or its folder, an exported folder, or `timm:NAME`.
         pretrained: whether to load timm's weights of `timm:NAME`. This may download them.
+        trust: modules whose code the recipe, the run or the export may name. It holds from now on in this process.
 
     Returns:
         `encoder(images)` gives `all`, and for runs of some objectives and their exports `invariant` and `equivariant`,
@@ -218,6 +231,7 @@ def load(encoder: "Place", *, pretrained: bool = False) -> "LoadedEncoder":
     """
     place("encoder", encoder, "a run, an exported folder or timm:NAME, for a module is loaded already")
     prepare_process()
+    allow_modules(trust)
     from ssl_inv.run.encoders import model_named
     from ssl_inv.run.python.loaded import LoadedEncoder
 
@@ -232,6 +246,7 @@ def views(
     images: int = 6,
     settings: Settings | None = None,
     output: "Place | None" = None,
+    trust: Sequence[str] = (),
 ) -> "ShownViews":
     """The first views of a run, where they lie in their images, and how each was made. Nothing is trained.
 
@@ -241,6 +256,7 @@ def views(
         images: samples to show, from 1 to 50.
         settings: see `pretrain`.
         output: a page to write, .png or .html.
+        trust: modules whose code the recipe, the run or the export may name. It holds from now on in this process.
 
     Returns:
         What a notebook shows as a picture; a sequence of samples, with the pixels and the record of every view.
@@ -249,6 +265,7 @@ def views(
         RecipeError: in one line, if a setting, the data or the page cannot be used.
     """
     prepare_process()
+    allow_modules(trust)
     if type(images) is not int or not 1 <= images <= 50:
         raise SettingError("images", f"must be a whole number from 1 to 50, got {images!r}")
     if output is not None:
@@ -274,6 +291,7 @@ def check(
     *,
     settings: Settings | None = None,
     trainer: Mapping[str, Any] | None = None,
+    trust: Sequence[str] = (),
 ) -> "OneStep":
     """Check a recipe, build it and run one step on the CPU. Nothing is written.
 
@@ -282,6 +300,7 @@ def check(
         data: see `pretrain`.
         settings: see `pretrain`.
         trainer: see `pretrain`.
+        trust: modules whose code the recipe, the run or the export may name. It holds from now on in this process.
 
     Returns:
         The checked recipe, the loss of the step, and how long a run would take.
@@ -290,6 +309,7 @@ def check(
         RecipeError: in one line, if a setting or the data cannot be used.
     """
     prepare_process()
+    allow_modules(trust)
     name, resolved = asked(recipe, data, settings, trainer)
     from ssl_inv.run.commands import one_step
 
@@ -302,15 +322,18 @@ def recipes(name: None = None) -> Table: ...
 
 
 @overload
-def recipes(name: AnyRecipe, *, settings: Settings | None = None) -> Recipe: ...
+def recipes(name: AnyRecipe, *, settings: Settings | None = None, trust: Sequence[str] = ()) -> Recipe: ...
 
 
-def recipes(name: AnyRecipe | None = None, *, settings: Settings | None = None) -> Table | Recipe:
+def recipes(
+    name: AnyRecipe | None = None, *, settings: Settings | None = None, trust: Sequence[str] = ()
+) -> Table | Recipe:
     """The recipes that come with the package, or one with all its settings.
 
     Args:
         name: a recipe; None lists all.
         settings: see `pretrain`.
+        trust: modules whose code the recipe, the run or the export may name. It holds from now on in this process.
 
     Returns:
         Columns `name`, `title`, `time` and `score`; or the `Recipe`, whose `dump()` is its YAML.
@@ -318,6 +341,7 @@ def recipes(name: AnyRecipe | None = None, *, settings: Settings | None = None) 
     Raises:
         RecipeError: in one line, if there is no such recipe or setting.
     """
+    allow_modules(trust)
     if name is not None:
         origin, content = named_content(name)
         return resolve(changed(content, settings, None), origin)

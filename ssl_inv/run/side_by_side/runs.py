@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.plain import parse_json, read_json
 from ssl_inv.run.continuing import early_end
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import YAMLError, parse_yaml
@@ -93,7 +94,7 @@ class Saved:
 
         try:
             found = {}
-            for row in json.loads(file.read_text(encoding="utf-8")):
+            for row in read_json(file):
                 trained = row["trained"]
                 baselines = value(row.get("untrained")), value(row.get("shuffled"))
                 measured = Measured(trained["value"], trained.get("spread"), *baselines)
@@ -110,9 +111,9 @@ class Saved:
             (f"{group}/{name}", "last step"): Measured(value)
             for entry in entries
             for group in ("loss", "monitor")
-            for name, value in entry.get(group, {}).items()
+            for name, value in _mapping(entry.get(group)).items()
         }
-        return {key: one for key, one in last.items() if one.value is not None}
+        return {key: one for key, one in last.items() if isinstance(one.value, int | float)}
 
     def measured(self, key: Key) -> Measured | None:
         """A measurement of `results` or `last_values`, or None."""
@@ -195,12 +196,14 @@ def read_saved(path: Path, name: str | None = None, resolved: bool = False, sett
         return Saved(path, name, state, reason, flattened(sections), record)
     except json.JSONDecodeError as error:
         return Saved(path, name, "broken", f"run.json cannot be read: {error}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         return Saved(path, name, "broken", " ".join(str(error).split()))
 
 
 def _read_evaluation(path: Path, name: str) -> Saved:
-    record = json.loads((path / "evaluation.json").read_text(encoding="utf-8"))
+    record = read_json(path / "evaluation.json")
+    if not isinstance(record, dict):
+        raise ValueError("evaluation.json is no mapping")
     trained_with = record.get("trained_with")
     settings = {**flattened(trained_with or {}), **flattened(record.get("recipe") or {})}
     # Without its run, an encoder is known by its description alone.
@@ -265,6 +268,11 @@ def _gathered_from(one: Any) -> list[Path]:
     return [found for match in matches if match.is_dir() for found in saved_below(match)]
 
 
+def _mapping(value: Any) -> Mapping[str, Any]:
+    """A mapping as it is; whatever else stands in its place is empty."""
+    return value if isinstance(value, Mapping) else {}
+
+
 def last_step(metrics_file: Path) -> int | None:
     """The largest step in the last lines of a metrics.jsonl; None if there is none."""
     try:
@@ -277,9 +285,9 @@ def last_step(metrics_file: Path) -> int | None:
     steps = []
     for line in lines:
         try:
-            steps.append(int(json.loads(line)["step"]))
-        except (ValueError, KeyError, TypeError):  # cut off at the beginning, or being written at the end
-            continue
+            steps.append(int(parse_json(line)["step"]))
+        except (ValueError, OverflowError, KeyError, TypeError):
+            continue  # cut off at the beginning, or being written at the end
     return max(steps, default=None)
 
 

@@ -19,15 +19,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+import ssl_inv
 from ssl_inv.atomic import remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.engine.progress import Progress, clock
+from ssl_inv.plain import read_json
 from ssl_inv.run.continuing import early_end
 from ssl_inv.run.folder import RunFolder, require_writable
+from ssl_inv.run.python.asked import allow_modules
 from ssl_inv.run.recipe import difference
 from ssl_inv.run.side_by_side.runs import Saved, is_saved, last_step, read_saved
 from ssl_inv.run.side_by_side.sweep_grid import Combination, combinations, typed
 from ssl_inv.run.tables import Table
+from ssl_inv.trust import allowed
+
+_PROGRAM = ("-P", "-m", "ssl_inv.run.cli")
+"""The program. `-P` lets no file of the current folder stand in the place of an installed module."""
 
 _FILES = ("sweep.json", "sweep.csv")
 _PATIENCE = 60.0  # seconds for runs to write their record after an interruption
@@ -178,7 +185,7 @@ class Sweep:
             words = ["pretrain", "--resume", str(folder.path)]
         show.keep(f"{one.name}: {'continues' if words[1] == '--resume' else 'begins'}{f' on {device}' * bool(device)}")
         log = (self.output / "logs" / f"{one.name}.log").open("ab")
-        command = [sys.executable, "-m", "ssl_inv.run.cli", *words, "--quiet"]
+        command = [sys.executable, *_PROGRAM, *words, "--quiet"]
         process = subprocess.Popen(  # noqa: S603
             command,
             stdin=subprocess.DEVNULL,
@@ -193,6 +200,8 @@ class Sweep:
 
     def _environment(self, device: str | None) -> dict[str, str]:
         environment = dict(os.environ)
+        if (checkout := _checkout()) is not None:
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, [checkout, environment.get("PYTHONPATH")]))
         if device is not None:
             environment["CUDA_VISIBLE_DEVICES"] = device
         at_once = self.jobs * max(1, len(self.devices))
@@ -231,7 +240,7 @@ class Sweep:
 
     def _earlier_rows(self) -> list[dict[str, Any]]:
         with suppress(OSError, ValueError):
-            content = json.loads((self.output / "sweep.json").read_text(encoding="utf-8"))
+            content = read_json(self.output / "sweep.json")
             return [row for row in content["runs"] if (self.output / str(row["run"])).is_dir()]
         return []
 
@@ -249,6 +258,12 @@ class Sweep:
             write_text(self.output / "sweep.json", json.dumps(content, indent=1) + "\n")
             write_text(self.output / "sweep.csv", table.to_csv())
         return table
+
+
+def _checkout() -> str | None:
+    """The current folder if this package is in it. With `-P`, one that is not installed would not be found."""
+    root = str(Path(ssl_inv.__file__).parents[1])
+    return root if root == str(Path.cwd()) else None
 
 
 def _row(one: Saved, run: Combination) -> dict[str, Any]:
@@ -319,9 +334,11 @@ def _alone(lock: Path) -> Iterator[None]:
 
 def slurm_script(sweep: Sweep, recipes: Sequence[str], overrides: Sequence[str]) -> str:
     """A script for `sbatch` whose task i makes run i."""
-    words = ["-m", "ssl_inv.run.cli", "sweep", *recipes, *overrides, "--output", str(sweep.output)]
+    trust = [f"--trust={module}" for module in allowed()]
+    words = [*_PROGRAM, "sweep", *recipes, *overrides, *trust, "--output", str(sweep.output)]
     command = " ".join(map(shlex.quote, [sys.executable, *words]))
-    last = len(sweep.runs) - 1
+    last, checkout = len(sweep.runs) - 1, _checkout()
+    path = f"export PYTHONPATH={shlex.quote(checkout)}\n" if checkout else ""
     return f"""\
 #!/bin/bash
 #SBATCH --job-name={sweep.output.resolve().name}
@@ -332,7 +349,7 @@ def slurm_script(sweep: Sweep, recipes: Sequence[str], overrides: Sequence[str])
 # Add what the cluster asks for, such as: #SBATCH --gpus=1 --cpus-per-task=8 --time=4:00:00
 # A task that was killed continues its run. `ssl-inv compare {sweep.output}` compares them.
 cd {shlex.quote(str(Path.cwd()))} || exit
-exec {command} --only "$SLURM_ARRAY_TASK_ID"
+{path}exec {command} --only "$SLURM_ARRAY_TASK_ID"
 """
 
 
@@ -344,6 +361,7 @@ def sweep(
     jobs: int = 1,
     devices: Sequence[str | int] = (),
     quiet: bool = False,
+    trust: Sequence[str] = (),
 ) -> Table:
     """Make a run for every combination of some settings, or go on with those that are not complete.
 
@@ -355,6 +373,7 @@ def sweep(
         jobs: how many runs at a time, on each device.
         devices: GPUs, each run on one; empty leaves the choice to each run.
         quiet: show only warnings.
+        trust: modules whose code the recipes may name. It holds from now on in this process.
 
     Returns:
         A row for each run with its settings, state and scores.
@@ -363,6 +382,7 @@ def sweep(
         RecipeError: before the first run begins, if a combination cannot be run.
         SweepError: if runs failed; the others are made first.
     """
+    allow_modules(trust)
     recipes = [recipe] if isinstance(recipe, str) else list(recipe)
     made = Sweep(Path(output), combinations(recipes, typed(settings)), jobs, [str(one) for one in devices])
     require_writable(made.output)
