@@ -55,6 +55,8 @@ def _numbers(files: Files, name: bytes) -> list[int]:
         if name.lower().endswith(_HEIF):
             register_heic()
         path = files.path_of(name)
+        if path is not None and not path.is_file():  # To open a pipe would wait for ever.
+            return [0]
         with io.BytesIO(files.read(name)) if path is None else path.open("rb") as opened:
             return _numbers_in(opened)
     except Exception:  # Pillow raises OSError, SyntaxError, struct.error and more; the file is counted when it is read.

@@ -1,6 +1,7 @@
 """Small data sets, each with what is right to read, or with the word that it is right to refuse."""
 
 import io
+import json
 import os
 import shutil
 import socket
@@ -8,13 +9,15 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -277,6 +280,7 @@ def _values() -> Iterator[Situation]:
     one("grey, 16 bits, TIFF", lambda: grey16(0x8000, "TIFF"), half, ".tif")
     one("grey, 16 bits, TIFF where 0 is white", lambda: grey16(0x2000, "TIFF", tiffinfo={262: 0}), (223,) * 3, ".tif")
     one("colour, 16 bits", lambda: colour16(0x8000), (128, 0, 0))
+    one("colour, 12 bits in 16", lambda: colour16(0x800), (128, 0, 0), settings={"white": 4095})
     one("floats in [0, 1], TIFF", lambda: floats(0.5), half, ".tif", settings={"white": 1.0})
     one("floats of an unknown range", lambda: floats(37.5), None, ".tif", said="no known white")
     one("CMYK, JPEG", lambda: encoded(Image.new("CMYK", (16, 16), (0, 0, 0, 0)), "JPEG"), WHITE, ".jpg")
@@ -288,6 +292,15 @@ def _values() -> Iterator[Situation]:
     one("an animation", lambda: frames("GIF"), RED, ".gif")
     one("20,000 x 9,000 pixels, JPEG", huge, RED, ".jpg", settings={"size": 16})
     yield from found
+
+
+def _pages() -> Iterator[Situation]:
+    three = ((RED, "a"), (GREEN, "a"), (BLUE, "a"))
+    views, first = {"settings": {"pages": "views"}}, {"said": "only the first is read"}
+    for suffix, kind in ((".tif", "TIFF"), (".gif", "GIF")):
+        make = of({f"a/1{suffix}": frames(kind), "b/2.png": encoded(GREEN)})
+        yield Situation("pages", f"three pages in `{suffix}`, the first is wanted", make, TWO, **first)
+        yield Situation("pages", f"three pages in `{suffix}`, all are wanted", make, (*three, (GREEN, "b")), **views)
 
 
 def _broken() -> Iterator[Situation]:
@@ -348,6 +361,25 @@ def _layouts() -> Iterator[Situation]:
     }, TWO, settings={"size": 16})  # fmt: skip
 
 
+def _lists() -> Iterator[Situation]:
+    files = {"x/1.png": encoded(RED), "x/2.png": encoded(GREEN), "x/3.png": encoded(BLUE)}
+
+    def one(name: str, text: str, right: tuple[Found, ...] | None = TWO, **more: Any) -> Situation:
+        def make(folder: Path) -> Path:
+            write(folder, {**files, "list.txt": text.encode()})
+            return folder / "list.txt"
+
+        return Situation("lists of files", name, make, right, **more)
+
+    yield one("paths", "x/1.png\nx/2.png\n", ((RED, None), (GREEN, None)))
+    yield one("paths and classes after a blank", "x/1.png a\nx/2.png b\n")
+    yield one("paths and classes after a comma", "x/1.png,a\nx/2.png,b\n")
+    yield one("comments and empty lines", "# some\n\nx/1.png a\nx/2.png b\n")
+    yield one("a path that leads out", "../1.png\n", None, said="leads out of the folder of the list")
+    yield one("a lost file", "x/1.png\nx/4.png\n", None, said="no file 'x/4.png'")
+    yield one("three columns", "x/1.png a 3\nx/2.png b 4\n", None, said="is no class")
+
+
 def _archives() -> Iterator[Situation]:
     yield Situation("archives", "a zip", packed("zip"), TWO)
     yield Situation("archives", "a zip of one folder", packed("zip", "data/"), TWO)
@@ -400,7 +432,89 @@ def _tables() -> Iterator[Situation]:
     yield one("Latin-1 text", sheet("views.csv", "path,class\nx/1.png,\u00e4\n", "latin-1"), None, said="is not UTF-8")
 
 
-SITUATIONS = (*_suffixes(), *_values(), *_broken(), *_layouts(), *_archives(), *_tables())
+def _columns() -> Iterator[Situation]:
+    contents, numbers = [encoded(RED), encoded(GREEN)], [0, 1]
+    structs = [{"bytes": one, "path": None} for one in contents]
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["a", "b"]}}
+    told = {"huggingface": json.dumps({"info": {"features": features}})}
+    hub = pyarrow.table({"image": structs, "label": numbers}).replace_schema_metadata(told)
+    plain = pyarrow.table({"image": contents, "class": ["a", "b"], "other": ["x", "y"]})
+
+    def one(name: str, make: Callable[[Path], Path | None], right: tuple[Found, ...] | None = TWO) -> Situation:
+        return Situation("columns", name, make, right, data="arrow")
+
+    def parquet(folder: Path, names: Sequence[str], table: pyarrow.Table = hub) -> None:
+        for number, name in enumerate(names):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            pyarrow.parquet.write_table(table.slice(number, 1) if len(names) > 1 else table, folder / name)
+
+    def saved(folder: Path) -> None:
+        with pyarrow.ipc.new_stream(folder / "data-00000-of-00001.arrow", hub.schema) as stream:
+            stream.write_table(hub)
+        state = {"_data_files": [{"filename": "data-00000-of-00001.arrow"}], "_split": "train"}
+        write(folder, {"state.json": json.dumps(state).encode(), "dataset_info.json": b"{}"})
+
+    def feather(folder: Path) -> Path:
+        with pyarrow.ipc.new_file(folder / "data.feather", plain.schema) as file:
+            file.write_table(plain)
+        return folder / "data.feather"
+
+    yield one("Parquet of Hugging Face", lambda folder: parquet(folder, ["data/train-00000-of-00001.parquet"]))
+    yield one("its splits", lambda folder: parquet(folder, ["train-0.parquet", "validation-0.parquet"]))
+    yield one("two configurations", lambda folder: parquet(folder, ["en/train-0.parquet", "de/train-0.parquet"]), None)
+    yield one("Parquet of encoded images", lambda folder: parquet(folder, ["data.parquet"], plain))
+    yield one("`save_to_disk`", saved)
+    yield one("Feather", feather)
+
+
+def _arrays() -> Iterator[Situation]:
+    pixels = np.empty((2, 16, 16, 3), dtype=np.uint8)
+    pixels[0], pixels[1] = RED, GREEN
+    classes = np.array(["a", "b"])
+
+    def one(name: str, right: tuple[Found, ...] | None, file: str, *arrays: Any, **named: Any) -> Situation:
+        def make(folder: Path) -> Path:
+            np.save(folder / file, *arrays) if arrays else np.savez(folder / file, **named)
+            return folder / file
+
+        return Situation("arrays", name, make, right, data="arrays")
+
+    bare = ((RED, None), (GREEN, None))
+    yield one("`.npy`, channels last", bare, "x.npy", pixels)
+    yield one("`.npy`, channels first", bare, "x.npy", pixels.transpose(0, 3, 1, 2))
+    yield one("`.npz` with `x` and `y`", TWO, "data.npz", x=pixels, y=classes)
+    yield one("`.npz` with `images` and `labels`", TWO, "data.npz", images=pixels, labels=classes)
+    yield one(
+        "`.npz` with `x_train`, `y_train`, `x_test` and `y_test`", (*TWO, (RED, "a"), (GREEN, "b")), "data.npz",
+        x_train=pixels, y_train=classes, x_test=pixels, y_test=classes,
+    )  # fmt: skip
+    yield one("pickled objects", None, "x.npy", np.array([pixels[0], None], dtype=object))
+
+
+def _shards() -> Iterator[Situation]:
+    samples = {"1.png": encoded(RED), "1.cls": b"a", "2.png": encoded(GREEN), "2.cls": b"b"}
+    told = {"1.png": encoded(RED), "1.json": b'{"class": "a"}', "2.png": encoded(GREEN), "2.json": b'{"class": "b"}'}
+
+    def one(name: str, files: Mapping[str, bytes], right: tuple[Found, ...] | None = TWO, **more: Any) -> Situation:
+        return Situation("shards", name, packed("tar", files=files), right, data="shards", **more)
+
+    yield one("`.cls` beside images", samples)
+    yield one("`.json` beside images", told)
+    yield one("`.txt` beside images", {**samples, "1.txt": b"red"}, said="txt")
+    yield one(
+        "two images in a sample", {"1.left.png": encoded(RED), "1.right.png": encoded(GREEN), "1.cls": b"a"}, None
+    )
+    yield one(
+        "the same, as views", {"1.left.png": encoded(RED), "1.right.png": encoded(GREEN), "1.cls": b"a",
+        "2.left.png": encoded(BLUE), "2.right.png": encoded(BLUE), "2.cls": b"b"},
+        ((RED, "a"), (GREEN, "a"), (BLUE, "b"), (BLUE, "b")), settings={"members": ["left.png", "right.png"]},
+    )  # fmt: skip
+
+
+SITUATIONS = (
+    *(*_suffixes(), *_values(), *_pages(), *_broken(), *_layouts(), *_lists(), *_archives()),
+    *(*_tables(), *_columns(), *_arrays(), *_shards()),
+)
 """All of them. Names are unique within a group."""
 
 

@@ -54,7 +54,9 @@ def page(found: dict[tuple[str, str], dict[str, str]]) -> str:
     lines = [_HEAD.format(**versions)]
     folders = sum(each["timm"] != "–" for each in found.values())
     each_count = ", ".join(f"{name} reads {count}" for name, count in counts.items())
-    lines.append(f"Of {folders} folders and archives, {each_count} right. The others read no tables.")
+    lines.append(
+        f"Of {folders} folders and archives, {each_count} right. They read none of the other forms by a path alone."
+    )
     for group, every in groupby(filter(runs, SITUATIONS), key=lambda one: one.group):
         lines += [f"\n## {group.capitalize()}\n", f"| data | right | ssl-inv | {' | '.join(PEERS)} |"]
         lines.append("|" + "---|" * (3 + len(PEERS)))

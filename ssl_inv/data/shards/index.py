@@ -15,7 +15,6 @@ in the cache. It holds four numpy arrays one after the other, each as `numpy.sav
 import hashlib
 import io
 import os
-import sys
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -199,15 +198,6 @@ def matches(content: IO[bytes], index: Index) -> bool:
     # A long name stands in a header of its own; what this one has is its beginning.
     begins = os.fsencode(PurePosixPath(header.name).name)[:64]
     return header.size == int(last["size"]) and begins in bytes(last["name"])
-
-
-def cache_folder() -> Path:
-    """Where files are kept that can be made again: `SSL_INV_CACHE`, else the user's cache on this platform."""
-    if own := os.environ.get("SSL_INV_CACHE"):
-        return Path(own).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "ssl-inv"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ssl-inv"
 
 
 def cached_name(place: str) -> str:

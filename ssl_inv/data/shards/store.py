@@ -11,12 +11,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from ssl_inv.data.folder_index import size_and_time
+from ssl_inv.data.folder_index import cache_folder, size_and_time
 from ssl_inv.data.shards.addresses import Address
 from ssl_inv.data.shards.index import (
     BrokenShardError,
     Index,
-    cache_folder,
     cached_name,
     make_index,
     matches,

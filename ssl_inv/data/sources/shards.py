@@ -10,13 +10,14 @@ import torch
 
 from ssl_inv.catalogue import SettingError, require, require_at_least
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
+from ssl_inv.data.folder_index import cache_folder
 from ssl_inv.data.image_files import THREADED_BYTES
 from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.names import printable
 from ssl_inv.data.orders import WINDOW_BLOCKS
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.shards.addresses import Address, find_shards
-from ssl_inv.data.shards.index import cache_folder, stamped_size
+from ssl_inv.data.shards.index import stamped_size
 from ssl_inv.data.shards.meaning import Said, SplitFrom
 from ssl_inv.data.shards.remote import Copies
 from ssl_inv.data.shards.samples import samples_of
