@@ -37,6 +37,10 @@ class SettingError(RecipeError):
         return SettingError, (self.setting, self.problem)
 
 
+_UNSHOWN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters, marks of the direction of writing, and bytes that are no UTF-8."""
+
+
 @contextmanager
 def within(setting: str) -> Iterator[None]:
     """Put the name of a setting, or of a section of a recipe, before the names of the settings inside it.
@@ -262,3 +266,10 @@ PROTOCOLS = Catalogue("protocol", "ssl_inv.evaluation.protocols", "PROTOCOLS")
 LOGGERS = Catalogue("logger", "ssl_inv.engine", "LOGGERS")
 CALLBACKS = Catalogue("callback", "ssl_inv.engine", "CALLBACKS")
 CATALOGUES = {one.kind: one for one in (OBJECTIVES, DATA, AUGMENTATIONS, OPERATIONS)}
+
+
+def printable(text: str) -> str:
+    """A text as it can be shown: whatever moves a terminal's cursor, turns the direction of writing, or is no Unicode
+    is escaped, as a name of a file may have it. Line ends and tabs stay.
+    """
+    return _UNSHOWN.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)

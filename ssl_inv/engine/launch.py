@@ -13,7 +13,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.strategies import DDPStrategy
 from pytorch_lightning.utilities import rank_zero_only
 
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import SettingError, printable
 from ssl_inv.data.source import Source
 from ssl_inv.engine.settings import TrainerSettings
 
@@ -21,7 +21,7 @@ from ssl_inv.engine.settings import TrainerSettings
 @rank_zero_only
 def say(what: str) -> None:
     """Warn the user, on rank 0 alone."""
-    logging.getLogger("ssl_inv").warning(f"warning: {what}")
+    logging.getLogger("ssl_inv").warning("warning: " + printable(what).replace("\n", " "))
 
 
 def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:

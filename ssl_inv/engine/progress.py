@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from ssl_inv.catalogue import printable
+
 
 def clock(seconds: float) -> str:
     """Minutes and seconds, or hours and minutes."""
@@ -39,19 +41,19 @@ class Progress:
             if self._live is None:
                 self._live = Live(console=self.console, refresh_per_second=8, transient=True)
                 self._live.start()
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+            self._live.update(Text(printable(line), overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self._printed > self.interval:
             self._printed = time.monotonic()
-            self.console.print(line, markup=False)
+            self.console.print(printable(line), markup=False)
 
     def keep(self, line: str) -> None:
         """Print a line that stays."""
         if not self.quiet:
-            self.console.print(line, markup=False)
+            self.console.print(printable(line), markup=False)
 
     def warn(self, line: str) -> None:
         """Print a warning, also when quiet."""
-        self.console.print(f"warning: {line}", style="yellow", markup=False)
+        self.console.print(printable(f"warning: {line}"), style="yellow", markup=False)
 
     def close(self) -> None:
         """Remove the rewritten line."""

@@ -5,10 +5,11 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.catalogue import RecipeError, printable, suggest
 from ssl_inv.run.command_line.data import add_data
 from ssl_inv.run.command_line.encoders import add_encoders
 from ssl_inv.run.command_line.runs import add_runs
@@ -42,10 +43,30 @@ _WITHOUT_RECIPE = {
     "runs": "runs are chosen by --where KEY=VALUE",
     "compare": "runs are compared as they are; --group takes settings without --",
     "export": "a run is exported with its own recipe",
+    "report": "a run is reported with its own recipe",
     "push": "an export is sent as it is",
     "tracks": "tracks are found without a recipe",
 }
 """Commands that accept no settings of a recipe, and why."""
+
+
+class _Shown(io.TextIOBase):
+    """A text file whose reader's terminal does nothing but show what is written; see `printable`."""
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, text: str) -> int:
+        return self.file.write(printable(text))
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def fileno(self) -> int:
+        return self.file.fileno()
+
+    def isatty(self) -> bool:
+        return self.file.isatty()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -138,7 +159,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
-        parsed.call(parsed)
+        with redirect_stdout(_Shown(sys.stdout)):
+            parsed.call(parsed)
         sys.stdout.flush()
     except RecipeError as error:
         return _fail(str(error), 2)
@@ -169,7 +191,7 @@ def _explanation(error: Exception) -> str | None:
 
 
 def _fail(message: str, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    sys.stderr.write(f"error: {printable(' '.join(message.split()))}\n")
     return code
 
 

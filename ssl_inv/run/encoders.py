@@ -49,18 +49,36 @@ class SavedRun:
         """Read recipe and checkpoint.
 
         Raises:
-            RecipeError: if the run has no checkpoint.
+            RecipeError: if the run has no checkpoint, or one that is damaged or of another recipe.
         """
         recipe, state = folder.recipe(), folder.load_checkpoint()
         if state is None:
             raise RecipeError(f"{str(folder.path)!r} has no checkpoint yet")
+        # What is evaluated depends on no setting of the evaluation that the run did.
+        folder.require_own(state, recipe, {"evaluation": None})
         return cls(folder, recipe, state)
 
     def backbone(self) -> Backbone:
         """A new copy of the trained backbone."""
         backbone = make_backbone(**self.recipe.backbone)
-        backbone.load_state_dict(self.state["backbone"])
+        self.load("backbone", backbone)
         return backbone
+
+    def load(self, name: str, network: nn.Module) -> None:
+        """Give a network the weights of the checkpoint.
+
+        Args:
+            name: `backbone` or `objective`.
+            network: of the recipe.
+
+        Raises:
+            RecipeError: if they do not fit.
+        """
+        try:
+            network.load_state_dict(self.state[name])
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1].strip()
+            raise RecipeError(f"{self.folder.checkpoint_file}: its {name} does not fit the recipe: {reason}") from None
 
     def objective(self) -> Objective | None:
         """A new copy of the objective, with initial weights; None if the checkpoint lacks its groups."""
@@ -145,11 +163,10 @@ class Model:
             return (backbone, objective) if objective is not None else (self.in_parts(backbone), None)
         if self.run is None:
             return self.in_parts(self.backbone), None
-        state = self.run.state
         backbone, objective = build_networks(self.run.recipe, self._groups())
-        objective.allocate(*state["extent"])
-        backbone.load_state_dict(state["backbone"])
-        objective.load_state_dict(state["objective"])
+        objective.allocate(*self.run.state["extent"])
+        self.run.load("backbone", backbone)
+        self.run.load("objective", objective)
         return backbone, objective
 
     def untrained_networks(self) -> Networks | None:
@@ -299,7 +316,7 @@ def _found_model(name: str, pretrained: bool) -> Model:
     if pretrained:
         raise RecipeError("--pretrained goes with timm:NAME; runs and exported folders have their own weights")
     path = Path(name)
-    if (path / "recipe.yaml").is_file():
+    if (path / "recipe.yaml").is_file() or RunFolder(path).has_checkpoint:
         return _run_model(SavedRun.open(RunFolder.open(path)))
     if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
         return _run_model(SavedRun.open(RunFolder.open(path.parents[1]).at_checkpoint(path.stem)))

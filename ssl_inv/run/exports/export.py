@@ -22,7 +22,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.atomic import written_aside
+from ssl_inv.atomic import SEAL, DamagedFileError, require_sound, seal, written_aside
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.run.exports.parts import Parts
@@ -157,7 +157,8 @@ def export_timm(
     original = evaluation_copy(model)
     with new_at(Path(folder), overwrite) as aside:
         aside.mkdir()
-        safetensors.torch.save_file(plain_state(original), aside / WEIGHTS, metadata={"format": "pt"})
+        safetensors.torch.save_file(plain_state(original), aside / WEIGHTS, metadata={"format": "pt", **SEAL})
+        seal(aside / WEIGHTS)
         config = _timm_config(original, name, preprocessing, arguments, parts)
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if card is not None:
@@ -209,7 +210,10 @@ def load_backbone_file(path: Path | str, prefix: str = "backbone.") -> BackboneF
     if not path.exists():
         raise FileNotFoundError(f"no exported folder and no checkpoint at {path}")
     try:
+        require_sound(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
+    except DamagedFileError:
+        raise
     except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
         raise ValueError(f"{path} is not a checkpoint of plain tensors and settings: {first_detail(error)}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
@@ -352,8 +356,11 @@ def _read_folder(folder: Path) -> BackboneFile:
         arguments = {"num_classes": 0, **config.get("model_args", {})}
         own = config.get(OWN_KEY, {})
         parts = {name: slice(int(first), int(end)) for name, (first, end) in own.get("parts", {}).items()}
+        require_sound(folder / WEIGHTS)
         state = safetensors.torch.load_file(folder / WEIGHTS)
         return BackboneFile(state, config["architecture"], arguments, preprocessing, parts, own.get("module"))
+    except DamagedFileError as error:
+        raise ValueError(f"{error}; export the run again") from None
     except KeyError as error:
         raise ValueError(f"{folder / CONFIG} has no entry {error}") from error
     except (TypeError, AttributeError, ValueError, safetensors.SafetensorError) as error:

@@ -1,6 +1,5 @@
 """The model card of an exported network: README.md, with the head that model hubs read."""
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.pages.report import summary
 from ssl_inv.run.plain_yaml import dump_yaml, parse_yaml
 from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.results_file import RESULTS, checked_rows
 from ssl_inv.run.tables import Table, shown
 
 PLACE = "FOLDER"
@@ -106,17 +106,13 @@ def addressed(card: str, repository: str, licence: str | None) -> str:
 
 def read_results(folder: RunFolder) -> list[Comparison]:
     """The rows of results.json; none if a run was not judged."""
-    path = folder.path / "results.json"
-    if not path.is_file():
-        return []
 
     def result(row: Mapping[str, Any] | None) -> Result | None:
         return None if row is None else Result(**row)
 
-    rows = json.loads(path.read_text(encoding="utf-8"))
     return [
         Comparison(Result(**row["trained"]), result(row["untrained"]), result(row["shuffled"]), row["reference"])
-        for row in rows
+        for row in checked_rows(folder.path / RESULTS)
     ]
 
 

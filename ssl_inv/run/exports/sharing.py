@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.exports.export import CARD, CONFIG, WEIGHTS
 from ssl_inv.run.exports.model_card import UNKNOWN, addressed, front_matter
@@ -73,6 +74,10 @@ def _exported(source: Path) -> Path:
             read((folder / name).read_text(encoding="utf-8"))
         except (ValueError, YAMLError) as error:
             raise RecipeError(f"{folder / name} cannot be read: {' '.join(str(error).split())}") from None
+    try:
+        require_sound(folder / WEIGHTS)
+    except DamagedFileError as error:
+        raise RecipeError(f"{error}; export the run again") from None
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     if "num_classes" in config.get("model_args", {}):
         raise RecipeError(

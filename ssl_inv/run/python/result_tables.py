@@ -1,11 +1,8 @@
 """Results and metrics of runs as tables."""
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.tables import Table
 
 _ALWAYS = "measure", "part", "value", "spread", "untrained", "shuffled"
@@ -37,15 +34,6 @@ def _row(one: Mapping[str, Any]) -> dict[str, Any]:
         "reference": one["reference"],
         "remark": trained["detail"],
     }
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The results in a results.json; none if there is no such file."""
-    try:
-        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
-    except ValueError as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    return found
 
 
 def metric_table(entries: Iterable[Mapping[str, Any]], title: str = "") -> Table:
