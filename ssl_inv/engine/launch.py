@@ -54,6 +54,14 @@ def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) 
         )
 
 
+def count_from(trainer: lightning.Trainer, step: int) -> None:
+    """Let Lightning, and callbacks that ask it, count on from a step."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.manual_optimization.optim_step_progress.total.ready = step
+    loop.manual_optimization.optim_step_progress.total.completed = step
+    loop._batches_that_stepped = step
+
+
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's advice and reports. Errors still raise."""

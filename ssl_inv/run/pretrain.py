@@ -18,7 +18,7 @@ from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.checkpoints import save_checkpoint
-from ssl_inv.engine.launch import quiet_lightning
+from ssl_inv.engine.launch import count_from, quiet_lightning
 from ssl_inv.engine.loggers import Loggers, Picture
 from ssl_inv.engine.module import NonFiniteLossError, Pretraining, extent
 from ssl_inv.engine.monitor import OnlineMonitor
@@ -204,7 +204,7 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
         run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # The recorder alone needs no numbers by Lightning's `log`.
         module.telling = "callbacks" if settings.callbacks else "nobody"
-        _count_from(run.trainer, module.step)
+        count_from(run.trainer, module.step)
         try:
             _fit(run)
         except NonFiniteLossError as error:
@@ -246,14 +246,6 @@ def _save_to(run: Run, folder: RunFolder | None) -> Callable[[Mapping[str, Any],
 
     saved = list[int]()
     return save
-
-
-def _count_from(trainer: lightning.Trainer, step: int) -> None:
-    """Let Lightning, and callbacks that ask it, count on from a step."""
-    loop = trainer.fit_loop.epoch_loop
-    loop.manual_optimization.optim_step_progress.total.ready = step
-    loop.manual_optimization.optim_step_progress.total.completed = step
-    loop._batches_that_stepped = step
 
 
 def _fit(run: Run) -> None:
@@ -325,8 +317,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         results = {f"{row.trained.name}, {row.trained.part}": row.trained.value for row in shown}
         loggers.conclude({"result": results}, pictures or {}, run.module.step)
         folder.update(loggers={**folder.record()["loggers"], "kept": loggers.kept})
-        for problem in loggers.problems:
-            folder.warn(problem)
+    for problem in [] if loggers is None else loggers.problems:
+        folder.warn(problem)
     score = {} if judgement is None else scores(judgement.table)
     folder.update(state="complete", ended=now(), score=score)
     # With the numbers.

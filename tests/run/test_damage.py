@@ -14,9 +14,11 @@ import yaml
 from PIL import Image
 
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.evaluation.features import EvaluationBatch, extract
 from ssl_inv.run.cli import main
 from ssl_inv.run.encoders import SavedRun
 from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.results_file import checked_rows
 
 RECIPE = {
     "objective": {"name": "sie", "projector": [16, 16]},
@@ -186,43 +188,34 @@ def test_a_renamed_run_goes_on(run: Path) -> None:
     assert main(["pretrain", "--resume", str(other), "--quiet"]) == 0
 
 
-@pytest.fixture(scope="module")
-def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return pretrained(tmp_path_factory.mktemp("judged"), "run", evaluation={"protocol": "quick"})
+ROWS = [{"trained": {"name": "knn/top1", "part": "all", "value": 0.5}}]
 
 
-def test_results_that_were_changed_are_found(judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = Path(shutil.copytree(judged, tmp_path / "run"))
-    assert main(["compare", str(run)]) == 0
-    text = (run / "results.json").read_text()
-    (run / "results.json").write_text(text.replace('"value": 0.', '"value": 1.', 1))
-    assert main(["compare", str(run)]) == 2
-    assert "results.json is damaged: it does not fit its checksum in run.json" in capsys.readouterr().err
+def test_results_that_were_changed_are_found(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.keep_results(json.dumps(ROWS), "")
+    assert checked_rows(tmp_path / "results.json") == ROWS
+    (tmp_path / "results.json").write_text(json.dumps(ROWS).replace("0.5", "0.7"))
+    with pytest.raises(RecipeError, match=r"results\.json is damaged: it does not fit its checksum in run\.json"):
+        checked_rows(tmp_path / "results.json")
 
 
 @pytest.mark.parametrize("text", ["", "{}", '[{"trained": {"value": NaN}}]', "[3]"])
-def test_results_of_another_form_are_refused(
-    text: str, judged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = Path(shutil.copytree(judged, tmp_path / "run"))
-    RunFolder(run).update(checksums=None)
-    (run / "results.json").write_text(text)
-    assert main(["compare", str(run)]) == 2
-    assert "results.json" in capsys.readouterr().err
+def test_results_of_another_form_are_refused(text: str, tmp_path: Path) -> None:
+    (tmp_path / "results.json").write_text(text)
+    with pytest.raises(RecipeError, match=r"results\.json"):
+        checked_rows(tmp_path / "results.json")
 
 
-def test_kept_features_that_are_damaged_are_made_again(
-    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    arguments = ["evaluate", str(run), "--evaluation.protocol", "quick", "--output", str(tmp_path / "out")]
-    assert main(arguments) == 0
-    before = (tmp_path / "out" / "results.json").read_text()
-    for file in (tmp_path / "out" / "features").iterdir():
-        flip_weight(file)
-    assert main(arguments) == 0
-    assert "is damaged" in caplog.text
-    assert "computed again" in caplog.text
-    assert (tmp_path / "out" / "results.json").read_text() == before
+def test_kept_features_that_are_damaged_are_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    cache = tmp_path / "train.safetensors"
+    batch = EvaluationBatch(torch.rand(4, 3, 8, 8), torch.arange(4), torch.zeros(4, dtype=torch.int64))
+    tables = []
+    for _ in range(3):
+        tables.append(extract(lambda pixels: pixels.flatten(1), [batch], cache=cache))
+        flip_weight(cache)
+    assert caplog.text.count("train.safetensors is damaged") == caplog.text.count("computed again") == 2
+    assert all(torch.equal(table.part("all"), tables[0].part("all")) for table in tables)
 
 
 @pytest.mark.parametrize("file_format", ["parquet", "npy"])
@@ -334,23 +327,20 @@ def test_a_report_that_fails_costs_no_run_and_is_made_again(
 
     with monkeypatch.context() as patch:
         patch.setattr("ssl_inv.run.pretrain.report_page.write_report", fail)
-        run = pretrained(tmp_path, "run", evaluation={"protocol": "quick"})
+        run = pretrained(tmp_path, "run")
     record = RunFolder(run).record()
     assert record["state"] == "complete"
-    assert record["score"]
     (warning,) = record["warnings"]
     assert warning.startswith("the report was not made (RuntimeError: a figure broke); `ssl-inv report ")
     assert not (run / "report.html").exists()
     assert "report:" not in capsys.readouterr().out
-    results = (run / "results.json").read_bytes()
     assert main(["report", str(run)]) == 0
     page = (run / "report.html").read_text()
-    assert "knn" in page
+    assert "invariance" in page
     assert "was not made" not in page
     record = RunFolder(run).record()
     assert "warnings" not in record
     assert record["state"] == "complete"
-    assert (run / "results.json").read_bytes() == results
 
 
 def test_a_report_needs_a_checkpoint(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
