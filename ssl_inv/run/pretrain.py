@@ -8,7 +8,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers.logger import DummyLogger
