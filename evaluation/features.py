@@ -1,17 +1,18 @@
 """Features of all views of a data set, extracted once for all protocols."""
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from ssl_inv.atomic import written_aside
+from ssl_inv.atomic import SEAL, DamagedFileError, require_sound, seal, written_aside
 from ssl_inv.transforms import Group, Transform
 
 Encoder = Callable[[Tensor], Mapping[str, Tensor] | Tensor]
@@ -148,9 +149,10 @@ class FeatureTable:
         groups = {name: group.record() for name, group in self.transform.groups.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"parts": list(self.features), "class_names": self.class_names, "groups": groups}
-        metadata = {name: json.dumps(value) for name, value in facts.items()}
+        metadata = {name: json.dumps(value) for name, value in facts.items()} | SEAL
         with written_aside(path) as aside:
             save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=metadata)
+            seal(aside)
 
     @classmethod
     def load(cls, path: Path) -> "FeatureTable":
@@ -158,13 +160,17 @@ class FeatureTable:
 
         Raises:
             FileNotFoundError: if there is no such file.
-            ValueError: if the file is not a feature table.
+            ValueError: if the file is not a feature table, or is damaged.
         """
         if not path.is_file():
             raise FileNotFoundError(f"no feature table at {path}")
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        require_sound(path)
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except SafetensorError as error:
+            raise DamagedFileError(f"{path} is damaged: {error}") from None
         if not {"parts", "class_names", "groups"} <= metadata.keys():
             raise ValueError(f"{path} is a safetensors file, but not a feature table")
         groups = {name: Group.from_record(record) for name, record in json.loads(metadata["groups"]).items()}
@@ -278,13 +284,17 @@ def extract(
             or a method of one, it is found without this argument.
         class_names: names of the classes in index order.
         disk: whether to mask pixels to the inscribed disk, for a measurement of in-plane rotation; see `disk_mask`.
-        cache: a file that is read if it exists, and written otherwise. Its name must identify all other arguments.
+        cache: a file that is read if it exists, and written otherwise, or if it is damaged. Its name must identify all
+            other arguments.
 
     Raises:
         ValueError: if there are no views, or the encoder's output is not finite or not of shape `(B, D)`.
     """
     if cache is not None and cache.is_file():
-        return FeatureTable.load(cache)
+        try:
+            return FeatureTable.load(cache)
+        except ValueError as error:
+            logging.getLogger("ssl_inv").warning(f"warning: {error}; the features are computed again")
     device = torch.device(device)
     behind = next(
         (owner for owner in (module, encoder, getattr(encoder, "__self__", None)) if isinstance(owner, nn.Module)), None

@@ -5,7 +5,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 MOST_BYTES = 64 * 2**20
 """Size of the largest JSON file that is read. The features and pixels of runs are in other files."""
@@ -13,8 +13,14 @@ MOST_BYTES = 64 * 2**20
 DEEPEST = 100
 """Most lists and mappings inside each other."""
 
-# C0 and C1 controls without tabs and ends of lines, and what turns the direction of text or separates lines.
-_UNPRINTABLE = re.compile("[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]|\r(?!\n)")
+# C0 and C1 controls without tabs and ends of lines, what turns the direction of text or separates lines, and bytes that
+# are no UTF-8.
+_UNPRINTABLE = re.compile(
+    "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f"
+    "\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]|\r(?!\n)"
+)
+    "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]|\r(?!\n)"
+)
 
 
 def printable(text: str) -> str:
@@ -46,19 +52,27 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
     return parse_json(path.read_text(encoding="utf-8"))
 
 
-def parse_json(text: str) -> Any:
+def parse_json(text: str, finite: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        text: the JSON.
+        finite: whether to refuse NaN and infinity, which Python writes and JSON does not have.
 
     Raises:
         ValueError: if it is none, or nested more than `DEEPEST` times.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, parse_constant=_no_number if finite else None)
     except RecursionError:
         raise ValueError(f"lists and mappings are nested more than {DEEPEST} times") from None
     if any(depth > DEEPEST for depth in _depths(value)):
         raise ValueError(f"lists and mappings are nested more than {DEEPEST} times")
     return value
+
+
+def _no_number(text: str) -> NoReturn:
+    raise ValueError(f"{text} is no number of JSON")
 
 
 def _depths(value: Any) -> Iterator[int]:

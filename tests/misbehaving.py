@@ -43,6 +43,26 @@ class OnePerSample(Plain):
         return error.expand(8)
 
 
+class DictOfTensors(Plain):
+    def loss(self, views, backbone):
+        return {"term": super().loss(views, backbone)["term"].value}
+
+
+class Detached(Plain):
+    def value(self, error):
+        return error.detach()
+
+
+class FloatValue(Plain):
+    def value(self, error):
+        return 0.5
+
+
+class ListAsWeight(Plain):
+    def loss(self, views, backbone):
+        return {"term": Term(super().loss(views, backbone)["term"].value, weight=[1])}
+
+
 class NoTerm(Plain):
     def loss(self, views, backbone):
         return {"term": 0.5}

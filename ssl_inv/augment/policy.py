@@ -110,6 +110,14 @@ def moving(transform: Transform, operations: Sequence[Operation]) -> Transform:
     return transform.only([name for name in transform.names if name not in {*colours, *RandomField.neutral}])
 
 
+def _applied(operations: Sequence[Operation]) -> set[str]:
+    """The parameters that are applied to views, by the operations of this package and by some others."""
+    kinds = (Geometric, Photometric, Following)
+    used = [one for one in operations if isinstance(one, kinds)]
+    known = [one for one in _TABLE if isinstance(one, type) and issubclass(one, kinds)]
+    return {name for one in (*used, *known) for name in one.groups}
+
+
 @dataclass(frozen=True)
 class Policy:
     """Operations with random parameters, and what their views have in common.
@@ -133,6 +141,10 @@ class Policy:
         for one in self.operations:
             if isinstance(one, (Geometric, Photometric)) and not one.neutral:
                 raise ValueError(f"{type(one).__name__} declares no `neutral` values, so it would never be applied")
+            if lost := sorted(set(one.groups) - _applied((one, *one.operations))):
+                kinds = "Geometric, Photometric or Following of ssl_inv.augment.operation"
+                unknown = f"{type(one).__name__} records {', '.join(lost)}, which no operation applies"
+                raise ValueError(f"{unknown}; derive it from {kinds}")
 
     @cached_property
     def groups(self) -> dict[str, Group]:
@@ -337,7 +349,11 @@ class Augmentation:
         policy, drawn = policy or self.policy(key.view), dict[str, NDArray[Any]]()
         size = policy.size or int(np.minimum(height, width).min())
         for operation in policy.operations:
-            drawn.update(operation.draw_for_view(key, height, width, size))
+            found = operation.draw_for_view(key, height, width, size)
+            if unknown := sorted(set(found) - set(self.groups)):
+                what = f"{type(operation).__name__}.draw gives {', '.join(unknown)}"
+                raise ValueError(f"{what}, which its `groups` do not name, so nobody would apply it")
+            drawn.update(found)
         values = {}
         for name, group in self.groups.items():
             value = torch.from_numpy(drawn[name]) if name in drawn else group.neutral(len(key))

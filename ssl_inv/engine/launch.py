@@ -22,7 +22,7 @@ from ssl_inv.plain import printable
 @rank_zero_only
 def say(what: str) -> None:
     """Warn the user, on rank 0 alone."""
-    logging.getLogger("ssl_inv").warning(printable(f"warning: {what}"))
+    logging.getLogger("ssl_inv").warning("warning: " + printable(what).replace("\n", " "))
 
 
 def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:
@@ -53,6 +53,14 @@ def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) 
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
+
+
+def count_from(trainer: lightning.Trainer, step: int) -> None:
+    """Let Lightning, and callbacks that ask it, count on from a step."""
+    loop = trainer.fit_loop.epoch_loop
+    loop.manual_optimization.optim_step_progress.total.ready = step
+    loop.manual_optimization.optim_step_progress.total.completed = step
+    loop._batches_that_stepped = step
 
 
 @contextmanager

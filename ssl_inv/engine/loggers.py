@@ -5,7 +5,8 @@ import importlib.util
 import inspect
 import logging
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from ssl_inv.catalogue import LOGGERS, Catalogue, RecipeError, SettingError, require, suggest
+from ssl_inv.engine.launch import say
 from ssl_inv.engine.watch import scalars
 
 Picture = NDArray[np.uint8]
@@ -211,6 +213,8 @@ class Loggers:
     def __init__(self, given: Sequence[Any], folder: Path, kept: dict[str, dict[str, Any]], told: int) -> None:
         self.kept, self.told = kept, told
         self.old = set(kept)
+        self.problems: list[str] = []
+        """What has gone wrong, in words; the logger is told nothing more in this start."""
         self.all: dict[str, Logger] = {}
         for number, one in enumerate(given):
             name, settings = named(one)
@@ -233,15 +237,30 @@ class Loggers:
             # MLflow keeps the settings with which a run began, and refuses other values.
             if name not in self.old or name != "mlflow":
                 logger.log_hyperparams(dict(recipe))
-            if name not in self.old:
+        for name in [name for name in self.all if name not in self.old]:
+            with self._guarded(name, "the steps before"):
                 for entry in history:
                     self._tell(name, entry)
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Tell an entry of metrics.jsonl, and further numbers in it."""
-        for name in self.all:
+        for name in list(self.all):
             if entry["step"] > self.told or name not in self.old:
-                self._tell(name, entry)
+                with self._guarded(name, f"step {entry['step']}"):
+                    self._tell(name, entry)
+
+    @contextmanager
+    def _guarded(self, name: str, what: str) -> Iterator[None]:
+        """Leave a logger out that fails: metrics.jsonl has everything, and no logger is worth a run."""
+        try:
+            yield
+        except SettingError:
+            raise
+        except Exception as error:  # Somebody else's class can raise anything.
+            del self.all[name]
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            self.problems.append(f"the logger {name} failed at {what} and is told nothing more: {reason}")
+            say(self.problems[-1])
 
     def _tell(self, name: str, entry: Mapping[str, Any]) -> None:
         logger = self.all[name]
@@ -253,15 +272,16 @@ class Loggers:
 
     def conclude(self, results: Mapping[str, Any], pictures: Mapping[str, Picture], step: int) -> None:
         """Tell the results of a run and show its pictures, once for a step, and close the loggers."""
-        for name, logger in self.all.items():
-            if self.kept[name].get("concluded") != step:
-                self._tell(name, {"step": step, **results})
-                for title, picture in pictures.items():
-                    _show(logger, title, picture, step)
-                self.kept[name]["concluded"] = step
-            logger.finalize("success")
-            if isinstance(logger, WandbLogger):
-                logger.experiment.finish()
+        for name, logger in list(self.all.items()):
+            with self._guarded(name, "the results"):
+                if self.kept[name].get("concluded") != step:
+                    self._tell(name, {"step": step, **results})
+                    for title, picture in pictures.items():
+                        _show(logger, title, picture, step)
+                    self.kept[name]["concluded"] = step
+                logger.finalize("success")
+                if isinstance(logger, WandbLogger):
+                    logger.experiment.finish()
 
 
 def _show(logger: Logger, name: str, picture: Picture, step: int) -> None:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Mapping
+from numbers import Real
 from typing import Any, Literal
 
 import pytorch_lightning as lightning
@@ -44,14 +45,21 @@ def weighted_sum(losses: Losses) -> Tensor:
     """The loss: the sum of weight times value of all terms.
 
     Raises:
-        SettingError: if an objective returns something other than scalar terms by name.
+        SettingError: if an objective returns something other than scalar terms by name, or terms that teach nothing.
     """
     form = "an objective's loss must be a mapping of at least one name to a Term with a scalar value, got"
     require(isinstance(losses, Mapping) and len(losses) > 0, "objective", f"{form} {_brief(losses)}")
     for name, term in losses.items():
         fits = isinstance(term, Term) and isinstance(term.value, Tensor) and term.value.dim() == 0
         require(fits, "objective", f"{form} {name!r}: {_brief(term)}")
-    return torch.stack([term.weight * term.value for term in losses.values()]).sum()
+        weight: Any = term.weight
+        heavy = isinstance(weight, Real) or (isinstance(weight, Tensor) and weight.dim() == 0)
+        require(heavy, "objective", f"the weight of the loss term {name!r} must be a number, got {_brief(weight)}")
+    total = torch.stack([term.weight * term.value for term in losses.values()]).sum()
+    taught = total.requires_grad or not torch.is_grad_enabled()
+    named = ", ".join(map(str, losses))
+    require(taught, "objective", f"no loss term has a gradient ({named}): they are detached, or made without one")
+    return total
 
 
 def _brief(value: object) -> str:

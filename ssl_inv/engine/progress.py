@@ -42,10 +42,10 @@ class Progress:
             if self._live is None:
                 self._live = Live(console=self.console, refresh_per_second=8, transient=True)
                 self._live.start()
-            self._live.update(Text(line, overflow="ellipsis", no_wrap=True))
+            self._live.update(Text(printable(line), overflow="ellipsis", no_wrap=True))
         elif time.monotonic() - self._printed > self.interval:
             self._printed = time.monotonic()
-            self.console.print(line, markup=False)
+            self.console.print(printable(line), markup=False)
 
     def keep(self, line: str) -> None:
         """Print a line that stays."""

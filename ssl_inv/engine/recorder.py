@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Protocol
 
 import pytorch_lightning as lightning
@@ -133,7 +134,8 @@ class Recorder(lightning.Callback):
         self.show.close()
         if self.run is not None:
             reason = f"failed: {' '.join(str(exception).split())}"
-            self.run.update(state="interrupted" if isinstance(exception, KeyboardInterrupt) else reason)
+            with suppress(OSError):  # on a full disk the exception itself says more
+                self.run.update(state="interrupted" if isinstance(exception, KeyboardInterrupt) else reason)
 
     def save(self, module: Pretraining) -> None:
         """Write the checkpoint of the last step.

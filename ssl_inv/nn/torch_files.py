@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from ssl_inv.atomic import require_sound
 from ssl_inv.plain import require_file
 
 
@@ -13,10 +14,12 @@ def read_torch(path: Path) -> Any:
     """The content of a file of `torch.save`, on the CPU.
 
     Raises:
+        DamagedFileError: if a part of it does not fit its checksum.
         ValueError: if it is no regular file, or would be larger in memory than it is.
         Exception: whatever torch meets first in a file that it did not write.
     """
     require_stored(path)
+    require_sound(path)
     return torch.load(path, map_location="cpu", weights_only=True)
 
 

@@ -17,6 +17,7 @@ import timm
 import torch
 from huggingface_hub import constants
 
+from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import SettingError
 from ssl_inv.nn.stems import SUFFIXES
 from ssl_inv.nn.torch_files import require_stored
@@ -79,7 +80,11 @@ def read_weights(source: str, architecture: str) -> Weights:
     mean, std = _normalization(place / "config.json") if place.is_dir() else (None, None)
     file = _file_in(place)
     try:
+        require_sound(file)
         content = safetensors.torch.load_file(file) if file.suffix == ".safetensors" else _read_torch(file)
+    except DamagedFileError as error:
+        again = "if others wrote it without checksums, torch.load and torch.save write them"
+        raise SettingError("weights", f"{error}; take another copy of the file ({again})") from None
     except Exception as error:  # A damaged archive raises many kinds of errors.
         lines = [line for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         reason = next((line for line in lines if re.search("GLOBAL|Can only|blocked", line)), lines[0])[:200]

@@ -47,6 +47,7 @@ _WITHOUT_RECIPE = {
     "runs": "runs are chosen by --where KEY=VALUE",
     "compare": "runs are compared as they are; --group takes settings without --",
     "export": "a run is exported with its own recipe",
+    "report": "a run is reported with its own recipe",
     "push": "an export is sent as it is",
     "tracks": "tracks are found without a recipe",
 }

@@ -152,6 +152,14 @@ def embed(
     sys.stdout.write(f"{rows:,} embeddings in {output}\n")
 
 
+def report(folder: RunFolder) -> None:
+    """Make the report of a run again."""
+    from ssl_inv.run.pretrain import report as make_report
+
+    make_report(folder)
+    sys.stdout.write(f"report: {folder.report_file}\n")
+
+
 def export(
     folder: RunFolder, file_format: str, output: Path | None, any_size: bool = False, licence: str | None = None
 ) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ssl_inv.atomic import write_text, written_aside
+from ssl_inv.atomic import DamagedFileError, checksum, write_text, written_aside
 from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Indices, Source
 from ssl_inv.engine.features import feature_table, fingerprint
+from ssl_inv.engine.launch import say
 from ssl_inv.evaluation.features import FeatureTable, NoViewsError
 from ssl_inv.run.encoders import LoadedModel, best_device
-from ssl_inv.run.shards import Shards, read_manifest, write_manifest
+from ssl_inv.run.shards import Shards, read_manifest, require_sound_shard, write_manifest
 
 _ALL_VIEWS = 2**31
 
@@ -60,22 +61,38 @@ def write_shards(
     }
     known = _known(folder, manifest)
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = {**known, **manifest, "encoder": encoder_facts(model)}
+    sums = dict(known.get("checksums", {}))
+    manifest = {**known, **manifest, "encoder": encoder_facts(model), "checksums": sums}
     write_manifest(folder, {**manifest, "complete": False})
     done, total = 0, sum(int(source.view_counts.sum()) for _, source in _splits(model))
     for number, (split, source, objects) in enumerate(plan):
         path = folder / f"part-{number:05d}.{file_format}"
-        if not path.is_file():
+        if not _is_sound(path, manifest):
             # A shard without a readable image has no file.
             with within("data"), suppress(NoViewsError):
                 table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
                 write = _write_parquet if file_format == "parquet" else _write_npy
                 write(path, _columns(split, source, table), table.part("all").numpy())
+                if file_format == "npy":  # parquet has checksums of its own
+                    sums.update({one.name: checksum(one) for one in (path, path.with_suffix(".json"))})
+                    write_manifest(folder, {**manifest, "complete": False})
         done += int(source.view_counts[objects].sum())
         progress(done, total)
     rows = Shards(folder, manifest).rows
     write_manifest(folder, {**manifest, "complete": True, "rows": rows})
     return rows
+
+
+def _is_sound(path: Path, manifest: dict[str, Any]) -> bool:
+    """Whether a shard is there; one that is damaged is told, and written again."""
+    if not path.is_file():
+        return False
+    try:
+        require_sound_shard(path, manifest)
+    except DamagedFileError as error:
+        say(f"{error}; it is written again")
+        return False
+    return True
 
 
 def encoder_facts(model: LoadedModel) -> dict[str, Any]:
@@ -147,7 +164,7 @@ def _write_parquet(path: Path, columns: dict[str, list[Any]], embedding: np.ndar
     flat = pyarrow.array(embedding.reshape(-1))
     table = pyarrow.table({**columns, "embedding": pyarrow.FixedSizeListArray.from_arrays(flat, embedding.shape[1])})
     with written_aside(path) as aside:
-        pyarrow.parquet.write_table(table, aside)
+        pyarrow.parquet.write_table(table, aside, write_page_checksum=True)
 
 
 def _write_npy(path: Path, columns: dict[str, list[Any]], embedding: np.ndarray[Any, Any]) -> None:

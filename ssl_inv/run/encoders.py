@@ -52,11 +52,13 @@ class SavedRun:
         """Read recipe and checkpoint.
 
         Raises:
-            RecipeError: if the run has no checkpoint.
+            RecipeError: if the run has no checkpoint, or one that is damaged or of another recipe.
         """
         recipe, state = folder.recipe(), folder.load_checkpoint()
         if state is None:
             raise RecipeError(f"{str(folder.path)!r} has no checkpoint yet")
+        # What is evaluated depends on no setting of the evaluation that the run did.
+        folder.require_own(state, recipe, {"evaluation": None})
         return cls(folder, recipe, state)
 
     def backbone(self) -> Backbone:
@@ -331,7 +333,7 @@ def _found_model(name: str, pretrained: bool) -> Model:
     if pretrained:
         raise RecipeError("--pretrained goes with timm:NAME; runs and exported folders have their own weights")
     path = Path(name)
-    if (path / "recipe.yaml").is_file():
+    if (path / "recipe.yaml").is_file() or RunFolder(path).has_checkpoint:
         return _run_model(SavedRun.open(RunFolder.open(path)))
     if path.suffix == ".ckpt" and path.parent.name == "checkpoints":
         return _run_model(SavedRun.open(RunFolder.open(path.parents[1]).at_checkpoint(path.stem)))

@@ -26,6 +26,7 @@ from ssl_inv.run.folder import now
 from ssl_inv.run.judging import Judgement, judge, protocols_of, require_classes
 from ssl_inv.run.pages.report import scores
 from ssl_inv.run.python.loaded import LoadedEncoder
+from ssl_inv.run.results_file import RESULTS, checksums
 
 
 def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = None, quiet: bool = False) -> Judgement:
@@ -59,8 +60,11 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
         finally:
             progress.close()
     if output is not None:
-        write_text(output / "results.json", to_json(judgement.table) + "\n")
+        # Its checksum of the results before is wrong from now on.
+        (output / "evaluation.json").unlink(missing_ok=True)
+        write_text(output / RESULTS, to_json(judgement.table) + "\n")
         told = {
+            "checksums": checksums(output),
             "model": loaded.description,
             "weights": fingerprint(trained[0]),
             "judged": now(),

@@ -14,12 +14,14 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ssl_inv.atomic import link_or_copy, remove_leftovers, write_text
-from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.atomic import remove_leftovers, write_text, writing
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.plain import parse_json, read_json
-from ssl_inv.run.continuing import trains_on
+from ssl_inv.run.continuing import trains_on, unsaid, worded
 from ssl_inv.run.environment import host_facts, versions, what_rounds
-from ssl_inv.run.recipe import Recipe, as_saved, read_yaml, resolve
+from ssl_inv.run.kept_checkpoints import KeptCheckpoints
+from ssl_inv.run.recipe import Recipe, as_saved, changes, read_yaml, resolve
+from ssl_inv.run.results_file import RESULTS, checksums
 
 try:
     import fcntl
@@ -27,23 +29,22 @@ except ImportError:  # Windows has other locks
     fcntl = None  # type: ignore[assignment]
 
 
-class RunFolder:
+class RunFolder(KeptCheckpoints):
     """One run on disk.
 
     `recipe.yaml` is the resolved recipe, `run.json` the record, `metrics.jsonl` has one line of JSON per log entry, and
-    a run continues from `checkpoints/last.ckpt`. Files are written aside, synced and renamed, so they are always whole.
+    a run continues from `checkpoints/last.ckpt`, or from the one before it, `checkpoints/previous.ckpt`, if the last is
+    damaged. Files are written aside, synced and renamed, so they are always whole.
 
     Args:
         path: the folder.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        super().__init__(path)
         self.recipe_file = path / "recipe.yaml"
         self.record_file = path / "run.json"
         self.metrics_file = path / "metrics.jsonl"
-        self.checkpoint_file = path / "checkpoints" / "last.ckpt"
-        self.best_file = path / "checkpoints" / "best.ckpt"
         self.export_folder = path / "export"
         self.report_file = path / "report.html"
 
@@ -79,7 +80,7 @@ class RunFolder:
             RecipeError: if it is none.
         """
         run = cls(path)
-        if not run.recipe_file.is_file() or not run.record_file.is_file():
+        if not run.has_checkpoint and not (run.recipe_file.is_file() and run.record_file.is_file()):
             raise RecipeError(f"{str(path)!r} is not a run folder: it has no recipe.yaml and run.json")
         return run
 
@@ -88,10 +89,10 @@ class RunFolder:
         """Lock the folder, if the file system has locks. The lock of a killed process is released.
 
         Raises:
-            RecipeError: if another process has locked it.
+            RecipeError: if another process has locked it, or it cannot be written.
         """
         lock = self.path / "run.lock"
-        with lock.open("w") as file:
+        with self._lock_file(lock) as file:
             try:
                 if fcntl is not None:
                     # This lock belongs to the process. A lock of the open file would live on in the loader processes
@@ -107,7 +108,14 @@ class RunFolder:
             try:
                 yield
             finally:
-                lock.unlink(missing_ok=True)
+                with suppress(OSError):  # the folder may be gone, or not be writable any more
+                    lock.unlink(missing_ok=True)
+
+    def _lock_file(self, lock: Path) -> TextIO:
+        try:
+            return lock.open("w")
+        except OSError as error:
+            raise RecipeError(f"{str(self.path)!r} cannot be written: {error.strerror}") from None
 
     def is_held(self) -> bool:
         """Whether another process writes the folder, as far as its file system tells."""
@@ -124,8 +132,39 @@ class RunFolder:
         return held
 
     def recipe(self) -> Recipe:
-        """The resolved recipe of the run."""
-        return resolve(as_saved(read_yaml(self.recipe_file)), str(self.recipe_file))
+        """The resolved recipe of the run; that of its checkpoint if recipe.yaml is gone, empty or no YAML."""
+        return resolve(as_saved(self._saved_recipe()), str(self.recipe_file))
+
+    def _saved_recipe(self) -> dict[str, Any]:
+        try:
+            return read_yaml(self.recipe_file)
+        except RecipeError as error:
+            if not self.has_checkpoint:
+                raise
+            _say(f"{self.recipe_file} cannot be read, so the recipe is that of the checkpoint: {error}")
+            content: dict[str, Any] = self.last_good()[0]["recipe"]
+            return content
+
+    def require_own(self, state: Mapping[str, Any], recipe: Recipe, changed: Mapping[str, Any]) -> None:
+        """Raise a `RecipeError` unless a checkpoint is of a recipe, besides what may change.
+
+        Args:
+            state: the content of the checkpoint.
+            recipe: of the run.
+            changed: settings that may differ, or all settings of a section. So may those that change no result, and
+                what run.json says that the run went on with.
+        """
+        # A setting that is newer than the checkpoint has its default in both.
+        saved = resolve(as_saved(state["recipe"]), str(self.checkpoint_file))
+        other = unsaid(changes(saved, recipe), self.record().get("continued", []))
+        other = {key: both for key, both in other.items() if not {key, key.partition(".")[0]}.intersection(changed)}
+        if other:
+            other_run = f"or {self.checkpoint_file.name} is of another run"
+            advice = "put back what it said, or the checkpoint that belongs to it"
+            raise RecipeError(
+                f"{str(self.recipe_file)!r} has changed since the run's last checkpoint, {other_run}: "
+                f"{'; '.join(worded(other))}; {advice}"
+            )
 
     def as_begun(self, recipe: Recipe, overrides: Sequence[str]) -> Recipe:
         """A recipe that is given again when the run is resumed, with what the run did before a setting was there.
@@ -135,7 +174,7 @@ class RunFolder:
             overrides: settings from the command line. What they say is not replaced.
         """
         said = any(one.partition("=")[0] == "--data.photographs" for one in overrides)
-        if said or "photographs" in (read_yaml(self.recipe_file).get("data") or {}):
+        if said or "photographs" in (self._saved_recipe().get("data") or {}):
             return recipe
         began, content = self.recipe().data.settings.get("photographs"), recipe.sections()
         if began is None or "photographs" not in content["data"]:
@@ -160,14 +199,34 @@ class RunFolder:
             self.update(continued=continued, stopped=stopped, ended=None, score=None, loggers=loggers)
         write_text(self.recipe_file, recipe.dump())
 
+    def mend(self, recipe: Recipe) -> None:
+        """Write recipe.yaml again if it is gone or cannot be read."""
+        try:
+            read_yaml(self.recipe_file)
+        except RecipeError:
+            write_text(self.recipe_file, recipe.dump())
+
     def record(self) -> dict[str, Any]:
-        """The content of run.json."""
+        """The content of run.json. If it cannot be read, a run with a checkpoint begins a new one with a warning."""
+        try:
+            return self.read_record()
+        except RecipeError as error:
+            if not self.has_checkpoint:
+                raise
+            return {"warnings": [f"run.json was made again without what stood there: {error}"]}
+
+    def read_record(self) -> dict[str, Any]:
+        """The content of run.json; empty if there is none.
+
+        Raises:
+            RecipeError: if it cannot be read.
+        """
         try:
             content: dict[str, Any] = read_json(self.record_file) if self.record_file.is_file() else {}
         except ValueError as error:
             raise RecipeError(f"{self.record_file}: cannot be read: {error}") from None
         if not isinstance(content, dict):
-            raise RecipeError(f"{self.record_file}: is no mapping of facts")
+            raise RecipeError(f"{self.record_file}: cannot be read: it is no mapping")
         return content
 
     def update(self, **facts: Any) -> None:
@@ -202,88 +261,69 @@ class RunFolder:
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl. JSON has no infinite numbers and no NaN: they become null."""
-        with self.metrics_file.open("a", encoding="utf-8") as file:
+        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(finite(values), allow_nan=False) + "\n")
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The entries of metrics.jsonl, without a last line that was cut off."""
+        """The entries of metrics.jsonl, without lines that were cut off."""
+        return [entry for entry in map(_entry, self._metrics_lines()) if entry is not None]
+
+    def _metrics_lines(self) -> list[str]:
         if not self.metrics_file.is_file():
             return []
-        entries = []
-        # A damaged byte spoils the line that it is in.
-        for line in self.metrics_file.read_text(encoding="utf-8", errors="replace").splitlines():
-            with suppress(ValueError):
-                entry = parse_json(line)
-                if isinstance(entry, dict) and isinstance(entry.get("step", 0), int):
-                    entries.append(entry)
-        return entries
+        return self.metrics_file.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
 
     def forget_results(self) -> None:
         """Remove the results of an evaluation."""
-        for name in ("results.json", "results.txt"):
+        for name in (RESULTS, "results.txt"):
             (self.path / name).unlink(missing_ok=True)
+        if "checksums" in self.record():
+            self.update(checksums=None)
+
+    def keep_results(self, rows: str, text: str) -> None:
+        """Write the results of an evaluation.
+
+        Args:
+            rows: JSON.
+            text: for people.
+        """
+        self.update(checksums=None)
+        write_text(self.path / RESULTS, rows)
+        write_text(self.path / "results.txt", text)
+        self.update(checksums=checksums(self.path))
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the entries after `step`, which a run that continues from there logs again."""
-        kept = [entry for entry in self.metrics() if entry.get("step", 0) <= step]
+        entries = [_entry(line) for line in self._metrics_lines()]
+        kept = [entry for entry in entries if entry is not None and entry["step"] <= step]
+        # A run that is killed cuts off the last line. Others are no work of ours.
+        if lost := entries[:-1].count(None):
+            self.warn(f"{self.metrics_file.name}: {lost} line(s) cannot be read and are left out")
         if self.metrics_file.is_file():
             write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
     def remove_leftovers(self) -> None:
         """Remove files that a killed run was writing aside."""
-        for written in (self.recipe_file, self.record_file, self.metrics_file, self.checkpoint_file, self.best_file):
+        named = ("recipe.yaml", "run.json", "metrics.jsonl", "results.json", "results.txt", "report.html", "export")
+        for written in (*(self.path / name for name in named), *self.checkpoints().values(), self.checkpoint_file):
+            remove_leftovers(written)
+        for written in (self.best_file, self.previous_file):
             remove_leftovers(written)
 
-    def keep_checkpoint(self, step: int, count: int) -> None:
-        """Keep the last checkpoint, which is of `step`, beside the `count` - 1 before it, and remove older ones."""
-        folder = self.checkpoint_file.parent
-        if count > 1:
-            link_or_copy(self.checkpoint_file, folder / f"step-{step}.ckpt")
-        numbers = sorted(int(one.stem.removeprefix("step-")) for one in folder.glob("step-*.ckpt"))
-        for number in numbers[: max(0, len(numbers) - count) if count > 1 else None]:
-            (folder / f"step-{number}.ckpt").unlink()
 
-    def checkpoints(self) -> dict[str, Path]:
-        """All checkpoints by name: `last`, `best`, `step-100`."""
-        return {one.stem: one for one in sorted((self.path / "checkpoints").glob("*.ckpt"))}
+def _say(what: str) -> None:
+    from ssl_inv.engine.launch import say
 
-    def at_checkpoint(self, name: str) -> "RunFolder":
-        """The same folder, whose checkpoint is another one that was kept.
+    say(what)
 
-        Args:
-            name: `last`, `best`, or the number of a step.
 
-        Raises:
-            RecipeError: if there is none of that name.
-        """
-        name = f"step-{name}" if name.isdecimal() else name
-        if not (there := self.checkpoints()):
-            raise RecipeError(f"{str(self.path)!r} has no checkpoint yet")
-        if name not in there:
-            raise RecipeError(f"{str(self.path)!r} has no checkpoint {name!r}; {suggest(name, there)}")
-        other = RunFolder(self.path)
-        other.checkpoint_file = there[name]
-        return other
-
-    @property
-    def at_end(self) -> bool:
-        """Whether the checkpoint is the last one, of which the results are."""
-        return self.checkpoint_file.name == "last.ckpt"
-
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """The content of last.ckpt; None if the run ended before its first checkpoint.
-
-        Raises:
-            RecipeError: if the file is no checkpoint of this version.
-        """
-        from ssl_inv.engine.checkpoints import load_checkpoint
-
-        if not self.checkpoint_file.is_file():
-            return None
-        try:
-            return load_checkpoint(self.checkpoint_file)
-        except ValueError as error:
-            raise RecipeError(str(error)) from error
+def _entry(line: str) -> dict[str, Any] | None:
+    """A line of metrics.jsonl; None if it is none."""
+    try:
+        entry = parse_json(line)
+    except ValueError:
+        return None
+    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
 def require_new(path: Path) -> None:

@@ -3,22 +3,22 @@
 import logging
 import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from typing import Any
 
-import pytorch_lightning as lightning
 import torch
 import torch.distributed as dist
 from pytorch_lightning.loggers.logger import DummyLogger
 
-from ssl_inv.atomic import link_or_copy, write_text
+from ssl_inv.atomic import CannotWriteError, link_or_copy, write_text
 from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.checkpoints import save_checkpoint
-from ssl_inv.engine.launch import quiet_lightning, say
-from ssl_inv.engine.loggers import Loggers
+from ssl_inv.engine.launch import count_from, quiet_lightning
+from ssl_inv.engine.loggers import Loggers, Picture
 from ssl_inv.engine.module import NonFiniteLossError, Pretraining, extent
 from ssl_inv.engine.monitor import OnlineMonitor
 from ssl_inv.engine.progress import Progress
@@ -26,16 +26,17 @@ from ssl_inv.engine.recorder import Recorder
 from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run.build import Run, build, build_networks, innermost
-from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, trains_on, unsaid, worded
+from ssl_inv.run.continuing import Continuation, trains_on
 from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.exports.model_card import Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.folder import RunFolder, now
-from ssl_inv.run.judging import judge, judged_data
+from ssl_inv.run.judging import Judgement, judge, judged_data
 from ssl_inv.run.pages import report_page
 from ssl_inv.run.pages.pictures import pictures_of
 from ssl_inv.run.pages.report import report_content, scores, summary
-from ssl_inv.run.recipe import Recipe, as_saved, changes, resolve
+from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.restoring import restore, warn
 
 
 def pretrain(
@@ -79,10 +80,12 @@ def resume(continued: Continuation, folder: RunFolder, quiet: bool, silent: bool
     """
     with quiet_lightning():
         # The weights that a run starts from may be gone when it goes on from a checkpoint.
-        run = build(continued.recipe, begins=not folder.checkpoint_file.is_file())
+        run = build(continued.recipe, begins=not folder.has_checkpoint)
         if _helps(run):
             return folder
         with folder.held():
+            # What a killed run was writing may fill the disk.
+            folder.remove_leftovers()
             restore(run, folder, continued)
             results = _train_and_finish(run, folder, Progress(quiet=quiet), restored=True)
             if not silent:
@@ -117,7 +120,11 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, restored:
         folder.update(state="interrupted")
         raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
     except Exception as error:
-        folder.update(state=f"failed: {' '.join(str(error).split())}")
+        with suppress(OSError):  # the record cannot always be written either
+            folder.update(state=f"failed: {' '.join(str(error).split())}")
+        if isinstance(error, CannotWriteError):
+            goes_on = f"`ssl-inv pretrain --resume {folder.path}` goes on from the last checkpoint"
+            raise CannotWriteError(f"{error}; when it can be written, {goes_on}") from None
         raise
     finally:
         progress.close()
@@ -173,8 +180,7 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
             restore(run, folder)
         if changed := folder.goes_on(module.step):
             continues = f"the run continues at step {module.step} with other versions, so not bit for bit"
-            _warn(folder, f"{continues}: {', '.join(changed)}")
-        folder.remove_leftovers()
+            warn(folder, f"{continues}: {', '.join(changed)}")
         loggers = _loggers(run, folder)
         folder.forget_metrics_after(module.step)
         folder.update(state="training")
@@ -197,7 +203,7 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
         run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # The recorder alone needs no numbers by Lightning's `log`.
         module.telling = "callbacks" if settings.callbacks else "nobody"
-        _count_from(run.trainer, module.step)
+        count_from(run.trainer, module.step)
         try:
             _fit(run)
         except NonFiniteLossError as error:
@@ -226,76 +232,19 @@ def _save_to(run: Run, folder: RunFolder | None) -> Callable[[Mapping[str, Any],
 
     def save(state: Mapping[str, Any], best: bool) -> None:
         content = {"recipe": run.recipe.sections(), **state}
+        step = int(state["step"])
+        if step not in saved:
+            folder.keep_previous()
+        saved[:] = [step]
         if best:
             save_checkpoint(folder.best_file, content)
             link_or_copy(folder.best_file, folder.checkpoint_file)
             return
         save_checkpoint(folder.checkpoint_file, content)
-        folder.keep_checkpoint(int(state["step"]), run.recipe.trainer.keep)
+        folder.keep_checkpoint(step, run.recipe.trainer.keep)
 
+    saved = list[int]()
     return save
-
-
-def restore(run: Run, folder: RunFolder, continued: Continuation | None = None) -> None:
-    """Load the folder's checkpoint, if there is one, and write the recipe that the run goes on with.
-
-    Raises:
-        RecipeError: if the checkpoint is from another recipe or other data. Nothing is written.
-    """
-    module, state = run.module, folder.load_checkpoint()
-    said: Changes = {} if continued is None else continued.said
-    free: Changes = {} if continued is None else continued.free
-    if state is not None:
-        _require_same_run(run, folder, state, {**free, **said})
-        if module.steps < int(state["step"]):
-            raise RecipeError(f"trainer.steps: {module.steps}, but the run has done {state['step']} steps already")
-        try:
-            module.load_training_state(state)
-        except (RuntimeError, ValueError, KeyError) as error:
-            if not said:
-                raise
-            told, reason = ", ".join(said), str(error).strip().splitlines()[-1].strip()
-            raise RecipeError(f"--continue {told}: the run's weights do not fit any more: {reason}") from None
-    if continued is not None and (said or free):
-        folder.change(continued.recipe, said, module.step)
-
-
-def _require_same_run(run: Run, folder: RunFolder, state: Mapping[str, Any], changed: Changes) -> None:
-    """Raise a `RecipeError` if a checkpoint is from another recipe or number of images; warn if files have changed."""
-    # A setting that is newer than the checkpoint has its default in both.
-    saved = resolve(as_saved(state["recipe"]), str(folder.checkpoint_file))
-    other = unsaid(changes(saved, run.recipe), folder.record().get("continued", []))
-    if other := {key: both for key, both in other.items() if key not in changed}:
-        raise RecipeError(
-            f"{str(folder.recipe_file)!r} has changed since the run's last checkpoint: {'; '.join(worded(other))}"
-        )
-    source = run.module.batches.source
-    now = extent(source)
-    if (before := tuple(state["extent"])) != now:
-        counts = "{} objects in {} images".format
-        raise RecipeError(
-            f"data: the run began with {counts(*before)}, and there are {counts(*now)} now; it cannot continue"
-        )
-    if state["stamp"] == source.stamp:
-        return
-    if moved := [key for key in WHERE_DATA_LIES if key in changed]:
-        raise RecipeError(
-            f"{moved[0]}: the files there are not those that the run began with; copy them with their times"
-        )
-    _warn(folder, "data: files have changed since the run began, so it does not continue bit for bit")
-
-
-def _warn(folder: RunFolder, what: str) -> None:
-    say(what)
-    folder.warn(what)
-
-
-def _count_from(trainer: lightning.Trainer, step: int) -> None:
-    """Let Lightning, and callbacks that ask it, count on from a step."""
-    loop = trainer.fit_loop.epoch_loop
-    loop.manual_optimization.optim_step_progress.total.ready = step
-    loop.manual_optimization.optim_step_progress.total.completed = step
-    loop._batches_that_stepped = step
 
 
 def _fit(run: Run) -> None:
@@ -356,42 +305,91 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         step, known = run.module.step, extent(run.module.batches.source)
         about = Trained(run.recipe, run.backbone, preprocessing, parts, told, step, known)
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
-    judgement = None
-    if settings.protocol == "none":
+    judgement = _judged(run, data, progress)
+    if judgement is None:
         folder.forget_results()  # of another evaluation
     else:
-        backbone, objective = run.backbone.to(device), run.objective.to(device)
-        untrained = tuple(network.to(device) for network in build_networks(run.recipe, run.module.view_maker.groups))
-        maker = run.module.view_maker.to(device)
-        normalise = maker.normalise if settings.views_of == "training" else maker.whole
-        trained = (backbone, objective)
-        with within("evaluation"):
-            judgement = judge(
-                data,
-                trained,
-                untrained,  # type: ignore[arg-type]
-                normalise,
-                settings,
-                device,
-                seed,
-                show=progress,
-            )
-        write_text(folder.path / "results.json", to_json(judgement.table) + "\n")
-        write_text(folder.path / "results.txt", format_table(judgement.table) + "\n")
-    content = report_content(run, data, folder, judgement)
-    report_page.write_report(content, folder.report_file)
+        folder.keep_results(to_json(judgement.table) + "\n", format_table(judgement.table) + "\n")
+    pictures = _reported(run, data, folder, judgement, loggers is not None and bool(loggers.all))
     if loggers is not None and loggers.all:
         shown = summary([] if judgement is None else judgement.table)
         results = {f"{row.trained.name}, {row.trained.part}": row.trained.value for row in shown}
-        loggers.conclude({"result": results}, pictures_of(content), run.module.step)
+        loggers.conclude({"result": results}, pictures or {}, run.module.step)
         folder.update(loggers={**folder.record()["loggers"], "kept": loggers.kept})
+    for problem in [] if loggers is None else loggers.problems:
+        folder.warn(problem)
     score = {} if judgement is None else scores(judgement.table)
     folder.update(state="complete", ended=now(), score=score)
     # With the numbers.
     write_text(folder.export_folder / CARD, model_card(about, folder))
     progress.close()
-    places = f"export: {folder.export_folder}\nreport: {folder.report_file}\n"
+    places = f"export: {folder.export_folder}\n" + ("" if pictures is None else f"report: {folder.report_file}\n")
     if judgement is None:
         return places
     measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
     return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"
+
+
+def _judged(run: Run, data: Data, progress: Progress) -> Judgement | None:
+    """The evaluation of a run on its own data; None if the recipe asks for none."""
+    settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
+    if settings.protocol == "none":
+        return None
+    trained = run.backbone.to(device), run.objective.to(device)
+    random = build_networks(run.recipe, run.module.view_maker.groups)
+    untrained: Any = tuple(network.to(device) for network in random)
+    maker = run.module.view_maker.to(device)
+    normalise = maker.normalise if settings.views_of == "training" else maker.whole
+    with within("evaluation"):
+        return judge(data, trained, untrained, normalise, settings, device, seed, show=progress)
+
+
+def _reported(
+    run: Run, data: Data, folder: RunFolder, judgement: Judgement | None, drawn: bool
+) -> dict[str, Picture] | None:
+    """Write the report. What goes wrong there is a warning: the run has its results without it.
+
+    Returns:
+        The pictures of the report for loggers, if they are to be drawn; None if there is no report.
+    """
+    try:
+        content = report_content(run, data, folder, judgement)
+        report_page.write_report(content, folder.report_file)
+        return pictures_of(content) if drawn else {}
+    except Exception as error:
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        warn(folder, f"{_NO_REPORT} ({reason}); `ssl-inv report {folder.path}` makes it again")
+        return None
+
+
+_NO_REPORT = "the report was not made"
+
+
+def report(folder: RunFolder, quiet: bool = False) -> None:
+    """Make the report of a run again. The features are computed again for it; the results stay as they are.
+
+    Raises:
+        RecipeError: if the run has no checkpoint, or its data are not there.
+    """
+    if not folder.has_checkpoint:
+        raise RecipeError(f"{str(folder.path)!r} has no checkpoint yet")
+    progress = Progress(quiet=quiet)
+    with quiet_lightning(), folder.held():
+        run = build(folder.recipe(), begins=False)
+        restore(run, folder)
+        prepare(run, progress)
+        settings, seed = run.recipe.evaluation, run.recipe.trainer.seed
+        try:
+            with within("evaluation"):
+                data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, run.device)
+            content = report_content(run, data, folder, _judged(run, data, progress))
+        finally:
+            progress.close()
+        content = replace(content, warnings=_of_run(content.warnings))
+        report_page.write_report(content, folder.report_file)
+        folder.update(warnings=_of_run(folder.record().get("warnings", [])) or None)
+
+
+def _of_run(warnings: Sequence[str]) -> list[str]:
+    """Warnings without those about a report that was not made."""
+    return [one for one in warnings if not one.startswith(_NO_REPORT)]

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ssl_inv.atomic import write_text
+from ssl_inv.atomic import DamagedFileError, checksum, write_text
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.plain import read_json
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Shards:
 
     folder: Path
     manifest: dict[str, Any]
+    _checked: set[Path] = field(default_factory=set, compare=False, repr=False)
 
     @cached_property
     def paths(self) -> list[Path]:
@@ -80,9 +82,19 @@ class Shards:
         """Numbers in an embedding."""
         return next((block.shape[1] for block in self.blocks()), 0)
 
+    def _sound_paths(self) -> Iterator[Path]:
+        for path in self.paths:
+            if path not in self._checked:
+                try:
+                    require_sound_shard(path, self.manifest)
+                except DamagedFileError as error:
+                    raise RecipeError(f"{error}; `ssl-inv embed` with the same words writes it again") from None
+                self._checked.add(path)
+            yield path
+
     def blocks(self) -> "Iterator[NDArray[np.float32]]":
         """All embeddings in their order, some thousand `(n, D)` at a time."""
-        for path in self.paths:
+        for path in self._sound_paths():
             yield from _blocks(path)
 
     def chosen(self, rows: "NDArray[np.int64]") -> "NDArray[np.float32]":
@@ -90,7 +102,7 @@ class Shards:
         import numpy as np
 
         found, start = [], 0
-        for path, count in zip(self.paths, self.counts, strict=True):
+        for path, count in zip(self._sound_paths(), self.counts, strict=True):
             here = rows[(rows >= start) & (rows < start + count)] - start
             start += count
             first = 0
@@ -104,7 +116,7 @@ class Shards:
         import pyarrow.parquet
 
         found: dict[str, list[Any]] = {name: [] for name in names}
-        for path, count in zip(self.paths, self.counts, strict=True):
+        for path, count in zip(self._sound_paths(), self.counts, strict=True):
             if path.suffix == ".npy":
                 content = read_json(path.with_suffix(".json"))
             else:
@@ -113,6 +125,29 @@ class Shards:
             for name in names:
                 found[name] += content.get(name, [None] * count)
         return {name: values for name, values in found.items() if any(one is not None for one in values)}
+
+
+def require_sound_shard(path: Path, manifest: dict[str, Any]) -> None:
+    """Check a shard against its checksums: of the pages of parquet, and of whole files in the manifest.
+
+    Raises:
+        DamagedFileError: if it is not what was written. Shards without checksums pass.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    if path.suffix == ".parquet":
+        try:
+            with pyarrow.parquet.ParquetFile(path, page_checksum_verification=True) as file:
+                for _ in file.iter_batches(_BLOCK):
+                    pass
+        except (OSError, pyarrow.ArrowException) as error:
+            raise DamagedFileError(f"{path} is damaged: {' '.join(str(error).split())[:200]}") from None
+        return
+    for one in (path, path.with_suffix(".json")):
+        written = manifest.get("checksums", {}).get(one.name)
+        if written is not None and (not one.is_file() or written != checksum(one)):
+            raise DamagedFileError(f"{one} is damaged: it does not fit its checksum in {_MANIFEST}")
 
 
 def _blocks(path: Path) -> "Iterator[NDArray[np.float32]]":

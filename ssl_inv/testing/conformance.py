@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
+from numbers import Real as RealNumber
 from typing import Any
 
 import torch
@@ -177,10 +178,16 @@ def _check_terms(case: _Case, losses: Losses, when: str) -> None:
     for name, term in losses.items():
         named = f"{case.name}: loss term '{name}'"
         _require(isinstance(term, Term), f"{named} is no Term but {type(term).__name__}{when}")
+        is_number = isinstance(term.weight, RealNumber | Tensor)
+        _require(is_number, f"{named} has the weight {term.weight!r:.60}, not a number{when}")
+        is_tensor = isinstance(term.value, Tensor)
+        _require(is_tensor, f"{named} has a {type(term.value).__name__} as its value, not a tensor{when}")
         value = term.value.detach()
         _require(value.dim() == 0, f"{named} is no scalar but has shape {tuple(value.shape)}{when}")
         _require(value.dtype == torch.float32, f"{named} is {value.dtype}, not float32{when}")
         _require(bool(value.isfinite()), f"{named} is {value.item()}{when}")
+    graded = any(term.value.requires_grad for term in losses.values()) or not torch.is_grad_enabled()
+    _require(graded, f"{case.name}: the loss has no gradient{when}; its terms are detached, or made without one")
 
 
 def _check_loss(case: _Case) -> None:

@@ -13,11 +13,13 @@ from torch import Tensor
 from ssl_inv.augment.colour import Grey
 from ssl_inv.augment.geometry import draw_crops
 from ssl_inv.augment.kernels import gaussian
+from ssl_inv.augment.operation import Operation
 from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
 from ssl_inv.augment.policy import Augmentation, Policy, maps
 from ssl_inv.augment.warp import smooth
 from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
 from ssl_inv.run.recipe import RecipeError, resolve
+from ssl_inv.transforms import Real
 from ssl_inv.transforms.keyed_random import Key
 
 EVERYTHING: list[dict[str, Any]] = [
@@ -214,6 +216,28 @@ def test_operations_of_other_packages_are_applied_once_and_only_by_policies_that
     assert torch.equal(grey.render(pixels, record), grey(pixels, key)[0])
     with pytest.raises(ValueError, match="Unapplied declares no `neutral` values"):
         Policy((Unapplied(probability=1),))
+
+
+class Recorded(Operation):
+    """Derives from no kind of operation that is applied."""
+
+    groups = {"sparkle": Real()}
+    neutral = {"sparkle": 0.0}
+
+    def draw(self, key, height, width):
+        return {"sparkle": np.ones(len(key))}
+
+
+class Misspelt(Darker):
+    def draw(self, key, height, width):
+        return {"gray": np.ones(len(key))}
+
+
+def test_a_parameter_that_nothing_would_apply_is_refused():
+    with pytest.raises(ValueError, match="Recorded records sparkle, which no operation applies; derive it from Geom"):
+        Policy((Recorded(probability=1),))
+    with pytest.raises(ValueError, match=r"Misspelt\.draw gives gray, which its `groups` do not name"):
+        Augmentation((Policy((Misspelt(probability=1),)),)).draw(Key(0, 0, np.arange(6), 0), 8, 8)
 
 
 REFUSED = [

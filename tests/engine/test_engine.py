@@ -154,6 +154,8 @@ def test_what_is_not_finite_stops_the_run_before_it_is_saved(objective, sentence
         ("NoTerms", "got {}"),
         ("OnePerSample", "got 'term': a tensor of shape (8,)"),
         ("NoTerm", "got 'term': 0.5"),
+        ("DictOfTensors", "got 'term': a tensor of shape ()"),
+        ("FloatValue", "got 'term': 0.5"),
     ],
 )
 def test_a_loss_that_is_no_mapping_of_scalar_terms_ends_in_one_line(objective, got, tmp_path, capsys) -> None:
@@ -164,7 +166,26 @@ def test_a_loss_that_is_no_mapping_of_scalar_terms_ends_in_one_line(objective, g
         form = "a mapping of at least one name to a Term with a scalar value"
         assert capsys.readouterr().err == f"error: objective: an objective's loss must be {form}, {got}\n"
     assert RunFolder.open(tmp_path / "run").record()["state"].startswith("failed: objective: ")
-    with pytest.raises(AssertionError, match=r"the loss is Tensor|has no terms|is no scalar|is no Term"):
+    with pytest.raises(
+        AssertionError, match=r"the loss is Tensor|has no terms|is no scalar|is no Term|no tensor|not a tensor"
+    ):
+        check_objective(f"misbehaving.{objective}")
+
+
+@pytest.mark.parametrize(
+    ("objective", "said", "checked"),
+    [
+        ("Detached", "no loss term has a gradient (term): they are detached, or made without one", "has no gradient"),
+        ("ListAsWeight", "the weight of the loss term 'term' must be a number, got [1]", "has the weight [1]"),
+    ],
+)
+def test_terms_that_teach_nothing_or_weigh_nothing_end_in_one_line(objective, said, checked, tmp_path, capsys) -> None:
+    run = make(objective={"name": f"misbehaving.{objective}"})
+    (tmp_path / "recipe.yaml").write_text(run.recipe.dump())
+    for command in (["check"], ["pretrain", "--quiet", "--output", str(tmp_path / "run")]):
+        assert main([command[0], str(tmp_path / "recipe.yaml"), *command[1:]]) == 2
+        assert capsys.readouterr().err == f"error: objective: {said}\n"
+    with pytest.raises(AssertionError, match=re.escape(checked)):
         check_objective(f"misbehaving.{objective}")
 
 

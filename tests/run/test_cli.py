@@ -73,8 +73,10 @@ def read_json(path: str) -> Any:
 def copy_with(tiny_run: Path, **sections: dict[str, object]) -> None:
     """A copy of the run in the folder `run`. The arguments replace sections of its recipe."""
     shutil.copytree(tiny_run, "run")
-    recipe = yaml.safe_load(Path("run/recipe.yaml").read_text())
-    Path("run/recipe.yaml").write_text(yaml.safe_dump({**recipe, **sections}))
+    recipe = {**yaml.safe_load(Path("run/recipe.yaml").read_text()), **sections}
+    Path("run/recipe.yaml").write_text(yaml.safe_dump(recipe))
+    state = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    torch.save({**state, "recipe": recipe}, "run/checkpoints/last.ckpt")
 
 
 def test_a_run_leaves_what_it_promises_and_plain_timm_loads_its_export(tiny_run: Path) -> None:

@@ -1,4 +1,4 @@
-"""The commands on encoders that exist: evaluate, embed, export."""
+"""The commands on encoders that exist: evaluate, embed, export, report."""
 
 import argparse
 from pathlib import Path
@@ -16,6 +16,7 @@ from ssl_inv.run.command_line.arguments import (
 )
 from ssl_inv.run.folder import RunFolder, require_new, require_results, require_writable
 from ssl_inv.run.recipe import check_overrides
+from ssl_inv.run.requirements import require_files
 
 
 def add_encoders(command: AddCommand) -> None:
@@ -46,6 +47,17 @@ def add_encoders(command: AddCommand) -> None:
         "--any-size", action="store_true", help="for onnx and torch-export: images of any size, not only the run's"
     )
     licence_option(one, "of the weights, for the model card of timm's folder")
+
+    one = command("report", _report, "make the report of a run again")
+    one.add_argument("run", type=Path, metavar="RUN", help="folder of a run")
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    folder = RunFolder.open(arguments.run)
+    require_files(folder.recipe())
+    from ssl_inv.run.commands import report
+
+    report(folder)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:

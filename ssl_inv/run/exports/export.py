@@ -21,7 +21,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.atomic import written_aside
+from ssl_inv.atomic import SEAL, seal, written_aside
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.exported import CONFIG, OWN_KEY
@@ -117,7 +117,8 @@ def export_timm(
     original = evaluation_copy(model)
     with new_at(Path(folder), overwrite) as aside:
         aside.mkdir()
-        safetensors.torch.save_file(plain_state(original), aside / WEIGHTS, metadata={"format": "pt"})
+        safetensors.torch.save_file(plain_state(original), aside / WEIGHTS, metadata={"format": "pt", **SEAL})
+        seal(aside / WEIGHTS)
         config = _timm_config(original, name, preprocessing, arguments, parts)
         (aside / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         if card is not None:

@@ -10,7 +10,6 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.stems import SUFFIXES
-from ssl_inv.plain import read_json
 from ssl_inv.run.continuing import early_end, went_on
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.exports.parts import Parts
@@ -18,6 +17,7 @@ from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.pages.report import summary
 from ssl_inv.run.plain_yaml import dump_yaml, parse_yaml
 from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.results_file import RESULTS, checked_rows
 from ssl_inv.run.tables import Table, shown
 
 PLACE = "FOLDER"
@@ -107,9 +107,6 @@ def addressed(card: str, repository: str, licence: str | None) -> str:
 
 def read_results(folder: RunFolder) -> list[Comparison]:
     """The rows of results.json; none if a run was not judged."""
-    path = folder.path / "results.json"
-    if not path.is_file():
-        return []
 
     def result(row: Mapping[str, Any] | None) -> Result | None:
         return None if row is None else Result(**row)
@@ -117,10 +114,12 @@ def read_results(folder: RunFolder) -> list[Comparison]:
     try:
         return [
             Comparison(Result(**row["trained"]), result(row["untrained"]), result(row["shuffled"]), row["reference"])
-            for row in read_json(path)
+            for row in checked_rows(folder.path / RESULTS)
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{path}: is not what a run writes ({type(error).__name__}: {error})") from None
+        raise RecipeError(
+            f"{folder.path / RESULTS}: is not what a run writes ({type(error).__name__}: {error})"
+        ) from None
 
 
 def _tags(trained: Trained) -> list[str]:

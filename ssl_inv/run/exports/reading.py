@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.nn.exported import CONFIG, OWN_KEY, read_config
 from ssl_inv.nn.torch_files import read_torch
@@ -86,6 +87,8 @@ def load_backbone_file(path: Path | str, prefix: str = "backbone.") -> BackboneF
         raise FileNotFoundError(f"no exported folder and no checkpoint at {path}")
     try:
         content = read_torch(path)
+    except DamagedFileError:
+        raise
     except Exception as error:  # A damaged archive raises many kinds of errors.
         raise ValueError(f"{path} is not a checkpoint of plain tensors and settings: {first_detail(error)}") from error
     state = content.get("state_dict", content) if isinstance(content, dict) else {}
@@ -109,8 +112,11 @@ def _read_folder(folder: Path) -> BackboneFile:
         arguments = {**(config.get("model_args") or {}), "num_classes": 0}
         own = config.get(OWN_KEY, {})
         parts = {name: _columns(name, both) for name, both in own.get("parts", {}).items()}
+        require_sound(folder / WEIGHTS)
         state = safetensors.torch.load_file(folder / WEIGHTS)
         return BackboneFile(state, config["architecture"], arguments, preprocessing, parts, own.get("module"))
+    except DamagedFileError as error:
+        raise ValueError(f"{error}; export the run again") from None
     except KeyError as error:
         raise ValueError(f"{folder / CONFIG} has no entry {error}") from error
     except RecipeError:

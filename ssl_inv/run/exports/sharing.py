@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.nn.exported import CONFIG
 from ssl_inv.plain import read_json, require_file
@@ -74,6 +75,10 @@ def _exported(source: Path) -> Path:
             read(folder / name)
         except (ValueError, YAMLError) as error:
             raise RecipeError(f"{folder / name} cannot be read: {' '.join(str(error).split())}") from None
+    try:
+        require_sound(folder / WEIGHTS)
+    except DamagedFileError as error:
+        raise RecipeError(f"{error}; export the run again") from None
     config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise RecipeError(f"{folder / CONFIG} describes no network")

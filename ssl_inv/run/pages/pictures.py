@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from ssl_inv.run.pages.report_page import NeighbourRow, ReportContent, ViewPairs
+from ssl_inv.run.pages.report_page import NeighbourRow, ReportContent, ViewPairs, plain
 
 Pixels = NDArray[np.uint8]
 _SIDE, _GAP = 96, 4
@@ -61,7 +61,7 @@ def _spectrum(spectra: Mapping[str, Mapping[str, Sequence[float]]]) -> Pixels:
         for name, values in encoders.items():
             relative = np.maximum(np.asarray(values) / max(max(values, default=0), 1e-12), 1e-6)
             axes.semilogy(np.arange(1, len(relative) + 1), relative, label=name)
-        axes.set_title(part)
+        axes.set_title(plain(part))
         axes.set_xlabel("singular value")
     figure.axes[0].legend()
     canvas.draw()  # type: ignore[no-untyped-call]

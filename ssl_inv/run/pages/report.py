@@ -122,14 +122,20 @@ def report_content(run: Run, judged: Data, folder: RunFolder, judgement: Judgeme
 
 
 def duration(record: Mapping[str, Any]) -> str:
-    """How long a run has taken until now, since its beginning or since it was last resumed."""
+    """How long a run has taken until its end, or until now, since its beginning or since it was last resumed."""
     pauses = record.get("resumed", [])
     begun = pauses[-1]["at"] if pauses else record.get("began")
     if begun is None:
         return "unknown"
-    seconds = time.time() - datetime.strptime(begun, "%Y-%m-%dT%H:%M:%S%z").timestamp()
+    # A report that is made again is of a run that has ended.
+    ended = record.get("ended") if record.get("state") == "complete" else None
+    seconds = (_seconds(ended) if ended else time.time()) - _seconds(begun)
     since = f" since it was resumed at step {pauses[-1]['step']:,}" if pauses else ", with evaluation"
     return f"{clock(max(seconds, 0))}{since}"
+
+
+def _seconds(moment: str) -> float:
+    return datetime.strptime(moment, "%Y-%m-%dT%H:%M:%S%z").timestamp()
 
 
 def latents(table: list[Comparison]) -> list[report_page.Latent]:

@@ -18,6 +18,7 @@ from PIL import Image
 from torch import Tensor
 
 from ssl_inv.atomic import write_text
+from ssl_inv.plain import printable
 from ssl_inv.transforms.phrases import minus
 
 if TYPE_CHECKING:
@@ -298,6 +299,11 @@ def _figure(rows: int, row_height: float) -> "Figure":
     return figure
 
 
+def plain(name: str) -> str:
+    """A name for matplotlib, which else reads what is between two `$` as a formula and breaks lines."""
+    return printable(name).replace("$", r"\$")
+
+
 def _quiet_axes(axes: object, title: str, value: str = "") -> None:
     from matplotlib.axes import Axes
 
@@ -305,8 +311,8 @@ def _quiet_axes(axes: object, title: str, value: str = "") -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set(color=_INK, alpha=0.35)
     axes.tick_params(colors=_INK, labelsize=8, length=3)
-    axes.set_title(title, loc="left", fontsize=10, color=_INK, pad=7)
-    axes.set_title(value, loc="right", fontsize=10, color=_TRAINED, pad=7)
+    axes.set_title(plain(title), loc="left", fontsize=10, color=_INK, pad=7)
+    axes.set_title(plain(value), loc="right", fontsize=10, color=_TRAINED, pad=7)
     axes.grid(axis="y", color=_INK, alpha=0.08, linewidth=0.8)
 
 

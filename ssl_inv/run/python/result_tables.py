@@ -1,11 +1,8 @@
 """Results and metrics of runs as tables."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from ssl_inv.catalogue import RecipeError
-from ssl_inv.plain import read_json
 from ssl_inv.run.tables import Table
 
 _ALWAYS = "measure", "part", "value", "spread", "untrained", "shuffled"
@@ -37,20 +34,6 @@ def _row(one: Mapping[str, Any]) -> dict[str, Any]:
         "reference": one["reference"],
         "remark": trained["detail"],
     }
-
-
-def read_results(path: Path) -> list[dict[str, Any]]:
-    """The results in a results.json; none if there is no such file."""
-    try:
-        found: list[dict[str, Any]] = read_json(path) if path.is_file() else []
-    except ValueError as error:
-        raise RecipeError(f"{path}: cannot be read: {error}") from None
-    try:
-        for row in found:
-            _row(row)
-    except (TypeError, KeyError, AttributeError) as error:
-        raise RecipeError(f"{path}: is not what a run writes ({type(error).__name__}: {error})") from None
-    return found
 
 
 def metric_table(entries: Iterable[Mapping[str, Any]], title: str = "") -> Table:

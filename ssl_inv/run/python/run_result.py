@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.python.result_tables import metric_table, read_results, result_table
+from ssl_inv.run.python.result_tables import metric_table, result_table
 from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.results_file import RESULTS, checked_rows
 from ssl_inv.run.tables import Table
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class RunResult:
     @property
     def table(self) -> Table:
         """The results of its evaluation with their baselines; empty if nothing was evaluated."""
-        return result_table({"": read_results(self.path / "results.json")}, f"{self.path.name}: results")
+        return result_table({"": checked_rows(self.path / RESULTS)}, f"{self.path.name}: results")
 
     @property
     def metrics(self) -> Table:

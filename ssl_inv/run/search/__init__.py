@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ssl_inv.atomic import checksum
 from ssl_inv.catalogue import RecipeError, suggest
 from ssl_inv.run.shards import Shards, read_manifest
 
@@ -232,6 +233,8 @@ class Index:
     def _kept(self) -> "NDArray[np.float16]":
         import numpy as np
 
+        for facts in self.facts.values():
+            _require_sound(self.vectors_file, facts.get("vectors_crc32"))
         kept: NDArray[np.float16] = np.load(self.vectors_file, mmap_mode="r")
         return kept
 
@@ -245,6 +248,7 @@ class Index:
         from ssl_inv.memories.indices import read_index
 
         if part not in self._opened:
+            _require_sound(_file(self.folder, part), self.facts[part].get("crc32"))
             try:
                 self._opened[part] = read_index(_file(self.folder, part))
             except ValueError as error:
@@ -356,6 +360,12 @@ class Index:
                 unique
             )[where]
         return features
+
+
+def _require_sound(file: Path, written: str | None) -> None:
+    """Raise a `RecipeError` unless a file is as it was written, where its checksum is known."""
+    if written is not None and (not file.is_file() or checksum(file) != written):
+        raise RecipeError(f"{file} is damaged: it does not fit its checksum in the manifest; remove it and embed again")
 
 
 def _file(folder: Path, part: str) -> Path:

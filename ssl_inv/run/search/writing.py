@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_inv.atomic import written_aside
+from ssl_inv.atomic import checksum, written_aside
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.data.source import Indices
 from ssl_inv.engine.progress import Progress
@@ -146,10 +146,12 @@ def write_indices(model: LoadedModel, folder: Path, kind: str, show: Progress) -
         _write_vectors(shards, vectors)
     for part, (start, stop) in parts.items():
         path = folder / "_index" / f"{part}.faiss"
-        if part in files and path.is_file():
+        if part in files and path.is_file() and files[part].get("crc32") in (None, checksum(path)):
             continue
         show.update(f"indexing {part}: {shards.rows:,} vectors of {stop - start}")
-        files[part] = _Making(shards, slice(start, stop), path).write(kind == "ivf-pq", vectors)
+        facts = _Making(shards, slice(start, stop), path).write(kind == "ivf-pq", vectors)
+        sums = {"crc32": checksum(path)} | ({"vectors_crc32": checksum(vectors)} if kind == "ivf-pq" else {})
+        files[part] = {**facts, **sums}
         write_manifest(folder, {**manifest, "index": {**begun, "files": files}})
 
 

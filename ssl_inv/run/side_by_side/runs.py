@@ -16,6 +16,7 @@ from ssl_inv.run.continuing import early_end
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import YAMLError, parse_yaml
 from ssl_inv.run.recipe import SECTIONS, read_yaml
+from ssl_inv.run.results_file import RESULTS, checked_rows
 from ssl_inv.run.tables import Table
 
 STATES = ("complete", "training", "stopped", "interrupted", "failed", "evaluation", "broken")
@@ -85,21 +86,21 @@ class Saved:
         Raises:
             RecipeError: if it cannot be read.
         """
-        file = self.path / "results.json"
-        if not file.is_file():
-            return {}
+        file = self.path / RESULTS
 
         def value(one: Mapping[str, Any] | None) -> float | None:
             return None if one is None else one.get("value")
 
         try:
             found = {}
-            for row in read_json(file):
+            for row in checked_rows(file):
                 trained = row["trained"]
                 baselines = value(row.get("untrained")), value(row.get("shuffled"))
                 measured = Measured(trained["value"], trained.get("spread"), *baselines)
                 found[str(trained["name"]), str(trained["part"])] = measured
             return found
+        except RecipeError:
+            raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise RecipeError(f"{file}: is not what a run writes ({error.__class__.__name__}: {error})") from None
 
@@ -186,9 +187,7 @@ def read_saved(path: Path, name: str | None = None, resolved: bool = False, sett
         run = RunFolder(path)
         if not run.recipe_file.is_file() or not run.record_file.is_file():
             raise RecipeError(f"has no {run.record_file.name if run.recipe_file.is_file() else run.recipe_file.name}")
-        content, record = read_yaml(run.recipe_file) if settings else {}, run.record()
-        if not isinstance(record, dict):
-            raise RecipeError("run.json is no mapping")
+        content, record = read_yaml(run.recipe_file) if settings else {}, run.read_record()
         sections = run.recipe().sections() if resolved else content
         state, _, reason = str(record.get("state", "")).partition(": ")
         if state in ("started", "training"):
