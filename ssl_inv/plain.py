@@ -16,9 +16,6 @@ DEEPEST = 100
 # C0 and C1 controls without tabs and ends of lines, what turns the direction of text or separates lines, and bytes that
 # are no UTF-8.
 _UNPRINTABLE = re.compile(
-    "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f"
-    "\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]|\r(?!\n)"
-)
     "[\\x00-\\x08\\x0b\\x0c\\x0e-\\x1f\\x7f-\\x9f\\u200e\\u200f\\u2028-\\u202e\\u2066-\\u2069\\ud800-\\udfff]|\r(?!\n)"
 )
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ssl_inv.catalogue import printable
+from ssl_inv.plain import printable
 
 
 @pytest.mark.parametrize(

@@ -111,15 +111,14 @@ def read_results(folder: RunFolder) -> list[Comparison]:
     def result(row: Mapping[str, Any] | None) -> Result | None:
         return None if row is None else Result(**row)
 
+    path = folder.path / RESULTS
     try:
         return [
             Comparison(Result(**row["trained"]), result(row["untrained"]), result(row["shuffled"]), row["reference"])
-            for row in checked_rows(folder.path / RESULTS)
+            for row in checked_rows(path)
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise RecipeError(
-            f"{folder.path / RESULTS}: is not what a run writes ({type(error).__name__}: {error})"
-        ) from None
+        raise RecipeError(f"{path}: is not what a run writes ({type(error).__name__}: {error})") from None
 
 
 def _tags(trained: Trained) -> list[str]:
