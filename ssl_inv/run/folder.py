@@ -241,6 +241,11 @@ class RunFolder:
         """All checkpoints by name: `last`, `best`, `step-100`."""
         return {one.stem: one for one in sorted((self.path / "checkpoints").glob("*.ckpt"))}
 
+    def is_unfinished(self) -> bool:
+        """Whether a run has begun here that is not complete."""
+        begun = self.recipe_file.is_file() and self.record_file.is_file()
+        return begun and self.record().get("state") != "complete"
+
     def at_checkpoint(self, name: str) -> "RunFolder":
         """The same folder, whose checkpoint is another one that was kept.
 
@@ -278,6 +283,17 @@ class RunFolder:
             return load_checkpoint(self.checkpoint_file)
         except ValueError as error:
             raise RecipeError(str(error)) from error
+
+
+def has_not_begun(path: Path) -> bool:
+    """Whether there is no folder, or only what a run writes before its record."""
+    if not path.exists():
+        return True
+    if not path.is_dir() or (path / "run.json").exists():
+        return False
+    inside = {one.name for one in path.iterdir() if not one.name.startswith(".")}
+    begun = inside <= {"checkpoints", "recipe.yaml"} and "checkpoints" in inside
+    return not inside or (begun and not any((path / "checkpoints").iterdir()))
 
 
 def require_new(path: Path) -> None:
