@@ -168,7 +168,8 @@ def meeting(here: Place, nodes: int, environment: Mapping[str, str] = os.environ
         job = re.sub(r"\D", "", environment.get("SLURM_JOB_ID", "0")) or "0"
         port = port or 15_000 + (int(job) * 7 + step) % 30_000
         address = address or _first_host(environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_NODELIST"))
-    if nodes == 1 and not agents:
+    # A process that nobody has started beside others only checks what several nodes would train.
+    if (nodes == 1 or here.launcher == "none") and not agents:
         address = _LOOPBACK
     if address is None or (port == 0 and here.launcher != "none"):
         name = "MASTER_PORT" if address else "MASTER_ADDR"

@@ -102,6 +102,11 @@ class Peers:
         self._store: Store | None = None
         self._thread = threading.Thread(target=self._watch, daemon=True, name="peers")
 
+    @property
+    def reason(self) -> str:
+        """Why another process has failed; empty as long as none is known to have."""
+        return self._reason
+
     def start(self) -> None:
         """Watch, from before the processes meet."""
         self._thread.start()
@@ -146,7 +151,7 @@ class Peers:
         """Stop watching, and tell the others: a reason to end too, or that all is well."""
         if self._left.is_set():
             return
-        if reason and self.rank != 0:
+        if reason and self.rank != 0 and not self._reason:
             leave_word(self.where, self.rank, reason)
         line = json.dumps(reason).encode() + b"\n"
         self._left.set()

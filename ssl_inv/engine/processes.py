@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -12,16 +13,16 @@ from pytorch_lightning.strategies import DDPStrategy
 from torch._C._distributed_c10d import PrefixStore, Store, TCPStore
 
 from ssl_inv.engine.cluster import Meeting, Place, meeting
-from ssl_inv.engine.peers import Peers
+from ssl_inv.engine.peers import PeerError, Peers
 
 _TIMEOUT = timedelta(minutes=10)
 """Of a collective. Where ranks wait longer for rank 0, they wait in `wait_for_first`."""
 
 _ARRIVAL = timedelta(minutes=5)
-"""How long a process looks for the store, which the first one opens before it reads its data."""
+"""How long processes that a launcher starts wait for each other to begin."""
 
-_MEETING = timedelta(minutes=30)
-"""How long processes wait for each other before they have met: each reads its data first."""
+_READY = 30 * 60
+"""Seconds that processes wait for each other before they have met: each reads its data first."""
 
 _SET_BY_LAUNCH = ("MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 
@@ -99,9 +100,11 @@ class Processes(DDPStrategy):
         """What a process that hangs still does when another has failed."""
         self._before: dict[str, str | None] = {name: os.environ.get(name) for name in _SET_BY_LAUNCH}
         self._made_group = False
-        # The others see it when this process fails before they meet.
-        started = launched.creates_processes_externally and launched.where.hosted and launched.here.first
-        self._opened = self._store() if started else None
+        self._opened: Store | None = None
+        if launched.here.launcher in ("torchrun", "srun"):
+            # From here on, the others see it when the first process fails, as when it reads its data.
+            self._opened = self._store()
+            self._meet(self._opened, "arrived", _ARRIVAL.total_seconds())
 
     def setup_distributed(self) -> None:
         """Meet the other processes, and form the group."""
@@ -116,7 +119,7 @@ class Processes(DDPStrategy):
         # Lightning's own watch kills this process without a word.
         children[:] = []
         self.peers.start()
-        self._meet(store)
+        self._meet(store, "ready", _READY)
         dist.init_process_group(
             self._process_group_backend,
             store=store,
@@ -136,24 +139,27 @@ class Processes(DDPStrategy):
             given["master_listen_fd"] = launched.listener.detach()
         try:
             store = TCPStore(address, port, None, hosts, _ARRIVAL, wait_for_workers=False, **given)
-        except (RuntimeError, dist.DistError) as error:
+        except dist.DistError as error:
             reason = str(error).strip().splitlines()[0]
             raise MeetingError(f"no way to the first process at {address}, port {port}: {reason}") from None
         return PrefixStore(launched.where.name, store)
 
-    def _meet(self, store: Store) -> None:
-        """Wait for all processes: each may have much to read before it comes here."""
-        keys = [f"here-{rank}" for rank in range(self.world_size)]
-        store.set(keys[self.global_rank], "yes")
+    def _meet(self, store: Store, occasion: str, seconds: float) -> None:
+        """Wait for all processes."""
+        keys = [f"{occasion}-{rank}" for rank in range(self.launched.world_size())]
+        end = time.monotonic() + seconds
         try:
-            store.wait(keys, _MEETING)
-        except (RuntimeError, dist.DistError):
-            try:
-                missing = [rank for rank, key in enumerate(keys) if not store.check([key])]
-            except (RuntimeError, dist.DistError):
-                raise MeetingError("the first process has ended before all had met") from None
-            minutes = int(_MEETING.total_seconds() // 60)
-            raise MeetingError(f"rank(s) {', '.join(map(str, missing))} did not come in {minutes} minutes") from None
+            store.set(keys[self.launched.here.rank], "yes")
+            # A wait in the store would hear neither of a rank that has failed nor of a signal.
+            while missing := [rank for rank, key in enumerate(keys) if not store.check([key])]:
+                if self.peers is not None and self.peers.reason:
+                    raise PeerError(self.peers.reason)
+                if time.monotonic() > end:
+                    late = ", ".join(map(str, missing))
+                    raise MeetingError(f"rank(s) {late} did not come in {seconds / 60:.0f} minutes")
+                time.sleep(0.05)
+        except dist.DistError:
+            raise MeetingError("the first process has ended before all had met") from None
 
     def why(self, error: BaseException) -> str:
         """The failure of another process that is the cause of an error here; empty if there is none."""

@@ -77,7 +77,8 @@ def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder, Continua
     folder = RunFolder(arguments.output or default_output(arguments.recipe))
     # The first process makes the folder, and the others write nothing.
     goes_on = takes_up(folder, recipe, arguments.output is not None) if here.first else None
-    if here.first and goes_on is None:
+    # The other tasks of srun see a refusal only once they can reach the first one: `RunFolder.create` refuses there.
+    if here.first and goes_on is None and here.launcher != "srun":
         (require_new if arguments.output else require_writable)(folder.path)
     return recipe, folder, goes_on
 
