@@ -96,7 +96,7 @@ def step(self, batch, index):
     return once(self, batch, index)
 Pretraining.training_step = step
 """
-OUT_OF_MEMORY = """
+FAILS = """
 from ssl_inv.engine.module import NonFiniteLossError, Pretraining
 once = Pretraining.training_step
 def step(self, batch, index):
@@ -107,10 +107,10 @@ Pretraining.training_step = step
 """
 
 
-@pytest.mark.parametrize("how", ["raises", "is killed"])
+@pytest.mark.parametrize("how", ["raises", pytest.param("is killed", marks=pytest.mark.slow)])
 def test_a_rank_that_fails_ends_the_run_with_its_reason(launcher: Launcher, whole: Path, how: str) -> None:
     run = launcher.folder / how.replace(" ", "-")
-    code = OUT_OF_MEMORY if how == "raises" else KILLED_AFTER.format(step=2)
+    code = FAILS if how == "raises" else KILLED_AFTER.format(step=2)
     words = ["pretrain", str(launcher.folder / "whole.yaml"), "--quiet", "--trainer.devices", "2", "--output", str(run)]
     codes = launcher.ends(launcher.srun(1, 2, *words, before={1: code}), timeout=60)
     assert codes == [1, 1 if how == "raises" else -signal.SIGKILL], launcher.logs()
@@ -133,27 +133,18 @@ def test_the_end_of_the_first_process_ends_the_others(launcher: Launcher, whole:
 
 @pytest.mark.slow
 def test_a_folder_that_is_taken_ends_all_processes(launcher: Launcher, whole: Path) -> None:
-    words = [
-        "pretrain",
-        str(launcher.folder / "whole.yaml"),
-        "--quiet",
-        "--trainer.devices",
-        "2",
-        "--output",
-        str(whole),
-    ]
-    assert launcher.ends(launcher.srun(1, 2, *words), timeout=60) == [2, 1]
+    words = ["pretrain", str(launcher.folder / "whole.yaml"), "--quiet", "--output", str(whole)]
+    assert launcher.ends(launcher.srun(1, 2, *words, "--trainer.devices", "2"), timeout=60) == [2, 1]
     assert "exists already" in launcher.said(0)
 
 
-SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1"]
+SIGNALS = [(name, count) for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") for count in (2, 1)]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize(
-    "name", [pytest.param(one, marks=[] if one == "SIGTERM" else pytest.mark.slow) for one in SIGNALS]
+    ("name", "processes"), [SIGNALS[0], *(pytest.param(*one, marks=pytest.mark.slow) for one in SIGNALS[1:])]
 )
-def test_a_signal_to_any_rank_ends_the_run_with_a_checkpoint(launcher: Launcher, processes: int, name: str) -> None:
+def test_a_signal_to_any_rank_ends_the_run_with_a_checkpoint(launcher: Launcher, name: str, processes: int) -> None:
     number = getattr(signal, name)
     recipe = launcher.recipe("long", trainer={"steps": 100_000}, **SMOOTH)
     run = launcher.folder / f"{name}-{processes}"
@@ -183,7 +174,9 @@ Pretraining.training_step = step
 """
 
 
-@pytest.mark.parametrize(("signs", "code"), [([signal.SIGINT] * 2, 130), ([signal.SIGTERM], 143)])
+@pytest.mark.parametrize(
+    ("signs", "code"), [([signal.SIGINT] * 2, 130), pytest.param([signal.SIGTERM], 143, marks=pytest.mark.slow)]
+)
 def test_a_step_without_end_is_left_after_a_time_or_at_once(launcher: Launcher, signs: list[int], code: int) -> None:
     recipe = launcher.recipe("long", trainer={"steps": 100_000}, **SMOOTH)
     run = launcher.folder / f"stuck-{code}"
@@ -231,28 +224,19 @@ def run_program(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.slow
 def test_torchrun_restarts_a_run_where_it_was(launcher: Launcher, whole: Path, tmp_path: Path) -> None:
-    (tmp_path / "sitecustomize.py").write_text("")
     killed = tmp_path / "dies_once.py"
     killed.write_text(
         "import os, sys\n"
         f"{KILLED_AFTER.format(step=3)}"
         "from ssl_inv.run.cli import main\n"
-        "if os.environ['TORCHELASTIC_RESTART_COUNT'] != '0' or os.environ['RANK'] == '0': Pretraining.training_step = once\n"
+        "if os.environ['TORCHELASTIC_RESTART_COUNT'] != '0' or os.environ['RANK'] == '0':\n"
+        "    Pretraining.training_step = once\n"
         "sys.exit(main())\n"
     )
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nnodes=1", "--nproc-per-node=2", "--max-restarts=1"]
     recipe = str(launcher.folder / "whole.yaml")
-    words = [
-        f"--master-port={free_port()}",
-        str(killed),
-        "pretrain",
-        recipe,
-        "--output",
-        "run",
-        "--trainer.devices",
-        "2",
-    ]
-    done = run_program(tmp_path, *torchrun, *words, "--quiet")
+    words = [f"--master-port={free_port()}", str(killed), "pretrain", recipe, "--output", "run", "--quiet"]
+    done = run_program(tmp_path, *torchrun, *words, "--trainer.devices", "2")
     assert done.returncode == 0, done.stderr
     assert_equal_but_for_rounding(tmp_path / "run", whole)
     assert [one["step"] for one in RunFolder(tmp_path / "run").record()["resumed"]] == [2]
