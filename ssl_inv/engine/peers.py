@@ -174,8 +174,10 @@ class Peers:
         next_look = 0.0
         while not self._left.is_set():
             reason = self._reason_of_connections()
+            connected = {rank for rank, _ in self._names.values()}
             for rank, child in self._children.items():
-                if not reason and child.poll():
+                # The connection of a process knows whether it has left in peace.
+                if not reason and rank not in connected and child.poll():
                     reason = self._ended(rank, f"{named(rank)}, process {child.pid},")
             if not reason and self.rank == 0 and time.monotonic() > next_look:
                 reason = self._left_word() or ""
@@ -226,6 +228,7 @@ class Peers:
             if reason := json.loads(line):
                 return str(reason)
         self._forget(connection)  # it has done its part
+        self._children.pop(rank, None)
         return ""
 
     def _forget(self, connection: socket.socket) -> None:

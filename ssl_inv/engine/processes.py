@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -105,6 +106,9 @@ class Processes(DDPStrategy):
             # From here on, the others see it when the first process fails, as when it reads its data.
             self._opened = self._store()
             self._meet(self._opened, "arrived", _ARRIVAL.total_seconds())
+            self.peers = Peers(launched.where, launched.here.rank, last_words=self._speak)
+            self.peers.start()
+            self.peers.connect(private=launched.nodes == 1)
 
     def setup_distributed(self) -> None:
         """Meet the other processes, and form the group."""
@@ -114,11 +118,13 @@ class Processes(DDPStrategy):
         if dist.is_initialized():
             return
         store = self._opened or self._store()
-        children = getattr(self._launcher, "procs", [])
-        self.peers = Peers(self.launched.where, self.global_rank, children, self.last_words)
-        # Lightning's own watch kills this process without a word.
-        children[:] = []
-        self.peers.start()
+        connected = self.peers is not None
+        if self.peers is None:
+            children = getattr(self._launcher, "procs", [])
+            self.peers = Peers(self.launched.where, self.global_rank, children, self._speak)
+            # Lightning's own watch kills this process without a word.
+            children[:] = []
+            self.peers.start()
         self._meet(store, "ready", _READY)
         dist.init_process_group(
             self._process_group_backend,
@@ -129,7 +135,14 @@ class Processes(DDPStrategy):
             device_id=None if self.root_device.type == "cpu" else self.root_device,
         )
         self._made_group = True
-        self.peers.connect(private=self.launched.nodes == 1)
+        if not connected:
+            self.peers.connect(private=True)
+
+    def _speak(self, reason: str) -> None:
+        if self.last_words is not None:
+            self.last_words(reason)
+        elif self.launched.here.first:
+            sys.stderr.write(f"error: {reason}\n")
 
     def _store(self) -> Store:
         launched, address, port = self.launched, self.launched.main_address, self.launched.main_port

@@ -33,11 +33,12 @@ class Interrupted(KeyboardInterrupt):
     Args:
         number: of the signal.
         message: for the user.
+        agreed: whether all processes of the run end by it, after a step.
     """
 
-    def __init__(self, number: int, message: str = "") -> None:
+    def __init__(self, number: int, message: str = "", agreed: bool = False) -> None:
         super().__init__(message or said(number))
-        self.number = number
+        self.number, self.agreed = number, agreed
 
     @property
     def code(self) -> int:

@@ -16,7 +16,7 @@ from ssl_inv.engine.launch import quiet_lightning, say
 from ssl_inv.engine.module import NonFiniteLossError
 from ssl_inv.engine.peers import PeerError, leave_word, word
 from ssl_inv.engine.processes import Processes
-from ssl_inv.engine.signals import Interrupted, Signals
+from ssl_inv.engine.signals import Interrupted, Signals, said
 from ssl_inv.run.build import Run
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import Recipe
@@ -84,6 +84,11 @@ def speaks_up(here: Place, recipe: Recipe) -> Iterator[None]:
         if not here.first and not isinstance(error, PeerError):
             leave_word(meeting(here, recipe.trainer.nodes), here.rank, _reason(error))
         raise
+    except Interrupted as error:
+        # The others hear of it from each other once they train.
+        if not here.first and not error.agreed:
+            leave_word(meeting(here, recipe.trainer.nodes), here.rank, str(error))
+        raise
 
 
 def ended_by(run: Run, error: KeyboardInterrupt) -> PeerError | None:
@@ -93,7 +98,7 @@ def ended_by(run: Run, error: KeyboardInterrupt) -> PeerError | None:
     if not isinstance(strategy, Processes) or not asked_by_launcher:
         return None
     reason = word(strategy.launched.where) if strategy.launched.creates_processes_externally else None
-    return None if reason is None else PeerError(reason)
+    return None if reason is None or said(error.number) in reason else PeerError(reason)
 
 
 def requeue() -> None:

@@ -225,7 +225,7 @@ def train(
         finally:
             progress.close()
         if number := recorder.signal or signals.received:
-            raise Interrupted(number)
+            raise Interrupted(number, agreed=True)
     return loggers
 
 
