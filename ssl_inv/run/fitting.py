@@ -28,6 +28,7 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
     Raises:
         NonFiniteLossError: if a loss term or a weight is not finite on this rank.
         PeerError: if another process has failed, with its reason.
+        SystemExit: on further processes, if the first one says the reason.
         KeyboardInterrupt: if this process was interrupted, and not asked to end after a step.
     """
     strategy = run.trainer.strategy
@@ -51,6 +52,8 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
             if others is not None:
                 reason = others.why(error)
                 others.leave(reason or _reason(error))
+                if reason and folder is None and not reason.startswith("rank 0 "):
+                    raise SystemExit(1) from None  # the first process says it
                 if reason:
                     raise PeerError(f"{reason}; {_last_good(folder)}") from None
             if isinstance(error, NonFiniteLossError):
@@ -94,8 +97,7 @@ def speaks_up(here: Place, recipe: Recipe) -> Iterator[None]:
 def ended_by(run: Run, error: KeyboardInterrupt) -> PeerError | None:
     """The failure of another process because of which a launcher ends this one, if that is why."""
     strategy = run.trainer.strategy
-    asked_by_launcher = isinstance(error, Interrupted) and error.number == signal.SIGTERM
-    if not isinstance(strategy, Processes) or not asked_by_launcher:
+    if not isinstance(strategy, Processes) or not isinstance(error, Interrupted) or error.number != signal.SIGTERM:
         return None
     reason = word(strategy.launched.where) if strategy.launched.creates_processes_externally else None
     return None if reason is None or said(error.number) in reason else PeerError(reason)

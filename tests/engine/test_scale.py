@@ -87,7 +87,6 @@ def test_a_run_killed_on_two_processes_goes_on_on_one_and_on_four(launcher: Laun
 
 KILLED_AFTER = """
 import os
-import re
 from ssl_inv.engine.module import Pretraining
 once = Pretraining.training_step
 def step(self, batch, index):
@@ -219,7 +218,7 @@ def test_slurm_requeues_if_asked_and_nothing_of_lightning_acts(launcher: Launche
 
 def run_program(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
 
 
 @pytest.mark.slow
@@ -258,7 +257,7 @@ def test_torchrun_on_two_hosts_trains_the_weights_of_one(
         started.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))
     try:
         for one in started:
-            _, errors = one.communicate(timeout=280)
+            _, errors = one.communicate(timeout=600)
             assert one.returncode == 0, errors
     finally:
         for one in started:

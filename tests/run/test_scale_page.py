@@ -27,7 +27,7 @@ for rank in range(4):
     common = {{"SLURM_JOB_ID": {job}, "SLURM_NTASKS": 4, "SLURM_NNODES": 2, "SLURM_NODELIST": "127.0.0.1"}}
     environment = {{**os.environ, **{{key: str(value) for key, value in (own | common).items()}}}}
     tasks.append(subprocess.Popen(words, env=environment))
-sys.exit(max(task.wait(timeout=250) for task in tasks))
+sys.exit(max(task.wait(timeout=500) for task in tasks))
 """
 
 
@@ -44,7 +44,7 @@ def run(script: str, folder: Path) -> None:
     path = f"{folder}{os.pathsep}{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PATH": path}
     words = [shutil.which("bash") or "bash", "-c", script]
-    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stderr
 
 
