@@ -4,17 +4,20 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import timedelta
+from typing import Any
 
 import pytorch_lightning as lightning
 import torch
 from joblib import cpu_count
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
-from pytorch_lightning.strategies import DDPStrategy
+from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
+from pytorch_lightning.trainer.connectors.signal_connector import _SignalConnector
 from pytorch_lightning.utilities import rank_zero_only
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.source import Source
+from ssl_inv.engine.cluster import ALONE, Place
+from ssl_inv.engine.processes import Launched, Processes
 from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.plain import printable
 
@@ -25,24 +28,32 @@ def say(what: str) -> None:
     logging.getLogger("ssl_inv").warning("warning: " + printable(what).replace("\n", " "))
 
 
-def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) -> lightning.Trainer:
+def make_trainer(
+    settings: TrainerSettings, callbacks: Sequence[Callback] = (), here: Place = ALONE
+) -> lightning.Trainer:
     """Lightning's trainer with the recipe's callbacks, without the parts that the engine replaces.
 
+    Args:
+        settings: of the recipe.
+        callbacks: of the recipe.
+        here: which process of the run this is.
+
     Raises:
-        SettingError: if there are not enough GPUs.
+        SettingError: if there are not enough GPUs, or the launcher has not said where processes meet.
     """
     available = torch.cuda.device_count()
     accelerator = ("gpu" if available else "cpu") if settings.accelerator == "auto" else settings.accelerator
     if accelerator == "gpu" and settings.devices > available:
         raise SettingError("devices", f"must be at most the {available} GPUs of this machine, got {settings.devices}")
-    # Buffers are equal on all ranks by construction, and sending a queue or a bank costs more than a step. Clusters and
-    # neighbours of millions of images keep rank 0 busy for hours while the other ranks wait.
-    ddp = DDPStrategy(broadcast_buffers=False, timeout=timedelta(days=1))
+    launched = Launched(here, settings.nodes, settings.devices)
+    alone = launched.world_size() == 1
     with quiet_lightning():
-        return lightning.Trainer(
+        trainer = lightning.Trainer(
             accelerator=accelerator,
             devices=settings.devices,
-            strategy=ddp if settings.devices > 1 else "auto",
+            num_nodes=settings.nodes,
+            strategy="auto" if alone else Processes(launched),
+            plugins=[launched] if alone else None,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             max_epochs=1,
             logger=False,
@@ -53,6 +64,32 @@ def make_trainer(settings: TrainerSettings, callbacks: Sequence[Callback] = ()) 
             use_distributed_sampler=False,
             num_sanity_val_steps=0,
         )
+    _let_alone(trainer)
+    return trainer
+
+
+class _NoSignals(_SignalConnector):
+    """Lightning's handler of SIGTERM sends to the other ranks from wherever it interrupts them."""
+
+    def register_signal_handlers(self) -> None:
+        """Nothing."""
+
+
+class _NoOtherCheckpoint(_CheckpointConnector):
+    """Under SLURM, Lightning loads a checkpoint of any program that lies in the current folder."""
+
+    @property
+    def _hpc_resume_path(self) -> None:
+        return None
+
+
+def _let_alone(trainer: lightning.Trainer) -> None:
+    """Switch off what Lightning does at signals and under SLURM. The engine has its own signals and checkpoints."""
+    own: Any = trainer
+    own._signal_connector = _NoSignals(trainer)
+    own._checkpoint_connector = _NoOtherCheckpoint(trainer)
+    # Before every batch it asks rank 0 for such a signal, and a GPU waits for the answer.
+    own.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def count_from(trainer: lightning.Trainer, step: int) -> None:

@@ -21,7 +21,7 @@ from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.engine.watch import clean
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.distributed import is_distributed
+from ssl_inv.nn.distributed import is_distributed, wait_for_first
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group, keyed_random
@@ -127,7 +127,9 @@ class Pretraining(lightning.LightningModule):
             say(f"the recipe asks for precision {self.settings.precision}, the trainer has {self.trainer.precision}")
         if is_distributed():
             first = self.trainer.is_global_zero
-            state = self.trainer.strategy.broadcast(self.training_state() if first else {})
+            state = self.training_state() if first else {}
+            wait_for_first()  # which may look at millions of files
+            state = self.trainer.strategy.broadcast(state)
             if not first:
                 self.load_training_state(state)
 

@@ -17,7 +17,7 @@ from ssl_inv.engine.monitor import OnlineMonitor, collapse
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.engine.watch import Stop, Value
-from ssl_inv.nn.distributed import all_names, rank
+from ssl_inv.nn.distributed import Agreement, all_names, rank, wait_for_first
 
 
 class Record(Protocol):
@@ -48,6 +48,7 @@ class Recorder(lightning.Callback):
         loggers: are told what the record is; None on all ranks but 0.
         history: the entries of the log so far that count for the early end.
         score_every: steps between scores, which all ranks must know.
+        asked: gives the number of a signal that asks this process to end, 0 for none.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Recorder(lightning.Callback):
         loggers: Loggers | None = None,
         history: Sequence[Mapping[str, Any]] = (),
         score_every: int = 0,
+        asked: Callable[[], int] = lambda: 0,
     ) -> None:
         self.loggers, self._score_every = loggers, score_every
         watched, stop = settings.watched_for_best(), settings.early_stop()
@@ -76,6 +78,9 @@ class Recorder(lightning.Callback):
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
         self._rates: Rates | None = None
         self._collapsed = self._ended = False
+        self._asked, self._agreement = asked, Agreement()
+        self.signal = 0
+        """The signal that has ended training on all ranks; 0 if none has."""
 
     @property
     def reason(self) -> str:
@@ -102,10 +107,17 @@ class Recorder(lightning.Callback):
             if self.monitor is not None and self.monitor.due(module.step, trained - self.monitor.seconds):
                 self._score(module)
             stops = self._ends(trainer, module.step)
-            if module.step % self.settings.checkpoint_every == 0 or last or stops:
+            number = self._agreement.exchange(self._asked())
+            saves = module.step % self.settings.checkpoint_every == 0 or last or stops or number > 0
+            if saves:
                 self.save(module)
+            if saves or (self._score_every and module.step % self._score_every == 0):
+                wait_for_first()
             if stops:
                 self._end(trainer, module)
+            elif number and not last:
+                self.signal = number
+                trainer.should_stop = self._ended = True
             self.show.update(self._line(module))
 
     def on_train_batch_start(
@@ -119,6 +131,7 @@ class Recorder(lightning.Callback):
 
     def on_train_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Pretraining)
+        self._agreement.last()
         if module.step < module.steps and not self._ended:
             self._reason = "a callback ended training"
             self.save(module)

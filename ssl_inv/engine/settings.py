@@ -53,8 +53,11 @@ class TrainerSettings:
             all gradients together.
         precision: `bf16` runs the networks in bfloat16 where that is safe; losses stay in float32.
         accelerator: the hardware; `auto` takes a GPU if there is one.
-        devices: GPUs, or processes on the CPU.
+        devices: GPUs of each machine, or processes on its CPU.
+        nodes: machines; with more than one, torchrun or srun starts the processes of each, see docs/scale.md.
         workers: loader processes per device; None chooses by the data and the number of cores.
+        requeue: whether SIGUSR1 or SIGUSR2 from SLURM, which announces the end of the job, also puts the job back into
+            the queue once the checkpoint is written.
         seed: decides initial weights, data order, views and augmentation.
         start: the folder of a run whose backbone, objective and memories this run begins with; steps, rates and the
             optimiser begin anew. `backbone.weights` takes the backbone alone. Null begins with random weights.
@@ -83,7 +86,9 @@ class TrainerSettings:
     precision: Literal["fp32", "bf16"] = "fp32"
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
+    nodes: int = 1
     workers: int | None = None
+    requeue: bool = False
     seed: int = 0
     start: str | None = None
     checkpoint_every: int = 100
@@ -97,7 +102,8 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         if (self.steps is None) == (self.epochs is None):
             raise ValueError("give steps or epochs, not both; --trainer.steps null removes steps")
-        for name in ("steps", "epochs", "batch_size", "accumulate", "devices", "checkpoint_every", "log_every", "keep"):
+        hardware, regular = ("devices", "nodes"), ("checkpoint_every", "log_every", "keep")
+        for name in ("steps", "epochs", "batch_size", "accumulate", *hardware, *regular):
             if (value := getattr(self, name)) is not None:
                 require_at_least(1, **{name: value})
         require_at_least(0, workers=self.workers or 0)

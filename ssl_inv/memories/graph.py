@@ -9,7 +9,7 @@ from ssl_inv.memories.base import Memory
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.memories.pairs import Pairs
 from ssl_inv.memories.search import EdgeRules, find_neighbours
-from ssl_inv.nn.distributed import all_sum, rank
+from ssl_inv.nn.distributed import all_sum, rank, wait_for_first
 
 
 class NeighbourGraph(Memory):
@@ -75,6 +75,7 @@ class NeighbourGraph(Memory):
             groups, features, readable = (np.concatenate(parts) for parts in zip(*kept, strict=True))
             kept.clear()
             found = torch.from_numpy(find_neighbours(features, groups, rules, readable, seed)).to(found)
+        wait_for_first()
         self.neighbours.copy_(all_sum(found))
 
     def related(self, first: Tensor, second: Tensor) -> Tensor:

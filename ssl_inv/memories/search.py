@@ -18,7 +18,7 @@ from torch import Tensor
 from ssl_inv.catalogue import require, require_at_least, require_between
 from ssl_inv.data.source import Indices
 from ssl_inv.memories.bank import Bank
-from ssl_inv.nn.distributed import all_sum, rank, world_size
+from ssl_inv.nn.distributed import all_sum, processes_here, rank, wait_for_first
 from ssl_inv.transforms import keyed_random
 
 _SCORES = 2**25
@@ -33,11 +33,11 @@ _POINTS = 256
 
 @contextmanager
 def faiss_for_all_processes() -> Iterator[Any]:
-    """Give faiss the threads of all processes, up to the number of cores: one process works, and the others wait."""
+    """Give faiss the threads of all processes of this machine, up to its cores: one works, and the others wait."""
     import faiss
 
     own = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(max(own, min(cpu_count(), own * world_size())))
+    faiss.omp_set_num_threads(max(own, min(cpu_count(), own * processes_here())))
     try:
         yield faiss
     finally:
@@ -81,6 +81,7 @@ def k_means(
         rows = bank.rows(torch.from_numpy(sample).sort().values.to(bank.vectors.device), found).numpy()
         with faiss_for_all_processes() as faiss:
             found = torch.from_numpy(_trained(faiss, rows, clusters, iterations, seed, spherical, points).centroids)
+    wait_for_first()
     return all_sum(found.to(device or bank.vectors.device))
 
 

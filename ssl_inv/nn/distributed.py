@@ -5,7 +5,9 @@ collective with a gradient, every process differentiates the sum of all W losses
 that sum is W times the loss. DDP averages the gradients over processes, which removes the factor W.
 """
 
+import os
 from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -26,6 +28,62 @@ def world_size() -> int:
 def rank() -> int:
     """The number of this process; 0 without a process group."""
     return dist.get_rank() if is_distributed() else 0
+
+
+def processes_here() -> int:
+    """The number of processes on this machine, as far as their launcher says."""
+    return min(world_size(), int(os.environ.get("LOCAL_WORLD_SIZE", world_size())))
+
+
+_hosts: tuple[Any, Any] = (None, None)
+"""The process group, and the one of its hosts."""
+
+
+def _host_group() -> Any:
+    """A group over all processes that exchanges host memory, whatever the device. All of them must ask for it."""
+    global _hosts
+    if _hosts[0] is not dist.group.WORLD:
+        _hosts = dist.group.WORLD, dist.new_group(backend="gloo", timeout=timedelta(days=1))
+    return _hosts[1]
+
+
+def wait_for_first() -> None:
+    """Wait until rank 0 comes here too, and the others.
+
+    Rank 0 clusters millions of images for hours, which no collective of ten minutes can wait for. Without this, a
+    collective on a device would begin its time limit when the other ranks ask for it.
+    """
+    if is_distributed():
+        dist.barrier(group=_host_group())
+
+
+class Agreement:
+    """The largest number that any process has, known to all at the same step.
+
+    It is asked for once a step, on all processes, and tells what they had at the step before. So nobody waits for the
+    exchange, and it waits for no device.
+    """
+
+    def __init__(self) -> None:
+        self._pending: tuple[Tensor, Any] | None = None
+
+    def exchange(self, own: int) -> int:
+        """Tell the others a number; returns the largest of the step before, 0 at the first step."""
+        if not is_distributed():
+            return own
+        found = self.last()
+        value = torch.tensor([own])
+        self._pending = value, dist.all_reduce(value, dist.ReduceOp.MAX, group=_host_group(), async_op=True)
+        return found
+
+    def last(self) -> int:
+        """Wait for the last exchange, and give its number."""
+        if self._pending is None:
+            return 0
+        value, work = self._pending
+        work.wait()
+        self._pending = None
+        return int(value)
 
 
 class _Gather(torch.autograd.Function):

@@ -15,6 +15,7 @@ from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
 from ssl_inv.engine import preflight
 from ssl_inv.engine.callbacks import make_callbacks
+from ssl_inv.engine.cluster import ALONE, Place
 from ssl_inv.engine.launch import make_trainer, say, workers
 from ssl_inv.engine.loggers import require_loggers
 from ssl_inv.engine.module import Pretraining, extent
@@ -69,12 +70,13 @@ class Run:
         return self.trainer.strategy.root_device
 
 
-def build(recipe: Recipe, begins: bool = True) -> Run:
+def build(recipe: Recipe, begins: bool = True, here: Place = ALONE) -> Run:
     """Build a run. Nothing is written.
 
     Args:
         recipe: the resolved recipe.
         begins: whether to load the weights that the recipe starts from; a run that goes on has its own.
+        here: which process of the run this is.
 
     Raises:
         SettingError: if a value cannot be used; the message has the full path of its key.
@@ -82,7 +84,7 @@ def build(recipe: Recipe, begins: bool = True) -> Run:
     settings = recipe.trainer
     with within("trainer"):
         require_loggers(settings.loggers)
-        trainer = make_trainer(settings, make_callbacks(settings.callbacks))
+        trainer = make_trainer(settings, make_callbacks(settings.callbacks), here)
     device, processes = trainer.strategy.root_device, (trainer.global_rank, trainer.world_size)
     data, augmentation, module, start = build_module(recipe, device, *processes, begins=begins)
     return Run(start.recipe, data, augmentation, module, trainer, start)

@@ -9,7 +9,8 @@ from contextlib import redirect_stdout
 from importlib.metadata import version
 from typing import Any, NoReturn, TextIO
 
-from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.catalogue import RecipeError, SettingError, suggest
+from ssl_inv.engine.cluster import place
 from ssl_inv.plain import printable
 from ssl_inv.run.command_line.data import add_data
 from ssl_inv.run.command_line.encoders import add_encoders
@@ -165,7 +166,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 2 for a mistake in the arguments; 1 for a run that failed; 130 for an interrupted one.
+        The exit code: 0; 2 for a mistake in the arguments; 1 for a run that failed; 130 for an interrupted one, or 128
+        and the number of the signal.
     """
     prepare_process()
     if isinstance(sys.stdout, io.TextIOWrapper):
@@ -179,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RecipeError as error:
         return _fail(str(error), 2)
     except KeyboardInterrupt as error:
-        return _fail(str(error) or "interrupted", 130)
+        return _fail(str(error) or "interrupted", getattr(error, "code", 130))
     except BrokenPipeError:
         # Nobody reads our output any more. Without this, Python would complain again when it closes the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -205,11 +207,22 @@ def _explanation(error: Exception) -> str | None:
 
 
 def _fail(message: str, code: int) -> int:
+    rank = _rank()
+    # The first process speaks of what has ended all of them.
+    if rank and code not in (1, 2):
+        return None
     line = printable(" ".join(message.split()))
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
-    sys.stderr.write(f"error: {line}\n")
+    sys.stderr.write(f"error: {f'rank {rank}: ' * (rank > 0)}{line}\n")
     return code
+
+
+def _rank() -> int:
+    try:
+        return place().rank
+    except SettingError:
+        return 0
 
 
 if __name__ == "__main__":

@@ -13,9 +13,12 @@ Changes = Mapping[str, tuple[Any, Any]]
 
 WHERE_DATA_LIES = ("data.path", "data.validation", "data.split_folder")
 
+PROCESSES = ("trainer.nodes", "trainer.devices")
+"""Settings that say how many processes share a batch: they change the order of sums, and so the last bits."""
+
 FREE = (
-    *(f"trainer.{name}" for name in ("workers", "checkpoint_every", "log_every", "keep", "best")),
-    *("trainer.loggers", "trainer.callbacks"),
+    *(f"trainer.{name}" for name in ("workers", "checkpoint_every", "log_every", "keep", "best", "requeue")),
+    *("trainer.loggers", "trainer.callbacks", *PROCESSES),
     *(f"monitor.{name}" for name in ("every", "objects", "share")),
     *WHERE_DATA_LIES,
 )
@@ -23,7 +26,7 @@ FREE = (
 
 CONTINUED = (
     *(f"trainer.{name}" for name in ("steps", "epochs", "clip", "clip_each", "stop")),
-    *(f"trainer.{name}" for name in ("precision", "accelerator", "devices")),
+    *(f"trainer.{name}" for name in ("precision", "accelerator")),
     *(f"optimizer.{name}" for name in ("lr", "weight_decay", "final_weight_decay", "schedule", "warmup", "warmup_lr")),
     "optimizer.final_lr",
 )
@@ -136,6 +139,15 @@ def early_end(record: Mapping[str, Any]) -> str:
     """At which step training ended before its last one, and why, by run.json; empty if it did not."""
     stopped = record.get("stopped")
     return f"ended early at step {stopped['step']:,}: {stopped['why']}" if stopped else ""
+
+
+def shared_by(began: Recipe, goes_on: Recipe) -> str:
+    """That other processes share the batches from here on, and what that means; empty if as many do."""
+    counts = [one.trainer.nodes * one.trainer.devices for one in (began, goes_on)]
+    if counts[0] == counts[1]:
+        return ""
+    before, after = (f"{count} process{'es' * (count > 1)}" for count in counts)
+    return f"{after} in place of {before}: the same batches and views, and the same losses up to rounding"
 
 
 def went_on(record: Mapping[str, Any]) -> list[str]:

@@ -302,6 +302,11 @@ class RunFolder(KeptCheckpoints):
         if self.metrics_file.is_file():
             write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
+    def is_unfinished(self) -> bool:
+        """Whether a run has begun here that is not complete."""
+        begun = self.recipe_file.is_file() and self.record_file.is_file()
+        return begun and self.record().get("state") != "complete"
+
     def remove_leftovers(self) -> None:
         """Remove files that a killed run was writing aside."""
         named = ("recipe.yaml", "run.json", "metrics.jsonl", "results.json", "results.txt", "report.html", "export")
@@ -324,6 +329,17 @@ def _entry(line: str) -> dict[str, Any] | None:
     except ValueError:
         return None
     return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
+
+
+def has_not_begun(path: Path) -> bool:
+    """Whether there is no folder, or only what a run writes before its record."""
+    if not path.exists():
+        return True
+    if not path.is_dir() or (path / "run.json").exists():
+        return False
+    inside = {one.name for one in path.iterdir() if not one.name.startswith(".")}
+    begun = inside <= {"checkpoints", "recipe.yaml"} and "checkpoints" in inside
+    return not inside or (begun and not any((path / "checkpoints").iterdir()))
 
 
 def require_new(path: Path) -> None:

@@ -1,15 +1,12 @@
 """A whole run: train, evaluate, export, report."""
 
-import logging
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from ssl_inv.atomic import CannotWriteError, link_or_copy, write_text
@@ -17,19 +14,22 @@ from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.checkpoints import save_checkpoint
+from ssl_inv.engine.cluster import Place, place
 from ssl_inv.engine.launch import count_from, quiet_lightning
 from ssl_inv.engine.loggers import Loggers, Picture
-from ssl_inv.engine.module import NonFiniteLossError, Pretraining, extent
+from ssl_inv.engine.module import Pretraining, extent
 from ssl_inv.engine.monitor import OnlineMonitor
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.recorder import Recorder
 from ssl_inv.engine.settings import MonitorSettings
+from ssl_inv.engine.signals import Interrupted, Signals
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run.build import Run, build, build_networks, innermost
 from ssl_inv.run.continuing import Continuation, trains_on
 from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.exports.model_card import Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
+from ssl_inv.run.fitting import ended_by, fit, last_words, requeue, speaks_up
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import Judgement, judge, judged_data
 from ssl_inv.run.pages import report_page
@@ -60,13 +60,14 @@ def pretrain(
     Returns:
         The folder of the run.
     """
-    with quiet_lightning():
-        run = build(recipe)
-        if _helps(run):
+    here = place()
+    with quiet_lightning(), Signals() as signals, speaks_up(here, recipe):
+        run = build(recipe, here=here)
+        if _helps(run, here, signals):
             return folder
         folder = RunFolder.create(folder.path, run.recipe, command or ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
-            results = _train_and_finish(run, folder, Progress(quiet=quiet))
+            results = _train_and_finish(run, folder, Progress(quiet=quiet), signals)
             if not silent:
                 sys.stdout.write(results)
     return folder
@@ -78,34 +79,36 @@ def resume(continued: Continuation, folder: RunFolder, quiet: bool, silent: bool
     Raises:
         RecipeError: if the run cannot go on so. Nothing is written.
     """
-    with quiet_lightning():
+    here = place()
+    with quiet_lightning(), Signals() as signals, speaks_up(here, continued.recipe):
         # The weights that a run starts from may be gone when it goes on from a checkpoint.
-        run = build(continued.recipe, begins=not folder.has_checkpoint)
-        if _helps(run):
+        run = build(continued.recipe, begins=not folder.has_checkpoint, here=here)
+        if _helps(run, here, signals):
             return folder
         with folder.held():
             # What a killed run was writing may fill the disk.
             folder.remove_leftovers()
             restore(run, folder, continued)
-            results = _train_and_finish(run, folder, Progress(quiet=quiet), restored=True)
+            results = _train_and_finish(run, folder, Progress(quiet=quiet), signals, restored=True)
             if not silent:
                 sys.stdout.write(results)
     return folder
 
 
-def _helps(run: Run) -> bool:
-    """Train if this is a process that rank 0 has started, which alone writes and prints. False on rank 0."""
-    if run.trainer.is_global_zero:
+def _helps(run: Run, here: Place, signals: Signals) -> bool:
+    """Train if this is not the first process, which alone writes and prints. False on that one."""
+    if here.first:
         return False
     silent = Progress(quiet=True)
     prepare(run, silent)
     # Callbacks may ask every process for loggers, but only those of rank 0 write.
     run.trainer.loggers = [DummyLogger() for _ in run.recipe.trainer.loggers]
-    train(run, None, silent)
+    train(run, None, silent, signals=signals)
     return True
 
 
-def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, restored: bool = False) -> str:
+def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, signals: Signals, restored: bool = False) -> str:
+    signals.last_words = last_words(folder, "interrupted", continues=True)
     try:
         prepare(run, progress)
         progress.keep(_headline(run, folder))
@@ -114,12 +117,22 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, restored:
             progress.keep(run.start.sentence)
         for advice in run.start.advice:
             folder.warn(advice)
-        loggers = train(run, folder, progress, restored)
+        loggers = train(run, folder, progress, restored, signals)
         return finish(run, folder, progress, loggers)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
+        signals.disregard()
+        if reason := ended_by(run, error):
+            folder.update(state=f"failed: {reason}")
+            raise reason from None
         folder.update(state="interrupted")
-        raise KeyboardInterrupt(f"interrupted; ssl-inv pretrain --resume {folder.path} continues") from None
+        words = f"{error or 'interrupted'}; ssl-inv pretrain --resume {folder.path} continues"
+        if not isinstance(error, Interrupted):
+            raise KeyboardInterrupt(words) from None
+        if run.recipe.trainer.requeue and error.early:
+            requeue()
+        raise Interrupted(error.number, words) from None
     except Exception as error:
+        signals.disregard()
         with suppress(OSError):  # the record cannot always be written either
             folder.update(state=f"failed: {' '.join(str(error).split())}")
         if isinstance(error, CannotWriteError):
@@ -158,23 +171,33 @@ def make_monitor(
     return OnlineMonitor(data, encoder, module.backbone, module.view_maker.whole, settings, device, seed)
 
 
-def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool = False) -> Loggers | None:
+def train(
+    run: Run,
+    folder: RunFolder | None,
+    progress: Progress,
+    restored: bool = False,
+    signals: Signals | None = None,
+) -> Loggers | None:
     """Train to the last step of the recipe, from the folder's checkpoint if there is one.
 
     Args:
-        run: what to train. For every further device, this process starts another one with the same command line.
+        run: what to train. If nobody else has started the processes of the further devices, this one does, with the
+            same command line.
         folder: where to write; None writes nothing, as on all ranks but 0.
         progress: the progress display.
         restored: whether the run has its checkpoint by `restore`.
+        signals: what asks training to end after a step; None listens to nothing.
 
     Returns:
         The loggers, to be told the results; None without a folder.
 
     Raises:
         NonFiniteLossError: if a loss term or a weight is not finite. The folder keeps the last good checkpoint.
+        PeerError: if another process of the run has failed.
         KeyboardInterrupt: if the run was interrupted. Its record says so, and it can be resumed.
     """
     module, loggers, history = run.module, None, list[dict[str, Any]]()
+    signals = signals or Signals()
     if folder is not None:
         if not restored:
             restore(run, folder)
@@ -196,7 +219,8 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
         monitor = (
             None if folder is None else make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device)
         )
-        recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every)
+        asked = lambda: signals.received  # noqa: E731
+        recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every, asked)
         if folder is not None and recorder.reason:  # killed between its last checkpoint and the word that it stopped
             folder.update(stopped={"step": module.step, "why": recorder.reason})
             return loggers
@@ -205,11 +229,11 @@ def train(run: Run, folder: RunFolder | None, progress: Progress, restored: bool
         module.telling = "callbacks" if settings.callbacks else "nobody"
         count_from(run.trainer, module.step)
         try:
-            _fit(run)
-        except NonFiniteLossError as error:
-            raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from None
+            fit(run, signals, folder)
         finally:
             progress.close()
+        if number := recorder.signal or signals.received:
+            raise Interrupted(number, agreed=True)
     return loggers
 
 
@@ -245,38 +269,6 @@ def _save_to(run: Run, folder: RunFolder | None) -> Callable[[Mapping[str, Any],
 
     saved = list[int]()
     return save
-
-
-def _fit(run: Run) -> None:
-    try:
-        with quiet_lightning(), _own_account_of_broken_images():
-            run.trainer.fit(run.module)
-    except SystemExit:
-        if not run.trainer.interrupted:
-            raise
-        # On Ctrl-C, Lightning ends the program and ignores further ones.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        raise KeyboardInterrupt from None
-    if dist.is_initialized():
-        dist.destroy_process_group()
-
-
-@contextmanager
-def _own_account_of_broken_images() -> Iterator[None]:
-    """Silence the log of the data while training. The recorder names broken images once for all loader processes."""
-    logger = logging.getLogger("ssl_inv.data")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def _last_good(folder: RunFolder | None) -> str:
-    if folder is None or not folder.checkpoint_file.is_file():
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {folder.checkpoint_file}"
 
 
 def _counts(run: Run) -> dict[str, dict[str, int]]:

@@ -7,7 +7,7 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.engine.launch import say
 from ssl_inv.engine.module import extent
 from ssl_inv.run.build import Run
-from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation
+from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, shared_by
 from ssl_inv.run.folder import RunFolder
 
 
@@ -38,6 +38,8 @@ def restore(run: Run, folder: RunFolder, continued: Continuation | None = None) 
         warn(folder, f"{damage}; continuing from step {module.step:,} of the checkpoint before it")
     folder.mend(run.recipe)
     if continued is not None and (said or free):
+        if changed := shared_by(folder.recipe(), continued.recipe):
+            say(f"the run goes on at step {module.step} with {changed}")
         folder.change(continued.recipe, said, module.step)
 
 

@@ -193,7 +193,7 @@ def test_cores_are_those_of_the_container_and_of_the_process(files, most, monkey
 )
 def test_what_one_process_does_for_all_it_does_on_the_cores_of_all(cores, own, processes, given, monkeypatch):
     monkeypatch.setattr("ssl_inv.memories.search.cpu_count", lambda: cores)
-    monkeypatch.setattr("ssl_inv.memories.search.world_size", lambda: processes)
+    monkeypatch.setattr("ssl_inv.memories.search.processes_here", lambda: processes)
     before = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(own)
     try:

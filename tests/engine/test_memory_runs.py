@@ -11,13 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from ssl_inv.engine.cluster import Place
 from ssl_inv.engine.module import Pretraining
 from ssl_inv.engine.progress import Progress
 from ssl_inv.memories.gallery import Gallery
+from ssl_inv.nn.distributed import rank
 from ssl_inv.run.build import build
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.pretrain import train
 from ssl_inv.run.recipe import Recipe, RecipeError, resolve
+from ssl_inv.testing.processes import on_processes
 
 STEPS = 9
 CONTENT = {
@@ -124,6 +127,9 @@ MEMORIES: dict[str, dict[str, Any]] = {
 }
 
 
+SMOOTH = {"name": "test_vit", "arguments": {"img_size": 32, "patch_size": 8}}
+
+
 class PlugPulledError(Exception):
     """Somebody pulled the plug."""
 
@@ -152,6 +158,45 @@ def test_every_memory_is_resumed_bit_for_bit(memory, tmp_path, monkeypatch):
     assert torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["step"] == 2
     follow(tmp_path / "run", wanted)
     assert_same_state(tmp_path / "whole", tmp_path / "run")
+
+
+def half_on_two(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """Train with the other rank up to the third step; returns what the objective remembers then."""
+    os.environ["MASTER_PORT"] = "1"  # nobody asks for it, as the ranks have met
+    wanted = resolve({**content, "trainer": {**content["trainer"], "devices": 2}})
+    run = build(wanted, here=Place("lightning", rank(), rank(), 0, 2))
+
+    def stop(*_: Any) -> None:
+        if run.module.step == 3:
+            raise PlugPulledError
+
+    run.module.on_train_batch_end = stop
+    with pytest.raises(PlugPulledError):
+        train(run, RunFolder.create(folder, wanted, []) if rank() == 0 else None, Progress(io.StringIO()))
+    return run.objective.state_dict()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("memory", MEMORIES)
+def test_every_memory_is_equal_on_two_ranks_and_goes_on_on_one(memory, tmp_path):
+    content = {
+        **CONTENT,
+        "objective": MEMORIES[memory],
+        # Batch normalisation on a few small images makes much of a rounding error.
+        "backbone": CONTENT["backbone"] if memory == "words" else SMOOTH,
+        "data": {**CONTENT["data"], "views": 1, "size": 32},
+        "augmentation": {"name": "obow" if memory == "words" else "simclr", "size": 32},
+        "optimizer": {"name": "sgd", "lr": 0.001, "warmup": 0.0},
+        "trainer": {**CONTENT["trainer"], "batch_size": 4, "steps": 6, "checkpoint_every": 2, "workers": 0},
+    }
+    wanted = resolve(content)
+    follow(tmp_path / "whole", wanted)
+    first, second = on_processes(2, half_on_two, tmp_path / "run", content)
+    for name, value in first.items():
+        if isinstance(value, Tensor):
+            assert torch.equal(second[name], value), name
+    follow(tmp_path / "run", wanted)
+    assert_same_state(tmp_path / "whole", tmp_path / "run", 1e-3)
 
 
 @pytest.mark.slow

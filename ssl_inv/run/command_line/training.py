@@ -2,7 +2,6 @@
 
 import argparse
 import itertools
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from ssl_inv.run.command_line.arguments import RECIPE, AddCommand, number, outpu
 from ssl_inv.run.continuing import Continuation, continuation, with_said
 from ssl_inv.run.explain import explained, recipe_head
 from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
+from ssl_inv.run.joining import joined, takes_up
 from ssl_inv.run.recipe import Recipe, apply_overrides, find_recipe, load_recipe, resolve, shipped_recipes
 from ssl_inv.run.requirements import load_runnable, require_files
 
@@ -59,21 +59,28 @@ def _pretrain(arguments: argparse.Namespace) -> None:
         return
     if arguments.said:
         raise RecipeError("--continue: needs the run that is continued, --resume RUN")
-    recipe, folder = _new_run(arguments)
-    from ssl_inv.run.pretrain import pretrain
+    recipe, folder, goes_on = _new_run(arguments)
+    from ssl_inv.run.pretrain import pretrain, resume
 
+    if goes_on is not None:
+        resume(goes_on, folder, arguments.quiet)
+        return
     pretrain(recipe, folder, arguments.quiet, numbered=arguments.output is None)
 
 
-def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder]:
+def _new_run(arguments: argparse.Namespace) -> tuple[Recipe, RunFolder, Continuation | None]:
+    """The recipe and the folder of a run, and how it goes on if a launcher has begun it before."""
     if arguments.recipe is None:
         raise RecipeError("a recipe is missing: ssl-inv pretrain RECIPE; `ssl-inv recipes` lists them")
     recipe = load_runnable(arguments.recipe, arguments.overrides)
+    here = joined(recipe)
     folder = RunFolder(arguments.output or default_output(arguments.recipe))
-    # The first process starts the others after it has made the folder.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    # The first process makes the folder, and the others write nothing.
+    goes_on = takes_up(folder, recipe, arguments.output is not None) if here.first else None
+    # The other tasks of srun see a refusal only once they can reach the first one: `RunFolder.create` refuses there.
+    if here.first and goes_on is None and here.launcher != "srun":
         (require_new if arguments.output else require_writable)(folder.path)
-    return recipe, folder
+    return recipe, folder, goes_on
 
 
 def _resumed_run(arguments: argparse.Namespace) -> tuple[Continuation, RunFolder]:
@@ -87,6 +94,7 @@ def _resumed_run(arguments: argparse.Namespace) -> tuple[Continuation, RunFolder
         asked = resolve(apply_overrides(began.sections(), arguments.overrides), str(folder.recipe_file))
     continued = continuation(began, asked, with_said(asked, arguments.said), str(folder.path))
     require_files(continued.recipe)
+    joined(continued.recipe)
     return continued, folder
 
 

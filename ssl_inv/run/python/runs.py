@@ -1,13 +1,14 @@
 """Runs that `ssl_inv.pretrain` begins or continues. Nothing here imports torch before everything is checked."""
 
-import os
 import sys
 from collections.abc import Mapping
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError, SettingError
+from ssl_inv.engine import cluster
 from ssl_inv.run.continuing import continuation
 from ssl_inv.run.folder import RunFolder, default_output, require_new, require_writable
+from ssl_inv.run.joining import joined
 from ssl_inv.run.python.asked import (
     AnyRecipe,
     Settings,
@@ -37,8 +38,8 @@ def begun(
         raise RecipeError("recipe: one is missing; ssl_inv.recipes() lists those that come with the package")
     name, resolved = asked(recipe, data, settings, trainer)
     folder = RunFolder(default_output(name) if output is None else place("output", output))
-    # The first process starts the others after it has made the folder.
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    # The first process makes the folder, and the others write nothing.
+    if joined(resolved).first:
         (require_writable if output is None else require_new)(folder.path)
     _require_script(resolved)
     from ssl_inv.run import pretrain as running
@@ -79,6 +80,7 @@ def resumed(
     continued = continuation(began, wanted, meant, str(folder.path), python=True)
     _require_script(continued.recipe)
     require_files(continued.recipe)
+    joined(continued.recipe)
     from ssl_inv.run import pretrain as running
 
     with held(data):
@@ -92,7 +94,7 @@ def _require_script(recipe: Recipe) -> None:
 
 
 def _finished(folder: RunFolder) -> RunResult:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
+    if not cluster.place().first:
         # This process was started to train beside the first one, which goes on with the script alone.
         raise SystemExit(0)
     return RunResult(folder.path)

@@ -22,10 +22,11 @@ from typing import IO, Any
 import ssl_inv
 from ssl_inv.atomic import remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.engine.cluster import without_launch
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.plain import read_json
 from ssl_inv.run.continuing import early_end
-from ssl_inv.run.folder import RunFolder, require_writable
+from ssl_inv.run.folder import RunFolder, has_not_begun, require_writable
 from ssl_inv.run.python.asked import allow_modules
 from ssl_inv.run.recipe import difference
 from ssl_inv.run.side_by_side.runs import Saved, is_saved, last_step, read_saved
@@ -90,7 +91,7 @@ class Sweep:
                 if changed := difference(folder.recipe(), one.resolved):
                     problem = f"{str(folder.path)!r} is of another sweep: {'; '.join(changed)}"
                     raise RecipeError(f"{problem}; choose another --output")
-            elif folder.path.exists() and not _has_not_begun(folder.path):
+            elif folder.path.exists() and not has_not_begun(folder.path):
                 raise RecipeError(
                     f"{str(folder.path)!r} is in the place of a run, and is none; choose another --output"
                 )
@@ -98,7 +99,7 @@ class Sweep:
     def state(self, number: int) -> Saved:
         """A run as it lies on the disk; its state is "new" if it has not begun."""
         path, name = self.folder(number).path, self.runs[number].name
-        return Saved(path, name, "new") if _has_not_begun(path) else read_saved(path, name, settings=False)
+        return Saved(path, name, "new") if has_not_begun(path) else read_saved(path, name, settings=False)
 
     def planned(self) -> Table:
         """Every run with its number, its settings and its state."""
@@ -177,7 +178,7 @@ class Sweep:
 
     def _begun(self, number: int, device: str | None, show: Progress) -> _Job:
         one, folder = self.runs[number], self.folder(number)
-        if _has_not_begun(folder.path):
+        if has_not_begun(folder.path):
             # A run that was killed while it made its folder has left nothing to continue from.
             shutil.rmtree(folder.path, ignore_errors=True)
             words = ["pretrain", one.recipe, *one.overrides, "--output", str(folder.path)]
@@ -199,7 +200,8 @@ class Sweep:
         return _Job(number, process, device, time.monotonic(), log)
 
     def _environment(self, device: str | None) -> dict[str, str]:
-        environment = dict(os.environ)
+        # A run is alone, however the sweep was started.
+        environment = without_launch(os.environ)
         if (checkout := _checkout()) is not None:
             environment["PYTHONPATH"] = os.pathsep.join(filter(None, [checkout, environment.get("PYTHONPATH")]))
         if device is not None:
@@ -283,17 +285,6 @@ def _row(one: Saved, run: Combination) -> dict[str, Any]:
 def _said(one: Saved) -> str:
     state = "did not begin" if one.state == "new" else one.state
     return f"{one.name} {state}{f' ({one.reason})' if one.reason else ''}"
-
-
-def _has_not_begun(path: Path) -> bool:
-    """Whether there is no folder, or only what a run writes before its record."""
-    if not path.exists():
-        return True
-    if not path.is_dir() or (path / "run.json").exists():
-        return False
-    inside = {one.name for one in path.iterdir() if not one.name.startswith(".")}
-    begun = inside <= {"checkpoints", "recipe.yaml"} and "checkpoints" in inside
-    return not inside or (begun and not any((path / "checkpoints").iterdir()))
 
 
 def _in_the_new_process() -> None:

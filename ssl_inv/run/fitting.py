@@ -1,0 +1,130 @@
+"""Training in Lightning's trainer, and how it ends: for every process, with one reason."""
+
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from ssl_inv.engine.cluster import Place, meeting
+from ssl_inv.engine.launch import quiet_lightning, say
+from ssl_inv.engine.module import NonFiniteLossError
+from ssl_inv.engine.peers import PeerError, leave_word, word
+from ssl_inv.engine.processes import Processes
+from ssl_inv.engine.signals import Interrupted, Signals, said
+from ssl_inv.run.build import Run
+from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.recipe import Recipe
+
+
+def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
+    """Train with all processes of the run.
+
+    Raises:
+        NonFiniteLossError: if a loss term or a weight is not finite on this rank.
+        PeerError: if another process has failed, with its reason.
+        SystemExit: on further processes, if the first one says the reason.
+        KeyboardInterrupt: if this process was interrupted, and not asked to end after a step.
+    """
+    strategy = run.trainer.strategy
+    others = strategy if isinstance(strategy, Processes) else None
+    if others is not None and folder is not None:
+        others.last_words = last_words(folder, "failed")
+    with quiet_lightning(), _own_account_of_broken_images(), signals.awaited():
+        try:
+            run.trainer.fit(run.module)
+        except SystemExit:
+            signals.disregard()
+            if others is not None:
+                others.leave("interrupted")
+            if not run.trainer.interrupted:
+                raise
+            # On Ctrl-C, Lightning ends the program and ignores further ones.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            raise KeyboardInterrupt from None
+        except Exception as error:
+            signals.disregard()
+            if others is not None:
+                reason = others.why(error)
+                others.leave(reason or _reason(error))
+                if reason and folder is None and not reason.startswith("rank 0 "):
+                    raise SystemExit(1) from None  # the first process says it
+                if reason:
+                    raise PeerError(f"{reason}; {_last_good(folder)}") from None
+            if isinstance(error, NonFiniteLossError):
+                raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from None
+            raise
+    if others is not None:
+        others.leave()
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def last_words(folder: RunFolder, state: str, continues: bool = False) -> Callable[[str], None]:
+    """What a process that hangs still does: it writes into the record of the run how it ended, and says so."""
+
+    def speak(what: str) -> None:
+        folder.update(state=state if continues else f"{state}: {what}")
+        advice = f"; ssl-inv pretrain --resume {folder.path} continues from the last checkpoint" if continues else ""
+        sys.stderr.write(f"error: {what}{advice}\n")
+
+    return speak
+
+
+@contextmanager
+def speaks_up(here: Place, recipe: Recipe) -> Iterator[None]:
+    """Let the first process know why another one fails, also before they have met."""
+    try:
+        yield
+    except Exception as error:
+        if not here.first and not isinstance(error, PeerError):
+            leave_word(meeting(here, recipe.trainer.nodes), here.rank, _reason(error))
+        raise
+    except Interrupted as error:
+        # The others hear of it from each other once they train.
+        if not here.first and not error.agreed:
+            leave_word(meeting(here, recipe.trainer.nodes), here.rank, str(error))
+        raise
+
+
+def ended_by(run: Run, error: KeyboardInterrupt) -> PeerError | None:
+    """The failure of another process because of which a launcher ends this one, if that is why."""
+    strategy = run.trainer.strategy
+    if not isinstance(strategy, Processes) or not isinstance(error, Interrupted) or error.number != signal.SIGTERM:
+        return None
+    reason = word(strategy.launched.where) if strategy.launched.creates_processes_externally else None
+    return None if reason is None or said(error.number) in reason else PeerError(reason)
+
+
+def requeue() -> None:
+    """Put the job of SLURM that this process is part of back into the queue."""
+    job, program = os.environ.get("SLURM_JOB_ID"), shutil.which("scontrol")
+    if job is None or program is None:
+        say("trainer.requeue: there is no job of SLURM to put back into the queue")
+        return
+    done = subprocess.run([program, "requeue", job], capture_output=True, text=True, check=False)  # noqa: S603
+    if done.returncode:
+        say(f"trainer.requeue: scontrol requeue {job}: {' '.join(done.stderr.split())}")
+
+
+@contextmanager
+def _own_account_of_broken_images() -> Iterator[None]:
+    """Silence the log of the data while training. The recorder names broken images once for all loader processes."""
+    logger = logging.getLogger("ssl_inv.data")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _last_good(folder: RunFolder | None) -> str:
+    if folder is None or not folder.checkpoint_file.is_file():
+        return "there is no checkpoint yet"
+    return f"the last good checkpoint is {folder.checkpoint_file}"
