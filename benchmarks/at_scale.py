@@ -3,12 +3,21 @@
     OMP_NUM_THREADS=1 python benchmarks/at_scale.py --images 1000000000
 
 Each row makes the real object for a thousandth of the images and compares its bytes with the formula of docs/scale.md;
-the last columns are the formula and the measured seconds for all images. Bytes of arrays and buffers are counted, not
+the last columns are the formula for all images and the measured seconds. Bytes of arrays and buffers are counted, not
 those of the process. `--json FILE` writes the rows.
+
+    OMP_NUM_THREADS=1 python benchmarks/at_scale.py --shards 1000
+
+writes so many tar shards of a thousand images each into a temporary folder and measures the data source itself.
 """
 
 import argparse
+import io
 import json
+import os
+import resource
+import tarfile
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -17,7 +26,11 @@ from pathlib import Path
 import faiss
 import numpy as np
 import torch
+from PIL import Image
 
+from ssl_inv.data.names import packed
+from ssl_inv.data.orders import epoch_order
+from ssl_inv.data.sources.shards import shards as open_shards
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.clusters import Clusters
 from ssl_inv.memories.graph import NeighbourGraph
@@ -89,6 +102,12 @@ def compressed(count: int) -> int:
     return len(faiss.serialize_index(index)) + (sizes.cells - fewer.cells) * fewer.padded * 4
 
 
+def names(count: int) -> int:
+    """Names of files as ImageNet has them, as folders and archives keep them."""
+    made = packed(f"n{number % 1000:08d}/n{number % 1000:08d}_{number}.JPEG" for number in range(count))
+    return int(made._text.nbytes + made._bounds.nbytes)
+
+
 def exact(count: int) -> int:
     """Features in single precision, as an exact search and the making of a graph hold them."""
     return np.zeros((count // 10, _FEATURES), dtype=np.float32).nbytes * 10
@@ -96,6 +115,10 @@ def exact(count: int) -> int:
 
 FORMULAS: dict[str, tuple[Callable[[int], int], Callable[[int], float]]] = {
     "order of an epoch, in each process": (order, lambda n: 8 * n),
+    "names of files in folders, for all processes of a machine": (
+        names,
+        lambda n: (26 + np.log10(n)) * n + 8 * (n + 1),
+    ),
     f"bank, {_BANK} numbers of 2 bytes, in each process": (bank, lambda n: 2 * _BANK * n),
     f"queue of {_QUEUE:,}, in each process": (queue, lambda n: 4 * _BANK * min(_QUEUE, n)),
     f"{_CLUSTERS:,} clusters, in each process": (
@@ -119,6 +142,48 @@ def rows(images: int) -> list[Row]:
     return found
 
 
+def written(folder: Path, count: int) -> None:
+    """Shards of a thousand samples, each a small image and its class."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (32, 32), (200, 30, 30)).save(buffer, "JPEG")
+    image = buffer.getvalue()
+    for shard in range(count):
+        with tarfile.open(folder / f"train-{shard:06d}.tar", "w", format=tarfile.USTAR_FORMAT) as tar:
+            for number in range(1000):
+                for suffix, content in ((".jpg", image), (".cls", f"{number % 100}".encode())):
+                    member = tarfile.TarInfo(f"{shard * 1000 + number:010d}{suffix}")
+                    member.size = len(content)
+                    tar.addfile(member, io.BytesIO(content))
+
+
+def measured_shards(count: int) -> dict[str, float]:
+    """Seconds and bytes of a data source of so many shards."""
+    found: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as top:
+        folder = Path(top, "shards")
+        folder.mkdir()
+        os.environ["SSL_INV_CACHE"] = str(Path(top, "cache"))
+        written(folder, count)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        for what in ("first start", "second start"):
+            begun = time.perf_counter()
+            data = open_shards(path=str(folder), validation_share=0.001, cache=False)
+            found[f"{what}, s"] = time.perf_counter() - begun
+        found["indices on disk, bytes an image"] = sum(one.stat().st_size for one in folder.glob("*.index")) / (
+            1000 * count
+        )
+        found["memory of the process, bytes an image"] = (
+            (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (1000 * count)
+        )
+        begun = time.perf_counter()
+        order = epoch_order(data.train.blocks, len(data.train), 0, 0)
+        found["order of an epoch, s"] = time.perf_counter() - begun
+        begun = time.perf_counter()
+        data.train.load(order[:2048], np.zeros(2048, dtype=np.int64))
+        found["images a second in that order"] = 2048 / (time.perf_counter() - begun)
+    return found
+
+
 def worded(count: float) -> str:
     """Bytes in words."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -132,8 +197,13 @@ def main() -> None:
     """Print the rows as a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1_000_000_000)
+    parser.add_argument("--shards", type=int)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
+    if arguments.shards is not None:
+        for what, value in measured_shards(arguments.shards).items():
+            print(f"{what}: {value:,.2f}")
+        return
     found = rows(arguments.images)
     print(f"| for {arguments.images // _SMALLER:,} and {arguments.images:,} images | measured | formula | all | s |")
     print("|---|---:|---:|---:|---:|")

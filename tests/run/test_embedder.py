@@ -3,6 +3,7 @@
 import io
 import os
 import pickle
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -143,13 +144,10 @@ def test_an_encoder_that_is_not_there_is_told_where_the_work_is_planned(tmp_path
 class _KilledOnce(ssl_inv.Embedder):
     """Loses its process in the middle of the work, once."""
 
-    def __init__(self, encoder: str, marker: str) -> None:
-        super().__init__(encoder)
-        self.marker = Path(marker)
-
     def __call__(self, batch: Any) -> dict[str, Any]:
-        if not self.marker.exists():
-            self.marker.touch()
+        marker = Path(os.environ["KILLED_ONCE"])
+        if not marker.exists():
+            marker.touch()
             os.kill(os.getpid(), signal.SIGKILL)
         return super().__call__(batch)
 
@@ -157,35 +155,37 @@ class _KilledOnce(ssl_inv.Embedder):
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_ray_spreads_rows_over_actors_and_outlives_one(export: Path, right, tmp_path):
+    """The code of docs/scale.md, on two processors."""
     ray = pytest.importorskip("ray")
-    pytest.importorskip("ray.data")
-    source, target, marker = tmp_path / "in", tmp_path / "out", tmp_path / "killed"
+    page = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import ray.*?)```", page, re.DOTALL)
+    source, marker = tmp_path / "photographs", tmp_path / "killed"
     source.mkdir()
     for part in range(4):
         rows = range(6 * part, 6 * part + 6)
         table = pyarrow.table({"image": [FILES[row] for row in rows], "row": list(rows)})
         pyarrow.parquet.write_table(table, source / f"{part}.parquet")
+    own = {"runs/one/export": str(export), "photographs/": str(source), "features/": str(tmp_path / "features")}
+    for word, other in (*own.items(), ("batch_size=256, concurrency=8, num_gpus=1", "batch_size=3, concurrency=2")):
+        assert word in code
+        code = code.replace(word, other)
+    code = code.replace("import ssl_inv\n", "").replace("ssl_inv.Embedder", "Embedder")
     paths = [str(Path(__file__).parent), str(Path(ssl_inv.__file__).parents[1]), str(Path(__file__).parents[1])]
+    environment = {"PYTHONPATH": os.pathsep.join(paths), "KILLED_ONCE": str(marker), "OMP_NUM_THREADS": "1"}
     ray.init(
         num_cpus=2,
         include_dashboard=False,
         logging_level="ERROR",
         object_store_memory=200_000_000,
-        runtime_env={"env_vars": {"PYTHONPATH": os.pathsep.join(paths)}},
+        runtime_env={"env_vars": environment},
     )
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
-        data = ray.data.read_parquet(str(source)).map_batches(
-            _KilledOnce,
-            fn_constructor_args=(str(export), str(marker)),
-            batch_size=3,
-            compute=ray.data.ActorPoolStrategy(size=2),
-        )
-        data.write_parquet(str(target))
+        exec(code, {"Embedder": _KilledOnce})
     finally:
         ray.shutdown()
     assert marker.exists()
-    found = pyarrow.parquet.read_table(target).sort_by("row")
+    found = pyarrow.parquet.read_table(tmp_path / "features").sort_by("row")
     assert found["row"].to_pylist() == list(range(24))
     np.testing.assert_allclose(np.array(found["embedding"].to_pylist()), right, atol=1e-5)
 
