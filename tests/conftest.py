@@ -29,8 +29,8 @@ def _one_thread_each() -> None:
 
 @pytest.fixture(autouse=True)
 def _trust(monkeypatch: pytest.MonkeyPatch) -> None:
-    # What a test allows ends with it. This module has objectives that tests name by their paths.
-    monkeypatch.setenv("SSL_INV_TRUST", "misbehaving")
+    # What a test allows ends with it. Tests name what these modules have by its path.
+    monkeypatch.setenv("SSL_INV_TRUST", "misbehaving,mine,tests,torch.nn,torchvision.datasets")
 
 
 @pytest.fixture(scope="session")

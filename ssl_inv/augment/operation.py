@@ -77,12 +77,14 @@ class Operation(ABC):
         neutral: the parameters that decide whether a view is changed, with the values that leave it as it is.
         probability: of being applied.
         operations: the operations within it, if it consists of others.
+        marks: recorded parameters that tell something of a view and change nothing in it.
         place: where a recipe has it, for messages; empty if a policy brings it.
     """
 
     groups: Mapping[str, Group]
     operations: tuple["Operation", ...] = ()
     neutral: Mapping[str, Neutral] = {}
+    marks: Sequence[str] = ()
     place = ""
 
     def __init__(self, probability: float) -> None:

@@ -141,7 +141,7 @@ class Policy:
         for one in self.operations:
             if isinstance(one, (Geometric, Photometric)) and not one.neutral:
                 raise ValueError(f"{type(one).__name__} declares no `neutral` values, so it would never be applied")
-            if lost := sorted(set(one.groups) - _applied((one, *one.operations))):
+            if lost := sorted({*one.groups} - {*one.marks} - _applied((one, *one.operations))):
                 kinds = "Geometric, Photometric or Following of ssl_inv.augment.operation"
                 unknown = f"{type(one).__name__} records {', '.join(lost)}, which no operation applies"
                 raise ValueError(f"{unknown}; derive it from {kinds}")

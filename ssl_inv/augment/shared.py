@@ -26,6 +26,8 @@ class Shared(Operation):
         operations: the operations, each a mapping with its name and settings.
     """
 
+    marks = ("chunk",)
+
     def __init__(self, *, samples: int, operations: list[dict[str, Any]]) -> None:
         require_at_least(2, samples=samples)
         require(len(operations) > 0, "operations", "is empty, at least one is needed")

@@ -147,7 +147,7 @@ def png16(levels: np.ndarray) -> bytes:
 
 
 def test_threads_decode_what_one_decodes(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_files, "_THREADED_BYTES", 0)
+    monkeypatch.setattr(image_files, "THREADED_BYTES", 0)
     for number in range(40):
         content = saved(scene().rotate(9 * number))
         (tmp_path / f"{number:02}.jpg").write_bytes(content[:-90] if number == 17 else content)

@@ -30,8 +30,9 @@ from ssl_inv.run.exports.model_card import read_results as results_of_card
 from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import YAMLError, dump_yaml, parse_yaml
-from ssl_inv.run.python.result_tables import read_results, result_table
+from ssl_inv.run.python.result_tables import result_table
 from ssl_inv.run.recipe import read_yaml, resolve, shipped_recipes
+from ssl_inv.run.results_file import checked_rows
 from ssl_inv.run.side_by_side.runs import read_saved
 
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "ICO", "JPEG2000")
@@ -207,7 +208,7 @@ def results(random: Random, place: Path) -> None:
     (place / "recipe.yaml").write_text(dump_yaml(_recipes()[0]))
     saved = read_saved(place, settings=False)
     if random.random() < 0.5:
-        result_table({"": read_results(place / "results.json")})
+        result_table({"": checked_rows(place / "results.json")})
         results_of_card(RunFolder(place))
     _ = saved.last_values, saved.step, saved.seconds
     _ = saved.results
