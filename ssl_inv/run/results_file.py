@@ -35,9 +35,22 @@ def checked_rows(file: Path) -> list[dict[str, Any]]:
         rows = parse_json(file.read_text(encoding="utf-8"), finite=True)
     except ValueError as error:
         raise RecipeError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "trained" in row for row in rows):
-        raise RecipeError(f"{file}: is not what a run writes: no list of rows with `trained`")
+    if not isinstance(rows, list) or not all(map(_is_row, rows)):
+        raise RecipeError(f"{file}: is not what a run writes: no list of results with their baselines")
     return rows
+
+
+def _is_row(row: Any) -> bool:
+    """Whether a value has the form of `Comparison`."""
+    try:
+        results = [row["trained"], *(row[name] for name in ("untrained", "shuffled") if row[name] is not None)]
+        texts = [one[key] for one in results for key in ("name", "part", "detail")]
+        numbers = [row["reference"], *(one[key] for one in results for key in ("value", "spread"))]
+    except (KeyError, TypeError, IndexError):
+        return False
+    return all(isinstance(one, str) for one in texts) and all(
+        one is None or isinstance(one, float | int) for one in numbers
+    )
 
 
 def _told(record: Path) -> dict[str, Any]:
