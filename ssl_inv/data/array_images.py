@@ -35,7 +35,7 @@ def array_pixels(numbers: NDArray[Any], reading: Reading = PLAIN) -> Pixels:
         problem = f"an array of shape {numbers.shape} may have its bands first or last"
         raise UnreadableImageError(f"{problem}; say how many there are with `channels`")
     layers = np.moveaxis(layers, axis, 2)
-    if layers.dtype == np.uint8 and reading.limits:
+    if layers.dtype == np.uint8 and reading.white is not None:
         layers = layers.astype(np.uint16)
     if layers.dtype.kind == "f" and not reading.limits:
         low, high = float(layers.min()), float(layers.max())

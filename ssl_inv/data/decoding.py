@@ -16,7 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ssl_inv.data.reading import MOST_PIXELS, PLAIN, Background, Pixels, Reading, UnreadableImageError
+from ssl_inv.data.reading import MOST_PIXELS, PLAIN, Background, Pixels, Reading, UnreadableImageError, spread
 from ssl_inv.data.wide_files import wide_pixels
 
 __all__ = ["MOST_PIXELS", "PLAIN", "Background", "Pixels", "Reading", "UnreadableImageError"]
@@ -26,6 +26,9 @@ _REDUCED_DECODE_MARGIN = 1.5
 
 _APP1 = b"\xff\xe1"
 """Begins the metadata of a JPEG that can give an orientation, EXIF or XMP; never occurs in encoded pixels."""
+
+_WIDE = ("I", "F")
+"""Modes of Pillow with more than 8 bits begin so."""
 
 _TIFF_BITS, _TIFF_READING = 258, 262
 """Tags of a TIFF: BitsPerSample, and PhotometricInterpretation, which says whether 0 is black."""
@@ -55,7 +58,7 @@ def to_rgb(image: Image.Image, reading: Reading = PLAIN) -> Image.Image:
         image = _bands(image, reading.bands)
     if image.mode == "RGB" and not image.has_transparency_data:
         return image
-    if reading.limits and image.mode.startswith(("I", "F")):
+    if reading.limits and image.mode.startswith(_WIDE):
         if len(reading.limits) > 1:
             raise ValueError(f"`range` has {len(reading.limits)} pairs, and the image has one band")
         low, high = reading.limits[0]
@@ -94,21 +97,24 @@ def to_pixels(image: Image.Image, reading: Reading = PLAIN) -> Pixels:
     Raises:
         ValueError: as `to_rgb`; or if the image has not so many channels.
     """
-    if reading.count == 3:
-        return np.asarray(to_rgb(image, reading))
-    if reading.count == 1:
-        return np.asarray(to_rgb(image, reading).convert("L"))[..., None]
+    if reading.count in (1, 3):
+        shown = to_rgb(image, reading)
+        pixels = np.asarray(shown) if reading.count == 3 else np.asarray(shown.convert("L"))[..., None]
+        # Wider numbers are spread before they become bytes.
+        return spread(pixels, reading.ends) if reading.ends and not image.mode.startswith(_WIDE) else pixels
     channels = _channels(image)
     bands = reading.bands or tuple(range(1, len(channels) + 1))
     if len(bands) != reading.count:
         raise ValueError(f"it has {len(bands)} band(s), and `channels` is {reading.count}; choose some with `bands`")
     if max(bands) > len(channels):
         raise ValueError(f"there is no band {max(bands)}: the image has {len(channels)}")
-    grey = replace(reading, bands=(), channels=1)
-    return np.concatenate([to_pixels(channels[band - 1], grey) for band in bands], axis=2)
+    ends = reading.ends if len(reading.ends) == len(bands) else reading.ends[:1] * len(bands)
+    of_each = [(band, ends[number : number + 1]) for number, band in enumerate(bands)]
+    grey = [to_pixels(channels[band - 1], replace(reading, bands=(), channels=1, ends=one)) for band, one in of_each]
+    return np.concatenate(grey, axis=2)
 
 
-def opened_image(content: bytes, page: int = 0) -> Image.Image:
+def opened_image(content: bytes, page: int | None = None) -> Image.Image:
     """A file as Pillow opens it, at one of its pages, with its header read. A JPEG may have any number of pixels: it
     can be decoded at a fraction of its size. Of other files, Pillow refuses those that would take gigabytes.
     """
@@ -173,7 +179,7 @@ def to_square(pixels: Pixels, size: int) -> Pixels:
     return resized[0].permute(1, 2, 0).numpy()
 
 
-def decode(content: bytes, size: int | None, reading: Reading = PLAIN, page: int = 0) -> Pixels:
+def decode(content: bytes, size: int | None, reading: Reading = PLAIN, page: int | None = None) -> Pixels:
     """The pixels of an encoded image, `(H, W, C)`, turned upright as its EXIF orientation says.
 
     Plain JPEG is decoded by libjpeg-turbo in kornia, everything else by Pillow. Both give the same pixels. On one
@@ -184,7 +190,8 @@ def decode(content: bytes, size: int | None, reading: Reading = PLAIN, page: int
         content: the file, in any format that Pillow reads, a TIFF of any kind, or `.npy`.
         size: side of the centre square in pixels; None leaves the image as it is.
         reading: how numbers become pixels.
-        page: of a file with several, or the frame of an animation, counted from 0.
+        page: of a file with several, or the frame of an animation, counted from 0; None takes the first, or all pages
+            of a TIFF as the bands of one image; see `Reading.pages_are_bands`.
 
     Raises:
         UnreadableImageError: with the reason.
@@ -193,7 +200,7 @@ def decode(content: bytes, size: int | None, reading: Reading = PLAIN, page: int
         sides = plain_jpeg_sides(content)
         # Pillow can decode at a reduced size.
         reduced = size is not None and sides is not None and min(sides) >= 2 * _REDUCED_DECODE_MARGIN * size
-        fits = sides is not None and not reduced and sides[0] * sides[1] <= reading.most_pixels and reading.colours
+        fits = sides is not None and not reduced and sides[0] * sides[1] <= reading.most_pixels and reading.as_stored
         pixels = plain_jpeg(content) if fits else wide_pixels(content, reading, page)
         if pixels is None:
             with opened_image(content, page) as image:

@@ -58,9 +58,14 @@ class EncodedImages(StoredImages):
     def _photograph(self, image: int) -> Photograph:
         return Photograph(self._content(image), self.reading, self._page(image))
 
-    def _page(self, image: int) -> int:
-        """The page of an image in a file with several, counted from 0."""
-        return 0
+    def _stored(self, image: int) -> bytes | Pixels:
+        found = super()._stored(image)
+        # A photograph of numbers that Pillow does not read keeps their pixels alone.
+        return found if isinstance(found, bytes) else self._content(image)
+
+    def _page(self, image: int) -> int | None:
+        """The page of an image in a file with several, counted from 0; None if the file is one image."""
+        return None
 
     def _worth_threads(self, image: int) -> bool:
         return len(self._content(image)) >= THREADED_BYTES
@@ -78,7 +83,7 @@ class ImageFiles(EncodedImages):
         max_broken: see `StoredImages`.
         photographs: see `StoredImages`.
         reading: how the numbers of a file become colours.
-        pages: of every image, its number in a file with several, counted from 0; None takes the first of every file.
+        pages: of every image, its number in a file with several, counted from 0; None: every file is one image.
     """
 
     def __init__(
@@ -94,7 +99,7 @@ class ImageFiles(EncodedImages):
         pages: Indices | None = None,
     ) -> None:
         self._files, self._names = files, names
-        self._pages = np.broadcast_to(0, len(names)) if pages is None else pages
+        self._pages = pages
         super().__init__(str(files), counts, size, cache, max_broken, photographs, reading)
 
     @property
@@ -111,8 +116,8 @@ class ImageFiles(EncodedImages):
             return self._photograph(image).pixels()[0], self._transform(np.array([image]))
         return super().original(object_index, view)
 
-    def _page(self, image: int) -> int:
-        return int(self._pages[image])
+    def _page(self, image: int) -> int | None:
+        return None if self._pages is None else int(self._pages[image])
 
     def _read(self, image: int) -> bytes:
         return self._files.read(self._names[image])

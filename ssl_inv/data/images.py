@@ -135,7 +135,11 @@ class StoredImages(Source):
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
         """The file of a view, or its whole pixels if it has none, and how it was made; or an `UnreadableImageError`."""
         image = self.image_of(object_index, view)
-        return self._photograph(image).content, self._transform(np.array([image]))
+        return self._stored(image), self._transform(np.array([image]))
+
+    def _stored(self, image: int) -> bytes | Pixels:
+        """The file of an image whose header can be read, or its whole pixels."""
+        return self._photograph(image).content
 
     def image_of(self, object_index: int, view: int = 0) -> int:
         """The number of a view among all images."""

@@ -45,7 +45,7 @@ class Photograph:
         UnreadableImageError: with the reason.
     """
 
-    def __init__(self, content: bytes | Pixels, reading: Reading = PLAIN, page: int = 0) -> None:
+    def __init__(self, content: bytes | Pixels, reading: Reading = PLAIN, page: int | None = None) -> None:
         self.content, self.reading, self._page = content, reading, page
         self._image: Image.Image | None = None
         self.sides: tuple[int, int]
@@ -79,7 +79,7 @@ class Photograph:
             return self.content, 1
         if self._image is None and most < 4:
             # Half the size costs Pillow as much as the whole costs libjpeg-turbo, which only one thread uses.
-            most, bounded = 1, math.prod(self.sides) <= self.reading.most_pixels and self.reading.colours
+            most, bounded = 1, math.prod(self.sides) <= self.reading.most_pixels and self.reading.as_stored
             if bounded and (found := plain_jpeg(self.content)) is not None:
                 return found, 1
         # A file may be decoded twice, at two sizes.

@@ -33,7 +33,8 @@ def channels_first(images: Tensor | np.ndarray[Any, Any], what: str = "images", 
         pixels = pixels[:, None]
     elif pixels.ndim != 4:
         one = "one image" if pixels.ndim == 3 else f"shape {shape}"
-        raise ValueError(f"{what} must have shape (N, 3, H, W) or (N, H, W, 3), got {one}: {shape}")
+        count = channels or 3
+        raise ValueError(f"{what} must have shape (N, {count}, H, W) or (N, H, W, {count}), got {one}: {shape}")
     wanted = (1, 3) if channels is None or channels == 3 else (channels,)
     places = [axis for axis in (1, 3) if pixels.shape[axis] in wanted]
     if not places and channels is None and 4 not in (shape[1], shape[3]):

@@ -1,7 +1,8 @@
 """How the numbers of an image file become 8-bit pixels: settings that all sources of files share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,8 +17,16 @@ MOST_PIXELS = 178_956_970
 
 Background = Literal["black", "white", "drop"]
 
+_SHORT = (np.uint8, np.int8, np.uint16, np.int16, np.float16, np.float32)
+"""Numbers that single precision holds."""
+
 Limits = tuple[tuple[float, float], ...]
 """The numbers that become 0 and 255: one pair for all bands, or one for each; empty if they are not known."""
+
+
+_DEFAULTS: Mapping[str, Any] = MappingProxyType(
+    {"background": "black", "white": None, "bands": [], "range": [], "channels": None, "max_pixels": MOST_PIXELS}
+)
 
 
 class UnreadableImageError(ValueError):
@@ -36,7 +45,7 @@ class Reading:
             opacity if the file says so; or all bands if `channels` says how many.
         most_pixels: of an image in memory.
         channels: of the pixels; None: as many as bands, or 3, where a single band is grey and repeated.
-        ends: the values that become 0 and 255 in images of more than 8 bits or of floats, for all bands or for each.
+        ends: the values that become 0 and 255, for all bands or for each; bytes too.
 
     Raises:
         SettingError: if a value is out of its range, or two exclude each other.
@@ -71,6 +80,17 @@ class Reading:
         fits = len(self.ends) in (0, 1, taken)
         require(fits, "range", f"must be one pair, or one for each of {taken} band(s), got {len(self.ends)} pairs")
 
+    def settings(self) -> dict[str, Any]:
+        """What of it is not the default, as settings of a data source, without the limit on memory."""
+        found = {
+            "background": self.background,
+            "white": self.white,
+            "bands": list(self.bands),
+            "range": [list(one) for one in self.ends],
+            "channels": self.channels,
+        }
+        return {name: value for name, value in found.items() if value != _DEFAULTS[name]}
+
     @property
     def count(self) -> int:
         """The channels of the pixels."""
@@ -80,6 +100,16 @@ class Reading:
     def colours(self) -> bool:
         """Whether the file's own colours are taken, as red, green and blue."""
         return not self.bands and self.count == 3
+
+    @property
+    def as_stored(self) -> bool:
+        """Whether red, green and blue of 8 bits are the pixels."""
+        return self.colours and not self.ends
+
+    @property
+    def pages_are_bands(self) -> bool:
+        """Whether the pages of a file with one band each are taken as the bands of one image."""
+        return bool(self.bands) or self.count not in (1, 3)
 
     @property
     def limits(self) -> Limits:
@@ -108,6 +138,39 @@ def reading_of(
     require(pairs_fit, "range", f"must be [lowest, highest], or a list of such pairs, got {list(ends)}")
     limits = tuple((float(low), float(high)) for low, high in pairs)
     return Reading(background, white, tuple(bands), max_pixels, channels, limits)
+
+
+def reading_from(settings: Mapping[str, Any], channels: int) -> Reading:
+    """The reading of the settings of any data source; those that it has not have their defaults.
+
+    Args:
+        settings: of the source.
+        channels: of its images.
+
+    Raises:
+        SettingError: see `reading_of`; or if the settings give other channels.
+    """
+    found = {name: settings.get(name, default) for name, default in _DEFAULTS.items()}
+    if channels != 3 and not found["bands"] and found["channels"] is None:
+        found["channels"] = channels
+    reading = reading_of(*(found[name] for name in ("background", "white", "bands", "range", "channels", "max_pixels")))
+    require(reading.count == channels, "channels", f"are {channels}, but these settings read {reading.count}")
+    return reading
+
+
+def spread(numbers: NDArray[Any], limits: Limits) -> Pixels:
+    """Numbers `(H, W, C)` as bytes, linear between the limits and cut off there. NaN is the lower limit.
+
+    Raises:
+        UnreadableImageError: if there are limits for another number of bands.
+    """
+    if len(limits) not in (1, numbers.shape[2]):
+        raise UnreadableImageError(f"`range` has {len(limits)} pairs, and {numbers.shape[2]} band(s) are read")
+    exact = np.float32 if numbers.dtype in _SHORT else np.float64
+    low, high = np.array(limits, dtype=exact).T
+    share = (numbers.astype(exact) - low) / (high - low)
+    pixels: Pixels = np.rint(255 * np.nan_to_num(share.clip(0, 1), nan=0.0)).astype(np.uint8)
+    return pixels
 
 
 def band_axis(shape: Sequence[int], channels: int | None = None) -> int | None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
-from ssl_inv.data.reading import Limits, Pixels, Reading, UnreadableImageError, band_axis
+from ssl_inv.data.reading import Pixels, Reading, UnreadableImageError, band_axis, spread
 
 Numbers = NDArray[Any]
 """Numbers of an image as the file has them, `(H, W, C)`."""
@@ -35,13 +35,13 @@ _GREY = np.array([0.299, 0.587, 0.114])
 """Luma of ITU-R 601, as Pillow has it."""
 
 
-def wide_pixels(content: bytes, reading: Reading, page: int = 0) -> Pixels | None:
+def wide_pixels(content: bytes, reading: Reading, page: int | None = None) -> Pixels | None:
     """The upright pixels `(H, W, C)` of a file that Pillow does not read as they are; None of others.
 
     Args:
         content: the file.
         reading: how numbers become pixels.
-        page: of a TIFF with several, counted from 0; those of one band are the bands of one image for page 0.
+        page: of a TIFF with several, counted from 0; None: those of one band are the bands of one image.
 
     Raises:
         UnreadableImageError: if the file cannot be read in this way.
@@ -74,9 +74,9 @@ def as_pixels(numbers: Numbers, reading: Reading, opacity: bool = False) -> Pixe
     if reading.bands:
         if max(reading.bands) > found:
             raise UnreadableImageError(f"there is no band {max(reading.bands)}: the image has {found}")
-        chosen = _bytes(numbers[..., [band - 1 for band in reading.bands]], reading.limits)
+        chosen = _bytes(numbers[..., [band - 1 for band in reading.bands]], reading)
     elif wanted == found and wanted not in (1, 3):
-        chosen = _bytes(numbers, reading.limits)
+        chosen = _bytes(numbers, reading)
     elif wanted in (1, 3):
         chosen = _colours(numbers, reading, opacity)
     else:
@@ -92,7 +92,7 @@ def _colours(numbers: Numbers, reading: Reading, opacity: bool) -> Pixels:
     if own.shape[2] not in (1, 3):
         many = own.shape[2]
         raise UnreadableImageError(f"it has {many} bands; choose some with `bands`, or all with `channels: {many}`")
-    pixels = _bytes(own, reading.limits)
+    pixels = _bytes(own, reading)
     if opacity and reading.background != "drop":
         most = np.iinfo(numbers.dtype).max if numbers.dtype.kind in "iu" else 1.0
         share = (numbers[..., -1:] / most).clip(0, 1)
@@ -103,9 +103,10 @@ def _colours(numbers: Numbers, reading: Reading, opacity: bool) -> Pixels:
     return pixels
 
 
-def _bytes(numbers: Numbers, limits: Limits) -> Pixels:
-    """Numbers as bytes: as they are, or linear between the limits and cut off there. NaN is the lower limit."""
-    if numbers.dtype == np.uint8:
+def _bytes(numbers: Numbers, reading: Reading) -> Pixels:
+    """Numbers as bytes: as they are, or as the reading says."""
+    limits = reading.limits
+    if numbers.dtype == np.uint8 and not reading.ends:
         return numbers
     if numbers.dtype == np.bool_:
         return np.where(numbers, np.uint8(255), np.uint8(0))
@@ -113,13 +114,7 @@ def _bytes(numbers: Numbers, limits: Limits) -> Pixels:
         limits = ((0.0, 65535.0),)
     if not limits:
         raise UnreadableImageError(f"numbers of {numbers.dtype} have no known white; name what they span with `range`")
-    if len(limits) not in (1, numbers.shape[2]):
-        raise UnreadableImageError(f"`range` has {len(limits)} pairs, and {numbers.shape[2]} band(s) are read")
-    exact = np.float32 if numbers.dtype in (np.uint16, np.int16, np.int8, np.float16, np.float32) else np.float64
-    low, high = np.array(limits, dtype=exact).T
-    share = (numbers.astype(exact) - low) / (high - low)
-    pixels: Pixels = np.rint(255 * np.nan_to_num(share.clip(0, 1), nan=0.0)).astype(np.uint8)
-    return pixels
+    return spread(numbers, limits)
 
 
 def _require_few(height: int, width: int, reading: Reading) -> None:
@@ -140,6 +135,8 @@ def _of_npy(content: bytes, reading: Reading) -> Numbers:
         problem = f"an array of shape {numbers.shape} may have its bands first or last"
         raise UnreadableImageError(f"{problem}; say how many there are with `channels`")
     numbers = np.moveaxis(numbers, axis, 2)
+    if numbers.dtype == np.uint8 and reading.white is not None:
+        numbers = numbers.astype(np.uint16)  # In an array, `white` is for bytes too, as for masks of 0 and 1.
     _require_few(numbers.shape[0], numbers.shape[1], reading)
     return numbers
 
@@ -156,7 +153,7 @@ def _of_png(content: bytes) -> Numbers:
     return np.moveaxis(numbers, 0, 2)
 
 
-def _is_beyond_pillow(content: bytes, reading: Reading, number: int) -> bool:
+def _is_beyond_pillow(content: bytes, reading: Reading, number: int | None) -> bool:
     """Whether Pillow would lose some of a TIFF that is wanted. What it reads by default, it always reads."""
     if reading.colours and not reading.limits:
         return False
@@ -164,14 +161,15 @@ def _is_beyond_pillow(content: bytes, reading: Reading, number: int) -> bool:
         with Image.open(io.BytesIO(content)) as image:
             if not isinstance(image, TiffImageFile):
                 return False
+            image.seek(number or 0)
             samples, bits = int(image.tag_v2.get(_TIFF_SAMPLES, 1)), max(image.tag_v2.get(_TIFF_BITS, (1,)))
-            pages = image.n_frames if samples == 1 and not reading.colours and not number else 1
+            pages = image.n_frames if samples == 1 and reading.pages_are_bands and number is None else 1
     except Exception:  # Pillow names each of the forms that it does not read in another way.
         return True
     return samples > _MOST_BANDS or pages > 1 or (samples > 1 and bits > 8 and bool(reading.limits))
 
 
-def _of_tiff(content: bytes, reading: Reading, number: int) -> tuple[Numbers, bool]:
+def _of_tiff(content: bytes, reading: Reading, number: int | None) -> tuple[Numbers, bool]:
     """The numbers of a TIFF, and whether the last band is opacity. Pages of one band are the bands of one image."""
     try:
         tifffile: Any = importlib.import_module("tifffile")
@@ -180,8 +178,8 @@ def _of_tiff(content: bytes, reading: Reading, number: int) -> tuple[Numbers, bo
     # It tells of every tag that it does not know.
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)
     with tifffile.TiffFile(io.BytesIO(content)) as file:
-        page = file.pages[number] if number else file.pages.first
-        series = page if number else file.series[0]
+        page = file.pages.first if number is None else file.pages[number]
+        series = file.series[0] if number is None and reading.pages_are_bands else page
         _require_few(int(page.imagelength), int(page.imagewidth), reading)
         numbers, axes = series.asarray(), str(series.axes)
         tag = page.tags.get(_TIFF_ORIENTATION)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_above, require_at_least
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.distributed import all_sum, rank, world_size
@@ -178,6 +178,9 @@ class SoftEquivariance(Progress, Around):
 
     def adopt(self, backbone: Backbone) -> None:
         require_pooled_channels(backbone)
+        colours = backbone.in_channels == 3 or "hues" not in self.symmetries
+        found = f"`hues` permutes red, green and blue, and images have {backbone.in_channels} channel(s); leave it out"
+        require(colours, "symmetries", found)
         super().adopt(backbone)
 
 

@@ -84,4 +84,6 @@ def told(before: JudgedRecipe, after: JudgedRecipe) -> str | None:
     if before.normalization == after.normalization:
         return None
     found = after.normalization
-    return f"normalization: measured on training images: mean {found.mean}, std {found.std}"
+    default = before.normalization == NormalizationSettings()
+    instead = ", since those of the recipe are for red, green and blue" if default else ""
+    return f"normalization: measured on training images{instead}: mean {found.mean}, std {found.std}"

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import torch
 
 from ssl_inv.catalogue import DATA, RecipeError, within
-from ssl_inv.data.source import Subset
+from ssl_inv.data.source import Source, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
@@ -255,10 +255,21 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
         progress.warn(f"{count}, the first {first}: {reason}")
     for change in summary.changed:
         progress.warn(f"names of numbers cannot say what it is: {change}")
+    again = _read_again(chosen, data.train)
     sys.stdout.write(
         f"{summary.objects:,} objects, {summary.images:,} images in {summary.shards:,} shards: {output}\n"
-        f"to train on them: --data.name shards --data.path {output} --data.size PIXELS\n"
+        f"to train on them: --data.name shards --data.path {output} --data.size PIXELS{again}\n"
     )
+
+
+def _read_again(chosen: Choice, source: Source) -> str:
+    """The settings that shards of some data need, since files are copied as they are."""
+    from ssl_inv.data.shards.writing import copies_files
+
+    if not copies_files(source):
+        return f" --data.channels {source.channels}" if source.channels != 3 else ""
+    given = {name: chosen.settings.get(name) for name in ("background", "white", "bands", "range", "channels")}
+    return "".join(f" --data.{name} '{one}'" for name, one in given.items() if one not in (None, [], "black"))
 
 
 def render(chosen: Choice, output: Path, quality: int) -> None:

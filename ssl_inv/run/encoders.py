@@ -104,7 +104,7 @@ class SavedRun:
     def preprocessing(self) -> Preprocessing:
         """How the run prepared whole images."""
         view_size = build_augmentation(self.recipe).view_size(self.image_size)
-        return preprocessing_of(self.recipe.normalization, view_size, self.image_size)
+        return preprocessing_of(self.recipe.normalization, view_size, self.image_size, self.recipe.data.settings)
 
 
 class InParts(nn.Module):

@@ -190,10 +190,18 @@ def _plain_pixels() -> dict[str, Any]:
     return {"normalization": {"mean": [0.0, 0.0, 0.0], "std": [1.0, 1.0, 1.0]}}
 
 
+def _takes_channels(module: nn.Module, config: Mapping[str, Any]) -> bool:
+    """Whether the first layer takes the channels of timm's configuration, which `in_chans` does not change."""
+    first = config.get("first_conv")
+    layer = dict(module.named_modules()).get(first) if isinstance(first, str) else None
+    return layer is None or getattr(layer, "in_channels", len(config["mean"])) == len(config["mean"])
+
+
 def _module(module: nn.Module) -> Model:
     """A user's module. One of timm says how its input is normalised, and how large it is."""
     config = getattr(module, "pretrained_cfg", None)
     known = isinstance(config, Mapping) and {"mean", "std", "input_size"} <= set(config)
+    known = known and _takes_channels(module, config)
     sections, preprocessing = _plain_pixels(), None
     if known:
         assert isinstance(config, Mapping)

@@ -290,7 +290,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     with within("export"):
         image_size = run.data.train.image_size
         view_size = run.augmentation.view_size(image_size)
-        preprocessing = preprocessing_of(run.recipe.normalization, view_size, image_size)
+        recipe = run.recipe
+        preprocessing = preprocessing_of(recipe.normalization, view_size, image_size, recipe.data.settings)
         parts = parts_of(run.objective, run.backbone, view_size)
         folder.update(counts=_counts(run))
         told = tuple(run.objective.parameters_told)

@@ -20,9 +20,9 @@ class SmallNetwork(nn.Module):
 
     num_features = 12
 
-    def __init__(self) -> None:
+    def __init__(self, channels: int = 3) -> None:
         super().__init__()
-        self.first = nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False)
+        self.first = nn.Conv2d(channels, 8, 3, stride=2, padding=1, bias=False)
         self.norm = nn.BatchNorm2d(8)
         self.second = nn.Conv2d(8, self.num_features, 3, stride=2, padding=1)
 

@@ -5,12 +5,18 @@ import io
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from ssl_inv.augment.policies import custom
 from ssl_inv.data.decoding import decode
+from ssl_inv.data.layout import Choice
+from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.pixels import channels_first
 from ssl_inv.data.reading import Reading, reading_of
-from ssl_inv.data.sources.folder import folder
+from ssl_inv.data.shards.writing import write_shards
+from ssl_inv.data.sources.arrays import arrays
+from ssl_inv.data.sources.folder import ImageFolder, folder
+from ssl_inv.data.sources.shards import shards
 from ssl_inv.run.channels import measured
 from ssl_inv.transforms.keyed_random import Key
 
@@ -76,6 +82,75 @@ def test_what_is_not_clear_is_refused(what):
     make, message = REFUSED[what]
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_pages_as_views_are_an_image_each(tmp_path):
+    tifffile = pytest.importorskip("tifffile")
+    pages = np.ascontiguousarray(BYTES[:20, :20].transpose(2, 0, 1))
+    tifffile.imwrite(tmp_path / "stack.tif", pages, photometric="minisblack")
+    for number in range(2):  # Others, so that there is something to hold out.
+        tifffile.imwrite(tmp_path / f"{number}.tif", pages[:1], photometric="minisblack")
+    views = ImageFolder(str(tmp_path), 20, Choice(pages="views"), reading=Reading(bands=(1,)))
+    assert views.view_counts.tolist() == [1, 1, 5]
+    shown = views.load(np.full(5, 2), np.arange(5)).pixels
+    assert np.array_equal(shown[:, 0].numpy(), pages)
+    assert "not used" not in views.notes
+    whole = ImageFolder(str(tmp_path), 20, reading=Reading(channels=5), max_broken=1.0)
+    assert np.array_equal(whole.load(np.array([2]), np.array([0])).pixels[0].numpy(), pages)
+    assert "not used" not in whole.notes
+
+
+def encoded(pixels, kind):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, kind, **({"quality": 100, "subsampling": 0} if kind == "JPEG" else {}))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["npy", "tiff", "PNG", "JPEG"])
+def test_a_range_is_for_bytes_too(kind):
+    own = {"npy": npy, "tiff": lambda array: tiff(array, photometric="rgb")}
+    colours = BYTES[..., :3]
+    content = own[kind](colours) if kind in own else encoded(colours, kind)
+    ends = ((0.0, 100.0), (50.0, 255.0), (10.0, 20.0))
+    plain = decode(content, None).astype(np.float64)
+    low, high = np.array(ends).T
+    expected = 255 * ((plain - low) / (high - low)).clip(0, 1)
+    reading = Reading(ends=ends)
+    assert np.abs(decode(content, None, reading) - expected).max() <= 0.51
+    assert np.array_equal(Photograph(content, reading).pixels()[0], decode(content, None, reading))
+
+
+def test_a_range_has_a_pair_for_each_channel_that_pillow_reads():
+    content = encoded(BYTES[..., :4], "PNG")
+    ends = tuple((0.0, high) for high in (255.0, 128.0, 64.0, 32.0))
+    expected = np.rint(255 * (BYTES[..., :4] / np.array(ends)[:, 1]).clip(0, 1))
+    assert np.abs(decode(content, None, Reading(channels=4, ends=ends)) - expected).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ["npy", "tiff", "pixels"])
+def test_shards_give_back_images_of_five_channels(tmp_path, kind):
+    def save(number, pixels):
+        if kind == "npy":
+            np.save(tmp_path / f"data/{number}.npy", pixels)
+        else:
+            (tmp_path / f"data/{number}.tif").write_bytes(tiff(pixels, photometric="minisblack", planarconfig="contig"))
+
+    (tmp_path / "data").mkdir()
+    images = RNG.integers(0, 1000, (4, 8, 8, 5), dtype=np.uint16)
+    how = {"range": [0.0, 1000.0], "channels": 5}
+    if kind == "pixels":
+        np.save(tmp_path / "x.npy", images)
+        data, again = arrays(path=str(tmp_path / "x.npy"), **how), {"channels": 5}
+    else:
+        for number, pixels in enumerate(images):
+            save(number, pixels)
+        data, again = folder(path=str(tmp_path / "data"), **how), how
+    write_shards(data, tmp_path / "shards", {}, 1.0, "kept", lambda done, count: None)
+    read = shards(path=str(tmp_path / "shards"), **again)
+    for before, after in ((data.train, read.train), (data.validation, read.validation)):
+        every = np.arange(len(before)), np.zeros(len(before), dtype=np.int64)
+        assert after.channels == 5
+        assert torch.equal(before.load(*every).pixels, after.load(*every).pixels)
 
 
 def test_a_folder_of_arrays_has_their_channels_and_their_statistics(tmp_path):

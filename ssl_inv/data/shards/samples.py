@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES
 from ssl_inv.data.names import printable, unpacked
 from ssl_inv.data.shards.index import Index
 from ssl_inv.data.shards.store import Store
 from ssl_inv.data.source import Indices
 
-_SUFFIXES = frozenset(suffix.removeprefix(".").encode() for suffix in IMAGE_SUFFIXES)
+_SUFFIXES, _ARRAYS = (
+    frozenset(suffix.removeprefix(".").encode() for suffix in some) for some in (IMAGE_SUFFIXES, ARRAY_SUFFIXES)
+)
 
 _LARGEST = 1e300
 
@@ -114,7 +116,7 @@ class _Reader:
 
     def _images(self, sample: dict[bytes, int], said: dict[str, Any], where: str) -> list[bytes]:
         """The suffixes of the images of a sample: those that the setting names, else those that `views` in its json
-        lists, else the only one.
+        lists, else the only one; an array if there is no other.
         """
         if self._wanted:
             return [one for one in self._wanted if one in sample]
@@ -127,7 +129,8 @@ class _Reader:
                 there = suggest(missing[0], map(unpacked, sample))
                 raise ValueError(f"{where}.json: there is no {missing[0]!r} for views; {there}")
             return views
-        found = [suffix for suffix in sample if suffix.rpartition(b".")[2] in _SUFFIXES]
+        found = [one for one in sample if one.rpartition(b".")[2] in _SUFFIXES]
+        found = found or [one for one in sample if one.rpartition(b".")[2] in _ARRAYS]
         if len(found) > 1:
             names = ", ".join(map(unpacked, found))
             advice = f"name those that are views of one object: `members: [{unpacked(found[0])}]`"

@@ -21,6 +21,7 @@ from ssl_inv.data.images import IMAGE_SUFFIXES, StoredImages
 from ssl_inv.data.shards.index import make_index, stamp_of, write_index
 from ssl_inv.data.shards.store import INDEX_SUFFIX
 from ssl_inv.data.source import Data, Indices, Source, Subset
+from ssl_inv.data.wide_files import NPY
 from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.keyed_random import permutation
 
@@ -206,11 +207,11 @@ class _Writer:
         if isinstance(original, bytes):
             yield f"{key}{_suffix(name, original)}", original
         else:
-            yield f"{key}.png", _png(original)
+            yield f"{key}{_suffix_of_pixels(original)}", _encoded(original)
 
 
 Original = tuple[bytes | Pixels, Transform]
-"""The file of a view, or its pixels `(H, W, 3)`, and how it was made."""
+"""The file of a view, or its pixels `(H, W, C)`, and how it was made."""
 
 
 def originals(source: Source, objects: Indices) -> Iterator[tuple[int, list[Original | UnreadableImageError]]]:
@@ -238,6 +239,13 @@ def originals(source: Source, objects: Indices) -> Iterator[tuple[int, list[Orig
             yield item, views
 
 
+def copies_files(source: Source) -> bool:
+    """Whether shards of a source hold its files as they are, and not pixels, as its first readable image says."""
+    every = (view for _, views in originals(source, np.arange(len(source))) for view in views)
+    first = next((view for view in every if not isinstance(view, UnreadableImageError)), None)
+    return first is not None and isinstance(first[0], bytes)
+
+
 def _stored(source: StoredImages, item: int, view: int) -> Original | UnreadableImageError:
     try:
         return source.original(item, view)
@@ -245,14 +253,24 @@ def _stored(source: StoredImages, item: int, view: int) -> Original | Unreadable
         return error
 
 
-def _png(pixels: Any) -> bytes:
+def _suffix_of_pixels(pixels: Pixels) -> str:
+    return ".png" if pixels.shape[2] in (1, 3) else ".npy"
+
+
+def _encoded(pixels: Pixels) -> bytes:
+    """Pixels as PNG; as an array if they are neither grey nor red, green and blue."""
     buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG")
+    if pixels.shape[2] not in (1, 3):
+        np.save(buffer, pixels)
+    else:
+        Image.fromarray(pixels.squeeze(2) if pixels.shape[2] == 1 else pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def _suffix(name: str, content: bytes) -> str:
     """The ending of the name of an image file."""
+    if content.startswith(NPY):
+        return ".npy"
     if (suffix := PurePosixPath(name).suffix.lower()) in IMAGE_SUFFIXES:
         return suffix
     try:

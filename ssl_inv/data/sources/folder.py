@@ -65,6 +65,8 @@ def folder(
         links: whether to follow symbolic links to files and folders, or to refuse data that have some.
         outside: whether the paths in a text file may lead out of its folder.
         pages: of a TIFF with several, or frames of an animation: the `first` alone, or all as `views` of one object.
+            With `bands`, or `channels` other than 1 and 3, `first` takes the pages of one band each as the bands of
+            one image.
         validation: another one like `path`, with the validation images; all of it is used.
         validation_share: share of the images held out for validation when neither `validation` nor a split is there.
         split_seed: which images are held out.
@@ -78,8 +80,8 @@ def folder(
             a grey TIFF what its tags say, and refuses 32 bits and floats.
         bands: the bands of the file that are taken, counted from 1, any number of them; a single one is grey. Empty
             takes the file's own colours, or all bands if `channels` says how many.
-        range: the values that become 0 and 255 in images of more than 8 bits or of floats, `[0, 4095]`, or such a pair
-            for each band; values beyond are cut off, and NaN becomes 0. Empty: as `white` says.
+        range: the values that become 0 and 255, `[0, 4095]`, or such a pair for each band; values beyond are cut off,
+            and NaN becomes 0. Empty: as `white` says, and bytes as they are.
         channels: of the images; None: as many as `bands`, or 3, where grey is repeated. 1 makes or keeps a single
             channel of grey, 4 also takes opacity as a channel.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
@@ -173,7 +175,7 @@ class ImageFolder(ImageFiles):
             counts, numbers = repeated(pages_of(files, names))
             images = names[np.repeat(np.arange(len(names)), counts)]
         else:
-            more = unread_pages(files, names)
+            more = unread_pages(files, names, reading)
         super().__init__(files, images, counts, size, cache, max_broken, photographs, reading, numbers)
         layout = Layout(files, names, choice)
         self.splits = layout.splits

@@ -16,6 +16,7 @@ from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.names import printable
 from ssl_inv.data.orders import WINDOW_BLOCKS
 from ssl_inv.data.photographs import Photograph
+from ssl_inv.data.reading import reading_of
 from ssl_inv.data.shards.addresses import Address, find_shards
 from ssl_inv.data.shards.index import stamped_size
 from ssl_inv.data.shards.meaning import Said, SplitFrom
@@ -53,6 +54,8 @@ def shards(
     background: Literal["black", "white", "drop"] = "black",
     white: float | None = None,
     bands: list[int] = [],
+    range: list[float | list[float]] = [],  # noqa: A002 - the name of the setting
+    channels: int | None = None,
     max_pixels: int = 178_956_970,
 ) -> Data:
     """Tar shards, as webdataset writes them, on a disk or behind an address.
@@ -84,15 +87,19 @@ def shards(
             `squares`, which small machines decode and keep more cheaply; the same without a `size`. Evaluations take
             the squares.
         background: what transparent pixels are laid over; `drop` shows what the file has under them.
-        white: the value that becomes 255 in grey images of 16 bits or of floats; None takes 65535, or in a TIFF what
-            its tags say, and refuses 32 bits and floats. Colours of 16 bits are read by their upper 8 bits.
-        bands: the bands of the file that are taken, counted from 1: one, or those of red, green and blue; empty takes
-            the file's own colours.
+        white: the value that becomes 255 in images of 16 bits or of floats, where 0 becomes 0; None takes 65535, or in
+            a grey TIFF what its tags say, and refuses 32 bits and floats.
+        bands: the bands of the file that are taken, counted from 1, any number of them; a single one is grey. Empty
+            takes the file's own colours, or all bands if `channels` says how many.
+        range: the values that become 0 and 255, `[0, 4095]`, or such a pair for each band; values beyond are cut off,
+            and NaN becomes 0. Empty: as `white` says, and bytes as they are.
+        channels: of the images; None: as many as `bands`, or 3, where grey is repeated. 1 makes or keeps a single
+            channel of grey, 4 also takes opacity as a channel.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
     """
     require_at_least(0, cache_gb=cache_gb)
     found = find_shards(path)
-    reading, names = Reading(background, white, tuple(bands), max_pixels), None
+    reading, names = reading_of(background, white, bands, range, channels, max_pixels), None
 
     def opened(path: str, addresses: list[Address], split: SplitFrom | None) -> "ShardImages":
         store = open_shards(path, addresses, cache_gb, max_broken_shards)
@@ -253,6 +260,11 @@ class ShardImages(StoredImages):
 
     def _photograph(self, image: int) -> Photograph:
         return Photograph(self._content(image), self.reading)
+
+    def _stored(self, image: int) -> bytes | Pixels:
+        found = super()._stored(image)
+        # A photograph of numbers that Pillow does not read keeps their pixels alone.
+        return found if isinstance(found, bytes) else self._content(image)
 
     def _worth_threads(self, image: int) -> bool:
         return self.store.size(*self._place(image)) >= THREADED_BYTES

@@ -86,8 +86,8 @@ def table(
             a grey TIFF what its tags say, and refuses 32 bits and floats.
         bands: the bands of the file that are taken, counted from 1, any number of them; a single one is grey. Empty
             takes the file's own colours, or all bands if `channels` says how many.
-        range: the values that become 0 and 255 in images of more than 8 bits or of floats, `[0, 4095]`, or such a pair
-            for each band; values beyond are cut off, and NaN becomes 0. Empty: as `white` says.
+        range: the values that become 0 and 255, `[0, 4095]`, or such a pair for each band; values beyond are cut off,
+            and NaN becomes 0. Empty: as `white` says, and bytes as they are.
         channels: of the images; None: as many as `bands`, or 3, where grey is repeated. 1 makes or keeps a single
             channel of grey, 4 also takes opacity as a channel.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
@@ -171,7 +171,7 @@ class ViewTable(ImageFiles):
         self._views = names[found.rows]
         super().__init__(files, self._views, found.counts, size, cache, max_broken, photographs, reading)
         self._labels, self._record, self.splits, self._sheet = found.labels, found.record, found.splits, sheet.where
-        unused = "; ".join(filter(None, (found.notes.get("not used"), unread_pages(files, names))))
+        unused = "; ".join(filter(None, (found.notes.get("not used"), unread_pages(files, names, reading))))
         self.notes = {
             "views": f"{len(names)} views of {len(found.counts)} objects from {files.path}",
             **found.notes,

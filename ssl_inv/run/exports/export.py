@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.atomic import SEAL, seal, written_aside
+from ssl_inv.data.reading import PLAIN, Reading, reading_from
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.exported import CONFIG, OWN_KEY
@@ -38,6 +39,7 @@ CARD = "README.md"
 """The files of an exported folder: for timm, and for people and hubs."""
 
 NO_PARTS: Parts = MappingProxyType({})
+NO_SETTINGS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Preprocessing:
         input_size: side of the square input in pixels.
         interpolation: how images of another size are resized.
         crop_share: side of the central crop, as a share of the side of the resized image; 1 crops nothing.
+        reading: how the numbers of files become pixels.
     """
 
     mean: tuple[float, ...]
@@ -57,6 +60,7 @@ class Preprocessing:
     input_size: int
     interpolation: str = "bicubic"
     crop_share: float = 1.0
+    reading: Reading = PLAIN
 
     def __post_init__(self) -> None:
         numbers = [*self.mean, *self.std, self.crop_share]
@@ -222,7 +226,11 @@ def _timm_config(
         # transformers passes these beside a num_classes of its own.
         "model_args": {key: value for key, value in arguments.items() if key != "num_classes"},
         "pretrained_cfg": pretrained_cfg,
-        OWN_KEY: {"parts": {one: list(columns) for one, columns in parts.items()}, "module": registering_module(name)},
+        OWN_KEY: {
+            "parts": {one: list(columns) for one, columns in parts.items()},
+            "module": registering_module(name),
+            **({"reading": reading} if (reading := preprocessing.reading.settings()) else {}),
+        },
     }
 
 
@@ -290,16 +298,20 @@ def export_run(
     return export_timm(*arguments, overwrite=True, parts=parts, card=card)
 
 
-def preprocessing_of(normalization: NormalizationSettings, view_size: int, image_size: int) -> Preprocessing:
+def preprocessing_of(
+    normalization: NormalizationSettings, view_size: int, image_size: int, data: Mapping[str, Any] = NO_SETTINGS
+) -> Preprocessing:
     """The preprocessing of a run.
 
     Args:
         normalization: the section of the recipe.
         view_size: side of a view, in pixels.
         image_size: side of the images that views are cut from, in pixels.
+        data: the settings of the data, which say how files are read.
     """
     share = min(1.0, view_size / image_size)
     if share < 1 and math.floor(view_size / share) != image_size:
         # timm rounds down, here to one pixel less than the image has.
         share = view_size / (image_size + 1e-3)
-    return Preprocessing(tuple(normalization.mean), tuple(normalization.std), view_size, crop_share=share)
+    reading = reading_from(data, len(normalization.mean))
+    return Preprocessing(tuple(normalization.mean), tuple(normalization.std), view_size, "bicubic", share, reading)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.data.reading import Reading
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.stems import SUFFIXES
@@ -161,7 +162,12 @@ images = torch.rand(1, {channels}, {side}, {side})  # yours, from 0 to 1 as in t
 features = encoder((images - mean) / std)  # (1, {trained.backbone.features})
 ```
 
-`transformers.AutoModel.from_pretrained("{PLACE}")` takes the same input as `pixel_values`."""
+`transformers.AutoModel.from_pretrained("{PLACE}")` takes the same input as `pixel_values`.
+`ssl_inv.load("{PLACE}")` takes files, which it reads as in training: {_how_read(trained.preprocessing.reading)}."""
+
+
+def _how_read(reading: Reading) -> str:
+    return ", ".join(f"`{name}: {value}`" for name, value in reading.settings().items())
 
 
 def _loading(trained: Trained) -> str:

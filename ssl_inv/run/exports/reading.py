@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.data.reading import MOST_PIXELS, reading_from
 from ssl_inv.nn.exported import CONFIG, OWN_KEY, read_config
 from ssl_inv.nn.torch_files import read_torch
 from ssl_inv.run.exports.export import WEIGHTS, Preprocessing, created, first_detail
@@ -101,16 +102,16 @@ def _read_folder(folder: Path) -> BackboneFile:
             raise FileNotFoundError(f"{folder} is not an exported backbone: it has no {file}")
     try:
         config = read_config(folder)
-        cfg = config["pretrained_cfg"]
+        cfg, own = config["pretrained_cfg"], config.get(OWN_KEY, {})
         preprocessing = Preprocessing(
             tuple(cfg["mean"]),
             tuple(cfg["std"]),
             cfg["input_size"][-1],
             cfg.get("interpolation", "bicubic"),
             cfg.get("crop_pct", 1.0),
+            reading_from({**own.get("reading", {}), "max_pixels": MOST_PIXELS}, len(cfg["mean"])),
         )
         arguments = {**(config.get("model_args") or {}), "num_classes": 0}
-        own = config.get(OWN_KEY, {})
         parts = {name: _columns(name, both) for name, both in own.get("parts", {}).items()}
         require_sound(folder / WEIGHTS)
         state = safetensors.torch.load_file(folder / WEIGHTS)

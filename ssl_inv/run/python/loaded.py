@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ssl_inv.data.decoding import Pixels, decode, to_pixels, to_square
 from ssl_inv.data.pixels import channels_first
-from ssl_inv.data.reading import Reading, reading_of
+from ssl_inv.data.reading import Reading
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.modes import frozen
 from ssl_inv.run.encoders import InParts, Model
@@ -49,7 +49,8 @@ class LoadedEncoder(nn.Module):
         assert model.preprocessing is not None
         self.preprocessing: Preprocessing = model.preprocessing
         self.source, self._share = model, model.crop_share
-        self._reading = _reading_of(model, len(self.preprocessing.mean))
+        reading, channels = self.preprocessing.reading, len(self.preprocessing.mean)
+        self._reading = reading if reading.count == channels else Reading(channels=channels)
         both = torch.tensor(self.preprocessing.mean), torch.tensor(self.preprocessing.std)
         self.register_buffer("_mean", both[0].view(1, -1, 1, 1), persistent=False)
         self.register_buffer("_std", both[1].view(1, -1, 1, 1), persistent=False)
@@ -71,8 +72,7 @@ class LoadedEncoder(nn.Module):
         return parts_of(self.objective.representations(Cached(self.backbone, batches=1))(pixels))
 
     def prepare(self, images: Pictures) -> Tensor:
-        """Normalised pixels `(B, C, S, S)`: the centre squares, resized as in pretraining. Of a run, files are read as
-        its recipe says.
+        """Normalised pixels `(B, C, S, S)`: the centre squares, resized as in pretraining. Files are read as there.
 
         Raises:
             ValueError: if they are no images, or floats are not in [0, 1].
@@ -96,15 +96,6 @@ class LoadedEncoder(nn.Module):
     def __repr__(self) -> str:
         parts = ", ".join(f"{part} {width}" for part, width in self.parts.items())
         return f"LoadedEncoder({self.source.description}; images of {self.preprocessing.input_size} pixels to {parts})"
-
-
-def _reading_of(model: Model, channels: int) -> Reading:
-    """How files become images for an encoder."""
-    settings = {} if model.run is None else model.run.recipe.data.settings
-    if not {"bands", "range", "max_pixels"} <= set(settings):
-        return Reading(channels=None if channels == 3 else channels)
-    names = ("background", "white", "bands", "range", "channels", "max_pixels")
-    return reading_of(*[settings[name] for name in names])
 
 
 def _squares(images: Pictures, side: int, reading: Reading) -> Tensor:

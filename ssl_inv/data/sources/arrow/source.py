@@ -87,8 +87,8 @@ def arrow(
             a grey TIFF what its tags say, and refuses 32 bits and floats.
         bands: the bands of the image that are taken, counted from 1, any number of them; a single one is grey. Empty
             takes its own colours, or all bands if `channels` says how many.
-        range: the values that become 0 and 255 in images of more than 8 bits or of floats, `[0, 4095]`, or such a pair
-            for each band; values beyond are cut off, and NaN becomes 0. Empty: as `white` says.
+        range: the values that become 0 and 255, `[0, 4095]`, or such a pair for each band; values beyond are cut off,
+            and NaN becomes 0. Empty: as `white` says, and bytes as they are.
         channels: of the images; None: as many as `bands`, or 3, where grey is repeated. 1 makes or keeps a single
             channel of grey, 4 also takes opacity as a channel.
         max_pixels: of an image in memory. A JPEG that is reduced while it is decoded may have more in its file.
@@ -250,6 +250,9 @@ class ImageColumn(EncodedImages):
 
     def _photograph(self, image: int) -> Photograph:
         return Photograph(self._array(image)) if self._held == "numbers" else super()._photograph(image)
+
+    def _stored(self, image: int) -> bytes | Pixels:
+        return self._array(image) if self._held == "numbers" else super()._stored(image)
 
     def _worth_threads(self, image: int) -> bool:
         return self._held != "numbers" and super()._worth_threads(image)
