@@ -120,6 +120,11 @@ class Files:
         self._open()
 
     @property
+    def is_tar(self) -> bool:
+        """Whether it is a tar archive with files in it."""
+        return self._places is not None and bool((self._places[:, 2] == _TAR).any())
+
+    @property
     def names(self) -> Names:
         """All files in ascending order. A folder is searched at the first use."""
         if self._names is None:
@@ -195,7 +200,7 @@ class Files:
         for part in self.names.padded():
             digest.update(part)
         digest.update(self._places.tobytes())
-        if (self._places[:, 2] == _TAR).any():
+        if self.is_tar:
             # Tools that make tars often write one fixed time for all members.
             digest.update(np.array(size_and_time(self.path), dtype=np.int64).tobytes())
         return digest.hexdigest()

@@ -25,6 +25,14 @@ def test_facts_are_those_of_the_files(tmp_path, write, capsys):
     assert facts["cannot be read"] == "1 of those looked at, the first dog/9.png: not an image in a known format"
 
 
+def test_nothing_but_json_is_printed_with_json(tmp_path, write, capsys):
+    path, sheet = write(tmp_path / "data", COLOURS), tmp_path / "sheet.png"
+    assert main(["data", path, "--json", "--output", str(sheet), "--data.size", "32"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["data"] == "folder"
+    assert shown.err == f"sheet: {sheet}\n"
+
+
 def test_latents_have_units(tmp_path, write, capsys):
     rows = "".join(f"{name},{10 * number}\n" for number, name in enumerate(COLOURS))
     path = write(tmp_path / "data", {**COLOURS, "views.csv": f"path,azimuth[deg]\n{rows}".encode()})
