@@ -58,6 +58,15 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path, write, capsys, sheet):
     assert "cannot read b/\\udcfe.png" in shown.err or "b/\\udcfe.png" in shown.out
 
 
+def test_ends_of_lines_in_names_are_shown_and_not_printed(tmp_path, write, capsys):
+    path = write(tmp_path / "data", {f"{kind}/{number}.png": png(99) for kind in ("a\nb", "c") for number in range(3)})
+    Path(path, "c", "d\ne.png").write_bytes(b"")
+    assert main(["data", path, "--all", "--data.validation_share", "0.3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("training objects of a class") and r"a\nb" in line for line in lines)
+    assert lines[-1].startswith(r"c/d\ne.png: ")
+
+
 def test_every_broken_image_is_listed(tmp_path, write, capsys):
     broken = {f"dog/{number}.png": b"broken" for number in range(20, 40)}
     path = write(tmp_path / "data", {**COLOURS, **broken})
