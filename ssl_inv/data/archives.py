@@ -120,6 +120,11 @@ class Files:
         self._open()
 
     @property
+    def is_tar(self) -> bool:
+        """Whether it is a tar archive with files in it."""
+        return self._places is not None and bool((self._places[:, 2] == _TAR).any())
+
+    @property
     def names(self) -> Names:
         """All files in ascending order. A folder is searched at the first use."""
         if self._names is None:
@@ -143,7 +148,7 @@ class Files:
             raise FileNotFoundError(f"no file {os.fsdecode(name)!r} in {self.path}")
         offset, stored, method, checksum = self._places[row].tolist()
         size = int(self._sizes[row])
-        _require_size(size, stored)
+        require_size(size, stored)
         if method != _TAR:
             header = _ZIP_HEADER.unpack(os.pread(self._descriptor, _ZIP_HEADER.size, offset))
             offset += _ZIP_HEADER.size + header[9] + header[10]
@@ -195,7 +200,7 @@ class Files:
         for part in self.names.padded():
             digest.update(part)
         digest.update(self._places.tobytes())
-        if (self._places[:, 2] == _TAR).any():
+        if self.is_tar:
             # Tools that make tars often write one fixed time for all members.
             digest.update(np.array(size_and_time(self.path), dtype=np.int64).tobytes())
         return digest.hexdigest()
@@ -213,9 +218,15 @@ def _leads_out(name: bytes) -> bool:
     return os.path.isabs(name) or (b".." in name and b".." in name.split(b"/"))
 
 
-def _require_size(size: int, stored: int) -> None:
+def require_size(size: int, stored: int) -> None:
+    """Raise a `ValueError` if a file is too large to be read into memory, or grows too much; see `MOST_GROWTH`."""
     if max(size, stored) > MOST_BYTES:
         raise ValueError(f"it has {max(size, stored):,} bytes; at most {MOST_BYTES:,} are read")
+    require_growth(size, stored)
+
+
+def require_growth(size: int, stored: int) -> None:
+    """Raise a `ValueError` if `stored` bytes would grow to more than they may; see `MOST_GROWTH`."""
     if size > ALWAYS_BYTES and size > MOST_GROWTH * stored:
         raise ValueError(f"{stored:,} bytes in the archive would grow to {size:,}")
 
@@ -227,7 +238,7 @@ def _content(path: str) -> bytes:
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode):
             raise ValueError("it is no regular file")
-        _require_size(found.st_size, found.st_size)
+        require_size(found.st_size, found.st_size)
         with open(descriptor, "rb", buffering=0, closefd=False) as file:
             return file.read()
     finally:

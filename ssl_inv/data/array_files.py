@@ -1,5 +1,7 @@
 """Arrays in numpy's files: which there are, and their numbers, mapped into memory where that is possible."""
 
+import io
+import math
 import re
 import zipfile
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from ssl_inv.data.archives import require_growth
 from ssl_inv.data.splits import split_of
 
 IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "pixels", "data", "frames")
@@ -48,6 +51,7 @@ class StoredArray:
         if self.dtype.hasobject:
             raise ValueError(f"{self.path}: {self.name} holds pickled Python objects, which are not read")
         try:
+            self._require_all()
             if self.offset is not None and np.prod(self.shape, dtype=np.int64):
                 order: Any = "F" if self.columns_first else "C"
                 return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
@@ -56,6 +60,16 @@ class StoredArray:
                 return found
         except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{self.path}: {self.name} cannot be read: {str(error).splitlines()[0]}") from error
+
+    def _require_all(self) -> None:
+        """Raise a `ValueError` if the header promises more than there is, before memory is taken for it."""
+        if self.offset is not None:
+            _require_numbers(self.shape, self.dtype, self.path.stat().st_size - self.offset)
+            return
+        with zipfile.ZipFile(self.path) as archive:
+            member = archive.getinfo(f"{self.name}.npy")
+        require_growth(member.file_size, member.compress_size)
+        _require_numbers(self.shape, self.dtype, member.file_size)
 
 
 def stored_arrays(path: Path) -> list[StoredArray]:
@@ -75,6 +89,23 @@ def stored_arrays(path: Path) -> list[StoredArray]:
         found = [_npy(path)]
     if not found:
         raise ValueError(f"{path} has no arrays in numpy's format")
+    return found
+
+
+def array_of_file(content: bytes) -> NDArray[Any]:
+    """The array in the content of an `.npy`.
+
+    Raises:
+        ValueError: if it is none, holds pickled objects, or has fewer numbers than its header says, in one line.
+    """
+    file = io.BytesIO(content)
+    try:
+        shape, dtype, _ = _header(file)
+        if not dtype.hasobject:
+            _require_numbers(shape, dtype, len(content) - file.tell())
+        found: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
     return found
 
 
@@ -119,6 +150,11 @@ def _npz(path: Path) -> list[StoredArray]:
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
         raise ValueError(f"{path} is no archive of numpy: {str(error).splitlines()[0]}") from error
     return found
+
+
+def _require_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
+    if (wanted := math.prod(shape) * dtype.itemsize) > there:
+        raise ValueError(f"its header says {wanted:,} bytes of numbers, and there are {there:,}")
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:

@@ -6,7 +6,7 @@ import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Literal
 
 from ssl_inv.catalogue import SettingError, suggest
@@ -88,7 +88,11 @@ class ListedFiles(Files):
                 raise ValueError(f"{path}, line {number}: {name!r} has the class {told!r}, and {found[name]!r} before")
         missing = [name for name in found if not (self.path / name).is_file()]
         if missing:
-            close = suggest(missing[0], sorted(Files(self.path).inside(posixpath.dirname(missing[0]))))
+            folder = posixpath.dirname(missing[0])
+            close = f"there is no folder {folder!r}"
+            if (self.path / folder).is_dir():
+                beside = (posixpath.join(folder, one) for one in Files(self.path, outside=True).inside(folder))
+                close = suggest(missing[0], filter(_of_image, beside))
             raise FileNotFoundError(f"{path}: no file {missing[0]!r} ({len(missing)} of {len(found)} missing); {close}")
         listed = packed(sorted(found, key=os.fsencode))
         mask, self.left_out = kept(listed, self._exclude)
@@ -103,7 +107,11 @@ class ListedFiles(Files):
 
     def _placed(self, name: str, number: int, outside: bool) -> str:
         """A path as it is named here."""
-        plain = posixpath.normpath(name.replace("\\", "/"))
+        if PureWindowsPath(name).drive:
+            problem = f"{name!r} is a path of Windows; paths begin at the folder of the list"
+            raise ValueError(f"{self.list}, line {number}: {problem}")
+        there = "\\" in name and (self.path / name).is_file()
+        plain = posixpath.normpath(name if there else name.replace("\\", "/"))
         if not plain.startswith(("/", "../")):
             return plain
         if plain.startswith("/") and not Path(plain).is_file() and (self.path / plain.lstrip("/")).is_file():
@@ -136,12 +144,18 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path.parent), path.name)
 
 
+def _of_image(name: str) -> bool:
+    return name.lower().endswith(tuple(IMAGE_SUFFIXES))
+
+
 def _lines(path: Path) -> Iterator[tuple[int, str, str]]:
     """Number, path and class of every line of a text file of paths; without classes, the latter are empty."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = Files(path.parent).read(path.name).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text (byte {error.start + 1}); save it as UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
     first: tuple[int, str] | None = None
     advice = "more columns are read from a table with a header: a .csv file, `data.name: table`"
     for number, line in enumerate(text.splitlines(), start=1):

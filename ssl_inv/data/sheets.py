@@ -31,9 +31,13 @@ def read_sheet(files: Files, name: str) -> tuple[list[str], list[list[str]]]:
     is an object of texts and numbers; a column that a line lacks is empty there.
 
     Raises:
-        ValueError: if it is no such table, has no header, a column twice, or a row of another length than the header.
+        ValueError: if it is no such table, is larger than files that are read, has no header, a column twice, or a row of another length than the header.
     """
-    content, where = files.read(name), f"{files.path}: {name}"
+    where = f"{files.path}: {name}"
+    try:
+        content = files.read(name)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
     encoding = next((one for mark, one in _MARKS.items() if content.startswith(mark)), "utf-8")
     try:
         text = content.decode(encoding)

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from PIL.TiffImagePlugin import TiffImageFile
 
+from ssl_inv.data.array_files import array_of_file
 from ssl_inv.data.reading import Pixels, Reading, UnreadableImageError, band_axis, spread
 
 Numbers = NDArray[Any]
@@ -124,7 +125,7 @@ def _require_few(height: int, width: int, reading: Reading) -> None:
 
 
 def _of_npy(content: bytes, reading: Reading) -> Numbers:
-    numbers: Numbers = np.load(io.BytesIO(content), allow_pickle=False)
+    numbers: Numbers = array_of_file(content)
     if numbers.dtype.kind not in "biuf":
         raise UnreadableImageError(f"it holds {numbers.dtype}, and an image is an array of real numbers")
     numbers = numbers[..., None] if numbers.ndim == 2 else numbers

@@ -231,7 +231,8 @@ def describe_data(
     else:
         sys.stdout.write(data_page.text(facts) + ("" if broken is None else data_page.list_of(broken, data)))
     if output is not None:
-        sys.stdout.write(f"sheet: {output}\n")
+        # Nothing stands behind JSON.
+        (sys.stderr if as_json else sys.stdout).write(f"sheet: {output}\n")
 
 
 def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: Literal["shuffled", "kept"]) -> None:

@@ -10,6 +10,7 @@ from ssl_inv.data.array_files import is_array_of_images
 from ssl_inv.data.images import IMAGE_SUFFIXES
 from ssl_inv.data.roots import is_list
 from ssl_inv.data.shards.addresses import is_address, is_pattern
+from ssl_inv.data.shards.samples import are_samples
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file, is_saved_dataset
 from ssl_inv.run.recipe import JUDGED, apply_overrides, find_recipe, read_yaml, shipped_recipes
@@ -95,7 +96,7 @@ def data_at(data: str, size: int | None, kind: str | None) -> dict[str, Any]:
     path = Path(data).expanduser()
     if not path.exists() and names_shards(data):
         return {"name": "shards", "path": data, "size": size}
-    if is_sheet(path.name):
+    if is_sheet(path.name) and kind in (None, "table"):
         return {"name": "table", "path": str(path.parent), "csv_file": path.name, "size": size}
     return {"name": _kind_at(path) if kind is None else kind, "path": str(path), "size": size}
 
@@ -119,7 +120,7 @@ def _kind_at(path: Path) -> str:
         return "threediebench"
     if any(map(is_sheet, tops)):
         return "table"
-    if path.is_dir() and any(name.endswith(".tar") for name in tops):
+    if are_samples(files) or (path.is_dir() and any(name.endswith(".tar") for name in tops)):
         return "shards"
     if not path.is_dir() or len(files.with_suffix(IMAGE_SUFFIXES)):
         return "arrow" if "metadata.parquet" in tops else "folder"

@@ -3,6 +3,7 @@ what does not fit is one line.
 """
 
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -228,3 +229,23 @@ def test_training_images_are_no_validation_images(tmp_path):
         arrays(path=path, validation=path)
     other = saved(tmp_path / "b.npz", x=PIXELS[:5], y=CLASSES[:5])
     assert len(arrays(path=path, validation=other).validation) == 5
+
+
+def test_arrays_that_grow_beyond_bounds_are_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive, archive.open("x.npy", "w") as file:
+        said = {"descr": "|u1", "fortran_order": False, "shape": (300, 1 << 10, 1 << 10)}
+        np.lib.format.write_array_header_1_0(file, said)
+        for _ in range(300):
+            file.write(bytes(1 << 20))
+    with pytest.raises(ValueError, match=r"x.npz: x cannot be read: [\d,]+ bytes in the archive would grow to 314,572"):
+        arrays(path=f"{tmp_path}/x.npz")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_header_that_lies_takes_no_memory(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w", method) as archive, archive.open("x.npy", "w") as file:
+        said = {"descr": "|u1", "fortran_order": False, "shape": (10**12, 8, 8, 3)}
+        np.lib.format.write_array_header_1_0(file, said)
+        file.write(PIXELS.tobytes())
+    with pytest.raises(ValueError, match="x.npz: x cannot be read: its header says 192,000,000,000,000 bytes"):
+        arrays(path=f"{tmp_path}/x.npz")

@@ -3,6 +3,7 @@ fit is one line.
 """
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -334,3 +335,12 @@ def test_datasets_gives_the_same_images_and_classes(tmp_path, form):
         assert (load_all(source_).pixels.permute(0, 2, 3, 1).numpy() == expected).all()
         assert source_.labels.classes.tolist() == rows["label"][:]
         assert source_.labels.names == ("dog", "cat")
+
+
+def test_a_pipe_that_a_row_names_is_broken_and_not_waited_for(tmp_path):
+    (tmp_path / "1.png").write_bytes(PNGS[0])
+    os.mkfifo(tmp_path / "2.png")
+    parquet.write_table(pyarrow.table({"image": ["1.png", "2.png"]}), tmp_path / "views.parquet")
+    found = ImageColumn(str(tmp_path / "views.parquet"), max_broken=1.0)
+    assert load_all(found).readable.tolist() == [True, False]
+    assert found.broken == {"2.png": "it is no regular file"}

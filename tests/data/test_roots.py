@@ -11,7 +11,8 @@ import pytest
 import torch
 from small_data import every_view, files_of, load_all, png
 
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import DATA, SettingError
+from ssl_inv.data.archives import MOST_BYTES
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.folder import ImageFolder, folder
 from ssl_inv.data.sources.table import table
@@ -113,6 +114,7 @@ def test_roots_that_overlap_are_refused(tmp_path, write: Write, paths, settings,
     [
         ("# all\n\na/cat/1.png\n./b/dog/3.png\r\na\\dog\\2.png\n", {"cat": None}, False),
         ("a/cat/1.png 0\na/dog/2.png 10\nb/dog/3.png 10\n", {"1": "0", "2": "10", "3": "10"}, True),
+        ("a\\cat\\1.png 0\na/dog/2.png 10\nb\\dog/3.png 10\n", {"1": "0", "2": "10", "3": "10"}, True),
         ("/a/cat/1.png 0\n/a/dog/2.png 1\n/b/dog/3.png 1\n", {"1": "0", "2": "1", "3": "1"}, True),
         ("a/cat/1.png,red cat\na/dog/2.png,dog\nb/dog/3.png,dog\n", {"1": "red cat", "2": "dog", "3": "dog"}, True),
         ("a/cat/1.png\tred cat\na/dog/2.png\tdog\nb/dog/3.png\tdog\n", {"1": "red cat", "2": "dog", "3": "dog"}, True),
@@ -150,6 +152,8 @@ def test_a_text_file_lists_images(tmp_path, write: Write, text, found, from_list
         (b"1.png\n3.png\n", r"no file '3.png' \(1 of 2 missing\)"),
         (b"1.png\n../o/4.png\n", "line 2: '../o/4.png' leads out of the folder of the list; `outside: true` allows it"),
         (b"1.png\n/etc/4.png\n", "line 2: '/etc/4.png' leads out"),
+        (b"1.png\nC:\\data\\2.png\n", r"line 2: 'C:\\\\data\\\\2.png' is a path of Windows"),
+        (b"1.png\no/4.png\n", r"no file 'o/4.png' \(1 of 2 missing\); there is no folder 'o'"),
         (b"# nothing\n", "lists no images"),
         (b"\xff.png\n", r"is not UTF-8 text \(byte 1\)"),
     ],
@@ -160,6 +164,21 @@ def test_a_text_file_that_cannot_be_read_is_one_line(tmp_path, write: Write, tex
     with pytest.raises((ValueError, FileNotFoundError), match=problem) as caught:
         folder(path=f"{path}/list.txt")
     assert "\n" not in str(caught.value)
+
+
+def test_a_backslash_may_be_part_of_a_name(tmp_path, write: Write):
+    path = write(tmp_path / "d", {"a\\1.png": png(10), "b/2.png": png(20), "list.txt": b"a\\1.png\nb\\2.png\n"})
+    assert load_all(ImageFolder(f"{path}/list.txt")).pixels[:, 0, 4, 4].tolist() == [10, 20]
+
+
+@pytest.mark.parametrize("name", ["list.txt", "views.csv", "views.jsonl"])
+def test_lists_and_tables_are_bounded(tmp_path, name):
+    path = tmp_path / name
+    path.touch()
+    os.truncate(path, MOST_BYTES + 1)  # A file with a hole takes no disk.
+    section = data_at(path, 8, None)
+    with pytest.raises(ValueError, match=f"{name}: it has 2,147,483,649 bytes; at most 2,147,483,648 are read"):
+        DATA.find(section.pop("name")).load()(**section)
 
 
 def test_a_text_file_may_list_images_elsewhere(tmp_path, write: Write):

@@ -1,5 +1,6 @@
 """Claims about 3DIEBench: its files are read and written as published, whole or not at all."""
 
+import io
 import math
 from pathlib import Path
 
@@ -120,3 +121,18 @@ def test_transform_of_stored_latents_is_the_papers():
     torch.testing.assert_close(transform["rotation"], quaternion_from_euler(torch.tensor([[0.1, -0.2, 0.3]])))
     names = ("floor_hue", "light_theta", "light_phi", "light_hue")
     assert [round(transform[name].item(), 4) for name in names] == [0.4, 0.5, 0.6, 0.7]
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ((10**15,), "its header says 8,000,000,000,000,000 bytes of numbers, and there are 8"),
+        ((-1,), "negative dimensions"),
+    ],
+)
+def test_a_header_that_lies_takes_no_memory(written, shape, problem):
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": shape})
+    (written / "all_latents_train.npy").write_bytes(file.getvalue() + bytes(8))
+    with pytest.raises(ValueError, match=f"all_latents_train.npy is no array of numbers: {problem}"):
+        threediebench(path=str(written))

@@ -1,6 +1,7 @@
 """Claims about datasets of torch and torchvision: items of every form are images, labels come without reading one."""
 
 import inspect
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -13,6 +14,7 @@ from small_data import load_all
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.sources.torchvision import DatasetSource, torchvision_dataset
 from ssl_inv.data.sources.torchvision_parts import REFUSED, parts_of
+from ssl_inv.trust import VARIABLE
 
 
 class Items:
@@ -106,6 +108,8 @@ PLANS = {
 }
 """The parameter that chooses the part, the part to train on and those to judge by; of all others `split`."""
 
+PLANNED = [name for name in torchvision.datasets.__all__ if name not in REFUSED]
+
 NEEDED = {
     "CocoCaptions": {"annFile": "a.json"},
     "CocoDetection": {"annFile": "a.json"},
@@ -116,7 +120,7 @@ NEEDED = {
 
 
 @pytest.mark.parametrize("name", torchvision.datasets.__all__)
-def test_every_class_of_torchvision_is_called_by_its_signature_or_refused_in_one_line(name):
+def test_every_class_of_torchvision_is_called_by_its_signature_or_refused_in_one_line(name, monkeypatch):
     if name in REFUSED:
         with pytest.raises(SettingError, match=f"^dataset: torchvision's {name} (gives|is no data set)") as caught:
             parts_of(name, "/data")
@@ -124,6 +128,7 @@ def test_every_class_of_torchvision_is_called_by_its_signature_or_refused_in_one
         return
     chooser, trained, judged = PLANS.get(name, ("split", "train", ["val", "valid", "test"]))
     needed = NEEDED.get(name, {})
+    monkeypatch.setenv(VARIABLE, "torchvision.datasets")  # for LSUN
     train, others = parts_of(name, "/data", arguments=needed)
     for part in (train, *others):
         inspect.signature(part.make).bind(**part.arguments)
@@ -133,6 +138,22 @@ def test_every_class_of_torchvision_is_called_by_its_signature_or_refused_in_one
     if needed:
         with pytest.raises(SettingError, match=f"^arguments: torchvision's {name} needs '{next(iter(needed))}'"):
             parts_of(name, "/data")
+
+
+def test_no_class_of_torchvision_unpickles_what_was_not_checked_unless_it_is_allowed(monkeypatch):
+    unsafe = re.compile(r"pickle\.load\(|torch\.load\((?!.*weights_only=True)|allow_pickle=True")
+    code = {one: inspect.getsource(inspect.getmodule(getattr(torchvision.datasets, one))) for one in PLANNED}
+    found = {name for name in PLANNED if unsafe.search(code[name])}
+    assert found == {"CIFAR10", "CIFAR100", "LSUN", "LSUNClass"}
+    # Checksums are compared before files are opened.
+    steps = ["self._check_integrity()", "pickle.load(", "check_integrity(path, ", "pickle.load(infile"]
+    assert [one for one in re.findall("|".join(map(re.escape, reversed(steps))), code["CIFAR10"])][:4] == steps
+    for name in ("LSUN", "LSUNClass"):
+        monkeypatch.delenv(VARIABLE, raising=False)
+        with pytest.raises(SettingError, match=f"^dataset: torchvision's {name} .*: --trust torchvision.datasets"):
+            parts_of(name, "/data")
+        monkeypatch.setenv(VARIABLE, "torchvision")
+        assert parts_of(name, "/data")
 
 
 @pytest.mark.parametrize(

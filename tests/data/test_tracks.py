@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import zipfile
 from pathlib import Path
 
@@ -240,6 +241,12 @@ def test_zips_of_frames_are_read_and_other_images_must_be_told_apart(tmp_path, c
     assert "images end with .jpg and .png; say which are frames, such as --frames '*.jpg'" in capsys.readouterr().err
     videos = find_videos(tmp_path / "films.zip", "*.png")
     assert [(video.name, len(list(video.frames()))) for video in videos] == [("a/b", 4), ("c", 1)]
+
+
+def test_a_pipe_is_no_video_and_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "film.mp4")
+    with pytest.raises(BrokenVideoError, match="it is no regular file"):
+        next(find_videos(tmp_path)[0].frames())
 
 
 def test_a_video_that_ends_too_early_is_broken(tmp_path):

@@ -25,6 +25,14 @@ def test_facts_are_those_of_the_files(tmp_path, write, capsys):
     assert facts["cannot be read"] == "1 of those looked at, the first dog/9.png: not an image in a known format"
 
 
+def test_nothing_but_json_is_printed_with_json(tmp_path, write, capsys):
+    path, sheet = write(tmp_path / "data", COLOURS), tmp_path / "sheet.png"
+    assert main(["data", path, "--json", "--output", str(sheet), "--data.size", "32"]) == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["data"] == "folder"
+    assert shown.err == f"sheet: {sheet}\n"
+
+
 def test_latents_have_units(tmp_path, write, capsys):
     rows = "".join(f"{name},{10 * number}\n" for number, name in enumerate(COLOURS))
     path = write(tmp_path / "data", {**COLOURS, "views.csv": f"path,azimuth[deg]\n{rows}".encode()})
@@ -48,6 +56,15 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path, write, capsys, sheet):
     shown = capsys.readouterr()
     assert "\\udcff" in shown.out
     assert "cannot read b/\\udcfe.png" in shown.err or "b/\\udcfe.png" in shown.out
+
+
+def test_ends_of_lines_in_names_are_shown_and_not_printed(tmp_path, write, capsys):
+    path = write(tmp_path / "data", {f"{kind}/{number}.png": png(99) for kind in ("a\nb", "c") for number in range(3)})
+    Path(path, "c", "d\ne.png").write_bytes(b"")
+    assert main(["data", path, "--all", "--data.validation_share", "0.3"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith("training objects of a class") and r"a\nb" in line for line in lines)
+    assert lines[-1].startswith(r"c/d\ne.png: ")
 
 
 def test_every_broken_image_is_listed(tmp_path, write, capsys):

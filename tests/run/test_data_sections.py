@@ -47,6 +47,33 @@ def test_the_kind_of_data_is_seen_from_the_files(tmp_path, write, files, below, 
     assert data_at(path, None, "folder")["name"] == "folder"
 
 
+@pytest.mark.parametrize(
+    ("members", "kind"),
+    [
+        ({"1.png": b"", "1.cls": b"3"}, "shards"),
+        ({"a/1.png": b"", "a/1.cls": b"3", "a/2.png": b"", "README": b""}, "shards"),
+        ({"1.png": b"", "1.json": b'{"class": "cat"}', "2.jpg": b"", "2.json": b"{}"}, "shards"),
+        ({"1.png": b"", "1.json": b'{"azimuth[deg]": 30}'}, "shards"),
+        ({"1.png": b"", "1.json": b'{"shapes": []}'}, "folder"),
+        ({"1.png": b"", "2.json": b'{"class": "cat"}'}, "folder"),
+        ({"1.png": b"", "2.cls": b"3"}, "folder"),
+        ({"cat/1.png": b"", "dog/2.png": b""}, "folder"),
+    ],
+)
+def test_a_tar_of_samples_is_one_shard(tmp_path, write, members, kind):
+    path = Path(write(tmp_path / "data", members, "tar"))
+    assert data_at(path, None, None)["name"] == kind
+
+
+def test_a_tar_of_samples_that_is_read_as_a_folder_says_so(tmp_path, write, capsys):
+    members = {f"{number}{end}": content for number in range(4) for end, content in ((".png", png(9)), (".cls", b"1"))}
+    path = write(tmp_path / "data", members, "tar")
+    assert main(["data", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["data"] == "shards"
+    assert main(["data", path, "--json", "--data.name", "folder"]) == 0
+    assert "`data.name: shards` reads classes" in json.loads(capsys.readouterr().out)["not used"]
+
+
 @pytest.mark.parametrize("form", ["parquet", "folder", "npz"])
 def test_data_describes_columns_and_arrays(tmp_path, write, form, capsys):
     path = write(tmp_path / "data", {"data/train-00000-of-00001.parquet": columns()})
@@ -67,9 +94,11 @@ def test_data_describes_columns_and_arrays(tmp_path, write, form, capsys):
         ("x.parquet", "data.name: x.parquet is no folder or archive; 'arrow' reads it"),
         ("a.npz", "data.name: a.npz is no folder or archive; 'arrays' reads it"),
         ("", "data.name: {path} has no images, but 1 file(s) with columns; 'arrow' reads them"),
+        ("x.csv", "data.name: x.csv is no folder or archive; 'table' reads it: `path: {path}`, `csv_file: x.csv`"),
+        ("shards", "data.name: {path}/shards has no images, but 1 tar file(s); 'shards' reads them"),
     ],
 )
 def test_columns_are_no_folder_of_images(tmp_path, write, below, problem, capsys):
-    path = write(tmp_path / "data", {"x.parquet": columns(), "a.npz": b""})
+    path = write(tmp_path / "data", {"x.parquet": columns(), "a.npz": b"", "x.csv": b"", "shards/0.tar": b""})
     assert main(["data", f"{path}/{below}".rstrip("/"), "--data.name", "folder"]) == 2
     assert capsys.readouterr().err.strip().endswith(problem.format(path=path))

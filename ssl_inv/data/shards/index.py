@@ -165,7 +165,7 @@ def _read(file: IO[bytes], mapped: Path | None) -> Index | None:
     try:
         stamp, members, texts = np.load(file, allow_pickle=False), _array(file, mapped), _array(file, mapped)
         cut = np.load(file, allow_pickle=False)
-    except (ValueError, EOFError):
+    except (ValueError, EOFError, MemoryError):  # A damaged header may say any shape.
         return None
     known = members.dtype.names == ("name", "offset", "size") and texts.dtype == np.uint8
     return Index(str(stamp), members, texts, str(cut)) if known and str(stamp).startswith(f"{_VERSION} ") else None

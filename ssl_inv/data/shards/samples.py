@@ -12,11 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
+from ssl_inv.data.archives import Files
 from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES
 from ssl_inv.data.names import printable, unpacked
 from ssl_inv.data.shards.index import Index
 from ssl_inv.data.shards.store import Store
 from ssl_inv.data.source import Indices
+from ssl_inv.plain import parse_json
 
 _SUFFIXES, _ARRAYS = (
     frozenset(suffix.removeprefix(".").encode() for suffix in some) for some in (IMAGE_SUFFIXES, ARRAY_SUFFIXES)
@@ -61,6 +63,25 @@ def split_name(name: bytes) -> tuple[bytes, bytes]:
     folder, slash, last = name.rpartition(b"/")
     stem, _, suffix = last.partition(b".")
     return folder + slash + stem, suffix.lower()
+
+
+def are_samples(files: Files) -> bool:
+    """Whether the files of a tar are samples: some images have a `.cls` beside them, or all a `.json` that says what
+    `shards` understands. Programs that draw boxes write a `.json` beside each image too.
+    """
+    if not files.is_tar:
+        return False
+    keys = {split_name(name)[0] for name in files.with_suffix(IMAGE_SUFFIXES)}
+    if not keys.isdisjoint(split_name(name)[0] for name in files.with_suffix(frozenset((".cls",)))):
+        return True
+    texts = files.with_suffix(frozenset((".json",)))
+    if not keys or not keys <= {split_name(name)[0] for name in texts}:
+        return False
+    try:
+        said = parse_json(files.read(texts[0]).decode())
+    except ValueError:
+        return False
+    return isinstance(said, dict) and any(name in _OWN or name.endswith("]") for name in said)
 
 
 def samples_of(store: Store, members: Sequence[str]) -> Samples:

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from ssl_inv.data.archives import require_size
 from ssl_inv.data.folder_index import cache_folder, size_and_time
 from ssl_inv.data.shards.addresses import Address
 from ssl_inv.data.shards.index import (
@@ -131,10 +132,11 @@ class Store:
 
         Raises:
             OSError: if the shard cannot be read.
-            ValueError: if it has changed since it was indexed, or ends within the member.
+            ValueError: if it has changed since it was indexed, ends within the member, or that is too large.
         """
         chosen = self.shards[shard]
         _, offset, size = chosen.index.members[member].tolist()
+        require_size(size, size)
         if not chosen.address.remote:
             content = os.pread(self._opened(shard).number, size, offset)
             if len(content) < size:

@@ -17,6 +17,8 @@ from ssl_inv.data.names import printable
 from ssl_inv.data.pages import pages_of, repeated, unread_pages
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.roots import open_files, refuse_links, require_no_shared_file, require_other_files
+from ssl_inv.data.shards.samples import are_samples
+from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file
 from ssl_inv.data.splits import part, split_of
@@ -168,6 +170,8 @@ class ImageFolder(ImageFiles):
             names = files.with_suffix(suffixes)
         if not len(names) and (columns := len(files.with_suffix(COLUMN_SUFFIXES))):
             raise SettingError("name", f"{files} has no images, but {columns} file(s) with columns; 'arrow' reads them")
+        if not len(names) and (tars := len(files.with_suffix(frozenset((".tar",))))):
+            raise SettingError("name", f"{files} has no images, but {tars} tar file(s); 'shards' reads them")
         if not len(names) and files.left_out:
             raise ValueError(f"{files} has no images; not used: {'; '.join(files.left_out)}")
         images, counts, numbers, more = names, np.broadcast_to(np.int64(1), len(names)), None, None
@@ -193,9 +197,12 @@ class ImageFolder(ImageFiles):
 def _require_other_kind(path: Path, setting: str) -> None:
     """Refuse a file that data of another kind are made of."""
     kind = "arrow" if is_column_file(path) else "arrays" if path.suffix.lower() in (".npy", ".npz") else None
+    reads = f"{kind!r} reads it"
+    if is_sheet(path.name):
+        kind, reads = "table", f"'table' reads it: `path: {path.parent}`, `csv_file: {path.name}`"
     if kind is not None and path.is_file():
         where = "name" if setting == "path" else setting
-        raise SettingError(where, f"{path.name} is no folder or archive; {kind!r} reads it")
+        raise SettingError(where, f"{path.name} is no folder or archive; {reads}")
 
 
 def _not_used(
@@ -209,6 +216,8 @@ def _not_used(
             others[printable(suffix).lower() or "no suffix"] += count
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")
+    if are_samples(files):
+        left.append("what stands beside images in the tar; `data.name: shards` reads classes and numbers there")
     left += [pages] if pages is not None else []
     left += [f"the name of {no_split!r}, which is no split here"] if no_split is not None else []
     return {"not used": "; ".join(left)} if left else {}

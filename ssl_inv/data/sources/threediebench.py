@@ -13,7 +13,6 @@ Angles are radians, hues turns in [0, 1]. Rotations are extrinsic about x, y, z.
 exchanged, so hues do not match the colours of the pixels; `write_threediebench` does not exchange them.
 """
 
-import io
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from ssl_inv.data.archives import Files
+from ssl_inv.data.array_files import array_of_file
 from ssl_inv.data.image_files import ImageFiles
 from ssl_inv.data.images import Photographs
 from ssl_inv.data.latents import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
@@ -172,8 +172,11 @@ def transform_of(latents: Latents, motion: MotionRecord = UNMOVED) -> Transform:
 
 
 def _table(tables: Files, name: str) -> NDArray[np.generic]:
-    array: NDArray[np.generic] = np.load(io.BytesIO(tables.read(name)), allow_pickle=False)
-    return array
+    content = tables.read(name)
+    try:
+        return array_of_file(content)
+    except ValueError as error:
+        raise ValueError(f"{tables.path}: {name} is no array of numbers: {error}") from error
 
 
 def _objects(tables: Files, split: Split) -> NDArray[np.str_]:

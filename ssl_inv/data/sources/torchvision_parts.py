@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.trust import is_allowed
 
 _STEREO, _FLOW = "gives pairs of images for stereo matching", "gives pairs of frames for optical flow"
 _VIDEOS = "gives videos; `ssl-inv tracks` finds views of objects in video files"
@@ -23,6 +24,11 @@ REFUSED: Mapping[str, str] = {
     **dict.fromkeys(("DatasetFolder", "VisionDataset", "wrap_dataset_for_transforms_v2"), _NO_DATA),
 }
 """Members of `torchvision.datasets` whose items are no single images, and what they are."""
+
+_UNPICKLES, _PERMISSION = ("LSUN", "LSUNClass"), "torchvision.datasets"
+"""Classes that run code from a file of the current folder, and the module that allows it. The others with pickles,
+CIFAR10 and CIFAR100, compare them with the checksums of the published files first.
+"""
 
 _PARAMETERS = ("what", "train", "split", "image_set", "version", "classes")
 """Parameters that choose the part of a data set, the first that a class has."""
@@ -97,6 +103,9 @@ def parts_of(
         raise SettingError("dataset", f"torchvision's {name} {REFUSED[name]}")
     if name not in readable:
         raise SettingError("dataset", f"torchvision has no dataset {name!r}; {suggest(name, readable)}")
+    if name in _UNPICKLES and not is_allowed(_PERMISSION):
+        what = f"torchvision's {name} keeps a pickled list in the current folder, and unpickling runs code"
+        raise SettingError("dataset", f"{what}: --trust {_PERMISSION}, or in Python trust=[{_PERMISSION!r}]")
     make, given = getattr(torchvision.datasets, name), dict(arguments or {})
     known = parameters_of(make)
     chooser = next((one for one in _PARAMETERS if one in known and _ONLY_OF.get(one, name) == name), None)

@@ -87,6 +87,8 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _frames_of_file(path: Path) -> Iterator[Frame]:
+    if not path.is_file():
+        raise BrokenVideoError("it is no regular file")
     capture = cv2.VideoCapture(str(path))
     try:
         if not capture.isOpened():

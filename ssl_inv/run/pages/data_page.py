@@ -121,8 +121,14 @@ def text(what: Mapping[str, Any]) -> str:
     """Facts as aligned lines."""
     width = max(map(len, what))
     return "".join(
-        f"{name:{width}}  {f'{value:,}' if isinstance(value, int) else value}\n" for name, value in what.items()
+        f"{name:{width}}  {f'{value:,}' if isinstance(value, int) else _in_line(value)}\n"
+        for name, value in what.items()
     )
+
+
+def _in_line(value: object) -> str:
+    """A value whose ends of lines are shown: names of files and folders may have some."""
+    return str(value).replace("\n", r"\n").replace("\r", r"\r")
 
 
 def broken(data: Data) -> dict[str, str]:
@@ -141,7 +147,10 @@ def broken(data: Data) -> dict[str, str]:
 def list_of(found: Mapping[str, str], data: Data) -> str:
     """Images that cannot be read: their number, and a line for each."""
     total = sum(int(source.view_counts.sum()) for source in _sources(data))
-    lines = [f"{len(found):,} of {total:,} images cannot be read", *(f"{name}: {why}" for name, why in found.items())]
+    lines = [
+        f"{len(found):,} of {total:,} images cannot be read",
+        *(_in_line(f"{name}: {why}") for name, why in found.items()),
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 

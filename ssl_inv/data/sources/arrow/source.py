@@ -158,7 +158,8 @@ class ImageColumn(EncodedImages):
         layout = find_columns(path)
         by_files = columns.split is None and not all_of_it
         self.files, others = _by_split(layout.files) if by_files else (layout.files, ())
-        self._folder, where = layout.folder, str(path)
+        # Which paths may lead out was decided when they were found.
+        self._beside, where = Files(layout.folder, outside=True), str(path)
         schema, lengths = _surveyed(self.files)
         features = features_of(schema) or layout.features
         column = image_column(schema, features, column, where)
@@ -194,9 +195,10 @@ class ImageColumn(EncodedImages):
         if self._paths is None:
             return stamp
         names = packed(one for one in self._paths if one)
-        inside = [(name, *size_and_time(self._folder / unpacked(name))) for name in names if name[:3] != b"../"]
+        folder = self._beside.path
+        inside = [(name, *size_and_time(folder / unpacked(name))) for name in names if name[:3] != b"../"]
         stamp = hashlib.sha256(repr((stamp, inside)).encode()).hexdigest()
-        return stamp_with_outside(stamp, Files(self._folder), names)
+        return stamp_with_outside(stamp, self._beside, names)
 
     @property
     def groups(self) -> dict[str, Group]:
@@ -224,7 +226,7 @@ class ImageColumn(EncodedImages):
     def _read(self, image: int) -> bytes:
         row = int(self._row[image])
         if self._paths is not None and self._paths[row]:
-            return (self._folder / unpacked(self._paths[row])).read_bytes()
+            return self._beside.read(self._paths[row])
         cell = self._rows.cell(row)
         found = (cell["bytes"] if self._held == "struct" and cell.is_valid else cell).as_py()
         if not found:
