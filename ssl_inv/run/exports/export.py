@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from ssl_inv.atomic import SEAL, seal, written_aside
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
-from ssl_inv.nn.exported import CONFIG, OWN_KEY
+from ssl_inv.nn.exported import CONFIG, OWN_KEY, sealed
 from ssl_inv.run.exports.parts import Parts
 
 TORCHVISION_ARCHITECTURES = (
@@ -215,7 +215,7 @@ def _timm_config(
         "crop_pct": preprocessing.crop_share,
         "crop_mode": "center",
     }
-    return {
+    config = {
         "architecture": name,
         "num_classes": 0,
         "num_features": getattr(model, "num_features", None),
@@ -224,6 +224,7 @@ def _timm_config(
         "pretrained_cfg": pretrained_cfg,
         OWN_KEY: {"parts": {one: list(columns) for one, columns in parts.items()}, "module": registering_module(name)},
     }
+    return sealed(config)
 
 
 def _require_rebuilt(
