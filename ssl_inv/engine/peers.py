@@ -16,8 +16,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 
 import torch.distributed as dist
@@ -46,21 +46,47 @@ def client(where: Meeting, patience: float) -> Store:
     return PrefixStore(where.name, store)
 
 
-def leave_word(where: Meeting, rank: int, reason: str) -> None:
-    """Tell rank 0 why this rank ends. The first reason stays."""
-    with suppress(RuntimeError, OSError):  # nobody is there any more
+def leave_word(where: Meeting, rank: int, reason: str) -> bool:
+    """Tell rank 0 why this rank ends. The first reason stays.
+
+    Returns:
+        Whether there was somebody to tell.
+    """
+    with suppress(RuntimeError, OSError), _without_torchs_account():
+        _require_listener(where)
         store = client(where, 5.0)
         if store.add("failures", 1) == 1:
             store.set(_WORD, f"{named(rank)}: {' '.join(reason.split())}")
+        return True
+    return False
 
 
 def word(where: Meeting) -> str | None:
     """The reason that a rank has left."""
-    try:
+    with suppress(RuntimeError, OSError), _without_torchs_account():
+        _require_listener(where)
         store = client(where, 5.0)
         return store.get(_WORD).decode() if store.check([_WORD]) else None
-    except (RuntimeError, OSError):
-        return None
+    return None
+
+
+def _require_listener(where: Meeting) -> None:
+    """Raise an `OSError` if nobody has the store: torch would try for seconds."""
+    socket.create_connection((where.address, where.port), timeout=5.0).close()
+
+
+@contextmanager
+def _without_torchs_account() -> Iterator[None]:
+    """Keep back what torch writes about a store that is gone, a page for each attempt. The process is about to end."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        for descriptor in (kept, nowhere):
+            os.close(descriptor)
 
 
 def named(rank: int) -> str:
@@ -92,6 +118,8 @@ class Peers:
     ) -> None:
         self.where, self.rank, self.last_words = where, rank, last_words
         self._children = dict(enumerate(children, start=1))
+        self.first_has_left = False
+        """Whether rank 0 has left in peace."""
         self._known = threading.Event()
         self._left = threading.Event()
         self._reason = ""
@@ -229,6 +257,7 @@ class Peers:
                 return str(reason)
         self._forget(connection)  # it has done its part
         self._children.pop(rank, None)
+        self.first_has_left = self.first_has_left or rank == 0
         return ""
 
     def _forget(self, connection: socket.socket) -> None:

@@ -158,7 +158,13 @@ class Processes(DDPStrategy):
         return PrefixStore(launched.where.name, store)
 
     def _meet(self, store: Store, occasion: str, seconds: float) -> None:
-        """Wait for all processes."""
+        """Wait for all processes.
+
+        Raises:
+            NothingToTrain: if the first process has left in peace.
+            PeerError: if a process has failed.
+            MeetingError: if one does not come.
+        """
         keys = [f"{occasion}-{rank}" for rank in range(self.launched.world_size())]
         end = time.monotonic() + seconds
         try:
@@ -167,11 +173,15 @@ class Processes(DDPStrategy):
             while missing := [rank for rank, key in enumerate(keys) if not store.check([key])]:
                 if self.peers is not None and self.peers.reason:
                     raise PeerError(self.peers.reason)
+                if self.peers is not None and self.peers.first_has_left:
+                    raise NothingToTrain
                 if time.monotonic() > end:
                     late = ", ".join(map(str, missing))
                     raise MeetingError(f"rank(s) {late} did not come in {seconds / 60:.0f} minutes")
                 time.sleep(0.05)
         except dist.DistError:
+            if self.peers is not None and self.peers.first_has_left:
+                raise NothingToTrain from None
             raise MeetingError("the first process has ended before all had met") from None
 
     def why(self, error: BaseException) -> str:
@@ -189,6 +199,10 @@ class Processes(DDPStrategy):
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
+
+
+class NothingToTrain(Exception):  # noqa: N818
+    """The first process trains no more, as on a run that lacks only its evaluation, and needs no others."""
 
 
 class MeetingError(RuntimeError):

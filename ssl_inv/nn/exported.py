@@ -6,8 +6,10 @@ another network than the one whose weights lie beside it, is refused before timm
 
 import dataclasses
 import inspect
+import json
 import math
 import sys
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -17,6 +19,7 @@ import timm
 from timm.models import build_model_with_cfg
 from torch import nn
 
+from ssl_inv.atomic import DamagedFileError
 from ssl_inv.catalogue import foreign_member, suggest
 from ssl_inv.nn.backbones import REFUSED_ARGUMENTS
 from ssl_inv.plain import read_json
@@ -25,6 +28,8 @@ CONFIG = "config.json"
 
 OWN_KEY = "ssl_inv"
 """The entry of config.json that only this package reads."""
+
+_CHECKSUM = "crc32"
 
 _ADDRESSES = ("url", "file", "hf_hub_id", "hf_hub_filename", "state_dict", "source", "custom_load")
 """Entries of timm's `pretrained_cfg` that say where weights are."""
@@ -37,8 +42,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     """The content of a folder's config.json, which names a known network and leads to no other place.
 
     Raises:
-        ValueError: if it cannot be read, or says anything else. `SettingError`, if it needs a module that is not
-            allowed.
+        ValueError: if it cannot be read, is damaged, or says anything else. `SettingError`, if it needs a module that
+            is not allowed.
     """
     file = folder / CONFIG
     config: dict[str, Any] = read_json(file)
@@ -62,7 +67,27 @@ def read_config(folder: Path) -> dict[str, Any]:
             why = REFUSED_ARGUMENTS.get(name) or f"no argument of {config['architecture']}; {suggest(name, known)}"
             raise ValueError(f"{file}: model_args.{name}: {why}")
         _require_plain(f"{file}: model_args.{name}", value)
+    require_unchanged(config, file)
     return config
+
+
+def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a config.json with a checksum of everything in it, which `require_unchanged` compares."""
+    own = {**config.get(OWN_KEY, {}), _CHECKSUM: ""}
+    return {**config, OWN_KEY: {**own, _CHECKSUM: _checksum({**config, OWN_KEY: own})}}
+
+
+def require_unchanged(config: Any, file: Path) -> None:
+    """Raise a `DamagedFileError` unless the content of a config.json fits its checksum. One without passes."""
+    own = config.get(OWN_KEY) if isinstance(config, dict) else None
+    told = own.get(_CHECKSUM) if isinstance(own, dict) else None
+    if told is not None and told != _checksum({**config, OWN_KEY: {**own, _CHECKSUM: ""}}):
+        edited = f"if you have edited it, remove its {OWN_KEY}.{_CHECKSUM}"
+        raise DamagedFileError(f"{file} is damaged: it does not fit its checksum ({edited})")
+
+
+def _checksum(config: Mapping[str, Any]) -> str:
+    return f"{zlib.crc32(json.dumps(config, sort_keys=True).encode()):08x}"
 
 
 def _require_known(architecture: Any, module: Any, file: Path) -> None:

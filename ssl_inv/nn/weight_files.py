@@ -19,6 +19,7 @@ from huggingface_hub import constants
 
 from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import SettingError
+from ssl_inv.nn.exported import require_unchanged
 from ssl_inv.nn.stems import SUFFIXES
 from ssl_inv.nn.torch_files import require_stored
 from ssl_inv.plain import read_json
@@ -135,10 +136,16 @@ def _normalization(config: Path) -> tuple[tuple[float, ...] | None, tuple[float,
     if not config.is_file():
         return None, None
     try:
-        told = read_json(config).get("pretrained_cfg", {})
+        content = read_json(config)
+        require_unchanged(content, config)
+    except (ValueError, OSError) as error:
+        told = error if isinstance(error, DamagedFileError) else f"{config} cannot be read: {error}"
+        raise SettingError("weights", f"{told}; name the file of the weights instead of its folder") from None
+    try:
+        told = content.get("pretrained_cfg", {})
         both = [tuple(float(one) for one in told[name]) for name in ("mean", "std")]
         return (both[0], both[1]) if all(len(one) == 3 for one in both) else (None, None)
-    except (KeyError, ValueError, AttributeError, TypeError, OSError):
+    except (KeyError, ValueError, AttributeError, TypeError):
         return None, None
 
 

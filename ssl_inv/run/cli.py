@@ -10,7 +10,7 @@ from importlib.metadata import version
 from typing import Any, NoReturn, TextIO
 
 from ssl_inv.catalogue import RecipeError, SettingError, suggest
-from ssl_inv.engine.cluster import place
+from ssl_inv.engine.cluster import ALONE, Place, place
 from ssl_inv.plain import printable
 from ssl_inv.run.command_line.data import add_data
 from ssl_inv.run.command_line.encoders import add_encoders
@@ -207,22 +207,22 @@ def _explanation(error: Exception) -> str | None:
 
 
 def _fail(message: str, code: int) -> int:
-    rank = _rank()
-    # The first process speaks of what has ended all of them.
-    if rank and code not in (1, 2):
+    here = _here()
+    # The first process speaks of a signal to all of them, and the first of a machine of the files there.
+    if (here.rank > 0 and code not in (1, 2)) or (here.local_rank > 0 and code == 2):
         return code
     line = printable(" ".join(message.split()))
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"
-    sys.stderr.write(f"error: {f'rank {rank}: ' * (rank > 0)}{line}\n")
+    sys.stderr.write(f"error: {f'rank {here.rank}: ' * (here.rank > 0)}{line}\n")
     return code
 
 
-def _rank() -> int:
+def _here() -> Place:
     try:
-        return place().rank
+        return place()
     except SettingError:
-        return 0
+        return ALONE
 
 
 if __name__ == "__main__":

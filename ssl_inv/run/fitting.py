@@ -9,11 +9,12 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.engine.cluster import Place, meeting
 from ssl_inv.engine.launch import quiet_lightning, say
 from ssl_inv.engine.module import NonFiniteLossError
 from ssl_inv.engine.peers import PeerError, leave_word, word
-from ssl_inv.engine.processes import Processes
+from ssl_inv.engine.processes import NothingToTrain, Processes
 from ssl_inv.engine.signals import Interrupted, Signals, said
 from ssl_inv.run.build import Run
 from ssl_inv.run.folder import RunFolder
@@ -45,6 +46,8 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
             # On Ctrl-C, Lightning ends the program and ignores further ones.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
+        except NothingToTrain:
+            pass
         except Exception as error:
             signals.disregard()
             if others is not None:
@@ -59,6 +62,27 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
             raise
     if others is not None:
         others.leave()
+
+
+class UntrainedError(RuntimeError):
+    """A run has not reached the last step of its recipe."""
+
+
+def require_trained(run: Run, folder: RunFolder) -> None:
+    """Raise an `UntrainedError` unless a run is at its last step, or its record says why it has ended before."""
+    step, steps = run.module.step, run.module.steps
+    stopped = folder.record().get("stopped") or {}
+    if step < steps and stopped.get("step") != step:
+        continues = f"ssl-inv pretrain --resume {folder.path} continues"
+        raise UntrainedError(
+            f"training has ended at step {step:,} of {steps:,}, so the run is not complete; {continues}"
+        )
+
+
+def without_training(run: Run) -> None:
+    """Let the other processes of a run end in peace that has nothing left to train."""
+    if isinstance(run.trainer.strategy, Processes):
+        run.trainer.strategy.leave()
 
 
 def _reason(error: Exception) -> str:
@@ -78,26 +102,37 @@ def last_words(folder: RunFolder, state: str, continues: bool = False) -> Callab
 
 @contextmanager
 def speaks_up(here: Place, recipe: Recipe) -> Iterator[None]:
-    """Let the first process know why another one fails, also before they have met."""
+    """Let the first process say why another one fails, also before they have met.
+
+    Raises:
+        SystemExit: on further processes, if the first one says the reason.
+        PeerError: on the first one, if a launcher ends it because another has failed.
+    """
     try:
         yield
     except Exception as error:
-        if not here.first and not isinstance(error, PeerError):
-            leave_word(meeting(here, recipe.trainer.nodes), here.rank, _reason(error))
+        told = not here.first and not isinstance(error, PeerError) and _leave_word(here, recipe, _reason(error))
+        if told and type(error).__module__.startswith("ssl_inv."):
+            raise SystemExit(2 if isinstance(error, RecipeError) else 1) from None
         raise
     except Interrupted as error:
         # The others hear of it from each other once they train.
         if not here.first and not error.agreed:
-            leave_word(meeting(here, recipe.trainer.nodes), here.rank, str(error))
+            _leave_word(here, recipe, str(error))
+        if here.first and (reason := ended_by(here, recipe, error)):
+            raise reason from None
         raise
 
 
-def ended_by(run: Run, error: KeyboardInterrupt) -> PeerError | None:
-    """The failure of another process because of which a launcher ends this one, if that is why."""
-    strategy = run.trainer.strategy
-    if not isinstance(strategy, Processes) or not isinstance(error, Interrupted) or error.number != signal.SIGTERM:
+def _leave_word(here: Place, recipe: Recipe, reason: str) -> bool:
+    return leave_word(meeting(here, recipe.trainer.nodes), here.rank, reason)
+
+
+def ended_by(here: Place, recipe: Recipe, error: KeyboardInterrupt) -> PeerError | None:
+    """The failure of another process because of which a launcher ends the first one, if that is why."""
+    if here.launcher == "none" or not isinstance(error, Interrupted) or error.number != signal.SIGTERM:
         return None
-    reason = word(strategy.launched.where) if strategy.launched.creates_processes_externally else None
+    reason = word(meeting(here, recipe.trainer.nodes))
     return None if reason is None or said(error.number) in reason else PeerError(reason)
 
 

@@ -5,7 +5,6 @@ torch is imported only where a checkpoint is read, so that the command line refu
 
 import itertools
 import json
-import math
 import os
 import tempfile
 import time
@@ -14,12 +13,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from ssl_inv.atomic import remove_leftovers, write_text, writing
+from ssl_inv.atomic import remove_leftovers, write_text
 from ssl_inv.catalogue import RecipeError
-from ssl_inv.plain import parse_json, read_json
+from ssl_inv.plain import read_json
 from ssl_inv.run.continuing import trains_on, unsaid, worded
 from ssl_inv.run.environment import host_facts, versions, what_rounds
 from ssl_inv.run.kept_checkpoints import KeptCheckpoints
+from ssl_inv.run.metrics_file import append_entry, read_entries, write_entries
 from ssl_inv.run.recipe import Recipe, as_saved, changes, read_yaml, resolve
 from ssl_inv.run.results_file import RESULTS, checksums
 
@@ -47,6 +47,9 @@ class RunFolder(KeptCheckpoints):
         self.metrics_file = path / "metrics.jsonl"
         self.export_folder = path / "export"
         self.report_file = path / "report.html"
+        self._told = False
+        """Whether the user knows that run.json cannot be read."""
+        self._told_of_lines = False
 
     @classmethod
     def create(cls, path: Path, recipe: Recipe, command: list[str], numbered: bool = False) -> "RunFolder":
@@ -213,6 +216,9 @@ class RunFolder(KeptCheckpoints):
         except RecipeError as error:
             if not self.has_checkpoint:
                 raise
+            if not self._told:
+                _say(f"{error}; it is made again without what stood there")
+            self._told = True
             return {"warnings": [f"run.json was made again without what stood there: {error}"]}
 
     def read_record(self) -> dict[str, Any]:
@@ -246,7 +252,8 @@ class RunFolder(KeptCheckpoints):
         Returns:
             Differences that change the last bits, such as `"torch 2.11.0 -> 2.14.1"`.
         """
-        record, here = self.record(), {"host": host_facts(), "versions": versions()}
+        record: dict[str, Any] = self.record()
+        here: dict[str, Any] = {"host": host_facts(), "versions": versions()}
         if step == 0:
             self.update(began=now(), **here)
             return []
@@ -256,22 +263,20 @@ class RunFolder(KeptCheckpoints):
         return [
             f"{name} {before.get(name)} -> {after.get(name)}"
             for name in {**before, **after}
-            if before.get(name) != after.get(name)
+            if "versions" in record and before.get(name) != after.get(name)
         ]
 
     def log(self, **values: Any) -> None:
         """Append a line to metrics.jsonl. JSON has no infinite numbers and no NaN: they become null."""
-        with writing(self.metrics_file), self.metrics_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(finite(values), allow_nan=False) + "\n")
+        append_entry(self.metrics_file, values)
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The entries of metrics.jsonl, without lines that were cut off."""
-        return [entry for entry in map(_entry, self._metrics_lines()) if entry is not None]
-
-    def _metrics_lines(self) -> list[str]:
-        if not self.metrics_file.is_file():
-            return []
-        return self.metrics_file.read_text(encoding="utf-8", errors="backslashreplace").splitlines()
+        """The entries of metrics.jsonl, without lines that cannot be read. The user is told of those but the last."""
+        entries, lost = read_entries(self.metrics_file)
+        if lost and not self._told_of_lines:
+            _say(f"{self.metrics_file}: {lost}")
+            self._told_of_lines = True
+        return entries
 
     def forget_results(self) -> None:
         """Remove the results of an evaluation."""
@@ -294,13 +299,10 @@ class RunFolder(KeptCheckpoints):
 
     def forget_metrics_after(self, step: int) -> None:
         """Drop the entries after `step`, which a run that continues from there logs again."""
-        entries = [_entry(line) for line in self._metrics_lines()]
-        kept = [entry for entry in entries if entry is not None and entry["step"] <= step]
-        # A run that is killed cuts off the last line. Others are no work of ours.
-        if lost := entries[:-1].count(None):
-            self.warn(f"{self.metrics_file.name}: {lost} line(s) cannot be read and are left out")
-        if self.metrics_file.is_file():
-            write_text(self.metrics_file, "".join(json.dumps(entry) + "\n" for entry in kept))
+        entries, (_, lost) = self.metrics(), read_entries(self.metrics_file)
+        if lost:
+            self.warn(f"{self.metrics_file.name}: {lost}")
+        write_entries(self.metrics_file, [entry for entry in entries if entry["step"] <= step])
 
     def is_unfinished(self) -> bool:
         """Whether a run has begun here that is not complete."""
@@ -320,15 +322,6 @@ def _say(what: str) -> None:
     from ssl_inv.engine.launch import say
 
     say(what)
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    """A line of metrics.jsonl; None if it is none."""
-    try:
-        entry = parse_json(line)
-    except ValueError:
-        return None
-    return entry if isinstance(entry, dict) and isinstance(entry.get("step"), int) else None
 
 
 def has_not_begun(path: Path) -> bool:
@@ -373,15 +366,6 @@ def _is_file_at(file: TextIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except FileNotFoundError:
         return False
-
-
-def finite(value: Any) -> Any:
-    """A copy of nested mappings and lists with None for every number that is not finite."""
-    if isinstance(value, Mapping):
-        return {key: finite(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def now() -> str:

@@ -29,7 +29,7 @@ from ssl_inv.run.continuing import Continuation, trains_on
 from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.exports.model_card import Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
-from ssl_inv.run.fitting import ended_by, fit, last_words, requeue, speaks_up
+from ssl_inv.run.fitting import ended_by, fit, last_words, requeue, require_trained, speaks_up, without_training
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judging import Judgement, judge, judged_data
 from ssl_inv.run.pages import report_page
@@ -67,7 +67,7 @@ def pretrain(
             return folder
         folder = RunFolder.create(folder.path, run.recipe, command or ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
-            results = _train_and_finish(run, folder, Progress(quiet=quiet), signals)
+            results = _train_and_finish(run, folder, here, Progress(quiet=quiet), signals)
             if not silent:
                 sys.stdout.write(results)
     return folder
@@ -89,7 +89,7 @@ def resume(continued: Continuation, folder: RunFolder, quiet: bool, silent: bool
             # What a killed run was writing may fill the disk.
             folder.remove_leftovers()
             restore(run, folder, continued)
-            results = _train_and_finish(run, folder, Progress(quiet=quiet), signals, restored=True)
+            results = _train_and_finish(run, folder, here, Progress(quiet=quiet), signals, restored=True)
             if not silent:
                 sys.stdout.write(results)
     return folder
@@ -107,7 +107,9 @@ def _helps(run: Run, here: Place, signals: Signals) -> bool:
     return True
 
 
-def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, signals: Signals, restored: bool = False) -> str:
+def _train_and_finish(
+    run: Run, folder: RunFolder, here: Place, progress: Progress, signals: Signals, restored: bool = False
+) -> str:
     signals.last_words = last_words(folder, "interrupted", continues=True)
     try:
         prepare(run, progress)
@@ -121,7 +123,7 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, signals: 
         return finish(run, folder, progress, loggers)
     except KeyboardInterrupt as error:
         signals.disregard()
-        if reason := ended_by(run, error):
+        if reason := ended_by(here, run.recipe, error):
             folder.update(state=f"failed: {reason}")
             raise reason from None
         folder.update(state="interrupted")
@@ -211,7 +213,10 @@ def train(
         before = [one["step"] for one in folder.record().get("continued", []) if trains_on(one["changes"])]
         history = [one for one in folder.metrics() if one["step"] > max(before, default=-1)]
     progress.first_step = module.step
-    stopped = folder is not None and folder.record().get("stopped")
+    stopped = None if folder is None else folder.record().get("stopped")
+    if stopped and module.step < stopped["step"]:  # the checkpoint of that step is damaged
+        folder.update(stopped=None)
+        stopped = None
     if module.step < module.steps and not stopped:
         if folder is not None:
             folder.forget_results()  # of an earlier step
@@ -223,6 +228,7 @@ def train(
         recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every, asked)
         if folder is not None and recorder.reason:  # killed between its last checkpoint and the word that it stopped
             folder.update(stopped={"step": module.step, "why": recorder.reason})
+            without_training(run)
             return loggers
         run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
         # The recorder alone needs no numbers by Lightning's `log`.
@@ -234,6 +240,8 @@ def train(
             progress.close()
         if number := recorder.signal or signals.received:
             raise Interrupted(number, agreed=True)
+    else:
+        without_training(run)
     return loggers
 
 
@@ -283,8 +291,12 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
 
     Returns:
         The results, and where everything is, to be printed.
+
+    Raises:
+        UntrainedError: if training has ended before its last step, and the record does not say why.
     """
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
+    require_trained(run, folder)
     with within("evaluation"):
         data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
     with within("export"):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import torch
 from launching import Launcher, free_port, until_logged
 
 from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.side_by_side.runs import read_saved
 
 # Batch normalisation and rectifiers on a few small images make much of a rounding error; this network does not.
 SMOOTH: dict[str, Any] = {
@@ -71,6 +73,30 @@ def test_tasks_of_srun_make_one_run_in_one_folder(launcher: Launcher, whole: Pat
     assert launcher.said(1) == "", "the first process speaks"
 
 
+def test_what_has_nothing_left_to_train_needs_no_other_process(launcher: Launcher, whole: Path) -> None:
+    run = Path(shutil.copytree(whole, launcher.folder / "evaluated-again"))
+    RunFolder(run).update(state="interrupted")
+    words = ["pretrain", "--resume", str(run), "--quiet", "--trainer.devices", "2"]
+    assert launcher.ends(launcher.srun(1, 2, *words), timeout=60) == [0, 0], launcher.logs()
+    assert_equal_but_for_rounding(run, whole)
+
+
+@pytest.mark.parametrize("path", ["nowhere", "empty"])
+def test_what_all_processes_meet_is_said_once(launcher: Launcher, whole: Path, path: str) -> None:
+    (launcher.folder / "empty").mkdir(exist_ok=True)
+    recipe = launcher.recipe("photographs", data={"name": "folder", "path": path}, trainer={"devices": 2})
+    assert launcher.ends(launcher.srun(1, 2, "pretrain", recipe), timeout=60) == [2, 2], launcher.logs()
+    assert [launcher.said(rank).count("\n") for rank in (0, 1)] == [1, 0], launcher.logs()
+    assert launcher.said(0).startswith("error: data")
+
+
+def test_what_one_process_alone_meets_is_said_by_the_first(launcher: Launcher, whole: Path) -> None:
+    words = ["pretrain", str(launcher.folder / "whole.yaml"), "--quiet", "--trainer.devices", "2", "--output", "odd"]
+    assert launcher.ends(launcher.srun(1, 2, *words, before={1: REFUSES}), timeout=60) == [1, 2], launcher.logs()
+    assert re.fullmatch(r"error: rank 1 on .*: data: not here; there is no checkpoint yet\n", launcher.said(0))
+    assert launcher.said(1) == ""
+
+
 def test_a_run_killed_on_two_processes_goes_on_on_one_and_on_four(launcher: Launcher, whole: Path) -> None:
     run, recipe = launcher.folder / "elastic", str(launcher.folder / "whole.yaml")
     words = ["--quiet", "--trainer.devices"]
@@ -94,6 +120,13 @@ def step(self, batch, index):
         os.kill(os.getpid(), 9)
     return once(self, batch, index)
 Pretraining.training_step = step
+"""
+REFUSES = """
+from ssl_inv.catalogue import RecipeError
+from ssl_inv.run import build
+def refuses(recipe):
+    raise RecipeError("data: not here")
+build.build_data = refuses
 """
 FAILS = """
 from ssl_inv.engine.module import NonFiniteLossError, Pretraining
@@ -119,6 +152,7 @@ def test_a_rank_that_fails_ends_the_run_with_its_reason(launcher: Launcher, whol
     assert "the last good checkpoint is" in state(run)
     (line,) = launcher.said(0).splitlines()
     assert line.removeprefix("error: ") in state(run)
+    assert launcher.said(1) == ""
 
 
 @pytest.mark.slow
@@ -128,6 +162,7 @@ def test_the_end_of_the_first_process_ends_the_others(launcher: Launcher, whole:
     codes = launcher.ends(launcher.srun(1, 2, *words, before={0: KILLED_AFTER.format(step=2)}), timeout=60)
     assert codes == [-signal.SIGKILL, 1]
     assert "rank 0 has ended without a word" in launcher.said(1)
+    assert (state(run), read_saved(run).state) == ("training", "stopped")
 
 
 @pytest.mark.slow

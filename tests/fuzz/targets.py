@@ -181,6 +181,8 @@ def exports(random: Random, place: Path) -> None:
     config, weights = _export(place)
     folder = place / "export"
     if whole := random.random() < 0.7:
+        if random.random() < 0.8:
+            del config["ssl_inv"]["crc32"]  # or nothing behind it would be tried
         config = changed(random, config, random.choice([1, 2]))
         if isinstance(config, dict) and random.random() < 0.3:
             words = ("depth", "channels", "pretrained", "img_size", "drop_rate", "checkpoint_path", "layers")

@@ -160,7 +160,7 @@ def test_the_checkpoint_of_another_run_is_refused(reader: str, run: Path, capsys
     ("name", "content"), [("run.json", ""), ("run.json", "[]"), ("run.json", None), ("recipe.yaml", "{")]
 )
 def test_a_sound_checkpoint_makes_up_for_a_broken_record_or_recipe(
-    name: str, content: str | None, whole: Path, run: Path
+    name: str, content: str | None, whole: Path, run: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (run / name).unlink()
     if content is not None:
@@ -171,15 +171,39 @@ def test_a_sound_checkpoint_makes_up_for_a_broken_record_or_recipe(
     assert RunFolder(run).recipe() == RunFolder(whole).recipe()
     if name == "run.json" and content is not None:
         assert "was made again" in RunFolder(run).record()["warnings"][0]
+    if content is not None:
+        (said,) = caplog.messages
+        assert name in said
+        assert "cannot be read" in said
 
 
-def test_lines_that_are_no_metrics_are_left_out_and_told(run: Path) -> None:
+def test_a_run_that_has_not_reached_its_last_step_is_not_complete(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(RECIPE))
+    monkeypatch.setattr("ssl_inv.run.pretrain.fit", lambda *_: None)
+    assert main(["pretrain", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "run"), "--quiet"]) == 1
+    problem = "training has ended at step 0 of 6, so the run is not complete"
+    assert capsys.readouterr().err == f"error: {problem}; ssl-inv pretrain --resume {tmp_path / 'run'} continues\n"
+    assert RunFolder(tmp_path / "run").record()["state"].startswith(f"failed: {problem}")
+
+
+def test_an_early_end_whose_checkpoint_is_damaged_is_trained_for_again(run: Path) -> None:
+    RunFolder(run).update(stopped={"step": 6, "why": "plateau"}, state="interrupted")
+    flip_weight(last(run))
+    assert main(["pretrain", "--resume", str(run), "--quiet"]) == 0
+    assert steps(run)[-1] == 6
+    assert "stopped" not in RunFolder(run).record()
+
+
+def test_lines_that_are_no_metrics_are_left_out_and_told(run: Path, caplog: pytest.LogCaptureFixture) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines()
     lines[2], lines[4] = lines[2][:20], '["no", "mapping"]'
     (run / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 7, "lo']))
     assert main(["pretrain", "--resume", str(run), "--quiet"]) == 0
     assert steps(run) == [1, 2, 4, 6]
     assert "metrics.jsonl: 2 line(s) cannot be read and are left out" in RunFolder(run).record()["warnings"]
+    assert sum("2 line(s) cannot be read" in one for one in caplog.messages) == 1
 
 
 def test_a_renamed_run_goes_on(run: Path) -> None:
@@ -229,13 +253,23 @@ def test_shards_that_are_damaged_are_written_again(file_format: str, run: Path, 
     assert shard.read_bytes() == content
 
 
-def test_a_damaged_export_is_refused(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flip_weight(run / "export" / "model.safetensors")
-    for arguments in (["embed", str(run / "export"), "--data", "rendered", "--output", str(run / "shards")],):
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_damaged_export_is_refused(name: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run.parent / "again.yaml").write_text(yaml.safe_dump(RECIPE))
+    file = run / "export" / name
+    if name == "config.json":
+        file.write_text(file.read_text().replace("0.456", "0.556"))
+    else:
+        flip_weight(file)
+    for arguments in (
+        ["embed", str(run / "export"), "--data", "rendered", "--output", str(run / "shards")],
+        ["check", str(run.parent / "again.yaml"), "--backbone.weights", str(run / "export")],
+        ["push", str(run), "someone/model", "--dry-run"],
+    ):
         assert main(arguments) == 2
-        assert "model.safetensors is damaged" in capsys.readouterr().err
-    assert main(["push", str(run), "someone/model", "--dry-run"]) == 2
-    assert "model.safetensors is damaged" in capsys.readouterr().err
+        said = capsys.readouterr().err
+        assert f"{name} is damaged" in said
+        assert said.count("\n") == 1
 
 
 # What cannot be written.

@@ -25,7 +25,7 @@ from ssl_inv.atomic import SEAL, seal, written_aside
 from ssl_inv.data.reading import PLAIN, Reading, reading_from
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
-from ssl_inv.nn.exported import CONFIG, OWN_KEY
+from ssl_inv.nn.exported import CONFIG, OWN_KEY, sealed
 from ssl_inv.run.exports.parts import Parts
 
 TORCHVISION_ARCHITECTURES = (
@@ -219,7 +219,7 @@ def _timm_config(
         "crop_pct": preprocessing.crop_share,
         "crop_mode": "center",
     }
-    return {
+    config = {
         "architecture": name,
         "num_classes": 0,
         "num_features": getattr(model, "num_features", None),
@@ -232,6 +232,7 @@ def _timm_config(
             **({"reading": reading} if (reading := preprocessing.reading.settings()) else {}),
         },
     }
+    return sealed(config)
 
 
 def _require_rebuilt(

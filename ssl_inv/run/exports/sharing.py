@@ -9,7 +9,7 @@ from typing import Any
 
 from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import RecipeError
-from ssl_inv.nn.exported import CONFIG
+from ssl_inv.nn.exported import CONFIG, require_unchanged
 from ssl_inv.plain import read_json, require_file
 from ssl_inv.run.exports.export import CARD, WEIGHTS
 from ssl_inv.run.exports.model_card import UNKNOWN, addressed, front_matter
@@ -75,11 +75,12 @@ def _exported(source: Path) -> Path:
             read(folder / name)
         except (ValueError, YAMLError) as error:
             raise RecipeError(f"{folder / name} cannot be read: {' '.join(str(error).split())}") from None
+    config = read_json(folder / CONFIG)
     try:
+        require_unchanged(config, folder / CONFIG)
         require_sound(folder / WEIGHTS)
     except DamagedFileError as error:
         raise RecipeError(f"{error}; export the run again") from None
-    config = read_json(folder / CONFIG)
     if not isinstance(config, dict):
         raise RecipeError(f"{folder / CONFIG} describes no network")
     if "num_classes" in (config.get("model_args") or {}):
