@@ -15,6 +15,7 @@ from ssl_inv.engine.module import NonFiniteLossError
 from ssl_inv.engine.peers import PeerError, leave_word, word
 from ssl_inv.engine.processes import Processes
 from ssl_inv.engine.signals import Interrupted, Signals, said
+from ssl_inv.engine.team import Team
 from ssl_inv.run.build import Run
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import Recipe
@@ -32,8 +33,8 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
     strategy = run.trainer.strategy
     others = strategy if isinstance(strategy, Processes) else None
     if others is not None and folder is not None:
-        others.last_words = last_words(folder, "failed")
-    with quiet_lightning(), _own_account_of_broken_images(), signals.awaited():
+        others.team.last_words = last_words(folder, "failed")
+    with quiet_lightning(), own_account_of_broken_images(), signals.awaited():
         try:
             run.trainer.fit(run.module)
         except SystemExit:
@@ -48,8 +49,8 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
         except Exception as error:
             signals.disregard()
             if others is not None:
-                reason = others.why(error)
-                others.leave(reason or _reason(error))
+                reason = others.team.why(error)
+                others.leave(reason or reason_of(error))
                 if reason and folder is None and not reason.startswith("rank 0 "):
                     raise SystemExit(1) from None  # the first process says it
                 if reason:
@@ -58,10 +59,11 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
                 raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from None
             raise
     if others is not None:
-        others.leave()
+        others.end_training()
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -83,7 +85,7 @@ def speaks_up(here: Place, recipe: Recipe) -> Iterator[None]:
         yield
     except Exception as error:
         if not here.first and not isinstance(error, PeerError):
-            leave_word(meeting(here, recipe.trainer.nodes), here.rank, _reason(error))
+            leave_word(meeting(here, recipe.trainer.nodes), here.rank, reason_of(error))
         raise
     except Interrupted as error:
         # The others hear of it from each other once they train.
@@ -95,10 +97,18 @@ def speaks_up(here: Place, recipe: Recipe) -> Iterator[None]:
 def ended_by(run: Run, error: KeyboardInterrupt) -> PeerError | None:
     """The failure of another process because of which a launcher ends this one, if that is why."""
     strategy = run.trainer.strategy
-    if not isinstance(strategy, Processes) or not isinstance(error, Interrupted) or error.number != signal.SIGTERM:
+    if not isinstance(strategy, Processes) or not isinstance(error, Interrupted):
         return None
-    reason = word(strategy.launched.where) if strategy.launched.creates_processes_externally else None
-    return None if reason is None or said(error.number) in reason else PeerError(reason)
+    reason = failed_before(strategy.team, error)
+    return None if reason is None else PeerError(reason)
+
+
+def failed_before(team: Team, error: Interrupted) -> str | None:
+    """The failure of another process because of which a launcher ends this one; None if a user does."""
+    if team.where is None or error.number != signal.SIGTERM:
+        return None
+    reason = word(team.where)
+    return None if reason is None or said(error.number) in reason else reason
 
 
 def requeue() -> None:
@@ -113,7 +123,7 @@ def requeue() -> None:
 
 
 @contextmanager
-def _own_account_of_broken_images() -> Iterator[None]:
+def own_account_of_broken_images() -> Iterator[None]:
     """Silence the log of the data while training. The recorder names broken images once for all loader processes."""
     logger = logging.getLogger("ssl_inv.data")
     level = logger.level

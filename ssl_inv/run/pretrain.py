@@ -23,6 +23,7 @@ from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.recorder import Recorder
 from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.engine.signals import Interrupted, Signals
+from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.results import format_table, to_json
 from ssl_inv.run.build import Run, build, build_networks, innermost
 from ssl_inv.run.continuing import Continuation, trains_on
@@ -37,6 +38,7 @@ from ssl_inv.run.pages.pictures import pictures_of
 from ssl_inv.run.pages.report import report_content, scores, summary
 from ssl_inv.run.recipe import Recipe
 from ssl_inv.run.restoring import restore, warn
+from ssl_inv.run.together import after_training, all_train, part
 
 
 def pretrain(
@@ -96,7 +98,7 @@ def resume(continued: Continuation, folder: RunFolder, quiet: bool, silent: bool
 
 
 def _helps(run: Run, here: Place, signals: Signals) -> bool:
-    """Train if this is not the first process, which alone writes and prints. False on that one."""
+    """Train and encode if this is not the first process, which alone writes and prints. False on that one."""
     if here.first:
         return False
     silent = Progress(quiet=True)
@@ -104,6 +106,9 @@ def _helps(run: Run, here: Place, signals: Signals) -> bool:
     # Callbacks may ask every process for loggers, but only those of rank 0 write.
     run.trainer.loggers = [DummyLogger() for _ in run.recipe.trainer.loggers]
     train(run, None, silent, signals=signals)
+    with after_training(run, signals) as team:
+        if team.size > 1 and run.recipe.evaluation.protocol != "none":
+            _judged(run, _data_to_judge(run), silent, team)
     return True
 
 
@@ -118,7 +123,8 @@ def _train_and_finish(run: Run, folder: RunFolder, progress: Progress, signals: 
         for advice in run.start.advice:
             folder.warn(advice)
         loggers = train(run, folder, progress, restored, signals)
-        return finish(run, folder, progress, loggers)
+        with after_training(run, signals) as team:
+            return finish(run, folder, progress, loggers, team)
     except KeyboardInterrupt as error:
         signals.disregard()
         if reason := ended_by(run, error):
@@ -212,28 +218,31 @@ def train(
         history = [one for one in folder.metrics() if one["step"] > max(before, default=-1)]
     progress.first_step = module.step
     stopped = folder is not None and folder.record().get("stopped")
-    if module.step < module.steps and not stopped:
-        if folder is not None:
-            folder.forget_results()  # of an earlier step
-        settings, every = run.recipe.trainer, run.recipe.monitor.every
-        monitor = (
-            None if folder is None else make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device)
-        )
-        asked = lambda: signals.received  # noqa: E731
-        recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every, asked)
-        if folder is not None and recorder.reason:  # killed between its last checkpoint and the word that it stopped
-            folder.update(stopped={"step": module.step, "why": recorder.reason})
-            return loggers
-        run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
-        # The recorder alone needs no numbers by Lightning's `log`.
-        module.telling = "callbacks" if settings.callbacks else "nobody"
-        count_from(run.trainer, module.step)
-        try:
-            fit(run, signals, folder)
-        finally:
-            progress.close()
-        if number := recorder.signal or signals.received:
-            raise Interrupted(number, agreed=True)
+    trains = module.step < module.steps and not stopped
+    if trains and folder is not None:
+        folder.forget_results()  # of an earlier step
+    settings, every = run.recipe.trainer, run.recipe.monitor.every
+    scores = trains and folder is not None
+    monitor = make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device) if scores else None
+    asked = lambda: signals.received  # noqa: E731
+    recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every, asked)
+    if trains and folder is not None and recorder.reason:
+        # Killed between its last checkpoint and the word that it stopped.
+        folder.update(stopped={"step": module.step, "why": recorder.reason})
+        trains = False
+    if not all_train(run, trains):
+        return loggers
+    run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+    # The recorder alone needs no numbers by Lightning's `log`.
+    module.telling = "callbacks" if settings.callbacks else "nobody"
+    count_from(run.trainer, module.step)
+    try:
+        fit(run, signals, folder)
+    finally:
+        progress.close()
+    if number := recorder.signal or signals.received:
+        part(run)
+        raise Interrupted(number, agreed=True)
     return loggers
 
 
@@ -278,15 +287,20 @@ def _counts(run: Run) -> dict[str, dict[str, int]]:
     return {name: {"objects": objects, "images": images} for name, (objects, images) in counts.items()}
 
 
-def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | None = None) -> str:
+def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | None = None, team: Team = ALONE) -> str:
     """Export, evaluate and report a run after training, and tell its loggers.
+
+    Args:
+        run: the trained run.
+        folder: where to write.
+        progress: the progress display.
+        loggers: to tell; None is none.
+        team: the processes that share the encoding of the evaluation.
 
     Returns:
         The results, and where everything is, to be printed.
     """
-    settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
-    with within("evaluation"):
-        data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
+    data = _data_to_judge(run)
     with within("export"):
         image_size = run.data.train.image_size
         view_size = run.augmentation.view_size(image_size)
@@ -297,7 +311,7 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         step, known = run.module.step, extent(run.module.batches.source)
         about = Trained(run.recipe, run.backbone, preprocessing, parts, told, step, known)
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
-    judgement = _judged(run, data, progress)
+    judgement = _judged(run, data, progress, team)
     if judgement is None:
         folder.forget_results()  # of another evaluation
     else:
@@ -322,8 +336,15 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"
 
 
-def _judged(run: Run, data: Data, progress: Progress) -> Judgement | None:
-    """The evaluation of a run on its own data; None if the recipe asks for none."""
+def _data_to_judge(run: Run) -> Data:
+    """The data of a run in the views that its evaluation asks for."""
+    settings, seed = run.recipe.evaluation, run.recipe.trainer.seed
+    with within("evaluation"):
+        return judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, run.device)
+
+
+def _judged(run: Run, data: Data, progress: Progress, team: Team = ALONE) -> Judgement | None:
+    """The evaluation of a run on its own data; None if the recipe asks for none, and on all processes but the first."""
     settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
     if settings.protocol == "none":
         return None
@@ -333,7 +354,7 @@ def _judged(run: Run, data: Data, progress: Progress) -> Judgement | None:
     maker = run.module.view_maker.to(device)
     normalise = maker.normalise if settings.views_of == "training" else maker.whole
     with within("evaluation"):
-        return judge(data, trained, untrained, normalise, settings, device, seed, show=progress)
+        return judge(data, trained, untrained, normalise, settings, device, seed, show=progress, team=team)
 
 
 def _reported(
@@ -370,10 +391,8 @@ def report(folder: RunFolder, quiet: bool = False) -> None:
         run = build(folder.recipe(), begins=False)
         restore(run, folder)
         prepare(run, progress)
-        settings, seed = run.recipe.evaluation, run.recipe.trainer.seed
         try:
-            with within("evaluation"):
-                data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, run.device)
+            data = _data_to_judge(run)
             content = report_content(run, data, folder, _judged(run, data, progress))
         finally:
             progress.close()
