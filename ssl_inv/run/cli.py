@@ -229,7 +229,7 @@ def _fail(message: str, code: int) -> int:
     rank = _rank()
     # The first process speaks of what has ended all of them.
     if rank and code not in (1, 2):
-        return None
+        return code
     line = printable(" ".join(message.split()))
     if len(line) > _LONGEST:
         line = f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 2 :]}"

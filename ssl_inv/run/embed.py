@@ -87,12 +87,7 @@ def write_shards(
     for number, (split, source, objects) in enumerate(plan):
         path = folder / f"part-{number:05d}.{file_format}"
         if number in own and not _is_sound(path, manifest):
-            # A shard without a readable image has no file.
-            table = None
-            with within("data"), suppress(NoViewsError):
-                table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
-                write = _write_parquet if file_format == "parquet" else _write_npy
-                write(path, _columns(split, source, table), table.part("all").numpy())
+            table = _write_shard(path, model, split, source, objects)
             if not team.first:
                 unreadable += [(split, *view) for view in unread(source, objects, table)]
         if number in own and file_format == "npy" and path.is_file():  # parquet has checksums of its own
@@ -112,6 +107,17 @@ def write_shards(
     rows = Shards(folder, manifest).rows
     write_manifest(folder, {**manifest, "complete": True, "rows": rows})
     return rows
+
+
+def _write_shard(path: Path, model: LoadedModel, split: str, source: Source, objects: Indices) -> FeatureTable | None:
+    """Write a shard; one without a readable image has no file."""
+    backbone = model.model.backbone
+    with within("data"), suppress(NoViewsError):
+        table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
+        write = _write_npy if path.suffix == ".npy" else _write_parquet
+        write(path, _columns(split, source, table), table.part("all").numpy())
+        return table
+    return None
 
 
 def _shared_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:

@@ -25,14 +25,15 @@ from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.engine.signals import Interrupted, Signals
 from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.results import format_table, to_json
-from ssl_inv.run.build import Run, build, build_networks, innermost
+from ssl_inv.run.build import Run, build, innermost
 from ssl_inv.run.continuing import Continuation, trains_on
 from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.exports.model_card import Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.fitting import ended_by, fit, last_words, requeue, speaks_up
 from ssl_inv.run.folder import RunFolder, now
-from ssl_inv.run.judging import Judgement, judge, judged_data
+from ssl_inv.run.judged_run import data_to_judge, judged
+from ssl_inv.run.judging import Judgement
 from ssl_inv.run.pages import report_page
 from ssl_inv.run.pages.pictures import pictures_of
 from ssl_inv.run.pages.report import report_content, scores, summary
@@ -108,7 +109,7 @@ def _helps(run: Run, here: Place, signals: Signals) -> bool:
     train(run, None, silent, signals=signals)
     with after_training(run, signals) as team:
         if team.size > 1 and run.recipe.evaluation.protocol != "none":
-            _judged(run, _data_to_judge(run), silent, team)
+            judged(run, data_to_judge(run), silent, team)
     return True
 
 
@@ -300,7 +301,7 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     Returns:
         The results, and where everything is, to be printed.
     """
-    data = _data_to_judge(run)
+    data = data_to_judge(run)
     with within("export"):
         image_size = run.data.train.image_size
         view_size = run.augmentation.view_size(image_size)
@@ -311,7 +312,7 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         step, known = run.module.step, extent(run.module.batches.source)
         about = Trained(run.recipe, run.backbone, preprocessing, parts, told, step, known)
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
-    judgement = _judged(run, data, progress, team)
+    judgement = judged(run, data, progress, team)
     if judgement is None:
         folder.forget_results()  # of another evaluation
     else:
@@ -334,27 +335,6 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         return places
     measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
     return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"
-
-
-def _data_to_judge(run: Run) -> Data:
-    """The data of a run in the views that its evaluation asks for."""
-    settings, seed = run.recipe.evaluation, run.recipe.trainer.seed
-    with within("evaluation"):
-        return judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, run.device)
-
-
-def _judged(run: Run, data: Data, progress: Progress, team: Team = ALONE) -> Judgement | None:
-    """The evaluation of a run on its own data; None if the recipe asks for none, and on all processes but the first."""
-    settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
-    if settings.protocol == "none":
-        return None
-    trained = run.backbone.to(device), run.objective.to(device)
-    random = build_networks(run.recipe, run.module.view_maker.groups)
-    untrained: Any = tuple(network.to(device) for network in random)
-    maker = run.module.view_maker.to(device)
-    normalise = maker.normalise if settings.views_of == "training" else maker.whole
-    with within("evaluation"):
-        return judge(data, trained, untrained, normalise, settings, device, seed, show=progress, team=team)
 
 
 def _reported(
@@ -392,8 +372,8 @@ def report(folder: RunFolder, quiet: bool = False) -> None:
         restore(run, folder)
         prepare(run, progress)
         try:
-            data = _data_to_judge(run)
-            content = report_content(run, data, folder, _judged(run, data, progress))
+            data = data_to_judge(run)
+            content = report_content(run, data, folder, judged(run, data, progress))
         finally:
             progress.close()
         content = replace(content, warnings=_of_run(content.warnings))
