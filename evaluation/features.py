@@ -2,14 +2,14 @@
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load, save, save_file
 from torch import Tensor, nn
 
 from ssl_inv.atomic import SEAL, DamagedFileError, require_sound, seal, written_aside
@@ -142,17 +142,27 @@ class FeatureTable:
 
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
+        tensors, metadata = self._content()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with written_aside(path) as aside:
+            save_file(tensors, aside, metadata=metadata | SEAL)
+            seal(aside)
+
+    def to_bytes(self) -> bytes:
+        """The content of a file, for another process."""
+        tensors, metadata = self._content()
+        content: bytes = save(tensors, metadata=metadata)
+        return content
+
+    def _content(self) -> tuple[dict[str, Tensor], dict[str, str]]:
         tensors = {"objects": self.objects, "views": self.views}
         tensors |= {name: value for name in ("labels", "labelled") if (value := getattr(self, name)) is not None}
         tensors |= {f"features/{part}": value for part, value in self.features.items()}
         tensors |= {f"transform/{name}": self.transform[name] for name in self.transform.names}
         groups = {name: group.record() for name, group in self.transform.groups.items()}
-        path.parent.mkdir(parents=True, exist_ok=True)
         facts = {"parts": list(self.features), "class_names": self.class_names, "groups": groups}
-        metadata = {name: json.dumps(value) for name, value in facts.items()} | SEAL
-        with written_aside(path) as aside:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, aside, metadata=metadata)
-            seal(aside)
+        plain = {name: value.contiguous() for name, value in tensors.items()}
+        return plain, {name: json.dumps(value) for name, value in facts.items()}
 
     @classmethod
     def load(cls, path: Path) -> "FeatureTable":
@@ -173,6 +183,16 @@ class FeatureTable:
             raise DamagedFileError(f"{path} is damaged: {error}") from None
         if not {"parts", "class_names", "groups"} <= metadata.keys():
             raise ValueError(f"{path} is a safetensors file, but not a feature table")
+        return cls._of(tensors, metadata)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> "FeatureTable":
+        """Reads what `to_bytes` gave."""
+        header = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        return cls._of(load(content), json.loads(header)["__metadata__"])
+
+    @classmethod
+    def _of(cls, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> "FeatureTable":
         groups = {name: Group.from_record(record) for name, record in json.loads(metadata["groups"]).items()}
         return cls(
             {part: tensors[f"features/{part}"] for part in json.loads(metadata["parts"])},
@@ -182,6 +202,26 @@ class FeatureTable:
             tensors.get("labelled"),
             tuple(json.loads(metadata["class_names"])),
             Transform({name: tensors[f"transform/{name}"] for name in groups}, groups),
+        )
+
+    @classmethod
+    def concatenate(cls, tables: Sequence["FeatureTable"]) -> "FeatureTable":
+        """The rows of several tables, one after the other.
+
+        Raises:
+            NoViewsError: if there is no table.
+            ValueError: if some tables have labels and others have not.
+        """
+        if not tables:
+            raise NoViewsError("there are no views to extract features from")
+        return cls(
+            {part: torch.cat([table.features[part] for table in tables]) for part in tables[0].features},
+            torch.cat([table.objects for table in tables]),
+            torch.cat([table.views for table in tables]),
+            _joined([table.labels for table in tables], "labels"),
+            _joined([table.labelled for table in tables], "labelled flags"),
+            tables[0].class_names,
+            Transform.concatenate([table.transform for table in tables]),
         )
 
 
@@ -261,6 +301,17 @@ def _joined(pieces: list[Tensor | None], name: str) -> Tensor | None:
     return torch.cat(known) if known else None
 
 
+def kept_table(cache: Path | None) -> FeatureTable | None:
+    """The table in a file; None if there is no file, or, with a warning, if it is damaged."""
+    if cache is None or not cache.is_file():
+        return None
+    try:
+        return FeatureTable.load(cache)
+    except ValueError as error:
+        logging.getLogger("ssl_inv").warning(f"warning: {error}; the features are computed again")
+        return None
+
+
 def extract(
     encoder: Encoder,
     batches: Iterable[EvaluationBatch],
@@ -290,11 +341,8 @@ def extract(
     Raises:
         ValueError: if there are no views, or the encoder's output is not finite or not of shape `(B, D)`.
     """
-    if cache is not None and cache.is_file():
-        try:
-            return FeatureTable.load(cache)
-        except ValueError as error:
-            logging.getLogger("ssl_inv").warning(f"warning: {error}; the features are computed again")
+    if (known := kept_table(cache)) is not None:
+        return known
     device = torch.device(device)
     behind = next(
         (owner for owner in (module, encoder, getattr(encoder, "__self__", None)) if isinstance(owner, nn.Module)), None

@@ -50,6 +50,11 @@ class Place:
         """Whether this process writes the run and speaks for it."""
         return self.rank == 0
 
+    @property
+    def started_outside(self) -> bool:
+        """Whether a program from outside has started all processes, so that they can meet before they train."""
+        return self.launcher in ("torchrun", "srun")
+
 
 ALONE = Place()
 """A process that nobody has started beside others."""

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.data.source import Indices, Source
-from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable, extract
+from ssl_inv.data.source import Indices, Labels, Source
+from ssl_inv.engine.launch import say
+from ssl_inv.engine.team import Team
+from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable, extract, kept_table
 from ssl_inv.objectives.base import Encoder
 from ssl_inv.transforms import keyed_random
 
@@ -33,26 +35,44 @@ def evaluation_batches(
         normalise: from pixels in [0, 1] to the encoder's input.
         device: where the encoder is.
     """
+    labels = source.labels
+    for rows, numbers in _chunks(source, objects, views):
+        batch = _batch(source, labels, rows, numbers, normalise, device)
+        if batch is not None:
+            yield batch
+
+
+def _chunks(source: Source, objects: Indices, views: int) -> list[tuple[Indices, Indices]]:
+    """The objects and views of every batch."""
     counts = np.minimum(source.view_counts[objects], views)
     rows = np.repeat(objects, counts)
     spread = zip(counts.tolist(), source.view_counts[objects].tolist(), strict=True)
     numbers = np.concatenate([np.arange(count) * whole // count for count, whole in spread]) if len(counts) else rows
-    labels = source.labels
-    for start in range(0, len(rows), _CHUNK):
-        some, view = rows[start : start + _CHUNK], numbers[start : start + _CHUNK]
-        images = source.load(some, view)
-        kept = images.readable.cpu()
-        if not bool(kept.any()):
-            continue
-        which = torch.from_numpy(some)[kept]
-        yield EvaluationBatch(
-            normalise(images.pixels[kept.to(images.pixels.device)].to(device).float() / 255),
-            which,
-            torch.from_numpy(view)[kept],
-            None if labels is None else labels.classes[which],
-            None if labels is None else labels.known[which],
-            images.transform.select(kept),
-        )
+    return [(rows[start : start + _CHUNK], numbers[start : start + _CHUNK]) for start in range(0, len(rows), _CHUNK)]
+
+
+def _batch(
+    source: Source,
+    labels: Labels | None,
+    rows: Indices,
+    numbers: Indices,
+    normalise: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+) -> EvaluationBatch | None:
+    """The views of a batch that can be read; None if none can. To ask the source for all labels can take long."""
+    images = source.load(rows, numbers)
+    kept = images.readable.cpu()
+    if not bool(kept.any()):
+        return None
+    which = torch.from_numpy(rows)[kept]
+    return EvaluationBatch(
+        normalise(images.pixels[kept.to(images.pixels.device)].to(device).float() / 255),
+        which,
+        torch.from_numpy(numbers)[kept],
+        None if labels is None else labels.classes[which],
+        None if labels is None else labels.known[which],
+        images.transform.select(kept),
+    )
 
 
 def feature_table(
@@ -74,6 +94,92 @@ def feature_table(
         batches = _counted(batches, encoded)
     names = source.labels.names if source.labels is not None else ()
     return extract(encoder, batches, device, module=module, class_names=names, disk=source.turned, cache=cache)
+
+
+def shared_feature_table(
+    team: Team,
+    encoder: Encoder,
+    module: nn.Module,
+    source: Source,
+    objects: Indices,
+    views: int,
+    normalise: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+    cache: Path | None = None,
+    encoded: Callable[[int], None] | None = None,
+) -> FeatureTable | None:
+    """The table of `feature_table`, bit for bit, by all processes of a team: each encodes every W-th batch.
+
+    Processes that have other weights or data than the first one do not help it.
+
+    Returns:
+        The table on the first process; None on the others.
+    """
+    common = source, objects, views, normalise, device
+    if team.size == 1:
+        return feature_table(encoder, module, *common, cache, encoded)
+    facts = hashlib.sha256(json.dumps([fingerprint(module), source.stamp, source.image_size]).encode())
+    for numbers in (source.view_counts, objects):
+        facts.update(np.ascontiguousarray(numbers).tobytes())
+    same = team.collected(facts.digest())
+    known = kept_table(cache) if team.first else None
+    plan = "known" if known is not None else "shared" if len(set(same)) == 1 else "alone"
+    plan = team.spread(plan.encode()).decode()
+    if plan == "shared":
+        known = _gathered_table(team, encoder, module, *common, encoded)
+        if known is not None and cache is not None:
+            known.save(cache)
+    elif plan == "alone" and team.first:
+        say("the other processes have other weights or data, so the first one encodes alone")
+        known = feature_table(encoder, module, *common, cache, encoded)
+    return known
+
+
+def _gathered_table(
+    team: Team,
+    encoder: Encoder,
+    module: nn.Module,
+    source: Source,
+    objects: Indices,
+    views: int,
+    normalise: Callable[[Tensor], Tensor],
+    device: torch.device | str,
+    encoded: Callable[[int], None] | None,
+) -> FeatureTable | None:
+    labels = source.labels
+    names = () if labels is None else labels.names
+    key, tables, chunks = team.exchange(), list[FeatureTable](), _chunks(source, objects, views)
+    own = team.of(len(chunks))
+    for number, (rows, numbers) in enumerate(chunks):
+        table = None
+        if number in own:
+            batch = _batch(source, labels, rows, numbers, normalise, device)
+            if batch is not None:
+                table = extract(encoder, [batch], device, module=module, class_names=names, disk=source.turned)
+            if not team.first:
+                team.tell(f"{key}/{number}", b"" if table is None else table.to_bytes())
+        elif team.first:
+            content = team.hear(f"{key}/{number}")
+            table = FeatureTable.from_bytes(content) if content else None
+            # To name them here too, and to stop if there are too many.
+            if broken := _missing(rows, numbers, table):
+                source.load(*np.array(broken, dtype=np.int64).T)
+        if team.first and table is not None:
+            tables.append(table)
+            if encoded is not None:
+                encoded(len(table))
+    return FeatureTable.concatenate(tables) if team.first else None
+
+
+def unread(source: Source, objects: Indices, table: FeatureTable | None) -> list[tuple[int, int]]:
+    """The views of some objects, as `(object, view)`, that are not in the table of all their views."""
+    chunks = _chunks(source, objects, int(source.view_counts[objects].max(initial=0)))
+    return [view for rows, numbers in chunks for view in _missing(rows, numbers, table)]
+
+
+def _missing(rows: Indices, numbers: Indices, table: FeatureTable | None) -> list[tuple[int, int]]:
+    found = set() if table is None else set(zip(table.objects.tolist(), table.views.tolist(), strict=True))
+    return [view for view in zip(rows.tolist(), numbers.tolist(), strict=True) if view not in found]
 
 
 def _counted(batches: Iterator[EvaluationBatch], encoded: Callable[[int], None]) -> Iterator[EvaluationBatch]:

@@ -17,7 +17,8 @@ from pytorch_lightning.utilities import rank_zero_only
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.source import Source
 from ssl_inv.engine.cluster import ALONE, Place
-from ssl_inv.engine.processes import Launched, Processes
+from ssl_inv.engine.launched import Launched
+from ssl_inv.engine.processes import Processes
 from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.plain import printable
 

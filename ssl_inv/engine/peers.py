@@ -118,8 +118,6 @@ class Peers:
     ) -> None:
         self.where, self.rank, self.last_words = where, rank, last_words
         self._children = dict(enumerate(children, start=1))
-        self.first_has_left = False
-        """Whether rank 0 has left in peace."""
         self._known = threading.Event()
         self._left = threading.Event()
         self._reason = ""
@@ -257,7 +255,6 @@ class Peers:
                 return str(reason)
         self._forget(connection)  # it has done its part
         self._children.pop(rank, None)
-        self.first_has_left = self.first_has_left or rank == 0
         return ""
 
     def _forget(self, connection: socket.socket) -> None:

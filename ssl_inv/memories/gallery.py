@@ -66,8 +66,9 @@ class Gallery:
         counts = self.view_counts if every_view else np.ones_like(self.view_counts)
         objects = np.repeat(np.arange(len(counts)), counts)
         views = np.arange(len(objects)) - np.repeat(np.cumsum(counts) - counts, counts)
-        # All processes gather batches of one size, so the last batch repeats the last image.
-        share = min(self.batch_size, -(-len(objects) // world_size()))
+        # All processes gather batches of one size, so the last batch repeats the last image. The size is that of one
+        # process: in batches of other sizes, features are rounded otherwise.
+        share = min(self.batch_size, len(objects))
         extra: dict[str, Any] = {"prefetch_factor": 2} if self.workers else {}
         pieces = _Pieces(self.source, objects, views, share, rank(), world_size())
         with torch.no_grad(), frozen(encoder):

@@ -59,6 +59,12 @@ _WITHOUT_MODULES = ("runs", "push", "render", "tracks")
 """Commands that build nothing that a recipe names."""
 
 
+_SHARED = ("pretrain", "evaluate", "embed", "render")
+"""Commands that several processes run together."""
+
+_WRITING = ("export", "push", "report", "shard", "tracks")
+"""Commands that write what several processes must not write at once."""
+
 _LONGEST = 2000
 """Characters of the longest message. A value of a recipe may be as long as its author likes."""
 
@@ -176,6 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         parsed = parse(sys.argv[1:] if arguments is None else arguments)
         with allowing([*parsed.trust, *typed_modules(parsed.overrides)]), redirect_stdout(_Printable(sys.stdout)):
+            _require_alone(parsed.command)
             parsed.call(parsed)
         sys.stdout.flush()
     except RecipeError as error:
@@ -191,6 +198,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         return _fail(message, 1)
     return 0
+
+
+def _require_alone(command: str) -> None:
+    """Refuse to run a command in several processes that all write the same."""
+    if command not in _WRITING:
+        return
+    here = place()
+    if here.started_outside and (here.processes or 1) > 1:
+        if not here.first:
+            raise SystemExit(2)
+        several = f"{here.launcher} has started {here.processes} processes"
+        raise RecipeError(f"{command}: {several}, but only {', '.join(_SHARED[:-1])} and {_SHARED[-1]} are shared")
 
 
 def _explanation(error: Exception) -> str | None:

@@ -30,6 +30,7 @@ from ssl_inv.run.exports.model_card import UNKNOWN, Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
+from ssl_inv.run.together import gathered
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,11 @@ def _not_used(notes: Mapping[str, str]) -> str:
 
 def evaluate(model: str, data: str | None, overrides: list[str], pretrained: bool, output: Path | None) -> None:
     """Evaluate any encoder on any data, beside the same encoder with random weights."""
-    with quiet_lightning():
+    with quiet_lightning(), gathered() as team:
         loaded = load_model(model, data, overrides, pretrained)
-        judgement = evaluated(loaded, output)
+        judgement = evaluated(loaded, output, team=team)
+    if judgement is None:
+        return
     sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
 
 
@@ -146,10 +149,11 @@ def embed(
     """Write the features of every image, and an index of them if `index` names a kind."""
     from ssl_inv.run.search.writing import write_embeddings
 
-    with quiet_lightning():
+    with quiet_lightning(), gathered() as team:
         loaded = load_model(model, data, overrides, pretrained)
-        rows = write_embeddings(loaded, output, file_format, shard_size, index)
-    sys.stdout.write(f"{rows:,} embeddings in {output}\n")
+        rows = write_embeddings(loaded, output, file_format, shard_size, index, team)
+    if team.first:
+        sys.stdout.write(f"{rows:,} embeddings in {output}\n")
 
 
 def report(folder: RunFolder) -> None:
@@ -277,19 +281,23 @@ def render(chosen: Choice, output: Path, quality: int) -> None:
     """Write rendered solids in the layout of 3DIEBench."""
     from ssl_inv.data.sources.threediebench import write_threediebench
 
-    with within("data"):
-        data = DATA.find(chosen.name).load()(**chosen.settings)
-    source = innermost(data.train)
-    assert isinstance(source, RenderedSolids)
-    assert isinstance(data.train, Subset)
-    assert isinstance(data.validation, Subset)
-    progress = Progress()
-    try:
-        with within("output"):
-            split = data.train.objects, data.validation.objects
-            write_threediebench(output, source, source.all_latents(), split, quality, progress.counting("rendering"))
-    finally:
-        progress.close()
+    with gathered() as team:
+        with within("data"):
+            data = DATA.find(chosen.name).load()(**chosen.settings)
+        source = innermost(data.train)
+        assert isinstance(source, RenderedSolids)
+        assert isinstance(data.train, Subset)
+        assert isinstance(data.validation, Subset)
+        progress = Progress(quiet=not team.first)
+        try:
+            with within("output"):
+                split, latents = (data.train.objects, data.validation.objects), source.all_latents()
+                shared = (team.rank, team.size), team.wait
+                write_threediebench(output, source, latents, split, quality, progress.counting("rendering"), *shared)
+        finally:
+            progress.close()
+    if not team.first:
+        return
     sys.stdout.write(f"{len(source):,} objects, {int(source.view_counts.sum()):,} images in {output}\n")
 
 

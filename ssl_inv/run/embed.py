@@ -1,6 +1,7 @@
 """Features of every image, as shards for other tools."""
 
 import json
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -11,20 +12,29 @@ import numpy as np
 from ssl_inv.atomic import DamagedFileError, checksum, write_text, written_aside
 from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Indices, Source
-from ssl_inv.engine.features import feature_table, fingerprint
+from ssl_inv.engine.features import feature_table, fingerprint, unread
 from ssl_inv.engine.launch import say
+from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.features import FeatureTable, NoViewsError
 from ssl_inv.run.encoders import LoadedModel, best_device
 from ssl_inv.run.shards import Shards, read_manifest, require_sound_shard, write_manifest
 
 _ALL_VIEWS = 2**31
 
+_PATIENCE = 90.0
+"""Seconds until all machines see a file that one of them has written: NFS remembers for a minute what was not there."""
+
 _OWN = "id", "split", "object", "view", "label", "embedding"
 """The columns of every shard. A transform's number with one of these names gets the prefix `transform_`."""
 
 
 def write_shards(
-    model: LoadedModel, folder: Path, file_format: str, shard_size: int, progress: Callable[[int, int], None]
+    model: LoadedModel,
+    folder: Path,
+    file_format: str,
+    shard_size: int,
+    progress: Callable[[int, int], None],
+    team: Team = ALONE,
 ) -> int:
     """Write `part-00000.parquet` (or `.npy`), ... and `_manifest.json`, shard by shard.
 
@@ -41,9 +51,10 @@ def write_shards(
         file_format: `parquet` or `npy`.
         shard_size: views per shard, about.
         progress: called with the number of views done and of all.
+        team: the processes that share the work. Each writes every W-th shard, the first one the manifest.
 
     Returns:
-        The number of rows in all shards.
+        The number of rows in all shards; 0 on all processes but the first.
 
     Raises:
         RecipeError: if the folder holds anything but shards of this model and these data.
@@ -59,28 +70,79 @@ def write_shards(
         "shard_size": shard_size,
         "shards": len(plan),
     }
-    known = _known(folder, manifest)
-    folder.mkdir(parents=True, exist_ok=True)
-    sums = dict(known.get("checksums", {}))
-    manifest = {**known, **manifest, "encoder": encoder_facts(model), "checksums": sums}
-    write_manifest(folder, {**manifest, "complete": False})
+    if team.first:
+        known = _known(folder, manifest)
+        folder.mkdir(parents=True, exist_ok=True)
+        sums = dict(known.get("checksums", {}))
+        manifest = {**known, **manifest, "encoder": encoder_facts(model), "checksums": sums}
+        write_manifest(folder, {**manifest, "complete": False})
+        team.wait("begun")
+    else:
+        team.wait("begun")
+        sums = _shared_manifest(folder, manifest)["checksums"]
+        manifest = {**manifest, "checksums": sums}
     done, total = 0, sum(int(source.view_counts.sum()) for _, source in _splits(model))
+    own_sums, unreadable = dict[str, str](), list[tuple[str, int, int]]()
+    own = team.of(len(plan))
     for number, (split, source, objects) in enumerate(plan):
         path = folder / f"part-{number:05d}.{file_format}"
-        if not _is_sound(path, manifest):
-            # A shard without a readable image has no file.
-            with within("data"), suppress(NoViewsError):
-                table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
-                write = _write_parquet if file_format == "parquet" else _write_npy
-                write(path, _columns(split, source, table), table.part("all").numpy())
-                if file_format == "npy":  # parquet has checksums of its own
-                    sums.update({one.name: checksum(one) for one in (path, path.with_suffix(".json"))})
-                    write_manifest(folder, {**manifest, "complete": False})
+        if number in own and not _is_sound(path, manifest):
+            table = _write_shard(path, model, split, source, objects)
+            if not team.first:
+                unreadable += [(split, *view) for view in unread(source, objects, table)]
+        if number in own and file_format == "npy" and path.is_file():  # parquet has checksums of its own
+            own_sums.update({one.name: checksum(one) for one in (path, path.with_suffix(".json"))})
+            if team.first and not own_sums.items() <= sums.items():
+                sums.update(own_sums)
+                write_manifest(folder, {**manifest, "complete": False})
         done += int(source.view_counts[objects].sum())
         progress(done, total)
+    said = team.collected(json.dumps([own_sums, unreadable]).encode())
+    if not team.first:
+        return 0
+    for theirs, views in map(json.loads, said[1:]):
+        sums.update(theirs)
+        _meet(model, views)
+    manifest["checksums"] = dict(sorted(sums.items()))
     rows = Shards(folder, manifest).rows
     write_manifest(folder, {**manifest, "complete": True, "rows": rows})
     return rows
+
+
+def _write_shard(path: Path, model: LoadedModel, split: str, source: Source, objects: Indices) -> FeatureTable | None:
+    """Write a shard; one without a readable image has no file."""
+    backbone = model.model.backbone
+    with within("data"), suppress(NoViewsError):
+        table = feature_table(backbone, backbone, source, objects, _ALL_VIEWS, model.whole, best_device())
+        write = _write_npy if path.suffix == ".npy" else _write_parquet
+        write(path, _columns(split, source, table), table.part("all").numpy())
+        return table
+    return None
+
+
+def _shared_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
+    """The manifest that the first process has written, which a network's file system may show later."""
+    end = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            known = read_manifest(folder)
+            if all(known.get(key) == value for key, value in manifest.items()):
+                return known
+        except (OSError, ValueError):
+            pass
+        if time.monotonic() > end:
+            reason = "processes on several machines need a folder, a model and data that they share"
+            raise RecipeError(f"output {str(folder)!r} has not what the first process has begun there: {reason}")
+        time.sleep(0.5)
+
+
+def _meet(model: LoadedModel, unreadable: list[tuple[str, int, int]]) -> None:
+    """Meet the images that other processes could not read: to name them, and to stop if there are too many."""
+    for split, source in _splits(model):
+        views = [view for name, *view in unreadable if name == split]
+        if views:
+            with within("data"):
+                source.load(*np.array(views, dtype=np.int64).T)
 
 
 def _is_sound(path: Path, manifest: dict[str, Any]) -> bool:

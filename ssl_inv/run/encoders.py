@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import RecipeError, SettingError, suggest, within
 from ssl_inv.data.source import Data
+from ssl_inv.engine.cluster import place
 from ssl_inv.engine.preflight import require_forward, require_input_size
 from ssl_inv.engine.settings import EvaluationSettings, NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, make_backbone
@@ -255,8 +256,12 @@ class LoadedModel:
 
 
 def best_device() -> torch.device:
-    """A GPU if there is one, else the CPU."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """A GPU if there is one, else the CPU. Processes that a launcher has started on one machine take one GPU each."""
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    here = place()
+    index = here.local_rank % torch.cuda.device_count() if here.started_outside else None
+    return torch.device("cuda") if index is None else torch.device("cuda", index)
 
 
 def on(networks: Networks, device: torch.device) -> Networks:

@@ -16,6 +16,7 @@ from ssl_inv.catalogue import RecipeError, SettingError, suggest, within
 from ssl_inv.engine.features import FeatureCache, fingerprint
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
+from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.protocols.base import Protocol
 from ssl_inv.evaluation.results import to_json
 from ssl_inv.evaluation.suite import Protocols
@@ -29,7 +30,13 @@ from ssl_inv.run.python.loaded import LoadedEncoder
 from ssl_inv.run.results_file import RESULTS, checksums
 
 
-def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = None, quiet: bool = False) -> Judgement:
+def evaluated(
+    loaded: LoadedModel,
+    output: Path | None = None,
+    chosen: object = None,
+    quiet: bool = False,
+    team: Team = ALONE,
+) -> Judgement | None:
     """Evaluate a model on its data.
 
     Args:
@@ -38,6 +45,10 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
             writes nothing.
         chosen: see `chosen_protocols`.
         quiet: whether to show no progress.
+        team: the processes that share the encoding; the first one alone measures and writes.
+
+    Returns:
+        What was measured; None on all processes but the first.
 
     Raises:
         RecipeError: if the settings or the data allow no evaluation.
@@ -52,14 +63,14 @@ def evaluated(loaded: LoadedModel, output: Path | None = None, chosen: object = 
     with within("evaluation"):
         networks = on(trained, device), None if untrained is None else on(untrained, device)
         normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
-        progress = Progress(quiet=quiet)
+        progress = Progress(quiet=quiet or not team.first)
         try:
             judgement = judge(
-                data_judged, *networks, normalise, settings, device, loaded.seed, cache, progress, protocols
+                data_judged, *networks, normalise, settings, device, loaded.seed, cache, progress, protocols, team
             )
         finally:
             progress.close()
-    if output is not None:
+    if output is not None and judgement is not None:
         # Its checksum of the results before is wrong from now on.
         (output / "evaluation.json").unlink(missing_ok=True)
         write_text(output / RESULTS, to_json(judgement.table) + "\n")

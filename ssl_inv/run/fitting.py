@@ -14,8 +14,9 @@ from ssl_inv.engine.cluster import Place, meeting
 from ssl_inv.engine.launch import quiet_lightning, say
 from ssl_inv.engine.module import NonFiniteLossError
 from ssl_inv.engine.peers import PeerError, leave_word, word
-from ssl_inv.engine.processes import NothingToTrain, Processes
+from ssl_inv.engine.processes import Processes
 from ssl_inv.engine.signals import Interrupted, Signals, said
+from ssl_inv.engine.team import Team
 from ssl_inv.run.build import Run
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import Recipe
@@ -33,8 +34,8 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
     strategy = run.trainer.strategy
     others = strategy if isinstance(strategy, Processes) else None
     if others is not None and folder is not None:
-        others.last_words = last_words(folder, "failed")
-    with quiet_lightning(), _own_account_of_broken_images(), signals.awaited():
+        others.team.last_words = last_words(folder, "failed")
+    with quiet_lightning(), own_account_of_broken_images(), signals.awaited():
         try:
             run.trainer.fit(run.module)
         except SystemExit:
@@ -46,13 +47,11 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
             # On Ctrl-C, Lightning ends the program and ignores further ones.
             signal.signal(signal.SIGINT, signal.default_int_handler)
             raise KeyboardInterrupt from None
-        except NothingToTrain:
-            pass
         except Exception as error:
             signals.disregard()
             if others is not None:
-                reason = others.why(error)
-                others.leave(reason or _reason(error))
+                reason = others.team.why(error)
+                others.leave(reason or reason_of(error))
                 if reason and folder is None and not reason.startswith("rank 0 "):
                     raise SystemExit(1) from None  # the first process says it
                 if reason:
@@ -61,7 +60,7 @@ def fit(run: Run, signals: Signals, folder: RunFolder | None) -> None:
                 raise NonFiniteLossError(f"{error}; {_last_good(folder)}") from None
             raise
     if others is not None:
-        others.leave()
+        others.end_training()
 
 
 class UntrainedError(RuntimeError):
@@ -79,13 +78,8 @@ def require_trained(run: Run, folder: RunFolder) -> None:
         )
 
 
-def without_training(run: Run) -> None:
-    """Let the other processes of a run end in peace that has nothing left to train."""
-    if isinstance(run.trainer.strategy, Processes):
-        run.trainer.strategy.leave()
-
-
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """An error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -111,7 +105,7 @@ def speaks_up(here: Place, recipe: Recipe) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        told = not here.first and not isinstance(error, PeerError) and _leave_word(here, recipe, _reason(error))
+        told = not here.first and not isinstance(error, PeerError) and _leave_word(here, recipe, reason_of(error))
         if told and type(error).__module__.startswith("ssl_inv."):
             raise SystemExit(2 if isinstance(error, RecipeError) else 1) from None
         raise
@@ -136,6 +130,14 @@ def ended_by(here: Place, recipe: Recipe, error: KeyboardInterrupt) -> PeerError
     return None if reason is None or said(error.number) in reason else PeerError(reason)
 
 
+def failed_before(team: Team, error: Interrupted) -> str | None:
+    """The failure of another process because of which a launcher ends this one; None if a user does."""
+    if team.where is None or error.number != signal.SIGTERM:
+        return None
+    reason = word(team.where)
+    return None if reason is None or said(error.number) in reason else reason
+
+
 def requeue() -> None:
     """Put the job of SLURM that this process is part of back into the queue."""
     job, program = os.environ.get("SLURM_JOB_ID"), shutil.which("scontrol")
@@ -148,7 +150,7 @@ def requeue() -> None:
 
 
 @contextmanager
-def _own_account_of_broken_images() -> Iterator[None]:
+def own_account_of_broken_images() -> Iterator[None]:
     """Silence the log of the data while training. The recorder names broken images once for all loader processes."""
     logger = logging.getLogger("ssl_inv.data")
     level = logger.level

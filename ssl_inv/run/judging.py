@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import PROTOCOLS, SettingError, require
 from ssl_inv.data.source import Data, Indices, Source
-from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, feature_table
+from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, shared_feature_table
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
+from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, Protocols, evaluate_with_baselines, skipped
@@ -57,7 +58,8 @@ def judge(
     cache: FeatureCache | None = None,
     show: Progress | None = None,
     protocols: Protocols | None = None,
-) -> Judgement:
+    team: Team = ALONE,
+) -> Judgement | None:
     """Measure an encoder and its untrained self.
 
     Args:
@@ -72,6 +74,10 @@ def judge(
         cache: keeps features for a further call; None keeps none.
         show: shows what is done and the time left; None shows nothing.
         protocols: what is measured in place of the protocols that the settings name.
+        team: the processes that share the encoding. They hold the same networks and data.
+
+    Returns:
+        What the first process of the team has measured; None on the others.
     """
     protocols = protocols_of(settings, device) if protocols is None else protocols
     encoders = 1 if untrained is None else 2
@@ -79,10 +85,11 @@ def judge(
         _view_count(source, objects, settings.views) for source, objects in _splits(data, settings, seed).values()
     )
     progress = JudgingProgress(show or Progress(quiet=True), encoders * views)
-    encoded = encode_data(data, *trained, normalise, settings, device, seed, cache, progress)
-    baseline = (
-        None if untrained is None else encode_data(data, *untrained, normalise, settings, device, seed, cache, progress)
-    )
+    common = normalise, settings, device, seed, cache, progress, team
+    encoded = encode_data(data, *trained, *common)
+    baseline = None if untrained is None else encode_data(data, *untrained, *common)
+    if encoded is None:
+        return None
     progress.measures([name for name, protocol in protocols.items() if protocol.lacks(encoded) is None])
     table = evaluate_with_baselines(encoded, baseline, protocols, seed=seed, begins=progress.begins)
     return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline, skipped(encoded, protocols))
@@ -126,8 +133,12 @@ def encode_data(
     seed: int,
     cache: FeatureCache | None = None,
     progress: JudgingProgress | None = None,
-) -> Encoded:
-    """Features of both splits, and the objective's predictor and its network for several views if it has them."""
+    team: Team = ALONE,
+) -> Encoded | None:
+    """Features of both splits, and the objective's predictor and its network for several views if it has them.
+
+    None on all processes of the team but the first.
+    """
     # Probed features and predictions share one forward pass.
     shared: Any = Cached(backbone, batches=1) if isinstance(backbone, Backbone) else backbone
     probed: Encoder = (
@@ -165,7 +176,13 @@ def encode_data(
         file = None if cache is None else cache.file(split, module, source, objects, settings.views)
         if progress is not None and file is not None and file.is_file():
             progress.known(_view_count(source, objects, settings.views))
-        tables[split] = feature_table(encode, module, source, objects, settings.views, normalise, device, file, told)
+        table = shared_feature_table(
+            team, encode, module, source, objects, settings.views, normalise, device, file, told
+        )
+        if table is not None:
+            tables[split] = table
+    if not team.first:
+        return None
     used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],

@@ -23,20 +23,23 @@ from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.recorder import Recorder
 from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.engine.signals import Interrupted, Signals
+from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.results import format_table, to_json
-from ssl_inv.run.build import Run, build, build_networks, innermost
+from ssl_inv.run.build import Run, build, innermost
 from ssl_inv.run.continuing import Continuation, trains_on
 from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.exports.model_card import Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
-from ssl_inv.run.fitting import ended_by, fit, last_words, requeue, require_trained, speaks_up, without_training
+from ssl_inv.run.fitting import ended_by, fit, last_words, requeue, require_trained, speaks_up
 from ssl_inv.run.folder import RunFolder, now
-from ssl_inv.run.judging import Judgement, judge, judged_data
+from ssl_inv.run.judged_run import data_to_judge, judged
+from ssl_inv.run.judging import Judgement
 from ssl_inv.run.pages import report_page
 from ssl_inv.run.pages.pictures import pictures_of
 from ssl_inv.run.pages.report import report_content, scores, summary
 from ssl_inv.run.recipe import Recipe
 from ssl_inv.run.restoring import restore, warn
+from ssl_inv.run.together import after_training, all_train, part
 
 
 def pretrain(
@@ -96,7 +99,7 @@ def resume(continued: Continuation, folder: RunFolder, quiet: bool, silent: bool
 
 
 def _helps(run: Run, here: Place, signals: Signals) -> bool:
-    """Train if this is not the first process, which alone writes and prints. False on that one."""
+    """Train and encode if this is not the first process, which alone writes and prints. False on that one."""
     if here.first:
         return False
     silent = Progress(quiet=True)
@@ -104,6 +107,9 @@ def _helps(run: Run, here: Place, signals: Signals) -> bool:
     # Callbacks may ask every process for loggers, but only those of rank 0 write.
     run.trainer.loggers = [DummyLogger() for _ in run.recipe.trainer.loggers]
     train(run, None, silent, signals=signals)
+    with after_training(run, signals) as team:
+        if team.size > 1 and run.recipe.evaluation.protocol != "none":
+            judged(run, data_to_judge(run), silent, team)
     return True
 
 
@@ -120,7 +126,8 @@ def _train_and_finish(
         for advice in run.start.advice:
             folder.warn(advice)
         loggers = train(run, folder, progress, restored, signals)
-        return finish(run, folder, progress, loggers)
+        with after_training(run, signals) as team:
+            return finish(run, folder, progress, loggers, team)
     except KeyboardInterrupt as error:
         signals.disregard()
         if reason := ended_by(here, run.recipe, error):
@@ -214,34 +221,34 @@ def train(
         history = [one for one in folder.metrics() if one["step"] > max(before, default=-1)]
     progress.first_step = module.step
     stopped = None if folder is None else folder.record().get("stopped")
-    if stopped and module.step < stopped["step"]:  # the checkpoint of that step is damaged
+    if folder is not None and stopped and module.step < stopped["step"]:  # the checkpoint of that step is damaged
         folder.update(stopped=None)
         stopped = None
-    if module.step < module.steps and not stopped:
-        if folder is not None:
-            folder.forget_results()  # of an earlier step
-        settings, every = run.recipe.trainer, run.recipe.monitor.every
-        monitor = (
-            None if folder is None else make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device)
-        )
-        asked = lambda: signals.received  # noqa: E731
-        recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every, asked)
-        if folder is not None and recorder.reason:  # killed between its last checkpoint and the word that it stopped
-            folder.update(stopped={"step": module.step, "why": recorder.reason})
-            without_training(run)
-            return loggers
-        run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
-        # The recorder alone needs no numbers by Lightning's `log`.
-        module.telling = "callbacks" if settings.callbacks else "nobody"
-        count_from(run.trainer, module.step)
-        try:
-            fit(run, signals, folder)
-        finally:
-            progress.close()
-        if number := recorder.signal or signals.received:
-            raise Interrupted(number, agreed=True)
-    else:
-        without_training(run)
+    trains = module.step < module.steps and not stopped
+    if trains and folder is not None:
+        folder.forget_results()  # of an earlier step
+    settings, every = run.recipe.trainer, run.recipe.monitor.every
+    scores = trains and folder is not None
+    monitor = make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device) if scores else None
+    asked = lambda: signals.received  # noqa: E731
+    recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every, asked)
+    if trains and folder is not None and recorder.reason:
+        # Killed between its last checkpoint and the word that it stopped.
+        folder.update(stopped={"step": module.step, "why": recorder.reason})
+        trains = False
+    if not all_train(run, trains):
+        return loggers
+    run.trainer.callbacks.append(recorder)  # type: ignore[attr-defined]
+    # The recorder alone needs no numbers by Lightning's `log`.
+    module.telling = "callbacks" if settings.callbacks else "nobody"
+    count_from(run.trainer, module.step)
+    try:
+        fit(run, signals, folder)
+    finally:
+        progress.close()
+    if number := recorder.signal or signals.received:
+        part(run)
+        raise Interrupted(number, agreed=True)
     return loggers
 
 
@@ -286,8 +293,15 @@ def _counts(run: Run) -> dict[str, dict[str, int]]:
     return {name: {"objects": objects, "images": images} for name, (objects, images) in counts.items()}
 
 
-def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | None = None) -> str:
+def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | None = None, team: Team = ALONE) -> str:
     """Export, evaluate and report a run after training, and tell its loggers.
+
+    Args:
+        run: the trained run.
+        folder: where to write.
+        progress: the progress display.
+        loggers: to tell; None is none.
+        team: the processes that share the encoding of the evaluation.
 
     Returns:
         The results, and where everything is, to be printed.
@@ -295,10 +309,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     Raises:
         UntrainedError: if training has ended before its last step, and the record does not say why.
     """
-    settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
     require_trained(run, folder)
-    with within("evaluation"):
-        data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, device)
+    data = data_to_judge(run)
     with within("export"):
         image_size = run.data.train.image_size
         view_size = run.augmentation.view_size(image_size)
@@ -310,7 +322,7 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         step, known = run.module.step, extent(run.module.batches.source)
         about = Trained(run.recipe, run.backbone, preprocessing, parts, told, step, known)
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
-    judgement = _judged(run, data, progress)
+    judgement = judged(run, data, progress, team)
     if judgement is None:
         folder.forget_results()  # of another evaluation
     else:
@@ -333,20 +345,6 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         return places
     measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
     return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"
-
-
-def _judged(run: Run, data: Data, progress: Progress) -> Judgement | None:
-    """The evaluation of a run on its own data; None if the recipe asks for none."""
-    settings, device, seed = run.recipe.evaluation, run.device, run.recipe.trainer.seed
-    if settings.protocol == "none":
-        return None
-    trained = run.backbone.to(device), run.objective.to(device)
-    random = build_networks(run.recipe, run.module.view_maker.groups)
-    untrained: Any = tuple(network.to(device) for network in random)
-    maker = run.module.view_maker.to(device)
-    normalise = maker.normalise if settings.views_of == "training" else maker.whole
-    with within("evaluation"):
-        return judge(data, trained, untrained, normalise, settings, device, seed, show=progress)
 
 
 def _reported(
@@ -383,11 +381,9 @@ def report(folder: RunFolder, quiet: bool = False) -> None:
         run = build(folder.recipe(), begins=False)
         restore(run, folder)
         prepare(run, progress)
-        settings, seed = run.recipe.evaluation, run.recipe.trainer.seed
         try:
-            with within("evaluation"):
-                data = judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, run.device)
-            content = report_content(run, data, folder, _judged(run, data, progress))
+            data = data_to_judge(run)
+            content = report_content(run, data, folder, judged(run, data, progress))
         finally:
             progress.close()
         content = replace(content, warnings=_of_run(content.warnings))

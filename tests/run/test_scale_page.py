@@ -1,5 +1,6 @@
 """The commands of docs/scale.md work in their CPU form: two processes in place of eight, on small data."""
 
+import json
 import os
 import re
 import shlex
@@ -16,7 +17,7 @@ from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_value
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
-ONE, EIGHT, TWO_MACHINES, SLURM = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+ONE, EIGHT, TWO_MACHINES, SLURM, SHARED = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 SRUN = """\
 #!{python}
 import os, subprocess, sys
@@ -51,6 +52,8 @@ def run(script: str, folder: Path) -> None:
 def test_commands_are_well_formed_and_name_the_exit_codes() -> None:
     for command in (ONE, EIGHT, TWO_MACHINES.partition("-m ")[2], SLURM.partition("-m ")[2]):
         assert parse(shlex.split(command)[1:]).command == "pretrain"
+    commands = [parse(shlex.split(line.partition("-m ")[2])[1:]).command for line in SHARED.splitlines()]
+    assert commands == ["evaluate", "embed", "render"]
     assert all(f"{128 + number}" in PAGE for number in (1, 2, 10, 12, 15))
 
 
@@ -76,3 +79,13 @@ def test_the_script_for_slurm(tmp_path: Path) -> None:
     srun.chmod(0o755)
     run(small(SLURM), tmp_path)
     assert RunFolder(tmp_path / "runs" / "slurm").record()["state"] == "complete"
+
+
+@pytest.mark.slow
+def test_what_is_shared_besides_training(tmp_path: Path) -> None:
+    run(small(ONE), tmp_path)
+    fewer = SHARED.replace("nproc-per-node=8", "nproc-per-node=2").replace("5500", "6 --data.classes 2 --data.size 16")
+    run(f"set -e\n{fewer.replace('evaluated', 'evaluated --evaluation.protocol quick')}", tmp_path)
+    assert (tmp_path / "evaluated" / "results.json").is_file()
+    assert json.loads((tmp_path / "embeddings" / "_manifest.json").read_text())["complete"]
+    assert (tmp_path / "solids" / "all_objects.npy").is_file()

@@ -261,6 +261,8 @@ def write_threediebench(
     split: tuple[Indices, Indices],
     quality: int = 95,
     progress: Callable[[int, int], None] | None = None,
+    share: tuple[int, int] = (0, 1),
+    wait: Callable[[str], None] = lambda stage: None,
 ) -> None:
     """Write objects and their views in the layout of 3DIEBench, or of 3DIEBench-T if they have translations.
 
@@ -275,6 +277,9 @@ def write_threediebench(
         split: the train objects and the validation objects.
         quality: of the JPEG files, 1 to 95.
         progress: called after every object with the number of written objects and of all objects.
+        share: number of this process among those that write the same data, and how many they are. Each of them calls
+            this function with the same latents, which must not be None.
+        wait: called with the name of a stage; returns when all processes are there.
 
     Raises:
         ValueError: if the folder is not empty, an interrupted write was left behind, or the source or the split does
@@ -285,16 +290,29 @@ def write_threediebench(
     _check_writable(root, partial)
     views, numbers = _check_layout(source, latents, split)
     synsets, classes = _synsets(source)
-    total, written = len(split[0]) + len(split[1]), 0
-    partial.mkdir(parents=True)
-    for name, objects in zip(("train", "val"), split, strict=True):
-        table = np.empty((len(objects), views, numbers), dtype=np.float64)
+    (number, processes), total, met = share, len(split[0]) + len(split[1]), 0
+    if latents is None and processes > 1:
+        raise ValueError("several processes can write only latents that all of them know")
+    wait("checked")
+    if number == 0:
+        partial.mkdir(parents=True)
+    wait("begun")
+    tables = []
+    for objects in split:
+        tables.append(np.empty((len(objects), views, numbers), dtype=np.float64))
         for row, item in enumerate(objects.tolist()):
             given = None if latents is None else latents[item]
-            table[row] = _write_object(partial / synsets[item] / f"{item:06d}", source, item, views, given, quality)
-            written += 1
+            if met % processes == number:
+                folder = partial / synsets[item] / f"{item:06d}"
+                given = _write_object(folder, source, item, views, given, quality)
+            tables[-1][row] = given
+            met += 1
             if progress is not None:
-                progress(written, total)
+                progress(met, total)
+    wait("written")
+    if number:
+        return
+    for name, objects, table in zip(("train", "val"), split, tables, strict=True):
         np.save(partial / f"all_latents_{name}.npy", table.reshape(-1, numbers))
         if classes is not None:
             np.save(partial / f"{name}_labels.npy", classes[objects])

@@ -64,6 +64,7 @@ def evaluate(
         for name, encoder in named.items():
             with _on_its_device(encoder):
                 judgement = evaluated(loaded.pop(name), places[name], protocols, quiet)
+            assert judgement is not None, "a process that works alone is the first"
             found[name] = _plain(judgement.table)
     return result_table(found)
 

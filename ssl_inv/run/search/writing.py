@@ -13,6 +13,7 @@ from ssl_inv.atomic import checksum, written_aside
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.data.source import Indices
 from ssl_inv.engine.progress import Progress
+from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.memories.indices import (
     Compression,
     Vectors,
@@ -83,7 +84,14 @@ def parts_of(model: LoadedModel) -> Parts:
     return found
 
 
-def write_embeddings(model: LoadedModel, folder: Path, file_format: str, shard_size: int, index: str | None) -> int:
+def write_embeddings(
+    model: LoadedModel,
+    folder: Path,
+    file_format: str,
+    shard_size: int,
+    index: str | None,
+    team: Team = ALONE,
+) -> int:
     """Write the features of every image, and an index of them if `index` names a kind.
 
     Args:
@@ -92,19 +100,20 @@ def write_embeddings(model: LoadedModel, folder: Path, file_format: str, shard_s
         file_format: see `write_shards`.
         shard_size: see `write_shards`.
         index: see `write_indices`; None writes none.
+        team: the processes that share the encoding; the first one makes the index.
 
     Returns:
-        The number of images.
+        The number of images; 0 on all processes but the first.
 
     Raises:
         RecipeError: if the folder holds something else, or there are too few images for the index.
     """
     if index == "ivf-pq":
         _memory_told(index, _image_count(model), parts_of(model))
-    progress = Progress()
+    progress = Progress(quiet=not team.first)
     try:
-        rows = write_shards(model, folder, file_format, shard_size, progress.counting("embedding"))
-        if index is not None:
+        rows = write_shards(model, folder, file_format, shard_size, progress.counting("embedding"), team)
+        if index is not None and team.first:
             write_indices(model, folder, index, progress)
     finally:
         progress.close()
