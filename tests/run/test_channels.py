@@ -31,7 +31,7 @@ RECIPE = {
 AGAIN = ["--data.size=16", "--data.channels=5", "--data.range=[0, 1000]"]
 
 
-def values(number: int) -> np.ndarray:
+def values(number: int) -> np.ndarray[Any, Any]:
     """Two classes by the brightness of the bands, of two shapes."""
     random = np.random.default_rng(number)
     bright = np.array([[100, 900, 300, 500, 700], [900, 100, 700, 300, 200]])[number % 2]
