@@ -25,6 +25,7 @@ from ssl_inv.atomic import SEAL, seal, written_aside
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.exported import CONFIG, OWN_KEY, sealed
+from ssl_inv.nn.torch_files import write_torch
 from ssl_inv.run.exports.parts import Parts
 
 TORCHVISION_ARCHITECTURES = (
@@ -152,7 +153,7 @@ def export_torchvision(model: nn.Module, architecture: str, path: Path | str, ov
     state = plain_state(original)
     _require_same(original, counterpart, state, Preprocessing((0.0,) * 3, (1.0,) * 3, 64), "torchvision's")
     with new_at(Path(path), overwrite) as aside:
-        torch.save(state, aside)
+        write_torch(state, aside)
     return Path(path)
 
 
