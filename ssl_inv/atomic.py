@@ -46,10 +46,19 @@ def writing(target: Path) -> Iterator[None]:
     except CannotWriteError:
         raise
     except Exception as error:
-        of_disk = isinstance(error, OSError) and _is_of(error, target)
+        cause = _of_system(error)
+        of_disk = isinstance(cause, OSError) and _is_of(cause, target)
         if not of_disk and not _DISK.search(str(error)):
             raise
-        raise CannotWriteError(f"{target} cannot be written: {_reason(error, target)}") from error
+        raise CannotWriteError(f"{target} cannot be written: {_reason(cause, target)}") from error
+
+
+def _of_system(error: BaseException) -> BaseException:
+    """The error of the system that an error has come of, such as torch's about an archive that it could not end."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return error if cause is None else cause
 
 
 def _is_of(error: OSError, target: Path) -> bool:
@@ -57,7 +66,7 @@ def _is_of(error: OSError, target: Path) -> bool:
     return error.filename is None or str(target.parent) in str(error.filename)
 
 
-def _reason(error: Exception, target: Path) -> str:
+def _reason(error: BaseException, target: Path) -> str:
     if not target.parent.is_dir():
         return "its folder is gone"
     free = shutil.disk_usage(target.parent).free / 1e9

@@ -4,10 +4,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssl_inv.atomic import DamagedFileError, written_aside
-from ssl_inv.nn.torch_files import read_torch
+from ssl_inv.nn.torch_files import read_torch, write_torch
 
 FORMAT = 1
 
@@ -19,7 +17,7 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
         CannotWriteError: if the disk is full, or the folder cannot be written. The checkpoint before stays.
     """
     with written_aside(path) as aside:
-        torch.save({"format": FORMAT, **state}, aside)
+        write_torch({"format": FORMAT, **state}, aside)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

@@ -10,6 +10,12 @@ from ssl_inv.atomic import require_sound
 from ssl_inv.plain import require_file
 
 
+def write_torch(content: Any, path: Path) -> None:
+    """Write an archive of `torch.save`. Python opens the file: it knows why a disk refuses, and torch does not say."""
+    with path.open("wb") as file:
+        torch.save(content, file)
+
+
 def read_torch(path: Path) -> Any:
     """The content of a file of `torch.save`, on the CPU.
 

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import yaml
 from PIL import Image
 
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.engine import checkpoints
 from ssl_inv.evaluation.features import EvaluationBatch, extract
 from ssl_inv.run.cli import main
 from ssl_inv.run.encoders import SavedRun
@@ -131,10 +133,10 @@ def test_the_checkpoint_before_costs_no_copy_where_both_are_kept(tmp_path: Path)
 @pytest.mark.parametrize(
     ("parts", "said"),
     [
-        ({"step": -5}, "its step is -5, and its recipe has 0 to 6"),
+        ({"step": -5}, "its step is -5"),
         ({"step": 10**9}, "its step is 1,000,000,000, and its recipe has 0 to 6"),
         ({"step": "six"}, "its step is 'six'"),
-        ({"backbone": {}}, "does not fit"),
+        ({"backbone": {}}, "its weights do not fit"),
         ({"optimizer": None}, "its optimizer is None"),
         ({"recipe": None}, "its recipe is None"),
     ],
@@ -172,9 +174,9 @@ def test_a_sound_checkpoint_makes_up_for_a_broken_record_or_recipe(
     if name == "run.json" and content is not None:
         assert "was made again" in RunFolder(run).record()["warnings"][0]
     if content is not None:
-        (said,) = caplog.messages
-        assert name in said
-        assert "cannot be read" in said
+        assert any(name in said and "cannot be read" in said for said in caplog.messages)
+    # Versions that nobody knows are no other ones.
+    assert not any("None -> " in said for said in caplog.messages)
 
 
 def test_a_run_that_has_not_reached_its_last_step_is_not_complete(
@@ -279,20 +281,22 @@ def test_a_full_disk_ends_a_run_in_one_line_and_it_goes_on_later(
     whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(RECIPE))
-    save, saved = torch.save, list[int]()
+    write = checkpoints.write_torch
 
-    def full(content: dict[str, Any], path: Path) -> None:
-        saved.append(content["step"])
-        save(content, path)
-        if content["step"] == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
+    def limited(content: dict[str, Any], path: Path) -> None:
+        most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000 if content["step"] == 4 else most, hard))
+        try:
+            write(content, path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
 
     with monkeypatch.context() as patch:
-        patch.setattr("ssl_inv.engine.checkpoints.torch.save", full)
+        patch.setattr(checkpoints, "write_torch", limited)
         arguments = ["pretrain", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "run"), "--quiet"]
         assert main(arguments) == 1
     said = capsys.readouterr().err
-    assert "last.ckpt cannot be written: No space left on device" in said
+    assert "last.ckpt cannot be written: File too large" in said
     assert "GB are free there" in said
     assert f"--resume {tmp_path / 'run'}` goes on from the last checkpoint" in said
     assert said.count("\n") == 1
@@ -419,7 +423,7 @@ def test_no_name_of_a_class_or_column_stops_a_report(name: str, tmp_path: Path) 
         facts={"data": name},
         warnings=[name],
         results=[],
-        curves={"loss": {name: [(1, 2.0), (2, 1.0)]}},
+        curves={f"loss/{name}": [(1, 2.0), (2, 1.0)]},
         view_pairs=None,
         neighbours=[],
         spectra={name: {"trained": [1.0, 0.5]}},

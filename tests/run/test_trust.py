@@ -195,7 +195,7 @@ def test_a_checkpoint_that_grows_is_refused(tmp_path):
     assert grown.stat().st_size < 10**5
     with pytest.raises(ValueError, match=r"grown.ckpt: not a checkpoint"):
         load_checkpoint(grown)
-    with pytest.raises(ValueError, match="part 'recipe' is missing"):
+    with pytest.raises(ValueError, match="its recipe is none"):
         load_checkpoint(whole)
 
 

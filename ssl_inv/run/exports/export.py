@@ -26,6 +26,7 @@ from ssl_inv.data.reading import PLAIN, Reading, reading_from
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
 from ssl_inv.nn.exported import CONFIG, OWN_KEY, sealed
+from ssl_inv.nn.torch_files import write_torch
 from ssl_inv.run.exports.parts import Parts
 
 TORCHVISION_ARCHITECTURES = (
@@ -156,7 +157,7 @@ def export_torchvision(model: nn.Module, architecture: str, path: Path | str, ov
     state = plain_state(original)
     _require_same(original, counterpart, state, Preprocessing((0.0,) * 3, (1.0,) * 3, 64), "torchvision's")
     with new_at(Path(path), overwrite) as aside:
-        torch.save(state, aside)
+        write_torch(state, aside)
     return Path(path)
 
 
