@@ -214,7 +214,8 @@ def test_a_renamed_run_goes_on(run: Path) -> None:
     assert main(["pretrain", "--resume", str(other), "--quiet"]) == 0
 
 
-ROWS = [{"trained": {"name": "knn/top1", "part": "all", "value": 0.5}}]
+RESULT = {"name": "knn/top1", "part": "all", "value": 0.5, "spread": None, "detail": ""}
+ROWS = [{"trained": RESULT, "untrained": None, "shuffled": None, "reference": None}]
 
 
 def test_results_that_were_changed_are_found(tmp_path: Path) -> None:
