@@ -42,6 +42,10 @@ class EncodedImages(StoredImages):
         self.reading = reading
         super().__init__(where, counts, size, cache, max_broken, photographs)
 
+    @property
+    def keeps_files(self) -> bool:
+        return True
+
     @abstractmethod
     def _read(self, image: int) -> bytes:
         """An image as it is stored, or any error."""
@@ -94,20 +98,24 @@ class ImageFiles(EncodedImages):
         pages: Indices | None = None,
     ) -> None:
         self._files, self._names = files, names
-        self._pages = np.broadcast_to(0, len(names)) if pages is None else pages
+        self._by_pages, self._pages = pages is not None, np.broadcast_to(0, len(names)) if pages is None else pages
         super().__init__(str(files), counts, size, cache, max_broken, photographs, reading)
 
     @property
     def stamp(self) -> str:
         return self._files.stamp
 
+    @property
+    def keeps_files(self) -> bool:
+        return not self._by_pages
+
     def _name(self, image: int) -> str:
         return printable(self._names[image]) + (f" page {page + 1}" if (page := self._page(image)) else "")
 
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
-        """See `StoredImages.original`; of a further page, its pixels."""
+        """See `StoredImages.original`; if pages are views, their pixels: files would hold all of them."""
         image = self.image_of(object_index, view)
-        if self._page(image):
+        if not self.keeps_files:
             return self._photograph(image).pixels()[0], self._transform(np.array([image]))
         return super().original(object_index, view)
 

@@ -132,6 +132,11 @@ class StoredImages(Source):
         """Height and width of an image as it is stored, upright, or an `UnreadableImageError`."""
         return self._photograph(image).sides
 
+    @property
+    def keeps_files(self) -> bool:
+        """Whether `original` gives files, and not pixels."""
+        return False
+
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
         """The file of a view, or its whole pixels if it has none, and how it was made; or an `UnreadableImageError`."""
         image = self.image_of(object_index, view)

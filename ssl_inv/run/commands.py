@@ -1,6 +1,7 @@
 """The commands other than `pretrain`, after the command line has checked their arguments."""
 
 import importlib.util
+import inspect
 import json
 import sys
 import time
@@ -12,7 +13,9 @@ from typing import Any, Literal
 import torch
 
 from ssl_inv.catalogue import DATA, RecipeError, within
-from ssl_inv.data.source import Subset
+from ssl_inv.data.images import StoredImages
+from ssl_inv.data.reading import SETTINGS_OF_VALUES
+from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
@@ -29,6 +32,7 @@ from ssl_inv.run.exports.export_program import export_program
 from ssl_inv.run.exports.model_card import UNKNOWN, Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 
 
@@ -258,7 +262,21 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
         progress.warn(f"names of numbers cannot say what it is: {change}")
     sys.stdout.write(
         f"{summary.objects:,} objects, {summary.images:,} images in {summary.shards:,} shards: {output}\n"
-        f"to train on them: --data.name shards --data.path {output} --data.size PIXELS\n"
+        f"to train on them: --data.name shards --data.path {output} --data.size PIXELS{_read_again(chosen, data)}\n"
+    )
+
+
+def _read_again(chosen: Choice, data: Data) -> str:
+    """Settings of values that files in shards need as they needed them before; pixels have them behind them."""
+    source = innermost(data.train)
+    if not isinstance(source, StoredImages) or not source.keeps_files:
+        return ""
+    usual = inspect.signature(DATA.find(chosen.name).load()).parameters
+    told = {name: chosen.settings[name] for name in SETTINGS_OF_VALUES if name in usual and name in chosen.settings}
+    return "".join(
+        f" --data.{name} {dump_value(value)!r}" if isinstance(value, list) else f" --data.{name} {dump_value(value)}"
+        for name, value in told.items()
+        if value != usual[name].default
     )
 
 

@@ -147,7 +147,10 @@ def broken(data: Data) -> dict[str, str]:
 def list_of(found: Mapping[str, str], data: Data) -> str:
     """Images that cannot be read: their number, and a line for each."""
     total = sum(int(source.view_counts.sum()) for source in _sources(data))
-    lines = [f"{len(found):,} of {total:,} images cannot be read", *(_in_line(f"{name}: {why}") for name, why in found.items())]
+    lines = [
+        f"{len(found):,} of {total:,} images cannot be read",
+        *(_in_line(f"{name}: {why}") for name, why in found.items()),
+    ]
     return "".join(f"{line}\n" for line in lines)
 
 

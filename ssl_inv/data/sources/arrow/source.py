@@ -209,6 +209,10 @@ class ImageColumn(EncodedImages):
         """See `Source.blocks`: the row group or record batch of the first view of every object."""
         return self._rows.block_of(self._row[self._counts.first_images]) if self._in_blocks else None
 
+    @property
+    def keeps_files(self) -> bool:
+        return self._held != "numbers"
+
     def _transform(self, images: Indices) -> Transform:
         return self._record.select(torch.from_numpy(images))
 
