@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from ssl_inv.data.archives import require_growth
 from ssl_inv.data.splits import split_of
+from ssl_inv.plain import require_file
 
 IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "pixels", "data", "frames")
 """Names of arrays of images, in lower case and without their split."""
@@ -51,7 +52,6 @@ class StoredArray:
         if self.dtype.hasobject:
             raise ValueError(f"{self.path}: {self.name} holds pickled Python objects, which are not read")
         try:
-            self._require_all()
             if self.offset is not None and np.prod(self.shape, dtype=np.int64):
                 order: Any = "F" if self.columns_first else "C"
                 return np.memmap(self.path, self.dtype, "r", self.offset, self.shape, order)
@@ -61,15 +61,20 @@ class StoredArray:
         except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
             raise ValueError(f"{self.path}: {self.name} cannot be read: {str(error).splitlines()[0]}") from error
 
-    def _require_all(self) -> None:
+    def require_all(self) -> None:
         """Raise a `ValueError` if the header promises more than there is, before memory is taken for it."""
-        if self.offset is not None:
-            _require_numbers(self.shape, self.dtype, self.path.stat().st_size - self.offset)
+        if self.dtype.hasobject:
             return
-        with zipfile.ZipFile(self.path) as archive:
-            member = archive.getinfo(f"{self.name}.npy")
-        require_growth(member.file_size, member.compress_size)
-        _require_numbers(self.shape, self.dtype, member.file_size)
+        try:
+            if self.offset is not None:
+                _require_numbers(self.shape, self.dtype, self.path.stat().st_size - self.offset)
+                return
+            with zipfile.ZipFile(self.path) as archive:
+                member = archive.getinfo(f"{self.name}.npy")
+            require_growth(member.file_size, member.compress_size)
+            _require_numbers(self.shape, self.dtype, member.file_size)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {self.name} cannot be read: {error}") from None
 
 
 def stored_arrays(path: Path) -> list[StoredArray]:
@@ -82,11 +87,13 @@ def stored_arrays(path: Path) -> list[StoredArray]:
     if not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     if path.is_dir():
-        found = [_npy(one) for one in sorted(path.iterdir()) if one.suffix.lower() == ".npy"]
-    elif zipfile.is_zipfile(path):
-        found = _npz(path)
+        found = [_npy(one) for one in sorted(path.iterdir()) if one.suffix.lower() == ".npy" and one.is_file()]
     else:
-        found = [_npy(path)]
+        try:
+            require_file(path)  # A pipe would be waited for.
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+        found = _npz(path) if zipfile.is_zipfile(path) else [_npy(path)]
     if not found:
         raise ValueError(f"{path} has no arrays in numpy's format")
     return found

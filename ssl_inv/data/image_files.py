@@ -110,9 +110,9 @@ class ImageFiles(EncodedImages):
         return printable(self._names[image]) + (f" page {page + 1}" if (page := self._page(image)) else "")
 
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
-        """See `StoredImages.original`; of a further page, its pixels."""
+        """See `StoredImages.original`; if pages are views, their pixels: files would hold all of them."""
         image = self.image_of(object_index, view)
-        if self._page(image):
+        if self._pages is not None:
             return self._photograph(image).pixels()[0], self._transform(np.array([image]))
         return super().original(object_index, view)
 

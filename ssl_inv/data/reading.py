@@ -15,6 +15,9 @@ Pixels = NDArray[np.uint8]
 MOST_PIXELS = 178_956_970
 """Pixels of an image in memory, at most: as many as Pillow opens, half a gigabyte."""
 
+SETTINGS_OF_VALUES = ("background", "white", "bands", "range", "channels", "max_pixels")
+"""Settings of sources that say how the numbers of a file become pixels."""
+
 Background = Literal["black", "white", "drop"]
 
 _SHORT = (np.uint8, np.int8, np.uint16, np.int16, np.float16, np.float32)

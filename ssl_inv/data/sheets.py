@@ -31,7 +31,8 @@ def read_sheet(files: Files, name: str) -> tuple[list[str], list[list[str]]]:
     is an object of texts and numbers; a column that a line lacks is empty there.
 
     Raises:
-        ValueError: if it is no such table, is larger than files that are read, has no header, a column twice, or a row of another length than the header.
+        ValueError: if it is no such table or too large, has no header, a column twice, or a row of another length than
+            the header.
     """
     where = f"{files.path}: {name}"
     try:

@@ -1,6 +1,7 @@
 """The commands other than `pretrain`, after the command line has checked their arguments."""
 
 import importlib.util
+import inspect
 import json
 import sys
 import time
@@ -12,7 +13,8 @@ from typing import Any, Literal
 import torch
 
 from ssl_inv.catalogue import DATA, RecipeError, within
-from ssl_inv.data.source import Source, Subset
+from ssl_inv.data.reading import SETTINGS_OF_VALUES
+from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
@@ -29,6 +31,7 @@ from ssl_inv.run.exports.export_program import export_program
 from ssl_inv.run.exports.model_card import UNKNOWN, Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.folder import RunFolder
+from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 from ssl_inv.run.together import gathered
 
@@ -260,21 +263,25 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
         progress.warn(f"{count}, the first {first}: {reason}")
     for change in summary.changed:
         progress.warn(f"names of numbers cannot say what it is: {change}")
-    again = _read_again(chosen, data.train)
     sys.stdout.write(
         f"{summary.objects:,} objects, {summary.images:,} images in {summary.shards:,} shards: {output}\n"
-        f"to train on them: --data.name shards --data.path {output} --data.size PIXELS{again}\n"
+        f"to train on them: --data.name shards --data.path {output} --data.size PIXELS{_read_again(chosen, data)}\n"
     )
 
 
-def _read_again(chosen: Choice, source: Source) -> str:
-    """The settings that shards of some data need, since files are copied as they are."""
+def _read_again(chosen: Choice, data: Data) -> str:
+    """Settings of values that files in shards need as they needed them before; pixels have them behind them."""
     from ssl_inv.data.shards.writing import copies_files
 
-    if not copies_files(source):
-        return f" --data.channels {source.channels}" if source.channels != 3 else ""
-    given = {name: chosen.settings.get(name) for name in ("background", "white", "bands", "range", "channels")}
-    return "".join(f" --data.{name} '{one}'" for name, one in given.items() if one not in (None, [], "black"))
+    if not copies_files(data.train):
+        return f" --data.channels {data.train.channels}" if data.train.channels != 3 else ""
+    usual = inspect.signature(DATA.find(chosen.name).load()).parameters
+    told = {name: chosen.settings[name] for name in SETTINGS_OF_VALUES if name in usual and name in chosen.settings}
+    return "".join(
+        f" --data.{name} {dump_value(value)!r}" if isinstance(value, list) else f" --data.{name} {dump_value(value)}"
+        for name, value in told.items()
+        if value != usual[name].default
+    )
 
 
 def render(chosen: Choice, output: Path, quality: int) -> None:

@@ -64,6 +64,8 @@ def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
         content = read_yaml(find_recipe(data))
         return {name: content[name] for name in ("data", "evaluation") if name in content}
     if not Path(data).expanduser().exists() and not names_shards(data):
+        if data.startswith("["):
+            raise RecipeError(f"{option}{data}: several paths are given as `folder` and --data.path '{data}'")
         known = [*shipped_recipes(), *DATA.members]
         raise RecipeError(f"{option}{data}: no such file, folder, recipe or data set; {suggest(data, known)}")
     return None
@@ -116,6 +118,8 @@ def _kind_at(path: Path) -> str:
     with within("data"):
         files = Files(path)
         tops = set(files.inside(""))
+    if {"recipe.yaml", "run.json"} <= tops:
+        raise RecipeError(f"{path} is the folder of a run; its recipe names its data: {path / 'recipe.yaml'}")
     if "train_images.npy" in tops:
         return "threediebench"
     if any(map(is_sheet, tops)):

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import os
 from contextlib import nullcontext
 
 import numpy as np
@@ -158,3 +159,13 @@ def test_numbers_that_single_precision_blurs_are_refused(numbers, refused):
     (time,) = latents_from_settings({"time": "real"})
     with pytest.raises(ValueError, match="differences between the numbers of 'time'") if refused else nullcontext():
         time.values(np.array(numbers)[:, None], "views.csv")
+
+
+def test_a_table_elsewhere_is_part_of_the_stamp(tmp_path, write):
+    path = write(tmp_path / "data", {"1.png": png(1), "2.png": png(2)})
+    place = tmp_path / "views.csv"
+    place.write_text("path,class\n1.png,a\n2.png,b\n")
+    before = ViewTable(path, csv_file=str(place)).stamp
+    assert ViewTable(path, csv_file=str(place)).stamp == before
+    os.utime(place, (1, 1))
+    assert ViewTable(path, csv_file=str(place)).stamp != before

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -102,3 +103,41 @@ def test_columns_are_no_folder_of_images(tmp_path, write, below, problem, capsys
     path = write(tmp_path / "data", {"x.parquet": columns(), "a.npz": b"", "x.csv": b"", "shards/0.tar": b""})
     assert main(["data", f"{path}/{below}".rstrip("/"), "--data.name", "folder"]) == 2
     assert capsys.readouterr().err.strip().endswith(problem.format(path=path))
+
+
+@pytest.mark.parametrize("ending", ["csv", "npy", "npz", "parquet", "tar", "txt", "zip"])
+def test_a_pipe_is_no_data_and_is_not_waited_for(tmp_path, capsys, ending):
+    os.mkfifo(tmp_path / f"x.{ending}")
+    assert main(["data", f"{tmp_path}/x.{ending}"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "validation", "problem"),
+    [
+        ("a", "b/x.parquet", "data.validation: x.parquet is no folder or archive; 'arrow' reads it"),
+        ("a", "b/shards", "data.validation: {path}/b/shards has no images, but 1 tar file(s); 'shards' reads them"),
+        (
+            "a",
+            "b/columns",
+            "data.validation: {path}/b/columns has no images, but 1 file(s) with columns; 'arrow' reads",
+        ),
+        (
+            "t",
+            "t/x.csv",
+            "data: {path}/t/x.csv is a table; its folder is the path: `path: {path}/t`, `csv",
+        ),
+        ("run", None, "{path}/run is the folder of a run; its recipe names its data: {path}/run/recipe.yaml"),
+        ("[a, b]", None, "[a, b]: several paths are given as `folder` and --data.path '[a, b]'"),
+    ],
+)
+def test_data_of_another_form_are_named(tmp_path, write, data, validation, problem, capsys):
+    images = {f"{number}.png": png(number) for number in range(3)}
+    write(tmp_path / "a", images)
+    write(tmp_path / "b", {"x.parquet": columns(), "shards/0.tar": b"", "columns/x.parquet": columns()})
+    write(tmp_path / "t", {**images, "x.csv": b"path\n0.png\n1.png\n2.png\n"})
+    write(tmp_path / "run", {"run.json": b"", "recipe.yaml": b"", "metrics.jsonl": b""})
+    place = data if data.startswith("[") else f"{tmp_path}/{data}"
+    more = [] if validation is None else ["--data.validation", f"{tmp_path}/{validation}"]
+    assert main(["data", place, "--data.size", "8", *more]) == 2
+    assert problem.format(path=tmp_path) in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import gc
 import io
 import json
+import shlex
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -260,3 +261,26 @@ def test_a_folder_of_shards_is_known_without_its_kind(tmp_path, capsys):
         assert main(["data", name, "--json"]) == 0
         found = json.loads(capsys.readouterr().out)
         assert (found["training objects"], found["validation objects"], found["classes"]) == (9, 9, 2)
+
+
+def test_the_settings_that_files_need_again_are_said(tmp_path, write, capsys):
+    grey = io.BytesIO()
+    Image.fromarray(np.full((8, 8), 4095, dtype=np.uint16)).save(grey, "PNG")
+    path = write(tmp_path / "data", {f"{number}.png": grey.getvalue() for number in range(4)})
+    settings = ["--data.white", "4095", "--data.background", "white"]
+    assert main(["shard", path, f"{tmp_path}/out", "--data.size", "8", *settings]) == 0
+    told = shlex.split(capsys.readouterr().out.splitlines()[-1].partition(": ")[2])
+    assert told[-4:] == ["--data.background", "white", "--data.white", "4095.0"]
+    assert load_all(shards(path=f"{tmp_path}/out", white=4095).train).pixels.min() == 255
+
+
+def test_pages_that_are_views_become_images_of_their_own(tmp_path, write, capsys):
+    pages = [Image.new("RGB", (8, 8), (10 * number, 0, 200)) for number in range(3)]
+    file = io.BytesIO()
+    pages[0].save(file, "TIFF", save_all=True, append_images=pages[1:])
+    path = write(tmp_path / "data", {f"{number}.tif": file.getvalue() for number in range(4)})
+    settings = ["--data.pages", "views", "--data.bands", "[3, 2, 1]"]
+    assert main(["shard", path, f"{tmp_path}/out", "--data.size", "8", *settings]) == 0
+    assert capsys.readouterr().out.endswith("--data.size PIXELS\n")
+    found = load_all(shards(path=f"{tmp_path}/out").train).pixels[:3, :, 0, 0].tolist()
+    assert found == [[200, 0, 10 * number] for number in range(3)]

@@ -141,10 +141,12 @@ class ImageArrays(StoredImages):
     ) -> None:
         columns, self.reading = columns or Columns(), reading
         stored = stored_arrays(Path(path).expanduser())
+        self._paths = list(dict.fromkeys(one.path for one in stored))
         name, groups = _image_group(_groups(stored, path), images, path)
         self._images = tuple(groups[name].values())
         for one in self._images:
             _require_images(one)
+            one.require_all()
         self._open: list[NDArray[Any]] | None = None
         self._starts_of_arrays = np.cumsum([0, *[one.shape[0] for one in self._images]])
         sheet = _ArraySheet(path, groups, name)
@@ -175,8 +177,7 @@ class ImageArrays(StoredImages):
     @property
     def stamp(self) -> str:
         """A digest that changes when a file is written, from the sizes and times of the files."""
-        paths = dict.fromkeys(one.path for one in self._images)
-        found = [(path.name, *size_and_time(path)) for path in paths]
+        found = [(path.name, *size_and_time(path)) for path in self._paths]
         return hashlib.sha256(repr(found).encode()).hexdigest()
 
     @property

@@ -163,15 +163,15 @@ class ImageFolder(ImageFiles):
         self.files = files = open_files(path, choice.exclude, choice.outside, setting)
         if choice.links == "refuse":
             refuse_links(files, choice.exclude)
-        suffixes = IMAGE_SUFFIXES
+        suffixes, other = IMAGE_SUFFIXES, "name" if setting == "path" else setting
         names = files.with_suffix(suffixes)
         if not len(names):
             suffixes = ARRAY_SUFFIXES
             names = files.with_suffix(suffixes)
         if not len(names) and (columns := len(files.with_suffix(COLUMN_SUFFIXES))):
-            raise SettingError("name", f"{files} has no images, but {columns} file(s) with columns; 'arrow' reads them")
+            raise SettingError(other, f"{files} has no images, but {columns} file(s) with columns; 'arrow' reads them")
         if not len(names) and (tars := len(files.with_suffix(frozenset((".tar",))))):
-            raise SettingError("name", f"{files} has no images, but {tars} tar file(s); 'shards' reads them")
+            raise SettingError(other, f"{files} has no images, but {tars} tar file(s); 'shards' reads them")
         if not len(names) and files.left_out:
             raise ValueError(f"{files} has no images; not used: {'; '.join(files.left_out)}")
         images, counts, numbers, more = names, np.broadcast_to(np.int64(1), len(names)), None, None

@@ -9,13 +9,12 @@ from typing import Literal, get_args
 import torch
 
 from ssl_inv.catalogue import SettingError, require, require_at_least
-from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
+from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.folder_index import cache_folder
-from ssl_inv.data.image_files import THREADED_BYTES
-from ssl_inv.data.images import Photographs, StoredImages
+from ssl_inv.data.image_files import THREADED_BYTES, EncodedImages
+from ssl_inv.data.images import Photographs
 from ssl_inv.data.names import printable
 from ssl_inv.data.orders import WINDOW_BLOCKS
-from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.reading import reading_of
 from ssl_inv.data.shards.addresses import Address, find_shards
 from ssl_inv.data.shards.index import stamped_size
@@ -172,7 +171,7 @@ def open_shards(path: str, addresses: Sequence[Address], cache_gb: float, max_br
     return store
 
 
-class ShardImages(StoredImages):
+class ShardImages(EncodedImages):
     """Images in tar shards. Objects are in the order of their first images, in the order of the shards.
 
     Args:
@@ -211,13 +210,13 @@ class ShardImages(StoredImages):
         meaning = Meaning() if meaning is None else meaning
         samples = samples_of(store, meaning.members)
         said = Said(path, store, samples)
-        self.store, self.reading = store, reading
+        self.store = store
         self._shard, self._member = samples.shard[said.order], samples.member[said.order]
         if not len(said.order) and samples.left_out:
             raise ValueError(f"{path} has no images; not used: {'; '.join(samples.left_out)}")
         self._record, bare = said.latents(meaning.latents)
         self.splits = said.splits(meaning.split)
-        super().__init__(path, said.counts, size, cache, max_broken, photographs)
+        super().__init__(path, said.counts, size, cache, max_broken, photographs, reading)
         self._labels = None if meaning.labels == "none" else said.labels(classes, meaning.labels == "samples")
         left = samples.left_out + ([bare] if bare else [])
         broken = [f"{name}: {reason}" for name, reason in store.broken.items()]
@@ -249,22 +248,8 @@ class ShardImages(StoredImages):
     def _name(self, image: int) -> str:
         return printable(self.store.name(*self._place(image)))
 
-    def _content(self, image: int) -> bytes:
-        try:
-            return self.store.read(*self._place(image))
-        except (OSError, ValueError) as error:
-            raise UnreadableImageError(str(error)) from error
-
-    def _decode(self, image: int, size: int | None) -> Pixels:
-        return decode(self._content(image), size, self.reading)
-
-    def _photograph(self, image: int) -> Photograph:
-        return Photograph(self._content(image), self.reading)
-
-    def _stored(self, image: int) -> bytes | Pixels:
-        found = super()._stored(image)
-        # A photograph of numbers that Pillow does not read keeps their pixels alone.
-        return found if isinstance(found, bytes) else self._content(image)
+    def _read(self, image: int) -> bytes:
+        return self.store.read(*self._place(image))
 
     def _worth_threads(self, image: int) -> bool:
         return self.store.size(*self._place(image)) >= THREADED_BYTES

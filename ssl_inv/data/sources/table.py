@@ -4,8 +4,11 @@ Turntables, pose sets and video frames are tables of views. For video frames, an
 number or time is a latent.
 """
 
+import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -14,6 +17,7 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files
+from ssl_inv.data.folder_index import size_and_time
 from ssl_inv.data.image_files import ImageFiles
 from ssl_inv.data.images import Photographs
 from ssl_inv.data.listings import Columns, Sheet, listing, numeric
@@ -157,12 +161,18 @@ class ViewTable(ImageFiles):
         photographs: Photographs = "whole",
         reading: Reading = PLAIN,
     ) -> None:
+        if is_sheet(path) and Path(path).is_file():
+            place = f"`path: {Path(path).parent}`, `csv_file: {Path(path).name}`"
+            raise ValueError(f"{path} is a table; its folder is the path: {place}")
         paths = Paths() if paths is None else paths
         self.files = files = Files(path, outside=paths.outside)
         if paths.links == "refuse":
             refuse_links(files)
         # The setting may name a table elsewhere; what stands in a table may not, unless another setting says so.
         sheet = _TextSheet(Files(path, outside=True) if files.path.is_dir() else files, csv_file)
+        place = None if csv_file is None or not files.path.is_dir() else files.path / csv_file
+        outside = place is not None and os.path.relpath(place, files.path).startswith("..")
+        self._elsewhere = place if outside else None
         usual = paths.column == "path" and "path" not in sheet and "file_name" in sheet
         names = named_files(files, sheet.column("file_name" if usual else paths.column), sheet.at, paths.outside)
         if paths.links == "refuse":
@@ -192,8 +202,11 @@ class ViewTable(ImageFiles):
 
     @property
     def stamp(self) -> str:
-        """See `Files.stamp`; also of the files outside."""
-        return stamp_with_outside(super().stamp, self.files, self._views)
+        """See `Files.stamp`; also of the files outside, the table among them."""
+        stamp = stamp_with_outside(super().stamp, self.files, self._views)
+        if self._elsewhere is None:
+            return stamp
+        return hashlib.sha256(repr((stamp, size_and_time(self._elsewhere))).encode()).hexdigest()
 
     @property
     def groups(self) -> dict[str, Group]:

@@ -16,7 +16,7 @@ MOST_MARGIN = 10.0
 def add_data(command: AddCommand) -> None:
     """Add the commands."""
     one = command("data", _data, "say what a data set is, what was not used and why, and draw some of its images")
-    data = "folder, zip, tar, table, Parquet, Arrow or numpy file, recipe, or name of a kind of data"
+    data = "folder, zip, tar, table, Parquet, Arrow or numpy file, shards, recipe, or name of a kind of data"
     one.add_argument("data", metavar="DATA", help=data)
     output_option(one, "FILE", "also draw a sheet of images, .png or .html")
     images = "images of each part on the sheet (16)"
@@ -30,7 +30,7 @@ def add_data(command: AddCommand) -> None:
     one.add_argument("--quality", type=number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
 
     one = command("shard", _shard, "write any data as tar shards, which webdataset reads too")
-    kinds = "folder, zip, tar, table or shards, recipe, or name of a kind of data"
+    kinds = "folder, zip, tar, table, Parquet, Arrow or numpy file, shards, recipe, or name of a kind of data"
     one.add_argument("data", metavar="DATA", help=kinds)
     one.add_argument("output", type=Path, metavar="OUTPUT", help="folder to write; a second call continues")
     size = "a shard is closed when it has so many million bytes (256)"

@@ -1,6 +1,5 @@
 """Which files of a folder are columns of one data set, and which split each of them is."""
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -9,6 +8,7 @@ from typing import Any
 from ssl_inv.data.archives import Files
 from ssl_inv.data.names import unpacked
 from ssl_inv.data.splits import split_of
+from ssl_inv.plain import read_json
 
 COLUMN_SUFFIXES = frozenset((".parquet", ".pq", ".arrow", ".feather", ".ipc"))
 """How names of files with columns end."""
@@ -132,9 +132,9 @@ def _features(folder: Path) -> dict[str, Any]:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError:
         raise FileNotFoundError(f"{path} is missing; `datasets` writes it when it saves to disk") from None
     except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
+        raise ValueError(f"{path} cannot be read as JSON: {error}") from None
     return content if isinstance(content, dict) else {}
