@@ -134,7 +134,7 @@ def _train_and_finish(
             folder.update(state=f"failed: {reason}")
             raise reason from None
         folder.update(state="interrupted")
-        words = f"{error or 'interrupted'}; ssl-inv pretrain --resume {folder.path} continues"
+        words = f"{str(error) or 'interrupted'}; ssl-inv pretrain --resume {folder.path} continues"
         if not isinstance(error, Interrupted):
             raise KeyboardInterrupt(words) from None
         if run.recipe.trainer.requeue and error.early:

@@ -44,9 +44,9 @@ def _is_row(row: Any) -> bool:
     """Whether a value has the form of `Comparison`."""
     try:
         results = [row["trained"], *(row[name] for name in ("untrained", "shuffled") if row[name] is not None)]
-        texts = [one[key] for one in results for key in ("name", "part", "detail")]
-        numbers = [row["reference"], *(one[key] for one in results for key in ("value", "spread"))]
-    except (KeyError, TypeError, IndexError):
+        texts = [one[key] for one in results for key in ("name", "part")]
+        numbers = [row.get("reference"), *(one.get(key) for one in results for key in ("value", "spread"))]
+    except (AttributeError, IndexError, KeyError, TypeError):
         return False
     return all(isinstance(one, str) for one in texts) and all(
         one is None or isinstance(one, float | int) for one in numbers

@@ -266,7 +266,7 @@ def written(content: bytes) -> Callable[[Path], Path]:
         (other_columns, {}, "b.parquet has other columns than a.parquet: it has image, thing"),
         (other_types, {}, "b.parquet has columns of other types than a.parquet"),
         (lost_file, {}, "state.json names 1 file.s. that are missing: data-00001-of-00002.arrow"),
-        (bad_json, {}, "state.json is no JSON"),
+        (bad_json, {}, "state.json cannot be read as JSON"),
         (lambda root: one_parquet(root, columns().slice(0, 0)), {}, "views.parquet has columns but no rows"),
         (lambda root: root, {}, "has no file that ends with one of .arrow, .feather"),
         (lambda root: root / "gone", {}, "no such file or folder: .*gone"),

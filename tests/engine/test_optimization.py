@@ -262,8 +262,8 @@ def test_names_are_checked_before_anything_is_imported() -> None:
     for name in (*OPTIMIZERS, "torch.optim.NoSuchOptimizer"):
         for schedule in SCHEDULES:
             check_names(name, schedule)
-    with pytest.raises(SettingError, match=r"^name: 'mine.Optimizer' is code of the module 'mine'"):
-        check_names("mine.Optimizer", "cosine")
+    with pytest.raises(SettingError, match=r"^name: 'theirs.Optimizer' is code of the module 'theirs'"):
+        check_names("theirs.Optimizer", "cosine")
 
 
 ARGUMENTS: dict[str, dict[str, Any]] = {

@@ -135,7 +135,6 @@ def test_channels_last_changes_no_value():
         ({"name": "vit_tiny_patch16_224", "stem": "3x3-stride1"}, "not for vit_tiny_patch16_224"),
         ({"name": "resnet18", "arguments": {"colour": 3}}, "resnet18 refuses"),
         ({"name": "resnet18", "arguments": {"pretrained": True}}, "arguments.pretrained: .*backbone.weights: timm"),
-        ({"name": "resnet18", "arguments": {"in_chans": 4}}, "arguments.in_chans: must be 3"),
     ],
 )
 def test_refusals(settings, message):

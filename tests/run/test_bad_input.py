@@ -114,10 +114,10 @@ CASES = {
     "setting with a typo": ("pretrain setting.yaml", "trainer.stpes", "did you mean 'steps'?"),
     "text for a number": ("pretrain type.yaml", "trainer.batch_size: expected a whole number, got 'eight'"),
     "truth for a number": ("pretrain truth.yaml", "trainer.batch_size: expected a whole number, got True"),
-    "no finite number": (f"{RUN} --optimizer.lr .nan", "optimizer.lr: expected a number, got nan"),
+    "no finite number": (f"{RUN} --optimizer.lr .nan", "optimizer.lr: expected a finite number, got nan"),
     "number for a text": (
         f"{SIMCLR} --data.path 1e3",
-        "data.path: expected a text, got 1000.0; a text that YAML reads",
+        "data.path: expected a text or a list of texts, got 1000.0; a text that YAML reads",
         "in quotes",
     ),
     "no such literal": (f"{RUN} --trainer.precision fp16", "trainer.precision: expected one of fp32, bf16"),
@@ -138,7 +138,7 @@ CASES = {
     "missing name": ("pretrain unnamed.yaml", "objective.name: required", "sie"),
     "missing setting": (f"{RUN} --data.name folder", "data.path: required"),
     "neither steps nor epochs": ("pretrain no-length.yaml", "trainer", "give steps or epochs, not both"),
-    "large seed": (f"{RUN} --trainer.seed 99999999999999999999", "trainer.seed: must be at least 0 and below 2^63"),
+    "large seed": (f"{RUN} --trainer.seed 99999999999999999999", "trainer.seed: expected a number within 64 bits"),
     "no views": (f"{SIMCLR} --data.path=images --augmentation.size=0", "augmentation.size: must be at least 1 pixel"),
     "setting of an objective within": (
         "pretrain simclr-ecr-folder --data.path=images --objective.base.temperature=0",

@@ -200,7 +200,7 @@ def test_a_run_is_judged_elsewhere_without_its_own_data(tiny_run: Path) -> None:
 
 
 def test_a_judgement_that_fails_leaves_the_export_and_says_so_in_the_record(monkeypatch, capsys) -> None:
-    monkeypatch.setattr("ssl_inv.run.pretrain.judge", Mock(side_effect=ValueError("there is nothing to judge")))
+    monkeypatch.setattr("ssl_inv.run.judged_run.judge", Mock(side_effect=ValueError("there is nothing to judge")))
     assert command("pretrain tiny.yaml --evaluation.protocol=quick --output run --quiet") == 2
     assert capsys.readouterr().err == "error: evaluation: there is nothing to judge\n"
     assert RunFolder(Path("run")).record()["state"] == "failed: evaluation: there is nothing to judge"

@@ -83,7 +83,8 @@ def test_a_run_goes_on_after_its_weights_are_gone_as_if_it_had_never_stopped(pla
     cut = RunFolder.open(Path("cut"))
     assert all(torch.equal(one, backbone_of(cut)[name]) for name, one in backbone_of(whole).items())
     assert cut.record()["start"] == whole.record()["start"]
-    cut.checkpoint_file.unlink()
+    for file in (cut.checkpoint_file, cut.previous_file):
+        file.unlink(missing_ok=True)
     assert main(["pretrain", "--resume", "cut", "--quiet"]) == 2, "without a checkpoint, the weights are needed"
 
 

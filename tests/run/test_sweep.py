@@ -145,7 +145,7 @@ def test_the_script_for_slurm_has_a_task_for_each_run(
     assert "#SBATCH --array=0-5\n" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
     command = next(line for line in script.splitlines() if line.startswith("exec "))
-    task = parse(shlex.split(command.replace("$SLURM_ARRAY_TASK_ID", "4"))[4:])
+    task = parse(shlex.split(command.replace("$SLURM_ARRAY_TASK_ID", "4"))[5:])
     assert (task.only, task.output, task.overrides) == (4, Path("a sweep"), words[2:])
     assert list(tmp_path.iterdir()) == []
 

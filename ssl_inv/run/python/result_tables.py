@@ -24,15 +24,15 @@ def result_table(results: Mapping[str, Sequence[Mapping[str, Any]]], title: str 
 
 def _row(one: Mapping[str, Any]) -> dict[str, Any]:
     trained = one["trained"]
-    baselines = {name: None if one[name] is None else one[name]["value"] for name in ("untrained", "shuffled")}
+    baselines = {name: None if one[name] is None else one[name].get("value") for name in ("untrained", "shuffled")}
     return {
         "measure": trained["name"],
         "part": trained["part"],
-        "value": trained["value"],
-        "spread": trained["spread"],
+        "value": trained.get("value"),
+        "spread": trained.get("spread"),
         **baselines,
-        "reference": one["reference"],
-        "remark": trained["detail"],
+        "reference": one.get("reference"),
+        "remark": trained.get("detail", ""),
     }
 
 
