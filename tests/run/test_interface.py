@@ -421,7 +421,6 @@ def test_a_mistake_is_one_line_and_nothing_is_written(mistake, tmp_path, monkeyp
         ("export/config.json", '{"a": ', lambda run: ssl_inv.load(run / "export")),
         ("export/model.safetensors", "a", lambda run: ssl_inv.load(run / "export")),
         ("checkpoints/last.ckpt", "a", lambda run: ssl_inv.load(run)),
-        ("run.json", "{", lambda run: ssl_inv.RunResult(run).state),
         ("results.json", "[", lambda run: ssl_inv.RunResult(run).table),
     ],
 )
