@@ -80,7 +80,9 @@ def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
 def require_unchanged(config: Any, file: Path) -> None:
     """Raise a `DamagedFileError` unless the content of a config.json fits its checksum. One without passes."""
     own = config.get(OWN_KEY) if isinstance(config, dict) else None
-    told = own.get(_CHECKSUM) if isinstance(own, dict) else None
+    if not isinstance(own, dict):
+        return
+    told = own.get(_CHECKSUM)
     if told is not None and told != _checksum({**config, OWN_KEY: {**own, _CHECKSUM: ""}}):
         edited = f"if you have edited it, remove its {OWN_KEY}.{_CHECKSUM}"
         raise DamagedFileError(f"{file} is damaged: it does not fit its checksum ({edited})")

@@ -212,10 +212,8 @@ def _module(module: nn.Module) -> Model:
     """A user's module. One of timm says how its input is normalised, and how large it is."""
     config = getattr(module, "pretrained_cfg", None)
     known = isinstance(config, Mapping) and {"mean", "std", "input_size"} <= set(config)
-    known = known and _takes_channels(module, config)
     sections, preprocessing = _plain_pixels(), None
-    if known:
-        assert isinstance(config, Mapping)
+    if known and isinstance(config, Mapping) and _takes_channels(module, config):
         preprocessing = Preprocessing(tuple(config["mean"]), tuple(config["std"]), config["input_size"][-1])
         sections = {"normalization": {"mean": list(preprocessing.mean), "std": list(preprocessing.std)}}
     untrained = (lambda: _reset(module)) if _can_be_reset(module) else None

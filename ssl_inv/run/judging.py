@@ -85,9 +85,12 @@ def judge(
         _view_count(source, objects, settings.views) for source, objects in _splits(data, settings, seed).values()
     )
     progress = JudgingProgress(show or Progress(quiet=True), encoders * views)
-    common = normalise, settings, device, seed, cache, progress, team
-    encoded = encode_data(data, *trained, *common)
-    baseline = None if untrained is None else encode_data(data, *untrained, *common)
+
+    def of(encoder: tuple[nn.Module, Objective | None]) -> Encoded | None:
+        return encode_data(data, *encoder, normalise, settings, device, seed, cache, progress, team)
+
+    encoded = of(trained)
+    baseline = None if untrained is None else of(untrained)
     if encoded is None:
         return None
     progress.measures([name for name, protocol in protocols.items() if protocol.lacks(encoded) is None])

@@ -162,8 +162,8 @@ class ViewTable(ImageFiles):
         reading: Reading = PLAIN,
     ) -> None:
         if is_sheet(path) and Path(path).is_file():
-            place = f"`path: {Path(path).parent}`, `csv_file: {Path(path).name}`"
-            raise ValueError(f"{path} is a table; its folder is the path: {place}")
+            both = f"`path: {Path(path).parent}`, `csv_file: {Path(path).name}`"
+            raise ValueError(f"{path} is a table; its folder is the path: {both}")
         paths = Paths() if paths is None else paths
         self.files = files = Files(path, outside=paths.outside)
         if paths.links == "refuse":
