@@ -158,5 +158,5 @@ def _place(path: str) -> str | None:
     if path.startswith("recipes/") and path.endswith(".yaml"):
         return f"recipes/{Path(path).stem}.md"
     if path.startswith("ssl_inv/objectives/"):
-        return f"objectives/{Path(path).stem}.md"
+        return f"objectives/{Path(path).stem.replace('_', '-')}.md"
     return None
