@@ -248,9 +248,9 @@ def warp(
         coordinates: target coordinates (x, y) in [-1, 1], `(B, S, S, 2)`; may be expanded.
         transforms: which of rotate, scale, shear and translate, the same for all samples.
         alphas: strength of each of the N transforms, `(B, N)`; a sample whose alphas are 0 keeps its coordinates, bit
-        for bit.
+            for bit.
         fields: what `synthesise` gave for `field_count(transforms)` fields, in the order of `transforms`, `(B, C, S,
-        S)`.
+            S)`.
         order: position in `transforms` of the first, second, ... matrix of the product, from left to right, `(B, N)`,
             int64; needed for more than one transform. On the host, because other devices would have to be waited for.
 
@@ -334,7 +334,7 @@ def local_colour(pixels: Tensor, alphas: Tensor, fields: Tensor) -> Tensor:
     Args:
         pixels: images `(B, 3, S, S)` in [0, 1].
         alphas: strength for hue, saturation and value, `(B, 3)`; a sample whose alphas are 0 keeps its pixels, bit for
-        bit.
+            bit.
         fields: what `synthesise` gave for three fields, `(B, 3, S, S)`.
 
     Returns:
