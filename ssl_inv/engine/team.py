@@ -24,6 +24,9 @@ _ARRIVAL = timedelta(minutes=5)
 _PIECE = 4 * 2**20
 """Bytes of a message that are sent at once. The store takes 8 MiB."""
 
+_KNOWN = 10.0
+"""Seconds that the first process waits, at most, until the others know that all have met."""
+
 
 class MeetingError(RuntimeError):
     """The processes of a launch did not meet."""
@@ -109,6 +112,11 @@ class Team:
                     late = ", ".join(map(str, missing))
                     raise MeetingError(f"rank(s) {late} did not come in {seconds / 60:.0f} minutes")
                 time.sleep(0.05)
+            # The store ends with the first process, which therefore leaves when all know that they have met.
+            self.store.add(f"{occasion}-known", 1)
+            known = time.monotonic() + _KNOWN
+            while self.rank == 0 and self.store.add(f"{occasion}-known", 0) < self.size and time.monotonic() < known:
+                time.sleep(0.01)
         except dist.DistError:
             raise MeetingError("the first process has ended before all had met") from None
 
