@@ -14,10 +14,10 @@ Protocols = Mapping[str, Protocol]
 KINDS: dict[str, type[Protocol]] = {name: PROTOCOLS.find(name).load() for name in protocols.PROTOCOLS}
 """The classes of all protocols by name."""
 
-FULL: Protocols = {name: kind() for name, kind in KINDS.items()}
-"""The published settings, made for a GPU."""
+FULL: Protocols = {name: KINDS[name]() for name in protocols.STANDING}
+"""The protocols that every evaluation runs, with the published settings, made for a GPU."""
 
-QUICK: Protocols = {name: kind.quick() for name, kind in KINDS.items()}
+QUICK: Protocols = {name: KINDS[name].quick() for name in protocols.STANDING}
 """Smaller probes, trained for fewer steps: seconds on a CPU for some thousand objects. Not comparable with published
 numbers.
 """

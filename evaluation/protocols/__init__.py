@@ -9,3 +9,6 @@ PROTOCOLS = {
     "spectrum": "spectrum:Spectrum",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
+
+STANDING = ("linear", "knn", "transforms_r2", "paths", "retrieval", "spectrum")
+"""Protocols that every evaluation runs. The others run where they are asked for by name."""

@@ -17,7 +17,7 @@ from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
-from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, Protocols, evaluate_with_baselines, skipped
+from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, evaluate_with_baselines, skipped
 from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
@@ -231,14 +231,14 @@ def protocols_of(settings: EvaluationSettings, device: torch.device | str = "cpu
 
 
 def further_protocols(names: Sequence[str], quick: bool) -> dict[str, Protocol]:
-    """Protocols that are not the suite's own.
+    """Protocols that run only where they are asked for.
 
     Raises:
-        SettingError: for the setting `also`, if there is none of a name, or it is no protocol or one of the suite.
+        SettingError: for the setting `also`, if there is none of a name, or it is no protocol or one that always runs.
     """
     found: dict[str, Protocol] = {}
     for name in names:
-        require(name not in KINDS, "also", f"{name!r} is one of the suite's own protocols, which always run")
+        require(name not in FULL, "also", f"{name!r} is one of the protocols that always run")
         try:
             kind = PROTOCOLS.find(name).load()
         except SettingError as error:

@@ -59,7 +59,7 @@ def test_an_installed_package_adds_names_by_entry_points(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("also", "problem"),
     [
-        (["linear"], "'linear' is one of the suite's own protocols, which always run"),
+        (["linear"], "'linear' is one of the protocols that always run"),
         (["knnn"], "no protocol is called 'knnn'; did you mean 'knn'?"),
         (["pathlib.Path"], "'pathlib.Path' does not derive from ssl_inv.evaluation.protocols.base.Protocol"),
         (["a.B"], "the protocol 'a.B' cannot be imported: No module named 'a'"),
