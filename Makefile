@@ -12,10 +12,10 @@ demo: $(VENV)/.installed
 	$(BIN)/ssl-inv pretrain demo --output $(RUN) $(SETTINGS)
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 8 --dist worksteal
 
 test-slow: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 8
+	$(BIN)/python -m pytest -m slow -n auto --maxprocesses 8 --dist worksteal
 
 test-all: test test-slow
 

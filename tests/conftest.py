@@ -6,11 +6,14 @@ import os
 import tarfile
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from ssl_inv.evaluation.suite import QUICK
 
 GOLDEN = Path(__file__).parent / "golden" / "data"
 REPOSITORY = Path(__file__).parent.parent
@@ -31,6 +34,13 @@ def _one_thread_each() -> None:
 def _trust(monkeypatch: pytest.MonkeyPatch) -> None:
     # What a test allows ends with it. Tests name what these modules have by its path.
     monkeypatch.setenv("SSL_INV_TRUST", "misbehaving,mine,tests,torch.nn,torchvision.datasets")
+
+
+@pytest.fixture
+def short_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The quick protocols with heads that are hardly trained, for tests of what is done with their results."""
+    monkeypatch.setitem(QUICK, "linear", replace(QUICK["linear"], steps=10))
+    monkeypatch.setitem(QUICK, "transforms_r2", replace(QUICK["transforms_r2"], epochs=1, minimum_steps=1))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Starts the processes of a run as torchrun and srun do, without importing torch anew for each of them."""
 
+import atexit
+import functools
 import json
 import os
 import socket
@@ -15,19 +17,25 @@ import yaml
 SERVER = """
 import json, os, signal, sys, time
 from ssl_inv.run import cli, commands, pretrain
+codes = {}
 for line in sys.stdin:
     asked = json.loads(line)
     if "wait" in asked:
-        end, code = time.monotonic() + asked["timeout"], None
-        while code is None and time.monotonic() < end:
-            done, status = os.waitpid(asked["wait"], os.WNOHANG)
-            code = os.waitstatus_to_exitcode(status) if done else None
-            time.sleep(0.01)
-        print(json.dumps(code), flush=True)
+        end, child = time.monotonic() + asked["timeout"], asked["wait"]
+        while child not in codes:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                codes[child] = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() >= end:
+                break
+            else:
+                time.sleep(0.01)
+        print(json.dumps(codes.get(child)), flush=True)
         continue
     child = os.fork()
     if child == 0:
         os.setsid()
+        os.chdir(asked["folder"])
         # A test suite in the background inherits a signal handler that ignores Ctrl-C.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.environ.update(asked["environment"])
@@ -70,6 +78,22 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+@functools.cache
+def _server() -> subprocess.Popen[str]:
+    """The process that has imported everything: one for all tests that ask for it."""
+    program = str(Path(sys.executable).parent / "ssl-inv")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TORCHELASTIC_"))}
+    server = subprocess.Popen(
+        [sys.executable, "-c", SERVER, program],
+        env={**clean, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    atexit.register(server.communicate)
+    return server
+
+
 class Launcher:
     """Runs commands in processes that are forked from one that has imported everything.
 
@@ -79,11 +103,6 @@ class Launcher:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        program = str(Path(sys.executable).parent / "ssl-inv")
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        clean = {key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "TORCHELASTIC_"))}
-        environment = {**clean, "OMP_NUM_THREADS": "1"}
-        self.server = subprocess.Popen([sys.executable, "-c", SERVER, program], cwd=folder, env=environment, **pipes)
         self._started: list[int] = []
 
     def recipe(self, name: str, **sections: dict[str, Any]) -> str:
@@ -98,7 +117,8 @@ class Launcher:
     ) -> int:
         """Starts a command after some code; returns the number of the process."""
         asked = {"arguments": arguments, "environment": dict(environment or {}), "before": before}
-        pid = int(self._ask({**asked, "log": str(self.folder / log)}))
+        where = {"folder": str(self.folder), "log": str(self.folder / log)}
+        pid = int(self._ask({**asked, **where}))
         self._started.append(pid)
         return pid
 
@@ -108,6 +128,10 @@ class Launcher:
         assert code is not None, f"process {process} does not end: {self.logs()}"
         self._started.remove(process)
         return int(code)
+
+    def has_ended(self, process: int) -> bool:
+        """Whether a process that was started has ended."""
+        return self._ask({"wait": process, "timeout": 0.0}) is not None
 
     def ends(self, processes: Sequence[int], timeout: float = 90.0) -> list[int]:
         """The exit codes of processes."""
@@ -164,14 +188,14 @@ class Launcher:
                 os.killpg(process, 9)
             except ProcessLookupError:
                 continue
-        self.server.communicate()
 
     def _ask(self, asked: Any) -> Any:
-        assert self.server.stdin is not None
-        assert self.server.stdout is not None
-        self.server.stdin.write(json.dumps(asked) + "\n")
-        self.server.stdin.flush()
-        return json.loads(self.server.stdout.readline())
+        server = _server()
+        assert server.stdin is not None
+        assert server.stdout is not None
+        server.stdin.write(json.dumps(asked) + "\n")
+        server.stdin.flush()
+        return json.loads(server.stdout.readline())
 
 
 def until_logged(run: Path, step: int, timeout: float = 90.0) -> None:

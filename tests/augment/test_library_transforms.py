@@ -184,6 +184,7 @@ def _views_of(names: list[str]) -> list[Tensor]:
     return [made(name)(images()[rows], key(rows))[0] for name in names]
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_views_of_one() -> None:
     names = ["ColorJitter", "RandomAffine", "GaussianNoise", "RandAugment"]
     parts = on_processes(2, _views_of, names)

@@ -1,12 +1,9 @@
 """A run that is killed and resumed ends with the same weights, and so does a run on two processes."""
 
-import contextlib
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from launching import Launcher
 from PIL import Image
 
 from ssl_inv.run.folder import RunFolder
@@ -32,35 +30,9 @@ RENDERED = {
     "evaluation": {"protocol": "none"},
 }
 
-SERVER = """
-import json, os, signal, sys
-from ssl_inv.run import cli, commands
-# A test suite in the background inherits a signal handler that ignores Ctrl-C.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-for line in sys.stdin:
-    arguments, log = json.loads(line)
-    child = os.fork()
-    if child == 0:
-        sys.argv = [sys.argv[1], *arguments]
-        for stream in (1, 2):
-            os.dup2(os.open(log, os.O_CREAT | os.O_APPEND | os.O_WRONLY), stream)
-        code = cli.main(arguments)
-        sys.stdout.flush()
-        os._exit(code)
-    print(child, flush=True)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
-"""
 
-
-class CommandLine:
-    """Runs commands in processes of their own, forked from a process that has imported everything."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        program = shutil.which("ssl-inv", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-        command = [sys.executable, "-c", SERVER, program or "ssl-inv"]
-        pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.server = subprocess.Popen(command, cwd=folder, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+class CommandLine(Launcher):
+    """Writes recipes of RENDERED, and runs commands one after the other."""
 
     def recipe(self, name: str, **sections: dict[str, Any]) -> str:
         """Writes RENDERED with other sections; returns the path."""
@@ -68,19 +40,9 @@ class CommandLine:
         path.write_text(yaml.safe_dump({**RENDERED, **sections}))
         return str(path)
 
-    def start(self, *arguments: str) -> int:
-        """The number of the process."""
-        self.server.stdin.write(json.dumps([arguments, str(self.folder / "log.txt")]) + "\n")
-        self.server.stdin.flush()
-        return self.end()
-
-    def end(self) -> int:
-        """The exit code; negative for a signal."""
-        return int(self.server.stdout.readline())
-
     def run(self, *arguments: str) -> None:
-        self.start("pretrain", *arguments, "--quiet")
-        assert self.end() == 0, self.log()
+        """Pretrains to the end."""
+        assert self.end(self.start("pretrain", *arguments, "--quiet")) == 0, self.log()
 
     def log(self) -> str:
         return (self.folder / "log.txt").read_text()
@@ -90,7 +52,7 @@ class CommandLine:
 def command_line(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandLine]:
     one = CommandLine(tmp_path_factory.mktemp("runs"))
     yield one
-    one.server.communicate()
+    one.close()
 
 
 @pytest.fixture(scope="module")
@@ -110,13 +72,13 @@ def stop_at(command_line: CommandLine, run: Path, step: int, sign: signal.Signal
     """Pretrain until `step` is logged and for `delay` seconds more; returns the exit code."""
     before = logged(run)
     process = command_line.start("pretrain", *how, "--quiet")
-    with contextlib.suppress(ProcessLookupError):  # it may end before
-        while not (logged(run) != before and max(logged(run), default=0) >= step):
-            os.kill(process, 0)
-            time.sleep(0.002)
-        time.sleep(delay)
-        os.kill(process, sign)
-    return command_line.end()
+    while not (logged(run) != before and max(logged(run), default=0) >= step):
+        if command_line.has_ended(process):
+            return command_line.end(process)
+        time.sleep(0.002)
+    time.sleep(delay)
+    os.kill(process, sign)  # one that has ended is still known to its parent
+    return command_line.end(process)
 
 
 def assert_same(one: Any, other: Any, where: str = "checkpoint") -> None:
@@ -186,7 +148,7 @@ def test_a_run_is_not_resumed_twice_at_a_time(command_line: CommandLine, uninter
         os.kill(process, 0)
     with pytest.raises(RecipeError, match="being written by another process"), RunFolder.open(run).held():
         pass
-    assert command_line.end() == 0
+    assert command_line.end(process) == 0
     assert_as_if_uninterrupted(run, uninterrupted)
     assert not (run / "run.lock").exists()
 
@@ -246,11 +208,13 @@ def test_what_any_process_cannot_read_is_said_and_recorded_once(command_line: Co
         monitor={"every": 0},
     )
     run = command_line.folder / "broken-run"
-    command_line.run(recipe, "--output", str(run))
+    started = command_line.torchrun(1, 2, "pretrain", recipe, "--output", str(run), "--quiet")
+    assert command_line.ends(started) == [0, 0], command_line.logs()
     found = RunFolder(run).record()["broken_images"]
     assert set(found) <= set(broken)
     assert len(found) > 3, "two epochs meet all but those held out for validation"
-    said = [line for line in command_line.log().splitlines() if f"{folder.name}/" in line or "cannot be read" in line]
+    lines = [line for rank in (0, 1) for line in command_line.said(rank).splitlines()]
+    said = [line for line in lines if f"{folder.name}/" in line or "cannot be read" in line]
     assert len(said) == len(found)
 
 

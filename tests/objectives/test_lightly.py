@@ -317,6 +317,7 @@ def test_the_numbers_of_the_page_are_those_of_its_command() -> None:
         assert [cell.strip() for cell in line.split("|")[4:-1]] == rows_of_the_page()[name]
 
 
+@pytest.mark.slow
 def test_help_and_a_refused_recipe_do_not_import_lightly() -> None:
     script = (
         "import sys, ssl_inv, ssl_inv.objectives, ssl_inv.nn.lightly_parts, ssl_inv.objectives.lightly\n"

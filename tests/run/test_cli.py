@@ -332,6 +332,7 @@ def test_recipes_are_listed_and_printed_whole_and_settings_may_stand_first(capsy
     assert re.search(r"^#     L = ", explained, re.MULTILINE)
 
 
+@pytest.mark.slow
 def test_the_installed_program_runs_beside_foreign_folders(foreign_folder: Path) -> None:
     check = [sys.executable, "-m", "ssl_inv.run.cli", "check", "tiny.yaml"]
     done = subprocess.run(check, cwd=foreign_folder, capture_output=True, text=True, check=False)

@@ -29,6 +29,7 @@ monitor: {every: 2, objects: 8, share: 1.0}
 evaluation: {protocol: none}
 """
 Pretrain = Callable[..., int]
+pytestmark = pytest.mark.usefixtures("short_probes")
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,7 @@ def page_faults(**environment: str) -> int:
     return int(done.stdout)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="does something with glibc only")
 def test_a_large_tensor_finds_the_pages_of_the_one_before_it() -> None:
     assert page_faults() < 100 < page_faults(MALLOC_MMAP_THRESHOLD_="1000000")
