@@ -34,6 +34,14 @@ _HOW_TO_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINAR
 """To open a pipe that no one writes to would wait for ever."""
 
 
+DAMAGED_ARCHIVE: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OverflowError, LookupError),
+    RuntimeError,  # of an unknown version, or encrypted
+)
+"""What Python raises for a zip or a tar that is damaged, beside `ValueError` and `OSError`."""
+
+_FURTHEST = 2**62
+
 Member = tuple[int, int, int, int, int]
 """Offset, stored size, method of compression or `_TAR`, checksum or time, and size of a file in an archive."""
 
@@ -89,7 +97,7 @@ class Files:
         try:
             is_zip = zipfile.is_zipfile(self.path)
             members = dict(_zip_members(self.path) if is_zip else _tar_members(self.path))
-        except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
+        except (*DAMAGED_ARCHIVE, OSError) as error:
             what = "neither a folder nor a readable zip or uncompressed tar archive"
             raise ValueError(f"{self.path} is {what}: {error}") from error
         names = sorted((name for name in members if not hidden(name)), key=os.fsencode)
@@ -262,6 +270,8 @@ def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
             if one.flag_bits & _ENCRYPTED or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 advice = "is encrypted or compressed in an unusual way; make the zip with store or deflate"
                 raise ValueError(f"{path}: {one.filename} {advice}")
+            if not all(0 <= number < _FURTHEST for number in (one.header_offset, one.compress_size, one.file_size)):
+                raise zipfile.BadZipFile(f"its directory has {one.filename} at a place that no file has")
             yield one.filename, (one.header_offset, one.compress_size, one.compress_type, one.CRC, one.file_size)
 
 

@@ -114,8 +114,8 @@ PEERS: dict[str, Callable[[str], list[Found]]] = {
 def files_left_open() -> Iterator[None]:
     """Say nothing of files that other libraries leave open, and close them before the block ends.
 
-    A file that is part of a circle of references, such as a traceback, is closed only when garbage is collected. Without
-    this, that is later, in code that is not to blame.
+    A file in a circle of references, such as one that a traceback holds, is closed only when garbage is collected.
+    Without this, that is later, in code that is not to blame.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
