@@ -32,6 +32,9 @@ _MOST_BANDS = 4
 _STACKS = {"Z": "slices", "T": "times"}
 """Axes of a TIFF that are no bands, by the letter of tifffile."""
 
+# It writes a line about every file with more bands.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+
 _GREY = np.array([0.299, 0.587, 0.114])
 """Luma of ITU-R 601, as Pillow has it."""
 
@@ -164,10 +167,13 @@ def _is_beyond_pillow(content: bytes, reading: Reading, number: int | None) -> b
                 return False
             image.seek(number or 0)
             samples, bits = int(image.tag_v2.get(_TIFF_SAMPLES, 1)), max(image.tag_v2.get(_TIFF_BITS, (1,)))
+            shown = len(image.getbands())
             pages = image.n_frames if samples == 1 and reading.pages_are_bands and number is None else 1
     except Exception:  # Pillow names each of the forms that it does not read in another way.
         return True
-    return samples > _MOST_BANDS or pages > 1 or (samples > 1 and bits > 8 and bool(reading.limits))
+    # Pillow leaves out bands of which a file does not say what they are.
+    lost = reading.pages_are_bands and samples > shown
+    return samples > _MOST_BANDS or lost or pages > 1 or (samples > 1 and bits > 8 and bool(reading.limits))
 
 
 def _of_tiff(content: bytes, reading: Reading, number: int | None) -> tuple[Numbers, bool]:
