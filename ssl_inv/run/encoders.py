@@ -224,7 +224,7 @@ class LoadedModel:
             knows = "'training' goes with a run, which knows how its views were made"
             raise SettingError("evaluation.views_of", f"{knows}; did you mean 'data'?")
         augmentation = build_augmentation(self.model.run.recipe)
-        with within("evaluation"):
+        with within("evaluation", besides=["augmentation"]):
             return judged_data(self.data, settings, objective.plan, augmentation, self.seed, device)
 
     @property
