@@ -11,6 +11,7 @@ from ssl_inv.data.images import Photographs, StoredImages
 from ssl_inv.data.names import Names, printable
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.source import Indices
+from ssl_inv.data.wide_files import has_wide_numbers
 from ssl_inv.transforms import Transform
 
 THREADED_BYTES = 20_000
@@ -62,6 +63,10 @@ class EncodedImages(StoredImages):
         found = super()._stored(image)
         # A photograph of numbers that Pillow does not read keeps their pixels alone.
         return found if isinstance(found, bytes) else self._content(image)
+
+    def is_wide(self, image: int) -> bool:
+        """Whether an image has numbers of more than 8 bits; see `has_wide_numbers`."""
+        return has_wide_numbers(self._content(image))
 
     def _page(self, image: int) -> int | None:
         """The page of an image in a file with several, counted from 0; None if the file is one image."""

@@ -3,6 +3,7 @@
 import importlib
 import io
 import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,24 @@ def wide_pixels(content: bytes, reading: Reading, page: int | None = None) -> Pi
     else:
         return None
     return as_pixels(numbers, reading, opacity)
+
+
+def has_wide_numbers(content: bytes) -> bool:
+    """Whether a file has numbers of more than 8 bits, for which `white` is, or is an array, whose bytes it is for too.
+    Only the header is read; True where that does not say.
+    """
+    if content.startswith(NPY) or (content.startswith(PNG) and content[_PNG_DEPTH : _PNG_DEPTH + 1] == b"\x10"):
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+        with image:
+            if isinstance(image, TiffImageFile):
+                return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
+            return image.mode.startswith(("I", "F"))
+    except Exception:  # Pillow reads no header of a TIFF of more than four bands, and raises many kinds of errors.
+        return True
 
 
 def as_pixels(numbers: Numbers, reading: Reading, opacity: bool = False) -> Pixels:

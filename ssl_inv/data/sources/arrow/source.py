@@ -256,6 +256,10 @@ class ImageColumn(EncodedImages):
     def _stored(self, image: int) -> bytes | Pixels:
         return self._array(image) if self._held == "numbers" else super()._stored(image)
 
+    def is_wide(self, image: int) -> bool:
+        """See `EncodedImages.is_wide`; in arrays, `white` is for bytes too."""
+        return self._held == "numbers" or super().is_wide(image)
+
     def _worth_threads(self, image: int) -> bool:
         return self._held != "numbers" and super()._worth_threads(image)
 
