@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_inv.data.exclusion import hidden, kept
-from ssl_inv.data.folder_index import names_below, size_and_time, stamp_of
+from ssl_inv.data.folder_index import folder_stamp, names_below, size_and_time
 from ssl_inv.data.names import Names, packed, unpacked
 from ssl_inv.data.source import Indices
 
@@ -200,10 +200,10 @@ class Files:
     @property
     def stamp(self) -> str:
         """A digest that changes when a file is added, removed or written: from the sizes and times of files in a folder
-        or a tar, from the checksums in a zip. Of a large folder, see `folder_index.stamp_of`.
+        or a tar, from the checksums in a zip. Of a large folder, see `folder_index.folder_stamp`.
         """
         if self._places is None:
-            return stamp_of(self.path, self.names)
+            return folder_stamp(self.path, self.names)
         digest = hashlib.sha256()
         for part in self.names.padded():
             digest.update(part)

@@ -8,7 +8,7 @@ import numpy as np
 from ssl_inv.data.archives import Files
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.images import Photographs, StoredImages
-from ssl_inv.data.names import Names, printable
+from ssl_inv.data.names import Names, utf8_name
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.source import Indices
 from ssl_inv.data.wide_files import has_wide_numbers
@@ -112,7 +112,7 @@ class ImageFiles(EncodedImages):
         return self._files.stamp
 
     def _name(self, image: int) -> str:
-        return printable(self._names[image]) + (f" page {page + 1}" if (page := self._page(image)) else "")
+        return utf8_name(self._names[image]) + (f" page {page + 1}" if (page := self._page(image)) else "")
 
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
         """See `StoredImages.original`; if pages are views, their pixels: files would hold all of them."""

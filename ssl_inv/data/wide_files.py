@@ -146,20 +146,29 @@ def _require_few(height: int, width: int, reading: Reading) -> None:
         raise UnreadableImageError(f"{problem}, which `max_pixels` allows")
 
 
-def _of_npy(content: bytes, reading: Reading) -> Numbers:
-    numbers: Numbers = array_of_file(content)
-    if numbers.dtype.kind not in "biuf":
-        raise UnreadableImageError(f"it holds {numbers.dtype}, and an image is an array of real numbers")
-    numbers = numbers[..., None] if numbers.ndim == 2 else numbers
+def numbers_of_array(array: Numbers, reading: Reading) -> Numbers:
+    """The numbers `(H, W, C)` of an image that is an array `(H, W)`, `(H, W, C)` or `(C, H, W)`.
+
+    Raises:
+        UnreadableImageError: for another shape or type, or if it is not clear which axis is that of the bands.
+    """
+    if array.dtype.kind not in "biuf":
+        raise UnreadableImageError(f"it holds {array.dtype}, and an image is an array of real numbers")
+    numbers = array[..., None] if array.ndim == 2 else array
     if numbers.ndim != 3 or not numbers.size:
-        raise UnreadableImageError(f"an array of shape {numbers.shape} is no image; needed is (H, W, C) or (C, H, W)")
+        raise UnreadableImageError(f"an array of shape {array.shape} is no image; it needs (H, W, C) or (C, H, W)")
     axis = 2 if numbers.shape[2] == 1 else band_axis(numbers.shape, None if reading.bands else reading.channels)
     if axis is None:
-        problem = f"an array of shape {numbers.shape} may have its bands first or last"
+        problem = f"an array of shape {array.shape} may have its bands first or last"
         raise UnreadableImageError(f"{problem}; say how many there are with `channels`")
     numbers = np.moveaxis(numbers, axis, 2)
     if numbers.dtype == np.uint8 and reading.white is not None:
-        numbers = numbers.astype(np.uint16)  # In an array, `white` is for bytes too, as for masks of 0 and 1.
+        return numbers.astype(np.uint16)  # In an array, `white` is for bytes too, as for masks of 0 and 1.
+    return numbers
+
+
+def _of_npy(content: bytes, reading: Reading) -> Numbers:
+    numbers = numbers_of_array(array_of_file(content), reading)
     _require_few(numbers.shape[0], numbers.shape[1], reading)
     return numbers
 

@@ -13,7 +13,7 @@ from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.folder_index import cache_folder
 from ssl_inv.data.image_files import THREADED_BYTES, EncodedImages
 from ssl_inv.data.images import Photographs
-from ssl_inv.data.names import printable
+from ssl_inv.data.names import utf8_name
 from ssl_inv.data.orders import WINDOW_BLOCKS
 from ssl_inv.data.reading import reading_of
 from ssl_inv.data.shards.addresses import Address, find_shards
@@ -272,7 +272,7 @@ class ShardImages(EncodedImages):
         return int(self._shard[image]), int(self._member[image])
 
     def _name(self, image: int) -> str:
-        return printable(self.store.name(*self._place(image)))
+        return utf8_name(self.store.name(*self._place(image)))
 
     def _read(self, image: int) -> bytes:
         return self.store.read(*self._place(image))
