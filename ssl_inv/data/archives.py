@@ -37,8 +37,9 @@ _HOW_TO_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINAR
 DAMAGED_ARCHIVE: tuple[type[Exception], ...] = (
     *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OverflowError, LookupError),
     RuntimeError,  # of an unknown version, or encrypted
+    OSError,
 )
-"""What Python raises for a zip or a tar that is damaged, beside `ValueError` and `OSError`."""
+"""What Python raises for a zip or a tar that is damaged, beside `ValueError`."""
 
 _FURTHEST = 2**62
 
@@ -97,7 +98,7 @@ class Files:
         try:
             is_zip = zipfile.is_zipfile(self.path)
             members = dict(_zip_members(self.path) if is_zip else _tar_members(self.path))
-        except (*DAMAGED_ARCHIVE, OSError) as error:
+        except DAMAGED_ARCHIVE as error:
             what = "neither a folder nor a readable zip or uncompressed tar archive"
             raise ValueError(f"{self.path} is {what}: {error}") from error
         names = sorted((name for name in members if not hidden(name)), key=os.fsencode)

@@ -23,6 +23,9 @@ _LOCAL_HEADER, _LENGTHS = 30, slice(26, 30)
 """Bytes of a zip member's own header, and where it has the lengths of name and extra field that follow."""
 
 
+_DAMAGED: tuple[type[Exception], ...] = (ValueError, *DAMAGED_ARCHIVE)
+
+
 @dataclass(frozen=True)
 class StoredArray:
     """An array in a file.
@@ -58,7 +61,7 @@ class StoredArray:
             with np.load(self.path, allow_pickle=False) as archive:
                 found: NDArray[Any] = archive[self.name]
                 return found
-        except (ValueError, OSError, *DAMAGED_ARCHIVE) as error:
+        except _DAMAGED as error:
             raise ValueError(f"{self.path}: {self.name} cannot be read: {_first_line(error)}") from error
 
     def require_all(self) -> None:
@@ -73,7 +76,7 @@ class StoredArray:
                 member = archive.getinfo(f"{self.name}.npy")
             require_growth(member.file_size, member.compress_size)
             _require_numbers(self.shape, self.dtype, member.file_size)
-        except (ValueError, OSError, KeyError, *DAMAGED_ARCHIVE) as error:
+        except _DAMAGED as error:
             raise ValueError(f"{self.path}: {self.name} cannot be read: {_first_line(error)}") from None
 
 
@@ -154,7 +157,7 @@ def _npz(path: Path) -> list[StoredArray]:
                         lengths = np.frombuffer(whole.read(4), dtype="<u2")
                         offset = one.header_offset + _LOCAL_HEADER + int(lengths.sum()) + file.tell()
                 found.append(StoredArray(path, one.filename.removesuffix(".npy"), *header, offset))
-    except (ValueError, OSError, *DAMAGED_ARCHIVE) as error:
+    except _DAMAGED as error:
         raise ValueError(f"{path} is no archive of numpy: {_first_line(error)}") from error
     return found
 

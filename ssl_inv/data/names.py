@@ -292,7 +292,8 @@ def unpacked(name: bytes) -> str:
 
 
 def utf8_name(name: bytes | str) -> str:
-    """A name as text: a byte that is not UTF-8 is written as `udcff` behind a backslash. Control characters stay, for the
-    name tells files apart; `ssl_inv.plain.printable` is for terminals.
+    """A name as text: a byte that is not UTF-8 is written as `udcff` behind a backslash.
+
+    Control characters stay, for the name tells files apart; `ssl_inv.plain.printable` is for terminals.
     """
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()

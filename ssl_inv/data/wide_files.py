@@ -76,7 +76,7 @@ def has_wide_numbers(content: bytes) -> bool:
             image = Image.open(io.BytesIO(content))
         with image:
             if isinstance(image, TiffImageFile):
-                return max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8
+                return bool(max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8)
             return image.mode.startswith(("I", "F"))
     except Exception:  # Pillow reads no header of a TIFF of more than four bands, and raises many kinds of errors.
         return True

@@ -71,7 +71,7 @@ def _read_alike(sections: dict[str, Any], overrides: list[str] | Mapping[str, An
     given = {**section, **apply_overrides({}, overrides, JUDGED).get("data", {})}
     with within("data"):
         known = schema_of(DATA.find(str(given.get("name", "")))).settings
-    added = {}
+    added: dict[str, Any] = {}
     for names in _TOGETHER:
         own = {name: wanted[name] for name in names if name in wanted}
         here = {name: _as_pairs(name, given[name]) for name in names if name in given}
