@@ -138,7 +138,7 @@ def build_module(
         if advice is not None:
             say(advice)
     view_maker, train = build_view_maker(recipe, data.train, augmentation, objective.plan)
-    with within("evaluation"):
+    with within("evaluation", besides=["augmentation"]):
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
     with within("objective"):
         preflight.require_embedding(objective, backbone, max(sizes))
@@ -223,7 +223,7 @@ def build_view_maker(
     recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan
 ) -> tuple[ViewMaker, Source]:
     """The view maker of a plan, and the objects of the source that have enough views for the plan."""
-    with within("data"):
+    with within("data", besides=["augmentation"]):
         source = with_enough_views(source, 1 if plan.linked else plan.own_views)
         mean, std = recipe.normalization.mean, recipe.normalization.std
         return ViewMaker(plan, source, augmentation, mean, std, recipe.trainer.seed), source

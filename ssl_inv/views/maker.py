@@ -11,7 +11,8 @@ from ssl_inv.augment.operation import Normalisation
 from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch
-from ssl_inv.data.source import Framing, Images, Source
+from ssl_inv.data.source import Images, Source
+from ssl_inv.data.wanted import Framing
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.views.makers import Frames, maker_of
