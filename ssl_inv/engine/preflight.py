@@ -200,12 +200,13 @@ def advice_on_alike_views(objective: Objective, view_maker: ViewMaker, source: S
     records = [source.load(objects, views).transform.to("cpu") for views in (np.zeros_like(objects), other)]
     if not (dull := _equal(records, told)):
         return None
-    named, count = ", ".join(map(repr, dull)), len(objects)
-    return f"data: the objective is conditioned on {named}, but the views of {count} objects looked at do not differ in it"
+    told_of = f"the objective is conditioned on {', '.join(map(repr, dull))}"
+    return f"data: {told_of}, but the views of {len(objects)} objects looked at do not differ in it"
 
 
 def _equal(records: Sequence[Transform], names: Sequence[str]) -> list[str]:
     """The parameters whose values are equal in all records, row by row."""
+
     def differ(name: str) -> bool:
         values = [one.groups[name].value_vector(one[name]) for one in records]
         return any(float((one - values[0]).abs().max()) > _SAME for one in values[1:])

@@ -82,5 +82,5 @@ def test_poses_that_do_not_differ_are_warned_of(turns, warned, tmp_path, caplog)
     recipe = told_of(["azimuth"], turntable(tmp_path, turns))
     (tmp_path / "recipe.yaml").write_text(recipe.dump())
     assert main(["check", str(tmp_path / "recipe.yaml")]) in (0, None)
-    sentence = "data: the objective is conditioned on 'azimuth', but the views of 6 objects looked at do not differ in it"
+    sentence = "on 'azimuth', but the views of 6 objects looked at do not differ in it"
     assert (sentence in caplog.text) is warned
