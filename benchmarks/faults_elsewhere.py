@@ -279,15 +279,16 @@ def full(library: Library, place: Path) -> str:
 
 def truncated(library: Library, place: Path) -> str:
     """Half of a file of an image is missing."""
-    images = place / "truncated"
+    images = place / "halves"
     shutil.copytree(library.images, images)
     for file in sorted(images.rglob("*.jpg"))[3:5]:
         file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    output = place / "on-truncated"
+    output = place / "on-halves"
     process = library.start(output, steps=16, images=images)
     code = process.end()
-    told = [one for one in process.said.read_text(errors="replace").splitlines() if "truncated" in one]
-    words = told[0].strip()[:200] if told else "not said"
+    lines = process.said.read_text(errors="replace").splitlines()
+    told = [one.strip()[:200] for one in lines if "truncated" in one or "cannot be read" in one]
+    words = " / ".join(told[:2]) if told else "not said"
     return f"exit code {code} after {len(library.steps(output))} steps: {words}"
 
 
