@@ -1,11 +1,11 @@
 """A small SimCLR run of another library, as its own examples write it; `faults_elsewhere.py` starts and disturbs it.
 
-    python -P benchmarks/trained_elsewhere.py lightly --images images --output out --steps 60
+    PYTHONSAFEPATH=1 python benchmarks/trained_elsewhere.py lightly --images images --output out --steps 60
 
 `lightly` is lightly's data set, transform, head and loss in a LightningModule; `stable-pretraining` is its Module, data
 set, loss and Manager. Both save a checkpoint every few steps by Lightning's `ModelCheckpoint`, with `last.ckpt`. Every
-step is written to `steps.jsonl` of the output: its number, its loss and its images. Without `-P`, a file beside this
-one would be taken for the package `kernels`.
+step is written to `steps.jsonl` of the output: its number, its loss and its images. Without `PYTHONSAFEPATH`, a file
+beside this one would be taken for the package `kernels`.
 """
 
 import argparse
