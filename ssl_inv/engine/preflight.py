@@ -176,24 +176,34 @@ def require_shown(objective: Objective, view_maker: ViewMaker, source: Source) -
     views are made of one image.
     """
     told = [name for name in objective.parameters_told if name in view_maker.groups]
-    own = {name for name in told if name in source.groups}
+    if view_maker.plan.count < 2 or not (dull := _alike(view_maker, source, told)):
+        return
+    every = [*view_maker.groups]
+    others = [name for name in every if name not in _alike(view_maker, source, every)]
+    reason = "all of them are made of one image" if dull[0] in source.groups else "the augmentation never changes it"
+    advice = f"leave it out, or choose among {', '.join(others)}" if others else "leave it out"
+    named = ", ".join(map(repr, dull))
+    raise ValueError(
+        f"is conditioned on {named}, but no two views of a sample differ in {dull[0]!r}: {reason}; {advice}"
+    )
+
+
+def _alike(view_maker: ViewMaker, source: Source, names: Sequence[str]) -> list[str]:
+    """The recorded parameters among `names` in which no two views of a sample can differ."""
+    own = {name for name in names if name in source.groups}
     alike = own if view_maker.loaded_views == 1 and view_maker.plan.way is None else set()
-    drawn = [name for name in told if name not in own and name not in view_maker.plan.groups]
+    drawn = [name for name in names if name not in own and name not in view_maker.plan.groups]
     for count in (_FEW, _MANY):
         drawn = _equal(view_maker.drawn(count, source.image_size), drawn) if drawn else []
-    if not (dull := [name for name in told if name in {*alike, *drawn}]) or view_maker.plan.count < 2:
-        return
-    named = ", ".join(map(repr, dull))
-    reason = "all of them are made of one image" if dull[0] in own else "the augmentation never changes it"
-    raise ValueError(f"is conditioned on {named}, but no two views of a sample differ in {dull[0]!r}: {reason}")
+    return [name for name in names if name in {*alike, *drawn}]
 
 
 def advice_on_alike_views(objective: Objective, view_maker: ViewMaker, source: Source) -> str | None:
     """Advice if the views of some objects have the same recorded parameter while the objective is conditioned on it."""
     told = [name for name in objective.parameters_told if name in source.groups]
-    if not told or view_maker.loaded_views == 1:
-        return None
     several = np.flatnonzero(source.view_counts > 1)
+    if not told or view_maker.loaded_views == 1 or not len(several):
+        return None
     objects = several[np.unique(np.linspace(0, len(several) - 1, _OBJECTS).astype(np.int64))]
     # Another pair of views of every object: those of a turntable may all be a quarter turn apart.
     other = 1 + np.arange(len(objects)) % (source.view_counts[objects] - 1)
@@ -209,6 +219,7 @@ def _equal(records: Sequence[Transform], names: Sequence[str]) -> list[str]:
 
     def differ(name: str) -> bool:
         values = [one.groups[name].value_vector(one[name]) for one in records]
-        return any(float((one - values[0]).abs().max()) > _SAME for one in values[1:])
+        # Names, such as seeds, are no numbers.
+        return values[0].numel() > 0 and any(float((one - values[0]).abs().max()) > _SAME for one in values[1:])
 
     return [name for name in names if not differ(name)]

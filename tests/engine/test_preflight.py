@@ -45,7 +45,11 @@ def turntable(folder: Path, turns: list[int], sides: tuple[int, int] = (16, 16))
 @pytest.mark.parametrize(
     ("told", "operations", "dull"),
     [
-        (["crop"], [WHOLE], "'crop', .* 'crop': the augmentation never changes it"),
+        (
+            ["crop"],
+            [WHOLE],
+            "'crop', .* 'crop': the augmentation never changes it; leave it out, or choose among rotation, ",
+        ),
         (["rotation", "brightness", "flip"], [{"name": "jitter", "probability": 0.0}, SOMETIMES], "'brightness', "),
         (["crop"], [{**WHOLE, "scale": [0.2, 1.0]}], None),
         (["flip"], [SOMETIMES], None),
