@@ -142,6 +142,8 @@ def build_module(
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
     with within("objective"):
         preflight.require_embedding(objective, backbone, max(sizes))
+        if begins:
+            preflight.require_shown(objective, view_maker, train)
     with within("objective"), torch.random.fork_rng(devices=[]):
         # Memories start with random vectors. These depend on the seed, but not on the random numbers of the weights.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
@@ -151,6 +153,8 @@ def build_module(
             start.of_everything(backbone, objective, train)
         if (odd := odd_looks(data.train)) is not None:
             start.advice.append(f"data: {odd}")
+        if (alike := preflight.advice_on_alike_views(objective, view_maker, train)) is not None:
+            start.advice.append(alike)
         start.tell()
     with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, processes)
