@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.augment.shared import Shared
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import SettingError, require
 from ssl_inv.data.source import Source
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.modes import frozen
+from ssl_inv.nn.sharding import blocks, shared_weight
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES
 from ssl_inv.objectives.base import Objective
 from ssl_inv.transforms import Pose, Rotation
@@ -54,6 +55,20 @@ def require_forward(model: nn.Module, size: int, channels: int = 3) -> None:
             what = f"numbers of the form {tuple(pooled.shape)}"
         wanted = "one vector" if width is None else f"one vector of {width} numbers"
         raise ValueError(f"the network {name} gives {what} of an image, and needed is {wanted}; does it pool?")
+
+
+def require_shardable(backbone: Backbone, objective: Objective) -> None:
+    """Raise a `SettingError` if a backbone has no blocks to be kept in shards, or an objective needs it whole."""
+    name, instead = backbone.architecture, "trainer.strategy ddp keeps it whole"
+    why = "no lists of blocks called blocks, stages, layers or layer1, so trainer.strategy fsdp has nothing to shard"
+    require(bool(blocks(backbone.model)), "backbone.name", f"{name} has {why}; {instead}")
+    weight = shared_weight(backbone.model)
+    where = f"{name} uses {weight} in several places, which trainer.strategy fsdp cannot shard"
+    require(weight is None, "backbone.name", f"{where}; {instead}")
+    for module in objective.modules():
+        if isinstance(module, Objective) and module.needs_whole_backbone:
+            reason = f"{type(module).__name__} {module.needs_whole_backbone}, so trainer.strategy fsdp cannot shard it"
+            raise SettingError("objective.name", f"{reason}; {instead}")
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:

@@ -127,6 +127,8 @@ def build_module(
         if settings.precision == "bf16" and device.type == "cpu":
             with within("trainer"):
                 preflight.require_exact_gradients(backbone, size)
+    if settings.strategy == "fsdp":
+        preflight.require_shardable(backbone, objective)
     image_size = data.train.image_size
     with within("backbone"):
         view_size = augmentation.view_size(image_size)

@@ -13,8 +13,9 @@ Changes = Mapping[str, tuple[Any, Any]]
 
 WHERE_DATA_LIES = ("data.path", "data.validation", "data.split_folder")
 
-PROCESSES = ("trainer.nodes", "trainer.devices")
-"""Settings that say how many processes share a batch: they change the order of sums, and so the last bits."""
+PROCESSES = ("trainer.nodes", "trainer.devices", "trainer.strategy")
+"""Settings that say how processes share a batch and the networks: they change the order of sums, and so the last bits.
+"""
 
 FREE = (
     *(f"trainer.{name}" for name in ("workers", "checkpoint_every", "log_every", "keep", "best", "requeue")),
