@@ -177,7 +177,7 @@ class Pretraining(lightning.LightningModule):
         with beside(self.workers):
             views = self.view_maker(batch)
         compute = lambda: self.objective.loss(views, self.backbone)  # noqa: E731
-        losses = compute() if self.shards is None else self.shards(compute)
+        losses = compute() if self.shards is None else self.shards.during(compute)
         loss = weighted_sum(losses)
         values = torch.stack([*(term.value.detach().float() for term in losses.values()), loss.detach().float()])
         self._unchecked.append((self.step + 1, list(losses), values))

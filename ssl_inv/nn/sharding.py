@@ -59,11 +59,23 @@ def shared_weight(model: nn.Module) -> str | None:
     return next((name for name, one in model.named_parameters() if one in inside and owners[one] > 1), None)
 
 
-class Shards(nn.Module):
+class _Root(nn.Module):
+    """All blocks. Within a call of their root, each gathers its weights while the one before computes."""
+
+    def __init__(self, blocks: Iterable[nn.Module]) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, function: Callable[[], Any]) -> None:
+        # Nothing is returned, because FSDP2 would hook itself to its gradient.
+        function()
+
+
+class Shards:
     """The blocks of some networks, each in shards over the processes of a group.
 
     In each network, a copy in shards takes the place of a block. The block itself keeps its modules and gives up its
-    weights until `restore`. Calling this object calls a function in which all blocks gather their weights in time.
+    weights until `restore`.
 
     Args:
         networks: changed in place. Their weights must be equal on all processes.
@@ -71,7 +83,6 @@ class Shards(nn.Module):
     """
 
     def __init__(self, networks: Sequence[nn.Module], device: torch.device) -> None:
-        super().__init__()
         group = dist.group.WORLD
         assert group is not None
         self.mesh = DeviceMesh.from_group(group, device.type)
@@ -84,10 +95,10 @@ class Shards(nn.Module):
             copies.append(self._sharded(original))
             self._originals.append((parent, name, original))
             setattr(parent, name, copies[-1])
-        self.blocks = nn.ModuleList(copies)
-        # It has no parameters of its own. As their root, the blocks gather their weights before they are needed.
-        fully_shard(self, mesh=self.mesh, reshard_after_forward=False)
-        self(lambda: None)
+        self._root = _Root(copies)
+        fully_shard(self._root, mesh=self.mesh, reshard_after_forward=False)
+        # From the first call on, it is known that this is the root.
+        self._root(lambda: None)
 
     def _sharded(self, original: nn.Module) -> nn.Module:
         block = copy.deepcopy(original)
@@ -101,13 +112,16 @@ class Shards(nn.Module):
             old.data.untyped_storage().resize_(0)
         return block
 
-    def forward(self, function: Callable[[], Result]) -> Result:
-        return function()
+    def during(self, function: Callable[[], Result]) -> Result:
+        """Call a function that uses the networks with gradient. They can be used elsewhere too, but more slowly."""
+        results: list[Result] = []
+        self._root(lambda: results.append(function()))
+        return results[0]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put the blocks back in the networks, with all of their weights on every process, on the host."""
-        for (parent, name, original), block in zip(self._originals, self.blocks, strict=True):
+        for (parent, name, original), block in zip(self._originals, self._root.blocks, strict=True):
             for old, new in zip(original.parameters(), block.parameters(), strict=True):
                 old.data.untyped_storage().resize_(old.numel() * old.element_size())
                 old.copy_(new.full_tensor() if isinstance(new, DTensor) else new)

@@ -19,6 +19,7 @@ from ssl_inv.engine.cluster import ALONE, Place
 from ssl_inv.engine.launch import make_trainer, say, workers
 from ssl_inv.engine.loggers import require_loggers
 from ssl_inv.engine.module import Pretraining, extent
+from ssl_inv.engine.optimizer_names import require_shardable
 from ssl_inv.engine.optimizers import make_optimizer
 from ssl_inv.engine.watch import require_scored
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
@@ -129,6 +130,8 @@ def build_module(
                 preflight.require_exact_gradients(backbone, size)
     if settings.strategy == "fsdp":
         preflight.require_shardable(backbone, objective)
+        with within("optimizer"):
+            require_shardable(recipe.optimizer.get("name", "adamw"))
     image_size = data.train.image_size
     with within("backbone"):
         view_size = augmentation.view_size(image_size)
