@@ -18,6 +18,10 @@ from ssl_inv.objectives.base import Objective
 from ssl_inv.transforms import Pose, Rotation
 
 
+_SHARDED = 0.25
+"""The least share of a backbone's weights for which it is worth to shard it."""
+
+
 def require_input_size(model: nn.Module, size: int) -> None:
     """Raise a `SettingError` if a network takes only images of another size."""
     patches = getattr(model, "patch_embed", None)
@@ -60,8 +64,11 @@ def require_forward(model: nn.Module, size: int, channels: int = 3) -> None:
 def require_shardable(backbone: Backbone, objective: Objective) -> None:
     """Raise a `SettingError` if a backbone has no blocks to be kept in shards, or an objective needs it whole."""
     name, instead = backbone.architecture, "trainer.strategy ddp keeps it whole"
-    why = "no lists of blocks called blocks, stages, layers or layer1, so trainer.strategy fsdp has nothing to shard"
-    require(bool(blocks(backbone.model)), "backbone.name", f"{name} has {why}; {instead}")
+    inside = [one for parent, place in blocks(backbone.model) for one in getattr(parent, place).parameters()]
+    weights = sum(one.numel() for one in backbone.model.parameters())
+    share = sum(one.numel() for one in inside) / max(1, weights)
+    lists = "in lists that are called blocks, stages, layers or layer1, which alone trainer.strategy fsdp shards"
+    require(share >= _SHARDED, "backbone.name", f"{name} has {share:.0%} of its weights {lists}; {instead}")
     weight = shared_weight(backbone.model)
     where = f"{name} uses {weight} in several places, which trainer.strategy fsdp cannot shard"
     require(weight is None, "backbone.name", f"{where}; {instead}")

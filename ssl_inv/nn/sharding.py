@@ -52,7 +52,7 @@ def sharded_blocks(networks: Iterable[nn.Module]) -> list[Place]:
 def shared_weight(model: nn.Module) -> str | None:
     """The name of a weight of a block that another block or layer has too; None if there is none."""
     owners: dict[nn.Parameter, int] = {}
-    for module in model.modules():
+    for _, module in model.named_modules(remove_duplicate=False):
         for one in module.parameters(recurse=False):
             owners[one] = owners.get(one, 0) + 1
     inside = {one for parent, name in blocks(model) for one in getattr(parent, name).parameters()}
@@ -69,6 +69,11 @@ class _Root(nn.Module):
     def forward(self, function: Callable[[], Any]) -> None:
         # Nothing is returned, because FSDP2 would hook itself to its gradient.
         function()
+
+
+def _with_own_memory(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Copy an output that is a view, as that of Swin's blocks: what is done to it in place would undo FSDP2's hooks."""
+    return output.clone() if isinstance(output, Tensor) and output._is_view() else output
 
 
 class Shards:
@@ -106,6 +111,7 @@ class Shards:
         scalars = {one for one in block.parameters() if one.dim() == 0}
         for one in block.parameters():
             one.data = one.data.contiguous()
+        block.register_forward_hook(_with_own_memory)
         fully_shard(block, mesh=self.mesh, reshard_after_forward=True, ignored_params=scalars)
         for old, new in zip(original.parameters(), block.parameters(), strict=True):
             self.replaced[old] = new
