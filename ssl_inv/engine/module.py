@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_inv.catalogue import require, within
 from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.source import Source
 from ssl_inv.engine import preflight
-from ssl_inv.engine.launch import beside, say
+from ssl_inv.engine.launch import beside, count_from, say
 from ssl_inv.engine.meter import Meter
 from ssl_inv.engine.optimizers import Optimization
 from ssl_inv.engine.settings import TrainerSettings
@@ -135,6 +135,8 @@ class Pretraining(lightning.LightningModule):
             state = from_first(state)
             if not first:
                 self.load_training_state(state)
+                # Callbacks that save at some steps have to do so on all processes.
+                count_from(self.trainer, self.step)
 
     def _join(self, rank: int, processes: int) -> None:
         if (rank, processes) == (self.batches.rank, self.batches.processes):

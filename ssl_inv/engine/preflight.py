@@ -17,7 +17,6 @@ from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES
 from ssl_inv.objectives.base import Objective
 from ssl_inv.transforms import Pose, Rotation
 
-
 _SHARDED = 0.25
 """The least share of a backbone's weights for which it is worth to shard it."""
 

@@ -111,7 +111,8 @@ class TrainerSettings:
                 require_at_least(1, **{name: value})
         require_at_least(0, workers=self.workers or 0)
         alone = self.strategy == "fsdp" and self.devices * self.nodes == 1
-        require(not alone, "strategy", "fsdp needs at least two processes, by trainer.devices or trainer.nodes; use auto")
+        needed = "fsdp needs at least two processes, by trainer.devices or trainer.nodes; use auto"
+        require(not alone, "strategy", needed)
         require(0 <= self.seed < 2**63, "seed", f"must be at least 0 and below 2^63, got {self.seed}")
         if self.clip is not None:
             require_above(0, clip=self.clip)

@@ -7,10 +7,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from lightly_sizes import EVERY
+from misbehaving import NeedsWhole
 from small import OBOW_NETWORK, VIT, small
 from torch import Tensor, nn
-
-from misbehaving import NeedsWhole
 
 from ssl_inv.catalogue import OBJECTIVES, SettingError
 from ssl_inv.engine.optimizers import make_optimizer
@@ -157,14 +156,12 @@ def assert_same(found: Any, expected: Any, name: str) -> None:
     values = [one for one in expected.values() if isinstance(one, Tensor) and one.is_floating_point() and one.numel()]
     scale = max((float(one.abs().max()) for one in values), default=1.0)
     say = "{}: {}".format
-    torch.testing.assert_close(
-        found, expected, rtol=ROUNDING, atol=ROUNDING * scale, msg=lambda said: say(name, said)
-    )
+    torch.testing.assert_close(found, expected, rtol=ROUNDING, atol=ROUNDING * scale, msg=lambda said: say(name, said))
 
 
 def test_an_objective_that_needs_whole_blocks_is_refused() -> None:
     backbone = make_backbone(**network("simclr", {}))
-    problem = "NeedsWhole reads the weights of its blocks, so trainer.strategy fsdp cannot shard it; trainer.strategy ddp"
+    problem = "NeedsWhole reads the weights of its blocks, so trainer.strategy fsdp cannot shard it; trainer.strat"
     with pytest.raises(SettingError, match=problem) as refused:
         require_shardable(backbone, NeedsWhole(backbone.features, GROUPS))
     assert refused.value.setting == "objective.name"
@@ -219,33 +216,31 @@ def test_blocks_are_found(name: str) -> None:
 
 
 def gradients(names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
-    """The features and the gradients of networks with channels last, and what they are afterwards."""
-    found = {}
-    for name in names:
-        torch.manual_seed(0)
-        network = to_channels_last(make_backbone(name=name, arguments=ARCHITECTURES[name][1]).double())
-        before = {key: one.clone() for key, one in network.state_dict().items()}
-        pixels = torch.randn(4, 3, 32, 32, dtype=torch.double)
-        if is_distributed():
-            synchronise_batch_norm(network, torch.device("cpu"))
-            shards = Shards([network], torch.device("cpu"))
-            pixels = pixels[2 * rank() : 2 * rank() + 2]
-            with torch.no_grad():
-                network(pixels)  # outside of `during`, as between epochs
-            shards.during(lambda: network(pixels).square().mean()).backward()
-        else:
-            with torch.no_grad():
-                network(pixels)
-            network(pixels).square().mean().backward()
-        named = network.named_parameters()
-        kept = {key: whole(one.grad) if in_shards(one) else average(one.grad) for key, one in named}
-        if is_distributed():
-            shards.restore()
-        same = {key: torch.equal(one, before[key]) for key, one in network.named_parameters()}
-        assert all(same.values()), name
-        strides = {f"stride of {key}": torch.tensor(one.stride()) for key, one in network.state_dict().items()}
-        found[name] = {**kept, **strides, **dict(network.named_buffers())}
-    return found
+    """The gradients, strides and statistics of networks with channels last."""
+    return {name: gradients_of(name) for name in names}
+
+
+def gradients_of(name: str) -> dict[str, Tensor]:
+    torch.manual_seed(0)
+    whole_network = to_channels_last(make_backbone(name=name, arguments=ARCHITECTURES[name][1]).double())
+    before = {key: one.clone() for key, one in whole_network.named_parameters()}
+    share = slice(rank() * 4 // world_size(), (rank() + 1) * 4 // world_size())
+    pixels = torch.randn(4, 3, 32, 32, dtype=torch.double)[share]
+    shards = None
+    if is_distributed():
+        synchronise_batch_norm(whole_network, torch.device("cpu"))
+        shards = Shards([whole_network], torch.device("cpu"))
+    with torch.no_grad():
+        whole_network(pixels)  # outside of `during`, as between epochs
+    compute = lambda: whole_network(pixels).square().mean()  # noqa: E731
+    (compute() if shards is None else shards.during(compute)).backward()
+    named = whole_network.named_parameters()
+    found = {key: whole(one.grad) if in_shards(one) else average(one.grad) for key, one in named}
+    if shards is not None:
+        shards.restore()
+    assert all(torch.equal(one, before[key]) for key, one in whole_network.named_parameters()), name
+    strides = {f"stride of {key}": torch.tensor(one.stride()) for key, one in whole_network.named_parameters()}
+    return {**found, **strides, **dict(whole_network.named_buffers())}
 
 
 def average(gradient: Tensor) -> Tensor:
