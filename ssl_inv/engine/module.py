@@ -26,6 +26,7 @@ from ssl_inv.nn.sharding import Shards, clip_gradients, local, whole
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group, keyed_random
+from ssl_inv.views import Views
 from ssl_inv.views.maker import ViewMaker
 
 _CHECKED_AT_LEAST = 64
@@ -178,8 +179,7 @@ class Pretraining(lightning.LightningModule):
         self.meter.count(len(batch.index) * self.view_maker.plan.count * self.batches.processes)
         with beside(self.workers):
             views = self.view_maker(batch)
-        compute = lambda: self.objective.loss(views, self.backbone)  # noqa: E731
-        losses = compute() if self.shards is None else self.shards.during(compute)
+        losses = self._losses(views) if self.shards is None else self.shards.during(lambda: self._losses(views))
         loss = weighted_sum(losses)
         values = torch.stack([*(term.value.detach().float() for term in losses.values()), loss.detach().float()])
         self._unchecked.append((self.step + 1, list(losses), values))
@@ -189,6 +189,9 @@ class Pretraining(lightning.LightningModule):
         self.manual_backward(loss / self.settings.accumulate)
         if (batch_idx + 1) % self.settings.accumulate == 0:
             self._step()
+
+    def _losses(self, views: Views) -> Losses:
+        return self.objective.loss(views, self.backbone)
 
     def _step(self) -> None:
         optimizer = self.optimization.optimizer

@@ -26,7 +26,8 @@ class ShardedProcesses(Processes):
 
     def _setup_model(self, model: torch.nn.Module) -> DistributedDataParallel:
         names = [name for name, one in model.named_parameters() if in_shards(one)]
-        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(model, names)
+        ignored: Any = DistributedDataParallel
+        ignored._set_params_and_buffers_to_ignore_for_model(model, names)
         return super()._setup_model(model)
 
     def on_train_end(self) -> None:

@@ -8,7 +8,7 @@ weights objectives read without a call of `forward`, which alone brings the shar
 import copy
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -130,16 +130,19 @@ class Shards:
         for (parent, name, original), block in zip(self._originals, self._root.blocks, strict=True):
             for old, new in zip(original.parameters(), block.parameters(), strict=True):
                 old.data.untyped_storage().resize_(old.numel() * old.element_size())
-                old.copy_(new.full_tensor() if isinstance(new, DTensor) else new)
-            for old, now in zip(original.buffers(), block.buffers(), strict=True):
-                old.copy_(now)
-            original.train(block.training)
+                old.copy_(whole(new))
+            for statistic, now in zip(original.buffers(), block.buffers(), strict=True):
+                statistic.copy_(now)
+            for past, present in zip(original.modules(), block.modules(), strict=True):
+                past.training = present.training
             setattr(parent, name, original)
 
     def of(self, parameter: nn.Parameter) -> nn.Parameter:
         """What an optimiser trains in place of a parameter: its shard, or the whole, as a tensor of the same kind."""
         new = self.given(parameter)
-        return new if isinstance(new, DTensor) else nn.Parameter(self.as_whole(new.detach()), new.requires_grad)
+        if not in_shards(new):
+            return nn.Parameter(self.as_whole(new.detach()), new.requires_grad)
+        return new
 
     def given(self, parameter: nn.Parameter) -> nn.Parameter:
         """What the networks have in place of a parameter."""
@@ -161,8 +164,10 @@ class Shards:
         def kept(name: str, value: Any) -> Any:
             if not isinstance(value, Tensor) or value.shape != parameter.shape or name == "step":
                 return value
-            value = value.contiguous().to(parameter.device)
-            return distribute_tensor(value, self.mesh, parameter.placements, src_data_rank=None)
+            value = value.to(parameter.device)
+            if not in_shards(parameter):
+                return self.as_whole(value)
+            return distribute_tensor(value.contiguous(), self.mesh, parameter.placements, src_data_rank=None)
 
         return {name: kept(name, value) for name, value in state.items()}
 
@@ -175,7 +180,8 @@ def whole(state: Any, kept: bool = True) -> Any:
         kept: whether this process keeps the tensors; another one only takes part.
     """
     if isinstance(state, DTensor):
-        full = state.detach().full_tensor()
+        # A parameter has the methods of a DTensor, which only its class does not tell.
+        full: Tensor = cast(Any, state).detach().full_tensor()
         return full.cpu() if kept else None
     if isinstance(state, Mapping):
         return {key: whole(value, kept) for key, value in state.items()}

@@ -26,7 +26,7 @@ class Regression(nn.Module):
         super().__init__()
         self.backbone = transformer(embed_dim=16, depth=2, qkv_bias=False)
         self.head = nn.Linear(16, 4)
-        self.double()
+        to_channels_last(self.double())
         settings: dict[str, Any] = {"lr": 0.01, "warmup": 0.0, "weight_decay": 0.01}
         self.optimization = make_optimizer((self.backbone, self.head), name=optimizer, **settings)
         self.together: Any = lambda function: function()
