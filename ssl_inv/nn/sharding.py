@@ -24,13 +24,13 @@ Result = TypeVar("Result")
 _CONTAINER = re.compile(r"blocks|layers|stages|layer\d+")
 """Names of the lists of blocks in timm's models."""
 
-Place = tuple[nn.Module, str]
+_Place = tuple[nn.Module, str]
 """A list of blocks, and the name of a block in it."""
 
 
-def blocks(model: nn.Module) -> list[Place]:
+def blocks(model: nn.Module) -> list[_Place]:
     """Where the blocks of a timm model are: those of a transformer, the residual blocks of a ResNet's layers."""
-    found: list[Place] = []
+    found: list[_Place] = []
     for name, child in model.named_children():
         if not (isinstance(child, nn.Sequential | nn.ModuleList) and _CONTAINER.fullmatch(name)):
             found += blocks(child)
@@ -41,7 +41,7 @@ def blocks(model: nn.Module) -> list[Place]:
     return found
 
 
-def sharded_blocks(networks: Iterable[nn.Module]) -> list[Place]:
+def sharded_blocks(networks: Iterable[nn.Module]) -> list[_Place]:
     """The blocks of all backbones in some networks, each once, those of copies too."""
     models = dict.fromkeys(
         module.model for network in networks for module in network.modules() if isinstance(module, Backbone)
