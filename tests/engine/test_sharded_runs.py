@@ -58,7 +58,7 @@ def sharded(launcher: Launcher) -> Path:
 def finished(launcher: Launcher, name: str, *words: str) -> Path:
     saved = f"--trainer.callbacks=[{{name: ModelCheckpoint, dirpath: {name}-lightning, every_n_train_steps: 6}}]"
     process = launcher.start("pretrain", "recipe.yaml", "--output", name, saved, *words)
-    assert launcher.end(process) == 0, launcher.logs()
+    assert launcher.end(process, timeout=300) == 0, launcher.logs()
     return launcher.folder / name
 
 
@@ -118,6 +118,11 @@ def killed(launcher: Launcher) -> Path:
     ("how", "words", "said"),
     [
         ("fsdp", SHARDS, ""),
+        (
+            "four",
+            (*SHARDS, "--trainer.devices", "4"),
+            "at step 2 with 4 processes with shards in place of 2 processes with shards",
+        ),
         ("ddp", (*TWO, "--trainer.strategy", "ddp"), "at step 2 with 2 processes in place of 2 processes with shards"),
         (
             "alone",
@@ -130,7 +135,7 @@ def test_a_killed_run_goes_on_with_shards_or_without(
     launcher: Launcher, killed: Path, sharded: Path, whole: Path, how: str, words: tuple[str, ...], said: str
 ) -> None:
     run = Path(shutil.copytree(killed, launcher.folder / how))
-    assert launcher.end(launcher.start("pretrain", "--resume", str(run), *words)) == 0, launcher.logs()
+    assert launcher.end(launcher.start("pretrain", "--resume", str(run), *words), timeout=300) == 0, launcher.logs()
     assert said in launcher.logs()["log.txt"]
     if how == "fsdp":
         assert_same(run, sharded, 0.0)
@@ -142,7 +147,7 @@ def test_a_run_of_whole_networks_goes_on_with_shards(launcher: Launcher, whole: 
     run = launcher.folder / "begun-whole"
     process = launcher.start("pretrain", "recipe.yaml", "--output", str(run), "--quiet", before=KILLED)
     assert launcher.end(process) == -signal.SIGKILL
-    assert launcher.end(launcher.start("pretrain", "--resume", str(run), *SHARDS)) == 0, launcher.logs()
+    assert launcher.end(launcher.start("pretrain", "--resume", str(run), *SHARDS), timeout=300) == 0, launcher.logs()
     assert_same(run, whole, TOLERANCE)
 
 
