@@ -28,6 +28,10 @@ class Plain(Objective):
         return error
 
 
+class NeedsWhole(Plain):
+    needs_whole_backbone = "reads the weights of its blocks"
+
+
 class BareTensor(Plain):
     def loss(self, views, backbone):
         return super().loss(views, backbone)["term"].value

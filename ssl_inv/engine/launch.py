@@ -20,6 +20,7 @@ from ssl_inv.engine.cluster import ALONE, Place
 from ssl_inv.engine.launched import Launched
 from ssl_inv.engine.processes import Processes
 from ssl_inv.engine.settings import TrainerSettings
+from ssl_inv.engine.sharding import ShardedProcesses
 from ssl_inv.plain import printable
 
 
@@ -48,12 +49,13 @@ def make_trainer(
         raise SettingError("devices", f"must be at most the {available} GPUs of this machine, got {settings.devices}")
     launched = Launched(here, settings.nodes, settings.devices)
     alone = launched.world_size() == 1
+    processes = ShardedProcesses if settings.strategy == "fsdp" else Processes
     with quiet_lightning():
         trainer = lightning.Trainer(
             accelerator=accelerator,
             devices=settings.devices,
             num_nodes=settings.nodes,
-            strategy="auto" if alone else Processes(launched),
+            strategy="auto" if alone else processes(launched),
             plugins=[launched] if alone else None,
             precision="bf16-mixed" if settings.precision == "bf16" else "32-true",
             max_epochs=1,

@@ -8,23 +8,25 @@ from typing import Any, Literal
 
 import pytorch_lightning as lightning
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ssl_inv.catalogue import require, within
 from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.source import Source
 from ssl_inv.engine import preflight
-from ssl_inv.engine.launch import beside, say
+from ssl_inv.engine.launch import beside, count_from, say
 from ssl_inv.engine.meter import Meter
 from ssl_inv.engine.optimizers import Optimization
 from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.engine.watch import clean
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
-from ssl_inv.nn.distributed import is_distributed, wait_for_first
+from ssl_inv.nn.distributed import from_first, is_distributed, rank, smallest, wait_for_first
+from ssl_inv.nn.sharding import Shards, clip_gradients, local, whole
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group, keyed_random
+from ssl_inv.views import Views
 from ssl_inv.views.maker import ViewMaker
 
 _CHECKED_AT_LEAST = 64
@@ -113,6 +115,8 @@ class Pretraining(lightning.LightningModule):
         self.telling: Literal["loggers", "callbacks", "nobody"] = "loggers"
         """Who gets the loss terms of every step by Lightning's `log`; a run with a `Recorder` needs none of it."""
         self._unchecked: list[tuple[int, list[str], Tensor]] = []
+        self.shards: Shards | None = None
+        """The blocks of the networks while they are in shards."""
 
     def setup(self, stage: str) -> None:
         """Join the processes of the trainer, and give every rank the state of rank 0, which alone may have read a
@@ -129,9 +133,11 @@ class Pretraining(lightning.LightningModule):
             first = self.trainer.is_global_zero
             state = self.training_state() if first else {}
             wait_for_first()  # which may look at millions of files
-            state = self.trainer.strategy.broadcast(state)
+            state = from_first(state)
             if not first:
                 self.load_training_state(state)
+                # Callbacks that save at some steps have to do so on all processes.
+                count_from(self.trainer, self.step)
 
     def _join(self, rank: int, processes: int) -> None:
         if (rank, processes) == (self.batches.rank, self.batches.processes):
@@ -173,7 +179,7 @@ class Pretraining(lightning.LightningModule):
         self.meter.count(len(batch.index) * self.view_maker.plan.count * self.batches.processes)
         with beside(self.workers):
             views = self.view_maker(batch)
-        losses = self.objective.loss(views, self.backbone)
+        losses = self._losses(views) if self.shards is None else self.shards.during(lambda: self._losses(views))
         loss = weighted_sum(losses)
         values = torch.stack([*(term.value.detach().float() for term in losses.values()), loss.detach().float()])
         self._unchecked.append((self.step + 1, list(losses), values))
@@ -184,6 +190,9 @@ class Pretraining(lightning.LightningModule):
         if (batch_idx + 1) % self.settings.accumulate == 0:
             self._step()
 
+    def _losses(self, views: Views) -> Losses:
+        return self.objective.loss(views, self.backbone)
+
     def _step(self) -> None:
         optimizer = self.optimization.optimizer
         if self.telling != "nobody":
@@ -191,14 +200,14 @@ class Pretraining(lightning.LightningModule):
         self.optimization.set_rate(self.step, self.steps)
         for parameter in self.objective.held(self.step + 1, self.steps):
             parameter.grad = None
+        self.optimization.take_gradients()
         if self.settings.clip is not None:
             parameters = [p for group in optimizer.param_groups for p in group["params"]]
-            for some in [[p] for p in parameters] if self.settings.clip_each else [parameters]:
-                nn.utils.clip_grad_norm_(some, self.settings.clip)
+            clip_gradients(parameters, self.settings.clip, self.settings.clip_each)
         wrapped = self.optimizers()
         assert not isinstance(wrapped, list)
         wrapped.step()
-        optimizer.zero_grad(set_to_none=True)
+        self.optimization.forget_gradients()
         self.step += 1
         self._set_random_state(_AFTER_STEP, self.step)
         # Autocast would round the products of a bank or of clusters to bfloat16.
@@ -247,7 +256,9 @@ class Pretraining(lightning.LightningModule):
             NonFiniteLossError: naming the first parameter that is not finite.
         """
         named = [(name, one) for network in (self.backbone, self.objective) for name, one in network.named_parameters()]
-        finite = torch.stack([one.detach().isfinite().all() for _, one in named])
+        finite = torch.stack([local(one.detach()).isfinite().all() for _, one in named])
+        if self.shards is not None:
+            finite = smallest(finite)
         if not finite.all():
             name = named[int(finite.logical_not().nonzero()[0])][0]
             raise NonFiniteLossError(f"parameter '{name}' is not finite after step {self.step}, though the loss was")
@@ -273,10 +284,7 @@ class Pretraining(lightning.LightningModule):
         return look
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        own = {
-            key: one for key, one in self.training_state().items() if key not in ("backbone", "objective", "optimizer")
-        }
-        checkpoint[_IN_CHECKPOINT] = own
+        checkpoint[_IN_CHECKPOINT] = self._facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take up the step.
@@ -293,7 +301,15 @@ class Pretraining(lightning.LightningModule):
         self.step, self._stamp = int(own["step"]), own["stamp"]
 
     def training_state(self) -> dict[str, Any]:
-        """Everything that the rest of the run depends on, and what its networks need without its data. Plain values."""
+        """Everything that the rest of the run depends on, and what its networks need without its data. Plain values.
+
+        While blocks are in shards, all processes must ask for it; it is complete on the first alone.
+        """
+        networks = {"backbone": self.backbone.state_dict(), "objective": self.objective.state_dict()}
+        state = {**networks, "optimizer": self.optimization.optimizer.state_dict()}
+        return {**self._facts(), **(state if self.shards is None else whole(state, kept=rank() == 0))}
+
+    def _facts(self) -> dict[str, Any]:
         if self._stamp is None:
             # Once per run, because it looks at every file. It stands for the files before the first checkpoint.
             self._stamp = self.batches.source.stamp
@@ -303,9 +319,6 @@ class Pretraining(lightning.LightningModule):
             "extent": extent(self.batches.source),
             "stamp": self._stamp,
             "step": self.step,
-            "backbone": self.backbone.state_dict(),
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimization.optimizer.state_dict(),
         }
 
     def load_training_state(self, state: dict[str, Any]) -> None:
@@ -313,7 +326,7 @@ class Pretraining(lightning.LightningModule):
         self.step, self._stamp = int(state["step"]), state["stamp"]
         self.backbone.load_state_dict(state["backbone"])
         self.objective.load_state_dict(state["objective"])
-        self.optimization.optimizer.load_state_dict(state["optimizer"])
+        self.optimization.load(state["optimizer"])
 
 
 def extent(source: Source) -> tuple[int, int]:

@@ -33,6 +33,15 @@ REFUSED: Mapping[str, str] = {
 }
 """Optimisers of timm that no recipe can use, and why."""
 
+NEED_WHOLE = (
+    *(name for name in OPTIMIZERS if name.startswith("c")),
+    *("adafactorbv", "adafactorbvc", "adamp", "adamuon", "mars", "muon", "nadamuon", "nmuon"),
+    *("novograd", "novogradc", "novogradw", "sgdp"),
+)
+"""Optimisers that compute with a whole weight at once in a way that torch cannot do with shards: cautious ones (`c...`)
+with means, Muon with products of matrices.
+"""
+
 LIBRARIES = ("torch.optim", "timm.optim")
 """Modules whose optimisers recipes can name by their path."""
 
@@ -40,6 +49,14 @@ SCHEDULES = ("cosine", "constant", "tanh", "poly", "step", "multistep", "wsd")
 """Schedules of the learning rate: `constant`, and timm's."""
 
 _PLATEAU = "it depends on scores and not on the step alone, so a resumed run would not go on as it was; choose `wsd`"
+
+
+def require_shardable(name: str) -> None:
+    """Raise a `SettingError` if an optimiser cannot train weights that are kept in shards."""
+    if name in NEED_WHOLE:
+        others = ", ".join((*OWN, "lamb", "lion"))
+        why = f"{name} needs whole weights, which trainer.strategy fsdp does not keep"
+        raise SettingError("name", f"{why}; {others} and others train with it")
 
 
 def check_names(name: str, schedule: str) -> None:

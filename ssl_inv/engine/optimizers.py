@@ -21,6 +21,7 @@ from ssl_inv.catalogue import (
 from ssl_inv.engine.optimizer_names import LIBRARIES, OPTIMIZERS, OWN, check_names
 from ssl_inv.engine.schedules import Course, Shape
 from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.sharding import Shards
 
 
 def make_optimizer(
@@ -258,6 +259,45 @@ class Optimization:
 
     def __init__(self, optimizer: torch.optim.Optimizer, course: Course, courses: Sequence[Course]) -> None:
         self.optimizer, self.course, self.courses = optimizer, course, courses
+        self._shards: Shards | None = None
+        self._wholes: list[tuple[nn.Parameter, nn.Parameter]] = []
+        """What the optimiser trains in place of a whole parameter, and that parameter."""
+
+    def shard(self, shards: Shards) -> None:
+        """Train shards in place of whole parameters, and keep of the optimiser's state what is about them."""
+        self._shards, state = shards, self.optimizer.state
+        for group in self.optimizer.param_groups:
+            trained = []
+            for parameter in group["params"]:
+                instead = shards.of(parameter)
+                if parameter in state:
+                    state[instead] = shards.state_of(instead, state.pop(parameter))
+                if (given := shards.given(parameter)) is not instead:
+                    self._wholes.append((instead, given))
+                trained.append(instead)
+            group["params"] = trained
+
+    def take_gradients(self) -> None:
+        """Give the optimiser the gradients of a step."""
+        for instead, given in self._wholes:
+            assert self._shards is not None
+            instead.grad = None if given.grad is None else self._shards.as_whole(given.grad)
+
+    def forget_gradients(self) -> None:
+        """Remove all gradients."""
+        self.optimizer.zero_grad(set_to_none=True)
+        for _, given in self._wholes:
+            given.grad = None
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Take up the optimiser's state of a checkpoint."""
+        self.optimizer.load_state_dict(state)
+        for parameter, own in self.optimizer.state.items():
+            for name, value in own.items():
+                alike = isinstance(value, torch.Tensor) and value.shape == parameter.shape
+                if alike and value.stride() != parameter.stride():
+                    # Shards are kept without channels last, and fused optimisers read the memory as it lies.
+                    own[name] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
     def rate(self, step: int, total: int) -> float:
         """The learning rate of ordinary parameters in step `step`, counted from 0, of `total`."""

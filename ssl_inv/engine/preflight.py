@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.augment.shared import Shared
-from ssl_inv.catalogue import SettingError
+from ssl_inv.catalogue import SettingError, require
 from ssl_inv.data.source import Source
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.modes import frozen
+from ssl_inv.nn.sharding import blocks, shared_weight
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES
 from ssl_inv.objectives.base import Objective
 from ssl_inv.transforms import Pose, Rotation, Transform
@@ -26,6 +27,9 @@ _OBJECTS = 16
 
 _SAME = 1e-6
 """Values that differ by no more are equal: some are computed in single precision."""
+
+_SHARDED = 0.25
+"""The least share of a backbone's weights for which it is worth to shard it."""
 
 
 def require_input_size(model: nn.Module, size: int) -> None:
@@ -65,6 +69,23 @@ def require_forward(model: nn.Module, size: int, channels: int = 3) -> None:
             what = f"numbers of the form {tuple(pooled.shape)}"
         wanted = "one vector" if width is None else f"one vector of {width} numbers"
         raise ValueError(f"the network {name} gives {what} of an image, and needed is {wanted}; does it pool?")
+
+
+def require_shardable(backbone: Backbone, objective: Objective) -> None:
+    """Raise a `SettingError` if a backbone has no blocks to be kept in shards, or an objective needs it whole."""
+    name, instead = backbone.architecture, "trainer.strategy ddp keeps it whole"
+    inside = [one for parent, place in blocks(backbone.model) for one in getattr(parent, place).parameters()]
+    weights = sum(one.numel() for one in backbone.model.parameters())
+    share = sum(one.numel() for one in inside) / max(1, weights)
+    lists = "in lists that are called blocks, stages, layers or layer1, which alone trainer.strategy fsdp shards"
+    require(share >= _SHARDED, "backbone.name", f"{name} has {share:.0%} of its weights {lists}; {instead}")
+    weight = shared_weight(backbone.model)
+    where = f"{name} uses {weight} in several places, which trainer.strategy fsdp cannot shard"
+    require(weight is None, "backbone.name", f"{where}; {instead}")
+    for module in objective.modules():
+        if isinstance(module, Objective) and module.needs_whole_backbone:
+            reason = f"{type(module).__name__} {module.needs_whole_backbone}, so trainer.strategy fsdp cannot shard it"
+            raise SettingError("objective.name", f"{reason}; {instead}")
 
 
 def advice_on_stem(backbone: Backbone, size: int) -> str | None:

@@ -101,11 +101,12 @@ class Recorder(lightning.Callback):
         last = module.step == module.steps
         if module.step % self.settings.log_every == 0 or last:
             module.check_finite()
-            self._log(module)
+            better = self._log(module)
+            with module.meter.paused():
+                self._keep_if_best(trainer, module, better)
         with module.meter.paused():
-            trained = time.perf_counter() - self._resumed
-            if self.monitor is not None and self.monitor.due(module.step, trained - self.monitor.seconds):
-                self._score(module)
+            if self._is_due(trainer, module):
+                self._keep_if_best(trainer, module, self._score(module))
             stops = self._ends(trainer, module.step)
             number = self._agreement.exchange(self._asked())
             saves = module.step % self.settings.checkpoint_every == 0 or last or stops or number > 0
@@ -163,8 +164,11 @@ class Recorder(lightning.Callback):
         self._write(module)
 
     def _write(self, module: Pretraining, best: bool = False) -> None:
+        if self.write is None and module.shards is None:
+            return
+        state = module.training_state()  # to which all processes have to give their shards
         if self.write is not None:
-            self.write(module.training_state(), best)
+            self.write(state, best)
 
     def _note(self, further: Mapping[str, float] | None = None, **entry: Any) -> bool:
         """Add an entry to the log, and tell it to the loggers, with further numbers that the log has not.
@@ -190,12 +194,31 @@ class Recorder(lightning.Callback):
         self._best = value
         return True
 
-    def _keep_best(self, module: Pretraining) -> None:
-        """Save the checkpoint of this step as the best one. It is then also the last one, from which a run goes on."""
-        assert self._value is not None
-        assert self.run is not None
+    def _is_due(self, trainer: lightning.Trainer, module: Pretraining) -> bool:
+        """Whether to score now: the first process knows, and tells the others if they hold a part of the network."""
+        if self.monitor is None:
+            return False
+        trained = time.perf_counter() - self._resumed
+        due = self.monitor.due(module.step, trained - self.monitor.seconds)
+        every = self.monitor.settings.every
+        if module.shards is None or not every or module.step % every:
+            return due
+        return trainer.strategy.reduce_boolean_decision(due and self.run is not None, all=False)
+
+    def _keep_if_best(self, trainer: lightning.Trainer, module: Pretraining, better: bool) -> None:
+        """Save the checkpoint of this step if it is the best one. It is then also the last one, from which a run goes
+        on.
+        """
+        if self._value is None:
+            return
+        if module.shards is not None:
+            better = trainer.strategy.reduce_boolean_decision(better, all=False)
+        if not better:
+            return
         module.check_weights()
         self._write(module, best=True)
+        if self.run is None:
+            return
         value = self._value
         named = {"name": value.watched.name, "mode": value.mode, "value": value.shown(self._best)}
         self.run.update(best={**named, "step": module.step})
@@ -213,24 +236,27 @@ class Recorder(lightning.Callback):
             self.run.update(stopped={"step": module.step, "why": self._reason})
             self.show.keep(f"stopped at step {module.step} of {module.steps}: {self._reason}")
 
-    def _log(self, module: Pretraining) -> None:
+    def _log(self, module: Pretraining) -> bool:
+        """Add the losses to the log. Returns whether they are better than all before."""
         self._rates = module.meter.read()
-        if self.run is not None:
-            speed, waiting = self._rates
-            rate = module.optimization.optimizer.param_groups[0]["lr"]
-            speeds = {"images_per_second": round(speed, 1), "waiting": round(waiting, 4)}
-            total = {"loss/total": module.meter.total}
-            with module.meter.paused():
-                if self._note(total, step=module.step, loss=module.meter.terms, lr=rate, **speeds):
-                    self._keep_best(module)
+        if self.run is None:
+            return False
+        speed, waiting = self._rates
+        rate = module.optimization.optimizer.param_groups[0]["lr"]
+        speeds = {"images_per_second": round(speed, 1), "waiting": round(waiting, 4)}
+        total = {"loss/total": module.meter.total}
+        with module.meter.paused():
+            return self._note(total, step=module.step, loss=module.meter.terms, lr=rate, **speeds)
 
-    def _score(self, module: Pretraining) -> None:
+    def _score(self, module: Pretraining) -> bool:
+        """Score the encoder, and add the scores to the log. Returns whether they are better than all before."""
         assert self.monitor is not None
-        scores = self.monitor.scores()
+        scores, better = self.monitor.scores(), False
+        if module.shards is not None and rank() > 0:
+            return False  # it has only taken part
         if self.run is not None:
             rounded = {name: round(value, 4) for name, value in scores.items()}
-            if self._note(step=module.step, monitor=rounded):
-                self._keep_best(module)
+            better = self._note(step=module.step, monitor=rounded)
         shown = ", ".join(f"{name} {value:.3f}" for name, value in scores.items() if ", " not in name)
         self.show.keep(f"step {module.step}: {shown}")
         sentence = collapse(scores)
@@ -240,6 +266,7 @@ class Recorder(lightning.Callback):
             if self.run is not None and not self._collapsed:
                 self.run.warn(warning)
         self._collapsed = sentence is not None
+        return better
 
     def _note_broken(self, module: Pretraining, names: Iterable[str]) -> None:
         new = [name for name in dict.fromkeys(names) if name not in self.broken]

@@ -55,6 +55,8 @@ class TrainerSettings:
         accelerator: the hardware; `auto` takes a GPU if there is one.
         devices: GPUs of each machine, or processes on its CPU.
         nodes: machines; with more than one, torchrun or srun starts the processes of each, see docs/scale.md.
+        strategy: what every process of several has of the networks: `ddp` all of them, `fsdp` a part of every block of
+            a backbone that is too large to be trained whole, see docs/scale.md; `auto` is `ddp`.
         workers: loader processes per device; None chooses by the data and the number of cores.
         requeue: whether SIGUSR1 or SIGUSR2 from SLURM, which announces the end of the job, also puts the job back into
             the queue once the checkpoint is written.
@@ -87,6 +89,7 @@ class TrainerSettings:
     accelerator: Literal["auto", "cpu", "gpu"] = "auto"
     devices: int = 1
     nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     workers: int | None = None
     requeue: bool = False
     seed: int = 0
@@ -107,6 +110,9 @@ class TrainerSettings:
             if (value := getattr(self, name)) is not None:
                 require_at_least(1, **{name: value})
         require_at_least(0, workers=self.workers or 0)
+        alone = self.strategy == "fsdp" and self.devices * self.nodes == 1
+        needed = "fsdp needs at least two processes, by trainer.devices or trainer.nodes; use auto"
+        require(not alone, "strategy", needed)
         require(0 <= self.seed < 2**63, "seed", f"must be at least 0 and below 2^63, got {self.seed}")
         if self.clip is not None:
             require_above(0, clip=self.clip)

@@ -6,9 +6,9 @@ that sum is W times the loss. DDP averages the gradients over processes, which r
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -55,6 +55,68 @@ def wait_for_first() -> None:
     """
     if is_distributed():
         dist.barrier(group=_host_group())
+
+
+def from_first(state: Any) -> Any:
+    """The nested state of rank 0 on all processes, through the hosts, one tensor at a time.
+
+    Args:
+        state: nested mappings, lists and tuples of tensors and plain values; only that of rank 0 counts.
+    """
+    if not is_distributed():
+        return state
+    tensors: list[Tensor] = []
+    told = [_outline(state, tensors) if rank() == 0 else None]
+    dist.broadcast_object_list(told, src=0, group=_host_group())
+    return _filled(told[0], iter(tensors) if rank() == 0 else None)
+
+
+class _Outlined(NamedTuple):
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+def _outline(state: Any, tensors: list[Tensor]) -> Any:
+    """The state with descriptions in place of its tensors, which are put into a list in order."""
+    if isinstance(state, Tensor):
+        # What is not dense, such as an expanded tensor, has no memory of its own to fill.
+        kept = state.detach().cpu()
+        tensors.append(kept if _is_dense(kept) else kept.contiguous())
+        return _Outlined(tuple(tensors[-1].shape), tensors[-1].stride(), state.dtype)
+    if isinstance(state, Mapping):
+        return {key: _outline(value, tensors) for key, value in state.items()}
+    if isinstance(state, list | tuple):
+        return type(state)(_outline(value, tensors) for value in state)
+    return state
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return torch.empty_like(tensor).stride() == tensor.stride()
+
+
+def _filled(outline: Any, tensors: Iterator[Tensor] | None) -> Any:
+    if isinstance(outline, _Outlined):
+        shape, stride, dtype = outline
+        tensor = torch.empty_strided(shape, stride, dtype=dtype) if tensors is None else next(tensors)
+        memory = tensor.as_strided((tensor.numel(),), (1,)).view(torch.uint8)
+        if len(memory):
+            dist.broadcast(memory, src=0, group=_host_group())
+        return tensor
+    if isinstance(outline, Mapping):
+        return {key: _filled(value, tensors) for key, value in outline.items()}
+    if isinstance(outline, list | tuple):
+        return type(outline)(_filled(value, tensors) for value in outline)
+    return outline
+
+
+def smallest(values: Tensor) -> Tensor:
+    """The smallest that any process has of each value, which may be bool."""
+    if not is_distributed():
+        return values
+    found = values.to(torch.int32) if values.dtype == torch.bool else values.clone()
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    return found.to(values.dtype)
 
 
 class Agreement:

@@ -10,6 +10,8 @@ from timm.layers.drop import DropPath
 from timm.layers.patch_dropout import PatchDropout
 from torch import Tensor, nn
 
+from ssl_inv.nn.sharding import local
+
 
 class Teacher(nn.Module):
     """A copy of a network whose parameters are an EMA of the network's.
@@ -64,9 +66,10 @@ def _without_dropout(network: nn.Module) -> nn.Module:
 
 
 def _lerp(own: Iterable[Tensor], others: Iterable[Tensor], weight: float) -> None:
-    moved = list(own)
+    # A teacher's blocks are in the same shards as the network's.
+    moved = [local(one) for one in own]
     if moved:  # torch refuses an empty list
-        torch._foreach_lerp_(moved, [one.detach() for one in others], weight)
+        torch._foreach_lerp_(moved, [local(one.detach()) for one in others], weight)
 
 
 def cosine_momentum(start: float, step: int, steps: int) -> float:

@@ -76,6 +76,11 @@ class Objective(nn.Module, ABC):
     something. Batch normalisation in the objective's heads is known to need two and is not counted here.
     """
 
+    needs_whole_backbone: str = ""
+    """Why `trainer.strategy: fsdp` cannot keep the backbone's blocks in shards, as "reads the weights of its blocks";
+    empty if it can. It can if blocks are only called, and EMAs of them are `Teacher`s.
+    """
+
     looks_between_epochs: bool = False
     """Whether `between_epochs` does anything. If not, no epoch waits for the one before it."""
 

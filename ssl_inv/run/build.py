@@ -19,6 +19,7 @@ from ssl_inv.engine.cluster import ALONE, Place
 from ssl_inv.engine.launch import make_trainer, say, workers
 from ssl_inv.engine.loggers import require_loggers
 from ssl_inv.engine.module import Pretraining, extent
+from ssl_inv.engine.optimizer_names import require_shardable
 from ssl_inv.engine.optimizers import make_optimizer
 from ssl_inv.engine.watch import require_scored
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
@@ -127,6 +128,10 @@ def build_module(
         if settings.precision == "bf16" and device.type == "cpu":
             with within("trainer"):
                 preflight.require_exact_gradients(backbone, size)
+    if settings.strategy == "fsdp":
+        preflight.require_shardable(backbone, objective)
+        with within("optimizer"):
+            require_shardable(recipe.optimizer.get("name", "adamw"))
     image_size = data.train.image_size
     with within("backbone"):
         view_size = augmentation.view_size(image_size)

@@ -13,8 +13,9 @@ Changes = Mapping[str, tuple[Any, Any]]
 
 WHERE_DATA_LIES = ("data.path", "data.validation", "data.split_folder")
 
-PROCESSES = ("trainer.nodes", "trainer.devices")
-"""Settings that say how many processes share a batch: they change the order of sums, and so the last bits."""
+PROCESSES = ("trainer.nodes", "trainer.devices", "trainer.strategy")
+"""Settings that say how processes share a batch and the networks: they change the order of sums, and so the last bits.
+"""
 
 FREE = (
     *(f"trainer.{name}" for name in ("workers", "checkpoint_every", "log_every", "keep", "best", "requeue")),
@@ -143,11 +144,15 @@ def early_end(record: Mapping[str, Any]) -> str:
 
 def shared_by(began: Recipe, goes_on: Recipe) -> str:
     """That other processes share the batches from here on, and what that means; empty if as many do."""
-    counts = [one.trainer.nodes * one.trainer.devices for one in (began, goes_on)]
-    if counts[0] == counts[1]:
+    before, after = (_processes(one) for one in (began, goes_on))
+    if before == after:
         return ""
-    before, after = (f"{count} process{'es' * (count > 1)}" for count in counts)
     return f"{after} in place of {before}: the same batches and views, and the same losses up to rounding"
+
+
+def _processes(recipe: Recipe) -> str:
+    count = recipe.trainer.nodes * recipe.trainer.devices
+    return f"{count} process{'es' * (count > 1)}{' with shards' * (recipe.trainer.strategy == 'fsdp')}"
 
 
 def went_on(record: Mapping[str, Any]) -> list[str]:

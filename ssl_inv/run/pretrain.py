@@ -228,7 +228,7 @@ def train(
     if trains and folder is not None:
         folder.forget_results()  # of an earlier step
     settings, every = run.recipe.trainer, run.recipe.monitor.every
-    scores = trains and folder is not None
+    scores = trains and (folder is not None or settings.strategy == "fsdp")  # all of them hold a part of the encoder
     monitor = make_monitor(module, run.data, run.recipe.monitor, settings.seed, run.device) if scores else None
     asked = lambda: signals.received  # noqa: E731
     recorder = Recorder(folder, _save_to(run, folder), settings, monitor, progress, loggers, history, every, asked)

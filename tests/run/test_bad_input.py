@@ -18,6 +18,7 @@ from PIL import Image
 from ssl_inv.run.cli import main
 
 RUN = "pretrain tiny.yaml"
+SHARDS = f"{RUN} --trainer.strategy=fsdp --trainer.devices=2"
 PAGE = "views simclr-folder --data.path images"
 TIMM = "evaluate timm:test_resnet"
 SIMCLR = f"{RUN} --objective.name=simclr --data.name=folder --data.size=16"
@@ -207,6 +208,12 @@ CASES = {
     "batch of one": (f"{RUN} --trainer.batch_size 1", "trainer.batch_size: 1 is", "choose 2 or more"),
     "batch above the data": (f"{RUN} --trainer.batch_size 64", "trainer.batch_size: 64 is larger than the 32 objects"),
     "no device": (f"{RUN} --trainer.accelerator=gpu --trainer.devices=99", "trainer.devices: must be at most the"),
+    "shards of one process": (f"{RUN} --trainer.strategy fsdp", "trainer.strategy: fsdp needs at least two processes"),
+    "shards of no blocks": (
+        f"{SHARDS} --backbone.name=dla46_c",
+        "backbone.name: dla46_c has 0% of its weights in lists that are called blocks, stages, layers or layer1",
+    ),
+    "shards of whole weights": (f"{SHARDS} --optimizer.name=muon", "optimizer.name: muon needs whole weights", "adamw"),
     # Data.
     "no data": (f"{SIMCLR} --data.path=image", "data.path: no such file or folder: 'image'", "did you mean 'images'?"),
     "empty folder": (f"{SIMCLR} --data.path=empty", "data: empty has no images"),

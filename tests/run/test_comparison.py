@@ -159,7 +159,7 @@ def test_settings_that_change_no_result_and_teachers_of_the_same_seed_make_no_gr
 OTHERWISE = {
     **{"trainer.workers": "1", "trainer.checkpoint_every": "7", "trainer.log_every": "3", "trainer.keep": "2"},
     **{"trainer.best": "{name: knn, mode: max}", "trainer.loggers": "[csv]", "trainer.callbacks": "[ModelSummary]"},
-    **{"trainer.devices": "2", "trainer.nodes": "2", "trainer.requeue": "true"},
+    **{"trainer.devices": "2", "trainer.nodes": "2", "trainer.strategy": "ddp", "trainer.requeue": "true"},
     **{"monitor.every": "7", "monitor.objects": "64", "monitor.share": "0.5"},
 }
 

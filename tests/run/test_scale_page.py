@@ -17,7 +17,7 @@ from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_value
 
 PAGE = (Path(__file__).parents[2] / "docs" / "scale.md").read_text(encoding="utf-8")
-ONE, EIGHT, TWO_MACHINES, SLURM, SHARED = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
+ONE, EIGHT, TWO_MACHINES, SLURM, SHARDS, SHARED = re.findall(r"```bash\n(.*?)```", PAGE, re.DOTALL)
 SRUN = """\
 #!{python}
 import os, subprocess, sys
@@ -50,7 +50,7 @@ def run(script: str, folder: Path) -> None:
 
 
 def test_commands_are_well_formed_and_name_the_exit_codes() -> None:
-    for command in (ONE, EIGHT, TWO_MACHINES.partition("-m ")[2], SLURM.partition("-m ")[2]):
+    for command in (ONE, EIGHT, SHARDS, TWO_MACHINES.partition("-m ")[2], SLURM.partition("-m ")[2]):
         assert parse(shlex.split(command)[1:]).command == "pretrain"
     commands = [parse(shlex.split(line.partition("-m ")[2])[1:]).command for line in SHARED.splitlines()]
     assert commands == ["evaluate", "embed", "render"]
@@ -58,7 +58,7 @@ def test_commands_are_well_formed_and_name_the_exit_codes() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "command"), [("one", ONE), ("eight", EIGHT)])
+@pytest.mark.parametrize(("name", "command"), [("one", ONE), ("eight", EIGHT), ("large", SHARDS)])
 def test_one_machine(name: str, command: str, tmp_path: Path) -> None:
     run(small(command), tmp_path)
     assert RunFolder(tmp_path / "runs" / name).record()["state"] == "complete"
