@@ -12,6 +12,30 @@ from torch import Tensor
 from ssl_inv.transforms.keyed_random import uniform
 
 
+class StandardError(float):
+    """A standard error over validation objects that keeps the resamples it is from.
+
+    Two encoders that are measured on the same objects are measured on the same resamples, so that the difference of
+    their `draws` is a resampled difference.
+
+    Args:
+        value: the standard error.
+        draws: `(resamples,)`, float64, the number on each resample; NaN where it is undefined.
+        objects: how many objects were drawn from.
+    """
+
+    draws: Tensor
+    objects: int
+
+    def __new__(cls, value: float, draws: Tensor, objects: int) -> "StandardError":
+        one = super().__new__(cls, value)
+        one.draws, one.objects = draws, objects
+        return one
+
+    def __reduce__(self) -> tuple[type["StandardError"], tuple[float, Tensor, int]]:
+        return StandardError, (float(self), self.draws, self.objects)
+
+
 @dataclass(frozen=True)
 class Result:
     """One measured number.
@@ -50,6 +74,10 @@ class Comparison:
     reference: float | None = None
 
 
+_RESAMPLES_AT_ONCE = 128
+"""Bounds the memory of the weights of objects, `(resamples, objects)`."""
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Standard errors by drawing validation objects with replacement.
@@ -64,7 +92,7 @@ class Bootstrap:
     resamples: int = 200
     seed: int = 0
 
-    def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> float | None:
+    def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> StandardError | None:
         """Standard deviation of a statistic over the resamples.
 
         Args:
@@ -77,13 +105,16 @@ class Bootstrap:
         count = len(sums)
         if count < 2 or self.resamples < 2:
             return None
-        drawn = (uniform(self.seed, np.arange(self.resamples), count=count) * count).astype(np.int64)
-        weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
-        values = statistic(torch.from_numpy(weights) @ sums.double())
-        values = values[values.isfinite()]
-        return float(values.std()) if len(values) > 1 else None
+        totals = []
+        for some in np.array_split(np.arange(self.resamples), -(-self.resamples // _RESAMPLES_AT_ONCE)):
+            drawn = (uniform(self.seed, some, count=count) * count).astype(np.int64)
+            weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
+            totals.append(torch.from_numpy(weights) @ sums.double())
+        draws = statistic(torch.cat(totals)).double()
+        values = draws[draws.isfinite()]
+        return StandardError(float(values.std()), draws, count) if len(values) > 1 else None
 
-    def mean_error(self, values: Tensor, objects: Tensor) -> float | None:
+    def mean_error(self, values: Tensor, objects: Tensor) -> StandardError | None:
         """Standard error of the mean of `values`, `(M,)`; `objects`, `(M,)`, are the objects that they belong to."""
         columns = torch.stack((values.double(), torch.ones(len(values), dtype=torch.float64)), dim=1)
         return self.standard_error(object_sums(columns, objects), lambda totals: totals[:, 0] / totals[:, 1])

@@ -129,16 +129,6 @@ def _not_used(notes: Mapping[str, str]) -> str:
     return f"not used: {notes['not used']}" if "not used" in notes else ""
 
 
-def evaluate(model: str, data: str | None, overrides: list[str], pretrained: bool, output: Path | None) -> None:
-    """Evaluate any encoder on any data, beside the same encoder with random weights."""
-    with quiet_lightning(), gathered() as team:
-        loaded = load_model(model, data, overrides, pretrained)
-        judgement = evaluated(loaded, output, team=team)
-    if judgement is None:
-        return
-    sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
-
-
 def embed(
     model: str,
     data: str | None,
