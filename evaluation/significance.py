@@ -164,6 +164,6 @@ def design_effect(values: Tensor, objects: Tensor) -> float:
     It is the number of views if all views of an object are equal, and near 1 if they are independent.
     """
     count = len(torch.unique(objects))
-    naive = float(values.double().var(correction=0)) / len(values)
+    naive = float(values.double().var()) / len(values)
     # The residuals of C objects have C - 1 degrees of freedom.
     return object_error(values, objects) ** 2 * count / (count - 1) / naive

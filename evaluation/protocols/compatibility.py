@@ -50,7 +50,8 @@ class Compatibility(Protocol):
 
     With M[t, k] the CMC-1 of queries by t in the gallery of k, for the pairs (old, `orthogonal`) and (old, `new`):
     `ac` is 1 if M[new, old] > M[old, old], the criterion of backward compatibility (Shen et al., CVPR 2020); `am` is
-    the mean of the lower triangle with diagonal; `gain` is (M[new, old] - M[old, old]) / (M[new, new] - M[old, old]).
+    the mean of the lower triangle with diagonal; `gain` is (M[new, old] - M[old, old]) / (M - M[old, old]) with M of
+    the new features without a map.
     `backfill` is the mean CMC-1 while the gallery is replaced by orthogonal features, from 0 to all in steps.
 
     Methods that make the new encoder compatible in training (BCT, BT2, a fixed simplex classifier, HOC) need no map:
@@ -137,7 +138,7 @@ class Compatibility(Protocol):
             matrix = torch.tensor([[found["old", "old"], 0.0], [found[kind, "old"], found[kind, kind]]])
             yield Result(f"compatibility/ac/{kind}", part, average_compatibility(matrix), detail="1 if compatible")
             yield Result(f"compatibility/am/{kind}", part, average_accuracy(matrix), detail="mean with diagonal")
-            gain = relative_gain(matrix)
+            gain = relative_gain(found[kind, "old"], found["old", "old"], found["new", "new"])
             equal = "" if gain is not None else "not defined: both encoders are equally good"
             yield Result(f"compatibility/gain/{kind}", part, gain, detail=equal or "of queries alone; 1 is all")
         yield self._backfill(spaces, labels, objects, asked, part)
@@ -200,9 +201,8 @@ def average_accuracy(matrix: Tensor) -> float:
     return float(matrix.double()[torch.ones_like(matrix).tril().bool()].mean())
 
 
-def relative_gain(matrix: Tensor) -> float | None:
-    """What of the gain of the new encoder its queries alone have: (M[1, 0] - M[0, 0]) / (M[1, 1] - M[0, 0]), of
-    `(2, 2)`; None where there is no gain.
+def relative_gain(cross: float, old: float, new: float) -> float | None:
+    """What of the new encoder's gain its queries have in the old gallery: (cross - old) / (new - old); None where there
+    is no gain.
     """
-    whole = float(matrix[1, 1] - matrix[0, 0])
-    return float(matrix[1, 0] - matrix[0, 0]) / whole if abs(whole) > 1e-6 else None
+    return (cross - old) / (new - old) if abs(new - old) > 1e-6 else None
