@@ -82,7 +82,7 @@ class Compatibility(Protocol):
 
     @classmethod
     def quick(cls) -> "Compatibility":
-        return cls(steps=50, queries=500)
+        return cls(steps=30, queries=500)
 
     def run(self, encoded: Encoded) -> Iterator[Result]:
         assert encoded.second is not None

@@ -53,7 +53,7 @@ class FewLabels(Protocol):
 
     @classmethod
     def quick(cls) -> "FewLabels":
-        return cls(linear=LinearProbe.quick(), logistic=LogisticRegression.quick())
+        return cls(draws=2, linear=LinearProbe(steps=300, batch=256), logistic=LogisticRegression.quick())
 
     def run(self, encoded: Encoded) -> Iterator[Result]:
         train, validation = encoded.train.ordered(), encoded.validation.ordered()

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, shuffle_targets
 from ssl_inv.evaluation.protocols.logistic import LogisticRegression
-from ssl_inv.evaluation.protocols.sampling import at_most, jackknife_error
+from ssl_inv.evaluation.protocols.sampling import at_most, jackknife_error, object_groups
 from ssl_inv.evaluation.results import Result, object_sums
 from ssl_inv.transforms.keyed_random import permutation
 
@@ -41,7 +41,7 @@ class NeuralCollapse(Protocol):
     """
 
     strength: float = 1.0
-    objects: int = 2000
+    objects: int = 1000
     seed: int = 0
 
     headlines: ClassVar[tuple[str, ...]] = ("collapse/classes/nc1", "collapse/objects/nc1")
@@ -85,16 +85,60 @@ class NeuralCollapse(Protocol):
 
     def _means(self, features: Tensor, labels: Tensor, objects: Tensor, part: str, kind: str) -> Iterator[Result]:
         measures = {"nc1": within_over_between, "nc2/norms": unequal_norms, "nc2/angles": unequal_angles}
-        detail = f"{len(torch.unique(labels))} classes, {len(features)} rows"
+        whole, others = ClassMoments.of(features, labels), list(ClassMoments.without_groups(features, labels, objects))
+        detail = f"{len(whole.means)} classes, {len(features)} rows"
         for name, measure in measures.items():
-            error = jackknife_error(lambda kept, of=measure: of(features[kept], labels[kept]), objects)
-            yield _finite(Result(f"collapse/{kind}/{name}", part, measure(features, labels), error, detail))
+            error = jackknife_error([measure(one) for one in others])
+            yield _finite(Result(f"collapse/{kind}/{name}", part, measure(whole), error, detail))
 
 
 def _finite(result: Result) -> Result:
     if result.value is not None and math.isfinite(result.value):
         return result
     return replace(result, value=None, spread=None, detail="not defined: class means do not differ")
+
+
+@dataclass(frozen=True)
+class ClassMoments:
+    """What NC1 and NC2 are made from.
+
+    Attributes:
+        means: of the classes, in ascending order, `(C, D)`.
+        scatter: the sum of squares and products within classes, `(D, D)`.
+        rows: number of rows.
+    """
+
+    means: Tensor
+    scatter: Tensor
+    rows: int
+
+    @classmethod
+    def of(cls, features: Tensor, labels: Tensor) -> "ClassMoments":
+        """Of rows `(N, D)` with classes `(N,)`."""
+        means, position = _class_means(features, labels)
+        apart = features.double() - means[position]
+        return cls(means, apart.T @ apart, len(features))
+
+    @classmethod
+    def without_groups(
+        cls, features: Tensor, labels: Tensor, objects: Tensor, groups: int = 10
+    ) -> Iterator["ClassMoments"]:
+        """The moments without one group of the objects `(N,)` after the other, from sums over groups."""
+        group = object_groups(objects, min(groups, len(torch.unique(objects))))
+        means, position = _class_means(features, labels)
+        apart = features.double() - means[position]
+        sums = apart.new_zeros(len(means), apart.shape[1] + 1)
+        counted = torch.cat((apart, apart.new_ones(len(apart), 1)), dim=1)
+        whole, scatter = sums.index_add(0, position, counted), apart.T @ apart
+        for left_out in range(int(group.max()) + 1):
+            gone = (group == left_out).nonzero()[:, 0]
+            kept = whole - sums.index_add(0, position[gone], counted[gone])
+            there = kept[:, -1] > 0
+            counts = kept[there, -1:]
+            moved = kept[there, :-1] / counts
+            # The class means have moved, and the scatter about the new ones is smaller.
+            rest = scatter - apart[gone].T @ apart[gone] - (moved * counts).T @ moved
+            yield cls(means[there] + moved, rest, len(features) - len(gone))
 
 
 def _class_means(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -104,34 +148,35 @@ def _class_means(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return sums[:, :-1] / sums[:, -1:], torch.unique(labels, return_inverse=True)[1]
 
 
-def within_over_between(features: Tensor, labels: Tensor) -> float:
-    """NC1 of `(N, D)` with classes `(N,)`: tr(S_w S_b^+) / C, a mean over rows in S_w and over classes in S_b.
+def within_over_between(moments: ClassMoments) -> float:
+    """NC1: tr(S_w S_b^+) / C, a mean over rows in S_w and over classes in S_b.
 
     The paper divides by C; the authors' notebook doesn't. The pseudoinverse has the rank C - 1 at most. NaN if the
     class means do not differ.
     """
-    means, position = _class_means(features, labels)
-    apart, centred = features.double() - means[position], means - means.mean(dim=0)
-    values, directions = torch.linalg.eigh(centred.T @ centred / len(means))
-    values, directions = values.flip(0), directions.flip(1)
-    rank = min(int((values > 1e-12 * values[0]).sum()), len(means) - 1)
-    if rank < 1 or float(values[0]) <= 0:
+    centred = (moments.means - moments.means.mean(dim=0)) / math.sqrt(len(moments.means))
+    # The smaller of both products has the same eigenvalues.
+    few = len(centred) < centred.shape[1]
+    values, vectors = torch.linalg.eigh(centred @ centred.T if few else centred.T @ centred)
+    rank = min(int((values > 1e-12 * values[-1]).sum()), len(centred) - 1)
+    if rank < 1 or float(values[-1]) <= 0:
         return math.nan
-    return float(((apart @ directions[:, :rank]).square().mean(dim=0) / values[:rank]).sum() / len(means))
+    values, vectors = values[-rank:], vectors[:, -rank:]
+    directions = centred.T @ vectors / values.sqrt() if few else vectors
+    within = (directions * (moments.scatter @ directions)).sum(dim=0) / moments.rows
+    return float((within / values).sum() / len(centred))
 
 
-def unequal_norms(features: Tensor, labels: Tensor) -> float:
+def unequal_norms(moments: ClassMoments) -> float:
     """NC2, equal norms: standard deviation / mean of the distances of class means from their mean; NaN without any."""
-    means = _class_means(features, labels)[0]
-    norms = (means - means.mean(dim=0)).norm(dim=1)
+    norms = (moments.means - moments.means.mean(dim=0)).norm(dim=1)
     return float(norms.std() / norms.mean())
 
 
-def unequal_angles(features: Tensor, labels: Tensor, chunk: int = 512) -> float:
+def unequal_angles(moments: ClassMoments, chunk: int = 512) -> float:
     """NC2, equal angles: the mean of |cos + 1 / (C - 1)| over pairs of centred class means."""
-    means = _class_means(features, labels)[0]
-    unit, classes = normalize(means - means.mean(dim=0), dim=1), len(means)
-    total = 0.0
+    unit = normalize(moments.means - moments.means.mean(dim=0), dim=1)
+    classes, total = len(unit), 0.0
     for rows in torch.split(torch.arange(classes), chunk):
         differences = (unit[rows] @ unit.T + 1 / (classes - 1)).abs()
         differences[torch.arange(len(rows)), rows] = 0

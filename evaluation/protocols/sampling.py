@@ -1,7 +1,7 @@
 """Which rows a measurement uses: one view of each object, folds and groups of objects, and the error from groups."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -65,26 +65,19 @@ def object_groups(objects: Tensor, groups: int, seed: int = 0) -> Tensor:
     return of_object[position]
 
 
-def jackknife_error(statistic: Callable[[Tensor], float], objects: Tensor, groups: int = 10) -> float | None:
-    """Standard error of a statistic from leaving out one group of objects after the other.
+def jackknife_error(values: Sequence[float]) -> float | None:
+    """Standard error of a statistic from its values without one group of objects after the other.
 
     It suits statistics that resampling with replacement would bias, because a row that is drawn twice is its own
     neighbour (delete-a-group jackknife; Shao and Tu, 1995, section 2.3).
 
-    Args:
-        statistic: computes the number from the rows that are kept, `(N,)`, bool.
-        objects: `(N,)`, the object of each row.
-        groups: number of groups; cut to the number of objects.
-
     Returns:
-        The standard error, or None with fewer than three objects, or if the statistic is not finite without a group.
+        The standard error, or None with fewer than three groups, or if a value is not finite.
     """
-    groups = min(groups, len(torch.unique(objects)))
-    if groups < 3:
+    found = np.array(values)
+    if len(found) < 3 or not np.isfinite(found).all():
         return None
-    group = object_groups(objects, groups)
-    values = np.array([statistic(group != left_out) for left_out in range(groups)])
-    return float(math.sqrt(groups - 1) * values.std()) if np.isfinite(values).all() else None
+    return float(math.sqrt(len(found) - 1) * found.std())
 
 
 def held_out_rows(objects: Tensor, share: float, seed: int = 0) -> Tensor:
