@@ -54,7 +54,7 @@ class LogisticRegression(Classifier):
 
     The grid of C is DINOv2's (Oquab et al., 2023): 45 values from 1e-6 to 1e5, features as they are, double precision.
     C is chosen on held-out training objects, of equals the smallest; then the classifier is fitted again to all
-    training objects. L-BFGS runs in the eigenvectors of the covariance, scaled so that the problem is round.
+    training objects. Two classes have one vector w, as in scikit-learn. L-BFGS runs in the eigenvectors of the covariance, scaled so that the problem is round.
 
     What it orders wrongly: C multiplies a sum, so the best C falls with the number of rows; a fixed C must not be
     compared between sizes. Features of a tiny scale can need a C above the grid; the remark says so.
@@ -168,6 +168,9 @@ class _Problem:
     ) -> tuple[LinearHead, Tensor]:
         """The classifier, and its weights in the eigenvectors with the bias below, `(R + 1, K)`, as the next start."""
         (count, rank), classes = self.rows.shape, len(self.classes)
+        if classes == 2:
+            # The vectors -w / 2 and w / 2 have half the penalty of the one vector w.
+            strength = strength / 2
         scale = (self.values / (count * classes) + 1 / (strength * count)).rsqrt()
         scale = torch.cat((scale, scale.new_full((1,), classes**0.5)))[:, None]
         weights = self.rows.new_zeros(rank + 1, classes) if start is None else start
