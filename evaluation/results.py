@@ -11,6 +11,9 @@ from torch import Tensor
 
 from ssl_inv.transforms.keyed_random import uniform
 
+_DRAWS = 1 << 24
+"""Objects that a bootstrap draws at a time; a bound on its memory."""
+
 
 class StandardError(float):
     """A standard error over validation objects that keeps the resamples it is from.
@@ -74,10 +77,6 @@ class Comparison:
     reference: float | None = None
 
 
-_RESAMPLES_AT_ONCE = 128
-"""Bounds the memory of the weights of objects, `(resamples, objects)`."""
-
-
 @dataclass(frozen=True)
 class Bootstrap:
     """Standard errors by drawing validation objects with replacement.
@@ -92,27 +91,51 @@ class Bootstrap:
     resamples: int = 200
     seed: int = 0
 
-    def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> StandardError | None:
-        """Standard deviation of a statistic over the resamples.
+    def resampled(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+        """The statistic of every resample, `(resamples,)`, float64, NaN where it is undefined.
+
+        The same objects are drawn whatever `sums` holds, so the sums of two encoders can stand side by side.
 
         Args:
             sums: `(objects, S)`, additive quantities of each object.
-            statistic: maps their totals `(resamples, S)` to one number for each resample, NaN where it is undefined.
+            statistic: maps their totals `(resamples, S)` to one number for each resample.
+        """
+        count = len(sums)
+        totals = []
+        for some in np.array_split(np.arange(self.resamples), -(-self.resamples * count // _DRAWS)):
+            drawn = (uniform(self.seed, some, count=count) * count).astype(np.int64)
+            weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
+            totals.append(torch.from_numpy(weights) @ sums.double())
+        return statistic(torch.cat(totals))
+
+    def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> StandardError | None:
+        """Standard deviation of a statistic over the resamples; arguments as of `resampled`.
 
         Returns:
             The standard error, or None with fewer than two objects.
         """
-        count = len(sums)
-        if count < 2 or self.resamples < 2:
+        if len(sums) < 2 or self.resamples < 2:
             return None
-        totals = []
-        for some in np.array_split(np.arange(self.resamples), -(-self.resamples // _RESAMPLES_AT_ONCE)):
-            drawn = (uniform(self.seed, some, count=count) * count).astype(np.int64)
-            weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
-            totals.append(torch.from_numpy(weights) @ sums.double())
-        draws = statistic(torch.cat(totals)).double()
+        draws = self.resampled(sums, statistic).double()
         values = draws[draws.isfinite()]
-        return StandardError(float(values.std()), draws, count) if len(values) > 1 else None
+        return StandardError(float(values.std()), draws, len(sums)) if len(values) > 1 else None
+
+    def interval(
+        self, sums: Tensor, statistic: Callable[[Tensor], Tensor], level: float = 0.95
+    ) -> tuple[float, float] | None:
+        """The percentile interval of a statistic; arguments as of `resampled`. Some thousand resamples are needed.
+
+        Returns:
+            Both ends, or None with fewer than two objects.
+        """
+        if len(sums) < 2 or self.resamples < 2:
+            return None
+        values = self.resampled(sums, statistic)
+        values = values[values.isfinite()]
+        if len(values) < 2:
+            return None
+        low, high = np.quantile(values.numpy(), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
 
     def mean_error(self, values: Tensor, objects: Tensor) -> StandardError | None:
         """Standard error of the mean of `values`, `(M,)`; `objects`, `(M,)`, are the objects that they belong to."""

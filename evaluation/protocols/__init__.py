@@ -7,6 +7,18 @@ PROTOCOLS = {
     "paths": "paths:PathIntegration",
     "retrieval": "retrieval:Retrieval",
     "spectrum": "spectrum:Spectrum",
+    "logistic": "logistic:LogisticRegression",
+    "few_labels": "few_labels:FewLabels",
+    "few_shot": "few_shot:FewShot",
+    "worst_view": "worst_view:WorstView",
+    "alignment": "alignment:AlignmentUniformity",
+    "lidar": "lidar:LiDAR",
+    "clid": "clid:CLID",
+    "intrinsic_dimension": "intrinsic_dimension:IntrinsicDimension",
+    "neural_collapse": "neural_collapse:NeuralCollapse",
+    "cka": "cka:CKA",
+    "stitching": "stitching:Stitching",
+    "compatibility": "compatibility:Compatibility",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

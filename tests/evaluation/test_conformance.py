@@ -8,6 +8,8 @@ import torch
 
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.base import NEEDS, Encoded, Protocol, ViewPredictor
+from ssl_inv.evaluation.protocols.linear import LinearProbe
+from ssl_inv.evaluation.protocols.logistic import LogisticRegression
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
 from ssl_inv.evaluation.results import Bootstrap, Result
 from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, evaluate, evaluate_with_baselines, skipped
@@ -19,6 +21,13 @@ SMALL = {
     "knn": {"aggregate": (2,)},
     "transforms_r2": HEADS,
     "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
+    "few_labels": {"linear": LinearProbe(steps=20), "logistic": LogisticRegression.quick(), "draws": 2},
+    "few_shot": {"episodes": 20},
+    "worst_view": {"logistic": LogisticRegression.quick()},
+    "clid": {"iterations": 5},
+    "intrinsic_dimension": {"least_views": 4},
+    "stitching": {"draws": 2},
+    "compatibility": {"steps": 5},
 }
 PROTOCOLS = {name: replace(kind(), bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, kind in KINDS.items()}
 
@@ -34,9 +43,15 @@ def table(seed: int, objects: int = 12, views: int = 4) -> FeatureTable:
     return FeatureTable(parts, ids, torch.arange(views).repeat(objects), ids % 3, transform=transform)
 
 
+def replaced(given: FeatureTable) -> FeatureTable:
+    """The same views by another encoder."""
+    return replace(given, features={part: value.flip(1).tanh() for part, value in given.features.items()})
+
+
 def encoded(seed: int = 0, **fields: object) -> Encoded:
     predictor = ViewPredictor("all", lambda embeddings, action: embeddings + action.as_vector()[:, :1])
     given = {"predictor": predictor, "aggregate": lambda features, actions: features[:, -1]}
+    given["second"] = Encoded(replaced(table(seed)), replaced(table(seed + 1)))
     return Encoded(table(seed), table(seed + 1), **{**given, **fields})
 
 
