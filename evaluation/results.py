@@ -23,6 +23,7 @@ class Result:
         spread: standard error of `value` over validation objects; None if it was not estimated.
         detail: a remark for the reader.
         errors: of a predicted angle, the median error in degrees by the true angle: `("30-60", 12.5)`.
+        pairs: of a predicted number, a sample of (true, predicted), for a scatter plot; angles are in degrees.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Result:
     spread: float | None = None
     detail: str = ""
     errors: tuple[tuple[str, float], ...] = ()
+    pairs: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,7 +166,7 @@ def to_json(rows: Sequence[Comparison | Result]) -> str:
 
     def clean(value: object) -> object:
         if isinstance(value, dict):
-            return {key: clean(inner) for key, inner in value.items() if key != "errors" or inner}
+            return {key: clean(inner) for key, inner in value.items() if key not in ("errors", "pairs") or inner}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps([clean(asdict(row)) for row in rows], indent=1, allow_nan=False)

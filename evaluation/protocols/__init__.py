@@ -7,6 +7,9 @@ PROTOCOLS = {
     "paths": "paths:PathIntegration",
     "retrieval": "retrieval:Retrieval",
     "spectrum": "spectrum:Spectrum",
+    "geodesic": "geodesic:Geodesic",
+    "group_action": "group_action:GroupAction",
+    "leakage": "leakage:Leakage",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

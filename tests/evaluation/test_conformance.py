@@ -18,6 +18,8 @@ SMALL = {
     "linear": {"steps": 20, "aggregate": (2,)},
     "knn": {"aggregate": (2,)},
     "transforms_r2": HEADS,
+    "geodesic": {"heads": TransformR2(**HEADS)},
+    "leakage": {"heads": TransformR2(**HEADS)},
     "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
 }
 PROTOCOLS = {name: replace(kind(), bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, kind in KINDS.items()}
