@@ -10,6 +10,7 @@ PROTOCOLS = {
     "geodesic": "geodesic:Geodesic",
     "group_action": "group_action:GroupAction",
     "leakage": "leakage:Leakage",
+    "lie_derivative": "lie_derivative:LieDerivative",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from ssl_inv.evaluation.protocols.action_maps import (
     composition_error,
@@ -23,7 +24,9 @@ from ssl_inv.evaluation.protocols.geodesic import (
     rotation_from_six,
 )
 from ssl_inv.evaluation.protocols.leakage import leaks
+from ssl_inv.evaluation.protocols.lie_derivative import decibels, lie_derivative, masked_errors
 from ssl_inv.evaluation.protocols.linear_maps import Span, ridge
+from ssl_inv.evaluation.protocols.motions import gradient, overlap
 from ssl_inv.evaluation.protocols.transforms_r2 import r2_mean
 from ssl_inv.transforms.quaternions import quaternion_multiply, quaternion_to_matrix
 
@@ -128,3 +131,52 @@ def test_leaks_at_equal_capacity_equal_the_recorded_ones() -> None:
     names = ("pose_leak_ratio_inv_over_equi", "class_leak_ratio_chance_corrected_equi_over_inv")
     for found, name in zip(leaks(*given, chance=1 / 6), (*names, "separation_1_minus_mean_leak"), strict=True):
         assert float(found[0]) == pytest.approx(values[name], rel=1e-5)
+
+
+MAPS = {
+    "linear_functional": lambda x, w, k: x.flatten(1) @ w.T,
+    "pixelwise_square": lambda x, w, k: x.square(),
+    "conv3x3_zero_padding": lambda x, w, k: conv2d(x, k, padding=1),
+    "conv3x3_stride2": lambda x, w, k: conv2d(x, k, padding=1, stride=2),
+    "identity": lambda x, w, k: x,
+}
+
+
+def golden_images() -> tuple[Tensor, Tensor, Tensor]:
+    rs = np.random.RandomState(102)
+    x, w, k = rs.randn(2, 4, 9, 9), rs.randn(3, 324) / 9, rs.randn(4, 4, 3, 3) / 3
+    return torch.from_numpy(x), torch.from_numpy(w), torch.from_numpy(k)
+
+
+@pytest.mark.parametrize("name", MAPS)
+@pytest.mark.parametrize("motion", ["translation_x", "translation_y", "rotation"])
+def test_lie_derivatives_equal_the_recorded_ones(name: str, motion: str) -> None:
+    x, w, k = golden_images()
+    # The recorded translations are in units of half the image, which has 8 steps.
+    unit = 1.0 if motion == "rotation" else 4.0
+    found = unit * lie_derivative(lambda images: MAPS[name](images, w, k), x, motion, scheme="forward")
+    values = expected("lee")["reference"][name][motion]
+    assert float(found.abs().mean()) == pytest.approx(values["mean_abs"], rel=1e-8, abs=1e-10)
+    per_image = found.square().flatten(1).mean(dim=1)
+    assert per_image.tolist() == pytest.approx(values["per_image_mean_square"], rel=1e-8, abs=1e-10)
+
+
+def test_decibels_of_whole_shifts_equal_the_recorded_ones() -> None:
+    x, _, k = golden_images()
+    for rows, columns in ((1, 2), (-2, 1)):
+        values = expected("lee")["eq_t_integer_conv_zero_fill_valid_mask"][f"shift_rows_{rows}_cols_{columns}"]
+        mask = overlap((9, 9), torch.full((2,), float(columns)), torch.full((2,), float(rows)))
+        moved, wanted = (
+            torch.roll(one, (rows, columns), (2, 3)) * (mask if entering else 1)
+            for one, entering in ((x, True), (conv2d(x, k, padding=1), False))
+        )
+        error = float(masked_errors(conv2d(moved, k, padding=1), wanted, mask).sum() / mask.sum())
+        assert error == pytest.approx(values["masked_mse"], rel=1e-8)
+        assert decibels(error) == pytest.approx(values["eq_t_db_imax2"], rel=1e-8)
+
+
+def test_the_derivative_of_a_band_limited_signal_is_exact() -> None:
+    t = torch.arange(36, dtype=torch.float64) * (2 * np.pi / 36)
+    slope = gradient((t.sin() + 0.5 * (2 * t).cos())[None], "cyclic")[0] * (36 / (2 * np.pi))
+    exact = expected("lee")["band_limited_check"]["exact_derivative_mean_square"]
+    assert float(slope.square().mean()) == pytest.approx(exact, rel=1e-10)
