@@ -54,9 +54,9 @@ class LieDerivative(Protocol):
       rounded to whole cells, rotations by any angle, and by quarter turns, which need no interpolation.
     - `aliasing/map`, `aliasing/vector`: the share of the error under translation that is due to sampling. A network of
       stride s treats shifts by s, 2 s, ... pixels alike, but for its borders and positional embeddings. So with D(d)
-      the error after a shift by d, the share is 1 - D(s) / mean(D(s / 2), D(3 s / 2)); the mean of a smaller and a
-      larger shift makes up for the growth of D with d. It is 0 where shifts by parts of a cell do no more harm than
-      whole ones, and 1 where all harm comes from them.
+      the mean squared error after a shift by d, the share is 1 - D(s) / E, where sqrt(E) is the mean of sqrt(D(s / 2))
+      and sqrt(D(3 s / 2)): without aliasing, the error of whatever knows the position grows about evenly with d. It is
+      0 where shifts by parts of a cell do no more harm than whole ones, and 1 where all harm comes from them.
 
     Derivatives are central differences along the velocity of the image, which is that of a trigonometric polynomial;
     nothing has to be differentiated by autograd.
@@ -246,10 +246,8 @@ class LieDerivative(Protocol):
             if not math.isfinite(value):
                 yield Result(name, part, None, detail="no shift changes the features")
                 continue
-            levels = [float(error.mean()) / 4 for error in (parts[0], whole, parts[1])]
-            detail = (
-                f"error {levels[0]:.3g} after half a cell of {strides[0]:g} pixels, {levels[1]:.3g} after one, {levels[2]:.3g} after one and a half"
-            )
+            half, one, more = (float(error.mean()) / 4 for error in (parts[0], whole, parts[1]))
+            detail = f"{half:.3g} after half a cell, {one:.3g} after one, {more:.3g} after one and a half"
             yield Result(name, part, value, self.bootstrap.standard_error(sums, aliasing_share), detail)
 
 
@@ -298,6 +296,6 @@ def aliasing_share(errors: Tensor) -> Tensor:
     """The share of aliasing from errors `(N, 3)` after a shift by a whole cell, by half a cell and by one and a half;
     NaN where there is no error.
     """
-    parts = errors[:, 1:].mean(dim=1)
+    parts = errors[:, 1:].sqrt().mean(dim=1).square()
     share = (1 - errors[:, 0] / parts).clamp_min(0)
     return torch.where(parts > 0, share, torch.nan)
