@@ -1,14 +1,14 @@
 """A map that moves with the image has no error, one that stays has all of it, and aliasing is told from the rest."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
 import pytest
 import torch
+from imaged import encoded_by
 from torch import Tensor
 
-from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable
 from ssl_inv.evaluation.protocols.base import Encoded
 from ssl_inv.evaluation.protocols.chosen_images import some_images
 from ssl_inv.evaluation.protocols.lie_derivative import LieDerivative, difference_step, lie_derivative
@@ -28,19 +28,6 @@ def smooth(count: int, sharpness: float = 6.0) -> Tensor:
     window = torch.exp(-4 * (place[:, None].square() + place.square()))
     found = torch.fft.ifft2(torch.fft.fft2(noise) * low).real * window
     return (found / found.std()).float()
-
-
-def encoded_by(encode: Callable, maps: Callable | None, pixels: Tensor, views: int = 2, **fields: object) -> Encoded:
-    objects = torch.arange(len(pixels)) // views
-    numbers = torch.arange(len(pixels)) % views
-    parts = encode(pixels)
-    table = FeatureTable({name: value.float() for name, value in parts.items()}, objects, numbers, objects % 3)
-
-    def images(split: str) -> Iterator[EvaluationBatch]:
-        for rows in torch.arange(len(pixels)).flip(0).split(5):
-            yield EvaluationBatch(pixels[rows], objects[rows], numbers[rows])
-
-    return Encoded(table, table, encode=encode, images=images, maps=maps, **fields)
 
 
 def measured(maps: Callable, pixels: Tensor, **fields: object) -> dict[str, object]:
