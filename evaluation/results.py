@@ -1,9 +1,11 @@
 """The results of protocols: named numbers with a standard error, and the table with their baselines."""
 
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -50,6 +52,7 @@ class Result:
         spread: standard error of `value` over validation objects; None if it was not estimated.
         detail: a remark for the reader.
         errors: of a predicted angle, the median error in degrees by the true angle: `("30-60", 12.5)`.
+        pairs: of a predicted number, a sample of (true, predicted), for a scatter plot; angles are in degrees.
     """
 
     name: str
@@ -58,6 +61,7 @@ class Result:
     spread: float | None = None
     detail: str = ""
     errors: tuple[tuple[str, float], ...] = ()
+    pairs: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,18 @@ class Comparison:
     untrained: Result | None = None
     shuffled: Result | None = None
     reference: float | None = None
+
+
+def _pieces(length: int, count: int) -> list[tuple[int, int]]:
+    ends = [length * piece // count for piece in range(count + 1)]
+    return list(pairwise(ends))
+
+
+@functools.lru_cache(maxsize=2)
+def _weights(seed: int, first: int, last: int, count: int) -> Tensor:
+    """How often each object is in each of some resamples, `(last - first, count)`; measurements share them."""
+    drawn = (uniform(seed, np.arange(first, last), count=count) * count).astype(np.int64)
+    return torch.from_numpy(np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.uint16))
 
 
 @dataclass(frozen=True)
@@ -101,12 +117,9 @@ class Bootstrap:
             statistic: maps their totals `(resamples, S)` to one number for each resample.
         """
         count = len(sums)
-        totals = []
-        for some in np.array_split(np.arange(self.resamples), -(-self.resamples * count // _DRAWS)):
-            drawn = (uniform(self.seed, some, count=count) * count).astype(np.int64)
-            weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
-            totals.append(torch.from_numpy(weights) @ sums.double())
-        return statistic(torch.cat(totals))
+        pieces = -(-self.resamples * count // _DRAWS)
+        weights = (_weights(self.seed, first, last, count) for first, last in _pieces(self.resamples, pieces))
+        return statistic(torch.cat([some.double() @ sums.double() for some in weights]))
 
     def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> StandardError | None:
         """Standard deviation of a statistic over the resamples; arguments as of `resampled`.
@@ -218,7 +231,7 @@ def to_json(rows: Sequence[Comparison | Result]) -> str:
 
     def clean(value: object) -> object:
         if isinstance(value, dict):
-            return {key: clean(inner) for key, inner in value.items() if key != "errors" or inner}
+            return {key: clean(inner) for key, inner in value.items() if key not in ("errors", "pairs") or inner}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps([clean(asdict(row)) for row in rows], indent=1, allow_nan=False)

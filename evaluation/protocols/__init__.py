@@ -19,6 +19,11 @@ PROTOCOLS = {
     "cka": "cka:CKA",
     "stitching": "stitching:Stitching",
     "compatibility": "compatibility:Compatibility",
+    "geodesic": "geodesic:Geodesic",
+    "group_action": "group_action:GroupAction",
+    "leakage": "leakage:Leakage",
+    "lie_derivative": "lie_derivative:LieDerivative",
+    "shift_consistency": "shift_consistency:ShiftConsistency",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

@@ -20,11 +20,9 @@ from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.watch import require_known
-from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.build import build, innermost, possible_scores
 from ssl_inv.run.data_sections import described_section
 from ssl_inv.run.encoders import load_model
-from ssl_inv.run.evaluating import evaluated
 from ssl_inv.run.exports.export import export_run, export_torchvision
 from ssl_inv.run.exports.export_onnx import export_onnx
 from ssl_inv.run.exports.export_program import export_program

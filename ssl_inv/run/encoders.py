@@ -17,11 +17,11 @@ from ssl_inv.engine.cluster import place
 from ssl_inv.engine.preflight import require_forward, require_input_size
 from ssl_inv.engine.settings import EvaluationSettings, NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, make_backbone
+from ssl_inv.nn.torchvision_models import torchvision_backbone
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
 from ssl_inv.run.channels import normalised_for
 from ssl_inv.run.data_sections import sections_with_data
-from ssl_inv.nn.torchvision_models import torchvision_backbone
 from ssl_inv.run.exports.export import Preprocessing, first_detail, preprocessing_of
 from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.folder import RunFolder

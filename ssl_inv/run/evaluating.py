@@ -24,8 +24,8 @@ from ssl_inv.run.encoders import LoadedModel, Model, best_device, model_named, o
 from ssl_inv.run.environment import host_facts, versions
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.folder import now
-from ssl_inv.run.kept_measurements import KeptMeasurements
 from ssl_inv.run.judging import Judgement, judge, protocols_of, require_classes
+from ssl_inv.run.kept_measurements import KeptMeasurements
 from ssl_inv.run.pages.report import scores
 from ssl_inv.run.python.loaded import LoadedEncoder
 from ssl_inv.run.results_file import RESULTS, checksums

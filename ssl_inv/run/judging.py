@@ -100,9 +100,17 @@ def judge(
     baseline = None if untrained is None else of(untrained)
     if encoded is None:
         return None
-    table, costs = measurements(replace(encoded, second=second), baseline, protocols, seed, progress, kept)
+    beside = with_second(encoded, second)
+    table, costs = measurements(beside, baseline, protocols, seed, progress, kept)
     unknown = unmeasured(data.validation, *trained)
-    return Judgement(table + unknown, encoded, baseline, skipped(replace(encoded, second=second), protocols), costs)
+    return Judgement(table + unknown, encoded, baseline, skipped(beside, protocols), costs)
+
+
+def with_second(encoded: Encoded, second: Encoded | None) -> Encoded:
+    """The encoder beside a second one, if that has features of the same views."""
+    pairs = () if second is None else ((encoded.train, second.train), (encoded.validation, second.validation))
+    same = second is not None and all(one.has_views_of(other) for one, other in pairs)
+    return replace(encoded, second=second if same else None)
 
 
 def measurements(
@@ -221,6 +229,15 @@ def encode_data(
             tables[split] = table
     if not team.first:
         return None
+
+    def maps(pixels: Tensor) -> Tensor:
+        with frozen(module), torch.no_grad():
+            return shared.whole_map(pixels)  # type: ignore[no-any-return]
+
+    dark, bright = (
+        normalise(torch.full((1, data.validation.channels, *[data.validation.image_size] * 2), level, device=device))
+        for level in (0.0, 1.0)
+    )
     used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
@@ -231,7 +248,27 @@ def encode_data(
         probed=tuple(part for part in tables["train"].features if part != PREDICTION),
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
+        maps=maps if _has_maps(backbone, maps, dark) else None,
+        colours=_colours(dark, bright),
     )
+
+
+def _has_maps(backbone: nn.Module, maps: Callable[[Tensor], Tensor], image: Tensor) -> bool:
+    """Whether a network gives a feature map, or tokens that fill a square."""
+    if not isinstance(backbone, Backbone):
+        return False
+    try:
+        return maps(image).dim() == 4
+    except (ValueError, IndexError):  # of tokens that fill no square, and of networks that have vectors only
+        return False
+
+
+def _colours(dark: Tensor, bright: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of each channel, from normalised images of zeros and of ones; None without three channels."""
+    if dark.shape[1] != 3:
+        return None
+    zero, one = (image[0].mean(dim=(1, 2)).cpu() for image in (dark, bright))
+    return -zero / (one - zero), 1 / (one - zero)
 
 
 def parts_of(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -29,8 +29,8 @@ class Cost:
 
     Attributes:
         seconds: of wall-clock time.
-        memory: bytes that the process held at its peak above what it held before; on a GPU, of its memory. None where
-            the system does not tell.
+        memory: bytes that the process held at its peak above what it held before; on a GPU, of its memory. What the
+            process had freed and kept for later counts as held before. None where the system does not tell.
     """
 
     seconds: float = 0.0

@@ -1,12 +1,14 @@
 """Every protocol in the table gives finite numbers or reasons, has baselines, and does not see the order of rows."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
 
-from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable
 from ssl_inv.evaluation.protocols.base import NEEDS, Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.protocols.linear import LinearProbe
 from ssl_inv.evaluation.protocols.logistic import LogisticRegression
@@ -20,6 +22,8 @@ SMALL = {
     "linear": {"steps": 20, "aggregate": (2,)},
     "knn": {"aggregate": (2,)},
     "transforms_r2": HEADS,
+    "geodesic": {"heads": TransformR2(**HEADS)},
+    "leakage": {"heads": TransformR2(**HEADS)},
     "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
     "few_labels": {"linear": LinearProbe(steps=20), "logistic": LogisticRegression.quick(), "draws": 2},
     "few_shot": {"episodes": 20},
@@ -48,11 +52,30 @@ def replaced(given: FeatureTable) -> FeatureTable:
     return replace(given, features={part: value.flip(1).tanh() for part, value in given.features.items()})
 
 
+def images(tables: dict[str, FeatureTable], split: str) -> Iterator[EvaluationBatch]:
+    one = tables[split]
+    pixels = torch.rand(len(one), 3, 16, 16, generator=torch.Generator().manual_seed(len(split)))
+    for rows in torch.arange(len(one)).split(7):
+        yield EvaluationBatch(pixels[rows], one.objects[rows], one.views[rows])
+
+
+def encode(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    cells = maps(pixels).flatten(1)[:, ::2]
+    return {"all": cells[:, :10], "equivariant": cells[:, 6:10]}
+
+
+def maps(pixels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(pixels.square(), 4)
+
+
 def encoded(seed: int = 0, **fields: object) -> Encoded:
     predictor = ViewPredictor("all", lambda embeddings, action: embeddings + action.as_vector()[:, :1])
     given = {"predictor": predictor, "aggregate": lambda features, actions: features[:, -1]}
     given["second"] = Encoded(replaced(table(seed)), replaced(table(seed + 1)))
-    return Encoded(table(seed), table(seed + 1), **{**given, **fields})
+    tables = {"train": table(seed), "validation": table(seed + 1)}
+    given |= {"encode": encode, "images": partial(images, tables), "maps": maps}
+    given |= {"colours": (torch.zeros(3), torch.ones(3))}
+    return Encoded(*tables.values(), **{**given, **fields})
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

@@ -20,7 +20,6 @@ from ssl_inv.run.folder import RunFolder, require_exam, require_new, require_res
 from ssl_inv.run.recipe import check_overrides
 from ssl_inv.run.requirements import require_files
 
-
 _SETS = ("quick", "full", "all")
 """Names of several protocols."""
 
@@ -39,7 +38,7 @@ def add_encoders(command: AddCommand) -> None:
         help=f"what is measured: quick, full, all, or some of {', '.join(PROTOCOLS.members)} (quick)",
     )
     output_option(one, "FOLDER", "also write the page and the results there, and cache features and measurements")
-    one.add_argument("--layers", action="store_true", help="also measure the features of every layer, of models of timm")
+    one.add_argument("--layers", action="store_true", help="measure the features of every layer of models of timm")
     one.add_argument("--map", **one_of(["pca", "umap"]), default="pca", help="how the page draws features (pca)")
 
     one = command("embed", _embed, "write the features of every image, with what is known about the image")

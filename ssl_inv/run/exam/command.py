@@ -5,16 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from ssl_inv.catalogue import PROTOCOLS, RecipeError
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.settings import EvaluationSettings
-from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.encoders import LIBRARIES, NEEDS_LIBRARY, LoadedModel, load_model
 from ssl_inv.run.exam.differences import differences
-from ssl_inv.run.exam.examining import Examinee, Examined, examine
+from ssl_inv.run.exam.examining import Examined, Examinee, examine
 from ssl_inv.run.exam.given_features import GivenFeatures, are_features, features_in
 from ssl_inv.run.exam.layers import in_layers
 from ssl_inv.run.exam.names import named, places_of
@@ -72,7 +69,8 @@ def exam(
     compared = list(dict.fromkeys(row.trained.name for one in found.values() for row in summary(one.table)))
     against = differences({name: one.table for name, one in found.items() if name in same}, first, compared)
     if output is not None and len(found) > 1:
-        facts = {"data": data, "settings": overrides, "measured on other objects": [one for one in found if one not in same]}
+        others = [one for one in found if one not in same]
+        facts = {"data": data, "settings": overrides, "measured on other objects": others}
         sources = {name: one.data.validation for name, one in encoders.items() if isinstance(one, LoadedModel)}
         write(output, found, against, facts, exam_page(found, against, sources, facts, projection))
     sys.stdout.write(_text(found, output))
@@ -80,9 +78,10 @@ def exam(
 
 def _text(found: Mapping[str, Examined], output: Path | None) -> str:
     lines = [one.description for one in found.values()]
-    lines += [f"{name}: not measured: {protocol}, {why}" for name, one in found.items() for protocol, why in one.skipped.items()]
     if len(found) == 1:
-        return "\n".join([*lines[:1], format_table(next(iter(found.values())).table), ""])
+        return "\n".join([*lines, format_table(next(iter(found.values())).table), ""])
+    for name, one in found.items():
+        lines += [f"{name}: not measured: {protocol}, {why}" for protocol, why in one.skipped.items()]
     written = [] if output is None else [f"page: {output / 'exam.html'}"]
     return "\n".join([*lines, str(wide_table(found)), *written, ""])
 
@@ -109,19 +108,19 @@ def require_comparable(encoders: Mapping[str, Examinee]) -> None:
         return
     (first, one), *others = loaded.items()
     for name, other in others:
-        for section, option in (("data", "--data"), ("evaluation", "--evaluation")):
+        for section in ("data", "evaluation"):
             here, there = (_plain(each.recipe.sections()[section]) for each in (one, other))
-            odd = [key for key in {**here, **there} if here.get(key) != there.get(key) and (section, key) != ("data", "size")]
-            if odd and section == "data":
-                raise RecipeError(
-                    f"{first} and {name} have different data ({odd[0]}: {here.get(odd[0])} and {there.get(odd[0])}); "
-                    f"give {option} for all"
-                )
-            if odd:
-                raise RecipeError(
-                    f"{first} and {name} are evaluated differently ({odd[0]}: {here.get(odd[0])} and "
-                    f"{there.get(odd[0])}); give {option}.{odd[0]} for all"
-                )
+            # Every encoder sees the images in the size that it takes.
+            keys = [key for key in {**here, **there} if (section, key) != ("data", "size")]
+            odd = next((key for key in keys if here.get(key) != there.get(key)), None)
+            if odd is None:
+                continue
+            values = f"{odd}: {here.get(odd)} and {there.get(odd)}"
+            if section == "data":
+                raise RecipeError(f"{first} and {name} have different data ({values}); give --data for all")
+            raise RecipeError(
+                f"{first} and {name} are evaluated differently ({values}); give --evaluation.{odd} for all"
+            )
 
 
 def _plain(section: Any) -> dict[str, Any]:
@@ -133,9 +132,4 @@ def on_same_objects(found: Mapping[str, Examined]) -> list[str]:
     """The encoders that were measured on the validation views of the first one."""
     tables = {name: one.validation for name, one in found.items() if one.validation is not None}
     first = next(iter(tables.values()), None)
-    return [name for name, table in tables.items() if first is not None and _same(first, table)]
-
-
-def _same(one: FeatureTable, other: FeatureTable) -> bool:
-    here, there = one.ordered(), other.ordered()
-    return torch.equal(here.objects, there.objects) and torch.equal(here.views, there.views)
+    return [name for name, table in tables.items() if first is not None and table.has_views_of(first)]

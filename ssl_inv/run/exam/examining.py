@@ -19,7 +19,7 @@ from ssl_inv.evaluation.suite import Protocols, skipped
 from ssl_inv.run.encoders import LoadedModel, best_device
 from ssl_inv.run.evaluating import MEASUREMENTS, chosen_protocols, evaluated, require_evaluation
 from ssl_inv.run.exam.given_features import GivenFeatures
-from ssl_inv.run.judging import measurements
+from ssl_inv.run.judging import measurements, with_second
 from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.run.kept_measurements import Cost, KeptMeasurements
 from ssl_inv.run.results_file import RESULTS
@@ -122,7 +122,7 @@ def _resampled(protocol: Protocol) -> Protocol:
 def _of_features(
     given: GivenFeatures, protocols: Protocols, place: Path | None, second: Encoded | None, quiet: bool
 ) -> tuple[Encoded, Examined]:
-    encoded = Encoded(given.train, given.validation, second=second)
+    encoded = with_second(Encoded(given.train, given.validation), second)
     kept = None if place is None else KeptMeasurements(place / MEASUREMENTS, None)
     progress = Progress(quiet=quiet)
     try:

@@ -106,7 +106,7 @@ def exam_page(
     environment.filters["address"] = data_address
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(found)}
     top = {(row.trained.name, row.trained.part) for one in found.values() for row in summary(one.table)}
-    lines = [_line(found, key, differences) for key in keys_of(found) if any(row_of(one, key) for one in found.values())]
+    lines = [_line(found, key, differences) for key in keys_of(found)]
     return environment.get_template("exam.html.j2").render(
         title=f"{len(found)} encoders",
         found=found,
@@ -164,7 +164,10 @@ def charts(found: Mapping[str, Examined]) -> list[Chart]:
             if (depth := depth_of(result.part)) is not None:
                 where, at = (f"{result.name}, {depth[0]}", "layer"), float(depth[1])
             elif match := _AT_THE_END.match(result.name):
-                where, at = (f"{match['what']}, {result.part}", match["unit"].strip() or match["what"]), float(match["at"])
+                where, at = (
+                    (f"{match['what']}, {result.part}", match["unit"].strip() or match["what"]),
+                    float(match["at"]),
+                )
             else:
                 continue
             series.setdefault(where, {}).setdefault(name, []).append((at, float(result.value)))

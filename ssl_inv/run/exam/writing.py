@@ -97,7 +97,9 @@ def difference_table(differences: Sequence[Difference]) -> Table:
     )
 
 
-def write(output: Path, found: Mapping[str, Examined], differences: Sequence[Difference], facts: Any, page: str) -> None:
+def write(
+    output: Path, found: Mapping[str, Examined], differences: Sequence[Difference], facts: Any, page: str
+) -> None:
     """Write the record, the page and the tables."""
     write_text(output / "exam.html", page)
     write_text(output / "exam.csv", long_table(found).to_csv())

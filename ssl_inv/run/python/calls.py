@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from ssl_inv.catalogue import RecipeError, SettingError, within
+from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.given import fingerprint_of, given, source_of
 from ssl_inv.engine.launch import quiet_lightning
