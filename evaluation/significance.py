@@ -1,8 +1,8 @@
 """Whether two encoders differ: paired bootstrap and exchange of encoders over the same objects, Holm's correction.
 
-The unit is the object, because its views depend on each other. Scores that are no means (R2, a median by class, MRR by
-ratio) are computed again from sums over objects. The randomness of training is another source: several seeds are
-needed as well, and no test here replaces them.
+The unit is the object, because its views depend on each other. Scores that are no means of rows, such as R2, are
+computed again from sums over objects. The randomness of training is another source: several seeds are needed as well,
+and no test here replaces them.
 """
 
 from collections.abc import Callable, Sequence

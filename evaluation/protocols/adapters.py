@@ -85,7 +85,8 @@ def orthogonality_penalty(matrix: Tensor, slack: float, sharpness: float = 10.0)
         sharpness: a.
     """
     deviation = (matrix @ matrix.mT - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)).norm()
-    return torch.sigmoid(sharpness * (deviation - slack)) * deviation
+    penalty: Tensor = torch.sigmoid(sharpness * (deviation - slack)) * deviation
+    return penalty
 
 
 def relaxed_adapter(
@@ -126,7 +127,7 @@ def relaxed_adapter(
             distance = (matrix * (gram @ matrix - 2 * cross)).sum()
             loss = distance + orthogonality_penalty(matrix, slack, sharpness)
             adam.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             schedule.step()
     return Adapter(start.origin, matrix.detach().double().cpu(), start.shift)

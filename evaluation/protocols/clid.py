@@ -90,4 +90,5 @@ def clid(learnability: Tensor, dimension: Tensor) -> Tensor:
     """CLID of several encoders, `(E,)`: the sum of both numbers, each scaled to 0 for the lowest encoder and 1 for the
     highest. It has no meaning for one encoder alone.
     """
-    return sum((values - values.min()) / (values.max() - values.min()) for values in (learnability, dimension))
+    scaled = [(values - values.min()) / (values.max() - values.min()) for values in (learnability, dimension)]
+    return scaled[0] + scaled[1]

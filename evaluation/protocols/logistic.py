@@ -54,7 +54,8 @@ class LogisticRegression(Classifier):
 
     The grid of C is DINOv2's (Oquab et al., 2023): 45 values from 1e-6 to 1e5, features as they are, double precision.
     C is chosen on held-out training objects, of equals the smallest; then the classifier is fitted again to all
-    training objects. Two classes have one vector w, as in scikit-learn. L-BFGS runs in the eigenvectors of the covariance, scaled so that the problem is round.
+    training objects. Two classes have one vector w, as in scikit-learn. L-BFGS runs in the eigenvectors of the
+    covariance, scaled so that the problem is round. It needs 24 bytes of memory for each feature of each training row.
 
     What it orders wrongly: C multiplies a sum, so the best C falls with the number of rows; a fixed C must not be
     compared between sizes. Features of a tiny scale can need a C above the grid; the remark says so.
