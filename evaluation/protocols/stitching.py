@@ -141,7 +141,7 @@ class _Judge:
     """Trains classifiers on the labels of the chosen training rows and scores them on validation rows."""
 
     def __init__(self, protocol: Stitching, labels: Tensor, wanted: Tensor, classes: int) -> None:
-        self.regression = LogisticRegression(tolerance=1e-4, device=protocol.device)
+        self.regression = LogisticRegression(device=protocol.device)
         self.strength, self.labels, self.wanted, self.classes = protocol.strength, labels, wanted, classes
 
     def trained(self, features: Tensor) -> LinearHead:
