@@ -102,7 +102,8 @@ def relaxed_adapter(
     target plus `orthogonality_penalty`, by Adam from the orthogonal adapter on.
 
     The distance is divided by the variance of the target, so that the scale of features does not change the balance.
-    It is computed from X^T X and X^T Y, so a step does not depend on the number of rows.
+    It is computed from X^T X and X^T Y, so a step does not depend on the number of rows. The paper's contrastive term,
+    which needs labels, is left out.
 
     Args:
         source: `(N, D)`.

@@ -49,6 +49,10 @@ class CLID(Protocol):
     headlines: ClassVar[tuple[str, ...]] = ("clid/learnability", "clid/dimension")
     has_targets: ClassVar[bool] = False
 
+    @classmethod
+    def quick(cls) -> "CLID":
+        return cls(samples=3000)
+
     def run(self, encoded: Encoded) -> Iterator[Result]:
         for part in encoded.parts:
             given = one_view_each(encoded.train, self.samples, self.seed).part(part)
