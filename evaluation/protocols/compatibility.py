@@ -51,8 +51,8 @@ class Compatibility(Protocol):
     With M[t, k] the CMC-1 of queries by t in the gallery of k, for the pairs (old, `orthogonal`) and (old, `new`):
     `ac` is 1 if M[new, old] > M[old, old], the criterion of backward compatibility (Shen et al., CVPR 2020); `am` is
     the mean of the lower triangle with diagonal; `gain` is (M[new, old] - M[old, old]) / (M - M[old, old]) with M of
-    the new features without a map.
-    `backfill` is the mean CMC-1 of orthogonal queries while the gallery is replaced by orthogonal features, from 0 to all in steps.
+    the new features without a map. `backfill` is the mean CMC-1 of orthogonal queries while the gallery is replaced by
+    orthogonal features, from none to all in steps.
 
     Methods that make the new encoder compatible in training (BCT, BT2, a fixed simplex classifier, HOC) need no map:
     they are measured by `new` in `old`.
@@ -66,7 +66,7 @@ class Compatibility(Protocol):
         slack: of the nearly orthogonal map, see `relaxed_adapter`.
         steps: of its training.
         seed: draws queries, training views and the order of replacement.
-        chunk: queries compared with the gallery at a time; changes memory alone.
+        chunk: queries compared with the gallery at a time, with 32 bytes for each pair; changes memory alone.
     """
 
     queries: int = 1000

@@ -86,6 +86,17 @@ class TestEveryProtocol:
         again = replace(given, train=next(mixed), validation=next(mixed))
         assert list(PROTOCOLS[name].run(again)) == list(PROTOCOLS[name].run(given))
 
+    @pytest.mark.parametrize("noise", [0.0, 1e-7])
+    def test_a_collapsed_encoder_has_finite_numbers_or_reasons(self, name, noise):
+        def collapsed(one: FeatureTable) -> FeatureTable:
+            return replace(one, features={part: 1 + noise * value for part, value in one.features.items()})
+
+        given = encoded()
+        train, validation = collapsed(given.train), collapsed(given.validation)
+        for row in PROTOCOLS[name].run(replace(given, train=train, validation=validation)):
+            assert row.detail if row.value is None else math.isfinite(row.value)
+            assert row.spread is None or math.isfinite(row.spread)
+
     def test_declares_what_it_needs_and_a_quick_form(self, name):
         kind = KINDS[name]
         assert set(kind.needs) <= set(NEEDS)
