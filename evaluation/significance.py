@@ -1,10 +1,11 @@
 """Whether two encoders differ: paired bootstrap and exchange of encoders over the same objects, Holm's correction.
 
-The unit is the object, because its views depend on each other. Scores that are no means (R2, a median by class, MRR by
-ratio) are computed again from sums over objects. The randomness of training is another source: several seeds are
-needed as well, and no test here replaces them.
+The unit is the object, because its views depend on each other. Scores that are no means of rows, such as R2, are
+computed again from sums over objects. The randomness of training is another source: several seeds are needed as well,
+and no test here replaces them.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -120,6 +121,9 @@ def exchange_p(
         statistic: the score.
         draws: random exchanges.
         seed: decides them.
+
+    Returns:
+        p; NaN if the score of one encoder is undefined.
     """
     count, change = len(first), (second - first).double()
     exact = count <= _EXACT
@@ -131,6 +135,8 @@ def exchange_p(
         return (statistic(total[0] + moved) - statistic(total[1] - moved)).abs()
 
     observed = differences(torch.zeros(1, count, dtype=torch.float64))
+    if not bool(observed.isfinite()):
+        return math.nan
     # Equal differences must count as equal whatever the order of summation.
     bound, reached = observed - 1e-9 * observed.clamp_min(1e-6), 0
     for some in np.array_split(np.arange(number), -(-number * count // _PATTERNS)):

@@ -85,7 +85,8 @@ def orthogonality_penalty(matrix: Tensor, slack: float, sharpness: float = 10.0)
         sharpness: a.
     """
     deviation = (matrix @ matrix.mT - torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)).norm()
-    return torch.sigmoid(sharpness * (deviation - slack)) * deviation
+    penalty: Tensor = torch.sigmoid(sharpness * (deviation - slack)) * deviation
+    return penalty
 
 
 def relaxed_adapter(
@@ -101,7 +102,8 @@ def relaxed_adapter(
     target plus `orthogonality_penalty`, by Adam from the orthogonal adapter on.
 
     The distance is divided by the variance of the target, so that the scale of features does not change the balance.
-    It is computed from X^T X and X^T Y, so a step does not depend on the number of rows.
+    It is computed from X^T X and X^T Y, so a step does not depend on the number of rows. The paper's contrastive term,
+    which needs labels, is left out.
 
     Args:
         source: `(N, D)`.
@@ -126,7 +128,7 @@ def relaxed_adapter(
             distance = (matrix * (gram @ matrix - 2 * cross)).sum()
             loss = distance + orthogonality_penalty(matrix, slack, sharpness)
             adam.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             adam.step()
             schedule.step()
     return Adapter(start.origin, matrix.detach().double().cpu(), start.shift)

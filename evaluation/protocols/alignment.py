@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
-from ssl_inv.evaluation.protocols.sampling import one_view_each
+from ssl_inv.evaluation.protocols.sampling import at_most, one_view_each
 from ssl_inv.evaluation.results import Result, object_sums
 
 
@@ -30,7 +30,7 @@ class AlignmentUniformity(Protocol):
 
     Attributes:
         temperature: t of exp(-t |u - v|^2).
-        samples: objects that uniformity uses at most.
+        samples: objects that are used at most.
         seed: draws a view of each object, and the objects.
         chunk: rows compared with all others at a time; changes memory alone.
     """
@@ -49,8 +49,10 @@ class AlignmentUniformity(Protocol):
             yield self._uniformity(encoded.train, part)
 
     def _alignment(self, table: FeatureTable, part: str) -> Result:
+        used = at_most(torch.unique(table.objects), self.samples, self.seed)
         table = table.ordered()
-        values = object_alignment(table.part(part), table.objects)
+        kept = torch.isin(table.objects, used)
+        values = object_alignment(table.part(part)[kept], table.objects[kept])
         several = values[~values.isnan()]
         if not len(several):
             return Result("alignment", part, None, detail="no object has two views")

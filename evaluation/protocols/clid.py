@@ -49,6 +49,10 @@ class CLID(Protocol):
     headlines: ClassVar[tuple[str, ...]] = ("clid/learnability", "clid/dimension")
     has_targets: ClassVar[bool] = False
 
+    @classmethod
+    def quick(cls) -> "CLID":
+        return cls(samples=3000)
+
     def run(self, encoded: Encoded) -> Iterator[Result]:
         for part in encoded.parts:
             given = one_view_each(encoded.train, self.samples, self.seed).part(part)
@@ -90,4 +94,5 @@ def clid(learnability: Tensor, dimension: Tensor) -> Tensor:
     """CLID of several encoders, `(E,)`: the sum of both numbers, each scaled to 0 for the lowest encoder and 1 for the
     highest. It has no meaning for one encoder alone.
     """
-    return sum((values - values.min()) / (values.max() - values.min()) for values in (learnability, dimension))
+    scaled = [(values - values.min()) / (values.max() - values.min()) for values in (learnability, dimension)]
+    return scaled[0] + scaled[1]

@@ -51,14 +51,14 @@ class Compatibility(Protocol):
     With M[t, k] the CMC-1 of queries by t in the gallery of k, for the pairs (old, `orthogonal`) and (old, `new`):
     `ac` is 1 if M[new, old] > M[old, old], the criterion of backward compatibility (Shen et al., CVPR 2020); `am` is
     the mean of the lower triangle with diagonal; `gain` is (M[new, old] - M[old, old]) / (M - M[old, old]) with M of
-    the new features without a map.
-    `backfill` is the mean CMC-1 while the gallery is replaced by orthogonal features, from 0 to all in steps.
+    the new features without a map. `backfill` is the mean CMC-1 of orthogonal queries while the gallery is replaced by
+    orthogonal features, from none to all in steps.
 
     Methods that make the new encoder compatible in training (BCT, BT2, a fixed simplex classifier, HOC) need no map:
     they are measured by `new` in `old`.
 
-    What it orders wrongly: a map may improve retrieval with labels' help only where classes are what the new encoder
-    tells apart. `gain` explodes where both encoders are equally good. CMC-1 depends on the size of the gallery.
+    What it orders wrongly: compatible is not good; two poor encoders can be compatible. `gain` explodes where both are
+    equally good. CMC-1 depends on the size of the gallery. A map is of use only where features are kept.
 
     Attributes:
         queries: validation views that are queries at most.
@@ -66,7 +66,7 @@ class Compatibility(Protocol):
         slack: of the nearly orthogonal map, see `relaxed_adapter`.
         steps: of its training.
         seed: draws queries, training views and the order of replacement.
-        chunk: queries compared with the gallery at a time; changes memory alone.
+        chunk: queries compared with the gallery at a time, with 32 bytes for each pair; changes memory alone.
     """
 
     queries: int = 1000
@@ -135,7 +135,8 @@ class Compatibility(Protocol):
                 error = self.bootstrap.mean_error(values, objects[asked])
                 yield Result(f"compatibility/{name}/{query}/{gallery}", part, float(values.mean()), error, detail)
         for kind in ("new", "orthogonal"):
-            matrix = torch.tensor([[found["old", "old"], 0.0], [found[kind, "old"], found[kind, kind]]])
+            rows = [[found["old", "old"], 0.0], [found[kind, "old"], found[kind, kind]]]
+            matrix = torch.tensor(rows, dtype=torch.float64)
             yield Result(f"compatibility/ac/{kind}", part, average_compatibility(matrix), detail="1 if compatible")
             yield Result(f"compatibility/am/{kind}", part, average_accuracy(matrix), detail="mean with diagonal")
             gain = relative_gain(found[kind, "old"], found["old", "old"], found["new", "new"])

@@ -65,9 +65,12 @@ class FewLabels(Protocol):
                     )
 
     def _heads(self) -> dict[str, Classifier]:
-        heads = {"linear": self.linear, "knn": self.knn, "logistic": self.logistic}
-        given = {"bootstrap": self.bootstrap, "device": self.device}
-        return {name: replace(head, **given) for name, head in heads.items() if head is not None}
+        heads: dict[str, Classifier | None] = {"linear": self.linear, "knn": self.knn, "logistic": self.logistic}
+        return {
+            name: replace(head, bootstrap=self.bootstrap, device=self.device)
+            for name, head in heads.items()
+            if head is not None
+        }
 
     def _measure(
         self, name: str, head: Classifier, train: FeatureTable, validation: FeatureTable, part: str, fraction: float

@@ -80,15 +80,22 @@ class IntrinsicDimension(Protocol):
             features, twice = without_duplicates(table.part(part)[start : start + count])
             dropped += twice
             if len(features) >= self.least_views:
-                found.append({name: value for name, (value, _) in self.measures(features, None).items()})
+                of_object = {name: value for name, (value, _) in self.measures(features, None).items()}
+                # Views that are all equally far apart have no dimension.
+                found += [of_object] if all(map(math.isfinite, of_object.values())) else []
         if not found:
-            yield Result("dimension/pose", part, None, detail=f"no object has {self.least_views} different views")
+            yield Result(
+                "dimension/pose",
+                part,
+                None,
+                detail=f"no object has {self.least_views} different views with a dimension",
+            )
             return
         detail = f"mean of {len(found)} objects, {dropped} duplicates left out"
         for name in found[0]:
             values = np.array([one[name] for one in found])
             error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
-            yield _finite(Result(f"dimension/pose/{name}", part, float(values.mean()), error, detail))
+            yield Result(f"dimension/pose/{name}", part, float(values.mean()), error, detail)
 
     def measures(self, features: Tensor, bootstrap: Bootstrap | None) -> dict[str, tuple[float, float | None]]:
         """Every estimate and its standard error, of different rows `(N, D)`."""

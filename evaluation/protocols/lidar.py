@@ -13,6 +13,8 @@ from ssl_inv.evaluation.protocols.retrieval import RetrievalSet
 from ssl_inv.evaluation.protocols.sampling import at_most
 from ssl_inv.evaluation.results import Result
 
+_OBJECTS = 1024
+
 
 @dataclass(frozen=True)
 class LiDAR(Protocol):
@@ -64,11 +66,14 @@ def lidar(views: Tensor, delta: float = 1e-4, epsilon: float = 1e-7) -> float:
     objects, each, width = views.shape
     if objects < 2 or each < 2:
         raise ValueError(f"LiDAR needs two objects with two views, got {objects} objects of {each} views")
-    x = views.double()
-    means = x.mean(dim=1)
-    centred, apart = means - means.mean(dim=0), (x - means[:, None]).flatten(0, 1)
+    means = views.mean(dim=1, dtype=torch.float64)
+    centred, within = means - means.mean(dim=0), torch.zeros(width, width, dtype=torch.float64)
+    # In blocks, because all views in double precision need twice their memory.
+    for some, mean in zip(torch.split(views, _OBJECTS), torch.split(means, _OBJECTS), strict=True):
+        apart = (some.double() - mean[:, None]).flatten(0, 1)
+        within.addmm_(apart.T, apart)
     between = centred.T @ centred / (objects - 1)
-    within = apart.T @ apart / (objects * (each - 1)) + delta * torch.eye(width, dtype=torch.float64)
+    within = within / (objects * (each - 1)) + delta * torch.eye(width, dtype=torch.float64)
     found = scipy.linalg.eigh(between.numpy(), within.numpy(), eigvals_only=True)
     values = torch.from_numpy(found).clamp_min(0)
     p = values / values.sum().clamp_min(torch.finfo(values.dtype).tiny) + epsilon

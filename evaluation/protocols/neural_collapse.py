@@ -36,11 +36,13 @@ class NeuralCollapse(Protocol):
 
     Attributes:
         strength: C of the logistic regression, see `LogisticRegression`.
+        samples: labelled rows that are used at most.
         objects: objects that are used as classes at most.
-        seed: draws the objects where there are more.
+        seed: draws the rows and objects where there are more.
     """
 
     strength: float = 1.0
+    samples: int = 50_000
     objects: int = 1000
     seed: int = 0
 
@@ -61,7 +63,7 @@ class NeuralCollapse(Protocol):
             yield from self._objects(table, objects, part)
 
     def _classes(self, table: FeatureTable, part: str) -> Iterator[Result]:
-        table = table.select(table.labelled_rows())
+        table = table.select(at_most(table.labelled_rows(), self.samples, self.seed))
         if not len(table) or table.labels is None or len(torch.unique(table.labels)) < 2:
             yield Result("collapse/classes/nc1", part, None, detail="needs labels of two classes")
             return

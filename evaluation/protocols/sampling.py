@@ -21,7 +21,8 @@ def one_view_rows(table: FeatureTable, seed: int = 0) -> Tensor:
     """
     objects, counts = torch.unique_consecutive(table.objects, return_counts=True)
     draw = torch.from_numpy(uniform(seed, _ONE_VIEW, objects.numpy(), count=1)[:, 0])
-    return counts.cumsum(0) - counts + torch.minimum((draw * counts).long(), counts - 1)
+    rows: Tensor = counts.cumsum(0) - counts + torch.minimum((draw * counts).long(), counts - 1)
+    return rows
 
 
 def one_view_each(table: FeatureTable, samples: int | None = None, seed: int = 0) -> FeatureTable:
@@ -44,7 +45,8 @@ def equal_views(table: FeatureTable) -> Tensor:
     counts = torch.unique_consecutive(table.objects, return_counts=True)[1]
     views = max(sorted(set(counts.tolist())), key=lambda number: number * int((counts >= number).sum()))
     starts = (counts.cumsum(0) - counts)[counts >= views]
-    return starts[:, None] + torch.arange(views)
+    rows: Tensor = starts[:, None] + torch.arange(views)
+    return rows
 
 
 def at_most(rows: Tensor, samples: int | None, seed: int = 0) -> Tensor:

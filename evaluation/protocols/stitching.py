@@ -42,7 +42,7 @@ class Stitching(Protocol):
         anchors: anchors, one random view of an object each; cut to the training objects.
         draws: draws of anchors.
         strength: C, see `LogisticRegression`.
-        samples: training rows that classifiers are fitted to at most.
+        samples: training rows that are used at most.
         seed: draws anchors and rows.
     """
 
@@ -70,27 +70,24 @@ class Stitching(Protocol):
             yield Result("stitching/own", encoded.parts[0], None, detail="needs labels of two classes")
             return
         rows, asked = at_most(train.labelled_rows(), self.samples, self.seed), validation.labelled_rows()
-        assert train.labels is not None
-        labels, wanted, classes = train.labels[rows], validation.known_labels(), class_count(train, validation)
+        train, second_train, classes = train.select(rows), second_train.select(rows), class_count(train, validation)
+        judge = _Judge(self, train.known_labels(), validation.known_labels(), classes)
         anchors = one_view_rows(train, self.seed)
         for part, other_part in common_parts(encoded):
             first = _Space(train.part(part), validation.part(part)[asked])
             second = _Space(second_train.part(other_part), second_validation.part(other_part)[asked])
-            accuracy = _Judge(self, labels, wanted, classes)
-            hits = self._hits(first, second, rows, anchors, accuracy)
+            hits = self._hits(first, second, anchors, judge)
             yield from self._results(hits, part, validation.objects[asked], len(anchors), other_part)
 
-    def _hits(
-        self, first: "_Space", second: "_Space", rows: Tensor, anchors: Tensor, judge: "_Judge"
-    ) -> dict[str, list[Tensor]]:
-        absolute = judge.trained(normalize(first.train[rows], dim=1))
+    def _hits(self, first: "_Space", second: "_Space", anchors: Tensor, judge: "_Judge") -> dict[str, list[Tensor]]:
+        absolute = judge.trained(normalize(first.train, dim=1))
         width = first.train.shape[1]
         hits: dict[str, list[Tensor]] = {name: [] for name in ("own", "cross", "absolute", *_ADAPTERS)}
         hits["absolute"].append(judge(absolute, _fitted(second.validation, width)))
         for draw in range(self.draws):
             order = permutation(self.seed, _ANCHORS, draw, length=len(anchors))[: self.anchors]
             chosen = anchors[torch.from_numpy(order)]
-            head = judge.trained(first.relative(first.train[rows], chosen))
+            head = judge.trained(first.relative(first.train, chosen))
             hits["own"].append(judge(head, first.relative(first.validation, chosen)))
             hits["cross"].append(judge(head, second.relative(second.validation, chosen)))
             for name, fit in _ADAPTERS.items():
@@ -144,7 +141,7 @@ class _Judge:
     """Trains classifiers on the labels of the chosen training rows and scores them on validation rows."""
 
     def __init__(self, protocol: Stitching, labels: Tensor, wanted: Tensor, classes: int) -> None:
-        self.regression = LogisticRegression(tolerance=1e-4, device=protocol.device)
+        self.regression = LogisticRegression(device=protocol.device)
         self.strength, self.labels, self.wanted, self.classes = protocol.strength, labels, wanted, classes
 
     def trained(self, features: Tensor) -> LinearHead:

@@ -1,5 +1,6 @@
 """CKA is 1 for rotated features and 0 for independent ones, where the biased estimate has its level."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -42,7 +43,14 @@ def test_a_rotated_and_scaled_encoder_is_the_same_and_rows_may_come_in_any_order
     turned = replace(table, features={"all": (2.5 * table.features["all"] @ orthogonal(5, 20).float())})
     mixed = turned.select(torch.randperm(180, generator=torch.Generator().manual_seed(6)))
     assert values(CKA(), same_on_both(table, mixed))["cka/second/all"] == pytest.approx(1, abs=1e-6)
-    assert linear_cka(torch.ones(9, 2), normal(0, 9, 2)) != linear_cka(torch.ones(9, 2), normal(0, 9, 2))
+
+
+def test_features_that_do_not_vary_have_no_value():
+    (constant, biased) = (linear_cka(torch.ones(9, 2), normal(0, 9, 2), debiased) for debiased in (True, False))
+    assert math.isnan(constant)
+    assert math.isnan(biased)
+    (row,) = CKA().run(same_on_both(views_of(torch.ones(9, 1, 2)), views_of(normal(0, 9, 1, 2))))
+    assert row.detail == "not defined: features do not vary, or not beyond noise"
 
 
 def test_alone_or_with_other_views_it_says_why():
@@ -52,3 +60,14 @@ def test_alone_or_with_other_views_it_says_why():
     assert "second encoder" in alone.detail
     with pytest.raises(ValueError, match="the second encoder has features of other views: 10 rows of 10 objects"):
         list(CKA().run(same_on_both(table, views_of(normal(7, 10, 2, 5)))))
+
+
+def test_the_error_is_the_deviation_over_samples():
+    found = []
+    for seed in range(30):
+        rows = normal(seed, 150, 6)
+        table = views_of(rows[:, None])
+        other = views_of((rows + normal(100 + seed, 150, 6))[:, None])
+        found.append(next(CKA().run(same_on_both(table, other))))
+    deviation = float(torch.tensor([one.value for one in found]).std())
+    assert float(torch.tensor([one.spread for one in found]).mean()) == pytest.approx(deviation, rel=0.4)

@@ -25,9 +25,10 @@ SMALL = {
     "geodesic": {"heads": TransformR2(**HEADS)},
     "leakage": {"heads": TransformR2(**HEADS)},
     "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
-    "few_labels": {"linear": LinearProbe(steps=20), "logistic": LogisticRegression.quick(), "draws": 2},
+    "logistic": {"strengths": (0.1, 1.0), "aggregate": (2,)},
+    "few_labels": {"linear": LinearProbe(steps=20), "logistic": LogisticRegression(strengths=(0.1, 1.0)), "draws": 2},
     "few_shot": {"episodes": 20},
-    "worst_view": {"logistic": LogisticRegression.quick()},
+    "worst_view": {"logistic": LogisticRegression(strengths=(0.1, 1.0))},
     "clid": {"iterations": 5},
     "intrinsic_dimension": {"least_views": 4},
     "stitching": {"draws": 2},
@@ -107,6 +108,17 @@ class TestEveryProtocol:
         mixed = (one.select(torch.randperm(len(one), generator=generator)) for one in (given.train, given.validation))
         again = replace(given, train=next(mixed), validation=next(mixed))
         assert list(PROTOCOLS[name].run(again)) == list(PROTOCOLS[name].run(given))
+
+    @pytest.mark.parametrize("noise", [0.0, 1e-7])
+    def test_a_collapsed_encoder_has_finite_numbers_or_reasons(self, name, noise):
+        def collapsed(one: FeatureTable) -> FeatureTable:
+            return replace(one, features={part: 1 + noise * value for part, value in one.features.items()})
+
+        given = encoded()
+        train, validation = collapsed(given.train), collapsed(given.validation)
+        for row in PROTOCOLS[name].run(replace(given, train=train, validation=validation)):
+            assert row.detail if row.value is None else math.isfinite(row.value)
+            assert row.spread is None or math.isfinite(row.spread)
 
     def test_declares_what_it_needs_and_a_quick_form(self, name):
         kind = KINDS[name]
