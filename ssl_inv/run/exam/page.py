@@ -21,7 +21,7 @@ from ssl_inv.evaluation.suite import KINDS
 from ssl_inv.run.exam.differences import Difference
 from ssl_inv.run.exam.examining import Examined
 from ssl_inv.run.exam.layers import depth_of
-from ssl_inv.run.exam.writing import cell, difference_table, keys_of, long_table, row_of
+from ssl_inv.run.exam.writing import cell, difference_table, keys_of, long_table, row_of, wide_table
 from ssl_inv.run.judging import PREDICTION
 from ssl_inv.run.pages.comparison_page import COLOURS
 from ssl_inv.run.pages.report import neighbour_rows, summary
@@ -29,10 +29,12 @@ from ssl_inv.run.pages.report_page import data_address, image
 from ssl_inv.run.tables import Table, shown
 from ssl_inv.transforms.keyed_random import permutation
 
+_SHOWN_AT_ONCE = 12
 _MOST_POINTS = 1000
 _MOST_PARTS = 6
 _MOST_PAIRS = 400
-_AT_THE_END = re.compile(r"^(?P<what>.*?)[/ ](?P<at>\d+(?:\.\d+)?)(?P<unit>[ a-z%]*)$")
+_NUMBERED = re.compile(r"^(?P<before>.+?)/(?P<at>\d+(?:\.\d+)?)(?P<unit>[ a-z%]*)(?P<after>/.*)?$")
+"""A name with a number of something in it: `shift/4 pixels`, `few_labels/10%/knn`."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,11 @@ def exam_page(
     )
     environment.globals["image"] = image
     environment.filters["address"] = data_address
+    environment.filters["breaking"] = lambda name: Markup("/<wbr>").join(name.split("/"))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(found)}
     top = {(row.trained.name, row.trained.part) for one in found.values() for row in summary(one.table)}
     lines = [_line(found, key, differences) for key in keys_of(found)]
+    drawn, scatters = charts(found), _scatters(found)
     return environment.get_template("exam.html.j2").render(
         title=f"{len(found)} encoders",
         found=found,
@@ -115,14 +119,16 @@ def exam_page(
         top=[one for one in lines if (one.name, one.part) in top],
         rest=[one for one in lines if (one.name, one.part) not in top],
         differences=difference_table(differences),
-        charts=[_drawn(chart) for chart in charts(found)],
-        scatters=_scatters(found),
+        charts=[_drawn(chart) for chart in drawn[:_SHOWN_AT_ONCE]],
+        further_charts=[_drawn(chart) for chart in drawn[_SHOWN_AT_ONCE:]],
+        scatters=scatters[:_SHOWN_AT_ONCE],
+        further_scatters=scatters[_SHOWN_AT_ONCE:],
         maps=Markup(_script_json({name: _map(one.validation, projection) for name, one in found.items()})),  # noqa: S704
         projection=projection.upper(),
         neighbours=_neighbours(found, sources),
         costs=_costs(found),
         protocols=_protocols(found),
-        downloads={"exam.csv": long_table(found).to_csv()},
+        downloads={"exam.csv": long_table(found).to_csv(), "exam.tex": wide_table(found).to_latex()},
         needs=NEEDS,
     )
 
@@ -147,9 +153,9 @@ def _line(found: Mapping[str, Examined], key: tuple[str, str], differences: Sequ
 
 
 def charts(found: Mapping[str, Examined]) -> list[Chart]:
-    """Curves over what names and parts end with: a number of pixels or of labels, a layer, an angle.
+    """Curves over the numbers in names and parts: of pixels, of labels, of a layer; and over angles.
 
-    Only those with two points are drawn.
+    Those with three points are drawn, what most encoders have first.
     """
     series: dict[tuple[str, str], dict[str, list[tuple[float, float]]]] = {}
     for name, one in found.items():
@@ -163,20 +169,18 @@ def charts(found: Mapping[str, Examined]) -> list[Chart]:
                 continue
             if (depth := depth_of(result.part)) is not None:
                 where, at = (f"{result.name}, {depth[0]}", "layer"), float(depth[1])
-            elif match := _AT_THE_END.match(result.name):
-                where, at = (
-                    (f"{match['what']}, {result.part}", match["unit"].strip() or match["what"]),
-                    float(match["at"]),
-                )
+            elif match := _NUMBERED.match(result.name):
+                what = match["before"] + (match["after"] or "")
+                where, at = (f"{what}, {result.part}", match["unit"].strip()), float(match["at"])
             else:
                 continue
             series.setdefault(where, {}).setdefault(name, []).append((at, float(result.value)))
     kept = []
     for (title, axis), curves in series.items():
-        drawn = {name: sorted(points) for name, points in curves.items() if len({x for x, _ in points}) > 1}
+        drawn = {name: sorted(points) for name, points in curves.items() if len({x for x, _ in points}) > 2}
         if drawn:
             kept.append(Chart(title, axis, drawn))
-    return kept
+    return sorted(kept, key=lambda chart: -len(chart.curves))
 
 
 def _drawn(chart: Chart) -> dict[str, Any]:

@@ -168,28 +168,32 @@ def test_a_browser_draws_the_page_as_wide_as_a_phone(output: Path, tmp_path: Pat
         "<script>addEventListener('load', () => { const pen = document.querySelector('canvas').getContext('2d');"
         "document.querySelectorAll('table.results th button')[2].click();"
         "const drawn = pen.getImageData(0, 0, 640, 640).data.some(one => one > 0);"
+        "let svg = ''; painted(document.querySelector('.cards svg'), address => {"
+        "svg = address.slice(0, 21) + ' ' + /var\\(/.test(drawing(document.querySelector('.cards svg')));"
         "document.title = [drawn, document.documentElement.scrollWidth <= innerWidth,"
-        "document.querySelector('th[aria-sort]').getAttribute('aria-sort')].join(' '); });</script></body>"
+        "document.querySelector('th[aria-sort]').getAttribute('aria-sort'), svg].join(' '); }); });</script></body>"
     )
     page = tmp_path / "page.html"
     page.write_text((output / "exam.html").read_text().replace("</body>", script))
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--virtual-time-budget=2000"]
     ask = ["chromium", *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
     done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=120)
-    assert "<title>true true ascending</title>" in done.stdout
+    assert "<title>true true ascending data:image/png;base64 false</title>" in done.stdout
 
 
-def test_curves_are_drawn_over_what_names_end_with() -> None:
+def test_curves_are_drawn_over_the_numbers_in_names() -> None:
     def named(name: str, value: float, part: str = "all", errors: tuple[tuple[str, float], ...] = ()) -> Comparison:
         return Comparison(Result(name, part, value, errors=errors))
 
     rows = [named(f"shift/{pixels} pixels", 1 - pixels / 10) for pixels in (1, 2, 4)]
     rows += [named("knn/top1", layer / 4, f"layer {layer:02d} patches") for layer in (0, 1, 2)]
     rows += [named("linear/top1", 0.5), named("linear/top5", 0.7)]
-    rows += [named("r2/relative/rotation", 0.5, errors=(("0-30", 10.0), ("30-60", 20.0)))]
+    rows += [named(f"few/{share}%/knn", share / 100) for share in (1, 5, 10)]
+    rows += [named("r2/relative/rotation", 0.5, errors=(("0-30", 10.0), ("30-60", 20.0), ("60-90", 30.0)))]
     found = {one.title: one for one in charts({"a": Examined("a", rows)})}
     assert set(found) == {
         "shift, all",
+        "few/knn, all",
         "knn/top1, patches",
         "median error of r2/relative/rotation, all, in degrees",
     }
