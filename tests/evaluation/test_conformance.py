@@ -22,6 +22,7 @@ SMALL = {
     "transforms_r2": HEADS,
     "geodesic": {"heads": TransformR2(**HEADS)},
     "leakage": {"heads": TransformR2(**HEADS)},
+    "frames": {"heads": TransformR2(**HEADS)},
     "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
 }
 PROTOCOLS = {name: replace(kind(), bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, kind in KINDS.items()}
