@@ -84,13 +84,13 @@ class Frames(Protocol):
     def run(self, encoded: Encoded) -> Iterator[Result]:
         train, validation = encoded.train.ordered(), encoded.validation.ordered()
         head = replace(self.heads, bootstrap=self.bootstrap, device=self.device, parameters=None)
-        framed = [in_frames(table.transform) for table in (train, validation)]
+        frames = in_frames(train.transform), in_frames(validation.transform)
         for part in encoded.parts:
-            if framed[0] is None or framed[1] is None:
+            if frames[0] is None or frames[1] is None:
                 yield Result("frames", part, None, detail="the data record no rotation and translation of objects")
             else:
-                tables = (replace(table, transform=one) for table, one in zip((train, validation), framed, strict=True))
-                for result in replace(head, kinds=("relative",)).measure(*tables, part):
+                fitted, scored = replace(train, transform=frames[0]), replace(validation, transform=frames[1])
+                for result in replace(head, kinds=("relative",)).measure(fitted, scored, part):
                     form, _, *frame = result.name.split("/")
                     yield replace(result, name="/".join(("frames", *frame, form)), errors=())
             yield from self._distant(train, validation, part, head)
@@ -166,10 +166,10 @@ def in_frames(recorded: Transform) -> Transform | None:
     if turn is None or not isinstance(recorded.groups[ROTATION], Rotation):
         return None
     turn = turn.double()
-    if (shift := _three(recorded, OBJECT)) is not None:
-        last = quaternion_rotate(turn, shift)
-    elif (last := _three(recorded, LAST)) is not None:
-        shift = quaternion_rotate(quaternion_conjugate(turn), last)
+    if (own := _three(recorded, OBJECT)) is not None:
+        shift, last = own, quaternion_rotate(turn, own)
+    elif (fixed := _three(recorded, LAST)) is not None:
+        shift, last = quaternion_rotate(quaternion_conjugate(turn), fixed), fixed
     else:
         return None
     group = Real(dimensions=3)

@@ -266,6 +266,7 @@ def median_error(errors: Tensor, objects: Tensor, bootstrap: Bootstrap) -> float
         first = reached.int().argmax(dim=1)
         before = (totals.cumsum(dim=1) - totals).gather(1, first[:, None])[:, 0]
         inside = (totals.sum(dim=1) / 2 - before) / totals.gather(1, first[:, None])[:, 0]
-        return (used[first] + inside) * _BIN
+        value: Tensor = (used[first] + inside) * _BIN
+        return value
 
     return bootstrap.standard_error(counts, median)

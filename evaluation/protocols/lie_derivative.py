@@ -239,16 +239,18 @@ class LieDerivative(Protocol):
                 total = {key: value + total.get(key, 0) for key, value in one.items()}
             for key, value in total.items():
                 errors.setdefault(key, []).append(value)
-        for key, (whole, *parts) in errors.items():
-            sums = object_sums(torch.stack((whole, *parts), dim=1), objects)
+        for key, found in errors.items():
+            sums = object_sums(torch.stack(found, dim=1), objects)
             name, part = ("aliasing/map", "all") if key == "map" else ("aliasing/vector", key)
-            value = float(aliasing_share(sums.sum(dim=0, keepdim=True))[0])
-            if not math.isfinite(value):
+            share = float(aliasing_share(sums.sum(dim=0, keepdim=True))[0])
+            if not math.isfinite(share):
                 yield Result(name, part, None, detail="no shift changes the features")
                 continue
-            half, one, more = (float(error.mean()) / 4 for error in (parts[0], whole, parts[1]))
-            detail = f"{half:.3g} after half a cell, {one:.3g} after one, {more:.3g} after one and a half"
-            yield Result(name, part, value, self.bootstrap.standard_error(sums, aliasing_share), detail)
+            whole, half, more = (float(error.mean()) / 4 for error in found)
+            detail = (
+                f"error {whole:.3g} after a shift by one cell, {half:.3g} after half, {more:.3g} after one and a half"
+            )
+            yield Result(name, part, share, self.bootstrap.standard_error(sums, aliasing_share), detail)
 
 
 def difference_step(images: Tensor, velocity: Tensor, step: float) -> Tensor:
@@ -274,10 +276,11 @@ def lie_derivative(
     with warnings.catch_warnings():
         # torch compiles decompositions the first time, in a way that it calls outdated itself.
         warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-        output, change = torch.func.jvp(function, (images,), (generator(images, motion, scheme=scheme),))
-    if output.dim() != 4:
-        return change
-    return change - generator(output, motion, stride_of(images.shape[-1], output.shape[-1]), scheme)
+        output, change, *_ = torch.func.jvp(function, (images,), (generator(images, motion, scheme=scheme),))
+    error: Tensor = change
+    if output.dim() == 4:
+        error = change - generator(output, motion, stride_of(images.shape[-1], output.shape[-1]), scheme)
+    return error
 
 
 def masked_errors(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:

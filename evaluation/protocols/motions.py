@@ -60,12 +60,13 @@ def _derivative(images: Tensor, axis: int, scheme: Scheme) -> Tensor:
     turns = _frequencies(whole, axis)
     # The highest frequency of an even number of points has no direction.
     turns = torch.where(turns == -math.pi, torch.zeros_like(turns), turns)
-    return torch.fft.ifft(torch.fft.fft(whole, dim=axis) * (1j * turns), dim=axis).real.narrow(axis, 0, size)
+    slope: Tensor = torch.fft.ifft(torch.fft.fft(whole, dim=axis) * (1j * turns), dim=axis).real
+    return slope.narrow(axis, 0, size)
 
 
 def _frequencies(images: Tensor, axis: int) -> Tensor:
     """Radians per pixel along one axis, in a shape that multiplies its Fourier transform."""
-    turns = 2 * math.pi * torch.fft.fftfreq(images.shape[axis], dtype=images.dtype, device=images.device)
+    turns: Tensor = 2 * math.pi * torch.fft.fftfreq(images.shape[axis], dtype=images.dtype, device=images.device)
     return turns if axis == -1 else turns[:, None]
 
 
@@ -142,7 +143,7 @@ def colour_generator(images: Tensor, motion: Motion, mean: Tensor, deviation: Te
         mean: of the normalisation, `(3,)`.
         deviation: of the normalisation, `(3,)`.
     """
-    to = {"dtype": images.dtype, "device": images.device}
-    matrix = _HUE.to(**to) if motion == "hue" else (torch.eye(3, dtype=torch.float64) - _LUMA.repeat(3, 1)).to(**to)
-    middle, scale = mean.to(**to).view(3, 1, 1), deviation.to(**to).view(3, 1, 1)
-    return torch.einsum("ij,bjhw->bihw", matrix, images * scale + middle) / scale
+    matrix = _HUE if motion == "hue" else torch.eye(3, dtype=torch.float64) - _LUMA.repeat(3, 1)
+    middle, scale = (one.to(images).view(3, 1, 1) for one in (mean, deviation))
+    velocity: Tensor = torch.einsum("ij,bjhw->bihw", matrix.to(images), images * scale + middle) / scale
+    return velocity

@@ -149,7 +149,8 @@ def _sometimes(change: Change) -> Change:
 def _blur(image: Tensor, draws: NDArray[np.float64]) -> Tensor:
     ratio = image.shape[-1] / _SIDE
     kernel = 2 * round(3 * ratio) + 1
-    return functional.gaussian_blur(image, [kernel, kernel], [ratio * (0.1 + 1.4 * float(draws[0]))])
+    blurred: Tensor = functional.gaussian_blur(image, [kernel, kernel], [ratio * (0.1 + 1.4 * float(draws[0]))])
+    return blurred
 
 
 def _field(image: Tensor, draws: NDArray[np.float64], channels: int) -> NDArray[np.float64]:
@@ -179,7 +180,8 @@ def _elastic(image: Tensor, draws: NDArray[np.float64]) -> Tensor:
     smooth = functional.gaussian_blur(field, [kernel, kernel], [5 * ratio])
     # The field of a larger image is smoother, and so smaller, by the ratio of the sides.
     shift = smooth * 150 * ratio * ratio / torch.tensor([width, height]).to(image).view(2, 1, 1)
-    return functional.elastic(image[None], shift.permute(1, 2, 0)[None])[0]
+    bent: Tensor = functional.elastic(image[None], shift.permute(1, 2, 0)[None])[0]
+    return bent
 
 
 def _erase(image: Tensor, draws: NDArray[np.float64]) -> Tensor:

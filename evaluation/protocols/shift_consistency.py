@@ -140,9 +140,10 @@ class ShiftConsistency(Protocol):
                 )
                 yield self._mean(f"{name}/{most}/cosine", part, cosines.mean(dim=1), objects, detail)
                 before = kinds[part]
+                again = [kind for parts, _ in after if (kind := probes[part].classes(parts[part])) is not None]
                 if before is None:
                     continue
-                equal = torch.stack([probes[part].classes(parts[part]) == before for parts, _ in after], dim=1).double()  # type: ignore[union-attr]
+                equal = torch.stack([kind == before for kind in again], dim=1).double()
                 shares = torch.bincount(before).double() / len(before)
                 level = f"{detail}; independent predictions agree in {float(shares.square().sum()):.2f}"
                 yield self._mean(f"{name}/{most}/consistency", part, equal.mean(dim=1), objects, level)
@@ -182,7 +183,7 @@ def _correlated(images: Tensor, pattern: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     rows, columns = pattern.shape[-2:]
     spectrum = torch.fft.rfft2(pad(pattern.double(), (0, width - columns, 0, height - rows)))
-    product = torch.fft.irfft2(torch.fft.rfft2(images.double()) * spectrum.conj(), s=(height, width))
+    product: Tensor = torch.fft.irfft2(torch.fft.rfft2(images.double()) * spectrum.conj(), s=(height, width))
     return product[..., : height - rows + 1, : width - columns + 1]
 
 
@@ -202,16 +203,16 @@ class _Probe:
 
     scale: Standardiser
     known: Tensor
-    weights: Tensor | None
-    constant: Tensor | None
+    head: tuple[Tensor, Tensor] | None
 
     def centred(self, features: Tensor) -> Tensor:
         return features - self.scale.mean.double()
 
     def classes(self, features: Tensor) -> Tensor | None:
-        if self.weights is None:
+        if self.head is None:
             return None
-        scores = self.scale(features.to(self.scale.mean.dtype)).double() @ self.weights.T + self.constant
+        weights, constant = self.head
+        scores = self.scale(features.to(self.scale.mean.dtype)).double() @ weights.T + constant
         return self.known[scores.argmax(dim=1)]
 
 
@@ -220,10 +221,10 @@ def _probe(encoded: Encoded, part: str, seed: int) -> _Probe:
     rows, features = train.labelled_rows(), train.part(part)
     scale, known = Standardiser.fit(features), torch.unique(train.known_labels())
     if len(known) < 2:
-        return _Probe(scale, known, None, None)
+        return _Probe(scale, known, None)
     rows = rows[torch.from_numpy(permutation(seed, 4, length=len(rows))[:_MOST])].sort().values
     targets = (train.labels[rows, None] == known).double()  # type: ignore[index]
-    return _Probe(scale, known, *chosen_ridge(scale(features[rows]), targets, train.objects[rows], seed))
+    return _Probe(scale, known, chosen_ridge(scale(features[rows]), targets, train.objects[rows], seed))
 
 
 _MOST = 50_000
