@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import ClassVar
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch import Tensor
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.protocols.geodesic import (
+    Head,
     angle_vectors,
     angular_errors,
-    linear_regress,
     mean_direction,
     median_error,
+    predictions,
 )
-from ssl_inv.evaluation.protocols.transforms_r2 import Kind, Predicted, TransformR2, has_draws, regress
+from ssl_inv.evaluation.protocols.transforms_r2 import Kind, Predicted, TransformR2, has_draws
 from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms import Circle, Group, Pose, Real, Rotation, Transform
 from ssl_inv.transforms.keyed_random import permutation
@@ -101,25 +103,25 @@ class Frames(Protocol):
         if not names:
             yield Result("ood", part, None, detail="the data record no rotation, angle or single number")
             return
-        for name in names:
-            group = recorded.groups[name]
-            chosen = torch.from_numpy(permutation(head.seed, 5, length=len(train))[: self.training_poses])
-            known, asked = recorded[name][chosen], validation.transform[name]
-            far = distances(group, known, asked)
-            for shape, fit in (("linear", linear_regress), ("mlp", regress)):
-                for kind in head.kinds:
-                    start = f"ood/{shape}/{kind}/{name}"
-                    if not all(has_draws(table, kind, head) for table in (train, validation)):
-                        yield Result(start, part, None, detail="no object has two views")
-                        continue
-                    if not bool(asked.isfinite().all()):
-                        yield Result(start, part, None, detail="not a finite number in all validation views")
-                        continue
-                    found = fit(train, validation, part, kind, [(name, "canonical")], head)[name, "canonical"]
-                    if isinstance(group, Real):
-                        yield from self._ranges(start, part, found, far, kind, train.transform.as_vector([name]))
-                    else:
-                        yield from self._angles(start, part, found, far, kind, group)
+        chosen = torch.from_numpy(permutation(head.seed, 5, length=len(train))[: self.training_poses])
+        far = {
+            name: distances(recorded.groups[name], recorded[name][chosen], validation.transform[name]) for name in names
+        }
+        shapes: tuple[Head, ...] = ("linear", "mlp")
+        for shape, kind in product(shapes, head.kinds):
+            start = f"ood/{shape}/{kind}"
+            if not all(has_draws(table, kind, head) for table in (train, validation)):
+                yield Result(start, part, None, detail="no object has two views")
+                continue
+            for name, found in predictions(train, validation, part, shape, kind, names, head).items():
+                group = recorded.groups[name]
+                if not bool(found.targets.isfinite().all()):
+                    yield Result(f"{start}/{name}", part, None, detail="not a finite number in all validation views")
+                elif isinstance(group, Real):
+                    unit = float(recorded.as_vector([name]).double().std(correction=0))
+                    yield from self._ranges(f"{start}/{name}", part, found, far[name], kind, unit)
+                else:
+                    yield from self._angles(f"{start}/{name}", part, found, far[name], kind, group)
 
     def _angles(
         self, start: str, part: str, found: Predicted, far: Tensor, kind: Kind, group: Group
@@ -138,9 +140,8 @@ class Frames(Protocol):
             yield Result(f"{start}/{label}", part, middle, spread, detail)
 
     def _ranges(
-        self, start: str, part: str, found: Predicted, far: Tensor, kind: Kind, training: Tensor
+        self, start: str, part: str, found: Predicted, far: Tensor, kind: Kind, unit: float
     ) -> Iterator[Result]:
-        unit = float(training.double().std(correction=0))
         if not unit > 0:
             yield Result(start, part, None, detail="the target is the same in all training views")
             return
