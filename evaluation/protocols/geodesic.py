@@ -79,7 +79,7 @@ class Geodesic(Protocol):
 
     heads: TransformR2 = field(default_factory=TransformR2)
     shapes: tuple[Head, ...] = ("linear", "mlp")
-    shown: int = 500
+    shown: int = 200
 
     headlines: ClassVar[tuple[str, ...]] = ("geodesic/mlp/relative/rotation/median",)
 

@@ -40,7 +40,8 @@ class GroupAction(Protocol):
 
     - `linear`: one affine map z -> W_g z + b_g for each action, by ridge regression, its penalty chosen on held-out
       training objects;
-    - `orthogonal`: the same with the orthogonal matrix that is nearest to W_g;
+    - `orthogonal`: the same with the orthogonal matrix R_g that brings R_g z nearest to W_g z, which solves Procrustes'
+      problem;
     - `predictor`: the objective's own predictor, on the part that it reads.
 
     `r2` is that of the prediction of the second view, the mean over dimensions, beside the R2 of copying the first

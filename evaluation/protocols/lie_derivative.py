@@ -20,6 +20,7 @@ from ssl_inv.evaluation.protocols.motions import (
     Scheme,
     colour_generator,
     disk,
+    displacements,
     generator,
     overlap,
     rotated,
@@ -50,8 +51,8 @@ class LieDerivative(Protocol):
       how much both sides move: 0 for an exactly equivariant map, 1 where the two movements have nothing to do with each
       other, or where the map does not move at all.
     - `eq_t`, `eq_t_whole`, `eq_r`, `eq_r90`: decibels, 10 log10(2^2 / MSE), of the map of the moved image against the
-      moved map, in units of the deviation of the map, over what both show: shifts of up to 1/8 of the width, the same
-      rounded to whole cells, rotations by any angle, and by quarter turns, which need no interpolation.
+      moved map, in units of the deviation of the map, over what both show: shifts of up to 1/8 of the width; shifts by
+      whole cells up to that, or by one; rotations by any angle; quarter turns, which need no interpolation.
     - `aliasing/map`, `aliasing/vector`: the share of the error under translation that is due to sampling. A network of
       stride s treats shifts by s, 2 s, ... pixels alike, but for its borders and positional embeddings. So with D(d)
       the mean squared error after a shift by d, the share is 1 - D(s) / E, where sqrt(E) is the mean of sqrt(D(s / 2))
@@ -126,7 +127,7 @@ class LieDerivative(Protocol):
             return
         reach = difference_step(pixels, velocity, self.step)
         ends = [pixels + sign * reach.view(-1, 1, 1, 1) * velocity for sign in (1, -1)]
-        double = 2 * reach.double().cpu()
+        double = 2 * reach.cpu().double()
         after, before = (parts_of(encoded.encode, one, encoded.parts) for one in ends)
         for part, value in vectors.items():
             change = ((after[part] - before[part]) / double[:, None]).square().mean(dim=1)
@@ -173,6 +174,8 @@ class LieDerivative(Protocol):
             return
         height, width = still.shape[-2:]
         stride = stride_of(pixels.shape[-1], width), stride_of(pixels.shape[-2], height)
+        # A map of few cells has less than one in an eighth of its width.
+        cells = displacements(len(pixels), max(1, width // 8), self.draws, self.seed)
         names = ("eq_t", "eq_t_whole", "eq_r", "eq_r90")
         found: dict[str, list[Tensor]] = {name: [] for name in names}
         for draw in range(self.draws):
@@ -181,7 +184,7 @@ class LieDerivative(Protocol):
                 if name.startswith("eq_t"):
                     x, y = ((2 * numbers[:, k] - 1) * pixels.shape[-1 - k] / 8 / stride[k] for k in (0, 1))
                     if name == "eq_t_whole":
-                        x, y = x.round(), y.round()
+                        y, x = cells[:, draw % cells.shape[1]].double().unbind(1)
                     moved = mapped(maps, shifted(pixels, x * stride[0], y * stride[1]))
                     wanted, mask = shifted(still, x, y), overlap((height, width), x, y)
                 elif name == "eq_r90" and height == width and pixels.shape[-1] == pixels.shape[-2]:

@@ -8,8 +8,11 @@ because a jump at the border would ring.
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ssl_inv.transforms.keyed_random import uniform
 
 Scheme = Literal["mirrored", "cyclic", "forward"]
 """How an image is differentiated: as a trigonometric polynomial, continued by its mirror image or cyclically; or by the
@@ -82,6 +85,17 @@ def shifted(images: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
         phase = torch.exp(-1j * amounts * _frequencies(whole, axis))
         images = torch.fft.ifft(torch.fft.fft(whole, dim=axis) * phase, dim=axis).real.narrow(axis, 0, size)
     return images
+
+
+def displacements(images: int, most: int, draws: int, seed: int) -> Tensor:
+    """Different displacements (y, x) within -most..most of each image, none of them zero, `(images, K, 2)`; K is
+    `draws`, or all that there are.
+    """
+    side = 2 * most + 1
+    count = min(draws, side**2 - 1)
+    order = uniform(seed, most, np.arange(images), count=side**2 - 1).argsort(axis=1, kind="stable")[:, :count]
+    places = torch.from_numpy(order + (order >= side**2 // 2))  # steps over the middle
+    return torch.stack((places // side - most, places % side - most), dim=2)
 
 
 def overlap(size: tuple[int, int], x: Tensor, y: Tensor) -> Tensor:

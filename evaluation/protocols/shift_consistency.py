@@ -13,6 +13,7 @@ from ssl_inv.evaluation.features import Standardiser
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.protocols.chosen_images import parts_of, some_images
 from ssl_inv.evaluation.protocols.linear_maps import chosen_ridge
+from ssl_inv.evaluation.protocols.motions import displacements
 from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms.keyed_random import permutation, uniform
 
@@ -153,17 +154,6 @@ class ShiftConsistency(Protocol):
         return Result(name, part, float(values.mean()), self.bootstrap.mean_error(values, objects), detail)
 
 
-def displacements(images: int, most: int, draws: int, seed: int) -> Tensor:
-    """Different displacements (y, x) within -most..most of each image, none of them zero, `(images, K, 2)`; K is
-    `draws`, or all that there are.
-    """
-    side = 2 * most + 1
-    count = min(draws, side**2 - 1)
-    order = uniform(seed, most, np.arange(images), count=side**2 - 1).argsort(axis=1, kind="stable")[:, :count]
-    places = torch.from_numpy(order + (order >= side**2 // 2))  # steps over the middle
-    return torch.stack((places // side - most, places % side - most), dim=2)
-
-
 def window_scores(images: Tensor, window: tuple[int, int], seed: int = 0) -> Tensor:
     """The score of every window `(h, w)` of images `(M, C, H, W)`: `(M, H - h + 1, W - w + 1)`, a function of the
     window's own pixels.
@@ -172,9 +162,9 @@ def window_scores(images: Tensor, window: tuple[int, int], seed: int = 0) -> Ten
     signs. Neighbouring windows have nearly independent scores, so that the largest one is seldom at the border.
     """
     height, width = window
-    edges = conv2d(images.mean(dim=1, keepdim=True), _LAPLACE.to(images))
+    edges = conv2d(images.cpu().mean(dim=1, keepdim=True), _LAPLACE)
     signs = np.sign(uniform(seed, count=(height - 2) * (width - 2)) - 0.5).reshape(1, 1, height - 2, width - 2)
-    pattern = torch.from_numpy(signs).to(images)
+    pattern = torch.from_numpy(signs)
     return _correlated(edges, pattern)[:, 0]
 
 
@@ -191,7 +181,7 @@ def best_window(scores: Tensor, corner: Tensor, windows: int) -> Tensor:
     """Where the best of `windows` x `windows` windows stands, `(M, 2)`, counted from `corner` `(M, 2)`."""
     places = [
         int(one[y : y + windows, x : x + windows].flatten().argmax())
-        for one, (y, x) in zip(scores.cpu(), corner.tolist(), strict=True)
+        for one, (y, x) in zip(scores, corner.tolist(), strict=True)
     ]
     found = torch.tensor(places)
     return torch.stack((found // windows, found % windows), dim=1)
