@@ -72,8 +72,10 @@ class LieDerivative(Protocol):
 
     What it orders wrongly: an encoder that is blind to detail is more equivariant than one that sees it. Only motions
     near 0 count: an encoder may be smooth and yet lose track after 10 degrees. Pooled vectors that know the pose, as an
-    equivariant objective asks, are punished as not invariant: read `lee/map` and R2 beside. Numbers per pixel depend on
-    the size of the image.
+    equivariant objective asks, are punished as not invariant: read `lee/map` and R2 beside. Sharp edges ring when
+    they move by a part of a pixel, and a derivative counts this in full: maps of large strides come near 1 in `lee/map`
+    although they follow shifts of some pixels, which `eq_t` and `eq_t_whole` show. Numbers per pixel depend on the size
+    of the image.
 
     Attributes:
         images: validation images that are moved, at most.
