@@ -70,11 +70,11 @@ class GroupAction(Protocol):
     composition with W = I for every action: then R2 equals the R2 of copying, and the spread is 0.
 
     What it orders wrongly: an invariant encoder looks like a perfect group unless spread and copying are read beside.
-    Ridge regression shrinks noisy maps towards 0, which adds to all errors; orthogonal maps do not shrink, but
-    mix directions of large and of small variance where there is no group, so that their R2, a mean over directions, can
-    be far below 0. The
-    polynomial of a random action is of second degree: representations of higher frequency, which turn faster than the
-    view, are missed. Views of an object that hide its sides make its features no function of the pose alone.
+    Ridge regression shrinks noisy maps towards 0, which adds to all errors. Orthogonal maps do not shrink, but where
+    there is no group they mix directions of large and small variance, so that their R2, a mean over directions, can be
+    far below 0. The polynomial of a random action is of second degree: representations of higher frequency, which turn
+    faster than the view, are missed. Views of an object that hide its sides make its features no function of the pose
+    alone.
 
     Attributes:
         parameters: of the action; None means those in `Encoded.told`, and all where there are none.
