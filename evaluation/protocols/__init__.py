@@ -24,6 +24,8 @@ PROTOCOLS = {
     "leakage": "leakage:Leakage",
     "lie_derivative": "lie_derivative:LieDerivative",
     "shift_consistency": "shift_consistency:ShiftConsistency",
+    "frames": "frames:Frames",
+    "sensitivity": "sensitivity:Sensitivity",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

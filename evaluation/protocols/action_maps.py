@@ -41,7 +41,9 @@ class LinearMaps(Maps):
 
     @abstractmethod
     def orthogonal(self) -> "LinearMaps":
-        """The orthogonal maps that are nearest."""
+        """The orthogonal matrices R that bring R z + b nearest to W z + b, in the mean over features z: the solution of
+        Procrustes' problem, the polar factor of W times the covariance of z.
+        """
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,14 @@ class Grid(LinearMaps):
         vectors: canonical vectors of the actions, `(G, n)`.
         weights: `(G, d, d)`; a column vector z becomes W z + b.
         offsets: b, `(G, d)`.
+        covariance: of the features before the action, `(d, d)`.
     """
 
     names: list[str]
     vectors: Tensor
     weights: Tensor
     offsets: Tensor
+    covariance: Tensor
 
     detail: ClassVar[str] = "one matrix per action"
 
@@ -77,7 +81,7 @@ class Grid(LinearMaps):
         return self.weights
 
     def orthogonal(self) -> "Grid":
-        return replace(self, weights=nearest_orthogonal(self.weights))
+        return replace(self, weights=nearest_orthogonal(self.weights @ self.covariance))
 
 
 @dataclass(frozen=True)
@@ -87,11 +91,13 @@ class Polynomial(LinearMaps):
     Attributes:
         names: parameters of the action.
         weights: `(d, F (d + 1))`; the columns belong to the products of the F terms with the d features and with 1.
-        turned: whether the nearest orthogonal matrices take the place of the polynomial's W.
+        covariance: of the features before the action, `(d, d)`.
+        turned: whether orthogonal matrices take the place of the polynomial's W.
     """
 
     names: list[str]
     weights: Tensor
+    covariance: Tensor
     turned: bool = False
 
     detail: ClassVar[str] = "a polynomial of the action"
@@ -107,7 +113,7 @@ class Polynomial(LinearMaps):
         weights = self.weights.view(len(self.weights), factors.shape[1], -1)
         maps = torch.einsum("pf,ifj->pij", factors, weights)
         matrices, offsets = maps[..., :-1], maps[..., -1]
-        return (nearest_orthogonal(matrices) if self.turned else matrices), offsets
+        return (nearest_orthogonal(matrices @ self.covariance) if self.turned else matrices), offsets
 
     def matrices(self, action: Action) -> Tensor:
         rows = torch.arange(min(_SAMPLED, len(action)))
@@ -133,15 +139,16 @@ def fit_maps(
         objects: `(P,)`; the penalty is chosen on some of them.
         seed: draws those.
     """
-    vectors = action.as_vector(names).double()
+    vectors, covariance = action.as_vector(names).double(), sources.T.cov(correction=0).view(sources.shape[1], -1)
     if (known := different(vectors)) is None:
         inputs = _products(factors_of(action, names), sources)
-        return Polynomial(names, chosen_ridge(inputs, targets, objects, seed, intercept=False)[0])  # b is in it
+        # The constant b is among the products.
+        return Polynomial(names, chosen_ridge(inputs, targets, objects, seed, intercept=False)[0], covariance)
     which = torch.cdist(vectors, known).argmin(dim=1)
     rows = [(which == number).nonzero()[:, 0] for number in range(len(known))]
     maps = [chosen_ridge(sources[some], targets[some], objects[some], seed) for some in rows]
     weights, offsets = zip(*maps, strict=True)
-    return Grid(names, known, torch.stack(weights), torch.stack(offsets))
+    return Grid(names, known, torch.stack(weights), torch.stack(offsets), covariance)
 
 
 def different(vectors: Tensor) -> Tensor | None:

@@ -64,9 +64,9 @@ def parts_of(encoder: Encoder, pixels: Tensor, names: tuple[str, ...]) -> dict[s
         return {"all": output} if isinstance(output, Tensor) else output
 
     pieces = [encode(some) for some in torch.split(pixels, _CHUNK)]
-    return {name: torch.cat([piece[name].double().cpu() for piece in pieces]) for name in names if name in pieces[0]}
+    return {name: torch.cat([piece[name].cpu().double() for piece in pieces]) for name in names if name in pieces[0]}
 
 
 def mapped(maps: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """Feature maps `(B, C, h, w)` in float64 on the CPU, computed in chunks."""
-    return torch.cat([maps(some).double().cpu() for some in torch.split(pixels, _CHUNK)])
+    return torch.cat([maps(some).cpu().double() for some in torch.split(pixels, _CHUNK)])

@@ -59,7 +59,8 @@ class Geodesic(Protocol):
     Source: the median and the accuracy at a threshold are those of category pose estimation (Tulsiani and Malik,
     "Viewpoints and Keypoints", CVPR 2015); the area is that of `kornia.metrics`, in percent. The MLP is that of
     the SIE paper, see `ssl_inv.evaluation.protocols.transforms_r2`; the linear head is ridge regression, its penalty
-    chosen on held-out training objects. Each parameter has a head of its own.
+    chosen on held-out training objects. Each parameter has a head of its own, unless heads
+    are joint.
 
     End points: the remark of each number has the score of the best constant prediction, and of true poses that are
     exchanged between pairs. Two independent uniform rotations lie 132.3 degrees apart in the median.
@@ -71,20 +72,20 @@ class Geodesic(Protocol):
     sets.
 
     Attributes:
-        heads: how the MLP is trained, and what is drawn. `joint` and `convention` have no meaning.
+        heads: how the MLP is trained, and what is drawn. Its `convention` has no meaning.
         shapes: the heads that are fitted: `linear`, `mlp` or both.
         shown: true and predicted angles that are kept at most, for a scatter plot.
     """
 
     heads: TransformR2 = field(default_factory=TransformR2)
     shapes: tuple[Head, ...] = ("linear", "mlp")
-    shown: int = 500
+    shown: int = 200
 
     headlines: ClassVar[tuple[str, ...]] = ("geodesic/mlp/relative/rotation/median",)
 
     @classmethod
     def quick(cls) -> "Geodesic":
-        """Narrow heads and fewer steps."""
+        """One narrow head for all parameters, and fewer steps."""
         return cls(heads=TransformR2.quick())
 
     def run(self, encoded: Encoded) -> Iterator[Result]:
@@ -98,24 +99,20 @@ class Geodesic(Protocol):
         for part in encoded.parts:
             for shape in self.shapes:
                 for kind in self.heads.kinds:
-                    for name in names:
-                        yield from self._scored(train, validation, part, shape, kind, name)
+                    yield from self._scored(train, validation, part, shape, kind, names)
 
     def _scored(
-        self, train: FeatureTable, validation: FeatureTable, part: str, shape: Head, kind: Kind, name: str
+        self, train: FeatureTable, validation: FeatureTable, part: str, shape: Head, kind: Kind, names: list[str]
     ) -> Iterator[Result]:
-        start, group = f"geodesic/{shape}/{kind}/{name}", train.transform.groups[name]
-        head = replace(self.heads, device=self.device)
+        start, head = f"geodesic/{shape}/{kind}", replace(self.heads, device=self.device)
         if not all(has_draws(table, kind, head) for table in (train, validation)):
             yield Result(start, part, None, detail="no object has two views")
             return
-        target: Target = (name, "canonical")
-        fit = linear_regress if shape == "linear" else regress
-        found = fit(train, validation, part, kind, [target], head)[target]
-        if not found.targets.isfinite().all():
-            yield Result(start, part, None, detail="not a finite number in all validation views")
-            return
-        yield from self.measure(start, part, group, found)
+        for name, found in predictions(train, validation, part, shape, kind, names, head).items():
+            if not found.targets.isfinite().all():
+                yield Result(f"{start}/{name}", part, None, detail="not a finite number in all validation views")
+                continue
+            yield from self.measure(f"{start}/{name}", part, train.transform.groups[name], found)
 
     def measure(self, start: str, part: str, group: Group, found: Predicted) -> Iterator[Result]:
         """All numbers of one head; their names begin with `start`."""
@@ -136,6 +133,23 @@ class Geodesic(Protocol):
         chosen = torch.from_numpy(permutation(self.heads.seed, 1, length=len(true))[: self.shown])
         shown = torch.stack((signed_angles(true[chosen]), signed_angles(guess[chosen])), dim=1)
         return tuple((round(one, 2), round(other, 2)) for one, other in shown.tolist())
+
+
+def predictions(
+    train: FeatureTable,
+    validation: FeatureTable,
+    part: str,
+    shape: Head,
+    kind: Kind,
+    names: list[str],
+    settings: TransformR2,
+) -> dict[str, Predicted]:
+    """What heads predict of each of the named parameters: one head for each, or one for all if they are `joint`."""
+    fit, found = linear_regress if shape == "linear" else regress, dict[str, Predicted]()
+    for together in [names] if settings.joint else [[name] for name in names]:
+        wanted: list[Target] = [(name, "canonical") for name in together]
+        found |= {name: one for (name, _), one in fit(train, validation, part, kind, wanted, settings).items()}
+    return found
 
 
 def linear_regress(
@@ -266,6 +280,7 @@ def median_error(errors: Tensor, objects: Tensor, bootstrap: Bootstrap) -> float
         first = reached.int().argmax(dim=1)
         before = (totals.cumsum(dim=1) - totals).gather(1, first[:, None])[:, 0]
         inside = (totals.sum(dim=1) / 2 - before) / totals.gather(1, first[:, None])[:, 0]
-        return (used[first] + inside) * _BIN
+        value: Tensor = (used[first] + inside) * _BIN
+        return value
 
     return bootstrap.standard_error(counts, median)

@@ -40,7 +40,8 @@ class GroupAction(Protocol):
 
     - `linear`: one affine map z -> W_g z + b_g for each action, by ridge regression, its penalty chosen on held-out
       training objects;
-    - `orthogonal`: the same with the orthogonal matrix that is nearest to W_g;
+    - `orthogonal`: the same with the orthogonal matrix R_g that brings R_g z nearest to W_g z, which solves Procrustes'
+      problem;
     - `predictor`: the objective's own predictor, on the part that it reads.
 
     `r2` is that of the prediction of the second view, the mean over dimensions, beside the R2 of copying the first
@@ -69,9 +70,11 @@ class GroupAction(Protocol):
     composition with W = I for every action: then R2 equals the R2 of copying, and the spread is 0.
 
     What it orders wrongly: an invariant encoder looks like a perfect group unless spread and copying are read beside.
-    Ridge regression shrinks noisy maps towards 0, which adds to all errors; orthogonal maps do not shrink. The
-    polynomial of a random action is of second degree: representations of higher frequency, which turn faster than the
-    view, are missed. Views of an object that hide its sides make its features no function of the pose alone.
+    Ridge regression shrinks noisy maps towards 0, which adds to all errors. Orthogonal maps do not shrink, but where
+    there is no group they mix directions of large and small variance, so that their R2, a mean over directions, can be
+    far below 0. The polynomial of a random action is of second degree: representations of higher frequency, which turn
+    faster than the view, are missed. Views of an object that hide its sides make its features no function of the pose
+    alone.
 
     Attributes:
         parameters: of the action; None means those in `Encoded.told`, and all where there are none.

@@ -8,6 +8,7 @@ number of principal components before they are compared.
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -120,16 +121,14 @@ class Leakage(Protocol):
         if not width:
             yield Result("leakage", split, None, detail="a part is the same for all training views")
             return
-        reduced = [
+        fitted, scored_on = (
             replace(table, features={part: span(table.part(part))[:, :width].float() for part, span in spans.items()})
             for table in (train, validation)
-        ]
+        )
         for shape in ("linear", "mlp"):
-            scored = {
-                part: self._linear(*reduced, part, names) if shape == "linear" else self._mlp(*reduced, part, names)
-                for part in parts
-            }
-            yield from self._results(reduced[1], names, f"leakage/{shape}", split, width, scored)
+            probe = self._linear if shape == "linear" else self._mlp
+            scored = {part: probe(fitted, scored_on, part, names) for part in parts}
+            yield from self._results(scored_on, names, f"leakage/{shape}", split, width, scored)
 
     def _linear(self, train: FeatureTable, validation: FeatureTable, part: str, names: list[str]) -> Scores:
         x, queries = train.part(part), validation.part(part)
@@ -169,8 +168,8 @@ class Leakage(Protocol):
         detail = f"{width} principal components of each part"
         for number, part in enumerate(scored):
             for name, statistic, chance in (
-                ("pose_r2", lambda totals, at=number: terms.pose(totals, at), "a constant scores 0"),
-                ("class_top1", lambda totals, at=number: terms.accuracy(totals, at), f"chance is {1 / classes:.3f}"),
+                ("pose_r2", partial(terms.pose, part=number), "a constant scores 0"),
+                ("class_top1", partial(terms.accuracy, part=number), f"chance is {1 / classes:.3f}"),
             ):
                 value = float(statistic(whole)[0])
                 spread = self.bootstrap.standard_error(terms.sums, statistic)
@@ -184,11 +183,8 @@ class Leakage(Protocol):
         for place, name in enumerate(("pose_leak", "class_leak", "separation")):
 
             def leak(totals: Tensor, place: int = place) -> Tensor:
-                return leaks(
-                    *(terms.pose(totals, at) for at in range(2)),
-                    *(terms.accuracy(totals, at) for at in range(2)),
-                    1 / classes,
-                )[place]
+                poses, hits = ([score(totals, at) for at in range(2)] for score in (terms.pose, terms.accuracy))
+                return leaks(poses[0], poses[1], hits[0], hits[1], 1 / classes)[place]
 
             value = float(leak(whole)[0])
             if value != value:

@@ -20,6 +20,7 @@ from ssl_inv.evaluation.protocols.motions import (
     Scheme,
     colour_generator,
     disk,
+    displacements,
     generator,
     overlap,
     rotated,
@@ -50,8 +51,8 @@ class LieDerivative(Protocol):
       how much both sides move: 0 for an exactly equivariant map, 1 where the two movements have nothing to do with each
       other, or where the map does not move at all.
     - `eq_t`, `eq_t_whole`, `eq_r`, `eq_r90`: decibels, 10 log10(2^2 / MSE), of the map of the moved image against the
-      moved map, in units of the deviation of the map, over what both show: shifts of up to 1/8 of the width, the same
-      rounded to whole cells, rotations by any angle, and by quarter turns, which need no interpolation.
+      moved map, in units of the deviation of the map, over what both show: shifts of up to 1/8 of the width; shifts by
+      whole cells up to that, or by one; rotations by any angle; quarter turns, which need no interpolation.
     - `aliasing/map`, `aliasing/vector`: the share of the error under translation that is due to sampling. A network of
       stride s treats shifts by s, 2 s, ... pixels alike, but for its borders and positional embeddings. So with D(d)
       the mean squared error after a shift by d, the share is 1 - D(s) / E, where sqrt(E) is the mean of sqrt(D(s / 2))
@@ -71,8 +72,10 @@ class LieDerivative(Protocol):
 
     What it orders wrongly: an encoder that is blind to detail is more equivariant than one that sees it. Only motions
     near 0 count: an encoder may be smooth and yet lose track after 10 degrees. Pooled vectors that know the pose, as an
-    equivariant objective asks, are punished as not invariant: read `lee/map` and R2 beside. Numbers per pixel depend on
-    the size of the image.
+    equivariant objective asks, are punished as not invariant: read `lee/map` and R2 beside. Sharp edges ring when
+    they move by a part of a pixel, and a derivative counts this in full: maps of large strides come near 1 in `lee/map`
+    although they follow shifts of some pixels, which `eq_t` and `eq_t_whole` show. Numbers per pixel depend on the size
+    of the image.
 
     Attributes:
         images: validation images that are moved, at most.
@@ -126,7 +129,7 @@ class LieDerivative(Protocol):
             return
         reach = difference_step(pixels, velocity, self.step)
         ends = [pixels + sign * reach.view(-1, 1, 1, 1) * velocity for sign in (1, -1)]
-        double = 2 * reach.double().cpu()
+        double = 2 * reach.cpu().double()
         after, before = (parts_of(encoded.encode, one, encoded.parts) for one in ends)
         for part, value in vectors.items():
             change = ((after[part] - before[part]) / double[:, None]).square().mean(dim=1)
@@ -173,6 +176,8 @@ class LieDerivative(Protocol):
             return
         height, width = still.shape[-2:]
         stride = stride_of(pixels.shape[-1], width), stride_of(pixels.shape[-2], height)
+        # A map of few cells has less than one in an eighth of its width.
+        cells = displacements(len(pixels), max(1, width // 8), self.draws, self.seed)
         names = ("eq_t", "eq_t_whole", "eq_r", "eq_r90")
         found: dict[str, list[Tensor]] = {name: [] for name in names}
         for draw in range(self.draws):
@@ -181,7 +186,7 @@ class LieDerivative(Protocol):
                 if name.startswith("eq_t"):
                     x, y = ((2 * numbers[:, k] - 1) * pixels.shape[-1 - k] / 8 / stride[k] for k in (0, 1))
                     if name == "eq_t_whole":
-                        x, y = x.round(), y.round()
+                        y, x = cells[:, draw % cells.shape[1]].double().unbind(1)
                     moved = mapped(maps, shifted(pixels, x * stride[0], y * stride[1]))
                     wanted, mask = shifted(still, x, y), overlap((height, width), x, y)
                 elif name == "eq_r90" and height == width and pixels.shape[-1] == pixels.shape[-2]:
@@ -239,16 +244,18 @@ class LieDerivative(Protocol):
                 total = {key: value + total.get(key, 0) for key, value in one.items()}
             for key, value in total.items():
                 errors.setdefault(key, []).append(value)
-        for key, (whole, *parts) in errors.items():
-            sums = object_sums(torch.stack((whole, *parts), dim=1), objects)
+        for key, found in errors.items():
+            sums = object_sums(torch.stack(found, dim=1), objects)
             name, part = ("aliasing/map", "all") if key == "map" else ("aliasing/vector", key)
-            value = float(aliasing_share(sums.sum(dim=0, keepdim=True))[0])
-            if not math.isfinite(value):
+            share = float(aliasing_share(sums.sum(dim=0, keepdim=True))[0])
+            if not math.isfinite(share):
                 yield Result(name, part, None, detail="no shift changes the features")
                 continue
-            half, one, more = (float(error.mean()) / 4 for error in (parts[0], whole, parts[1]))
-            detail = f"{half:.3g} after half a cell, {one:.3g} after one, {more:.3g} after one and a half"
-            yield Result(name, part, value, self.bootstrap.standard_error(sums, aliasing_share), detail)
+            whole, half, more = (float(error.mean()) / 4 for error in found)
+            detail = (
+                f"error {whole:.3g} after a shift by one cell, {half:.3g} after half, {more:.3g} after one and a half"
+            )
+            yield Result(name, part, share, self.bootstrap.standard_error(sums, aliasing_share), detail)
 
 
 def difference_step(images: Tensor, velocity: Tensor, step: float) -> Tensor:
@@ -274,10 +281,11 @@ def lie_derivative(
     with warnings.catch_warnings():
         # torch compiles decompositions the first time, in a way that it calls outdated itself.
         warnings.filterwarnings("ignore", "`torch.jit", FutureWarning)
-        output, change = torch.func.jvp(function, (images,), (generator(images, motion, scheme=scheme),))
-    if output.dim() != 4:
-        return change
-    return change - generator(output, motion, stride_of(images.shape[-1], output.shape[-1]), scheme)
+        output, change, *_ = torch.func.jvp(function, (images,), (generator(images, motion, scheme=scheme),))
+    error: Tensor = change
+    if output.dim() == 4:
+        error = change - generator(output, motion, stride_of(images.shape[-1], output.shape[-1]), scheme)
+    return error
 
 
 def masked_errors(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:

@@ -8,8 +8,11 @@ because a jump at the border would ring.
 import math
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ssl_inv.transforms.keyed_random import uniform
 
 Scheme = Literal["mirrored", "cyclic", "forward"]
 """How an image is differentiated: as a trigonometric polynomial, continued by its mirror image or cyclically; or by the
@@ -60,12 +63,13 @@ def _derivative(images: Tensor, axis: int, scheme: Scheme) -> Tensor:
     turns = _frequencies(whole, axis)
     # The highest frequency of an even number of points has no direction.
     turns = torch.where(turns == -math.pi, torch.zeros_like(turns), turns)
-    return torch.fft.ifft(torch.fft.fft(whole, dim=axis) * (1j * turns), dim=axis).real.narrow(axis, 0, size)
+    slope: Tensor = torch.fft.ifft(torch.fft.fft(whole, dim=axis) * (1j * turns), dim=axis).real
+    return slope.narrow(axis, 0, size)
 
 
 def _frequencies(images: Tensor, axis: int) -> Tensor:
     """Radians per pixel along one axis, in a shape that multiplies its Fourier transform."""
-    turns = 2 * math.pi * torch.fft.fftfreq(images.shape[axis], dtype=images.dtype, device=images.device)
+    turns: Tensor = 2 * math.pi * torch.fft.fftfreq(images.shape[axis], dtype=images.dtype, device=images.device)
     return turns if axis == -1 else turns[:, None]
 
 
@@ -81,6 +85,17 @@ def shifted(images: Tensor, x: float | Tensor, y: float | Tensor) -> Tensor:
         phase = torch.exp(-1j * amounts * _frequencies(whole, axis))
         images = torch.fft.ifft(torch.fft.fft(whole, dim=axis) * phase, dim=axis).real.narrow(axis, 0, size)
     return images
+
+
+def displacements(images: int, most: int, draws: int, seed: int) -> Tensor:
+    """Different displacements (y, x) within -most..most of each image, none of them zero, `(images, K, 2)`; K is
+    `draws`, or all that there are.
+    """
+    side = 2 * most + 1
+    count = min(draws, side**2 - 1)
+    order = uniform(seed, most, np.arange(images), count=side**2 - 1).argsort(axis=1, kind="stable")[:, :count]
+    places = torch.from_numpy(order + (order >= side**2 // 2))  # steps over the middle
+    return torch.stack((places // side - most, places % side - most), dim=2)
 
 
 def overlap(size: tuple[int, int], x: Tensor, y: Tensor) -> Tensor:
@@ -142,7 +157,7 @@ def colour_generator(images: Tensor, motion: Motion, mean: Tensor, deviation: Te
         mean: of the normalisation, `(3,)`.
         deviation: of the normalisation, `(3,)`.
     """
-    to = {"dtype": images.dtype, "device": images.device}
-    matrix = _HUE.to(**to) if motion == "hue" else (torch.eye(3, dtype=torch.float64) - _LUMA.repeat(3, 1)).to(**to)
-    middle, scale = mean.to(**to).view(3, 1, 1), deviation.to(**to).view(3, 1, 1)
-    return torch.einsum("ij,bjhw->bihw", matrix, images * scale + middle) / scale
+    matrix = _HUE if motion == "hue" else torch.eye(3, dtype=torch.float64) - _LUMA.repeat(3, 1)
+    middle, scale = (one.to(images).view(3, 1, 1) for one in (mean, deviation))
+    velocity: Tensor = torch.einsum("ij,bjhw->bihw", matrix.to(images), images * scale + middle) / scale
+    return velocity

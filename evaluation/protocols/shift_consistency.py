@@ -13,6 +13,7 @@ from ssl_inv.evaluation.features import Standardiser
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.protocols.chosen_images import parts_of, some_images
 from ssl_inv.evaluation.protocols.linear_maps import chosen_ridge
+from ssl_inv.evaluation.protocols.motions import displacements
 from ssl_inv.evaluation.results import Result
 from ssl_inv.transforms.keyed_random import permutation, uniform
 
@@ -140,9 +141,10 @@ class ShiftConsistency(Protocol):
                 )
                 yield self._mean(f"{name}/{most}/cosine", part, cosines.mean(dim=1), objects, detail)
                 before = kinds[part]
+                again = [kind for parts, _ in after if (kind := probes[part].classes(parts[part])) is not None]
                 if before is None:
                     continue
-                equal = torch.stack([probes[part].classes(parts[part]) == before for parts, _ in after], dim=1).double()  # type: ignore[union-attr]
+                equal = torch.stack([kind == before for kind in again], dim=1).double()
                 shares = torch.bincount(before).double() / len(before)
                 level = f"{detail}; independent predictions agree in {float(shares.square().sum()):.2f}"
                 yield self._mean(f"{name}/{most}/consistency", part, equal.mean(dim=1), objects, level)
@@ -150,17 +152,6 @@ class ShiftConsistency(Protocol):
 
     def _mean(self, name: str, part: str, values: Tensor, objects: Tensor, detail: str) -> Result:
         return Result(name, part, float(values.mean()), self.bootstrap.mean_error(values, objects), detail)
-
-
-def displacements(images: int, most: int, draws: int, seed: int) -> Tensor:
-    """Different displacements (y, x) within -most..most of each image, none of them zero, `(images, K, 2)`; K is
-    `draws`, or all that there are.
-    """
-    side = 2 * most + 1
-    count = min(draws, side**2 - 1)
-    order = uniform(seed, most, np.arange(images), count=side**2 - 1).argsort(axis=1, kind="stable")[:, :count]
-    places = torch.from_numpy(order + (order >= side**2 // 2))  # steps over the middle
-    return torch.stack((places // side - most, places % side - most), dim=2)
 
 
 def window_scores(images: Tensor, window: tuple[int, int], seed: int = 0) -> Tensor:
@@ -171,9 +162,9 @@ def window_scores(images: Tensor, window: tuple[int, int], seed: int = 0) -> Ten
     signs. Neighbouring windows have nearly independent scores, so that the largest one is seldom at the border.
     """
     height, width = window
-    edges = conv2d(images.mean(dim=1, keepdim=True), _LAPLACE.to(images))
+    edges = conv2d(images.cpu().mean(dim=1, keepdim=True), _LAPLACE)
     signs = np.sign(uniform(seed, count=(height - 2) * (width - 2)) - 0.5).reshape(1, 1, height - 2, width - 2)
-    pattern = torch.from_numpy(signs).to(images)
+    pattern = torch.from_numpy(signs)
     return _correlated(edges, pattern)[:, 0]
 
 
@@ -182,7 +173,7 @@ def _correlated(images: Tensor, pattern: Tensor) -> Tensor:
     height, width = images.shape[-2:]
     rows, columns = pattern.shape[-2:]
     spectrum = torch.fft.rfft2(pad(pattern.double(), (0, width - columns, 0, height - rows)))
-    product = torch.fft.irfft2(torch.fft.rfft2(images.double()) * spectrum.conj(), s=(height, width))
+    product: Tensor = torch.fft.irfft2(torch.fft.rfft2(images.double()) * spectrum.conj(), s=(height, width))
     return product[..., : height - rows + 1, : width - columns + 1]
 
 
@@ -190,7 +181,7 @@ def best_window(scores: Tensor, corner: Tensor, windows: int) -> Tensor:
     """Where the best of `windows` x `windows` windows stands, `(M, 2)`, counted from `corner` `(M, 2)`."""
     places = [
         int(one[y : y + windows, x : x + windows].flatten().argmax())
-        for one, (y, x) in zip(scores.cpu(), corner.tolist(), strict=True)
+        for one, (y, x) in zip(scores, corner.tolist(), strict=True)
     ]
     found = torch.tensor(places)
     return torch.stack((found // windows, found % windows), dim=1)
@@ -202,16 +193,16 @@ class _Probe:
 
     scale: Standardiser
     known: Tensor
-    weights: Tensor | None
-    constant: Tensor | None
+    head: tuple[Tensor, Tensor] | None
 
     def centred(self, features: Tensor) -> Tensor:
         return features - self.scale.mean.double()
 
     def classes(self, features: Tensor) -> Tensor | None:
-        if self.weights is None:
+        if self.head is None:
             return None
-        scores = self.scale(features.to(self.scale.mean.dtype)).double() @ self.weights.T + self.constant
+        weights, constant = self.head
+        scores = self.scale(features.to(self.scale.mean.dtype)).double() @ weights.T + constant
         return self.known[scores.argmax(dim=1)]
 
 
@@ -220,10 +211,10 @@ def _probe(encoded: Encoded, part: str, seed: int) -> _Probe:
     rows, features = train.labelled_rows(), train.part(part)
     scale, known = Standardiser.fit(features), torch.unique(train.known_labels())
     if len(known) < 2:
-        return _Probe(scale, known, None, None)
+        return _Probe(scale, known, None)
     rows = rows[torch.from_numpy(permutation(seed, 4, length=len(rows))[:_MOST])].sort().values
     targets = (train.labels[rows, None] == known).double()  # type: ignore[index]
-    return _Probe(scale, known, *chosen_ridge(scale(features[rows]), targets, train.objects[rows], seed))
+    return _Probe(scale, known, chosen_ridge(scale(features[rows]), targets, train.objects[rows], seed))
 
 
 _MOST = 50_000

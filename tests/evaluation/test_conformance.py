@@ -24,6 +24,7 @@ SMALL = {
     "transforms_r2": HEADS,
     "geodesic": {"heads": TransformR2(**HEADS)},
     "leakage": {"heads": TransformR2(**HEADS)},
+    "frames": {"heads": TransformR2(**HEADS)},
     "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
     "logistic": {"strengths": (0.1, 1.0), "aggregate": (2,)},
     "few_labels": {"linear": LinearProbe(steps=20), "logistic": LogisticRegression(strengths=(0.1, 1.0)), "draws": 2},

@@ -20,7 +20,7 @@ from ssl_inv.evaluation.protocols.geodesic import (
     signed_angles,
 )
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
-from ssl_inv.evaluation.results import Bootstrap
+from ssl_inv.evaluation.results import Bootstrap, to_json
 from ssl_inv.transforms import Circle, Pose, Rotation
 
 SHORT = Geodesic(heads=TransformR2(hidden=64, epochs=1, minimum_steps=300, learning_rate=1e-2, kinds=("absolute",)))
@@ -92,6 +92,8 @@ def test_an_encoder_that_knows_the_pose_has_small_errors_and_an_invariant_one_th
     assert all(abs(true - guess) < 10 for true, guess in best.pairs)
     assert "a constant scores 1" in best.detail
     assert len(best.errors) > 3
+    assert to_json([best]).count('"pairs"') == 1
+    assert '"pairs"' not in to_json([exact["linear/absolute/rotation/mean"]])
 
 
 def test_a_turntable_is_told_by_its_angle():

@@ -56,6 +56,7 @@ def test_a_map_that_is_the_image_moves_with_it():
         assert found[f"lee/map/{motion}"].spread is not None
     assert found["eq_t"].value > 40
     assert found["eq_t_whole"].value > 60
+    assert "the unmoved map scores" in found["eq_t_whole"].detail
     assert found["eq_r"].value > 25
     assert found["eq_r90"].value > 60
     assert found["aliasing"].value is None
@@ -68,6 +69,7 @@ def test_a_map_that_stays_is_as_wrong_as_it_can_be():
     assert found["lee/map/translation_x"].value == pytest.approx(1, abs=0.05)
     assert found["lee/vector/translation_x"].value < 1e-3
     assert found["eq_r90"].value < 10
+    assert found["eq_t_whole"].value < 30, "also where an eighth of the map is one cell"
 
 
 def test_sampling_without_a_filter_is_aliasing_and_sampling_of_a_band_is_not():

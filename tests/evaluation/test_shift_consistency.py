@@ -9,10 +9,10 @@ from imaged import encoded_by
 from torch import Tensor
 
 from ssl_inv.evaluation.protocols.base import Encoded
+from ssl_inv.evaluation.protocols.motions import displacements
 from ssl_inv.evaluation.protocols.shift_consistency import (
     ShiftConsistency,
     best_window,
-    displacements,
     window_scores,
 )
 from ssl_inv.evaluation.results import Bootstrap

@@ -16,6 +16,7 @@ from ssl_inv.evaluation.protocols.action_maps import (
     inverse_error,
     orthogonality_error,
 )
+from ssl_inv.evaluation.protocols.frames import distances, in_frames
 from ssl_inv.evaluation.protocols.geodesic import (
     accuracy_within,
     angular_errors,
@@ -27,8 +28,10 @@ from ssl_inv.evaluation.protocols.leakage import leaks
 from ssl_inv.evaluation.protocols.lie_derivative import decibels, lie_derivative, masked_errors
 from ssl_inv.evaluation.protocols.linear_maps import Span, ridge
 from ssl_inv.evaluation.protocols.motions import gradient, overlap
-from ssl_inv.evaluation.protocols.transforms_r2 import r2_mean
-from ssl_inv.transforms.quaternions import quaternion_multiply, quaternion_to_matrix
+from ssl_inv.evaluation.protocols.sensitivity import sensitivity
+from ssl_inv.evaluation.protocols.transforms_r2 import r2_mean, r2_pooled
+from ssl_inv.transforms import Real, Rotation, Transform
+from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_multiply, quaternion_to_matrix
 
 FACTS = json.loads((Path(__file__).parent / "data" / "equivariance.json").read_text())
 
@@ -180,3 +183,60 @@ def test_the_derivative_of_a_band_limited_signal_is_exact() -> None:
     slope = gradient((t.sin() + 0.5 * (2 * t).cos())[None], "cyclic")[0] * (36 / (2 * np.pi))
     exact = expected("lee")["band_limited_check"]["exact_derivative_mean_square"]
     assert float(slope.square().mean()) == pytest.approx(exact, rel=1e-10)
+
+
+def golden_frames() -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Euler angles and shifts of both views, noise, and Euler angles beyond a quarter turn."""
+    rs = np.random.RandomState(104)
+    angles, shifts = rs.uniform(-np.pi / 2, np.pi / 2, (2, 2000, 3)), rs.uniform(-0.5, 0.5, (2, 2000, 3))
+    noise, beyond = rs.randn(2000, 3), rs.uniform(np.pi / 2, np.pi, (2, 2000, 3))
+    beyond = beyond * np.where(rs.rand(2, 2000, 3) < 0.5, -1, 1)
+    return tuple(torch.from_numpy(one) for one in (angles, shifts, noise, beyond))
+
+
+def test_translations_in_both_frames_equal_the_recorded_ones() -> None:
+    angles, shifts, noise, _ = golden_frames()
+    values, groups = expected("pose_frames"), {"rotation": Rotation(), "translation": Real(dimensions=3)}
+    one, two = (
+        in_frames(Transform({"rotation": quaternion_from_euler(turn), "translation": shift}, groups))
+        for turn, shift in zip(angles, shifts, strict=True)
+    )
+    targets = {name: one.relative(two)[name].double() for name in ("object", "last")}
+    assert targets["object"][0].tolist() == pytest.approx(values["object_frame_target_row0"], rel=1e-5)
+    assert targets["last"][0].tolist() == pytest.approx(values["final_frame_target_row0"], rel=1e-5)
+    assert float(targets["last"].square().sum()) == pytest.approx(values["final_frame_target_sumsq"], rel=1e-6)
+    for name, recorded in (("object", "object"), ("last", "final")):
+        guess = 0.7 * targets[name] + 0.15 * noise
+        scores = values["r2"][recorded]
+        assert r2_mean(targets[name], guess) == pytest.approx(scores["sklearn_uniform"], rel=1e-6)
+        assert r2_pooled(targets[name], guess) == pytest.approx(scores["pooled_single_scalar_mean"], rel=1e-6)
+    mixed = values["r2"]["final_frame_predicted_by_object_target"]["sklearn_uniform"]
+    assert r2_mean(targets["last"], targets["object"]) == pytest.approx(mixed, rel=1e-5)
+
+
+def test_all_angles_beyond_a_quarter_turn_are_rotations_of_training_and_one_alone_is_not() -> None:
+    angles, _, _, beyond = golden_frames()
+    sign = beyond.sign()
+    within = torch.stack((beyond[..., 0] - sign[..., 0] * np.pi, sign[..., 1] * np.pi - beyond[..., 1]), dim=-1)
+    within = torch.cat((within, (beyond[..., 2] - sign[..., 2] * np.pi)[..., None]), dim=-1)
+    assert (within.abs() <= np.pi / 2).all()
+    outer, inner = (quaternion_from_euler(one) for one in (beyond, within))
+    difference = (quaternion_to_matrix(outer) - quaternion_to_matrix(inner)).abs().max()
+    assert float(difference) < 1e-14
+    assert float(distances(Rotation(), inner[0], outer[0]).max()) < 1e-5
+    # What the papers' quaternions make of an exact rotation, and what canonical ones do.
+    facts, (first, second), turn = expected("pose_frames")["all_three_angles_outside"], outer, Rotation()
+    target, guess = turn.plain_step_vector(first, second), turn.plain_step_vector(*inner)
+    r2 = facts["r2_sklearn_uniform_of_the_exact_rotation_written_from_equivalent_triples"]
+    assert r2_mean(target, guess) == pytest.approx(r2, rel=1e-8)
+    assert r2_mean(turn.step_vector(target), turn.step_vector(guess)) == pytest.approx(1)
+    one_outside = torch.cat((beyond[0, :, :1], angles[0, :, 1:]), dim=1)
+    assert float(distances(turn, quaternion_from_euler(angles[1]), quaternion_from_euler(one_outside)).median()) > 10
+
+
+def test_sensitivity_equals_the_recorded_one() -> None:
+    rs, values = np.random.RandomState(12), expected("transforms2d_sensitivity")
+    one = rs.randn(64, 16)
+    other = one + 0.5 * rs.randn(64, 16)
+    found = sensitivity(torch.from_numpy(one), torch.from_numpy(other))
+    assert found == pytest.approx(values["sens_ratio_all_distinct_pairs"], rel=1e-8)
