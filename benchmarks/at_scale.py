@@ -3,38 +3,50 @@
     OMP_NUM_THREADS=1 python benchmarks/at_scale.py --images 1000000000
 
 Each row makes the real object for a thousandth of the images and compares its bytes with the formula of docs/scale.md;
-the last columns are the formula for all images and the measured seconds. Bytes of arrays and buffers are counted, not
-those of the process. `--json FILE` writes the rows.
+the last columns are the formula for all images and the measured seconds of the processor. Bytes of arrays and buffers
+are counted, not those of the process. `--json FILE` writes the rows.
 
     OMP_NUM_THREADS=1 python benchmarks/at_scale.py --shards 1000
 
 writes so many tar shards of a thousand images each into a temporary folder and measures the data source itself.
+
+    OMP_NUM_THREADS=1 python benchmarks/at_scale.py --neighbours 1000000
+
+measures how many vectors an exact search compares in a second, and how many codes one in a compressed index does.
+
+    OMP_NUM_THREADS=1 python benchmarks/at_scale.py --evaluation 128000
+
+measures nearest-neighbour classification among so many rows of 2,048 numbers, and the store that features go through.
 """
 
 import argparse
 import io
 import json
 import os
-import resource
+import subprocess
+import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import torch
 from PIL import Image
+from torch.distributed import TCPStore
 
 from ssl_inv.data.names import packed
 from ssl_inv.data.orders import epoch_order
 from ssl_inv.data.sources.shards import shards as open_shards
+from ssl_inv.evaluation.protocols.knn import NearestNeighbours
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.clusters import Clusters
 from ssl_inv.memories.graph import NeighbourGraph
-from ssl_inv.memories.indices import Compression, compressed_index
+from ssl_inv.memories.indices import Compression, Vectors, compressed_index, exact_index, search
 from ssl_inv.memories.queue import Queue
 from ssl_inv.transforms.keyed_random import permutation
 
@@ -94,12 +106,18 @@ def graph(count: int) -> int:
 
 def compressed(count: int) -> int:
     """A compressed index of features, of a sample that is repeated."""
+    sizes, (index, fewer, _) = Compression.of(count, _BANK), _compressed(count)
+    return len(faiss.serialize_index(index)) + (sizes.cells - fewer.cells) * fewer.padded * 4
+
+
+def _compressed(count: int) -> tuple[Any, Compression, Vectors]:
+    """An index with few cells, its sizes, and the vectors that are repeated in it."""
     sizes = Compression.of(count, _BANK)
     random = np.random.default_rng(0)
     sample = random.standard_normal((min(sizes.sample, 50_000), _BANK), dtype=np.float32)
     fewer = Compression(count, _BANK, min(sizes.cells, 256), sizes.code, len(sample))
-    index = compressed_index(sample, (sample[: count - start] for start in range(0, count, len(sample))), fewer)
-    return len(faiss.serialize_index(index)) + (sizes.cells - fewer.cells) * fewer.padded * 4
+    blocks = (sample[: count - start] for start in range(0, count, len(sample)))
+    return compressed_index(sample, blocks, fewer), fewer, sample
 
 
 def names(count: int) -> int:
@@ -135,9 +153,9 @@ def rows(images: int) -> list[Row]:
     """All rows for a number of images."""
     some, found = images // _SMALLER, []
     for what, (make, formula) in FORMULAS.items():
-        begun = time.perf_counter()
+        begun = time.process_time()
         measured = make(some)
-        seconds = time.perf_counter() - begun
+        seconds = time.process_time() - begun
         found.append(Row(what, measured, round(formula(some)), round(formula(images)), seconds))
     return found
 
@@ -164,24 +182,74 @@ def measured_shards(count: int) -> dict[str, float]:
         folder.mkdir()
         os.environ["SSL_INV_CACHE"] = str(Path(top, "cache"))
         written(folder, count)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        for what in ("first start", "second start"):
-            begun = time.perf_counter()
-            data = open_shards(path=str(folder), validation_share=0.001, cache=False)
-            found[f"{what}, s"] = time.perf_counter() - begun
+        begun = time.process_time()
+        open_shards(path=str(folder), validation_share=0.001, cache=False)
+        found["first start, s"] = time.process_time() - begun
         found["indices on disk, bytes an image"] = sum(one.stat().st_size for one in folder.glob("*.index")) / (
             1000 * count
         )
-        found["memory of the process, bytes an image"] = (
-            (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / (1000 * count)
-        )
-        begun = time.perf_counter()
+        # What the first start has freed would be used again here.
+        again = [sys.executable, __file__, "--opened", str(folder)]
+        found |= json.loads(subprocess.run(again, check=True, capture_output=True).stdout)
+        data = open_shards(path=str(folder), validation_share=0.001, cache=False)
+        begun = time.process_time()
         order = epoch_order(data.train.blocks, len(data.train), 0, 0)
-        found["order of an epoch, s"] = time.perf_counter() - begun
-        begun = time.perf_counter()
+        found["order of an epoch, s"] = time.process_time() - begun
+        begun = time.process_time()
         data.train.load(order[:2048], np.zeros(2048, dtype=np.int64))
-        found["images a second in that order"] = 2048 / (time.perf_counter() - begun)
+        found["images a second in that order"] = 2048 / (time.process_time() - begun)
     return found
+
+
+def neighbours(count: int, queries: int = 256, probes: int = 16) -> dict[str, float]:
+    """How much of an index is compared in a second, exactly and compressed."""
+    index, sizes, sample = _compressed(count)
+    exact = exact_index((sample[: count - start] for start in range(0, count, len(sample))), _BANK)
+    rates = {}
+    for what, one, cells, seen in (
+        ("vectors", exact, None, count),
+        ("codes", index, probes, count * probes / sizes.cells),
+    ):
+        begun = time.process_time()
+        search(one, sample[:queries], _NEIGHBOURS, cells)
+        rates[f"{what} of {_BANK} numbers compared in a second"] = queries * seen / (time.process_time() - begun)
+    return rates
+
+
+def evaluation(rows: int, queries: int = 1000, width: int = 2048) -> dict[str, float]:
+    """What nearest neighbours cost, and how fast features reach the first process."""
+    made = torch.Generator().manual_seed(0)
+    bank, asked = (torch.randn(count, width, generator=made) for count in (rows, queries))
+    begun = time.process_time()
+    NearestNeighbours().votes(bank, torch.arange(rows) % 1000, asked, 1000)
+    found = {"GFLOP/s of nearest neighbours": 2e-9 * rows * queries * width / (time.process_time() - begun)}
+    store = TCPStore("127.0.0.1", 0, None, True, wait_for_workers=False)
+    pieces, content = range(50), bytes(4 * 2**20)
+    begun = time.perf_counter()
+    for piece in pieces:
+        store.set(str(piece), content)  # type: ignore[arg-type]
+    for piece in pieces:
+        store.get(str(piece))
+    return {**found, "MB/s into the store and out": len(pieces) * len(content) / 1e6 / (time.perf_counter() - begun)}
+
+
+def opened(folder: str) -> dict[str, float]:
+    """Seconds and bytes of a second start of shards of a thousand images, of a process that has done nothing else."""
+    images, before = 1000 * len(list(Path(folder).glob("*.tar"))), held()
+    begun = time.process_time()
+    data = open_shards(path=folder, validation_share=0.001, cache=False)
+    found = {"second start, s": time.process_time() - begun}
+    after = held()
+    assert len(data.train) < images
+    for what, name in (("at most while it starts", "VmHWM"), ("afterwards, of its own", "RssAnon")):
+        found[f"memory of a process, {what}, bytes an image"] = (after[name] - before[name]) / images
+    return found
+
+
+def held() -> dict[str, int]:
+    """The memory of this process in bytes, by the names of Linux."""
+    lines = [line.split() for line in Path("/proc/self/status").read_text().splitlines()]
+    return {line[0].rstrip(":"): 1024 * int(line[1]) for line in lines if line[-1] == "kB"}
 
 
 def worded(count: float) -> str:
@@ -198,20 +266,33 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--images", type=int, default=1_000_000_000)
     parser.add_argument("--shards", type=int)
+    parser.add_argument("--neighbours", type=int)
+    parser.add_argument("--evaluation", type=int)
+    parser.add_argument("--opened", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    if arguments.shards is not None:
-        for what, value in measured_shards(arguments.shards).items():
-            print(f"{what}: {value:,.2f}")
+    if arguments.opened is not None:
+        print(json.dumps(opened(arguments.opened)))
         return
-    found = rows(arguments.images)
+    asked = {
+        measured_shards: arguments.shards,
+        neighbours: arguments.neighbours,
+        evaluation: arguments.evaluation,
+    }
+    for measure, count in asked.items():
+        if count is not None:
+            for what, value in measure(count).items():
+                print(f"{what}: {value:,.2f}")
+    if any(count is not None for count in asked.values()):
+        return
+    made = rows(arguments.images)
     print(f"| for {arguments.images // _SMALLER:,} and {arguments.images:,} images | measured | formula | all | s |")
     print("|---|---:|---:|---:|---:|")
-    for one in found:
+    for one in made:
         sizes = " | ".join(map(worded, (one.measured, one.formula, one.whole)))
         print(f"| {one.what} | {sizes} | {one.seconds:.2f} |")
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps([asdict(one) for one in found], indent=2) + "\n", encoding="utf-8")
+        arguments.json.write_text(json.dumps([asdict(one) for one in made], indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ from ssl_inv.nn.losses import full_precision  # noqa: E402
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm  # noqa: E402
 from ssl_inv.objectives.base import Losses, Term  # noqa: E402
 from ssl_inv.objectives.lightly import Lightly  # noqa: E402
-from ssl_inv.testing import conformance  # noqa: E402
+from ssl_inv.testing import cases, conformance  # noqa: E402
 from ssl_inv.testing.processes import kept_processes, on_processes  # noqa: E402
 from ssl_inv.views import View, Views  # noqa: E402
 
@@ -69,20 +69,20 @@ class Alone(Lightly):
         return {self.loss_name: Term(self.value(**inputs))}
 
 
-def gradient(case: conformance._Case) -> Tensor:
+def gradient(case: cases.Case) -> Tensor:
     """The gradient of all weights, of the global batch and averaged over processes."""
     networks = case.build().double()
     processes = conformance.world_size()
     if processes > 1:
         for part in networks.values():
             synchronise_batch_norm(part, torch.device("cpu"))
-    views, share = case.views(1, dtype=torch.float64), conformance._BATCH // processes
+    views, share = case.views(1, dtype=torch.float64), cases.BATCH // processes
     rows = torch.arange(conformance.rank() * share, (conformance.rank() + 1) * share)
     mine = [View(view.pixels[rows], view.transform.select(rows)) for view in views.views]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what lightly's own calls warn of
-        losses_of_mine = conformance._losses(networks, Views(tuple(mine), views.index[rows]))
-        conformance._total(losses_of_mine).backward()
+        losses_of_mine = cases.losses_of(networks, Views(tuple(mine), views.index[rows]))
+        cases.total_of(losses_of_mine).backward()
     found = [torch.zeros_like(one) if one.grad is None else one.grad for one in networks.parameters()]
     if processes > 1:
         for one in found:
@@ -99,7 +99,7 @@ def compared(expected: Tensor, found: Tensor) -> tuple[float, float]:
 def measured(objective: Any, settings: dict[str, Any]) -> list[str]:
     """Cosine, ratio and whether a resumed run is the same."""
     given = dict(settings)
-    case = conformance._Case(objective, given, backbone=given.pop("backbone", None))
+    case = cases.Case(objective, given, backbone=given.pop("backbone", None))
     cosine, ratio = compared(gradient(case), on_processes(2, gradient, case)[0])
     try:
         conformance._check_state(case)

@@ -41,8 +41,12 @@ class SettingError(RecipeError):
 
 
 @contextmanager
-def within(setting: str) -> Iterator[None]:
+def within(setting: str, besides: Sequence[str] = ()) -> Iterator[None]:
     """Put the name of a setting, or of a section of a recipe, before the names of the settings inside it.
+
+    Args:
+        setting: the name.
+        besides: sections that what is inside also checks, and names itself: errors of theirs stay as they are.
 
     Raises:
         SettingError: for every `ValueError` and every missing file inside.
@@ -50,6 +54,8 @@ def within(setting: str) -> Iterator[None]:
     try:
         yield
     except SettingError as error:
+        if error.setting.partition(".")[0] in besides:
+            raise
         raise SettingError(f"{setting}.{error.setting}", error.problem) from error
     except RecipeError:
         raise

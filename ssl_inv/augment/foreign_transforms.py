@@ -20,8 +20,9 @@ from torchvision import transforms as v1
 from torchvision.transforms import v2
 
 from ssl_inv.augment import torchvision_names
+from ssl_inv.augment.maps import maps
 from ssl_inv.augment.operation import Draws, Following, Normalisation, Side, groups_of
-from ssl_inv.augment.policy import Augmentation, Policy, maps
+from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.augment.regions import windows
 from ssl_inv.augment.seeded import Seeded, kept_generators, stacked, tried_image
 from ssl_inv.augment.warp import Record, as_float

@@ -23,7 +23,8 @@ from ssl_inv import augment
 from ssl_inv.augment.current_key import current_key
 from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.local import GEOMETRIC, RandomField
-from ssl_inv.augment.policy import Augmentation, Policy, maps
+from ssl_inv.augment.maps import maps
+from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.augment.warp import changed
 from ssl_inv.catalogue import OPERATIONS, require, within
 from ssl_inv.transforms import Transform

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from ssl_inv.data.exclusion import hidden, kept
-from ssl_inv.data.folder_index import names_below, size_and_time, stamp_of
+from ssl_inv.data.folder_index import folder_stamp, names_below, size_and_time
 from ssl_inv.data.names import Names, packed, unpacked
 from ssl_inv.data.source import Indices
 
@@ -33,6 +33,15 @@ _TAR = -1
 _HOW_TO_OPEN = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 """To open a pipe that no one writes to would wait for ever."""
 
+
+DAMAGED_ARCHIVE: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, struct.error, EOFError, OverflowError, LookupError),
+    RuntimeError,  # of an unknown version, or encrypted
+    OSError,
+)
+"""What Python raises for a zip or a tar that is damaged, beside `ValueError`."""
+
+_FURTHEST = 2**62
 
 Member = tuple[int, int, int, int, int]
 """Offset, stored size, method of compression or `_TAR`, checksum or time, and size of a file in an archive."""
@@ -89,7 +98,7 @@ class Files:
         try:
             is_zip = zipfile.is_zipfile(self.path)
             members = dict(_zip_members(self.path) if is_zip else _tar_members(self.path))
-        except (zipfile.BadZipFile, tarfile.TarError, OSError) as error:
+        except DAMAGED_ARCHIVE as error:
             what = "neither a folder nor a readable zip or uncompressed tar archive"
             raise ValueError(f"{self.path} is {what}: {error}") from error
         names = sorted((name for name in members if not hidden(name)), key=os.fsencode)
@@ -192,10 +201,10 @@ class Files:
     @property
     def stamp(self) -> str:
         """A digest that changes when a file is added, removed or written: from the sizes and times of files in a folder
-        or a tar, from the checksums in a zip. Of a large folder, see `folder_index.stamp_of`.
+        or a tar, from the checksums in a zip. Of a large folder, see `folder_index.folder_stamp`.
         """
         if self._places is None:
-            return stamp_of(self.path, self.names)
+            return folder_stamp(self.path, self.names)
         digest = hashlib.sha256()
         for part in self.names.padded():
             digest.update(part)
@@ -262,6 +271,8 @@ def _zip_members(path: Path) -> Iterator[tuple[str, Member]]:
             if one.flag_bits & _ENCRYPTED or one.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 advice = "is encrypted or compressed in an unusual way; make the zip with store or deflate"
                 raise ValueError(f"{path}: {one.filename} {advice}")
+            if not all(0 <= number < _FURTHEST for number in (one.header_offset, one.compress_size, one.file_size)):
+                raise zipfile.BadZipFile(f"its directory has {one.filename} at a place that no file has")
             yield one.filename, (one.header_offset, one.compress_size, one.compress_type, one.CRC, one.file_size)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
-from ssl_inv.data.archives import require_growth
+from ssl_inv.data.archives import DAMAGED_ARCHIVE, require_growth
 from ssl_inv.data.splits import split_of
 from ssl_inv.plain import require_file
 
@@ -21,6 +21,9 @@ IMAGE_NAMES = ("images", "image", "imgs", "img", "x", "pixels", "data", "frames"
 
 _LOCAL_HEADER, _LENGTHS = 30, slice(26, 30)
 """Bytes of a zip member's own header, and where it has the lengths of name and extra field that follow."""
+
+
+_DAMAGED: tuple[type[Exception], ...] = (ValueError, *DAMAGED_ARCHIVE)
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class StoredArray:
             with np.load(self.path, allow_pickle=False) as archive:
                 found: NDArray[Any] = archive[self.name]
                 return found
-        except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{self.path}: {self.name} cannot be read: {str(error).splitlines()[0]}") from error
+        except _DAMAGED as error:
+            raise ValueError(f"{self.path}: {self.name} cannot be read: {_first_line(error)}") from error
 
     def require_all(self) -> None:
         """Raise a `ValueError` if the header promises more than there is, before memory is taken for it."""
@@ -73,8 +76,8 @@ class StoredArray:
                 member = archive.getinfo(f"{self.name}.npy")
             require_growth(member.file_size, member.compress_size)
             _require_numbers(self.shape, self.dtype, member.file_size)
-        except ValueError as error:
-            raise ValueError(f"{self.path}: {self.name} cannot be read: {error}") from None
+        except _DAMAGED as error:
+            raise ValueError(f"{self.path}: {self.name} cannot be read: {_first_line(error)}") from None
 
 
 def stored_arrays(path: Path) -> list[StoredArray]:
@@ -112,7 +115,7 @@ def array_of_file(content: bytes) -> NDArray[Any]:
             _require_numbers(shape, dtype, len(content) - file.tell())
         found: NDArray[Any] = np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(_first_line(error)) from error
     return found
 
 
@@ -136,7 +139,7 @@ def _npy(path: Path) -> StoredArray:
         with path.open("rb") as file:
             return StoredArray(path, path.stem, *_header(file), file.tell())
     except (ValueError, EOFError) as error:
-        raise ValueError(f"{path} is no array in numpy's format: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{path} is no array in numpy's format: {_first_line(error)}") from error
 
 
 def _npz(path: Path) -> list[StoredArray]:
@@ -154,9 +157,13 @@ def _npz(path: Path) -> list[StoredArray]:
                         lengths = np.frombuffer(whole.read(4), dtype="<u2")
                         offset = one.header_offset + _LOCAL_HEADER + int(lengths.sum()) + file.tell()
                 found.append(StoredArray(path, one.filename.removesuffix(".npy"), *header, offset))
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} is no archive of numpy: {str(error).splitlines()[0]}") from error
+    except _DAMAGED as error:
+        raise ValueError(f"{path} is no archive of numpy: {_first_line(error)}") from error
     return found
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _require_numbers(shape: tuple[int, ...], dtype: np.dtype[Any], there: int) -> None:
@@ -170,5 +177,10 @@ def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any], bool]:
     readers = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
     if version not in readers:
         raise ValueError(f"version {version[0]}.{version[1]} of the format is not read")
-    shape, columns_first, dtype = readers[version](file)
+    try:
+        shape, columns_first, dtype = readers[version](file)
+    except Exception as error:  # The header is a text of Python, whose reader raises many kinds of errors.
+        raise ValueError(f"its header cannot be read: {_first_line(error)}") from error
+    if min(shape, default=0) < 0:
+        raise ValueError(f"its header has the shape {shape}")
     return shape, dtype, columns_first

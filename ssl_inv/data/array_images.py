@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_inv.data.reading import PLAIN, Pixels, Reading, UnreadableImageError, band_axis
-from ssl_inv.data.wide_files import as_pixels
+from ssl_inv.data.reading import PLAIN, Pixels, Reading, UnreadableImageError
+from ssl_inv.data.wide_files import as_pixels, numbers_of_array
 
 _TOLERANCE = 1e-3
 """A resize can leave [0, 1] by a rounding error; a normalised image leaves it by far."""
@@ -25,18 +25,7 @@ def array_pixels(numbers: NDArray[Any], reading: Reading = PLAIN) -> Pixels:
     Raises:
         UnreadableImageError: for another shape or type, floats out of [0, 1], or other bands than wanted.
     """
-    if numbers.dtype.kind not in "biuf":
-        raise UnreadableImageError(f"it holds {numbers.dtype}, and an image is an array of real numbers")
-    layers = numbers[..., None] if numbers.ndim == 2 else numbers
-    if layers.ndim != 3 or not layers.size:
-        raise UnreadableImageError(f"an array of shape {numbers.shape} is no image; it needs (H, W, C) or (C, H, W)")
-    axis = 2 if layers.shape[2] == 1 else band_axis(layers.shape, None if reading.bands else reading.channels)
-    if axis is None:
-        problem = f"an array of shape {numbers.shape} may have its bands first or last"
-        raise UnreadableImageError(f"{problem}; say how many there are with `channels`")
-    layers = np.moveaxis(layers, axis, 2)
-    if layers.dtype == np.uint8 and reading.white is not None:
-        layers = layers.astype(np.uint16)
+    layers = numbers_of_array(numbers, reading)
     if layers.dtype.kind == "f" and not reading.limits:
         low, high = float(layers.min()), float(layers.max())
         if not (low >= -_TOLERANCE and high <= 1 + _TOLERANCE):

@@ -11,7 +11,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from ssl_inv.catalogue import require
 from ssl_inv.data.orders import epoch_order
-from ssl_inv.data.source import Framing, Images, Indices, Links, Piece, Source, Way
+from ssl_inv.data.source import Images, Indices, Piece, Source
+from ssl_inv.data.wanted import Framing, Links, Way
 from ssl_inv.transforms import Transform, keyed_random
 from ssl_inv.transforms.regions import Regions
 

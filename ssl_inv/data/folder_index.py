@@ -85,7 +85,7 @@ def size_and_time(path: str | bytes | Path) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def stamp_of(top: Path, names: Names) -> str:
+def folder_stamp(top: Path, names: Names) -> str:
     """A digest that changes when a file is added, removed or written.
 
     It is of the names, sizes and times of all files, which takes minutes for millions. So the stamp of a folder whose

@@ -8,9 +8,10 @@ import numpy as np
 from ssl_inv.data.archives import Files
 from ssl_inv.data.decoding import PLAIN, Pixels, Reading, UnreadableImageError, decode
 from ssl_inv.data.images import Photographs, StoredImages
-from ssl_inv.data.names import Names, printable
+from ssl_inv.data.names import Names, utf8_name
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.source import Indices
+from ssl_inv.data.wide_files import has_wide_numbers
 from ssl_inv.transforms import Transform
 
 THREADED_BYTES = 20_000
@@ -63,6 +64,10 @@ class EncodedImages(StoredImages):
         # A photograph of numbers that Pillow does not read keeps their pixels alone.
         return found if isinstance(found, bytes) else self._content(image)
 
+    def is_wide(self, image: int) -> bool:
+        """Whether an image has numbers of more than 8 bits; see `has_wide_numbers`."""
+        return has_wide_numbers(self._content(image))
+
     def _page(self, image: int) -> int | None:
         """The page of an image in a file with several, counted from 0; None if the file is one image."""
         return None
@@ -107,7 +112,7 @@ class ImageFiles(EncodedImages):
         return self._files.stamp
 
     def _name(self, image: int) -> str:
-        return printable(self._names[image]) + (f" page {page + 1}" if (page := self._page(image)) else "")
+        return utf8_name(self._names[image]) + (f" page {page + 1}" if (page := self._page(image)) else "")
 
     def original(self, object_index: int, view: int) -> tuple[bytes | Pixels, Transform]:
         """See `StoredImages.original`; if pages are views, their pixels: files would hold all of them."""

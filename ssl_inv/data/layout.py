@@ -9,7 +9,7 @@ import numpy as np
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.archives import Files
-from ssl_inv.data.names import Names, printable, unpacked
+from ssl_inv.data.names import Names, unpacked, utf8_name
 from ssl_inv.data.pages import Pages
 from ssl_inv.data.roots import Links, ListedFiles, SeveralFiles
 from ssl_inv.data.source import Indices, Labels
@@ -127,7 +127,7 @@ class Layout:
         listed = self._listed() if labels in ("list", None) else None
         if labels == "list" and listed is None:
             raise ValueError(f"{where}: labels is 'list', but no text file of paths gives classes")
-        folders = [printable(part) for part in self._at(self._level)]
+        folders = [utf8_name(part) for part in self._at(self._level)]
         present = len(set(folders if listed is None else listed) - {""})
         if labels != "none" and listed is None and self._choice.label_level > 1 and not present:
             level = self._choice.label_level

@@ -134,4 +134,16 @@ def odd_looks(source: Source) -> str | None:
         found = f"{len(seen)} images looked at have values from {low.min()} to {high.max()} of 255 only"
         wide = reading is not None and reading.white is None
         return f"{found}{'; for grey files of 10 or 12 bits, name the brightest value with `white`' if wide else ''}"
-    return None
+    return _idle(inner, [item for item, _ in seen])
+
+
+def _idle(source: StoredImages, items: list[int]) -> str | None:
+    """Says that `white` changes nothing, if all of some objects have images of 8 bits."""
+    if not isinstance(source, EncodedImages) or (white := source.reading.white) is None:
+        return None
+    if any(source.is_wide(source.image_of(item)) for item in items):
+        return None
+    what = (
+        f"`white: {white:g}` changes nothing: it is for more than 8 bits, and the {len(items)} images looked at have 8"
+    )
+    return f"{what}; `range: [0, {white:g}]` is for bytes too"

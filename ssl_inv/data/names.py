@@ -291,6 +291,9 @@ def unpacked(name: bytes) -> str:
     return os.fsdecode(bytes(name))
 
 
-def printable(name: bytes | str) -> str:
-    """A name for people and files: a byte that is not UTF-8 is written as `udcff` behind a backslash."""
+def utf8_name(name: bytes | str) -> str:
+    """A name as text: a byte that is not UTF-8 is written as `udcff` behind a backslash.
+
+    Control characters stay, for the name tells files apart; `ssl_inv.plain.printable` is for terminals.
+    """
     return os.fsdecode(name).encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,7 @@ from ssl_inv.data.archives import Files
 from ssl_inv.data.exclusion import kept, leaves_out
 from ssl_inv.data.images import IMAGE_SUFFIXES
 from ssl_inv.data.named_files import relative
-from ssl_inv.data.names import Names, packed, printable, unpacked
+from ssl_inv.data.names import Names, packed, unpacked, utf8_name
 
 Links = Literal["follow", "refuse"]
 
@@ -336,7 +336,7 @@ def require_no_shared_file(train: Files, validation: Files) -> None:
     known = {_identity(train.path_of(name)) for name in train.names} - {None}
     for name in validation.names:
         if _identity(validation.path_of(name)) in known:
-            both = f"{printable(name)!r} of {validation} is a file of the training data too"
+            both = f"{utf8_name(name)!r} of {validation} is a file of the training data too"
             raise SettingError("validation", f"{both}; leave it out of one of them")
 
 
@@ -369,7 +369,7 @@ def refuse_links_to(files: Files, names: Names) -> None:
 
 
 def _refused(link: str) -> SettingError:
-    return SettingError("links", f"{printable(link)!r} is a symbolic link; set `links: follow`, or take it away")
+    return SettingError("links", f"{utf8_name(link)!r} is a symbolic link; set `links: follow`, or take it away")
 
 
 def _links_below(top: Path, prefix: str, exclude: Sequence[str]) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import importlib
 import io
 import logging
+import warnings
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,9 @@ _MOST_BANDS = 4
 _STACKS = {"Z": "slices", "T": "times"}
 """Axes of a TIFF that are no bands, by the letter of tifffile."""
 
+# It writes a line about every file with more bands.
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)
+
 _GREY = np.array([0.299, 0.587, 0.114])
 """Luma of ITU-R 601, as Pillow has it."""
 
@@ -58,6 +62,24 @@ def wide_pixels(content: bytes, reading: Reading, page: int | None = None) -> Pi
     else:
         return None
     return as_pixels(numbers, reading, opacity)
+
+
+def has_wide_numbers(content: bytes) -> bool:
+    """Whether a file has numbers of more than 8 bits, for which `white` is, or is an array, whose bytes it is for too.
+    Only the header is read; True where that does not say.
+    """
+    if content.startswith(NPY) or (content.startswith(PNG) and content[_PNG_DEPTH : _PNG_DEPTH + 1] == b"\x10"):
+        return True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(io.BytesIO(content))
+        with image:
+            if isinstance(image, TiffImageFile):
+                return bool(max(image.tag_v2.get(_TIFF_BITS, (1,))) > 8)
+            return image.mode.startswith(("I", "F"))
+    except Exception:  # Pillow reads no header of a TIFF of more than four bands, and raises many kinds of errors.
+        return True
 
 
 def as_pixels(numbers: Numbers, reading: Reading, opacity: bool = False) -> Pixels:
@@ -124,20 +146,29 @@ def _require_few(height: int, width: int, reading: Reading) -> None:
         raise UnreadableImageError(f"{problem}, which `max_pixels` allows")
 
 
-def _of_npy(content: bytes, reading: Reading) -> Numbers:
-    numbers: Numbers = array_of_file(content)
-    if numbers.dtype.kind not in "biuf":
-        raise UnreadableImageError(f"it holds {numbers.dtype}, and an image is an array of real numbers")
-    numbers = numbers[..., None] if numbers.ndim == 2 else numbers
+def numbers_of_array(array: Numbers, reading: Reading) -> Numbers:
+    """The numbers `(H, W, C)` of an image that is an array `(H, W)`, `(H, W, C)` or `(C, H, W)`.
+
+    Raises:
+        UnreadableImageError: for another shape or type, or if it is not clear which axis is that of the bands.
+    """
+    if array.dtype.kind not in "biuf":
+        raise UnreadableImageError(f"it holds {array.dtype}, and an image is an array of real numbers")
+    numbers = array[..., None] if array.ndim == 2 else array
     if numbers.ndim != 3 or not numbers.size:
-        raise UnreadableImageError(f"an array of shape {numbers.shape} is no image; needed is (H, W, C) or (C, H, W)")
+        raise UnreadableImageError(f"an array of shape {array.shape} is no image; it needs (H, W, C) or (C, H, W)")
     axis = 2 if numbers.shape[2] == 1 else band_axis(numbers.shape, None if reading.bands else reading.channels)
     if axis is None:
-        problem = f"an array of shape {numbers.shape} may have its bands first or last"
+        problem = f"an array of shape {array.shape} may have its bands first or last"
         raise UnreadableImageError(f"{problem}; say how many there are with `channels`")
     numbers = np.moveaxis(numbers, axis, 2)
     if numbers.dtype == np.uint8 and reading.white is not None:
-        numbers = numbers.astype(np.uint16)  # In an array, `white` is for bytes too, as for masks of 0 and 1.
+        return numbers.astype(np.uint16)  # In an array, `white` is for bytes too, as for masks of 0 and 1.
+    return numbers
+
+
+def _of_npy(content: bytes, reading: Reading) -> Numbers:
+    numbers = numbers_of_array(array_of_file(content), reading)
     _require_few(numbers.shape[0], numbers.shape[1], reading)
     return numbers
 
@@ -164,10 +195,13 @@ def _is_beyond_pillow(content: bytes, reading: Reading, number: int | None) -> b
                 return False
             image.seek(number or 0)
             samples, bits = int(image.tag_v2.get(_TIFF_SAMPLES, 1)), max(image.tag_v2.get(_TIFF_BITS, (1,)))
+            shown = len(image.getbands())
             pages = image.n_frames if samples == 1 and reading.pages_are_bands and number is None else 1
     except Exception:  # Pillow names each of the forms that it does not read in another way.
         return True
-    return samples > _MOST_BANDS or pages > 1 or (samples > 1 and bits > 8 and bool(reading.limits))
+    # Pillow leaves out bands of which a file does not say what they are.
+    lost = reading.pages_are_bands and samples > shown
+    return samples > _MOST_BANDS or lost or pages > 1 or (samples > 1 and bits > 8 and bool(reading.limits))
 
 
 def _of_tiff(content: bytes, reading: Reading, number: int | None) -> tuple[Numbers, bool]:

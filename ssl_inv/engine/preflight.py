@@ -1,8 +1,9 @@
 """Checks before the first step, of what would fail later or give wrong results silently."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -14,7 +15,17 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.modes import frozen
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES
 from ssl_inv.objectives.base import Objective
-from ssl_inv.transforms import Pose, Rotation
+from ssl_inv.transforms import Pose, Rotation, Transform
+from ssl_inv.views.maker import ViewMaker
+
+_FEW, _MANY = 64, 4096
+"""Samples that are drawn to see which parameters differ; the rest if some do not among the few."""
+
+_OBJECTS = 16
+"""Objects whose views are compared, spread over all."""
+
+_SAME = 1e-6
+"""Values that differ by no more are equal: some are computed in single precision."""
 
 
 def require_input_size(model: nn.Module, size: int) -> None:
@@ -156,3 +167,59 @@ def advice_on_rotations(objective: Objective, source: Source, augmentation: Augm
         f"augmentation: {turning[0]!r} mirrors or turns views, but the objective is conditioned on {given[0]!r} of the "
         "data before that"
     )
+
+
+def require_shown(objective: Objective, view_maker: ViewMaker, source: Source) -> None:
+    """Raise a `ValueError` if an objective is conditioned on a parameter in which no two views of a sample can differ.
+
+    Parameters of the augmentation are drawn for 4,096 samples, without an image. Those of the data cannot differ if all
+    views are made of one image.
+    """
+    told = [name for name in objective.parameters_told if name in view_maker.groups]
+    if view_maker.plan.count < 2 or not (dull := _alike(view_maker, source, told)):
+        return
+    every = [*view_maker.groups]
+    others = [name for name in every if name not in _alike(view_maker, source, every)]
+    reason = "all of them are made of one image" if dull[0] in source.groups else "the augmentation never changes it"
+    advice = f"leave it out, or choose among {', '.join(others)}" if others else "leave it out"
+    named = ", ".join(map(repr, dull))
+    raise ValueError(
+        f"is conditioned on {named}, but no two views of a sample differ in {dull[0]!r}: {reason}; {advice}"
+    )
+
+
+def _alike(view_maker: ViewMaker, source: Source, names: Sequence[str]) -> list[str]:
+    """The recorded parameters among `names` in which no two views of a sample can differ."""
+    own = {name for name in names if name in source.groups}
+    alike = own if view_maker.loaded_views == 1 and view_maker.plan.way is None else set()
+    drawn = [name for name in names if name not in own and name not in view_maker.plan.groups]
+    for count in (_FEW, _MANY):
+        drawn = _equal(view_maker.drawn(count, source.image_size), drawn) if drawn else []
+    return [name for name in names if name in {*alike, *drawn}]
+
+
+def advice_on_alike_views(objective: Objective, view_maker: ViewMaker, source: Source) -> str | None:
+    """Advice if the views of some objects have the same recorded parameter while the objective is conditioned on it."""
+    told = [name for name in objective.parameters_told if name in source.groups]
+    several = np.flatnonzero(source.view_counts > 1)
+    if not told or view_maker.loaded_views == 1 or not len(several):
+        return None
+    objects = several[np.unique(np.linspace(0, len(several) - 1, _OBJECTS).astype(np.int64))]
+    # Another pair of views of every object: those of a turntable may all be a quarter turn apart.
+    other = 1 + np.arange(len(objects)) % (source.view_counts[objects] - 1)
+    records = [source.load(objects, views).transform.to("cpu") for views in (np.zeros_like(objects), other)]
+    if not (dull := _equal(records, told)):
+        return None
+    told_of = f"the objective is conditioned on {', '.join(map(repr, dull))}"
+    return f"data: {told_of}, but the views of {len(objects)} objects looked at do not differ in it"
+
+
+def _equal(records: Sequence[Transform], names: Sequence[str]) -> list[str]:
+    """The parameters whose values are equal in all records, row by row."""
+
+    def differ(name: str) -> bool:
+        values = [one.groups[name].value_vector(one[name]) for one in records]
+        # Names, such as seeds, are no numbers.
+        return values[0].numel() > 0 and any(float((one - values[0]).abs().max()) > _SAME for one in values[1:])
+
+    return [name for name in names if not differ(name)]

@@ -7,7 +7,6 @@ another network than the one whose weights lie beside it, is refused before timm
 import dataclasses
 import inspect
 import json
-import math
 import sys
 import zlib
 from collections.abc import Mapping
@@ -22,14 +21,10 @@ from torch import nn
 from ssl_inv.atomic import DamagedFileError
 from ssl_inv.catalogue import foreign_member, suggest
 from ssl_inv.nn.backbones import REFUSED_ARGUMENTS
+from ssl_inv.nn.exported_forms import CHECKSUM, OWN_KEY, require_forms
 from ssl_inv.plain import read_json
 
 CONFIG = "config.json"
-
-OWN_KEY = "ssl_inv"
-"""The entry of config.json that only this package reads."""
-
-_CHECKSUM = "crc32"
 
 _ADDRESSES = ("url", "file", "hf_hub_id", "hf_hub_filename", "state_dict", "source", "custom_load")
 """Entries of timm's `pretrained_cfg` that say where weights are."""
@@ -47,18 +42,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     file = folder / CONFIG
     config: dict[str, Any] = read_json(file)
+    require_unchanged(config, file)
+    require_forms(config, file)
     # Old folders of timm have one mapping of everything.
-    told_of_weights = config.get("pretrained_cfg", config) if isinstance(config, dict) else None
-    if not isinstance(told_of_weights, dict):
-        raise ValueError(f"{file} describes no network")
+    told_of_weights = config.get("pretrained_cfg", config)
     for key in _ADDRESSES:
         if told := told_of_weights.get(key):
             raise ValueError(f"{file}: pretrained_cfg.{key} leads to other weights, {told!r}; those beside it are read")
-    own = config.get(OWN_KEY, {})
-    _require_known(config.get("architecture"), own.get("module") if isinstance(own, dict) else None, file)
+    _require_known(config.get("architecture"), (config.get(OWN_KEY) or {}).get("module"), file)
     arguments = config.get("model_args") or {}
-    if not isinstance(arguments, dict):
-        raise ValueError(f"{file}: model_args must be a mapping, got {type(arguments).__name__}")
     known = known_arguments(config["architecture"])
     for name, value in arguments.items():
         if name in ("num_classes", "global_pool"):
@@ -67,14 +59,13 @@ def read_config(folder: Path) -> dict[str, Any]:
             why = REFUSED_ARGUMENTS.get(name) or f"no argument of {config['architecture']}; {suggest(name, known)}"
             raise ValueError(f"{file}: model_args.{name}: {why}")
         _require_plain(f"{file}: model_args.{name}", value)
-    require_unchanged(config, file)
     return config
 
 
 def sealed(config: Mapping[str, Any]) -> dict[str, Any]:
     """The content of a config.json with a checksum of everything in it, which `require_unchanged` compares."""
-    own = {**config.get(OWN_KEY, {}), _CHECKSUM: ""}
-    return {**config, OWN_KEY: {**own, _CHECKSUM: _checksum({**config, OWN_KEY: own})}}
+    own = {**config.get(OWN_KEY, {}), CHECKSUM: ""}
+    return {**config, OWN_KEY: {**own, CHECKSUM: _checksum({**config, OWN_KEY: own})}}
 
 
 def require_unchanged(config: Any, file: Path) -> None:
@@ -82,9 +73,9 @@ def require_unchanged(config: Any, file: Path) -> None:
     own = config.get(OWN_KEY) if isinstance(config, dict) else None
     if not isinstance(own, dict):
         return
-    told = own.get(_CHECKSUM)
-    if told is not None and told != _checksum({**config, OWN_KEY: {**own, _CHECKSUM: ""}}):
-        edited = f"if you have edited it, remove its {OWN_KEY}.{_CHECKSUM}"
+    told = own.get(CHECKSUM)
+    if told is not None and told != _checksum({**config, OWN_KEY: {**own, CHECKSUM: ""}}):
+        edited = f"if you have edited it, remove its {OWN_KEY}.{CHECKSUM}"
         raise DamagedFileError(f"{file} is damaged: it does not fit its checksum ({edited})")
 
 
@@ -130,7 +121,7 @@ def _require_plain(where: str, value: Any, depth: int = 0) -> None:
         if "://" in value or value.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or len(value) > _LONGEST:
             raise ValueError(f"{where} is an address and no argument: {value[:80]!r}")
     elif isinstance(value, int | float):
-        if not math.isfinite(value) or abs(value) > _MOST:
+        if not abs(value) <= _MOST:  # NaN must fail, too.
             raise ValueError(f"{where} must lie between {-_MOST} and {_MOST}, got {value}")
     elif value is not None:
         raise ValueError(f"{where} must be a plain value, got {type(value).__name__}")

@@ -20,6 +20,7 @@ from huggingface_hub import constants
 from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import SettingError
 from ssl_inv.nn.exported import require_unchanged
+from ssl_inv.nn.exported_forms import require_forms
 from ssl_inv.nn.stems import SUFFIXES
 from ssl_inv.nn.torch_files import require_stored
 from ssl_inv.plain import read_json
@@ -137,16 +138,18 @@ def _normalization(config: Path) -> tuple[tuple[float, ...] | None, tuple[float,
         return None, None
     try:
         content = read_json(config)
-        require_unchanged(content, config)
     except (ValueError, OSError) as error:
-        told = error if isinstance(error, DamagedFileError) else f"{config} cannot be read: {error}"
-        raise SettingError("weights", f"{told}; name the file of the weights instead of its folder") from None
+        problem = f"{config} cannot be read: {error}"
+        raise SettingError("weights", f"{problem}; name the file of the weights instead of its folder") from None
+    if not isinstance(content, dict) or "pretrained_cfg" not in content:
+        return None, None  # Of another library.
     try:
-        told = content.get("pretrained_cfg", {})
-        both = [tuple(float(one) for one in told[name]) for name in ("mean", "std")]
-        return (both[0], both[1]) if all(len(one) == 3 for one in both) else (None, None)
-    except (KeyError, ValueError, AttributeError, TypeError):
-        return None, None
+        require_unchanged(content, config)
+        require_forms(content, config)
+    except ValueError as error:
+        raise SettingError("weights", f"{error}; name the file of the weights instead of its folder") from None
+    both = [tuple(content["pretrained_cfg"].get(name, ())) for name in ("mean", "std")]
+    return (both[0], both[1]) if all(len(one) == 3 for one in both) else (None, None)
 
 
 def _of_timm(source: str, name: str) -> Weights:

@@ -138,10 +138,12 @@ def build_module(
         if advice is not None:
             say(advice)
     view_maker, train = build_view_maker(recipe, data.train, augmentation, objective.plan)
-    with within("evaluation"):
+    with within("evaluation", besides=["augmentation"]):
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
     with within("objective"):
         preflight.require_embedding(objective, backbone, max(sizes))
+        if begins:
+            preflight.require_shown(objective, view_maker, train)
     with within("objective"), torch.random.fork_rng(devices=[]):
         # Memories start with random vectors. These depend on the seed, but not on the random numbers of the weights.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
@@ -151,6 +153,8 @@ def build_module(
             start.of_everything(backbone, objective, train)
         if (odd := odd_looks(data.train)) is not None:
             start.advice.append(f"data: {odd}")
+        if (alike := preflight.advice_on_alike_views(objective, view_maker, train)) is not None:
+            start.advice.append(alike)
         start.tell()
     with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, processes)
@@ -223,7 +227,7 @@ def build_view_maker(
     recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan
 ) -> tuple[ViewMaker, Source]:
     """The view maker of a plan, and the objects of the source that have enough views for the plan."""
-    with within("data"):
+    with within("data", besides=["augmentation"]):
         source = with_enough_views(source, 1 if plan.linked else plan.own_views)
         mean, std = recipe.normalization.mean, recipe.normalization.std
         return ViewMaker(plan, source, augmentation, mean, std, recipe.trainer.seed), source

@@ -8,12 +8,15 @@ from ssl_inv.catalogue import DATA, RecipeError, suggest, within
 from ssl_inv.data.archives import Files
 from ssl_inv.data.array_files import is_array_of_images
 from ssl_inv.data.images import IMAGE_SUFFIXES
+from ssl_inv.data.reading import PLAIN, Reading
 from ssl_inv.data.roots import is_list
 from ssl_inv.data.shards.addresses import is_address, is_pattern
 from ssl_inv.data.shards.samples import are_samples
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file, is_saved_dataset
+from ssl_inv.engine.launch import say
 from ssl_inv.run.recipe import JUDGED, apply_overrides, find_recipe, read_yaml, shipped_recipes
+from ssl_inv.run.schema import schema_of
 
 _DESCRIBED_SIZE = 128
 """Side of the images of files that are only described."""
@@ -24,14 +27,19 @@ def sections_with_data(
     data: str | Mapping[str, Any] | None,
     size: int | None,
     overrides: list[str] | Mapping[str, Any],
+    reading: Reading = PLAIN,
 ) -> dict[str, Any]:
     """The sections of an encoder, with the data that `--data` names.
+
+    Their files are read as those that the encoder was trained on, unless they have settings of their own for that; it
+    is said where these differ.
 
     Args:
         own: of the encoder.
         data: recipe, name of a data set, path of data, or a section; None takes the encoder's own.
         size: side of the images that the encoder takes; None: any.
         overrides: may choose the kind of data.
+        reading: how the encoder's own files were read.
 
     Raises:
         RecipeError: if there are no such data.
@@ -43,9 +51,46 @@ def sections_with_data(
             raise RecipeError(f"--data is missing: {kinds}")
         return own
     if isinstance(data, Mapping):
-        return {**own, "data": dict(data)}
-    named = named_sections(data)
-    return {**own, **({"data": data_at(data, size, chosen)} if named is None else named)}
+        found: dict[str, Any] = {"data": dict(data)}
+    elif (named := named_sections(data)) is None:
+        found = {"data": data_at(data, size, chosen)}
+    else:
+        found = named
+    return {**own, **_read_alike(found, overrides, reading)}
+
+
+_TOGETHER = (("bands", "channels"), ("range", "white"), ("background",))
+"""Settings of values that say one thing: who gives one of them gives all."""
+
+
+def _read_alike(sections: dict[str, Any], overrides: list[str] | Mapping[str, Any], reading: Reading) -> dict[str, Any]:
+    """The sections with files read as a reading says, where the data have such settings and no own ones."""
+    wanted, section = reading.settings(), sections.get("data")
+    if not wanted or not isinstance(section, dict):
+        return sections
+    given = {**section, **apply_overrides({}, overrides, JUDGED).get("data", {})}
+    with within("data"):
+        known = schema_of(DATA.find(str(given.get("name", "")))).settings
+    added: dict[str, Any] = {}
+    for names in _TOGETHER:
+        own = {name: wanted[name] for name in names if name in wanted}
+        here = {name: _as_pairs(name, given[name]) for name in names if name in given}
+        if not here:
+            added |= {name: value for name, value in own.items() if name in known}
+        elif own and here != own:
+            say(f"data: {_in_words(here)}, and the encoder was trained on files read with {_in_words(own)}")
+    return {**sections, "data": {**section, **added}}
+
+
+def _in_words(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in settings.items())
+
+
+def _as_pairs(name: str, value: Any) -> Any:
+    """The value of a setting in the form that `Reading.settings` has: `range` as a list of pairs."""
+    if name == "range" and isinstance(value, list | tuple) and value and not isinstance(value[0], list | tuple):
+        return [list(value)]
+    return value
 
 
 def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:

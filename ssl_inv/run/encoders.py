@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import RecipeError, SettingError, suggest, within
+from ssl_inv.data.reading import PLAIN
 from ssl_inv.data.source import Data
 from ssl_inv.engine.cluster import place
 from ssl_inv.engine.preflight import require_forward, require_input_size
@@ -23,6 +24,7 @@ from ssl_inv.run.build import build_augmentation, build_data, build_networks
 from ssl_inv.run.channels import normalised_for
 from ssl_inv.run.data_sections import sections_with_data
 from ssl_inv.run.exports.export import Preprocessing, first_detail, preprocessing_of
+from ssl_inv.run.exports.parts import InParts
 from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.judging import judged_data
@@ -113,26 +115,6 @@ class SavedRun:
         """How the run prepared whole images."""
         view_size = build_augmentation(self.recipe).view_size(self.image_size)
         return preprocessing_of(self.recipe.normalization, view_size, self.image_size, self.recipe.data.settings)
-
-
-class InParts(nn.Module):
-    """A network without an objective, whose features are cut into parts.
-
-    Args:
-        network: from normalised pixels to features `(B, D)`.
-        parts: the columns of each part.
-    """
-
-    def __init__(self, network: nn.Module, parts: Mapping[str, slice]) -> None:
-        super().__init__()
-        self.network, self.parts = network, dict(parts)
-
-    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
-        features: Tensor = self.network(pixels)
-        return {"all": features, **{name: features[:, columns] for name, columns in self.parts.items()}}
-
-    def extra_repr(self) -> str:
-        return ", ".join(f"{name} {columns.start}:{columns.stop}" for name, columns in self.parts.items())
 
 
 @dataclass(frozen=True)
@@ -249,7 +231,7 @@ class LoadedModel:
             knows = "'training' goes with a run, which knows how its views were made"
             raise SettingError("evaluation.views_of", f"{knows}; did you mean 'data'?")
         augmentation = build_augmentation(self.model.run.recipe)
-        with within("evaluation"):
+        with within("evaluation", besides=["augmentation"]):
             return judged_data(self.data, settings, objective.plan, augmentation, self.seed, device)
 
     @property
@@ -309,7 +291,9 @@ def with_data(
     Raises:
         RecipeError: if there are no such data, or they do not fit the model.
     """
-    recipe = resolve_judged(sections_with_data(model.sections, data, model.data_size, overrides), overrides)
+    reading = PLAIN if model.preprocessing is None else model.preprocessing.reading
+    sections = sections_with_data(model.sections, data, model.data_size, overrides, reading)
+    recipe = resolve_judged(sections, overrides)
     require_files(recipe)
     data_found = make(recipe)
     channels, takes = data_found.train.channels, model.channels

@@ -13,7 +13,7 @@ from ssl_inv.run.judging import Judgement, judge, judged_data
 def data_to_judge(run: Run) -> Data:
     """The data of a run in the views that its evaluation asks for."""
     settings, seed = run.recipe.evaluation, run.recipe.trainer.seed
-    with within("evaluation"):
+    with within("evaluation", besides=["augmentation"]):
         return judged_data(run.data, settings, run.objective.plan, run.augmentation, seed, run.device)
 
 

@@ -4,7 +4,8 @@
 groups of the transforms that it makes, `random_transform` draws such transforms for tests of one's own.
 """
 
-from ssl_inv.testing.conformance import GROUPS, check_objective
+from ssl_inv.testing.cases import GROUPS
+from ssl_inv.testing.conformance import check_objective
 from ssl_inv.testing.networks import random_transform
 
 __all__ = ["GROUPS", "check_objective", "random_transform"]

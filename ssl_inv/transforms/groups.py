@@ -7,108 +7,17 @@ Quaternions are scalar-last (x, y, z, w), as in scipy. Angles are radians. Hues 
 """
 
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
 from ssl_inv.transforms import phrases
+from ssl_inv.transforms.group import Group, columns
 from ssl_inv.transforms.quaternions import canonical_sign, quaternion_conjugate, quaternion_multiply, quaternion_rotate
-
-
-class Group(ABC):
-    """The set of values of one parameter. Values have shape `(B,)` or `(B, d)`.
-
-    A new group is a frozen dataclass that derives from this class; nothing else has to know it.
-    """
-
-    continuous: ClassVar[bool] = True
-    """Whether there are values between two others."""
-
-    plain_is_scaled: ClassVar[bool] = False
-    """Whether `plain_step_vector` and `step_vector` differ by a constant factor only."""
-
-    @abstractmethod
-    def neutral(self, batch: int) -> Tensor:
-        """The value of a transform that was not applied, repeated `batch` times."""
-
-    @abstractmethod
-    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """`batch` random values from torch's global generator."""
-
-    def relative(self, a: Tensor, b: Tensor) -> Tensor:
-        """The step from `a` to `b`."""
-        return b - a
-
-    def compose(self, a: Tensor, step: Tensor) -> Tensor:
-        """The value that `step` leads to from `a`."""
-        return a + step
-
-    def scale_step(self, step: Tensor, fraction: float) -> Tensor:
-        """A fraction of a step: 0 is none, 1 the whole. A step without fractions is taken whole from 0.5 on."""
-        if self.continuous:
-            return step * fraction
-        return step if fraction >= 0.5 else torch.zeros_like(step)
-
-    @abstractmethod
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """Distance between `a` and `b`, shape `(B,)`, in a unit of the group's own."""
-
-    def value_vector(self, value: Tensor) -> Tensor:
-        """A value as a regression target, shape `(B, n)`."""
-        return _columns(value)
-
-    def step_vector(self, step: Tensor) -> Tensor:
-        """A step as a vector in the canonical convention, shape `(B, n)`."""
-        return _columns(step)
-
-    def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
-        """The step from `a` to `b` as the papers' code writes it: the plain difference by default."""
-        return _columns(b - a)
-
-    @abstractmethod
-    def words(self, label: str, value: Sequence[float]) -> str:
-        """One value in words; empty for the neutral value. `label` is the parameter's name without underscores."""
-
-    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
-        """One step, and the value that it leads to, in words; empty if the step is too small to be printed."""
-        return phrases.shift(label, step)
-
-    def record(self) -> tuple[str, dict[str, object]]:
-        """The group as plain values, for files; `from_record` reads them.
-
-        Raises:
-            ValueError: if the group is not a dataclass of numbers, texts and truth values.
-        """
-        fields = dict(vars(self))
-        plain = all(isinstance(value, bool | int | float | str) for value in fields.values())
-        if not plain or not hasattr(self, "__dataclass_fields__"):
-            raise ValueError(f"the group {type(self).__name__} cannot be saved: it is not a dataclass of plain values")
-        return type(self).__name__, fields
-
-    @staticmethod
-    def from_record(record: Sequence[Any]) -> "Group":
-        """The group that a `record` was made from.
-
-        Raises:
-            ValueError: if no group that has been imported has this name, or it has other fields.
-        """
-        try:
-            name, fields = record
-            kinds = [kind for kind in Group.__subclasses__() if kind.__name__ == name]
-            if not kinds:
-                raise ValueError(f"no group is called {name!r}; import the module that defines it")
-            return kinds[0](**fields)
-        except TypeError as error:
-            raise ValueError(f"{record!r} describes no group: {error}") from error
-
-
-def _columns(value: Tensor) -> Tensor:
-    return value.reshape(len(value), -1)
 
 
 @dataclass(frozen=True)
@@ -321,14 +230,14 @@ class Real(Group):
         return neutral + self.scale * (torch.rand_like(neutral) - 0.5)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        length: Tensor = torch.linalg.vector_norm(_columns(b - a), dim=-1)
+        length: Tensor = torch.linalg.vector_norm(columns(b - a), dim=-1)
         return length / self.scale
 
     def value_vector(self, value: Tensor) -> Tensor:
-        return _columns(value - self.neutral_value) / self.scale
+        return columns(value - self.neutral_value) / self.scale
 
     def step_vector(self, step: Tensor) -> Tensor:
-        return _columns(step) / self.scale
+        return columns(step) / self.scale
 
     def words(self, label: str, value: Sequence[float]) -> str:
         # The value has passed through single precision, the neutral one has not.
@@ -385,7 +294,7 @@ class Code(Group):
         return torch.randint(0, 24, self.neutral(batch).shape)
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        return (_columns(a) != _columns(b)).any(1).float()
+        return (columns(a) != columns(b)).any(1).float()
 
     def value_vector(self, value: Tensor) -> Tensor:
         return torch.empty(len(value), 0, device=value.device)

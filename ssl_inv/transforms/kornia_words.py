@@ -9,7 +9,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from ssl_inv.transforms import phrases
-from ssl_inv.transforms.groups import Code, Flag, Group
+from ssl_inv.transforms.group import Group
+from ssl_inv.transforms.groups import Code, Flag
 
 _Value = tuple[Sequence[float], Group]
 """The numbers of a parameter, and its group."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.transforms import phrases
-from ssl_inv.transforms.groups import Group
+from ssl_inv.transforms.group import Group
 
 _CORNERS = ((-1.0, -1.0), (1.0, -1.0), (1.0, 1.0), (-1.0, 1.0))
 """Top left, top right, bottom right and bottom left of a view, as (x, y)."""

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.transforms.groups import Group
+from ssl_inv.transforms.group import Group
 
 Convention = Literal["canonical", "sie", "seq-jepa"]
 """How an action is written as a vector.

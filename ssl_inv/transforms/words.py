@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 
 from ssl_inv.transforms import phrases
-from ssl_inv.transforms.groups import Box, Circle, Code, Flag, Group, Real
+from ssl_inv.transforms.group import Group
+from ssl_inv.transforms.groups import Box, Circle, Code, Flag, Real
 from ssl_inv.transforms.kornia_words import (
     factor,
     hue,

@@ -5,7 +5,7 @@ data's own views (video frames, renderings of one object) serve `Pair` and `View
 and a `TransformPath` along parameters that the data records. All other plans make their views from one image.
 """
 
-from ssl_inv.data.source import Links, Way
+from ssl_inv.data.wanted import Links, Way
 from ssl_inv.views.pieces import Cutting, Inhibition, Patches, QuarterTurns, Saccades, Saliency, StoredMaps
 from ssl_inv.views.plan import Plan, View, Views
 from ssl_inv.views.plans import Crops, Linked, MultiCrop, Pair, PolicyChoice, Several, TransformPath, ViewSequence

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from ssl_inv.augment.policy import PROJECTIVE, Augmentation
+from ssl_inv.augment.maps import PROJECTIVE
+from ssl_inv.augment.policy import Augmentation
 from ssl_inv.augment.shared import Shared
 from ssl_inv.catalogue import SettingError
 from ssl_inv.data.batches import Batch

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ssl_inv.augment.maps import moving
 from ssl_inv.augment.operation import Following
-from ssl_inv.augment.policy import Policy, moving
+from ssl_inv.augment.policy import Policy
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.keyed_random import Key

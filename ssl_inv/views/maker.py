@@ -11,12 +11,14 @@ from ssl_inv.augment.operation import Normalisation
 from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch
-from ssl_inv.data.source import Framing, Images, Source
+from ssl_inv.data.source import Images, Source
+from ssl_inv.data.wanted import Framing
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.views.makers import Frames, maker_of
 from ssl_inv.views.plan import Plan, View, Views
 from ssl_inv.views.plans import Linked, MultiCrop, Pair, Several, ViewSequence
+from ssl_inv.views.renderings import Extent
 
 
 class ViewMaker(nn.Module):
@@ -103,6 +105,19 @@ class ViewMaker(nn.Module):
         """
         with torch.autocast(self.mean.device.type, enabled=False):
             return self._maker.render(images, transform, number, self.normalisation)
+
+    def drawn(self, count: int, size: int) -> list[Transform]:
+        """How the views of some samples would be made, without an image: one record for each rendering of the plan.
+
+        Args:
+            count: how many samples.
+            size: side of the images in pixels; photographs are taken to be as high, or half as high again, as wide.
+        """
+        key = Key(self.seed, np.zeros(count, dtype=np.int64), np.arange(count), 0)
+        side = np.full(count, size)
+        shorter, longer = side, np.where(np.arange(count) % 2, side, side * 3 // 2)
+        extent: Extent = (longer, shorter) if self._photographs else (size, size)
+        return self._maker.transforms(key, [extent] * self.plan.sources)
 
     @property
     def frames(self) -> Framing | None:

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ssl_inv.augment.geometry import Crop, centre_squares
-from ssl_inv.augment.policy import PROJECTIVE, Augmentation, Policy
+from ssl_inv.augment.maps import PROJECTIVE
+from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.source import Images, Indices
 from ssl_inv.transforms import Group, Transform

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ssl_inv.data.source import Way
+from ssl_inv.data.wanted import Way
 from ssl_inv.transforms import Action, Group, Transform
 
 

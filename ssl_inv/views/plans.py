@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ssl_inv.data.source import Way
+from ssl_inv.data.wanted import Way
 from ssl_inv.transforms import Box, Group
 from ssl_inv.views.plan import Plan, Views, check_plan, require_share
 

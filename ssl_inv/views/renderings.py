@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
+from ssl_inv.augment.maps import framed
 from ssl_inv.augment.operation import Normalisation, Side
-from ssl_inv.augment.policy import Policy, framed
+from ssl_inv.augment.policy import Policy
 from ssl_inv.data.source import Images
 from ssl_inv.transforms import Transform
 

@@ -13,9 +13,10 @@ from torch import Tensor
 from ssl_inv.augment.colour import Grey
 from ssl_inv.augment.geometry import draw_crops
 from ssl_inv.augment.kernels import gaussian
+from ssl_inv.augment.maps import maps
 from ssl_inv.augment.operation import Operation
 from ssl_inv.augment.policies import byol, custom, dino, moco, none, simclr
-from ssl_inv.augment.policy import Augmentation, Policy, maps
+from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.augment.warp import smooth
 from ssl_inv.catalogue import AUGMENTATIONS, OPERATIONS
 from ssl_inv.run.recipe import RecipeError, resolve

@@ -31,8 +31,8 @@ from torch import Tensor
 
 from ssl_inv.augment import Keyed, kornia_names
 from ssl_inv.augment.geometry import Affine
+from ssl_inv.augment.maps import PROJECTIVE
 from ssl_inv.augment.policies import custom
-from ssl_inv.augment.policy import PROJECTIVE
 from ssl_inv.catalogue import OPERATIONS, RecipeError, SettingError
 from ssl_inv.run.recipe import resolve
 from ssl_inv.testing.processes import on_processes

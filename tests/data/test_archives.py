@@ -342,6 +342,34 @@ def test_labels_and_splits_are_the_same_from_an_index(large: Path) -> None:
         assert "1 file(s) with other endings (1 .txt)" in data.train.source.notes["not used"]
 
 
+def _zip_with(change: Callable[[bytearray, int], None], path: Path) -> Path:
+    """A zip whose directory was changed; `change` gets the content and where the entry of the file begins."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.png", png(1))
+    content = bytearray(path.read_bytes())
+    change(content, content.index(b"PK\x01\x02"))
+    path.write_bytes(content)
+    return path
+
+
+def _of_version_12(content: bytearray, entry: int) -> None:
+    content[entry + 6] = 127
+
+
+def _without_a_name(content: bytearray, entry: int) -> None:
+    content[entry + 28], content[entry + 30] = 0, 5  # The name becomes an extra field.
+
+
+def _encrypted(content: bytearray, entry: int) -> None:
+    content[entry + 8] |= 1
+
+
+@pytest.mark.parametrize("change", [_of_version_12, _without_a_name, _encrypted])
+def test_a_damaged_directory_of_a_zip_is_one_line(tmp_path: Path, change) -> None:
+    with pytest.raises(ValueError, match=r"data\.zip( is neither a folder nor a readable zip|: a.png is encrypted)"):
+        Files(_zip_with(change, tmp_path / "data.zip"))
+
+
 # Stamps.
 
 

@@ -259,3 +259,12 @@ def test_every_array_of_a_folder_is_part_of_the_stamp(tmp_path):
     before = ImageArrays(str(tmp_path)).stamp
     os.utime(tmp_path / "y.npy", (1, 1))
     assert ImageArrays(str(tmp_path)).stamp != before
+
+
+@pytest.mark.parametrize("header", [b"{'descr': '|u1', 'fortran_order': F12)}", b"\0" * 40, b"{" * 40, b"'shape"])
+def test_a_damaged_header_is_one_line(tmp_path, header):
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    (tmp_path / "x.npy").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.npy is no array in numpy's format: its header") as error:
+        arrays(path=str(tmp_path / "x.npy"))
+    assert "\n" not in str(error.value)

@@ -52,6 +52,34 @@ def test_bands_are_read_wherever_they_lie(form):
     assert np.array_equal(decode(content, None, Reading(bands=(2,))), BYTES[..., [1, 1, 1]])
 
 
+@pytest.mark.parametrize("compression", [None, "zlib"])
+@pytest.mark.parametrize("planes", [False, True])
+@pytest.mark.parametrize("kind", ["uint8", "uint16", "int16", "float32"])
+@pytest.mark.parametrize("count", [2, 4, 5, 12])
+def test_a_tiff_of_any_bands_has_the_numbers_that_were_written(count, kind, planes, compression):
+    values = RNG.integers(0, 200, (20, 30, count)).astype(kind)
+    stored = np.ascontiguousarray(values.transpose(2, 0, 1)) if planes else values
+    layout = {"planarconfig": "separate" if planes else "contig", "compression": compression}
+    expected = np.rint(255 * (values / 200).astype(np.float32)).astype(np.uint8)
+    ends = ((0.0, 200.0),)
+    # Of 4 bands, the first three may be said to be colours, and nothing of the fourth.
+    colours = [{"photometric": "rgb", "extrasamples": ["unspecified"]}] if count == 4 else []
+    for meaning in ({"photometric": "minisblack"}, *colours):
+        content = tiff(stored, **layout, **meaning)
+        assert np.array_equal(decode(content, None, Reading(channels=count, ends=ends)), expected)
+        backwards = Reading(bands=tuple(range(count, 0, -1)), ends=ends)
+        assert np.array_equal(decode(content, None, backwards), expected[..., ::-1])
+        assert np.array_equal(decode(content, None, Reading(bands=(2,), channels=1, ends=ends)), expected[..., 1:2])
+        if kind == "uint8":
+            assert np.array_equal(decode(content, None, Reading(channels=count)), values)
+
+
+def test_no_library_writes_about_a_tiff_of_many_bands(capfd):
+    content = tiff(np.zeros((8, 8, 12), np.uint8), photometric="minisblack", planarconfig="contig")
+    decode(content, None, Reading(channels=12))
+    assert capfd.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize("kind", ["npy", "tiff"])
 def test_colours_of_twelve_bits_keep_their_levels(kind):
     content = npy(TWELVE_BITS) if kind == "npy" else tiff(TWELVE_BITS, photometric="rgb")

@@ -73,6 +73,30 @@ def both(data: Data) -> tuple[list[int], list[int]]:
     return reds(data.train), reds(data.validation)
 
 
+# Classes.
+
+
+def test_validation_shards_without_classes_are_told(tmp_path, caplog):
+    with_classes = {**samples(0, 4), **{f"{number:03}.cls": b"cat" for number in range(3)}}
+    train, plain = tar(tmp_path / "a.tar", with_classes), tar(tmp_path / "b.tar", samples(4, 2))
+    data = shards(path=str(train), validation=str(plain))
+    assert "1 of 4 objects have none" in data.notes["classes"]
+    assert data.notes["classes in validation"].startswith(f"none: no sample of {plain} has a .cls")
+    (line,) = caplog.messages
+    assert line == (
+        f"{plain}: no sample to judge by has a .cls, or a class in its .json, so nothing is judged by classes"
+    )
+    caplog.clear()
+    split = tar(tmp_path / "c" / "train-0.tar", with_classes).parent
+    tar(split / "val-0.tar", samples(4, 2))
+    shards(path=str(split))
+    assert "nothing is judged by classes" in caplog.text
+    caplog.clear()
+    assert "classes" not in shards(path=str(train), labels="none", validation=str(plain), split="none").notes
+    shards(path=str(plain), validation_share=0.5)
+    assert not caplog.messages
+
+
 # Where shards are.
 
 

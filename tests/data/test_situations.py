@@ -91,6 +91,32 @@ def test_images_that_show_nothing_are_told_before_a_run(tmp_path, write: Write, 
     assert (found is None) if said is None else found.startswith(said)
 
 
+GRADIENT = np.linspace(0, 255, 64).reshape(8, 8)
+NARROW, BROAD = GRADIENT.astype(np.uint8), (GRADIENT * 257).astype(np.uint16)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "settings", "told"),
+    [
+        ({"png": NARROW}, {"white": 4095.0}, True),
+        ({"jpg": NARROW}, {"white": 4095.0}, True),
+        ({"tif": NARROW}, {"white": 4095.0}, True),
+        ({"png": NARROW}, {}, False),
+        ({"png": NARROW}, {"range": [0, 255]}, False),
+        ({"png": BROAD}, {"white": 65535.0}, False),
+        ({"tif": BROAD}, {"white": 65535.0}, False),
+        ({"png": NARROW, "tif": BROAD}, {"white": 65535.0}, False),
+    ],
+)
+def test_a_white_that_changes_nothing_is_told(tmp_path, kinds, settings, told):
+    for number in range(4):
+        for suffix, pixels in kinds.items():
+            Image.fromarray(pixels).save(tmp_path / f"{number}.{suffix}")
+    found = odd_looks(folder(path=str(tmp_path), validation_share=0.5, **settings).train)
+    assert (found is not None) == told
+    assert not told or found.startswith("`white: 4095` changes nothing: it is for more than 8 bits")
+
+
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [

@@ -23,7 +23,7 @@ from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
 from ssl_inv.objectives.base import action_dimensions
 from ssl_inv.run.schema import schema_of
-from ssl_inv.testing.conformance import _Case, _losses, _total
+from ssl_inv.testing.cases import Case, losses_of, total_of
 from ssl_inv.transforms import Pose, Real, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate, quaternion_to_matrix
 from ssl_inv.transforms.words import describe_action, describe_view
@@ -176,10 +176,10 @@ ACTIONS = {
 def test_any_parameters_are_an_action_in_every_convention(names, convention):
     source = small(pose=True)
     assert action_dimensions(source.groups, list(names), convention) == ACTIONS[names][convention]
-    case = _Case("sie", {"parameters": list(names), "convention": convention, "projector": [24, 16]}, source.groups)
+    case = Case("sie", {"parameters": list(names), "convention": convention, "projector": [24, 16]}, source.groups)
     networks = case.build()
     weight = networks.get_parameter("objective.action_predictor.weight")
-    (gradient,) = torch.autograd.grad(_total(_losses(networks, case.views(1))), weight)
+    (gradient,) = torch.autograd.grad(total_of(losses_of(networks, case.views(1))), weight)
     assert len(weight) == ACTIONS[names][convention]
     assert (gradient.abs().amax((1, 2)) > 0).all(), "every number of the action is told"
 
@@ -196,14 +196,14 @@ def told_rotations() -> list[str]:
 @pytest.mark.parametrize("name", told_rotations())
 def test_every_objective_that_is_told_rotations_can_be_told_translations(name):
     settings = {"parameters": ["rotation", "translation", "floor_hue"], **NETWORKS.get(name, {})}
-    case = _Case(name, settings, small().groups)
+    case = Case(name, settings, small().groups)
     networks, views = case.build(), case.views(1)
     records = [{**view.transform.values, "translation": torch.zeros(len(view.pixels), 3)} for view in views.views]
     still = [
         View(view.pixels, Transform(record, view.transform.groups))
         for view, record in zip(views.views, records, strict=True)
     ]
-    losses = [_total(_losses(networks, some)) for some in (views, Views(tuple(still), views.index))]
+    losses = [total_of(losses_of(networks, some)) for some in (views, Views(tuple(still), views.index))]
     assert torch.stack(losses).isfinite().all()
     assert losses[0] != losses[1]
 

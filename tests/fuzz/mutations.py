@@ -56,7 +56,8 @@ def _change(random: Random, holder: Any, key: Any) -> None:
     elif kind == 4:
         holder[key] = {"name": old}
     elif kind == 5 and isinstance(old, int | float) and not isinstance(old, bool):
-        holder[key] = random.choice([-old, old * 10**6, old + 0.5, str(old), old - 1])
+        half = old + 0.5 if abs(old) < 2**1000 else old  # No float is near a longer number.
+        holder[key] = random.choice([-old, old * 10**6, half, str(old), old - 1])
     elif kind == 6 and random.random() < 0.2:
         holder[key] = deep(random.choice([5, 30, 60]))
     else:

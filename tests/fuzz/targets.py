@@ -18,7 +18,9 @@ from PIL import Image
 
 from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.decoding import decode
+from ssl_inv.data.sources.arrays import arrays
 from ssl_inv.data.sources.folder import folder as image_folder
+from ssl_inv.data.sources.shards import shards
 from ssl_inv.data.sources.table import table
 from ssl_inv.engine.checkpoints import load_checkpoint
 from ssl_inv.nn.backbones import make_backbone
@@ -98,6 +100,55 @@ def archives(random: Random, place: Path) -> None:
     file.write_bytes(damaged(random, written.getvalue()))
     with within("data"):
         _load_all(image_folder(path=str(file), size=16, max_broken=0.9))
+
+
+@cache
+def _arrays(form: str) -> bytes:
+    random, written = np.random.default_rng(0), io.BytesIO()
+    images, labels = random.integers(0, 255, (8, 12, 12, 3), dtype=np.uint8), np.arange(8) % 2
+    if form == "npy":
+        np.save(written, images)
+    else:
+        (np.savez_compressed if form == "packed" else np.savez)(written, x=images, y=labels)
+    return written.getvalue()
+
+
+def _damaged_start(random: Random, content: bytes) -> bytes:
+    """Damaged in the first or the last part only, where the headers are."""
+    length = random.choice([64, 256, len(content)])
+    if random.random() < 0.5:
+        return damaged(random, content[:length]) + content[length:]
+    return content[:-length] + damaged(random, content[-length:])
+
+
+def numbers(random: Random, place: Path) -> None:
+    form = random.choice(["npy", "plain", "packed"])
+    file = place / ("images.npy" if form == "npy" else "images.npz")
+    file.write_bytes(_damaged_start(random, _arrays(form)))
+    with within("data"):
+        _load_all(arrays(path=str(file), size=16, max_broken=0.9))
+
+
+@cache
+def _shard() -> bytes:
+    written = io.BytesIO()
+    with tarfile.open(fileobj=written, mode="w") as tar:
+        for number in range(6):
+            facts = {"object": f"o{number // 2}", "class": "ab"[number // 2 % 2], "angle[deg]": number * 10.5}
+            for name, content in ((".png", _image("PNG")), (".json", json.dumps(facts).encode())):
+                member = tarfile.TarInfo(f"{number}{name}")
+                member.size = len(content)
+                tar.addfile(member, io.BytesIO(content))
+    return written.getvalue()
+
+
+def sharded(random: Random, place: Path) -> None:
+    file = place / "data-000.tar"
+    file.write_bytes(damaged(random, _shard()))
+    file.with_name(f"{file.name}.index").unlink(missing_ok=True)
+    (place / "data-001.tar").write_bytes(_shard())
+    with within("data"):
+        _load_all(shards(path=str(place), size=16, max_broken=0.9, max_broken_shards=0.9))
 
 
 _ROWS = [{"path": f"{n}.png", "object": f"o{n // 2}", "label": "ab"[n // 4], "angle_deg": n * 10.5} for n in range(8)]
@@ -217,10 +268,12 @@ def results(random: Random, place: Path) -> None:
 
 
 TARGETS: dict[str, tuple[Callable[[Random, Path], None], float]] = {
-    "recipes": (recipes, 0.4),
+    "recipes": (recipes, 0.3),
     "images": (images, 0.15),
     "tables": (tables, 0.13),
     "archives": (archives, 0.1),
+    "numbers": (numbers, 0.05),
+    "shards": (sharded, 0.05),
     "checkpoints": (checkpoints, 0.07),
     "exports": (exports, 0.05),
     "results": (results, 0.1),

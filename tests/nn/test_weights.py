@@ -319,3 +319,52 @@ def test_settings_of_weights_load_nothing_where_only_the_structure_is_needed():
     torch.manual_seed(0)
     named = make_backbone(name="test_resnet", weights="gone.pth", weights_prefix="x.", weights_partial=True)
     assert holds(named, plain.model.state_dict())
+
+
+CHANNEL_NETWORKS = [("test_resnet", {}), ("test_vit", {}), ("test_convnext", {}), ("resnet18", CHANNELS)]
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5, 12])
+@pytest.mark.parametrize(("name", "arguments"), CHANNEL_NETWORKS)
+def test_a_first_layer_for_colours_is_adapted_as_timm_does(tmp_path, name, arguments, channels):
+    colours = state(4, make_backbone(name=name, arguments=arguments))
+    file = tmp_path / "colours.safetensors"
+    safetensors.torch.save_file(colours, file)
+    backbone = make_backbone(name=name, arguments={**arguments, "in_chans": channels})
+    (first,) = start_from(backbone, read_weights(str(file), name)).adapted
+    overlay = {"file": str(file), "hf_hub_id": None, "url": None, "num_classes": 0}
+    settings = {**arguments, "in_chans": channels, "num_classes": 0}
+    theirs = timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **settings).state_dict()
+    ours = backbone.model.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
+    # Independent of timm: every colour in turn, scaled to the same sum; a single channel is the sum itself.
+    wanted = colours[first].sum(1, keepdim=True) if channels == 1 else colours[first][:, torch.arange(channels) % 3]
+    assert torch.allclose(ours[first], wanted * (1 if channels == 1 else 3 / channels))
+
+
+@pytest.mark.parametrize("channels", [1, 6, 12])
+def test_an_adapted_network_sees_grey_as_before(tmp_path, channels):
+    colours = make_backbone(name="test_resnet")
+    file = tmp_path / "colours.safetensors"
+    safetensors.torch.save_file(colours.model.state_dict(), file)
+    adapted = make_backbone(name="test_resnet", arguments={"in_chans": channels})
+    start_from(adapted, read_weights(str(file), "test_resnet"))
+    grey = torch.rand(2, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = colours.eval()(grey.expand(-1, 3, -1, -1))
+        after = adapted.eval()(grey.expand(-1, channels, -1, -1))
+    assert torch.allclose(before, after, atol=1e-5)
+
+
+@pytest.mark.parametrize(("of", "to"), [(5, 3), (1, 3), (5, 4), (1, 5)])
+def test_weights_for_other_channels_than_colours_are_refused_in_one_line(tmp_path, of, to):
+    file = tmp_path / "other.safetensors"
+    given = make_backbone(name="test_resnet", arguments={"in_chans": of})
+    safetensors.torch.save_file(given.model.state_dict(), file)
+    with pytest.raises(
+        ValueError, match=rf"of another shape: conv1.0.weight \(\d+, {of}, 3, 3\) for \(\d+, {to}, 3, 3\)"
+    ):
+        start_from(
+            make_backbone(name="test_resnet", arguments={"in_chans": to}), read_weights(str(file), "test_resnet")
+        )

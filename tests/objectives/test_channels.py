@@ -10,7 +10,7 @@ from torch import nn
 from ssl_inv.catalogue import OBJECTIVES, SettingError
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.testing.conformance import GROUPS, _Case, _losses, _total
+from ssl_inv.testing.cases import GROUPS, Case, losses_of, total_of
 from ssl_inv.testing.networks import OBJECTS, SIDE, Noise, SmallNetwork
 
 
@@ -50,7 +50,7 @@ def test_a_step_on_images_of_other_channels(name, channels):
     changes = COLOURED.get(name, {})
     networks, given = networks_for(name, channels, **changes)
     backbone, objective = networks["backbone"], networks["objective"]
-    of_three = _Case(name, {**small(name), **changes}, GROUPS, given)
+    of_three = Case(name, {**small(name), **changes}, GROUPS, given)
     vars(of_three)["plan"] = objective.plan
     views = of_three.views(1)
     shown = [replace(view, pixels=torch.randn(8, channels, SIDE, SIDE)) for view in views.views]
@@ -58,7 +58,7 @@ def test_a_step_on_images_of_other_channels(name, channels):
         gallery = Gallery(Bands(channels), lambda pixels: 2 * pixels.float() - 1, "cpu", batch_size=4)
         with torch.no_grad():
             objective.between_epochs(backbone, 0, gallery)
-    total = _total(_losses(networks, replace(views, views=tuple(shown))))
+    total = total_of(losses_of(networks, replace(views, views=tuple(shown))))
     total.backward()
     first = next(one for one in backbone.parameters() if one.dim() == 4)
     assert total.isfinite()

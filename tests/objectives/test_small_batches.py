@@ -10,7 +10,7 @@ from torch import nn
 from ssl_inv.augment.policies import simclr
 from ssl_inv.catalogue import OBJECTIVES, SettingError
 from ssl_inv.engine.preflight import require_batch
-from ssl_inv.testing.conformance import GROUPS, _between_epochs, _Case, _losses, _parts, _total
+from ssl_inv.testing.cases import GROUPS, Case, before_epoch, losses_of, parts_of, total_of
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {} for name in OBJECTIVES.members},
@@ -42,10 +42,10 @@ def without_normalised_heads(network: nn.Module) -> None:
 def test_a_small_batch_trains_or_is_refused(case, normalised):
     name = case.partition(" ")[0]
     settings = {**small(name), **SETTINGS[case]}
-    described = _Case(name, settings, GROUPS, settings.pop("backbone", None))
+    described = Case(name, settings, GROUPS, settings.pop("backbone", None))
     for batch in (1, 2, 3):
         networks = described.build()
-        backbone, objective = _parts(networks)
+        backbone, objective = parts_of(networks)
         if not normalised:
             without_normalised_heads(objective)
         try:
@@ -56,12 +56,12 @@ def test_a_small_batch_trains_or_is_refused(case, normalised):
         if refused is not None:
             assert refused.startswith(f"batch_size: {batch} is too small")
             continue
-        _between_epochs(networks)
+        before_epoch(networks)
         moved = []
         for step in (1, 2):
             networks.zero_grad()
-            losses = _losses(networks, described.views(step, batch=batch), seed=step)
-            total = _total(losses)
+            losses = losses_of(networks, described.views(step, batch=batch), seed=step)
+            total = total_of(losses)
             assert total.isfinite(), f"{dict(losses)} at {batch}"
             total.backward()
             gradients = [one.grad for one in backbone.parameters() if one.grad is not None]

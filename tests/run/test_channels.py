@@ -139,7 +139,11 @@ def test_a_run_and_its_export_have_the_same_numbers() -> None:
             ["pretrain", "recipe.yaml", "--output", "no", "--backbone.arguments.in_chans=3"],
             "is 3, and the images have 5",
         ),
-        (["pretrain", "recipe.yaml", "--output", "no", "--augmentation.name=simclr"], "needs red, green and blue"),
+        (["pretrain", "recipe.yaml", "--output", "no", "--augmentation.name=simclr"], "error: augmentation: jitter"),
+        (
+            ["pretrain", "recipe.yaml", "--output", "no", "--augmentation.operations=[{name: flip}, {name: grey}]"],
+            "error: augmentation.operations[1]: grey needs red, green and blue, and images have 5",
+        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(arguments: list[str], line: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,10 @@ import pytest
 from pyarrow import parquet
 from small_data import png
 
+from ssl_inv.data.reading import PLAIN, Reading
 from ssl_inv.run.cli import main
-from ssl_inv.run.data_sections import data_at
+from ssl_inv.run.data_sections import data_at, sections_with_data
+from ssl_inv.run.recipe import JUDGED, apply_overrides
 
 
 def columns() -> bytes:
@@ -141,3 +143,42 @@ def test_data_of_another_form_are_named(tmp_path, write, data, validation, probl
     more = [] if validation is None else ["--data.validation", f"{tmp_path}/{validation}"]
     assert main(["data", place, "--data.size", "8", *more]) == 2
     assert problem.format(path=tmp_path) in capsys.readouterr().err
+
+
+WIDE = Reading(channels=5, ends=((0.0, 1000.0),))
+
+
+@pytest.mark.parametrize(
+    ("data", "overrides", "reading", "read", "told"),
+    [
+        ({"name": "arrays"}, [], WIDE, {"channels": 5, "range": [[0.0, 1000.0]]}, None),
+        (
+            {"name": "folder"},
+            [],
+            Reading(bands=(4, 2), background="white"),
+            {"bands": [4, 2], "background": "white"},
+            None,
+        ),
+        ({"name": "folder"}, [], PLAIN, {}, None),
+        ({"name": "rendered"}, [], WIDE, {}, None),
+        ({"name": "folder", "range": [0, 1000]}, [], WIDE, {"channels": 5, "range": [0, 1000]}, None),
+        (
+            {"name": "folder"},
+            ["--data.bands=[2, 1, 3, 4, 5]"],
+            WIDE,
+            {"range": [[0.0, 1000.0]]},
+            "bands [2, 1, 3, 4, 5]",
+        ),
+        ({"name": "folder"}, ["--data.white=9.0"], WIDE, {"channels": 5}, "white 9.0, and the encoder was trained on"),
+        ({"name": "folder"}, ["--data.range=[0, 9]"], WIDE, {"channels": 5}, "range [[0, 9]], and the encoder was"),
+        ({"name": "folder", "channels": 4}, [], WIDE, {"channels": 4, "range": [[0.0, 1000.0]]}, "channels 4, and"),
+    ],
+)
+def test_files_are_read_as_those_that_the_encoder_was_trained_on(data, overrides, reading, read, told, caplog):
+    made = sections_with_data({}, data, 16, overrides, reading)
+    section = apply_overrides(made, overrides, JUDGED)["data"]
+    chosen = {name: value for name, value in section.items() if name in ("bands", "channels", "range", "background")}
+    added = {one.partition("=")[0].removeprefix("--data.") for one in overrides}
+    assert {name: value for name, value in chosen.items() if name not in added} == read
+    assert len(caplog.messages) == bool(told)
+    assert told is None or told in caplog.messages[0]

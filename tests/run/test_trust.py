@@ -167,8 +167,8 @@ def _set(config: dict[str, object], path: str, value: object) -> None:
         ("pretrained_cfg.file", "/etc/passwd", "pretrained_cfg.file leads to other weights"),
         ("architecture", "hf-hub:timm/resnet18", "timm has no network 'hf-hub:timm/resnet18'"),
         ("architecture", "local-dir:/tmp", "timm has no network"),
-        ("pretrained_cfg.std", [float("nan")] * 3, "must be finite numbers"),
-        ("ssl_inv.parts", {"../../x": [0, 4]}, "is no part of features"),
+        ("pretrained_cfg.std", [float("nan")] * 3, "pretrained_cfg.std must be a list of numbers above 0"),
+        ("ssl_inv.parts", {"../../x": [0, 4]}, "ssl_inv.parts has a part '../../x'; names are of"),
         ("ssl_inv.module", "rogue", None),
     ],
 )

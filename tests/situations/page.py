@@ -8,7 +8,7 @@ from itertools import groupby
 from pathlib import Path
 
 from situations.cases import SITUATIONS, Situation, made, taken_away
-from situations.readers import PEERS, ours, outcome
+from situations.readers import PEERS, files_left_open, ours, outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "situations.md"
 
@@ -29,22 +29,24 @@ def runs(situation: Situation) -> bool:
 
 
 def rows() -> dict[tuple[str, str], dict[str, str]]:
-    """What each other reader makes of each situation."""
-    found = {}
-    for situation in filter(runs, SITUATIONS):
-        each = {}
-        readers = {"ssl-inv": lambda path, one=situation: ours(one, path)[0], **PEERS}
-        for name, read in readers.items():
-            if name in PEERS and situation.data != "folder":
-                each[name] = "–"
-                continue
-            with tempfile.TemporaryDirectory() as top:
-                folder = Path(top, "data")
-                path = made(situation, folder)
-                each[name] = outcome(situation, lambda read=read, path=path: read(path))
-                taken_away(folder)
-        found[situation.group, situation.name] = each
-    return found
+    """What each reader makes of each situation."""
+    with files_left_open():
+        return {(one.group, one.name): _row(one) for one in SITUATIONS if runs(one)}
+
+
+def _row(situation: Situation) -> dict[str, str]:
+    each = {}
+    readers = {"ssl-inv": lambda path: ours(situation, path)[0], **PEERS}
+    for name, read in readers.items():
+        if name in PEERS and situation.data != "folder":
+            each[name] = "–"
+            continue
+        with tempfile.TemporaryDirectory() as top:
+            folder = Path(top, "data")
+            path = made(situation, folder)
+            each[name] = outcome(situation, lambda read=read, path=path: read(path))
+            taken_away(folder)
+    return each
 
 
 def page(found: dict[tuple[str, str], dict[str, str]]) -> str:

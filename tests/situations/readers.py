@@ -1,5 +1,6 @@
 """What ssl-inv, torchvision, timm and lightly read of a situation."""
 
+import gc
 import signal
 import warnings
 from collections import Counter
@@ -107,6 +108,21 @@ PEERS: dict[str, Callable[[str], list[Found]]] = {
     "timm": timm_reader,
     "lightly": lightly_dataset,
 }
+
+
+@contextmanager
+def files_left_open() -> Iterator[None]:
+    """Say nothing of files that other libraries leave open, and close them before the block ends.
+
+    A file in a circle of references, such as one that a traceback holds, is closed only when garbage is collected.
+    Without this, that is later, in code that is not to blame.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        try:
+            yield
+        finally:
+            gc.collect()
 
 
 def outcome(situation: Situation, read: Callable[[], list[Found]]) -> str:

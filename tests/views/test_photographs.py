@@ -19,8 +19,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from ssl_inv.augment.geometry import draw_crops
+from ssl_inv.augment.maps import framed, maps
 from ssl_inv.augment.policies import byol, custom, none, simclr
-from ssl_inv.augment.policy import Augmentation, framed, maps
+from ssl_inv.augment.policy import Augmentation
 from ssl_inv.data import images
 from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.photographs import Photograph

@@ -69,7 +69,7 @@ def is_text(name: bytes) -> bool:
     return name.lower().endswith(TEXTS)
 
 
-def stamp_of(size: int, change: object) -> str:
+def shard_stamp(size: int, change: object) -> str:
     """The stamp of a tar of a size, with its time of change or its server's tag."""
     return f"{_VERSION} {size} {str(change).replace(' ', '_')}"
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ssl_inv.catalogue import SettingError, require, suggest
 from ssl_inv.data.latents import Latent, column_name, latents_from_header, latents_from_settings
-from ssl_inv.data.names import printable
+from ssl_inv.data.names import utf8_name
 from ssl_inv.data.shards.samples import Samples, class_names
 from ssl_inv.data.shards.store import Store
 from ssl_inv.data.source import Indices, Labels
@@ -44,7 +44,7 @@ class Said:
         self._first = self.order[np.cumsum(self.counts) - self.counts]
 
     def _name(self, image: int) -> str:
-        return printable(self._store.name(int(self._samples.shard[image]), int(self._samples.member[image])))
+        return utf8_name(self._store.name(int(self._samples.shard[image]), int(self._samples.member[image])))
 
     def latents(self, settings: Mapping[str, str] | None) -> tuple[Transform, str]:
         """What is recorded of every image, in `order`, and a note on numbers that are no latents because they have no

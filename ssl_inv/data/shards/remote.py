@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ssl_inv.data.shards.addresses import filesystem
-from ssl_inv.data.shards.index import cached_name, stamp_of, stamped_size
+from ssl_inv.data.shards.index import cached_name, shard_stamp, stamped_size
 
 WAITS = (0.5, 2.0)
 """Seconds before the second and the third try."""
@@ -77,7 +77,7 @@ def remote_stamp(place: str) -> str:
         found = files.info(inside)
         if found.get("size") is None:
             raise PermissionError("the server does not tell the size of the file")
-        return stamp_of(int(found["size"]), next((found[one] for one in _CHANGES if found.get(one)), "-"))
+        return shard_stamp(int(found["size"]), next((found[one] for one in _CHANGES if found.get(one)), "-"))
 
     return retried(asked)
 

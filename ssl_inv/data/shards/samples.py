@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.archives import Files
 from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES
-from ssl_inv.data.names import printable, unpacked
+from ssl_inv.data.names import unpacked, utf8_name
 from ssl_inv.data.shards.index import Index
 from ssl_inv.data.shards.store import Store
 from ssl_inv.data.source import Indices
@@ -118,7 +118,7 @@ class _Reader:
             if not (member.startswith(_META) and member.endswith(_META)):
                 grouped.setdefault(key, {})[suffix] = row
         for key, sample in grouped.items():
-            where = f"{name}/{printable(key)}"
+            where = f"{name}/{utf8_name(key)}"
             read = {
                 kind: texts[places[sample[kind]] : places[sample[kind] + 1]].tobytes()
                 for kind in (b"json", b"cls")

@@ -22,7 +22,7 @@ from ssl_inv.data.shards.index import (
     matches,
     parse_index,
     read_index,
-    stamp_of,
+    shard_stamp,
     stamped_size,
     write_index,
 )
@@ -114,7 +114,7 @@ class Store:
         chosen = self.shards[shard]
         opened = _Descriptor(chosen.address.place)
         found = os.fstat(opened.number)
-        if stamp_of(found.st_size, found.st_mtime_ns) != chosen.index.stamp:
+        if shard_stamp(found.st_size, found.st_mtime_ns) != chosen.index.stamp:
             raise ValueError("the shard has changed since it was indexed")
         return opened
 
@@ -172,7 +172,7 @@ def _local_shard(address: Address) -> Shard | str:
     if size < 0:
         reason = "there is no such file"
         return reason if not known else Shard(address, known[0], reason)
-    stamp = stamp_of(size, time)
+    stamp = shard_stamp(size, time)
     if (fresh := next((one for one in known if one.stamp == stamp), None)) is not None:
         return Shard(address, fresh)
     if known and stamped_size(known[0].stamp) != size:

@@ -18,7 +18,7 @@ from ssl_inv.atomic import remove_leftovers, write_text, written_aside
 from ssl_inv.data.decoding import Pixels, UnreadableImageError
 from ssl_inv.data.folder_index import size_and_time
 from ssl_inv.data.images import IMAGE_SUFFIXES, StoredImages
-from ssl_inv.data.shards.index import make_index, stamp_of, write_index
+from ssl_inv.data.shards.index import make_index, shard_stamp, write_index
 from ssl_inv.data.shards.store import INDEX_SUFFIX
 from ssl_inv.data.source import Data, Indices, Source, Subset
 from ssl_inv.data.wide_files import NPY
@@ -182,7 +182,7 @@ class _Writer:
                 if shard.offset >= self._most:
                     break
         with path.open("rb") as content_of_all:
-            index = make_index(content_of_all, stamp_of(*size_and_time(path)))
+            index = make_index(content_of_all, shard_stamp(*size_and_time(path)))
         write_index(index, path.with_name(path.name + INDEX_SUFFIX))
         return {"objects": held, "images": images, "empty": empty, "unreadable": unreadable}
 

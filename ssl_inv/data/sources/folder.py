@@ -13,7 +13,7 @@ from ssl_inv.data.archives import Files
 from ssl_inv.data.image_files import ImageFiles
 from ssl_inv.data.images import ARRAY_SUFFIXES, IMAGE_SUFFIXES, Photographs
 from ssl_inv.data.layout import Choice, LabelsFrom, Layout
-from ssl_inv.data.names import printable
+from ssl_inv.data.names import utf8_name
 from ssl_inv.data.pages import pages_of, repeated, unread_pages
 from ssl_inv.data.reading import PLAIN, Reading, reading_of
 from ssl_inv.data.roots import open_files, refuse_links, require_no_shared_file, require_other_files
@@ -213,7 +213,7 @@ def _not_used(
     if len(files.names) > images:
         others: Counter[str] = Counter()
         for suffix, count in Counter(map(_suffix, files.without_suffix(suffixes))).items():
-            others[printable(suffix).lower() or "no suffix"] += count
+            others[utf8_name(suffix).lower() or "no suffix"] += count
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in others.most_common(5))
         left.insert(0, f"{len(files.names) - images} file(s) with other endings ({kinds})")
     if are_samples(files):

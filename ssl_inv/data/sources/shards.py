@@ -13,7 +13,7 @@ from ssl_inv.data.decoding import PLAIN, Reading
 from ssl_inv.data.folder_index import cache_folder
 from ssl_inv.data.image_files import THREADED_BYTES, EncodedImages
 from ssl_inv.data.images import Photographs
-from ssl_inv.data.names import printable
+from ssl_inv.data.names import utf8_name
 from ssl_inv.data.orders import WINDOW_BLOCKS
 from ssl_inv.data.reading import reading_of
 from ssl_inv.data.shards.addresses import Address, find_shards
@@ -22,7 +22,7 @@ from ssl_inv.data.shards.meaning import Said, SplitFrom
 from ssl_inv.data.shards.remote import Copies
 from ssl_inv.data.shards.samples import samples_of
 from ssl_inv.data.shards.store import Store
-from ssl_inv.data.source import Data, Indices
+from ssl_inv.data.source import Data, Indices, Labels
 from ssl_inv.data.splits import part
 from ssl_inv.transforms import Group, Transform
 
@@ -107,13 +107,37 @@ def shards(
 
     source = opened(path, found, split)
     if validation is None:
-        return part(source, source.splits, None, validation_share, split_seed, source.notes)
+        return _told(part(source, source.splits, None, validation_share, split_seed, source.notes), path)
     others = find_shards(validation)
     if both := {one.place for one in map(_resolved, found)} & {one.place for one in map(_resolved, others)}:
         problem = f"{min(both)!r} is a shard of `path` too; leave it out, or name other shards there"
         raise SettingError("validation", problem)
     names = None if source.labels is None else source.labels.names
-    return part(source, source.splits, opened(validation, others, "none"), validation_share, split_seed, source.notes)
+    judged = opened(validation, others, "none")
+    notes = {**source.notes, **{f"{key} in validation": judged.notes[key] for key in _SAID if key in judged.notes}}
+    return _told(part(source, source.splits, judged, validation_share, split_seed, notes), validation)
+
+
+_SAID = ("classes", "not used", "broken shards")
+"""Notes on validation shards that are told beside those on the others."""
+
+
+def _told(data: Data, path: str) -> Data:
+    """The data, after a warning if only those to train on have classes."""
+    train, judged = (one.labels is not None and bool(one.labels.known.any()) for one in (data.train, data.validation))
+    if train and not judged:
+        what = "no sample to judge by has a .cls, or a class in its .json"
+        _LOG.warning("%s: %s, so nothing is judged by classes", path, what)
+    return data
+
+
+def _on_classes(path: str, labels: Labels | None) -> str | None:
+    """What is missing of the classes of samples; None if nothing is."""
+    if labels is None:
+        return f"none: no sample of {path} has a .cls, or a class in its .json; folders are no classes in shards"
+    if missing := int((~labels.known).sum()):
+        return f"{missing} of {len(labels.known)} objects have none"
+    return None
 
 
 def _resolved(address: Address) -> Address:
@@ -220,9 +244,11 @@ class ShardImages(EncodedImages):
         self._labels = None if meaning.labels == "none" else said.labels(classes, meaning.labels == "samples")
         left = samples.left_out + ([bare] if bare else [])
         broken = [f"{name}: {reason}" for name, reason in store.broken.items()]
+        on_classes = None if meaning.labels == "none" else _on_classes(path, self._labels)
         self.notes = {
             "images": f"{len(said.order)} of {len(said.counts)} objects in {len(store.shards)} shard(s) from {path}",
             "latents": ", ".join(self._record.names) or "none",
+            **({"classes": on_classes} if on_classes else {}),
             **({"not used": "; ".join(left)} if left else {}),
             **({"broken shards": f"{len(broken)}, the first {broken[0]}"} if broken else {}),
         }
@@ -246,7 +272,7 @@ class ShardImages(EncodedImages):
         return int(self._shard[image]), int(self._member[image])
 
     def _name(self, image: int) -> str:
-        return printable(self.store.name(*self._place(image)))
+        return utf8_name(self.store.name(*self._place(image)))
 
     def _read(self, image: int) -> bytes:
         return self.store.read(*self._place(image))

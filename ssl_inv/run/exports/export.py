@@ -25,7 +25,8 @@ from ssl_inv.atomic import SEAL, seal, written_aside
 from ssl_inv.data.reading import PLAIN, Reading, reading_from
 from ssl_inv.engine.settings import NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, registering_module
-from ssl_inv.nn.exported import CONFIG, OWN_KEY, sealed
+from ssl_inv.nn.exported import CONFIG, sealed
+from ssl_inv.nn.exported_forms import MOST_PIXELS_OF_A_SIDE, OWN_KEY, is_number, is_whole
 from ssl_inv.nn.torch_files import write_torch
 from ssl_inv.run.exports.parts import Parts
 
@@ -65,16 +66,20 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         numbers = [*self.mean, *self.std, self.crop_share]
-        if not all(isinstance(one, int | float) and math.isfinite(one) for one in numbers):
+        if not all(map(is_number, numbers)):
             raise ValueError(f"mean, std and crop must be finite numbers, got {numbers}")
         if len(self.mean) != len(self.std):
             raise ValueError(f"mean has {len(self.mean)} channels and std has {len(self.std)}")
         if not self.std or min(self.std) <= 0:
             raise ValueError(f"std must be positive, got {self.std}")
-        if not 1 <= self.input_size < 2**16:
-            raise ValueError(f"input_size must lie between 1 and {2**16 - 1} pixels, got {self.input_size}")
+        if not is_whole(self.input_size, 1, MOST_PIXELS_OF_A_SIDE):
+            most = MOST_PIXELS_OF_A_SIDE - 1
+            raise ValueError(f"input_size must lie between 1 and {most} pixels, got {self.input_size}")
         if self.crop_share <= 0:
             raise ValueError(f"the share that is cropped must be above 0, got {self.crop_share}")
+        if not 0.5 < self.input_size / self.crop_share < MOST_PIXELS_OF_A_SIDE:
+            problem = f"{self.crop_share} of an image has {self.input_size} pixels"
+            raise ValueError(f"the whole must have 1 to {MOST_PIXELS_OF_A_SIDE - 1} pixels a side, but {problem}")
 
     @property
     def input_shape(self) -> tuple[int, int, int]:

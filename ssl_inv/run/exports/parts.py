@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv.nn.backbones import AroundBackbone, Backbone, Change, Features
 from ssl_inv.nn.modes import frozen
@@ -48,3 +48,23 @@ def parts_of(objective: Objective, backbone: Backbone, size: int) -> dict[str, t
         if torch.equal(columns, torch.arange(first, first + len(columns), dtype=columns.dtype)):
             parts[name] = (first, first + len(columns))
     return parts
+
+
+class InParts(nn.Module):
+    """A network without an objective, whose features are cut into parts.
+
+    Args:
+        network: from normalised pixels to features `(B, D)`.
+        parts: the columns of each part.
+    """
+
+    def __init__(self, network: nn.Module, parts: Mapping[str, slice]) -> None:
+        super().__init__()
+        self.network, self.parts = network, dict(parts)
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        features: Tensor = self.network(pixels)
+        return {"all": features, **{name: features[:, columns] for name, columns in self.parts.items()}}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name} {columns.start}:{columns.stop}" for name, columns in self.parts.items())

@@ -10,6 +10,7 @@ from typing import Any
 from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.nn.exported import CONFIG, require_unchanged
+from ssl_inv.nn.exported_forms import require_forms
 from ssl_inv.plain import read_json, require_file
 from ssl_inv.run.exports.export import CARD, WEIGHTS
 from ssl_inv.run.exports.model_card import UNKNOWN, addressed, front_matter
@@ -79,10 +80,11 @@ def _exported(source: Path) -> Path:
     try:
         require_unchanged(config, folder / CONFIG)
         require_sound(folder / WEIGHTS)
+        require_forms(config, folder / CONFIG)
     except DamagedFileError as error:
         raise RecipeError(f"{error}; export the run again") from None
-    if not isinstance(config, dict):
-        raise RecipeError(f"{folder / CONFIG} describes no network")
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
     if "num_classes" in (config.get("model_args") or {}):
         raise RecipeError(
             f"{str(folder)!r} is of an earlier version; export the run again, so that transformers loads it"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ssl_inv.augment.keyed import Keyed
 from ssl_inv.augment.local import RandomField
-from ssl_inv.augment.policy import PROJECTIVE, framed, maps
+from ssl_inv.augment.maps import PROJECTIVE, framed, maps
 from ssl_inv.augment.warp import changed, pixel_centres
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch, StepBatches

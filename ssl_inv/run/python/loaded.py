@@ -16,8 +16,9 @@ from ssl_inv.data.pixels import channels_first
 from ssl_inv.data.reading import Reading
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.modes import frozen
-from ssl_inv.run.encoders import InParts, Model
+from ssl_inv.run.encoders import Model
 from ssl_inv.run.exports.export import Preprocessing
+from ssl_inv.run.exports.parts import InParts
 from ssl_inv.run.judging import parts_of
 from ssl_inv.views.maker import central
 

@@ -17,7 +17,7 @@ from ssl_inv.data.image_files import EncodedImages
 from ssl_inv.data.images import Photographs
 from ssl_inv.data.listings import Columns, listing
 from ssl_inv.data.named_files import named_files, stamp_with_outside
-from ssl_inv.data.names import Names, packed, printable, unpacked
+from ssl_inv.data.names import Names, packed, unpacked, utf8_name
 from ssl_inv.data.photographs import Photograph
 from ssl_inv.data.reading import PLAIN, Pixels, Reading, UnreadableImageError, reading_of
 from ssl_inv.data.source import Data, Indices
@@ -219,7 +219,7 @@ class ImageColumn(EncodedImages):
     def _name(self, image: int) -> str:
         number = int(self._row[image])
         if self._paths is not None and self._paths[number]:
-            return printable(self._paths[number])
+            return utf8_name(self._paths[number])
         file, row = self._rows.place(number)
         return f"{file}, row {row + 1}"
 
@@ -255,6 +255,10 @@ class ImageColumn(EncodedImages):
 
     def _stored(self, image: int) -> bytes | Pixels:
         return self._array(image) if self._held == "numbers" else super()._stored(image)
+
+    def is_wide(self, image: int) -> bool:
+        """See `EncodedImages.is_wide`; in arrays, `white` is for bytes too."""
+        return self._held == "numbers" or super().is_wide(image)
 
     def _worth_threads(self, image: int) -> bool:
         return self._held != "numbers" and super()._worth_threads(image)
