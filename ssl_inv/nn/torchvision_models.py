@@ -31,7 +31,7 @@ def torchvision_backbone(
     if name not in known:
         raise RecipeError(f"torchvision has no classifier called {name!r}; {suggest(name, known)}")
     mean, std, size = _MEAN, _STD, _SIZE
-    weights = models.get_model_weights(name).DEFAULT if pretrained else None  # type: ignore[attr-defined]
+    weights = models.get_model_weights(name).DEFAULT if pretrained else None
     if weights is not None:
         transforms = weights.transforms()
         mean, std, size = tuple(transforms.mean), tuple(transforms.std), transforms.crop_size[0]

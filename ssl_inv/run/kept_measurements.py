@@ -161,10 +161,8 @@ def _lists(value: Any) -> Any:
 
 
 def _comparison(row: dict[str, Any]) -> Comparison:
-    results = {name: row[name] for name in ("trained", "untrained", "shuffled")}
-    return Comparison(
-        **{name: None if one is None else _result(one) for name, one in results.items()}, reference=row["reference"]
-    )
+    untrained, shuffled = (None if row[name] is None else _result(row[name]) for name in ("untrained", "shuffled"))
+    return Comparison(_result(row["trained"]), untrained, shuffled, row["reference"])
 
 
 def _result(plain: dict[str, Any]) -> Result:

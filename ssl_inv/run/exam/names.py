@@ -38,7 +38,7 @@ def named(encoders: Any) -> dict[str, Any]:
 
 def _name(encoder: Any) -> str:
     if hasattr(encoder, "__fspath__") or isinstance(encoder, str):
-        text = os.fspath(encoder)
+        text: str = os.fspath(encoder)
         if text.startswith(("timm:", "torchvision:")):
             return text
         path = Path(text).resolve()
@@ -47,7 +47,7 @@ def _name(encoder: Any) -> str:
             return f"{path.parents[1].name}-{path.stem}"
         return f"{path.parent.name}-export" if path.name == "export" else path.name
     if (source := getattr(encoder, "source", None)) and isinstance(source, Model) and source.run is not None:
-        return source.run.folder.path.resolve().name
+        return str(source.run.folder.path.resolve().name)
     return str(getattr(encoder, "__name__", type(encoder).__name__))
 
 
