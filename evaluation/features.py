@@ -140,6 +140,11 @@ class FeatureTable:
             raise ValueError(f"view {int(views[first])} of object {int(objects[first])} stands in the features twice")
         return self if torch.equal(rows, torch.arange(len(self))) else self.select(rows)
 
+    def has_views_of(self, other: "FeatureTable") -> bool:
+        """Whether two tables have the same views of the same objects, in any order."""
+        here, there = self.ordered(), other.ordered()
+        return torch.equal(here.objects, there.objects) and torch.equal(here.views, there.views)
+
     def save(self, path: Path) -> None:
         """Write a safetensors file, whole or not at all."""
         tensors, metadata = self._content()

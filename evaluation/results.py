@@ -1,15 +1,44 @@
 """The results of protocols: named numbers with a standard error, and the table with their baselines."""
 
+import functools
 import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_inv.transforms.keyed_random import uniform
+
+_DRAWS = 1 << 24
+"""Objects that a bootstrap draws at a time; a bound on its memory."""
+
+
+class StandardError(float):
+    """A standard error over validation objects that keeps the resamples it is from.
+
+    Two encoders that are measured on the same objects are measured on the same resamples, so that the difference of
+    their `draws` is a resampled difference.
+
+    Args:
+        value: the standard error.
+        draws: `(resamples,)`, float64, the number on each resample; NaN where it is undefined.
+        objects: how many objects were drawn from.
+    """
+
+    draws: Tensor
+    objects: int
+
+    def __new__(cls, value: float, draws: Tensor, objects: int) -> "StandardError":
+        one = super().__new__(cls, value)
+        one.draws, one.objects = draws, objects
+        return one
+
+    def __reduce__(self) -> tuple[type["StandardError"], tuple[float, Tensor, int]]:
+        return StandardError, (float(self), self.draws, self.objects)
 
 
 @dataclass(frozen=True)
@@ -23,6 +52,7 @@ class Result:
         spread: standard error of `value` over validation objects; None if it was not estimated.
         detail: a remark for the reader.
         errors: of a predicted angle, the median error in degrees by the true angle: `("30-60", 12.5)`.
+        pairs: of a predicted number, a sample of (true, predicted), for a scatter plot; angles are in degrees.
     """
 
     name: str
@@ -31,6 +61,7 @@ class Result:
     spread: float | None = None
     detail: str = ""
     errors: tuple[tuple[str, float], ...] = ()
+    pairs: tuple[tuple[float, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +81,18 @@ class Comparison:
     reference: float | None = None
 
 
+def _pieces(length: int, count: int) -> list[tuple[int, int]]:
+    ends = [length * piece // count for piece in range(count + 1)]
+    return list(pairwise(ends))
+
+
+@functools.lru_cache(maxsize=2)
+def _weights(seed: int, first: int, last: int, count: int) -> Tensor:
+    """How often each object is in each of some resamples, `(last - first, count)`; measurements share them."""
+    drawn = (uniform(seed, np.arange(first, last), count=count) * count).astype(np.int64)
+    return torch.from_numpy(np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.uint16))
+
+
 @dataclass(frozen=True)
 class Bootstrap:
     """Standard errors by drawing validation objects with replacement.
@@ -64,26 +107,50 @@ class Bootstrap:
     resamples: int = 200
     seed: int = 0
 
-    def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> float | None:
-        """Standard deviation of a statistic over the resamples.
+    def resampled(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> Tensor:
+        """The statistic of every resample, `(resamples,)`, float64, NaN where it is undefined.
+
+        The same objects are drawn whatever `sums` holds, so the sums of two encoders can stand side by side.
 
         Args:
             sums: `(objects, S)`, additive quantities of each object.
-            statistic: maps their totals `(resamples, S)` to one number for each resample, NaN where it is undefined.
+            statistic: maps their totals `(resamples, S)` to one number for each resample.
+        """
+        count = len(sums)
+        pieces = -(-self.resamples * count // _DRAWS)
+        weights = (_weights(self.seed, first, last, count) for first, last in _pieces(self.resamples, pieces))
+        return statistic(torch.cat([some.double() @ sums.double() for some in weights]))
+
+    def standard_error(self, sums: Tensor, statistic: Callable[[Tensor], Tensor]) -> StandardError | None:
+        """Standard deviation of a statistic over the resamples; arguments as of `resampled`.
 
         Returns:
             The standard error, or None with fewer than two objects.
         """
-        count = len(sums)
-        if count < 2 or self.resamples < 2:
+        if len(sums) < 2 or self.resamples < 2:
             return None
-        drawn = (uniform(self.seed, np.arange(self.resamples), count=count) * count).astype(np.int64)
-        weights = np.stack([np.bincount(row, minlength=count) for row in drawn]).astype(np.float64)
-        values = statistic(torch.from_numpy(weights) @ sums.double())
-        values = values[values.isfinite()]
-        return float(values.std()) if len(values) > 1 else None
+        draws = self.resampled(sums, statistic).double()
+        values = draws[draws.isfinite()]
+        return StandardError(float(values.std()), draws, len(sums)) if len(values) > 1 else None
 
-    def mean_error(self, values: Tensor, objects: Tensor) -> float | None:
+    def interval(
+        self, sums: Tensor, statistic: Callable[[Tensor], Tensor], level: float = 0.95
+    ) -> tuple[float, float] | None:
+        """The percentile interval of a statistic; arguments as of `resampled`. Some thousand resamples are needed.
+
+        Returns:
+            Both ends, or None with fewer than two objects.
+        """
+        if len(sums) < 2 or self.resamples < 2:
+            return None
+        values = self.resampled(sums, statistic)
+        values = values[values.isfinite()]
+        if len(values) < 2:
+            return None
+        low, high = np.quantile(values.numpy(), [(1 - level) / 2, (1 + level) / 2])
+        return float(low), float(high)
+
+    def mean_error(self, values: Tensor, objects: Tensor) -> StandardError | None:
         """Standard error of the mean of `values`, `(M,)`; `objects`, `(M,)`, are the objects that they belong to."""
         columns = torch.stack((values.double(), torch.ones(len(values), dtype=torch.float64)), dim=1)
         return self.standard_error(object_sums(columns, objects), lambda totals: totals[:, 0] / totals[:, 1])
@@ -164,7 +231,7 @@ def to_json(rows: Sequence[Comparison | Result]) -> str:
 
     def clean(value: object) -> object:
         if isinstance(value, dict):
-            return {key: clean(inner) for key, inner in value.items() if key != "errors" or inner}
+            return {key: clean(inner) for key, inner in value.items() if key not in ("errors", "pairs") or inner}
         return None if isinstance(value, float) and not math.isfinite(value) else value
 
     return json.dumps([clean(asdict(row)) for row in rows], indent=1, allow_nan=False)

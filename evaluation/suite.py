@@ -71,10 +71,31 @@ def evaluate_with_baselines(
     Raises:
         ValueError: as `evaluate`; or if a reference belongs to no result.
     """
-    shuffled: list[Result] = []
-    for name, protocol in protocols.items():
-        if protocol.lacks(trained) is None:
-            begins("shuffled", name)
-            shuffled += protocol.shuffled(trained, seed)
-    baseline = [] if untrained is None else evaluate(untrained, protocols, partial(begins, "untrained"))
-    return compare(evaluate(trained, protocols, partial(begins, "trained")), baseline, shuffled, references)
+    table = [
+        row
+        for name in protocols
+        if protocols[name].lacks(trained) is None
+        for row in measured(name, protocols[name], trained, untrained, seed, begins)
+    ]
+    return compare([row.trained for row in table], *_baselines(table), references)
+
+
+def measured(
+    name: str,
+    protocol: Protocol,
+    trained: Encoded,
+    untrained: Encoded | None,
+    seed: int = 0,
+    begins: Callable[[str, str], None] = lambda round_name, protocol: None,
+) -> list[Comparison]:
+    """One protocol's results with their baselines; see `evaluate_with_baselines`."""
+    begins("shuffled", name)
+    shuffled = list(protocol.shuffled(trained, seed))
+    alone = {name: protocol}
+    baseline = [] if untrained is None else evaluate(untrained, alone, partial(begins, "untrained"))
+    return compare(evaluate(trained, alone, partial(begins, "trained")), baseline, shuffled)
+
+
+def _baselines(table: list[Comparison]) -> tuple[list[Result], list[Result]]:
+    untrained = [row.untrained for row in table if row.untrained is not None]
+    return untrained, [row.shuffled for row in table if row.shuffled is not None]

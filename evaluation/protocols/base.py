@@ -57,6 +57,7 @@ class Encoded:
             extracted.
         maps: maps normalised pixels `(B, 3, H, W)` to feature maps `(B, C, h, w)`.
         second: another encoder's features of the same views.
+        colours: mean and deviation of each channel, `(3,)` each, with which colours in [0, 1] were normalised.
 
     Raises:
         ValueError: if the two tables have different parts or record different parameters.
@@ -72,6 +73,7 @@ class Encoded:
     images: Callable[[str], Iterator[EvaluationBatch]] | None = None
     maps: Callable[[Tensor], Tensor] | None = None
     second: "Encoded | None" = None
+    colours: tuple[Tensor, Tensor] | None = None
     _several: dict[int, list[FeatureTable | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

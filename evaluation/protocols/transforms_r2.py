@@ -100,14 +100,14 @@ class TransformR2(Protocol):
             return [Result("r2", part, None, detail="the data record no transform")]
         results = []
         for kind in self.kinds:
-            if not all(len(_draws(table, kind, self)) for table in (train, validation)):
+            if not all(has_draws(table, kind, self) for table in (train, validation)):
                 results.append(Result(f"r2/{kind}", part, None, detail="no object has two views"))
                 continue
             wanted = {name: _target_list(train, kind, name, self.convention) for name in names}
             every = [target for targets in wanted.values() for target in targets]
-            scored: dict[Target, _Predicted] = {}
+            scored: dict[Target, Predicted] = {}
             for together in [every] if self.joint else [[target] for target in every]:
-                scored |= _regress(train, validation, part, kind, together, self)
+                scored |= regress(train, validation, part, kind, together, self)
             for name, targets in wanted.items():
                 for form, target in (("r2", targets[0]), ("r2_pooled", targets[-1])):
                     results.append(_result(f"{form}/{kind}/{name}", part, scored[target], self.bootstrap))
@@ -209,13 +209,18 @@ def _draws(table: FeatureTable, kind: Kind, settings: TransformR2) -> Draws:
     return Draws(table, 2 if kind == "relative" else 1, settings.pairs_per_object, settings.seed)
 
 
+def has_draws(table: FeatureTable, kind: Kind, settings: TransformR2) -> bool:
+    """Whether some object has so many views as a head of this kind needs."""
+    return len(_draws(table, kind, settings)) > 0
+
+
 def _target_list(table: FeatureTable, kind: Kind, name: str, convention: Convention) -> list[Target]:
     """The headline's target, and the papers' target where they write the action differently."""
     differs = kind == "relative" and convention == "canonical" and not table.transform.groups[name].plain_is_scaled
     return [(name, convention), (name, "sie")] if differs else [(name, convention)]
 
 
-def _targets(table: FeatureTable, rows: Tensor, wanted: list[Target]) -> list[Tensor]:
+def targets_of(table: FeatureTable, rows: Tensor, wanted: list[Target]) -> list[Tensor]:
     """The targets `(P, n)` for the views or pairs in `rows`, `(P, 1 or 2)`."""
     first = table.transform.select(rows[:, 0])
     if rows.shape[1] == 1:
@@ -266,39 +271,42 @@ def _predict(head: nn.Module, features: Tensor, rows: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """Targets and predictions `(P, n)` of the validation draw, and the objects `(P,)` that they belong to."""
+class Predicted:
+    """Targets and predictions `(P, n)` of the validation draw, the objects `(P,)` that they belong to, and the rows of
+    the ordered table, `(P, 1 or 2)`.
+    """
 
     targets: Tensor
     predictions: Tensor
     objects: Tensor
+    rows: Tensor
 
 
-def _regress(
+def regress(
     train: FeatureTable,
     validation: FeatureTable,
     part: str,
     kind: Kind,
     wanted: list[Target],
     settings: TransformR2,
-) -> dict[Target, _Predicted]:
+) -> dict[Target, Predicted]:
     """The predictions of one head for all `wanted`, fitted to `train`, on the fixed draw from `validation`."""
     draws = _draws(train, kind, settings)
 
     def target(rows: Tensor) -> Tensor:
-        return torch.cat(_targets(train, rows, wanted), dim=1)
+        return torch.cat(targets_of(train, rows, wanted), dim=1)
 
     standardise, scale = Standardiser.fit(train.part(part)), Standardiser.fit(target(draws.epoch(0)))
     head = _fit(standardise(train.part(part)).to(settings.device), draws, lambda rows: scale(target(rows)), settings)
     rows = _draws(validation, kind, settings).epoch(VALIDATION_EPOCH)
     predicted = scale.undo(_predict(head, standardise(validation.part(part)).to(settings.device), rows))
-    aims = _targets(validation, rows, wanted)
+    aims = targets_of(validation, rows, wanted)
     pieces = torch.split(predicted, [aim.shape[1] for aim in aims], dim=1)
     objects = validation.objects[rows[:, 0]]
-    return {key: _Predicted(aim, piece, objects) for key, aim, piece in zip(wanted, aims, pieces, strict=True)}
+    return {key: Predicted(aim, piece, objects, rows) for key, aim, piece in zip(wanted, aims, pieces, strict=True)}
 
 
-def _standard_error(scored: _Predicted, pooled: bool, bootstrap: Bootstrap) -> float | None:
+def _standard_error(scored: Predicted, pooled: bool, bootstrap: Bootstrap) -> float | None:
     """Standard error of either form of R2, from sums over objects of 1, t, t^2 and (t - p)^2."""
     # Shifting all dimensions by one number changes neither form and keeps the difference of squares exact.
     t = scored.targets.double() - scored.targets.double().mean()
@@ -318,7 +326,7 @@ def _standard_error(scored: _Predicted, pooled: bool, bootstrap: Bootstrap) -> f
     return bootstrap.standard_error(sums, statistic)
 
 
-def _result(name: str, part: str, scored: _Predicted, bootstrap: Bootstrap) -> Result:
+def _result(name: str, part: str, scored: Predicted, bootstrap: Bootstrap) -> Result:
     targets, predictions = scored.targets, scored.predictions
     if not _varying(targets).any():
         finite = bool(targets.isfinite().all())

@@ -20,11 +20,9 @@ from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.watch import require_known
-from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.build import build, innermost, possible_scores
 from ssl_inv.run.data_sections import described_section
 from ssl_inv.run.encoders import load_model
-from ssl_inv.run.evaluating import evaluated
 from ssl_inv.run.exports.export import export_run, export_torchvision
 from ssl_inv.run.exports.export_onnx import export_onnx
 from ssl_inv.run.exports.export_program import export_program
@@ -127,16 +125,6 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
 
 def _not_used(notes: Mapping[str, str]) -> str:
     return f"not used: {notes['not used']}" if "not used" in notes else ""
-
-
-def evaluate(model: str, data: str | None, overrides: list[str], pretrained: bool, output: Path | None) -> None:
-    """Evaluate any encoder on any data, beside the same encoder with random weights."""
-    with quiet_lightning(), gathered() as team:
-        loaded = load_model(model, data, overrides, pretrained)
-        judgement = evaluated(loaded, output, team=team)
-    if judgement is None:
-        return
-    sys.stdout.write(f"{loaded.description}\n{format_table(judgement.table)}\n")
 
 
 def embed(

@@ -18,6 +18,7 @@ from ssl_inv.engine.cluster import place
 from ssl_inv.engine.preflight import require_forward, require_input_size
 from ssl_inv.engine.settings import EvaluationSettings, NormalizationSettings
 from ssl_inv.nn.backbones import Backbone, make_backbone
+from ssl_inv.nn.torchvision_models import torchvision_backbone
 from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build_augmentation, build_data, build_networks
 from ssl_inv.run.channels import normalised_for
@@ -31,6 +32,12 @@ from ssl_inv.run.recipe import JUDGED, JudgedRecipe, Recipe, resolve_judged
 from ssl_inv.run.requirements import require_files
 from ssl_inv.transforms import Group
 from ssl_inv.views.maker import central
+
+LIBRARIES = ("timm:", "torchvision:")
+"""How the name of a network of a library begins."""
+
+NEEDS_LIBRARY = "goes with timm:NAME and torchvision:NAME; other encoders have their own weights"
+"""Why no weights of a library can be loaded."""
 
 Networks = tuple[nn.Module, Objective | None]
 """A backbone and, if known, the objective of its pretraining, which says which parts of the features to probe."""
@@ -312,15 +319,17 @@ def model_named(name: str, pretrained: bool) -> Model:
         RecipeError: if there is none.
     """
     found = _found_model(name, pretrained)
-    place = name if name.startswith("timm:") else str(Path(name).absolute())
+    place = name if name.startswith(LIBRARIES) else str(Path(name).absolute())
     return replace(found, name=place, pretrained=pretrained)
 
 
 def _found_model(name: str, pretrained: bool) -> Model:
     if name.startswith("timm:"):
         return _timm_model(name.removeprefix("timm:"), pretrained)
+    if name.startswith("torchvision:"):
+        return torchvision_model(name.removeprefix("torchvision:"), pretrained)
     if pretrained:
-        raise RecipeError("--pretrained goes with timm:NAME; runs and exported folders have their own weights")
+        raise RecipeError(f"--pretrained {NEEDS_LIBRARY}")
     path = Path(name)
     if (path / "recipe.yaml").is_file() or RunFolder(path).has_checkpoint:
         return _run_model(SavedRun.open(RunFolder.open(path)))
@@ -330,7 +339,8 @@ def _found_model(name: str, pretrained: bool) -> Model:
         return _exported_model(path)
     if not path.exists() and timm.is_model(name):
         raise RecipeError(f"there is no folder {name!r}; for timm's model say timm:{name}")
-    raise RecipeError(f"{name!r} is neither the folder of a run, nor an exported folder, nor timm:NAME")
+    kinds = "the folder of a run, nor an exported folder, nor timm:NAME or torchvision:NAME"
+    raise RecipeError(f"{name!r} is neither {kinds}")
 
 
 def _run_model(run: SavedRun) -> Model:
@@ -372,6 +382,23 @@ def _timm_model(name: str, pretrained: bool) -> Model:
     weights = "timm's weights" if pretrained else "random weights (--pretrained loads timm's)"
     description = f"timm:{name}, {weights}, on whole images"
     return Model(backbone, preprocessing, _normalization(preprocessing), description, lambda: _create(name, {}, 1))
+
+
+def torchvision_model(name: str, pretrained: bool) -> Model:
+    """A network of torchvision without its last layer.
+
+    Raises:
+        RecipeError: if there is none, or its weights cannot be loaded.
+    """
+    backbone, mean, std, size = torchvision_backbone(name, pretrained)
+    preprocessing = Preprocessing(mean, std, size)
+    weights = "torchvision's weights" if pretrained else "random weights (--pretrained loads torchvision's)"
+    description = f"torchvision:{name}, {weights}, on whole images"
+
+    def untrained() -> nn.Module:
+        return torchvision_backbone(name, False, 1)[0]
+
+    return Model(backbone, preprocessing, _normalization(preprocessing), description, untrained)
 
 
 def _create(name: str, arguments: dict[str, Any], seed: int) -> Any:

@@ -3,7 +3,7 @@
 import copy
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ssl_inv.engine.features import FeatureCache, fingerprint
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
-from ssl_inv.evaluation.protocols.base import Protocol
+from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.results import to_json
 from ssl_inv.evaluation.suite import Protocols
 from ssl_inv.run.encoders import LoadedModel, Model, best_device, model_named, on
@@ -25,9 +25,13 @@ from ssl_inv.run.environment import host_facts, versions
 from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.folder import now
 from ssl_inv.run.judging import Judgement, judge, protocols_of, require_classes
+from ssl_inv.run.kept_measurements import KeptMeasurements
 from ssl_inv.run.pages.report import scores
 from ssl_inv.run.python.loaded import LoadedEncoder
 from ssl_inv.run.results_file import RESULTS, checksums
+
+MEASUREMENTS = "measurements"
+"""The folder, in a folder of results, of what each protocol has measured."""
 
 
 def evaluated(
@@ -36,16 +40,21 @@ def evaluated(
     chosen: object = None,
     quiet: bool = False,
     team: Team = ALONE,
+    second: Encoded | None = None,
+    seed: int | None = None,
 ) -> Judgement | None:
     """Evaluate a model on its data.
 
     Args:
         loaded: the model and the data.
-        output: a folder for results.json and evaluation.json, and for the features, which a second call reads; None
-            writes nothing.
+        output: a folder for results.json and evaluation.json, and for the features and the measurements of each
+            protocol, which a second call reads; None writes nothing.
         chosen: see `chosen_protocols`.
         quiet: whether to show no progress.
         team: the processes that share the encoding; the first one alone measures and writes.
+        second: another encoder's features of the same views, for protocols that compare two.
+        seed: draws the training objects and shuffles targets; None takes that of the run, which evaluated itself with
+            it.
 
     Returns:
         What was measured; None on all processes but the first.
@@ -60,13 +69,29 @@ def evaluated(
     # The sections that say which images the encoder is given.
     images = {section: loaded.recipe.sections()[section] for section in ("data", "normalization")}
     cache = None if output is None else FeatureCache(output / "features", images, loaded.crop_share)
+    kept = None
+    if output is not None:
+        stamps = [data_judged.train.stamp, data_judged.validation.stamp]
+        weights = [None if one is None else fingerprint(one) for one in trained]
+        kept = KeptMeasurements(output / MEASUREMENTS, [images, settings.views_of, loaded.crop_share, stamps, weights])
     with within("evaluation"):
         networks = on(trained, device), None if untrained is None else on(untrained, device)
         normalise = loaded.normalise if settings.views_of == "training" else loaded.whole
         progress = Progress(quiet=quiet or not team.first)
         try:
             judgement = judge(
-                data_judged, *networks, normalise, settings, device, loaded.seed, cache, progress, protocols, team
+                data_judged,
+                *networks,
+                normalise,
+                settings,
+                device,
+                loaded.seed if seed is None else seed,
+                cache,
+                progress,
+                protocols,
+                team,
+                kept,
+                second,
             )
         finally:
             progress.close()
@@ -82,6 +107,8 @@ def evaluated(
             "host": host_facts(),
             "versions": versions(),
             "score": scores(judgement.table),
+            "costs": {name: asdict(cost) for name, cost in judgement.costs.items()},
+            "skipped": judgement.skipped,
             "recipe": loaded.recipe.sections(),
         }
         if loaded.model.run is not None:

@@ -350,6 +350,13 @@ def require_results(path: Path) -> None:
     require_writable(path)
 
 
+def require_exam(path: Path) -> None:
+    """Raise a `RecipeError` unless `path` can be the folder of an exam: a new one, or one of an exam before."""
+    if not (path / "exam.json").is_file():
+        require_new(path)
+    require_writable(path)
+
+
 def require_writable(path: Path) -> None:
     """Raise a `RecipeError` if no folder at `path` can be made or written."""
     parent = next(one for one in (path, *path.absolute().parents) if one.exists())

@@ -1,7 +1,7 @@
 """The judgement of an encoder: features of both splits, every protocol on them, and the same for its untrained self."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
-from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, evaluate_with_baselines, skipped
+from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, measured, skipped
 from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.run.judging_progress import JudgingProgress
+from ssl_inv.run.kept_measurements import Cost, KeptMeasurements, costing
 from ssl_inv.transforms import Action
 from ssl_inv.views import Plan
 from ssl_inv.views.as_data import TrainingViews
@@ -39,12 +40,14 @@ class Judgement:
         trained: the encoder's features.
         untrained: the features of the same encoder with random weights.
         skipped: protocols that need something which the encoder lacks, with the reasons.
+        costs: what each protocol took, with its baselines.
     """
 
     table: list[Comparison]
     trained: Encoded
     untrained: Encoded | None
     skipped: dict[str, str]
+    costs: dict[str, Cost] = field(default_factory=dict)
 
 
 def judge(
@@ -59,6 +62,8 @@ def judge(
     show: Progress | None = None,
     protocols: Protocols | None = None,
     team: Team = ALONE,
+    kept: KeptMeasurements | None = None,
+    second: Encoded | None = None,
 ) -> Judgement | None:
     """Measure an encoder and its untrained self.
 
@@ -75,6 +80,8 @@ def judge(
         show: shows what is done and the time left; None shows nothing.
         protocols: what is measured in place of the protocols that the settings name.
         team: the processes that share the encoding. They hold the same networks and data.
+        kept: measurements of a call before, which are not made again, and where each is kept once it is made.
+        second: another encoder's features of the same views, for protocols that compare two.
 
     Returns:
         What the first process of the team has measured; None on the others.
@@ -93,9 +100,45 @@ def judge(
     baseline = None if untrained is None else of(untrained)
     if encoded is None:
         return None
-    progress.measures([name for name, protocol in protocols.items() if protocol.lacks(encoded) is None])
-    table = evaluate_with_baselines(encoded, baseline, protocols, seed=seed, begins=progress.begins)
-    return Judgement(table + unmeasured(data.validation, *trained), encoded, baseline, skipped(encoded, protocols))
+    beside = with_second(encoded, second)
+    table, costs = measurements(beside, baseline, protocols, seed, progress, kept)
+    unknown = unmeasured(data.validation, *trained)
+    return Judgement(table + unknown, encoded, baseline, skipped(beside, protocols), costs)
+
+
+def with_second(encoded: Encoded, second: Encoded | None) -> Encoded:
+    """The encoder beside a second one, if that has features of the same views."""
+    pairs = () if second is None else ((encoded.train, second.train), (encoded.validation, second.validation))
+    same = second is not None and all(one.has_views_of(other) for one, other in pairs)
+    return replace(encoded, second=second if same else None)
+
+
+def measurements(
+    trained: Encoded,
+    untrained: Encoded | None,
+    protocols: Protocols,
+    seed: int,
+    progress: JudgingProgress,
+    kept: KeptMeasurements | None = None,
+) -> tuple[list[Comparison], dict[str, Cost]]:
+    """The results of every protocol that can run, with baselines, and what each took."""
+    if untrained is not None:
+        untrained = replace(untrained, second=trained.second)
+    running = {name: protocol for name, protocol in protocols.items() if protocol.lacks(trained) is None}
+    progress.measures(list(running))
+    table: list[Comparison] = []
+    costs: dict[str, Cost] = {}
+    for name, protocol in running.items():
+        known = None if kept is None else kept.read(name, protocol, trained, untrained, seed)
+        if known is None:
+            with costing(protocol.device) as cost:
+                rows = measured(name, protocol, trained, untrained, seed, progress.begins)
+            known = rows, cost
+            if kept is not None:
+                kept.write(name, protocol, trained, untrained, seed, rows, cost)
+        table += known[0]
+        costs[name] = known[1]
+    return table, costs
 
 
 def _splits(data: Data, settings: EvaluationSettings, seed: int) -> dict[str, tuple[Source, Indices]]:
@@ -186,6 +229,15 @@ def encode_data(
             tables[split] = table
     if not team.first:
         return None
+
+    def maps(pixels: Tensor) -> Tensor:
+        with frozen(module), torch.no_grad():
+            return shared.whole_map(pixels)  # type: ignore[no-any-return]
+
+    dark, bright = (
+        normalise(torch.full((1, data.validation.channels, *[data.validation.image_size] * 2), level, device=device))
+        for level in (0.0, 1.0)
+    )
     used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
@@ -196,7 +248,27 @@ def encode_data(
         probed=tuple(part for part in tables["train"].features if part != PREDICTION),
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
+        maps=maps if _has_maps(backbone, maps, dark) else None,
+        colours=_colours(dark, bright),
     )
+
+
+def _has_maps(backbone: nn.Module, maps: Callable[[Tensor], Tensor], image: Tensor) -> bool:
+    """Whether a network gives a feature map, or tokens that fill a square."""
+    if not isinstance(backbone, Backbone):
+        return False
+    try:
+        return maps(image).dim() == 4
+    except (ValueError, IndexError):  # of tokens that fill no square, and of networks that have vectors only
+        return False
+
+
+def _colours(dark: Tensor, bright: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Mean and deviation of each channel, from normalised images of zeros and of ones; None without three channels."""
+    if dark.shape[1] != 3:
+        return None
+    zero, one = (image[0].mean(dim=(1, 2)).cpu() for image in (dark, bright))
+    return -zero / (one - zero), 1 / (one - zero)
 
 
 def parts_of(features: Tensor | Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from ssl_inv.engine.progress import Progress, clock
 
 ROUNDS = ("shuffled", "untrained", "trained")
-"""Every protocol runs on shuffled targets, on the untrained encoder and on the trained one, in this order."""
+"""A protocol runs on shuffled targets, on the untrained encoder and on the trained one, in this order."""
 
 
 class JudgingProgress:
     """Lines such as `evaluating: 1,024 of 8,000 images encoded, 0m40s left`.
 
-    The time left is that of the work which is shown. Protocols differ in length: it is known from the second round on,
-    when each has run once.
+    The time left is that of the work which is shown: of the images, or of the rounds of one protocol.
 
     Args:
         show: where the lines go.
@@ -26,8 +25,7 @@ class JudgingProgress:
         self._begun = time.monotonic()
         self._encoded_here = 0
         self._protocols: tuple[str, ...] = ()
-        self._now: tuple[str, str, float] | None = None
-        self._seconds: dict[tuple[str, str], float] = {}
+        self._since = self._begun
 
     def encoded(self, count: int) -> None:
         """Tell that so many further images are encoded."""
@@ -47,21 +45,11 @@ class JudgingProgress:
 
     def begins(self, round_name: str, protocol: str) -> None:
         """Tell that a protocol begins, in one of `ROUNDS`."""
-        now = time.monotonic()
-        if self._now is not None:
-            *before, since = self._now
-            self._seconds[before[0], before[1]] = now - since
-        self._now = round_name, protocol, now
-        left = self._left(round_name, protocol)
-        place = ROUNDS.index(round_name) * len(self._protocols) + self._protocols.index(protocol) + 1
-        what = f"{protocol}, {round_name}, {place} of {len(ROUNDS) * len(self._protocols)}"
-        self._show.update(f"evaluating: {what}" + ("" if left is None else f", {clock(left)} left"))
-
-    def _left(self, round_name: str, protocol: str) -> float | None:
-        """The seconds of what has not run, each as long as the same protocol before; None if one has not run before."""
-        before = {name: seconds for (_, name), seconds in self._seconds.items()}
-        if not set(self._protocols) <= before.keys():
-            return None
-        rest = [*self._protocols[self._protocols.index(protocol) :]]
-        rest += [*self._protocols] * (len(ROUNDS) - 1 - ROUNDS.index(round_name))
-        return sum(before[name] for name in rest)
+        now, rounds = time.monotonic(), ROUNDS.index(round_name)
+        if rounds == 0:
+            self._since = now
+        place = f"{self._protocols.index(protocol) + 1} of {len(self._protocols)}"
+        # Rounds of one protocol take about the same time, protocols do not.
+        left = (now - self._since) / rounds * (len(ROUNDS) - rounds) if rounds else None
+        what = f"protocol {place}, {protocol}, {round_name}"
+        self._show.update(f"evaluating: {what}" + ("" if left is None else f", {clock(left)} left of it"))

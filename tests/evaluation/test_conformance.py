@@ -1,13 +1,17 @@
 """Every protocol in the table gives finite numbers or reasons, has baselines, and does not see the order of rows."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import pytest
 import torch
 
-from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable
 from ssl_inv.evaluation.protocols.base import NEEDS, Encoded, Protocol, ViewPredictor
+from ssl_inv.evaluation.protocols.linear import LinearProbe
+from ssl_inv.evaluation.protocols.logistic import LogisticRegression
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
 from ssl_inv.evaluation.results import Bootstrap, Result
 from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, evaluate, evaluate_with_baselines, skipped
@@ -18,7 +22,18 @@ SMALL = {
     "linear": {"steps": 20, "aggregate": (2,)},
     "knn": {"aggregate": (2,)},
     "transforms_r2": HEADS,
+    "geodesic": {"heads": TransformR2(**HEADS)},
+    "leakage": {"heads": TransformR2(**HEADS)},
+    "frames": {"heads": TransformR2(**HEADS)},
     "paths": {"observed": (2,), "heads": TransformR2(**HEADS, joint=True)},
+    "logistic": {"strengths": (0.1, 1.0), "aggregate": (2,)},
+    "few_labels": {"linear": LinearProbe(steps=20), "logistic": LogisticRegression(strengths=(0.1, 1.0)), "draws": 2},
+    "few_shot": {"episodes": 20},
+    "worst_view": {"logistic": LogisticRegression(strengths=(0.1, 1.0))},
+    "clid": {"iterations": 5},
+    "intrinsic_dimension": {"least_views": 4},
+    "stitching": {"draws": 2},
+    "compatibility": {"steps": 5},
 }
 PROTOCOLS = {name: replace(kind(), bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, kind in KINDS.items()}
 
@@ -34,10 +49,35 @@ def table(seed: int, objects: int = 12, views: int = 4) -> FeatureTable:
     return FeatureTable(parts, ids, torch.arange(views).repeat(objects), ids % 3, transform=transform)
 
 
+def replaced(given: FeatureTable) -> FeatureTable:
+    """The same views by another encoder."""
+    return replace(given, features={part: value.flip(1).tanh() for part, value in given.features.items()})
+
+
+def images(tables: dict[str, FeatureTable], split: str) -> Iterator[EvaluationBatch]:
+    one = tables[split]
+    pixels = torch.rand(len(one), 3, 16, 16, generator=torch.Generator().manual_seed(len(split)))
+    for rows in torch.arange(len(one)).split(7):
+        yield EvaluationBatch(pixels[rows], one.objects[rows], one.views[rows])
+
+
+def encode(pixels: torch.Tensor) -> dict[str, torch.Tensor]:
+    cells = maps(pixels).flatten(1)[:, ::2]
+    return {"all": cells[:, :10], "equivariant": cells[:, 6:10]}
+
+
+def maps(pixels: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.avg_pool2d(pixels.square(), 4)
+
+
 def encoded(seed: int = 0, **fields: object) -> Encoded:
     predictor = ViewPredictor("all", lambda embeddings, action: embeddings + action.as_vector()[:, :1])
     given = {"predictor": predictor, "aggregate": lambda features, actions: features[:, -1]}
-    return Encoded(table(seed), table(seed + 1), **{**given, **fields})
+    given["second"] = Encoded(replaced(table(seed)), replaced(table(seed + 1)))
+    tables = {"train": table(seed), "validation": table(seed + 1)}
+    given |= {"encode": encode, "images": partial(images, tables), "maps": maps}
+    given |= {"colours": (torch.zeros(3), torch.ones(3))}
+    return Encoded(*tables.values(), **{**given, **fields})
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)
@@ -69,6 +109,17 @@ class TestEveryProtocol:
         mixed = (one.select(torch.randperm(len(one), generator=generator)) for one in (given.train, given.validation))
         again = replace(given, train=next(mixed), validation=next(mixed))
         assert list(PROTOCOLS[name].run(again)) == list(PROTOCOLS[name].run(given))
+
+    @pytest.mark.parametrize("noise", [0.0, 1e-7])
+    def test_a_collapsed_encoder_has_finite_numbers_or_reasons(self, name, noise):
+        def collapsed(one: FeatureTable) -> FeatureTable:
+            return replace(one, features={part: 1 + noise * value for part, value in one.features.items()})
+
+        given = encoded()
+        train, validation = collapsed(given.train), collapsed(given.validation)
+        for row in PROTOCOLS[name].run(replace(given, train=train, validation=validation)):
+            assert row.detail if row.value is None else math.isfinite(row.value)
+            assert row.spread is None or math.isfinite(row.spread)
 
     def test_declares_what_it_needs_and_a_quick_form(self, name):
         kind = KINDS[name]

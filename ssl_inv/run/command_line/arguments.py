@@ -14,6 +14,10 @@ RECIPE: dict[str, Any] = {"metavar": "RECIPE", "help": "name of a shipped recipe
 """The argument that names a recipe."""
 
 
+LIBRARY_NAMES = "timm:NAME or torchvision:NAME"
+"""How networks of libraries are named."""
+
+
 class AddCommand(Protocol):
     """Adds a command to the program: its name, what it calls, and a sentence about it."""
 
@@ -34,13 +38,12 @@ def checkpoint_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", metavar="last|best|STEP", help=what)
 
 
-def chosen_model(arguments: argparse.Namespace) -> str:
+def chosen_model(model: str, checkpoint: str | None) -> str:
     """The model that a command is given; the file of a checkpoint if one is chosen.
 
     Raises:
         RecipeError: if there is no such checkpoint, or the model is no run.
     """
-    model, checkpoint = str(arguments.model), arguments.checkpoint
     if checkpoint is None:
         return model
     if not (Path(model) / "recipe.yaml").is_file():
@@ -61,14 +64,18 @@ def licence_option(parser: argparse.ArgumentParser, what: str) -> None:
 
 def model_and_data(parser: argparse.ArgumentParser) -> None:
     """Add an encoder and the data for it."""
-    parser.add_argument(
-        "model", metavar="MODEL", help="folder of a run, checkpoint in it, exported folder, or timm:NAME"
-    )
+    what = f"folder of a run, checkpoint in it, exported folder, or {LIBRARY_NAMES}"
+    parser.add_argument("model", metavar="MODEL", help=what)
+    model_options(parser)
+
+
+def model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of an encoder, and the data for it."""
     checkpoint_option(parser)
     data = "recipe whose data to use, data set, or path of a folder, archive or file; by default the data of the run"
     parser.add_argument("--data", metavar="DATA", help=data)
     parser.add_argument(
-        "--pretrained", action="store_true", help="for timm:NAME: load timm's weights; this may download them"
+        "--pretrained", action="store_true", help=f"for {LIBRARY_NAMES}: load the library's weights, perhaps by network"
     )
 
 

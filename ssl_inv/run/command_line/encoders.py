@@ -3,27 +3,43 @@
 import argparse
 from pathlib import Path
 
-from ssl_inv.catalogue import RecipeError
+from ssl_inv.catalogue import PROTOCOLS, RecipeError, SettingError, suggest
 from ssl_inv.run.command_line.arguments import (
+    LIBRARY_NAMES,
     AddCommand,
     checkpoint_option,
     chosen_model,
     licence_option,
     model_and_data,
+    model_options,
     number,
     one_of,
     output_option,
 )
-from ssl_inv.run.folder import RunFolder, require_new, require_results, require_writable
+from ssl_inv.run.folder import RunFolder, require_exam, require_new, require_results, require_writable
 from ssl_inv.run.recipe import check_overrides
 from ssl_inv.run.requirements import require_files
+
+_SETS = ("quick", "full", "all")
+"""Names of several protocols."""
 
 
 def add_encoders(command: AddCommand) -> None:
     """Add the commands."""
-    one = command("evaluate", _evaluate, "evaluate a run, an exported folder or any timm model")
-    model_and_data(one)
-    output_option(one, "FOLDER", "also write results.json there, and cache the features")
+    what = "evaluate runs, exported folders, models of timm or torchvision, or features, side by side"
+    one = command("evaluate", _evaluate, what)
+    features = f"folder of a run, checkpoint in it, exported folder, {LIBRARY_NAMES}, or folder of features"
+    one.add_argument("models", metavar="MODEL", nargs="+", help=features)
+    model_options(one)
+    one.add_argument(
+        "--protocols",
+        nargs="+",
+        metavar="NAME",
+        help=f"what is measured: quick, full, all, or some of {', '.join(PROTOCOLS.members)} (quick)",
+    )
+    output_option(one, "FOLDER", "also write the page and the results there, and cache features and measurements")
+    one.add_argument("--layers", action="store_true", help="measure the features of every layer of models of timm")
+    one.add_argument("--map", **one_of(["pca", "umap"]), default="pca", help="how the page draws features (pca)")
 
     one = command("embed", _embed, "write the features of every image, with what is known about the image")
     model_and_data(one)
@@ -62,17 +78,41 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
-    model = chosen_model(arguments)
+    models = [chosen_model(model, arguments.checkpoint) for model in arguments.models]
+    require_protocols(arguments.protocols or [])
     if arguments.output is not None:
-        require_results(arguments.output)
-    from ssl_inv.run.commands import evaluate
+        (require_results if len(models) == 1 else require_exam)(arguments.output)
+    from ssl_inv.run.exam.command import exam
 
-    evaluate(model, arguments.data, arguments.overrides, arguments.pretrained, arguments.output)
+    exam(
+        models,
+        arguments.data,
+        arguments.overrides,
+        arguments.pretrained,
+        arguments.protocols,
+        arguments.output,
+        arguments.layers,
+        arguments.map,
+    )
+
+
+def require_protocols(names: list[str]) -> None:
+    """Raise a `RecipeError` if one of some names means no protocol."""
+    for name in names:
+        if name in _SETS:
+            if len(names) > 1:
+                raise RecipeError(f"--protocols: {name!r} stands alone")
+            continue
+        try:
+            PROTOCOLS.require_known(name)
+        except SettingError:
+            advice = suggest(name, [*_SETS, *PROTOCOLS.members])
+            raise RecipeError(f"--protocols: none is called {name!r}; {advice}") from None
 
 
 def _embed(arguments: argparse.Namespace) -> None:
     check_overrides(arguments.overrides)
-    name = chosen_model(arguments)
+    name = chosen_model(str(arguments.model), arguments.checkpoint)
     require_writable(arguments.output)
     from ssl_inv.run.commands import embed
 

@@ -16,7 +16,7 @@ from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 from ssl_inv.run.side_by_side.runs import Key
 from ssl_inv.run.tables import Table, shown
 
-_COLOURS = ("#2f6ab3", "#d1662b", "#2f8a57", "#a14aa0", "#b8901c", "#3a9fb5", "#b83a55", "#6b6f78")
+COLOURS = ("#2f6ab3", "#d1662b", "#2f8a57", "#a14aa0", "#b8901c", "#3a9fb5", "#b83a55", "#6b6f78")
 _MOST_POINTS = 300  # of a curve; a screen shows no more
 _WIDTH, _LEFT, _RIGHT, _TOP, _BOTTOM = 360.0, 8.0, 352.0, 6.0, 132.0
 
@@ -65,7 +65,7 @@ def comparison_page(compared: RunComparison) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    colours = {group.label: _COLOURS[number % len(_COLOURS)] for number, group in enumerate(compared.groups)}
+    colours = {group.label: COLOURS[number % len(COLOURS)] for number, group in enumerate(compared.groups)}
     count, many = sum(len(group.runs) for group in compared.groups), len(compared.groups)
     return environment.get_template("comparison.html.j2").render(
         title=f"{count} run{'s' * (count > 1)} in {many} group{'s' * (many > 1)}",

@@ -185,8 +185,8 @@ def render_report(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    environment.filters["address"] = _data_address
-    environment.globals["image"] = _image
+    environment.filters["address"] = data_address
+    environment.globals["image"] = image
     template = environment.get_template("report.html.j2")
     return template.render(
         content=content,
@@ -252,7 +252,7 @@ def _on_unit_scale(result: ResultRow) -> bool:
     return all(-0.25 <= value <= 1 for value in values if value is not None)
 
 
-def _image(pixels: Pixels, width: int, description: str) -> Markup:
+def image(pixels: Pixels, width: int, description: str) -> Markup:
     """An `img` element, `width` CSS pixels wide, with the pixels inside. Small images are enlarged without blur."""
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format="PNG", optimize=True)
@@ -263,7 +263,7 @@ def _image(pixels: Pixels, width: int, description: str) -> Markup:
     )
 
 
-def _data_address(text: str, name: str) -> str:
+def data_address(text: str, name: str) -> str:
     """An address that holds a text file itself."""
     kinds = {".csv": "text/csv", ".json": "application/json"}
     content = base64.b64encode(text.encode(errors="backslashreplace")).decode("ascii")

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +10,16 @@ from typing import Any
 
 from torch import nn
 
-from ssl_inv.catalogue import RecipeError, SettingError, within
+from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.given import fingerprint_of, given, source_of
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.evaluation.results import to_json
 from ssl_inv.run.build import build_data
-from ssl_inv.run.encoders import LoadedModel, Model, with_data
-from ssl_inv.run.evaluating import evaluated, model_of, require_evaluation
-from ssl_inv.run.folder import require_results
+from ssl_inv.run.encoders import LIBRARIES, NEEDS_LIBRARY, LoadedModel, Model, with_data
+from ssl_inv.run.evaluating import model_of
+from ssl_inv.run.exam.examining import examine
+from ssl_inv.run.exam.names import named, places_of
 from ssl_inv.run.python.asked import in_memory, in_python
 from ssl_inv.run.python.embeddings import Embeddings, embedded
 from ssl_inv.run.python.result_tables import result_table
@@ -49,43 +50,24 @@ def evaluate(
     quiet: bool,
 ) -> Table:
     """See `ssl_inv.evaluate`."""
-    named = _named(encoders)
-    if pretrained and not any(map(_of_timm, named.values())):
-        raise RecipeError("pretrained: goes with timm:NAME; other encoders have their own weights")
-    places = _places(named, output)
-    found = {}
+    by_name = named(encoders)
+    if pretrained and not any(map(_of_library, by_name.values())):
+        raise RecipeError(f"pretrained: {NEEDS_LIBRARY}")
+    places = places_of(list(by_name), None if output is None else Path(output))
     with quiet_lightning():
         # Every mistake is found before the first result is written.
-        loaded = {}
-        for name, encoder in named.items():
+        loaded: dict[str, LoadedModel] = {}
+        for name, encoder in by_name.items():
             with in_python(), _on_its_device(encoder):
-                loaded[name] = _with(model_of(encoder, pretrained and _of_timm(encoder)), data, settings)
-            require_evaluation(loaded[name], protocols)
-        for name, encoder in named.items():
-            with _on_its_device(encoder):
-                judgement = evaluated(loaded.pop(name), places[name], protocols, quiet)
-            assert judgement is not None, "a process that works alone is the first"
-            found[name] = _plain(judgement.table)
-    return result_table(found)
+                loaded[name] = _with(model_of(encoder, pretrained and _of_library(encoder)), data, settings)
+        found = examine(
+            loaded, protocols, places=places, quiet=quiet, around=lambda name: _on_its_device(by_name[name])
+        )
+    return result_table({name: _plain(one.table) for name, one in found.items()})
 
 
-def _of_timm(encoder: Any) -> bool:
-    return isinstance(encoder, str) and encoder.startswith("timm:")
-
-
-def _places(named: Mapping[str, Any], output: str | os.PathLike[str] | None) -> dict[str, Path | None]:
-    """The folder of the results of each encoder."""
-    if output is None:
-        return dict.fromkeys(named)
-    if len(named) == 1:
-        places = dict.fromkeys(named, Path(output))
-    else:
-        if odd := [name for name in named if Path(name).name != name]:
-            raise SettingError("encoders", f"{odd[0]!r} cannot be the name of a folder in {str(output)!r}")
-        places = {name: Path(output) / name for name in named}
-    for place in places.values():
-        require_results(place)
-    return {**places}
+def _of_library(encoder: Any) -> bool:
+    return isinstance(encoder, str) and encoder.startswith(LIBRARIES)
 
 
 def _plain(table: Any) -> list[dict[str, Any]]:
@@ -121,35 +103,9 @@ def write(
 
 
 def _one_model(encoder: Any, pretrained: bool) -> Model:
-    if pretrained and not _of_timm(encoder):
-        raise RecipeError("pretrained: goes with timm:NAME; other encoders have their own weights")
+    if pretrained and not _of_library(encoder):
+        raise RecipeError(f"pretrained: {NEEDS_LIBRARY}")
     return model_of(encoder, pretrained)
-
-
-def _named(encoders: Any) -> dict[str, Any]:
-    """Encoders by the name that a table shows."""
-    if isinstance(encoders, Mapping):
-        named = {str(name): encoder for name, encoder in encoders.items()}
-    else:
-        several = isinstance(encoders, Sequence) and not isinstance(encoders, str | nn.Module)
-        named = {}
-        for encoder in encoders if several else [encoders]:
-            name, number = _name(encoder), 2
-            while name in named:
-                name, number = f"{_name(encoder)}-{number}", number + 1
-            named[name] = encoder
-    if not named:
-        raise RecipeError("encoders: there are none")
-    return named
-
-
-def _name(encoder: Any) -> str:
-    if hasattr(encoder, "__fspath__") or isinstance(encoder, str):
-        text = os.fspath(encoder)
-        return text if text.startswith("timm:") else Path(text).resolve().name
-    if (source := getattr(encoder, "source", None)) and isinstance(source, Model) and source.run is not None:
-        return source.run.folder.path.resolve().name
-    return str(getattr(encoder, "__name__", type(encoder).__name__))
 
 
 def _with(

@@ -1,0 +1,1 @@
+"""Several encoders examined side by side: one table, one page, and whether they differ."""
