@@ -6,10 +6,10 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.classification import Classifier, accuracies, class_count, without_training_rows
+from ssl_inv.evaluation.protocols.cosine_search import nearest_cosine
 from ssl_inv.evaluation.results import Result
 
 
@@ -20,12 +20,10 @@ class NearestNeighbours(Classifier):
     Attributes:
         k: neighbours that vote.
         temperature: a neighbour of cosine similarity s votes with weight exp(s / temperature).
-        chunk: queries compared with all training rows at a time; changes memory alone.
     """
 
     k: int = 20
     temperature: float = 0.07
-    chunk: int = 256
 
     name: ClassVar[str] = "knn"
     recipe: ClassVar[Mapping[str, str]] = {**Classifier.recipe, "neighbours": "k"}
@@ -61,11 +59,7 @@ class NearestNeighbours(Classifier):
         Returns:
             `(M, C)`; rows sum to 1.
         """
-        bank, k = normalize(bank, dim=1), min(self.k, len(bank))
-        votes = []
-        for chunk in torch.split(normalize(queries, dim=1), self.chunk):
-            similarity, neighbours = (chunk @ bank.T).topk(k, dim=1)
-            # The softmax over the neighbours is each vote divided by their sum, without computing exp(1 / 0.07).
-            weights = (similarity / self.temperature).softmax(dim=1)
-            votes.append(weights.new_zeros(len(chunk), classes).scatter_add_(1, labels[neighbours], weights))
-        return torch.cat(votes)
+        similarity, neighbours = nearest_cosine(bank, queries, min(self.k, len(bank)), self.device)
+        # The softmax over the neighbours is each vote divided by their sum, without computing exp(1 / 0.07).
+        weights = (similarity / self.temperature).softmax(dim=1)
+        return weights.new_zeros(len(queries), classes).scatter_add_(1, labels[neighbours], weights)

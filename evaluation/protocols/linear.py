@@ -97,18 +97,20 @@ class LinearProbe(Classifier):
             `(L, D + 1, C)`; the last row is the bias.
         """
         x, y = _with_constant(features.to(self.device)), labels.to(self.device)
+        heads = len(learning_rates)
         rates = x.new_tensor(learning_rates)[:, None]
-        weights = x.new_zeros(x.shape[1], len(learning_rates), classes)
+        weights = x.new_zeros(classes, heads, x.shape[1])
         velocity = torch.zeros_like(weights)
         for step, rows in enumerate(self._batches(len(x))):
             rows = rows.to(x.device)
             batch = x[rows]
-            error = (batch @ weights.flatten(1)).view(len(batch), -1, classes).softmax(dim=-1)
-            error -= one_hot(y[rows], classes)[:, None]
-            gradient = batch.T @ error.flatten(1).div_(len(batch))
+            # Classes stand first: a softmax over the first dimension runs over all rows and heads at once.
+            error = (weights.flatten(0, 1) @ batch.T).view(classes, -1).softmax(dim=0).view(classes, heads, -1)
+            error -= one_hot(y[rows], classes).T[:, None]
+            gradient = error.flatten(0, 1).div_(len(batch)) @ batch
             velocity.mul_(self.momentum).add_(gradient.view_as(velocity))
-            weights.sub_(velocity * rates * (0.5 * (1 + math.cos(math.pi * step / self.steps))))
-        return weights.transpose(0, 1).cpu()
+            weights.sub_(velocity * (rates * (0.5 * (1 + math.cos(math.pi * step / self.steps)))))
+        return weights.permute(1, 2, 0).contiguous().cpu()
 
     def _batches(self, rows: int) -> Iterator[Tensor]:
         """Row indices of every step: one random order of all rows after another."""
