@@ -5,6 +5,8 @@ candidates of a query are then compared exactly. A bound on the rough error tell
 left out could be among the nearest; such queries are searched again, in single precision and at last in double.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -12,10 +14,10 @@ from torch.nn.functional import normalize
 _TILE, _QUERIES, _GROUP = 8192, 256, 16
 """Rows of the bank in a tile, queries in a rough product, and rows of which the best alone is looked at first."""
 
-_PIECE = 1024
-"""Rows that are normalised at a time."""
+_PIECE, _FLOATS = 512, 1 << 19
+"""Rows that are normalised at a time, and numbers of rows that are compared exactly at a time."""
 
-_KEPT, _AT_ONCE = 64, 4096
+_KEPT, _AT_ONCE = 64, 2048
 """Candidates of a query, at least, and queries whose candidates are kept."""
 
 
@@ -33,7 +35,8 @@ def nearest_cosine(bank: Tensor, queries: Tensor, k: int, device: str = "cpu") -
         device: where the rough products are computed.
 
     Returns:
-        Similarities `(M, k)`, float32, descending, and row numbers `(M, k)`, on the CPU.
+        Similarities `(M, k)`, descending, in double precision for a bank of double precision and in single else, and
+        row numbers `(M, k)`, on the CPU.
 
     Raises:
         ValueError: if the bank has fewer than k rows.
@@ -52,7 +55,14 @@ def nearest_cosine(bank: Tensor, queries: Tensor, k: int, device: str = "cpu") -
                 break
         for number in numbers:
             similarities[number], rows[number] = _searched_in_full(bank, queries[number], k)
+    if bank.dtype == torch.float64:
+        return torch.cat([_similar(bank[near], some) for near, some in _pairs(rows, queries)]), rows
     return similarities, rows
+
+
+def _pairs(rows: Tensor, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    size = max(1, _FLOATS // (rows.shape[1] * queries.shape[1]))
+    return zip(torch.split(rows, size), torch.split(queries, size), strict=True)
 
 
 def _rough_precisions(device: str) -> tuple[torch.dtype, ...]:
@@ -76,7 +86,7 @@ def _searched(
     """The nearest k of each query, as far as a rough product finds them, and whether it is certain that it did."""
     exact = normalize(queries.float(), dim=1)
     rough = exact.to(precision)
-    query_error = (rough.double() - exact.double()).norm(dim=1)
+    query_error = torch.linalg.vector_norm(exact - rough, dim=1).double() + 1e-7
     on_device, unit = rough.to(device), torch.finfo(precision).eps
     scores, rows = torch.empty(0, len(queries)), torch.empty(0, len(queries), dtype=torch.int64)
     beyond = torch.full((len(queries),), -torch.inf, dtype=torch.float64)
@@ -96,7 +106,7 @@ def _searched(
     needed = scores.double() >= scores.double().topk(k, dim=0).values[-1] - 2 * doubt
     similarities, found = _compared(bank, exact, rows.T, needed.T, k)
     rounding = beyond.abs().nan_to_num(posinf=0.0) * unit
-    limit = beyond + rounding + error + (exact.double() @ middle.double())
+    limit = beyond + rounding + error + (exact @ middle)
     return similarities, found, similarities[:, -1].double() > limit + 1e-6
 
 
@@ -154,7 +164,7 @@ def _compared(bank: Tensor, queries: Tensor, candidates: Tensor, needed: Tensor,
     needed = needed.gather(1, order)
     query, place = needed.nonzero(as_tuple=True)
     near = torch.full(candidates.shape, -torch.inf)
-    size = max(1, (1 << 20) // bank.shape[1])
+    size = max(1, _FLOATS // bank.shape[1])
     for some, places in zip(torch.split(query, size), torch.split(place, size), strict=True):
         rows = normalize(bank[candidates[some, places]].float(), dim=1)
         near[some, places] = rows.mul_(queries[some]).sum(dim=1)
@@ -162,22 +172,23 @@ def _compared(bank: Tensor, queries: Tensor, candidates: Tensor, needed: Tensor,
     gaps = (ordered[:, :-1] - ordered[:, 1:])[:, :k]
     close = (gaps.nan_to_num(torch.inf) < 4e-6).any(dim=1).nonzero()[:, 0]
     for some in torch.split(close, max(1, size // candidates.shape[1])):
-        exact = _similar(bank[candidates[some]], queries[some])
+        # Rounded, so that ties are ties.
+        exact = _similar(bank[candidates[some]], queries[some]).float()
         near[some] = torch.where(needed[some], exact, -torch.inf)
     near, order = near.sort(dim=1, descending=True, stable=True)
     return near[:, :k], candidates.gather(1, order[:, :k])
 
 
 def _similar(rows: Tensor, queries: Tensor) -> Tensor:
-    """Cosine similarities of `(B, T, D)` and `(B, D)`, from double precision rounded to single, where ties are ties."""
+    """Cosine similarities of `(B, T, D)` and `(B, D)`, in double precision."""
     exact, wanted = rows.double(), normalize(queries.double(), dim=1)
     products = torch.bmm(exact, wanted[:, :, None])[:, :, 0]
     lengths = torch.linalg.vector_norm(exact, dim=2).clamp_min(1e-12)
-    return (products / lengths).float()
+    return products / lengths
 
 
 def _searched_in_full(bank: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The nearest k rows of one query, from all rows in double precision."""
-    near = torch.cat([_similar(rows[None], query[None])[0] for rows in torch.split(bank, _TILE // 4)])
+    near = torch.cat([_similar(rows[None], query[None])[0].float() for rows in torch.split(bank, _PIECE)])
     near, order = near.sort(descending=True, stable=True)
     return near[:k], order[:k]

@@ -41,7 +41,10 @@ def read_config(folder: Path) -> dict[str, Any]:
             is not allowed.
     """
     file = folder / CONFIG
-    config: dict[str, Any] = read_json(file)
+    try:
+        config: dict[str, Any] = read_json(file)
+    except ValueError as error:
+        raise ValueError(f"{file} cannot be read: {error}") from None
     require_unchanged(config, file)
     require_forms(config, file)
     # Old folders of timm have one mapping of everything.

@@ -67,6 +67,7 @@ class Around(Objective):
         self.parameters_used = self.judged.parameters_used
         self.told_of_plain_views = self.judged.told_of_plain_views
         self.least_batch = max(base.least_batch for base in self.bases.values())
+        self.needs_whole_backbone = next(filter(None, (one.needs_whole_backbone for one in self.bases.values())), "")
 
     @property
     def bases(self) -> dict[str, Objective]:

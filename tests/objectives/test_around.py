@@ -13,7 +13,7 @@ from ssl_inv.testing import GROUPS
 
 def test_a_wrapper_forwards_everything_but_the_loss():
     asked = {name for name, value in vars(Objective).items() if not name.startswith("_") and name != "loss"}
-    set_by_the_constructor = {"parameters_used", "told_of_plain_views", "least_batch"}
+    set_by_the_constructor = {"parameters_used", "told_of_plain_views", "least_batch", "needs_whole_backbone"}
     assert asked - set_by_the_constructor <= vars(Around).keys()
 
 
