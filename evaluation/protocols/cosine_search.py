@@ -5,8 +5,6 @@ candidates of a query are then compared exactly. A bound on the rough error tell
 left out could be among the nearest; such queries are searched again, in single precision and at last in double.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
@@ -24,9 +22,9 @@ _KEPT, _AT_ONCE = 64, 2048
 def nearest_cosine(bank: Tensor, queries: Tensor, k: int, device: str = "cpu") -> tuple[Tensor, Tensor]:
     """The k rows of a bank with the largest cosine similarity to each query.
 
-    Where single precision leaves the order of two rows open, double precision tells, and of equal ones the lower row
-    comes first. So neither the size of pieces nor the precision of the search shows in the result. Besides its result
-    it needs some ten megabytes, whatever the sizes are.
+    Similarities are computed in double precision; of those that are equal in single precision the lower row comes
+    first. So neither the size of pieces nor the precision of the search shows in the result. Besides its result it
+    needs some ten megabytes, whatever the sizes are.
 
     Args:
         bank: `(N, D)`.
@@ -35,8 +33,7 @@ def nearest_cosine(bank: Tensor, queries: Tensor, k: int, device: str = "cpu") -
         device: where the rough products are computed.
 
     Returns:
-        Similarities `(M, k)`, descending, in double precision for a bank of double precision and in single else, and
-        row numbers `(M, k)`, on the CPU.
+        Similarities `(M, k)`, descending, of the bank's type, and row numbers `(M, k)`, on the CPU.
 
     Raises:
         ValueError: if the bank has fewer than k rows.
@@ -44,25 +41,18 @@ def nearest_cosine(bank: Tensor, queries: Tensor, k: int, device: str = "cpu") -
     if not 1 <= k <= len(bank):
         raise ValueError(f"{k} neighbours need a bank of as many rows; it has {len(bank)}")
     middle = _mean_direction(bank)
-    similarities = torch.empty(len(queries), k)
     rows = torch.empty(len(queries), k, dtype=torch.int64)
     for numbers in torch.split(torch.arange(len(queries)), _AT_ONCE):
         for precision in _rough_precisions(device):
-            near = _searched(bank, queries[numbers], middle, k, precision, device)
-            similarities[numbers], rows[numbers], certain = near
+            rows[numbers], certain = _searched(bank, queries[numbers], middle, k, precision, device)
             numbers = numbers[~certain]
             if not len(numbers):
                 break
         for number in numbers:
-            similarities[number], rows[number] = _searched_in_full(bank, queries[number], k)
-    if bank.dtype == torch.float64:
-        return torch.cat([_similar(bank[near], some) for near, some in _pairs(rows, queries)]), rows
-    return similarities, rows
-
-
-def _pairs(rows: Tensor, queries: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    size = max(1, _FLOATS // (rows.shape[1] * queries.shape[1]))
-    return zip(torch.split(rows, size), torch.split(queries, size), strict=True)
+            rows[number] = _searched_in_full(bank, queries[number], k)
+    size = max(1, _FLOATS // (k * queries.shape[1]))
+    pairs = zip(torch.split(rows, size), torch.split(queries, size), strict=True)
+    return torch.cat([_similar(bank[near], some) for near, some in pairs]).to(bank.dtype), rows
 
 
 def _rough_precisions(device: str) -> tuple[torch.dtype, ...]:
@@ -82,7 +72,7 @@ def _mean_direction(bank: Tensor) -> Tensor:
 
 def _searched(
     bank: Tensor, queries: Tensor, middle: Tensor, k: int, precision: torch.dtype, device: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """The nearest k of each query, as far as a rough product finds them, and whether it is certain that it did."""
     exact = normalize(queries.float(), dim=1)
     rough = exact.to(precision)
@@ -107,7 +97,7 @@ def _searched(
     similarities, found = _compared(bank, exact, rows.T, needed.T, k)
     rounding = beyond.abs().nan_to_num(posinf=0.0) * unit
     limit = beyond + rounding + error + (exact @ middle)
-    return similarities, found, similarities[:, -1].double() > limit + 1e-6
+    return found, similarities[:, -1].double() > limit + 1e-6
 
 
 def _remains(rows: Tensor, middle: Tensor, precision: torch.dtype) -> tuple[Tensor, float, float]:
@@ -182,13 +172,12 @@ def _compared(bank: Tensor, queries: Tensor, candidates: Tensor, needed: Tensor,
 def _similar(rows: Tensor, queries: Tensor) -> Tensor:
     """Cosine similarities of `(B, T, D)` and `(B, D)`, in double precision."""
     exact, wanted = rows.double(), normalize(queries.double(), dim=1)
-    products = torch.bmm(exact, wanted[:, :, None])[:, :, 0]
-    lengths = torch.linalg.vector_norm(exact, dim=2).clamp_min(1e-12)
-    return products / lengths
+    products: Tensor = torch.bmm(exact, wanted[:, :, None])[:, :, 0]
+    lengths: Tensor = torch.linalg.vector_norm(exact, dim=2)
+    return products / lengths.clamp_min(1e-12)
 
 
-def _searched_in_full(bank: Tensor, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def _searched_in_full(bank: Tensor, query: Tensor, k: int) -> Tensor:
     """The nearest k rows of one query, from all rows in double precision."""
     near = torch.cat([_similar(rows[None], query[None])[0].float() for rows in torch.split(bank, _PIECE)])
-    near, order = near.sort(descending=True, stable=True)
-    return near[:k], order[:k]
+    return near.sort(descending=True, stable=True).indices[:k]

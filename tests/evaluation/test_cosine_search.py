@@ -83,3 +83,16 @@ def test_a_rough_product_that_cannot_tell_is_not_believed(monkeypatch: pytest.Mo
     before = len(asked)
     nearest_cosine(spread, features("random", 6, 1), 20)
     assert len(asked) == before, "a sure result is not searched again"
+
+
+@pytest.mark.parametrize("kind", ["random", "nearly collapsed", "with duplicates"])
+def test_the_size_of_pieces_and_the_precision_of_the_search_do_not_show(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bank, queries = features(kind, 1100, 0), features(kind, 60, 1)
+    whole = nearest_cosine(bank, queries, 20)
+    monkeypatch.setattr(cosine_search, "_rough_precisions", lambda device: (torch.float32,))
+    sizes = {"_TILE": 300, "_QUERIES": 7, "_KEPT": 25, "_AT_ONCE": 13, "_PIECE": 64, "_FLOATS": 1000}
+    for name, size in sizes.items():
+        monkeypatch.setattr(cosine_search, name, size)
+    assert all(torch.equal(one, other) for one, other in zip(nearest_cosine(bank, queries, 20), whole, strict=True))
