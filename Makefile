@@ -31,7 +31,7 @@ docs: $(VENV)/.installed
 	$(BIN)/python docs/build.py
 
 site: $(VENV)/.installed-site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
