@@ -26,6 +26,10 @@ class NoViewsError(ValueError):
     """There is no view, or none that can be read."""
 
 
+class NonFiniteFeaturesError(ValueError):
+    """An encoder's output is infinite or not a number."""
+
+
 @dataclass(frozen=True)
 class EvaluationBatch:
     """A batch of views.
@@ -292,7 +296,7 @@ def _encode(encoder: Encoder, batch: EvaluationBatch, device: torch.device, disk
             )
         if not value.isfinite().all():
             row = int((~value.isfinite()).any(dim=1).nonzero()[0])
-            raise ValueError(
+            raise NonFiniteFeaturesError(
                 f"the encoder's part {part!r} is not finite for object {int(batch.objects[row])}, "
                 f"view {int(batch.views[row])}"
             )

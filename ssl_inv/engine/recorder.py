@@ -12,11 +12,12 @@ from ssl_inv.data.batches import Batch
 from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.engine.loggers import Loggers
 from ssl_inv.engine.meter import Rates
-from ssl_inv.engine.module import Pretraining
+from ssl_inv.engine.module import NonFiniteLossError, Pretraining
 from ssl_inv.engine.monitor import OnlineMonitor, collapse
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.settings import TrainerSettings
 from ssl_inv.engine.watch import Stop, Value
+from ssl_inv.evaluation.features import NonFiniteFeaturesError
 from ssl_inv.nn.distributed import Agreement, all_names, rank, wait_for_first
 
 
@@ -249,9 +250,17 @@ class Recorder(lightning.Callback):
             return self._note(total, step=module.step, loss=module.meter.terms, lr=rate, **speeds)
 
     def _score(self, module: Pretraining) -> bool:
-        """Score the encoder, and add the scores to the log. Returns whether they are better than all before."""
+        """Score the encoder, and add the scores to the log. Returns whether they are better than all before.
+
+        Raises:
+            NonFiniteLossError: if a weight or a feature is not finite.
+        """
         assert self.monitor is not None
-        scores, better = self.monitor.scores(), False
+        try:
+            scores, better = self.monitor.scores(), False
+        except NonFiniteFeaturesError as error:
+            module.check_weights()
+            raise NonFiniteLossError(f"{error}, after step {module.step}") from None
         if module.shards is not None and rank() > 0:
             return False  # it has only taken part
         if self.run is not None:

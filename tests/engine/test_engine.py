@@ -136,8 +136,10 @@ def test_covariance_of_huge_half_precision_embeddings_does_not_overflow(dtype: t
         ("GradientBreaksAtStepThree", "is not finite after step 3"),
     ],
 )
-def test_what_is_not_finite_stops_the_run_before_it_is_saved(objective, sentence, tmp_path) -> None:
-    run = make(objective={"name": f"misbehaving.{objective}"})
+@pytest.mark.parametrize("every", [0, 1])
+def test_what_is_not_finite_stops_the_run_before_it_is_saved(objective, sentence, every, tmp_path) -> None:
+    monitor = {"every": every, "share": 1.0, "objects": 8}
+    run = make(objective={"name": f"misbehaving.{objective}"}, monitor=monitor)
     with pytest.raises(NonFiniteLossError, match=f"{sentence}.*; the last good checkpoint is .*last.ckpt"):
         follow(run, tmp_path / "run")
     folder = RunFolder.open(tmp_path / "run")
