@@ -26,6 +26,7 @@ PROTOCOLS = {
     "shift_consistency": "shift_consistency:ShiftConsistency",
     "frames": "frames:Frames",
     "sensitivity": "sensitivity:Sensitivity",
+    "corruptions": "corruptions:Corruptions",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 
