@@ -27,6 +27,7 @@ PROTOCOLS = {
     "frames": "frames:Frames",
     "sensitivity": "sensitivity:Sensitivity",
     "corruptions": "corruptions:Corruptions",
+    "correspondence": "correspondence:Correspondence",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from numpy.random import RandomState
 
+from ssl_inv.evaluation.protocols.correspondence import cell_centres, moved_points, pair_measures
 from ssl_inv.evaluation.protocols.corruptions import corruption_errors
 
 FACTS = json.loads((Path(__file__).parent / "data" / "exam_dense.json").read_text())
@@ -29,3 +30,22 @@ def test_corruption_errors_equal_the_recorded_ones() -> None:
     relative = corruption_errors(errors - clean, below - 0.4348).mean()
     assert float(relative) == pytest.approx(values["relative_mce_percent"], rel=1e-6)
     assert clean == pytest.approx(values["clean_error"])
+
+
+def test_recall_under_a_homography_equals_the_recorded_one() -> None:
+    rs = RandomState(1106)
+    change = np.array([[0.08, 0.05, 6], [-0.04, 0.06, -5], [2e-4, -1e-4, 0]]) * (1 + 0.2 * rs.randn(3, 3))
+    matrix = torch.from_numpy(np.eye(3) + change)
+    source, target = rs.randn(196, 16), rs.randn(196, 16)
+    centres, cell = cell_centres((14, 14), (224, 224))
+    for number, (x, y) in enumerate(moved_points(matrix, centres).tolist()):
+        if 0 <= x < 224 and 0 <= y < 224:
+            target[int(y // 16) * 14 + int(x // 16)] = source[number] + 0.9 * rs.randn(16)
+    found = pair_measures(*map(torch.from_numpy, (source, target)), centres, matrix, (224, 224), cell)
+    values = expected("correspondence")["homography"]
+    assert found is not None
+    assert found["inside"] == values["inside"]
+    for name, pixels in (("recall_half", "8"), ("recall", "16"), ("recall_two", "32")):
+        assert found[name] == pytest.approx(values["recall_px"][pixels])
+    assert found["mean_error"] == pytest.approx(values["mean_error_px"])
+    assert found["recall_half/best"] == pytest.approx(values["best_possible_recall_8px"])
