@@ -28,6 +28,7 @@ PROTOCOLS = {
     "sensitivity": "sensitivity:Sensitivity",
     "corruptions": "corruptions:Corruptions",
     "correspondence": "correspondence:Correspondence",
+    "dense": "dense:Dense",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

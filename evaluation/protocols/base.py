@@ -20,6 +20,7 @@ NEEDS = {
     "encode": "there are features only, and no encoder for other images",
     "images": "there are features only, and no images",
     "maps": "the encoder gives no feature maps",
+    "masks": "the data have no masks",
     "second": "there is no second encoder to compare with",
 }
 """What a protocol can need besides features: a field of `Encoded`, and the reason for a skip if the field is None."""
@@ -58,6 +59,8 @@ class Encoded:
         maps: maps normalised pixels `(B, 3, H, W)` to feature maps `(B, C, h, w)`.
         second: another encoder's features of the same views.
         colours: mean and deviation of each channel, `(3,)` each, with which colours in [0, 1] were normalised.
+        masks: maps a split, objects `(B,)` and views `(B,)` to the region of each pixel of their images, `(B, H, W)`,
+            int64: 0 is the ground, and 255 counts for nothing.
 
     Raises:
         ValueError: if the two tables have different parts or record different parameters.
@@ -74,6 +77,7 @@ class Encoded:
     maps: Callable[[Tensor], Tensor] | None = None
     second: "Encoded | None" = None
     colours: tuple[Tensor, Tensor] | None = None
+    masks: Callable[[str, Tensor, Tensor], Tensor] | None = None
     _several: dict[int, list[FeatureTable | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

@@ -10,6 +10,7 @@ from numpy.random import RandomState
 
 from ssl_inv.evaluation.protocols.correspondence import cell_centres, moved_points, pair_measures
 from ssl_inv.evaluation.protocols.corruptions import corruption_errors
+from ssl_inv.evaluation.protocols.dense import cell_shares, class_iou, mean_iou, neighbour_shares, pixel_counts
 
 FACTS = json.loads((Path(__file__).parent / "data" / "exam_dense.json").read_text())
 
@@ -49,3 +50,24 @@ def test_recall_under_a_homography_equals_the_recorded_one() -> None:
         assert found[name] == pytest.approx(values["recall_px"][pixels])
     assert found["mean_error"] == pytest.approx(values["mean_error_px"])
     assert found["recall_half/best"] == pytest.approx(values["best_possible_recall_8px"])
+
+
+def test_segmentation_by_neighbours_equals_the_recorded_one() -> None:
+    rs = RandomState(107)
+    centres, truth = rs.randn(6, 12), rs.randint(0, 6, 600)
+    memory = centres[truth] + 1.2 * rs.randn(600, 12)
+    pixels = np.where(rs.rand(600, 16) < 0.8, truth[:, None], rs.randint(0, 6, (600, 16)))
+    wanted = rs.randint(0, 6, 150)
+    queries = centres[wanted] + 1.2 * rs.randn(150, 12)
+    seen = np.where(rs.rand(150, 16) < 0.8, wanted[:, None], rs.randint(0, 6, (150, 16)))
+    labels, given = (torch.from_numpy(one).view(-1, 4, 4) for one in (pixels, seen))
+    shares = cell_shares(labels, 6, (1, 1)).view(600, 6).double()
+    found = neighbour_shares(torch.from_numpy(memory), shares, torch.from_numpy(queries), 30, 0.02)
+    values = expected("dense_knn")
+    assert found[0].tolist() == pytest.approx(values["soft_label_row0"], rel=1e-5)
+    predicted = found.argmax(dim=1)
+    assert predicted[:20].tolist() == values["patch_predictions_first20"]
+    counts = pixel_counts(predicted.view(-1, 1, 1).expand(150, 4, 4), given, 6).sum(dim=0)
+    assert class_iou(counts).tolist() == pytest.approx(values["iou_per_class"])
+    assert float(mean_iou(counts)) == pytest.approx(values["miou_dataset_level"])
+    assert float(counts[0].sum() / counts[2].sum()) == pytest.approx(values["pixel_accuracy"])
