@@ -29,6 +29,7 @@ PROTOCOLS = {
     "corruptions": "corruptions:Corruptions",
     "correspondence": "correspondence:Correspondence",
     "dense": "dense:Dense",
+    "token_heads": "token_heads:TokenHeads",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

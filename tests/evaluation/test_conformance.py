@@ -34,6 +34,7 @@ SMALL = {
     "intrinsic_dimension": {"least_views": 4},
     "stitching": {"draws": 2},
     "compatibility": {"steps": 5},
+    "token_heads": {"steps": 3, "width": 28, "learning_rates": (1e-3, 1e-2), "weight_decays": (1e-3,)},
     "dense": {"linear": LogisticRegression(strengths=(0.1, 1.0))},
 }
 PROTOCOLS = {name: replace(kind(), bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, kind in KINDS.items()}

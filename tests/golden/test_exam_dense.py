@@ -11,6 +11,7 @@ from numpy.random import RandomState
 from ssl_inv.evaluation.protocols.correspondence import cell_centres, moved_points, pair_measures
 from ssl_inv.evaluation.protocols.corruptions import corruption_errors
 from ssl_inv.evaluation.protocols.dense import cell_shares, class_iou, mean_iou, neighbour_shares, pixel_counts
+from ssl_inv.evaluation.protocols.pooling_heads import HEADS, AttentiveHead, cross_covariances
 
 FACTS = json.loads((Path(__file__).parent / "data" / "exam_dense.json").read_text())
 
@@ -71,3 +72,28 @@ def test_segmentation_by_neighbours_equals_the_recorded_one() -> None:
     assert class_iou(counts).tolist() == pytest.approx(values["iou_per_class"])
     assert float(mean_iou(counts)) == pytest.approx(values["miou_dataset_level"])
     assert float(counts[0].sum() / counts[2].sum()) == pytest.approx(values["pixel_accuracy"])
+
+
+def test_heads_of_tokens_equal_the_recorded_ones() -> None:
+    rs = RandomState(108)
+    tokens, query = rs.randn(4, 17, 24), 0.02 * rs.randn(24)
+    keys, values = (rs.randn(24, 24) / np.sqrt(24) for _ in range(2))
+    weight, bias = rs.randn(5, 24) / np.sqrt(24), rs.randn(5)
+    head, x, facts = AttentiveHead(24, 5, 0, heads=6).double(), torch.from_numpy(tokens), expected("token_heads")
+    given = {"query": query, "keys": keys, "values.weight": values, "values.bias": np.zeros(24)}
+    given |= {"logits.weight": weight, "logits.bias": bias}
+    head.load_state_dict({name: torch.from_numpy(value) for name, value in given.items()})
+    with torch.no_grad():
+        assert head.attention(x)[0, 0, :5].tolist() == pytest.approx(facts["attention_row0_head0_first5"])
+        assert head(x)[0].tolist() == pytest.approx(facts["logits_row0"])
+        assert float(head(x).sum()) == pytest.approx(facts["logits_sum"])
+        head.query.mul_(100)
+        assert float(head(x).sum()) == pytest.approx(facts["logits_sum_with_query_times_100"])
+    moments = cross_covariances(x, 4)
+    assert list(moments.shape[1:]) == facts["moment_features_shape"]
+    assert float(moments.abs().sum()) == pytest.approx(facts["moment_features_sum_abs"], rel=1e-6)
+    assert moments[0, 0, 0].tolist() == pytest.approx(facts["moment_features_first_row"], rel=1e-6)
+    counts = {name: sum(one.numel() for one in kind(768, 1000, 512).parameters()) for name, kind in HEADS.items()}
+    published = facts["parameter_counts_d768_1000_classes"]
+    assert counts["mean"] == published["linear"]
+    assert counts["attentive"] == published["capi_query_kv_bias_linear"] - 768, "keys have no bias"
