@@ -30,6 +30,7 @@ PROTOCOLS = {
     "correspondence": "correspondence:Correspondence",
     "dense": "dense:Dense",
     "token_heads": "token_heads:TokenHeads",
+    "fine_tuning": "fine_tuning:FineTuning",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

@@ -1,6 +1,6 @@
 """Whether a patch is found again after the image was turned, cropped, mirrored or seen from an angle."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -118,7 +118,7 @@ class Correspondence(Protocol):
         }
         return {**rotations, **crops, "flip": _flips, "homography": _homographies}
 
-    def _results(self, name: str, found: list[Mapping[str, float]], of: list[Tensor]) -> Iterator[Result]:
+    def _results(self, name: str, found: Sequence[Mapping[str, float]], of: list[Tensor]) -> Iterator[Result]:
         if not found:
             yield Result(f"{name}/recall", "all", None, detail="no cell stays inside the image")
             return

@@ -116,7 +116,7 @@ class Corruptions(Protocol):
             """Whether each image is wrong, `(M,)`, by part."""
             assert encoded.encode is not None
             found: dict[str, list[Tensor]] = {}
-            for some in torch.arange(len(colours)).split(_CHUNK):
+            for some in torch.split(torch.arange(len(colours)), _CHUNK):
                 images = colours[some.to(colours.device)]
                 if name is not None:
                     keys = _keys(self.seed, name, severity, objects[some], views[some])
@@ -162,7 +162,7 @@ class Corruptions(Protocol):
 
             def of(totals: Tensor) -> Tensor:
                 means = totals[:, :-1] / totals[:, -1:]
-                return statistic(means[:, 0], means[:, 1:].unflatten(1, shape))
+                return statistic(means[:, 0], means[:, 1:].reshape(-1, *shape))
 
             value = float(of(sums.sum(dim=0, keepdim=True))[0])
             return Result(f"corruptions/{name}", part, value, self.bootstrap.standard_error(sums, of), detail)

@@ -135,7 +135,7 @@ class Dense(Protocol):
         return Scenes(mapped(encoded.maps, pixels).float(), masks, objects), labels
 
     def _measured(self, name: str, train: Scenes, validation: Scenes) -> Iterator[Result]:
-        both = [one.pixels[one.pixels != IGNORED].unique() for one in (train, validation)]
+        both = [torch.unique(one.pixels[one.pixels != IGNORED]) for one in (train, validation)]
         if min(len(one) for one in both) < 2:
             yield Result(f"dense/knn/{name}/miou", "all", None, detail="the masks have fewer than two classes")
             return
@@ -143,7 +143,9 @@ class Dense(Protocol):
         features, shares, objects = train.cells(classes)
         some = at_most(torch.arange(len(features)), self.cells, self.seed)
         features, shares, objects = features[some], shares[some], objects[some]
-        best = torch.cat([cell_shares(one, classes, _size(validation.maps)) for one in validation.pixels.split(_CHUNK)])
+        best = torch.cat(
+            [cell_shares(one, classes, _size(validation.maps)) for one in torch.split(validation.pixels, _CHUNK)]
+        )
         ceiling = float(mean_iou(self._counts(best, validation, classes).sum(dim=0).view(3, classes)))
         constant = _constant(validation.pixels, classes)
         grid = f"{best.shape[-2]} x {best.shape[-1]}"
@@ -157,7 +159,7 @@ class Dense(Protocol):
         remark = f"k = {min(self.neighbours, len(features))}, {len(features)} cells in memory; {levels}"
         yield from self._results(f"dense/knn/{name}", gridded(nearest), validation, classes, remark)
         majority = shares.argmax(dim=1)
-        if len(majority.unique()) < 2 or len(objects.unique()) < 2:
+        if min(len(torch.unique(one)) for one in (majority, objects)) < 2:
             yield Result(f"dense/linear/{name}/miou", "all", None, detail="most of each cell is of one class")
             return
         scale, regression = Standardiser.fit(features), replace(self.linear, device=self.device)
@@ -172,11 +174,12 @@ class Dense(Protocol):
         sums = object_sums(counts, validation.objects)
 
         def miou(totals: Tensor) -> Tensor:
-            return mean_iou(totals.unflatten(1, (3, classes)))
+            return mean_iou(totals.view(-1, 3, classes))
 
         def accuracy(totals: Tensor) -> Tensor:
-            hits, _, truth = totals.unflatten(1, (3, classes)).unbind(1)
-            return hits.sum(dim=1) / truth.sum(dim=1)
+            hits, _, truth = totals.view(-1, 3, classes).unbind(1)
+            share: Tensor = hits.sum(dim=1) / truth.sum(dim=1)
+            return share
 
         for end, statistic in (("miou", miou), ("accuracy", accuracy)):
             value = float(statistic(sums.sum(dim=0, keepdim=True))[0])
@@ -187,7 +190,7 @@ class Dense(Protocol):
         return torch.cat(
             [
                 pixel_counts(enlarged(some, (truth.shape[-2], truth.shape[-1])), truth, classes).flatten(1)
-                for some, truth in zip(grids.split(_CHUNK), validation.pixels.split(_CHUNK), strict=True)
+                for some, truth in zip(torch.split(grids, _CHUNK), torch.split(validation.pixels, _CHUNK), strict=True)
             ]
         )
 
@@ -233,7 +236,7 @@ def neighbour_shares(memory: Tensor, shares: Tensor, queries: Tensor, k: int, te
         temperature: a neighbour of cosine s has the weight exp(s / temperature), before division by their sum.
     """
     memory, found = normalize(memory, dim=1), []
-    for some in normalize(queries, dim=1).split(512):
+    for some in torch.split(normalize(queries, dim=1), 512):
         cosines, rows = (some @ memory.T).topk(min(k, len(memory)), dim=1)
         weights = (cosines / temperature).softmax(dim=1)
         found.append((weights[..., None] * shares[rows].to(weights)).sum(dim=1))

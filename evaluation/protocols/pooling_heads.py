@@ -3,13 +3,12 @@
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, vmap
 from torch.nn.functional import cross_entropy, gelu, layer_norm, normalize
 
-from ssl_inv.transforms.keyed_random import permutation
+from ssl_inv.evaluation.protocols.sampling import random_batches
 
 _DEVIATION = 0.02
 """Of the initial weights, which are normal and cut at two."""
@@ -109,6 +108,14 @@ def cross_covariances(tokens: Tensor, parts: int) -> Tensor:
     return normalize(centred[:, :-1] @ centred[:, 1:].transpose(-1, -2) / count, dim=-1)
 
 
+def warmed_cosine(step: int, steps: int) -> float:
+    """The factor of a learning rate that rises over a tenth of the steps and then falls to zero along a cosine."""
+    rising = max(steps // 10, 1)
+    if step < rising:
+        return (step + 1) / rising
+    return (1 + math.cos(math.pi * (step - rising) / max(steps - rising, 1))) / 2
+
+
 HEADS: dict[str, type[MeanHead] | type[AttentiveHead] | type[MomentHead]] = {
     "mean": MeanHead,
     "attentive": AttentiveHead,
@@ -168,32 +175,21 @@ def trained_heads(
         for decayed in (True, False)
     ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.95))
-    rising = max(steps // 10, 1)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda step: min(
-            (step + 1) / rising, (1 + math.cos(math.pi * max(step - rising, 0) / (steps - rising or 1))) / 2
-        ),
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmed_cosine(step, steps))
 
     def logits(parameters: Mapping[str, Tensor], some: Tensor) -> Tensor:
         found: Tensor = functional_call(head, dict(parameters), (some,))
         return found
 
     together = vmap(logits, in_dims=(0, None))
-    order, size = np.zeros(0, dtype=np.int64), min(batch, len(tokens))
-    epoch = 0
-    for _ in range(steps):
-        if len(order) < size:
-            order, epoch = np.concatenate((order, permutation(seed, epoch, length=len(tokens)))), epoch + 1
-        rows, order = torch.from_numpy(order[:size]), order[size:]
+    for rows in random_batches(len(tokens), batch, steps, seed):
         stacked = {name: torch.stack([copy[name] for copy in copies]) for name in copies[0]}
         found = together(stacked, tokens[rows].to(device))
         wanted = labels[rows].to(device).repeat(len(copies))
         # A sum over copies, so that each has the gradient it would have alone.
         loss = cross_entropy(found.flatten(0, 1), wanted) * len(copies)
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return [{name: one.detach().cpu() for name, one in copy.items()} for copy in copies]

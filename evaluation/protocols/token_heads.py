@@ -1,7 +1,7 @@
 """Classification from all cells of frozen feature maps, by heads that learn how to pool them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from ssl_inv.evaluation.features import FeatureTable, Standardiser
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
-from ssl_inv.evaluation.protocols.chosen_images import mapped, some_images
+from ssl_inv.evaluation.protocols.chosen_images import labelled_images, mapped
 from ssl_inv.evaluation.protocols.classification import class_count, in_top, without_training_rows
 from ssl_inv.evaluation.protocols.pooling_heads import HEADS, initialised, trained_heads
 from ssl_inv.evaluation.protocols.sampling import held_out_rows
@@ -85,7 +85,7 @@ class TokenHeads(Protocol):
             detail = "the feature map has one cell: there is nothing to pool"
             yield Result("token_heads/mean/top1", "all", None, detail=detail)
             return
-        if len(objects.unique()) < 2 or len(labels.unique()) < 2:
+        if min(len(torch.unique(one)) for one in (objects, labels)) < 2:
             yield Result("token_heads/mean/top1", "all", None, detail="the drawn images have one object or class only")
             return
         scale = Standardiser.fit(train.flatten(0, 1))
@@ -106,11 +106,8 @@ class TokenHeads(Protocol):
     def _tokens(self, encoded: Encoded, split: str) -> tuple[Tensor, Tensor, Tensor]:
         """Cells `(M, N, D)` of labelled images, their labels and objects, `(M,)`."""
         assert encoded.maps is not None
-        table = encoded.train if split == "train" else encoded.validation
-        known = table.select(table.labelled_rows()).ordered()
-        assert known.labels is not None
-        images, objects, rows = some_images(replace(encoded, **{split: known}), split, self.images, self.seed)
-        return mapped(encoded.maps, images).float().flatten(2).transpose(1, 2), known.labels[rows], objects
+        images, labels, objects = labelled_images(encoded, split, self.images, self.seed)
+        return mapped(encoded.maps, images).float().flatten(2).transpose(1, 2), labels, objects
 
     def _scores(
         self, name: str, tokens: Tensor, labels: Tensor, objects: Tensor, queries: Tensor, classes: int
@@ -122,7 +119,7 @@ class TokenHeads(Protocol):
 
         def logits(parameters: dict[str, Tensor], some: Tensor) -> Tensor:
             with torch.no_grad():
-                return torch.cat([functional_call(head, parameters, (one,)) for one in some.split(_CHUNK)])
+                return torch.cat([functional_call(head, parameters, (one,)) for one in torch.split(some, _CHUNK)])
 
         apart = held_out_rows(objects, self.held_out, self.seed)
         ranking = []
@@ -138,4 +135,6 @@ class TokenHeads(Protocol):
 
 def _lacking(train: FeatureTable, validation: FeatureTable) -> str:
     """Why nothing can be classified; empty if it can."""
-    return "" if len(train.known_labels().unique()) > 1 and len(validation.labelled_rows()) else "needs two classes"
+    return (
+        "" if len(torch.unique(train.known_labels())) > 1 and len(validation.labelled_rows()) else "needs two classes"
+    )

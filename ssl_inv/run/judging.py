@@ -1,5 +1,6 @@
 """The judgement of an encoder: features of both splits, every protocol on them, and the same for its untrained self."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -244,6 +245,9 @@ def encode_data(
         assert found is not None
         return found
 
+    def network() -> nn.Module:
+        return copy.deepcopy(backbone)
+
     first = torch.zeros(1, dtype=torch.int64)
     used = () if objective is None else objective.parameters_used
     return Encoded(
@@ -258,6 +262,7 @@ def encode_data(
         maps=maps if _has_maps(backbone, maps, dark) else None,
         colours=_colours(dark, bright),
         masks=masks if all(masks_of(one, first, first, 1) is not None for one, _ in splits.values()) else None,
+        network=network if isinstance(backbone, Backbone) else None,
     )
 
 

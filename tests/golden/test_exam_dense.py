@@ -5,12 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
 from numpy.random import RandomState
 
 from ssl_inv.evaluation.protocols.correspondence import cell_centres, moved_points, pair_measures
 from ssl_inv.evaluation.protocols.corruptions import corruption_errors
 from ssl_inv.evaluation.protocols.dense import cell_shares, class_iou, mean_iou, neighbour_shares, pixel_counts
+from ssl_inv.evaluation.protocols.fine_tuning import layer_groups
 from ssl_inv.evaluation.protocols.pooling_heads import HEADS, AttentiveHead, cross_covariances
 
 FACTS = json.loads((Path(__file__).parent / "data" / "exam_dense.json").read_text())
@@ -97,3 +99,18 @@ def test_heads_of_tokens_equal_the_recorded_ones() -> None:
     published = facts["parameter_counts_d768_1000_classes"]
     assert counts["mean"] == published["linear"]
     assert counts["attentive"] == published["capi_query_kv_bias_linear"] - 768, "keys have no bias"
+
+
+def test_learning_rates_of_layers_equal_the_recorded_ones() -> None:
+    body = timm.create_model("vit_tiny_patch16_224", num_classes=0)
+    head, values = torch.nn.Linear(body.num_features, 10), expected("layer_decay")
+    groups = layer_groups(body, head, 1.0, 0.65, 0.05)
+    of = {id(one): group for group in groups for one in group["params"]}
+    names = dict(body.named_parameters()) | {f"head.{name}": one for name, one in head.named_parameters()}
+    assert len(names) == values["n_parameters_tensors"]
+    assert len(groups) == values["n_groups"]
+    for name, scale in values["scale_of"].items():
+        assert of[id(names[name])]["lr"] == pytest.approx(scale)
+        assert of[id(names[name])]["weight_decay"] == values["weight_decay_of"][name]
+    assert sorted({group["lr"] for group in groups}) == pytest.approx(values["distinct_scales"])
+    assert sum(of[id(one)]["lr"] for one in names.values()) == pytest.approx(values["sum_of_scales_over_tensors"])
