@@ -124,7 +124,8 @@ class FineTuning(Protocol):
         body = network().requires_grad_().to(pixels.device)
         with torch.no_grad():
             width = body.eval()(pixels[:1]).shape[1]
-        head = nn.Linear(width, classes, device=pixels.device)
+        with torch.random.fork_rng(devices=[]):
+            head = nn.Linear(width, classes).to(pixels.device)
         for one in head.parameters():
             nn.init.zeros_(one)
         model = nn.Sequential(body, head)

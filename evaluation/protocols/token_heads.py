@@ -113,7 +113,8 @@ class TokenHeads(Protocol):
         self, name: str, tokens: Tensor, labels: Tensor, objects: Tensor, queries: Tensor, classes: int
     ) -> tuple[Tensor, str]:
         """Logits `(M, classes)` of a head, and what was chosen."""
-        head = initialised(HEADS[name](tokens.shape[-1], classes, self.width), self.seed)
+        with torch.random.fork_rng(devices=[]):
+            head = initialised(HEADS[name](tokens.shape[-1], classes, self.width), self.seed)
         grid = [(rate, decay) for rate in self.learning_rates for decay in self.weight_decays]
         common = self.steps, self.batch, self.seed, self.device
 
