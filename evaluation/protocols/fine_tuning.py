@@ -43,10 +43,10 @@ class FineTuning(Protocol):
     End points: the untrained network beside is the same training from random weights, which is what labels alone give;
     a constant prediction has the accuracy in the remark.
 
-    What it orders wrongly: with few steps the head alone is far from its end, and a linear probe on frozen features can
-    be higher: the quick form compares encoders, not protocols. With many labels and steps every start ends alike, so it separates encoders less than frozen
-    probes do. One layer decay does not suit all: features that must change a lot are held back by it. Crops and mirror
-    images are wrong where the class depends on place or side.
+    What it orders wrongly: with few steps the head is far from its end, and a linear probe of frozen features can be
+    higher: the quick form compares encoders, not protocols. With many labels and steps every start ends alike, so it
+    separates encoders less than frozen probes do. One layer decay does not suit all: features that must change a lot
+    are held back by it. Crops and mirror images are wrong where the class depends on place or side.
 
     Attributes:
         images: of each split at most; all are held in memory.
