@@ -26,6 +26,11 @@ PROTOCOLS = {
     "shift_consistency": "shift_consistency:ShiftConsistency",
     "frames": "frames:Frames",
     "sensitivity": "sensitivity:Sensitivity",
+    "corruptions": "corruptions:Corruptions",
+    "correspondence": "correspondence:Correspondence",
+    "dense": "dense:Dense",
+    "token_heads": "token_heads:TokenHeads",
+    "fine_tuning": "fine_tuning:FineTuning",
 }
 """Name -> "module:Class", relative to this package. A new protocol is a file here and a line in this table."""
 

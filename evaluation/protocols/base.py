@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv.evaluation.aggregation import Aggregate, aggregated
 from ssl_inv.evaluation.features import Encoder, EvaluationBatch, FeatureTable
@@ -20,6 +20,8 @@ NEEDS = {
     "encode": "there are features only, and no encoder for other images",
     "images": "there are features only, and no images",
     "maps": "the encoder gives no feature maps",
+    "masks": "the data have no masks",
+    "network": "there is no network that could be trained on",
     "second": "there is no second encoder to compare with",
 }
 """What a protocol can need besides features: a field of `Encoded`, and the reason for a skip if the field is None."""
@@ -58,6 +60,10 @@ class Encoded:
         maps: maps normalised pixels `(B, 3, H, W)` to feature maps `(B, C, h, w)`.
         second: another encoder's features of the same views.
         colours: mean and deviation of each channel, `(3,)` each, with which colours in [0, 1] were normalised.
+        masks: maps a split, objects `(B,)` and views `(B,)` to the region of each pixel of their images, `(B, H, W)`,
+            int64: 0 is the ground, and 255 counts for nothing.
+        network: makes a copy of the network behind the encoder, to be trained: from normalised pixels to pooled vectors
+            `(B, D)`.
 
     Raises:
         ValueError: if the two tables have different parts or record different parameters.
@@ -74,6 +80,8 @@ class Encoded:
     maps: Callable[[Tensor], Tensor] | None = None
     second: "Encoded | None" = None
     colours: tuple[Tensor, Tensor] | None = None
+    masks: Callable[[str, Tensor, Tensor], Tensor] | None = None
+    network: Callable[[], nn.Module] | None = None
     _several: dict[int, list[FeatureTable | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:

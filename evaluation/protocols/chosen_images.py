@@ -1,6 +1,7 @@
 """Some of the images behind the features, and an encoder's output for images that were changed."""
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -70,3 +71,13 @@ def parts_of(encoder: Encoder, pixels: Tensor, names: tuple[str, ...]) -> dict[s
 def mapped(maps: Callable[[Tensor], Tensor], pixels: Tensor) -> Tensor:
     """Feature maps `(B, C, h, w)` in float64 on the CPU, computed in chunks."""
     return torch.cat([maps(some).cpu().double() for some in torch.split(pixels, _CHUNK)])
+
+
+def labelled_images(encoded: Encoded, split: str, count: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """`some_images` of those with a label: pixels on their own device, labels `(M,)` and objects `(M,)`."""
+    table = encoded.train if split == "train" else encoded.validation
+    known = table.select(table.labelled_rows()).ordered()
+    assert known.labels is not None
+    alone = replace(encoded, train=known) if split == "train" else replace(encoded, validation=known)
+    pixels, objects, rows = some_images(alone, split, count, seed)
+    return pixels, known.labels[rows], objects

@@ -31,6 +31,7 @@ from ssl_inv.evaluation.results import Result, object_sums
 from ssl_inv.transforms.keyed_random import uniform
 
 _NO_MAPS = "the encoder gives no feature maps"
+_ONE_CELL = "the feature map has one cell along an axis, so it cannot move with the image"
 _PEAK = 2.0
 
 
@@ -140,8 +141,11 @@ class LieDerivative(Protocol):
             if motion == MOTIONS[0]:
                 yield Result("lee/map", "all", None, detail=_NO_MAPS)
             return
-        moved = (mapped(encoded.maps, ends[0]) - mapped(encoded.maps, ends[1])) / double.view(-1, 1, 1, 1)
         still = mapped(encoded.maps, pixels)
+        if motion not in COLOUR and min(still.shape[-2:]) < 2:
+            yield Result(f"lee/map/{motion}", "all", None, detail=_ONE_CELL)
+            return
+        moved = (mapped(encoded.maps, ends[0]) - mapped(encoded.maps, ends[1])) / double.view(-1, 1, 1, 1)
         if motion in COLOUR:
             variance = (still - still.mean(dim=0)).square().flatten(1).mean(dim=1)
             raw = "of the variance of the map"
@@ -179,6 +183,10 @@ class LieDerivative(Protocol):
         # A map of few cells has less than one in an eighth of its width.
         cells = displacements(len(pixels), max(1, width // 8), self.draws, self.seed)
         names = ("eq_t", "eq_t_whole", "eq_r", "eq_r90")
+        if min(height, width) < 2:
+            for name in names:
+                yield Result(name, "all", None, detail=_ONE_CELL)
+            return
         found: dict[str, list[Tensor]] = {name: [] for name in names}
         for draw in range(self.draws):
             numbers = torch.from_numpy(uniform(self.seed, draw, np.arange(len(pixels)), count=3))
@@ -206,6 +214,9 @@ class LieDerivative(Protocol):
                 yield Result(name, "all", None, detail="images or maps are not square")
                 continue
             sums = object_sums(torch.cat(columns), objects.repeat(len(columns)))
+            if not float(sums[:, 2].sum()) > 0:
+                yield Result(name, "all", None, detail="no cell of the feature map is seen before and after")
+                continue
 
             def level(totals: Tensor, column: int = 0) -> Tensor:
                 error = (totals[:, column] / totals[:, 2] / variance).clamp_min(1e-12)

@@ -1,7 +1,7 @@
 """Which rows a measurement uses: one view of each object, folds and groups of objects, and the error from groups."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -95,3 +95,14 @@ def held_out_rows(objects: Tensor, share: float, seed: int = 0) -> Tensor:
     chosen = torch.zeros(len(ids), dtype=torch.bool)
     chosen[torch.from_numpy(permutation(seed, length=len(ids))[:count])] = True
     return chosen[position]
+
+
+def random_batches(rows: int, size: int, steps: int, seed: int = 0) -> Iterator[Tensor]:
+    """Row numbers `(size,)` of every step: one random order of all rows after another. The size is cut to the rows."""
+    size, waiting, epoch = min(size, rows), torch.zeros(0, dtype=torch.int64), 0
+    for _ in range(steps):
+        if len(waiting) < size:
+            waiting = torch.cat((waiting, torch.from_numpy(permutation(seed, epoch, length=rows))))
+            epoch += 1
+        yield waiting[:size]
+        waiting = waiting[size:]

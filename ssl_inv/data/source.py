@@ -142,6 +142,12 @@ class Source(ABC):
     def load(self, objects: Indices, views: Indices) -> Images:
         """View `views[b]` of object `objects[b]` for every b, in that order."""
 
+    def masks(self, objects: Indices, views: Indices) -> Tensor | None:
+        """The region that every pixel of `load` belongs to, `(B, H, W)`, int64: 0 is the ground, and 255 counts for
+        nothing; None if nothing is known of regions.
+        """
+        return None
+
     @property
     def photographs(self) -> bool:
         """Whether training cuts views out of whole images of any shape, by `load_pieces`, and not out of squares."""
@@ -297,6 +303,9 @@ class Subset(Source):
 
     def load(self, objects: Indices, views: Indices) -> Images:
         return self.source.load(self.objects[objects], views)
+
+    def masks(self, objects: Indices, views: Indices) -> Tensor | None:
+        return self.source.masks(self.objects[objects], views)
 
     @property
     def photographs(self) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from ssl_inv.data.source import Indices, Labels, Source
 from ssl_inv.engine.launch import say
@@ -18,6 +19,7 @@ from ssl_inv.engine.team import Team
 from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable, extract, kept_table
 from ssl_inv.objectives.base import Encoder
 from ssl_inv.transforms import keyed_random
+from ssl_inv.views.maker import central
 
 _CHUNK = 256
 
@@ -73,6 +75,18 @@ def _batch(
         None if labels is None else labels.known[which],
         images.transform.select(kept),
     )
+
+
+def masks_of(source: Source, objects: Tensor, views: Tensor, side: int) -> Tensor | None:
+    """The regions of some views, as an encoder sees them: the centre of the image, or all of it enlarged, in so many
+    pixels along a side; see `Source.masks`.
+    """
+    masks = source.masks(objects.numpy(), views.numpy())
+    if masks is None:
+        return None
+    if side > (whole := masks.shape[-1]):
+        return interpolate(masks[:, None].float(), (side, side), mode="nearest-exact")[:, 0].long()
+    return central(masks, side / whole)
 
 
 def feature_table(

@@ -1,5 +1,6 @@
 """The judgement of an encoder: features of both splits, every protocol on them, and the same for its untrained self."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import PROTOCOLS, SettingError, require
 from ssl_inv.data.source import Data, Indices, Source
-from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, shared_feature_table
+from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, masks_of, shared_feature_table
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
@@ -238,6 +239,16 @@ def encode_data(
         normalise(torch.full((1, data.validation.channels, *[data.validation.image_size] * 2), level, device=device))
         for level in (0.0, 1.0)
     )
+
+    def masks(split: str, some: Tensor, views: Tensor) -> Tensor:
+        found = masks_of(splits[split][0], some, views, dark.shape[-1])
+        assert found is not None
+        return found
+
+    def network() -> nn.Module:
+        return copy.deepcopy(backbone)
+
+    first = torch.zeros(1, dtype=torch.int64)
     used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
@@ -250,6 +261,8 @@ def encode_data(
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
         maps=maps if _has_maps(backbone, maps, dark) else None,
         colours=_colours(dark, bright),
+        masks=masks if all(masks_of(one, first, first, 1) is not None for one, _ in splits.values()) else None,
+        network=network if isinstance(backbone, Backbone) else None,
     )
 
 

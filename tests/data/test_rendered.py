@@ -19,6 +19,7 @@ from ssl_inv.data.sources.rendered import source as rendered_source
 from ssl_inv.data.sources.rendered.objects import class_prototypes, jittered, surface_points
 from ssl_inv.data.sources.rendered.rays import Vector
 from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, ELLIPSOID, Scenes, Solids, render
+from ssl_inv.engine.features import masks_of
 
 Hit = Callable[[Vector, Vector], tuple[Tensor, Vector]]
 
@@ -234,3 +235,22 @@ def test_every_dial_of_difficulty_spreads_the_images(dial, value):
 def test_bad_settings_are_refused_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         solids(**changes)
+
+
+@pytest.mark.parametrize("samples", [1, 2])
+def test_masks_are_the_object_and_what_is_outside_of_them_is_the_floor(samples):
+    source = rendered_source.RenderedSolids(classes=3, objects=6, views=3, size=48, samples=samples)
+    objects, views = np.array([4, 0, 5]), np.array([2, 1, 0])
+    masks, pixels = source.masks(objects, views), source.load(objects, views).pixels
+    scenes = rendered_source._scenes(torch.from_numpy(source.latents(objects, views)))
+    floor = torch.stack(renderer._floor(source._solids.select(torch.from_numpy(objects)), scenes, 48), dim=1)
+    differs = (pixels != (floor.clamp_max(1) * 255 + 0.5).to(torch.uint8)).any(dim=1)
+    if samples == 1:
+        assert not differs[masks == 0].any()
+    covered = (differs & (masks == 1)).sum() / (masks == 1).sum()
+    assert covered > 0.99
+    assert 0.02 < masks.double().mean() < 0.6
+    subset = rendered_source.Subset(source, np.array([5, 4]))
+    assert subset.masks(np.array([1]), np.array([2])).equal(masks[:1])
+    assert torch.equal(masks_of(subset, torch.tensor([1]), torch.tensor([2]), 32), masks[:1, 8:40, 8:40])
+    assert torch.equal(masks_of(subset, torch.tensor([1]), torch.tensor([2]), 96)[:, ::2, ::2], masks[:1])

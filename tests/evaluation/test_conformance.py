@@ -34,6 +34,9 @@ SMALL = {
     "intrinsic_dimension": {"least_views": 4},
     "stitching": {"draws": 2},
     "compatibility": {"steps": 5},
+    "token_heads": {"steps": 3, "width": 28, "learning_rates": (1e-3, 1e-2), "weight_decays": (1e-3,)},
+    "fine_tuning": {"steps": 3, "batch": 8},
+    "dense": {"linear": LogisticRegression(strengths=(0.1, 1.0))},
 }
 PROTOCOLS = {name: replace(kind(), bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, kind in KINDS.items()}
 
@@ -70,13 +73,25 @@ def maps(pixels: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.avg_pool2d(pixels.square(), 4)
 
 
+def masks(split: str, objects: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    """A bar that stands elsewhere in each view."""
+    place = torch.arange(16) - 2 * (objects + views)[:, None]
+    return (place % 16 < 6).long()[:, None].expand(-1, 16, -1)
+
+
+def network() -> torch.nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, stride=4), torch.nn.GELU(), torch.nn.Flatten())
+
+
 def encoded(seed: int = 0, **fields: object) -> Encoded:
     predictor = ViewPredictor("all", lambda embeddings, action: embeddings + action.as_vector()[:, :1])
     given = {"predictor": predictor, "aggregate": lambda features, actions: features[:, -1]}
     given["second"] = Encoded(replaced(table(seed)), replaced(table(seed + 1)))
     tables = {"train": table(seed), "validation": table(seed + 1)}
     given |= {"encode": encode, "images": partial(images, tables), "maps": maps}
-    given |= {"colours": (torch.zeros(3), torch.ones(3))}
+    given |= {"colours": (torch.zeros(3), torch.ones(3)), "masks": masks, "network": network}
     return Encoded(*tables.values(), **{**given, **fields})
 
 

@@ -103,6 +103,16 @@ def test_without_maps_vectors_are_measured_and_the_rest_has_a_reason():
     assert found["eq_t"].detail == found["lee/map"].detail == "the encoder gives no feature maps"
 
 
+@pytest.mark.parametrize(("cells", "lacking"), [(1, ("eq_t", "eq_t_whole", "eq_r", "eq_r90")), (2, ("eq_r",))])
+def test_a_map_that_is_too_small_to_move_has_a_reason_in_place_of_a_number(cells, lacking):
+    found = measured(lambda one: torch.nn.functional.avg_pool2d(one, SIZE // cells), smooth(6))
+    assert {name for name in found if name.startswith("eq_") and found[name].value is None} == set(lacking)
+    for motion in ("translation_x", "translation_y", "rotation", "scale"):
+        assert (found[f"lee/map/{motion}"].value is None) == (cells == 1)
+        assert math.isfinite(found[f"lee/vector/{motion}"].value)
+    assert all(math.isfinite(row.value) if row.value is not None else row.detail for row in found.values())
+
+
 @pytest.mark.parametrize("motion", ["translation_x", "rotation", "scale"])
 def test_differences_agree_with_forward_differentiation(motion):
     torch_net = torch.nn.Sequential(

@@ -37,6 +37,16 @@ def judged(network: nn.Module) -> Encoded:
     return found
 
 
+def test_masks_of_the_data_reach_the_protocols() -> None:
+    encoded, source = judged(NETWORKS["any module"]()), solids(seed=1)
+    assert encoded.masks is not None
+    rows = torch.tensor([5, 0, 7])
+    objects, views = encoded.validation.objects[rows], encoded.validation.views[rows]
+    masks = encoded.masks("validation", objects, views)
+    assert torch.equal(masks, source.masks(objects.numpy(), views.numpy()))
+    assert masks.unique().tolist() == [0, 1]
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_images_come_in_the_order_of_their_features_and_are_encoded_alike(name: str) -> None:
     encoded = judged(NETWORKS[name]())

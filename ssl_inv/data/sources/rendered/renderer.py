@@ -363,6 +363,13 @@ def render(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tenso
     return pixels
 
 
+def silhouettes(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tensor:
+    """The share of each pixel that the object covers in `render`, `(B, size, size)`; arguments as there."""
+    batch, side = len(solids.kinds), size * samples
+    seen, _ = _nearest(_trace(_pose(solids, scenes, side), side), batch * _padded(side) ** 2)
+    return _per_pixel(seen, torch.ones(len(seen), device=seen.device), batch, size, samples)
+
+
 def _per_pixel(seen: Tensor, values: Tensor, batch: int, size: int, samples: int) -> Tensor:
     """Values of the seen samples, else zero, averaged over each pixel in a fixed order: `(B, size, size)`."""
     padded = _padded(size * samples)

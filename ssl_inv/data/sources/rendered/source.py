@@ -22,7 +22,7 @@ from ssl_inv.catalogue import require_at_least, require_between
 from ssl_inv.data.latents import MotionRecord
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset, split_objects
 from ssl_inv.data.sources.rendered.objects import VIEW_KEY, class_prototypes, jittered
-from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, render
+from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, render, silhouettes
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 from ssl_inv.transforms.keyed_random import uniform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
@@ -177,6 +177,17 @@ class RenderedSolids(Source):
         else:
             pixels = self._render(rows, _scenes(latents))
         return Images(pixels, self._transform(latents), self._readable(len(rows)))
+
+    def masks(self, objects: Indices, views: Indices) -> Tensor:
+        """1 where the object covers at least half of a pixel, and 0 on the floor."""
+        rows, scenes = np.asarray(objects, dtype=np.int64), _scenes(torch.from_numpy(self.latents(objects, views)))
+        scenes = scenes.map(lambda value: value.to(self.device))
+        found = torch.empty(len(rows), self.size, self.size, dtype=torch.int64, device=self.device)
+        for start in range(0, len(rows), self._chunk):
+            some = slice(start, start + self._chunk)
+            solids = self._solids.select(torch.from_numpy(rows[some]).to(self.device))
+            found[some] = silhouettes(solids, scenes.map(itemgetter(some)), self.size, self.samples) >= 0.5
+        return found
 
     @property
     def renders(self) -> bool:
