@@ -16,6 +16,7 @@ Images are a folder or a zip with the splits train and val or test, and a folder
 import argparse
 import contextlib
 import json
+import math
 import shlex
 import sys
 import time
@@ -227,14 +228,18 @@ def cell(
             for name, one in judgement.costs.items()
         },
         "skipped": judgement.skipped,
-        "lacking": {key: one.detail for key, one in results.items() if one.value is None},
-        "results": {key: _numbers(one) for key, one in results.items() if one.value is not None},
-        "shuffled": {key: _numbers(one)[0] for key, one in shuffled.items() if one.value is not None},
+        "lacking": {key: one.detail or "not a number" for key, one in results.items() if not _measured(one)},
+        "results": {key: _numbers(one) for key, one in results.items() if _measured(one)},
+        "shuffled": {key: _numbers(one)[0] for key, one in shuffled.items() if _measured(one)},
     }
 
 
+def _measured(result: Result) -> bool:
+    return result.value is not None and math.isfinite(result.value)
+
+
 def _numbers(result: Result) -> list[float | None]:
-    return [None if one is None else float(f"{float(one):.4g}") for one in (result.value, result.spread)]
+    return [None if one is None or not math.isfinite(one) else float(f"{float(one):.4g}") for one in (result.value, result.spread)]
 
 
 def by_key(rows: Sequence[Comparison], kind: str) -> dict[str, Result]:

@@ -103,6 +103,13 @@ def test_without_maps_vectors_are_measured_and_the_rest_has_a_reason():
     assert found["eq_t"].detail == found["lee/map"].detail == "the encoder gives no feature maps"
 
 
+def test_a_map_of_two_by_two_cells_has_none_that_stays_in_it_when_it_is_turned():
+    found = measured(lambda one: torch.nn.functional.avg_pool2d(one, SIZE // 2), smooth(4))
+    assert found["eq_r"].value is None
+    assert "2 x 2 cells" in found["eq_r"].detail
+    assert math.isfinite(found["eq_r90"].value)
+
+
 @pytest.mark.parametrize("motion", ["translation_x", "rotation", "scale"])
 def test_differences_agree_with_forward_differentiation(motion):
     torch_net = torch.nn.Sequential(
