@@ -13,12 +13,16 @@ from tables import escaped, sentence, table
 from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
 FILE = Path(__file__).parent / "exam.json"
+POSES_ALONE = ("sie-quaternion",)
+"""Those whose recipe needs recorded rotations."""
+
 ENCODERS = (
     "untrained",
     "supervised",
     "simclr",
     "vicreg",
     "sie",
+    "sie-quaternion",
     "seq-jepa",
     "equimod",
     "ec-reconstruction",
@@ -120,6 +124,7 @@ TABLES = {
         Column("R2 of a linear map", "group/linear/r2", "own"),
         Column("the same, above shuffled actions", "group/linear/r2", "own", above=True),
         Column("error of composition", "group/linear/composition", "own"),
+        Column("R2 of its own predictor", "group/predictor/r2", "any"),
         Column("error of the inverse", "group/linear/inverse", "own"),
         Column("spread of the maps", "group/linear/spread", "own"),
         Column("R2 of an orthogonal map, above shuffled actions", "group/orthogonal/r2", "own", above=True),
@@ -205,7 +210,8 @@ _HOW = """\
 
 
 def _of_data(cells: Sequence[Cell]) -> list[str]:
-    by_encoder = {one: [cell for cell in cells if cell["encoder"] == one] for one in ENCODERS}
+    names = [one for one in ENCODERS if one not in POSES_ALONE or cells[0]["data"] == "solids"]
+    by_encoder = {one: [cell for cell in cells if cell["encoder"] == one] for one in names}
     shown = [_facts(cells), _missing(by_encoder)]
     left_out: list[str] = []
     for title, columns in TABLES.items():
