@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from scipy.stats import spearmanr
+from scipy.stats import t as student
 from tables import table
 
 from ssl_inv.run.side_by_side.over_seeds import deviation, mean
@@ -111,6 +112,16 @@ def findings(columns: Mapping[str, Numbers], known: Sequence[str], shown: Any) -
     rows = rank_correlations(columns, present)
     if not rows:
         return pairs
+    count = max(int(row[1]) for row in rows)
     made = table(["column", "encoders", *present], rows, range(1, 2 + len(present)))
-    words = "Spearman's rank correlation over encoders, without `untrained`. What is near 0 says something else:"
+    words = (
+        "Spearman's rank correlation over encoders, without `untrained`. Columns near 0 order encoders in another way; "
+        f"between -{by_chance(count):.2f} and {by_chance(count):.2f}, {count} encoders do not show any relation."
+    )
     return f"{pairs}\n\n{words}\n\n{made}"
+
+
+def by_chance(count: int) -> float:
+    """The size that a rank correlation of so many unrelated encoders exceeds in 5 % of cases, about."""
+    quantile = float(student.ppf(0.975, count - 2))
+    return quantile / math.sqrt(count - 2 + quantile**2)

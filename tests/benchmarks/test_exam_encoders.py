@@ -104,6 +104,9 @@ def test_a_finding_is_a_pair_that_the_usual_numbers_do_not_tell_apart(modules):
     }
     found = modules["exam_findings"].told_apart(columns, ["linear"])
     assert [(one, other, heading) for one, other, heading, _ in found] == [("a", "b", "shift")]
+    # The table of critical values of a correlation: 0.878 for 5 pairs, 0.632 for 10.
+    assert modules["exam_findings"].by_chance(5) == pytest.approx(0.878, abs=1e-3)
+    assert modules["exam_findings"].by_chance(10) == pytest.approx(0.632, abs=1e-3)
 
 
 def test_the_supervised_end_point_is_told_the_classes_of_the_objects_of_a_batch(modules, tmp_path):
