@@ -175,9 +175,10 @@ its time. The budget is minutes on one thread of a CPU: it shows what each proto
 methods at their best. How protocols are defined, and what each orders wrongly, stands in their docstrings.
 
 `supervised` is told the classes of the training objects, on which probes are fitted too. `untrained` has random
-weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs. Numbers of pose and parameters are of the equivariant part, if an encoder has one. Mean ± standard deviation
-over seeds; where there is one seed, the standard error over validation objects stands in brackets, if it is known. A
-dash is a number that the protocol does not give for this encoder."""
+weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
+Numbers of pose and parameters are of the equivariant part, if an encoder has one. Mean ± standard deviation over seeds;
+where there is one seed, the standard error over validation objects stands in brackets, if it is known. A dash is a
+number that the protocol does not give for this encoder."""
 
 
 def read_cells(file: Path = FILE) -> list[Cell]:
