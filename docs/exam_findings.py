@@ -94,11 +94,38 @@ def _correlation(numbers: Numbers, others: Numbers) -> str:
     return f"{float(spearmanr(*pairs).statistic):+.2f}"
 
 
-def findings(columns: Mapping[str, Numbers], known: Sequence[str], shown: Any) -> str:
-    """What one data set shows, in Markdown.
+def below_untrained(columns: Mapping[str, Numbers], untrained: Numbers) -> dict[str, list[str]]:
+    """The encoders that know less of a parameter than random weights do, by the heading of its R2.
 
     Args:
         columns: numbers by heading.
+        untrained: its numbers by heading.
+    """
+    found = {}
+    for heading, numbers in columns.items():
+        if heading.startswith("R2 ") and heading in untrained:
+            every = {**numbers, "untrained": untrained[heading]}
+            lower = [name for name, (value, _) in numbers.items() if value < untrained[heading][0]]
+            found[heading] = [name for name in lower if (distance(every, name, "untrained") or 0) > ALIKE]
+    return {heading: names for heading, names in found.items() if names}
+
+
+def tell_none_apart(columns: Mapping[str, Numbers]) -> list[str]:
+    """The headings whose numbers, of three encoders or more, are alike for all."""
+    found = []
+    for heading, numbers in columns.items():
+        apart = [distance(numbers, *pair) for pair in itertools.combinations(numbers, 2)]
+        if len(numbers) >= 3 and all(far is not None and far <= ALIKE for far in apart):
+            found.append(heading)
+    return found
+
+
+def findings(columns: Mapping[str, Numbers], untrained: Numbers, known: Sequence[str], shown: Any) -> str:
+    """What one data set shows, in Markdown.
+
+    Args:
+        columns: numbers of trained encoders by heading.
+        untrained: those of random weights by heading.
         known: the headings of what is usually reported.
         shown: makes text of a heading and a number.
     """
@@ -108,6 +135,11 @@ def findings(columns: Mapping[str, Numbers], known: Sequence[str], shown: Any) -
         here, there = (shown(heading, columns[heading][name]) for name in (one, other))
         alike = f"`{one}` and `{other}` are alike in {' and '.join(present)}"
         lines.append(f"- {alike}, but have {here} and {there} in *{heading}* ({far:.0f} standard errors apart).")
+    for heading, names in below_untrained(columns, untrained).items():
+        values = ", ".join(f"`{name}` {shown(heading, columns[heading][name])}" for name in names)
+        lines.append(f"- Random weights have {shown(heading, untrained[heading])} in *{heading}*, more than {values}.")
+    if alike := tell_none_apart(columns):
+        lines.append(f"- These columns tell no two trained encoders apart: *{'*; *'.join(alike)}*.")
     pairs = "\n".join(lines) or f"No pair of encoders is alike in {' and '.join(present)} and apart in another column."
     rows = rank_correlations(columns, present)
     if not rows:
@@ -116,7 +148,7 @@ def findings(columns: Mapping[str, Numbers], known: Sequence[str], shown: Any) -
     made = table(["column", "encoders", *present], rows, range(1, 2 + len(present)))
     words = (
         "Spearman's rank correlation over encoders, without `untrained`. Columns near 0 order encoders in another way; "
-        f"between -{by_chance(count):.2f} and {by_chance(count):.2f}, {count} encoders do not show any relation."
+        f"of {count} unrelated encoders, 5 % lie outside -{by_chance(count):.2f} to {by_chance(count):.2f} by chance."
     )
     return f"{pairs}\n\n{words}\n\n{made}"
 

@@ -178,7 +178,8 @@ methods at their best. How protocols are defined, and what each orders wrongly, 
 weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
 Numbers of pose and parameters are of the equivariant part, if an encoder has one. Mean ± standard deviation over seeds;
 where there is one seed, the standard error over validation objects stands in brackets, if it is known. A dash is a
-number that the protocol does not give for this encoder."""
+number that the protocol does not give for this encoder. With one seed, differences between encoders are those of two
+trained networks, not of two methods."""
 
 
 def read_cells(file: Path = FILE) -> list[Cell]:
@@ -232,8 +233,10 @@ def _findings(by_encoder: Mapping[str, Sequence[Cell]]) -> str:
         heading: {name: over_seeds(found) for name, cells in trained.items() if (found := column.numbers(cells))}
         for heading, column in columns.items()
     }
+    random = {heading: column.numbers(by_encoder["untrained"]) for heading, column in columns.items()}
     return findings(
         {heading: one for heading, one in numbers.items() if one},
+        {heading: over_seeds(one) for heading, one in random.items() if one},
         USUAL,
         lambda heading, number: columns[heading].shown(number[0], None),
     )
@@ -310,7 +313,7 @@ def _unmeasured(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
         for (name, why), who in sorted(reasons.items())
     ]
     if left_out:
-        lines.append(f"- Columns that no encoder has a number in are left out: {', '.join(left_out)}.")
+        lines.append(f"- Columns that no encoder has a number in are left out: *{'*; *'.join(left_out)}*.")
     return "\n".join(["### Not measured", "", *lines])
 
 

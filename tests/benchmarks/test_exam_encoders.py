@@ -104,6 +104,10 @@ def test_a_finding_is_a_pair_that_the_usual_numbers_do_not_tell_apart(modules):
     }
     found = modules["exam_findings"].told_apart(columns, ["linear"])
     assert [(one, other, heading) for one, other, heading, _ in found] == [("a", "b", "shift")]
+    columns = {"R2 hue": {"a": (0.5, 0.01), "b": (0.7, 0.01), "c": (0.69, 0.01)}, "map": columns["linear"]}
+    assert modules["exam_findings"].below_untrained(columns, {"R2 hue": (0.71, 0.01)}) == {"R2 hue": ["a"]}
+    columns["map"] = {"a": (1.0, 0.1), "b": (1.01, 0.1), "c": (0.9, 0.1)}
+    assert modules["exam_findings"].tell_none_apart(columns) == ["map"]
     # The table of critical values of a correlation: 0.878 for 5 pairs, 0.632 for 10.
     assert modules["exam_findings"].by_chance(5) == pytest.approx(0.878, abs=1e-3)
     assert modules["exam_findings"].by_chance(10) == pytest.approx(0.632, abs=1e-3)
