@@ -1,10 +1,11 @@
 """Write docs/objectives.md, which compares all objectives, a page on each objective into build/docs, the README's
-table of the demo, and the tables of loaders in docs/speed.md.
+table of the demo, the tables of loaders in docs/speed.md, and docs/exam_results.md, the encoders in the exam.
 
     make docs
 
 The sources are the docstrings and settings of the objectives, the recipes, docs/results, docs/step-cost.json,
-docs/loading.json and docs/papers.yaml. README.md, docs/objectives.md and docs/speed.md are kept in the repository.
+docs/loading.json, docs/exam.json and docs/papers.yaml. README.md, docs/objectives.md, docs/speed.md and
+docs/exam_results.md are kept in the repository.
 """
 
 import ast
@@ -14,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import exam_tables
 import tables
 from record import Record, read_records
 from tables import Link, Papers, escaped, folded, sentence, table
@@ -26,7 +28,7 @@ from ssl_inv.run.recipe import read_yaml, shipped_recipes
 from ssl_inv.run.schema import REQUIRED, Schema, describe_type, schema_of
 
 REPOSITORY = Path(__file__).parent.parent
-OVERVIEW, SPEED, SITE = "docs/objectives.md", "docs/speed.md", "build/docs"
+OVERVIEW, SPEED, EXAM, SITE = "docs/objectives.md", "docs/speed.md", "docs/exam_results.md", "build/docs"
 _MADE = "<!-- Made by `make docs` from docstrings, recipes, docs/results and docs/papers.yaml. Change those. -->"
 _LEAST_METHODS = 3  # of one source and data set, for a table of published numbers
 
@@ -106,6 +108,7 @@ def pages() -> dict[str, str]:
     return {
         "README.md": with_demo((REPOSITORY / "README.md").read_text(encoding="utf-8"), records),
         SPEED: with_loading((REPOSITORY / SPEED).read_text(encoding="utf-8")),
+        EXAM: exam_tables.page(exam_tables.read_cells()),
         OVERVIEW: overview(methods, papers, records, code, ".."),
         f"{SITE}/README.md": overview(methods, papers, records, own, "../.."),
         **{
@@ -300,7 +303,7 @@ def main() -> int:
         path.unlink()
     for place, text in made.items():
         (REPOSITORY / place).write_text(text, encoding="utf-8")
-    sys.stdout.write(f"README.md, {OVERVIEW}, {SPEED}, and {len(made) - 3} pages in {SITE}\n")
+    sys.stdout.write(f"README.md, {OVERVIEW}, {SPEED}, {EXAM}, and {len(made) - 4} pages in {SITE}\n")
     return 0
 
 

@@ -119,6 +119,10 @@ class GroupAction(Protocol):
         if encoded.predictor is not None:
             yield from self._predictor(fitted, scored, encoded.predictor)
 
+    def shuffled(self, encoded: Encoded, seed: int) -> Iterator[Result]:
+        # The objective's own predictor is fitted to nothing here: it would only be measured a second time.
+        yield from super().shuffled(replace(encoded, predictor=None), seed)
+
     def _linear(self, fitted: "Triples", scored: "Triples", part: str) -> Iterator[Result]:
         most = min(self.dimensions, max(4, COLUMNS // factors_of(fitted.action(0, 1), fitted.names).shape[1]))
         span = Span.fit(fitted.table.part(part), most, _VARIANCE)

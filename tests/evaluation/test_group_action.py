@@ -86,6 +86,9 @@ def test_the_objectives_own_predictor_is_tested_on_the_part_that_it_reads():
     assert found["predictor/r2"].part == "own"
     for measure in ("identity", "inverse", "composition", "closure"):
         assert found[f"predictor/{measure}"].value < 1e-5
+    names = {row.name for row in TEST.shuffled(encoded, seed=0)}
+    assert "group/linear/r2" in names
+    assert "group/predictor/r2" not in names, "it is fitted to nothing that could be shuffled"
 
 
 def test_data_with_two_views_or_without_a_record_say_so():

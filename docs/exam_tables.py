@@ -1,0 +1,340 @@
+"""The page docs/exam_results.md: the encoders that benchmarks/exam_encoders.py has trained, side by side."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from exam_findings import findings, over_seeds
+from tables import escaped, sentence, table
+
+from ssl_inv.run.side_by_side.over_seeds import deviation, mean
+
+FILE = Path(__file__).parent / "exam.json"
+POSES_ALONE = ("sie-quaternion",)
+"""Those whose recipe needs recorded rotations."""
+
+ENCODERS = (
+    "untrained",
+    "supervised",
+    "simclr",
+    "vicreg",
+    "sie",
+    "sie-quaternion",
+    "seq-jepa",
+    "equimod",
+    "ec-reconstruction",
+    "obow",
+    "obow-sie",
+)
+"""The rows, whether they have been run or not."""
+
+DATA = {"solids": "Rendered solids", "cifar10": "CIFAR-10", "grocery": "Grocery Store"}
+USUAL = ("linear", "R2 rotation", "R2 crop")
+"""The headings of what papers report: of the pose where there is one, else of the crop."""
+
+SEEDS = 3
+"""As many seeds as the tables are meant to have."""
+
+Cell = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A number of every encoder.
+
+    Attributes:
+        heading: of the column.
+        name: of the result.
+        part: of the features; `own` is the equivariant one where there is one, `any` the first that has a result.
+        factor: multiplies the number.
+        digits: behind the point.
+        above: whether the number with shuffled targets is subtracted.
+    """
+
+    heading: str
+    name: str
+    part: str = "all"
+    factor: float = 1.0
+    digits: int = 2
+    above: bool = False
+
+    def key(self, cell: Cell) -> str | None:
+        """The result of a cell."""
+        parts = {"own": ["equivariant", "all"], "any": _parts(cell, self.name)}.get(self.part, [self.part])
+        keys = (f"{self.name} | {part}" for part in parts)
+        return next((key for key in keys if key in cell["results"]), None)
+
+    def numbers(self, cells: Sequence[Cell]) -> list[tuple[float, float | None]]:
+        """The value and its standard error, of each seed that has one."""
+        keys = [(cell, key) for cell in cells if (key := self.key(cell)) is not None]
+        found = [
+            (*cell["results"][key], cell["shuffled"].get(key, math.nan) if self.above else 0) for cell, key in keys
+        ]
+        return [(value - zero, spread) for value, spread, zero in found if math.isfinite(value - zero)]
+
+    def shown(self, value: float, spread: float | None, brackets: bool = False) -> str:
+        """A number with what it may be off by."""
+        text = f"{self.factor * value:.{self.digits}f}"
+        if spread is None or not math.isfinite(spread):
+            return text
+        around = f"{self.factor * spread:.{self.digits}f}"
+        return f"{text} ({around})" if brackets else f"{text} ± {around}"
+
+
+def _parts(cell: Cell, name: str) -> list[str]:
+    split = (key.split(" | ") for key in cell["results"])
+    return [part for one, part in split if one == name]
+
+
+def percent(heading: str, name: str, part: str = "all") -> Column:
+    """A share, in percent."""
+    return Column(heading, name, part, 100, 1)
+
+
+TABLES = {
+    "What is in an image": [
+        percent("linear", "linear/top1"),
+        percent("logistic", "logistic/top1"),
+        percent("kNN", "knn/top1"),
+        percent("1 % of labels", "few_labels/1%/linear"),
+        percent("10 % of labels", "few_labels/10%/linear"),
+        percent("1-shot", "few_shot/1-shot"),
+        percent("5-shot", "few_shot/5-shot"),
+        percent("kNN, all views of an object right", "worst_view/knn/worst_case"),
+    ],
+    "How it was seen": [
+        Column("R2 rotation", "r2/relative/rotation", "own"),
+        Column("R2 rotation, invariant part", "r2/relative/rotation", "invariant"),
+        Column("R2 hue of the floor", "r2/relative/floor_hue", "own"),
+        Column("R2 hue of the light", "r2/relative/light_hue", "own"),
+        Column("R2 crop", "r2/relative/crop", "own"),
+        Column("R2 crop, invariant part", "r2/relative/crop", "invariant"),
+        Column("R2 brightness", "r2/relative/brightness", "own"),
+        Column("R2 hue", "r2/relative/hue", "own"),
+        Column("median error of the rotation, degrees", "geodesic/mlp/relative/rotation/median", "own", digits=1),
+        Column("the same, predicted linearly", "geodesic/linear/relative/rotation/median", "own", digits=1),
+        percent("MRR of the predicted view", "retrieval/val-val/mrr", "any"),
+        Column("separation of the parts, linear", "leakage/linear/separation", "split"),
+        Column("separation of the parts, MLP", "leakage/mlp/separation", "split"),
+    ],
+    "Whether features obey the group": [
+        Column("R2 of a linear map", "group/linear/r2", "own"),
+        Column("the same, above shuffled actions", "group/linear/r2", "own", above=True),
+        Column("error of composition", "group/linear/composition", "own"),
+        Column("R2 of its own predictor", "group/predictor/r2", "any"),
+        Column("error of the inverse", "group/linear/inverse", "own"),
+        Column("spread of the maps", "group/linear/spread", "own"),
+        Column("R2 of an orthogonal map, above shuffled actions", "group/orthogonal/r2", "own", above=True),
+        Column("object's own frame, R2 of the translation", "frames/object/r2", "own"),
+        Column("last frame, R2 of the translation", "frames/last/r2", "own"),
+    ],
+    "What happens when an image moves a little": [
+        Column("LEE of vectors, shift", "lee/vector/translation_x"),
+        Column("LEE of maps, shift", "lee/map/translation_x"),
+        Column("LEE of vectors, hue", "lee/vector/hue"),
+        Column("EQ-T, dB", "eq_t", digits=1),
+        Column("EQ-R, dB", "eq_r", digits=1),
+        percent("same class after 1 pixel", "shift/1/consistency"),
+        percent("after 8 pixels", "shift/8/consistency"),
+        percent("after 1 pixel, crop chosen", "shift_chosen/1/consistency"),
+        Column("sensitivity to rotation", "sensitivity/rotate"),
+        Column("sensitivity to hue", "sensitivity/hue"),
+    ],
+    "What the features look like, without a probe": [
+        Column("RankMe", "spectrum/rankme", digits=1),
+        Column("LiDAR", "lidar", digits=1),
+        Column("alignment", "alignment"),
+        Column("uniformity", "uniformity"),
+        Column("CLID, learnability", "clid/learnability"),
+        Column("CLID, dimension", "clid/dimension", digits=1),
+        Column("dimension of content, TwoNN", "dimension/content/two_nn", digits=1),
+        Column("dimension of pose, TwoNN", "dimension/pose/two_nn", digits=1),
+        Column("NC1 of classes", "collapse/classes/nc1"),
+        Column("NC1 of objects", "collapse/objects/nc1"),
+    ],
+    "Beside the supervised encoder": [
+        Column("CKA", "cka/second/all"),
+        percent("head on relative features", "stitching/own"),
+        percent("the same head on the supervised features", "stitching/cross"),
+        percent("rank-1 retrieval, own gallery", "compatibility/cmc1/new/new"),
+        percent("rank-1 retrieval, supervised gallery, orthogonal map", "compatibility/cmc1/orthogonal/old"),
+    ],
+}
+"""The columns of every table. One that no encoder has a number in is left out, and the page says so."""
+
+_MADE = "<!-- Made by `make docs` from docs/exam.json. Change that by benchmarks/exam_encoders.py. -->"
+
+OPENING = """\
+Encoders that were trained here on one small budget, each examined by every protocol of `ssl-inv evaluate`.
+All have the same network and data, and see the same number of objects a step for the same number of steps. Objective
+and optimiser are those of the shipped recipes. Objectives differ in the views of an object that a step takes, and so in
+its time. The budget is minutes on one thread of a CPU: it shows what each protocol tells apart, and is no ranking of
+methods at their best. How protocols are defined, and what each orders wrongly, stands in their docstrings.
+
+`supervised` is told the classes of the training objects, on which probes are fitted too. `untrained` has random
+weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
+Numbers of pose and parameters are of the equivariant part, if an encoder has one. Mean ± standard deviation over seeds;
+where there is one seed, the standard error over validation objects stands in brackets, if it is known. A dash is a
+number that the protocol does not give for this encoder. With one seed, differences between encoders are those of two
+trained networks, not of two methods."""
+
+
+def read_cells(file: Path = FILE) -> list[Cell]:
+    """All cells of the file; none if there is no file."""
+    if not file.is_file():
+        return []
+    found: list[Cell] = json.loads(file.read_text(encoding="utf-8"))["cells"]
+    return found
+
+
+def page(cells: Sequence[Cell]) -> str:
+    """The page."""
+    parts = [_MADE, "# Encoders in the exam", OPENING]
+    for data, name in DATA.items():
+        own = [cell for cell in cells if cell["data"] == data]
+        if own:
+            parts += [f"## {name}", *_of_data(own)]
+    lacking = [name for data, name in DATA.items() if data != "grocery" and not any(c["data"] == data for c in cells)]
+    if lacking:
+        parts.append(f"Not run yet: {', '.join(lacking)}.")
+    return "\n\n".join([*parts, _HOW]) + "\n"
+
+
+_HOW = """\
+## How to add to it
+
+`python benchmarks/exam_encoders.py runs/exam --data solids --seeds 0 1 2` trains and examines what
+`docs/exam.json` lacks, and goes on where it was stopped.
+`make docs` writes this page."""
+
+
+def _of_data(cells: Sequence[Cell]) -> list[str]:
+    names = [one for one in ENCODERS if one not in POSES_ALONE or cells[0]["data"] == "solids"]
+    by_encoder = {one: [cell for cell in cells if cell["encoder"] == one] for one in names}
+    shown = [_facts(cells), _missing(by_encoder)]
+    left_out: list[str] = []
+    for title, columns in TABLES.items():
+        known = [column for column in columns if any(column.numbers(one) for one in by_encoder.values())]
+        left_out += [column.heading for column in columns if column not in known]
+        if known:
+            shown += [f"### {title}", _table(by_encoder, known)]
+    shown += ["### What it says beside linear accuracy and R2", _findings(by_encoder)]
+    shown.append(_unmeasured(cells, left_out))
+    return [*shown, "### What a cell took", _costs(by_encoder)]
+
+
+def _findings(by_encoder: Mapping[str, Sequence[Cell]]) -> str:
+    columns = {column.heading: column for columns in TABLES.values() for column in columns}
+    trained = {name: cells for name, cells in by_encoder.items() if cells and name != "untrained"}
+    numbers = {
+        heading: {name: over_seeds(found) for name, cells in trained.items() if (found := column.numbers(cells))}
+        for heading, column in columns.items()
+    }
+    random = {heading: column.numbers(by_encoder["untrained"]) for heading, column in columns.items()}
+    return findings(
+        {heading: one for heading, one in numbers.items() if one},
+        {heading: over_seeds(one) for heading, one in random.items() if one},
+        USUAL,
+        lambda heading, number: columns[heading].shown(number[0], None),
+    )
+
+
+def _facts(cells: Sequence[Cell]) -> str:
+    first = cells[0]
+    budget, versions = first["budget"], first["versions"]
+    commits = sorted({str(cell["versions"].get("commit", "unknown"))[:7] for cell in cells})
+    threads = sorted({cell["threads"] for cell in cells})
+    dates = sorted(cell["date"][:10] for cell in cells)
+    channels = first["recipe"]["backbone"]["arguments"]["channels"]
+    what = "objects in all" if first["data"] == "solids" else "training images of a class"
+    return (
+        f"{budget['objects']:,} {what}, 32 pixels, resnet18 with widths {channels}, {budget['steps']} steps of "
+        f"{budget['batch']} objects; probes on {budget['examined']} training objects with {budget['views']} views. "
+        f"Commit {', '.join(commits)}, torch {versions['torch']}, {first['machine']}, "
+        f"{', '.join(map(str, threads))} thread, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."
+    )
+
+
+def _missing(by_encoder: Mapping[str, Sequence[Cell]]) -> str:
+    seeds = {name: sorted(cell["seed"] for cell in cells) for name, cells in by_encoder.items()}
+    none = [f"`{name}`" for name, one in seeds.items() if not one]
+    few = [f"`{name}` {len(one)} of {SEEDS}" for name, one in seeds.items() if one and len(one) < SEEDS]
+    lines = [f"**Not run yet**: {', '.join(none)}."] if none else []
+    lines += [f"**Fewer seeds than {SEEDS}**: {', '.join(few)}."] if few else []
+    return "\n\n".join(lines) or f"All encoders have {SEEDS} seeds or more."
+
+
+def _table(by_encoder: Mapping[str, Sequence[Cell]], columns: Sequence[Column]) -> str:
+    rows = []
+    for name, cells in by_encoder.items():
+        if not cells:
+            rows.append([f"`{name}`", "0", *("not run" for _ in columns)])
+            continue
+        rows.append([f"`{name}`", str(len(cells)), *(_cell(column, cells) for column in columns)])
+    chance = by_encoder["supervised"]
+    rows.append(["shuffled targets, `supervised`", str(len(chance)), *(_chance(one, chance) for one in columns)])
+    return table(["encoder", "seeds", *(column.heading for column in columns)], rows, range(1, len(columns) + 2))
+
+
+def _cell(column: Column, cells: Sequence[Cell]) -> str:
+    numbers = column.numbers(cells)
+    if not numbers:
+        return "-"
+    if len(numbers) == 1:
+        return column.shown(*numbers[0], brackets=True)
+    values = tuple(value for value, _ in numbers)
+    centre = mean(values)
+    assert centre is not None
+    return column.shown(centre, deviation(values)) + (f" ({len(values)})" if len(values) < len(cells) else "")
+
+
+def _chance(column: Column, cells: Sequence[Cell]) -> str:
+    keys = [(cell, key) for cell in cells if (key := column.key(cell)) is not None and key in cell["shuffled"]]
+    if column.above:
+        return "0"
+    values = tuple(cell["shuffled"][key] for cell, key in keys if math.isfinite(cell["shuffled"][key]))
+    centre = mean(values) if values else None
+    return "-" if centre is None else column.shown(centre, None)
+
+
+def _unmeasured(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
+    reasons: dict[tuple[str, str], set[str]] = {}
+    for cell in cells:
+        # A protocol that measured nothing of an encoder gives its reason under its own name.
+        own = {key.split(" | ")[0]: why for key, why in cell["lacking"].items() if "/" not in key}
+        for name, why in {**cell["skipped"], **own}.items():
+            reasons.setdefault((name, why), set()).add(cell["encoder"])
+    every = {cell["encoder"] for cell in cells}
+    lines = [
+        f"- `{name}`: {escaped(why)} ({'all encoders' if who == every else _some(who)})"
+        for (name, why), who in sorted(reasons.items())
+    ]
+    if left_out:
+        lines.append(f"- Columns that no encoder has a number in are left out: *{'*; *'.join(left_out)}*.")
+    return "\n".join(["### Not measured", "", *lines])
+
+
+def _some(encoders: set[str]) -> str:
+    return ", ".join(f"`{name}`" for name in ENCODERS if name in encoders)
+
+
+def _costs(by_encoder: Mapping[str, Sequence[Cell]]) -> str:
+    rows = []
+    protocols: dict[str, list[float]] = {}
+    for name, cells in by_encoder.items():
+        trained = tuple(cell["training"]["cpu_seconds"] for cell in cells if "cpu_seconds" in cell["training"])
+        exams = tuple(sum(cost[0] for cost in cell["costs"].values()) for cell in cells if cell["costs"])
+        if exams:
+            own = f"{mean(trained):.0f}" if trained else "-"
+            rows.append([f"`{name}`", own, f"{mean(exams):.0f}"])
+        for cell in cells:
+            for protocol, cost in cell["costs"].items():
+                protocols.setdefault(protocol, []).append(cost[0])
+    made = table(["encoder", "training, s of CPU", "exam, s"], rows, range(1, 3))
+    longest = sorted(protocols, key=lambda one: -sum(protocols[one]) / len(protocols[one]))[:5]
+    each = ", ".join(f"`{one}` {sum(protocols[one]) / len(protocols[one]):.1f} s" for one in longest)
+    words = "an exam measures the encoder, its untrained self and shuffled targets; the longest protocols on average:"
+    return f"{made}\n\n{sentence(words)} {each}."
