@@ -77,7 +77,8 @@ def exam(
 
 
 def _text(found: Mapping[str, Examined], output: Path | None) -> str:
-    lines = [one.description for one in found.values()]
+    facts = dict.fromkeys(fact for one in found.values() for fact in one.remarks.facts)
+    lines = [*(one.description for one in found.values()), *facts]
     if len(found) == 1:
         return "\n".join([*lines, format_table(next(iter(found.values())).table), ""])
     for name, one in found.items():

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ssl_inv.atomic import write_text
+from ssl_inv.engine.launch import say
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
@@ -22,6 +23,7 @@ from ssl_inv.run.exam.given_features import GivenFeatures
 from ssl_inv.run.judging import measurements, with_second
 from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.run.kept_measurements import Cost, KeptMeasurements
+from ssl_inv.run.remarks import Remarks, remarks, told_once
 from ssl_inv.run.results_file import RESULTS
 
 Examinee = LoadedModel | GivenFeatures
@@ -41,6 +43,7 @@ class Examined:
         costs: what each protocol took, with its baselines.
         skipped: protocols that need something which the encoder lacks, with the reasons.
         validation: the features of the validation objects.
+        remarks: what a reader must know of the data.
     """
 
     description: str
@@ -48,6 +51,7 @@ class Examined:
     costs: dict[str, Cost] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     validation: FeatureTable | None = None
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 def examine(
@@ -98,9 +102,11 @@ def examine(
                 continue
             encoded = judgement.trained
             facts = one.description, judgement.table, judgement.costs, judgement.skipped
-            examined = Examined(*facts, judgement.trained.validation)
+            examined = Examined(*facts, judgement.trained.validation, judgement.remarks)
         found[name] = examined
         first = first or Encoded(encoded.train, encoded.validation, probed=encoded.probed)
+    for warning in told_once([one.remarks for one in found.values()]):
+        say(warning)
     return found
 
 
@@ -132,4 +138,5 @@ def _of_features(
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
         write_text(place / RESULTS, to_json(table) + "\n")
-    return encoded, Examined(given.description, table, costs, skipped(encoded, protocols), given.validation)
+    facts = given.description, table, costs, skipped(encoded, protocols)
+    return encoded, Examined(*facts, given.validation, remarks(given.train, given.validation))

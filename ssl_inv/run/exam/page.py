@@ -22,7 +22,7 @@ from ssl_inv.run.exam.differences import Difference
 from ssl_inv.run.exam.examining import Examined
 from ssl_inv.run.exam.layers import depth_of
 from ssl_inv.run.exam.writing import cell, difference_table, keys_of, long_table, row_of, wide_table
-from ssl_inv.run.judging import PREDICTION
+from ssl_inv.run.judging import UNPROBED
 from ssl_inv.run.pages.comparison_page import COLOURS
 from ssl_inv.run.pages.report import neighbour_rows, summary
 from ssl_inv.run.pages.report_page import data_address, image
@@ -230,7 +230,7 @@ def _map(table: FeatureTable | None, projection: str) -> dict[str, Any]:
         return {"parts": {}, "colours": {}}
     rows = torch.from_numpy(np.sort(permutation(0, length=len(table))[:_MOST_POINTS]))
     some = table.ordered().select(rows)
-    parts = [part for part in some.features if part != PREDICTION]
+    parts = [part for part in some.features if part not in UNPROBED]
     step = max(1, -(-len(parts) // _MOST_PARTS))
     chosen = parts if len(parts) <= _MOST_PARTS else [parts[0], *parts[1::step]]
     colours: dict[str, dict[str, Any]] = {}

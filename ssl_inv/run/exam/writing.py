@@ -111,6 +111,9 @@ def write(
                 "description": one.description,
                 "costs": {protocol: asdict(cost) for protocol, cost in one.costs.items()},
                 "skipped": one.skipped,
+                "facts": one.remarks.facts,
+                "warnings": one.remarks.warnings,
+                "classes": None if one.remarks.classes is None else asdict(one.remarks.classes),
             }
             for name, one in found.items()
         },
