@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ssl_inv.atomic import write_text
+from ssl_inv.catalogue import within
 from ssl_inv.engine.launch import say
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
@@ -62,6 +63,7 @@ def examine(
     quiet: bool = False,
     team: Team = ALONE,
     around: Callable[[str], Any] | None = None,
+    checked: Callable[[], None] = lambda: None,
 ) -> dict[str, Examined]:
     """Measure every encoder.
 
@@ -76,6 +78,7 @@ def examine(
         quiet: whether to show no progress.
         team: the processes that share the encoding.
         around: makes a context manager around the measurement of an encoder from its name.
+        checked: called when settings and data of all encoders are known to be fine.
 
     Returns:
         By name; nothing on all processes of the team but the first.
@@ -85,6 +88,7 @@ def examine(
     """
     settings, device = settings or EvaluationSettings(), best_device()
     asked = {name: _protocols(one, chosen, settings, device, len(encoders) > 1) for name, one in encoders.items()}
+    checked()
     found: dict[str, Examined] = {}
     first: Encoded | None = None
     for name, one in encoders.items():
@@ -132,7 +136,8 @@ def _of_features(
     kept = None if place is None else KeptMeasurements(place / MEASUREMENTS, None)
     progress = Progress(quiet=quiet)
     try:
-        table, costs = measurements(encoded, None, protocols, 0, JudgingProgress(progress, 0), kept)
+        with within("evaluation"):
+            table, costs = measurements(encoded, None, protocols, 0, JudgingProgress(progress, 0), kept)
     finally:
         progress.close()
     if place is not None:
