@@ -1,6 +1,6 @@
 """docs/protocols.md: what every protocol measures, needs and orders wrongly, with its settings and its results.
 
-The sources are the classes, and docs/protocol-results.json, which `python docs/protocol_page.py OUTPUT` writes from
+The sources are the classes, and docs/protocol-results.json, which `python docs/protocol_page.py OUTPUT ...` writes from
 `ssl-inv evaluate RUN RUN --protocols all --evaluation.paths "[2]" --output OUTPUT`, where the runs are of SIE or another
 objective with a predictor, on rendered solids.
 """
@@ -14,9 +14,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tables import escaped, sentence, table
+from tables import escaped, table
 
-from ssl_inv.catalogue import PROTOCOLS
 from ssl_inv.evaluation.protocols import PROTOCOLS as ORDER
 from ssl_inv.evaluation.protocols import STANDING
 from ssl_inv.evaluation.protocols.base import NEEDS, Protocol
@@ -49,7 +48,8 @@ _OPENING = """\
 What `ssl-inv evaluate` can measure; [the exam](exam.md) says how to ask for it, and how to read differences. The first
 {standing} run in every evaluation, the others where `--protocols` or `evaluation.also` names them. *Needs* is what a
 protocol asks for besides features: it is skipped, with the reason, where that is missing. *Full* settings are those of
-the papers, *quick* ones are for a CPU and not comparable with published numbers.""".format(standing=len(STANDING))
+the papers, *quick* ones are for a CPU and not comparable with published numbers. *Results* are names that quick
+settings gave on rendered solids; full ones add `absolute` beside `relative`.""".format(standing=len(STANDING))
 
 
 def paragraphs(kind: type[Protocol]) -> list[str]:
@@ -152,10 +152,10 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else "null" if value is None else str(value)
 
 
-def names_in(output: Path) -> dict[str, list[str]]:
-    """The names of results by protocol, from the measurements that an exam has kept."""
+def names_in(outputs: Sequence[Path]) -> dict[str, list[str]]:
+    """The names of results by protocol, from the measurements that exams have kept."""
     found: dict[str, dict[str, None]] = {name: {} for name in ORDER}
-    for file in sorted(output.glob("*/measurements/*.json")):
+    for file in [file for output in outputs for file in sorted(output.glob("*/measurements/*.json"))]:
         for row in json.loads(file.read_text(encoding="utf-8"))["rows"]:
             if row["trained"]["value"] is not None and file.stem in found:
                 found[file.stem][_PARAMETER.sub(r"\1PARAMETER", row["trained"]["name"])] = None
@@ -164,10 +164,10 @@ def names_in(output: Path) -> dict[str, list[str]]:
 
 def main() -> int:
     """Record the names of results."""
-    if len(sys.argv) != 2 or not PROTOCOLS.members:
-        sys.stderr.write(f"{sentence('python docs/protocol_page.py OUTPUT')}\n")
+    if len(sys.argv) < 2:
+        sys.stderr.write("python docs/protocol_page.py OUTPUT ...\n")
         return 2
-    RESULTS.write_text(json.dumps(names_in(Path(sys.argv[1])), indent=1) + "\n", encoding="utf-8")
+    RESULTS.write_text(json.dumps(names_in([Path(one) for one in sys.argv[1:]]), indent=1) + "\n", encoding="utf-8")
     return 0
 
 

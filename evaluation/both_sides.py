@@ -20,6 +20,9 @@ _WITH = 50_000
 
 _BLOCK = 4096
 
+_PAIRS = 100_000
+"""Random pairs that tell how similar different images are."""
+
 _EQUAL = 1e-3
 """Rows are equal if they are nearer than this share of the mean length of a centred row. Rounding moves features by
 1e-5 of it.
@@ -99,7 +102,7 @@ def twins(train: FeatureTable, validation: FeatureTable, part: str) -> Twins:
         return Twins(0, 0, len(rows), None)
     cosine, nearest = _nearest(queries, bank)
     equal = (queries - bank[nearest]).norm(dim=1) < _EQUAL * length
-    near = ~equal & (cosine >= _threshold(queries, bank))
+    near = ~equal & (cosine >= _threshold(bank, train.objects[others]))
     found = (equal | near).nonzero()[:, 0]
     if not len(found):
         return Twins(0, 0, len(rows), None)
@@ -122,13 +125,14 @@ def _nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
     return cosine, nearest
 
 
-def _threshold(queries: Tensor, bank: Tensor) -> float:
-    pairs = 100_000
-    here, there = (
-        torch.from_numpy(permutation(seed, length=pairs)) % len(one) for seed, one in ((1, queries), (2, bank))
-    )
-    cosine = (normalize(queries, dim=1)[here] * normalize(bank, dim=1)[there]).sum(dim=1)
-    usual = float(cosine.quantile(0.999))
+def _threshold(bank: Tensor, objects: Tensor) -> float:
+    """From random pairs of training rows of different objects: pairs with validation would hold the twins themselves."""
+    here, there = (torch.from_numpy(permutation(seed, length=_PAIRS)) % len(bank) for seed in (1, 2))
+    apart = objects[here] != objects[there]
+    if not bool(apart.any()):
+        return _CERTAIN
+    bank = normalize(bank, dim=1)
+    usual = float((bank[here[apart]] * bank[there[apart]]).sum(dim=1).quantile(0.999))
     return max(usual + _WAY_TO_ONE * (1 - usual), _CERTAIN)
 
 
