@@ -1,8 +1,8 @@
 """docs/protocols.md: what every protocol measures, needs and orders wrongly, with its settings and its results.
 
-The sources are the classes, and docs/protocol-results.json, which `python docs/protocol_page.py OUTPUT ...` writes from
-`ssl-inv evaluate RUN RUN --protocols all --evaluation.paths "[2]" --output OUTPUT`, where the runs are of SIE or another
-objective with a predictor, on rendered solids.
+The sources are the classes, and docs/protocol-results.json, which `python docs/protocol_page.py OUTPUT ...` writes
+from what `ssl-inv evaluate RUN RUN --protocols all --evaluation.paths "[2]" --output OUTPUT` has kept, where the runs
+are of SIE or another objective with a predictor, on rendered solids.
 """
 
 import inspect
@@ -44,12 +44,12 @@ def page(made: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-_OPENING = """\
+_OPENING = f"""\
 What `ssl-inv evaluate` can measure; [the exam](exam.md) says how to ask for it, and how to read differences. The first
-{standing} run in every evaluation, the others where `--protocols` or `evaluation.also` names them. *Needs* is what a
-protocol asks for besides features: it is skipped, with the reason, where that is missing. *Full* settings are those of
+{len(STANDING)} run in every evaluation, the others where `--protocols` or `evaluation.also` names them. *Needs* is what
+a protocol asks for besides features: it is skipped, with the reason, where that is missing. *Full* settings are those of
 the papers, *quick* ones are for a CPU and not comparable with published numbers. *Results* are names that quick
-settings gave on rendered solids; full ones add `absolute` beside `relative`.""".format(standing=len(STANDING))
+settings gave on rendered solids; full ones add `absolute` beside `relative`."""
 
 
 def paragraphs(kind: type[Protocol]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What an honest reader must know of training and validation views: images that stand on both sides, and the classes."""
+"""What an honest reader must know of train and validation: images that stand on both sides, and the classes."""
 
 from dataclasses import dataclass
 
@@ -126,7 +126,7 @@ def _nearest(queries: Tensor, bank: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _threshold(bank: Tensor, objects: Tensor) -> float:
-    """From random pairs of training rows of different objects: pairs with validation would hold the twins themselves."""
+    """From random pairs of training rows of different objects: pairs with validation can be twins."""
     here, there = (torch.from_numpy(permutation(seed, length=_PAIRS)) % len(bank) for seed in (1, 2))
     apart = objects[here] != objects[there]
     if not bool(apart.any()):

@@ -23,8 +23,9 @@ class StandardError(float):
     Two encoders that are measured on the same objects are measured on the same resamples, so that the difference of
     their `draws` is a resampled difference.
 
-    Args:
-        value: the standard error.
+    It is made from the standard error itself and the two attributes.
+
+    Attributes:
         draws: `(resamples,)`, float64, the number on each resample; NaN where it is undefined.
         objects: how many objects were drawn from.
     """

@@ -43,7 +43,7 @@ def remarks(train: FeatureTable, validation: FeatureTable, data: Data | None = N
     if data is not None and data.validation.turned:
         facts.append(_DISK)
     found = _objects(train, validation) if data is None else _files(train, validation, data)
-    return Remarks(tuple(facts), tuple([*found, *_twins(train, validation, data)]), classes)
+    return Remarks(tuple(facts), (*found, *_twins(train, validation, data)), classes)
 
 
 def _balance(classes: ClassBalance) -> str:
@@ -93,11 +93,10 @@ def _twins(train: FeatureTable, validation: FeatureTable, data: Data | None) -> 
     found = twins(train, validation, part)
     if found.pair is None:
         return []
-    rows = zip((validation, train), found.pair, strict=True)
-    (here, there) = [(int(table.objects[row]), int(table.views[row])) for table, row in rows]
+    sources = (None, None) if data is None else (data.validation, data.train)
     pair = [
-        _named(source, *one)
-        for source, one in zip((None, None) if data is None else (data.validation, data.train), (here, there), strict=True)
+        _named(source, int(table.objects[row]), int(table.views[row]))
+        for source, table, row in zip(sources, (validation, train), found.pair, strict=True)
     ]
     example = f"such as {pair[0]} of validation and {pair[1]} of train"
     total = f"of {found.compared:,} validation views that were compared"
@@ -107,7 +106,9 @@ def _twins(train: FeatureTable, validation: FeatureTable, data: Data | None) -> 
         warnings.append(f"{found.equal:,} {total} {what}{'' if found.near and pictures else f', {example}'}")
     # Features near each other may be meant: an encoder that knows classes gives views of one class the same features.
     if found.near and pictures:
-        warnings.append(f"{found.near:,} {total} are near duplicates of a training view by their {THUMBNAIL}, {example}")
+        warnings.append(
+            f"{found.near:,} {total} are near duplicates of a training view by their {THUMBNAIL}, {example}"
+        )
     return warnings
 
 

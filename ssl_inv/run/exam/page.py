@@ -166,7 +166,9 @@ def _by_family(lines: Sequence[Line]) -> dict[str, list[Line]]:
     """Lines that say something, by what they are about."""
     told = [one for one in lines if any(cell.text for cell in one.cells)]
     return {
-        family: ones for family in (*FAMILIES, FURTHER) if (ones := [one for one in told if family_of(one.name) == family])
+        family: ones
+        for family in (*FAMILIES, FURTHER)
+        if (ones := [one for one in told if family_of(one.name) == family])
     }
 
 

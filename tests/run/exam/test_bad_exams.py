@@ -76,7 +76,6 @@ CALLS: dict[str, tuple[str, str]] = {
 }
 
 
-
 def _with(**columns: torch.Tensor) -> Change:
     return lambda table: replace(table, **columns)  # type: ignore[arg-type]
 

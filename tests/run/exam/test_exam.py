@@ -4,7 +4,6 @@ import json
 import mmap
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest

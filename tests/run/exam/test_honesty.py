@@ -72,7 +72,9 @@ def encoded(garbage: bool) -> Encoded:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_what_is_chosen_does_not_depend_on_the_targets_of_validation(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_chosen_does_not_depend_on_the_targets_of_validation(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     chosen: list[Any] = []
 
     def watched(choose: Callable[..., Any]) -> Callable[..., Any]:
@@ -99,7 +101,15 @@ def test_what_is_chosen_does_not_depend_on_the_targets_of_validation(name: str, 
 
 def small(protocol: Protocol) -> Protocol:
     """The protocol with few steps and images: what is chosen matters here, and not how well."""
-    less: dict[str, Any] = {"steps": 20, "images": 8, "samples": 50, "draws": 1, "episodes": 5, "observed": (2,), "bootstrap": Bootstrap(20)}
+    less: dict[str, Any] = {
+        "steps": 20,
+        "images": 8,
+        "samples": 50,
+        "draws": 1,
+        "episodes": 5,
+        "observed": (2,),
+        "bootstrap": Bootstrap(20),
+    }
     heads = TransformR2(hidden=8, epochs=1, minimum_steps=4, joint=True)
     kept = {one.name for one in fields(protocol)}
     less |= {"heads": heads, "linear": LinearProbe(steps=20, batch=32)}
