@@ -47,8 +47,8 @@ def page(made: str) -> str:
 _OPENING = f"""\
 What `ssl-inv evaluate` can measure; [the exam](exam.md) says how to ask for it, and how to read differences. The first
 {len(STANDING)} run in every evaluation, the others where `--protocols` or `evaluation.also` names them. *Needs* is what
-a protocol asks for besides features: it is skipped, with the reason, where that is missing. *Full* settings are those of
-the papers, *quick* ones are for a CPU and not comparable with published numbers. *Results* are names that quick
+a protocol asks for besides features: it is skipped, with the reason, where that is missing. *Full* settings are those
+of the papers, *quick* ones are for a CPU and not comparable with published numbers. *Results* are names that quick
 settings gave on rendered solids; full ones add `absolute` beside `relative`."""
 
 

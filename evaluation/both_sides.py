@@ -141,7 +141,7 @@ def class_balance(train: FeatureTable, validation: FeatureTable) -> ClassBalance
     known, taught = validation.known_labels(), train.known_labels()
     if not len(known):
         return None
-    classes, counts = known.unique(return_counts=True)
+    classes, counts = torch.unique(known, return_counts=True)
     order = counts.argsort(descending=True, stable=True)
     names = [_name(validation, int(one)) for one in classes[order]]
     unseen = [_name(validation, int(one)) for one in classes if not bool((taught == one).any())]

@@ -70,9 +70,9 @@ def features_in(folder: Path) -> GivenFeatures:
         raise RecipeError(f"{folder}: the tables record different parameters: {names}")
     if train.class_names != validation.class_names:
         raise RecipeError(f"{folder}: the tables have different class names, so their labels are not comparable")
-    if len(train.objects.unique()) < 2:
+    if len(torch.unique(train.objects)) < 2:
         raise RecipeError(f"{folder}: train has one object only; probes need two")
-    known = train.known_labels().unique()
+    known = torch.unique(train.known_labels())
     if len(known) == 1:
         raise RecipeError(f"{folder}: labels have one class only: all labelled training rows are of {int(known[0])}")
     rows = f"{len(train):,} training and {len(validation):,} validation rows"
@@ -111,7 +111,7 @@ def _problem_of_labels(table: FeatureTable) -> str | None:
         return None
     if int(labels.min()) < 0:
         return f"labels must be at least 0, got {int(labels.min())}; `labelled` says which rows have none"
-    ids, position = table.objects[rows].unique(return_inverse=True)
+    ids, position = torch.unique(table.objects[rows], return_inverse=True)
     low, high = (
         torch.zeros(len(ids), dtype=torch.int64).scatter_reduce(0, position, labels, how, include_self=False)
         for how in ("amin", "amax")
