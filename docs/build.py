@@ -1,11 +1,12 @@
 """Write docs/objectives.md, which compares all objectives, a page on each objective into build/docs, the README's
-table of the demo, the tables of loaders in docs/speed.md, and docs/exam_results.md, the encoders in the exam.
+table of the demo, the tables of loaders in docs/speed.md, docs/protocols.md, and docs/exam_results.md, the encoders in
+the exam.
 
     make docs
 
 The sources are the docstrings and settings of the objectives, the recipes, docs/results, docs/step-cost.json,
-docs/loading.json, docs/exam.json and docs/papers.yaml. README.md, docs/objectives.md, docs/speed.md and
-docs/exam_results.md are kept in the repository.
+docs/loading.json, docs/exam.json and docs/papers.yaml; those of docs/protocols.md are the protocols. README.md,
+docs/objectives.md, docs/speed.md, docs/protocols.md and docs/exam_results.md are kept in the repository.
 """
 
 import ast
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import exam_tables
+import protocol_page
 import tables
 from record import Record, read_records
 from tables import Link, Papers, escaped, folded, sentence, table
@@ -28,8 +30,10 @@ from ssl_inv.run.recipe import read_yaml, shipped_recipes
 from ssl_inv.run.schema import REQUIRED, Schema, describe_type, schema_of
 
 REPOSITORY = Path(__file__).parent.parent
-OVERVIEW, SPEED, EXAM, SITE = "docs/objectives.md", "docs/speed.md", "docs/exam_results.md", "build/docs"
+OVERVIEW, SPEED, SITE = "docs/objectives.md", "docs/speed.md", "build/docs"
+PROTOCOLS, EXAM = "docs/protocols.md", "docs/exam_results.md"
 _MADE = "<!-- Made by `make docs` from docstrings, recipes, docs/results and docs/papers.yaml. Change those. -->"
+_PROTOCOLS_MADE = "<!-- Made by `make docs` from the classes in ssl_inv/evaluation/protocols. Change those. -->"
 _LEAST_METHODS = 3  # of one source and data set, for a table of published numbers
 
 
@@ -109,6 +113,7 @@ def pages() -> dict[str, str]:
         "README.md": with_demo((REPOSITORY / "README.md").read_text(encoding="utf-8"), records),
         SPEED: with_loading((REPOSITORY / SPEED).read_text(encoding="utf-8")),
         EXAM: exam_tables.page(exam_tables.read_cells()),
+        PROTOCOLS: protocol_page.page(_PROTOCOLS_MADE),
         OVERVIEW: overview(methods, papers, records, code, ".."),
         f"{SITE}/README.md": overview(methods, papers, records, own, "../.."),
         **{
@@ -303,7 +308,7 @@ def main() -> int:
         path.unlink()
     for place, text in made.items():
         (REPOSITORY / place).write_text(text, encoding="utf-8")
-    sys.stdout.write(f"README.md, {OVERVIEW}, {SPEED}, {EXAM}, and {len(made) - 4} pages in {SITE}\n")
+    sys.stdout.write(f"README.md, {OVERVIEW}, {SPEED}, {PROTOCOLS}, {EXAM}, and {len(made) - 5} pages in {SITE}\n")
     return 0
 
 

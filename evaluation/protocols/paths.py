@@ -32,7 +32,10 @@ from ssl_inv.transforms import Action, Real, Transform, require
 
 @dataclass(frozen=True)
 class PathIntegration(Protocol):
-    """Both regressions on random sequences of views.
+    """Whether a vector of several views and the last action tell where a sequence of views led; and what leaks.
+
+    What it orders wrongly: with one observed view the answer is among the inputs. An encoder without a network for
+    several views is measured by the mean of its features, which was never trained to hold a path.
 
     Attributes:
         observed: numbers of observed views M, each measured on its own; empty measures nothing.

@@ -23,7 +23,11 @@ HIT_RANKS = (1, 2, 5, 10)
 
 @dataclass(frozen=True)
 class Retrieval(Protocol):
-    """Retrieval with the encoder's own predictor.
+    """Whether the encoder's own predictor finds the view that an action leads to.
+
+    What it orders wrongly: the encoder decides how far apart candidates are, so that features in which the views of an
+    object differ in nothing but the told parameters are found easily; what the predictor was not told is an error that
+    nobody can avoid. With few views chance is high. Encoders without a predictor have no number.
 
     Attributes:
         splits: among `train-train`, `val-val` and `val-all`: queries before the dash, candidates after it. MRR and hit

@@ -20,7 +20,12 @@ ALPHA_RANKS = (4, 100)
 
 @dataclass(frozen=True)
 class Spectrum(Protocol):
-    """RankMe, alpha-ReQ and the standard deviation of the training features.
+    """RankMe, alpha-ReQ and the standard deviation of the training features; no labels are used.
+
+    Source: RankMe (Garrido et al., ICML 2023); alpha-ReQ (Agrawal et al., NeurIPS 2022).
+
+    What it orders wrongly: noise fills all directions, so that random features can have the highest rank. RankMe
+    compares settings of one method, and not methods or widths: it is at most the number of dimensions.
 
     Attributes:
         samples: rows that are used at most; the default is that of RankMe's paper.

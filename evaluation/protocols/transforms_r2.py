@@ -42,7 +42,12 @@ VALIDATION_EPOCH = 2**32
 
 @dataclass(frozen=True)
 class TransformR2(Protocol):
-    """The regression head and how it is trained. The defaults are SIE's.
+    """How well a head reads from frozen features how a view was made. The defaults are SIE's.
+
+    What it orders wrongly: R2 weighs every dimension of the action alike, so a parameter that hardly varies counts as
+    much as one that varies much; and an R2 of 0.7 is compatible with a median error of 30 degrees: read the errors in
+    degrees beside. Pooled R2 gives a constant prediction more than 0 wherever the dimensions have different variances.
+    Wider features give the head more inputs.
 
     Attributes:
         hidden: width of the two hidden layers; 0 is a linear head, as ContextSSL and seq-JEPA regress colour.

@@ -23,6 +23,9 @@ from ssl_inv.views.maker import central
 
 _CHUNK = 256
 
+_FORM = 2
+"""Of tables in a cache: 2 has small pictures beside the features."""
+
 
 def evaluation_batches(
     source: Source, objects: Indices, views: int, normalise: Callable[[Tensor], Tensor], device: torch.device | str
@@ -223,7 +226,7 @@ class FeatureCache:
         """The file for the features of `views` views of `objects`, encoded by `module` with the objective's parts."""
         labels = source.labels
         names = () if labels is None else labels.names
-        images = [views, source.stamp, source.image_size, self.crop_share, source.turned]
+        images = [_FORM, views, source.stamp, source.image_size, self.crop_share, source.turned]
         facts = [version("ssl-inv"), fingerprint(module), self.sections, *images, list(source.groups), names]
         digest = hashlib.sha256(json.dumps(facts).encode())
         for row in (

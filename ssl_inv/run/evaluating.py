@@ -109,6 +109,8 @@ def evaluated(
             "score": scores(judgement.table),
             "costs": {name: asdict(cost) for name, cost in judgement.costs.items()},
             "skipped": judgement.skipped,
+            "warnings": judgement.remarks.warnings,
+            "facts": judgement.remarks.facts,
             "recipe": loaded.recipe.sections(),
         }
         if loaded.model.run is not None:

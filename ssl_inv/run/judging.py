@@ -16,6 +16,7 @@ from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_bat
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
+from ssl_inv.evaluation.both_sides import THUMBNAIL, thumbnail
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, measured, skipped
@@ -24,12 +25,16 @@ from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.run.kept_measurements import Cost, KeptMeasurements, costing
+from ssl_inv.run.remarks import Remarks, remarks
 from ssl_inv.transforms import Action
 from ssl_inv.views import Plan
 from ssl_inv.views.as_data import TrainingViews
 
 PREDICTION = "prediction space"
 """The part of the features that the objective's own predictor reads and predicts. Retrieval uses it; no probe does."""
+
+UNPROBED = (PREDICTION, THUMBNAIL)
+"""Parts of a table of features that are not features of images."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Judgement:
         untrained: the features of the same encoder with random weights.
         skipped: protocols that need something which the encoder lacks, with the reasons.
         costs: what each protocol took, with its baselines.
+        remarks: what a reader must know of the data.
     """
 
     table: list[Comparison]
@@ -49,6 +55,7 @@ class Judgement:
     untrained: Encoded | None
     skipped: dict[str, str]
     costs: dict[str, Cost] = field(default_factory=dict)
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 def judge(
@@ -94,17 +101,18 @@ def judge(
     )
     progress = JudgingProgress(show or Progress(quiet=True), encoders * views)
 
-    def of(encoder: tuple[nn.Module, Objective | None]) -> Encoded | None:
-        return encode_data(data, *encoder, normalise, settings, device, seed, cache, progress, team)
+    def of(encoder: tuple[nn.Module, Objective | None], pictures: bool) -> Encoded | None:
+        return encode_data(data, *encoder, normalise, settings, device, seed, cache, progress, team, pictures)
 
-    encoded = of(trained)
-    baseline = None if untrained is None else of(untrained)
+    encoded = of(trained, True)
+    baseline = None if untrained is None else of(untrained, False)
     if encoded is None:
         return None
     beside = with_second(encoded, second)
     table, costs = measurements(beside, baseline, protocols, seed, progress, kept)
     unknown = unmeasured(data.validation, *trained)
-    return Judgement(table + unknown, encoded, baseline, skipped(beside, protocols), costs)
+    known = remarks(encoded.train, encoded.validation, data)
+    return Judgement(table + unknown, encoded, baseline, skipped(beside, protocols), costs, known)
 
 
 def with_second(encoded: Encoded, second: Encoded | None) -> Encoded:
@@ -181,8 +189,10 @@ def encode_data(
     cache: FeatureCache | None = None,
     progress: JudgingProgress | None = None,
     team: Team = ALONE,
+    pictures: bool = False,
 ) -> Encoded | None:
-    """Features of both splits, and the objective's predictor and its network for several views if it has them.
+    """Features of both splits, and the objective's predictor and its network for several views if it has them. With
+    `pictures`, tables also have the part `THUMBNAIL`.
 
     None on all processes of the team but the first.
     """
@@ -201,6 +211,9 @@ def encode_data(
     def encode(pixels: Tensor) -> dict[str, Tensor]:
         parts = probed(pixels)
         return parts if predictor is None else {**parts, PREDICTION: predictor.embed(pixels)}
+
+    def encode_data_views(pixels: Tensor) -> dict[str, Tensor]:
+        return {**encode(pixels), THUMBNAIL: thumbnail(pixels)} if pictures else encode(pixels)
 
     def encode_others(pixels: Tensor) -> dict[str, Tensor]:
         with frozen(module), torch.no_grad():
@@ -224,7 +237,7 @@ def encode_data(
         if progress is not None and file is not None and file.is_file():
             progress.known(_view_count(source, objects, settings.views))
         table = shared_feature_table(
-            team, encode, module, source, objects, settings.views, normalise, device, file, told
+            team, encode_data_views, module, source, objects, settings.views, normalise, device, file, told
         )
         if table is not None:
             tables[split] = table
@@ -256,7 +269,7 @@ def encode_data(
         predictor=None if predictor is None else ViewPredictor(PREDICTION, predict),
         aggregate=None if aggregation is None else aggregate,
         told=tuple(name for name in used if name in data.validation.groups),
-        probed=tuple(part for part in tables["train"].features if part != PREDICTION),
+        probed=tuple(part for part in tables["train"].features if part not in UNPROBED),
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
         maps=maps if _has_maps(backbone, maps, dark) else None,

@@ -15,7 +15,7 @@ from ssl_inv.data.source import Data
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.checkpoints import save_checkpoint
 from ssl_inv.engine.cluster import Place, place
-from ssl_inv.engine.launch import count_from, quiet_lightning
+from ssl_inv.engine.launch import count_from, quiet_lightning, say
 from ssl_inv.engine.loggers import Loggers, Picture
 from ssl_inv.engine.module import Pretraining, extent
 from ssl_inv.engine.monitor import OnlineMonitor
@@ -323,6 +323,9 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
         about = Trained(run.recipe, run.backbone, preprocessing, parts, told, step, known)
         export_run(run.backbone, preprocessing, folder.export_folder, parts, model_card(about, folder))
     judgement = judged(run, data, progress, team)
+    for warning in () if judgement is None else judgement.remarks.warnings:
+        say(warning)
+        folder.warn(warning)
     if judgement is None:
         folder.forget_results()  # of another evaluation
     else:

@@ -41,7 +41,10 @@ def papers(module):
     return module("tables").read_papers()
 
 
-@pytest.mark.parametrize("place", ["README.md", "docs/objectives.md", "docs/speed.md", "docs/exam_results.md"])
+PAGES = ["README.md", "docs/objectives.md", "docs/protocols.md", "docs/speed.md", "docs/exam_results.md"]
+
+
+@pytest.mark.parametrize("place", PAGES)
 def test_what_is_kept_is_not_stale(made, place):
     assert (REPOSITORY / place).read_text(encoding="utf-8") == made[place], f"run `make docs` and commit {place}"
 

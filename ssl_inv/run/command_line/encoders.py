@@ -98,6 +98,8 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 def require_protocols(names: list[str]) -> None:
     """Raise a `RecipeError` if one of some names means no protocol."""
+    if twice := [name for number, name in enumerate(names) if name in names[:number]]:
+        raise RecipeError(f"--protocols: {twice[0]!r} stands twice")
     for name in names:
         if name in _SETS:
             if len(names) > 1:

@@ -12,7 +12,7 @@ from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.encoders import LIBRARIES, NEEDS_LIBRARY, LoadedModel, load_model
 from ssl_inv.run.exam.differences import differences
 from ssl_inv.run.exam.examining import Examined, Examinee, examine
-from ssl_inv.run.exam.given_features import GivenFeatures, are_features, features_in
+from ssl_inv.run.exam.given_features import GivenFeatures, are_features, features_in, require_both
 from ssl_inv.run.exam.layers import in_layers
 from ssl_inv.run.exam.names import named, places_of
 from ssl_inv.run.exam.page import exam_page, require_map
@@ -48,6 +48,7 @@ def exam(
         RecipeError: before anything is measured, if an encoder, the data or a setting cannot be used.
     """
     require_map(projection)
+    require_meant(models, data, layers, output)
     if pretrained and not any(model.startswith(LIBRARIES) for model in models):
         raise RecipeError(f"--pretrained {NEEDS_LIBRARY}")
     by_name = named(list(models))
@@ -57,11 +58,14 @@ def exam(
         for name, model in by_name.items():
             encoders[name] = _loaded(model, data, overrides, pretrained and model.startswith(LIBRARIES), layers)
         require_comparable(encoders)
-        if output is not None and team.first and len(encoders) > 1:
-            begin(output, list(encoders))
         evaluation = apply_overrides({}, overrides, JUDGED).get("evaluation", {})
         settings: EvaluationSettings = resolve_section("evaluation", evaluation, "the command line")
-        found = examine(encoders, _chosen(protocols), settings, places, team=team)
+
+        def checked() -> None:
+            if output is not None and team.first and len(encoders) > 1:
+                begin(output, list(encoders))
+
+        found = examine(encoders, _chosen(protocols), settings, places, team=team, checked=checked)
     if not team.first:
         return
     same = on_same_objects(found)
@@ -77,7 +81,8 @@ def exam(
 
 
 def _text(found: Mapping[str, Examined], output: Path | None) -> str:
-    lines = [one.description for one in found.values()]
+    facts = dict.fromkeys(fact for one in found.values() for fact in one.remarks.facts)
+    lines = [*(one.description for one in found.values()), *facts]
     if len(found) == 1:
         return "\n".join([*lines, format_table(next(iter(found.values())).table), ""])
     for name, one in found.items():
@@ -94,9 +99,30 @@ def _chosen(protocols: Sequence[str] | None) -> object:
     return protocols[0] if len(protocols) == 1 and protocols[0] in ("quick", "full") else list(protocols)
 
 
+def require_meant(models: Sequence[str], data: str | None, layers: bool, output: Path | None) -> None:
+    """Refuse what would have no effect on features without a network, and an output inside of what is measured.
+
+    Raises:
+        RecipeError: naming the argument.
+    """
+    folders = [Path(model) for model in models if not model.startswith(LIBRARIES)]
+    try:
+        given = [folder for folder in folders if are_features(folder)]
+    except OSError as error:
+        raise RecipeError(f"{str(error.filename)[:60]!r}: {error.strerror}") from None
+    if len(given) == len(models):
+        for option, asked in {"--data": data is not None, "--layers": layers}.items():
+            if asked:
+                raise RecipeError(f"{option} goes with an encoder; {given[0]} has features without one")
+    inside = [] if output is None else [one for one in folders if output.resolve().is_relative_to(one.resolve())]
+    if inside and (len(models) > 1 or given):
+        raise RecipeError(f"--output: {str(output)!r} lies inside of {str(inside[0])!r}, which is measured")
+
+
 def _loaded(model: str, data: str | None, overrides: list[str], pretrained: bool, layers: bool) -> Examinee:
     if are_features(Path(model)):
         return features_in(Path(model))
+    require_both(Path(model))
     loaded = load_model(model, data, overrides, pretrained)
     return in_layers(loaded) if layers else loaded
 

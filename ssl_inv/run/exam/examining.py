@@ -9,6 +9,8 @@ from typing import Any
 import torch
 
 from ssl_inv.atomic import write_text
+from ssl_inv.catalogue import within
+from ssl_inv.engine.launch import say
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
@@ -22,6 +24,7 @@ from ssl_inv.run.exam.given_features import GivenFeatures
 from ssl_inv.run.judging import measurements, with_second
 from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.run.kept_measurements import Cost, KeptMeasurements
+from ssl_inv.run.remarks import Remarks, remarks, told_once
 from ssl_inv.run.results_file import RESULTS
 
 Examinee = LoadedModel | GivenFeatures
@@ -41,6 +44,7 @@ class Examined:
         costs: what each protocol took, with its baselines.
         skipped: protocols that need something which the encoder lacks, with the reasons.
         validation: the features of the validation objects.
+        remarks: what a reader must know of the data.
     """
 
     description: str
@@ -48,6 +52,7 @@ class Examined:
     costs: dict[str, Cost] = field(default_factory=dict)
     skipped: dict[str, str] = field(default_factory=dict)
     validation: FeatureTable | None = None
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 def examine(
@@ -58,6 +63,7 @@ def examine(
     quiet: bool = False,
     team: Team = ALONE,
     around: Callable[[str], Any] | None = None,
+    checked: Callable[[], None] = lambda: None,
 ) -> dict[str, Examined]:
     """Measure every encoder.
 
@@ -72,6 +78,7 @@ def examine(
         quiet: whether to show no progress.
         team: the processes that share the encoding.
         around: makes a context manager around the measurement of an encoder from its name.
+        checked: called when settings and data of all encoders are known to be fine.
 
     Returns:
         By name; nothing on all processes of the team but the first.
@@ -81,6 +88,7 @@ def examine(
     """
     settings, device = settings or EvaluationSettings(), best_device()
     asked = {name: _protocols(one, chosen, settings, device, len(encoders) > 1) for name, one in encoders.items()}
+    checked()
     found: dict[str, Examined] = {}
     first: Encoded | None = None
     for name, one in encoders.items():
@@ -98,9 +106,11 @@ def examine(
                 continue
             encoded = judgement.trained
             facts = one.description, judgement.table, judgement.costs, judgement.skipped
-            examined = Examined(*facts, judgement.trained.validation)
+            examined = Examined(*facts, judgement.trained.validation, judgement.remarks)
         found[name] = examined
         first = first or Encoded(encoded.train, encoded.validation, probed=encoded.probed)
+    for warning in told_once([one.remarks for one in found.values()]):
+        say(warning)
     return found
 
 
@@ -126,10 +136,12 @@ def _of_features(
     kept = None if place is None else KeptMeasurements(place / MEASUREMENTS, None)
     progress = Progress(quiet=quiet)
     try:
-        table, costs = measurements(encoded, None, protocols, 0, JudgingProgress(progress, 0), kept)
+        with within("evaluation"):
+            table, costs = measurements(encoded, None, protocols, 0, JudgingProgress(progress, 0), kept)
     finally:
         progress.close()
     if place is not None:
         place.mkdir(parents=True, exist_ok=True)
         write_text(place / RESULTS, to_json(table) + "\n")
-    return encoded, Examined(given.description, table, costs, skipped(encoded, protocols), given.validation)
+    facts = given.description, table, costs, skipped(encoded, protocols)
+    return encoded, Examined(*facts, given.validation, remarks(given.train, given.validation))

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.run.encoders import LoadedModel
+from ssl_inv.run.exports.parts import InParts
 
 
 class LayerFeatures(nn.Module):
@@ -61,8 +62,8 @@ def in_layers(loaded: LoadedModel) -> LoadedModel:
         RecipeError: if its network does not give its layers.
     """
     model = loaded.model
-    network, others = model.trained()[0], model.untrained_networks()
-    made = None if others is None else LayerFeatures(others[0])
+    network, others = _whole(model.trained()[0]), model.untrained_networks()
+    made = None if others is None else LayerFeatures(_whole(others[0]))
     layers = replace(
         model,
         changed=(LayerFeatures(network), None),
@@ -72,6 +73,11 @@ def in_layers(loaded: LoadedModel) -> LoadedModel:
         description=f"{model.description}, by layer",
     )
     return replace(loaded, model=layers)
+
+
+def _whole(network: nn.Module) -> nn.Module:
+    """The network that an export has cut the features of into parts."""
+    return network.network if isinstance(network, InParts) else network
 
 
 def depth_of(part: str) -> tuple[str, int] | None:

@@ -1,5 +1,6 @@
 """The page of an exam: one HTML file with everything inside, readable without network."""
 
+import inspect
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -20,12 +21,14 @@ from ssl_inv.evaluation.protocols.base import NEEDS
 from ssl_inv.evaluation.suite import KINDS
 from ssl_inv.run.exam.differences import Difference
 from ssl_inv.run.exam.examining import Examined
+from ssl_inv.run.exam.families import FAMILIES, FURTHER, family_of, level_of
 from ssl_inv.run.exam.layers import depth_of
 from ssl_inv.run.exam.writing import cell, difference_table, keys_of, long_table, row_of, wide_table
-from ssl_inv.run.judging import PREDICTION
+from ssl_inv.run.judging import UNPROBED
 from ssl_inv.run.pages.comparison_page import COLOURS
 from ssl_inv.run.pages.report import neighbour_rows, summary
 from ssl_inv.run.pages.report_page import data_address, image
+from ssl_inv.run.remarks import told_once
 from ssl_inv.run.tables import Table, shown
 from ssl_inv.transforms.keyed_random import permutation
 
@@ -56,11 +59,12 @@ class Cell:
 
 @dataclass(frozen=True)
 class Line:
-    """A measurement of every encoder."""
+    """A measurement of every encoder, and what no information scores."""
 
     name: str
     part: str
     cells: Sequence[Cell]
+    level: str
 
 
 @dataclass(frozen=True)
@@ -107,17 +111,22 @@ def exam_page(
     environment.globals["image"] = image
     environment.filters["address"] = data_address
     environment.filters["breaking"] = lambda name: Markup("/<wbr>").join(name.split("/"))
+    environment.filters["soft"] = lambda name: Markup("<wbr>").join(re.split(r"(?<=[-_:./])", name))
     colours = {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(found)}
     top = {(row.trained.name, row.trained.part) for one in found.values() for row in summary(one.table)}
     lines = [_line(found, key, differences) for key in keys_of(found)]
+    rest = [one for one in lines if (one.name, one.part) not in top]
     drawn, scatters = charts(found), _scatters(found)
     return environment.get_template("exam.html.j2").render(
-        title=f"{len(found)} encoders",
+        title=f"Exam of {len(found)} encoders",
+        remarks=dict.fromkeys(fact for one in found.values() for fact in one.remarks.facts),
+        warnings=told_once([one.remarks for one in found.values()]),
         found=found,
         colours=colours,
         facts=facts,
-        top=[one for one in lines if (one.name, one.part) in top],
-        rest=[one for one in lines if (one.name, one.part) not in top],
+        top=_by_family([one for one in lines if (one.name, one.part) in top]),
+        rest=_by_family(rest),
+        more=len(rest),
         differences=difference_table(differences),
         charts=[_drawn(chart) for chart in drawn[:_SHOWN_AT_ONCE]],
         further_charts=[_drawn(chart) for chart in drawn[_SHOWN_AT_ONCE:]],
@@ -149,7 +158,18 @@ def _line(found: Mapping[str, Examined], key: tuple[str, str], differences: Sequ
             if baseline is not None and baseline.value is not None:
                 said.append(f"{kind} {shown(float(baseline.value))}")
         cells.append(Cell(cell(row), "" if value is None else repr(value), "; ".join(said), significant.get(name, "")))
-    return Line(*key, cells)
+    level = level_of(found, key)
+    return Line(*key, cells, "" if level is None else shown(level))
+
+
+def _by_family(lines: Sequence[Line]) -> dict[str, list[Line]]:
+    """Lines that say something, by what they are about."""
+    told = [one for one in lines if any(cell.text for cell in one.cells)]
+    return {
+        family: ones
+        for family in (*FAMILIES, FURTHER)
+        if (ones := [one for one in told if family_of(one.name) == family])
+    }
 
 
 def charts(found: Mapping[str, Examined]) -> list[Chart]:
@@ -163,7 +183,8 @@ def charts(found: Mapping[str, Examined]) -> list[Chart]:
             result = row.trained
             for parameter, error in result.errors:
                 middle = sum(map(float, parameter.split("-"))) / 2
-                where = (f"median error of {result.name}, {result.part}, in degrees", "true angle, in degrees")
+                name_of = result.name.removesuffix("/median")
+                where = (f"median error of {name_of}, {result.part}, in degrees", "true angle, in degrees")
                 series.setdefault(where, {}).setdefault(name, []).append((middle, error))
             if result.value is None:
                 continue
@@ -230,7 +251,7 @@ def _map(table: FeatureTable | None, projection: str) -> dict[str, Any]:
         return {"parts": {}, "colours": {}}
     rows = torch.from_numpy(np.sort(permutation(0, length=len(table))[:_MOST_POINTS]))
     some = table.ordered().select(rows)
-    parts = [part for part in some.features if part != PREDICTION]
+    parts = [part for part in some.features if part not in UNPROBED]
     step = max(1, -(-len(parts) // _MOST_PARTS))
     chosen = parts if len(parts) <= _MOST_PARTS else [parts[0], *parts[1::step]]
     colours: dict[str, dict[str, Any]] = {}
@@ -299,8 +320,8 @@ def _cost(one: Examined, protocol: str) -> str:
     return f"{cost.seconds:.1f} s{memory}"
 
 
-def _protocols(found: Mapping[str, Examined]) -> dict[str, str]:
-    """What the protocols that ran measure, in the words of their classes."""
+def _protocols(found: Mapping[str, Examined]) -> dict[str, list[str]]:
+    """What the protocols that ran measure, in the paragraphs of their classes."""
     ran = dict.fromkeys(protocol for one in found.values() for protocol in one.costs)
-    texts = {name: (KINDS[name].__doc__ or "").split("\n    Attributes:")[0] for name in ran if name in KINDS}
-    return {name: " ".join(text.split()) for name, text in texts.items()}
+    texts = {name: inspect.cleandoc(KINDS[name].__doc__ or "") for name in ran if name in KINDS}
+    return {name: text.partition("\nAttributes:")[0].strip().split("\n\n") for name, text in texts.items()}

@@ -1,6 +1,7 @@
 """The files of an exam: its record, and its table as text, CSV and LaTeX."""
 
 import json
+import math
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,16 @@ from ssl_inv.evaluation.results import Comparison
 from ssl_inv.run.environment import host_facts, versions
 from ssl_inv.run.exam.differences import Difference
 from ssl_inv.run.exam.examining import Examined
+from ssl_inv.run.exam.families import level_of
 from ssl_inv.run.folder import now
 from ssl_inv.run.pages.report import summary
 from ssl_inv.run.tables import Table, shown
 
 RECORD = "exam.json"
 """The record of an exam, which is there from its beginning."""
+
+_LEVEL = "no information"
+"""The heading of what is scored without information, see `level_of`."""
 
 
 def begin(output: Path, encoders: Sequence[str]) -> None:
@@ -47,20 +52,25 @@ def row_of(one: Examined, key: tuple[str, str]) -> Comparison | None:
 
 def cell(row: Comparison | None) -> str:
     """A value with its standard error."""
-    if row is None or row.trained.value is None:
+    if row is None or row.trained.value is None or not math.isfinite(row.trained.value):
         return ""
     spread = row.trained.spread
     return shown(float(row.trained.value)) + ("" if spread is None else f" ± {shown(float(spread))}")
 
 
 def wide_table(found: Mapping[str, Examined]) -> Table:
-    """A row for each measurement, a column for each encoder."""
+    """A row for each measurement, a column for each encoder, and what no information scores."""
     rows = [
-        {"measure": key[0], "part": key[1], **{name: cell(row_of(one, key)) for name, one in found.items()}}
+        {
+            "measure": key[0],
+            "part": key[1],
+            **{name: cell(row_of(one, key)) for name, one in found.items()},
+            _LEVEL: "" if (level := level_of(found, key)) is None else shown(level),
+        }
         for key in keys_of(found)
     ]
     filled = [row for row in rows if any(row[name] for name in found)]
-    return Table(filled, ["measure", "part", *found])
+    return Table(filled, ["measure", "part", *found, _LEVEL])
 
 
 def long_table(found: Mapping[str, Examined]) -> Table:
@@ -111,6 +121,9 @@ def write(
                 "description": one.description,
                 "costs": {protocol: asdict(cost) for protocol, cost in one.costs.items()},
                 "skipped": one.skipped,
+                "facts": one.remarks.facts,
+                "warnings": one.remarks.warnings,
+                "classes": None if one.remarks.classes is None else asdict(one.remarks.classes),
             }
             for name, one in found.items()
         },

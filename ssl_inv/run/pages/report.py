@@ -19,7 +19,7 @@ from ssl_inv.evaluation.suite import KINDS
 from ssl_inv.run.build import Run
 from ssl_inv.run.continuing import went_on
 from ssl_inv.run.folder import RunFolder
-from ssl_inv.run.judging import PREDICTION, Judgement
+from ssl_inv.run.judging import UNPROBED, Judgement
 from ssl_inv.run.pages import report_page
 from ssl_inv.run.tables import Table
 from ssl_inv.transforms.words import describe_action
@@ -310,7 +310,7 @@ def spectra(judgement: Judgement) -> Mapping[str, Mapping[str, list[float]]]:
     """Singular values of the validation features by part, for the trained and the untrained encoder."""
     encoders = {"trained": judgement.trained, "untrained": judgement.untrained}
     tables = {name: encoded.validation for name, encoded in encoders.items() if encoded is not None}
-    parts = [part for part in judgement.trained.validation.features if part != PREDICTION]
+    parts = [part for part in judgement.trained.validation.features if part not in UNPROBED]
     return {
         part: {name: singular_values(table.part(part)).tolist() for name, table in tables.items()} for part in parts
     }

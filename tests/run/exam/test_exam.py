@@ -4,7 +4,6 @@ import json
 import mmap
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,8 +25,8 @@ from ssl_inv.transforms import Rotation, Transform
 OBJECTS, VIEWS, CLASSES = 40, 3, 4
 
 
-def table(seed: int, knows: float, objects: int = OBJECTS) -> FeatureTable:
-    """Features that know the class as well as `knows` says, 0 not at all."""
+def table(seed: int, knows: float, objects: int = OBJECTS, first: int = 0) -> FeatureTable:
+    """Features that know the class as well as `knows` says, 0 not at all, of objects numbered from `first` on."""
     generator = torch.Generator().manual_seed(seed)
     rows = objects * VIEWS
     ids = torch.arange(objects).repeat_interleave(VIEWS)
@@ -38,12 +37,12 @@ def table(seed: int, knows: float, objects: int = OBJECTS) -> FeatureTable:
     transform = Transform({"rotation": turns}, {"rotation": Rotation()})
     names = tuple(f"class {number}" for number in range(CLASSES))
     views = torch.arange(VIEWS).repeat(objects)
-    return FeatureTable({"all": features}, ids, views, labels, class_names=names, transform=transform)
+    return FeatureTable({"all": features}, ids + first, views, labels, class_names=names, transform=transform)
 
 
 def write_features(folder: Path, seed: int, knows: float, objects: int = OBJECTS) -> Path:
     for number, split in enumerate(("train", "validation")):
-        table(2 * seed + number, knows, objects).save(folder / f"{split}.safetensors")
+        table(2 * seed + number, knows, objects, number * objects).save(folder / f"{split}.safetensors")
     return folder
 
 
@@ -129,7 +128,7 @@ def test_runs_exports_models_of_libraries_and_features_stand_in_one_table(
     asked = ["--protocols", "knn", "--evaluation.views", "2", "--output", str(place / "all")]
     assert main(["evaluate", *ask, *asked]) == 0
     head = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("measure"))
-    assert head.split()[2:] == ["run", "run-export", "timm:test_resnet", "blind"]
+    assert head.split()[2:] == ["run", "run-export", "timm:test_resnet", "blind", "no", "information"]
     assert {path.name for path in (place / "all").iterdir() if path.is_dir()} == {
         "run",
         "run-export",
@@ -245,60 +244,6 @@ def test_the_memory_of_a_measurement_is_what_it_needs_above_what_was_held() -> N
             needed.write(bytes([1]) * (1 << 26))
     assert cost.memory is None or 1.2e8 < cost.memory < 2.7e8
     assert cost.seconds > 0
-
-
-def _damage(folder: Path) -> None:
-    file = folder / "train.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-40] ^= 1
-    file.write_bytes(bytes(content))
-
-
-def _other_parts(folder: Path) -> None:
-    one = FeatureTable.load(folder / "train.safetensors")
-    FeatureTable({"all": one.part("all")[:, :3]}, one.objects, one.views, one.labels).save(folder / "train.safetensors")
-
-
-BAD: dict[str, tuple[str, str, Callable[[Path], None] | None]] = {
-    "no protocol of that name": (
-        "sharp --protocols knnn",
-        "--protocols: none is called 'knnn'; did you mean 'knn'?",
-        None,
-    ),
-    "a set beside names": ("sharp --protocols quick knn", "--protocols: 'quick' stands alone", None),
-    "no such folder": ("sharp nothing", "'nothing' is neither the folder of a run, nor an exported folder", None),
-    "no such network": (
-        "sharp torchvision:resnet19 --data sharp",
-        "torchvision has no classifier called 'resnet19'; did you mean 'resnet18'?",
-        None,
-    ),
-    "no last layer": ("torchvision:squeezenet1_0 --data sharp", "'squeezenet1_0' has no last linear layer", None),
-    "weights of a run": ("sharp keen --pretrained", "--pretrained goes with timm:NAME and torchvision:NAME", None),
-    "a checkpoint of features": ("sharp --checkpoint 3", "--checkpoint goes with the folder of a run", None),
-    "damaged features": ("bad sharp", "train.safetensors is damaged", _damage),
-    "other parts": ("bad sharp", "the tables have different parts", _other_parts),
-    "an output that is there": ("sharp keen --output keen", "exists already; choose another name", None),
-    "no such map": ("sharp --map tsne", "there is no 'tsne'; there are pca, umap", None),
-    "a setting that is none": ("sharp --evaluation.vews 2", "did you mean 'views'?", None),
-    "layers of features": ("timm:test_resnet --layers", "--data is missing", None),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_mistake_is_one_line_and_nothing_is_written(
-    case: str, place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words, problem, before = BAD[case]
-    monkeypatch.chdir(place)
-    if before is not None:
-        shutil.rmtree(place / "bad", ignore_errors=True)
-        shutil.copytree(place / "sharp", place / "bad")
-        before(place / "bad")
-    there = sorted(place.rglob("*"))
-    assert main(["evaluate", *words.split()]) == 2
-    (said,) = capsys.readouterr().err.strip().splitlines()
-    assert problem in said
-    assert sorted(place.rglob("*")) == there
 
 
 @pytest.mark.parametrize(
