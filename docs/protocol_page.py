@@ -145,7 +145,7 @@ def _shown(value: Any) -> str:
 
 
 def _plain(value: Any) -> str:
-    if isinstance(value, tuple) and len(value) > 11:
+    if isinstance(value, tuple) and len(value) > 11 and not isinstance(value[0], str):
         return f"{len(value)} values, {value[0]:g} to {value[-1]:g}"
     if isinstance(value, tuple):
         return ", ".join(map(_plain, value)) or "none"

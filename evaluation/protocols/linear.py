@@ -31,6 +31,13 @@ from ssl_inv.transforms.keyed_random import permutation
 class LinearProbe(Classifier):
     """A softmax regression by SGD.
 
+    Definition: the module says what differs from DINOv2's protocol.
+
+    Source: Oquab et al., 2023.
+
+    What it orders wrongly: wide features are separated more easily than narrow ones, and what is linear in the features
+    is all that it sees. The learning rate is chosen on a share of the training objects, which is noisy for few of them.
+
     Attributes:
         learning_rates: one head for each, ascending.
         steps: steps of SGD.

@@ -117,7 +117,9 @@ class TestEveryProtocol:
         rows = evaluate_with_baselines(encoded(), encoded(5), {name: protocol})
         assert all(row.untrained is not None for row in rows)
         shuffled = {row.trained.name for row in rows if row.shuffled}
-        assert shuffled == ({row.trained.name for row in rows} if protocol.has_targets else set())
+        # What fits nothing, as the test of the encoder's own predictor, has no targets to shuffle.
+        fitted = {row.trained.name for row in rows if not row.trained.name.startswith("group/predictor/")}
+        assert shuffled == (fitted if protocol.has_targets else set())
 
     def test_does_not_see_the_order_of_rows(self, name):
         given, generator = encoded(), torch.Generator().manual_seed(3)

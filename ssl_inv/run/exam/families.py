@@ -6,14 +6,23 @@ from collections.abc import Mapping
 from ssl_inv.run.exam.examining import Examined
 
 FAMILIES: Mapping[str, tuple[str, ...]] = {
-    "What is in an image": ("linear", "logistic", "knn", "few_labels", "few_shot"),
+    "What is in an image": (
+        "linear",
+        "logistic",
+        "knn",
+        "few_labels",
+        "few_shot",
+        "token_heads",
+        "fine_tuning",
+        "dense",
+    ),
     "How an image was seen": (
         *("r2", "r2_pooled", "geodesic", "group", "leakage", "retrieval", "aggregation"),
         *("path", "leak", "frames", "ood"),
     ),
     "What a change of the image does": (
         *("lee", "eq_t", "eq_t_whole", "eq_r", "eq_r90", "aliasing"),
-        *("shift", "shift_chosen", "sensitivity", "worst_view"),
+        *("shift", "shift_chosen", "sensitivity", "worst_view", "corruptions", "correspondence"),
     ),
     "The features themselves, without labels": (
         *("spectrum", "alignment", "uniformity", "clid", "lidar", "dimension", "collapse", "cka", "cka_biased"),
