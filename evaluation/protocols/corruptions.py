@@ -32,7 +32,7 @@ class Corruptions(Protocol):
 
     - `corruptions/clean`: the error on the same images without corruption;
     - `corruptions/c/error`: the mean of E(c, s) over severities; the remark has each;
-    - `corruptions/severity_s`: the mean of E(c, s) over corruptions;
+    - `corruptions/severity/s`: the mean of E(c, s) over corruptions;
     - `corruptions/error`: the mean over both; `corruptions/relative`: that mean less the clean error;
     - with a baseline B: `corruptions/c/ce`, sum E(c, s) / sum B(c, s), in percent; `corruptions/mce`, its mean over
       corruptions; `corruptions/relative_mce`, the same with the clean errors subtracted above and below. A mean of
@@ -172,11 +172,11 @@ class Corruptions(Protocol):
         yield result("error", lambda _, all_errors: all_errors.mean(dim=(1, 2)), f"{self._extent()}; {level}")
         yield result("relative", lambda clean, all_errors: all_errors.mean(dim=(1, 2)) - clean, self._extent())
         for place, severity in enumerate(self.severities):
-            yield result(f"severity_{severity}", lambda _, all_errors, at=place: all_errors[:, :, at].mean(dim=1))  # type: ignore[misc]
+            yield result(f"severity/{severity}", _mean_of(place, along=2))
         for place, name in enumerate(self.corruptions):
             each = ", ".join(f"{value:.3f}" for value in errors[place].tolist())
             remark = f"at severities {', '.join(map(str, self.severities))}: {each}"
-            yield result(f"{name}/error", lambda _, all_errors, at=place: all_errors[:, at].mean(dim=1), remark)  # type: ignore[misc]
+            yield result(f"{name}/error", _mean_of(place, along=1), remark)
         if not self.baseline:
             return
         known = dict(self.baseline)
@@ -223,3 +223,8 @@ def corruption_errors(errors: Tensor, baseline: Tensor) -> Tensor:
         baseline: mean errors of the baseline, `(C,)`.
     """
     return 100 * errors.mean(dim=-1) / baseline
+
+
+def _mean_of(place: int, along: int) -> Callable[[Tensor, Tensor], Tensor]:
+    """The mean error of one corruption, with `along` 1, or of one severity, with 2."""
+    return lambda _, errors: errors.select(along, place).mean(dim=1)

@@ -167,7 +167,7 @@ def export(
         any_size: whether a program takes images of any size.
         licence: of the weights, for the model card of timm's folder.
     """
-    from ssl_inv.run.encoders import SavedRun
+    from ssl_inv.run.saved_run import SavedRun
 
     # The export of the run itself is of its last checkpoint, and stays.
     of_step = "" if folder.at_end else f"-{folder.checkpoint_file.stem}"

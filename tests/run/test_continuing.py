@@ -14,10 +14,10 @@ from PIL import Image
 import ssl_inv
 from ssl_inv.data.batches import StepBatches
 from ssl_inv.run.cli import main
-from ssl_inv.run.encoders import SavedRun
 from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_yaml, parse_yaml
+from ssl_inv.run.saved_run import SavedRun
 from ssl_inv.run.side_by_side.comparison import compare
 
 RECIPE = """\

@@ -18,9 +18,9 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.engine import checkpoints
 from ssl_inv.evaluation.features import EvaluationBatch, extract
 from ssl_inv.run.cli import main
-from ssl_inv.run.encoders import SavedRun
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.results_file import checked_rows
+from ssl_inv.run.saved_run import SavedRun
 
 RECIPE = {
     "objective": {"name": "sie", "projector": [16, 16]},

@@ -13,12 +13,12 @@ from PIL import Image
 from ssl_inv.evaluation.results import Comparison, Result, to_json
 from ssl_inv.nn.backbones import make_backbone
 from ssl_inv.run.cli import main
-from ssl_inv.run.encoders import SavedRun
 from ssl_inv.run.exports.model_card import Trained, addressed, escaped, front_matter, model_card, read_results
 from ssl_inv.run.exports.parts import parts_of
 from ssl_inv.run.exports.reading import load_backbone_file
 from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.recipe import Choice
+from ssl_inv.run.saved_run import SavedRun
 from ssl_inv.run.tables import shown
 
 RESULTS = [
