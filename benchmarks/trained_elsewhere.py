@@ -131,7 +131,7 @@ def train_stable_pretraining(arguments: argparse.Namespace) -> None:
 def main() -> None:
     """Train."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", choices=["lightly", "stable-pretraining"])
+    parser.add_argument("trainer", choices=["lightly", "stable-pretraining"])
     parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=60)
@@ -140,7 +140,7 @@ def main() -> None:
     parser.add_argument("--resume")
     arguments = parser.parse_args()
     arguments.output.mkdir(parents=True, exist_ok=True)
-    {"lightly": train_lightly, "stable-pretraining": train_stable_pretraining}[arguments.library](arguments)
+    {"lightly": train_lightly, "stable-pretraining": train_stable_pretraining}[arguments.trainer](arguments)
 
 
 if __name__ == "__main__":
