@@ -64,7 +64,8 @@ class OnlineMonitor:
         """Whether to score after `step`, given the training time so far."""
         if not self.settings.every or step % self.settings.every:
             return False
-        return self.seconds + self._last <= self.settings.share * training_seconds
+        share = self.settings.share
+        return share == 1 or self.seconds + self._last <= share * training_seconds
 
     def scores(self) -> dict[str, float]:
         """The scores by name: `knn`, `linear`, a ridge R2 for each recorded parameter, and the features' spread."""

@@ -220,7 +220,8 @@ class MonitorSettings:
     Args:
         every: steps between scores; 0 switches the monitor off.
         objects: training objects to fit on; at most as many validation objects are scored.
-        share: largest share of the training time that the monitor may take; it skips scores that would exceed it.
+        share: largest share of the training time that the monitor may take; it skips scores that would exceed it. With
+            1 it skips none.
     """
 
     every: int = 50

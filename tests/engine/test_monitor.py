@@ -54,6 +54,9 @@ def test_scores_are_due_at_their_steps_within_their_share_of_the_time(data: Data
     monitor.seconds = monitor._last = 1.0
     assert not monitor.due(10, 19.9)
     assert monitor.due(10, 20.1)
+    unlimited = make(data, network(), share=1.0)
+    unlimited.seconds = unlimited._last = 1.0
+    assert unlimited.due(10, 0.0), "a share of 1 skips no score, however fast the steps are"
     assert not make(data, network(), every=0).due(10, 100.0)
 
 
