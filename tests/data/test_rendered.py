@@ -242,7 +242,7 @@ def test_masks_are_the_object_and_what_is_outside_of_them_is_the_floor(samples):
     source = rendered_source.RenderedSolids(classes=3, objects=6, views=3, size=48, samples=samples)
     objects, views = np.array([4, 0, 5]), np.array([2, 1, 0])
     masks, pixels = source.masks(objects, views), source.load(objects, views).pixels
-    scenes = rendered_source._scenes(torch.from_numpy(source.latents(objects, views)))
+    scenes = rendered_source.scenes_of(torch.from_numpy(source.latents(objects, views)))
     floor = torch.stack(renderer._floor(source._solids.select(torch.from_numpy(objects)), scenes, 48), dim=1)
     differs = (pixels != (floor.clamp_max(1) * 255 + 0.5).to(torch.uint8)).any(dim=1)
     if samples == 1:
