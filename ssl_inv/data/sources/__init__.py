@@ -10,6 +10,7 @@ SOURCES = {
     "dataset": "given:dataset",
     "folder": "folder:folder",
     "given": "given:given",
+    "meshes": "meshes.source:meshes",
     "rendered": "rendered.source:rendered",
     "shards": "shards:shards",
     "table": "table:table",
