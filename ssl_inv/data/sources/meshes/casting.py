@@ -22,6 +22,9 @@ EMBREE_BYTES_PER_FACE = 130
 _OFF_SURFACE = 1e-4
 """How far from its surface a shadow ray starts. Single precision resolves 1e-7 here."""
 
+_FLATTEST = 1e-9
+"""Smallest cosine between a ray and the normal of a face that it meets."""
+
 _devices: dict[int, Any] = {}
 """Of each process: a forked one must not use the device of its parent."""
 
@@ -41,6 +44,10 @@ def _device() -> Any:
     return _devices[process]
 
 
+Vectors = tuple[Numbers, Numbers, Numbers]
+"""The x, y and z components of vectors, `(R,)` each: faster here than one array `(R, 3)`."""
+
+
 class Caster:
     """A mesh, and the tree in which rays find its faces.
 
@@ -49,7 +56,7 @@ class Caster:
 
     Attributes:
         mesh: see `Args`.
-        normals: `(F, 3)`, unit vectors across the faces, on the side from which the corners turn to the left.
+        points: the vertices.
         nbytes: memory, as far as it is known.
     """
 
@@ -57,54 +64,72 @@ class Caster:
         from embreex.mesh_construction import TriangleMesh
         from embreex.rtcore_scene import EmbreeScene
 
-        self.mesh = mesh
+        self.mesh, self.points = mesh, split(mesh.vertices)
         corners = mesh.vertices[mesh.faces]
-        self._first = corners[:, 0]
-        self._along, self._across = corners[:, 1] - self._first, corners[:, 2] - self._first
-        across: Numbers = np.cross(self._along, self._across)
-        self._areas = np.sqrt((across**2).sum(1))
-        self.normals = across / self._areas[:, None]
+        across: Numbers = np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0])
+        normals = across / np.sqrt((across**2).sum(1, keepdims=True))
+        self._normals, self._heights = split(normals), (normals * corners[:, 0]).sum(1)
+        # Robust: no ray slips through between two faces.
         self._scene = EmbreeScene(_device(), robust=True)
         TriangleMesh(self._scene, np.ascontiguousarray(corners, dtype=np.float32))
-        computed = (self._first, self._along, self._across, self._areas, self.normals)
-        self.nbytes = mesh.nbytes + sum(array.nbytes for array in computed) + EMBREE_BYTES_PER_FACE * len(mesh.faces)
+        computed = 8 * (3 * len(mesh.vertices) + 4 * len(mesh.faces))
+        self.nbytes = mesh.nbytes + computed + EMBREE_BYTES_PER_FACE * len(mesh.faces)
 
-    def first(self, origin: Numbers, directions: Numbers) -> NDArray[np.int32]:
+    def first(self, origin: Numbers, directions: NDArray[np.float32]) -> NDArray[np.int32]:
         """The face that each ray from `origin` `(3,)` along `directions` `(R, 3)` meets first, `(R,)`; -1: none."""
-        origins = np.empty((len(directions), 3), dtype=np.float32)
+        origins = np.empty(directions.shape, dtype=np.float32)
         origins[:] = origin
-        faces: NDArray[np.int32] = self._scene.run(origins, directions.astype(np.float32), query="INTERSECT")
+        faces: NDArray[np.int32] = self._scene.run(origins, directions, query="INTERSECT")
         return faces
 
-    def occluded(self, origins: Numbers, direction: Numbers) -> NDArray[np.bool_]:
-        """Whether rays from `origins` `(R, 3)` along `direction` `(3,)` meet a face, `(R,)`."""
-        if not len(origins):
+    def occluded(self, origins: Vectors, direction: Numbers) -> NDArray[np.bool_]:
+        """Whether rays from `origins` along `direction` `(3,)` meet a face, `(R,)`."""
+        starts = np.empty((len(origins[0]), 3), dtype=np.float32)
+        if not len(starts):
             return np.zeros(0, dtype=np.bool_)
-        directions = np.empty((len(origins), 3), dtype=np.float32)
+        for axis in range(3):
+            starts[:, axis] = origins[axis]
+        directions = np.empty(starts.shape, dtype=np.float32)
         directions[:] = direction
-        found: NDArray[np.bool_] = self._scene.run(origins.astype(np.float32), directions, query="OCCLUDED") == 0
+        found: NDArray[np.bool_] = self._scene.run(starts, directions, query="OCCLUDED") == 0
         return found
 
-    def distances(self, faces: NDArray[np.int32], origin: Numbers, directions: Numbers) -> Numbers:
-        """How far along rays `(R, 3)` the planes of their faces `(R,)` are, in multiples of the directions, `(R,)`."""
-        normals = self.normals[faces]
-        towards = _dot(normals, directions)
+    def distances(self, faces: NDArray[np.int32], origin: Numbers, directions: Vectors) -> tuple[Numbers, Vectors]:
+        """Where rays meet the planes of their faces.
+
+        Returns:
+            How far along its direction each ray does, `(R,)`.
+            Unit vectors across the faces, on the side that the ray comes from.
+        """
+        x, y, z = (axis[faces] for axis in self._normals)
+        away = x * directions[0] + y * directions[1] + z * directions[2]
+        height = self._heights[faces] - (x * origin[0] + y * origin[1] + z * origin[2])
+        facing = np.where(away > 0, -1.0, 1.0)
         # A ray in the plane of its face meets it everywhere; Embree finds such faces by rounding only.
-        towards = np.where(np.abs(towards) < 1e-9, np.where(towards < 0, -1e-9, 1e-9), towards)
-        found: Numbers = _dot(normals, self._first[faces] - origin) / towards
-        return found
+        steep = np.minimum(-np.abs(away), -_FLATTEST)
+        return height * facing / steep, (x * facing, y * facing, z * facing)
 
-    def weights(self, faces: NDArray[np.int32], points: Numbers) -> Numbers:
+    def weights(self, faces: NDArray[np.int32], points: Vectors) -> Numbers:
         """Barycentric coordinates `(R, 3)` of points in the planes of their faces, cut off at the edges."""
-        normals, from_first = self.normals[faces], points - self._first[faces]
-        areas = self._areas[faces]
-        second = np.clip(_dot(np.cross(from_first, self._across[faces]), normals) / areas, 0, 1)
-        third = np.clip(_dot(np.cross(self._along[faces], from_first), normals) / areas, 0, 1)
+        corners = self.mesh.vertices[self.mesh.faces[faces]]
+        first = corners[:, 0]
+        along, across = corners[:, 1] - first, corners[:, 2] - first
+        offset, normals = np.stack(points, axis=1) - first, np.cross(along, across)
+        areas = _dot(normals, normals)
+        second = np.clip(_dot(np.cross(offset, across), normals) / areas, 0, 1)
+        third = np.clip(_dot(np.cross(along, offset), normals) / areas, 0, 1)
         return np.stack((np.clip(1 - second - third, 0, 1), second, third), axis=1)
 
-    def shaded(self, points: Numbers, outward: Numbers, light: Numbers) -> NDArray[np.bool_]:
-        """Whether the mesh keeps light `(3,)` from points on its surface `(R, 3)`; `outward` are normals `(R, 3)`."""
-        return self.occluded(points + _OFF_SURFACE * outward, light)
+    def shaded(self, points: Vectors, outward: Vectors, light: Numbers) -> NDArray[np.bool_]:
+        """Whether the mesh keeps light `(3,)` from points on its surface; `outward` are unit vectors across it."""
+        x, y, z = (point + _OFF_SURFACE * normal for point, normal in zip(points, outward, strict=True))
+        return self.occluded((x, y, z), light)
+
+
+def split(vectors: Numbers) -> Vectors:
+    """Vectors `(R, 3)` by components."""
+    x, y, z = (np.ascontiguousarray(axis) for axis in vectors.T)
+    return x, y, z
 
 
 def _dot(first: Numbers, second: Numbers) -> Numbers:

@@ -36,8 +36,8 @@ MOST_TEXTURE = 512
 Up = Literal["auto", "y", "z"]
 
 _Y_UP = (".glb", ".gltf", ".obj")
-"""glTF defines y as up, and most tools that write OBJ agree. STL, PLY and OFF come from scanners and construction, where
-z is up.
+"""glTF defines y as up, and most tools that write OBJ agree. STL, PLY and OFF come from scanners and construction,
+where z is up.
 """
 
 _LINEAR = (".glb", ".gltf")

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_inv.data.sources.meshes.casting import Caster
-from ssl_inv.data.sources.meshes.mesh import Colours, Mesh, Numbers
+from ssl_inv.data.sources.meshes.casting import Caster, Vectors
+from ssl_inv.data.sources.meshes.mesh import Colours, Numbers
 from ssl_inv.data.sources.rendered.renderer import (
     AMBIENT,
     BEAM_RADIUS,
@@ -42,7 +42,7 @@ _CAMERA = -CAMERA_DISTANCE * _FORWARD
 
 @dataclass(frozen=True)
 class View:
-    """One scene in the axes of the object, float64.
+    """One scene, float64.
 
     Attributes:
         to_object: `(3, 3)`, from the world's axes to the object's.
@@ -59,30 +59,31 @@ class View:
     floor_colour: Numbers
 
     def turned(self, vector: Numbers) -> Numbers:
-        """Vectors `(..., 3)` of the world in the object's axes."""
-        return _apply(self.to_object, vector)
+        """A vector `(3,)` of the world in the object's axes, summed in a fixed order."""
+        columns = self.to_object * vector
+        summed: Numbers = columns[:, 0] + columns[:, 1] + columns[:, 2]
+        return summed
 
-    def placed(self, points: Numbers) -> Numbers:
-        """Points `(..., 3)` of the world in the object's frame."""
-        return self.turned(points - self.position)
+    @property
+    def camera(self) -> Numbers:
+        """The camera in the object's frame, `(3,)`."""
+        return self.turned(_CAMERA - self.position)
+
+    @property
+    def axes(self) -> tuple[Numbers, Numbers, Numbers]:
+        """The camera's axes forward, right and up, in the object's."""
+        return self.turned(_FORWARD), self.turned(_RIGHT), self.turned(_UP)
 
 
 def views_of(scenes: Scenes) -> Iterator[View]:
     """The scenes, one by one."""
-    # The transpose of the rotation: its inverse.
+    # The transpose of the rotation is its inverse.
     matrix = quaternion_to_matrix(scenes.rotation).transpose(1, 2)
     position = torch.zeros(len(matrix), 3, dtype=torch.float64) if scenes.position is None else scenes.position
     floor = hsv_to_rgb(scenes.floor_hue, 0.6, 0.6)
     columns = (matrix, position, scenes.light_direction(), scenes.light_colour(), floor)
     for row in zip(*(column.double().numpy() for column in columns), strict=True):
         yield View(*row)
-
-
-def _apply(matrix: Numbers, vector: Numbers) -> Numbers:
-    """A matrix `(3, 3)` times vectors `(..., 3)`, summed in a fixed order."""
-    x, y, z = vector[..., 0, None], vector[..., 1, None], vector[..., 2, None]
-    summed: Numbers = x * matrix[:, 0] + y * matrix[:, 1] + z * matrix[:, 2]
-    return summed
 
 
 @dataclass(frozen=True)
@@ -92,45 +93,46 @@ class Hits:
     Attributes:
         samples: `(R,)`, indices into the grid of samples, row by row.
         faces: `(R,)`.
-        directions: `(R, 3)`, in the object's axes; their length along the camera's axis is one.
         depths: `(R,)`, distance from the camera along its axis.
+        points: where, in the object's frame.
+        outward: unit vectors across the faces, on the side of the camera.
     """
 
     samples: NDArray[np.int64]
     faces: NDArray[np.int32]
-    directions: Numbers
     depths: Numbers
+    points: Vectors
+    outward: Vectors
 
 
 def hits_of(caster: Caster, view: View, side: int) -> Hits:
     """What the rays through the middles of `side` x `side` samples meet."""
-    columns, rows = _covered(caster.mesh, view, side)
-    across, down = _grid(side)[columns], -_grid(side)[rows]
-    forward, right, up = (view.turned(axis) for axis in (_FORWARD, _RIGHT, _UP))
-    directions = ((forward + down[:, None] * up)[:, None] + across[:, None] * right).reshape(-1, 3)
-    origin = view.placed(_CAMERA)
-    faces = caster.first(origin, directions)
-    seen = np.flatnonzero(faces >= 0)
-    faces, directions = faces[seen], directions[seen]
-    width = columns.stop - columns.start
-    samples = (rows.start + seen // width) * side + columns.start + seen % width
-    # No point of the mesh is farther from the middle of the frame than the ball that the frame shows.
-    near, far = CAMERA_DISTANCE - BOUNDING_RADIUS, CAMERA_DISTANCE + BOUNDING_RADIUS
-    return Hits(samples, faces, directions, np.clip(caster.distances(faces, origin, directions), near, far))
+    forward, right, up = view.axes
+    origin, grid = view.camera, _grid(side)
+    columns, rows = _covered(caster, origin, view.axes, side)
+    across, down = grid[columns], -grid[rows]
+    rays = np.empty((len(down), len(across), 3), dtype=np.float32)
+    for axis in range(3):
+        rays[..., axis] = (forward[axis] + down * up[axis])[:, None] + across * right[axis]
+    found = caster.first(origin, rays.reshape(-1, 3))
+    seen = np.flatnonzero(found >= 0)
+    row, column = np.divmod(seen, len(across))
+    faces, low, over = found[seen], down[row], across[column]
+    x, y, z = ((forward[axis] + low * up[axis]) + over * right[axis] for axis in range(3))
+    depths, outward = caster.distances(faces, origin, (x, y, z))
+    # Nothing is farther from the middle of the frame than the ball that the frame shows.
+    depths = np.clip(depths, CAMERA_DISTANCE - BOUNDING_RADIUS, CAMERA_DISTANCE + BOUNDING_RADIUS)
+    points = (origin[0] + x * depths, origin[1] + y * depths, origin[2] + z * depths)
+    return Hits((rows.start + row) * side + columns.start + column, faces, depths, points, outward)
 
 
-def _covered(mesh: Mesh, view: View, side: int) -> tuple[slice, slice]:
+def _covered(caster: Caster, camera: Numbers, axes: tuple[Numbers, Numbers, Numbers], side: int) -> tuple[slice, slice]:
     """Columns and rows of the samples that can see the mesh."""
-    forward, right, up = (view.turned(axis) for axis in (_FORWARD, _RIGHT, _UP))
-    from_camera = mesh.vertices - view.placed(_CAMERA)
-
-    def along(axis: Numbers) -> Numbers:
-        found: Numbers = from_camera[:, 0] * axis[0] + from_camera[:, 1] * axis[1] + from_camera[:, 2] * axis[2]
-        return found
-
-    per_depth = side / (2 * FIELD) / along(forward)
+    x, y, z = (points - start for points, start in zip(caster.points, camera, strict=True))
+    depth, right, up = (x * axis[0] + y * axis[1] + z * axis[2] for axis in axes)
+    scale = side / (2 * FIELD) / depth
     ends = []
-    for place in (along(right) * per_depth, -along(up) * per_depth):
+    for place in (right * scale, -up * scale):
         first, last = int(np.floor(place.min() + side / 2)), int(np.floor(place.max() + side / 2))
         ends.append(slice(min(max(first, 0), side - 1), min(max(last, 0), side - 1) + 1))
     return ends[0], ends[1]
@@ -144,38 +146,75 @@ def _grid(side: int) -> Numbers:
 
 
 @lru_cache(maxsize=8)
-def _floor(side: int) -> tuple[Numbers, Numbers]:
-    """World coordinates `(side**2, 3)` of the floor behind every sample, and its depth `(side**2,)`."""
+def _floor(side: int) -> tuple[Numbers, Numbers, Numbers, Numbers]:
+    """World x and y of the floor behind every sample, their squared distance from the origin, and its depth; each
+    `(side**2,)`.
+    """
     grid = _grid(side)
     rays = (_FORWARD + grid[None, :, None] * _RIGHT - grid[:, None, None] * _UP).reshape(-1, 3)
     depths: Numbers = (-BOUNDING_RADIUS - _CAMERA[2]) / rays[:, 2]
-    return _CAMERA + rays * depths[:, None], depths
+    x, y = (_CAMERA[axis] + rays[:, axis] * depths for axis in (0, 1))
+    return x, y, x * x + y * y + BOUNDING_RADIUS**2, depths
 
 
-def _albedo(caster: Caster, faces: NDArray[np.int32], points: Numbers) -> Numbers:
-    """Colours in [0, 1] of points `(R, 3)` on their faces."""
+def _light_on_floor(caster: Caster, view: View, free: NDArray[np.bool_], side: int, radius: float) -> Numbers:
+    """Share of the light's beam that reaches the floor behind every sample, `(side**2,)`; without shadow where the mesh
+    hides the floor.
+    """
+    x, y, squared, _ = _floor(side)
+    light, at = view.light, view.position
+    along = x * light[0] + y * light[1] + -BOUNDING_RADIUS * light[2]
+    share = np.maximum(1 - (squared - along * along) * (1 / BEAM_RADIUS**2), 0)
+    # Only points whose way to the light passes through the ball around the mesh can lie in its shadow.
+    own = along - float(at[0] * light[0] + at[1] * light[1] + at[2] * light[2])
+    length = float(at[0] * at[0] + at[1] * at[1] + at[2] * at[2]) + 2 * BOUNDING_RADIUS * at[2]
+    from_object = squared - (x * (2 * at[0]) + y * (2 * at[1])) + length
+    near = np.flatnonzero((from_object - own * own < radius * radius) & free)
+    east, north, height = x[near] - at[0], y[near] - at[1], -BOUNDING_RADIUS - at[2]
+    turn = view.to_object
+    a, b, c = (turn[axis, 0] * east + turn[axis, 1] * north + turn[axis, 2] * height for axis in range(3))
+    share[near] *= 1 - SHADOW_DEPTH * caster.occluded((a, b, c), view.turned(light))
+    return share
+
+
+def _on_mesh(caster: Caster, view: View, hits: Hits) -> list[Numbers]:
+    """The red, green and blue that the rays of `hits` bring back, `(R,)` each."""
+    towards = view.turned(view.light)
+    light = np.maximum(_along(hits.outward, towards), 0)
+    lit = np.flatnonzero(light)
+    (x, y, z), (u, v, w) = (tuple(axis[lit] for axis in vectors) for vectors in (hits.points, hits.outward))
+    light[lit] *= 1 - SHADOW_DEPTH * caster.shaded((x, y, z), (u, v, w), towards)
+    fill = _along(hits.outward, view.turned(_SUN)) * (SUN_STRENGTH / 2) + (AMBIENT + SUN_STRENGTH / 2)
+    albedo = _albedo(caster, hits)
+    return [albedo[channel] * (fill + light * (LIGHT_STRENGTH * view.light_colour[channel])) for channel in range(3)]
+
+
+def _along(vectors: Vectors, axis: Numbers) -> Numbers:
+    return vectors[0] * axis[0] + vectors[1] * axis[1] + vectors[2] * axis[2]
+
+
+def _albedo(caster: Caster, hits: Hits) -> Numbers:
+    """Colours in [0, 1] at the hits, `(3, R)`."""
     mesh = caster.mesh
+    colours = mesh.colours[hits.faces] * (1 / 255)
     if mesh.colours.ndim == 2 and mesh.corners is None:
-        return mesh.colours[faces] * (1 / 255)
-    weights = caster.weights(faces, points)
-    colours: Numbers = (
-        mesh.colours[faces] * (1 / 255) if mesh.colours.ndim == 2 else _mixed(mesh.colours[faces] * (1 / 255), weights)
-    )
-    if mesh.corners is None or mesh.texture is None:
-        return colours
-    places, chosen = _mixed(mesh.corners[faces].astype(np.float64), weights), mesh.texture[faces]
-    for number, texture in enumerate(mesh.textures):
-        here = np.flatnonzero(chosen == number)
-        if len(here):
+        return colours.T
+    weights = caster.weights(hits.faces, hits.points)
+    if mesh.colours.ndim == 3:
+        colours = _mixed(colours, weights)
+    if mesh.corners is not None and mesh.texture is not None:
+        places = _mixed(mesh.corners[hits.faces].astype(np.float64), weights)
+        chosen = mesh.texture[hits.faces]
+        for number, texture in enumerate(mesh.textures):
+            here = np.flatnonzero(chosen == number)
             colours[here] *= _looked_up(texture, places[here]) * (1 / 255)
-    return colours
+    return colours.T
 
 
 def _mixed(corners: Numbers, weights: Numbers) -> Numbers:
     """Values at three corners `(R, 3, C)`, mixed by weights `(R, 3)`."""
-    mixed: Numbers = sum(
-        (corners[:, corner] * weights[:, corner, None] for corner in (1, 2)), corners[:, 0] * weights[:, 0, None]
-    )
+    first, second, third = (corners[:, corner] * weights[:, corner, None] for corner in range(3))
+    mixed: Numbers = first + second + third
     return mixed
 
 
@@ -186,47 +225,6 @@ def _looked_up(texture: Colours, places: Numbers) -> Colours:
     column = np.minimum((place[:, 0] * width).astype(np.int64), width - 1)
     row = np.minimum(((1 - place[:, 1]) * height).astype(np.int64), height - 1)
     return texture[row, column]
-
-
-def _on_mesh(caster: Caster, view: View, hits: Hits) -> Numbers:
-    """The colours that the rays of `hits` bring back, `(R, 3)`."""
-    normals = caster.normals[hits.faces]
-    away = _dot(normals, hits.directions)
-    outward = normals * np.where(away > 0, -1.0, 1.0)[:, None]
-    points = view.placed(_CAMERA) + hits.directions * hits.depths[:, None]
-    towards = view.turned(view.light)
-    light = np.maximum(_scaled(outward, towards), 0)
-    lit = np.flatnonzero(light)
-    light[lit] *= 1 - SHADOW_DEPTH * caster.shaded(points[lit], outward[lit], towards)
-    fill = _scaled(outward, view.turned(_SUN)) * (SUN_STRENGTH / 2) + (AMBIENT + SUN_STRENGTH / 2)
-    shade = fill[:, None] + light[:, None] * (LIGHT_STRENGTH * view.light_colour)
-    coloured: Numbers = _albedo(caster, hits.faces, points) * shade
-    return coloured
-
-
-def _dot(first: Numbers, second: Numbers) -> Numbers:
-    added: Numbers = first[:, 0] * second[:, 0] + first[:, 1] * second[:, 1] + first[:, 2] * second[:, 2]
-    return added
-
-
-def _scaled(vectors: Numbers, axis: Numbers) -> Numbers:
-    added: Numbers = vectors[:, 0] * axis[0] + vectors[:, 1] * axis[1] + vectors[:, 2] * axis[2]
-    return added
-
-
-def _light_on_floor(caster: Caster, view: View, points: Numbers, radius: float) -> Numbers:
-    """Share of the light's beam that reaches points of the floor `(R, 3)`."""
-    light = view.light
-    along = _scaled(points, light)
-    beam = _dot(points, points) - along * along
-    share = np.maximum(1 - beam * (1 / BEAM_RADIUS**2), 0)
-    # Only points whose way to the light passes through the ball around the mesh can lie in its shadow.
-    from_object = points - view.position
-    passing = _scaled(from_object, light)
-    near = np.flatnonzero(_dot(from_object, from_object) - passing * passing < radius * radius)
-    hidden = caster.occluded(view.placed(points[near]), view.turned(light))
-    share[near] *= 1 - SHADOW_DEPTH * hidden
-    return share
 
 
 def render(caster: Caster, view: View, size: int, samples: int, radius: float) -> Colours:
@@ -244,17 +242,17 @@ def render(caster: Caster, view: View, size: int, samples: int, radius: float) -
     """
     side = size * samples
     hits = hits_of(caster, view, side)
-    colours = np.empty((side * side, 3))
     free = np.ones(side * side, dtype=np.bool_)
     free[hits.samples] = False
-    ground = np.flatnonzero(free)
-    light = _light_on_floor(caster, view, _floor(side)[0][ground], radius)
-    strength = view.floor_colour * view.light_colour * view.light[2]
-    colours[ground] = light[:, None] * strength + view.floor_colour * FLOOR_AMBIENT
-    colours[hits.samples] = _on_mesh(caster, view, hits)
-    np.minimum(colours, 1.0, out=colours)
-    image = _per_pixel(colours.reshape(side, side, 3), samples) * 255 + 0.5
-    return np.ascontiguousarray(image.astype(np.uint8).transpose(2, 0, 1))
+    light = _light_on_floor(caster, view, free, side, radius)
+    pixels = np.empty((3, size, size), dtype=np.uint8)
+    for channel, coloured in enumerate(_on_mesh(caster, view, hits)):
+        ground = view.floor_colour[channel]
+        colour = light * (ground * view.light_colour[channel] * view.light[2]) + ground * FLOOR_AMBIENT
+        colour[hits.samples] = coloured
+        np.minimum(colour, 1.0, out=colour)
+        pixels[channel] = _per_pixel(colour.reshape(side, side), samples) * 255 + 0.5
+    return pixels
 
 
 def coverage(caster: Caster, view: View, size: int, samples: int) -> Numbers:
@@ -262,17 +260,19 @@ def coverage(caster: Caster, view: View, size: int, samples: int) -> Numbers:
     side = size * samples
     covered = np.zeros(side * side)
     covered[hits_of(caster, view, side).samples] = 1
-    return _per_pixel(covered.reshape(side, side, 1), samples)[..., 0]
+    return _per_pixel(covered.reshape(side, side), samples)
 
 
 def _per_pixel(grid: Numbers, samples: int) -> Numbers:
-    """Means over the samples of each pixel, added in a fixed order: from `(S * samples, S * samples, C)`."""
+    """Means over the samples of each pixel, added in a fixed order: from `(S * samples, S * samples)`."""
     if samples == 1:
         return grid
-    total = np.zeros((len(grid) // samples, len(grid) // samples, grid.shape[2]))
-    for row in range(samples):
-        for column in range(samples):
-            total += grid[row::samples, column::samples]
+    rows = grid[::samples]
+    for row in range(1, samples):
+        rows = rows + grid[row::samples]
+    total = rows[:, ::samples]
+    for column in range(1, samples):
+        total = total + rows[:, column::samples]
     return total * (1 / samples**2)
 
 
@@ -284,6 +284,6 @@ def surface(caster: Caster, view: View, size: int) -> tuple[NDArray[np.float32],
         floor, `(size, size)`.
     """
     hits = hits_of(caster, view, size)
-    depths, faces = _floor(size)[1].astype(np.float32), np.full(size * size, -1, dtype=np.int32)
+    depths, faces = _floor(size)[3].astype(np.float32), np.full(size * size, -1, dtype=np.int32)
     depths[hits.samples], faces[hits.samples] = hits.depths, hits.faces
     return depths.reshape(size, size), faces.reshape(size, size)
