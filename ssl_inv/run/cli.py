@@ -40,7 +40,7 @@ _SOME_SECTIONS = {
     "sweep": "--section.key A,B runs both values, --trainer.seed 0:5 the seeds 0 to 4; all combinations are run. "
     "A value with a comma in it stands in brackets or quotes: '[1,2]' is one list.",
     "neighbours": "--data.key value changes settings of the index's data, such as --data.path after they were moved.",
-    "render": "--data.key value changes settings of the solids: `ssl-inv recipes sie-rendered --explain` prints them.",
+    "render": "--data.key value changes settings: `ssl-inv recipes sie-rendered --explain` prints those of solids.",
 }
 """The epilogs of commands that accept only some sections."""
 

@@ -5,8 +5,9 @@ import inspect
 import json
 import sys
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +16,7 @@ import torch
 from ssl_inv.catalogue import DATA, RecipeError, within
 from ssl_inv.data.reading import SETTINGS_OF_VALUES
 from ssl_inv.data.source import Data, Subset
-from ssl_inv.data.sources.rendered.source import RenderedSolids
+from ssl_inv.data.sources.rendered.posed import PosedObjects
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
@@ -272,15 +273,16 @@ def _read_again(chosen: Choice, data: Data) -> str:
     )
 
 
-def render(chosen: Choice, output: Path, quality: int) -> None:
-    """Write rendered solids in the layout of 3DIEBench."""
-    from ssl_inv.data.sources.threediebench import write_threediebench
+def render(chosen: Choice, output: Path, quality: int, beside: Sequence[str]) -> None:
+    """Write rendered solids or meshes in the layout of 3DIEBench."""
+    from ssl_inv.data.sources.meshes.source import RenderedMeshes
+    from ssl_inv.data.sources.threediebench_writing import Writing, write_threediebench
 
     with gathered() as team:
         with within("data"):
-            data = DATA.find(chosen.name).load()(**chosen.settings)
+            data = DATA.find(chosen.name).load()(**{**chosen.settings, "cache": False})
         source = innermost(data.train)
-        assert isinstance(source, RenderedSolids)
+        assert isinstance(source, PosedObjects)
         assert isinstance(data.train, Subset)
         assert isinstance(data.validation, Subset)
         progress = Progress(quiet=not team.first)
@@ -288,12 +290,19 @@ def render(chosen: Choice, output: Path, quality: int) -> None:
             with within("output"):
                 split, latents = (data.train.objects, data.validation.objects), source.all_latents()
                 shared = (team.rank, team.size), team.wait
-                write_threediebench(output, source, latents, split, quality, progress.counting("rendering"), *shared)
+                told = {"data": {"name": chosen.name, **chosen.settings}, "quality": quality, "beside": list(beside)}
+                writing = Writing({**told, "stamp": source.stamp}, isinstance(source, RenderedMeshes))
+                if isinstance(source, RenderedMeshes):
+                    writing = replace(writing, beside=partial(source.beside, beside), name_of=source.name_of)
+                counted = progress.counting("rendering")
+                written = write_threediebench(output, source, latents, split, quality, counted, *shared, writing)
         finally:
             progress.close()
     if not team.first:
         return
-    sys.stdout.write(f"{len(source):,} objects, {int(source.view_counts.sum()):,} images in {output}\n")
+    left_out = len(source) - written
+    broken = f", {left_out:,} broken left out" if left_out else ""
+    sys.stdout.write(f"{written:,} objects, {written * source.views:,} images in {output}{broken}\n")
 
 
 def tracks(videos: str, frames: str, output: Path, settings: dict[str, Any], size: int, margin: float) -> None:

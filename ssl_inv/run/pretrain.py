@@ -12,7 +12,7 @@ from pytorch_lightning.loggers.logger import DummyLogger
 from ssl_inv.atomic import CannotWriteError, link_or_copy, write_text
 from ssl_inv.catalogue import RecipeError, within
 from ssl_inv.data.source import Data
-from ssl_inv.data.sources.rendered.source import RenderedSolids
+from ssl_inv.data.sources.rendered.posed import PosedObjects
 from ssl_inv.engine.checkpoints import save_checkpoint
 from ssl_inv.engine.cluster import Place, place
 from ssl_inv.engine.launch import count_from, quiet_lightning, say
@@ -153,9 +153,9 @@ def _train_and_finish(
 
 
 def prepare(run: Run, progress: Progress) -> None:
-    """Render cached solids once, in large pieces, before training asks for them one by one."""
+    """Render cached solids and meshes once, in large pieces, before training asks for them one by one."""
     for source in {id(one): one for one in (innermost(run.data.train), innermost(run.data.validation))}.values():
-        if isinstance(source, RenderedSolids) and source.cached:
+        if isinstance(source, PosedObjects) and source.cached:
             source.render_all(progress.counting("rendering"))
     progress.close()
 

@@ -31,10 +31,11 @@ def require_files(recipe: JudgedRecipe) -> None:
             continue
         value = chosen.settings.get(setting)
         for one in [value] if isinstance(value, str) else value or ():
-            _require_path(f"{section}.{setting}", one)
+            require_path(f"{section}.{setting}", one)
 
 
-def _require_path(setting: str, value: str) -> None:
+def require_path(setting: str, value: str) -> None:
+    """Raise a `SettingError` if a folder or file does not exist."""
     if not (path := Path(value).expanduser()).exists():
         beside = [one.name for one in path.parent.iterdir()] if path.parent.is_dir() else []
         close = get_close_matches(path.name, beside, n=1)
@@ -57,4 +58,4 @@ def require_start(recipe: Recipe) -> None:
     if start is not None and not (Path(start).expanduser() / "checkpoints" / "last.ckpt").is_file():
         raise SettingError("trainer.start", f"{start!r} is not the folder of a run with a checkpoint")
     if weights is not None and weights != "timm" and not weights.startswith(("timm/", "hf-hub:")):
-        _require_path("backbone.weights", weights)
+        require_path("backbone.weights", weights)

@@ -27,7 +27,7 @@ from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
 from ssl_inv.data.sources import SOURCES
 from ssl_inv.data.sources.given import holding
 from ssl_inv.data.sources.rendered.source import RenderedSolids
-from ssl_inv.data.sources.threediebench import write_threediebench
+from ssl_inv.data.sources.threediebench_writing import write_threediebench
 from ssl_inv.run.cli import main
 
 SOLIDS = {"classes": 2, "objects": 12, "views": 2, "size": 16}
@@ -157,6 +157,17 @@ def tiny_rendered(root: Path) -> Tiny:
     return Tiny({**SOLIDS}, 2, 12, POSES, ("solid-00", "solid-01"), stamped=False)
 
 
+def tiny_meshes(root: Path) -> Tiny:
+    pytest.importorskip("trimesh")
+    pytest.importorskip("embreex")
+    paths = [root / ("cat", "dog")[number % 2] / f"{number:02}.off" for number in range(12)]
+    for number, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"OFF\n4 4 0\n0 0 0\n1 0 0\n0 {number + 1} 0\n0 0 1\n3 0 1 2\n3 0 1 3\n3 0 2 3\n3 1 2 3\n")
+    settings = {"path": str(root), "views": 1, "size": 16, "samples": 1, "validation_share": 0.25}
+    return Tiny(settings, parameters=POSES, files=paths)
+
+
 class Held(Tiny):
     """A data set that the caller holds."""
 
@@ -187,6 +198,7 @@ TINY = {
     "dataset": tiny_dataset,
     "folder": tiny_folder,
     "given": tiny_given,
+    "meshes": tiny_meshes,
     "rendered": tiny_rendered,
     "shards": tiny_shards,
     "table": tiny_table,
@@ -227,7 +239,7 @@ def test_counts_groups_labels_and_images_fit_together_and_no_view_is_both_to_tra
         assert images.transform.groups == source.groups
         assert all(len(value) == len(images.pixels) for value in images.transform.values.values())
         assert source.preferred_workers in (0, None)
-        assert source.renders == (name == "rendered")
+        assert source.renders == (name in ("meshes", "rendered"))
         whole = source.source if isinstance(source, Subset) else source
         for item, view in ((len(whole), 0), (-1, 0), (0, tiny.views), (0, -1)):
             what = f"view {view}; (the|its) last one is {tiny.views - 1}"
@@ -293,10 +305,10 @@ def test_too_many_broken_images_are_an_error_of_one_line(name, tmp_path):
     source = tiny.data(name).train
     for path in tiny.files:
         path.write_bytes(b"no image")
-    with pytest.raises(BrokenImagesError, match=r"more than \d+ of \d+ images cannot be read") as caught:
+    with pytest.raises(BrokenImagesError, match=r"more than \d+ of \d+ (images cannot be read|meshes cannot be rendered)") as caught:
         load_all(source)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BrokenImagesError, match=r"no image is readable|cannot be read"):
+    with pytest.raises(BrokenImagesError, match=r"no image is readable|no mesh can be rendered|cannot be re(ad|ndered)"):
         tiny.data(name)
 
 

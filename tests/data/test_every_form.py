@@ -22,7 +22,7 @@ import ssl_inv
 from ssl_inv.data.sources import SOURCES
 from ssl_inv.data.sources.given import holding
 from ssl_inv.data.sources.rendered.source import RenderedSolids
-from ssl_inv.data.sources.threediebench import write_threediebench
+from ssl_inv.data.sources.threediebench_writing import write_threediebench
 from ssl_inv.engine.module import Pretraining
 from ssl_inv.run.cli import main
 from ssl_inv.run.folder import RunFolder

@@ -11,7 +11,8 @@ from PIL import Image
 from small_data import load_all
 
 from ssl_inv.data.source import Images, Indices, Labels, Source, Subset
-from ssl_inv.data.sources.threediebench import GROUPS, ThreeDIEBench, threediebench, transform_of, write_threediebench
+from ssl_inv.data.sources.threediebench import GROUPS, ThreeDIEBench, threediebench, transform_of
+from ssl_inv.data.sources.threediebench_writing import write_threediebench
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 

@@ -18,7 +18,8 @@ from ssl_inv.data.source import Subset
 from ssl_inv.data.sources.rendered.objects import surface_points
 from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, render
 from ssl_inv.data.sources.rendered.source import RenderedSolids
-from ssl_inv.data.sources.threediebench import ThreeDIEBench, threediebench, write_threediebench
+from ssl_inv.data.sources.threediebench import ThreeDIEBench, threediebench
+from ssl_inv.data.sources.threediebench_writing import write_threediebench
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
 from ssl_inv.objectives.base import action_dimensions

@@ -19,7 +19,7 @@ from ssl_inv.catalogue import DATA
 from ssl_inv.data.shards import store, writing
 from ssl_inv.data.source import Data, Source
 from ssl_inv.data.sources.shards import shards
-from ssl_inv.data.sources.threediebench import write_threediebench
+from ssl_inv.data.sources.threediebench_writing import write_threediebench
 from ssl_inv.run.cli import main
 from ssl_inv.transforms import Rotation
 

@@ -10,28 +10,26 @@ The layout is that of https://github.com/facebookresearch/SIE:
     all_latents_{train,val}.npy          the latents of a split, objects in the order of the split, views in order
 
 Angles are radians, hues turns in [0, 1]. Rotations are extrinsic about x, y, z. The published images have red and blue
-exchanged, so hues do not match the colours of the pixels; `write_threediebench` does not exchange them.
+exchanged, so hues do not match the colours of the pixels; `threediebench_writing` does not exchange them.
 """
 
 import logging
 import math
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 from ssl_inv.data.archives import Files
 from ssl_inv.data.array_files import array_of_file
 from ssl_inv.data.image_files import ImageFiles
 from ssl_inv.data.images import Photographs
-from ssl_inv.data.latents import UNMOVED, Frame, MotionRecord, recorded_frame, recorded_shift
-from ssl_inv.data.source import Data, Indices, Labels, Source
+from ssl_inv.data.latents import UNMOVED, Frame, MotionRecord
+from ssl_inv.data.source import Data, Indices, Labels
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
-from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_to_matrix
+from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 Split = Literal["train", "val"]
 
@@ -46,7 +44,7 @@ GROUPS: dict[str, Group] = {
 }
 """The parameters of the seven latents of 3DIEBench. `MotionRecord` records the other three of 3DIEBench-T."""
 
-_LATENTS = (7, 10)
+LATENTS = (7, 10)
 """Numbers of a view in 3DIEBench and in 3DIEBench-T."""
 
 _LOG = logging.getLogger("ssl_inv.data")
@@ -129,7 +127,7 @@ class ThreeDIEBench(ImageFiles):
         objects = _objects(self._tables, split)
         self.views = _count_views(files, str(objects[0]))
         self.latents = _latents(files, self._tables, split, objects, self.views)
-        self._motion = MotionRecord(self.latents.shape[2] > _LATENTS[0], translation_frame, pose)
+        self._motion = MotionRecord(self.latents.shape[2] > LATENTS[0], translation_frame, pose)
         labels = _labels(self._tables, split, objects)
         names, counts = _ViewNames(objects, self.views), np.full(len(objects), self.views, dtype=np.int64)
         super().__init__(files, names, counts, size, cache, max_broken, photographs)
@@ -206,8 +204,8 @@ def _latents(files: Files, tables: Files, split: Split, objects: NDArray[np.str_
         numbers = len(_latent(files, str(objects[0]), 0))
         return np.stack([[_latent(files, item, view, numbers) for view in range(views)] for item in objects.tolist()])
     table = _table(tables, name)
-    if table.size not in [len(objects) * views * numbers for numbers in _LATENTS]:
-        expected = f"{len(objects)} objects, {views} views and {_LATENTS[0]} or {_LATENTS[1]} latents"
+    if table.size not in [len(objects) * views * numbers for numbers in LATENTS]:
+        expected = f"{len(objects)} objects, {views} views and {LATENTS[0]} or {LATENTS[1]} latents"
         raise ValueError(f"{tables.path}: {name} has shape {table.shape}, which does not fit {expected}")
     latents = table.astype(np.float64).reshape(len(objects), views, -1)
     if not np.isfinite(latents).all():
@@ -225,7 +223,7 @@ def _latent(files: Files, item: str, view: int, numbers: int | None = None) -> L
     """The stored numbers of a view, `(numbers,)`; None allows the numbers of both data sets."""
     name = f"{item}/latent_{view}.npy"
     latent = _table(files, name).astype(np.float64)
-    fitting = [(count,) for count in (_LATENTS if numbers is None else (numbers,))]
+    fitting = [(count,) for count in (LATENTS if numbers is None else (numbers,))]
     if latent.shape not in fitting:
         raise ValueError(f"{files.path}: {name} has shape {latent.shape}, expected {' or '.join(map(str, fitting))}")
     if not np.isfinite(latent).all():
@@ -252,140 +250,3 @@ def _labels(tables: Files, split: Split, objects: NDArray[np.str_]) -> Labels | 
     own = torch.from_numpy(_table(tables, f"{split}_labels.npy").astype(np.int64))
     names = tuple(named.get(label, str(label)) for label in range(max(named) + 1))
     return Labels(own, torch.ones(len(objects), dtype=torch.bool), names)
-
-
-def write_threediebench(
-    root: str | Path,
-    source: Source,
-    latents: Latents | None,
-    split: tuple[Indices, Indices],
-    quality: int = 95,
-    progress: Callable[[int, int], None] | None = None,
-    share: tuple[int, int] = (0, 1),
-    wait: Callable[[str], None] = lambda stage: None,
-) -> None:
-    """Write objects and their views in the layout of 3DIEBench, or of 3DIEBench-T if they have translations.
-
-    Everything is written into `ROOT.partial`, which is renamed to `ROOT` at the end; an interrupted write leaves it
-    behind. Without labels, all objects are in one folder called `object`, and there are no label files.
-
-    Args:
-        root: folder to write; it must not exist, or be empty.
-        source: the objects, all with the same number of views.
-        latents: the numbers of every view, `(N, views, 7)` or `(N, views, 10)`; None takes them from the transforms
-            of the source.
-        split: the train objects and the validation objects.
-        quality: of the JPEG files, 1 to 95.
-        progress: called after every object with the number of written objects and of all objects.
-        share: number of this process among those that write the same data, and how many they are. Each of them calls
-            this function with the same latents, which must not be None.
-        wait: called with the name of a stage; returns when all processes are there.
-
-    Raises:
-        ValueError: if the folder is not empty, an interrupted write was left behind, or the source or the split does
-            not fit the layout.
-    """
-    root = Path(root)
-    partial = root.with_name(root.name + ".partial")
-    _check_writable(root, partial)
-    views, numbers = _check_layout(source, latents, split)
-    synsets, classes = _synsets(source)
-    (number, processes), total, met = share, len(split[0]) + len(split[1]), 0
-    if latents is None and processes > 1:
-        raise ValueError("several processes can write only latents that all of them know")
-    wait("checked")
-    if number == 0:
-        partial.mkdir(parents=True)
-    wait("begun")
-    tables = []
-    for objects in split:
-        tables.append(np.empty((len(objects), views, numbers), dtype=np.float64))
-        for row, item in enumerate(objects.tolist()):
-            given = None if latents is None else latents[item]
-            if met % processes == number:
-                folder = partial / synsets[item] / f"{item:06d}"
-                given = _write_object(folder, source, item, views, given, quality)
-            tables[-1][row] = given
-            met += 1
-            if progress is not None:
-                progress(met, total)
-    wait("written")
-    if number:
-        return
-    for name, objects, table in zip(("train", "val"), split, tables, strict=True):
-        np.save(partial / f"all_latents_{name}.npy", table.reshape(-1, numbers))
-        if classes is not None:
-            np.save(partial / f"{name}_labels.npy", classes[objects])
-        places = [f"/{synsets[item]}/{item:06d}/" for item in objects.tolist()]
-        np.save(partial / f"{name}_images.npy", np.array(places))
-    everything = sorted(np.concatenate(split).tolist())
-    np.save(partial / "all_objects.npy", np.array([(synsets[item], f"{item:06d}") for item in everything]))
-    partial.replace(root)
-
-
-def _write_object(folder: Path, source: Source, item: int, views: int, given: Latents | None, quality: int) -> Latents:
-    """Write the views of one object; returns its latents `(views, 7)` or `(views, 10)`."""
-    images = source.load(np.full(views, item, dtype=np.int64), np.arange(views, dtype=np.int64))
-    if not bool(images.readable.all()):
-        name = source.describe(item, int(images.readable.int().argmin()))
-        raise ValueError(f"{name} is unreadable and cannot be written")
-    latents = _latents_of(images.transform) if given is None else given
-    folder.mkdir(parents=True)
-    for view, pixels in enumerate(images.pixels.permute(0, 2, 3, 1).cpu().numpy()):
-        Image.fromarray(pixels).save(folder / f"image_{view}.jpg", quality=quality)
-        np.save(folder / f"latent_{view}.npy", latents[view].astype(np.float64))
-    return latents
-
-
-def _latents_of(transform: Transform) -> Latents:
-    """The inverse of `transform_of`, as `(B, 7)` or `(B, 10)`, for y angles within a quarter turn."""
-    columns = {name: transform[name].detach().cpu().double() for name in GROUPS}
-    matrix = quaternion_to_matrix(columns.pop("rotation"))
-    x = torch.atan2(matrix[:, 2, 1], matrix[:, 2, 2])
-    y = torch.asin((-matrix[:, 2, 0]).clamp(-1, 1))
-    z = torch.atan2(matrix[:, 1, 0], matrix[:, 0, 0])
-    shift = recorded_shift(transform)
-    shifts = () if shift is None else shift.cpu().unbind(1)
-    stacked: Latents = torch.stack((x, y, z, *columns.values(), *shifts), dim=1).numpy()
-    return stacked
-
-
-def _check_writable(root: Path, partial: Path) -> None:
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise ValueError(f"{root} exists and is not an empty folder; choose another name or remove it")
-    if partial.exists():
-        raise ValueError(f"{partial} is left by an interrupted write; remove it and write again")
-
-
-def _check_layout(source: Source, latents: Latents | None, split: tuple[Indices, Indices]) -> tuple[int, int]:
-    """The number of views of every object and of latents of every view; an error if the source does not fit."""
-    counts = np.unique(source.view_counts)
-    if len(counts) != 1:
-        found = f"there are {counts[0]} to {counts[-1]}"
-        raise ValueError(f"the layout of 3DIEBench needs the same number of views for every object; {found}")
-    views = int(counts[0])
-    numbers = recorded = _LATENTS[recorded_frame(source.groups) is not None]
-    if latents is not None:
-        numbers = latents.shape[-1]
-        if latents.shape != (len(source), views, numbers) or numbers not in (recorded, _LATENTS[1]):
-            raise ValueError(f"latents have shape {latents.shape}, expected {(len(source), views, recorded)}")
-    elif missing := GROUPS.keys() - source.groups.keys():
-        lacks = f"the source lacks {', '.join(sorted(missing))}"
-        raise ValueError(f"the layout of 3DIEBench needs the parameters {', '.join(GROUPS)}; {lacks}")
-    if not all(map(len, split)) or len(np.unique(np.concatenate(split))) != sum(map(len, split)):
-        raise ValueError("the train and the validation split must each have an object, and none in both")
-    return views, numbers
-
-
-def _synsets(source: Source) -> tuple[list[str], Indices | None]:
-    """The folder of every object, and its class: the rank of the folder's name, as in 3DIEBench."""
-    labels = source.labels
-    if labels is None:
-        return ["object"] * len(source), None
-    if not bool(labels.known.all()):
-        raise ValueError("the layout of 3DIEBench has no place for objects without a class")
-    if unfit := [name for name in labels.names if not name or "/" in name or name.startswith(".")]:
-        raise ValueError(f"the class name {unfit[0]!r} cannot be the name of a folder")
-    ranks: Indices = np.argsort(np.argsort(np.array(labels.names)))
-    classes = labels.classes.cpu().numpy()
-    return [labels.names[label] for label in classes.tolist()], ranks[classes]

@@ -8,6 +8,10 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.command_line.arguments import AddCommand, number, one_of, output_option
 from ssl_inv.run.folder import require_new, require_writable
 from ssl_inv.run.recipe import apply_overrides, resolve_section
+from ssl_inv.run.requirements import require_path
+
+BESIDE = ("depth", "faces", "parts")
+"""What can be written beside each image of a mesh."""
 
 MOST_MARGIN = 10.0
 """Largest margin around a tracked object, in shares of its box: beyond that a view shows something else."""
@@ -25,8 +29,12 @@ def add_data(command: AddCommand) -> None:
     one.add_argument("--all", action="store_true", help=every)
     one.add_argument("--json", action="store_true", help="print JSON")
 
-    one = command("render", _render, "write rendered solids as a data set in the layout of 3DIEBench")
-    one.add_argument("output", type=Path, metavar="FOLDER", help="folder to write")
+    one = command("render", _render, "write rendered solids or meshes as a data set in the layout of 3DIEBench")
+    one.add_argument("output", type=Path, metavar="FOLDER", help="folder to write; a second call continues")
+    found = "folder or archive of glTF, OBJ, STL, PLY or OFF files, or .npz of meshes (solids)"
+    one.add_argument("--meshes", metavar="MESHES", help=found)
+    beside = f"what to write beside each image, of {', '.join(BESIDE)}; meshes only"
+    one.add_argument("--beside", type=_listed, default=[], metavar="NAMES", help=beside)
     one.add_argument("--quality", type=number(int, 1, 95), default=95, metavar="Q", help="JPEG quality (95)")
 
     one = command("shard", _shard, "write any data as tar shards, which webdataset reads too")
@@ -55,14 +63,28 @@ def _data(arguments: argparse.Namespace) -> None:
 
 
 def _render(arguments: argparse.Namespace) -> None:
-    content = apply_overrides({"data": {"name": "rendered"}}, arguments.overrides, ["data"])
+    start = {"name": "rendered"} if arguments.meshes is None else {"name": "meshes", "path": arguments.meshes}
+    content = apply_overrides({"data": start}, arguments.overrides, ["data"])
     chosen = resolve_section("data", content["data"], "the command line")
-    if chosen.name != "rendered":
-        raise RecipeError(f"data.name: render writes 'rendered' data, not {chosen.name!r}")
+    if chosen.name not in ("rendered", "meshes"):
+        raise RecipeError(f"data.name: render writes 'rendered' data or 'meshes', not {chosen.name!r}")
+    if chosen.name == "rendered" and (arguments.beside or arguments.meshes is not None):
+        option = "--beside" if arguments.beside else "--meshes"
+        raise RecipeError(f"{option}: is for meshes, but data.name is 'rendered'")
+    if chosen.name == "meshes":
+        require_path("data.path", chosen.settings["path"])
     require_new(arguments.output)
     from ssl_inv.run.commands import render
 
-    render(chosen, arguments.output, arguments.quality)
+    render(chosen, arguments.output, arguments.quality, arguments.beside)
+
+
+def _listed(text: str) -> list[str]:
+    """The names in a list with commas, in the order of `BESIDE`."""
+    names = [name.strip() for name in text.split(",")]
+    if unknown := [name for name in names if name not in BESIDE]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]!r} is none of {', '.join(BESIDE)}")
+    return [name for name in BESIDE if name in names]
 
 
 def _shard(arguments: argparse.Namespace) -> None:

@@ -6,10 +6,11 @@ The scene, its latents and the meaning of a rotation are those of the rendered s
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between
@@ -192,17 +193,24 @@ class RenderedMeshes(PosedObjects):
             parts[row] = np.where(faces[row] >= 0, caster.mesh.parts[faces[row]], 0)
         return torch.from_numpy(depths), torch.from_numpy(faces), torch.from_numpy(parts)
 
+    def beside(self, names: Sequence[str], item: int, views: Indices) -> dict[str, NDArray[Any]]:
+        """Some of `depth`, `faces` and `parts` of an object's views, each `(views, size, size)`; see `surfaces`."""
+        if not names:
+            return {}
+        found = dict(zip(("depth", "faces", "parts"), self.surfaces(np.full(len(views), item), views), strict=True))
+        return {name: found[name].numpy() for name in names}
+
 
 def meshes(
     *,
     path: str,
-    classes: Sequence[str] = (),
+    classes: list[str] = [],
     objects: int | None = None,
     train_objects: int | None = None,
     csv_file: str | None = None,
     labels: Literal["folders", "none"] | None = None,
     label_level: int = 1,
-    exclude: Sequence[str] = (),
+    exclude: list[str] = [],
     up: Literal["auto", "y", "z"] = "auto",
     views: int = 50,
     size: int = 64,
