@@ -305,10 +305,11 @@ def test_too_many_broken_images_are_an_error_of_one_line(name, tmp_path):
     source = tiny.data(name).train
     for path in tiny.files:
         path.write_bytes(b"no image")
-    with pytest.raises(BrokenImagesError, match=r"more than \d+ of \d+ (images cannot be read|meshes cannot be rendered)") as caught:
+    many = r"more than \d+ of \d+ (images cannot be read|meshes cannot be rendered)"
+    with pytest.raises(BrokenImagesError, match=many) as caught:
         load_all(source)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BrokenImagesError, match=r"no image is readable|no mesh can be rendered|cannot be re(ad|ndered)"):
+    with pytest.raises(BrokenImagesError, match=r"no image is readable|no mesh can be|cannot be read"):
         tiny.data(name)
 
 
