@@ -1,4 +1,4 @@
-"""Claims about rendered meshes: geometry that can be worked out by hand, and views that are functions of their numbers."""
+"""Claims about rendered meshes: geometry that can be worked out by hand, and views that only depend on their numbers."""
 
 import math
 import os
@@ -29,6 +29,7 @@ from small_meshes import (
 
 from ssl_inv.data.sources.meshes import renderer
 from ssl_inv.data.sources.rendered import renderer as solids
+from ssl_inv.data.sources.rendered.posed import scenes_of
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 
 RADIUS = solids.BOUNDING_RADIUS
@@ -140,6 +141,16 @@ def test_objects_stay_in_the_frame_in_every_pose_shifted_or_not(boxes):
         assert masks.flatten(1).any(1).all()
         assert edge.double().mean() < 0.01
         assert source.latents(np.array([0]), np.array([0])).shape == (1, 10 if shift else 7)
+
+
+def test_shadows_are_looked_for_wherever_they_can_fall(boxes):
+    """Only floor whose way to the light passes through the ball around a mesh is asked for its shadow."""
+    source = rendered(boxes, size=32, translation_range=0.2, views=6)
+    objects, views = every_view(source)
+    scenes = scenes_of(torch.from_numpy(source.latents(objects, views)))
+    expected = load_all(source).pixels.numpy()
+    for row, caster, view in source._each(objects, scenes):
+        assert np.array_equal(renderer.render(caster, view, 32, 1, radius=100.0), expected[row])
 
 
 # Keys.

@@ -103,5 +103,6 @@ def _own_split(collection: Collection, rows: Indices) -> tuple[Indices, Indices,
             raise ValueError(f"{collection.where}: its split, {there}, has no mesh of these classes in {name}")
     train, judged = splits["train"], splits[other]
     if len(both := np.intersect1d(collection.groups[train], collection.groups[judged])):
-        raise ValueError(f"{collection.where}: its split has meshes of the group {str(both[0])!r} in train and in {other}")
+        problem = f"its split has meshes of the group {str(both[0])!r} in train and in {other}"
+        raise ValueError(f"{collection.where}: {problem}")
     return train, judged, f"the data's own train and {other} splits"

@@ -5,7 +5,7 @@ import warnings
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import PurePosixPath
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -105,7 +105,7 @@ class _Beside:
         path = posixpath.normpath(posixpath.join(self._folder, name.strip().replace("\\", "/")))
         if path.startswith(("../", "/")):
             raise ValueError(f"{name!r} lies outside the data")
-        return cast(bytes, self._files.read(path))
+        return self._files.read(path)
 
     __getitem__ = get
 
@@ -114,7 +114,7 @@ def _pieces(content: bytes, suffix: str, beside: _Beside) -> list[_Piece]:
     import trimesh
     from trimesh.resolvers import Resolver
 
-    class Beside(Resolver):  # type: ignore[misc]
+    class Beside(Resolver):
         """`_Beside` as trimesh's own class."""
 
         def __init__(self) -> None:
@@ -182,7 +182,7 @@ def _material(visual: Any, faces: Faces, linear: bool) -> tuple[Colours, NDArray
     if per_vertex is not None and len(per_vertex) > faces.max():
         own = _srgb(np.asarray(per_vertex)[:, :3], linear)[faces]
         colours = (own.astype(np.float64) * colours[:, None] / 255 + 0.5).astype(np.uint8)
-    if not textured:
+    if not textured or image is None:
         return colours, None, None
     corners = np.asarray(uv, dtype=np.float64)[:, :2][faces]
     if not np.isfinite(corners).all():

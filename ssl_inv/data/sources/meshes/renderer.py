@@ -164,7 +164,7 @@ def _light_on_floor(caster: Caster, view: View, free: NDArray[np.bool_], side: i
     x, y, squared, _ = _floor(side)
     light, at = view.light, view.position
     along = x * light[0] + y * light[1] + -BOUNDING_RADIUS * light[2]
-    share = np.maximum(1 - (squared - along * along) * (1 / BEAM_RADIUS**2), 0)
+    share: Numbers = np.maximum(1 - (squared - along * along) * (1 / BEAM_RADIUS**2), 0)
     # Only points whose way to the light passes through the ball around the mesh can lie in its shadow.
     own = along - float(at[0] * light[0] + at[1] * light[1] + at[2] * light[2])
     length = float(at[0] * at[0] + at[1] * at[1] + at[2] * at[2]) + 2 * BOUNDING_RADIUS * at[2]
@@ -190,13 +190,14 @@ def _on_mesh(caster: Caster, view: View, hits: Hits) -> list[Numbers]:
 
 
 def _along(vectors: Vectors, axis: Numbers) -> Numbers:
-    return vectors[0] * axis[0] + vectors[1] * axis[1] + vectors[2] * axis[2]
+    summed: Numbers = vectors[0] * axis[0] + vectors[1] * axis[1] + vectors[2] * axis[2]
+    return summed
 
 
 def _albedo(caster: Caster, hits: Hits) -> Numbers:
     """Colours in [0, 1] at the hits, `(3, R)`."""
     mesh = caster.mesh
-    colours = mesh.colours[hits.faces] * (1 / 255)
+    colours: Numbers = mesh.colours[hits.faces].astype(np.float64) * (1 / 255)
     if mesh.colours.ndim == 2 and mesh.corners is None:
         return colours.T
     weights = caster.weights(hits.faces, hits.points)
@@ -224,7 +225,8 @@ def _looked_up(texture: Colours, places: Numbers) -> Colours:
     place = places - np.floor(places)
     column = np.minimum((place[:, 0] * width).astype(np.int64), width - 1)
     row = np.minimum(((1 - place[:, 1]) * height).astype(np.int64), height - 1)
-    return texture[row, column]
+    found: Colours = texture[row, column]
+    return found
 
 
 def render(caster: Caster, view: View, size: int, samples: int, radius: float) -> Colours:
