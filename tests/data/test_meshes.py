@@ -1,4 +1,4 @@
-"""Claims about rendered meshes: geometry that can be worked out by hand, and views that only depend on their numbers."""
+"""Claims about rendered meshes: geometry that can be worked out by hand, and views that depend on numbers alone."""
 
 import math
 import os

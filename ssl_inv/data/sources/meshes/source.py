@@ -281,5 +281,5 @@ def meshes(
     notes = {"objects": f"{len(rows)} meshes of {named} from {collection.where}", "split": how, **collection.notes}
     if left:
         notes["left out"] = f"{left} meshes of other classes or beyond the number that was asked for"
-    places = (np.searchsorted(rows, part) for part in (train, judged))
-    return Data(*(Subset(source, place) for place in places), notes)
+    part, other = (Subset(source, np.searchsorted(rows, side)) for side in (train, judged))
+    return Data(part, other, notes)
