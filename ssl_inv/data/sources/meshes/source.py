@@ -251,7 +251,7 @@ def meshes(
         angle_from: no Euler angle is closer to zero than this many degrees, below `angle_range`. Where a run was
             trained with an `angle_range` of 45, a value of 45 here gives angles that it has never seen.
         hue_range: hues of floor and light are uniform within this part of the circle, from 0 to 1.
-        samples: rays per pixel along each axis; 2 smooths the edges and costs twice as much.
+        samples: rays per pixel along each axis; 2 smooths the edges and costs nearly three times as much.
         translation_range: each coordinate of an object's shift is uniform within plus or minus this, from 0 to 0.3; the
             frame shows a ball of radius 0.8, and objects are scaled down to stay in it.
         translation_frame: how shifts are recorded: `object` as `translation`, along the object's own axes; `base` as
