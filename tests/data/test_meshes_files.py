@@ -111,6 +111,21 @@ def test_textures_lie_where_their_coordinates_say(tmp_path, kind):
     assert left.min() == right.min() == 0
 
 
+def test_a_texture_that_is_missing_is_said_once(tmp_path, caplog):
+    for number in range(2):
+        (tmp_path / f"{number}.obj").write_text(
+            "mtllib m.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nvt 0 0\nusemtl red\nf 1/1 2/1 3/1\n"
+        )
+    (tmp_path / "m.mtl").write_text("newmtl red\nKd 1 0 0\nmap_Kd gone.png\n")
+    source = rendered(tmp_path, labels="none", memory_gb=1e-9)
+    for _ in range(2):
+        assert load_all(source).readable.all()
+    assert [record.getMessage() for record in caplog.records if record.name == "ssl_inv.data"] == [
+        f"{tmp_path}: {number}.obj lacks gone.png; plain colours take its place" for number in range(2)
+    ]
+    assert source._caster(0).mesh.colours.tolist() == [[255, 0, 0]]
+
+
 def test_the_front_and_the_top_of_gltf_axes_are_seen(tmp_path):
     """In glTF y points up and the front is at +z: green above, blue in front."""
     path = stored(tmp_path / "boxes.npz", box((1, 1, 1)), box())

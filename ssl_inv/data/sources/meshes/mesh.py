@@ -37,6 +37,7 @@ class Mesh:
             each. None without textures.
         texture: `(F,)`, int16, an index into `textures`; -1: none. None without textures.
         textures: images `(H, W, 3)`, uint8 sRGB. They multiply the colours.
+        missing: names of files that the mesh asks for and that are not there, such as textures.
     """
 
     vertices: Numbers
@@ -46,6 +47,7 @@ class Mesh:
     corners: NDArray[np.float32] | None = None
     texture: NDArray[np.int16] | None = None
     textures: Sequence[Colours] = field(default=())
+    missing: Sequence[str] = ()
 
     @property
     def nbytes(self) -> int:
@@ -103,6 +105,7 @@ def centred(mesh: Mesh, radius: float, most_faces: int) -> Mesh:
         None if corners is None else corners[keep],
         None if texture is None else texture[keep],
         mesh.textures,
+        mesh.missing,
     )
 
 

@@ -2,7 +2,7 @@
 
 import posixpath
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -65,6 +65,8 @@ def read_mesh(files: Files, name: bytes, up: Up) -> Mesh:
         name: of the file. Materials and textures are looked for beside it.
         up: the axis that points up in the file; `auto` goes by its ending.
 
+    Without a texture or material that it asks for, a mesh has the plain colours that are left.
+
     Raises:
         BrokenMeshError: if the file cannot be read or has no triangles.
     """
@@ -78,7 +80,8 @@ def read_mesh(files: Files, name: bytes, up: Up) -> Mesh:
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
-            pieces = _pieces(content, suffix, _Beside(files, posixpath.dirname(unpacked(name))))
+            beside = _Beside(files, posixpath.dirname(unpacked(name)))
+            pieces = _pieces(content, suffix, beside)
         except BrokenMeshError:
             raise
         except Exception as error:  # trimesh raises whatever a parser of its many formats meets.
@@ -86,7 +89,7 @@ def read_mesh(files: Files, name: bytes, up: Up) -> Mesh:
     if not pieces:
         raise BrokenMeshError("it has no faces")
     axis = up if up != "auto" else "y" if suffix in _Y_UP else "z"
-    return _joined(pieces, axis)
+    return replace(_joined(pieces, axis), missing=tuple(dict.fromkeys(beside.missing)))
 
 
 def _one_line(error: Exception) -> str:
@@ -99,15 +102,21 @@ class _Beside:
 
     def __init__(self, files: Files, folder: str) -> None:
         self._files, self._folder = files, folder
+        self.missing: list[str] = []
 
     def get(self, name: str) -> bytes:
-        """The content of a file, by a path relative to the mesh."""
+        """The content of a file, by a path relative to the mesh, or any error."""
+        try:
+            return self._read(name)
+        except Exception:
+            self.missing.append(name)
+            raise
+
+    def _read(self, name: str) -> bytes:
         path = posixpath.normpath(posixpath.join(self._folder, name.strip().replace("\\", "/")))
         if path.startswith(("../", "/")):
             raise ValueError(f"{name!r} lies outside the data")
         return self._files.read(path)
-
-    __getitem__ = get
 
 
 def _pieces(content: bytes, suffix: str, beside: _Beside) -> list[_Piece]:

@@ -75,6 +75,7 @@ class RenderedMeshes(PosedObjects):
         self._labels = labels_from_names(classes, None, collection.where) if any(classes) else None
         self.broken: dict[str, str] = {}
         self._bad: set[int] = set()
+        self._lacking: set[int] = set()
         self._forget()
         if all(self._caster(item) is None for item in range(len(rows))):
             raise BrokenImagesError(f"{collection.where}: no mesh can be rendered; {self._example()}")
@@ -133,6 +134,12 @@ class RenderedMeshes(PosedObjects):
         except BrokenMeshError as error:
             self._note_broken(item, str(error))
             return None
+        if mesh.missing and item not in self._lacking:
+            self._lacking.add(item)
+            names = ", ".join(mesh.missing)
+            _LOG.warning(
+                "%s: %s lacks %s; plain colours take its place", self._collection.where, self.name_of(item), names
+            )
         caster = self._ready[item] = Caster(mesh)
         self._bytes += caster.nbytes
         while self._bytes > self._most_bytes and len(self._ready) > 1:
