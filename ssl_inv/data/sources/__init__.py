@@ -10,10 +10,12 @@ SOURCES = {
     "dataset": "given:dataset",
     "folder": "folder:folder",
     "given": "given:given",
+    "masked_videos": "masked_videos:masked_videos",
     "rendered": "rendered.source:rendered",
     "shards": "shards:shards",
     "table": "table:table",
     "threediebench": "threediebench:threediebench",
     "torchvision": "torchvision:torchvision_dataset",
+    "voc": "voc:voc",
 }
 """Name in recipes -> "module:function", relative to this package."""

@@ -23,7 +23,9 @@ from ssl_inv.data.latents import MotionRecord
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset, split_objects
 from ssl_inv.data.sources.rendered.objects import VIEW_KEY, class_prototypes, jittered
 from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes, render, silhouettes
+from ssl_inv.data.sources.rendered.surfaces import surfaces
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
+from ssl_inv.transforms.annotations import Surface
 from ssl_inv.transforms.keyed_random import uniform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
 
@@ -188,6 +190,11 @@ class RenderedSolids(Source):
             solids = self._solids.select(torch.from_numpy(rows[some]).to(self.device))
             found[some] = silhouettes(solids, scenes.map(itemgetter(some)), self.size, self.samples) >= 0.5
         return found
+
+    def surface(self, objects: Tensor, views: Tensor, side: int) -> Surface:
+        scenes = _scenes(torch.from_numpy(self.latents(objects.numpy(), views.numpy())))
+        solids = self._solids.select(objects.to(self.device))
+        return surfaces(solids, scenes.map(lambda value: value.to(self.device)), side)
 
     @property
     def renders(self) -> bool:
