@@ -66,8 +66,8 @@ class Encoded:
         colours: mean and deviation of each channel, `(3,)` each, with which colours in [0, 1] were normalised.
         masks: maps a split, objects `(B,)` and views `(B,)` to the region of each pixel of their images, `(B, H, W)`,
             int64: 0 is the ground, and 255 counts for nothing.
-        videos: gives of every validation video its object, its frames as the encoder takes them, `(T, 3, H, W)`, and its
-            masks at their own size; see `Video`.
+        videos: gives of every validation video its object, its frames as the encoder takes them, `(T, 3, H, W)`, and
+            its masks at their own size; see `Video`.
         boxes: maps a split and objects `(B,)` to their images as the encoder takes them, with boxes on these.
         surface: maps a split, objects `(B,)`, views `(B,)` and a number of pixels along a side to what the pixels of
             these images show.

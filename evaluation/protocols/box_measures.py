@@ -32,9 +32,7 @@ def overlaps(one: Tensor, other: Tensor) -> Tensor:
     return both / (areas[0][:, None] + areas[1] - both).clamp_min(1e-12)
 
 
-def judged(
-    boxes: Tensor, scores: Tensor, truth: Tensor, difficult: Tensor, least: float
-) -> tuple[Tensor, Tensor]:
+def judged(boxes: Tensor, scores: Tensor, truth: Tensor, difficult: Tensor, least: float) -> tuple[Tensor, Tensor]:
     """Which detections of one class in one image are right.
 
     In the order of their scores, each is compared with the object that it overlaps most. It is right if the overlap is

@@ -43,8 +43,8 @@ class Correspondence3D(Protocol):
     Means are over pairs of views. All pairs of views of an object count, each once; every visible cell is matched, and
     none is selected by its ratio to the second best.
 
-    Source: El Banani et al., "Probing the 3D awareness of visual foundation models" (CVPR 2024), who enlarge the maps to
-    a grid of pixels, keep the 1,000 matches with the best ratio, and have bins up to 120 degrees. Cells, matches and
+    Source: El Banani et al., "Probing the 3D awareness of visual foundation models" (CVPR 2024), who enlarge the maps
+    to a grid of pixels, keep the 1,000 matches with the best ratio, and have bins up to 120 degrees. Cells, matches and
     reach are chosen here, as images are small.
 
     End points, in the remark: a random match; the cell nearest to the same place, which is what an encoder of positions

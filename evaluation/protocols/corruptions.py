@@ -44,8 +44,8 @@ class Corruptions(Protocol):
 
     Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations"
     (ICLR 2019). The mean is over its fifteen corruptions. Frost there is a photograph laid over the image; here it is
-    drawn by noise. The images are our own rendering and are not stored as JPEG, which makes them easier; so numbers must
-    not be compared with those of ImageNet-C, nor be divided by the errors of AlexNet there. Give the errors of a
+    drawn by noise. The images are our own rendering and are not stored as JPEG, which makes them easier; so numbers
+    must not be compared with those of ImageNet-C, nor be divided by the errors of AlexNet there. Give the errors of a
     baseline on the same data.
 
     End points: the clean error is the best that can be expected; a constant prediction has the error in the remark.

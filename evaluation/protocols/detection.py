@@ -143,9 +143,9 @@ class Detection(Protocol):
             body = encoded.mapper().requires_grad_() if self.tuned and encoded.mapper is not None else None
             pixels = torch.stack([one.pixels for one in train]).float()
             straight, mirrored = (self._inputs(encoded, some) for some in (pixels, pixels.flip(3)))
-            model = _detector(
-                _shape(encoded, pixels[:1]), pixels.shape[-1], classes, self.width, self.hidden, body
-            ).to(device)
+            model = _detector(_shape(encoded, pixels[:1]), pixels.shape[-1], classes, self.width, self.hidden, body).to(
+                device
+            )
             self._train(model, train, (straight, mirrored), device)
             model.eval()
             with torch.no_grad():
@@ -164,9 +164,7 @@ class Detection(Protocol):
         assert encoded.maps is not None
         return mapped(encoded.maps, pixels).float()
 
-    def _train(
-        self, model: Any, train: list[Boxes], inputs: tuple[Tensor, Tensor], device: torch.device
-    ) -> None:
+    def _train(self, model: Any, train: list[Boxes], inputs: tuple[Tensor, Tensor], device: torch.device) -> None:
         body = [] if model.backbone.body is None else list(model.backbone.body.parameters())
         apart = {id(one) for one in body}
         others = [one for one in model.parameters() if id(one) not in apart]

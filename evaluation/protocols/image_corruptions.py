@@ -218,8 +218,8 @@ CORRUPTIONS: dict[str, Corruption] = {
     "snow": snow,
     "frost": frost,
 }
-"""By name: the fifteen corruptions of the benchmark, and three of its four further ones. The place in this table is part
-of the key of what is random.
+"""By name: the fifteen corruptions of the benchmark, and three of its four further ones. The place in this table is
+part of the key of what is random.
 """
 
 _FURTHER = ("speckle_noise", "gaussian_blur", "saturate")

@@ -111,9 +111,7 @@ class LabelPropagation(Protocol):
         told = f"{len(of)} videos, {len(objects)} instances, {frames} frames"
         told += f"; {without} without an instance or of fewer than three frames" if without else ""
         for column, name in enumerate(_NAMES):
-            each = {
-                way: (found[:, column] if column < 2 else found.mean(dim=1)) for way, found in values.items()
-            }
+            each = {way: (found[:, column] if column < 2 else found.mean(dim=1)) for way, found in values.items()}
             levels = f"the first mask {float(each['copied'].mean()):.3f}"
             levels += f", the best of {cells} cells {float(each['best'].mean()):.3f}"
             error = self._error(each["carried"], objects)
@@ -144,9 +142,7 @@ class LabelPropagation(Protocol):
         }
 
 
-def propagated(
-    maps: Tensor, shares: Tensor, context: int, neighbours: int, temperature: float, radius: int
-) -> Tensor:
+def propagated(maps: Tensor, shares: Tensor, context: int, neighbours: int, temperature: float, radius: int) -> Tensor:
     """The shares of every cell of every frame, `(T, C, h, w)`, from those of the first one; see `LabelPropagation`.
 
     Args:

@@ -19,8 +19,8 @@ def region_similarity(predicted: Tensor, truth: Tensor) -> Tensor:
 def contour_accuracy(predicted: Tensor, truth: Tensor, tolerance: float = TOLERANCE) -> Tensor:
     """F, the harmonic mean of the precision and the recall of contours of masks `(T, H, W)`, bool: `(T,)`, float64.
 
-    A pixel of a contour agrees if the other contour has a pixel within `tolerance` diagonals of the image, rounded up to
-    pixels. F is 1 where neither mask has a contour, and 0 where one has none.
+    A pixel of a contour agrees if the other contour has a pixel within `tolerance` diagonals of the image, rounded up
+    to pixels. F is 1 where neither mask has a contour, and 0 where one has none.
     """
     one, other = contours(predicted), contours(truth)
     reach = math.ceil(tolerance * math.hypot(*predicted.shape[1:]))

@@ -22,7 +22,6 @@ from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.results import Comparison, Result, StandardError
 from ssl_inv.plain import read_json
 
-
 _CHUNK = 256
 
 

@@ -160,7 +160,9 @@ def tiny_masked_videos(root: Path) -> Tiny:
     for number, path in enumerate(files):
         placed.append(root / f"{number // 2:02}" / f"{number % 2}.png")
         placed[-1].parent.mkdir(exist_ok=True)
-        Image.fromarray(np.full((8, 8), number % 3, dtype=np.uint8)).save(placed[-1].with_name(f"{number % 2}_mask.png"))
+        Image.fromarray(np.full((8, 8), number % 3, dtype=np.uint8)).save(
+            placed[-1].with_name(f"{number % 2}_mask.png")
+        )
         path.rename(placed[-1])
     return Tiny({"path": str(root), "size": 8}, views=2, classes=None, files=placed)
 

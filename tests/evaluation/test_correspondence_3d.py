@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from small_data import solids
-from torch import Tensor
 
 from ssl_inv.data.source import Subset
 from ssl_inv.evaluation.features import EvaluationBatch, FeatureTable
@@ -105,10 +104,18 @@ def test_points_of_a_sphere_have_its_depth():
     from ssl_inv.data.sources.rendered.surfaces import surfaces
 
     eye = torch.eye(3, dtype=torch.float64)
-    ball = Solids(torch.zeros(1, 1, dtype=torch.int64), torch.full((1, 1, 3), 0.5), torch.zeros(1, 1, 3), eye[None, None], torch.ones(1, 1, 3))
+    ball = Solids(
+        torch.zeros(1, 1, dtype=torch.int64),
+        torch.full((1, 1, 3), 0.5),
+        torch.zeros(1, 1, 3),
+        eye[None, None],
+        torch.ones(1, 1, 3),
+    )
     ball = ball.map(lambda value: value.double() if value.is_floating_point() else value)
     zero = torch.zeros(1, dtype=torch.float64)
-    found = surfaces(ball, Scenes(torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64), zero, zero, zero, zero), 101)
+    found = surfaces(
+        ball, Scenes(torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64), zero, zero, zero, zero), 101
+    )
     assert float(found.depth[0, 50, 50]) == pytest.approx(CAMERA_DISTANCE - 0.5, abs=1e-5)
     shown = found.depth[0] < math.inf
     assert found.points[0][shown].norm(dim=-1).numpy() == pytest.approx(0.5, abs=1e-4)
@@ -124,7 +131,7 @@ def test_the_centre_of_a_surface_has_the_same_points():
 
 
 def test_what_is_hidden_does_not_count():
-    """Two walls, one before the other; the camera sees the near one in the second view, and the far one in the first."""
+    """A far wall in the first view; in the second, a near one stands before a part of it."""
     side, camera = 8, torch.tensor([[8.0, 0, 4, 0], [0, 8, 4, 0], [0, 0, 1, 0]], dtype=torch.float64)
     middle = (torch.arange(side) + 0.5 - 4) / 8
     rows, columns = torch.meshgrid(middle, middle, indexing="ij")
@@ -149,13 +156,15 @@ def test_data_without_pairs_or_cells_give_reasons():
     table = one.validation.select(torch.arange(0, 24, 4))
     (row,) = PROTOCOL.run(Encoded(table, table, images=one.images, maps=one.maps, surface=one.surface))
     assert row.detail == "no validation object has two views"
-    assert Subset(SOURCE, np.array([3])).surface(torch.tensor([0]), torch.tensor([1]), 16).depth.equal(
-        SOURCE.surface(torch.tensor([3]), torch.tensor([1]), 16).depth
+    assert (
+        Subset(SOURCE, np.array([3]))
+        .surface(torch.tensor([0]), torch.tensor([1]), 16)
+        .depth.equal(SOURCE.surface(torch.tensor([3]), torch.tensor([1]), 16).depth)
     )
     assert FINE > SIDE
 
 
 @pytest.mark.parametrize("settings", [{"angles": (0,)}, {"angles": (30, 0)}, {"objects": 0}, {"reach": 0}])
 def test_bad_settings_are_refused(settings):
-    with pytest.raises(ValueError, match="must be|and reach above"):
+    with pytest.raises(ValueError, match=r"must be|and reach above"):
         Correspondence3D(**settings)

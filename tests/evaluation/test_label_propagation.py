@@ -1,4 +1,4 @@
-"""Masks follow what cells show, contours and regions are measured as DAVIS does, and videos are read with their masks."""
+"""Masks follow what cells show, contours and regions are measured as DAVIS does, videos are read with their masks."""
 
 import io
 import math

@@ -69,7 +69,12 @@ class MaskedVideos(SquashedFiles):
     """
 
     def __init__(
-        self, path: str, size: int | None = 96, masks: str = "_mask", cache: bool | None = None, max_broken: float = 0.01
+        self,
+        path: str,
+        size: int | None = 96,
+        masks: str = "_mask",
+        cache: bool | None = None,
+        max_broken: float = 0.01,
     ) -> None:
         require(bool(masks), "masks", "must be the end of a name, such as _mask")
         self.files = files = open_files(path)

@@ -160,6 +160,7 @@ class _Posed:
 
 
 def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type and on the device of another."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
@@ -209,6 +210,7 @@ def _covered(axes: Tensor, centre: Tensor, half: Tensor, side: int) -> tuple[Ten
 
 
 def padded_side(side: int) -> int:
+    """The side of a grid of samples, in whole tiles."""
     return -(-side // TILE) * TILE
 
 
