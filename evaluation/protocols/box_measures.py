@@ -83,7 +83,7 @@ def average_precision(found: Found, weights: Tensor) -> Tensor:
         `(R,)`, float64; NaN where there is nothing to find.
     """
     pieces = max(1, _MOST // max(len(found.hits), 1))
-    return torch.cat([_precision(found, some.double()) for some in weights.split(pieces)])
+    return torch.cat([_precision(found, some.double()) for some in torch.split(weights, pieces)])
 
 
 def _precision(found: Found, weights: Tensor) -> Tensor:

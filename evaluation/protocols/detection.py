@@ -168,7 +168,7 @@ class Detection(Protocol):
         body = [] if model.backbone.body is None else list(model.backbone.body.parameters())
         apart = {id(one) for one in body}
         others = [one for one in model.parameters() if id(one) not in apart]
-        groups = [{"params": others, "lr": self.learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": others, "lr": self.learning_rate}]
         groups += [{"params": body, "lr": self.learning_rate / 10}] if body else []
         optimizer = torch.optim.AdamW(groups, weight_decay=self.weight_decay)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: warmed_cosine(step, self.steps))
@@ -239,7 +239,7 @@ def _detector(
 
     pool = 7 if shape[1] >= 7 else 3
     sizes = tuple(max(side // part, 1) for part in (8, 4, 2, 1))
-    return FasterRCNN(
+    detector: nn.Module = FasterRCNN(
         _Trunk(shape[0], width, body),
         min_size=side,
         max_size=side,
@@ -258,6 +258,7 @@ def _detector(
         box_predictor=FastRCNNPredictor(hidden, classes + 1),
         box_score_thresh=0.01,
     )
+    return detector
 
 
 def _shape(encoded: Encoded, pixels: Tensor) -> tuple[int, int]:

@@ -110,13 +110,13 @@ class LabelPropagation(Protocol):
         values, objects = {way: torch.cat(found) for way, found in rows.items()}, torch.cat(of)
         told = f"{len(of)} videos, {len(objects)} instances, {frames} frames"
         told += f"; {without} without an instance or of fewer than three frames" if without else ""
-        for column, name in enumerate(_NAMES):
+        for column, (end, words) in enumerate(_NAMES.items()):
             each = {way: (found[:, column] if column < 2 else found.mean(dim=1)) for way, found in values.items()}
             levels = f"the first mask {float(each['copied'].mean()):.3f}"
             levels += f", the best of {cells} cells {float(each['best'].mean()):.3f}"
             error = self._error(each["carried"], objects)
             value = float(each["carried"].mean())
-            yield Result(f"label_propagation/{name}", "all", value, error, f"{_NAMES[name]}; {told}; {levels}")
+            yield Result(f"label_propagation/{end}", "all", value, error, f"{words}; {told}; {levels}")
 
     def _error(self, values: Tensor, objects: Tensor) -> float | None:
         ones = torch.ones_like(values)
@@ -162,19 +162,19 @@ def propagated(maps: Tensor, shares: Tensor, context: int, neighbours: int, temp
         known = sorted({0, *range(max(frame - context, 0), frame)})
         memory, labels = torch.cat([cells[one] for one in known]), torch.cat([found[one] for one in known])
         pieces = []
-        for some, allowed in zip(cells[frame].split(_CHUNK), near.split(_CHUNK), strict=True):
+        for some, allowed in zip(torch.split(cells[frame], _CHUNK), torch.split(near, _CHUNK), strict=True):
             cosines = (some @ memory.T).masked_fill(~allowed.repeat(1, len(known)), -torch.inf)
             best, at = cosines.topk(min(neighbours, cosines.shape[1]), dim=1)
             weights = (best / temperature).softmax(dim=1)
             pieces.append((weights[..., None] * labels[at].to(weights)).sum(dim=1))
         found.append(torch.cat(pieces))
-    return torch.stack(found).transpose(1, 2).unflatten(2, (height, width))
+    return torch.stack(found).transpose(1, 2).reshape(len(maps), -1, height, width)
 
 
 def segmented(shares: Tensor, size: tuple[int, int]) -> Tensor:
     """The class with the largest rescaled share at each pixel, `(T, H, W)`, from those of cells, `(T, C, h, w)`."""
     found = []
-    for some in shares.float().split(16):
+    for some in torch.split(shares.float(), 16):
         large = interpolate(some, size, mode="bilinear")
         low, high = (getattr(large, end)(dim=(2, 3), keepdim=True) for end in ("amin", "amax"))
         # A class that a frame does not show stays at 0 everywhere.

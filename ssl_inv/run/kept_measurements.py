@@ -137,7 +137,7 @@ class KeptMeasurements:
         if id(encoded.masks) not in self._masks:
             digest = hashlib.sha256()
             for split, table in (("train", encoded.train), ("validation", encoded.validation)):
-                for rows in torch.arange(len(table)).split(_CHUNK):
+                for rows in torch.split(torch.arange(len(table)), _CHUNK):
                     found = encoded.masks(split, table.objects[rows], table.views[rows]).cpu()
                     digest.update(np.ascontiguousarray(found.to(torch.uint8).numpy()).data)
             self._masks[id(encoded.masks)] = encoded.masks, digest.hexdigest()

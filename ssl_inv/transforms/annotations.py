@@ -67,7 +67,8 @@ class Surface:
         # The inverse of (calibration x rotation) is an orthogonal matrix times a triangular one.
         orthogonal, triangular = torch.linalg.qr(torch.linalg.inv(self.camera[..., :3]))
         signs = torch.diagonal(triangular, dim1=-2, dim2=-1).sign()
-        return (orthogonal * signs[..., None, :]).transpose(-1, -2)
+        turns: Tensor = (orthogonal * signs[..., None, :]).transpose(-1, -2)
+        return turns
 
     def centre(self, share: float) -> "Surface":
         """The same of the central square, whose side is a share of the whole one's."""
