@@ -60,7 +60,7 @@ def test_places_on_the_object_are_found_from_every_side():
     for place in ("0-60", "60-120", "120-180"):
         space = found[f"{place}/recall_space"]
         assert space.value == pytest.approx(level(space, "the best cell"), abs=1e-3)
-        assert space.value > 0.999
+        assert space.value > 0.995
         # Seen from aside, the nearest of some cells in space is not the nearest one in the image.
         assert found[f"{place}/recall_two"].value > 0.95
         assert found[f"{place}/recall"].value > 0.85 > 10 * level(found[f"{place}/recall"], "a random match")
