@@ -28,7 +28,10 @@ PROTOCOLS = {
     "sensitivity": "sensitivity:Sensitivity",
     "corruptions": "corruptions:Corruptions",
     "correspondence": "correspondence:Correspondence",
+    "correspondence_3d": "correspondence_3d:Correspondence3D",
     "dense": "dense:Dense",
+    "label_propagation": "label_propagation:LabelPropagation",
+    "detection": "detection:Detection",
     "token_heads": "token_heads:TokenHeads",
     "fine_tuning": "fine_tuning:FineTuning",
 }

@@ -12,6 +12,7 @@ from ssl_inv.evaluation.aggregation import Aggregate, aggregated
 from ssl_inv.evaluation.features import Encoder, EvaluationBatch, FeatureTable
 from ssl_inv.evaluation.results import DEFAULT_BOOTSTRAP, Bootstrap, Result
 from ssl_inv.transforms import Action
+from ssl_inv.transforms.annotations import Boxes, Surface
 from ssl_inv.transforms.keyed_random import permutation
 
 NEEDS = {
@@ -21,6 +22,9 @@ NEEDS = {
     "images": "there are features only, and no images",
     "maps": "the encoder gives no feature maps",
     "masks": "the data have no masks",
+    "videos": "the data are no videos with masks, as those of `masked_videos` are",
+    "boxes": "the data have no boxes, as those of `voc` have",
+    "surface": "the data do not know depth, as rendered ones do",
     "network": "there is no network that could be trained on",
     "second": "there is no second encoder to compare with",
 }
@@ -62,6 +66,12 @@ class Encoded:
         colours: mean and deviation of each channel, `(3,)` each, with which colours in [0, 1] were normalised.
         masks: maps a split, objects `(B,)` and views `(B,)` to the region of each pixel of their images, `(B, H, W)`,
             int64: 0 is the ground, and 255 counts for nothing.
+        videos: gives of every validation video its object, its frames as the encoder takes them, `(T, 3, H, W)`, and
+            its masks at their own size; see `Video`.
+        boxes: maps a split and objects `(B,)` to their images as the encoder takes them, with boxes on these.
+        surface: maps a split, objects `(B,)`, views `(B,)` and a number of pixels along a side to what the pixels of
+            these images show.
+        mapper: makes a copy of the network behind `maps`, to be trained: from normalised pixels to feature maps.
         network: makes a copy of the network behind the encoder, to be trained: from normalised pixels to pooled vectors
             `(B, D)`.
 
@@ -81,6 +91,10 @@ class Encoded:
     second: "Encoded | None" = None
     colours: tuple[Tensor, Tensor] | None = None
     masks: Callable[[str, Tensor, Tensor], Tensor] | None = None
+    videos: Callable[[], Iterator[tuple[int, Tensor, Tensor]]] | None = None
+    boxes: Callable[[str, Tensor], Iterator[Boxes]] | None = None
+    surface: Callable[[str, Tensor, Tensor, int], Surface] | None = None
+    mapper: Callable[[], nn.Module] | None = None
     network: Callable[[], nn.Module] | None = None
     _several: dict[int, list[FeatureTable | None]] = field(default_factory=dict, init=False, repr=False, compare=False)
 

@@ -7,27 +7,27 @@ as much of its content. The rendering is our own: nothing is stored as JPEG in b
 
 import io
 import math
-from collections.abc import Callable
 
 import numpy as np
 import torch
 from kornia.color import hsv_to_rgb, rgb_to_hsv
 from kornia.filters import filter2d, gaussian_blur2d
-from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import affine_grid, grid_sample, interpolate
+from torch.nn.functional import grid_sample, interpolate
 
+from ssl_inv.evaluation.protocols.corruption_parts import (
+    Corruption,
+    Keys,
+    normal,
+    numbers,
+    plasma,
+    ratio_of,
+    sampled,
+    streaked,
+)
+from ssl_inv.evaluation.protocols.weather import frost, glass_blur, snow
 from ssl_inv.transforms.keyed_random import uniform
-
-Keys = NDArray[np.uint64]
-"""A key for each image, `(B,)`."""
-
-Corruption = Callable[[Tensor, int, Keys], Tensor]
-"""Maps colours in [0, 1], `(B, 3, H, W)`, a severity from 0 to 4 and keys to colours that may leave [0, 1]."""
-
-_SIDE = 224
-"""Side of the images for which lengths are given in pixels."""
 
 _FINE = 9
 """Sub-pixels along each axis from which the disk of a lens is drawn."""
@@ -48,27 +48,12 @@ def corrupted(colours: Tensor, name: str, severity: int, keys: Keys) -> Tensor:
     return CORRUPTIONS[name](colours, severity - 1, keys).clamp(0, 1)
 
 
-def _ratio(colours: Tensor) -> float:
-    return min(colours.shape[-2:]) / _SIDE
-
-
-def _numbers(colours: Tensor, keys: Keys, *shape: int, part: int = 0) -> Tensor:
-    """Numbers from [0, 1), `(B, *shape)`, where the images are."""
-    drawn = uniform(keys, part, count=math.prod(shape)).reshape(len(keys), *shape)
-    return torch.from_numpy(drawn).to(colours.device, colours.dtype)
-
-
-def _normal(colours: Tensor, keys: Keys) -> Tensor:
-    one, two = uniform(keys, count=2 * colours[0].numel()).reshape(len(keys), 2, *colours.shape[1:]).swapaxes(0, 1)
-    return torch.from_numpy(np.sqrt(-2 * np.log1p(-one)) * np.cos(2 * np.pi * two)).to(colours)
-
-
 def _gaussian_noise(colours: Tensor, level: int, keys: Keys) -> Tensor:
-    return colours + (0.08, 0.12, 0.18, 0.26, 0.38)[level] * _normal(colours, keys)
+    return colours + (0.08, 0.12, 0.18, 0.26, 0.38)[level] * normal(colours, keys)
 
 
 def _speckle_noise(colours: Tensor, level: int, keys: Keys) -> Tensor:
-    return colours + colours * (0.15, 0.2, 0.35, 0.45, 0.6)[level] * _normal(colours, keys)
+    return colours + colours * (0.15, 0.2, 0.35, 0.45, 0.6)[level] * normal(colours, keys)
 
 
 def _shot_noise(colours: Tensor, level: int, keys: Keys) -> Tensor:
@@ -90,12 +75,12 @@ def _shot_noise(colours: Tensor, level: int, keys: Keys) -> Tensor:
 def _impulse_noise(colours: Tensor, level: int, keys: Keys) -> Tensor:
     """Salt and pepper, in each channel by itself."""
     half = (0.03, 0.06, 0.09, 0.17, 0.27)[level] / 2
-    drawn = _numbers(colours, keys, *colours.shape[1:])
+    drawn = numbers(colours, keys, *colours.shape[1:])
     return torch.where(drawn < half, 0.0, torch.where(drawn >= 1 - half, 1.0, colours))
 
 
 def _gaussian_blur(colours: Tensor, level: int, keys: Keys) -> Tensor:
-    sigma = (1, 2, 3, 4, 6)[level] * _ratio(colours)
+    sigma = (1, 2, 3, 4, 6)[level] * ratio_of(colours)
     size = 2 * math.ceil(4 * sigma) + 1
     blurred: Tensor = gaussian_blur2d(colours, (size, size), (sigma, sigma), border_type="replicate")
     return blurred
@@ -103,7 +88,7 @@ def _gaussian_blur(colours: Tensor, level: int, keys: Keys) -> Tensor:
 
 def _defocus_blur(colours: Tensor, level: int, keys: Keys) -> Tensor:
     """A disk, drawn without jagged edges."""
-    radius = (3, 4, 6, 8, 10)[level] * _ratio(colours)
+    radius = (3, 4, 6, 8, 10)[level] * ratio_of(colours)
     reach = math.ceil(radius)
     places = (torch.arange((2 * reach + 1) * _FINE, dtype=torch.float64) + 0.5) / _FINE - reach - 0.5
     inside = (places[:, None].square() + places.square() <= radius**2).double()
@@ -115,21 +100,8 @@ def _defocus_blur(colours: Tensor, level: int, keys: Keys) -> Tensor:
 def _motion_blur(colours: Tensor, level: int, keys: Keys) -> Tensor:
     """The mean along a line to one side, with the weights of half a Gaussian."""
     radius, sigma = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))[level]
-    ratio, (height, width) = _ratio(colours), colours.shape[-2:]
-    steps = torch.arange(max(round(2 * radius * ratio), 1) + 1, dtype=torch.float64)
-    weights = torch.exp(-(steps / (sigma * ratio)).square() / 2)
-    angle = (0.5 * _numbers(colours, keys, 1)[:, 0] - 0.25) * math.pi
-    blurred, one = torch.zeros_like(colours), torch.ones_like(angle)
-    for step, weight in zip(steps.tolist(), (weights / weights.sum()).tolist(), strict=True):
-        theta = torch.stack(
-            (
-                *(one, 0 * one, -2 * step / width * angle.cos()),
-                *(0 * one, one, -2 * step / height * angle.sin()),
-            ),
-            dim=1,
-        )
-        blurred = blurred + weight * _sampled(colours, theta.view(-1, 2, 3))
-    return blurred
+    angle = (0.5 * numbers(colours, keys, 1)[:, 0] - 0.25) * math.pi
+    return streaked(colours, radius, sigma, angle)
 
 
 def _zoom_blur(colours: Tensor, level: int, keys: Keys) -> Tensor:
@@ -138,13 +110,8 @@ def _zoom_blur(colours: Tensor, level: int, keys: Keys) -> Tensor:
     total = colours
     for factor in factors.tolist():
         theta = torch.tensor([[1 / factor, 0, 0], [0, 1 / factor, 0]], dtype=colours.dtype, device=colours.device)
-        total = total + _sampled(colours, theta.expand(len(colours), 2, 3))
+        total = total + sampled(colours, theta.expand(len(colours), 2, 3))
     return total / (len(factors) + 1)
-
-
-def _sampled(colours: Tensor, theta: Tensor) -> Tensor:
-    grid = affine_grid(theta, list(colours.shape), align_corners=False)
-    return grid_sample(colours, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def _fog(colours: Tensor, level: int, keys: Keys) -> Tensor:
@@ -153,28 +120,6 @@ def _fog(colours: Tensor, level: int, keys: Keys) -> Tensor:
     clouds = plasma(keys, 1 << math.ceil(math.log2(max(height, width, 2))), decay)[:, None, :height, :width]
     brightest = colours.amax(dim=(1, 2, 3), keepdim=True)
     return (colours + strength * clouds.to(colours)) * brightest / (brightest + strength)
-
-
-def plasma(keys: Keys, size: int, decay: float) -> Tensor:
-    """Clouds from 0 to 1, `(B, size, size)`, float64, by the diamond-square algorithm on a torus.
-
-    Every point is the mean of four neighbours and a random number; at each halving of their distance, the random number
-    becomes smaller by `decay` squared. The size is a power of two.
-    """
-    clouds = torch.zeros(len(keys), size, size, dtype=torch.float64)
-    step, amount = size, 1.0
-    while step >= 2:
-        half, cells = step // 2, size // step
-        drawn = torch.from_numpy(uniform(keys, step, count=3 * cells**2, low=-1.0).reshape(-1, 3, cells, cells))
-        corners = clouds[:, ::step, ::step].clone()
-        across, down = corners.roll(-1, 2), corners.roll(-1, 1)
-        middles = (corners + across + down + across.roll(-1, 1)) / 4 + amount * drawn[:, 0]
-        clouds[:, half::step, half::step] = middles
-        clouds[:, ::step, half::step] = (middles + middles.roll(1, 1) + corners + across) / 4 + amount * drawn[:, 1]
-        clouds[:, half::step, ::step] = (middles + middles.roll(1, 2) + corners + down) / 4 + amount * drawn[:, 2]
-        step, amount = half, amount / decay**2
-    lowest, highest = clouds.amin(dim=(1, 2), keepdim=True), clouds.amax(dim=(1, 2), keepdim=True)
-    return (clouds - lowest) / (highest - lowest)
 
 
 def _brightness(colours: Tensor, level: int, keys: Keys) -> Tensor:
@@ -205,7 +150,7 @@ def _elastic_transform(colours: Tensor, level: int, keys: Keys) -> Tensor:
         (0.07, 0.01, 0.02),
         (0.12, 0.01, 0.02),
     )[level]
-    ratio, (height, width) = _ratio(colours), colours.shape[-2:]
+    ratio, (height, width) = ratio_of(colours), colours.shape[-2:]
     field = 2 * uniform(keys, count=2 * height * width).reshape(len(keys), 2, height, width) - 1
     sigma = 244 * ratio * smoothness
     rows, columns = gaussian_rows(height, sigma), gaussian_rows(width, sigma)
@@ -269,15 +214,15 @@ CORRUPTIONS: dict[str, Corruption] = {
     "speckle_noise": _speckle_noise,
     "gaussian_blur": _gaussian_blur,
     "saturate": _saturate,
+    "glass_blur": glass_blur,
+    "snow": snow,
+    "frost": frost,
 }
-"""By name: twelve of the fifteen corruptions of the benchmark, then three of its four further ones."""
+"""By name: the fifteen corruptions of the benchmark, and three of its four further ones. The place in this table is
+part of the key of what is random.
+"""
 
-BENCHMARK = tuple(CORRUPTIONS)[:12]
+_FURTHER = ("speckle_noise", "gaussian_blur", "saturate")
+
+BENCHMARK = tuple(name for name in CORRUPTIONS if name not in _FURTHER)
 """The corruptions that a mean is taken of."""
-
-LEFT_OUT = {
-    "glass_blur": "pixels are exchanged one after the other",
-    "frost": "it needs photographs of frost",
-    "snow": "its drawing has no definition apart from its program",
-}
-"""Corruptions of the benchmark that are not here, with the reasons."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.transforms import Group, Transform
+from ssl_inv.transforms.annotations import Annotated, Boxes, Surface, Video
 from ssl_inv.transforms.keyed_random import permutation
 from ssl_inv.transforms.regions import Regions
 
@@ -98,7 +99,7 @@ def _kind(value: object) -> str:
     return type(value).__name__
 
 
-class Source(ABC):
+class Source(Annotated, ABC):
     """Objects, each with one or more views, in a fixed order.
 
     A plain image is an object with one view. Sources are picklable (loader processes hold a copy) and have no random
@@ -306,6 +307,15 @@ class Subset(Source):
 
     def masks(self, objects: Indices, views: Indices) -> Tensor | None:
         return self.source.masks(self.objects[objects], views)
+
+    def video(self, number: int) -> Video | None:
+        return self.source.video(int(self.objects[number]))
+
+    def boxes(self, number: int) -> Boxes | None:
+        return self.source.boxes(int(self.objects[number]))
+
+    def surface(self, objects: Tensor, views: Tensor, side: int) -> Surface | None:
+        return self.source.surface(self._objects[objects], views, side)
 
     @property
     def photographs(self) -> bool:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import PROTOCOLS, SettingError, require
 from ssl_inv.data.source import Data, Indices, Source
-from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, masks_of, shared_feature_table
+from ssl_inv.engine.features import FeatureCache, choose_objects, evaluation_batches, shared_feature_table
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.engine.team import ALONE, Team
@@ -20,9 +20,10 @@ from ssl_inv.evaluation.both_sides import THUMBNAIL, thumbnail
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, measured, skipped
-from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
+from ssl_inv.nn.backbones import Backbone, Cached, mapper_of, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
+from ssl_inv.run.annotated import annotated
 from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.run.kept_measurements import Cost, KeptMeasurements, costing
 from ssl_inv.run.remarks import Remarks, remarks
@@ -244,24 +245,24 @@ def encode_data(
     if not team.first:
         return None
 
+    mapper = mapper_of(backbone)
+
     def maps(pixels: Tensor) -> Tensor:
         with frozen(module), torch.no_grad():
-            return shared.whole_map(pixels)  # type: ignore[no-any-return]
+            if isinstance(shared, Cached):
+                return shared.whole_map(pixels)
+            assert mapper is not None
+            return mapper(pixels)  # type: ignore[no-any-return]
 
     dark, bright = (
         normalise(torch.full((1, data.validation.channels, *[data.validation.image_size] * 2), level, device=device))
         for level in (0.0, 1.0)
     )
 
-    def masks(split: str, some: Tensor, views: Tensor) -> Tensor:
-        found = masks_of(splits[split][0], some, views, dark.shape[-1])
-        assert found is not None
-        return found
-
     def network() -> nn.Module:
         return copy.deepcopy(backbone)
 
-    first = torch.zeros(1, dtype=torch.int64)
+    colours, has_maps = _colours(dark, bright), mapper is not None and _has_maps(maps, dark)
     used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
@@ -272,17 +273,16 @@ def encode_data(
         probed=tuple(part for part in tables["train"].features if part not in UNPROBED),
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
-        maps=maps if _has_maps(backbone, maps, dark) else None,
-        colours=_colours(dark, bright),
-        masks=masks if all(masks_of(one, first, first, 1) is not None for one, _ in splits.values()) else None,
-        network=network if isinstance(backbone, Backbone) else None,
+        maps=maps if has_maps else None,
+        colours=colours,
+        **annotated({split: source for split, (source, _) in splits.items()}, dark.shape[-1], colours, device),
+        mapper=(lambda: copy.deepcopy(mapper)) if has_maps else None,  # type: ignore[arg-type, return-value]
+        network=network if mapper is not None else None,
     )
 
 
-def _has_maps(backbone: nn.Module, maps: Callable[[Tensor], Tensor], image: Tensor) -> bool:
+def _has_maps(maps: Callable[[Tensor], Tensor], image: Tensor) -> bool:
     """Whether a network gives a feature map, or tokens that fill a square."""
-    if not isinstance(backbone, Backbone):
-        return False
     try:
         return maps(image).dim() == 4
     except (ValueError, IndexError):  # of tokens that fill no square, and of networks that have vectors only

@@ -22,6 +22,8 @@ from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.results import Comparison, Result, StandardError
 from ssl_inv.plain import read_json
 
+_CHUNK = 256
+
 
 @dataclass
 class Cost:
@@ -79,6 +81,7 @@ class KeptMeasurements:
     def __init__(self, folder: Path, facts: Any) -> None:
         self.folder, self._facts = folder, facts
         self._digests: dict[int, tuple[Encoded, str]] = {}
+        self._masks: dict[int, tuple[Any, str]] = {}
 
     def read(
         self, name: str, protocol: Protocol, trained: Encoded, untrained: Encoded | None, seed: int
@@ -115,6 +118,7 @@ class KeptMeasurements:
         settings = [f"{one.name}={getattr(protocol, one.name)!r}" for one in fields(protocol) if one.name != "device"]
         kind = f"{type(protocol).__module__}.{type(protocol).__qualname__}"
         encoded = [None if one is None else self._digest(one) for one in (trained, untrained, trained.second)]
+        encoded.append(self._regions(trained) if "masks" in protocol.needs else None)
         facts = [version("ssl-inv"), kind, settings, encoded, trained.told, trained.probed, seed, self._facts]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
@@ -125,6 +129,19 @@ class KeptMeasurements:
                 _add(digest, table)
             self._digests[id(encoded)] = encoded, digest.hexdigest()
         return self._digests[id(encoded)][1]
+
+    def _regions(self, encoded: Encoded) -> str | None:
+        """Of the masks of both tables; asked for once."""
+        if encoded.masks is None:
+            return None
+        if id(encoded.masks) not in self._masks:
+            digest = hashlib.sha256()
+            for split, table in (("train", encoded.train), ("validation", encoded.validation)):
+                for rows in torch.split(torch.arange(len(table)), _CHUNK):
+                    found = encoded.masks(split, table.objects[rows], table.views[rows]).cpu()
+                    digest.update(np.ascontiguousarray(found.to(torch.uint8).numpy()).data)
+            self._masks[id(encoded.masks)] = encoded.masks, digest.hexdigest()
+        return self._masks[id(encoded.masks)][1]
 
 
 def _checksum(rows: Any, cost: Any) -> str:

@@ -20,6 +20,7 @@ import torch
 from PIL import Image
 from pyarrow import parquet
 from small_data import every_view, load_all, plain
+from small_voc import write_voc
 
 from ssl_inv.catalogue import DATA
 from ssl_inv.data.images import BrokenImagesError
@@ -153,6 +154,23 @@ def tiny_shards(root: Path) -> Tiny:
     return Tiny({"path": str(root)}, views=2, parameters=["azimuth"], files=files)
 
 
+def tiny_masked_videos(root: Path) -> Tiny:
+    files = photos(root / "photos", 24)
+    placed = []
+    for number, path in enumerate(files):
+        placed.append(root / f"{number // 2:02}" / f"{number % 2}.png")
+        placed[-1].parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((8, 8), number % 3, dtype=np.uint8)).save(
+            placed[-1].with_name(f"{number % 2}_mask.png")
+        )
+        path.rename(placed[-1])
+    return Tiny({"path": str(root), "size": 8}, views=2, classes=None, files=placed)
+
+
+def tiny_voc(root: Path) -> Tiny:
+    return Tiny({"path": str(root), "size": 16}, classes=None, files=write_voc(root))
+
+
 def tiny_rendered(root: Path) -> Tiny:
     return Tiny({**SOLIDS}, 2, 12, POSES, ("solid-00", "solid-01"), stamped=False)
 
@@ -199,11 +217,13 @@ TINY = {
     "folder": tiny_folder,
     "given": tiny_given,
     "meshes": tiny_meshes,
+    "masked_videos": tiny_masked_videos,
     "rendered": tiny_rendered,
     "shards": tiny_shards,
     "table": tiny_table,
     "threediebench": tiny_threediebench,
     "torchvision": tiny_torchvision,
+    "voc": tiny_voc,
 }
 WITH_FILES = [name for name in TINY if name not in ("arrays", "rendered", "given")]
 BROKEN = [(name, cache) for name in WITH_FILES for cache in (False, True)]

@@ -16,6 +16,8 @@ from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
 from ssl_inv.evaluation.results import Bootstrap, Result
 from ssl_inv.evaluation.suite import FULL, KINDS, QUICK, evaluate, evaluate_with_baselines, skipped
 from ssl_inv.transforms import Rotation, Transform
+from ssl_inv.transforms.annotations import Boxes, Surface
+from ssl_inv.transforms.quaternions import quaternion_to_matrix
 
 HEADS = {"hidden": 8, "epochs": 1}
 SMALL = {
@@ -36,6 +38,8 @@ SMALL = {
     "compatibility": {"steps": 5},
     "token_heads": {"steps": 3, "width": 28, "learning_rates": (1e-3, 1e-2), "weight_decays": (1e-3,)},
     "fine_tuning": {"steps": 3, "batch": 8},
+    "detection": {"steps": 1, "batch": 4, "width": 4, "hidden": 8},
+    "correspondence_3d": {"angles": (0, 90, 180)},
     "dense": {"linear": LogisticRegression(strengths=(0.1, 1.0))},
 }
 PROTOCOLS = {name: replace(kind(), bootstrap=Bootstrap(5), **SMALL.get(name, {})) for name, kind in KINDS.items()}
@@ -79,10 +83,44 @@ def masks(split: str, objects: torch.Tensor, views: torch.Tensor) -> torch.Tenso
     return (place % 16 < 6).long()[:, None].expand(-1, 16, -1)
 
 
+def videos() -> Iterator[tuple[int, torch.Tensor, torch.Tensor]]:
+    pixels = torch.rand(2, 5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    for number, frames in enumerate(pixels):
+        yield number, frames, masks("", torch.arange(5), torch.zeros(5, dtype=torch.int64))
+
+
+def boxes(split: str, objects: torch.Tensor) -> Iterator[Boxes]:
+    generator = torch.Generator().manual_seed(2)
+    for number in objects.tolist():
+        found = torch.tensor([[1.0, 2, 9, 12], [number % 8, 4, 16, 10]])
+        pixels = torch.rand(3, 16, 16, generator=generator)
+        yield Boxes(pixels, found, torch.tensor([0, number % 2]), torch.tensor([False, True]))
+
+
+def surface(split: str, objects: torch.Tensor, views: torch.Tensor, side: int) -> Surface:
+    """A wall that is seen from the front, and turned in its plane."""
+    turns = quaternion_to_matrix(turned(objects, views))
+    place = (torch.arange(side).double() + 0.5) * 2 / side - 1
+    rows, columns = torch.meshgrid(place, place, indexing="ij")
+    seen = torch.stack((columns, rows, torch.ones_like(rows)), dim=-1)
+    lens = side / 2 * torch.tensor([[1.0, 0, 1], [0, 1, 1], [0, 0, 2 / side]], dtype=torch.float64)
+    camera = torch.cat((lens @ turns, torch.zeros(len(turns), 3, 1, dtype=torch.float64)), dim=2)
+    return Surface(seen @ turns[:, None], torch.ones(len(turns), side, side, dtype=torch.float64), camera)
+
+
+def turned(objects: torch.Tensor, views: torch.Tensor) -> torch.Tensor:
+    half = (objects + views).double() / 4
+    return torch.stack((0 * half, 0 * half, half.sin(), half.cos()), dim=1)
+
+
 def network() -> torch.nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return torch.nn.Sequential(torch.nn.Conv2d(3, 4, 4, stride=4), torch.nn.GELU(), torch.nn.Flatten())
+
+
+def mapper() -> torch.nn.Module:
+    return torch.nn.AvgPool2d(4)
 
 
 def encoded(seed: int = 0, **fields: object) -> Encoded:
@@ -92,6 +130,7 @@ def encoded(seed: int = 0, **fields: object) -> Encoded:
     tables = {"train": table(seed), "validation": table(seed + 1)}
     given |= {"encode": encode, "images": partial(images, tables), "maps": maps}
     given |= {"colours": (torch.zeros(3), torch.ones(3)), "masks": masks, "network": network}
+    given |= {"videos": videos, "boxes": boxes, "surface": surface, "mapper": mapper}
     return Encoded(*tables.values(), **{**given, **fields})
 
 

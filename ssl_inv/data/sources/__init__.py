@@ -11,10 +11,12 @@ SOURCES = {
     "folder": "folder:folder",
     "given": "given:given",
     "meshes": "meshes.source:meshes",
+    "masked_videos": "masked_videos:masked_videos",
     "rendered": "rendered.source:rendered",
     "shards": "shards:shards",
     "table": "table:table",
     "threediebench": "threediebench:threediebench",
     "torchvision": "torchvision:torchvision_dataset",
+    "voc": "voc:voc",
 }
 """Name in recipes -> "module:function", relative to this package."""

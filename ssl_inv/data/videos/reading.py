@@ -74,14 +74,14 @@ def find_videos(path: str | Path, pattern: str = "*") -> list[Video]:
         if len(suffixes) > 1:
             advice = f"say which are frames, such as --frames '*{suffixes[0]}'"
             raise ValueError(f"{path / folder}: images end with {' and '.join(suffixes)}; {advice}")
-        read = partial(_frames_of_images, files, sorted(images, key=_by_number))
+        read = partial(_frames_of_images, files, sorted(images, key=by_number))
         videos.append(Video(path.stem if folder == "." else folder, read))
     if not videos:
         raise FileNotFoundError(f"{path}: no video and no frame{'' if pattern == '*' else f' called {pattern}'}")
     return sorted(videos, key=lambda video: video.name)
 
 
-def _by_number(name: str) -> list[tuple[int, str]]:
+def by_number(name: str) -> list[tuple[int, str]]:
     """A sort key that puts `frame2` before `frame10`."""
     return [(int(digits), "") if digits else (-1, letters) for digits, letters in re.findall(r"(\d+)|(\D+)", name)]
 

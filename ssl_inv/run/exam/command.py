@@ -84,7 +84,9 @@ def _text(found: Mapping[str, Examined], output: Path | None) -> str:
     facts = dict.fromkeys(fact for one in found.values() for fact in one.remarks.facts)
     lines = [*(one.description for one in found.values()), *facts]
     if len(found) == 1:
-        return "\n".join([*lines, format_table(next(iter(found.values())).table), ""])
+        (one,) = found.values()
+        lines += [f"not measured: {protocol}, {why}" for protocol, why in one.skipped.items()]
+        return "\n".join([*lines, format_table(one.table), ""])
     for name, one in found.items():
         lines += [f"{name}: not measured: {protocol}, {why}" for protocol, why in one.skipped.items()]
     written = [] if output is None else [f"page: {output / 'exam.html'}"]

@@ -14,11 +14,11 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
         "few_shot",
         "token_heads",
         "fine_tuning",
-        "dense",
+        *("dense", "label_propagation", "detection"),
     ),
     "How an image was seen": (
         *("r2", "r2_pooled", "geodesic", "group", "leakage", "retrieval", "aggregation"),
-        *("path", "leak", "frames", "ood"),
+        *("path", "leak", "frames", "ood", "correspondence_3d"),
     ),
     "What a change of the image does": (
         *("lee", "eq_t", "eq_t_whole", "eq_r", "eq_r90", "aliasing"),

@@ -119,7 +119,7 @@ class Scenes:
 
     def place(self, points: Tensor) -> Tensor:
         """Points `(B, P, 3)` of the objects in the world."""
-        turned = _apply(quaternion_to_matrix(self.rotation)[:, None], points)
+        turned = apply(quaternion_to_matrix(self.rotation)[:, None], points)
         return turned if self.position is None else turned + self.position[:, None]
 
     def light_direction(self) -> Tensor:
@@ -132,7 +132,7 @@ class Scenes:
         return (1 - TINT) + TINT * hsv_to_rgb(self.light_hue, 1.0, 1.0)
 
 
-def _apply(matrix: Tensor, vector: Tensor) -> Tensor:
+def apply(matrix: Tensor, vector: Tensor) -> Tensor:
     """Matrices `(..., 3, 3)` times vectors `(..., 3)`, summed in a fixed order whatever the batch."""
     parts = matrix * vector[..., None, :]
     return parts[..., 0] + parts[..., 1] + parts[..., 2]
@@ -159,11 +159,12 @@ class _Posed:
     tiles: Tensor
 
 
-def _constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+def constant(values: tuple[float, ...], like: Tensor) -> Tensor:
+    """Numbers as a tensor of the type and on the device of another."""
     return torch.tensor(values, dtype=like.dtype, device=like.device)
 
 
-def _pose(solids: Solids, scenes: Scenes, side: int) -> _Posed:
+def pose(solids: Solids, scenes: Scenes, side: int) -> _Posed:
     """The primitives as seen by the camera on a grid of `side` x `side` samples."""
     primitives = solids.kinds.shape[1]
     object_axes = quaternion_to_matrix(scenes.rotation)[:, None]
@@ -175,16 +176,16 @@ def _pose(solids: Solids, scenes: Scenes, side: int) -> _Posed:
     order = torch.argsort(kinds, stable=True)
     axes, centre, half, kinds = axes[order], centre[order], half[order], kinds[order]
     views = order // primitives
-    forward, right, up = (_constant(axis, half) for axis in (FORWARD, RIGHT, UP))
+    forward, right, up = (constant(axis, half) for axis in (FORWARD, RIGHT, UP))
     camera = -CAMERA_DISTANCE * forward
     step = 2 * FIELD / side
     corner = forward + (step / 2 - FIELD) * right + (FIELD - step / 2) * up
     inverse_axes = axes.transpose(-1, -2)
 
     def to_unit(vector: Tensor) -> Tensor:
-        return _apply(inverse_axes, vector) / half
+        return apply(inverse_axes, vector) / half
 
-    light, sun = scenes.light_direction()[views], _constant(SUN, half)
+    light, sun = scenes.light_direction()[views], constant(SUN, half)
     colours = solids.colours.flatten(0, 1)[order]
     ray = [to_unit(vector) for vector in (camera - centre, corner, step * right, -step * up)]
     lit = (colours, colours * LIGHT_STRENGTH * scenes.light_colour()[views])
@@ -197,18 +198,19 @@ def _covered(axes: Tensor, centre: Tensor, half: Tensor, side: int) -> tuple[Ten
     """First sample (column, row) and number of tiles of the rectangle that covers each primitive's box, seen by a
     camera at the origin.
     """
-    signs = torch.cartesian_prod(*[_constant((-1.0, 1.0), half)] * 3)
-    corners = centre[:, None] + _apply(axes[:, None], signs * half[:, None])
-    forward, right, up = ((corners * _constant(axis, half)).sum(-1) for axis in (FORWARD, RIGHT, UP))
+    signs = torch.cartesian_prod(*[constant((-1.0, 1.0), half)] * 3)
+    corners = centre[:, None] + apply(axes[:, None], signs * half[:, None])
+    forward, right, up = ((corners * constant(axis, half)).sum(-1) for axis in (FORWARD, RIGHT, UP))
     on_grid = (torch.stack((right, -up), dim=-1) / (forward[..., None] * FIELD) + 1) * (side / 2)
     first = on_grid.amin(1).floor().long().clamp(0, side - 1)
     last = on_grid.amax(1).floor().long().clamp(0, side - 1)
     tiles = (last - first) // TILE + 1
     # Tiles over the border are moved back into the padded grid.
-    return torch.minimum(first, _padded(side) - TILE * tiles), tiles
+    return torch.minimum(first, padded_side(side) - TILE * tiles), tiles
 
 
-def _padded(side: int) -> int:
+def padded_side(side: int) -> int:
+    """The side of a grid of samples, in whole tiles."""
     return -(-side // TILE) * TILE
 
 
@@ -231,7 +233,7 @@ class _Rays:
     sun: Tensor
 
 
-def _trace(posed: _Posed, side: int) -> _Rays:
+def trace(posed: _Posed, side: int) -> _Rays:
     """Trace every primitive against all samples of its tiles."""
     device, area = posed.kinds.device, TILE * TILE
     counts = posed.tiles[:, 0] * posed.tiles[:, 1]
@@ -240,7 +242,7 @@ def _trace(posed: _Posed, side: int) -> _Rays:
     across = posed.tiles[primitive, 0]
     start = posed.start[primitive] + TILE * torch.stack((rank % across, rank // across), dim=-1)
     offset = torch.arange(TILE, device=device)
-    padded = _padded(side)
+    padded = padded_side(side)
     first = posed.views[primitive] * padded**2 + start[:, 1] * padded + start[:, 0]
     sample = first[:, None] + (offset[:, None] * padded + offset).flatten()
     column, row = ((start[:, axis, None] + offset).float() for axis in (0, 1))
@@ -274,7 +276,7 @@ def _trace_tiles(kinds: Tensor, parameters: Tensor, column: Tensor, row: Tensor)
     return torch.stack((distance, (dot(gradient, light) * scale).clamp_min(0), dot(gradient, sun) * scale))
 
 
-def _nearest(rays: _Rays, samples: int) -> tuple[Tensor, Tensor]:
+def nearest(rays: _Rays, samples: int) -> tuple[Tensor, Tensor]:
     """The samples that see a primitive, and the first ray to hit for each."""
     # Positive floats have the order of their bits, so one integer minimum finds the distance and the ray together.
     ranks = torch.arange(len(rays.distance), device=rays.distance.device)
@@ -287,7 +289,7 @@ def _nearest(rays: _Rays, samples: int) -> tuple[Tensor, Tensor]:
 def _floor_points(size: int, like: Tensor) -> tuple[Tensor, Tensor]:
     """World x and y, `(size, size)`, of the floor seen through the middle of every pixel."""
     grid = ((torch.arange(size, dtype=like.dtype, device=like.device) + 0.5) * 2 / size - 1) * FIELD
-    forward, right, up = (_constant(axis, like) for axis in (FORWARD, RIGHT, UP))
+    forward, right, up = (constant(axis, like) for axis in (FORWARD, RIGHT, UP))
     rays = forward + grid[None, :, None] * right - grid[:, None, None] * up
     camera = -CAMERA_DISTANCE * forward
     points = camera + rays * ((-BOUNDING_RADIUS - camera[2]) / rays[..., 2:])
@@ -315,7 +317,7 @@ def _light_on_floor(solids: Solids, scenes: Scenes, size: int) -> Tensor:
         for axis in to_plane.unbind(1)[:2]
     )
     light = (1 - (u * u + v * v) * (1 / BEAM_RADIUS**2)).clamp_min(0)
-    shadows = _apply(to_plane[:, None], scenes.place(solids.positions))
+    shadows = apply(to_plane[:, None], scenes.place(solids.positions))
     sharpness = 1 / (SHADOW_SOFTNESS**2 * (solids.half_sizes**2).mean(-1))
     for primitive in range(solids.kinds.shape[1]):
         du, dv = u - column(shadows[:, primitive, 0]), v - column(shadows[:, primitive, 1])
@@ -346,10 +348,10 @@ def render(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tenso
         `(B, 3, size, size)`, uint8.
     """
     batch, side = len(solids.kinds), size * samples
-    padded = _padded(side)
-    posed = _pose(solids, scenes, side)
-    rays = _trace(posed, side)
-    seen, ray = _nearest(rays, batch * padded**2)
+    padded = padded_side(side)
+    posed = pose(solids, scenes, side)
+    rays = trace(posed, side)
+    seen, ray = nearest(rays, batch * padded**2)
     light = rays.light.index_select(0, ray)
     fill = rays.sun.index_select(0, ray) * (SUN_STRENGTH / 2) + (AMBIENT + SUN_STRENGTH / 2)
     primitive = rays.primitive.index_select(0, ray // TILE**2)
@@ -366,13 +368,13 @@ def render(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tenso
 def silhouettes(solids: Solids, scenes: Scenes, size: int, samples: int = 1) -> Tensor:
     """The share of each pixel that the object covers in `render`, `(B, size, size)`; arguments as there."""
     batch, side = len(solids.kinds), size * samples
-    seen, _ = _nearest(_trace(_pose(solids, scenes, side), side), batch * _padded(side) ** 2)
+    seen, _ = nearest(trace(pose(solids, scenes, side), side), batch * padded_side(side) ** 2)
     return _per_pixel(seen, torch.ones(len(seen), device=seen.device), batch, size, samples)
 
 
 def _per_pixel(seen: Tensor, values: Tensor, batch: int, size: int, samples: int) -> Tensor:
     """Values of the seen samples, else zero, averaged over each pixel in a fixed order: `(B, size, size)`."""
-    padded = _padded(size * samples)
+    padded = padded_side(size * samples)
     grid = torch.zeros(batch * padded**2, device=values.device)
     grid[seen] = values
     grid = grid.view(batch, padded, padded)[:, : size * samples, : size * samples]

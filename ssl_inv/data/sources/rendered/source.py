@@ -19,6 +19,8 @@ from ssl_inv.data.source import Data, Indices, Labels, Subset, split_objects
 from ssl_inv.data.sources.rendered.objects import class_prototypes, jittered
 from ssl_inv.data.sources.rendered.posed import PosedObjects, Poses, scenes_of
 from ssl_inv.data.sources.rendered.renderer import Scenes, render, silhouettes
+from ssl_inv.data.sources.rendered.surfaces import surfaces
+from ssl_inv.transforms.annotations import Surface
 
 _SAMPLES_PER_CHUNK = {"cpu": 2**19, "cuda": 2**25}
 """Samples rendered together: on a CPU as many as fit in its cache, on a GPU enough to fill it."""
@@ -108,6 +110,11 @@ class RenderedSolids(PosedObjects):
             solids = self._solids.select(torch.from_numpy(rows[some]).to(self.device))
             found[some] = silhouettes(solids, scenes.map(itemgetter(some)), self.size, self.samples) >= 0.5
         return found
+
+    def surface(self, objects: Tensor, views: Tensor, side: int) -> Surface:
+        scenes = scenes_of(torch.from_numpy(self.latents(objects.numpy(), views.numpy())))
+        solids = self._solids.select(objects.to(self.device))
+        return surfaces(solids, scenes.map(lambda value: value.to(self.device)), side)
 
     @property
     def _chunk(self) -> int:
