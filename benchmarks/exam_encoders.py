@@ -7,8 +7,8 @@
 Every encoder has the same network, the same data, the same number of steps and objects a step; its objective and its
 optimiser are those of its shipped recipe. `supervised` is told the classes and is made here (supervised.py);
 `untrained` is the network with random weights. A call trains and examines what the folder lacks, one cell (data,
-encoder, seed) after the other, and writes after each. What a call before has finished is not done again; an interrupted run goes
-on. `--again` measures the cells that it is asked for anew. Then `make docs` writes docs/exam_results.md.
+encoder, seed) after the other, and writes after each. What a call before has finished is not done again; an interrupted
+run goes on. `--again` measures the cells that it is asked for anew. Then `make docs` writes docs/exam_results.md.
 
 Images are a folder or a zip with the splits train and val or test, and a folder for each class in it.
 """

@@ -23,6 +23,7 @@ from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, measured, skipped
 from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
+from ssl_inv.run.by_layer import in_common_width, layer_maps
 from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.run.kept_measurements import Cost, KeptMeasurements, costing
 from ssl_inv.run.remarks import Remarks, remarks
@@ -108,10 +109,13 @@ def judge(
     baseline = None if untrained is None else of(untrained, False)
     if encoded is None:
         return None
+    encoded, layers = in_common_width(encoded)
+    baseline = None if baseline is None else in_common_width(baseline)[0]
     beside = with_second(encoded, second)
     table, costs = measurements(beside, baseline, protocols, seed, progress, kept)
     unknown = unmeasured(data.validation, *trained)
     known = remarks(encoded.train, encoded.validation, data)
+    known = replace(known, facts=(*known.facts, layers)) if layers else known
     return Judgement(table + unknown, encoded, baseline, skipped(beside, protocols), costs, known)
 
 
@@ -261,7 +265,8 @@ def encode_data(
     def network() -> nn.Module:
         return copy.deepcopy(backbone)
 
-    first = torch.zeros(1, dtype=torch.int64)
+    first, of_layers = torch.zeros(1, dtype=torch.int64), layer_maps(backbone, dark)
+    own_map = maps if _has_maps(backbone, maps, dark) else None
     used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
@@ -272,7 +277,8 @@ def encode_data(
         probed=tuple(part for part in tables["train"].features if part not in UNPROBED),
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
-        maps=maps if _has_maps(backbone, maps, dark) else None,
+        maps=next(reversed(of_layers.values()), own_map),
+        layer_maps=of_layers,
         colours=_colours(dark, bright),
         masks=masks if all(masks_of(one, first, first, 1) is not None for one, _ in splits.values()) else None,
         network=network if isinstance(backbone, Backbone) else None,

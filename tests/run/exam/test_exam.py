@@ -13,11 +13,11 @@ from torch import Tensor
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.knn import NearestNeighbours
 from ssl_inv.evaluation.results import Comparison, Result, StandardError
+from ssl_inv.nn.layer_features import LayerFeatures, depth_of
 from ssl_inv.nn.torchvision_models import torchvision_backbone
 from ssl_inv.run.cli import main
 from ssl_inv.run.exam.differences import differences
 from ssl_inv.run.exam.examining import Examined
-from ssl_inv.run.exam.layers import LayerFeatures, depth_of
 from ssl_inv.run.exam.page import charts
 from ssl_inv.run.kept_measurements import costing
 from ssl_inv.transforms import Rotation, Transform
