@@ -115,7 +115,7 @@ class TransformR2(Protocol):
                 scored |= regress(train, validation, part, kind, together, self)
             for name, targets in wanted.items():
                 for form, target in (("r2", targets[0]), ("r2_pooled", targets[-1])):
-                    results.append(_result(f"{form}/{kind}/{name}", part, scored[target], self.bootstrap))
+                    results.append(r2_result(f"{form}/{kind}/{name}", part, scored[target], self.bootstrap))
                 if self.convention == "canonical":
                     group, headline = train.transform.groups[name], scored[targets[0]]
                     errors = errors_by_angle(group, headline.targets, headline.predictions)
@@ -331,8 +331,11 @@ def _standard_error(scored: Predicted, pooled: bool, bootstrap: Bootstrap) -> fl
     return bootstrap.standard_error(sums, statistic)
 
 
-def _result(name: str, part: str, scored: Predicted, bootstrap: Bootstrap) -> Result:
+def r2_result(name: str, part: str, scored: Predicted, bootstrap: Bootstrap) -> Result:
+    """R2 of predictions, pooled if the name begins so, with its standard error; a reason where no target varies."""
     targets, predictions = scored.targets, scored.predictions
+    if not targets.shape[1]:
+        return Result(name, part, None, detail="a code has no difference between two views")
     if not _varying(targets).any():
         finite = bool(targets.isfinite().all())
         why = "the same in all validation views" if finite else "not a finite number in all validation views"
