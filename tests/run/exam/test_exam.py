@@ -1,9 +1,11 @@
 """Encoders side by side: the same data, the same resamples, what differs, what is kept, and what is refused."""
 
+import html
 import json
 import mmap
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
@@ -169,15 +171,39 @@ def test_a_browser_draws_the_page_as_wide_as_a_phone(output: Path, tmp_path: Pat
         "const drawn = pen.getImageData(0, 0, 640, 640).data.some(one => one > 0);"
         "let svg = ''; painted(document.querySelector('.cards svg'), address => {"
         "svg = address.slice(0, 21) + ' ' + /var\\(/.test(drawing(document.querySelector('.cards svg')));"
-        "document.title = [drawn, document.documentElement.scrollWidth <= innerWidth,"
+        "parent.document.title = [innerWidth, drawn, document.documentElement.scrollWidth <= innerWidth,"
         "document.querySelector('th[aria-sort]').getAttribute('aria-sort'), svg].join(' '); }); });</script></body>"
     )
+    inside = html.escape((output / "exam.html").read_text().replace("</body>", script))
     page = tmp_path / "page.html"
-    page.write_text((output / "exam.html").read_text().replace("</body>", script))
+    # A window of Chromium is 500 pixels wide at least.
+    page.write_text(f'<iframe srcdoc="{inside}" style="width: 390px; height: 900px; border: 0"></iframe>')
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--virtual-time-budget=2000"]
     ask = ["chromium", *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
     done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=120)
-    assert "<title>true true ascending data:image/png;base64 false</title>" in done.stdout
+    assert "<title>390 true true ascending data:image/png;base64 false</title>" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_map_by_umap_is_drawn_in_the_place_of_the_components(place: Path) -> None:
+    pytest.importorskip("umap")
+    names = [str(place / name) for name in ("blind", "sharp")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numba's and umap's own
+        assert main(["evaluate", *names, "--protocols", "knn", "--map", "umap", "--output", str(place / "umap")]) == 0
+    text = (place / "umap" / "exam.html").read_text()
+    assert "two dimensions of UMAP" in text
+    maps = json.loads(text.partition('id="points">')[2].partition("</script>")[0])
+    for one in maps.values():
+        points = torch.tensor(one["parts"]["all"])
+        assert points.shape == (OBJECTS * VIEWS, 2)
+        assert points.amin(dim=0).tolist() == [0, 0]
+        assert points.amax(dim=0).tolist() == [1, 1]
+    # Four classes that are far apart are four clusters: the nearest point is of the same class.
+    labels = torch.tensor(maps["sharp"]["colours"]["class"]["values"])
+    points = torch.tensor(maps["sharp"]["parts"]["all"])
+    nearest = (torch.cdist(points, points) + 9 * torch.eye(len(points))).argmin(dim=1)
+    assert float((labels[nearest] == labels).float().mean()) > 0.95
 
 
 def test_curves_are_drawn_over_the_numbers_in_names() -> None:
