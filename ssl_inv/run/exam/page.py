@@ -40,6 +40,9 @@ _MOST_PAIRS = 400
 _NUMBERED = re.compile(r"^(?P<before>.+?)/(?P<at>\d+(?:\.\d+)?)(?P<unit>[ a-z%]*)(?P<after>/.*)?$")
 """A name with a number of something in it: `shift/4 pixels`, `few_labels/10%/knn`."""
 
+_AXES = {"shift": "shift, in pixels", "shift_chosen": "shift, in pixels"}
+"""What the numbers in names count, by the first word, where they have no unit."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -195,7 +198,8 @@ def charts(found: Mapping[str, Examined]) -> list[Chart]:
                 where, at = (f"{result.name}, {depth[0]}", "layer"), float(depth[1])
             elif match := _NUMBERED.match(result.name):
                 what = match["before"] + (match["after"] or "")
-                where, at = (f"{what}, {result.part}", match["unit"].strip()), float(match["at"])
+                axis = match["unit"].strip() or _AXES.get(result.name.partition("/")[0], "")
+                where, at = (f"{what}, {result.part}", axis), float(match["at"])
             else:
                 continue
             series.setdefault(where, {}).setdefault(name, []).append((at, float(result.value)))

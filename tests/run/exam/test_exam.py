@@ -212,17 +212,20 @@ def test_curves_are_drawn_over_the_numbers_in_names() -> None:
 
     rows = [named(f"shift/{pixels} pixels", 1 - pixels / 10) for pixels in (1, 2, 4)]
     rows += [named("knn/top1", layer / 4, f"layer {layer:02d} patches") for layer in (0, 1, 2)]
+    rows += [named(f"shift_chosen/{pixels}/consistency", 1 - pixels / 20) for pixels in (1, 2, 4)]
     rows += [named("linear/top1", 0.5), named("linear/top5", 0.7)]
     rows += [named(f"few/{share}%/knn", share / 100) for share in (1, 5, 10)]
     rows += [named("r2/relative/rotation", 0.5, errors=(("0-30", 10.0), ("30-60", 20.0), ("60-90", 30.0)))]
     found = {one.title: one for one in charts({"a": Examined("a", rows)})}
     assert set(found) == {
         "shift, all",
+        "shift_chosen/consistency, all",
         "few/knn, all",
         "knn/top1, patches",
         "median error of r2/relative/rotation, all, in degrees",
     }
     assert found["shift, all"].curves["a"] == [(1, 0.9), (2, 0.8), (4, 0.6)]
+    assert found["shift_chosen/consistency, all"].axis == "shift, in pixels"
     assert (found["shift, all"].axis, found["knn/top1, patches"].axis) == ("pixels", "layer")
     assert found["knn/top1, patches"].curves["a"] == [(0, 0.0), (1, 0.25), (2, 0.5)]
 
