@@ -149,7 +149,6 @@ TABLES = {
     ],
     "What happens when an image moves a little": [
         Column("LEE of vectors, shift", "lee/vector/translation_x"),
-        Column("LEE of maps, shift", "lee/map/translation_x"),
         Column("LEE of vectors, hue", "lee/vector/hue"),
         Column("EQ-T, dB", "eq_t", digits=1),
         Column("EQ-R, dB", "eq_r", digits=1),
@@ -162,6 +161,7 @@ TABLES = {
     "What the features look like, without a probe": [
         Column("RankMe", "spectrum/rankme", digits=1),
         Column("LiDAR", "lidar", digits=1),
+        Column("LiDAR above the noise", "lidar/above_noise", digits=1),
         Column("alignment", "alignment"),
         Column("uniformity", "uniformity"),
         Column("CLID, learnability", "clid/learnability"),
@@ -314,6 +314,12 @@ def _chance(column: Column, cells: Sequence[Cell]) -> str:
     return "-" if centre is None else column.shown(centre, None)
 
 
+_MAPS = (
+    "- `lee/map`: the maps of this network have 2 x 2 cells, on which it says nothing: even the best maps have 1.00. "
+    "Cells that were measured before this was known have such numbers, which are not shown."
+)
+
+
 def _unmeasured(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
     reasons: dict[tuple[str, str], set[str]] = {}
     for cell in cells:
@@ -326,6 +332,7 @@ def _unmeasured(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
         f"- `{name}`: {escaped(why)} ({'all encoders' if who == every else _some(who)})"
         for (name, why), who in sorted(reasons.items())
     ]
+    lines.append(_MAPS)
     if left_out:
         lines.append(f"- Columns that no encoder has a number in are left out: *{'*; *'.join(left_out)}*.")
     return "\n".join(["### Not measured", "", *lines])

@@ -138,6 +138,9 @@ class Protocol(ABC):
     opening_part: ClassVar[str] = "all"
     """The part of the features that the opening shows, where the encoder has it; else "all"."""
 
+    revision: ClassVar[int] = 0
+    """Raised where the same settings give other numbers than before: what was kept of those is measured again."""
+
     has_targets: ClassVar[bool] = True
     """Whether there are targets to shuffle."""
 

@@ -94,6 +94,7 @@ class LieDerivative(Protocol):
     seed: int = 0
 
     needs: ClassVar[tuple[str, ...]] = ("encode", "images")
+    revision: ClassVar[int] = 1
     headlines: ClassVar[tuple[str, ...]] = ("lee/vector/translation_x", "lee/map/translation_x", "eq_t", "eq_r")
     has_targets: ClassVar[bool] = False
 

@@ -19,7 +19,7 @@ from ssl_inv.evaluation.protocols.retrieval import Retrieval, RetrievalSet, retr
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2, r2_mean, r2_pooled
 from ssl_inv.evaluation.results import Bootstrap, Comparison, Result, format_table, to_json
 from ssl_inv.evaluation.suite import QUICK, evaluate, evaluate_with_baselines
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 LINEAR = LinearProbe(steps=60, batch=64)
@@ -65,6 +65,20 @@ def value(results: list[Result], name: str) -> float:
 
 
 # Honest scores.
+
+
+def test_a_code_has_no_difference_and_says_so() -> None:
+    """The order of a jitter is a name: nothing can be regressed from it."""
+    generator = torch.Generator().manual_seed(0)
+    made = Transform({"order": torch.randint(24, (40,), generator=generator)}, {"order": Code()})
+    rows = torch.arange(40)
+    table = FeatureTable({"all": torch.randn(40, 4, generator=generator)}, rows // 2, rows % 2, transform=made)
+    found = {(one.name.split("/")[1], one.detail) for one in HEADS.run(Encoded(table, table))}
+    assert ("relative", "a code has no difference between two views") in found
+    assert found <= {
+        ("relative", "a code has no difference between two views"),
+        ("absolute", "a code has no numbers to predict"),
+    }
 
 
 def test_a_constant_predictor_scores_zero_but_a_quarter_when_pooled() -> None:
