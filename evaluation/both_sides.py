@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, normalize
+from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, normalize
 
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.transforms.keyed_random import permutation
@@ -30,6 +30,9 @@ _EQUAL = 1e-3
 
 _WAY_TO_ONE = 0.7
 """A cosine is that of near duplicates if it lies so far between that of one random pair in a thousand and 1."""
+
+_STRUCTURE = 0.9
+"""The cosine of thumbnails without their mean colour, above which the pixels and not the colour are alike."""
 
 _CERTAIN = 0.98
 """It is at least this high, for data whose images have little in common."""
@@ -103,11 +106,23 @@ def twins(train: FeatureTable, validation: FeatureTable, part: str) -> Twins:
     cosine, nearest = _nearest(queries, bank)
     equal = (queries - bank[nearest]).norm(dim=1) < _EQUAL * length
     near = ~equal & (cosine >= _threshold(bank, train.objects[others]))
+    if part == THUMBNAIL:
+        near &= _same_structure(validation.part(part)[rows], train.part(part)[others][nearest])
     found = (equal | near).nonzero()[:, 0]
     if not len(found):
         return Twins(0, 0, len(rows), None)
     best = int(found[cosine[found].argmax()])
     return Twins(int(equal.sum()), int(near.sum()), len(rows), (int(rows[best]), int(others[nearest[best]])))
+
+
+def _same_structure(queries: Tensor, found: Tensor) -> Tensor:
+    """Whether pairs of thumbnails are alike also without the mean of each channel.
+
+    Two skies of one blue have nearly one direction, whatever stands in them.
+    """
+    one, other = (rows.double().unflatten(1, (-1, 64)) for rows in (queries, found))
+    flat = [(rows - rows.mean(dim=2, keepdim=True)).flatten(1) for rows in (one, other)]
+    return cosine_similarity(*flat) >= _STRUCTURE
 
 
 def _some(count: int, most: int) -> Tensor:

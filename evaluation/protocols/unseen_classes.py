@@ -169,8 +169,8 @@ class UnseenClasses(Protocol):
                 if self.classes or word == UNSEEN:
                     name = f"unseen/retrieval/features{f'/{word}' if self.classes else ''}"
                     search(name, features[rows], queries[wanted], rows, wanted)
-                learnt = [one.double() @ weights.T + constant for one in (features[rows], queries[wanted])]
-                search(f"unseen/retrieval/learnt/{word}", *learnt, rows, wanted)
+                bank, asked = (one.double() @ weights.T + constant for one in (features[rows], queries[wanted]))
+                search(f"unseen/retrieval/learnt/{word}", bank, asked, rows, wanted)
         for name, ones in hits.items():
             right, objects = (torch.cat(column) for column in zip(*ones, strict=True))
             count = len(torch.unique(validation.known_labels()[folds[0].unseen]))
