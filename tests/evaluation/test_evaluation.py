@@ -302,3 +302,18 @@ def test_features_are_compared_by_direction() -> None:
     scaled = replace(train, features={"all": normalize(train.part("all"), dim=1)})
     vote = NearestNeighbours()
     assert vote.measure(train, validation, "all") == vote.measure(scaled, validation, "all")
+
+
+def test_a_rough_sweep_chooses_as_a_fine_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in bfloat16 move the accuracy of no head by more than its noise."""
+    precision = "ssl_inv.evaluation.protocols.linear.rough_precisions"
+    monkeypatch.setattr(precision, lambda device: (torch.bfloat16,))
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(1200) % 6
+    features = torch.randn(1200, 32, generator=generator) + 1.2 * torch.eye(6, 32)[labels]
+    probe = LinearProbe(steps=200, batch=128)
+    fine, rough = (probe.fit(features[:900], labels[:900], 6, (0.01, 0.1, 1.0), one) for one in (False, True))
+    assert not torch.equal(fine, rough)
+    queries = torch.cat((features[900:], torch.ones(300, 1)), dim=1)
+    scores = [((queries @ heads).argmax(dim=2) == labels[900:]).float().mean(dim=1) for heads in (fine, rough)]
+    torch.testing.assert_close(*scores, atol=0.01, rtol=0)
