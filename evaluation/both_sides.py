@@ -120,7 +120,7 @@ def _same_structure(queries: Tensor, found: Tensor) -> Tensor:
 
     Two skies of one blue have nearly one direction, whatever stands in them.
     """
-    one, other = (rows.double().unflatten(1, (-1, 64)) for rows in (queries, found))
+    one, other = (rows.double().reshape(len(rows), -1, 64) for rows in (queries, found))
     flat = [(rows - rows.mean(dim=2, keepdim=True)).flatten(1) for rows in (one, other)]
     return cosine_similarity(*flat) >= _STRUCTURE
 
