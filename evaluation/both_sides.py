@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import adaptive_avg_pool2d, cosine_similarity, normalize
+from torch.nn.functional import adaptive_avg_pool2d, normalize
 
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.transforms.keyed_random import permutation
@@ -120,9 +120,11 @@ def _same_structure(queries: Tensor, found: Tensor) -> Tensor:
 
     Two skies of one blue have nearly one direction, whatever stands in them.
     """
-    one, other = (rows.double().reshape(len(rows), -1, 64) for rows in (queries, found))
-    flat = [(rows - rows.mean(dim=2, keepdim=True)).flatten(1) for rows in (one, other)]
-    return cosine_similarity(*flat) >= _STRUCTURE
+    flat = []
+    for rows in (queries, found):
+        channels = rows.double().reshape(len(rows), -1, 64)
+        flat.append(normalize((channels - channels.mean(dim=2, keepdim=True)).flatten(1), dim=1))
+    return (flat[0] * flat[1]).sum(dim=1) >= _STRUCTURE
 
 
 def _some(count: int, most: int) -> Tensor:
