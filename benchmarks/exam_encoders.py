@@ -1,4 +1,4 @@
-"""Train encoders on one budget, examine them by every protocol, and keep the numbers in docs/exam.json.
+"""Train encoders on one budget, examine them by every protocol, and keep the numbers in docs/exam.
 
     python benchmarks/exam_encoders.py runs/exam --data solids --seeds 0 1 2
     python benchmarks/exam_encoders.py runs/exam --data cifar10 --images cifar10_jpeg.zip --seeds 0
@@ -6,9 +6,9 @@
 
 Every encoder has the same network, the same data, the same number of steps and objects a step; its objective and its
 optimiser are those of its shipped recipe. `supervised` is told the classes and is made here (supervised.py);
-`untrained` is the network with random weights. A call trains and examines what the file lacks, one cell (data, encoder,
-seed) after the other, and writes after each. What a call before has finished is not done again; an interrupted run goes
-on. `--again` measures the cells that it is asked for anew. Then `make docs` writes docs/exam_results.md.
+`untrained` is the network with random weights. A call trains and examines what the folder lacks, one cell (data,
+encoder, seed) after the other, and writes after each. What a call before has finished is not done again; an interrupted
+run goes on. `--again` measures the cells that it is asked for anew. Then `make docs` writes docs/exam_results.md.
 
 Images are a folder or a zip with the splits train and val or test, and a folder for each class in it.
 """
@@ -29,6 +29,10 @@ import numpy as np
 import torch
 from first_images import first_images
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+
+import exam_cells
+
 import ssl_inv
 from ssl_inv.atomic import write_text
 from ssl_inv.augment.policies import simclr
@@ -48,7 +52,7 @@ from ssl_inv.run.recipe import resolve
 from ssl_inv.views import Pair
 from ssl_inv.views.as_data import TrainingViews
 
-OUTPUT = Path(__file__).parent.parent / "docs" / "exam.json"
+OUTPUT = exam_cells.FOLDER
 REFERENCE = "supervised"
 """The encoder with which protocols compare that need two. It is examined first."""
 
@@ -194,7 +198,7 @@ def examined(folder: Path, place: Path, budget: Budget, protocols: Sequence[str]
 def cell(
     judgement: Judgement, results: Mapping[str, Result], shuffled: Mapping[str, Result], **facts: Any
 ) -> dict[str, Any]:
-    """One encoder of one seed, as the file keeps it."""
+    """One encoder of one seed, as its file keeps it."""
     return {
         **facts,
         "costs": {
@@ -229,32 +233,17 @@ def by_key(rows: Sequence[Comparison], kind: str) -> dict[str, Result]:
     return {f"{one.name} | {one.part}": one for one in found if one is not None and not _LEFT_OUT.match(one.name)}
 
 
-def read(file: Path) -> list[dict[str, Any]]:
-    """The cells of a file."""
-    if not file.is_file():
-        return []
-    cells: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["cells"]
-    return cells
-
-
-def merge(file: Path, cells: Sequence[dict[str, Any]]) -> None:
-    """Write cells to a file in the place of those of the same data, encoder and seed."""
-    known = {(one["data"], one["encoder"], one["seed"]): one for one in [*read(file), *cells]}
-    lines = [json.dumps(known[key], separators=(",", ":")) for key in sorted(known)]
-    write_text(file, '{"cells": [\n' + ",\n".join(lines) + "\n]}\n")
-
-
-def missing(file: Path, asked: argparse.Namespace, budget: Budget) -> Iterator[tuple[int, str]]:
-    """The (seed, encoder) of every cell that the file lacks.
+def missing(folder: Path, asked: argparse.Namespace, budget: Budget) -> Iterator[tuple[int, str]]:
+    """The (seed, encoder) of every cell that a folder lacks.
 
     Raises:
-        RecipeError: if the file has cells of another budget.
+        RecipeError: if it has cells of another budget.
     """
     done = set()
-    for one in read(file):
+    for one in exam_cells.read(folder):
         if one["data"] == asked.data:
             if one["budget"] != asdict(budget):
-                raise RecipeError(f"{file}: {asked.data} has cells of another budget, {one['budget']}; give --output")
+                raise RecipeError(f"{folder}: {asked.data} has cells of another budget, {one['budget']}; give --output")
             done |= {(one["seed"], one["encoder"])} if set(asked.protocols) <= set(one["protocols"]) else set()
     for seed in asked.seeds:
         for encoder in [REFERENCE, *(one for one in asked.encoders if one != REFERENCE)]:
@@ -286,7 +275,7 @@ def run(asked: argparse.Namespace) -> int:
             known = build_data(resolve(recipes["simclr"], "the exam")).train.labels
             assert known is not None
             np.save(labels, known.classes.numpy())
-        merge(asked.output, _cells(asked, budget, recipes, seed, encoder))
+        exam_cells.merge(asked.output, _cells(asked, budget, recipes, seed, encoder))
         sys.stdout.write(f"{now()} {asked.data} {encoder} seed {seed}\n")
         sys.stdout.flush()
     return 0
@@ -349,7 +338,7 @@ def parsed(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--objects", type=int, help="in place of the budget's")
     parser.add_argument("--minutes", type=float, help="begin no further cell after so long")
     parser.add_argument("--again", action="store_true", help="also what the file has")
-    parser.add_argument("--output", type=Path, default=OUTPUT)
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="a folder for the numbers (docs/exam)")
     asked = parser.parse_args(words)
     if unknown := next((one for one in asked.protocols if one not in PROTOCOLS.members), None):
         parser.error(f"--protocols: none is called {unknown!r}; {suggest(unknown, list(PROTOCOLS.members))}")

@@ -62,9 +62,9 @@ class Contest:
         votes = weights.new_zeros(len(rows), CLASSES).scatter_add_(1, self.labels[rows], weights)
         return votes.argmax(dim=1)
 
-    def linear(self) -> Tensor:
+    def linear(self, rough: bool = True) -> Tensor:
         features, queries = self.standardised()
-        heads = LinearProbe.quick().fit(features, self.labels, CLASSES, RATES)
+        heads = LinearProbe.quick().fit(features, self.labels, CLASSES, RATES, rough)
         rows = torch.cat((queries, torch.ones(len(queries), 1)), dim=1)
         found = [(rows @ head).argmax(dim=1) for head in heads]
         return max(found, key=lambda one: float((one == self.wanted).float().mean()))
@@ -87,6 +87,7 @@ class Contest:
             "knn": {"ours": self.ours, "lightly": self.lightly, "faiss": self.faiss},
             "linear": {
                 "ours, 26 heads": self.linear,
+                "ours, 26 heads in single precision": lambda: self.linear(rough=False),
                 "scikit-learn, one fit": self.sklearn,
                 "scikit-learn, one fit, standardised": lambda: self.sklearn(standardise=True),
             },

@@ -5,7 +5,7 @@ the exam.
     make docs
 
 The sources are the docstrings and settings of the objectives, the recipes, docs/results, docs/step-cost.json,
-docs/loading.json, docs/exam.json and docs/papers.yaml; those of docs/protocols.md are the protocols. README.md,
+docs/loading.json, docs/exam and docs/papers.yaml; those of docs/protocols.md are the protocols. README.md,
 docs/objectives.md, docs/speed.md, docs/protocols.md and docs/exam_results.md are kept in the repository.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import exam_cells
 import exam_tables
 import protocol_page
 import tables
@@ -112,7 +113,7 @@ def pages() -> dict[str, str]:
     return {
         "README.md": with_demo((REPOSITORY / "README.md").read_text(encoding="utf-8"), records),
         SPEED: with_loading((REPOSITORY / SPEED).read_text(encoding="utf-8")),
-        EXAM: exam_tables.page(exam_tables.read_cells()),
+        EXAM: exam_tables.page(exam_cells.read()),
         PROTOCOLS: protocol_page.page(_PROTOCOLS_MADE),
         OVERVIEW: overview(methods, papers, records, code, ".."),
         f"{SITE}/README.md": overview(methods, papers, records, own, "../.."),

@@ -1,4 +1,4 @@
-"""What the exam tells of encoders that linear accuracy and R2 do not: sentences made from docs/exam.json."""
+"""What the exam tells of encoders that linear accuracy and R2 do not: sentences made from docs/exam."""
 
 import itertools
 import math

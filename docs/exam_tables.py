@@ -1,18 +1,15 @@
 """The page docs/exam_results.md: the encoders that benchmarks/exam_encoders.py has trained, side by side."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
+from exam_cells import Cell
 from exam_findings import findings, over_seeds
 from tables import escaped, sentence, table
 
 from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
-FILE = Path(__file__).parent / "exam.json"
 POSES_ALONE = ("sie-quaternion",)
 """Those whose recipe needs recorded rotations."""
 
@@ -37,8 +34,6 @@ USUAL = ("linear", "R2 rotation", "R2 crop")
 
 SEEDS = 3
 """As many seeds as the tables are meant to have."""
-
-Cell = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -67,6 +62,12 @@ class Column:
         keys = (f"{self.name} | {part}" for part in parts)
         return next((key for key in keys if key in cell["results"]), None)
 
+    @property
+    def protocol(self) -> str:
+        """The protocol that gives it."""
+        first = self.name.partition("/")[0]
+        return _PROTOCOLS.get(first, first)
+
     def numbers(self, cells: Sequence[Cell]) -> list[tuple[float, float | None]]:
         """The value and its standard error, of each seed that has one."""
         keys = [(cell, key) for cell in cells if (key := self.key(cell)) is not None]
@@ -82,6 +83,21 @@ class Column:
             return text
         around = f"{self.factor * spread:.{self.digits}f}"
         return f"{text} ({around})" if brackets else f"{text} ± {around}"
+
+
+_PROTOCOLS = {
+    "r2": "transforms_r2",
+    "group": "group_action",
+    "lee": "lie_derivative",
+    "eq_t": "lie_derivative",
+    "eq_r": "lie_derivative",
+    "shift": "shift_consistency",
+    "shift_chosen": "shift_consistency",
+    "uniformity": "alignment",
+    "dimension": "intrinsic_dimension",
+    "collapse": "neural_collapse",
+}
+"""The protocol of results, by the first word of their names, where that is not its name."""
 
 
 def _parts(cell: Cell, name: str) -> list[str]:
@@ -133,7 +149,6 @@ TABLES = {
     ],
     "What happens when an image moves a little": [
         Column("LEE of vectors, shift", "lee/vector/translation_x"),
-        Column("LEE of maps, shift", "lee/map/translation_x"),
         Column("LEE of vectors, hue", "lee/vector/hue"),
         Column("EQ-T, dB", "eq_t", digits=1),
         Column("EQ-R, dB", "eq_r", digits=1),
@@ -146,6 +161,7 @@ TABLES = {
     "What the features look like, without a probe": [
         Column("RankMe", "spectrum/rankme", digits=1),
         Column("LiDAR", "lidar", digits=1),
+        Column("LiDAR above the noise", "lidar/above_noise", digits=1),
         Column("alignment", "alignment"),
         Column("uniformity", "uniformity"),
         Column("CLID, learnability", "clid/learnability"),
@@ -165,7 +181,7 @@ TABLES = {
 }
 """The columns of every table. One that no encoder has a number in is left out, and the page says so."""
 
-_MADE = "<!-- Made by `make docs` from docs/exam.json. Change that by benchmarks/exam_encoders.py. -->"
+_MADE = "<!-- Made by `make docs` from docs/exam. Change that by benchmarks/exam_encoders.py. -->"
 
 OPENING = """\
 Encoders that were trained here on one small budget, each examined by every protocol of `ssl-inv evaluate`.
@@ -177,17 +193,10 @@ methods at their best. How protocols are defined, and what each orders wrongly, 
 `supervised` is told the classes of the training objects, on which probes are fitted too. `untrained` has random
 weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
 Numbers of pose and parameters are of the equivariant part, if an encoder has one. Mean ± standard deviation over seeds;
-where there is one seed, the standard error over validation objects stands in brackets, if it is known. A dash is a
-number that the protocol does not give for this encoder. With one seed, differences between encoders are those of two
+where there is one seed, the standard error over validation objects stands in brackets, if it is known. A number behind
+a mean is of how many seeds, where not all have it. A dash is a number that the protocol does not give for this encoder;
+*not run* is a protocol that it was not measured by. With one seed, differences between encoders are those of two
 trained networks, not of two methods."""
-
-
-def read_cells(file: Path = FILE) -> list[Cell]:
-    """All cells of the file; none if there is no file."""
-    if not file.is_file():
-        return []
-    found: list[Cell] = json.loads(file.read_text(encoding="utf-8"))["cells"]
-    return found
 
 
 def page(cells: Sequence[Cell]) -> str:
@@ -207,7 +216,7 @@ _HOW = """\
 ## How to add to it
 
 `python benchmarks/exam_encoders.py runs/exam --data solids --seeds 0 1 2` trains and examines what
-`docs/exam.json` lacks, and goes on where it was stopped.
+`docs/exam` lacks, and goes on where it was stopped.
 `make docs` writes this page."""
 
 
@@ -264,6 +273,11 @@ def _missing(by_encoder: Mapping[str, Sequence[Cell]]) -> str:
     few = [f"`{name}` {len(one)} of {SEEDS}" for name, one in seeds.items() if one and len(one) < SEEDS]
     lines = [f"**Not run yet**: {', '.join(none)}."] if none else []
     lines += [f"**Fewer seeds than {SEEDS}**: {', '.join(few)}."] if few else []
+    every = [cell for cells in by_encoder.values() for cell in cells]
+    asked = dict.fromkeys(one for cell in every for one in cell["protocols"])
+    short = {one: sum(one in cell["protocols"] for cell in every) for one in asked}
+    partly = [f"`{one}` {count} of {len(every)} cells" for one, count in short.items() if count < len(every)]
+    lines += [f"**Protocols that not all cells were measured by**: {', '.join(partly)}."] if partly else []
     return "\n\n".join(lines) or f"All encoders have {SEEDS} seeds or more."
 
 
@@ -282,7 +296,7 @@ def _table(by_encoder: Mapping[str, Sequence[Cell]], columns: Sequence[Column]) 
 def _cell(column: Column, cells: Sequence[Cell]) -> str:
     numbers = column.numbers(cells)
     if not numbers:
-        return "-"
+        return "-" if any(column.protocol in cell["protocols"] for cell in cells) else "not run"
     if len(numbers) == 1:
         return column.shown(*numbers[0], brackets=True)
     values = tuple(value for value, _ in numbers)
@@ -300,6 +314,12 @@ def _chance(column: Column, cells: Sequence[Cell]) -> str:
     return "-" if centre is None else column.shown(centre, None)
 
 
+_MAPS = (
+    "- `lee/map`: the maps of this network have 2 x 2 cells, on which it says nothing: even the best maps have 1.00. "
+    "Cells that were measured before this was known have such numbers, which are not shown."
+)
+
+
 def _unmeasured(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
     reasons: dict[tuple[str, str], set[str]] = {}
     for cell in cells:
@@ -312,6 +332,7 @@ def _unmeasured(cells: Sequence[Cell], left_out: Sequence[str]) -> str:
         f"- `{name}`: {escaped(why)} ({'all encoders' if who == every else _some(who)})"
         for (name, why), who in sorted(reasons.items())
     ]
+    lines.append(_MAPS)
     if left_out:
         lines.append(f"- Columns that no encoder has a number in are left out: *{'*; *'.join(left_out)}*.")
     return "\n".join(["### Not measured", "", *lines])

@@ -31,6 +31,9 @@ _EQUAL = 1e-3
 _WAY_TO_ONE = 0.7
 """A cosine is that of near duplicates if it lies so far between that of one random pair in a thousand and 1."""
 
+_STRUCTURE = 0.9
+"""The cosine of thumbnails without their mean colour, above which the pixels and not the colour are alike."""
+
 _CERTAIN = 0.98
 """It is at least this high, for data whose images have little in common."""
 
@@ -103,11 +106,25 @@ def twins(train: FeatureTable, validation: FeatureTable, part: str) -> Twins:
     cosine, nearest = _nearest(queries, bank)
     equal = (queries - bank[nearest]).norm(dim=1) < _EQUAL * length
     near = ~equal & (cosine >= _threshold(bank, train.objects[others]))
+    if part == THUMBNAIL:
+        near &= _same_structure(validation.part(part)[rows], train.part(part)[others][nearest])
     found = (equal | near).nonzero()[:, 0]
     if not len(found):
         return Twins(0, 0, len(rows), None)
     best = int(found[cosine[found].argmax()])
     return Twins(int(equal.sum()), int(near.sum()), len(rows), (int(rows[best]), int(others[nearest[best]])))
+
+
+def _same_structure(queries: Tensor, found: Tensor) -> Tensor:
+    """Whether pairs of thumbnails are alike also without the mean of each channel.
+
+    Two skies of one blue have nearly one direction, whatever stands in them.
+    """
+    flat = []
+    for rows in (queries, found):
+        channels = rows.double().reshape(len(rows), -1, 64)
+        flat.append(normalize((channels - channels.mean(dim=2, keepdim=True)).flatten(1), dim=1))
+    return (flat[0] * flat[1]).sum(dim=1) >= _STRUCTURE
 
 
 def _some(count: int, most: int) -> Tensor:

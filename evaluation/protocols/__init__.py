@@ -25,6 +25,7 @@ PROTOCOLS = {
     "lie_derivative": "lie_derivative:LieDerivative",
     "shift_consistency": "shift_consistency:ShiftConsistency",
     "frames": "frames:Frames",
+    "unseen_classes": "unseen_classes:UnseenClasses",
     "sensitivity": "sensitivity:Sensitivity",
     "corruptions": "corruptions:Corruptions",
     "correspondence": "correspondence:Correspondence",

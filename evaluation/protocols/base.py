@@ -62,6 +62,8 @@ class Encoded:
         images: the normalised views of the split "train" or "validation", in the order in which their features were
             extracted.
         maps: maps normalised pixels `(B, 3, H, W)` to feature maps `(B, C, h, w)`.
+        layer_maps: the same as `maps` of each layer, by the part of the features that is its mean; empty where layers
+            are not measured.
         second: another encoder's features of the same views.
         colours: mean and deviation of each channel, `(3,)` each, with which colours in [0, 1] were normalised.
         masks: maps a split, objects `(B,)` and views `(B,)` to the region of each pixel of their images, `(B, H, W)`,
@@ -88,6 +90,7 @@ class Encoded:
     encode: Encoder | None = None
     images: Callable[[str], Iterator[EvaluationBatch]] | None = None
     maps: Callable[[Tensor], Tensor] | None = None
+    layer_maps: Mapping[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     second: "Encoded | None" = None
     colours: tuple[Tensor, Tensor] | None = None
     masks: Callable[[str, Tensor, Tensor], Tensor] | None = None
@@ -148,6 +151,9 @@ class Protocol(ABC):
 
     opening_part: ClassVar[str] = "all"
     """The part of the features that the opening shows, where the encoder has it; else "all"."""
+
+    revision: ClassVar[int] = 0
+    """Raised where the same settings give other numbers than before: what was kept of those is measured again."""
 
     has_targets: ClassVar[bool] = True
     """Whether there are targets to shuffle."""

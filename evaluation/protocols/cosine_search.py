@@ -43,7 +43,7 @@ def nearest_cosine(bank: Tensor, queries: Tensor, k: int, device: str = "cpu") -
     middle = _mean_direction(bank)
     rows = torch.empty(len(queries), k, dtype=torch.int64)
     for numbers in torch.split(torch.arange(len(queries)), _AT_ONCE):
-        for precision in _rough_precisions(device):
+        for precision in rough_precisions(device):
             rows[numbers], certain = _searched(bank, queries[numbers], middle, k, precision, device)
             numbers = numbers[~certain]
             if not len(numbers):
@@ -55,8 +55,8 @@ def nearest_cosine(bank: Tensor, queries: Tensor, k: int, device: str = "cpu") -
     return torch.cat([_similar(bank[near], some) for near, some in pairs]).to(bank.dtype), rows
 
 
-def _rough_precisions(device: str) -> tuple[torch.dtype, ...]:
-    """bfloat16 first where the processor itself computes products of it."""
+def rough_precisions(device: str) -> tuple[torch.dtype, ...]:
+    """Types for rough products: bfloat16 first where the processor itself computes products of it."""
     native = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     fast = torch.cuda.is_bf16_supported() if device.startswith("cuda") else native()
     return (torch.bfloat16, torch.float32) if fast else (torch.float32,)

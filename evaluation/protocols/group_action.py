@@ -18,7 +18,7 @@ from ssl_inv.evaluation.protocols.action_maps import (
     orthogonality_error,
 )
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
-from ssl_inv.evaluation.protocols.linear_maps import Span
+from ssl_inv.evaluation.protocols.linear_maps import Span, chosen_ridge
 from ssl_inv.evaluation.protocols.transforms_r2 import VALIDATION_EPOCH, Draws, r2_mean
 from ssl_inv.evaluation.results import Bootstrap, Result, object_sums
 from ssl_inv.transforms import Action, require
@@ -42,7 +42,9 @@ class GroupAction(Protocol):
       training objects;
     - `orthogonal`: the same with the orthogonal matrix R_g that brings R_g z nearest to W_g z, which solves Procrustes'
       problem;
-    - `predictor`: the objective's own predictor, on the part that it reads.
+    - `predictor`: the objective's own predictor, on the part that it reads;
+    - `blind`: one affine map for all actions, R2 alone. It knows that views of an object have things in common, and
+      nothing of the actions: only what is above it is of the group. Shuffled actions leave as much.
 
     `r2` is that of the prediction of the second view, the mean over dimensions, beside the R2 of copying the first
     view. On triples of views z1, z2, z3 of an object, with a_ij the action between them and |.| the mean over triples:
@@ -67,7 +69,7 @@ class GroupAction(Protocol):
     share an action. The errors are defined here.
 
     End points: a true representation has R2 1 and all errors 0. Invariant features pass identity, inverse and
-    composition with W = I for every action: then R2 equals the R2 of copying, and the spread is 0.
+    composition with W = I for every action: then R2 equals that of `blind` and of copying, and the spread is 0.
 
     What it orders wrongly: an invariant encoder looks like a perfect group unless spread and copying are read beside.
     Ridge regression shrinks noisy maps towards 0, which adds to all errors. Orthogonal maps do not shrink, but where
@@ -92,6 +94,7 @@ class GroupAction(Protocol):
     scored: int = 2_000
     seed: int = 0
 
+    revision: ClassVar[int] = 1
     headlines: ClassVar[tuple[str, ...]] = ("group/linear/r2", "group/linear/composition")
 
     @classmethod
@@ -132,6 +135,7 @@ class GroupAction(Protocol):
         sources, targets, action, objects = fitted.pairs(span(fitted.table.part(part)))
         maps = fit_maps(sources, targets, action, fitted.names, objects, self.seed)
         z = span(scored.table.part(part))
+        yield self._blind(sources, targets, objects, scored, z, part)
         detail = f"{span.width} dimensions, {maps.detail}"
         for name, one in (("linear", maps), ("orthogonal", maps.orthogonal())):
             yield from self._scores(f"group/{name}", part, scored, z, torch.zeros(span.width), one, detail)
@@ -139,6 +143,18 @@ class GroupAction(Protocol):
             measures = {"orthogonality": orthogonality_error(matrices), "spread": distance_from_identity(matrices)}
             for measure, value in measures.items():
                 yield Result(f"group/{name}/{measure}", part, value, detail=detail)
+
+    def _blind(
+        self, sources: Tensor, targets: Tensor, objects: Tensor, scored: "Triples", z: Tensor, part: str
+    ) -> Result:
+        weights, constant = chosen_ridge(sources, targets, objects, self.seed)
+        one, two = (z[scored.rows[:, place]].double() for place in range(2))
+        predicted = one @ weights.T + constant
+        value = r2_mean(two, predicted)
+        if value != value:
+            return Result("group/blind/r2", part, None, detail="the features are the same for all validation views")
+        spread = _r2_error(two, predicted, scored.table.objects[scored.rows[:, 0]], self.bootstrap)
+        return Result("group/blind/r2", part, value, spread, "one map for all actions")
 
     def _predictor(self, fitted: "Triples", scored: "Triples", predictor: ViewPredictor) -> Iterator[Result]:
         centre = fitted.table.part(predictor.part).double().mean(dim=0)

@@ -77,6 +77,7 @@ class TransformR2(Protocol):
     seed: int = 0
     kinds: tuple[Kind, ...] = ("relative", "absolute")
 
+    revision: ClassVar[int] = 1
     headlines: ClassVar[tuple[str, ...]] = ("r2/relative/rotation", "r2_pooled/relative/rotation")
     otherwise: ClassVar[str] = "r2/"
     opening: ClassVar[str] = "r2/relative/"
@@ -108,14 +109,25 @@ class TransformR2(Protocol):
             if not all(has_draws(table, kind, self) for table in (train, validation)):
                 results.append(Result(f"r2/{kind}", part, None, detail="no object has two views"))
                 continue
-            wanted = {name: _target_list(train, kind, name, self.convention) for name in names}
+            codes = [
+                name for name in names if not targets_of(train, _first(kind), [(name, self.convention)])[0].shape[1]
+            ]
+            reason = f"a code has no {'difference between two views' if kind == 'relative' else 'numbers to predict'}"
+            results += [
+                Result(f"{form}/{kind}/{name}", part, None, detail=reason)
+                for name in codes
+                for form in ("r2", "r2_pooled")
+            ]
+            wanted = {name: _target_list(train, kind, name, self.convention) for name in names if name not in codes}
+            if not wanted:
+                continue
             every = [target for targets in wanted.values() for target in targets]
             scored: dict[Target, Predicted] = {}
             for together in [every] if self.joint else [[target] for target in every]:
                 scored |= regress(train, validation, part, kind, together, self)
             for name, targets in wanted.items():
                 for form, target in (("r2", targets[0]), ("r2_pooled", targets[-1])):
-                    results.append(_result(f"{form}/{kind}/{name}", part, scored[target], self.bootstrap))
+                    results.append(r2_result(f"{form}/{kind}/{name}", part, scored[target], self.bootstrap))
                 if self.convention == "canonical":
                     group, headline = train.transform.groups[name], scored[targets[0]]
                     errors = errors_by_angle(group, headline.targets, headline.predictions)
@@ -217,6 +229,11 @@ def _draws(table: FeatureTable, kind: Kind, settings: TransformR2) -> Draws:
 def has_draws(table: FeatureTable, kind: Kind, settings: TransformR2) -> bool:
     """Whether some object has so many views as a head of this kind needs."""
     return len(_draws(table, kind, settings)) > 0
+
+
+def _first(kind: Kind) -> Tensor:
+    """The first row of a table, once or twice."""
+    return torch.zeros(1, 2 if kind == "relative" else 1, dtype=torch.int64)
 
 
 def _target_list(table: FeatureTable, kind: Kind, name: str, convention: Convention) -> list[Target]:
@@ -331,7 +348,8 @@ def _standard_error(scored: Predicted, pooled: bool, bootstrap: Bootstrap) -> fl
     return bootstrap.standard_error(sums, statistic)
 
 
-def _result(name: str, part: str, scored: Predicted, bootstrap: Bootstrap) -> Result:
+def r2_result(name: str, part: str, scored: Predicted, bootstrap: Bootstrap) -> Result:
+    """R2 of predictions, pooled if the name begins so, with its standard error; a reason where no target varies."""
     targets, predictions = scored.targets, scored.predictions
     if not _varying(targets).any():
         finite = bool(targets.isfinite().all())

@@ -27,11 +27,13 @@ class WorstView(Protocol):
     - `worst_of_k`: the chance that k random views of an object are all right, mean of C(c, k) / C(n, k) over objects
       with c right views: unbiased, so it compares data with different n;
     - `majority`: of the most frequent prediction, of equals the smallest; `pairwise`: the share of pairs of views with
-      the same prediction, right or wrong;
+      the same prediction, right or wrong; `agreement`: how far that is above the share among views of different
+      objects, in units of what there is to gain, Fleiss' kappa (1971);
     - on a ring of views, `adjacent`: the share of neighbouring views with the same prediction.
 
     What it orders wrongly: the worst case falls with n, so compare equal n or `worst_of_k`. Independent errors would
-    give mean^n, the level in the remark; real views are far above. A constant classifier is perfectly consistent.
+    give mean^n, the level in the remark; real views are far above. A constant classifier is perfectly consistent, and
+    so may be one that was fitted to shuffled labels: its `pairwise` is 1. Read `agreement`, which then has no value.
 
     Attributes:
         sizes: k of `worst_of_k`; those above n are left out.
@@ -45,6 +47,7 @@ class WorstView(Protocol):
     knn: NearestNeighbours = field(default_factory=NearestNeighbours)
     logistic: LogisticRegression = field(default_factory=LogisticRegression)
 
+    revision: ClassVar[int] = 1
     headlines: ClassVar[tuple[str, ...]] = ("worst_view/knn/mean", "worst_view/knn/worst_case")
 
     @classmethod
@@ -92,11 +95,30 @@ class WorstView(Protocol):
         for name, (values, remark) in of_object.items():
             error = self.bootstrap.mean_error(values, torch.arange(objects))
             yield Result(f"worst_view/{head}/{name}", part, float(values.mean()), error, detail + remark)
+        yield self._agreement(head, part, predicted, detail)
         sums = torch.cat((correct, correct.new_ones(objects, 1)), dim=1)
         error = self.bootstrap.standard_error(sums, lambda totals: totals[:, :-1].amin(dim=1) / totals[:, -1])
         lowest = correct.mean(dim=0)
         worst = f", view {int(lowest.argmin())} of each"
         yield Result(f"worst_view/{head}/worst_view", part, float(lowest.min()), error, detail + worst)
+
+    def _agreement(self, head: str, part: str, predicted: Tensor, detail: str) -> Result:
+        counts = _counts(predicted).double()
+        sums = torch.cat((pairwise_consistency(predicted)[:, None], counts), dim=1)
+        value, name = float(kappa(sums.sum(dim=0, keepdim=True), len(sums))[0]), f"worst_view/{head}/agreement"
+        if value != value:
+            return Result(name, part, None, detail="all views have the same prediction")
+        error = self.bootstrap.standard_error(sums, lambda totals: kappa(totals, len(sums)))
+        return Result(name, part, value, error, detail)
+
+
+def kappa(totals: Tensor, objects: int) -> Tensor:
+    """Fleiss' kappa from totals over objects `(N, 1 + C)`: the shares of agreeing pairs, and how often each class was
+    predicted. NaN where one class has all predictions.
+    """
+    shares = totals[:, 1:] / totals[:, 1:].sum(dim=1, keepdim=True)
+    chance = shares.square().sum(dim=1)
+    return torch.where(chance < 1 - 1e-12, (totals[:, 0] / objects - chance) / (1 - chance), torch.nan)
 
 
 def worst_case(correct: Tensor) -> Tensor:

@@ -251,6 +251,8 @@ class EvaluationSettings:
         also: further protocols, by dotted path or by the name that an installed package gave them.
         paths: how many views are observed before path integration predicts where the sequence ends; one test per
             number, none if empty.
+        unseen_classes: names of the classes that the encoder was trained without, for the protocol `unseen_classes`;
+            empty: it parts the classes in halves.
     """
 
     protocol: Literal["quick", "full", "none"] = "quick"
@@ -261,6 +263,7 @@ class EvaluationSettings:
     also: list[str] = field(default_factory=list)
     aggregate: list[int] = field(default_factory=list)
     paths: list[int] = field(default_factory=list)
+    unseen_classes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         require_at_least(1, views=self.views, neighbours=self.neighbours)

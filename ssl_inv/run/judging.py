@@ -24,6 +24,7 @@ from ssl_inv.nn.backbones import Backbone, Cached, mapper_of, to_channels_last
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.run.annotated import annotated
+from ssl_inv.run.by_layer import in_common_width, layer_maps
 from ssl_inv.run.judging_progress import JudgingProgress
 from ssl_inv.run.kept_measurements import Cost, KeptMeasurements, costing
 from ssl_inv.run.remarks import Remarks, remarks
@@ -109,10 +110,13 @@ def judge(
     baseline = None if untrained is None else of(untrained, False)
     if encoded is None:
         return None
+    encoded, layers = in_common_width(encoded)
+    baseline = None if baseline is None else in_common_width(baseline)[0]
     beside = with_second(encoded, second)
     table, costs = measurements(beside, baseline, protocols, seed, progress, kept)
     unknown = unmeasured(data.validation, *trained)
     known = remarks(encoded.train, encoded.validation, data)
+    known = replace(known, facts=(*known.facts, layers)) if layers else known
     return Judgement(table + unknown, encoded, baseline, skipped(beside, protocols), costs, known)
 
 
@@ -263,6 +267,7 @@ def encode_data(
         return copy.deepcopy(backbone)
 
     colours, has_maps = _colours(dark, bright), mapper is not None and _has_maps(maps, dark)
+    of_layers = layer_maps(backbone, dark)
     used = () if objective is None else objective.parameters_used
     return Encoded(
         tables["train"],
@@ -273,7 +278,8 @@ def encode_data(
         probed=tuple(part for part in tables["train"].features if part not in UNPROBED),
         encode=encode_others,
         images=lambda split: evaluation_batches(*splits[split], settings.views, normalise, device),
-        maps=maps if has_maps else None,
+        maps=next(reversed(of_layers.values()), maps if has_maps else None),
+        layer_maps=of_layers,
         colours=colours,
         **annotated({split: source for split, (source, _) in splits.items()}, dark.shape[-1], colours, device),
         mapper=(lambda: copy.deepcopy(mapper)) if has_maps else None,  # type: ignore[arg-type, return-value]

@@ -116,6 +116,7 @@ class KeptMeasurements:
     def _key(self, protocol: Protocol, trained: Encoded, untrained: Encoded | None, seed: int) -> str:
         # Where networks of a protocol are trained does not belong to what is measured.
         settings = [f"{one.name}={getattr(protocol, one.name)!r}" for one in fields(protocol) if one.name != "device"]
+        settings += [f"revision={protocol.revision}"] if protocol.revision else []
         kind = f"{type(protocol).__module__}.{type(protocol).__qualname__}"
         encoded = [None if one is None else self._digest(one) for one in (trained, untrained, trained.second)]
         encoded.append(self._regions(trained) if "masks" in protocol.needs else None)

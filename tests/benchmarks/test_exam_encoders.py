@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from ssl_inv.catalogue import RecipeError, SettingError
+from ssl_inv.catalogue import PROTOCOLS, RecipeError, SettingError
 from ssl_inv.views import View, Views
 
 REPOSITORY = Path(__file__).parents[2]
@@ -19,25 +19,29 @@ def modules():
     with pytest.MonkeyPatch.context() as patch:
         for folder in ("benchmarks", "docs"):
             patch.syspath_prepend(str(REPOSITORY / folder))
-        names = ("exam_encoders", "exam_tables", "exam_findings", "supervised")
+        names = ("exam_encoders", "exam_cells", "exam_tables", "exam_findings", "supervised")
         yield {name: importlib.import_module(name) for name in names}
 
 
 @pytest.fixture(scope="module")
 def examined(modules, tmp_path_factory):
-    """A file of two encoders, and the words of the call that made it."""
+    """A folder of two encoders, and the words of the call that made it."""
     folder, script = tmp_path_factory.mktemp("exam"), modules["exam_encoders"]
     words = [str(folder / "runs"), "--encoders", "supervised", "simclr", "--protocols", "knn", "stitching"]
-    words += ["--output", str(folder / "exam.json")]
+    words += ["--output", str(folder / "numbers")]
     toy = script.Budget(steps=2, batch=8, objects=32, examined=16, views=2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(script.BUDGETS, "solids", toy)
         assert script.main(words) == 0
-        yield folder / "exam.json", words
+        yield folder / "numbers", words
 
 
-def test_a_cell_has_numbers_costs_and_how_it_was_made(examined):
-    cells = {cell["encoder"]: cell for cell in json.loads(examined[0].read_text())["cells"]}
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.json"))}
+
+
+def test_a_cell_has_numbers_costs_and_how_it_was_made(modules, examined):
+    cells = {cell["encoder"]: cell for cell in modules["exam_cells"].read(examined[0])}
     assert sorted(cells) == ["simclr", "supervised", "untrained"]
     value, spread = cells["simclr"]["results"]["knn/top1 | all"]
     assert 0 <= value <= 1
@@ -46,40 +50,40 @@ def test_a_cell_has_numbers_costs_and_how_it_was_made(examined):
     assert cells["simclr"]["costs"]["knn"][0] >= 0
     assert cells["simclr"]["training"]["cpu_seconds"] > 0
     assert cells["supervised"]["skipped"] == {"stitching": "there is no second encoder to compare with"}
-    assert str(examined[0].parent) not in examined[0].read_text()
+    assert str(examined[0].parent) not in (examined[0] / "solids/simclr.json").read_text()
 
 
 def test_a_second_call_adds_nothing_and_a_further_seed_is_missing(modules, examined, monkeypatch, capsys):
-    script, (file, words) = modules["exam_encoders"], examined
-    before = file.read_bytes()
+    script, (folder, words) = modules["exam_encoders"], examined
+    before = contents(folder)
     monkeypatch.setattr(script, "trained", lambda *_: pytest.fail("a complete cell was trained"))
     assert script.main(words) == 0
     assert "has every cell" in capsys.readouterr().out
-    assert file.read_bytes() == before
+    assert contents(folder) == before
     asked = script.parsed([*words, "--seeds", "0", "1"])
-    assert list(script.missing(file, asked, script.BUDGETS["solids"])) == [(1, "supervised"), (1, "simclr")]
+    assert list(script.missing(folder, asked, script.BUDGETS["solids"])) == [(1, "supervised"), (1, "simclr")]
 
 
 def test_what_a_call_before_has_measured_is_read_again(modules, examined, monkeypatch):
-    script, (file, words) = modules["exam_encoders"], examined
-    known = script.read(file)
+    script, (folder, words) = modules["exam_encoders"], examined
+    known = modules["exam_cells"].read(folder)
     monkeypatch.setattr("ssl_inv.run.judging.measured", lambda *_: pytest.fail("a protocol was measured again"))
     assert script.main([*words, "--again"]) == 0
-    again = script.read(file)
+    again = modules["exam_cells"].read(folder)
     assert [cell["results"] for cell in again] == [cell["results"] for cell in known]
 
 
 def test_cells_of_another_budget_are_not_mixed(modules, examined, capsys):
-    script, (file, words) = modules["exam_encoders"], examined
-    before = file.read_bytes()
+    script, (folder, words) = modules["exam_encoders"], examined
+    before = contents(folder)
     assert script.main([*words, "--steps", "3"]) == 2
     assert "cells of another budget" in capsys.readouterr().err
-    assert file.read_bytes() == before
+    assert contents(folder) == before
 
 
 def test_the_page_shows_what_has_not_run_and_what_was_not_measured(modules, examined):
     tables = modules["exam_tables"]
-    text = tables.page(tables.read_cells(examined[0]))
+    text = tables.page(modules["exam_cells"].read(examined[0]))
     assert "**Not run yet**: `vicreg`, `sie`" in text
     assert "| `sie` | 0 | not run |" in text
     assert "`simclr` 1 of 3" in text
@@ -90,11 +94,43 @@ def test_the_page_shows_what_has_not_run_and_what_was_not_measured(modules, exam
 
 def test_numbers_over_seeds_have_their_deviation(modules, examined):
     tables = modules["exam_tables"]
-    (cell,) = (one for one in tables.read_cells(examined[0]) if one["encoder"] == "simclr")
+    (cell,) = (one for one in modules["exam_cells"].read(examined[0]) if one["encoder"] == "simclr")
     seeds = [
         {**cell, "seed": seed, "results": {"knn/top1 | all": [value, 0.01]}} for seed, value in enumerate((0.1, 0.3))
     ]
     assert "| `simclr` | 2 | 20.0 ± 14.1 |" in tables.page(seeds)
+
+
+def test_the_columns_belong_to_protocols_and_a_cell_says_which_it_lacks(modules, examined):
+    tables = modules["exam_tables"]
+    assert not {one.protocol for columns in tables.TABLES.values() for one in columns} - set(PROTOCOLS.members)
+    cells = modules["exam_cells"].read(examined[0])
+    (number,) = (place for place, one in enumerate(cells) if one["encoder"] == "simclr")
+    kept = {key: row for key, row in cells[number]["results"].items() if not key.startswith("knn")}
+    cells[number] = {**cells[number], "protocols": ["stitching"], "results": kept}
+    text = tables.page(cells)
+    assert "**Protocols that not all cells were measured by**: `knn` 2 of 3 cells." in text
+    assert "| `simclr` | 1 | not run |" in text
+
+
+def test_files_of_encoders_keep_all_of_a_cell_and_one_list_of_cells_is_converted(modules, tmp_path):
+    cells = modules["exam_cells"]
+    facts = {"data": "solids", "encoder": "a", "protocols": ["knn"], "costs": {}, "skipped": {}}
+    one = {**facts, "results": {"knn/top1 | all": [0.5, None], "lidar | all": [9.1, 0.2]}, "seed": 0, "date": "2"}
+    one |= {"shuffled": {"knn/top1 | all": 0.1, "path | all": 0.3}, "lacking": {"cka | all": "too few"}}
+    other = {**one, "seed": 1, "results": {"lidar | all": [8.0, None]}, "shuffled": {}, "lacking": {}, "date": "1"}
+    old, place = tmp_path / "numbers.json", tmp_path / "numbers"
+    old.write_text(json.dumps({"cells": [one, other]}))
+    assert cells.read(place) == [one, other]  # the former kind beside the folder
+    assert cells.main([str(old), str(place)]) == 0
+    old.unlink()
+    assert cells.read(place) == [one, other]
+    # What the folder has since then is not replaced by an older file.
+    cells.merge(place, [{**other, "date": "3"}])
+    old.write_text(json.dumps({"cells": [one, other]}))
+    assert cells.main([str(old), str(place)]) == 0
+    assert [cell["date"] for cell in cells.read(place)] == ["2", "3"]
+    assert cells.main([str(tmp_path / "none.json"), str(place)]) == 2
 
 
 def test_a_finding_is_a_pair_that_the_usual_numbers_do_not_tell_apart(modules):

@@ -49,7 +49,7 @@ def test_finds_what_an_exhaustive_search_finds(
     kind: str, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cosine_search, "_TILE", 256)
-    monkeypatch.setattr(cosine_search, "_rough_precisions", lambda device: (precision, torch.float32))
+    monkeypatch.setattr(cosine_search, "rough_precisions", lambda device: (precision, torch.float32))
     bank, queries = features(kind, 1100, 0), features(kind, 60, 1)
     similarities, rows = nearest_cosine(bank, queries, 20)
     expected, wanted = exhaustive(bank, queries, 20)
@@ -72,7 +72,7 @@ def test_small_banks_are_searched_whole(rows: int, k: int) -> None:
 
 def test_a_rough_product_that_cannot_tell_is_not_believed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cosine_search, "_TILE", 256)
-    monkeypatch.setattr(cosine_search, "_rough_precisions", lambda device: (torch.bfloat16,))
+    monkeypatch.setattr(cosine_search, "rough_precisions", lambda device: (torch.bfloat16,))
     asked: list[int] = []
     full = cosine_search._searched_in_full
     monkeypatch.setattr(cosine_search, "_searched_in_full", lambda *given: asked.append(1) or full(*given))
@@ -91,7 +91,7 @@ def test_the_size_of_pieces_and_the_precision_of_the_search_do_not_show(
 ) -> None:
     bank, queries = features(kind, 1100, 0), features(kind, 60, 1)
     whole = nearest_cosine(bank, queries, 20)
-    monkeypatch.setattr(cosine_search, "_rough_precisions", lambda device: (torch.float32,))
+    monkeypatch.setattr(cosine_search, "rough_precisions", lambda device: (torch.float32,))
     sizes = {"_TILE": 300, "_QUERIES": 7, "_KEPT": 25, "_AT_ONCE": 13, "_PIECE": 64, "_FLOATS": 1000}
     for name, size in sizes.items():
         monkeypatch.setattr(cosine_search, name, size)

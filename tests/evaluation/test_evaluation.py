@@ -19,7 +19,7 @@ from ssl_inv.evaluation.protocols.retrieval import Retrieval, RetrievalSet, retr
 from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2, r2_mean, r2_pooled
 from ssl_inv.evaluation.results import Bootstrap, Comparison, Result, format_table, to_json
 from ssl_inv.evaluation.suite import QUICK, evaluate, evaluate_with_baselines
-from ssl_inv.transforms import Box, Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 LINEAR = LinearProbe(steps=60, batch=64)
@@ -65,6 +65,20 @@ def value(results: list[Result], name: str) -> float:
 
 
 # Honest scores.
+
+
+def test_a_code_has_no_difference_and_says_so() -> None:
+    """The order of a jitter is a name: nothing can be regressed from it."""
+    generator = torch.Generator().manual_seed(0)
+    made = Transform({"order": torch.randint(24, (40,), generator=generator)}, {"order": Code()})
+    rows = torch.arange(40)
+    table = FeatureTable({"all": torch.randn(40, 4, generator=generator)}, rows // 2, rows % 2, transform=made)
+    found = {(one.name.split("/")[1], one.detail) for one in HEADS.run(Encoded(table, table))}
+    assert ("relative", "a code has no difference between two views") in found
+    assert found <= {
+        ("relative", "a code has no difference between two views"),
+        ("absolute", "a code has no numbers to predict"),
+    }
 
 
 def test_a_constant_predictor_scores_zero_but_a_quarter_when_pooled() -> None:
@@ -288,3 +302,18 @@ def test_features_are_compared_by_direction() -> None:
     scaled = replace(train, features={"all": normalize(train.part("all"), dim=1)})
     vote = NearestNeighbours()
     assert vote.measure(train, validation, "all") == vote.measure(scaled, validation, "all")
+
+
+def test_a_rough_sweep_chooses_as_a_fine_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products in bfloat16 move the accuracy of no head by more than its noise."""
+    precision = "ssl_inv.evaluation.protocols.linear.rough_precisions"
+    monkeypatch.setattr(precision, lambda device: (torch.bfloat16,))
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(1200) % 6
+    features = torch.randn(1200, 32, generator=generator) + 1.2 * torch.eye(6, 32)[labels]
+    probe = LinearProbe(steps=200, batch=128)
+    fine, rough = (probe.fit(features[:900], labels[:900], 6, (0.01, 0.1, 1.0), one) for one in (False, True))
+    assert not torch.equal(fine, rough)
+    queries = torch.cat((features[900:], torch.ones(300, 1)), dim=1)
+    scores = [((queries @ heads).argmax(dim=2) == labels[900:]).float().mean(dim=1) for heads in (fine, rough)]
+    torch.testing.assert_close(*scores, atol=0.01, rtol=0)

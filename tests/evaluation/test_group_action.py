@@ -64,6 +64,7 @@ def test_an_invariant_encoder_passes_with_maps_that_do_nothing_and_copying_is_as
     assert found["linear/composition"].value < 1e-3
     assert found["linear/spread"].value < 0.01
     assert "copying scores 1.00" in found["linear/r2"].detail
+    assert found["blind/r2"].value == pytest.approx(found["linear/r2"].value, abs=0.01)
 
 
 def test_noise_has_no_group():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from constructed import normal, same_on_both, values, views_of
 
-from ssl_inv.evaluation.protocols.lidar import LiDAR, lidar
+from ssl_inv.evaluation.protocols.lidar import LiDAR, lidar, lidar_above_noise
 
 
 @pytest.mark.parametrize("directions", [1, 5, 12])
@@ -22,3 +22,20 @@ def test_rotation_and_few_objects_and_one_view():
     with pytest.raises(ValueError, match="two objects with two views"):
         lidar(views[:, :1])
     assert values(LiDAR(), same_on_both(views_of(views[:, :1]))) == {"lidar": None}
+
+
+def test_noise_counts_as_directions_in_lidar_and_not_above_the_noise():
+    content = torch.cat((normal(4, 500, 10), torch.zeros(500, 54)), dim=1)[:, None]
+    found = {
+        size: values(LiDAR(), same_on_both(views_of(content + size * normal(5, 500, 4, 64)))) for size in (0.1, 1.0)
+    }
+    assert found[1.0]["lidar"] > 3 * found[0.1]["lidar"]
+    for one in found.values():
+        assert one["lidar/above_noise"] == pytest.approx(10, abs=0.7)
+    noise = same_on_both(views_of(normal(6, 500, 4, 64)))
+    assert values(LiDAR(), noise)["lidar/above_noise"] is None
+    # What nothing tells apart scores as much as exchanged views do.
+    (level, _) = LiDAR().shuffled(same_on_both(views_of(content + normal(5, 500, 4, 64))), 0)
+    assert level.value == pytest.approx(values(LiDAR(), noise)["lidar"], rel=0.05)
+    views = content + normal(5, 500, 4, 64)
+    assert lidar_above_noise(1e-4 * views) == pytest.approx(lidar_above_noise(views), rel=1e-4)

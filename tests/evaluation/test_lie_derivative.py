@@ -108,9 +108,33 @@ def test_a_map_that_is_too_small_to_move_has_a_reason_in_place_of_a_number(cells
     found = measured(lambda one: torch.nn.functional.avg_pool2d(one, SIZE // cells), smooth(6))
     assert {name for name in found if name.startswith("eq_") and found[name].value is None} == set(lacking)
     for motion in ("translation_x", "translation_y", "rotation", "scale"):
-        assert (found[f"lee/map/{motion}"].value is None) == (cells == 1)
+        assert "fewer than 4 cells" in found[f"lee/map/{motion}"].detail
+        assert found[f"lee/map/{motion}"].value is None
         assert math.isfinite(found[f"lee/vector/{motion}"].value)
     assert all(math.isfinite(row.value) if row.value is not None else row.detail for row in found.values())
+
+
+def test_the_smallest_maps_that_are_measured_can_follow_a_shift():
+    """The bound on the size of maps is where a map of nothing that cells could not hold has a number below 1."""
+    for cells, most in ((4, 0.3), (8, 0.03)):
+        found = measured(lambda one, by=SIZE // cells: sampled(low_passed(one, by), by), smooth(8, 10.0))
+        assert found["lee/map/translation_x"].value < most
+
+
+def test_every_layer_has_the_number_of_its_own_map():
+    pixels = smooth(40)
+    layers = {
+        "layer 00": lambda one: one,
+        "layer 01 patches": lambda one: one.mean(dim=(2, 3), keepdim=True) + torch.linspace(-1, 1, 8).expand(8, 8),
+    }
+    encoded = encoded_by(lambda one: {"all": one.mean(dim=(2, 3))}, layers["layer 00"], pixels, layer_maps=layers)
+    alone = encoded_by(lambda one: {"all": one.mean(dim=(2, 3))}, layers["layer 00"], pixels)
+    found, whole = ({(row.name, row.part): row.value for row in PROTOCOL.run(one)} for one in (encoded, alone))
+    for motion in ("translation_x", "rotation", "scale"):
+        name = f"lee/map/{motion}"
+        assert found[name, "layer 00"] == whole[name, "all"] < 1e-3
+        assert found[name, "layer 01 patches"] == pytest.approx(1, abs=0.05)
+        assert (name, "all") not in found
 
 
 @pytest.mark.parametrize("motion", ["translation_x", "rotation", "scale"])

@@ -52,3 +52,16 @@ def test_majorities_and_rings():
 def test_objects_of_one_view_have_no_worst_view():
     (found,) = SHORT.run(same_on_both(views_of(normal(5, 60, 1, 4), LABELS)))
     assert found.detail == "needs two views of most objects"
+
+
+def test_agreement_has_no_value_for_a_constant_classifier_and_none_is_left_of_chance():
+    labels = torch.arange(300) % 3
+    measured = lambda predicted: {row.name: row for row in SHORT.measures("knn", "all", predicted, labels)}  # noqa: E731
+    constant = measured(torch.zeros(300, 4, dtype=torch.int64))
+    assert constant["worst_view/knn/pairwise"].value == 1
+    assert constant["worst_view/knn/agreement"].value is None
+    assert constant["worst_view/knn/agreement"].detail == "all views have the same prediction"
+    random = measured((normal(7, 300, 4) > 1).long())
+    assert random["worst_view/knn/pairwise"].value > 0.65
+    assert abs(random["worst_view/knn/agreement"].value) < 0.1
+    assert measured(labels[:, None].expand(-1, 4))["worst_view/knn/agreement"].value == pytest.approx(1)

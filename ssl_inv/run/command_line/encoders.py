@@ -16,6 +16,7 @@ from ssl_inv.run.command_line.arguments import (
     one_of,
     output_option,
 )
+from ssl_inv.run.command_line.protocol_list import ListedHelp, listed
 from ssl_inv.run.folder import RunFolder, require_exam, require_new, require_results, require_writable
 from ssl_inv.run.recipe import check_overrides
 from ssl_inv.run.requirements import require_files
@@ -35,8 +36,10 @@ def add_encoders(command: AddCommand) -> None:
         "--protocols",
         nargs="+",
         metavar="NAME",
-        help=f"what is measured: quick, full, all, or some of {', '.join(PROTOCOLS.members)} (quick)",
+        help="what is measured: quick, full, all, or names from the list below (quick)",
     )
+    one.formatter_class = ListedHelp
+    one.add_argument_group("protocols", listed())
     output_option(one, "FOLDER", "also write the page and the results there, and cache features and measurements")
     one.add_argument("--layers", action="store_true", help="measure the features of every layer of models of timm")
     one.add_argument("--map", **one_of(["pca", "umap"]), default="pca", help="how the page draws features (pca)")

@@ -10,6 +10,7 @@ from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.settings import EvaluationSettings
 from ssl_inv.evaluation.results import format_table
 from ssl_inv.run.encoders import LIBRARIES, NEEDS_LIBRARY, LoadedModel, load_model
+from ssl_inv.run.exam.depth import depth_sentences
 from ssl_inv.run.exam.differences import differences
 from ssl_inv.run.exam.examining import Examined, Examinee, examine
 from ssl_inv.run.exam.given_features import GivenFeatures, are_features, features_in, require_both
@@ -72,7 +73,7 @@ def exam(
     first = next(iter(found))
     compared = list(dict.fromkeys(row.trained.name for one in found.values() for row in summary(one.table)))
     against = differences({name: one.table for name, one in found.items() if name in same}, first, compared)
-    if output is not None and len(found) > 1:
+    if output is not None:
         others = [one for one in found if one not in same]
         facts = {"data": data, "settings": overrides, "measured on other objects": others}
         sources = {name: one.data.validation for name, one in encoders.items() if isinstance(one, LoadedModel)}
@@ -83,14 +84,15 @@ def exam(
 def _text(found: Mapping[str, Examined], output: Path | None) -> str:
     facts = dict.fromkeys(fact for one in found.values() for fact in one.remarks.facts)
     lines = [*(one.description for one in found.values()), *facts]
+    depths = [f"{name}: {said}" for name, sentences in depth_sentences(found).items() for said in sentences]
+    written = [] if output is None else [f"page: {output / 'exam.html'}"]
     if len(found) == 1:
         (one,) = found.values()
         lines += [f"not measured: {protocol}, {why}" for protocol, why in one.skipped.items()]
-        return "\n".join([*lines, format_table(one.table), ""])
+        return "\n".join([*lines, format_table(one.table), *depths, *written, ""])
     for name, one in found.items():
         lines += [f"{name}: not measured: {protocol}, {why}" for protocol, why in one.skipped.items()]
-    written = [] if output is None else [f"page: {output / 'exam.html'}"]
-    return "\n".join([*lines, str(wide_table(found)), *written, ""])
+    return "\n".join([*lines, str(wide_table(found)), *depths, *written, ""])
 
 
 def _chosen(protocols: Sequence[str] | None) -> object:

@@ -18,7 +18,7 @@ FAMILIES: Mapping[str, tuple[str, ...]] = {
     ),
     "How an image was seen": (
         *("r2", "r2_pooled", "geodesic", "group", "leakage", "retrieval", "aggregation"),
-        *("path", "leak", "frames", "ood", "correspondence_3d"),
+        *("path", "leak", "frames", "ood", "unseen", "correspondence_3d"),
     ),
     "What a change of the image does": (
         *("lee", "eq_t", "eq_t_whole", "eq_r", "eq_r90", "aliasing"),

@@ -19,10 +19,11 @@ from ssl_inv.data.source import Source
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.base import NEEDS
 from ssl_inv.evaluation.suite import KINDS
+from ssl_inv.nn.layer_features import depth_of
+from ssl_inv.run.exam.depth import CAVEAT, depth_sentences
 from ssl_inv.run.exam.differences import Difference
 from ssl_inv.run.exam.examining import Examined
 from ssl_inv.run.exam.families import FAMILIES, FURTHER, family_of, level_of
-from ssl_inv.run.exam.layers import depth_of
 from ssl_inv.run.exam.writing import cell, difference_table, keys_of, long_table, row_of, wide_table
 from ssl_inv.run.judging import UNPROBED
 from ssl_inv.run.pages.comparison_page import COLOURS
@@ -38,6 +39,9 @@ _MOST_PARTS = 6
 _MOST_PAIRS = 400
 _NUMBERED = re.compile(r"^(?P<before>.+?)/(?P<at>\d+(?:\.\d+)?)(?P<unit>[ a-z%]*)(?P<after>/.*)?$")
 """A name with a number of something in it: `shift/4 pixels`, `few_labels/10%/knn`."""
+
+_AXES = {"shift": "shift, in pixels", "shift_chosen": "shift, in pixels"}
+"""What the numbers in names count, by the first word, where they have no unit."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +122,7 @@ def exam_page(
     rest = [one for one in lines if (one.name, one.part) not in top]
     drawn, scatters = charts(found), _scatters(found)
     return environment.get_template("exam.html.j2").render(
-        title=f"Exam of {len(found)} encoders",
+        title="Exam of one encoder" if len(found) == 1 else f"Exam of {len(found)} encoders",
         remarks=dict.fromkeys(fact for one in found.values() for fact in one.remarks.facts),
         warnings=told_once([one.remarks for one in found.values()]),
         found=found,
@@ -130,6 +134,8 @@ def exam_page(
         differences=difference_table(differences),
         charts=[_drawn(chart) for chart in drawn[:_SHOWN_AT_ONCE]],
         further_charts=[_drawn(chart) for chart in drawn[_SHOWN_AT_ONCE:]],
+        depths=depth_sentences(found),
+        caveat=CAVEAT,
         scatters=scatters[:_SHOWN_AT_ONCE],
         further_scatters=scatters[_SHOWN_AT_ONCE:],
         maps=Markup(_script_json({name: _map(one.validation, projection) for name, one in found.items()})),  # noqa: S704
@@ -192,7 +198,8 @@ def charts(found: Mapping[str, Examined]) -> list[Chart]:
                 where, at = (f"{result.name}, {depth[0]}", "layer"), float(depth[1])
             elif match := _NUMBERED.match(result.name):
                 what = match["before"] + (match["after"] or "")
-                where, at = (f"{what}, {result.part}", match["unit"].strip()), float(match["at"])
+                axis = match["unit"].strip() or _AXES.get(result.name.partition("/")[0], "")
+                where, at = (f"{what}, {result.part}", axis), float(match["at"])
             else:
                 continue
             series.setdefault(where, {}).setdefault(name, []).append((at, float(result.value)))

@@ -1,9 +1,11 @@
 """Encoders side by side: the same data, the same resamples, what differs, what is kept, and what is refused."""
 
+import html
 import json
 import mmap
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,11 @@ from torch import Tensor
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.knn import NearestNeighbours
 from ssl_inv.evaluation.results import Comparison, Result, StandardError
+from ssl_inv.nn.layer_features import LayerFeatures, depth_of
 from ssl_inv.nn.torchvision_models import torchvision_backbone
 from ssl_inv.run.cli import main
 from ssl_inv.run.exam.differences import differences
 from ssl_inv.run.exam.examining import Examined
-from ssl_inv.run.exam.layers import LayerFeatures, depth_of
 from ssl_inv.run.exam.page import charts
 from ssl_inv.run.kept_measurements import costing
 from ssl_inv.transforms import Rotation, Transform
@@ -169,15 +171,39 @@ def test_a_browser_draws_the_page_as_wide_as_a_phone(output: Path, tmp_path: Pat
         "const drawn = pen.getImageData(0, 0, 640, 640).data.some(one => one > 0);"
         "let svg = ''; painted(document.querySelector('.cards svg'), address => {"
         "svg = address.slice(0, 21) + ' ' + /var\\(/.test(drawing(document.querySelector('.cards svg')));"
-        "document.title = [drawn, document.documentElement.scrollWidth <= innerWidth,"
+        "parent.document.title = [innerWidth, drawn, document.documentElement.scrollWidth <= innerWidth,"
         "document.querySelector('th[aria-sort]').getAttribute('aria-sort'), svg].join(' '); }); });</script></body>"
     )
+    inside = html.escape((output / "exam.html").read_text().replace("</body>", script))
     page = tmp_path / "page.html"
-    page.write_text((output / "exam.html").read_text().replace("</body>", script))
+    # A window of Chromium is 500 pixels wide at least.
+    page.write_text(f'<iframe srcdoc="{inside}" style="width: 390px; height: 900px; border: 0"></iframe>')
     quiet = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,900", "--virtual-time-budget=2000"]
     ask = ["chromium", *quiet, f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom", page.as_uri()]
     done = subprocess.run(ask, capture_output=True, text=True, check=True, timeout=120)
-    assert "<title>true true ascending data:image/png;base64 false</title>" in done.stdout
+    assert "<title>390 true true ascending data:image/png;base64 false</title>" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_map_by_umap_is_drawn_in_the_place_of_the_components(place: Path) -> None:
+    pytest.importorskip("umap")
+    names = [str(place / name) for name in ("blind", "sharp")]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numba's and umap's own
+        assert main(["evaluate", *names, "--protocols", "knn", "--map", "umap", "--output", str(place / "umap")]) == 0
+    text = (place / "umap" / "exam.html").read_text()
+    assert "two dimensions of UMAP" in text
+    maps = json.loads(text.partition('id="points">')[2].partition("</script>")[0])
+    for one in maps.values():
+        points = torch.tensor(one["parts"]["all"])
+        assert points.shape == (OBJECTS * VIEWS, 2)
+        assert points.amin(dim=0).tolist() == [0, 0]
+        assert points.amax(dim=0).tolist() == [1, 1]
+    # Four classes that are far apart are four clusters: the nearest point is of the same class.
+    labels = torch.tensor(maps["sharp"]["colours"]["class"]["values"])
+    points = torch.tensor(maps["sharp"]["parts"]["all"])
+    nearest = (torch.cdist(points, points) + 9 * torch.eye(len(points))).argmin(dim=1)
+    assert float((labels[nearest] == labels).float().mean()) > 0.95
 
 
 def test_curves_are_drawn_over_the_numbers_in_names() -> None:
@@ -186,17 +212,20 @@ def test_curves_are_drawn_over_the_numbers_in_names() -> None:
 
     rows = [named(f"shift/{pixels} pixels", 1 - pixels / 10) for pixels in (1, 2, 4)]
     rows += [named("knn/top1", layer / 4, f"layer {layer:02d} patches") for layer in (0, 1, 2)]
+    rows += [named(f"shift_chosen/{pixels}/consistency", 1 - pixels / 20) for pixels in (1, 2, 4)]
     rows += [named("linear/top1", 0.5), named("linear/top5", 0.7)]
     rows += [named(f"few/{share}%/knn", share / 100) for share in (1, 5, 10)]
     rows += [named("r2/relative/rotation", 0.5, errors=(("0-30", 10.0), ("30-60", 20.0), ("60-90", 30.0)))]
     found = {one.title: one for one in charts({"a": Examined("a", rows)})}
     assert set(found) == {
         "shift, all",
+        "shift_chosen/consistency, all",
         "few/knn, all",
         "knn/top1, patches",
         "median error of r2/relative/rotation, all, in degrees",
     }
     assert found["shift, all"].curves["a"] == [(1, 0.9), (2, 0.8), (4, 0.6)]
+    assert found["shift_chosen/consistency, all"].axis == "shift, in pixels"
     assert (found["shift, all"].axis, found["knn/top1, patches"].axis) == ("pixels", "layer")
     assert found["knn/top1, patches"].curves["a"] == [(0, 0.0), (1, 0.25), (2, 0.5)]
 

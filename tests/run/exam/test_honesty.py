@@ -132,6 +132,11 @@ def test_copies_are_found_by_small_pictures_and_other_views_of_the_same_kind_are
     found = twins(seen(train), seen(torch.cat([validation, train[30:35], darker, smaller])), THUMBNAIL)
     assert found.equal == 5
     assert 15 <= found.near <= 20
+    generator = torch.Generator().manual_seed(0)
+    # Skies of one colour in which different things stand are different images.
+    skies = [0.02 * torch.rand(one.shape, generator=generator) for one in (train, validation)]
+    blue = torch.tensor([0.1, 0.2, 0.9]).view(3, 1, 1)
+    assert twins(seen(torch.cat([train, blue + skies[0]])), seen(blue + skies[1]), THUMBNAIL).pair is None
     assert twins(seen(train[:1].expand(9, -1, -1, -1)), seen(train[:3]), THUMBNAIL).pair is None, "nothing varies"
 
 
