@@ -37,7 +37,7 @@ GLOBAL_SCALE, LOCAL_SCALE, SOLARISE = (0.4, 1.0), (0.1, 0.4), 0.2
 
 
 def backbone(channels: Iterable[int]) -> nn.Module:
-    """timm's resnet18 with a 3x3 stem of stride 2 and no max-pool, as `stem: 3x3-stride2` makes it."""
+    """Timm's resnet18 with a 3x3 stem of stride 2 and no max-pool, as `stem: 3x3-stride2` makes it."""
     network: Any = timm.create_model("resnet18", pretrained=False, num_classes=0, channels=tuple(channels))
     network.conv1 = nn.Conv2d(3, network.bn1.num_features, 3, stride=2, padding=1, bias=False)
     nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
@@ -151,7 +151,8 @@ def ours(method: str, options: argparse.Namespace) -> None:
     # The callback stands in this file, which was started as a program: the module of its name must not be another one.
     sys.modules["rival_trainers"] = sys.modules["__main__"]
     import pytorch_lightning  # noqa: F401 - an import, which is not timed
-    import ssl_inv.run.pretrain  # noqa: F401
+
+    import ssl_inv.run.pretrain
 
     CLOCK.begin()
     ssl_inv.pretrain(recipe, output=options.output / "run", quiet=True, trust=["rival_trainers"])
