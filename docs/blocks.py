@@ -7,7 +7,7 @@ import benchmark_tables
 import tables
 from record import Record
 
-PAGES = ("README.md", "docs/results.md", "docs/speed.md", "docs/choosing.md")
+PAGES = ("README.md", "docs/results.md", "docs/speed.md", "docs/choosing.md", "docs/kornia.md")
 _NOT_YET = "Not measured yet: there is no `{}`."
 
 _ROTATION = "r2/relative/rotation"

@@ -5,17 +5,19 @@ MRR, H@1). It must be that of a record that its section names, or stand in docs/
 known of runs without a record. A recipe's opening comment is one section, which names the recipe.
 """
 
-import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from record import RESULTS, Record, Row
+from record import UNKNOWN, Record, Row
+from tables import Papers
 
 from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
 _SPREAD = re.compile(r"-?\d\.\d+ ± \d\.\d+")
+_NUMBER = re.compile(r"-?\d\.\d+(?: ± \d\.\d+)?")
 _MEASURES = re.compile(r"\b(linear|kNN|R2|MRR|H@1)\b")
 _PLAIN = re.compile(r"(?<![\w.±])-?0\.\d{2,3}(?![\d.]| ±| %)")
 # Settings, code and links: `code`, --option VALUE, name: value, lr 1e-3, momentum 0.97.
@@ -49,13 +51,20 @@ class Quote:
     numbers: tuple[str, ...]
 
 
-def read_quotes(path: Path = RESULTS / "quoted.json") -> list[Quote]:
-    """The content of docs/results/quoted.json."""
-    content = json.loads(path.read_text(encoding="utf-8"))["quotes"]
-    return [
-        Quote(**{key: tuple(value) if isinstance(value, list) else value for key, value in one.items()})
-        for one in content
+def quotes(others: Mapping[str, Mapping[str, Any]]) -> list[Quote]:
+    """What files of docs/results that are no records let prose quote: `quoted.json`, and measurements that name, as
+    `quoted_by`, the files that repeat their numbers.
+    """
+    found = [
+        Quote(**{key: tuple(one) if isinstance(one, list) else one for key, one in quote.items()})
+        for quote in others["quoted"]["quotes"]
     ]
+    for name, content in others.items():
+        if "quoted_by" in content:
+            cells = " | ".join(cell for row in content["rows"] for cell in row[1:])
+            known = (str(content.get(key, UNKNOWN)) for key in ("command", "commit", "seeds", "machine"))
+            found.append(Quote(tuple(content["quoted_by"]), name, *known, numbers=tuple(_NUMBER.findall(cells))))
+    return found
 
 
 def quoted(text: str) -> list[str]:
@@ -124,9 +133,9 @@ def without_source(
     return missing
 
 
-def stale(places: dict[str, Path], quotes: Sequence[Quote]) -> list[str]:
-    """The quotes whose numbers stand in none of the files that they name."""
-    texts = {place: set().union(*map(quoted, sections_of(path))) for place, path in places.items()}
+def stale(places: Mapping[str, Path], quotes: Iterable[Quote]) -> list[str]:
+    """The quotes of quoted.json whose numbers stand in none of the files that they name."""
+    texts = {place: {one for section in sections_of(path) for one in quoted(section)} for place, path in places.items()}
     return [
         f"{place}: {number}"
         for quote in quotes
@@ -134,3 +143,8 @@ def stale(places: dict[str, Path], quotes: Sequence[Quote]) -> list[str]:
         for number in quote.numbers
         if number not in texts.get(place, ())
     ]
+
+
+def published(papers: Papers, method: str) -> set[str]:
+    """The numbers that papers report of a method, as docs/papers.yaml has them."""
+    return {text for row in papers.rows if row["method"] == method for text in row.values() if _NUMBER.fullmatch(text)}

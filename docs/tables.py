@@ -167,7 +167,7 @@ def circumstances(record: Record) -> str:
         f"commit {next(iter(commits))}" if len(commits) == 1 else several,
         record.machine,
         *([] if seconds is None else [f"{seconds / 60:.0f} min per run"]),
-        f"command {UNKNOWN}" if record.commands[0] == UNKNOWN else f"`{record.commands[0]}`",
+        f"recipe `{record.recipe}`, command {UNKNOWN}" if record.commands[0] == UNKNOWN else f"`{record.commands[0]}`",
     ]
     changed = departures(record)
     return (
