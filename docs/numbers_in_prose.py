@@ -19,7 +19,7 @@ from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 _SPREAD = re.compile(r"-?\d\.\d+ ± \d\.\d+")
 _NUMBER = re.compile(r"-?\d\.\d+(?: ± \d\.\d+)?")
 _MEASURES = re.compile(r"\b(linear|kNN|R2|MRR|H@1)\b")
-_PLAIN = re.compile(r"(?<![\w.±])-?0\.\d{2,3}(?![\d.]| ±| %)")
+_PLAIN = re.compile(r"(?<![\w.±])-?0\.\d{2,3}(?!\d|\.\d| ±| %)")
 # Settings, code and links: `code`, --option VALUE, name: value, lr 1e-3, momentum 0.97.
 _NO_MEASURE = re.compile(
     r"`[^`]*`|--\S+ (\"[^\"]*\"|\S+)|\]\([^)]*\)|<!--.*?-->"
@@ -146,5 +146,6 @@ def stale(places: Mapping[str, Path], quotes: Iterable[Quote]) -> list[str]:
 
 
 def published(papers: Papers, method: str) -> set[str]:
-    """The numbers that papers report of a method, as docs/papers.yaml has them."""
-    return {text for row in papers.rows if row["method"] == method for text in row.values() if _NUMBER.fullmatch(text)}
+    """The numbers that papers report of a method, as docs/papers.yaml has them, and with three digits."""
+    texts = {text for row in papers.rows if row["method"] == method for text in row.values() if _NUMBER.fullmatch(text)}
+    return texts | {f"{float(text):.3f}" for text in texts}
