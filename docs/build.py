@@ -1,37 +1,40 @@
-"""Write docs/objectives.md, which compares all objectives, a page on each objective into build/docs, the README's
-table of the demo, the tables of loaders in docs/speed.md, docs/protocols.md, and docs/exam_results.md, the encoders in
-the exam.
+"""Write docs/objectives.md, which compares all objectives, a page on each objective into build/docs, docs/protocols.md,
+docs/exam_results.md (the encoders in the exam), the tables in README.md and other pages that stand between `made by
+make docs` and `end`, and the scores at the heads of recipes.
 
     make docs
 
 The sources are the docstrings and settings of the objectives, the recipes, docs/results, docs/step-cost.json,
-docs/loading.json, docs/exam and docs/papers.yaml; those of docs/protocols.md are the protocols. README.md,
-docs/objectives.md, docs/speed.md, docs/protocols.md and docs/exam_results.md are kept in the repository.
+docs/loading.json, docs/exam and docs/papers.yaml; those of docs/protocols.md are the protocols. All but the pages
+in build/docs are kept in the repository.
 """
 
 import ast
+import re
 import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import blocks
 import exam_cells
 import exam_tables
 import protocol_page
+import recipe_heads
 import tables
-from record import Record, read_records
+from record import Record, read_records, read_tables
 from tables import Link, Papers, escaped, folded, sentence, table
 
 import ssl_inv
-from ssl_inv.catalogue import OBJECTIVES, Member
+from ssl_inv.catalogue import OBJECTIVES, Member, suggest
 from ssl_inv.run.explain import argument_sentences, opening_and_sections, recipe_head
 from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import read_yaml, shipped_recipes
 from ssl_inv.run.schema import REQUIRED, Schema, describe_type, schema_of
 
 REPOSITORY = Path(__file__).parent.parent
-OVERVIEW, SPEED, SITE = "docs/objectives.md", "docs/speed.md", "build/docs"
+OVERVIEW, SITE = "docs/objectives.md", "build/docs"
 PROTOCOLS, EXAM = "docs/protocols.md", "docs/exam_results.md"
 _MADE = "<!-- Made by `make docs` from docstrings, recipes, docs/results and docs/papers.yaml. Change those. -->"
 _PROTOCOLS_MADE = "<!-- Made by `make docs` from the classes in ssl_inv/evaluation/protocols. Change those. -->"
@@ -111,8 +114,8 @@ def pages() -> dict[str, str]:
     code = linked({name: f"../{method.file}" for name, method in methods.items()})
     own = linked({name: f"{name}.md" for name in methods})
     return {
-        "README.md": with_demo((REPOSITORY / "README.md").read_text(encoding="utf-8"), records),
-        SPEED: with_loading((REPOSITORY / SPEED).read_text(encoding="utf-8")),
+        **{place: with_blocks(place, blocks.blocks(records, read_tables())) for place in blocks.PAGES},
+        **recipe_heads.made(shipped_recipes(), records),
         EXAM: exam_tables.page(exam_cells.read()),
         PROTOCOLS: protocol_page.page(_PROTOCOLS_MADE),
         OVERVIEW: overview(methods, papers, records, code, ".."),
@@ -124,32 +127,28 @@ def pages() -> dict[str, str]:
     }
 
 
-_DEMO_BEGINS, _DEMO_ENDS = "<!-- made by `make docs` from docs/results -->\n", "<!-- end -->"
+_BLOCK = re.compile(r"<!-- made by `make docs` from (.+?) -->\n(.*?)<!-- end -->\n", re.DOTALL)
 
 
-def with_demo(readme: str, records: Sequence[Record]) -> str:
-    """The README with the table of the demo's results."""
-    by_name = {record.name: record for record in records}
-    made = tables.demo(by_name["demo"], by_name["demo-told-rotation"])
-    before, _, rest = readme.partition(_DEMO_BEGINS)
-    _, end, after = rest.partition(_DEMO_ENDS)
-    if not end:
-        raise ValueError(f"README.md: the table of the demo must stand between {_DEMO_BEGINS.strip()} and {_DEMO_ENDS}")
-    return f"{before}{_DEMO_BEGINS}{made}\n{end}{after}"
+def with_blocks(place: str, blocks: Mapping[str, Callable[[], str]]) -> str:
+    """A page with the text of each of its blocks, which stand between `<!-- made by `make docs` from SOURCE -->` and
+    `<!-- end -->`.
 
+    Raises:
+        ValueError: if a block begins with another source, or does not end.
+    """
+    text = (REPOSITORY / place).read_text(encoding="utf-8")
+    begun = text.count("<!-- made by `make docs` from ")
+    if (whole := len(_BLOCK.findall(text))) != begun:
+        raise ValueError(f"{place}: {begun} blocks begin and {whole} end; each needs its line `<!-- end -->`")
 
-_LOADING_BEGINS = "<!-- made by `make docs` from docs/loading.json -->\n"
+    def made(found: re.Match[str]) -> str:
+        if found[1] not in blocks:
+            raise ValueError(f"{place}: no block is made from {found[1]!r}; {suggest(found[1], blocks)}")
+        content = blocks[found[1]]()
+        return f"<!-- made by `make docs` from {found[1]} -->\n{content}{chr(10) * bool(content)}<!-- end -->\n"
 
-
-def with_loading(speed: str) -> str:
-    """The page on speed with the tables of loaders."""
-    before, _, rest = speed.partition(_LOADING_BEGINS)
-    _, end, after = rest.partition(_DEMO_ENDS)
-    if not end:
-        raise ValueError(
-            f"{SPEED}: the tables of loaders must stand between {_LOADING_BEGINS.strip()} and {_DEMO_ENDS}"
-        )
-    return f"{before}{_LOADING_BEGINS}{tables.loading()}\n{end}{after}"
+    return _BLOCK.sub(made, text)
 
 
 def method_page(method: Method, papers: Papers, records: list[Record], recipes: dict[str, Path]) -> str:
@@ -309,7 +308,10 @@ def main() -> int:
         path.unlink()
     for place, text in made.items():
         (REPOSITORY / place).write_text(text, encoding="utf-8")
-    sys.stdout.write(f"README.md, {OVERVIEW}, {SPEED}, {PROTOCOLS}, {EXAM}, and {len(made) - 5} pages in {SITE}\n")
+    kept = [place for place in made if not place.startswith((SITE, "recipes/"))]
+    in_site = sum(place.startswith(SITE) for place in made)
+    heads = len(made) - len(kept) - in_site
+    sys.stdout.write(f"{', '.join(kept)}, the scores of {heads} recipes, and {in_site} pages in {SITE}\n")
     return 0
 
 

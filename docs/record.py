@@ -3,11 +3,14 @@
     python docs/record.py RUN [RUN ...] [--recipe RECIPE] [--name NAME] [--add]
 
 RUN is the folder of a run. Runs of one recipe that differ only in their seed become one file, docs/results/RECIPE.json,
-with the numbers of every seed. --add keeps the seeds that the file already has. `make docs` then shows the numbers.
+with the numbers of every seed and what a reader must know of them: commands, commits, versions, machine, days, seconds
+and settings. --add keeps the seeds that the file already has. `make docs` then shows the numbers, in the head of the
+recipe too. Other files of docs/results have a key `table`, which says what they are; see `read_tables`.
 """
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -23,7 +26,10 @@ from ssl_inv.run.recipe import RecipeError, difference, resolve, shipped_recipes
 from ssl_inv.run.side_by_side.grouping import NO_RESULT, SEED
 
 RESULTS = Path(__file__).parent / "results"
+UNKNOWN = "unknown"
 Values = tuple[float | None, ...]
+_LATER = ("commands", "days", "versions")  # columns of a record that older files do not have
+_ASIDE = ("--output", "--data.path", "--objective.teacher_path")  # options whose path says nothing elsewhere
 
 
 @dataclass(frozen=True)
@@ -62,6 +68,9 @@ class Record:
         seconds: time from start to end with evaluation, one per run; None where unknown.
         settings: the recipe's settings by section, without the seed.
         rows: the results.
+        commands: with which each run began, with the last part of paths; `unknown` in records of before they had it.
+        days: on which each run began, or `unknown`.
+        versions: Python and torch of each run, or `unknown`.
     """
 
     name: str
@@ -72,6 +81,13 @@ class Record:
     seconds: Values
     settings: dict[str, dict[str, Any]]
     rows: tuple[Row, ...]
+    commands: tuple[str, ...] = ()
+    days: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in _LATER:
+            object.__setattr__(self, name, getattr(self, name) or (UNKNOWN,) * len(self.seeds))
 
     @property
     def objective(self) -> str:
@@ -135,7 +151,7 @@ def record_of(name: str, recipe: str, folder: RunFolder) -> Record:
             at = f"the run continued at step {pause['step']} with commit {commit}"
             raise ValueError(f"{path}: {at}; only a run with one commit can be recorded")
     sections = folder.recipe().sections()
-    host = facts["host"]
+    host, versions = facts["host"], facts["versions"]
     machine = str(host["gpu"] or f"{host['cores']} cores, {host['machine']}")
     results = parse_yaml((path / "results.json").read_text(encoding="utf-8"))
     return Record(
@@ -147,7 +163,29 @@ def record_of(name: str, recipe: str, folder: RunFolder) -> Record:
         seconds=(_seconds(facts),),
         settings=comparable(sections),
         rows=tuple(map(_row, results)),
+        commands=(portable_command(facts["command"]),),
+        days=(str(facts["began"])[:10] if "began" in facts else UNKNOWN,),
+        versions=(
+            ", ".join(f"{name} {versions[name]}" for name in ("python", "torch") if name in versions) or UNKNOWN,
+        ),
     )
+
+
+def portable_command(words: Sequence[str]) -> str:
+    """A command as one types it, without its output and with the last part of paths of data and teachers."""
+    kept, at = ["ssl-inv"], 1
+    while at < len(words):
+        option, joined_by, value = words[at].partition("=")
+        if option in _ASIDE:
+            if not joined_by:
+                at += 1
+                value = words[at] if at < len(words) else ""
+            if option != "--output":
+                kept += [option, Path(value).name]
+        else:
+            kept.append(words[at])
+        at += 1
+    return shlex.join(kept)
 
 
 def _seconds(facts: Mapping[str, Any]) -> float | None:
@@ -196,7 +234,9 @@ def joined(records: Sequence[Record]) -> Record:
         return replace(rows[0], detail=rows[0].detail if len({one.detail for one in rows}) == 1 else "", **numbers)
 
     rows = tuple(row([record.find(one.name, one.part) for record in records]) for one in first.rows)
-    return replace(first, rows=rows, **{name: column(records, name) for name in ("seeds", "commits", "seconds")})
+    return replace(
+        first, rows=rows, **{name: column(records, name) for name in ("seeds", "commits", "seconds", *_LATER)}
+    )
 
 
 def write_record(record: Record, folder: Path = RESULTS) -> Path:
@@ -221,9 +261,19 @@ def read_records(folder: Path = RESULTS) -> list[Record]:
     found = []
     for path in sorted(folder.glob("*.json")):
         content = json.loads(path.read_text(encoding="utf-8"))
+        if "table" in content:
+            continue
         rows = tuple(Row(**with_tuples(row)) for row in content.pop("rows"))
         found.append(Record(name=path.stem, rows=rows, **with_tuples(content)))
     return found
+
+
+def read_tables(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
+    """The files of the folder that are no records, by name: what benchmarks wrote (`rivals`), which records stand in a
+    table (`meshes`), measurements that no run of the command line made (`plain`), and numbers of prose (`quoted`).
+    """
+    contents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
+    return {name: content for name, content in contents.items() if "table" in content}
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from record import Record, Values, comparable
+from record import UNKNOWN, Record, Values, comparable
 from record import Row as ResultRow
 
 from ssl_inv.catalogue import suggest
@@ -152,7 +152,7 @@ def departures(record: Record) -> list[str]:
 
 
 def circumstances(record: Record) -> str:
-    """Seeds, commits, machine, time, and how the runs differed from today's recipe."""
+    """Seeds, commits, machine, time, the first run's command, and how the runs differed from today's recipe."""
 
     def seeds(numbers: Sequence[int]) -> str:
         return f"seed{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))}"
@@ -167,6 +167,7 @@ def circumstances(record: Record) -> str:
         f"commit {next(iter(commits))}" if len(commits) == 1 else several,
         record.machine,
         *([] if seconds is None else [f"{seconds / 60:.0f} min per run"]),
+        f"recipe `{record.recipe}`, command {UNKNOWN}" if record.commands[0] == UNKNOWN else f"`{record.commands[0]}`",
     ]
     changed = departures(record)
     return (
@@ -244,7 +245,8 @@ def best_known(records: Iterable[Record]) -> list[Record]:
     return sorted(records, key=lambda one: (-len(one.seeds), one.name))
 
 
-def _rotation(record: Record) -> ResultRow | None:
+def rotation_row(record: Record) -> ResultRow | None:
+    """R2 of the relative rotation in the part that should know it, or None."""
     return record.find(_ROTATION, "equivariant") or record.find(_ROTATION, "all")
 
 
@@ -254,7 +256,7 @@ def side_by_side(group: Sequence[Record], link: Link, root: str) -> str:
     """
 
     def rank(record: Record) -> tuple[float, str]:
-        row = _rotation(record) or record.find("linear/top1", "all")
+        row = rotation_row(record) or record.find("linear/top1", "all")
         return (-(mean(row.trained) or 0.0) if row else 1.0, record.name)
 
     ordered = sorted(group, key=rank)
@@ -298,7 +300,7 @@ def _comparison(
 
 def headline(record: Record) -> tuple[str, str]:
     """Linear top-1, and R2 of the relative rotation on the part that should know it; empty if either is missing."""
-    classes, rotation = record.find("linear/top1", "all"), _rotation(record)
+    classes, rotation = record.find("linear/top1", "all"), rotation_row(record)
     if classes is None or rotation is None:
         return "", ""
     return number(classes.name, classes.trained), number(rotation.name, rotation.trained)

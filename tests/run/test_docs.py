@@ -41,12 +41,20 @@ def papers(module):
     return module("tables").read_papers()
 
 
-PAGES = ["README.md", "docs/objectives.md", "docs/protocols.md", "docs/speed.md", "docs/exam_results.md"]
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("choosing", "exam_results", "kornia", "objectives"))]
+PAGES += [f"docs/{name}.md" for name in ("protocols", "results", "speed")]
 
 
 @pytest.mark.parametrize("place", PAGES)
 def test_what_is_kept_is_not_stale(made, place):
     assert (REPOSITORY / place).read_text(encoding="utf-8") == made[place], f"run `make docs` and commit {place}"
+
+
+def test_the_scores_of_recipes_are_those_of_their_records(made):
+    recipes = [place for place in made if place.startswith("recipes/")]
+    assert len(recipes) > 30
+    stale = [place for place in recipes if (REPOSITORY / place).read_text(encoding="utf-8") != made[place]]
+    assert not stale, "run `make docs` and commit these"
 
 
 @pytest.mark.parametrize("name", NAMES)
