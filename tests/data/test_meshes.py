@@ -65,6 +65,23 @@ def test_the_depth_of_a_sphere_is_that_of_a_ray_on_a_sphere(tmp_path):
     assert np.allclose(depth[0].numpy()[outside], floor[outside], rtol=1e-6)
 
 
+def test_every_pixel_knows_its_place_on_the_mesh(tmp_path):
+    source = rendered(stored(tmp_path / "boxes.npz", box(), box()), views=6, translation_range=0.1)
+    found = source.surface(torch.zeros(6, dtype=torch.int64), torch.arange(6), 48)
+    hit = found.depth < math.inf
+    assert 0.1 < hit.double().mean() < 0.6
+    sides = source.poses.radius * np.array((1.0, 0.6, 0.3)) / math.sqrt(1 + 0.36 + 0.09)
+    beyond = found.points[hit].abs() / torch.from_numpy(sides) - 1
+    assert beyond.max(dim=1).values.abs().max() < 1e-5, "on a side of the box, and not outside of it"
+    places, depths = found.project(found.points.flatten(1, 2))
+    middles = torch.arange(48) + 0.5
+    assert (
+        places.view(6, 48, 48, 2)[hit]
+        - torch.cartesian_prod(middles, middles).view(48, 48, 2).flip(-1).expand(6, -1, -1, -1)[hit]
+    ).abs().max() < 1e-5
+    assert (depths.view(6, 48, 48)[hit] - found.depth[hit]).abs().max() < 1e-9
+
+
 @pytest.mark.parametrize("angles", [(0.0, 0.0, 0.0), (0.4, -0.7, 1.1), (-1.5, 1.2, 0.3)])
 def test_the_silhouette_of_a_box_is_that_of_the_solids_box(tmp_path, angles):
     """Our ray tracer for solids draws the same box: its outline, its colours, and what `rotation` means."""

@@ -23,7 +23,9 @@ from ssl_inv.data.sources.meshes.collection import Collection, open_collection
 from ssl_inv.data.sources.meshes.mesh import BrokenMeshError, centred
 from ssl_inv.data.sources.rendered.posed import PosedObjects, Poses, scenes_of
 from ssl_inv.data.sources.rendered.renderer import Scenes
+from ssl_inv.data.sources.rendered.surfaces import surfaces_at
 from ssl_inv.data.splits import labels_from_names
+from ssl_inv.transforms.annotations import Surface
 
 _ALWAYS_TOLERATED = 10
 
@@ -181,6 +183,15 @@ class RenderedMeshes(PosedObjects):
         for row, caster, view in self._each(rows, scenes):
             found[row] = renderer.coverage(caster, view, self.size, self.samples) >= 0.5
         return torch.from_numpy(found)
+
+    def surface(self, objects: Tensor, views: Tensor, side: int) -> Surface:
+        rows = objects.numpy()
+        scenes = scenes_of(torch.from_numpy(self.latents(rows, views.numpy())))
+        depths = np.full((len(rows), side, side), np.inf)
+        for row, caster, view in self._each(rows, scenes):
+            depth, faces = renderer.surface(caster, view, side)
+            depths[row] = np.where(faces >= 0, depth, np.inf)
+        return surfaces_at(torch.from_numpy(depths), scenes)
 
     def surfaces(self, objects: Indices, views: Indices) -> tuple[Tensor, Tensor, Tensor]:
         """What is seen through the middle of every pixel of `load`, each `(B, size, size)`; zero for broken meshes.

@@ -3,6 +3,7 @@
 import math
 
 import torch
+from torch import Tensor
 
 from ssl_inv.data.sources.rendered.renderer import (
     CAMERA_DISTANCE,
@@ -31,7 +32,12 @@ def surfaces(solids: Solids, scenes: Scenes, size: int) -> Surface:
     # The rays' directions have length 1 along the optical axis, so the distance is the depth.
     depth = torch.full((batch * padded**2,), math.inf, dtype=torch.float64, device=seen.device)
     depth[seen] = rays.distance.index_select(0, ray).double()
-    depth = depth.view(batch, padded, padded)[:, :size, :size]
+    return surfaces_at(depth.view(batch, padded, padded)[:, :size, :size], scenes)
+
+
+def surfaces_at(depth: Tensor, scenes: Scenes) -> Surface:
+    """The surface whose depths `(B, S, S)` the scenes show, float64; infinite on the ground."""
+    size = depth.shape[-1]
     forward, right, up = (constant(axis, depth) for axis in (FORWARD, RIGHT, UP))
     half = size / 2
     lens = torch.stack((half * (right / FIELD + forward), half * (forward - up / FIELD), forward))
