@@ -31,6 +31,7 @@ class Batch:
         broken: names of the views that could not be read and were replaced.
         shown: `(V, B, 2)`, int64, the object and the view number of each of the V images, without the images rendered
             on the way; None if the images come from no data.
+        labels: `(B,)`, int64, the class of every object, -1 where it is unknown; None unless they were asked for.
     """
 
     images: tuple[Images, ...]
@@ -38,6 +39,7 @@ class Batch:
     epoch: int
     broken: tuple[str, ...]
     shown: Tensor | None = None
+    labels: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its images on `device`; `index`, `shown` and `readable` stay on the host.
@@ -52,7 +54,8 @@ class Batch:
             return pinned.to(device, non_blocking=to_gpu)
 
         images = tuple(replace(one.map(moved), transform=one.transform.to(device)) for one in self.images)
-        return replace(self, images=images)
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=to_gpu)
+        return replace(self, images=images, labels=labels)
 
 
 class UnreadableBatchError(RuntimeError):
@@ -76,6 +79,7 @@ class StepBatches(Dataset[Batch]):
         way: which images to render between the first two views; None for no such images.
         linked: whether one view of an object is drawn, and `links` gives the second image.
         framing: which regions of photographs to cut; None loads images of one size.
+        labelled: whether batches carry the classes of their objects.
 
     Attributes:
         links: the pairs of the epochs to come. None, as before the first epoch: the second image is the next view of
@@ -97,6 +101,7 @@ class StepBatches(Dataset[Batch]):
         way: Way | None = None,
         linked: bool = False,
         framing: Framing | None = None,
+        labelled: bool = False,
     ) -> None:
         counts = source.view_counts
         too_large = f"{batch_size} is larger than the {len(counts)} objects of the training data"
@@ -108,6 +113,7 @@ class StepBatches(Dataset[Batch]):
         self.way, self.linked = way, linked
         self.share_with(rank, processes)
         self.framing, self.links = framing, cast(Links | None, None)
+        self._classes = _known_classes(source) if labelled else None
         self.steps_per_epoch = len(counts) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
@@ -146,7 +152,14 @@ class StepBatches(Dataset[Batch]):
             replacement, shown[:, failed], more = self._load(objects[failed], epoch, attempt)
             images = _with_rows(images, torch.from_numpy(failed), replacement)
             broken += more
-        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken), torch.from_numpy(shown))
+        return self._batch(images, objects, epoch, broken, shown)
+
+    def _batch(
+        self, images: tuple[Images, ...], objects: Indices, epoch: int, broken: list[str], shown: Indices
+    ) -> Batch:
+        index = torch.from_numpy(objects)
+        labels = None if self._classes is None else self._classes[index]
+        return Batch(images, index, epoch, tuple(broken), torch.from_numpy(shown), labels)
 
     def _replace(self, objects: Indices, failed: Indices, epoch: int, attempt: int, broken: list[str]) -> None:
         """Put other objects in the place of those that cannot be read."""
@@ -191,7 +204,7 @@ class StepBatches(Dataset[Batch]):
             ]
             stale = [np.flatnonzero((had != wanted).any(axis=1)) for had, wanted in pairs]
             rows = np.unique(np.concatenate((failed, *stale)))
-        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken), torch.from_numpy(shown))
+        return self._batch(images, objects, epoch, broken, shown)
 
     def _pieces(
         self, objects: Indices, shown: Indices, sides: Indices, rows: Indices, epoch: int, framing: Framing
@@ -248,6 +261,18 @@ class StepBatches(Dataset[Batch]):
             between = self.way.between(images[0].transform, images[1].transform)
             images += [self.source.render(objects, one) for one in between]
         return tuple(images), shown, broken
+
+
+def _known_classes(source: Source) -> Tensor:
+    """The class of every object, `(N,)`, -1 where it is unknown.
+
+    Raises:
+        ValueError: if no class is known.
+    """
+    labels = source.labels
+    if labels is None or not bool(labels.known.any()):
+        raise ValueError("the objective reads the classes of the training objects, but these data have none")
+    return torch.where(labels.known, labels.classes, -1)
 
 
 def _with_rows(images: tuple[Images, ...], rows: Tensor, others: tuple[Images, ...]) -> tuple[Images, ...]:

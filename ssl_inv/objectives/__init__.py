@@ -37,6 +37,7 @@ OBJECTIVES = {
     "simsiam": "simsiam:SimSiam",
     "soft-equivariance": "soft_equivariance:SoftEquivariance",
     "split": "split:Split",
+    "supervised": "supervised:Supervised",
     "swav": "swav:SwAV",
     "transitive": "transitive:TransitiveInvariance",
     "vicreg": "vicreg:VICReg",

@@ -81,6 +81,14 @@ class Objective(nn.Module, ABC):
     empty if it can. It can if blocks are only called, and EMAs of them are `Teacher`s.
     """
 
+    needs_labels: bool = False
+    """Whether the loss reads the classes of the training objects. Only then have its views `labels`. Set it only where
+    the recipe says so, by a setting of the objective.
+    """
+
+    counts_classes: bool = False
+    """Whether the setting `classes`, where it is null, takes the number of classes of the training data."""
+
     looks_between_epochs: bool = False
     """Whether `between_epochs` does anything. If not, no epoch waits for the one before it."""
 

@@ -13,6 +13,7 @@ from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.looks import odd_looks, require_one_size
 from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
+from ssl_inv.data.splits import hold_out_views
 from ssl_inv.engine import preflight
 from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.cluster import ALONE, Place
@@ -25,7 +26,7 @@ from ssl_inv.engine.watch import require_scored
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
-from ssl_inv.run.channels import for_channels, told
+from ssl_inv.run.channels import for_channels, for_classes, told
 from ssl_inv.run.exports.export import preprocessing_of
 from ssl_inv.run.exports.rebuilding import require_rebuildable
 from ssl_inv.run.judging import judged_data
@@ -111,7 +112,7 @@ def build_module(
     """
     settings = recipe.trainer
     data, augmentation = build_data(recipe), build_augmentation(recipe)
-    asked, recipe = recipe, for_channels(recipe, data.train)
+    asked, recipe = recipe, for_classes(for_channels(recipe, data.train), data.train)
     if begins and (measured := told(asked, recipe)):
         say(measured)
     start = Start(recipe)
@@ -166,7 +167,15 @@ def build_module(
         plan, process = view_maker.plan, (rank, processes)
         loaded = view_maker.loaded_views
         batches = StepBatches(
-            train, settings.batch_size, loaded, settings.seed, *process, plan.way, plan.linked, view_maker.frames
+            train,
+            settings.batch_size,
+            loaded,
+            settings.seed,
+            *process,
+            plan.way,
+            plan.linked,
+            view_maker.frames,
+            objective.needs_labels,
         )
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     for network in (backbone, objective):
@@ -255,4 +264,8 @@ def build_data(recipe: JudgedRecipe) -> Data:
         if recipe.data.name not in DATA.members:
             require_images(data.train)
         require_one_size(data)
+        if recipe.data.held_out.held_out == "views":
+            settings = recipe.data.settings
+            seed = settings.get("split_seed", settings.get("seed", 0))
+            data = hold_out_views(data, recipe.data.held_out.held_out_share, seed if isinstance(seed, int) else 0)
     return data

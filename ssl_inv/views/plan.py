@@ -33,11 +33,13 @@ class Views:
         index: `(B,)`, int64, the number of the sample in the data set.
         shown: `(V, B, 2)`, int64, of each of the V images that the views were made of: its object, and which view of
             the object it was; None for views that were not made of data.
+        labels: `(B,)`, int64, the class of each sample, -1 where it is unknown; None unless the objective needs labels.
     """
 
     views: tuple[View, ...]
     index: Tensor
     shown: Tensor | None = None
+    labels: Tensor | None = None
 
     def __getitem__(self, number: int) -> View:
         return self.views[number]

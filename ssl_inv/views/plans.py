@@ -274,6 +274,6 @@ class Several(Plan):
         """The views of each plan."""
         found, first = [], 0
         for plan in self.plans:
-            found.append(Views(views.views[first : first + plan.count], views.index, views.shown))
+            found.append(replace(views, views=views.views[first : first + plan.count]))
             first += plan.count
         return tuple(found)

@@ -70,6 +70,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "split": [
         {"invariant": {"name": "obow", **SIZES["obow"]}},  # views of its own
         {"invariant": {"name": "moco-v2", "queue": 12, "projector": PROJECTOR}, "equivariant": EQUIMOD},
+        {"invariant": {"name": "supervised", "labels": True, "classes": 3}},
+    ],
+    "supervised": [
+        {"parameters": []},
+        {"labels": False, "classification": 0.0, "parameters": ["rotation", "crop", "grey"], "hidden": []},
     ],
     "swav": [{"local_crops": 0, "backbone": vit()}],
     "transitive": [
