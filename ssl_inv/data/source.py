@@ -142,6 +142,10 @@ class Source(ABC):
     def load(self, objects: Indices, views: Indices) -> Images:
         """View `views[b]` of object `objects[b]` for every b, in that order."""
 
+    def record(self, objects: Indices, views: Indices) -> Transform:
+        """How views were made, as `load` records it; sources that know it without an image override this."""
+        return self.load(objects, views).transform
+
     def masks(self, objects: Indices, views: Indices) -> Tensor | None:
         """The region that every pixel of `load` belongs to, `(B, H, W)`, int64: 0 is the ground, and 255 counts for
         nothing; None if nothing is known of regions.
@@ -308,6 +312,9 @@ class Subset(Source):
 
     def load(self, objects: Indices, views: Indices) -> Images:
         return self.source.load(*self.inside(objects, views))
+
+    def record(self, objects: Indices, views: Indices) -> Transform:
+        return self.source.record(*self.inside(objects, views))
 
     def masks(self, objects: Indices, views: Indices) -> Tensor | None:
         return self.source.masks(*self.inside(objects, views))

@@ -2,6 +2,7 @@
 
 OBJECTIVES = {
     "adaptive-multi-head": "adaptive_multi_head:AdaptiveMultiHead",
+    "anti-invariance": "anti_invariance:AntiInvariance",
     "augself": "augself:AugSelf",
     "barlow-twins": "barlow_twins:BarlowTwins",
     "byol": "byol:BYOL",

@@ -296,15 +296,18 @@ class ActionPrediction:
         move: from embeddings `(B, D)` and action vectors `(B, K)` to predicted embeddings `(B, D)`.
         parameters: the parameters in the action vector.
         convention: how the action vector is written.
+        form: what `move` reads of an action `(B, K)`, if it is not the vector.
     """
 
     encode: Callable[[Tensor], Tensor]
     move: Callable[[Tensor, Tensor], Tensor]
     parameters: list[str]
     convention: Convention
+    form: Callable[[Action], Tensor] | None = None
 
     def embed(self, pixels: Tensor) -> Tensor:
         return self.encode(pixels)
 
     def predict(self, embedding: Tensor, action: Action) -> Tensor:
-        return self.move(embedding, action.as_vector(self.parameters, self.convention))
+        vector = action.as_vector(self.parameters, self.convention) if self.form is None else self.form(action)
+        return self.move(embedding, vector)

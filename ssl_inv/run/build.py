@@ -15,6 +15,7 @@ from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
 from ssl_inv.data.splits import hold_out_views
 from ssl_inv.engine import preflight
+from ssl_inv.engine.action_use import ACTION, WITHIN
 from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.cluster import ALONE, Place
 from ssl_inv.engine.launch import make_trainer, say, workers
@@ -176,6 +177,7 @@ def build_module(
             plan.linked,
             view_maker.frames,
             objective.needs_labels,
+            plan.growth,
         )
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     for network in (backbone, objective):
@@ -184,25 +186,26 @@ def build_module(
             synchronise_batch_norm(network, device)
     with within("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe.optimizer)
-    _require_watched(recipe, data)
+    _require_watched(recipe, data, objective)
     loaders = workers(settings, train)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
     return data, augmentation, module, start
 
 
-def _require_watched(recipe: Recipe, data: Data) -> None:
+def _require_watched(recipe: Recipe, data: Data, objective: Objective) -> None:
     """Refuse what no monitor can score, as far as it is known before training."""
-    stop, every, scores = recipe.trainer.early_stop(), recipe.monitor.every, possible_scores(data)
+    stop, every, scores = recipe.trainer.early_stop(), recipe.monitor.every, possible_scores(data, objective)
     require_scored(recipe.trainer.watched_for_best(), "trainer.best", every, scores)
     require_scored(None if stop is None else stop.watched, "trainer.stop.name", every, scores)
     collapses = stop is not None and stop.collapse > 0
     require(not collapses or every > 0, "trainer.stop.collapse", "is told by the monitor, but monitor.every is 0")
 
 
-def possible_scores(data: Data) -> list[str]:
-    """The beginnings of the names that a monitor's scores on some data have."""
+def possible_scores(data: Data, objective: Objective) -> list[str]:
+    """The beginnings of the names that a monitor's scores of an objective on some data have."""
     labelled = ["linear", "knn"] if data.train.labels is not None else []
-    return ["rankme", "deviation", *labelled, *(f"r2 {name}" for name in data.validation.groups)]
+    equivariant = [WITHIN, ACTION] if objective.parameters_told else []
+    return ["rankme", "deviation", *labelled, *equivariant, *(f"r2 {name}" for name in data.validation.groups)]
 
 
 def build_networks(

@@ -112,7 +112,7 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
     networks = (run.backbone, run.objective)
     if not any(one.grad is not None and bool(one.grad.any()) for net in networks for one in net.parameters()):
         raise RecipeError(f"{name}: the loss, {total.item():.4g}, has no gradient in the first step")
-    stop, scores = recipe.trainer.early_stop(), possible_scores(run.data) if recipe.monitor.every else []
+    stop, scores = recipe.trainer.early_stop(), possible_scores(run.data, run.objective) if recipe.monitor.every else []
     require_known(recipe.trainer.watched_for_best(), "trainer.best", losses, scores)
     require_known(None if stop is None else stop.watched, "trainer.stop.name", losses, scores)
     objects = len(run.module.batches.source), len(run.data.validation)

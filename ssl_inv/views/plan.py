@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ssl_inv.data.wanted import Way
+from ssl_inv.data.wanted import Growth, Way
 from ssl_inv.transforms import Action, Group, Transform
 
 
@@ -68,6 +68,11 @@ class Plan(ABC):
     @property
     def way(self) -> Way | None:
         """The images between the data's views 0 and 1 that the plan needs besides `own_views`; None for none."""
+        return None
+
+    @property
+    def growth(self) -> Growth | None:
+        """How the data's own views are chosen while training begins; None draws any views from the first step on."""
         return None
 
     @property

@@ -178,6 +178,9 @@ class RenderedSolids(Source):
             pixels = self._render(rows, _scenes(latents))
         return Images(pixels, self._transform(latents), self._readable(len(rows)))
 
+    def record(self, objects: Indices, views: Indices) -> Transform:
+        return self._transform(torch.from_numpy(self.latents(objects, views)))
+
     def masks(self, objects: Indices, views: Indices) -> Tensor:
         """1 where the object covers at least half of a pixel, and 0 on the floor."""
         rows, scenes = np.asarray(objects, dtype=np.int64), _scenes(torch.from_numpy(self.latents(objects, views)))
