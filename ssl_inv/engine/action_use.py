@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.augment.policy import Augmentation
 from ssl_inv.data.source import Source
 from ssl_inv.engine.features import choose_objects, feature_table
 from ssl_inv.nn.backbones import Backbone
@@ -143,17 +142,12 @@ def action_use(
     """
     if not objective.parameters_told:
         return None
-    with torch.no_grad():
-        pixels = torch.zeros(2, backbone.in_channels, *[source.image_size] * 2, device=device)
-        parts = () if objective.predictor(backbone) is not None else _parts(objective, backbone, pixels)
-    if objective.predictor(backbone) is None and "equivariant" not in parts:
+    if objective.predictor(backbone) is None and "equivariant" not in _parts(objective, backbone, source.image_size):
         return None
-    told: Mapping[str, object] = source.groups
-    if all(name in told for name in objective.parameters_told):
+    if all(name in source.groups for name in objective.parameters_told):
         return ActionUse(objective, backbone, source, view_maker.whole, device, seed)
-    augmentation: Augmentation = view_maker.augmentation
     try:
-        made = TrainingViews(source, objective.plan, augmentation, 2, seed)
+        made = TrainingViews(source, objective.plan, view_maker.augmentation, 2, seed)
     except ValueError:  # views that depend on their batch
         return None
     if not all(name in made.groups for name in objective.parameters_told):
@@ -161,8 +155,10 @@ def action_use(
     return ActionUse(objective, backbone, made, view_maker.normalise, device, seed)
 
 
-def _parts(objective: Objective, backbone: Backbone, pixels: Tensor) -> tuple[str, ...]:
-    with frozen(backbone), frozen(objective):
+def _parts(objective: Objective, backbone: Backbone, size: int) -> tuple[str, ...]:
+    # Before training, the networks need not be on its device yet.
+    pixels = torch.zeros(2, backbone.in_channels, size, size, device=next(backbone.parameters()).device)
+    with frozen(backbone), frozen(objective), torch.no_grad():
         return tuple(objective.representations(backbone)(pixels))
 
 

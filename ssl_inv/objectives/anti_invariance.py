@@ -21,7 +21,8 @@ from ssl_inv.views import Pair, Plan, Views
 
 
 class AntiInvariance(Around):
-    """Terms beside any objective that an invariant solution cannot fulfil, and pairs of views that grow apart.
+    """Terms beside any objective that an invariant solution cannot fulfil, and pairs of views that grow apart: inverse
+    dynamics (after Pathak et al., ICML 2017), VICReg's hinge within objects, a curriculum (Bengio et al., ICML 2009).
 
     An objective that predicts one view from another and the action between them has a solution that ignores the action:
     embeddings that are the same for all views of an object. Its variance and its negatives come from other objects. V

@@ -16,7 +16,8 @@ from ssl_inv.views import Pair, Views
 
 
 class Supervised(Objective):
-    """Supervised training with the network, data and budget of self-supervised objectives: what these could reach.
+    """Supervised training with the network, data and budget of self-supervised objectives: the bound that papers on
+    3DIEBench set beside theirs (after Garrido, Najman, LeCun, ICML 2023).
 
     A linear classifier k reads the features h of each view, and a head g reads those of both, side by side (late
     fusion). It tells the action a from view x to view y:
@@ -62,12 +63,15 @@ class Supervised(Objective):
         require_at_least(0, classification=classification, action=action)
         learns = classification > 0 or (bool(parameters) and action > 0)
         require(learns, "classification", "is 0 and there is no action to tell: nothing is left to learn")
+        self.convention: Convention = convention
+        self.names = parameters
+        if parameters:
+            self.widths = [action_dimensions(groups, [name], convention) for name in parameters]
+            self.quaternions = [isinstance(groups[name], Rotation | Pose) for name in parameters]
         self.needs_labels = classification > 0
         consent = "is false, but the loss reads the classes of the training objects; say `labels: true`"
         require(labels or not self.needs_labels, "labels", f"{consent}, or `classification: 0`")
         self.weights = (classification, action)
-        self.convention: Convention = convention
-        self.names = parameters
         if self.needs_labels:
             require(classes is not None, "classes", "must be given where no training data are there to count them")
             assert classes is not None
@@ -76,8 +80,6 @@ class Supervised(Objective):
         if hidden:
             require_widths(hidden=hidden)
         if parameters:
-            self.widths = [action_dimensions(groups, [name], convention) for name in parameters]
-            self.quaternions = [isinstance(groups[name], Rotation | Pose) for name in parameters]
             self.head = action_head(2 * features, hidden, sum(self.widths))
 
     @property
