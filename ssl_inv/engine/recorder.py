@@ -278,10 +278,10 @@ class Recorder(lightning.Callback):
             if self.run is not None and not self._collapsed:
                 self.run.warn(warning)
         self._collapsed = sentence is not None
-        if (warning := self._invariance.see(module.step, scores)) is not None:
-            self.show.warn(warning)
+        if (invariant := self._invariance.see(module.step, scores)) is not None:
+            self.show.warn(invariant)
             if self.run is not None:
-                self.run.warn(warning)
+                self.run.warn(invariant)
         return better
 
     def _note_broken(self, module: Pretraining, names: Iterable[str]) -> None:

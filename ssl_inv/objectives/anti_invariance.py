@@ -34,8 +34,8 @@ class AntiInvariance(Around):
 
     s_d is the standard deviation within objects, the mean of all objects' variances under the root, and t_d that of the
     whole batch, without gradient. p(z_1, a_v) is the prediction of view v = 2 ... V from the first one; the other views
-    of the same object are its negatives. g tells the action from the features h of two views (inverse dynamics), with l
-    as in `supervised`. The base has the first views alone.
+    of the same object are its negatives. g tells the action from the equivariant features h of two views (inverse
+    dynamics), with l as in `supervised`. The base has the first views alone.
 
     When:
         An equivariant run warns that it has become invariant: few objects, small actions, or many steps on a plateau.
@@ -88,13 +88,16 @@ class AntiInvariance(Around):
         super().__init__(base=base_objective(features, groups, **base))
         self.weights, self.spread, self.temperature = (within, negatives, inverse), spread, temperature
         self.convention: Convention = convention
+        self.invariant_features = self.base.invariant_features
         self.names = list(self.base.parameters_told) if parameters is None else parameters
+        predicts = type(self.base).predictor is not Objective.predictor
+        require(predicts or not negatives, "negatives", "needs a base with a predictor; 0 is without")
         self.least_batch = max(self.base.least_batch, 2 if within > 0 else 1)
         if inverse > 0:
             self.widths = [action_dimensions(groups, [name], convention) for name in self.names]
             require(bool(self.names), "parameters", "is empty, and the base is told none; inverse: 0 needs none")
             self.quaternions = [isinstance(groups[name], Rotation | Pose) for name in self.names]
-            self.head = action_head(2 * features, hidden, sum(self.widths))
+            self.head = action_head(2 * (features - self.invariant_features), hidden, sum(self.widths))
         plan = self.base.plan
         pairs = isinstance(plan, Pair)
         if not pairs and views > plan.count:
@@ -128,26 +131,25 @@ class AntiInvariance(Around):
             if within:
                 own["within"] = Term(spread_within(together, self.spread), within)
             if negatives:
-                require(predictor is not None, "negatives", "needs a base with a predictor")
-                assert predictor is not None
+                if predictor is None:
+                    raise SettingError("negatives", "needs a base with a predictor")
                 actions = [views[0].transform.relative(view.transform) for view in views.views[1 : self._views]]
                 predicted = torch.stack([predictor.predict(embeddings[0], one) for one in actions], dim=1)
                 own["negatives"] = Term(views_told_apart(predicted, together, self.temperature), negatives)
         if inverse:
-            pair = torch.cat([cached(view.pixels) for view in views.views[:2]], dim=1)
+            own_part = [cached(view.pixels)[:, self.invariant_features :] for view in views.views[:2]]
             vector = views[0].transform.relative(views[1].transform).as_vector(self.names, self.convention)
-            told = self.head(pair).split(self.widths, 1)
-            for name, one, target, is_rotation in zip(
-                self.names, told, vector.split(self.widths, 1), self.quaternions, strict=True
-            ):
+            told, targets = (
+                torch.split(one, self.widths, 1) for one in (self.head(torch.cat(own_part, dim=1)), vector)
+            )
+            for name, one, target, is_rotation in zip(self.names, told, targets, self.quaternions, strict=True):
                 own[f"inverse_{name}"] = Term(losses.action_error(one, target, is_rotation), inverse)
         return beside(terms, own)
 
     def _embedded(self, pixels: Tensor, predictor: Predictor | None, backbone: Backbone) -> Tensor:
         if predictor is not None:
             return predictor.embed(pixels)
-        parts = self.base.representations(backbone)(pixels)
-        return parts.get("equivariant", parts["all"])
+        return backbone(pixels)[:, self.invariant_features :]
 
 
 def spread_within(embeddings: Tensor, spread: float) -> Tensor:

@@ -86,6 +86,11 @@ class Objective(nn.Module, ABC):
     the recipe says so, by a setting of the objective.
     """
 
+    invariant_features: int = 0
+    """How many of the first features are an invariant part, which does not change with the view; the others are then
+    the equivariant part. 0 if there are no parts.
+    """
+
     counts_classes: bool = False
     """Whether the setting `classes`, where it is null, takes the number of classes of the training data."""
 

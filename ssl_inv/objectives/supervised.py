@@ -103,7 +103,8 @@ class Supervised(Objective):
             told = self.head(torch.cat(features.chunk(2), dim=1))
             step = views[0].transform.relative(views[1].transform)
             vector = step.as_vector(self.names, self.convention)
-            parts = zip(self.names, told.split(self.widths, 1), vector.split(self.widths, 1), strict=True)
+            parted, targets = (torch.split(one, self.widths, 1) for one in (told, vector))
+            parts = zip(self.names, parted, targets, strict=True)
             for (name, one, target), is_rotation in zip(parts, self.quaternions, strict=True):
                 terms[name] = Term(losses.action_error(one, target, is_rotation), action)
         return terms

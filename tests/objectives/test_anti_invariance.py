@@ -86,6 +86,8 @@ def test_the_base_has_the_first_views_of_the_plan() -> None:
     _, objective = build("anti-invariance", growth=5, smallest=0.1, parameters=["rotation"])
     assert objective.plan == Pair(4, Growth(("rotation",), 5, 0.1))
     assert objective.base.plan == Pair()
+    # The head reads the equivariant half of SIE's features alone.
+    assert objective.head[0].in_features == 2 * (objective.base.equivariant_projector[0].in_features)
     assert objective.parameters_told == ["rotation"]
 
 
@@ -98,6 +100,7 @@ def test_the_base_has_the_first_views_of_the_plan() -> None:
             "views: 16, but the base's own views are",
         ),
         ({"views": 1}, "views: must be at least 2"),
+        ({"base": {"name": "simclr"}, "parameters": ["rotation"]}, "negatives: needs a base with a predictor"),
         ({"smallest": 0.0}, "smallest: must be above 0"),
     ],
 )
