@@ -88,7 +88,6 @@ class AntiInvariance(Around):
         super().__init__(base=base_objective(features, groups, **base))
         self.weights, self.spread, self.temperature = (within, negatives, inverse), spread, temperature
         self.convention: Convention = convention
-        self.invariant_features = self.base.invariant_features
         self.names = list(self.base.parameters_told) if parameters is None else parameters
         predicts = type(self.base).predictor is not Objective.predictor
         require(predicts or not negatives, "negatives", "needs a base with a predictor; 0 is without")

@@ -72,6 +72,7 @@ class Around(Objective):
         self.looks_between_epochs |= any(base.looks_between_epochs for base in self.bases.values())
         self.parameters_used = self.judged.parameters_used
         self.told_of_plain_views = self.judged.told_of_plain_views
+        self.invariant_features = self.judged.invariant_features
         self.needs_labels = any(base.needs_labels for base in self.bases.values())
         self.least_batch = max(base.least_batch for base in self.bases.values())
         self.needs_whole_backbone = next(filter(None, (one.needs_whole_backbone for one in self.bases.values())), "")

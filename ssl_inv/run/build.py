@@ -31,7 +31,7 @@ from ssl_inv.run.channels import for_channels, for_classes, told
 from ssl_inv.run.exports.export import preprocessing_of
 from ssl_inv.run.exports.rebuilding import require_rebuildable
 from ssl_inv.run.judging import judged_data
-from ssl_inv.run.recipe import JudgedRecipe, Recipe
+from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe
 from ssl_inv.run.start import Start
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Plan
@@ -267,8 +267,16 @@ def build_data(recipe: JudgedRecipe) -> Data:
         if recipe.data.name not in DATA.members:
             require_images(data.train)
         require_one_size(data)
-        if recipe.data.held_out.held_out == "views":
-            settings = recipe.data.settings
-            seed = settings.get("split_seed", settings.get("seed", 0))
-            data = hold_out_views(data, recipe.data.held_out.held_out_share, seed if isinstance(seed, int) else 0)
-    return data
+        return held_out_of(recipe.data, data)
+
+
+def held_out_of(chosen: Choice, data: Data) -> Data:
+    """The data with the split that a section asks for: by object, or new views of known objects.
+
+    Raises:
+        SettingError: if objects have too few views.
+    """
+    if chosen.held_out.held_out == "objects":
+        return data
+    seed = chosen.settings.get("split_seed", chosen.settings.get("seed", 0))
+    return hold_out_views(data, chosen.held_out.held_out_share, seed if isinstance(seed, int) else 0)

@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import torch
 
-from ssl_inv.catalogue import DATA, RecipeError, within
+from ssl_inv.catalogue import DATA, RecipeError, require, within
 from ssl_inv.data.reading import SETTINGS_OF_VALUES
 from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
@@ -20,7 +20,7 @@ from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.watch import require_known
-from ssl_inv.run.build import build, innermost, possible_scores
+from ssl_inv.run.build import build, held_out_of, innermost, possible_scores
 from ssl_inv.run.data_sections import described_section
 from ssl_inv.run.encoders import load_model
 from ssl_inv.run.exports.export import export_run, export_torchvision
@@ -214,7 +214,7 @@ def describe_data(
         chosen.settings["max_broken"] = 1.0
     broken: dict[str, str] | None = None
     with within("data"):
-        data = DATA.find(chosen.name).load()(**chosen.settings)
+        data = held_out_of(chosen, DATA.find(chosen.name).load()(**chosen.settings))
         facts = {"data": chosen.name, **data_page.facts(data)}
         if every:
             facts.pop("cannot be read", None)
@@ -237,6 +237,8 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
     section = apply_overrides({"data": described_section(name, overrides)}, overrides, ["data"])["data"]
     chosen = resolve_section("data", section, "the command line")
     with within("data"):
+        whole = chosen.held_out.held_out == "objects"
+        require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
         data = DATA.find(chosen.name).load()(**chosen.settings)
     progress = Progress()
     try:
@@ -278,6 +280,8 @@ def render(chosen: Choice, output: Path, quality: int) -> None:
 
     with gathered() as team:
         with within("data"):
+            whole = chosen.held_out.held_out == "objects"
+            require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
             data = DATA.find(chosen.name).load()(**chosen.settings)
         source = innermost(data.train)
         assert isinstance(source, RenderedSolids)

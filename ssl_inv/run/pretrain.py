@@ -35,6 +35,7 @@ from ssl_inv.run.pages import report_page
 from ssl_inv.run.pages.pictures import pictures_of
 from ssl_inv.run.pages.report import report_content, scores, summary
 from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.remarks import SPLITS
 from ssl_inv.run.restoring import restore, warn
 from ssl_inv.run.together import after_training, all_train, part
 
@@ -316,7 +317,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     if judgement is None:
         folder.forget_results()  # of another evaluation
     else:
-        folder.keep_results(to_json(judgement.table) + "\n", format_table(judgement.table) + "\n")
+        text = f"{format_table(judgement.table)}\n\n{SPLITS[run.data.held_out]}\n"
+        folder.keep_results(to_json(judgement.table) + "\n", text)
     pictures = _reported(run, data, folder, judgement, loggers is not None and bool(loggers.all))
     if loggers is not None and loggers.all:
         shown = summary([] if judgement is None else judgement.table)
@@ -334,7 +336,7 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     if judgement is None:
         return places
     measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
-    return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"
+    return f"{format_table(summary(judgement.table))}\n\n{SPLITS[run.data.held_out]}\n{measured}\n{places}"
 
 
 def _reported(

@@ -96,7 +96,7 @@ def test_the_base_has_the_first_views_of_the_plan() -> None:
     [
         ({"base": {"name": "simclr"}, "negatives": 0.0}, "parameters: is empty"),
         (
-            {"base": {"name": "dino"}, "views": 16, "parameters": ["rotation"]},
+            {"base": {"name": "dino"}, "views": 16, "parameters": ["rotation"], "negatives": 0.0},
             "views: 16, but the base's own views are",
         ),
         ({"views": 1}, "views: must be at least 2"),
