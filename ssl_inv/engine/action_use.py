@@ -13,10 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.data.source import Source
-from ssl_inv.engine.features import choose_objects, feature_table
+from ssl_inv.data.splits import SubsetOfViews
+from ssl_inv.engine.features import feature_table
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Objective
+from ssl_inv.transforms.keyed_random import distinct
 from ssl_inv.views.as_data import TrainingViews
 from ssl_inv.views.maker import ViewMaker
 
@@ -25,6 +27,9 @@ OBJECTS = 256
 
 _ENOUGH = 16
 """Objects from which the shares mean something."""
+
+_VIEWS = 0xAC7
+"""The purpose of the random numbers that choose two views of every object."""
 
 ACTION, WITHIN = "action_dependence", "within_object"
 """The names of the scores."""
@@ -69,7 +74,7 @@ class ActionUse:
         source: training objects, in views that record what the predictor reads.
         normalise: from pixels in [0, 1] to the backbone's input.
         device: where the networks are.
-        seed: draws the objects.
+        seed: draws two views of every object.
     """
 
     objective: Objective
@@ -81,10 +86,12 @@ class ActionUse:
 
     def __post_init__(self) -> None:
         several = np.flatnonzero(self.source.view_counts >= 2)
-        chosen = choose_objects(self.source, None, self.seed)[several]
-        self._objects = chosen[
-            np.unique(np.linspace(0, max(len(chosen) - 1, 0), OBJECTS).astype(np.int64))[: len(chosen)]
-        ]
+        spread = np.linspace(0, max(len(several) - 1, 0), OBJECTS).astype(np.int64)
+        objects = several[np.unique(spread)[: len(several)]]
+        # Views of one number may be equally far apart in all objects, as on a turntable.
+        counts = self.source.view_counts[objects]
+        views = distinct(self.seed, objects, _VIEWS, population=counts, count=2)
+        self._pairs = SubsetOfViews(self.source, objects, list(views))
 
     def scores(self) -> dict[str, float]:
         """`within_object` of the predictor's embeddings, and `action_dependence`; of the equivariant part alone where
@@ -92,7 +99,7 @@ class ActionUse:
 
         The networks run in evaluation mode and without gradient.
         """
-        if len(self._objects) < _ENOUGH:
+        if len(self._pairs) < _ENOUGH:
             return {}
         predictor = self.objective.predictor(self.backbone)
         probed = self.objective.representations(self.backbone)
@@ -101,7 +108,8 @@ class ActionUse:
             return {"all": probed(pixels)["equivariant"] if predictor is None else predictor.embed(pixels)}
 
         both = nn.ModuleList([self.backbone, self.objective])
-        table = feature_table(encode, both, self.source, self._objects, 2, self.normalise, self.device)
+        every = np.arange(len(self._pairs))
+        table = feature_table(encode, both, self._pairs, every, 2, self.normalise, self.device)
         rows = _pairs(table.objects)
         embeddings = table.part("all")[rows]
         if len(rows) < _ENOUGH:
@@ -138,7 +146,7 @@ def action_use(
         backbone: of the run.
         source: training objects.
         device: where the networks are.
-        seed: draws objects and augmentations.
+        seed: draws views and augmentations.
     """
     if not objective.parameters_told:
         return None

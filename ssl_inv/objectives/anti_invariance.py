@@ -148,7 +148,7 @@ class AntiInvariance(Around):
     def _embedded(self, pixels: Tensor, predictor: Predictor | None, backbone: Backbone) -> Tensor:
         if predictor is not None:
             return predictor.embed(pixels)
-        return backbone(pixels)[:, self.invariant_features :]
+        return backbone(pixels)[:, self.invariant_features :]  # type: ignore[no-any-return]
 
 
 def spread_within(embeddings: Tensor, spread: float) -> Tensor:

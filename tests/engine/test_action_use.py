@@ -1,14 +1,16 @@
 """The scores tell an equivariant objective from one that has become invariant, and the watch waits before it warns."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_data import Numbered
 from torch import nn
 
 from ssl_inv.augment.policies import none, simclr
-from ssl_inv.data.source import Subset
+from ssl_inv.data.source import Images, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.action_use import (
     ACTION,
@@ -24,6 +26,7 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.objectives.sie import SIE
 from ssl_inv.objectives.simclr import SimCLR
 from ssl_inv.testing.networks import SmallNetwork
+from ssl_inv.transforms import Circle, Transform
 from ssl_inv.views import Pair
 from ssl_inv.views.maker import ViewMaker
 
@@ -53,7 +56,7 @@ class Poses(nn.Module):
         self.invariant = invariant
 
     def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        features = torch.cat((pixels.mean((2, 3)), pixels.std((2, 3))), dim=1)
+        features = torch.cat((pixels.mean((2, 3)), pixels.std((2, 3), correction=0)), dim=1)
         if self.invariant:  # views of an object stand side by side
             features = features.view(-1, 2, 6).mean(1).repeat_interleave(2, 0)
         return features + self.mix
@@ -75,6 +78,22 @@ def test_an_objective_that_ignores_actions_is_told_from_one_that_uses_them(invar
     assert found == use.scores()
     assert (invariance(found) is None) == (not invariant)
     assert (found[WITHIN] < 1e-6) == invariant
+
+
+def test_pairs_of_an_object_differ_by_other_actions_than_those_of_others() -> None:
+    class Turntable(Numbered):
+        """Every object has the same eight azimuths."""
+
+        view_counts, groups = np.full(24, 8), {"azimuth": Circle(360.0)}
+
+        def load(self, objects: Any, views: Any) -> Images:
+            azimuths = Transform({"azimuth": torch.from_numpy(45.0 * views)}, self.groups)
+            return replace(super().load(objects % 12, views % 2), transform=azimuths)
+
+    source, backbone = Turntable(), Backbone(Poses(False), "colours")
+    objective = SIE(6, source.groups, equivariant_share=1.0, projector=[8, 8], parameters=["azimuth"], convention="sie")
+    found = ActionUse(objective, backbone, source, lambda pixels: pixels, CPU).scores()
+    assert found[ACTION] > 0.1
 
 
 def test_only_objectives_that_are_told_how_views_differ_are_scored() -> None:
