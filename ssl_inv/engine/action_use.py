@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ssl_inv.data.source import Source
@@ -31,7 +32,7 @@ _ENOUGH = 16
 _VIEWS = 0xAC7
 """The purpose of the random numbers that choose two views of every object."""
 
-ACTION, WITHIN = "action_dependence", "within_object"
+ACTION, GAIN, WITHIN = "action_dependence", "action_gain", "within_object"
 """The names of the scores."""
 
 
@@ -50,6 +51,27 @@ def action_dependence(predicted: Tensor, with_others: Tensor) -> float:
     total = predicted.double().var(dim=0).sum()
     changed = (predicted - with_others).double().square().sum(dim=1).mean()
     return float(changed / (2 * total)) if total > 0 else 0.0
+
+
+def action_gain(predicted: Tensor, with_others: Tensor, targets: Tensor) -> float:
+    """How much better predictions are by the right action than by another: 0 for no better, 1 for exact ones.
+
+        1 - mean_n d(p(z_n, a_n), y_n) / mean_n d(p(z_n, a_m), y_n)
+
+    with d = 1 - cos around the mean target. A prediction may depend on the action and know nothing of what it does: one
+    that is linear in the action, as SIE's, cannot ignore it.
+
+    Args:
+        predicted: predictions with their own actions, `(N, D)`.
+        with_others: of the same embeddings with actions of other samples, `(N, D)`.
+        targets: the embeddings that the actions lead to, `(N, D)`.
+    """
+    mean = targets.double().mean(dim=0)
+    own, others = (
+        1 - F.cosine_similarity(one.double() - mean, targets.double() - mean, dim=1).mean()
+        for one in (predicted, with_others)
+    )
+    return float(1 - own / others) if others > 0 else 0.0
 
 
 def within_object(embeddings: Tensor) -> float:
@@ -94,8 +116,8 @@ class ActionUse:
         self._pairs = SubsetOfViews(self.source, objects, list(views))
 
     def scores(self) -> dict[str, float]:
-        """`within_object` of the predictor's embeddings, and `action_dependence`; of the equivariant part alone where
-        there is no predictor. Nothing for fewer than 16 objects of two views.
+        """`within_object` of the predictor's embeddings, `action_dependence` and `action_gain`; the first of the
+        equivariant part alone where there is no predictor. Nothing for fewer than 16 objects of two views.
 
         The networks run in evaluation mode and without gradient.
         """
@@ -126,7 +148,9 @@ class ActionUse:
                 predictor.predict(start, one.relative(two))
                 for one, two in ((first, second), (first.select(other), second.select(other)))
             )
-        return {**found, ACTION: action_dependence(own.cpu(), others.cpu())}
+        own, others = own.cpu(), others.cpu()
+        gain = action_gain(own, others, embeddings[:, 1])
+        return {**found, ACTION: action_dependence(own, others), GAIN: gain}
 
 
 def _pairs(objects: Tensor) -> Tensor:
@@ -170,8 +194,8 @@ def _parts(objective: Objective, backbone: Backbone, size: int) -> tuple[str, ..
         return tuple(objective.representations(backbone)(pixels))
 
 
-LEAST_ACTION, LEAST_WITHIN = 0.02, 0.02
-"""The scores below which a predictor ignores the action, and below which views of one object are one vector.
+LEAST_GAIN, LEAST_WITHIN = 0.05, 0.02
+"""The scores below which a predictor makes nothing of the action, and below which views of one object are one vector.
 
 Where there is a predictor, the first alone counts: objects that look alike leave much of the variance to their views,
 also in a run that knows nothing of how they differ.
@@ -183,11 +207,11 @@ _LEAST_STEPS, _IN_A_ROW = 200, 3
 
 def invariance(scores: Mapping[str, float]) -> str | None:
     """A sentence if these scores are those of an invariant objective, else None."""
-    within, action = scores.get(WITHIN), scores.get(ACTION)
-    if action is not None and within is not None and action < LEAST_ACTION:
+    within, gain = scores.get(WITHIN), scores.get(GAIN)
+    if gain is not None and within is not None and gain < LEAST_GAIN:
         views = f"views of one object have {within:.3f} of the variance of embeddings"
-        return f"the prediction ignores the action, which makes {action:.3f} of its variance; {views}"
-    if action is None and within is not None and within < LEAST_WITHIN:
+        return f"the prediction makes nothing of the action ({GAIN} {gain:.3f}); {views}"
+    if gain is None and within is not None and within < LEAST_WITHIN:
         return f"views of one object are nearly one vector, with {within:.3f} of the variance"
     return None
 

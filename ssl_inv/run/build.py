@@ -15,7 +15,7 @@ from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
 from ssl_inv.data.splits import hold_out_views
 from ssl_inv.engine import preflight
-from ssl_inv.engine.action_use import ACTION, WITHIN
+from ssl_inv.engine.action_use import ACTION, GAIN, WITHIN
 from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.cluster import ALONE, Place
 from ssl_inv.engine.launch import make_trainer, say, workers
@@ -204,7 +204,7 @@ def _require_watched(recipe: Recipe, data: Data, objective: Objective) -> None:
 def possible_scores(data: Data, objective: Objective) -> list[str]:
     """The beginnings of the names that a monitor's scores of an objective on some data have."""
     labelled = ["linear", "knn"] if data.train.labels is not None else []
-    equivariant = [WITHIN, ACTION] if objective.parameters_told else []
+    equivariant = [WITHIN, ACTION, GAIN] if objective.parameters_told else []
     return ["rankme", "deviation", *labelled, *equivariant, *(f"r2 {name}" for name in data.validation.groups)]
 
 

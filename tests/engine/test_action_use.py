@@ -14,10 +14,12 @@ from ssl_inv.data.source import Images, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
 from ssl_inv.engine.action_use import (
     ACTION,
+    GAIN,
     WITHIN,
     ActionUse,
     InvarianceWatch,
     action_dependence,
+    action_gain,
     action_use,
     invariance,
     within_object,
@@ -41,8 +43,18 @@ def test_shares_are_those_of_variances_that_are_known(share: float) -> None:
     assert action_dependence(own, other) == pytest.approx(share, abs=0.02)
     assert within_object(torch.stack((own, other), dim=1)) == pytest.approx(share, abs=0.02)
     assert action_dependence(5 * own + 3, 5 * other + 3) == pytest.approx(action_dependence(own, other))
+    assert action_gain(own, other, own) == pytest.approx(1, abs=1e-6) if share else action_gain(own, own, other) == 0
     constant = torch.ones(4, 2)
     assert action_dependence(constant, constant) == within_object(constant.view(2, 2, 2)) == 0
+
+
+def test_a_prediction_gains_by_the_right_action_only_if_it_knows_what_the_action_does() -> None:
+    draw = torch.Generator().manual_seed(0)
+    target, right, wrong, noise = (torch.randn(4000, 8, generator=draw) for _ in range(4))
+    assert action_gain(target, wrong, target) == pytest.approx(1, abs=1e-6)
+    assert action_gain(7 * (target + noise), wrong, target) == pytest.approx(0.5**0.5, abs=0.03)
+    assert action_gain(right, wrong, target) == pytest.approx(0, abs=0.03)
+    assert action_gain(target + noise, target + noise, target) == 0
 
 
 class Poses(nn.Module):
@@ -63,20 +75,20 @@ class Poses(nn.Module):
 
 
 @pytest.mark.parametrize("invariant", [True, False])
-def test_an_objective_that_ignores_actions_is_told_from_one_that_uses_them(invariant: bool) -> None:
+def test_an_objective_that_ignores_actions_is_told_from_one_that_reads_them(invariant: bool) -> None:
     source, backbone = RenderedSolids(4, 24, 3, size=16), Backbone(Poses(invariant), "poses")
     torch.manual_seed(0)
     objective = SIE(6, source.groups, equivariant_share=1.0, projector=[8, 8], parameters=["rotation"])
     if invariant:
         with torch.no_grad():
-            objective.action_predictor.weight.zero_()[3] = torch.eye(8)  # x times w, which rotations share nearly
-            objective.action_predictor.weight.mul_(0)
+            objective.action_predictor.weight.zero_()
     use = ActionUse(objective, backbone, source, lambda pixels: pixels, CPU)
     modes = [one.training for one in objective.modules()]
     found = use.scores()
     assert [one.training for one in objective.modules()] == modes
     assert found == use.scores()
-    assert (invariance(found) is None) == (not invariant)
+    assert (found[ACTION] < 1e-6) == invariant
+    assert not invariant or "makes nothing of the action" in str(invariance(found))
     assert (found[WITHIN] < 1e-6) == invariant
 
 
@@ -110,19 +122,17 @@ def test_only_objectives_that_are_told_how_views_differ_are_scored() -> None:
     # Of one image, the augmentation makes the views that the predictor is told of.
     crops = SIE(backbone.features, simclr().groups, projector=[8, 8], parameters=["crop", "hue"])
     made = use(crops, RenderedSolids(4, 24, 1, size=16), simclr())
-    assert {WITHIN, ACTION} == made.scores().keys()
+    assert {WITHIN, ACTION, GAIN} == made.scores().keys()
     few = ActionUse(told, backbone, Subset(solids, np.arange(8)), lambda pixels: pixels, CPU)
     assert few.scores() == {}
 
 
 def test_the_watch_warns_once_after_enough_steps_and_again_after_a_recovery() -> None:
-    dead, alive = {WITHIN: 0.01, ACTION: 0.01}, {WITHIN: 0.5, ACTION: 0.4}
+    dead, alive = {WITHIN: 0.4, ACTION: 1.0, GAIN: 0.01}, {WITHIN: 0.01, ACTION: 0.1, GAIN: 0.2}
     watch = InvarianceWatch()
     steps = range(50, 1001, 50)
     assert [step for step in steps if watch.see(step, dead)] == [300]
     assert [watch.see(step, alive) for step in (1050, 1100)] == [None, None]
     assert [step for step in (1150, 1200, 1250, 1300) if watch.see(step, dead)] == [1250]
     assert InvarianceWatch().see(500, {"knn": 0.1}) is None
-    assert invariance({WITHIN: 0.01, ACTION: 0.4}) is None
-    assert "ignores the action" in str(invariance({WITHIN: 0.4, ACTION: 0.001}))
     assert "nearly one vector" in str(invariance({WITHIN: 0.01}))
