@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from ssl_inv.catalogue import require
 from ssl_inv.data.orders import epoch_order
 from ssl_inv.data.source import Images, Indices, Piece, Source
-from ssl_inv.data.wanted import Framing, Links, Way
+from ssl_inv.data.wanted import Framing, Growth, Links, Way
 from ssl_inv.transforms import Transform, keyed_random
 from ssl_inv.transforms.regions import Regions
 
@@ -31,6 +31,7 @@ class Batch:
         broken: names of the views that could not be read and were replaced.
         shown: `(V, B, 2)`, int64, the object and the view number of each of the V images, without the images rendered
             on the way; None if the images come from no data.
+        labels: `(B,)`, int64, the class of every object, -1 where it is unknown; None unless they were asked for.
     """
 
     images: tuple[Images, ...]
@@ -38,6 +39,7 @@ class Batch:
     epoch: int
     broken: tuple[str, ...]
     shown: Tensor | None = None
+    labels: Tensor | None = None
 
     def to(self, device: torch.device) -> "Batch":
         """The batch with its images on `device`; `index`, `shown` and `readable` stay on the host.
@@ -52,7 +54,8 @@ class Batch:
             return pinned.to(device, non_blocking=to_gpu)
 
         images = tuple(replace(one.map(moved), transform=one.transform.to(device)) for one in self.images)
-        return replace(self, images=images)
+        labels = None if self.labels is None else self.labels.to(device, non_blocking=to_gpu)
+        return replace(self, images=images, labels=labels)
 
 
 class UnreadableBatchError(RuntimeError):
@@ -76,6 +79,8 @@ class StepBatches(Dataset[Batch]):
         way: which images to render between the first two views; None for no such images.
         linked: whether one view of an object is drawn, and `links` gives the second image.
         framing: which regions of photographs to cut; None loads images of one size.
+        labelled: whether batches carry the classes of their objects.
+        growth: which views of an object are drawn in the first batches; None draws any.
 
     Attributes:
         links: the pairs of the epochs to come. None, as before the first epoch: the second image is the next view of
@@ -97,6 +102,8 @@ class StepBatches(Dataset[Batch]):
         way: Way | None = None,
         linked: bool = False,
         framing: Framing | None = None,
+        labelled: bool = False,
+        growth: Growth | None = None,
     ) -> None:
         counts = source.view_counts
         too_large = f"{batch_size} is larger than the {len(counts)} objects of the training data"
@@ -108,6 +115,8 @@ class StepBatches(Dataset[Batch]):
         self.way, self.linked = way, linked
         self.share_with(rank, processes)
         self.framing, self.links = framing, cast(Links | None, None)
+        self._classes = _known_classes(source) if labelled else None
+        self._growth = growth if views > 1 and not linked else None
         self.steps_per_epoch = len(counts) // batch_size
         self._order: tuple[int, Indices] = (-1, np.empty(0, dtype=np.int64))
 
@@ -137,16 +146,23 @@ class StepBatches(Dataset[Batch]):
         start = position * self.batch_size + self.rank * share
         objects = self._order[1][start : start + share].copy()
         if self.framing is not None:
-            return self._cut(objects, epoch, self.framing)
-        images, shown, broken = self._load(objects, epoch, 0)
+            return self._cut(objects, epoch, self.framing, step)
+        images, shown, broken = self._load(objects, epoch, 0, step)
         attempt = 0
         while len(failed := np.flatnonzero(~torch.stack([one.readable for one in images]).all(0).cpu().numpy())):
             attempt += 1
             self._replace(objects, failed, epoch, attempt, broken)
-            replacement, shown[:, failed], more = self._load(objects[failed], epoch, attempt)
+            replacement, shown[:, failed], more = self._load(objects[failed], epoch, attempt, step)
             images = _with_rows(images, torch.from_numpy(failed), replacement)
             broken += more
-        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken), torch.from_numpy(shown))
+        return self._batch(images, objects, epoch, broken, shown)
+
+    def _batch(
+        self, images: tuple[Images, ...], objects: Indices, epoch: int, broken: list[str], shown: Indices
+    ) -> Batch:
+        index = torch.from_numpy(objects)
+        labels = None if self._classes is None else self._classes[index]
+        return Batch(images, index, epoch, tuple(broken), torch.from_numpy(shown), labels)
 
     def _replace(self, objects: Indices, failed: Indices, epoch: int, attempt: int, broken: list[str]) -> None:
         """Put other objects in the place of those that cannot be read."""
@@ -157,10 +173,13 @@ class StepBatches(Dataset[Batch]):
         drawn = keyed_random.bits(self.seed, epoch, objects[failed], attempt, count=1)[:, 0]
         objects[failed] = drawn % np.uint64(len(self._view_counts))
 
-    def _shown(self, objects: Indices, epoch: int, attempt: int) -> Indices:
+    def _shown(self, objects: Indices, epoch: int, attempt: int, step: int) -> Indices:
         """The object and the view number of the images of every sample, `(V, B, 2)`."""
         counts, own = self._view_counts[objects], 1 if self.linked else self.views
-        chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=own)
+        if self._growth is not None and self._growth.share(step) < 1:
+            chosen = self._growth.draw(self.source, objects, counts, own, (self.seed, epoch, attempt), step)
+        else:
+            chosen = keyed_random.distinct(self.seed, epoch, objects, 0x5EED + attempt, population=counts, count=own)
         pairs = [(objects, views) for views in chosen.T]
         if self.linked:
             view = chosen[:, 0]
@@ -168,10 +187,10 @@ class StepBatches(Dataset[Batch]):
             pairs.append(following if self.links is None else self.links.partners(objects, view, epoch))
         return np.stack([np.stack(pair, axis=1) for pair in pairs])
 
-    def _cut(self, objects: Indices, epoch: int, framing: Framing) -> Batch:
+    def _cut(self, objects: Indices, epoch: int, framing: Framing, step: int) -> Batch:
         """A batch of pieces of photographs."""
         rows, attempt, broken = np.arange(len(objects)), 0, list[str]()
-        shown = self._shown(objects, epoch, attempt)
+        shown = self._shown(objects, epoch, attempt, step)
         sides = np.ones_like(shown)
         images: tuple[Images, ...] = ()
         while len(rows):
@@ -182,7 +201,7 @@ class StepBatches(Dataset[Batch]):
             if len(failed):
                 attempt += 1
                 self._replace(objects, failed, epoch, attempt, broken)
-                shown[:, failed] = self._shown(objects[failed], epoch, attempt)
+                shown[:, failed] = self._shown(objects[failed], epoch, attempt, step)
             # Where samples share a draw, a replaced one changes the regions of others.
             pairs = [
                 (piece.regions.corners, wanted.corners)
@@ -191,7 +210,7 @@ class StepBatches(Dataset[Batch]):
             ]
             stale = [np.flatnonzero((had != wanted).any(axis=1)) for had, wanted in pairs]
             rows = np.unique(np.concatenate((failed, *stale)))
-        return Batch(images, torch.from_numpy(objects), epoch, tuple(broken), torch.from_numpy(shown))
+        return self._batch(images, objects, epoch, broken, shown)
 
     def _pieces(
         self, objects: Indices, shown: Indices, sides: Indices, rows: Indices, epoch: int, framing: Framing
@@ -230,9 +249,11 @@ class StepBatches(Dataset[Batch]):
             images.append(Images(loaded.pixels[part], transform, loaded.readable[part], pieces, sides[view, rows]))
         return tuple(images), regions, broken
 
-    def _load(self, objects: Indices, epoch: int, attempt: int) -> tuple[tuple[Images, ...], Indices, list[str]]:
+    def _load(
+        self, objects: Indices, epoch: int, attempt: int, step: int
+    ) -> tuple[tuple[Images, ...], Indices, list[str]]:
         """The images, the object and the view number of each, `(V, B, 2)`, and the names of broken views."""
-        shown = self._shown(objects, epoch, attempt)
+        shown = self._shown(objects, epoch, attempt, step)
         # View after view: each is then one piece of the memory that the source gives, and need not be copied.
         which, views = shown.reshape(-1, 2).T
         loaded = self.source.load(which, views)
@@ -248,6 +269,18 @@ class StepBatches(Dataset[Batch]):
             between = self.way.between(images[0].transform, images[1].transform)
             images += [self.source.render(objects, one) for one in between]
         return tuple(images), shown, broken
+
+
+def _known_classes(source: Source) -> Tensor:
+    """The class of every object, `(N,)`, -1 where it is unknown.
+
+    Raises:
+        ValueError: if no class is known.
+    """
+    labels = source.labels
+    if labels is None or not bool(labels.known.any()):
+        raise ValueError("the objective reads the classes of the training objects, but these data have none")
+    return torch.where(labels.known, labels.classes, -1)
 
 
 def _with_rows(images: tuple[Images, ...], rows: Tensor, others: tuple[Images, ...]) -> tuple[Images, ...]:

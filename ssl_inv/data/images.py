@@ -258,6 +258,9 @@ class StoredImages(Source):
         readable = torch.from_numpy(self._state[images] == _READABLE)
         return Images(torch.from_numpy(pixels).permute(0, 3, 1, 2), self._transform(images), readable)
 
+    def record(self, objects: Indices, views: Indices) -> Transform:
+        return self._transform(self._numbers(objects, views))
+
     def _numbers(self, objects: Indices, views: Indices) -> Indices:
         """The numbers of some views among all images."""
         return self._counts.images_of(np.asarray(objects, dtype=np.int64), np.asarray(views, dtype=np.int64))

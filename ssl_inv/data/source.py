@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 import torch
@@ -142,6 +142,10 @@ class Source(Annotated, ABC):
     @abstractmethod
     def load(self, objects: Indices, views: Indices) -> Images:
         """View `views[b]` of object `objects[b]` for every b, in that order."""
+
+    def record(self, objects: Indices, views: Indices) -> Transform:
+        """How views were made, as `load` records it; sources that know it without an image override this."""
+        return self.load(objects, views).transform
 
     def masks(self, objects: Indices, views: Indices) -> Tensor | None:
         """The region that every pixel of `load` belongs to, `(B, H, W)`, int64: 0 is the ground, and 255 counts for
@@ -297,16 +301,24 @@ class Subset(Source):
         return self.source.stamp
 
     def describe(self, object_index: int, view: int) -> str:
-        return self.source.describe(int(self.objects[object_index]), view)
+        (item,), (number,) = self.inside(np.array([object_index]), np.array([view]))
+        return self.source.describe(int(item), int(number))
 
     def check(self) -> None:
         self.source.check()
 
+    def inside(self, objects: Indices, views: Indices) -> tuple[Indices, Indices]:
+        """The objects and the views of `source` that some of this source are."""
+        return self.objects[objects], views
+
     def load(self, objects: Indices, views: Indices) -> Images:
-        return self.source.load(self.objects[objects], views)
+        return self.source.load(*self.inside(objects, views))
+
+    def record(self, objects: Indices, views: Indices) -> Transform:
+        return self.source.record(*self.inside(objects, views))
 
     def masks(self, objects: Indices, views: Indices) -> Tensor | None:
-        return self.source.masks(self.objects[objects], views)
+        return self.source.masks(*self.inside(objects, views))
 
     def video(self, number: int) -> Video | None:
         return self.source.video(int(self.objects[number]))
@@ -322,7 +334,7 @@ class Subset(Source):
         return self.source.photographs
 
     def load_pieces(self, objects: Indices, views: Indices, cuts: Cuts) -> tuple[Images, list[Tensor]]:
-        return self.source.load_pieces(self.objects[objects], views, cuts)
+        return self.source.load_pieces(*self.inside(objects, views), cuts)
 
     @property
     def renders(self) -> bool:
@@ -334,12 +346,13 @@ class Subset(Source):
 
 @dataclass(frozen=True)
 class Data:
-    """The data of a run. No object is in both parts.
+    """The data of a run. No view is in both parts.
 
     Attributes:
         train: objects for pretraining, and for fitting the probes.
-        validation: objects for the evaluation alone.
+        validation: objects for the evaluation alone, or with `held_out` "views" further views of the training objects.
         notes: facts about the data for the run's record, such as how the split was made.
+        held_out: what validation is: `objects` that training never sees, or new `views` of its objects.
 
     Raises:
         ValueError: if a source has counts or labels of a wrong type, or the parts have other numbers of channels.
@@ -348,6 +361,7 @@ class Data:
     train: Source
     validation: Source
     notes: dict[str, str] = field(default_factory=dict)
+    held_out: Literal["objects", "views"] = "objects"
 
     def __post_init__(self) -> None:
         self.train.check()

@@ -1,13 +1,15 @@
 """Classes of objects, and train and validation splits."""
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from ssl_inv.catalogue import suggest
+from ssl_inv.catalogue import SettingError, suggest
 from ssl_inv.data.source import Data, Indices, Labels, Source, Subset, split_objects
+from ssl_inv.transforms.keyed_random import uniform
 
 _SPLITS = {
     "train": "train",
@@ -111,6 +113,73 @@ def part(
     kept, judged = split_objects(len(train), validation_share, split_seed)
     how = f"{len(judged)} of {len(train)} objects held out at random, seed {split_seed}"
     return Data(Subset(source, train[kept]), Subset(source, train[judged]), {**notes, "split": how})
+
+
+_LEAST_VIEWS = 2
+"""Views of an object in each part: training compares two, and so does the R2 of a relative transform."""
+
+_VIEWS = 0x71E35
+"""The purpose of the random numbers that choose the views of an object."""
+
+
+class SubsetOfViews(Subset):
+    """Some views of some objects of another source.
+
+    Args:
+        source: where the views come from.
+        objects: as for `Subset`.
+        views: of each of these objects, the numbers of its views in `source`, in the order of this source.
+    """
+
+    def __init__(self, source: Source, objects: Indices, views: Sequence[Indices]) -> None:
+        super().__init__(source, objects)
+        self._counts = torch.tensor([len(one) for one in views], dtype=torch.int64)
+        self._first = self._counts.cumsum(0) - self._counts
+        self._views = torch.from_numpy(np.concatenate([*views, np.empty(0, dtype=np.int64)]).astype(np.int64))
+
+    @property
+    def view_counts(self) -> Indices:
+        return cast(Indices, self._counts.numpy())
+
+    def inside(self, objects: Indices, views: Indices) -> tuple[Indices, Indices]:
+        return self.objects[objects], cast(Indices, self._views.numpy()[self._first.numpy()[objects] + views])
+
+
+def hold_out_views(data: Data, share: float, seed: int) -> Data:
+    """New views of known objects: the training objects alone, some views of each for training, the others to judge by.
+
+    Random views of an object are held out, at least two, and at least two are left. Objects with fewer than four views
+    are left out. The validation objects of the data are not used.
+
+    Args:
+        data: with a split by object.
+        share: of the views of each object to hold out.
+        seed: with the number of the object, decides which.
+
+    Raises:
+        SettingError: if the share is not between 0 and 1, or all objects have too few views.
+    """
+    if not 0 < share < 1:
+        raise SettingError("held_out_share", f"must be above 0 and below 1, got {share}")
+    counts, least = data.train.view_counts, 2 * _LEAST_VIEWS
+    objects = np.flatnonzero(counts >= least)
+    if not len(objects):
+        what = f"views, which needs objects of at least {least} views, {_LEAST_VIEWS} of them to train on"
+        most = int(counts.max(initial=0))
+        raise SettingError("held_out", f"{what}, and no training object has more than {most}; choose objects")
+    trained, judged = list[Indices](), list[Indices]()
+    draws = uniform(seed, objects, _VIEWS, count=int(counts.max()))
+    for row, count in zip(draws, counts[objects].tolist(), strict=True):
+        order = np.argsort(row[:count], kind="stable").astype(np.int64)
+        held_out = min(max(round(count * share), _LEAST_VIEWS), count - _LEAST_VIEWS)
+        trained.append(np.sort(order[held_out:]))
+        judged.append(np.sort(order[:held_out]))
+    few = len(counts) - len(objects)
+    left_out = f"; {few} objects with fewer than {least} views are left out" if few else ""
+    total, ours = sum(map(len, judged)), int(counts[objects].sum())
+    how = f"new views of known objects: {total} of {ours} views of {len(objects)} training objects held out at random"
+    train, validation = (SubsetOfViews(data.train, objects, views) for views in (trained, judged))
+    return Data(train, validation, {**data.notes, "split": f"{how}, seed {seed}{left_out}"}, "views")
 
 
 def _subset(source: Source, objects: Indices) -> Source:

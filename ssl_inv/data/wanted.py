@@ -4,8 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from ssl_inv.data.source import Indices
+import numpy as np
+import torch
+
+from ssl_inv.data.source import Indices, Source
 from ssl_inv.transforms import Transform
+from ssl_inv.transforms.keyed_random import distinct
 from ssl_inv.transforms.regions import Regions
 
 
@@ -26,6 +30,63 @@ class Way:
         names = list(self.parameters)
         steps = [start.only(names).path(end.only(names), fraction) for fraction in self.fractions]
         return [Transform({**end.values, **step.values}, end.groups) for step in steps]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """Views of an object that differ little at first, and as they come in the end.
+
+    The first view is any. The others are drawn among those nearest to it, a share of them that grows from step to step.
+
+    Attributes:
+        parameters: by which views are near.
+        steps: batches until the share is 1.
+        smallest: the share of the other views in the first batch, above 0; at least as many as are needed.
+    """
+
+    parameters: tuple[str, ...]
+    steps: int
+    smallest: float
+
+    def share(self, step: int) -> float:
+        """The share of the other views to draw from in a batch, from `smallest` to 1."""
+        return min(1.0, self.smallest + (1 - self.smallest) * step / self.steps)
+
+    def draw(
+        self, source: Source, objects: Indices, counts: Indices, views: int, key: Sequence[int], step: int
+    ) -> Indices:
+        """The numbers of `views` different views of every object, `(B, views)`.
+
+        A function of its arguments alone.
+
+        Args:
+            source: what records the views.
+            objects: numbers of the objects, `(B,)`.
+            counts: how many views each has, `(B,)`.
+            views: how many to draw of each, at least two.
+            key: of the random numbers, beside the object.
+            step: the number of the batch.
+        """
+        chosen = distinct(*key, objects, _NEAR, population=counts, count=1)[:, 0]
+        ends = np.cumsum(counts)
+        every = np.arange(int(ends[-1])) - np.repeat(ends - counts, counts)
+        ours = np.repeat(np.arange(len(objects)), counts)
+        there = source.record(objects[ours], every)
+        here = source.record(objects, chosen).select(torch.from_numpy(ours))
+        apart = sum(
+            (there.groups[name].distance(here[name], there[name]).double().cpu() for name in self.parameters),
+            torch.zeros(len(ours), dtype=torch.float64),
+        ).numpy()
+        apart[every == chosen[ours]] = np.inf  # never drawn twice
+        nearest = [np.argsort(one, kind="stable") for one in np.split(apart, ends[:-1])]
+        near = np.clip(np.round(self.share(step) * (counts - 1)), views - 1, counts - 1).astype(np.int64)
+        among = distinct(*key, objects, _NEAR + 1, population=near, count=views - 1)
+        others = np.stack([order[row] for order, row in zip(nearest, among, strict=True)])
+        return np.concatenate((chosen[:, None], others), axis=1)
+
+
+_NEAR = 0x6E0E
+"""The purpose of the random numbers of `Growth`."""
 
 
 class Framing(Protocol):

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import (
 )
 
 from ssl_inv.catalogue import CALLBACKS, require
+from ssl_inv.engine.action_use import InvarianceWatch
 from ssl_inv.engine.launch import say
 from ssl_inv.engine.loggers import constructed, named
 from ssl_inv.engine.monitor import OnlineMonitor, collapse
@@ -51,6 +52,7 @@ class OnlineScores(lightning.Callback):
 
     def __init__(self, monitor: OnlineMonitor) -> None:
         self.monitor = monitor
+        self._invariance = InvarianceWatch()
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -70,3 +72,5 @@ class OnlineScores(lightning.Callback):
             logger.log_metrics(numbers, step)
         if trainer.is_global_zero and (sentence := collapse(scores)) is not None:
             say(f"collapse at step {step}: {sentence}")
+        if trainer.is_global_zero and (warning := self._invariance.see(step, scores)) is not None:
+            say(warning)

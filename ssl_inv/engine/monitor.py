@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.data.source import Data
+from ssl_inv.engine.action_use import ActionUse
 from ssl_inv.engine.features import choose_objects, feature_table
 from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.evaluation.protocols.knn import NearestNeighbours
@@ -43,6 +44,7 @@ class OnlineMonitor:
         settings: steps between scores, number of objects, share of the time.
         device: where the encoder is.
         seed: draws the objects.
+        action_use: scores whether an equivariant objective has become invariant; None for other objectives.
     """
 
     data: Data
@@ -52,6 +54,7 @@ class OnlineMonitor:
     settings: MonitorSettings
     device: torch.device
     seed: int = 0
+    action_use: ActionUse | None = None
 
     def __post_init__(self) -> None:
         self.seconds = 0.0
@@ -68,7 +71,9 @@ class OnlineMonitor:
         return share == 1 or self.seconds + self._last <= share * training_seconds
 
     def scores(self) -> dict[str, float]:
-        """The scores by name: `knn`, `linear`, a ridge R2 for each recorded parameter, and the features' spread."""
+        """The scores by name: `knn`, `linear`, a ridge R2 for each recorded parameter, the features' spread, and those
+        of `action_use`.
+        """
         begun = time.perf_counter()
         train, validation = (
             feature_table(self.encoder, self.module, source, objects, _VIEWS, self.normalise, self.device)
@@ -85,6 +90,9 @@ class OnlineMonitor:
         for part in train.features:
             for name in train.transform.names:
                 scores[f"r2 {name}" + ("" if part == "all" else f", {part}")] = ridge_r2(train, validation, part, name)
+        if self.action_use is not None:
+            self.action_use.device = self.device
+            scores |= self.action_use.scores()
         self._last = time.perf_counter() - begun
         self.seconds += self._last
         return scores

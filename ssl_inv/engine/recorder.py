@@ -10,6 +10,7 @@ import pytorch_lightning as lightning
 
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.engine.action_use import InvarianceWatch
 from ssl_inv.engine.loggers import Loggers
 from ssl_inv.engine.meter import Rates
 from ssl_inv.engine.module import NonFiniteLossError, Pretraining
@@ -73,8 +74,10 @@ class Recorder(lightning.Callback):
         else:
             self._best = -math.inf
         self._stop, self._reason = None if stop is None else Stop(stop, score_every > 0), ""
+        self._invariance = InvarianceWatch()
         for entry in history:
             self._see(entry)
+            self._invariance.see(entry["step"], entry.get("monitor", {}))
         self.run, self.write, self.settings, self.monitor, self.show = run, write, settings, monitor, show
         self.broken: dict[str, None] = dict.fromkeys([] if run is None else run.record().get("broken_images", []))
         self._rates: Rates | None = None
@@ -275,6 +278,10 @@ class Recorder(lightning.Callback):
             if self.run is not None and not self._collapsed:
                 self.run.warn(warning)
         self._collapsed = sentence is not None
+        if (invariant := self._invariance.see(module.step, scores)) is not None:
+            self.show.warn(invariant)
+            if self.run is not None:
+                self.run.warn(invariant)
         return better
 
     def _note_broken(self, module: Pretraining, names: Iterable[str]) -> None:

@@ -40,6 +40,20 @@ class NormalizationSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HeldOutSettings:
+    """What all data have beside their own settings: on what a run is judged.
+
+    Args:
+        held_out: `objects` judges by objects that training never sees. `views` judges by new views of known objects:
+            some views of each training object are held out, and the data's own validation objects are not used.
+        held_out_share: with `views`, the share of the views of each object that is held out, at least two.
+    """
+
+    held_out: Literal["objects", "views"] = "objects"
+    held_out_share: float = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainerSettings:
     """How long and on which hardware to train.
 

@@ -34,6 +34,23 @@ def mlp(widths: Sequence[int]) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
+def action_head(inputs: int, hidden: Sequence[int], outputs: int, normalised: bool = True) -> nn.Sequential:
+    """A head that tells an action from two features: Linear - BatchNorm - ReLU for every hidden width, then Linear.
+
+    Args:
+        inputs: dimensions of both features together.
+        hidden: widths of the hidden layers; without any, it is one affine map.
+        outputs: dimensions of the action.
+        normalised: whether the hidden layers have batch normalisation.
+    """
+    layers: list[nn.Module] = []
+    for width in hidden:
+        layers += [nn.Linear(inputs, width), *([nn.BatchNorm1d(width)] if normalised else []), nn.ReLU(inplace=True)]
+        inputs = width
+    # The last layer has a bias: the mean of a target need not be 0, and the mean of a rotation's w is not.
+    return nn.Sequential(*layers, nn.Linear(inputs, outputs))
+
+
 def _require_widths(widths: Sequence[int]) -> None:
     if not widths or min(widths) < 1:
         raise ValueError(f"a head needs layers of at least 1 output each, got {list(widths)}")

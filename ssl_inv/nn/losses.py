@@ -255,6 +255,34 @@ def classification(logits: Tensor, classes: Tensor) -> Tensor:
     return sample_mean(F.cross_entropy(full_precision(logits), classes, reduction="none"))
 
 
+def known_classification(logits: Tensor, classes: Tensor) -> Tensor:
+    """Mean cross entropy of `logits`, `(B, K)`, over the samples whose class is known; 0 if none is.
+
+    Args:
+        logits: `(B, K)`.
+        classes: `(B,)`, integers below K, and -1 where the class is unknown.
+    """
+    each = F.cross_entropy(full_precision(logits), classes, reduction="none", ignore_index=-1)
+    known = all_sum((classes >= 0).sum().to(each.dtype))
+    return all_sum(each.sum()) / known.clamp_min(1)
+
+
+def action_error(told: Tensor, action: Tensor, quaternion: bool = False) -> Tensor:
+    """Mean over samples and dimensions of (told - action)^2, both `(B, D)`.
+
+    Args:
+        told: what a head says.
+        action: the vectors of an action.
+        quaternion: whether vectors begin with a unit quaternion. It and its negative are one rotation, so the nearer
+            of the two counts.
+    """
+    told, action = full_precision(told), action.to(full_precision(told).dtype)
+    if quaternion:
+        nearer = torch.where((told[:, :4] * action[:, :4]).sum(1, keepdim=True) < 0, -1.0, 1.0)
+        action = torch.cat((action[:, :4] * nearer.to(action.dtype), action[:, 4:]), dim=1)
+    return sample_mean((told - action).square().mean(dim=1))
+
+
 def distribution_cross_entropy(predicted: Tensor, target: Tensor) -> Tensor:
     """Mean over samples of - sum_k target_k log predicted_k, for distributions `(B, K)`; both get gradients."""
     predicted, target = full_precision(predicted), full_precision(target)

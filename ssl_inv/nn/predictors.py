@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require_at_least
 from ssl_inv.nn.heads import mlp
 from ssl_inv.nn.losses import full_precision, in_full_precision
-from ssl_inv.transforms.quaternions import quaternion_multiply
+from ssl_inv.nn.representations import multiplications_by_quaternions
 
 
 class BilinearPredictor(nn.Module):
@@ -29,9 +29,12 @@ class BilinearPredictor(nn.Module):
         quaternion: position in the action of a quaternion q, scalar last. The initial prediction is then p q for every
             four dimensions p of the embedding, remaining dimensions are multiplied by the scalar of q, and the other
             numbers of the action do nothing yet. None initialises with random matrices.
+        initial: the initial W `(K, D, D)`, in place of random matrices.
     """
 
-    def __init__(self, embedding: int, action: int, quaternion: int | None = None) -> None:
+    def __init__(
+        self, embedding: int, action: int, quaternion: int | None = None, initial: Tensor | None = None
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(action, embedding, embedding))
         # As torch initialises a linear layer from K to D^2 numbers: uniform within 1 / sqrt(K).
@@ -39,6 +42,9 @@ class BilinearPredictor(nn.Module):
         if quaternion is not None:
             with torch.no_grad():
                 self.weight.zero_()[quaternion : quaternion + 4] = _multiplication_by_quaternion(embedding)
+        if initial is not None:
+            with torch.no_grad():
+                self.weight.copy_(initial)
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
@@ -50,9 +56,7 @@ class BilinearPredictor(nn.Module):
 
 def _multiplication_by_quaternion(dimensions: int) -> Tensor:
     """W `(4, D, D)`: sum_k q_k W_k x multiplies every four dimensions of x by the quaternion q from the right."""
-    identity = torch.eye(4)
-    # For each basis quaternion, the matrix that multiplies by it.
-    fours = quaternion_multiply(identity, identity[:, None]).mT.contiguous()
+    fours = multiplications_by_quaternions()
     every, left_over = torch.eye(dimensions // 4), dimensions % 4
     weights = torch.zeros(4, dimensions, dimensions)
     weights[:, : dimensions - left_over, : dimensions - left_over] = torch.stack(

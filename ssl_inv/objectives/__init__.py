@@ -2,6 +2,7 @@
 
 OBJECTIVES = {
     "adaptive-multi-head": "adaptive_multi_head:AdaptiveMultiHead",
+    "anti-invariance": "anti_invariance:AntiInvariance",
     "augself": "augself:AugSelf",
     "barlow-twins": "barlow_twins:BarlowTwins",
     "byol": "byol:BYOL",
@@ -37,6 +38,7 @@ OBJECTIVES = {
     "simsiam": "simsiam:SimSiam",
     "soft-equivariance": "soft_equivariance:SoftEquivariance",
     "split": "split:Split",
+    "supervised": "supervised:Supervised",
     "swav": "swav:SwAV",
     "transitive": "transitive:TransitiveInvariance",
     "vicreg": "vicreg:VICReg",

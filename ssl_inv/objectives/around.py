@@ -1,6 +1,7 @@
 """Objectives around other ones."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -48,6 +49,11 @@ def beside(base: Losses, own: Losses) -> Losses:
     return {**base, **own}
 
 
+def views_for(base: Objective, views: Views) -> Views:
+    """The views that a base is given: with classes only if it needs them."""
+    return views if base.needs_labels or views.labels is None else replace(views, labels=None)
+
+
 class Around(Objective):
     """An objective around one or more bases. Whatever it does not override, its bases do.
 
@@ -66,6 +72,8 @@ class Around(Objective):
         self.looks_between_epochs |= any(base.looks_between_epochs for base in self.bases.values())
         self.parameters_used = self.judged.parameters_used
         self.told_of_plain_views = self.judged.told_of_plain_views
+        self.invariant_features = self.judged.invariant_features
+        self.needs_labels = any(base.needs_labels for base in self.bases.values())
         self.least_batch = max(base.least_batch for base in self.bases.values())
         self.needs_whole_backbone = next(filter(None, (one.needs_whole_backbone for one in self.bases.values())), "")
 

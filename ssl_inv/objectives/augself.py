@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_widths, suggest
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.heads import action_head
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import PairLoss, PairObjective, Term
 from ssl_inv.transforms import Action, Convention, Flag, Group, Transform
@@ -85,7 +85,7 @@ class AugSelf(PairObjective):
         self.targets = [_Target(name, convention) for name in parameters]
         self.projector = make_projector(features, projector)
         self.heads = nn.ModuleList(
-            _head((2 * features, *hidden, target.dimensions(groups)), normalised_heads) for target in self.targets
+            action_head(2 * features, hidden, target.dimensions(groups), normalised_heads) for target in self.targets
         )
 
     @property
@@ -165,15 +165,3 @@ def _crop_difference(action: Action) -> Tensor:
             y = torch.where(values["vertical_flip"] > 0.5, 1 - y, y)
         boxes.append(torch.stack((x, y, width, height), dim=1))
     return boxes[1] - boxes[0]
-
-
-def _head(widths: tuple[int, ...], normalised: bool) -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for inputs, outputs in pairwise(widths[:-1]):
-        layers += [
-            nn.Linear(inputs, outputs),
-            *([nn.BatchNorm1d(outputs)] if normalised else []),
-            nn.ReLU(inplace=True),
-        ]
-    # The last layer has a bias: the mean of a target need not be 0, and the mean of a rotation's w is not.
-    return nn.Sequential(*layers, nn.Linear(widths[-2], widths[-1]))

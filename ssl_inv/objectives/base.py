@@ -81,6 +81,19 @@ class Objective(nn.Module, ABC):
     empty if it can. It can if blocks are only called, and EMAs of them are `Teacher`s.
     """
 
+    needs_labels: bool = False
+    """Whether the loss reads the classes of the training objects. Only then have its views `labels`. Set it only where
+    the recipe says so, by a setting of the objective.
+    """
+
+    invariant_features: int = 0
+    """How many of the first features are an invariant part, which does not change with the view; the others are then
+    the equivariant part. 0 if there are no parts.
+    """
+
+    counts_classes: bool = False
+    """Whether the setting `classes`, where it is null, takes the number of classes of the training data."""
+
     looks_between_epochs: bool = False
     """Whether `between_epochs` does anything. If not, no epoch waits for the one before it."""
 
@@ -288,15 +301,18 @@ class ActionPrediction:
         move: from embeddings `(B, D)` and action vectors `(B, K)` to predicted embeddings `(B, D)`.
         parameters: the parameters in the action vector.
         convention: how the action vector is written.
+        form: what `move` reads of an action `(B, K)`, if it is not the vector.
     """
 
     encode: Callable[[Tensor], Tensor]
     move: Callable[[Tensor, Tensor], Tensor]
     parameters: list[str]
     convention: Convention
+    form: Callable[[Action], Tensor] | None = None
 
     def embed(self, pixels: Tensor) -> Tensor:
         return self.encode(pixels)
 
     def predict(self, embedding: Tensor, action: Action) -> Tensor:
-        return self.move(embedding, action.as_vector(self.parameters, self.convention))
+        vector = action.as_vector(self.parameters, self.convention) if self.form is None else self.form(action)
+        return self.move(embedding, vector)

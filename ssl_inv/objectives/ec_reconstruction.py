@@ -118,7 +118,7 @@ class ECReconstruction(Around):
         return [0, 1, *range(self.path.count, self._plan.count)]
 
     def _views_of_base(self, views: Views) -> Views:
-        return Views(tuple(views[number] for number in self._numbers_of_base), views.index, views.shown)
+        return replace(views, views=tuple(views[number] for number in self._numbers_of_base))
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
         of_base = super().visible_patches(self._views_of_base(views), backbone)

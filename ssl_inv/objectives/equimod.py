@@ -1,10 +1,10 @@
 """EquiMod: SimCLR, with further embeddings that move as the augmentation says."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv.catalogue import require_above, require_at_least, require_widths
 from ssl_inv.nn import losses
@@ -12,6 +12,13 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.nn.predictors import EmbeddedActionPredictor
 from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
+from ssl_inv.objectives.conditioning import (
+    ActionForm,
+    conditioned_predictor,
+    held_predictor,
+    require_held,
+    require_random,
+)
 from ssl_inv.transforms import Convention, Group
 from ssl_inv.views import Pair, Views
 
@@ -46,7 +53,13 @@ class EquiMod(Objective):
         source: where predictions begin. `view` is the paper's third view. `pair` predicts the second of two views from
             the first, as in SIE's and seq-JEPA's comparisons, and costs two views.
         projector: widths of each of the two projectors; a normalisation without affine part follows the last.
-        action_embedding: dimensions that the action is mapped to before the predictor.
+        action_embedding: dimensions that the action is mapped to before the predictor; for `embedded`.
+        predictor: `embedded` is the paper's. `bilinear` is SIE's: one matrix from the action, linearly.
+        predictor_initialisation: initial weights of the bilinear predictor: `uniform` is random matrices, `quaternion`
+            multiplies every four dimensions by the rotation, `group` is the representation of every parameter's group;
+            see SIE.
+        predictor_held: optimiser steps, from the first on, in which a predictor that does not begin with random
+            matrices stays as it is. Until then, only features can lower the prediction error.
         temperature: divides cosine similarities of invariant embeddings; the paper has 0.5 for CIFAR and 0.2 for
             ImageNet.
         equivariant_temperature: divides cosine similarities of equivariant embeddings.
@@ -66,6 +79,9 @@ class EquiMod(Objective):
         source: Literal["view", "pair"] = "view",
         projector: list[int] = [2048, 2048, 128],
         action_embedding: int = 128,
+        predictor: Literal["embedded", "bilinear"] = "embedded",
+        predictor_initialisation: Literal["uniform", "quaternion", "group"] = "uniform",
+        predictor_held: int = 0,
         temperature: float = 0.2,
         equivariant_temperature: float = 0.2,
         equivariance: float = 1.0,
@@ -82,9 +98,20 @@ class EquiMod(Objective):
         self.equivariance = equivariance
         self.invariant_projector = normalised_mlp(features, projector)
         self.equivariant_projector = normalised_mlp(features, projector)
-        action = action_dimensions(groups, parameters, convention)
-        network = normalised_mlp(projector[-1] + action_embedding, projector[-1:])
-        self.action_predictor = EmbeddedActionPredictor(action, action_embedding, network)
+        require_held(predictor_held, predictor_initialisation)
+        self.predictor_held = predictor_held
+        self.form = ActionForm(parameters, convention)
+        self.action_predictor: nn.Module
+        if predictor == "embedded":
+            require_random(predictor_initialisation, predictor)
+            action = action_dimensions(groups, parameters, convention)
+            network = normalised_mlp(projector[-1] + action_embedding, projector[-1:])
+            self.action_predictor = EmbeddedActionPredictor(action, action_embedding, network)
+        else:
+            require_at_least(1, action_embedding=action_embedding)
+            self.form, self.action_predictor = conditioned_predictor(
+                groups, parameters, convention, predictor, projector[-1], (), predictor_initialisation
+            )
 
     @property
     def plan(self) -> Pair:
@@ -93,10 +120,7 @@ class EquiMod(Objective):
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         # The third view is the source of the first two. In a pair, the first view is the source of the second.
         source, *targets = views.views if self.source == "pair" else (views[2], views[0], views[1])
-        actions = [
-            source.transform.relative(view.transform).as_vector(self.parameters_used, self.convention)
-            for view in targets
-        ]
+        actions = [self.form(source.transform.relative(view.transform)) for view in targets]
         return self.embedding_loss([backbone(view.pixels) for view in (source, *targets)], actions)
 
     def embedding_loss(self, features: list[Tensor], actions: list[Tensor]) -> Losses:
@@ -112,8 +136,11 @@ class EquiMod(Objective):
             "equivariance": Term(losses.nt_xent(predicted, torch.cat(y), equivariant_temperature), self.equivariance),
         }
 
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        return held_predictor(self.action_predictor, self.predictor_held, step)
+
     def predictor(self, backbone: Backbone) -> ActionPrediction:
         def encode(pixels: Tensor) -> Tensor:
             return self.equivariant_projector(backbone(pixels))  # type: ignore[no-any-return]
 
-        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention)
+        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention, self.form)

@@ -1,6 +1,6 @@
 """SEN: a contrastive model of where actions lead, without an invariance term."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 from torch import Tensor, nn
@@ -10,8 +10,15 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.nn.predictors import EmbeddedActionPredictor, action_predictor
+from ssl_inv.nn.predictors import EmbeddedActionPredictor
 from ssl_inv.objectives.base import ActionPrediction, Losses, PairLoss, PairObjective, Term, action_dimensions
+from ssl_inv.objectives.conditioning import (
+    ActionForm,
+    conditioned_predictor,
+    held_predictor,
+    require_held,
+    require_random,
+)
 from ssl_inv.transforms import Convention, Group
 from ssl_inv.views import Pair, Views
 
@@ -42,6 +49,11 @@ class SEN(PairObjective):
         predictor_hidden: widths of the predictor's hidden layers, for all but `bilinear`; without any, `concatenation`
             is one affine map.
         action_embedding: for `embedded`: dimensions that the action is mapped to.
+        predictor_initialisation: initial weights of the bilinear predictor: `uniform` is random matrices, `quaternion`
+            multiplies every four dimensions by the rotation, `group` is the representation of every parameter's group;
+            see SIE.
+        predictor_held: optimiser steps, from the first on, in which a predictor that does not begin with random
+            matrices stays as it is. Until then, only features can lower the prediction error.
         convention: form of the action vector. `seq-jepa` and `sie` follow these papers: quaternions with the sign of
             the product, and plain differences of hues.
     """
@@ -59,6 +71,8 @@ class SEN(PairObjective):
         predictor: Literal["bilinear", "hypernetwork", "concatenation", "embedded"] = "concatenation",
         predictor_hidden: list[int] = [],
         action_embedding: int = 128,
+        predictor_initialisation: Literal["uniform", "quaternion", "group"] = "uniform",
+        predictor_held: int = 0,
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
     ) -> None:
         super().__init__()
@@ -68,21 +82,26 @@ class SEN(PairObjective):
         self.convention: Convention = convention
         self.temperature = temperature
         require_at_least(1, action_embedding=action_embedding)
-        action = action_dimensions(groups, parameters, convention)
+        require_held(predictor_held, predictor_initialisation)
+        self.predictor_held = predictor_held
         self.projector = (normalised_mlp if predictor == "embedded" else make_projector)(features, projector)
         self.action_predictor: nn.Module
         if predictor == "embedded":
+            require_random(predictor_initialisation, predictor)
+            self.form, action = ActionForm(parameters, convention), action_dimensions(groups, parameters, convention)
             network = normalised_mlp(projector[-1] + action_embedding, (*predictor_hidden, projector[-1]))
             self.action_predictor = EmbeddedActionPredictor(action, action_embedding, network)
         else:
-            self.action_predictor = action_predictor(predictor, projector[-1], action, predictor_hidden)
+            self.form, self.action_predictor = conditioned_predictor(
+                groups, parameters, convention, predictor, projector[-1], predictor_hidden, predictor_initialisation
+            )
 
     @property
     def plan(self) -> Pair:
         return Pair()
 
     def pair(self, views: Views, backbone: Backbone) -> PairLoss:
-        action = views[0].transform.relative(views[1].transform).as_vector(self.parameters_used, self.convention)
+        action = self.form(views[0].transform.relative(views[1].transform))
         x, y = (self.embed(view.pixels, backbone) for view in views.views)
         return PairLoss(self.embedding_loss(x.embeddings, y.embeddings, action), x, y)
 
@@ -90,8 +109,11 @@ class SEN(PairObjective):
         """The term of the loss from the embeddings `(B, D)` of both views and the action `(B, K)` between them."""
         return {"equivariance": Term(losses.nt_xent(self.action_predictor(x, action), y, self.temperature))}
 
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        return held_predictor(self.action_predictor, self.predictor_held, step)
+
     def predictor(self, backbone: Backbone) -> ActionPrediction:
         def encode(pixels: Tensor) -> Tensor:
             return self.projector(backbone(pixels))  # type: ignore[no-any-return]
 
-        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention)
+        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention, self.form)

@@ -1,27 +1,19 @@
 """SIE: features split into an invariant and an equivariant part."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ssl_inv.catalogue import require, require_at_least, require_widths
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
-from ssl_inv.nn.predictors import action_predictor
 from ssl_inv.nn.sigreg import sigreg as sigreg_loss
-from ssl_inv.objectives.base import (
-    ActionPrediction,
-    Encoder,
-    Losses,
-    Objective,
-    Term,
-    action_dimensions,
-    rotation_position,
-)
+from ssl_inv.objectives.base import ActionPrediction, Encoder, Losses, Objective, Term
+from ssl_inv.objectives.conditioning import conditioned_predictor, held_predictor, require_held
 from ssl_inv.transforms import Action, Convention, Group
 from ssl_inv.views import Pair, Views
 
@@ -66,7 +58,12 @@ class SIE(Objective):
             authors' code. `quaternion` multiplies every four dimensions of an embedding by the quaternion of the
             rotation, and is then trained freely. Random matrices must leave a plateau first: while features do not hold
             the pose, the best prediction ignores the rotation, and while the prediction ignores it, nothing asks
-            features for the pose.
+            features for the pose. `group` is the linear representation of every parameter's group: a rotation
+            multiplies quaternions, a circle turns pairs of dimensions, a number shifts dimensions by multiples of
+            others, a crop shifts and scales, a projective map and a pose multiply by their matrix. Each parameter has
+            an equal share of the dimensions.
+        predictor_held: optimiser steps, from the first on, in which a predictor that does not begin with random
+            matrices stays as it is. Until then, only features can lower the prediction error.
         convention: form of the action vector. `sie` is the authors': the quaternion has the sign of the product, so 4.5
             % of their pairs ask for the opposite of what the same rotation asks for elsewhere; hues are plain
             differences. `canonical` corrects both and is another objective.
@@ -95,7 +92,8 @@ class SIE(Objective):
         predicted_variance: bool = True,
         predictor: Literal["bilinear", "hypernetwork", "concatenation"] = "bilinear",
         predictor_hidden: list[int] = [],
-        predictor_initialisation: Literal["uniform", "quaternion"] = "uniform",
+        predictor_initialisation: Literal["uniform", "quaternion", "group"] = "uniform",
+        predictor_held: int = 0,
         convention: Literal["sie", "seq-jepa", "canonical"] = "sie",
         anti_collapse: Literal["variance-covariance", "sigreg"] = "variance-covariance",
         sigreg: float = 0.2,
@@ -126,11 +124,11 @@ class SIE(Objective):
                 self.invariant_features, [total - width for total, width in zip(projector, widths, strict=True)]
             )
         self.equivariant_projector = make_projector(equivariant_features, widths)
-        action = action_dimensions(groups, parameters, convention)
-        quaternion = (
-            rotation_position(groups, parameters, convention) if predictor_initialisation == "quaternion" else None
+        require_held(predictor_held, predictor_initialisation)
+        self.predictor_held = predictor_held
+        self.form, self.action_predictor = conditioned_predictor(
+            groups, parameters, convention, predictor, widths[-1], predictor_hidden, predictor_initialisation
         )
-        self.action_predictor = action_predictor(predictor, widths[-1], action, predictor_hidden, quaternion)
 
     @property
     def plan(self) -> Pair:
@@ -138,7 +136,7 @@ class SIE(Objective):
 
     def action_vector(self, action: Action) -> Tensor:
         """The action as the predictor reads it, `(B, K)`."""
-        return action.as_vector(self.parameters_used, self.convention)
+        return self.form(action)
 
     def split(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """The invariant and the equivariant part of features `(B, D)`: the first and the last dimensions."""
@@ -178,6 +176,9 @@ class SIE(Objective):
             terms["predicted_variance"] = Term(losses.variance(predicted) / 2, variance)
         return terms
 
+    def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
+        return held_predictor(self.action_predictor, self.predictor_held, step)
+
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         if self.directions is not None:
             self.directions.advance(step)
@@ -198,4 +199,4 @@ class SIE(Objective):
         def encode(pixels: Tensor) -> Tensor:
             return self.equivariant_projector(self.split(backbone(pixels))[1])  # type: ignore[no-any-return]
 
-        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention)
+        return ActionPrediction(encode, self.action_predictor, self.parameters_used, self.convention, self.form)

@@ -1,6 +1,7 @@
 """Split: two objectives, each with its own part of the features."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from torch import Tensor
@@ -9,7 +10,7 @@ from ssl_inv.catalogue import SettingError, require_at_least, within
 from ssl_inv.data.source import Labels
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.parts import Part
-from ssl_inv.objectives.around import Around, aggregation_of_part, base_objective, two_parts
+from ssl_inv.objectives.around import Around, aggregation_of_part, base_objective, two_parts, views_for
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Plan, PolicyChoice, Several, Views
@@ -101,8 +102,9 @@ class Split(Around):
     def _views_of_both(self, views: Views) -> tuple[Views, Views]:
         """The views of the invariant and of the equivariant objective."""
         count = self.invariant.plan.count
-        further = views if self.shares_views else Views(views.views[count:], views.index, views.shown)
-        return Views(views.views[:count], views.index, views.shown), further
+        further = views if self.shares_views else replace(views, views=views.views[count:])
+        first = replace(views, views=views.views[:count])
+        return views_for(self.invariant, first), views_for(self.equivariant, further)
 
     def visible_patches(self, views: Views, backbone: Backbone) -> Mapping[int, Tensor]:
         first, last = (

@@ -13,7 +13,9 @@ from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.looks import odd_looks, require_one_size
 from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
+from ssl_inv.data.splits import hold_out_views
 from ssl_inv.engine import preflight
+from ssl_inv.engine.action_use import ACTION, GAIN, WITHIN
 from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.cluster import ALONE, Place
 from ssl_inv.engine.launch import make_trainer, say, workers
@@ -25,11 +27,11 @@ from ssl_inv.engine.watch import require_scored
 from ssl_inv.nn.backbones import Backbone, make_backbone, to_channels_last
 from ssl_inv.nn.sync_batch_norm import synchronise_batch_norm
 from ssl_inv.objectives.base import Objective
-from ssl_inv.run.channels import for_channels, told
+from ssl_inv.run.channels import for_channels, for_classes, told
 from ssl_inv.run.exports.export import preprocessing_of
 from ssl_inv.run.exports.rebuilding import require_rebuildable
 from ssl_inv.run.judging import judged_data
-from ssl_inv.run.recipe import JudgedRecipe, Recipe
+from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe
 from ssl_inv.run.start import Start
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Plan
@@ -111,7 +113,7 @@ def build_module(
     """
     settings = recipe.trainer
     data, augmentation = build_data(recipe), build_augmentation(recipe)
-    asked, recipe = recipe, for_channels(recipe, data.train)
+    asked, recipe = recipe, for_classes(for_channels(recipe, data.train), data.train)
     if begins and (measured := told(asked, recipe)):
         say(measured)
     start = Start(recipe)
@@ -166,7 +168,16 @@ def build_module(
         plan, process = view_maker.plan, (rank, processes)
         loaded = view_maker.loaded_views
         batches = StepBatches(
-            train, settings.batch_size, loaded, settings.seed, *process, plan.way, plan.linked, view_maker.frames
+            train,
+            settings.batch_size,
+            loaded,
+            settings.seed,
+            *process,
+            plan.way,
+            plan.linked,
+            view_maker.frames,
+            objective.needs_labels,
+            plan.growth,
         )
         steps = settings.steps or math.ceil((settings.epochs or 0) * batches.steps_per_epoch / settings.accumulate)
     for network in (backbone, objective):
@@ -175,25 +186,26 @@ def build_module(
             synchronise_batch_norm(network, device)
     with within("optimizer"):
         optimization = make_optimizer((backbone, objective), **recipe.optimizer)
-    _require_watched(recipe, data)
+    _require_watched(recipe, data, objective)
     loaders = workers(settings, train)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
     return data, augmentation, module, start
 
 
-def _require_watched(recipe: Recipe, data: Data) -> None:
+def _require_watched(recipe: Recipe, data: Data, objective: Objective) -> None:
     """Refuse what no monitor can score, as far as it is known before training."""
-    stop, every, scores = recipe.trainer.early_stop(), recipe.monitor.every, possible_scores(data)
+    stop, every, scores = recipe.trainer.early_stop(), recipe.monitor.every, possible_scores(data, objective)
     require_scored(recipe.trainer.watched_for_best(), "trainer.best", every, scores)
     require_scored(None if stop is None else stop.watched, "trainer.stop.name", every, scores)
     collapses = stop is not None and stop.collapse > 0
     require(not collapses or every > 0, "trainer.stop.collapse", "is told by the monitor, but monitor.every is 0")
 
 
-def possible_scores(data: Data) -> list[str]:
-    """The beginnings of the names that a monitor's scores on some data have."""
+def possible_scores(data: Data, objective: Objective) -> list[str]:
+    """The beginnings of the names that a monitor's scores of an objective on some data have."""
     labelled = ["linear", "knn"] if data.train.labels is not None else []
-    return ["rankme", "deviation", *labelled, *(f"r2 {name}" for name in data.validation.groups)]
+    equivariant = [WITHIN, ACTION, GAIN] if objective.parameters_told else []
+    return ["rankme", "deviation", *labelled, *equivariant, *(f"r2 {name}" for name in data.validation.groups)]
 
 
 def build_networks(
@@ -255,4 +267,16 @@ def build_data(recipe: JudgedRecipe) -> Data:
         if recipe.data.name not in DATA.members:
             require_images(data.train)
         require_one_size(data)
-    return data
+        return held_out_of(recipe.data, data)
+
+
+def held_out_of(chosen: Choice, data: Data) -> Data:
+    """The data with the split that a section asks for: by object, or new views of known objects.
+
+    Raises:
+        SettingError: if objects have too few views.
+    """
+    if chosen.held_out.held_out == "objects":
+        return data
+    seed = chosen.settings.get("split_seed", chosen.settings.get("seed", 0))
+    return hold_out_views(data, chosen.held_out.held_out_share, seed if isinstance(seed, int) else 0)

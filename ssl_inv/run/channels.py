@@ -1,14 +1,17 @@
-"""What a recipe leaves open until the data is known: channels of the network, and the mean and deviation of each."""
+"""What a recipe leaves open until the data is known: channels of the network, the mean and deviation of each, and the
+number of classes of an objective that reads them.
+"""
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from ssl_inv.catalogue import SettingError, require
+from ssl_inv.catalogue import OBJECTIVES, SettingError, require
 from ssl_inv.data.source import Source
 from ssl_inv.engine.settings import NormalizationSettings
-from ssl_inv.run.recipe import JudgedRecipe, Recipe
+from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe
 from ssl_inv.transforms import keyed_random
 
 MEASURED = 1000
@@ -34,6 +37,42 @@ def for_channels(recipe: Recipe, source: Source) -> Recipe:
     if channels != 3:
         recipe = replace(recipe, backbone={**recipe.backbone, "arguments": {**arguments, "in_chans": channels}})
     return normalised_for(recipe, source)
+
+
+def for_classes(recipe: Recipe, source: Source) -> Recipe:
+    """The recipe with the number of classes of the training data, where an objective that reads them leaves it open.
+
+    Raises:
+        SettingError: if the data have no classes, or more than the recipe says.
+    """
+    objective = recipe.objective
+    settings = _with_classes(objective.name, objective.settings, source, "objective")
+    return recipe if settings == objective.settings else replace(recipe, objective=Choice(objective.name, settings))
+
+
+def _with_classes(name: str, settings: Mapping[str, Any], source: Source, where: str) -> dict[str, Any]:
+    """The settings of an objective, and of those inside it."""
+    found = {
+        key: {"name": one["name"], **_with_classes(one["name"], _nameless(one), source, f"{where}.{key}")}
+        if isinstance(one, dict) and isinstance(one.get("name"), str)
+        else one
+        for key, one in settings.items()
+    }
+    reads = name in OBJECTIVES.members and getattr(OBJECTIVES.find(name).load(), "counts_classes", False)
+    if not reads or not settings["labels"] or not settings["classification"]:
+        return found
+    labels = source.labels
+    if labels is None or not bool(labels.known.any()):
+        problem = f"true, but the training data have no classes; choose labelled data, or {where}.classification 0"
+        raise SettingError(f"{where}.labels", problem)
+    given, there = settings["classes"], len(labels.names)
+    enough = given is None or given >= there
+    require(enough, f"{where}.classes", f"is {given}, and the training data have {there} classes")
+    return {**found, "classes": there if given is None else given}
+
+
+def _nameless(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: one for key, one in settings.items() if key != "name"}
 
 
 def normalised_for(recipe: AnyRecipe, source: Source) -> AnyRecipe:

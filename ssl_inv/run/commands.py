@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 
-from ssl_inv.catalogue import DATA, RecipeError, within
+from ssl_inv.catalogue import DATA, RecipeError, require, within
 from ssl_inv.data.reading import SETTINGS_OF_VALUES
 from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.posed import PosedObjects
@@ -21,7 +21,7 @@ from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.watch import require_known
-from ssl_inv.run.build import build, innermost, possible_scores
+from ssl_inv.run.build import build, held_out_of, innermost, possible_scores
 from ssl_inv.run.data_sections import described_section
 from ssl_inv.run.encoders import load_model
 from ssl_inv.run.exports.export import export_run, export_torchvision
@@ -113,7 +113,7 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
     networks = (run.backbone, run.objective)
     if not any(one.grad is not None and bool(one.grad.any()) for net in networks for one in net.parameters()):
         raise RecipeError(f"{name}: the loss, {total.item():.4g}, has no gradient in the first step")
-    stop, scores = recipe.trainer.early_stop(), possible_scores(run.data) if recipe.monitor.every else []
+    stop, scores = recipe.trainer.early_stop(), possible_scores(run.data, run.objective) if recipe.monitor.every else []
     require_known(recipe.trainer.watched_for_best(), "trainer.best", losses, scores)
     require_known(None if stop is None else stop.watched, "trainer.stop.name", losses, scores)
     objects = len(run.module.batches.source), len(run.data.validation)
@@ -215,7 +215,7 @@ def describe_data(
         chosen.settings["max_broken"] = 1.0
     broken: dict[str, str] | None = None
     with within("data"):
-        data = DATA.find(chosen.name).load()(**chosen.settings)
+        data = held_out_of(chosen, DATA.find(chosen.name).load()(**chosen.settings))
         facts = {"data": chosen.name, **data_page.facts(data)}
         if every:
             facts.pop("cannot be read", None)
@@ -238,6 +238,8 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
     section = apply_overrides({"data": described_section(name, overrides)}, overrides, ["data"])["data"]
     chosen = resolve_section("data", section, "the command line")
     with within("data"):
+        whole = chosen.held_out.held_out == "objects"
+        require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
         data = DATA.find(chosen.name).load()(**chosen.settings)
     progress = Progress()
     try:
@@ -280,6 +282,8 @@ def render(chosen: Choice, output: Path, quality: int, beside: Sequence[str]) ->
 
     with gathered() as team:
         with within("data"):
+            whole = chosen.held_out.held_out == "objects"
+            require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
             data = DATA.find(chosen.name).load()(**{**chosen.settings, "cache": False})
         source = innermost(data.train)
         assert isinstance(source, PosedObjects)

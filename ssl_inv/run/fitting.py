@@ -9,12 +9,18 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import torch
+
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.data.source import Data
+from ssl_inv.engine.action_use import action_use
 from ssl_inv.engine.cluster import Place, meeting
 from ssl_inv.engine.launch import quiet_lightning, say
-from ssl_inv.engine.module import NonFiniteLossError
+from ssl_inv.engine.module import NonFiniteLossError, Pretraining
+from ssl_inv.engine.monitor import OnlineMonitor
 from ssl_inv.engine.peers import PeerError, leave_word, word
 from ssl_inv.engine.processes import Processes
+from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.engine.signals import Interrupted, Signals, said
 from ssl_inv.engine.team import Team
 from ssl_inv.run.build import Run
@@ -165,3 +171,14 @@ def _last_good(folder: RunFolder | None) -> str:
     if folder is None or not folder.checkpoint_file.is_file():
         return "there is no checkpoint yet"
     return f"the last good checkpoint is {folder.checkpoint_file}"
+
+
+def make_monitor(
+    module: Pretraining, data: Data, settings: MonitorSettings, seed: int, device: torch.device
+) -> OnlineMonitor | None:
+    """The online monitor of a run, or None if the recipe switches it off."""
+    if not settings.every:
+        return None
+    objective, maker, network = module.objective, module.view_maker, module.backbone
+    use = action_use(objective, maker, network, data.train, device, seed)
+    return OnlineMonitor(data, objective.representations(network), network, maker.whole, settings, device, seed, use)

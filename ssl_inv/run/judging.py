@@ -377,4 +377,4 @@ def judged_data(
     train, validation = (
         TrainingViews(one, plan, augmentation, settings.views, seed, device) for one in (data.train, data.validation)
     )
-    return Data(train, validation, data.notes)
+    return Data(train, validation, data.notes, data.held_out)

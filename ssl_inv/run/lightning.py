@@ -10,7 +10,7 @@ from ssl_inv.engine.callbacks import OnlineScores
 from ssl_inv.engine.data_module import PretrainingData
 from ssl_inv.engine.module import Pretraining
 from ssl_inv.run.build import build_module
-from ssl_inv.run.pretrain import make_monitor
+from ssl_inv.run.fitting import make_monitor
 from ssl_inv.run.python.asked import allow_modules
 from ssl_inv.run.recipe import Recipe, apply_overrides, load_recipe, resolve
 from ssl_inv.run.requirements import require_files

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 
 from ssl_inv.atomic import CannotWriteError, link_or_copy, write_text
@@ -17,11 +16,9 @@ from ssl_inv.engine.checkpoints import save_checkpoint
 from ssl_inv.engine.cluster import Place, place
 from ssl_inv.engine.launch import count_from, quiet_lightning, say
 from ssl_inv.engine.loggers import Loggers, Picture
-from ssl_inv.engine.module import Pretraining, extent
-from ssl_inv.engine.monitor import OnlineMonitor
+from ssl_inv.engine.module import extent
 from ssl_inv.engine.progress import Progress
 from ssl_inv.engine.recorder import Recorder
-from ssl_inv.engine.settings import MonitorSettings
 from ssl_inv.engine.signals import Interrupted, Signals
 from ssl_inv.engine.team import ALONE, Team
 from ssl_inv.evaluation.results import format_table, to_json
@@ -30,7 +27,7 @@ from ssl_inv.run.continuing import Continuation, trains_on
 from ssl_inv.run.exports.export import CARD, export_run, preprocessing_of
 from ssl_inv.run.exports.model_card import Trained, model_card
 from ssl_inv.run.exports.parts import parts_of
-from ssl_inv.run.fitting import ended_by, fit, last_words, requeue, require_trained, speaks_up
+from ssl_inv.run.fitting import ended_by, fit, last_words, make_monitor, requeue, require_trained, speaks_up
 from ssl_inv.run.folder import RunFolder, now
 from ssl_inv.run.judged_run import data_to_judge, judged
 from ssl_inv.run.judging import Judgement
@@ -38,6 +35,7 @@ from ssl_inv.run.pages import report_page
 from ssl_inv.run.pages.pictures import pictures_of
 from ssl_inv.run.pages.report import report_content, scores, summary
 from ssl_inv.run.recipe import Recipe
+from ssl_inv.run.remarks import SPLITS
 from ssl_inv.run.restoring import restore, warn
 from ssl_inv.run.together import after_training, all_train, part
 
@@ -168,16 +166,6 @@ def _headline(run: Run, folder: RunFolder) -> str:
         f"{run.backbone.architecture} ({parameters:.1f} M parameters), "
         f"{run.module.steps} steps of {run.recipe.trainer.batch_size} on {run.device}; writing {folder.path}"
     )
-
-
-def make_monitor(
-    module: Pretraining, data: Data, settings: MonitorSettings, seed: int, device: torch.device
-) -> OnlineMonitor | None:
-    """The online monitor of a run, or None if the recipe switches it off."""
-    if not settings.every:
-        return None
-    encoder = module.objective.representations(module.backbone)
-    return OnlineMonitor(data, encoder, module.backbone, module.view_maker.whole, settings, device, seed)
 
 
 def train(
@@ -329,7 +317,8 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     if judgement is None:
         folder.forget_results()  # of another evaluation
     else:
-        folder.keep_results(to_json(judgement.table) + "\n", format_table(judgement.table) + "\n")
+        text = f"{format_table(judgement.table)}\n\n{SPLITS[run.data.held_out]}\n"
+        folder.keep_results(to_json(judgement.table) + "\n", text)
     pictures = _reported(run, data, folder, judgement, loggers is not None and bool(loggers.all))
     if loggers is not None and loggers.all:
         shown = summary([] if judgement is None else judgement.table)
@@ -347,7 +336,7 @@ def finish(run: Run, folder: RunFolder, progress: Progress, loggers: Loggers | N
     if judgement is None:
         return places
     measured = f"{len(judgement.table)} measurements: {folder.path / 'results.txt'}"
-    return f"{format_table(summary(judgement.table))}\n\n{measured}\n{places}"
+    return f"{format_table(summary(judgement.table))}\n\n{SPLITS[run.data.held_out]}\n{measured}\n{places}"
 
 
 def _reported(

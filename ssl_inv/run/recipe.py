@@ -19,10 +19,16 @@ from ssl_inv.catalogue import (
     within,
 )
 from ssl_inv.engine.optimizer_names import check_names
-from ssl_inv.engine.settings import EvaluationSettings, MonitorSettings, NormalizationSettings, TrainerSettings
+from ssl_inv.engine.settings import (
+    EvaluationSettings,
+    HeldOutSettings,
+    MonitorSettings,
+    NormalizationSettings,
+    TrainerSettings,
+)
 from ssl_inv.plain import require_file
 from ssl_inv.run.plain_yaml import MOST_CHARACTERS, YAMLError, dump_yaml, parse_yaml, where_and_what
-from ssl_inv.run.schema import Schema, filled, filled_member, schema_of, schema_of_dataclass
+from ssl_inv.run.schema import Schema, filled, filled_member, schema_of, schema_of_dataclass, with_arguments
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
 """The folder of the recipes that come with the package."""
@@ -67,10 +73,17 @@ JUDGED = ("data", "normalization", "evaluation")
 
 @dataclass(frozen=True)
 class Choice:
-    """A member of a catalogue and all its settings."""
+    """A member of a catalogue and all its settings.
+
+    Attributes:
+        name: its name.
+        settings: its own.
+        held_out: of data, on what a run is judged.
+    """
 
     name: str
     settings: dict[str, Any]
+    held_out: HeldOutSettings = dataclasses.field(default_factory=HeldOutSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +117,9 @@ class Recipe(JudgedRecipe):
 
 def _plain(section: Any) -> dict[str, Any]:
     if isinstance(section, Choice):
-        return {"name": section.name, **section.settings}
+        # A split by object is what runs did before there was a choice, and their recipes stay as they are.
+        further = {} if section.held_out.held_out == "objects" else dataclasses.asdict(section.held_out)
+        return {"name": section.name, **section.settings, **further}
     return dict(section) if isinstance(section, dict) else dataclasses.asdict(section)
 
 
@@ -321,8 +336,11 @@ def resolve_section(section: str, given: Any, origin: str) -> Any:
     with within(section):
         if section in _CHOICES:
             catalogue, default = _CHOICES[section]
-            name, settings = filled_member(catalogue, {"name": default, **given}, origin)
-            return Choice(name, settings)
+            common = schema_of_dataclass(HeldOutSettings) if section == "data" else Schema({}, "")
+            further = {key: value for key, value in given.items() if key in common.settings}
+            own = {key: value for key, value in given.items() if key not in further}
+            name, settings = filled_member(catalogue, {"name": default, **own}, origin, common.settings)
+            return Choice(name, settings, HeldOutSettings(**filled(common, further, origin)))
         settings = filled(section_schema(section), given, origin)
         if section == "optimizer":
             check_names(settings["name"], settings["schedule"])
@@ -344,7 +362,12 @@ def section_schema(section: str, name: str | None = None) -> Schema:
     if section in _FUNCTIONS:
         return schema_of(_FUNCTIONS[section])
     with within(section):
-        return schema_of(_CHOICES[section][0].find(str(name)))
+        own = schema_of(_CHOICES[section][0].find(str(name)))
+    if section != "data":
+        return own
+    common = schema_of_dataclass(HeldOutSettings)
+    arguments = common.doc.partition("\nArgs:\n")[2]
+    return Schema({**own.settings, **common.settings}, with_arguments(own.doc, arguments))
 
 
 _BEFORE = {"photographs": "squares", "split": "top"}

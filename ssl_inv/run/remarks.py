@@ -14,6 +14,13 @@ _DISK = (
 )
 
 
+SPLITS = {
+    "objects": "split: new objects, none of which is in training",
+    "views": "split: new views of known objects, which training sees in other views",
+}
+"""What an evaluation is scored on, by `Data.held_out`."""
+
+
 @dataclass(frozen=True)
 class Remarks:
     """What a reader must know of the data of an evaluation.
@@ -40,6 +47,8 @@ def remarks(train: FeatureTable, validation: FeatureTable, data: Data | None = N
     """
     classes = class_balance(train, validation)
     facts = [] if classes is None else [_balance(classes)]
+    if data is not None:
+        facts.insert(0, SPLITS[data.held_out])
     if data is not None and data.validation.turned:
         facts.append(_DISK)
     found = _objects(train, validation) if data is None else _files(train, validation, data)

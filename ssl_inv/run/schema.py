@@ -14,7 +14,7 @@ import copy
 import dataclasses
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -116,20 +116,30 @@ def _setting(annotation: Any, default: Any) -> Setting:
     return Setting(annotation, default, kinds[0] if kinds else None)
 
 
-def filled(schema: Schema, given: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def with_arguments(doc: str, arguments: str) -> str:
+    """A docstring with further lines at the end of its block of arguments, which is made if there is none."""
+    before, block, rest = doc.rstrip().partition("\nArgs:\n")
+    if not block:
+        return f"{before}\n\nArgs:\n{arguments.rstrip()}\n"
+    own, blank, further = rest.partition("\n\n")
+    return f"{before}{block}{own.rstrip()}\n{arguments.rstrip()}{blank}{further}"
+
+
+def filled(schema: Schema, given: Mapping[str, Any], origin: str, besides: Iterable[str] = ()) -> dict[str, Any]:
     """Every setting of a schema: the given value after its check, or a copy of the default.
 
     Args:
         schema: the settings.
         given: values by name.
         origin: the name of the recipe in messages.
+        besides: further names that stand there, for suggestions.
 
     Raises:
         SettingError: for the first setting that is unknown, missing, or of another type.
     """
     for name in given:
         if name not in schema.settings:
-            raise SettingError(name, f"no such setting; {suggest(str(name), schema.settings)}")
+            raise SettingError(name, f"no such setting; {suggest(str(name), [*schema.settings, *besides])}")
     found = {}
     for name, setting in schema.settings.items():
         if name in given:
@@ -144,12 +154,15 @@ def filled(schema: Schema, given: Mapping[str, Any], origin: str) -> dict[str, A
     return found
 
 
-def filled_member(catalogue: Catalogue, given: Mapping[str, Any], origin: str) -> tuple[str, dict[str, Any]]:
+def filled_member(
+    catalogue: Catalogue, given: Mapping[str, Any], origin: str, besides: Iterable[str] = ()
+) -> tuple[str, dict[str, Any]]:
     """The member of a catalogue that `name` names, and all of its settings; see `filled`."""
     if not isinstance(name := given.get("name"), str):
         raise SettingError("name", f"required; {suggest('', catalogue.members)}")
     member = catalogue.find(name)
-    return member.name, filled(schema_of(member), {key: one for key, one in given.items() if key != "name"}, origin)
+    own = {key: one for key, one in given.items() if key != "name"}
+    return member.name, filled(schema_of(member), own, origin, besides)
 
 
 def _checked(way: str, value: Any, setting: Setting) -> Any:

@@ -70,6 +70,10 @@ class Case:
     def plan(self) -> Plan:
         return parts_of(self.build())[1].plan
 
+    @cached_property
+    def needs_labels(self) -> bool:
+        return parts_of(self.build())[1].needs_labels
+
     def views(self, seed: int, batch: int = BATCH, dtype: torch.dtype = torch.float32) -> Views:
         """Views with random pixels and transforms."""
         plan = self.plan
@@ -78,7 +82,9 @@ class Case:
             transforms = [random_transform({**self.groups, **plan.groups}, batch, dtype) for _ in range(plan.count)]
         index = torch.arange(batch)
         shown = torch.stack((index, torch.zeros_like(index)), dim=1).expand(plan.sources, -1, -1)
-        return Views(tuple(View(*both) for both in zip(pixels, transforms, strict=True)), index, shown)
+        # Objects 0 and 3 have no known class.
+        labels = (index + seed) % 3 - 1 if self.needs_labels else None
+        return Views(tuple(View(*both) for both in zip(pixels, transforms, strict=True)), index, shown, labels)
 
 
 @contextmanager

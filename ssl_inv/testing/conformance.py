@@ -257,6 +257,7 @@ def _trace(case: Case) -> _Trace:
             tuple(View(view.pixels[rows], view.transform.select(rows)) for view in views.views),
             views.index[rows],
             None if views.shown is None else views.shown[:, rows],
+            None if views.labels is None else views.labels[rows],
         )
         losses.append(float(step_of(networks, mine, step, _average if is_distributed() else None)))
     gradients = {name: one.grad for name, one in networks.named_parameters() if one.grad is not None}

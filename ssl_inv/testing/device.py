@@ -83,6 +83,7 @@ class PretendedGPU(TorchFunctionMode):
             tuple(View(self.tensor(one.pixels), one.transform.map(self.tensor)) for one in views.views),
             views.index,
             views.shown,
+            None if views.labels is None else self.tensor(views.labels),
         )
 
 

@@ -93,7 +93,7 @@ class ViewMaker(nn.Module):
                     values[name] = drawn.values[name] if name in drawn.values else group.neutral(len(index))
                 record = Transform(values, {**groups, **self._made_groups}).to(pixels.device)
                 views.append(View(pixels, record))
-        return Views(tuple(views), batch.index, batch.shown)
+        return Views(tuple(views), batch.index, batch.shown, batch.labels)
 
     def render(self, images: Sequence[Images], transform: Transform, number: int) -> Tensor:
         """The pixels of a view again, from its record.

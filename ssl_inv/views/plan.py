@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from torch import Tensor
 
-from ssl_inv.data.wanted import Way
+from ssl_inv.data.wanted import Growth, Way
 from ssl_inv.transforms import Action, Group, Transform
 
 
@@ -33,11 +33,13 @@ class Views:
         index: `(B,)`, int64, the number of the sample in the data set.
         shown: `(V, B, 2)`, int64, of each of the V images that the views were made of: its object, and which view of
             the object it was; None for views that were not made of data.
+        labels: `(B,)`, int64, the class of each sample, -1 where it is unknown; None unless the objective needs labels.
     """
 
     views: tuple[View, ...]
     index: Tensor
     shown: Tensor | None = None
+    labels: Tensor | None = None
 
     def __getitem__(self, number: int) -> View:
         return self.views[number]
@@ -66,6 +68,11 @@ class Plan(ABC):
     @property
     def way(self) -> Way | None:
         """The images between the data's views 0 and 1 that the plan needs besides `own_views`; None for none."""
+        return None
+
+    @property
+    def growth(self) -> Growth | None:
+        """How the data's own views are chosen while training begins; None draws any views from the first step on."""
         return None
 
     @property

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ssl_inv.data.wanted import Way
+from ssl_inv.data.wanted import Growth, Way
 from ssl_inv.transforms import Box, Group
 from ssl_inv.views.plan import Plan, Views, check_plan, require_share
 
@@ -21,9 +21,11 @@ class Pair(Plan):
 
     Attributes:
         count: how many views.
+        grown: how the data's own views are chosen while training begins.
     """
 
     count: int = 2
+    grown: Growth | None = None
 
     def __post_init__(self) -> None:
         check_plan(self.count >= 2, f"Pair: count is at least 2, got {self.count}")
@@ -31,6 +33,10 @@ class Pair(Plan):
     @property
     def own_views(self) -> int:
         return self.count
+
+    @property
+    def growth(self) -> Growth | None:
+        return self.grown
 
 
 @dataclass(frozen=True)
@@ -254,6 +260,10 @@ class Several(Plan):
     def way(self) -> Way | None:
         return next((plan.way for plan in self.plans if plan.way is not None), None)
 
+    @property
+    def growth(self) -> Growth | None:
+        return next((plan.growth for plan in self.plans if plan.growth is not None), None)
+
     def over(self, groups: Mapping[str, Group]) -> "Several":
         return replace(self, plans=tuple(plan.over(groups) for plan in self.plans))
 
@@ -274,6 +284,6 @@ class Several(Plan):
         """The views of each plan."""
         found, first = [], 0
         for plan in self.plans:
-            found.append(Views(views.views[first : first + plan.count], views.index, views.shown))
+            found.append(replace(views, views=views.views[first : first + plan.count]))
             first += plan.count
         return tuple(found)

@@ -4,12 +4,9 @@ import importlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
-from ssl_inv.catalogue import PROTOCOLS, RecipeError, SettingError
-from ssl_inv.views import View, Views
+from ssl_inv.catalogue import PROTOCOLS, RecipeError
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -19,7 +16,7 @@ def modules():
     with pytest.MonkeyPatch.context() as patch:
         for folder in ("benchmarks", "docs"):
             patch.syspath_prepend(str(REPOSITORY / folder))
-        names = ("exam_encoders", "exam_cells", "exam_tables", "exam_findings", "supervised")
+        names = ("exam_encoders", "exam_cells", "exam_tables", "exam_findings")
         yield {name: importlib.import_module(name) for name in names}
 
 
@@ -147,25 +144,6 @@ def test_a_finding_is_a_pair_that_the_usual_numbers_do_not_tell_apart(modules):
     # The table of critical values of a correlation: 0.878 for 5 pairs, 0.632 for 10.
     assert modules["exam_findings"].by_chance(5) == pytest.approx(0.878, abs=1e-3)
     assert modules["exam_findings"].by_chance(10) == pytest.approx(0.632, abs=1e-3)
-
-
-def test_the_supervised_end_point_is_told_the_classes_of_the_objects_of_a_batch(modules, tmp_path):
-    file = tmp_path / "classes.npy"
-    np.save(file, np.array([0, 2, 1]))
-    objective = modules["supervised"].Supervised(3, {}, labels=str(file))
-    objective.allocate(3, 6)
-    torch.nn.init.eye_(objective.classifier.weight)
-    torch.nn.init.zeros_(objective.classifier.bias)
-
-    def loss(classes):
-        features = torch.eye(3)[classes] * 20
-        views = Views((View(features, None), View(features, None)), index=torch.tensor([2, 1]))
-        return float(objective.loss(views, lambda pixels: pixels)["classification"].value.detach())
-
-    assert loss([1, 2]) < 1e-3
-    assert loss([2, 1]) > 10
-    with pytest.raises(SettingError, match="4 training objects, but 3 classes"):
-        objective.allocate(4, 4)
 
 
 def test_the_first_images_of_every_class_are_copied(modules, tmp_path):

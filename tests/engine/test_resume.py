@@ -153,6 +153,26 @@ def test_a_run_is_not_resumed_twice_at_a_time(command_line: CommandLine, uninter
     assert not (run / "run.lock").exists()
 
 
+@pytest.mark.slow
+def test_labels_held_out_views_growing_pairs_and_a_held_predictor_resume_too(command_line: CommandLine) -> None:
+    sie = {"name": "sie", "projector": [16, 16], "predictor_initialisation": "group", "predictor_held": 5}
+    told = {"name": "supervised", "labels": True, "parameters": ["rotation"], "hidden": [8]}
+    recipe = command_line.recipe(
+        "bounds",
+        objective={
+            **{"name": "split", "invariant": told},
+            "equivariant": {"name": "anti-invariance", "base": sie, "views": 2, "growth": 6, "negatives": 1.0},
+        },
+        data={**RENDERED["data"], "views": 8, "held_out": "views"},
+        trainer={**RENDERED["trainer"], "steps": 8},
+    )
+    whole, run = command_line.folder / "bounds", command_line.folder / "bounds-killed"
+    command_line.run(recipe, "--output", str(whole))
+    stop_at(command_line, run, 4, signal.SIGKILL, recipe, "--output", str(run))
+    command_line.run("--resume", str(run))
+    assert_as_if_uninterrupted(run, whole, 8)
+
+
 def test_augmented_files_read_by_workers_resume_too(command_line: CommandLine) -> None:
     folder = command_line.folder / "images"
     folder.mkdir()

@@ -19,6 +19,11 @@ def test_registered_objectives_conform(name: str) -> None:
 EQUIMOD = {"name": "equimod", "projector": PROJECTOR}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adaptive-multi-head": [{"negatives": "all"}],
+    "anti-invariance": [
+        {"base": {"name": "simclr", "projector": PROJECTOR}, "negatives": 0.0, "parameters": ["rotation", "crop"]},
+        {"base": {"name": "equimod", "projector": PROJECTOR}, "inverse": 0.0, "views": 3},
+        {"base": {"name": "seq-jepa", **SIZES["seq-jepa"]}, "views": 3, "within": 0.0},
+    ],
     "capsie": [{"parameters": ["rotation", "floor_hue"], "convention": "canonical"}],
     "context-ssl": [
         {"context": 5, "positions": "none", "masked": 0.9},
@@ -49,7 +54,11 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"assignment": "hard", "words": "no_averaging", "learn_kappa": True, "first_distance": None, "patches": 0},
         {"pooling": "mean", "words": "global_average", "crops": 0, "vocabulary": 7},
     ],
-    "sen": [{"predictor": "embedded", "action_embedding": 6}],
+    "equimod": [{"predictor": "bilinear", "predictor_initialisation": "group", "parameters": ["crop", "rotation"]}],
+    "sen": [
+        {"predictor": "embedded", "action_embedding": 6},
+        {"predictor": "bilinear", "predictor_initialisation": "group", "predictor_held": 2},
+    ],
     "seq-jepa": [
         {"target": "standardised"},
         {"anti_collapse": "sigreg", "directions": 16},
@@ -65,11 +74,17 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"predictor": "concatenation", "convention": "canonical"},
         {"parameters": ["rotation", "floor_hue", "crop"]},
         {"anti_collapse": "sigreg", "directions": 16},
+        {"parameters": ["light_hue", "light_theta", "crop"], "predictor_initialisation": "group"},
     ],
     "soft-equivariance": [{"base": {"name": "sie", "projector": PROJECTOR}, "channels": "regular"}],
     "split": [
         {"invariant": {"name": "obow", **SIZES["obow"]}},  # views of its own
         {"invariant": {"name": "moco-v2", "queue": 12, "projector": PROJECTOR}, "equivariant": EQUIMOD},
+        {"invariant": {"name": "supervised", "labels": True, "classes": 3}},
+    ],
+    "supervised": [
+        {"parameters": []},
+        {"labels": False, "classification": 0.0, "parameters": ["rotation", "crop", "grey"], "hidden": []},
     ],
     "swav": [{"local_crops": 0, "backbone": vit()}],
     "transitive": [

@@ -216,17 +216,20 @@ Original = tuple[bytes | Pixels, Transform]
 
 def originals(source: Source, objects: Indices) -> Iterator[tuple[int, list[Original | UnreadableImageError]]]:
     """Every one of some objects of a source, and its views as they are stored, or why one cannot be read."""
-    inner, inside = source, objects
+    inner, counts = source, source.view_counts[objects]
+    inside = np.repeat(objects, counts), np.concatenate([np.empty(0, np.int64), *(np.arange(one) for one in counts)])
     while isinstance(inner, Subset):
-        inside, inner = inner.objects[inside], inner.source
-    counts = source.view_counts[objects]
+        inside, inner = inner.inside(*inside), inner.source
     if isinstance(inner, StoredImages):
-        for item, stored, count in zip(objects.tolist(), inside.tolist(), counts.tolist(), strict=True):
-            yield item, [_stored(inner, stored, view) for view in range(count)]
+        every = zip(*(one.tolist() for one in inside), strict=True)
+        for item, count in zip(objects.tolist(), counts.tolist(), strict=True):
+            yield item, [_stored(inner, *next(every)) for _ in range(count)]
         return
+    ends = np.cumsum(counts)
     for begin in range(0, len(objects), _AT_A_TIME):
-        some, of_each = inside[begin : begin + _AT_A_TIME], counts[begin : begin + _AT_A_TIME]
-        images = inner.load(np.repeat(some, of_each), np.concatenate([np.arange(count) for count in of_each]))
+        of_each = counts[begin : begin + _AT_A_TIME]
+        end = int(ends[begin + len(of_each) - 1])
+        images = inner.load(*(one[end - int(of_each.sum()) : end] for one in inside))
         pixels = images.pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
         transform, row = images.transform.to("cpu"), 0
         for item, count in zip(objects[begin : begin + _AT_A_TIME].tolist(), of_each.tolist(), strict=True):

@@ -23,7 +23,7 @@ from ssl_inv.run.exam.names import named, places_of
 from ssl_inv.run.python.asked import in_memory, in_python
 from ssl_inv.run.python.embeddings import Embeddings, embedded
 from ssl_inv.run.python.result_tables import result_table
-from ssl_inv.run.recipe import Choice, JudgedRecipe, Recipe
+from ssl_inv.run.recipe import JudgedRecipe, Recipe
 from ssl_inv.run.search.writing import write_embeddings
 from ssl_inv.run.tables import Table
 
@@ -37,7 +37,7 @@ def recorded(recipe: Recipe) -> Recipe:
             "validation_objects": len(data.validation),
             "fingerprint": fingerprint_of(data),
         }
-    return replace(recipe, data=Choice("given", {**recipe.data.settings, **facts}))
+    return replace(recipe, data=replace(recipe.data, settings={**recipe.data.settings, **facts}))
 
 
 def evaluate(

@@ -154,6 +154,9 @@ class PosedObjects(Source):
             latents[:, :3] = np.where(signed < 0, -1.0, 1.0) * (least + (most - least) * np.abs(signed))
         return latents
 
+    def record(self, objects: Indices, views: Indices) -> Transform:
+        return self._transform(torch.from_numpy(self.latents(objects, views)))
+
     def load(self, objects: Indices, views: Indices) -> Images:
         latents = torch.from_numpy(self.latents(objects, views))
         rows = np.asarray(objects, dtype=np.int64)
