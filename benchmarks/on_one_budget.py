@@ -1,0 +1,283 @@
+"""Train many encoders on one budget and keep what each knows of classes and of pose in docs/results/one-budget.json.
+
+    python benchmarks/on_one_budget.py runs/budgets --budget solids-small --seeds 0
+    python benchmarks/on_one_budget.py runs/budgets --budget solids --candidates sie augself-all --seeds 0 1 2
+    python benchmarks/on_one_budget.py runs/budgets --budget meshes --meshes meshes_cc0.npz --seeds 0 1 2 --minutes 60
+
+A budget is one network, one data set, one number of steps and of objects a step; a candidate is an objective with its
+optimiser. A call trains what the file lacks, one run after the other, and writes after each. What a call before has
+finished is not done again; an interrupted run goes on. `make docs` shows the numbers.
+"""
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import ssl_inv
+from ssl_inv.atomic import write_text
+from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.engine.launch import quiet_lightning
+from ssl_inv.run.environment import host_facts, versions
+from ssl_inv.run.folder import now
+from ssl_inv.run.python.run_result import RunResult
+
+OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "one-budget.json"
+
+SMALL = {"name": "resnet18", "stem": "3x3-stride2", "arguments": {"channels": [16, 32, 64, 128]}}
+HALF = {"name": "resnet18", "arguments": {"channels": [32, 64, 128, 256]}}
+SOLIDS = {"name": "rendered", "classes": 16, "views": 8, "angle_range": 90, "hue_range": 0.2}
+ASYMMETRIC = [
+    "quadruped",
+    "vehicle",
+    "spaceship",
+    "stool_chair",
+    "couch",
+    "fish",
+    "rifle",
+    "human",
+    "robot_astronaut",
+    "creature",
+    "house",
+]
+"""Classes of meshes whose pose can be seen."""
+
+MESHES = {
+    "backbone": HALF,
+    "data": {"name": "meshes", "classes": ASYMMETRIC, "views": 16, "size": 48, "angle_range": 90, "hue_range": 0.2},
+    "trainer": {"steps": 400, "batch_size": 64},
+    "evaluation": {"views": 8},
+}
+
+BUDGETS: dict[str, dict[str, Any]] = {
+    "solids-small": {
+        "backbone": SMALL,
+        "data": {**SOLIDS, "objects": 1000, "size": 32},
+        "trainer": {"steps": 300, "batch_size": 64},
+        "evaluation": {"views": 4},
+    },
+    "solids": {
+        "backbone": HALF,
+        "data": {**SOLIDS, "objects": 4000, "size": 64},
+        "trainer": {"steps": 800, "batch_size": 64},
+        "evaluation": {"views": 8},
+    },
+    "meshes": MESHES,
+    "meshes-known": {**MESHES, "data": {**MESHES["data"], "held_out": "views", "held_out_share": 0.25}},
+}
+"""What all runs of a table share. `meshes-known` is tested on other views of the objects of its training."""
+
+EVERYTHING = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
+ADAMW = {"name": "adamw", "lr": 3e-3}
+OPTIMIZERS = {"seq-jepa": {"name": "adamw", "lr": 4e-4, "weight_decay": 1e-3, "warmup": 0.1}}
+"""Other optimisers than AdamW at 3e-3, as the recipes have them."""
+VICREG = {"name": "vicreg", "projector": [512, 256], "invariance": 25, "variance": 25}
+SIMCLR = {"name": "simclr", "projector": [512, 128]}
+SIE = {"name": "sie", "projector": [512, 256], "invariance": 25, "equivariance": 10, "variance": 25}
+TRAJECTORY = {**VICREG, "name": "vicreg-trajectory", "shape": "geodesic"}
+EQUIMOD = {"name": "equimod", "source": "pair", "projector": [512, 512, 128]}
+RECONSTRUCTION = {"name": "ec-reconstruction", "intermediates": 2, "decoder": [64, 32, 16, 8]}
+TURNED = {"predictor_initialisation": "quaternion"}
+
+
+def around(base: Mapping[str, Any], told: Sequence[str], share: float, weight: float) -> dict[str, Any]:
+    """Reconstruction of poses around a base."""
+    return {
+        **RECONSTRUCTION,
+        "base": dict(base),
+        "parameters": list(told),
+        "equivariant_share": share,
+        "weight": weight,
+    }
+
+
+def split(invariant: Mapping[str, Any], equivariant: Mapping[str, Any], weight: float) -> dict[str, Any]:
+    """Two objectives, each with half of the features."""
+    return {"name": "split", "invariant": dict(invariant), "equivariant": dict(equivariant), "weight": weight}
+
+
+def augself(told: Sequence[str], weight: float) -> dict[str, Any]:
+    """SimCLR with heads that tell how two views differ."""
+    return {"name": "augself", "parameters": list(told), "projector": [512, 128], "weight": weight, "bounded": False}
+
+
+def inverse(base: Mapping[str, Any], told: Sequence[str], weight: float) -> dict[str, Any]:
+    """A head around a base that tells the action between two views from their features."""
+    head = {"views": 2, "within": 0, "inverse": weight, "parameters": list(told)}
+    return {"name": "anti-invariance", "base": dict(base), **head}
+
+
+OBJECTIVES: dict[str, dict[str, Any]] = {
+    "supervised-classes": {"name": "supervised", "labels": True},
+    "supervised-rotation": {"name": "supervised", "classification": 0, "parameters": ["rotation"]},
+    "supervised-both": {"name": "supervised", "labels": True, "parameters": ["rotation"]},
+    "supervised-everything": {"name": "supervised", "labels": True, "parameters": EVERYTHING},
+    "simclr": SIMCLR,
+    "vicreg": VICREG,
+    "trajectory": TRAJECTORY,
+    "sie": SIE,
+    "sie-quaternion": {**SIE, **TURNED},
+    "sie-quaternion-all": {**SIE, **TURNED, "parameters": EVERYTHING},
+    "equimod": {**EQUIMOD, "parameters": ["rotation"]},
+    "equimod-all": {**EQUIMOD, "parameters": EVERYTHING},
+    "equicaps": {"name": "equicaps", "capsules": 32, "map_side": 2},
+    "augself": augself(["rotation"], 1),
+    "augself-all": augself(EVERYTHING, 1),
+    "augself-4": augself(["rotation"], 4),
+    "augself-all-4": augself(EVERYTHING, 4),
+    "augself-all-16": augself(EVERYTHING, 16),
+    "reconstruction": around(VICREG, ["rotation"], 0.5, 1),
+    "reconstruction-simclr": around(SIMCLR, EVERYTHING, 0.5, 1),
+    "reconstruction-augself": around(augself(EVERYTHING, 4), EVERYTHING, 0.5, 1),
+    "reconstruction-trajectory": around(TRAJECTORY, EVERYTHING, 0.5, 1),
+    "split-simclr-sie": split(SIMCLR, {**SIE, **TURNED, "parameters": EVERYTHING, "equivariant_share": 1}, 1),
+    "split-trajectory-augself": split(TRAJECTORY, augself(EVERYTHING, 4), 1),
+    "split-simclr-augself": split(SIMCLR, augself(EVERYTHING, 4), 1),
+    "sen": {"name": "sen", "projector": [512, 128]},
+    "seq-jepa": {
+        "name": "seq-jepa",
+        "parameters": ["rotation"],
+        "observed": 3,
+        "anti_collapse": "sigreg",
+        "target": "standardised",
+        "sigreg_weight": 0.1,
+        "directions": 256,
+    },
+    "inverse-trajectory": inverse(TRAJECTORY, EVERYTHING, 4),
+    "inverse-equimod": inverse({**EQUIMOD, "parameters": ["rotation"]}, EVERYTHING, 4),
+    "inverse-equicaps": inverse({"name": "equicaps", "capsules": 32, "map_side": 2}, EVERYTHING, 4),
+}
+"""The objective of every candidate."""
+
+
+def recipe_of(candidate: str, budget: str, seed: int, meshes: str | None) -> dict[str, Any]:
+    """The recipe of one run."""
+    sections = json.loads(json.dumps(BUDGETS[budget]))
+    if sections["data"]["name"] == "meshes":
+        if meshes is None:
+            raise RecipeError(f"--meshes: the budget {budget} needs the file or the folder of the meshes")
+        sections["data"]["path"] = meshes
+    sections["trainer"] |= {"seed": seed, "workers": 0, "accelerator": "cpu"}
+    sections["evaluation"] |= {"protocol": "quick"}
+    if candidate == "seq-jepa":
+        sections["evaluation"] |= {"aggregate": [1, 2, 4]}
+    return {
+        "objective": OBJECTIVES[candidate],
+        "augmentation": {"name": "none"},
+        "optimizer": OPTIMIZERS.get(candidate, ADAMW),
+        "monitor": {"every": 0},
+        **sections,
+    }
+
+
+def trained(folder: Path, recipe: Mapping[str, Any]) -> RunResult:
+    """A finished run."""
+    if folder.is_dir() and RunResult(folder).state == "complete":
+        return RunResult(folder)
+    run = (
+        ssl_inv.pretrain(resume=folder, quiet=True)
+        if folder.is_dir()
+        else ssl_inv.pretrain(recipe, output=folder, quiet=True)
+    )
+    if run.state != "complete":
+        raise RecipeError(f"{folder}: the run ended as {run.state!r}")
+    return run
+
+
+def numbers(run: RunResult) -> dict[str, list[float | None]]:
+    """By measure and part of the features: trained, its standard error, untrained, shuffled."""
+    rows = json.loads((run.path / "results.json").read_text(encoding="utf-8"))
+    found = {}
+    for row in rows:
+        measured = row["trained"]
+        if measured["name"].startswith("r2_pooled"):
+            continue
+        values = [measured["value"], measured["spread"]]
+        values += [(row[kind] or {}).get("value") for kind in ("untrained", "shuffled")]
+        found[f"{measured['name']} | {measured['part']}"] = [
+            None if one is None or not math.isfinite(one) else float(f"{one:.4g}") for one in values
+        ]
+    return found
+
+
+def read(file: Path) -> dict[str, dict[str, Any]]:
+    """The runs of a file by name."""
+    return json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else {}
+
+
+def keep(file: Path, name: str, run: Mapping[str, Any]) -> None:
+    """Write a run to the file, in the place of one of the same name."""
+    runs = {**read(file), name: run}
+    lines = [f"{json.dumps(one)}: {json.dumps(runs[one], separators=(',', ':'))}" for one in sorted(runs)]
+    write_text(file, '{"table": "one-budget", "runs": {\n' + ",\n".join(lines) + "\n}}\n")
+
+
+def missing(asked: argparse.Namespace) -> Iterator[tuple[str, int]]:
+    """Candidate and seed of every run that the file lacks."""
+    done = read(asked.output)
+    for seed in asked.seeds:
+        for candidate in asked.candidates:
+            if f"{asked.budget} {candidate} {seed}" not in done:
+                yield candidate, seed
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Train what is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, help="folder of the runs")
+    parser.add_argument("--budget", choices=list(BUDGETS), default="solids-small")
+    parser.add_argument("--candidates", nargs="+", default=list(OBJECTIVES), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--meshes", help="file or folder of the meshes")
+    parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
+    parser.add_argument("--output", type=Path, default=OUTPUT)
+    asked = parser.parse_args(words)
+    began = time.monotonic()
+    try:
+        for one in asked.candidates:
+            if one not in OBJECTIVES:
+                raise RecipeError(f"--candidates: unknown {one!r}; {suggest(one, list(OBJECTIVES))}")
+        asked.runs.mkdir(parents=True, exist_ok=True)
+        for candidate, seed in missing(asked):
+            if asked.minutes is not None and time.monotonic() - began > 60 * asked.minutes:
+                sys.stdout.write("the time is over; the same command goes on\n")
+                break
+            one = one_run(asked, candidate, seed)
+            keep(asked.output, f"{asked.budget} {candidate} {seed}", one)
+            scores = {
+                key: one["numbers"].get(key, [None])[0] for key in ("linear/top1 | all", "r2/relative/rotation | all")
+            }
+            sys.stdout.write(f"{now()} {asked.budget} {candidate} seed {seed} {scores}\n")
+            sys.stdout.flush()
+    except RecipeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    return 0
+
+
+def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, Any]:
+    """Train a run and collect its numbers and facts."""
+    recipe = recipe_of(candidate, asked.budget, seed, asked.meshes)
+    run = trained(asked.runs / f"{asked.budget}-{candidate}-{seed}", recipe)
+    record = run.record
+    return {
+        "objective": recipe["objective"],
+        "optimizer": recipe["optimizer"],
+        "commit": record["versions"].get("commit"),
+        "threads": torch.get_num_threads(),
+        "machine": host_facts()["machine"],
+        "torch": versions().get("torch"),
+        "date": now(),
+        "numbers": numbers(run),
+    }
+
+
+if __name__ == "__main__":
+    quiet_lightning()
+    sys.exit(main())
