@@ -57,6 +57,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "lightly": {"head_settings": {"hidden_dim": 24, "output_dim": 16}},
     # Every process draws its own dropout.
     "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},
+    "ser": {"base": VICREG, "layer": 1, "token_head": [8], "share": 0.5, "backbone": vit(dynamic_img_size=True)},
     "soft-equivariance": {"base": VICREG, "symmetries": ["turns", "flips", "hues", "shifts"]},
     "context-ssl": {"context": 3, "masked": 0.4, "width": 12, "layers": 2, "heads": 2, "latent_hidden": [10]},
     "dino": {"prototypes": 10, "local_crops": 2},

@@ -32,6 +32,7 @@ OBJECTIVES = {
     "rotnet": "rotnet:RotNet",
     "sen": "sen:SEN",
     "seq-jepa": "seq_jepa:SeqJEPA",
+    "ser": "ser:SER",
     "sie": "sie:SIE",
     "simclr": "simclr:SimCLR",
     "simsiam": "simsiam:SimSiam",

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.augment.geometry import Crop, centre_squares
-from ssl_inv.augment.maps import PROJECTIVE
+from ssl_inv.augment.maps import PROJECTIVE, moving
 from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.source import Images, Indices
@@ -20,7 +20,7 @@ from ssl_inv.transforms.regions import Regions
 from ssl_inv.views.cutters import Cutter, PatchCutter, SaccadeCutter, TurnCutter
 from ssl_inv.views.pieces import Patches, QuarterTurns, Saccades
 from ssl_inv.views.plan import Plan
-from ssl_inv.views.plans import Linked, MultiCrop, Pair, PolicyChoice, Several, TransformPath, ViewSequence
+from ssl_inv.views.plans import Linked, MultiCrop, Pair, PolicyChoice, SameCrop, Several, TransformPath, ViewSequence
 from ssl_inv.views.renderings import Extent, Last, Made, Rendering, extents_of, in_frame
 
 
@@ -123,6 +123,9 @@ def maker_of(plan: Plan, augmentation: Augmentation, policy: PolicyChoice = None
         case ViewSequence():
             last = augmentation.policies[-1] if policy is None else chosen[0]
             return EachByItsPolicy(augmentation, (*[chosen[0]] * plan.observed, last))
+        case SameCrop():
+            second = replace(chosen[1], size=chosen[0].size)
+            return EachByItsPolicy(augmentation, (chosen[0], second), one_crop=True)
         case MultiCrop():
             kinds = [kind for kind in plan.crops for _ in range(kind.count)]
             cropped = tuple(one.with_crop(kind.size, kind.scale) for one, kind in zip(chosen, kinds, strict=False))
@@ -152,20 +155,24 @@ class EachByItsPolicy(Maker):
         policies: one a view.
         centres: the share of the sides that a crop about the centre takes, one a view; None where the policy crops.
             Empty: None everywhere.
+        one_crop: whether all views move pixels as the first does.
     """
 
     augmentation: Augmentation
     policies: tuple[Policy, ...]
     centres: tuple[float | None, ...] = ()
+    one_crop: bool = False
 
     def origins(self, sources: int) -> list[tuple[int, Policy]]:
         return [(number % sources, policy) for number, policy in enumerate(self.policies)]
 
     def transforms(self, key: Key, extents: Sequence[Extent]) -> list[Transform]:
-        found = []
+        found: list[Transform] = []
         for number, policy in enumerate(self.policies):
             height, width = extents[number % len(extents)]
             transform = self.augmentation.draw(replace(key, view=key.view + number), height, width, policy)
+            if self.one_crop and found:
+                transform = Transform({**transform.values, **_moving(found[0], self.policies[0])}, transform.groups)
             if self.centres and (centre := self.centres[number]) is not None:
                 if isinstance(height, int):
                     crop = torch.tensor([0.5, 0.5, centre, centre]).repeat(len(key), 1)
@@ -176,6 +183,12 @@ class EachByItsPolicy(Maker):
                 transform = self.augmentation.with_projective(transform, policy, side)
             found.append(transform)
         return found
+
+
+def _moving(transform: Transform, policy: Policy) -> dict[str, Tensor]:
+    """The recorded parameters that move pixels."""
+    colours = {name for one in policy.following if not one.moves for name in one.groups}
+    return {name: value for name, value in moving(transform, policy.operations).values.items() if name not in colours}
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,19 @@ class Pair(Plan):
 
 
 @dataclass(frozen=True)
+class SameCrop(Plan):
+    """Two views that show the same part of one image in different colours: the plan of SER.
+
+    The i-th policy draws the colours of view i. What moves pixels, such as crop and flip, is the first policy's for
+    both.
+    """
+
+    @property
+    def count(self) -> int:
+        return 2
+
+
+@dataclass(frozen=True)
 class Linked(Plan):
     """Every image, and a second image that the objective links with it: the plan of transitive invariance.
 

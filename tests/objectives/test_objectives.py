@@ -60,6 +60,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"action_dimensions": 0, "parameters": ["rotation", "crop", "hue", "blur"], "convention": "seq-jepa"},
         {"views": "saccades", "parameters": ["fixation"], "observed": 2},
     ],
+    "ser": [
+        {"base": {"name": "moco-v3", "projector": PROJECTOR, "predictor": [16]}, "share": 0.25},
+        {"base": {"name": "dino", **SIZES["dino"], "projector": PROJECTOR}, "area": [1.0, 1.0], "aspect": [1.0, 1.0]},
+    ],
     "sie": [
         {"predictor": "hypernetwork"},
         {"predictor": "concatenation", "convention": "canonical"},

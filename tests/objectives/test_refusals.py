@@ -166,6 +166,17 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"equivariant_share": 0.01}, "leaves a part empty"),
         ({"equivariant_share": 0.5, "projector": [16, 1]}, "leaves a part empty"),
     ],
+    "ser": [
+        ({"layer": 2}, "layer: 2, but vit_tiny_patch16_224 has 1"),
+        ({"share": 0.0}, "share: must be a share of the samples, above 0 and at most 1, got 0.0"),
+        ({"area": [1.3, 0.7]}, "area: must be the smallest and the largest, above 0, got [1.3, 0.7]"),
+        ({"temperature": 0.0}, "temperature: must be above 0"),
+        (
+            {"backbone": vit()},
+            "area: makes views of several sizes, and vit_tiny_patch16_224 takes one; give the network",
+        ),
+        ({"base": {"name": "vicreg", "projector": []}}, "base.projector: must name"),
+    ],
     "simsiam": [({"predictor": 0}, "predictor: must be at least 1")],
     "soft-equivariance": [
         ({"symmetries": ["turn"]}, "symmetries: none is called 'turn'; did you mean 'turns'"),
