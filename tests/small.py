@@ -72,6 +72,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "iwm": {"parameters": ["rotation", "crop", "hue", "grey"], **PATCH_PREDICTOR},
     "moco-v2": {"queue": 12},
     "nnclr": {"queue": 12, "predictor": [16]},
+    "stl": {"alike": ["rotation"], "transformation_widths": [8, 6], "transformation_projector": [8, 5]},
+    "ebc": {"alike": ["rotation"], "context": 3, "projector": [8, 3]},
     "swav": {"queue": 8, "queue_start": 0.0, "prototypes": 10, "local_crops": 2},
     "msn": {"prototypes": 10, "focal_views": 2, "backbone": vit()},
     "adaptive-multi-head": {"hidden": 8},

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
+
 from ssl_inv.data.source import Indices
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.regions import Regions
@@ -26,6 +28,28 @@ class Way:
         names = list(self.parameters)
         steps = [start.only(names).path(end.only(names), fraction) for fraction in self.fractions]
         return [Transform({**end.values, **step.values}, end.groups) for step in steps]
+
+
+@dataclass(frozen=True)
+class SharedStep(Way):
+    """One image that the data renders of each object, a step from its view 0 that consecutive samples share.
+
+    The step of a group of samples is the one from view 0 to view 1 of its first sample.
+
+    Attributes:
+        samples: how many samples are a group.
+    """
+
+    samples: int = 2
+
+    def between(self, start: Transform, end: Transform) -> list[Transform]:
+        first = torch.arange(len(start)) // self.samples * self.samples
+        moved = dict(end.values)
+        for name in self.parameters:
+            group, values = start.groups[name], start[name]
+            step = group.relative(values, end[name])
+            moved[name] = group.compose(values, step[first.to(step.device)])
+        return [Transform(moved, end.groups)]
 
 
 class Framing(Protocol):

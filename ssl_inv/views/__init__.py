@@ -9,6 +9,7 @@ from ssl_inv.data.wanted import Links, Way
 from ssl_inv.views.pieces import Cutting, Inhibition, Patches, QuarterTurns, Saccades, Saliency, StoredMaps
 from ssl_inv.views.plan import Plan, View, Views
 from ssl_inv.views.plans import (
+    Alike,
     Crops,
     Linked,
     MultiCrop,
@@ -21,6 +22,7 @@ from ssl_inv.views.plans import (
 )
 
 __all__ = [
+    "Alike",
     "Crops",
     "Cutting",
     "Inhibition",

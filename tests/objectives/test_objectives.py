@@ -25,6 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"environments": [["rotation"]], "convention": "sie"},
     ],
     "dino": [{"targets": "sinkhorn", "koleo": 0.1, "batch_norm": True, "unit_norm": False, "backbone": vit()}],
+    "ebc": [{"queries": "last", "candidates": "queries", "invariant": 1}],
     "ec-reconstruction": [{"base": {"name": name, "projector": PROJECTOR}} for name in ("simclr", "sie")],
     "essl": [
         {"projector_norm": True},
@@ -66,6 +67,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "sie": [
         {"predictor": "hypernetwork"},
+        {"predictor": "magnitude-invariant", "parameters": ["rotation", "crop"]},
         {"predictor": "concatenation", "convention": "canonical"},
         {"parameters": ["rotation", "floor_hue", "crop"]},
         {"anti_collapse": "sigreg", "directions": 16},

@@ -63,6 +63,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"local_scale": [0.1]}, "local_scale: must be the smallest and the largest share"),
         ({"warmup_temperature": 0.0}, "warmup_temperature: must be above 0"),
     ],
+    "ebc": [
+        ({"alike": []}, "alike: is empty, and the augmentation has no operation `shared`; add it"),
+        ({"alike": ["rotatoin"]}, f"alike: {UNKNOWN}"),
+        ({"invariant": 3}, "invariant: must be below the 3 dimensions of embeddings, got 3"),
+        ({"projector": [16]}, "context: 3, fewer than the 16 dimensions that move, which least squares need"),
+    ],
     "ec-reconstruction": [
         ({"base": {"name": "vicreg"}, "backbone": MOBILENET}, "from 288 channels to 1024 features"),
         (
@@ -196,6 +202,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
             "with a Linked plan, the other plans must use one view of each image",
         ),
         ({"backbone": MOBILENET}, "from 288 channels to 1024 features"),
+    ],
+    "stl": [
+        ({"alike": []}, "alike: is empty, and the augmentation has no operation `shared`; add it"),
+        ({"alike": ["rotatoin"]}, f"alike: {UNKNOWN}"),
+        ({"transformation_widths": []}, "transformation_widths: must name at least one width"),
+        ({"temperature": 0.0}, "temperature: must be above 0"),
     ],
     "swav": [
         ({"prototypes": 1}, "prototypes: must be at least 2, got 1"),
