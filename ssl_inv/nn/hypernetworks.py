@@ -54,7 +54,7 @@ def magnitude_invariant_hypernetwork(widths: Sequence[int], shapes: Sequence[tup
     last = nn.Linear(widths[-1], sum(counts))
     bound = 1.0
     with torch.no_grad():
-        parts = zip(shapes, last.weight.split(counts), last.bias.split(counts), strict=True)
+        parts = zip(shapes, torch.split(last.weight, counts), torch.split(last.bias, counts), strict=True)
         for shape, correction, begun in parts:
             nn.init.kaiming_normal_(correction, a=0.01, mode="fan_out", nonlinearity="leaky_relu")
             # As torch initialises a linear layer: weights and biases within 1 / sqrt(inputs).

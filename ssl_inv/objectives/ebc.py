@@ -111,7 +111,7 @@ class EbC(Objective):
     def _moved(self, x: Tensor, y: Tensor) -> Tensor:
         """The embeddings of the queries, moved by the matrix of their context: `(Q, D)`."""
         group = self.context + 1
-        here, there = (one[:, : self.moving].double().unflatten(0, (-1, group)) for one in (x, y))
+        here, there = (one[:, : self.moving].double().reshape(-1, group, self.moving) for one in (x, y))
         if self.queries == "last":
             query = here[:, -1:]
             gram, cross = _products(here[:, :-1], here[:, :-1]), _products(here[:, :-1], there[:, :-1])

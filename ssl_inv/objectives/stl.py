@@ -102,7 +102,7 @@ class STL(Objective):
         )
         invariance, equivariance, transformation = self.weights
         return {
-            "invariance": Term(losses.nt_xent(*invariant, self.temperature), invariance),
+            "invariance": Term(losses.nt_xent(invariant[0], invariant[1], self.temperature), invariance),
             "equivariance": Term(losses.nt_xent(seen, made, self.temperature), equivariance),
             "transformation": Term(losses.nt_xent(first, second, self.temperature), transformation),
         }
@@ -110,7 +110,7 @@ class STL(Objective):
 
 def _of_partner(rows: Tensor) -> Tensor:
     """Rows 2i and 2i + 1 exchanged."""
-    return rows.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return rows.view(-1, 2, rows.shape[1]).flip(1).flatten(0, 1)
 
 
 def require_alike(alike: list[str], groups: Mapping[str, Group]) -> None:
