@@ -13,9 +13,9 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import gather, rank
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.objectives.stl import require_alike
 from ssl_inv.transforms import Group
 from ssl_inv.views import Alike, Views
+from ssl_inv.views.plans import require_alike
 
 
 class EbC(Objective):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_widths, suggest
+from ssl_inv.catalogue import require, require_above, require_at_least, require_widths
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import normalised_mlp
@@ -13,6 +13,7 @@ from ssl_inv.nn.predictors import BilinearPredictor
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Alike, Views
+from ssl_inv.views.plans import require_alike
 
 
 class STL(Objective):
@@ -111,18 +112,3 @@ class STL(Objective):
 def _of_partner(rows: Tensor) -> Tensor:
     """Rows 2i and 2i + 1 exchanged."""
     return rows.view(-1, 2, rows.shape[1]).flip(1).flatten(0, 1)
-
-
-def require_alike(alike: list[str], groups: Mapping[str, Group]) -> None:
-    """Raise a `SettingError` unless something makes the same step for several samples.
-
-    Args:
-        alike: the parameters that rendered data should change alike.
-        groups: the recorded parameters of every view's transform, by name.
-    """
-    if (unknown := next((name for name in alike if name not in groups), None)) is not None:
-        raise SettingError("alike", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
-    advice = (
-        "is empty, and the augmentation has no operation `shared`; add it, or name parameters that the data renders"
-    )
-    require(bool(alike) or "chunk" in groups, "alike", advice)

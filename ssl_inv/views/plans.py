@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
+from ssl_inv.catalogue import SettingError, require, suggest
 from ssl_inv.data.wanted import SharedStep, Way
 from ssl_inv.transforms import Box, Group
 from ssl_inv.views.plan import Plan, Views, check_plan, require_share
@@ -88,6 +89,21 @@ class Alike(Plan):
                 " its own views; leave it out, and let the operation `shared` draw it"
             )
         return self
+
+
+def require_alike(alike: list[str], groups: Mapping[str, Group]) -> None:
+    """Raise a `SettingError` unless something makes the same step for several samples.
+
+    Args:
+        alike: the parameters that rendered data should change alike.
+        groups: the recorded parameters of every view's transform, by name.
+    """
+    if (unknown := next((name for name in alike if name not in groups), None)) is not None:
+        raise SettingError("alike", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    advice = (
+        "is empty, and the augmentation has no operation `shared`; add it, or name parameters that the data renders"
+    )
+    require(bool(alike) or "chunk" in groups, "alike", advice)
 
 
 @dataclass(frozen=True)
