@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.augment.geometry import Crop, centre_squares
-from ssl_inv.augment.maps import PROJECTIVE, moving
+from ssl_inv.augment.maps import PROJECTIVE
 from ssl_inv.augment.policy import Augmentation, Policy
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.source import Images, Indices
@@ -31,7 +31,7 @@ from ssl_inv.views.plans import (
     TransformPath,
     ViewSequence,
 )
-from ssl_inv.views.renderings import Extent, Last, Made, Rendering, extents_of, in_frame
+from ssl_inv.views.renderings import Extent, Last, Made, Rendering, extents_of, in_frame, moved_by
 
 
 class Maker(ABC):
@@ -188,7 +188,7 @@ class EachByItsPolicy(Maker):
             height, width = extents[self.origins(len(extents))[number][0]]
             transform = self.augmentation.draw(replace(key, view=key.view + number), height, width, policy)
             if self.one_crop and found:
-                transform = Transform({**transform.values, **_moving(found[0], self.policies[0])}, transform.groups)
+                transform = Transform({**transform.values, **moved_by(found[0], self.policies[0])}, transform.groups)
             if self.centres and (centre := self.centres[number]) is not None:
                 if isinstance(height, int):
                     crop = torch.tensor([0.5, 0.5, centre, centre]).repeat(len(key), 1)
@@ -199,12 +199,6 @@ class EachByItsPolicy(Maker):
                 transform = self.augmentation.with_projective(transform, policy, side)
             found.append(transform)
         return found
-
-
-def _moving(transform: Transform, policy: Policy) -> dict[str, Tensor]:
-    """The recorded parameters that move pixels."""
-    colours = {name for one in policy.following if not one.moves for name in one.groups}
-    return {name: value for name, value in moving(transform, policy.operations).values.items() if name not in colours}
 
 
 @dataclass(frozen=True)
