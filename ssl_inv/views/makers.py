@@ -134,7 +134,6 @@ def maker_of(plan: Plan, augmentation: Augmentation, policy: PolicyChoice = None
             last = augmentation.policies[-1] if policy is None else chosen[0]
             return EachByItsPolicy(augmentation, (*[chosen[0]] * plan.observed, last))
         case Alike():
-            # The data's own view 1 only gives the step.
             return EachByItsPolicy(augmentation, tuple(chosen), images=(0, 2) if plan.parameters else ())
         case SameCrop():
             second = replace(chosen[1], size=chosen[0].size)
