@@ -48,6 +48,8 @@ _FEWER_CLUSTERS = {name: ["--objective.clusters=50"] for name in ("interclr", "o
 """A hundred images a cluster, as their recipes have of 50,000; with ten, every step would have half of all clusters to
 mend.
 """
+_SMALLER_GROUPS = {"ebc": ["--objective.context=15"]}
+"""Groups that fit in a batch of 16, with which the kept numbers are measured."""
 _PREFERRED = ("rendered", "folder", "imagenet")
 """Ends of recipes' names: which of several recipes for an objective is taken."""
 
@@ -209,7 +211,7 @@ def measure(objective: str, rounds: int, overrides: list[str]) -> Cost:
         "--data.classes=4",
     ]
     data += ["--data.views=1"] if own.name == "folder" else []
-    data += _FEWER_CLUSTERS.get(objective, [])
+    data += _FEWER_CLUSTERS.get(objective, []) + _SMALLER_GROUPS.get(objective, [])
     batch = load_recipe(name, [*data, *overrides]).trainer.batch_size
     run = build(load_recipe(name, [*data, f"--data.objects={max(2 * batch, _OBJECTS)}", *overrides]))
     return _measured(objective, name, run, rounds)

@@ -33,6 +33,28 @@ class Way:
 
 
 @dataclass(frozen=True)
+class SharedStep(Way):
+    """One image that the data renders of each object, a step from its view 0 that consecutive samples share.
+
+    The step of a group of samples is the one from view 0 to view 1 of its first sample.
+
+    Attributes:
+        samples: how many samples are a group.
+    """
+
+    samples: int = 2
+
+    def between(self, start: Transform, end: Transform) -> list[Transform]:
+        first = torch.arange(len(start)) // self.samples * self.samples
+        moved = dict(end.values)
+        for name in self.parameters:
+            group, values = start.groups[name], start[name]
+            step = group.relative(values, end[name])
+            moved[name] = group.compose(values, step[first.to(step.device)])
+        return [Transform(moved, end.groups)]
+
+
+@dataclass(frozen=True)
 class Growth:
     """Views of an object that differ little at first, and as they come in the end.
 

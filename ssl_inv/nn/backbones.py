@@ -158,6 +158,20 @@ class Backbone(nn.Module):
         maps: list[Tensor] = model.forward_intermediates(pixels, indices=count, intermediates_only=True)
         return maps
 
+    def early_map(self, pixels: Tensor, layer: int) -> Tensor:
+        """The map `(B, C, h, w)` that a block or stage makes, without class or register tokens.
+
+        Nothing behind it is computed.
+
+        Args:
+            pixels: `(B, 3, H, W)`.
+            layer: the number of the block or stage in timm's `feature_info`; the first is 1.
+        """
+        model: Any = self.model
+        wanted = {"indices": [layer - 1], "intermediates_only": True, "stop_early": True, "output_fmt": "NCHW"}
+        found: Tensor = model.forward_intermediates(pixels, **wanted)[0]
+        return found
+
 
 class AroundBackbone(Backbone):
     """A backbone that changes what another one gives.
@@ -194,6 +208,9 @@ class AroundBackbone(Backbone):
 
     def stage_maps(self, pixels: Tensor, count: int) -> list[Tensor]:
         return self.whole.stage_maps(pixels, count)
+
+    def early_map(self, pixels: Tensor, layer: int) -> Tensor:
+        return self.whole.early_map(pixels, layer)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, require_at_least
 from ssl_inv.nn.heads import mlp
+from ssl_inv.nn.hypernetworks import magnitude_invariant_hypernetwork
 from ssl_inv.nn.losses import full_precision, in_full_precision
 from ssl_inv.nn.representations import multiplications_by_quaternions
 
@@ -76,14 +77,21 @@ class HypernetworkPredictor(nn.Module):
         widths: dimensions of the predictor from its input to its output, `(D, ..., D)`.
         action: K, length of the action vector.
         bias: whether the predictor's layers have biases.
+        magnitude_invariant: whether the hypernetwork is a `magnitude_invariant_hypernetwork`, 2K - 2K - 2K - P.
     """
 
-    def __init__(self, widths: Sequence[int], action: int, bias: bool = True) -> None:
+    def __init__(
+        self, widths: Sequence[int], action: int, bias: bool = True, magnitude_invariant: bool = False
+    ) -> None:
         super().__init__()
         self.widths = tuple(widths)
         self.bias = bias
-        count = sum(outputs * (inputs + bias) for inputs, outputs in pairwise(self.widths))
-        self.hypernetwork = mlp((action, action, action, count))
+        layers = [[(outputs, inputs), (outputs,)][: 1 + bias] for inputs, outputs in pairwise(self.widths)]
+        shapes = [shape for layer in layers for shape in layer]
+        if magnitude_invariant:
+            self.hypernetwork = magnitude_invariant_hypernetwork((2 * action,) * 3, shapes)
+        else:
+            self.hypernetwork = mlp((action, action, action, sum(map(math.prod, shapes))))
 
     def forward(self, embedding: Tensor, action: Tensor) -> Tensor:
         """Predicted embeddings `(B, D)` from embeddings `(B, D)` and actions `(B, K)`."""
@@ -152,10 +160,10 @@ class EmbeddedActionPredictor(nn.Module):
 def action_predictor(
     kind: str, embedding: int, action: int, hidden: Sequence[int] = (), quaternion: int | None = None
 ) -> nn.Module:
-    """SIE's predictor, or one of its two alternatives, as recipes name them.
+    """SIE's predictor, or one of its alternatives, as recipes name them.
 
     Args:
-        kind: `bilinear`, `hypernetwork` or `concatenation`.
+        kind: `bilinear`, `hypernetwork`, `magnitude-invariant` or `concatenation`.
         embedding: D, dimensions of an embedding.
         action: K, length of the action vector.
         hidden: widths of the hidden layers.
@@ -173,6 +181,7 @@ def action_predictor(
             "predictor_initialisation",
             f"'quaternion', but predictor is {kind!r}; only a bilinear one is a multiplication",
         )
-    if kind == "hypernetwork":
-        return HypernetworkPredictor((embedding, *hidden, embedding), action)
+    if kind in ("hypernetwork", "magnitude-invariant"):
+        widths = (embedding, *hidden, embedding)
+        return HypernetworkPredictor(widths, action, magnitude_invariant=kind == "magnitude-invariant")
     return ConcatenationPredictor(embedding, action, hidden)

@@ -52,8 +52,11 @@ class SIE(Objective):
         predicted_variance: whether there is a variance term for the predictions; False is the authors' variant without
             it.
         predictor: `bilinear`, the paper's, makes one matrix from the action, linearly. `hypernetwork` is a small MLP
-            whose weights come from an MLP on the action. `concatenation` is an MLP on action and embedding.
-        predictor_hidden: widths of the predictor's hidden layers, for `hypernetwork` and `concatenation`.
+            whose weights come from an MLP on the action. `magnitude-invariant` is the same with weights that do not
+            grow with the action (Ortiz, Guttag, Dalca, ICLR 2024): the action is encoded on circles, and corrects
+            weights that are learnt without it, so the predictor can ignore it. `concatenation` is an MLP on action and
+            embedding.
+        predictor_hidden: widths of the predictor's hidden layers, for all but `bilinear`.
         predictor_initialisation: initial weights of the bilinear predictor. `uniform` is random matrices, as in the
             authors' code. `quaternion` multiplies every four dimensions of an embedding by the quaternion of the
             rotation, and is then trained freely. Random matrices must leave a plateau first: while features do not hold
@@ -90,7 +93,7 @@ class SIE(Objective):
         variance: float = 10.0,
         covariance: float = 1.0,
         predicted_variance: bool = True,
-        predictor: Literal["bilinear", "hypernetwork", "concatenation"] = "bilinear",
+        predictor: Literal["bilinear", "hypernetwork", "magnitude-invariant", "concatenation"] = "bilinear",
         predictor_hidden: list[int] = [],
         predictor_initialisation: Literal["uniform", "quaternion", "group"] = "uniform",
         predictor_held: int = 0,

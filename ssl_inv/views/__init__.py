@@ -8,9 +8,21 @@ and a `TransformPath` along parameters that the data records. All other plans ma
 from ssl_inv.data.wanted import Links, Way
 from ssl_inv.views.pieces import Cutting, Inhibition, Patches, QuarterTurns, Saccades, Saliency, StoredMaps
 from ssl_inv.views.plan import Plan, View, Views
-from ssl_inv.views.plans import Crops, Linked, MultiCrop, Pair, PolicyChoice, Several, TransformPath, ViewSequence
+from ssl_inv.views.plans import (
+    Alike,
+    Crops,
+    Linked,
+    MultiCrop,
+    Pair,
+    PolicyChoice,
+    SameCrop,
+    Several,
+    TransformPath,
+    ViewSequence,
+)
 
 __all__ = [
+    "Alike",
     "Crops",
     "Cutting",
     "Inhibition",
@@ -24,6 +36,7 @@ __all__ = [
     "QuarterTurns",
     "Saccades",
     "Saliency",
+    "SameCrop",
     "Several",
     "StoredMaps",
     "TransformPath",

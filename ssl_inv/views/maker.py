@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ssl_inv.augment.operation import Normalisation
 from ssl_inv.augment.policy import Augmentation, Policy
+from ssl_inv.augment.shared import Shared
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.source import Images, Source
@@ -64,6 +65,7 @@ class ViewMaker(nn.Module):
         """How many of the data's own views of each object a batch must have."""
         _require_different_views(plan, augmentation, fewest, self.loaded_views)
         _require_images_between(plan, source, fewest)
+        _require_shared(plan, augmentation)
         self._maker, self._photographs = maker_of(plan, augmentation), source.photographs
         policies = [policy for _, policy in self._maker.origins(1)]
         _require_fitting_operations(policies, source.image_size, source.channels)
@@ -163,6 +165,22 @@ def _require_different_views(plan: Plan, augmentation: Augmentation, fewest: int
             needed = f"objects of this data have {fewest} view(s) and {part.count} are needed"
             advice = "other data" if policy == "plain" else "an augmentation that makes them"
             raise ValueError(f"{needed}; choose {advice}")
+
+
+def _require_shared(plan: Plan, augmentation: Augmentation) -> None:
+    """Refuse an augmentation that draws for every sample alone where a plan has groups of samples."""
+    if plan.alike == 1 or plan.way is not None:
+        return
+    for policy in augmentation.policies:
+        found = [one.samples for one in policy.operations if isinstance(one, Shared)]
+        if found != [plan.alike]:
+            wanted = f"the objective needs the same augmentation for {plan.alike} consecutive samples: one operation"
+            has = (
+                f"there {'is one' if len(found) == 1 else f'are {len(found)}'} for {found[0]}"
+                if found
+                else "there is none"
+            )
+            raise ValueError(f"{wanted} `shared` with samples: {plan.alike} in every policy; {has}")
 
 
 def _require_images_between(plan: Plan, source: Source, fewest: int) -> None:

@@ -20,8 +20,18 @@ from ssl_inv.transforms.regions import Regions
 from ssl_inv.views.cutters import Cutter, PatchCutter, SaccadeCutter, TurnCutter
 from ssl_inv.views.pieces import Patches, QuarterTurns, Saccades
 from ssl_inv.views.plan import Plan
-from ssl_inv.views.plans import Linked, MultiCrop, Pair, PolicyChoice, Several, TransformPath, ViewSequence
-from ssl_inv.views.renderings import Extent, Last, Made, Rendering, extents_of, in_frame
+from ssl_inv.views.plans import (
+    Alike,
+    Linked,
+    MultiCrop,
+    Pair,
+    PolicyChoice,
+    SameCrop,
+    Several,
+    TransformPath,
+    ViewSequence,
+)
+from ssl_inv.views.renderings import Extent, Last, Made, Rendering, extents_of, in_frame, moved_by
 
 
 class Maker(ABC):
@@ -123,6 +133,11 @@ def maker_of(plan: Plan, augmentation: Augmentation, policy: PolicyChoice = None
         case ViewSequence():
             last = augmentation.policies[-1] if policy is None else chosen[0]
             return EachByItsPolicy(augmentation, (*[chosen[0]] * plan.observed, last))
+        case Alike():
+            return EachByItsPolicy(augmentation, tuple(chosen), images=(0, 2) if plan.parameters else ())
+        case SameCrop():
+            second = replace(chosen[1], size=chosen[0].size)
+            return EachByItsPolicy(augmentation, (chosen[0], second), one_crop=True)
         case MultiCrop():
             kinds = [kind for kind in plan.crops for _ in range(kind.count)]
             cropped = tuple(one.with_crop(kind.size, kind.scale) for one, kind in zip(chosen, kinds, strict=False))
@@ -152,20 +167,27 @@ class EachByItsPolicy(Maker):
         policies: one a view.
         centres: the share of the sides that a crop about the centre takes, one a view; None where the policy crops.
             Empty: None everywhere.
+        one_crop: whether all views move pixels as the first does.
+        images: which image each view is made of; empty: one after the other.
     """
 
     augmentation: Augmentation
     policies: tuple[Policy, ...]
     centres: tuple[float | None, ...] = ()
+    one_crop: bool = False
+    images: tuple[int, ...] = ()
 
     def origins(self, sources: int) -> list[tuple[int, Policy]]:
-        return [(number % sources, policy) for number, policy in enumerate(self.policies)]
+        images = self.images or range(sources)
+        return [(images[number % len(images)] % sources, policy) for number, policy in enumerate(self.policies)]
 
     def transforms(self, key: Key, extents: Sequence[Extent]) -> list[Transform]:
-        found = []
+        found: list[Transform] = []
         for number, policy in enumerate(self.policies):
-            height, width = extents[number % len(extents)]
+            height, width = extents[self.origins(len(extents))[number][0]]
             transform = self.augmentation.draw(replace(key, view=key.view + number), height, width, policy)
+            if self.one_crop and found:
+                transform = Transform({**transform.values, **moved_by(found[0], self.policies[0])}, transform.groups)
             if self.centres and (centre := self.centres[number]) is not None:
                 if isinstance(height, int):
                     crop = torch.tensor([0.5, 0.5, centre, centre]).repeat(len(key), 1)

@@ -81,6 +81,11 @@ class Plan(ABC):
         return False
 
     @property
+    def alike(self) -> int:
+        """How many consecutive samples of a batch have the same step from one view to the next; 1 for none."""
+        return 1
+
+    @property
     def sources(self) -> int:
         """How many images of an object the views are made of: its own views, and the images between them."""
         return self.own_views + (0 if self.way is None else len(self.way.fractions))

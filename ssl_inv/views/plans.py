@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ssl_inv.data.wanted import Growth, Way
+from ssl_inv.catalogue import SettingError, require, suggest
+from ssl_inv.data.wanted import Growth, SharedStep, Way
 from ssl_inv.transforms import Box, Group
 from ssl_inv.views.plan import Plan, Views, check_plan, require_share
 
@@ -37,6 +38,78 @@ class Pair(Plan):
     @property
     def growth(self) -> Growth | None:
         return self.grown
+
+
+@dataclass(frozen=True)
+class SameCrop(Plan):
+    """Two views that show the same part of one image in different colours: the plan of SER.
+
+    The i-th policy draws the colours of view i. What moves pixels, such as crop and flip, is the first policy's for
+    both.
+    """
+
+    @property
+    def count(self) -> int:
+        return 2
+
+
+@dataclass(frozen=True)
+class Alike(Plan):
+    """Two views of every sample, and from the first to the second the same step for all samples of a group: the plan of
+    STL and EbC. Groups are consecutive samples of a batch. The i-th policy makes view i.
+
+    The augmentation makes the step, by its operation `shared`. Or data that can render makes it: view 0 is the object's
+    own, and view 1 is rendered one step from there; parameters that are not named are those of another of its views.
+
+    Attributes:
+        samples: of a group.
+        parameters: what the data changes alike; empty leaves it to the augmentation.
+    """
+
+    samples: int = 2
+    parameters: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_plan(self.samples >= 2, f"Alike: samples is at least 2, got {self.samples}")
+
+    @property
+    def count(self) -> int:
+        return 2
+
+    @property
+    def alike(self) -> int:
+        return self.samples
+
+    @property
+    def own_views(self) -> int:
+        return 2 if self.parameters else 1
+
+    @property
+    def way(self) -> Way | None:
+        return SharedStep(self.parameters, (1.0,), self.samples) if self.parameters else None
+
+    def over(self, groups: Mapping[str, Group]) -> "Alike":
+        if (foreign := next((name for name in self.parameters if name not in groups), None)) is not None:
+            raise ValueError(
+                f"the same step in {foreign!r} for {self.samples} samples is wanted, which this data does not record of"
+                " its own views; leave it out, and let the operation `shared` draw it"
+            )
+        return self
+
+
+def require_alike(alike: list[str], groups: Mapping[str, Group]) -> None:
+    """Raise a `SettingError` unless something makes the same step for several samples.
+
+    Args:
+        alike: the parameters that rendered data should change alike.
+        groups: the recorded parameters of every view's transform, by name.
+    """
+    if (unknown := next((name for name in alike if name not in groups), None)) is not None:
+        raise SettingError("alike", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    advice = (
+        "is empty, and the augmentation has no operation `shared`; add it, or name parameters that the data renders"
+    )
+    require(bool(alike) or "chunk" in groups, "alike", advice)
 
 
 @dataclass(frozen=True)
@@ -255,6 +328,10 @@ class Several(Plan):
     @property
     def linked(self) -> bool:
         return any(plan.linked for plan in self.plans)
+
+    @property
+    def alike(self) -> int:
+        return max(plan.alike for plan in self.plans)
 
     @property
     def way(self) -> Way | None:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from ssl_inv.augment.maps import framed
+from ssl_inv.augment.maps import framed, moving
 from ssl_inv.augment.operation import Normalisation, Side
 from ssl_inv.augment.policy import Policy
 from ssl_inv.data.source import Images
@@ -63,3 +63,9 @@ def extents_of(images: Sequence[Images]) -> list[Extent]:
         height, width = one.pixels.shape[-2:]
         found.append((height, width) if one.sides is None else (one.sides[:, 0], one.sides[:, 1]))
     return found
+
+
+def moved_by(transform: Transform, policy: Policy) -> dict[str, Tensor]:
+    """The recorded parameters by which a policy moves pixels, without those of colours."""
+    colours = {name for one in policy.following if not one.moves for name in one.groups}
+    return {name: value for name, value in moving(transform, policy.operations).values.items() if name not in colours}

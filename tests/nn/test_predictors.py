@@ -57,7 +57,7 @@ def test_what_is_no_multiplication_cannot_begin_as_one(settings, message):
         SIE(20, GROUPS, projector=[20], predictor_initialisation="quaternion", **settings)
 
 
-@pytest.mark.parametrize("kind", ["bilinear", "hypernetwork", "concatenation", "embedded"])
+@pytest.mark.parametrize("kind", ["bilinear", "hypernetwork", "magnitude-invariant", "concatenation", "embedded"])
 def test_half_precision_does_not_round_the_action(kind):
     torch.manual_seed(0)
     embedded = EmbeddedActionPredictor(4, 16, mlp((24, 32, 8))).eval()
@@ -69,3 +69,27 @@ def test_half_precision_does_not_round_the_action(kind):
     with torch.autocast("cpu", torch.bfloat16):
         predicted = predictor(x, action)
     assert len(predicted.unique(dim=0)) > told + 1
+
+
+@pytest.mark.parametrize(("kind", "grows"), [("magnitude-invariant", False), ("hypernetwork", True)])
+def test_weights_of_a_magnitude_invariant_hypernetwork_do_not_grow_with_the_action(kind, grows):
+    torch.manual_seed(0)
+    hypernetwork = action_predictor(kind, 6, 3).hypernetwork
+    for layer in hypernetwork:
+        if isinstance(layer, torch.nn.Linear):
+            torch.nn.init.zeros_(layer.bias)
+    small, large = (hypernetwork(size * torch.tensor([[0.3, -0.5, 0.4]])).norm() for size in (1.0, 100.0))
+    assert (large > 50 * small) == grows
+    assert grows or large < 3 * small
+
+
+def test_a_magnitude_invariant_hypernetwork_begins_near_a_network_of_its_own():
+    torch.manual_seed(0)
+    predictor = action_predictor("magnitude-invariant", 32, 4, [24])
+    begun = predictor.hypernetwork[-1].bias.detach()
+    assert begun.abs().max() <= 1 / 24**0.5
+    assert begun[: 24 * 33].abs().max() <= 1 / 32**0.5
+    assert begun.std().item() == pytest.approx(0.55 / 28**0.5, rel=0.1)
+    weights = predictor.hypernetwork(torch.randn(20, 4))
+    assert (weights - begun).norm(dim=1).max() < 3 * begun.norm(), "the action corrects, and does not drown"
+    assert (weights[0] - weights[1]).norm() > 0.01 * begun.norm()

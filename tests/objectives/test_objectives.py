@@ -30,6 +30,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"environments": [["rotation"]], "convention": "sie"},
     ],
     "dino": [{"targets": "sinkhorn", "koleo": 0.1, "batch_norm": True, "unit_norm": False, "backbone": vit()}],
+    "ebc": [{"queries": "last", "candidates": "queries", "invariant": 1}],
     "ec-reconstruction": [{"base": {"name": name, "projector": PROJECTOR}} for name in ("simclr", "sie")],
     "essl": [
         {"projector_norm": True},
@@ -69,8 +70,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"action_dimensions": 0, "parameters": ["rotation", "crop", "hue", "blur"], "convention": "seq-jepa"},
         {"views": "saccades", "parameters": ["fixation"], "observed": 2},
     ],
+    "ser": [
+        {"base": {"name": "moco-v3", "projector": PROJECTOR, "predictor": [16]}, "share": 0.25},
+        {"base": {"name": "dino", **SIZES["dino"], "projector": PROJECTOR}, "area": [1.0, 1.0], "aspect": [1.0, 1.0]},
+    ],
     "sie": [
         {"predictor": "hypernetwork"},
+        {"predictor": "magnitude-invariant", "parameters": ["rotation", "crop"]},
         {"predictor": "concatenation", "convention": "canonical"},
         {"parameters": ["rotation", "floor_hue", "crop"]},
         {"anti_collapse": "sigreg", "directions": 16},

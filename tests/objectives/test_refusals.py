@@ -63,6 +63,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"local_scale": [0.1]}, "local_scale: must be the smallest and the largest share"),
         ({"warmup_temperature": 0.0}, "warmup_temperature: must be above 0"),
     ],
+    "ebc": [
+        ({"alike": []}, "alike: is empty, and the augmentation has no operation `shared`; add it"),
+        ({"alike": ["rotatoin"]}, f"alike: {UNKNOWN}"),
+        ({"invariant": 3}, "invariant: must be below the 3 dimensions of embeddings, got 3"),
+        ({"projector": [16]}, "context: 3, fewer than the 16 dimensions that move, which least squares need"),
+    ],
     "ec-reconstruction": [
         ({"base": {"name": "vicreg"}, "backbone": MOBILENET}, "from 288 channels to 1024 features"),
         (
@@ -166,6 +172,17 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"equivariant_share": 0.01}, "leaves a part empty"),
         ({"equivariant_share": 0.5, "projector": [16, 1]}, "leaves a part empty"),
     ],
+    "ser": [
+        ({"layer": 2}, "layer: 2, but vit_tiny_patch16_224 has 1"),
+        ({"share": 0.0}, "share: must be a share of the samples, above 0 and at most 1, got 0.0"),
+        ({"area": [1.3, 0.7]}, "area: must be the smallest and the largest, above 0, got [1.3, 0.7]"),
+        ({"temperature": 0.0}, "temperature: must be above 0"),
+        (
+            {"backbone": vit()},
+            "area: makes views of several sizes, and vit_tiny_patch16_224 takes one; give the network",
+        ),
+        ({"base": {"name": "vicreg", "projector": []}}, "base.projector: must name"),
+    ],
     "simsiam": [({"predictor": 0}, "predictor: must be at least 1")],
     "soft-equivariance": [
         ({"symmetries": ["turn"]}, "symmetries: none is called 'turn'; did you mean 'turns'"),
@@ -185,6 +202,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
             "with a Linked plan, the other plans must use one view of each image",
         ),
         ({"backbone": MOBILENET}, "from 288 channels to 1024 features"),
+    ],
+    "stl": [
+        ({"alike": []}, "alike: is empty, and the augmentation has no operation `shared`; add it"),
+        ({"alike": ["rotatoin"]}, f"alike: {UNKNOWN}"),
+        ({"transformation_widths": []}, "transformation_widths: must name at least one width"),
+        ({"temperature": 0.0}, "temperature: must be above 0"),
     ],
     "swav": [
         ({"prototypes": 1}, "prototypes: must be at least 2, got 1"),

@@ -18,7 +18,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{
         f"{name} plain": {"projector": [16]}
         for name in OBJECTIVES.members
-        if "projector" in small(name) and name != "odc"
+        if "projector" in small(name) and name not in ("ebc", "odc")
     },
     "context-ssl set": {"positions": "none"},
     "moco-v2 transformed": {"extrapolation": 2.0, "interpolation": 1.6},
