@@ -48,12 +48,16 @@ PROJECTOR = [24, 16]
 VICREG = {"name": "vicreg", "projector": PROJECTOR}
 PATCH_PREDICTOR = {"predictor_width": 8, "predictor_depth": 1, "least_context": 4, "backbone": vit(**MEAN_OF_PATCHES)}
 CHANNELS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]}
+# Every process draws its own dropout.
+DYNAMICS = {"layers": 2, "heads": 2, "head_width": 4, "hidden": 12, "dropout": 0.0}
 OBOW_NETWORK = {"name": "resnet18", "stem": "3x3-stride1", "arguments": CHANNELS}
 SIZES: dict[str, dict[str, Any]] = {
     "capsie": {"capsules": 3, "pose": 4, "map_side": 3},
     "equicaps": {"capsules": 3, "map_side": 3},
     "essl": {"rotation_head": [16]},
     "lejepa": {"directions": 16},
+    "lewm": {**DYNAMICS, "directions": 16},
+    "sd-jepa": {**DYNAMICS, "directions": 16},
     "lightly": {"head_settings": {"hidden_dim": 24, "output_dim": 16}},
     # Every process draws its own dropout.
     "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},

@@ -40,6 +40,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"base": {"name": "npid", "projector": [16], "negatives": 6}, "negatives": "semi-easy"},
     ],
     "lejepa": [{"form": "flattened", "local_views": 2, "scale_by_batch": False}],
+    "lewm": [
+        {"anti_collapse": "inverse", "directions": 1024, "parameters": ["rotation", "floor_hue"]},
+        {"anti_collapse": "both", "observed": 1, "target_gradient": False, "inverse_hidden": [8]},
+    ],
     "moco-v2": [{"extrapolation": 2.0, "interpolation": 1.6, "renormalised": True}],
     "moco-v3": [{"predictor_norm": True, "frozen_patch_projection": True, "backbone": vit()}],
     "msn": [{"entropy": 0.5, "random_views": 2, "focal_views": 0, "patch_drop": 0.5}],
@@ -49,6 +53,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"assignment": "hard", "words": "no_averaging", "learn_kappa": True, "first_distance": None, "patches": 0},
         {"pooling": "mean", "words": "global_average", "crops": 0, "vocabulary": 7},
     ],
+    "sd-jepa": [{"observed": 5, "window": 2, "straightening": 0.5, "progression": 4}],
     "sen": [{"predictor": "embedded", "action_embedding": 6}],
     "seq-jepa": [
         {"target": "standardised"},

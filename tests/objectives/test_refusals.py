@@ -119,6 +119,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"nodes": 1}, "nodes: must be at least 2"),
         ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be the smallest and the largest share"),
     ],
+    "lewm": [
+        ({"parameters": ["rotatoin"]}, f"parameters: {UNKNOWN}"),
+        ({"parameters": []}, "parameters: is empty"),
+        ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, got 1.0"),
+        ({"projector": []}, "projector: must name at least one width"),
+        ({"inverse_weight": 2.0}, "inverse_weight: 2.0, but anti_collapse is 'sigreg'"),
+        ({"anti_collapse": "inverse"}, "directions: 16, but anti_collapse is 'inverse'"),
+    ],
     "moco-v2": [
         ({"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5"),
         ({"queue": 0}, "queue: must be at least 1, got 0"),
@@ -149,6 +157,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "odc": [
         ({"cluster_iterations": 0}, "cluster_iterations: must be at least 1, got 0"),
         ({"reweighting": -0.5}, "reweighting: must be at least 0, got -0.5"),
+    ],
+    "sd-jepa": [
+        ({"observed": 1}, "observed: must be at least 2, got 1"),
+        ({"window": 2}, "window: must lie between 1 and 1, the views after the middle one of 4, got 2"),
+        ({"progression": 16}, "progression: must be at least 1 and below 16, the width of an embedding, got 16"),
+        ({"sigreg_weight": 0.0}, "sigreg_weight: must be above 0"),
     ],
     "seq-jepa": [
         ({"heads": 5}, "heads: 5, which does not divide the 12 + 4 dimensions"),
