@@ -52,6 +52,13 @@ CHANNELS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]}
 DYNAMICS = {"layers": 2, "heads": 2, "head_width": 4, "hidden": 12, "dropout": 0.0}
 OBOW_NETWORK = {"name": "resnet18", "stem": "3x3-stride1", "arguments": CHANNELS}
 SIZES: dict[str, dict[str, Any]] = {
+    "capi": {
+        "clusters": 10,
+        "predicted_share": 0.5,
+        "predictor_depth": 1,
+        "predictor_heads": 1,
+        "backbone": vit(**MEAN_OF_PATCHES),
+    },
     "capsie": {"capsules": 3, "pose": 4, "map_side": 3},
     "equicaps": {"capsules": 3, "map_side": 3},
     "essl": {"rotation_head": [16]},

@@ -5,6 +5,7 @@ OBJECTIVES = {
     "augself": "augself:AugSelf",
     "barlow-twins": "barlow_twins:BarlowTwins",
     "byol": "byol:BYOL",
+    "capi": "capi:CAPI",
     "capsie": "capsie:CapsIE",
     "care": "care:CARE",
     "conditional-byol": "conditional_byol:ConditionalBYOL",

@@ -19,6 +19,7 @@ def test_registered_objectives_conform(name: str) -> None:
 EQUIMOD = {"name": "equimod", "projector": PROJECTOR}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adaptive-multi-head": [{"negatives": "all"}],
+    "capi": [{"momentum_warmup": 0.0, "keep": "student", "hidden_share": 0.3, "predicted_share": 1.0}],
     "capsie": [{"parameters": ["rotation", "floor_hue"], "convention": "canonical"}],
     "context-ssl": [
         {"context": 5, "positions": "none", "masked": 0.9},

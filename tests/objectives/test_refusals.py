@@ -35,6 +35,15 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"projector": [8, -1]}, "projector: must have widths of at least 1, got [8, -1]"),
     ],
     "byol": [({"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5")],
+    "capi": [
+        ({"clusters": 1}, "clusters: must be at least 2, got 1"),
+        ({"hidden_share": 1.0}, "hidden_share: must be above 0 and below 1, got 1.0"),
+        ({"predicted_share": 0.0}, "predicted_share: must be above 0 and up to 1, got 0.0"),
+        ({"momentum_warmup": 1.0}, "momentum_warmup: must be a share of all steps from 0 to below 1, got 1.0"),
+        ({"predictor_heads": 2}, "predictor_heads: 2 heads do not share 12 dimensions in multiples of 4"),
+        ({"backbone": RESNET}, "name: capi drops patches, which test_resnet cannot"),
+        ({"backbone": vit()}, "are not their mean; give the model {class_token: false, global"),
+    ],
     "capsie": CAPSULES,
     "conditional-byol": [({"action_embedding": 0}, "action_embedding: must be at least 1, got 0")],
     "context-prediction": [
