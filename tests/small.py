@@ -78,6 +78,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "invariant": {"name": "simclr", "projector": PROJECTOR},
         "equivariant": {"name": "sie", "equivariant_share": 1.0, "projector": PROJECTOR},
     },
+    "fino": {"base": VICREG, "attract": ["flip", "rotation"], "repel": ["grey", "floor_hue"], "hidden": [8]},
     "i-jepa": PATCH_PREDICTOR,
     "iwm": {"parameters": ["rotation", "crop", "hue", "grey"], **PATCH_PREDICTOR},
     "moco-v2": {"queue": 12},

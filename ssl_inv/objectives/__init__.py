@@ -17,6 +17,7 @@ OBJECTIVES = {
     "equicaps": "equicaps:EquiCaps",
     "equimod": "equimod:EquiMod",
     "essl": "essl:ESSL",
+    "fino": "fino:FINO",
     "i-jepa": "i_jepa:IJEPA",
     "ibot": "ibot:IBOT",
     "interclr": "interclr:InterCLR",

@@ -31,6 +31,16 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"projector_norm": True},
         {"base": "simsiam", "rotation_head": [16, 16], "predictor_hidden": 8, "last_activation": False},
     ],
+    "fino": [
+        {
+            "head": "classification",
+            "schedule": "constant",
+            "warmup": 0.0,
+            "attract": ["light_theta"],
+            "ranges": {"light_theta": [-1, 1]},
+        },
+        {"base": {"name": "simclr", "projector": PROJECTOR}, "repel": [], "schedule": "linear"},
+    ],
     "ibot": [{"shared_head": False, "mask_probability": 0.3}],
     "interclr": [
         {"share_neck": False, "neck": [24, 16]},

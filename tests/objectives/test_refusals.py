@@ -82,6 +82,17 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "equicaps": CAPSULES,
     "equimod": [({"action_embedding": 0}, "action_embedding: must be at least 1, got 0")],
     "essl": [({"turned_scale": one}, "scale") for one in ([0.5], [0.5, 0.1])],
+    "fino": [
+        ({"attract": [], "repel": []}, "attract: and repel are empty; name at least one column"),
+        ({"repel": ["rotation"]}, "repel: 'rotation' is named twice"),
+        ({"attract": ["rotatoin"]}, f"attract: {UNKNOWN}"),
+        ({"repel": ["rotatoin"]}, f"repel: {UNKNOWN}"),
+        ({"warmup": 1.0}, "warmup: must be a share of all steps from 0 to below 1, got 1.0"),
+        ({"ranges": {"light_theta": [0, 1]}}, "ranges: 'light_theta' is no column of single numbers that guides"),
+        ({"ranges": {"flip": [0, 1]}}, "ranges: 'flip' is no column of single numbers that guides"),
+        ({"ranges": {"floor_hue": [1, 0]}}, "ranges: of 'floor_hue' must be a smallest and a largest number"),
+        ({"base": {"name": "vicrig"}}, "base.name"),
+    ],
     "i-jepa": [
         ({"blocks": 0}, "blocks: must be at least 1"),
         ({"block_scale": [0.2, 0.1]}, "block_scale: must be a smallest and a largest share"),
