@@ -96,8 +96,8 @@ class Latent:
         """The values of all views, float32, `(V,)` or `(V, 4)`, from the numbers in the columns, `(V, columns)`.
 
         Raises:
-            ValueError: if a flag is neither 0 nor 1, a category is none of its numbers, a quaternion is not of unit length, or numbers are so large that
-                their differences are lost in single precision.
+            ValueError: if a flag is neither 0 nor 1, a category is none of its numbers, a quaternion is not of unit
+                length, or numbers are so large that their differences are lost in single precision.
         """
         if self.kind == "euler":
             return quaternion_from_euler(torch.from_numpy(numbers * self.factor)).float()

@@ -19,8 +19,8 @@ class Centroids(Memory):
         CE of softmax_k(cos(x, c_k) / max(phi_k, 0.01)) for the kind of x.
 
     Once a step, for one view after the other, with the normalised features of the global batch: a kind's centroid
-    becomes m c_k + (1 - m) b_k, with b_k the mean of the kind's rows, and simply b_k when the kind is seen for the first
-    time. The concentration becomes m phi_k + (1 - m) sqrt(mean |x - c_k|^2), with the normalised centroid before this
+    becomes m c_k + (1 - m) b_k, with b_k the mean of the kind's rows, and simply b_k when the kind is seen first. The
+    concentration becomes m phi_k + (1 - m) sqrt(mean |x - c_k|^2), with the normalised centroid before this
     view, for kinds that were seen before and have two rows or more.
 
     Args:
@@ -78,6 +78,6 @@ class Centroids(Memory):
 
 
 def known_cross_entropy(logits: Tensor, kinds: Tensor) -> Tensor:
-    """Cross entropy of logits `(B, K)` for kinds `(B,)`, mean over the rows of the global batch whose kind is not -1."""
+    """Cross entropy of logits `(B, K)` for kinds `(B,)`, mean over the rows of all processes whose kind is not -1."""
     errors = F.cross_entropy(full_precision(logits), kinds, ignore_index=-1, reduction="sum")
     return all_sum(errors) / all_sum((kinds >= 0).sum()).clamp_min(1)

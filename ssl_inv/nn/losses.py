@@ -159,7 +159,7 @@ def positionwise_sinkhorn(logits: Tensor, temperature: float, iterations: int = 
     """Assignments of patches to clusters that use all clusters equally at every position: `(B, N, K)` of logits
     `(B, N, K)`.
 
-    As `sinkhorn`, over the samples of the global batch, but for each of the N positions on its own; and 1e-8 is added to
+    As `sinkhorn`, over the samples of the global batch, but for each of the N positions on its own. 1e-8 is added to
     each sum before it divides (Darcet et al., "CAPI", TMLR 2025, and its code). There is no gradient.
     """
     with torch.autocast(logits.device.type, enabled=False):

@@ -39,10 +39,10 @@ class CAPI(Objective):
     is kept and judged; until then monitors read the student.
 
     When:
-        Features of patches from a vision transformer on plain images, for segmentation and neighbours of patches, in long
-        training and large batches. No augmentation of colour. Not for convolutional networks. Not for small batches:
-        with far fewer samples than clusters, assignments name the sample and not its content, so take about as many
-        clusters as samples of a batch. Not where features must tell how an image was seen.
+        Features of patches from a vision transformer on plain images, for segmentation and neighbours of patches, in
+        long training and large batches. No augmentation of colour. Not for convolutional networks. Not for small
+        batches: with far fewer samples than clusters, assignments name the sample and not its content, so take about as
+        many clusters as samples of a batch. Not where features must tell how an image was seen.
 
     Args:
         clusters: K; the paper has 16,384, its batch size.

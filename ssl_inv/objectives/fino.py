@@ -44,9 +44,9 @@ class FINO(Progress, Around):
 
     When:
         Something is known of every image that the features should tell (a region, an antibody), or should not (a plate,
-        a scanner, a year), for example in medicine or remote sensing. It goes with any objective. Not for a nuisance that
-        depends on the class: to repel it removes the class too. Not where no column is known, and not to predict the
-        effect of an action.
+        a scanner, a year), for example in medicine or remote sensing. It goes with any objective. Not for a nuisance
+        that depends on the class: to repel it removes the class too. Not where no column is known, and not to predict
+        the effect of an action.
 
     Args:
         base: the objective, a mapping with its `name` and settings.

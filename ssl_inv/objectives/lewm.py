@@ -39,10 +39,10 @@ class LeWM(Objective):
     not e.
 
     When:
-        Views of an object come in a sequence, actions between them are recorded (video, robot, turntable), and a network
-        that predicts an action's effect should come with the features. No teacher and no stop-gradient. With an inverse
-        model alone, features keep what actions change and have no reason to keep the rest, such as an object's class.
-        Not for views without recorded parameters. Not where classes count most.
+        Views of an object come in a sequence, actions between them are recorded (video, robot, turntable), and a
+        network that predicts an action's effect should come with the features. No teacher and no stop-gradient. With an
+        inverse model alone, features keep what actions change and have no reason to keep the rest, such as an object's
+        class. Not for views without recorded parameters. Not where classes count most.
 
     Args:
         parameters: of the actions between views.

@@ -1,4 +1,4 @@
-"""SD-JEPA: a world model whose embedding is cut: one part tells how far a sequence has come, the other what it shows."""
+"""SD-JEPA: a world model with a cut embedding, for how far a sequence has come and for what it shows."""
 
 from collections.abc import Mapping
 
@@ -39,8 +39,8 @@ class SDJEPA(Progress, Objective):
     out. The features are judged, not e.
 
     When:
-        Sequences with recorded actions, such as video, in which how far a process has come should be readable from a few
-        numbers. Not for views in no order: the triplet then only tells objects apart. Not where classes count most.
+        Sequences with recorded actions, such as video, in which how far a process has come should be readable from a
+        few numbers. Not for views in no order: the triplet then only tells objects apart. Not where classes count most.
 
     Args:
         parameters: of the actions between views.
