@@ -15,7 +15,7 @@ from ssl_inv.nn.distributed import gather
 from ssl_inv.nn.dynamics import WorldModel
 from ssl_inv.nn.sigreg import sigreg as sigreg_loss
 from ssl_inv.objectives.base import ActionPrediction, Losses, Objective, Term, action_dimensions
-from ssl_inv.objectives.lewm import embedded_sequence, one_step_prediction
+from ssl_inv.objectives.sequences import embedded_sequence, one_step_prediction
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Views, ViewSequence
 
