@@ -109,7 +109,7 @@ class CAPI(Objective):
         self.token_predictor = CrossPredictor(
             backbone.features,
             depth,
-            heads or int(backbone.model.blocks[0].attn.num_heads),  # type: ignore[index, union-attr, arg-type]
+            heads or int(backbone.model.blocks[0].attn.num_heads),  # type: ignore[index, union-attr]
         )
         self.teacher = Teacher(backbone)
 

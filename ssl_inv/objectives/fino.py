@@ -118,7 +118,9 @@ class FINO(Progress, Around):
 
     @property
     def parameters_told(self) -> list[str]:
-        return list(dict.fromkeys((*super().parameters_told, *self.columns)))
+        # All views of an object are of one site: that categories do not differ between them is no mistake.
+        measured = [name for name, one in self.columns.items() if not isinstance(one.group, Category)]
+        return list(dict.fromkeys((*super().parameters_told, *measured)))
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         cached = Cached(backbone)
@@ -239,7 +241,7 @@ class _Scaled(torch.autograd.Function):
         return tensor.view_as(tensor)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return ctx.factor * gradient, None
 
 

@@ -24,8 +24,8 @@ class SDJEPA(Progress, Objective):
     """State-dynamics JEPA ("SD-JEPA", 2026, arXiv 2605.31111), the published form A2, as the authors' code computes it.
 
     LeWM (`ssl_inv.objectives.lewm`) with embeddings e = [p; c] that are cut at a fixed place. The first numbers p, the
-    progression, are ordered in time by a triplet of cosines; the others c, the content, are held to a normal
-    distribution:
+    progression, are ordered in time by a triplet of cosines. SIGReg holds the others, c, the content, to a normal
+    distribution. The loss is the sum
 
         L = mean over t < T of (p(e_1 .. e_t, a_1 .. a_t) - e_{t+1})^2
             + sigreg_weight mean_t SIGReg(c_t)
