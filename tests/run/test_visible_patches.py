@@ -65,7 +65,7 @@ def test_the_loss_has_a_gradient_for_the_patches_that_are_visible_and_for_no_oth
             assert torch.equal(blocks > 0, patches)
             assert 0 < patches.float().mean() < 1
             compared += 1
-    assert compared == {"i-jepa": 1, "iwm": 1, "ibot": 2, "msn": 2}[name]
+    assert compared == {"capi": 1, "i-jepa": 1, "iwm": 1, "ibot": 2, "msn": 2}[name]
 
 
 def test_of_a_view_that_the_teacher_sees_what_is_predicted_is_visible() -> None:
