@@ -48,12 +48,23 @@ PROJECTOR = [24, 16]
 VICREG = {"name": "vicreg", "projector": PROJECTOR}
 PATCH_PREDICTOR = {"predictor_width": 8, "predictor_depth": 1, "least_context": 4, "backbone": vit(**MEAN_OF_PATCHES)}
 CHANNELS = {"layers": [1, 1, 1, 1], "channels": [4, 4, 6, 8]}
+# Every process draws its own dropout.
+DYNAMICS = {"layers": 2, "heads": 2, "head_width": 4, "hidden": 12, "dropout": 0.0}
 OBOW_NETWORK = {"name": "resnet18", "stem": "3x3-stride1", "arguments": CHANNELS}
 SIZES: dict[str, dict[str, Any]] = {
+    "capi": {
+        "clusters": 10,
+        "predicted_share": 0.5,
+        "predictor_depth": 1,
+        "predictor_heads": 1,
+        "backbone": vit(**MEAN_OF_PATCHES),
+    },
     "capsie": {"capsules": 3, "pose": 4, "map_side": 3},
     "equicaps": {"capsules": 3, "map_side": 3},
     "essl": {"rotation_head": [16]},
     "lejepa": {"directions": 16},
+    "lewm": {**DYNAMICS, "directions": 16},
+    "sd-jepa": {**DYNAMICS, "directions": 16},
     "lightly": {"head_settings": {"hidden_dim": 24, "output_dim": 16}},
     # Every process draws its own dropout.
     "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},
@@ -70,6 +81,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "invariant": {"name": "simclr", "projector": PROJECTOR},
         "equivariant": {"name": "sie", "equivariant_share": 1.0, "projector": PROJECTOR},
     },
+    "fino": {"base": VICREG, "attract": ["flip", "rotation"], "repel": ["grey", "floor_hue"], "hidden": [8]},
     "i-jepa": PATCH_PREDICTOR,
     "iwm": {"parameters": ["rotation", "crop", "hue", "grey"], **PATCH_PREDICTOR},
     "moco-v2": {"queue": 12},

@@ -11,6 +11,10 @@ Words describe a latent: a group, then a unit, then options, such as `circle deg
 - `real deg`, `real rad`, `real turn`: an angle that does not wrap; `scale` is in the column's unit. Recorded in
   radians, or in turns, `Real(scale)`.
 - `flag`: 0 or 1. Recorded as it is, `Flag()`.
+- `category`: names, such as those of sites or sensors, in ascending order; empty where it is unknown. Recorded as whole
+  numbers, -1 where it is unknown, `Category(16)` for 16 names.
+- `category count=16`: whole numbers from 0 to 15 that are names, -1 where it is unknown. Recorded as they are,
+  `Category(16)`.
 - `rotation quaternion`: four columns `qx`, `qy`, `qz`, `qw`, scalar last. Recorded as unit quaternions, `Rotation()`.
 - `rotation euler deg`, `rad`, `turn`: three columns `euler_x`, `euler_y`, `euler_z`, extrinsic x, y, z. Recorded as
   unit quaternions, `Rotation()`.
@@ -32,7 +36,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.catalogue import suggest
-from ssl_inv.transforms import Circle, Flag, Group, Pose, Real, Rotation, Transform
+from ssl_inv.transforms import Category, Circle, Flag, Group, Pose, Real, Rotation, Transform
 from ssl_inv.transforms.quaternions import quaternion_conjugate, quaternion_from_euler, quaternion_rotate
 
 _TO_RECORDED = {"deg": math.pi / 180, "rad": 1.0, "turn": 1.0, "none": 1.0}
@@ -85,15 +89,15 @@ class Latent:
     name: str
     group: Group
     columns: tuple[str, ...]
-    kind: Literal["number", "quaternion", "euler"] = "number"
+    kind: Literal["number", "quaternion", "euler", "names"] = "number"
     factor: float = 1.0
 
     def values(self, numbers: NDArray[np.float64], where: str) -> Tensor:
         """The values of all views, float32, `(V,)` or `(V, 4)`, from the numbers in the columns, `(V, columns)`.
 
         Raises:
-            ValueError: if a flag is neither 0 nor 1, a quaternion is not of unit length, or numbers are so large that
-                their differences are lost in single precision.
+            ValueError: if a flag is neither 0 nor 1, a category is none of its numbers, a quaternion is not of unit
+                length, or numbers are so large that their differences are lost in single precision.
         """
         if self.kind == "euler":
             return quaternion_from_euler(torch.from_numpy(numbers * self.factor)).float()
@@ -104,6 +108,11 @@ class Latent:
             return torch.from_numpy(numbers / length).float()
         if isinstance(self.group, Flag):
             _refuse(~np.isin(numbers[:, 0], (0.0, 1.0)), f"{where}: the flag {self.name!r}", "is neither 0 nor 1")
+        if isinstance(self.group, Category):
+            wrong = ~np.isin(numbers[:, 0], np.arange(-1, self.group.count))
+            problem = f"is no whole number from -1, unknown, to {self.group.count - 1}"
+            _refuse(wrong, f"{where}: the category {self.name!r}", problem)
+            return torch.from_numpy(numbers[:, 0].astype(np.int64))
         values = numbers[:, 0] * self.factor
         single, spread = values.astype(np.float32), np.ptp(values)
         if spread > _SAME * np.abs(values).max() and np.abs(single - values).max() > _LARGEST_ROUNDING * spread:
@@ -183,6 +192,10 @@ def _latent(name: str, description: str) -> Latent:
         return Latent(name, Circle(options["period"] if unit == "none" else _TURN[unit]), (name,), factor=factor)
     if group == "flag" and not options and not details:
         return Latent(name, Flag(), (name,))
+    if group == "category" and not details and options.keys() <= {"count"}:
+        count = options.get("count", 2.0)
+        if count.is_integer() and count >= 2:
+            return Latent(name, Category(int(count)), (name,), "number" if options else "names")
     raise _not_understood(name, description)
 
 
@@ -197,6 +210,7 @@ def _rotation(name: str, details: list[str], description: str) -> Latent:
 
 def _not_understood(name: str, description: str) -> ValueError:
     known = ["circle deg", "circle rad", "circle turn", "circle period=1", "real", "real deg", "real scale=1", "flag"]
+    known += ["category", "category count=16"]
     known += ["rotation quaternion", "rotation euler deg", "rotation euler rad"]
     what = f"latent {name!r} is described by {description!r}, which is not understood"
     return ValueError(f"{what}; {suggest(description, known)}")

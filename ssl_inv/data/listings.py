@@ -5,13 +5,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ssl_inv.catalogue import suggest
 from ssl_inv.data.latents import UNITS, Latent, column_name, latents_from_header, latents_from_settings
 from ssl_inv.data.source import Indices, Labels
 from ssl_inv.data.splits import SPLIT_NAMES, labels_from_names, split_of, splits_of
-from ssl_inv.transforms import Transform
+from ssl_inv.transforms import Category, Group, Transform
 
 
 class Sheet(ABC):
@@ -184,9 +186,9 @@ def listing(
     counts = np.bincount(objects)
     first = rows[np.cumsum(counts) - counts]
     described = latents_from_header(sheet.header) if latents is None else latents_from_settings(latents)
+    read = {one.name: _recorded(sheet, one) for one in described}
     record = Transform(
-        {one.name: one.values(sheet.numbers(one), sheet.where)[rows] for one in described},
-        {one.name: one.group for one in described},
+        {name: values[rows] for name, (values, _) in read.items()}, {name: group for name, (_, group) in read.items()}
     )
     labels = _labels(sheet, columns.classes, objects, first, classes)
     splits = _splits(sheet, columns.split, split, objects, first)
@@ -196,6 +198,23 @@ def listing(
         **_without_unit(sheet, latents is None),
     }
     return Listing(counts, rows, record, labels, splits, notes)
+
+
+def _recorded(sheet: Sheet, latent: Latent) -> tuple[Tensor, Group]:
+    """The values of a latent in every row, and its group.
+
+    Raises:
+        ValueError: if a cell does not fit, or a column of names has fewer than two of them.
+    """
+    if latent.kind != "names":
+        return latent.values(sheet.numbers(latent), sheet.where), latent.group
+    cells = sheet.column(latent.name)
+    names = sorted(set(cells) - {""})
+    if len(names) < 2:
+        found = f"only {names[0]!r}" if names else "no names"
+        raise ValueError(f"{sheet.where}: the category {latent.name!r} has {found}; two or more are needed")
+    numbers = {"": -1, **{name: number for number, name in enumerate(names)}}
+    return torch.tensor([numbers[cell] for cell in cells]), Category(len(names))
 
 
 def numeric(cells: Iterable[str]) -> NDArray[np.float64]:

@@ -258,6 +258,16 @@ class Cached(AroundBackbone):
         Raises:
             ValueError: if the tokens do not fill a square.
         """
+        features, rows = self._whole_images(pixels)
+        return _square(features.map[rows])
+
+    def whole_pooled(self, pixels: Tensor) -> Tensor:
+        """The pooled features `(B, D)` of whole images, found as by `whole_map`."""
+        features, rows = self._whole_images(pixels)
+        return features.pooled[rows]
+
+    def _whole_images(self, pixels: Tensor) -> tuple[Features, slice]:
+        """The features of a batch that has these images whole, and where they are in it."""
         usable = [
             one
             for one in self._passes
@@ -266,8 +276,8 @@ class Cached(AroundBackbone):
         # Identical tensors first: to compare numbers, the host waits for the device.
         for one in sorted(usable, key=lambda one: one.pixels is not pixels):
             if (start := _first_row(pixels, one.pixels)) is not None:
-                return _square(one.features.map[start : start + len(pixels)])
-        return _square(self._passed(pixels).map)
+                return one.features, slice(start, start + len(pixels))
+        return self._passed(pixels), slice(None)
 
     def _dropped(self, pixels: Tensor, features: Features) -> bool:
         """Whether the model dropped some patches of this batch."""

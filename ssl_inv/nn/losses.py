@@ -154,6 +154,33 @@ def sinkhorn(logits: Tensor, temperature: float | Tensor, iterations: int = 3) -
         return log_q.exp()
 
 
+@torch.no_grad()
+def positionwise_sinkhorn(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
+    """Assignments of patches to clusters that use all clusters equally at every position: `(B, N, K)` of logits
+    `(B, N, K)`.
+
+    As `sinkhorn`, over the samples of the global batch, but for each of the N positions on its own. 1e-8 is added to
+    each sum before it divides (Darcet et al., "CAPI", TMLR 2025, and its code). There is no gradient.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        log_q = full_precision(logits) / temperature
+        least = log_q.new_tensor(1e-8).log()
+        log_q = log_q - gather(log_q.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
+        for number in range(iterations):
+            if number:
+                sums = gather(log_q.logsumexp(dim=0, keepdim=True)).logsumexp(dim=0)
+                log_q = log_q - torch.logaddexp(sums, least)
+            log_q = log_q - torch.logaddexp(log_q.logsumexp(dim=-1, keepdim=True), least)
+        return log_q.exp()
+
+
+def assignment_cross_entropy(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Mean over samples and patches of - sum_k target_k log softmax(logits / temperature)_k; both `(B, n, K)`."""
+    with torch.autocast(logits.device.type, enabled=False):
+        predicted = F.log_softmax(full_precision(logits) / temperature, dim=-1)
+        return sample_mean(-(targets.to(predicted.dtype) * predicted).sum(dim=-1).mean(dim=1))
+
+
 def koleo(x: Tensor) -> Tensor:
     """Minus the mean log distance of each normalised row of `x`, `(B, D)`, to its nearest row in the global batch.
 

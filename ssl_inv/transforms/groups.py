@@ -310,3 +310,42 @@ class Code(Group):
 
     def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
         return f"another {label}" if any(step) else ""
+
+
+@dataclass(frozen=True)
+class Category(Group):
+    """One of `count` kinds, as whole numbers `(B,)` from 0, int64; -1 where it is unknown: a site, a sensor, a year.
+
+    A value is a vector with 1 at its kind, and of zeros where it is unknown. The vector of a step is 1 where the two
+    differ, and 0 otherwise.
+    """
+
+    continuous: ClassVar[bool] = False
+
+    count: int = 2
+
+    def neutral(self, batch: int) -> Tensor:
+        return torch.zeros(batch, dtype=torch.int64)
+
+    def random(self, batch: int, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Any kind, int64 whatever `dtype` is."""
+        return torch.randint(0, self.count, (batch,))
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a != b).float()
+
+    def value_vector(self, value: Tensor) -> Tensor:
+        kinds = torch.arange(self.count, device=value.device)
+        return (value.reshape(len(value), 1) == kinds).float()
+
+    def step_vector(self, step: Tensor) -> Tensor:
+        return columns(step != 0).float()
+
+    def plain_step_vector(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.step_vector(b - a)
+
+    def words(self, label: str, value: Sequence[float]) -> str:
+        return f"{label} {int(value[0])}" if value[0] > 0 else f"{label} unknown" if value[0] else ""
+
+    def step_words(self, label: str, step: Sequence[float], target: Sequence[float]) -> str:
+        return f"another {label}" if step[0] else ""

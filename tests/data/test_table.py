@@ -13,7 +13,7 @@ from small_data import files_of, load_all, png
 
 from ssl_inv.data.latents import latents_from_settings
 from ssl_inv.data.sources.table import ViewTable, table
-from ssl_inv.transforms import Circle, Flag, Real, Rotation
+from ssl_inv.transforms import Category, Circle, Flag, Real, Rotation
 from ssl_inv.transforms.quaternions import quaternion_from_euler
 
 FORMS = ["folder", "stored", "deflated", "nested", "tar"]
@@ -169,3 +169,30 @@ def test_a_table_elsewhere_is_part_of_the_stamp(tmp_path, write):
     assert ViewTable(path, csv_file=str(place)).stamp == before
     os.utime(place, (1, 1))
     assert ViewTable(path, csv_file=str(place)).stamp != before
+
+
+def test_categories_are_numbers_of_names(tmp_path, write):
+    cells = [["path", "site"], ["0.png", "Rome"], ["1.png", ""], ["2.png", "Oslo"], ["3.png", "Rome"]]
+    source = ViewTable(write(tmp_path / "data", files(cells), "folder"), latents={"site": "category"})
+    assert source.groups == {"site": Category(2)}
+    images = source.load(np.arange(4), np.zeros(4, dtype=np.int64))
+    assert images.transform["site"].tolist() == [1, -1, 0, 1]
+    numbered = [["path", "site[category count=3]"], *([f"{row}.png", value] for row, value in enumerate([2, -1, 0, 1]))]
+    source = ViewTable(write(tmp_path / "numbered", files(numbered), "folder"))
+    assert source.groups == {"site": Category(3)}
+    assert source.load(np.arange(2), np.zeros(2, dtype=np.int64)).transform["site"].tolist() == [2, -1]
+
+
+@pytest.mark.parametrize(
+    ("cells", "words", "problem"),
+    [
+        (["Rome", "Rome", "", ""], "category", "the category 'site' has only 'Rome'; two or more are needed"),
+        (["", "", "", ""], "category", "the category 'site' has no names; two or more are needed"),
+        ([0, 1, 3, 0], "category count=3", "the category 'site' in row 3 is no whole number from -1, unknown, to 2"),
+        ([0, 1, 2, 0], "category count=1", "latent 'site' is described by 'category count=1', which is not understood"),
+    ],
+)
+def test_columns_that_are_no_categories_are_refused(tmp_path, write, cells, words, problem):
+    rows = [["path", "site"], *([f"{row}.png", value] for row, value in enumerate(cells))]
+    with pytest.raises(ValueError, match=problem):
+        ViewTable(write(tmp_path / "data", files(rows), "folder"), latents={"site": words})

@@ -199,6 +199,10 @@ def test_every_objective_that_is_told_rotations_can_be_told_translations(name):
     settings = {"parameters": ["rotation", "translation", "floor_hue"], **NETWORKS.get(name, {})}
     case = Case(name, settings, small().groups)
     networks, views = case.build(), case.views(1)
+    with torch.no_grad():
+        for of, one in networks.named_parameters():
+            if "modulation" in of:  # by which an action does nothing before training
+                one.normal_()
     records = [{**view.transform.values, "translation": torch.zeros(len(view.pixels), 3)} for view in views.views]
     still = [
         View(view.pixels, Transform(record, view.transform.groups))

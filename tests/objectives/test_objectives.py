@@ -24,6 +24,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"base": {"name": "equimod", "projector": PROJECTOR}, "inverse": 0.0, "views": 3},
         {"base": {"name": "seq-jepa", **SIZES["seq-jepa"]}, "views": 3, "within": 0.0},
     ],
+    "capi": [{"momentum_warmup": 0.0, "keep": "student", "hidden_share": 0.3, "predicted_share": 1.0}],
     "capsie": [{"parameters": ["rotation", "floor_hue"], "convention": "canonical"}],
     "context-ssl": [
         {"context": 5, "positions": "none", "masked": 0.9},
@@ -36,6 +37,16 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"projector_norm": True},
         {"base": "simsiam", "rotation_head": [16, 16], "predictor_hidden": 8, "last_activation": False},
     ],
+    "fino": [
+        {
+            "head": "classification",
+            "schedule": "constant",
+            "warmup": 0.0,
+            "attract": ["light_theta"],
+            "ranges": {"light_theta": [-1, 1]},
+        },
+        {"base": {"name": "simclr", "projector": PROJECTOR}, "repel": [], "schedule": "linear"},
+    ],
     "ibot": [{"shared_head": False, "mask_probability": 0.3}],
     "interclr": [
         {"share_neck": False, "neck": [24, 16]},
@@ -46,6 +57,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"base": {"name": "npid", "projector": [16], "negatives": 6}, "negatives": "semi-easy"},
     ],
     "lejepa": [{"form": "flattened", "local_views": 2, "scale_by_batch": False}],
+    "lewm": [
+        {"anti_collapse": "inverse", "directions": 1024, "parameters": ["rotation", "floor_hue"]},
+        {"anti_collapse": "both", "observed": 1, "target_gradient": False, "inverse_hidden": [8]},
+    ],
     "moco-v2": [{"extrapolation": 2.0, "interpolation": 1.6, "renormalised": True}],
     "moco-v3": [{"predictor_norm": True, "frozen_patch_projection": True, "backbone": vit()}],
     "msn": [{"entropy": 0.5, "random_views": 2, "focal_views": 0, "patch_drop": 0.5}],
@@ -56,6 +71,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"pooling": "mean", "words": "global_average", "crops": 0, "vocabulary": 7},
     ],
     "equimod": [{"predictor": "bilinear", "predictor_initialisation": "group", "parameters": ["crop", "rotation"]}],
+    "sd-jepa": [{"observed": 5, "window": 2, "straightening": 0.5, "progression": 4}],
     "sen": [
         {"predictor": "embedded", "action_embedding": 6},
         {"predictor": "bilinear", "predictor_initialisation": "group", "predictor_held": 2},

@@ -35,6 +35,15 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"projector": [8, -1]}, "projector: must have widths of at least 1, got [8, -1]"),
     ],
     "byol": [({"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5")],
+    "capi": [
+        ({"clusters": 1}, "clusters: must be at least 2, got 1"),
+        ({"hidden_share": 1.0}, "hidden_share: must be above 0 and below 1, got 1.0"),
+        ({"predicted_share": 0.0}, "predicted_share: must be above 0 and up to 1, got 0.0"),
+        ({"momentum_warmup": 1.0}, "momentum_warmup: must be a share of all steps from 0 to below 1, got 1.0"),
+        ({"predictor_heads": 2}, "predictor_heads: 2 heads do not share 12 dimensions in multiples of 4"),
+        ({"backbone": RESNET}, "name: capi drops patches, which test_resnet cannot"),
+        ({"backbone": vit()}, "are not their mean; give the model {class_token: false, global"),
+    ],
     "capsie": CAPSULES,
     "conditional-byol": [({"action_embedding": 0}, "action_embedding: must be at least 1, got 0")],
     "context-prediction": [
@@ -79,6 +88,17 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "equicaps": CAPSULES,
     "equimod": [({"action_embedding": 0}, "action_embedding: must be at least 1, got 0")],
     "essl": [({"turned_scale": one}, "scale") for one in ([0.5], [0.5, 0.1])],
+    "fino": [
+        ({"attract": [], "repel": []}, "attract: and repel are empty; name at least one column"),
+        ({"repel": ["rotation"]}, "repel: 'rotation' is named twice"),
+        ({"attract": ["rotatoin"]}, f"attract: {UNKNOWN}"),
+        ({"repel": ["rotatoin"]}, f"repel: {UNKNOWN}"),
+        ({"warmup": 1.0}, "warmup: must be a share of all steps from 0 to below 1, got 1.0"),
+        ({"ranges": {"light_theta": [0, 1]}}, "ranges: 'light_theta' is no column of single numbers that guides"),
+        ({"ranges": {"flip": [0, 1]}}, "ranges: 'flip' is no column of single numbers that guides"),
+        ({"ranges": {"floor_hue": [1, 0]}}, "ranges: of 'floor_hue' must be a smallest and a largest number"),
+        ({"base": {"name": "vicrig"}}, "base.name"),
+    ],
     "i-jepa": [
         ({"blocks": 0}, "blocks: must be at least 1"),
         ({"block_scale": [0.2, 0.1]}, "block_scale: must be a smallest and a largest share"),
@@ -125,6 +145,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"nodes": 1}, "nodes: must be at least 2"),
         ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be the smallest and the largest share"),
     ],
+    "lewm": [
+        ({"parameters": ["rotatoin"]}, f"parameters: {UNKNOWN}"),
+        ({"parameters": []}, "parameters: is empty"),
+        ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, got 1.0"),
+        ({"projector": []}, "projector: must name at least one width"),
+        ({"inverse_weight": 2.0}, "inverse_weight: 2.0, but anti_collapse is 'sigreg'"),
+        ({"anti_collapse": "inverse"}, "directions: 16, but anti_collapse is 'inverse'"),
+    ],
     "moco-v2": [
         ({"momentum": 1.5}, "momentum: must lie between 0 and 1, got 1.5"),
         ({"queue": 0}, "queue: must be at least 1, got 0"),
@@ -155,6 +183,12 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "odc": [
         ({"cluster_iterations": 0}, "cluster_iterations: must be at least 1, got 0"),
         ({"reweighting": -0.5}, "reweighting: must be at least 0, got -0.5"),
+    ],
+    "sd-jepa": [
+        ({"observed": 1}, "observed: must be at least 2, got 1"),
+        ({"window": 2}, "window: must lie between 1 and 1, the views after the middle one of 4, got 2"),
+        ({"progression": 16}, "progression: must be at least 1 and below 16, the width of an embedding, got 16"),
+        ({"sigreg_weight": 0.0}, "sigreg_weight: must be above 0"),
     ],
     "seq-jepa": [
         ({"heads": 5}, "heads: 5, which does not divide the 12 + 4 dimensions"),

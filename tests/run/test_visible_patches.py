@@ -22,6 +22,7 @@ PATCH = 3
 PREDICTOR = {"predictor_width": 8, "predictor_depth": 1, "least_context": 2}
 MASKED = {"mask_probability": 1.0, "prototypes": 6, "local_crops": 0}
 OBJECTIVES_ON_PATCHES: dict[str, dict[str, Any]] = {
+    "capi": {"clusters": 6, "predictor_depth": 1, "predictor_heads": 1},
     "i-jepa": PREDICTOR,
     "iwm": {"parameters": ["rotation"], **PREDICTOR},
     "ibot": MASKED,
@@ -37,7 +38,7 @@ OBJECTIVES_ON_PATCHES: dict[str, dict[str, Any]] = {
 def build(name: str) -> tuple[Backbone, Objective]:
     torch.manual_seed(0)
     arguments = {"img_size": SIDE, "patch_size": PATCH, "embed_dim": 12, "depth": 1, "num_heads": 2}
-    if name in ("i-jepa", "iwm"):
+    if name in ("capi", "i-jepa", "iwm"):
         arguments |= {"class_token": False, "global_pool": "avg", "fc_norm": False}
     backbone = make_backbone(name="vit_tiny_patch16_224", arguments=arguments)
     objective: Objective = OBJECTIVES.find(name).load()(backbone.features, GROUPS, **OBJECTIVES_ON_PATCHES[name])
@@ -50,7 +51,7 @@ def noise(count: int, batch: int) -> Views:
     return Views(tuple(View(one, random_transform(GROUPS, batch)) for one in pixels), torch.arange(batch))
 
 
-@pytest.mark.parametrize("name", ["i-jepa", "iwm", "ibot", "msn"])
+@pytest.mark.parametrize("name", ["capi", "i-jepa", "iwm", "ibot", "msn"])
 def test_the_loss_has_a_gradient_for_the_patches_that_are_visible_and_for_no_others(name: str) -> None:
     backbone, objective = build(name)
     # One sample, where of several some contexts would lose a surplus.
@@ -64,7 +65,7 @@ def test_the_loss_has_a_gradient_for_the_patches_that_are_visible_and_for_no_oth
             assert torch.equal(blocks > 0, patches)
             assert 0 < patches.float().mean() < 1
             compared += 1
-    assert compared == {"i-jepa": 1, "iwm": 1, "ibot": 2, "msn": 2}[name]
+    assert compared == {"capi": 1, "i-jepa": 1, "iwm": 1, "ibot": 2, "msn": 2}[name]
 
 
 def test_of_a_view_that_the_teacher_sees_what_is_predicted_is_visible() -> None:

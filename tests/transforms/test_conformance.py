@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ssl_inv.transforms import Box, Circle, Code, Flag, Group, Pose, Projective, Real, Rotation, Transform
+from ssl_inv.transforms import Box, Category, Circle, Code, Flag, Group, Pose, Projective, Real, Rotation, Transform
 from ssl_inv.transforms.words import describe_action, describe_view
 
 BATCH = 200
@@ -21,6 +21,7 @@ CASES: dict[str, Group] = {
     "gaze": Real(dimensions=2),
     "lit": Flag(),
     "motion": Pose(scale=0.5),
+    "site": Category(5),
     "order": Code(),
     "channels": Code(dimensions=3),
     "plane": Projective(),

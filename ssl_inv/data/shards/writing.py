@@ -22,7 +22,7 @@ from ssl_inv.data.shards.index import make_index, shard_stamp, write_index
 from ssl_inv.data.shards.store import INDEX_SUFFIX
 from ssl_inv.data.source import Data, Indices, Source, Subset
 from ssl_inv.data.wide_files import NPY
-from ssl_inv.transforms import Circle, Flag, Group, Real, Rotation, Transform
+from ssl_inv.transforms import Category, Circle, Flag, Group, Real, Rotation, Transform
 from ssl_inv.transforms.keyed_random import permutation
 
 RECORD = "shards.json"
@@ -310,4 +310,6 @@ def _words(group: Group) -> str | None:
         return short.get(group.period, f"circle period={group.period!r}")
     if isinstance(group, Real):
         return "real" if group.scale == 1 else f"real scale={group.scale!r}"
+    if isinstance(group, Category):
+        return f"category count={group.count}"
     return "flag" if isinstance(group, Flag) else None
