@@ -30,6 +30,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"projector_norm": True},
         {"base": "simsiam", "rotation_head": [16, 16], "predictor_hidden": 8, "last_activation": False},
     ],
+    "equimod": [
+        {"base": "vicreg", "predictor": "bilinear", "source": "pair", "parameters": ["rotation"]},
+        {"base": "vicreg"},
+    ],
     "ibot": [{"shared_head": False, "mask_probability": 0.3}],
     "interclr": [
         {"share_neck": False, "neck": [24, 16]},
