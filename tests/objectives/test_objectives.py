@@ -19,6 +19,9 @@ def test_registered_objectives_conform(name: str) -> None:
 EQUIMOD = {"name": "equimod", "projector": PROJECTOR}
 VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adaptive-multi-head": [{"negatives": "all"}],
+    "augself": [
+        {"parameters": ["crop", "floor_hue"], "quarter_turns": ["floor_hue"], "weights": {"crop": 0.5}},
+    ],
     "capsie": [{"parameters": ["rotation", "floor_hue"], "convention": "canonical"}],
     "context-ssl": [
         {"context": 5, "positions": "none", "masked": 0.9},
