@@ -25,7 +25,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "capsie": [{"parameters": ["rotation", "floor_hue"], "convention": "canonical"}],
     "context-ssl": [
         {"context": 5, "positions": "none", "masked": 0.9},
-        {"environments": [["rotation"]], "convention": "sie"},
+        {"environments": [["rotation"]], "convention": "sie", "clamped": True},
     ],
     "dino": [{"targets": "sinkhorn", "koleo": 0.1, "batch_norm": True, "unit_norm": False, "backbone": vit()}],
     "ec-reconstruction": [{"base": {"name": name, "projector": PROJECTOR}} for name in ("simclr", "sie")],
@@ -46,7 +46,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"base": {"name": "simsiam", "projector": [24, 16], "predictor": 8}, "share_neck": False, "neck": [16]},
         {"base": {"name": "npid", "projector": [16], "negatives": 6}, "negatives": "semi-easy"},
     ],
-    "lejepa": [{"form": "flattened", "local_views": 2, "scale_by_batch": False}],
+    "lejepa": [{"form": "flattened", "local_views": 2, "scale_by_batch": False, "symmetric_nodes": True}],
     "moco-v2": [{"extrapolation": 2.0, "interpolation": 1.6, "renormalised": True}],
     "moco-v3": [{"predictor_norm": True, "frozen_patch_projection": True, "backbone": vit()}],
     "msn": [{"entropy": 0.5, "random_views": 2, "focal_views": 0, "patch_drop": 0.5}],
