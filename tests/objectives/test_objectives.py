@@ -9,6 +9,7 @@ from small import OBOW_NETWORK, PROJECTOR, SIZES, build, small, vit
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.run.schema import schema_of
 from ssl_inv.testing import check_objective
+from ssl_inv.transforms import Pose
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES.members])
@@ -33,6 +34,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"projector_norm": True},
         {"base": "simsiam", "rotation_head": [16, 16], "predictor_hidden": 8, "last_activation": False},
     ],
+    "equicaps": [{"poses": "4x4", "groups": {"pose": Pose(0.5)}}],
     "equimod": [
         {"base": "vicreg", "predictor": "bilinear", "source": "pair", "parameters": ["rotation"]},
         {"base": "vicreg"},
