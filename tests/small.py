@@ -67,6 +67,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "invariant": {"name": "simclr", "projector": PROJECTOR},
         "equivariant": {"name": "sie", "equivariant_share": 1.0, "projector": PROJECTOR},
     },
+    "gram-anchoring": {"base": VICREG, "start": 0.1, "refresh_every": 2, "refreshes": 1, "backbone": vit()},
     "i-jepa": PATCH_PREDICTOR,
     "iwm": {"parameters": ["rotation", "crop", "hue", "grey"], **PATCH_PREDICTOR},
     "moco-v2": {"queue": 12},

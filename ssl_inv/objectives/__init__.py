@@ -16,6 +16,7 @@ OBJECTIVES = {
     "equicaps": "equicaps:EquiCaps",
     "equimod": "equimod:EquiMod",
     "essl": "essl:ESSL",
+    "gram-anchoring": "gram_anchoring:GramAnchoring",
     "i-jepa": "i_jepa:IJEPA",
     "ibot": "ibot:IBOT",
     "interclr": "interclr:InterCLR",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ssl_inv.nn import losses
 from ssl_inv.nn.sigreg import sigreg
 from ssl_inv.objectives.equimod import EquiMod
+from ssl_inv.objectives.gram_anchoring import Negatives, gram_anchor
 from ssl_inv.objectives.lejepa import LeJEPA
 from ssl_inv.transforms import Rotation
 
@@ -92,3 +93,20 @@ def test_lejepa_is_eb_jepas_loss_up_to_a_factor() -> None:
     terms = objective.embedding_loss(z)
     bcs = sigreg(z, objective.directions(z), 10, scale_by_batch=False, symmetric=True)
     assert 14 * total(terms).item() == pytest.approx((losses.mean_squared_error(*z) + 10 * bcs).item(), rel=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("case", "negatives"),
+    [
+        ("per_image", "kept"),
+        ("per_image_clip_both", "clipped"),
+        ("per_image_clip_teacher", "teacher-clipped"),
+    ],
+)
+def test_gram_anchoring(facts: dict[str, Any], case: str, negatives: Negatives) -> None:
+    recorded = facts["gram_anchoring"][0]["cases"][case]
+    student, anchor = normal(7500, 2, 6, 5).requires_grad_(), normal(7501, 2, 6, 5)
+    value = gram_anchor(student, anchor, negatives)
+    assert value.item() == pytest.approx(recorded["loss"], rel=1e-9)
+    value.backward()
+    assert_recorded(student.grad, recorded["grad_student"])

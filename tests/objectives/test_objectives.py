@@ -39,6 +39,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"base": "vicreg", "predictor": "bilinear", "source": "pair", "parameters": ["rotation"]},
         {"base": "vicreg"},
     ],
+    "gram-anchoring": [
+        {"base": {"name": "ibot", "prototypes": 10, "local_crops": 2, "projector": PROJECTOR}, "start": 0.0},
+        {"base": {"name": "moco-v3", "projector": PROJECTOR}, "negatives": "teacher-clipped", "backbone": None},
+    ],
     "ibot": [{"shared_head": False, "mask_probability": 0.3}],
     "interclr": [
         {"share_neck": False, "neck": [24, 16]},
