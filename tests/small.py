@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -135,6 +136,17 @@ def normal(seed: int, *shape: int) -> Tensor:
 def single(seed: int, *shape: int) -> Tensor:
     """Input of the recorded facts in single precision."""
     return normal(seed, *shape).float()
+
+
+def assert_recorded(found: Tensor | None, recorded: dict[str, Any]) -> None:
+    """A tensor has the recorded sums and first numbers."""
+    assert found is not None
+    numbers = found.detach().double().flatten().numpy()
+    weights = np.cos(np.arange(len(numbers)))
+    assert numbers.sum() == pytest.approx(recorded["sum"], rel=1e-9, abs=1e-12)
+    assert np.abs(numbers).sum() == pytest.approx(recorded["abs"], rel=1e-9)
+    assert (numbers * weights).sum() == pytest.approx(recorded["wsum"], rel=1e-9)
+    np.testing.assert_allclose(numbers[:4], recorded["head"], rtol=1e-9)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import normal, total
+from small import assert_recorded, normal, total
 from torch import Tensor, nn
 
 from ssl_inv.nn import losses
@@ -27,17 +27,6 @@ class Given(nn.Module):
 
     def forward(self, *_: Tensor) -> Tensor:
         return self.outputs.pop(0)
-
-
-def assert_recorded(found: Tensor | None, recorded: dict[str, Any]) -> None:
-    """A tensor has the recorded sums and first numbers."""
-    assert found is not None
-    numbers = found.detach().double().flatten().numpy()
-    weights = np.cos(np.arange(len(numbers)))
-    assert numbers.sum() == pytest.approx(recorded["sum"], rel=1e-9, abs=1e-12)
-    assert np.abs(numbers).sum() == pytest.approx(recorded["abs"], rel=1e-9)
-    assert (numbers * weights).sum() == pytest.approx(recorded["wsum"], rel=1e-9)
-    np.testing.assert_allclose(numbers[:4], recorded["head"], rtol=1e-9)
 
 
 def test_vicreg_with_equimod(facts: dict[str, Any]) -> None:
