@@ -60,6 +60,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "seq-jepa": {"action_dimensions": 4, "layers": 2, "heads": 2, "predictor": 10, "dropout": 0.0},
     "soft-equivariance": {"base": VICREG, "symmetries": ["turns", "flips", "hues", "shifts"]},
     "context-ssl": {"context": 3, "masked": 0.4, "width": 12, "layers": 2, "heads": 2, "latent_hidden": [10]},
+    "conv-jepa": {"least_context": 1, "block_scale": [0.1, 0.15]},
     "dino": {"prototypes": 10, "local_crops": 2},
     "ec-reconstruction": {"base": VICREG, "parameters": ["rotation"], "decoder": [8, 8]},
     "context-prediction": {"hidden": [16], "patch_size": 24, "patch_gap": 12, "patch_jitter": 4},

@@ -10,6 +10,7 @@ OBJECTIVES = {
     "conditional-byol": "conditional_byol:ConditionalBYOL",
     "context-prediction": "context_prediction:ContextPrediction",
     "context-ssl": "context_ssl:ContextSSL",
+    "conv-jepa": "conv_jepa:ConvJEPA",
     "deepcluster-v2": "deepcluster_v2:DeepClusterV2",
     "dino": "dino:DINO",
     "ec-reconstruction": "ec_reconstruction:ECReconstruction",

@@ -28,6 +28,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"context": 5, "positions": "none", "masked": 0.9},
         {"environments": [["rotation"]], "convention": "sie", "clamped": True},
     ],
+    "conv-jepa": [{"multi_block": 0.0, "keep": "student", "hidden_share": 0.4}],
     "dino": [{"targets": "sinkhorn", "koleo": 0.1, "batch_norm": True, "unit_norm": False, "backbone": vit()}],
     "ec-reconstruction": [{"base": {"name": name, "projector": PROJECTOR}} for name in ("simclr", "sie")],
     "essl": [
