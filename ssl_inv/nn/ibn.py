@@ -54,7 +54,7 @@ class InstanceBatchNorm(nn.Module):
         if type(norm) is not nn.BatchNorm2d or not norm.affine or norm.num_features < 2:
             raise ValueError(f"IBN replaces batch normalisation of 2 channels or more, not {norm}")
         half = norm.num_features // 2
-        self.half = half
+        self.sizes = (half, norm.num_features - half)
         self.IN = nn.InstanceNorm2d(half, eps=norm.eps, affine=True)
         self.BN = nn.BatchNorm2d(norm.num_features - half, eps=norm.eps, momentum=norm.momentum)
         self.load_state_dict(split_norm(norm.state_dict(), half))
@@ -65,7 +65,7 @@ class InstanceBatchNorm(nn.Module):
         Raises:
             SettingError: if a map has one place only, whose variance is 0.
         """
-        first, rest = maps.split([self.half, maps.shape[1] - self.half], dim=1)
+        first, rest = torch.split(maps, self.sizes, dim=1)
         return torch.cat((_instance(self.IN, first), self.BN(rest)), dim=1)
 
 
@@ -124,7 +124,7 @@ def checkpoint_filter_fn(state: Mapping[str, Tensor], model: nn.Module) -> dict[
     """Weights of a plain ResNet or of the authors' IBN-Net, by the names of an IBN-Net of this package, whose own
     stay.
     """
-    halved = {name: one.half for name, one in model.named_modules() if isinstance(one, InstanceBatchNorm)}
+    halved = {name: one.sizes[0] for name, one in model.named_modules() if isinstance(one, InstanceBatchNorm)}
     whole = {name for name, one in model.named_modules() if isinstance(one, _WholeInstanceNorm)}
     found: dict[str, Tensor] = {}
     for name, value in state.items():
@@ -165,7 +165,7 @@ def _builder(base: str, kind: IBN) -> Callable[..., nn.Module]:
     def build(**arguments: Any) -> nn.Module:
         model = to_ibn(model_entrypoint(base)(pretrained=False, **arguments), kind)
         # `ssl_inv.nn.weights` and timm translate the names of plain weights by it.
-        model.checkpoint_filter_fn = checkpoint_filter_fn  # type: ignore[assignment]
+        model.checkpoint_filter_fn = checkpoint_filter_fn
         return model
 
     return build

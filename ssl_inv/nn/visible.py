@@ -82,7 +82,8 @@ def _normalised(norm: Any, visible: Tensor, maps: Tensor) -> Tensor:
         found = found * norm.weight.view(shape) + norm.bias.view(shape)
     if hasattr(norm, "act"):
         found = norm.act(norm.drop(found))
-    return (found * seen).to(maps.dtype)
+    kept: Tensor = (found * seen).to(maps.dtype)
+    return kept
 
 
 def _at(visible: Tensor, maps: Tensor) -> Tensor:
@@ -100,6 +101,6 @@ def smooth_l1_of_unit_places(predicted: Tensor, targets: Tensor, counted: Tensor
         counted: `(B, h, w)`, bool.
     """
     with torch.autocast(predicted.device.type, enabled=False):
-        pair = (F.normalize(full_precision(one), dim=1) for one in (predicted, targets))
-        errors = F.smooth_l1_loss(*pair, reduction="none").sum(dim=1)
+        found, wanted = (F.normalize(full_precision(one), dim=1) for one in (predicted, targets))
+        errors = F.smooth_l1_loss(found, wanted, reduction="none").sum(dim=1)
         return all_sum((errors * counted).sum()) / all_sum(counted.sum().to(errors.dtype)).clamp_min(1)

@@ -143,7 +143,7 @@ class EquiCapsPredictor:
         return F.normalize(self.objective.projector(self.backbone.feature_map(pixels)).poses, dim=2).flatten(1)
 
     def predict(self, embedding: Tensor, action: Action) -> Tensor:
-        moved = turn(embedding.unflatten(1, (-1, self.objective.side**2)), self.objective.matrix(action))
+        moved = turn(embedding.reshape(len(embedding), -1, self.objective.side**2), self.objective.matrix(action))
         # A rotation leaves a pose's norm; a motion does not, and retrieval compares poses of equal norms.
         return (moved if self.objective.side == 3 else F.normalize(moved, dim=2)).flatten(1)
 
