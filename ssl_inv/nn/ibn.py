@@ -65,7 +65,7 @@ class InstanceBatchNorm(nn.Module):
         Raises:
             SettingError: if a map has one place only, whose variance is 0.
         """
-        first, rest = torch.split(maps, self.sizes, dim=1)
+        first, rest = torch.split(maps, list(self.sizes), dim=1)
         return torch.cat((_instance(self.IN, first), self.BN(rest)), dim=1)
 
 
@@ -165,7 +165,7 @@ def _builder(base: str, kind: IBN) -> Callable[..., nn.Module]:
     def build(**arguments: Any) -> nn.Module:
         model = to_ibn(model_entrypoint(base)(pretrained=False, **arguments), kind)
         # `ssl_inv.nn.weights` and timm translate the names of plain weights by it.
-        model.checkpoint_filter_fn = checkpoint_filter_fn
+        model.checkpoint_filter_fn = checkpoint_filter_fn  # type: ignore[assignment]
         return model
 
     return build
@@ -177,7 +177,7 @@ def _register(base: str, kind: IBN) -> None:
 
     def create(pretrained: bool = False, **arguments: Any) -> nn.Module:
         model: nn.Module = build_model_with_cfg(
-            build,  # type: ignore[arg-type]
+            build,
             name,
             pretrained,
             pretrained_filter_fn=checkpoint_filter_fn,
