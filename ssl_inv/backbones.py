@@ -1,3 +1,3 @@
-"""`import ssl_inv.backbones` registers the small-stem ResNets with timm. Exported folders name them."""
+"""`import ssl_inv.backbones` registers small-stem ResNets and IBN-Nets with timm. Exported folders name them."""
 
 from ssl_inv.nn.backbones import *  # noqa: F403

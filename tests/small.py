@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -73,6 +74,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "ser": {"base": VICREG, "layer": 1, "token_head": [8], "share": 0.5, "backbone": vit(dynamic_img_size=True)},
     "soft-equivariance": {"base": VICREG, "symmetries": ["turns", "flips", "hues", "shifts"]},
     "context-ssl": {"context": 3, "masked": 0.4, "width": 12, "layers": 2, "heads": 2, "latent_hidden": [10]},
+    "conv-jepa": {"least_context": 1, "block_scale": [0.1, 0.15]},
     "dino": {"prototypes": 10, "local_crops": 2},
     "ec-reconstruction": {"base": VICREG, "parameters": ["rotation"], "decoder": [8, 8]},
     "context-prediction": {"hidden": [16], "patch_size": 24, "patch_gap": 12, "patch_jitter": 4},
@@ -82,6 +84,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "equivariant": {"name": "sie", "equivariant_share": 1.0, "projector": PROJECTOR},
     },
     "fino": {"base": VICREG, "attract": ["flip", "rotation"], "repel": ["grey", "floor_hue"], "hidden": [8]},
+    "gram-anchoring": {"base": VICREG, "start": 0.1, "refresh_every": 2, "refreshes": 1, "backbone": vit()},
     "i-jepa": PATCH_PREDICTOR,
     "iwm": {"parameters": ["rotation", "crop", "hue", "grey"], **PATCH_PREDICTOR},
     "moco-v2": {"queue": 12},
@@ -151,6 +154,17 @@ def normal(seed: int, *shape: int) -> Tensor:
 def single(seed: int, *shape: int) -> Tensor:
     """Input of the recorded facts in single precision."""
     return normal(seed, *shape).float()
+
+
+def assert_recorded(found: Tensor | None, recorded: dict[str, Any]) -> None:
+    """A tensor has the recorded sums and first numbers."""
+    assert found is not None
+    numbers = found.detach().double().flatten().numpy()
+    weights = np.cos(np.arange(len(numbers)))
+    assert numbers.sum() == pytest.approx(recorded["sum"], rel=1e-9, abs=1e-12)
+    assert np.abs(numbers).sum() == pytest.approx(recorded["abs"], rel=1e-9)
+    assert (numbers * weights).sum() == pytest.approx(recorded["wsum"], rel=1e-9)
+    np.testing.assert_allclose(numbers[:4], recorded["head"], rtol=1e-9)
 
 
 @pytest.fixture(scope="session", autouse=True)

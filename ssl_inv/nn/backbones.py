@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, foreign_member, require, suggest
+from ssl_inv.nn.ibn import IBN, IBN_SUFFIXES
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES, SUFFIXES, Stem
 
-__all__ = ["Backbone", "Cached", "Features", "Stem", "make_backbone", "to_channels_last"]
+__all__ = ["IBN", "Backbone", "Cached", "Features", "Stem", "make_backbone", "to_channels_last"]
 
 REFUSED_ARGUMENTS: Mapping[str, str] = {
     "pretrained": "weights to start from are a setting of their own: backbone.weights: timm",
@@ -338,6 +339,7 @@ def make_backbone(
     *,
     name: str = "resnet18",
     stem: Literal["default", "3x3-stride1", "3x3-stride2"] = "default",
+    ibn: Literal["none", "a", "b"] = "none",
     arguments: dict[str, Any] = {},
     weights: str | None = None,
     weights_prefix: str | None = None,
@@ -350,6 +352,9 @@ def make_backbone(
             registered.
         stem: the first layers of a ResNet: `3x3-stride1` for images of about 32 pixels, `3x3-stride2` for about 64
             pixels, or `default`.
+        ibn: for ResNets: instance normalisation in early layers, which removes what tells colours and lighting, as in
+            IBN-Net (Pan et al., ECCV 2018): `a` for half of the channels after the first convolution of all blocks of
+            stages 1 to 3, `b` in the stem and behind stages 1 and 2. Weights of plain ResNets fit, too.
         arguments: further arguments of the timm model, such as `{img_size: 64, patch_size: 8}` for a vision
             transformer. `in_chans` is the number of channels of the data, and need not be said.
         weights: where training starts: `timm` for timm's weights of that name, `timm/NAME` or `hf-hub:OWNER/NAME` for
@@ -369,7 +374,9 @@ def make_backbone(
         raise SettingError(f"arguments.{refused}", REFUSED_ARGUMENTS[refused])
     if not isinstance(channels := arguments.get("in_chans", 3), int) or channels < 1:
         raise SettingError("arguments.in_chans", f"must be a number of channels, got {channels}")
-    architecture = name + SUFFIXES[stem]
+    architecture = name + SUFFIXES[stem] + IBN_SUFFIXES[ibn]
+    known = "exists for timm's ResNets, such as resnet18, resnet50 or resnext50_32x4d"
+    require(timm.is_model(architecture), "ibn", f"{ibn!r} {known}, not for {name}")
     try:
         model = timm.create_model(architecture, pretrained=False, num_classes=0, **arguments)
         return Backbone(model, architecture, arguments)

@@ -60,16 +60,23 @@ def covariance(z: Tensor) -> Tensor:
         return (matrix.square().sum() - matrix.diagonal().square().sum()) / z.shape[1]
 
 
-def nt_xent(x: Tensor, y: Tensor, temperature: float) -> Tensor:
+def nt_xent(x: Tensor, y: Tensor, temperature: float, least: float | None = None) -> Tensor:
     """Normalised temperature-scaled cross entropy over the 2B rows of `x` and `y`, both `(B, D)`.
 
     Row b of `x` and row b of `y` are positives of each other. The other 2B - 2 rows of the global batch are negatives
     (Chen et al., "SimCLR", ICML 2020, eq. 1).
+
+    Args:
+        x: first embeddings.
+        y: second embeddings.
+        temperature: divides the cosines.
+        least: smaller cosines count as this, and have no gradient; None leaves them as they are.
     """
     x, y = gather(full_precision(x)), gather(full_precision(y))
     with torch.autocast(x.device.type, enabled=False):
         z = F.normalize(torch.cat((x, y)), dim=1)
-        logits = z @ z.T / temperature
+        cosines = z @ z.T
+        logits = (cosines if least is None else cosines.clamp_min(least)) / temperature
         logits = logits.masked_fill(torch.eye(len(z), dtype=torch.bool, device=z.device), float("-inf"))
         positives = torch.arange(len(z), device=z.device).roll(len(x))
         return F.cross_entropy(logits, positives)

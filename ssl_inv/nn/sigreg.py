@@ -7,7 +7,14 @@ from ssl_inv.nn.distributed import all_sum, world_size
 from ssl_inv.nn.losses import full_precision
 
 
-def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, scale_by_batch: bool = True) -> Tensor:
+def sigreg(
+    z: Tensor,
+    directions: Tensor,
+    nodes: int = 17,
+    reach: float = 3.0,
+    scale_by_batch: bool = True,
+    symmetric: bool = False,
+) -> Tensor:
     """Sketched isotropic Gaussian regularisation, an anti-collapse term: the distance of embeddings from a standard
     normal distribution.
 
@@ -28,16 +35,19 @@ def sigreg(z: Tensor, directions: Tensor, nodes: int = 17, reach: float = 3.0, s
         scale_by_batch: whether to multiply by N, as the paper does. Normal embeddings then have the same value for any
             N, but an equal distance from normality counts N times as much. Without it, a weight means the same for any
             batch size.
+        symmetric: whether the nodes are on [-reach, reach], as in EB-JEPA's variant BCS, which has 10 of them and no N
+            (arXiv 2602.03604). An odd number of them is the same as half as many, rounded up, on [0, reach].
     """
     z = full_precision(z)
     with torch.autocast(z.device.type, enabled=False):
         # At t = 0 all characteristic functions are 1, so the first node adds nothing.
-        t = torch.linspace(0, reach, nodes, dtype=z.dtype, device=z.device)[1:]
+        low, negative = (-reach, nodes - nodes // 2) if symmetric else (0.0, 1)
+        t = torch.linspace(low, reach, nodes, dtype=z.dtype, device=z.device)[negative:]
         angles = (z @ directions).unsqueeze(-1) * t
         count = z.shape[-2] * world_size()
         real, imaginary = all_sum(torch.stack((angles.cos().sum(dim=-3), angles.sin().sum(dim=-3)))) / count
         normal = (-t.square() / 2).exp()
-        weights = torch.full_like(t, 2 * reach / (nodes - 1))
+        weights = torch.full_like(t, 2 * (reach - low) / (nodes - 1))
         weights[-1] /= 2
         distances: Tensor = ((real - normal).square() + imaginary.square()) @ (weights * normal)
         return distances.mean() * (count if scale_by_batch else 1)

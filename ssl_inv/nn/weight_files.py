@@ -21,6 +21,7 @@ from ssl_inv.atomic import DamagedFileError, require_sound
 from ssl_inv.catalogue import SettingError
 from ssl_inv.nn.exported import require_unchanged
 from ssl_inv.nn.exported_forms import require_forms
+from ssl_inv.nn.ibn import IBN_SUFFIXES
 from ssl_inv.nn.stems import SUFFIXES
 from ssl_inv.nn.torch_files import require_stored
 from ssl_inv.plain import read_json
@@ -73,9 +74,9 @@ def read_weights(source: str, architecture: str) -> Weights:
         SettingError: if there are no such weights, or they cannot be read.
     """
     if source == "timm":
-        return _of_timm(
-            source, architecture.removesuffix(SUFFIXES["3x3-stride1"]).removesuffix(SUFFIXES["3x3-stride2"])
-        )
+        for suffix in (*IBN_SUFFIXES.values(), *SUFFIXES.values()):
+            architecture = architecture.removesuffix(suffix)
+        return _of_timm(source, architecture)
     if source.startswith(("hf-hub:", "timm/")):
         return _of_timm(source, source if source.startswith("hf-hub:") else f"hf-hub:{source}")
     place = Path(source).expanduser()

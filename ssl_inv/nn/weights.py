@@ -214,7 +214,8 @@ def _with_sequences(way: str, table: Table, own: Table) -> Iterator[tuple[str, T
 
 def _converter(model: nn.Module) -> Callable[[Table], Table]:
     """The translation of other libraries' names that timm has for a model; it also resamples positions."""
-    translate = getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
+    own = getattr(model, "checkpoint_filter_fn", None)
+    translate = own or getattr(sys.modules.get(type(model).__module__), "checkpoint_filter_fn", None)
 
     def converted(table: Table) -> Table:
         if translate is None:

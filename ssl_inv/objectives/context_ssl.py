@@ -44,8 +44,7 @@ class ContextSSL(Progress, Objective):
     check it. A pair sees the pairs before it in its sequence and never its own other half, so t_i cannot be computed
     from x_i and a_i. Pairs are hidden whole, and p_i and t_i have different hidden pairs. Negatives are all pairs of
     the batch. Each feature is normalised by itself before the transformer. The transformer is GPT-2's without dropout,
-    with torch's initial weights except small ones for positions. The authors' code clamps cosines at 1e-7, so distant
-    negatives have no gradient; here nothing is clamped.
+    with torch's initial weights except small ones for positions.
 
     When:
         One encoder must serve tasks that want different symmetries, and the data record several kinds of change, such
@@ -65,6 +64,8 @@ class ContextSSL(Progress, Objective):
         layers: of the transformer.
         heads: of its attention.
         temperature: divides cosine similarities.
+        clamped: whether cosines below 1e-7 count as 1e-7, as in the authors' code: pairs that point away from each
+            other are then neither pushed further apart nor, if they are positives, pulled together.
         latents: weight of the second term.
         latents_of: over which numbers the second term is averaged: the step's `environment`, as in the authors' code,
             or `all`, where other environments have zeros as targets.
@@ -93,6 +94,7 @@ class ContextSSL(Progress, Objective):
         layers: int = 3,
         heads: int = 4,
         temperature: float = 0.1,
+        clamped: bool = False,
         latents: float = 5.0,
         latents_of: Literal["environment", "all"] = "environment",
         latent_hidden: list[int] = [1024, 1024],
@@ -104,7 +106,7 @@ class ContextSSL(Progress, Objective):
         self.parameters_used = list(dict.fromkeys(name for names in environments for name in names))
         self.convention: Convention = convention
         self.context, self.masked, self.temperature, self.seed = context, masked, temperature, seed
-        self.latents, self.latents_of = latents, latents_of
+        self.latents, self.latents_of, self.least_cosine = latents, latents_of, 1e-7 if clamped else None
         # Learned positions are trained by whole sequences only.
         self.least_batch = max(2, context) if positions == "learned" else 2
         neutral = [Transform({name: groups[name].neutral(1)}, {name: groups[name]}) for name in self.parameters_used]
@@ -170,7 +172,7 @@ class ContextSSL(Progress, Objective):
         if self.latents_of == "environment":
             error = error * (len(counted) / counted.sum())
         return {
-            "nt_xent": Term(losses.nt_xent(predicted, target, self.temperature)),
+            "nt_xent": Term(losses.nt_xent(predicted, target, self.temperature, self.least_cosine)),
             "latents": Term(error, self.latents),
         }
 

@@ -1,6 +1,7 @@
 """EquiCaps: capsules whose poses turn as the object does."""
 
 from collections.abc import Mapping
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,8 +13,8 @@ from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.capsules import CapsuleProjector, Capsules
 from ssl_inv.nn.parts import leave_out_head
 from ssl_inv.objectives.base import Losses, Objective, Term
-from ssl_inv.transforms import Action, Group
-from ssl_inv.transforms.quaternions import quaternion_to_matrix
+from ssl_inv.transforms import Action, Group, Pose
+from ssl_inv.transforms.quaternions import pose_to_matrix, quaternion_to_matrix
 from ssl_inv.views import Pair, Views
 
 
@@ -32,6 +33,9 @@ class EquiCaps(Objective):
     for both sides, and view x is regularised with its turned poses. Each view is a separate pass through backbone and
     capsules.
 
+    Poses of 4x4 numbers move by rigid motions, as on the authors' 3DIEBench-T: with M = [R | c; 0 1] of each view, R in
+    the equation is M_x^-1 M_y, and n divides by the norm of all 16 numbers.
+
     When:
         Rotations in space, known as matrices, should act on features by the same matrices: no predictor has to be
         learnt, and poses can be turned by hand. It has the best published pooled R2 on 3DIEBench; its classes are below
@@ -39,6 +43,8 @@ class EquiCaps(Objective):
         capsules on feature maps matters.
 
     Args:
+        poses: `3x3` matrices turn by the recorded `rotation`; `4x4` ones move by the recorded `pose`, which data with
+            shifted objects have by `data.pose: true`. `data.translation_frame` decides what c is.
         capsules: K, the number of capsules, at each place of the map and for the whole image.
         map_side: side of the backbone's last feature map; 8 for a ResNet and images of 256 pixels.
         invariance: weight of the cross entropy between the activations.
@@ -48,7 +54,7 @@ class EquiCaps(Objective):
         mean_entropy: weight of the gap between the entropy of the mean activations and its maximum.
 
     Raises:
-        ValueError: if no view of the data records its rotation, or a number is out of its range.
+        ValueError: if no view of the data records its rotation or pose, or a number is out of its range.
     """
 
     least_batch = 2
@@ -58,6 +64,7 @@ class EquiCaps(Objective):
         features: int,
         groups: Mapping[str, Group],
         *,
+        poses: Literal["3x3", "4x4"] = "3x3",
         capsules: int = 32,
         map_side: int = 8,
         invariance: float = 0.1,
@@ -75,11 +82,18 @@ class EquiCaps(Objective):
             covariance=covariance,
             mean_entropy=mean_entropy,
         )
-        problem = f"equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}"
-        require("rotation" in groups, "name", problem)
-        self.parameters_used = ["rotation"]
+        if poses == "3x3":
+            problem = (
+                f"equicaps turns poses, but no view of this data records 'rotation'; {suggest('rotation', groups)}"
+            )
+            require("rotation" in groups, "name", problem)
+        else:
+            needed = "records 'pose'; data with shifted objects do with data.pose: true"
+            require(isinstance(groups.get("pose"), Pose), "poses", f"'4x4', but no view of this data {needed}")
+        self.side = int(poses[0])
+        self.parameters_used = ["rotation" if self.side == 3 else "pose"]
         self.weights = (invariance, equivariance, variance, covariance, mean_entropy)
-        self.projector = CapsuleProjector(features, capsules, 9, map_side)
+        self.projector = CapsuleProjector(features, capsules, self.side**2, map_side)
 
     @property
     def plan(self) -> Pair:
@@ -91,12 +105,18 @@ class EquiCaps(Objective):
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (self.projector(backbone.feature_map(view.pixels)) for view in views.views)
         action = views[0].transform.relative(views[1].transform)
-        return self.capsule_loss(x, y, quaternion_to_matrix(action["rotation"]))
+        return self.capsule_loss(x, y, self.matrix(action))
 
-    def capsule_loss(self, x: Capsules, y: Capsules, rotation: Tensor) -> Losses:
-        """The terms of the loss from the capsules of both views and the rotations `(B, 3, 3)` from x to y."""
+    def matrix(self, action: Action) -> Tensor:
+        """The rotations `(B, 3, 3)` or rigid motions `(B, 4, 4)` of an action."""
+        return quaternion_to_matrix(action["rotation"]) if self.side == 3 else pose_to_matrix(action["pose"])
+
+    def capsule_loss(self, x: Capsules, y: Capsules, matrix: Tensor) -> Losses:
+        """The terms of the loss from the capsules of both views and the rotations `(B, 3, 3)` or rigid motions `(B, 4,
+        4)` from x to y.
+        """
         invariance, equivariance, variance, covariance, mean_entropy = self.weights
-        turned, seen = F.normalize(turn(x.poses, rotation), dim=2).flatten(1), F.normalize(y.poses, dim=2).flatten(1)
+        turned, seen = F.normalize(turn(x.poses, matrix), dim=2).flatten(1), F.normalize(y.poses, dim=2).flatten(1)
         z_x, z_y = torch.cat((x.activations, turned), dim=1), torch.cat((y.activations, seen), dim=1)
         return {
             "invariance": Term(losses.distribution_cross_entropy(x.activations, y.activations), invariance),
@@ -123,13 +143,15 @@ class EquiCapsPredictor:
         return F.normalize(self.objective.projector(self.backbone.feature_map(pixels)).poses, dim=2).flatten(1)
 
     def predict(self, embedding: Tensor, action: Action) -> Tensor:
-        return turn(embedding.reshape(len(embedding), -1, 9), quaternion_to_matrix(action["rotation"])).flatten(1)
+        moved = turn(embedding.reshape(len(embedding), -1, self.objective.side**2), self.objective.matrix(action))
+        # A rotation leaves a pose's norm; a motion does not, and retrieval compares poses of equal norms.
+        return (moved if self.objective.side == 3 else F.normalize(moved, dim=2)).flatten(1)
 
 
-def turn(poses: Tensor, rotation: Tensor) -> Tensor:
-    """Poses `(B, K, 9)`, 3x3 matrices row by row, multiplied from the right by the rotation `(B, 3, 3)` of their
+def turn(poses: Tensor, matrix: Tensor) -> Tensor:
+    """Poses `(B, K, N^2)`, NxN matrices row by row, multiplied from the right by the matrix `(B, N, N)` of their
     sample.
     """
     with torch.autocast(poses.device.type, enabled=False):
-        matrices = poses.reshape(*poses.shape[:2], 3, 3)
-        return (matrices @ rotation.to(poses.dtype).unsqueeze(1)).flatten(2)
+        matrices = poses.reshape(*poses.shape[:2], *matrix.shape[1:])
+        return (matrices @ matrix.to(poses.dtype).unsqueeze(1)).flatten(2)

@@ -58,6 +58,12 @@ def quaternion_to_matrix(q: Tensor) -> Tensor:
     return torch.stack(rows, dim=-2)
 
 
+def pose_to_matrix(pose: Tensor) -> Tensor:
+    """Matrices `(..., 4, 4)` of rigid motions `(..., 7)`, a unit quaternion and a translation: [R | c; 0 1]."""
+    upper = torch.cat((quaternion_to_matrix(pose[..., :4]), pose[..., 4:, None]), dim=-1)
+    return torch.cat((upper, upper.new_tensor([0.0, 0.0, 0.0, 1.0]).expand_as(upper[..., :1, :])), dim=-2)
+
+
 def canonical_sign(q: Tensor) -> Tensor:
     """`q` or `-q`, which are the same rotation: the one with w >= 0."""
     return torch.where(q[..., 3:] < 0, -q, q)

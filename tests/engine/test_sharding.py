@@ -33,7 +33,15 @@ WIDTH = 16
 DEEP = ("byol", "dino", "simclr")
 """Their transformers have two blocks, so that the second gathers its weights while the first computes."""
 
-NEED_MAPS = ("capsie", "equicaps", "obow", "soft-equivariance", "ec-reconstruction", "lightly: VICRegLLoss")
+NEED_MAPS = (
+    "capsie",
+    "equicaps",
+    "obow",
+    "soft-equivariance",
+    "ec-reconstruction",
+    "conv-jepa",
+    "lightly: VICRegLLoss",
+)
 SETTINGS: dict[str, dict[str, Any]] = {name: small(name) for name in OBJECTIVES.members if name != "lightly"}
 SETTINGS |= {f"lightly: {loss}": settings for loss, settings in EVERY.items()}
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from numpy.random import RandomState
+from scipy.spatial.transform import Rotation as Turns
 from small import THEIR_TERMS, total, views_of
 from torch import Tensor, nn
 
@@ -17,7 +18,7 @@ from ssl_inv.objectives.base import Objective
 from ssl_inv.objectives.capsie import CapsIE
 from ssl_inv.objectives.equicaps import EquiCaps, turn
 from ssl_inv.testing import random_transform
-from ssl_inv.transforms import Circle, Rotation
+from ssl_inv.transforms import Circle, Pose, Rotation
 from ssl_inv.transforms.quaternions import quaternion_to_matrix
 
 FACTS = "capsules"
@@ -79,6 +80,42 @@ def test_poses_that_turn_with_the_object_leave_no_equivariance_error() -> None:
     assert terms["mean_entropy"].value.item() == pytest.approx(0, abs=1e-6)
 
 
+def test_poses_that_move_with_the_object_leave_no_equivariance_error() -> None:
+    """A capsule's own 4x4 matrix times each view's [R | c] becomes the other by M_x^-1 M_y, up to its norm."""
+    groups = {"pose": Pose(0.5)}
+    first, second = random_transform(groups, 6), random_transform(groups, 6)
+    matrices = []
+    for view in (first, second):
+        matrix = np.tile(np.eye(4), (6, 1, 1))
+        matrix[:, :3, :3] = Turns.from_quat(view["pose"][:, :4].numpy()).as_matrix()
+        matrix[:, :3, 3] = view["pose"][:, 4:]
+        matrices.append(torch.tensor(matrix).float())
+    objective = EquiCaps(4, groups, poses="4x4", capsules=3, map_side=1)
+    motion = objective.matrix(first.relative(second))
+    torch.testing.assert_close(motion, matrices[0].inverse() @ matrices[1])
+    own, activations = torch.randn(6, 3, 16), torch.full((6, 3), 1 / 3)
+    x, y = (Capsules(activations, turn(own, matrix)) for matrix in matrices)
+    assert objective.capsule_loss(x, y, motion)["equivariance"].value.item() == pytest.approx(0, abs=1e-12)
+    assert objective.capsule_loss(x, y, motion.mT)["equivariance"].value.item() > 1e-3
+    assert objective.parameters_used == ["pose"]
+
+
+def test_four_by_four_poses_of_rotations_alone_are_three_by_three_ones() -> None:
+    rotation = quaternion_to_matrix(random_transform(GROUPS, 6)["rotation"])
+    small = [torch.randn(6, 3, 3, 3) for _ in range(2)]
+    large = [F.pad(one, (0, 1, 0, 1)) for one in small]
+    activations = torch.full((6, 3), 1 / 3)
+    motion = F.pad(rotation, (0, 1, 0, 1))
+    motion[:, 3, 3] = 1
+    three = EquiCaps(4, GROUPS, capsules=3, map_side=1)
+    four = EquiCaps(4, {"pose": Pose()}, poses="4x4", capsules=3, map_side=1)
+    errors = [
+        objective.capsule_loss(*(Capsules(activations, one.flatten(2)) for one in poses), matrix)["equivariance"].value
+        for objective, poses, matrix in ((three, small, rotation), (four, large, motion))
+    ]
+    torch.testing.assert_close(9 * errors[0], 16 * errors[1])
+
+
 @pytest.mark.parametrize(("rows", "gap"), [(torch.eye(4), 0.0), (torch.eye(4)[:1].repeat(4, 1), np.log(4))])
 def test_mean_entropy_gap(rows: Tensor, gap: float) -> None:
     assert losses.mean_entropy_gap(rows).item() == pytest.approx(gap, abs=1e-6)
@@ -118,6 +155,8 @@ def test_maps_of_another_size_and_data_without_rotations_are_refused() -> None:
         CapsuleProjector(6, 4, 9, 8)(torch.randn(5, 6, 2, 2))
     with pytest.raises(ValueError, match="no view of this data records 'rotation'; there are floor_hue"):
         EquiCaps(6, {"floor_hue": Circle()})
+    with pytest.raises(ValueError, match=r"poses: '4x4', but no view of this data records 'pose'; .*data.pose: true"):
+        EquiCaps(6, GROUPS, poses="4x4")
 
 
 @pytest.mark.parametrize("kind", [CapsIE, EquiCaps])

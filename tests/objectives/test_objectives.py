@@ -9,6 +9,7 @@ from small import OBOW_NETWORK, PROJECTOR, SIZES, build, small, vit
 from ssl_inv.catalogue import OBJECTIVES
 from ssl_inv.run.schema import schema_of
 from ssl_inv.testing import check_objective
+from ssl_inv.transforms import Pose
 
 
 @pytest.mark.parametrize("name", [*OBJECTIVES.members])
@@ -25,17 +26,27 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"base": {"name": "seq-jepa", **SIZES["seq-jepa"]}, "views": 3, "within": 0.0},
     ],
     "capi": [{"momentum_warmup": 0.0, "keep": "student", "hidden_share": 0.3, "predicted_share": 1.0}],
+    "augself": [
+        {"parameters": ["crop", "floor_hue"], "quarter_turns": ["floor_hue"], "weights": {"crop": 0.5}},
+    ],
     "capsie": [{"parameters": ["rotation", "floor_hue"], "convention": "canonical"}],
     "context-ssl": [
         {"context": 5, "positions": "none", "masked": 0.9},
-        {"environments": [["rotation"]], "convention": "sie"},
+        {"environments": [["rotation"]], "convention": "sie", "clamped": True},
     ],
+    "conv-jepa": [{"multi_block": 0.0, "keep": "student", "hidden_share": 0.4}],
     "dino": [{"targets": "sinkhorn", "koleo": 0.1, "batch_norm": True, "unit_norm": False, "backbone": vit()}],
     "ebc": [{"queries": "last", "candidates": "queries", "invariant": 1}],
     "ec-reconstruction": [{"base": {"name": name, "projector": PROJECTOR}} for name in ("simclr", "sie")],
     "essl": [
         {"projector_norm": True},
         {"base": "simsiam", "rotation_head": [16, 16], "predictor_hidden": 8, "last_activation": False},
+    ],
+    "equicaps": [{"poses": "4x4", "groups": {"pose": Pose(0.5)}}],
+    "equimod": [
+        {"base": "vicreg", "predictor": "bilinear", "source": "pair", "parameters": ["rotation"]},
+        {"base": "vicreg"},
+        {"predictor": "bilinear", "predictor_initialisation": "group", "parameters": ["crop", "rotation"]},
     ],
     "fino": [
         {
@@ -47,6 +58,10 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         },
         {"base": {"name": "simclr", "projector": PROJECTOR}, "repel": [], "schedule": "linear"},
     ],
+    "gram-anchoring": [
+        {"base": {"name": "ibot", "prototypes": 10, "local_crops": 2, "projector": PROJECTOR}, "start": 0.0},
+        {"base": {"name": "moco-v3", "projector": PROJECTOR}, "negatives": "teacher-clipped", "backbone": None},
+    ],
     "ibot": [{"shared_head": False, "mask_probability": 0.3}],
     "interclr": [
         {"share_neck": False, "neck": [24, 16]},
@@ -56,7 +71,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"base": {"name": "simsiam", "projector": [24, 16], "predictor": 8}, "share_neck": False, "neck": [16]},
         {"base": {"name": "npid", "projector": [16], "negatives": 6}, "negatives": "semi-easy"},
     ],
-    "lejepa": [{"form": "flattened", "local_views": 2, "scale_by_batch": False}],
+    "lejepa": [{"form": "flattened", "local_views": 2, "scale_by_batch": False, "symmetric_nodes": True}],
     "lewm": [
         {"anti_collapse": "inverse", "directions": 1024, "parameters": ["rotation", "floor_hue"]},
         {"anti_collapse": "both", "observed": 1, "target_gradient": False, "inverse_hidden": [8]},
@@ -70,7 +85,6 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         {"assignment": "hard", "words": "no_averaging", "learn_kappa": True, "first_distance": None, "patches": 0},
         {"pooling": "mean", "words": "global_average", "crops": 0, "vocabulary": 7},
     ],
-    "equimod": [{"predictor": "bilinear", "predictor_initialisation": "group", "parameters": ["crop", "rotation"]}],
     "sd-jepa": [{"observed": 5, "window": 2, "straightening": 0.5, "progression": 4}],
     "sen": [
         {"predictor": "embedded", "action_embedding": 6},
