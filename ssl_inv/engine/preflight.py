@@ -153,7 +153,8 @@ def require_batch(batch_size: int, objective: Objective, augmentation: Augmentat
             "batch_size",
             f"{batch_size} is too small: this objective needs {least} samples together; choose {least} or more",
         )
-    if isinstance(objective, Objective) and batch_size % ((alike := objective.plan.alike) * processes):
+    alike = objective.plan.alike if isinstance(objective, Objective) else 1
+    if alike > 1 and batch_size % (alike * processes):
         needed = f"{alike} samples with the same step times {processes} process(es), {alike * processes}"
         raise SettingError("batch_size", f"must be a multiple of {needed}; got {batch_size}")
     for operation in (one for policy in augmentation.policies for one in policy.operations):

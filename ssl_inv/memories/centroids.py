@@ -54,12 +54,17 @@ class Centroids(Memory):
             return known_cross_entropy(similarities / self.concentration.clamp_min(_LEAST).to(x.dtype), kinds)
 
     @torch.no_grad()
-    def put(self, features: Tensor, kinds: Tensor) -> None:
-        """Add a view's features `(B, D)` and kinds `(B,)` of all processes at the next `flush`."""
-        self._wait(gather(features.detach().to(self.centroids.dtype)), gather(kinds))
+    def put(self, *views: tuple[Tensor, Tensor]) -> None:
+        """Add the features `(B, D)` and the kinds `(B,)` of every view of a batch, of all processes, at the next
+        `flush`.
+        """
+        dtype = self.centroids.dtype
+        self._wait(*(gather(one) for features, kinds in views for one in (features.detach().to(dtype), kinds)))
 
     def _take_in(self, waiting: list[tuple[Tensor, ...]]) -> None:
-        for features, kinds in waiting:
+        # A view is whole only with the rows of all micro-batches.
+        whole = [torch.cat(parts) for parts in zip(*waiting, strict=True)]
+        for features, kinds in zip(whole[::2], whole[1::2], strict=True):
             x = F.normalize(features, dim=1)
             # Rows of unknown kind go to a row of their own, which is dropped.
             place = torch.where(kinds < 0, len(self.counts), kinds)

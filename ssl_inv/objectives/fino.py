@@ -140,8 +140,7 @@ class FINO(Progress, Around):
                 for one, record in zip(features, records, strict=True)
             ]
             if isinstance(head, Centroids):
-                for one, record in zip(features, records, strict=True):
-                    head.put(one, record[name].long())
+                head.put(*((one, record[name].long()) for one, record in zip(features, records, strict=True)))
             terms[f"guide_{name}"] = Term(torch.stack(errors).mean(), self.column_weights[name])
         return terms
 

@@ -17,6 +17,7 @@ import pytest
 import yaml
 from PIL import Image
 from pyarrow import parquet
+from small_voc import write_voc
 
 import ssl_inv
 from ssl_inv.data.sources import SOURCES
@@ -153,6 +154,29 @@ def rendered(root: Path) -> dict[str, Any]:
     return {**SOLIDS}
 
 
+def meshes(root: Path) -> dict[str, Any]:
+    small_meshes = pytest.importorskip("small_meshes")
+    boxes = [small_meshes.box((1.0, 0.3 + 0.05 * number, 0.3)) for number in range(12)]
+    path = small_meshes.stored(
+        root / "boxes.npz", *boxes, label=np.arange(12) % 2, class_names=np.array(["cat", "dog"])
+    )
+    return {"path": str(path), "size": 16, "views": 4}
+
+
+def masked_videos(root: Path) -> dict[str, Any]:
+    for number in range(len(PIXELS)):
+        folder = root / f"{number // 3}"
+        folder.mkdir(exist_ok=True)
+        (folder / f"{number % 3}.png").write_bytes(png(number))
+        Image.fromarray(np.full(PIXELS.shape[1:3], number % 2, np.uint8)).save(folder / f"{number % 3}_mask.png")
+    return {"path": str(root), "size": 16}
+
+
+def voc(root: Path) -> dict[str, Any]:
+    write_voc(root)
+    return {"path": str(root), "size": 16}
+
+
 def as_published(root: Path) -> dict[str, Any]:
     place = root / "bench"
     write_threediebench(place, RenderedSolids(**SOLIDS), None, (np.arange(12), np.arange(12, 16)))
@@ -190,6 +214,9 @@ FORMS: dict[str, tuple[str, Callable[[Path], dict[str, Any]], int]] = {
     "given": ("given", in_memory, 3),
     "rendered": ("rendered", rendered, 3),
     "3DIEBench": ("threediebench", as_published, 3),
+    "meshes": ("meshes", meshes, 3),
+    "videos with masks": ("masked_videos", masked_videos, 3),
+    "images with boxes": ("voc", voc, 3),
     "TIFF, 5 bands": ("folder", tiffs("uint8", 5, "contig", channels=5), 5),
     "TIFF, 12 planes of floats": ("folder", tiffs("float32", 12, "separate", channels=12, range=[0, 2550]), 12),
     "TIFF, 5 planes of 16 bits": ("folder", tiffs("uint16", 5, "separate", channels=5, range=[0, 2550]), 5),
@@ -250,10 +277,11 @@ def goes_all_the_way(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
         assert RunFolder.open(Path("straight")).recipe().backbone["arguments"].get("in_chans", 3) == channels
         assert len(RunFolder.open(Path("straight")).recipe().normalization.mean) == channels
 
-        ours = ssl_inv.evaluate("straight", protocols=["knn"], quiet=True)
+        protocols = ["intrinsic_dimension" if source in ("masked_videos", "voc") else "knn"]
+        ours = ssl_inv.evaluate("straight", protocols=protocols, quiet=True)
         # An export reads files as its run did; the data need not say that again.
         plain = {name: value for name, value in settings.items() if name not in ("range", "bands", "channels")}
-        theirs = ssl_inv.evaluate("straight/export", data=plain, protocols=["knn"], quiet=True)
+        theirs = ssl_inv.evaluate("straight/export", data=plain, protocols=protocols, quiet=True)
         assert [row["value"] for row in theirs.rows] == [row["value"] for row in ours.rows]
         table = ssl_inv.embed("straight")
         values = np.asarray(table["all"])

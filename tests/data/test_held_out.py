@@ -14,7 +14,7 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.data.shards.writing import originals
 from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.source import RenderedSolids
-from ssl_inv.data.sources.threediebench import write_threediebench
+from ssl_inv.data.sources.threediebench_writing import write_threediebench
 from ssl_inv.data.splits import SubsetOfViews, hold_out_views
 from ssl_inv.run.build import build_data
 from ssl_inv.run.recipe import resolve, resolve_judged

@@ -35,8 +35,7 @@ def test_prototypical_head(case: dict[str, Any]) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
         assert loss.item() == pytest.approx(expected["loss"], **NEAR)
         check(student.grad, expected["grad"])
-        for one in teacher:
-            head.put(one, kinds)
+        head.put(*((one, kinds) for one in teacher))
         head.flush()
         check(head.centroids, expected["centroids"])
         assert head.concentration.tolist() == pytest.approx(expected["concentration"], **NEAR)

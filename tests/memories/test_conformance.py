@@ -22,6 +22,7 @@ import ssl_inv.memories
 from ssl_inv.memories.bank import Bank
 from ssl_inv.memories.base import Memory
 from ssl_inv.memories.centring import CentredTargets
+from ssl_inv.memories.centroids import Centroids
 from ssl_inv.memories.clusters import Clusters
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.memories.gallery import Gallery
@@ -29,6 +30,7 @@ from ssl_inv.memories.graph import NeighbourGraph
 from ssl_inv.memories.masking import BlockMasking
 from ssl_inv.memories.progress import Progress
 from ssl_inv.memories.queue import Queue
+from ssl_inv.memories.rolled_masking import RolledMasking
 from ssl_inv.memories.search import EdgeRules
 from ssl_inv.memories.vocabulary import VisualWords
 from ssl_inv.nn.distributed import rank, world_size
@@ -36,6 +38,7 @@ from ssl_inv.testing.processes import on_processes
 
 BATCH, OBJECTS = 8, 12
 ALL = torch.arange(OBJECTS)
+KINDS = torch.tensor([0, 2, 1, -1, 0, 0, 2, 1])
 
 
 def build_graph(graph: NeighbourGraph, step: int) -> None:
@@ -94,6 +97,18 @@ EXAMPLES = {
         lambda: BlockMasking(2, (0.1, 0.3), (0.8, 1.2), (0.8, 1.0), 1, seed=0),
         lambda masking: masking.visible(torch.arange(4), (8, 8)),
         change=lambda masking, step: masking.advance(step, 10),
+    ),
+    RolledMasking: Example(
+        lambda: RolledMasking(0.6, 0.5, seed=0),
+        lambda masking: masking(torch.arange(4), (8, 8), torch.device("cpu")).targets,
+        change=lambda masking, step: masking.advance(step, 10),
+    ),
+    Centroids: Example(
+        lambda: Centroids(3, 4, 0.5, 0.1),
+        lambda centroids: centroids(normal(0, 2, 4), torch.tensor([0, 2])),
+        lambda centroids, step, rows: centroids.put(
+            *((normal(step + view, BATCH, 4)[rows], KINDS[rows]) for view in (0, 5))
+        ),
     ),
 }
 

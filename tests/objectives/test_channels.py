@@ -51,7 +51,7 @@ def test_a_step_on_images_of_other_channels(name, channels):
     networks, given = networks_for(name, channels, **changes)
     backbone, objective = networks["backbone"], networks["objective"]
     of_three = Case(name, {**small(name), **changes}, GROUPS, given)
-    vars(of_three)["plan"] = objective.plan
+    vars(of_three).update(plan=objective.plan, needs_labels=objective.needs_labels)
     views = of_three.views(1)
     shown = [replace(view, pixels=torch.randn(8, channels, SIDE, SIDE)) for view in views.views]
     if objective.looks_between_epochs:

@@ -51,14 +51,14 @@ def test_only_kinds_that_were_seen_move() -> None:
     head = Centroids(4, 5, 0.9, 0.07)
     before = head.centroids.clone()
     features, kinds = torch.randn(5, 5), torch.tensor([0, 0, 2, -1, -1])
-    head.put(features, kinds)
+    head.put((features, kinds))
     assert torch.equal(head.centroids, before), "until the step is done"
     head.flush()
     unit = torch.nn.functional.normalize(features, dim=1)
     torch.testing.assert_close(head.centroids, torch.stack((unit[:2].mean(0), before[1], unit[2], before[3])))
     assert head.counts.tolist() == [2, 0, 1, 0]
     assert head.concentration.tolist() == pytest.approx([0.07] * 4), "no centroid had been seen before"
-    head.put(features, kinds)
+    head.put((features, kinds))
     head.flush()
     spread = (unit[:2] - torch.nn.functional.normalize(unit[:2].mean(0), dim=0)).square().sum(1).mean().sqrt()
     assert head.concentration.tolist() == pytest.approx([0.063 + 0.1 * spread.item(), 0.07, 0.07, 0.07])

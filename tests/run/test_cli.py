@@ -148,7 +148,8 @@ def test_evaluate_judges_runs_exports_and_models_of_timm_and_cuts_too_many_neigh
     probed = [one for one in read_json("judged/results.json") if one["trained"]["name"] == "linear/top1"]
     assert {one["trained"]["part"] for one in probed} == parts
     assert all(one["untrained"]["value"] is not None for one in probed)
-    written = ["evaluation.json", "features", "measurements", "results.json"]
+    page = ["exam.csv", "exam.html", "exam.json", "exam.tex"]
+    written = ["evaluation.json", *page, "features", "measurements", "results.json"]
     assert sorted(path.name for path in Path("judged").iterdir()) == written
     told = read_json("judged/evaluation.json")
     assert told["model"].startswith(model)
