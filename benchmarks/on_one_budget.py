@@ -50,8 +50,8 @@ ASYMMETRIC = [
 
 MESHES = {
     "backbone": HALF,
-    "data": {"name": "meshes", "classes": ASYMMETRIC, "views": 16, "size": 48, "angle_range": 90, "hue_range": 0.2},
-    "trainer": {"steps": 400, "batch_size": 64},
+    "data": {"name": "meshes", "classes": ASYMMETRIC, "views": 64, "size": 48, "angle_range": 45, "hue_range": 0.2},
+    "trainer": {"steps": 800, "batch_size": 64},
     "evaluation": {"views": 8},
 }
 
@@ -139,7 +139,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "split-simclr-sie": split(SIMCLR, {**SIE, **TURNED, "parameters": EVERYTHING, "equivariant_share": 1}, 1),
     "split-trajectory-augself": split(TRAJECTORY, augself(EVERYTHING, 4), 1),
     "split-simclr-augself": split(SIMCLR, augself(EVERYTHING, 4), 1),
-    "sen": {"name": "sen", "projector": [512, 128]},
+    "sen": {"name": "sen", "projector": [512, 256], "predictor_hidden": [256]},
     "seq-jepa": {
         "name": "seq-jepa",
         "parameters": ["rotation"],
