@@ -40,7 +40,8 @@ _ROW_KEYS = {"method", "baseline", "part", *SPLITS}
 def meshes(content: Content, records: Mapping[str, Record], split: str | None = None) -> str:
     """The benchmark on meshes: a table for each split, or for one, and how its numbers were measured.
 
-    The file has `bound`, the name of the row of the supervised network, and `rows`. A row has `method`; for each split
+    The content has `bound`, the name of the row of the supervised network, or a name for each of `linear` and
+    `rotation`, and `rows`. A row has `method`; for each split
     the name of a record, or numbers by the keys of `MESHES` with one number per seed and the facts `seeds`, `command`,
     `commit`, `machine`; `part` for classes from several views at once; and `baseline: untrained` or `shuffled` for
     that column of the records.
@@ -56,14 +57,16 @@ def meshes(content: Content, records: Mapping[str, Record], split: str | None = 
             )
     names = [row["method"] for row in rows]
     bound = content.get("bound")
-    if bound is not None and bound not in names:
-        raise ValueError(f"meshes.json: bound: no row is called {bound!r}; {suggest(bound, names)}")
+    bounds = dict.fromkeys(_SHARES, bound) if bound is None or isinstance(bound, str) else dict(bound)
+    for name in bounds.values():
+        if name is not None and name not in names:
+            raise ValueError(f"meshes.json: bound: no row is called {name!r}; {suggest(name, names)}")
     parts = []
     for question in [split] if split else SPLITS:
         there = {row["method"]: _mesh_row(row, question, records) for row in rows if question in row}
         if not there:
             continue
-        parts += [*([] if split else [f"**{question.capitalize()}**"]), _mesh_table(there, bound)]
+        parts += [*([] if split else [f"**{question.capitalize()}**"]), _mesh_table(there, bounds)]
         if not split:
             parts.append("\n".join(_mesh_facts(rows, question, records)))
     return "\n\n".join(parts)
@@ -89,15 +92,16 @@ def _mesh_row(row: Content, question: str, records: Mapping[str, Record]) -> tup
     return len(record.seeds), found
 
 
-def _mesh_table(there: Mapping[str, tuple[int, dict[str, Values]]], bound: str | None) -> str:
+def _mesh_table(there: Mapping[str, tuple[int, dict[str, Values]]], bounds: Mapping[str, str | None]) -> str:
     """One row per method, and the share of what the supervised network reaches."""
-    best = there[bound][1] if bound in there else {}
+    best = {key: there[name][1].get(key, ()) for key, name in bounds.items() if name in there}
+    only = {name for name in bounds.values() if name is not None}
     head = ["", "seeds", *(heading for heading, _ in MESHES.values()), *_SHARES.values()]
     cells = []
     for method, (seeds, values) in there.items():
         shown = [number(names[0], values.get(key, ())) for key, (_, names) in MESHES.items()]
         shares = [_share(values.get(key, ()), best.get(key, ())) for key in _SHARES]
-        cells.append([f"{method} (the bound)" if method == bound else method, str(seeds or ""), *shown, *shares])
+        cells.append([f"{method} (the bound)" if {method} == only else method, str(seeds or ""), *shown, *shares])
     return table(head, cells, range(1, len(head)))
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import benchmark_tables
+import one_budget
 import tables
 from record import Record
 
@@ -45,8 +46,11 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     """
     by_name = {record.name: record for record in records}
 
+    budgets = others.get("one-budget", {"runs": {}})
+    on_meshes = others.get("meshes") or one_budget.mesh_content(budgets)
+
     def meshes(split: str | None = None) -> str:
-        return benchmark_tables.meshes(others["meshes"], by_name, split)
+        return "" if on_meshes is None else benchmark_tables.meshes(on_meshes, by_name, split)
 
     def of(name: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
         return lambda: make(others[name]) if name in others else _NOT_YET.format(f"docs/results/{name}.json")
@@ -54,10 +58,13 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     plain = {name: content for name, content in others.items() if content["table"] == "plain"}
     return {
         "docs/results": lambda: tables.demo(by_name["demo"], by_name["demo-told-rotation"]),
-        "docs/results/meshes.json": lambda: (
-            meshes() if "meshes" in others else _NOT_YET.format("docs/results/meshes.json")
-        ),
-        "docs/results/meshes.json, new objects": lambda: meshes("new objects") if "meshes" in others else "",
+        "docs/results/one-budget.json, meshes": lambda: meshes() or "Not measured yet.",
+        "docs/results/one-budget.json, new objects": lambda: meshes("new objects"),
+        **{
+            f"docs/results/one-budget.json, {budget}": lambda budget=budget: one_budget.frontier(budgets, budget)
+            for budget in ("solids-small", "solids")
+            if one_budget.by_candidate(budgets, budget)
+        },
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),
         "docs/loading.json": tables.loading,
         "the records of SIE and VICReg": lambda: benchmark_tables.beside(

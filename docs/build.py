@@ -20,6 +20,7 @@ from pathlib import Path
 import blocks
 import exam_cells
 import exam_tables
+import one_budget
 import protocol_page
 import recipe_heads
 import tables
@@ -116,6 +117,7 @@ def pages() -> dict[str, str]:
     return {
         **{place: with_blocks(place, blocks.blocks(records, read_tables())) for place in blocks.PAGES},
         **recipe_heads.made(shipped_recipes(), records),
+        **one_budget.charts(read_tables()),
         EXAM: exam_tables.page(exam_cells.read()),
         PROTOCOLS: protocol_page.page(_PROTOCOLS_MADE),
         OVERVIEW: overview(methods, papers, records, code, ".."),

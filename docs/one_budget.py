@@ -1,0 +1,218 @@
+"""Encoders on one budget, from docs/results/one-budget.json: their table, their chart, and the benchmark on meshes.
+
+benchmarks/on_one_budget.py writes the file, a run for each budget, candidate and seed.
+"""
+
+import html
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from benchmark_tables import MESHES, facts
+from tables import number, table
+
+from ssl_inv.run.side_by_side.over_seeds import mean
+
+Content = Mapping[str, Any]
+Values = tuple[float | None, ...]
+
+COMMAND = "python benchmarks/on_one_budget.py runs/budgets --budget {}"
+CLASSES, ROTATION = "linear/top1", "r2/relative/rotation"
+SHARE = 0.95
+"""Of both bounds, what the frontier asks for."""
+
+BOUNDS = {CLASSES: "supervised-classes", ROTATION: "supervised-rotation"}
+"""The candidates whose scores are the bounds: each is told one thing alone."""
+
+COLUMNS = {
+    "linear, %": CLASSES,
+    "kNN, %": "knn/top1",
+    "R2 rotation": ROTATION,
+    "floor hue": "r2/relative/floor_hue",
+    "light height": "r2/relative/light_theta",
+    "light direction": "r2/relative/light_phi",
+    "light hue": "r2/relative/light_hue",
+    "MRR": "retrieval/val-val/mrr",
+}
+_ORDER = {"untrained": 1, **dict.fromkeys(BOUNDS.values(), 2)}
+
+
+def by_candidate(content: Content, budget: str) -> dict[str, dict[int, Content]]:
+    """The runs of a budget, by candidate and seed."""
+    found: dict[str, dict[int, Content]] = {}
+    for key, run in content["runs"].items():
+        place, candidate, seed = key.split(" ")
+        if place == budget:
+            found.setdefault(candidate, {})[int(seed)] = run
+    return {name: dict(sorted(runs.items())) for name, runs in found.items()}
+
+
+def values(runs: Iterable[Content], measure: str, kind: int = 0) -> Values:
+    """A number of each run: that of the equivariant part, if there is one, of what is not a class.
+
+    Args:
+        runs: of one candidate.
+        measure: its name.
+        kind: 0 for the trained network, 2 for the untrained one, 3 with shuffled targets.
+    """
+    parts = ("prediction space", "all") if "retrieval" in measure else ("equivariant", "all")
+    parts = ("all",) if "top1" in measure else parts
+    found = []
+    for run in runs:
+        rows = [run["numbers"].get(f"{measure} | {part}") for part in parts]
+        found.append(next((row[kind] for row in rows if row is not None), None))
+    return tuple(one for one in found if one is not None)
+
+
+def scores(content: Content, budget: str) -> dict[str, dict[str, Values]]:
+    """The numbers of every candidate of a budget and of the untrained network, by measure."""
+    runs = by_candidate(content, budget)
+    found = {
+        name: {measure: values(of_seed.values(), measure) for measure in COLUMNS.values()}
+        for name, of_seed in runs.items()
+    }
+    longest = max(runs.values(), key=len, default={})
+    plain = {
+        measure: values(longest.values(), measure, 2) for measure in COLUMNS.values() if "retrieval" not in measure
+    }
+    return {**found, "untrained": plain}
+
+
+def frontier(content: Content, budget: str) -> str:
+    """The table of a budget, best first by the lesser of the two shares of the bounds, and how it was measured."""
+    found, runs = scores(content, budget), by_candidate(content, budget)
+    best = {measure: mean(found.get(name, {}).get(measure, ())) for measure, name in BOUNDS.items()}
+    # No objective without classes is asked for more classes than the best of them knows.
+    known = [mean(row[CLASSES]) for name, row in found.items() if not name.startswith("supervised")]
+    best[CLASSES] = max((one for one in known if one is not None), default=None)
+
+    def share(row: Mapping[str, Values], measure: str) -> float | None:
+        ours, bound = mean(row.get(measure, ())), best[measure]
+        return None if ours is None or not bound or bound <= 0 else ours / bound
+
+    def place(item: tuple[str, Mapping[str, Values]]) -> tuple[int, float]:
+        shares = [share(item[1], measure) for measure in BOUNDS]
+        return _ORDER.get(item[0], 0), -min((one for one in shares if one is not None), default=0.0)
+
+    head = ["candidate", "seeds", *COLUMNS, "of the best linear, %", "of the bound's rotation, %"]
+    rows = []
+    for name, row in sorted(found.items(), key=place):
+        shown = [number(measure, row.get(measure, ())) for measure in COLUMNS.values()]
+        shares = [share(row, measure) for measure in (CLASSES, ROTATION)]
+        seeds = str(len(runs.get(name, ()))) if name in runs else ""
+        rows.append([f"`{name}`", seeds, *shown, *("" if one is None else f"{100 * one:.0f}" for one in shares)])
+    return f"{table(head, rows, range(1, len(head)))}\n\n{told(runs, budget)}"
+
+
+def told(runs: Mapping[str, Mapping[int, Content]], budget: str) -> str:
+    """How the runs of a budget were measured."""
+    every = [run for of_seed in runs.values() for run in of_seed.values()]
+    first = every[0]
+    commits = ", ".join(sorted({str(run["commit"])[:7] for run in every}))
+    days = sorted({run["date"][:10] for run in every})
+    note = f"torch {first['torch']}, {first['threads']} thread, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
+    seeds = sorted({seed for of_seed in runs.values() for seed in of_seed})
+    words = {"seeds": seeds, "machine": first["machine"], "note": note, "command": COMMAND.format(budget)}
+    return facts({**words, "commit": ""}).replace("commit ;", f"commits {commits};")
+
+
+def mesh_content(content: Content) -> Content | None:
+    """The benchmark on meshes as `benchmark_tables.meshes` reads it; None if no run is on them."""
+    rows: dict[str, dict[str, Any]] = {}
+    for question, budget in (("new objects", "meshes"), ("new views of known objects", "meshes-known")):
+        runs = by_candidate(content, budget)
+        for name, row in scores(content, budget).items() if runs else ():
+            of_seed = runs.get(name) or max(runs.values(), key=len)
+            numbers = {key: list(row.get(measure, ())) for key, (_, (measure,)) in MESHES.items()}
+            first = next(iter(of_seed.values()))
+            one = rows.setdefault(name, {"method": name})
+            one[question] = {key: some for key, some in numbers.items() if some} | {
+                "seeds": sorted(of_seed),
+                "command": f"{COMMAND.format(budget)} --meshes meshes_cc0.npz",
+                "commit": first["commit"],
+                "machine": first["machine"],
+            }
+            if name == "untrained":
+                one["baseline"] = "untrained"
+    order = sorted(rows.values(), key=lambda row: (-_ORDER.get(row["method"], 0), _best(row)))
+    bounds = {key: BOUNDS[measure] for key, measure in (("linear", CLASSES), ("rotation", ROTATION))}
+    there = {key: name for key, name in bounds.items() if name in rows}
+    return {"bound": there, "rows": order} if rows else None
+
+
+def _best(row: Content) -> float:
+    found = [mean(tuple(one["rotation"])) for one in row.values() if isinstance(one, Mapping) and one.get("rotation")]
+    return -max((one for one in found if one is not None), default=0.0)
+
+
+# The chart.
+
+CHARTS = {"solids-small": "docs/frontier-solids-small.svg", "solids": "docs/frontier-solids.svg"}
+"""The chart of a budget, by its place in the repository."""
+
+
+def charts(others: Mapping[str, Content]) -> dict[str, str]:
+    """The charts of all budgets that have runs, by place."""
+    content = others.get("one-budget", {"runs": {}})
+    return {place: chart(content, budget) for budget, place in CHARTS.items() if by_candidate(content, budget)}
+
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 760, 480, 60, 50, 20
+_TICKS = 5
+
+
+def chart(content: Content, budget: str) -> str:
+    """Every run of a budget as an SVG: linear accuracy over rotation R2, with the corner that the bounds ask for."""
+    found = scores(content, budget)
+    points = {
+        name: (mean(row[ROTATION]), mean(row[CLASSES]))
+        for name, row in found.items()
+        if mean(row.get(ROTATION, ())) is not None and mean(row.get(CLASSES, ())) is not None
+    }
+    known = [point[1] for name, point in points.items() if not name.startswith("supervised")]
+    corner = (points.get(BOUNDS[ROTATION], (None,))[0], max((one for one in known if one is not None), default=None))
+    spans = [_span([point[axis] for point in points.values()]) for axis in (0, 1)]
+
+    def across(value: float) -> float:
+        low, high = spans[0]
+        return _LEFT + (value - low) / (high - low) * (_WIDTH - _LEFT - _EDGE)
+
+    def up(value: float) -> float:
+        low, high = spans[1]
+        return _HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _BOTTOM - _EDGE)
+
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{_WIDTH}" height="{_HEIGHT}" fill="white"/>',
+    ]
+    if None not in corner:
+        x, y = across(SHARE * corner[0]), up(SHARE * corner[1])
+        lines.append(
+            f'<rect x="{x:.1f}" y="{_EDGE}" width="{max(_WIDTH - _EDGE - x, 0):.1f}" height="{max(y - _EDGE, 0):.1f}" '
+            'fill="#e3f4e3"/>'
+        )
+    for step in range(_TICKS + 1):
+        right, high = (low + (top - low) * step / _TICKS for low, top in spans)
+        lines.append(f'<text x="{across(right):.1f}" y="{_HEIGHT - 30}" text-anchor="middle">{right:.2f}</text>')
+        lines.append(f'<text x="{_LEFT - 8}" y="{up(high) + 4:.1f}" text-anchor="end">{100 * high:.0f}</text>')
+    ground, edge = _HEIGHT - _BOTTOM, _WIDTH - _EDGE
+    lines.append(f'<path d="M{_LEFT} {_EDGE}V{ground}H{edge}" fill="none" stroke="#444"/>')
+    lines.append(f'<text x="{(_LEFT + edge) / 2}" y="{_HEIGHT - 10}" text-anchor="middle">R2 of the rotation</text>')
+    turned = f'transform="translate(14 {(_EDGE + ground) / 2}) rotate(-90)"'
+    lines.append(f'<text {turned} text-anchor="middle">linear top-1, %</text>')
+    for name, (right, high) in sorted(points.items()):
+        colour = "#888" if name == "untrained" else "#c33" if name.startswith("supervised") else "#236"
+        x, y = across(right), up(high)
+        lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
+        anchor, shift = ("end", -7) if x > _WIDTH * 0.75 else ("start", 7)
+        lines.append(
+            f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="10">'
+            f"{html.escape(name)}</text>"
+        )
+    return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _span(found: Iterable[float]) -> tuple[float, float]:
+    low, high = min(found), max(found)
+    margin = 0.05 * (high - low) or 0.1
+    return low - margin, high + margin

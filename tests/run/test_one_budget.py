@@ -1,0 +1,79 @@
+"""Tables and charts of encoders on one budget, from numbers whose answer is known."""
+
+import importlib
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+DOCS = Path(__file__).parents[2] / "docs"
+FACTS = {"commit": "c" * 40, "threads": 1, "machine": "x86_64", "torch": "2", "date": "2026-11-30T00:00:00+0000"}
+
+
+@pytest.fixture
+def docs(monkeypatch):
+    """A module of the documentation by its name."""
+    monkeypatch.syspath_prepend(str(DOCS))
+    return importlib.import_module
+
+
+def run(linear: float, rotation: float, part: str = "all") -> dict[str, object]:
+    numbers = {
+        "linear/top1 | all": [linear, 0.01, 0.2, 0.1],
+        f"r2/relative/rotation | {part}": [rotation, 0.01, 0.05, 0.0],
+    }
+    if part != "all":
+        numbers["r2/relative/rotation | all"] = [0.01, 0.01, 0.05, 0.0]
+    return {**FACTS, "numbers": numbers}
+
+
+RUNS = {
+    "solids-small supervised-classes 0": run(0.9, 0.3),
+    "solids-small supervised-rotation 0": run(0.4, 0.8),
+    "solids-small simclr 0": run(0.78, 0.2),
+    "solids-small simclr 1": run(0.82, 0.4),
+    "solids-small sie 0": run(0.4, 0.6, "equivariant"),
+    "meshes supervised-classes 0": run(0.5, 0.1),
+    "meshes supervised-rotation 0": run(0.2, 0.4),
+    "meshes sie 0": run(0.25, 0.2, "equivariant"),
+    "meshes-known sie 0": run(0.25, 0.3, "equivariant"),
+}
+
+
+def cells(text: str, name: str) -> list[str]:
+    return [cell.strip() for cell in re.search(rf"^\| `?{name}`? .*$", text, re.MULTILINE)[0].split("|")[1:-1]]
+
+
+def test_shares_are_of_what_is_known_without_labels_and_of_the_rotation_that_was_told(docs):
+    text = docs("one_budget").frontier({"runs": RUNS}, "solids-small")
+    assert cells(text, "simclr")[1:3] == ["2", "80.0 ± 2.8"]
+    assert cells(text, "simclr")[-2:] == ["100", "38"]
+    assert cells(text, "sie")[-2:] == ["50", "75"]
+    assert cells(text, "sie")[3] == "0.600", "of the equivariant part"
+    assert cells(text, "untrained")[2] == "20.0 ± 0.0"
+    names = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
+    assert names[:2] == ["sie", "simclr"], "by the lesser share"
+    assert "Seeds 0, 1; commits ccccccc; x86_64" in text
+
+
+def test_the_benchmark_on_meshes_has_both_questions_and_two_bounds(docs):
+    content = docs("one_budget").mesh_content({"runs": RUNS})
+    text = docs("benchmark_tables").meshes(content, {})
+    first, _, second = text.partition("**New views of known objects**")
+    assert cells(first, "sie")[-2:] == ["50", "50"]
+    assert cells(first, "untrained")[2] == "20.0"
+    assert cells(second, "sie")[3] == "0.300"
+    assert docs("one_budget").mesh_content({"runs": {}}) is None
+
+
+def test_the_chart_has_a_point_for_every_candidate_and_the_corner(docs):
+    chart = docs("one_budget").chart({"runs": RUNS}, "solids-small")
+    root = ElementTree.fromstring(chart)
+    space = "{http://www.w3.org/2000/svg}"
+    assert len(root.findall(f"{space}circle")) == 5
+    assert {"simclr", "sie", "untrained"} <= {one.text for one in root.findall(f"{space}text")}
+    corner = root.findall(f"{space}rect")[1]
+    points = [(float(one.get("cx")), float(one.get("cy"))) for one in root.findall(f"{space}circle")]
+    left, low = float(corner.get("x")), float(corner.get("y")) + float(corner.get("height"))
+    assert [x >= left and y <= low for x, y in points].count(True) == 0, "nothing here reaches both"
