@@ -4,10 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import benchmark_tables
+import plateau_tables
+import split_tables
 import tables
 from record import Record
 
-PAGES = ("README.md", "docs/results.md", "docs/speed.md", "docs/choosing.md", "docs/kornia.md")
+PAGES = ("README.md", "docs/results.md", "docs/speed.md", "docs/choosing.md", "docs/kornia.md", "docs/splits.md")
 _NOT_YET = "Not measured yet: there is no `{}`."
 
 _ROTATION = "r2/relative/rotation"
@@ -59,6 +61,10 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
         ),
         "docs/results/meshes.json, new objects": lambda: meshes("new objects") if "meshes" in others else "",
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),
+        "docs/results/plateau.json": of("plateau", plateau_tables.plateau),
+        **{
+            f"docs/results/split-study.json, {part}": of("split-study", make) for part, make in split_tables.ALL.items()
+        },
         "docs/loading.json": tables.loading,
         "the records of SIE and VICReg": lambda: benchmark_tables.beside(
             {

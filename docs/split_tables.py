@@ -1,0 +1,303 @@
+"""The tables of docs/splits.md, and the sentences on it that have numbers, from docs/results/split-study.json.
+
+The file is made by benchmarks/split_study.py: one entry for each cell and seed.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from benchmark_tables import facts
+from tables import number, table
+
+from ssl_inv.run.side_by_side.over_seeds import mean
+
+Content = Mapping[str, Any]
+ALIKE = 0.05
+"""Means that are no further apart are called alike: a standard error over the 200 new objects is about 0.02 to 0.03."""
+
+LINEAR, ROTATION = "linear", "rotation"
+INVARIANT, EQUIVARIANT = "invariant", "equivariant"
+
+SHARES = {
+    **{f"share {share}": f"SIE, {share}" for share in (0.125, 0.25, 0.5, 0.75)},
+    "joint, share 0.125": "SimCLR + SIE, 0.125",
+    "joint": "SimCLR + SIE, 0.5",
+    "joint, share 0.75": "SimCLR + SIE, 0.75",
+}
+ORDERS = {
+    "joint": "both together",
+    "invariant alone": "invariant alone",
+    "equivariant alone": "equivariant alone",
+    "random, held, equivariant": "equivariant, on a random network that is held",
+    "random, held, invariant": "invariant, on a random network that is held",
+    "invariant 300, held, equivariant 300": "invariant, held, then equivariant",
+    "equivariant 300, held, invariant 300": "equivariant, held, then invariant",
+    "invariant 150, held, equivariant 150": "invariant, held, then equivariant",
+    "equivariant 150, held, invariant 150": "equivariant, held, then invariant",
+    "invariant 150, free, equivariant 150": "invariant, then equivariant in all layers",
+    "equivariant 150, free, invariant 150": "equivariant, then invariant in all layers",
+}
+DEPTHS = {
+    "joint": "both after stage 4, the equivariant part in the last channels",
+    "equivariant first channels": "both after stage 4, the equivariant part in the first channels",
+    "equivariant at stage 3": "equivariant after stage 3, invariant after stage 4",
+    "equivariant at stage 2": "equivariant after stage 2, invariant after stage 4",
+    "invariant at stage 3": "invariant after stage 3, equivariant after stage 4",
+}
+LAYERS = {"simclr": "SimCLR", "equimod": "EquiMod", "share 0.5": "SIE", "joint": "SimCLR + SIE"}
+STAGES = [f"layer {place:02d}" for place in range(5)]
+STAGE_NAMES = ["stem", *(f"stage {place}" for place in range(1, 5))]
+
+
+class Study:
+    """The cells of a file.
+
+    Args:
+        content: of the file.
+    """
+
+    def __init__(self, content: Content) -> None:
+        self.content = content
+        self._cells: dict[str, list[Content]] = {}
+        for one in content["cells"]:
+            self._cells.setdefault(one["cell"], []).append(one)
+
+    def __contains__(self, cell: str) -> bool:
+        return cell in self._cells
+
+    def seeds(self, cell: str) -> list[int]:
+        """The seeds of a cell."""
+        return [int(one["seed"]) for one in self._cells.get(cell, ())]
+
+    def values(self, cell: str, measure: str, part: str = "") -> tuple[float | None, ...]:
+        """A number of every seed. The parts of a cell that has them in the other order are named by what they learn."""
+        if cell == "equivariant first channels" and measure in ("pose_leak", "class_leak"):
+            return ()  # the protocol takes the first channels for the invariant part
+        if cell == "equivariant first channels":
+            part = {INVARIANT: EQUIVARIANT, EQUIVARIANT: INVARIANT}.get(part, part)
+        key = f"{measure} | {part}" if part else measure
+        return tuple(one["numbers"].get(key) for one in self._cells.get(cell, ()))
+
+    def steps(self, cell: str) -> str:
+        """The steps of every phase."""
+        return " + ".join(map(str, self._cells[cell][0]["steps"]))
+
+    def mean(self, cell: str, measure: str, part: str) -> float:
+        """The mean over seeds."""
+        found = mean(self.values(cell, measure, part))
+        assert found is not None
+        return found
+
+    def stage(self, cell: str, kind: str, measure: str, stage: str) -> tuple[float | None, ...]:
+        """A number of every seed after a stage."""
+        cells = [one for one in self._cells.get(cell, ()) if "stages" in one]
+        return tuple(one["stages"][kind].get(f"{measure} | {stage}") for one in cells)
+
+    @property
+    def told(self) -> str:
+        """Commit, machine and command."""
+        cells = [one for some in self._cells.values() for one in some]
+        commits = sorted({str(one["commit"])[:7] for one in cells})
+        known = {key: self.content[key] for key in ("command", "machine")}
+        seeds = sorted({int(one["seed"]) for one in cells})
+        return facts(
+            known | {"seeds": seeds, "commit": commits[0], "uncommitted": any("uncommitted" in one for one in cells)}
+        )
+
+
+_HEAD = ["linear, all", "invariant", "equivariant", "R2, all", "invariant", "equivariant", "pose leak", "class leak"]
+_COLUMNS = [
+    *((measure, part) for measure in (LINEAR, ROTATION) for part in ("all", INVARIANT, EQUIVARIANT)),
+    ("pose_leak", ""),
+    ("class_leak", ""),
+]
+
+
+def _rows(study: Study, cells: Mapping[str, str], steps: bool = False) -> str:
+    head = ["", "seeds", *(["steps"] if steps else []), *_HEAD]
+    rows = []
+    for cell, heading in cells.items():
+        if cell in study:
+            numbers = [
+                number("/top1" if measure == LINEAR else measure, study.values(cell, measure, part))
+                for measure, part in _COLUMNS
+            ]
+            rows.append([heading, str(len(study.seeds(cell))), *([study.steps(cell)] if steps else []), *numbers])
+    return table(head, rows, range(1, len(head)))
+
+
+def shares(content: Content) -> str:
+    """How large the equivariant part is."""
+    study = Study(content)
+    return f"{_rows(study, SHARES)}\n\n{study.told}"
+
+
+def orders(content: Content) -> str:
+    """One part after the other."""
+    return _rows(Study(content), ORDERS, steps=True)
+
+
+def depths(content: Content) -> str:
+    """Where the parts leave the network."""
+    return _rows(Study(content), DEPTHS)
+
+
+def layers(content: Content) -> str:
+    """R2 and linear accuracy after every stage."""
+    study, parts = Study(content), []
+    for measure, heading in ((ROTATION, "R2 of the rotation"), (LINEAR, "linear, %")):
+        rows = []
+        for cell, name in LAYERS.items():
+            if cell in study:
+                rows.append([name, str(len(study.seeds(cell))), *_stages(study, cell, "trained", measure)])
+        first = next(cell for cell in LAYERS if cell in study)
+        rows.append(["untrained", str(len(study.seeds(first))), *_stages(study, first, "untrained", measure)])
+        parts.append(table([heading, "seeds", *STAGE_NAMES], rows, range(1, 7)))
+    return "\n\n".join(parts)
+
+
+def _stages(study: Study, cell: str, kind: str, measure: str) -> list[str]:
+    name = "/top1" if measure == LINEAR else measure
+    return [number(name, study.stage(cell, kind, measure, stage)) for stage in STAGES]
+
+
+# Sentences.
+
+
+def findings(content: Content) -> str:
+    """What the tables say, as far as their cells are there."""
+    study = Study(content)
+    found = [line for make in (needs, needed_by, order, size, place, leaving) for line in make(study)]
+    return "\n".join(f"- {line}" for line in found)
+
+
+def against(first: float, second: float) -> str:
+    """A comparison in words."""
+    if abs(first - second) <= ALIKE:
+        return "about as much as"
+    return "more than" if first > second else "less than"
+
+
+def _has(*cells: str) -> Callable[[Callable[[Study], list[str]]], Callable[[Study], list[str]]]:
+    """No sentences where a cell is missing."""
+
+    def only(make: Callable[[Study], list[str]]) -> Callable[[Study], list[str]]:
+        return lambda study: make(study) if all(cell in study for cell in cells) else []
+
+    return only
+
+
+def _of(study: Study, cells: Sequence[str], measure: str, part: str) -> list[tuple[float, str]]:
+    name = "/top1" if measure == LINEAR else measure
+    unit = " %" if measure == LINEAR else ""
+    return [(study.mean(one, measure, part), number(name, study.values(one, measure, part)) + unit) for one in cells]
+
+
+@_has("joint", "equivariant alone", "invariant 300, held, equivariant 300", "random, held, equivariant")
+def needs(study: Study) -> list[str]:
+    """Does the equivariant part need the invariant part?"""
+    cells = ["equivariant alone", "joint", "invariant 300, held, equivariant 300", "random, held, equivariant"]
+    (alone, a), (joint, b), (held, c), (random, d) = _of(study, cells, ROTATION, EQUIVARIANT)
+    return [
+        f"**Does the equivariant part need the other?** It has a rotation R2 of {a} alone, and {b} beside the "
+        f"invariant part: alone, {against(alone, joint)} beside it. As one layer on a network that only the invariant "
+        f"part has trained it has {c}, {against(held, random)} as one layer on a random network, {d}, and "
+        f"{against(held, alone)} alone."
+    ]
+
+
+@_has("joint", "invariant alone", "equivariant 300, held, invariant 300", "random, held, invariant")
+def needed_by(study: Study) -> list[str]:
+    """Does the invariant part need the equivariant part?"""
+    cells = ["invariant alone", "joint", "equivariant 300, held, invariant 300", "random, held, invariant"]
+    (alone, a), (joint, b), (held, c), (random, d) = _of(study, cells, LINEAR, INVARIANT)
+    return [
+        f"**Does the invariant part need the other?** It has a linear accuracy of {a} alone, and {b} beside the "
+        f"equivariant part: alone, {against(alone, joint)} beside it. As one layer on a network that only the "
+        f"equivariant part has trained it has {c}, {against(held, random)} as one layer on a random network, {d}, "
+        f"and {against(held, alone)} alone."
+    ]
+
+
+@_has(
+    "joint",
+    *(f"invariant 150, {way}, equivariant 150" for way in ("held", "free")),
+    *(f"equivariant 150, {way}, invariant 150" for way in ("held", "free")),
+)
+def order(study: Study) -> list[str]:
+    """With as many steps in all."""
+    lines = []
+    for first, then, measure, what in (
+        (INVARIANT, EQUIVARIANT, LINEAR, "linear accuracy of the invariant part"),
+        (EQUIVARIANT, INVARIANT, ROTATION, "R2 of the equivariant part"),
+    ):
+        cells = [f"{first} 150, {way}, {then} 150" for way in ("held", "free")]
+        (held, a), (free, b), (joint, c) = _of(study, [*cells, "joint"], measure, first)
+        lines.append(
+            f"**{first.capitalize()} first, 300 steps in all.** The {what} is {a} where its network is held, and {b} "
+            f"after the other part has trained all layers: {against(free, held)} before; both together reach {c}, "
+            f"{against(joint, held)} the first."
+        )
+    return lines
+
+
+@_has("share 0.125", "share 0.25", "share 0.5", "share 0.75")
+def size(study: Study) -> list[str]:
+    """How large each part must be."""
+    cells = [f"share {share}" for share in (0.125, 0.25, 0.5, 0.75)]
+    pose, kind = _of(study, cells, ROTATION, EQUIVARIANT), _of(study, cells, LINEAR, INVARIANT)
+    best = max(value for value, _ in pose)
+    least = next(cell for cell, (value, _) in zip(cells, pose, strict=True) if value >= best - ALIKE)
+    top = max(value for value, _ in kind)
+    most = next(cell for cell, (value, _) in reversed(list(zip(cells, kind, strict=True))) if value >= top - ALIKE)
+    texts = [", ".join(text for _, text in some) for some in (pose, kind)]
+    return [
+        f"**Size.** With shares of 0.125, 0.25, 0.5 and 0.75, SIE's equivariant part has an R2 of {texts[0]}: a "
+        f"{least} is enough for what the best has. Its invariant part has a linear accuracy of {texts[1]}: up to a "
+        f"{most} nothing is lost."
+    ]
+
+
+@_has("joint", *list(DEPTHS)[1:])
+def place(study: Study) -> list[str]:
+    """Where the split is made."""
+    (here, a), (other, b) = _of(study, ["joint", "equivariant first channels"], ROTATION, EQUIVARIANT)
+    cells = ["equivariant at stage 3", "equivariant at stage 2"]
+    (third, c), (second, d) = _of(study, cells, ROTATION, EQUIVARIANT)
+    kind = _of(study, ["joint", *cells, "invariant at stage 3"], LINEAR, INVARIANT)
+    return [
+        f"**Channels.** In the first channels, the equivariant part has {b}, {against(other, here)} in the last, {a}: "
+        "nothing in a random network tells its channels apart.",
+        f"**Depth.** After stage 3 it has {c}, {against(third, here)} after stage 4, and after stage 2 {d}, "
+        f"{against(second, here)} after stage 4. The linear accuracy of the invariant part is then {kind[1][1]} and "
+        f"{kind[2][1]}, both after stage 4 {kind[0][1]}; of an invariant part after stage 3 it is {kind[3][1]}.",
+    ]
+
+
+@_has("simclr")
+def leaving(study: Study) -> list[str]:
+    """Where the pose leaves."""
+    lines = []
+    for cell, name in LAYERS.items():
+        values = [study.stage(cell, "trained", ROTATION, stage) for stage in STAGES]
+        means = [mean(one) for one in values]
+        if cell not in study or any(one is None for one in means):
+            continue
+        known = [one for one in means if one is not None]
+        at = known.index(max(known))
+        best, last = number(ROTATION, values[at]), number(ROTATION, values[-1])
+        if known[at] - known[-1] > ALIKE:
+            lines.append(f"{name} has most of the rotation after {STAGE_NAMES[at]}, {best}, and {last} at its end")
+        else:
+            lines.append(f"{name} has as much at its end, {last}, as anywhere")
+    return [f"**Layers.** By R2 from 16 components of every stage, {'; '.join(lines)}."]
+
+
+ALL: dict[str, Callable[[Content], str]] = {
+    "findings": findings,
+    "shares": shares,
+    "orders": orders,
+    "depths": depths,
+    "layers": layers,
+}
+"""What makes each block of the page."""
