@@ -19,15 +19,16 @@ class OnePart(Split):
 
     With `trunk: held`, nothing moves that the other part's features are made of: of the backbone, only the rows of the
     last convolution and its normalisation that make the trained part's channels. The other part then stays as it is,
-    and the trained part is one layer on what the network has learnt before.
+    and the trained part is one layer on what the network has learnt before. With `held-to-stage-3`, all of stage 4 is
+    trained, and the other part is lost: this asks what the stages before it are good for.
 
     Args:
         invariant: as in `Split`.
         equivariant: as in `Split`.
         equivariant_share: as in `Split`.
         trained: the part whose objective has a loss.
-        trunk: `free`: all of the backbone is trained, and the other part changes with it. `held`: see above; only for
-            ResNets of basic blocks.
+        trunk: `free`: all of the backbone is trained, and the other part changes with it. `held`, `held-to-stage-3`:
+            see above; only for ResNets of basic blocks.
     """
 
     def __init__(
@@ -39,23 +40,26 @@ class OnePart(Split):
         equivariant: Annotated[dict[str, Any], "objective"],
         equivariant_share: float = 0.5,
         trained: Literal["both", "invariant", "equivariant"] = "both",
-        trunk: Literal["free", "held"] = "free",
+        trunk: Literal["free", "held", "held-to-stage-3"] = "free",
     ) -> None:
         both = {"invariant": invariant, "equivariant": equivariant}
         super().__init__(features, groups, **both, equivariant_share=equivariant_share)  # type: ignore[arg-type]
-        if trunk == "held" and trained == "both":
-            raise SettingError("trunk", "'held', but both parts are trained; did you mean trained: equivariant?")
-        self.trained, self.is_held = trained, trunk == "held"
+        if trunk != "free" and trained == "both":
+            raise SettingError("trunk", f"{trunk!r}, but both parts are trained; did you mean trained: equivariant?")
+        self.trained, self.trunk = trained, trunk
         self._rest: list[nn.Parameter] = []
         self._rows: list[nn.Parameter] = []
         self._before: list[Tensor] = []
 
     def adopt(self, backbone: Backbone) -> None:
         super().adopt(backbone)
-        if self.is_held:
-            block: Any = backbone.model.layer4[-1]  # type: ignore[index]
-            self._rows = [block.conv2.weight, block.bn2.weight, block.bn2.bias]
-            self._rest = [one for one in backbone.parameters() if all(one is not row for row in self._rows)]
+        if self.trunk == "free":
+            return
+        stage: Any = backbone.model.layer4
+        moving = list(stage.parameters())
+        if self.trunk == "held":
+            moving = self._rows = [stage[-1].conv2.weight, stage[-1].bn2.weight, stage[-1].bn2.bias]
+        self._rest = [one for one in backbone.parameters() if all(one is not other for other in moving)]
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         if self.trained == "both":
@@ -65,7 +69,7 @@ class OnePart(Split):
         return {f"{self.trained}_{name}": term for name, term in terms.items()}
 
     def held(self, step: int, steps: int) -> Iterable[nn.Parameter]:
-        if self.is_held and not self._before:
+        if not self._before:
             self._before = [row.detach().clone() for row in self._rows]
         return [*super().held(step, steps), *self._rest]
 

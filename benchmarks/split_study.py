@@ -66,7 +66,7 @@ class Phase:
 def part(trained: str, steps: int = 300, trunk: str = "free", share: float = 0.5) -> Phase:
     """A phase of the split of SimCLR and SIE."""
     objective = {"name": f"{CODE}.OnePart", **PARTS, "trained": trained, "trunk": trunk, "equivariant_share": share}
-    short = f"{trained}-{steps}" + ("-held" if trunk == "held" else "") + (f"-{share}" if share != 0.5 else "")
+    short = f"{trained}-{steps}" + (f"-{trunk}" if trunk != "free" else "") + (f"-{share}" if share != 0.5 else "")
     return Phase(short, objective, steps)
 
 
@@ -89,6 +89,10 @@ CELLS: dict[str, tuple[Phase, ...]] = {
     "equivariant alone": (part("equivariant"),),
     "random, held, equivariant": (part("equivariant", trunk="held"),),
     "random, held, invariant": (part("invariant", trunk="held"),),
+    "random to stage 3, equivariant": (part("equivariant", trunk="held-to-stage-3"),),
+    "random to stage 3, invariant": (part("invariant", trunk="held-to-stage-3"),),
+    "invariant to stage 3, equivariant": (part("invariant"), part("equivariant", trunk="held-to-stage-3")),
+    "equivariant to stage 3, invariant": (part("equivariant"), part("invariant", trunk="held-to-stage-3")),
     "invariant 300, held, equivariant 300": (part("invariant"), part("equivariant", trunk="held")),
     "equivariant 300, held, invariant 300": (part("equivariant"), part("invariant", trunk="held")),
     "invariant 150, held, equivariant 150": (part("invariant", 150), part("equivariant", 150, "held")),

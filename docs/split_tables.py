@@ -30,6 +30,10 @@ ORDERS = {
     "equivariant alone": "equivariant alone",
     "random, held, equivariant": "equivariant, on a random network that is held",
     "random, held, invariant": "invariant, on a random network that is held",
+    "random to stage 3, equivariant": "equivariant in stage 4, random before it",
+    "random to stage 3, invariant": "invariant in stage 4, random before it",
+    "invariant to stage 3, equivariant": "invariant, held to stage 3, then equivariant in stage 4",
+    "equivariant to stage 3, invariant": "equivariant, held to stage 3, then invariant in stage 4",
     "invariant 300, held, equivariant 300": "invariant, held, then equivariant",
     "equivariant 300, held, invariant 300": "equivariant, held, then invariant",
     "invariant 150, held, equivariant 150": "invariant, held, then equivariant",
@@ -167,7 +171,7 @@ def _stages(study: Study, cell: str, kind: str, measure: str) -> list[str]:
 def findings(content: Content) -> str:
     """What the tables say, as far as their cells are there."""
     study = Study(content)
-    found = [line for make in (needs, needed_by, order, size, place, leaving) for line in make(study)]
+    found = [line for make in (needs, needed_by, beginnings, order, size, place, leaving) for line in make(study)]
     return "\n".join(f"- {line}" for line in found)
 
 
@@ -237,6 +241,29 @@ def order(study: Study) -> list[str]:
             f"**{first.capitalize()} first, 300 steps in all.** The {what} is {a} where its network is held, and {b} "
             f"after the other part has trained all layers: {against(free, held)} before; both together reach {c}, "
             f"{against(joint, held)} the first."
+        )
+    return lines
+
+
+@_has(
+    "equivariant alone",
+    "invariant alone",
+    *(f"{first} to stage 3, {then}" for first, then in ((INVARIANT, EQUIVARIANT), (EQUIVARIANT, INVARIANT))),
+    *(f"random to stage 3, {then}" for then in (INVARIANT, EQUIVARIANT)),
+)
+def beginnings(study: Study) -> list[str]:
+    """What the first three stages of a part are good for."""
+    lines = []
+    for first, then, measure, what in (
+        (INVARIANT, EQUIVARIANT, ROTATION, "R2"),
+        (EQUIVARIANT, INVARIANT, LINEAR, "linear accuracy"),
+    ):
+        cells = [f"{then} alone", f"{first} to stage 3, {then}", f"random to stage 3, {then}"]
+        (alone, a), (other, b), (random, c) = _of(study, cells, measure, then)
+        lines.append(
+            f"**A stage 4 of its own.** On the first three stages of a network that only the {first} part has trained, "
+            f"the {then} part has a {what} of {b}, {against(other, random)} on random ones, {c}, and "
+            f"{against(other, alone)} on its own, {a}."
         )
     return lines
 

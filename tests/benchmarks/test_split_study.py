@@ -66,6 +66,15 @@ def test_only_the_trained_part_of_a_held_network_changes(module, backbone, train
     assert not torch.allclose(before[trained], after[trained])
 
 
+def test_up_to_stage_3_a_network_can_be_held_alone(module, backbone):
+    objective = module("split_objectives").OnePart(8, GROUPS, **PARTS, trained="equivariant", trunk="held-to-stage-3")
+    objective.adopt(backbone)
+    kept = {name: value.detach().clone() for name, value in backbone.named_parameters()}
+    stepped(backbone, objective)
+    moved = {name.split(".")[1] for name, value in backbone.named_parameters() if not torch.equal(value, kept[name])}
+    assert moved == {"layer4"}
+
+
 def test_a_free_network_changes_both_parts_and_a_held_one_cannot_train_both(module, backbone):
     one_part = module("split_objectives").OnePart
     objective = one_part(8, GROUPS, **PARTS, trained="equivariant")
@@ -100,3 +109,11 @@ def test_cells_that_are_kept_are_not_missing_and_phases_have_their_own_start(mod
     recipe = study.recipe_of(then, 0, tmp_path)
     assert recipe["trainer"] | {"steps": 150, "start": str(tmp_path)} == recipe["trainer"]
     assert (recipe["objective"]["trained"], recipe["objective"]["trunk"]) == ("equivariant", "held")
+
+
+def test_every_cell_of_the_study_has_its_row_in_a_table(module, monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS.parent / "docs")
+    tables, study = module("split_tables"), module("split_study")
+    shown = {*tables.SHARES, *tables.ORDERS, *tables.DEPTHS, *tables.LAYERS}
+    assert shown == set(study.CELLS)
+    assert set(study.BY_LAYER) == set(tables.LAYERS)
