@@ -255,10 +255,10 @@ def shared(study: Study) -> list[str]:
     )
     ((kind, c),), ((beside, d),) = (_of(study, ["invariant alone"], LINEAR, part) for part in (INVARIANT, EQUIVARIANT))
     return [
-        f"**The parts share their layers.** Where the equivariant part alone is trained, the channels that no loss asks "
-        f"for anything have {100 * other / own:.0f} % of its R2: {b} and {a}. Where the invariant part alone is trained, "
-        f"they have {100 * beside / kind:.0f} % of its linear accuracy: {d} and {c}. So a leak between two parts of one "
-        "network says little about what their losses ask for."
+        "**The parts share their layers.** Where the equivariant part alone is trained, the channels that no loss asks "
+        f"for anything have {100 * other / own:.0f} % of its R2: {b} and {a}. Where the invariant part alone is "
+        f"trained, they have {100 * beside / kind:.0f} % of its linear accuracy: {d} and {c}. So a leak between two "
+        "parts of one network says little about what their losses ask for."
     ]
 
 
