@@ -43,7 +43,7 @@ class OnePart(Split):
         trunk: Literal["free", "held", "held-to-stage-3"] = "free",
     ) -> None:
         both = {"invariant": invariant, "equivariant": equivariant}
-        super().__init__(features, groups, **both, equivariant_share=equivariant_share)  # type: ignore[arg-type]
+        super().__init__(features, groups, **both, equivariant_share=equivariant_share)
         if trunk != "free" and trained == "both":
             raise SettingError("trunk", f"{trunk!r}, but both parts are trained; did you mean trained: equivariant?")
         self.trained, self.trunk = trained, trunk
@@ -131,7 +131,7 @@ class AtDepths(Split):
         # To Split, the features of both stages stand side by side.
         both = {"invariant": invariant, "equivariant": equivariant}
         share = (channels if early == "equivariant" else features) / (features + channels)
-        super().__init__(features + channels, groups, **both, equivariant_share=share)  # type: ignore[arg-type]
+        super().__init__(features + channels, groups, **both, equivariant_share=share)
         self.early, self.stage = early, stage
         self._passes: dict[int, Any] = {}
 

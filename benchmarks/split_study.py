@@ -135,7 +135,7 @@ def trained(runs: Path, phases: Sequence[Phase], seed: int) -> Path:
         if not (folder.is_dir() and RunResult(folder).state == "complete"):
             begun = {"resume": folder} if folder.is_dir() else {"output": folder}
             recipe = None if folder.is_dir() else recipe_of(phase, seed, start)
-            run = ssl_inv.pretrain(recipe, quiet=True, trust=[CODE], **begun)  # type: ignore[arg-type]
+            run = ssl_inv.pretrain(recipe, quiet=True, trust=[CODE], **begun)
             if run.state != "complete":
                 raise RecipeError(f"{folder}: the run ended as {run.state!r}")
         start = folder
