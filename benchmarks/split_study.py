@@ -224,14 +224,15 @@ def read(file: Path) -> list[dict[str, Any]]:
     return cells
 
 
-def keep(file: Path, one: Mapping[str, Any], command: str) -> None:
+def keep(file: Path, one: Mapping[str, Any]) -> None:
     """Write a cell to the file, with the facts of all."""
     order = list(CELLS)
     cells = [other for other in read(file) if (other["cell"], other["seed"]) != (one["cell"], one["seed"])]
     cells = sorted([*cells, dict(one)], key=lambda one: (order.index(one["cell"]), one["seed"]))
+    seeds = sorted({str(one["seed"]) for one in cells})
     facts = {
         "table": "split-study",
-        "command": command,
+        "command": shlex.join(["python", "benchmarks/split_study.py", "runs/splits", "--seeds", *seeds]),
         "machine": f"{torch.get_num_threads()} thread, {host_facts()['machine']}",
         "torch": versions().get("torch"),
         "budget": BUDGET,
@@ -261,7 +262,6 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args(words)
     began = time.monotonic()
-    command = shlex.join(["python", "benchmarks/split_study.py", "runs/splits", "--seeds", *map(str, asked.seeds)])
     try:
         for name in asked.cells:
             if name not in CELLS:
@@ -272,7 +272,7 @@ def main(words: Sequence[str] | None = None) -> int:
                 sys.stdout.write("the time is over; the same command goes on\n")
                 break
             one = cell(asked.runs, name, seed)
-            keep(asked.output, one, command)
+            keep(asked.output, one)
             sys.stdout.write(f"{now()} {name}, seed {seed}, {one['seconds']} s: {one['numbers']}\n")
             sys.stdout.flush()
     except RecipeError as error:

@@ -171,9 +171,7 @@ def _stages(study: Study, cell: str, kind: str, measure: str) -> list[str]:
 def findings(content: Content) -> str:
     """What the tables say, as far as their cells are there."""
     study = Study(content)
-    found = [
-        line for make in (needs, needed_by, shared, beginnings, order, size, place, leaving) for line in make(study)
-    ]
+    found = [line for make in (needs, shared, beginnings, order, size, place, leaving) for line in make(study)]
     return "\n".join(f"- {line}" for line in found)
 
 
@@ -199,30 +197,30 @@ def _of(study: Study, cells: Sequence[str], measure: str, part: str) -> list[tup
     return [(study.mean(one, measure, part), number(name, study.values(one, measure, part)) + unit) for one in cells]
 
 
-@_has("joint", "equivariant alone", "invariant 300, held, equivariant 300", "random, held, equivariant")
+@_has(
+    "joint",
+    "invariant alone",
+    "equivariant alone",
+    *(f"{first} 300, held, {then} 300" for first, then in ((INVARIANT, EQUIVARIANT), (EQUIVARIANT, INVARIANT))),
+    *(f"random, held, {then}" for then in (INVARIANT, EQUIVARIANT)),
+)
 def needs(study: Study) -> list[str]:
-    """Does the equivariant part need the invariant part?"""
-    cells = ["equivariant alone", "joint", "invariant 300, held, equivariant 300", "random, held, equivariant"]
-    (alone, a), (joint, b), (held, c), (random, d) = _of(study, cells, ROTATION, EQUIVARIANT)
-    return [
-        f"**Does the equivariant part need the other?** It has a rotation R2 of {a} alone, and {b} beside the "
-        f"invariant part: alone, {against(alone, joint)} beside it. As one layer on a network that only the invariant "
-        f"part has trained it has {c}, {against(held, random)} as one layer on a random network, {d}, and "
-        f"{against(held, alone)} alone."
-    ]
-
-
-@_has("joint", "invariant alone", "equivariant 300, held, invariant 300", "random, held, invariant")
-def needed_by(study: Study) -> list[str]:
-    """Does the invariant part need the equivariant part?"""
-    cells = ["invariant alone", "joint", "equivariant 300, held, invariant 300", "random, held, invariant"]
-    (alone, a), (joint, b), (held, c), (random, d) = _of(study, cells, LINEAR, INVARIANT)
-    return [
-        f"**Does the invariant part need the other?** It has a linear accuracy of {a} alone, and {b} beside the "
-        f"equivariant part: alone, {against(alone, joint)} beside it. As one layer on a network that only the "
-        f"equivariant part has trained it has {c}, {against(held, random)} as one layer on a random network, {d}, "
-        f"and {against(held, alone)} alone."
-    ]
+    """Does a part need the other one?"""
+    lines = []
+    for part, other, measure, what in (
+        (EQUIVARIANT, INVARIANT, ROTATION, "rotation R2"),
+        (INVARIANT, EQUIVARIANT, LINEAR, "linear accuracy"),
+    ):
+        cells = [f"{part} alone", "joint", f"{other} 300, held, {part} 300", f"random, held, {part}", f"{other} alone"]
+        (alone, a), (joint, b), (held, c), (random, d), (before, e) = _of(study, cells, measure, part)
+        lines.append(
+            f"**Does the {part} part need the other?** It has a {what} of {a} alone, and {b} beside the {other} part: "
+            f"alone, {against(alone, joint)} beside it. As one layer on a network that only the {other} part has "
+            f"trained it has {c}. That is {against(held, random)} as one layer on a random network, {d}, "
+            f"{against(held, before)} the same channels there before they are trained, {e}, and "
+            f"{against(held, alone)} alone."
+        )
+    return lines
 
 
 @_has(
@@ -291,14 +289,22 @@ def size(study: Study) -> list[str]:
     cells = [f"share {share}" for share in (0.125, 0.25, 0.5, 0.75)]
     pose, kind = _of(study, cells, ROTATION, EQUIVARIANT), _of(study, cells, LINEAR, INVARIANT)
     best = max(value for value, _ in pose)
-    least = next(cell for cell, (value, _) in zip(cells, pose, strict=True) if value >= best - ALIKE)
+    least = next(
+        cell.replace("share", "a share of")
+        for cell, (value, _) in zip(cells, pose, strict=True)
+        if value >= best - ALIKE
+    )
     top = max(value for value, _ in kind)
-    most = next(cell for cell, (value, _) in reversed(list(zip(cells, kind, strict=True))) if value >= top - ALIKE)
+    most = next(
+        cell.replace("share", "a share of")
+        for cell, (value, _) in reversed(list(zip(cells, kind, strict=True)))
+        if value >= top - ALIKE
+    )
     texts = [", ".join(text for _, text in some) for some in (pose, kind)]
     return [
-        f"**Size.** With shares of 0.125, 0.25, 0.5 and 0.75, SIE's equivariant part has an R2 of {texts[0]}: a "
-        f"{least} is enough for what the best has. Its invariant part has a linear accuracy of {texts[1]}: up to a "
-        f"{most} nothing is lost."
+        f"**Size.** With shares of 0.125, 0.25, 0.5 and 0.75, SIE's equivariant part has an R2 of {texts[0]}: "
+        f"{least} has about what the best has. Its invariant part has a linear accuracy of {texts[1]}: up to {most} it "
+        "has about what the best has. A probe has fewer features where a part is smaller."
     ]
 
 
@@ -310,12 +316,16 @@ def place(study: Study) -> list[str]:
     (third, c), (second, d) = _of(study, cells, ROTATION, EQUIVARIANT)
     kind = _of(study, ["joint", *cells, "invariant at stage 3"], LINEAR, INVARIANT)
     return [
-        f"**Channels.** In the first channels, the equivariant part has {b}, {against(other, here)} in the last, {a}: "
-        "nothing in a random network tells its channels apart.",
-        f"**Depth.** After stage 3 it has {c}, {against(third, here)} after stage 4, and after stage 2 {d}, "
-        f"{against(second, here)} after stage 4. The linear accuracy of the invariant part is then {kind[1][1]} and "
-        f"{kind[2][1]}, both after stage 4 {kind[0][1]}; of an invariant part after stage 3 it is {kind[3][1]}.",
+        f"**Channels.** In the first channels, the equivariant part has an R2 of {b}, {against(other, here)} in the "
+        f"last, {a}. Before training nothing tells channels apart, so the order of the parts can make no difference.",
+        f"**Depth.** An equivariant part after stage 3 has {c}, {against(third, here)} after stage 4, and after "
+        f"stage 2 {d}, {against(second, here)} after stage 4. The linear accuracy of the invariant part is then "
+        f"{kind[1][1]} and {kind[2][1]}, both after stage 4 {kind[0][1]}; of an invariant part after stage 3 it is {kind[3][1]}.",
     ]
+
+
+def _named(stage: int) -> str:
+    return STAGE_NAMES[stage] if stage else "the stem"
 
 
 @_has("simclr")
@@ -331,7 +341,7 @@ def leaving(study: Study) -> list[str]:
         at = known.index(max(known))
         best, last = number(ROTATION, values[at]), number(ROTATION, values[-1])
         if known[at] - known[-1] > ALIKE:
-            lines.append(f"{name} has most of the rotation after {STAGE_NAMES[at]}, {best}, and {last} at its end")
+            lines.append(f"{name} has most of the rotation after {_named(at)}, {best}, and {last} at its end")
         else:
             lines.append(f"{name} has as much at its end, {last}, as anywhere")
     return [f"**Layers.** By R2 from 16 components of every stage, {'; '.join(lines)}."]

@@ -101,7 +101,7 @@ def test_cells_that_are_kept_are_not_missing_and_phases_have_their_own_start(mod
     asked = argparse.Namespace(output=file, seeds=[0, 1], cells=["joint", "simclr"])
     assert len(list(study.missing(asked))) == 4
     for cell, value in (("simclr", 1), ("joint", 2), ("simclr", 3)):
-        study.keep(file, {"cell": cell, "seed": 0, "numbers": {"x": value}}, "python x")
+        study.keep(file, {"cell": cell, "seed": 0, "numbers": {"x": value}})
     assert list(study.missing(asked)) == [("joint", 1), ("simclr", 1)]
     assert [(one["cell"], one["numbers"]["x"]) for one in study.read(file)] == [("joint", 2), ("simclr", 3)]
     first, then = study.CELLS["invariant 150, held, equivariant 150"]

@@ -61,7 +61,7 @@ def test_the_parts_of_the_other_order_are_named_by_what_they_learn(module):
 def test_a_sentence_compares_what_the_cells_have(module, held, words):
     name = "invariant 300, held, equivariant 300".replace(" ", "_")
     text = module("split_tables").findings(content(module, **{name: {"rotation | equivariant": held}}))
-    assert f"it has {held:.3f}, {words} as one layer on a random network, 0.400, and {words} alone" in text
+    assert f"it has {held:.3f}. That is {words} as one layer on a random network, 0.400, {words} the same" in text
 
 
 def test_a_missing_cell_leaves_its_sentences_out(module):
