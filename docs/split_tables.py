@@ -320,7 +320,8 @@ def place(study: Study) -> list[str]:
         f"last, {a}. Before training nothing tells channels apart, so the order of the parts can make no difference.",
         f"**Depth.** An equivariant part after stage 3 has {c}, {against(third, here)} after stage 4, and after "
         f"stage 2 {d}, {against(second, here)} after stage 4. The linear accuracy of the invariant part is then "
-        f"{kind[1][1]} and {kind[2][1]}, both after stage 4 {kind[0][1]}; of an invariant part after stage 3 it is {kind[3][1]}.",
+        f"{kind[1][1]} and {kind[2][1]}, both after stage 4 {kind[0][1]}; of an invariant part after stage 3 it is "
+        f"{kind[3][1]}.",
     ]
 
 
