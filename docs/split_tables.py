@@ -3,7 +3,7 @@
 The file is made by benchmarks/split_study.py: one entry for each cell and seed.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from benchmark_tables import facts
@@ -73,24 +73,21 @@ class Study:
         """The seeds of a cell."""
         return [int(one["seed"]) for one in self._cells.get(cell, ())]
 
-    def values(self, cell: str, measure: str, part: str = "") -> tuple[float | None, ...]:
-        """A number of every seed. The parts of a cell that has them in the other order are named by what they learn."""
+    def values(
+        self, cell: str, measure: str, part: str = "", seeds: Collection[int] | None = None
+    ) -> tuple[float | None, ...]:
+        """A number of every seed, or of some. The parts of a cell that has them in the other order are named by what they learn."""
         if cell == "equivariant first channels" and measure in ("pose_leak", "class_leak"):
             return ()  # the protocol takes the first channels for the invariant part
         if cell == "equivariant first channels":
             part = {INVARIANT: EQUIVARIANT, EQUIVARIANT: INVARIANT}.get(part, part)
         key = f"{measure} | {part}" if part else measure
-        return tuple(one["numbers"].get(key) for one in self._cells.get(cell, ()))
+        cells = self._cells.get(cell, ())
+        return tuple(one["numbers"].get(key) for one in cells if seeds is None or one["seed"] in seeds)
 
     def steps(self, cell: str) -> str:
         """The steps of every phase."""
         return " + ".join(map(str, self._cells[cell][0]["steps"]))
-
-    def mean(self, cell: str, measure: str, part: str) -> float:
-        """The mean over seeds."""
-        found = mean(self.values(cell, measure, part))
-        assert found is not None
-        return found
 
     def stage(self, cell: str, kind: str, measure: str, stage: str) -> tuple[float | None, ...]:
         """A number of every seed after a stage."""
@@ -192,9 +189,16 @@ def _has(*cells: str) -> Callable[[Callable[[Study], list[str]]], Callable[[Stud
 
 
 def _of(study: Study, cells: Sequence[str], measure: str, part: str) -> list[tuple[float, str]]:
-    name = "/top1" if measure == LINEAR else measure
-    unit = " %" if measure == LINEAR else ""
-    return [(study.mean(one, measure, part), number(name, study.values(one, measure, part)) + unit) for one in cells]
+    """The mean of every cell over the seeds that all of them have, and as a text."""
+    seeds = set.intersection(*(set(study.seeds(cell)) for cell in cells))
+    name, unit = ("/top1", " %") if measure == LINEAR else (measure, "")
+    found = []
+    for cell in cells:
+        values = study.values(cell, measure, part, seeds)
+        centre = mean(values)
+        assert centre is not None
+        found.append((centre, number(name, values) + unit))
+    return found
 
 
 @_has(
@@ -211,14 +215,15 @@ def needs(study: Study) -> list[str]:
         (EQUIVARIANT, INVARIANT, ROTATION, "rotation R2"),
         (INVARIANT, EQUIVARIANT, LINEAR, "linear accuracy"),
     ):
-        cells = [f"{part} alone", "joint", f"{other} 300, held, {part} 300", f"random, held, {part}", f"{other} alone"]
-        (alone, a), (joint, b), (held, c), (random, d), (before, e) = _of(study, cells, measure, part)
+        (alone, a), (joint, b) = _of(study, [f"{part} alone", "joint"], measure, part)
+        cells = [f"{other} 300, held, {part} 300", f"random, held, {part}", f"{other} alone", f"{part} alone"]
+        (held, c), (random, d), (before, e), (own, f) = _of(study, cells, measure, part)
         lines.append(
             f"**Does the {part} part need the other?** It has a {what} of {a} alone, and {b} beside the {other} part: "
             f"alone, {against(alone, joint)} beside it. As one layer on a network that only the {other} part has "
             f"trained it has {c}. That is {against(held, random)} as one layer on a random network, {d}, "
             f"{against(held, before)} the same channels there before they are trained, {e}, and "
-            f"{against(held, alone)} alone."
+            f"{against(held, own)} alone, {f}."
         )
     return lines
 
@@ -273,12 +278,11 @@ def beginnings(study: Study) -> list[str]:
         (INVARIANT, EQUIVARIANT, ROTATION, "R2"),
         (EQUIVARIANT, INVARIANT, LINEAR, "linear accuracy"),
     ):
-        cells = [f"{then} alone", f"{first} to stage 3, {then}", f"random to stage 3, {then}"]
-        (alone, a), (other, b), (random, c) = _of(study, cells, measure, then)
+        (other, b), (alone, a) = _of(study, [f"{first} to stage 3, {then}", f"{then} alone"], measure, then)
+        ((_, c),) = _of(study, [f"random to stage 3, {then}"], measure, then)
         lines.append(
             f"**A stage 4 of its own.** On the first three stages of a network that only the {first} part has trained, "
-            f"the {then} part has a {what} of {b}, {against(other, random)} on random ones, {c}, and "
-            f"{against(other, alone)} on its own, {a}."
+            f"the {then} part has a {what} of {b}, {against(other, alone)} on its own, {a}. On random ones it has {c}."
         )
     return lines
 

@@ -64,6 +64,15 @@ def test_a_sentence_compares_what_the_cells_have(module, held, words):
     assert f"it has {held:.3f}. That is {words} as one layer on a random network, 0.400, {words} the same" in text
 
 
+def test_a_sentence_compares_the_seeds_that_all_its_cells_have(module):
+    study = content(module)
+    alone = next(one for one in study["cells"] if one["cell"] == "equivariant alone")
+    study["cells"].append({**alone, "seed": 1, "numbers": {**alone["numbers"], "rotation | equivariant": 0.9}})
+    text = module("split_tables").findings(study)
+    assert "a rotation R2 of 0.400 alone, and 0.400 beside the invariant part" in text
+    assert rows(module("split_tables").orders(study))["equivariant alone"][0] == "2"
+
+
 def test_a_missing_cell_leaves_its_sentences_out(module):
     study, tables = content(module), module("split_tables")
     assert "**Size.**" in tables.findings(study)
