@@ -76,7 +76,7 @@ class Study:
     def values(
         self, cell: str, measure: str, part: str = "", seeds: Collection[int] | None = None
     ) -> tuple[float | None, ...]:
-        """A number of every seed, or of some. The parts of a cell that has them in the other order are named by what they learn."""
+        """A number of every seed, or of some. Parts in the other order are named by what they learn."""
         if cell == "equivariant first channels" and measure in ("pose_leak", "class_leak"):
             return ()  # the protocol takes the first channels for the invariant part
         if cell == "equivariant first channels":
@@ -275,7 +275,7 @@ def beginnings(study: Study) -> list[str]:
     """What the first three stages of a part are good for."""
     lines = []
     for first, then, measure, what in (
-        (INVARIANT, EQUIVARIANT, ROTATION, "R2"),
+        (INVARIANT, EQUIVARIANT, ROTATION, "rotation R2"),
         (EQUIVARIANT, INVARIANT, LINEAR, "linear accuracy"),
     ):
         (other, b), (alone, a) = _of(study, [f"{first} to stage 3, {then}", f"{then} alone"], measure, then)
