@@ -195,7 +195,7 @@ def main(words: Sequence[str] | None = None) -> int:
         known = {key(other): other for other in [*read(asked.output), one]}
         lines = [json.dumps(known[name], separators=(",", ":")) for name in sorted(known)]
         asked.output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(asked.output, '{"cells": [\n' + ",\n".join(lines) + "\n]}\n")
+        write_text(asked.output, '{"table": "plateau", "cells": [\n' + ",\n".join(lines) + "\n]}\n")
         sys.stdout.write(f"{way}, {objects} objects: known from {one['known_left']}, new from {one['new_left']}\n")
         sys.stdout.flush()
     return 0

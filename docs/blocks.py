@@ -5,10 +5,12 @@ from typing import Any
 
 import benchmark_tables
 import one_budget
+import plateau_tables
+import split_tables
 import tables
 from record import Record
 
-PAGES = ("README.md", "docs/results.md", "docs/speed.md", "docs/choosing.md", "docs/kornia.md")
+PAGES = ("README.md", "docs/results.md", "docs/speed.md", "docs/choosing.md", "docs/kornia.md", "docs/splits.md")
 _NOT_YET = "Not measured yet: there is no `{}`."
 
 _ROTATION = "r2/relative/rotation"
@@ -66,6 +68,10 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
             if one_budget.by_candidate(budgets, budget)
         },
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),
+        "docs/results/plateau.json": of("plateau", plateau_tables.plateau),
+        **{
+            f"docs/results/split-study.json, {part}": of("split-study", make) for part, make in split_tables.ALL.items()
+        },
         "docs/loading.json": tables.loading,
         "the records of SIE and VICReg": lambda: benchmark_tables.beside(
             {

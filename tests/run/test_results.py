@@ -14,7 +14,10 @@ from ssl_inv.run.recipe import read_yaml, shipped_recipes
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
-CHECKED = ["README.md", *(f"docs/{name}.md" for name in ("results", "choosing", "kornia", "memories", "libraries"))]
+CHECKED = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("results", "choosing", "kornia", "memories", "libraries", "splits")),
+]
 RECIPES = {f"recipes/{name}.yaml": path for name, path in shipped_recipes().items()}
 PLACES = {**{place: REPOSITORY / place for place in CHECKED}, **RECIPES}
 
