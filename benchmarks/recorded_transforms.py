@@ -147,16 +147,22 @@ def classes_of_whole_images(run: RunResult) -> dict[str, list[float | None]]:
     return found
 
 
+def command(asked: argparse.Namespace, candidate: str, seed: int) -> str:
+    """What trains this run alone, with the last part of the path of the images."""
+    script, images = Path(__file__).name, Path(asked.images).name
+    chosen = f"--budget {asked.budget} --images {images} --candidates {candidate} --seeds {seed}"
+    return f"python benchmarks/{script} runs {chosen}"
+
+
 def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, Any]:
     """Train a run and collect its numbers and facts."""
     recipe = recipe_of(candidate, asked.budget, seed, asked.images)
     run = trained(asked.runs / f"{asked.budget}-{candidate}-{seed}", recipe)
     found = numbers(run)
-    if asked.budget.startswith("turntable"):
-        whole = {}
-    else:
-        whole = classes_of_whole_images(run)
+    if recipe["evaluation"].get("views_of") == "training":
+        found |= classes_of_whole_images(run)
     return {
+        "command": command(asked, candidate, seed),
         "objective": recipe["objective"],
         "optimizer": recipe["optimizer"],
         "commit": run.record["versions"].get("commit"),
@@ -164,7 +170,7 @@ def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, A
         "machine": host_facts()["machine"],
         "torch": versions().get("torch"),
         "date": now(),
-        "numbers": found | whole,
+        "numbers": found,
     }
 
 
