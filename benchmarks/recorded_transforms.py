@@ -50,17 +50,17 @@ FRUITS = {"name": "table", "object_column": "object+axis", "latents": {AZIMUTH: 
 BUDGETS: dict[str, dict[str, Any]] = {
     "cifar10": {
         "backbone": SMALL,
-        "data": {"name": "folder", "size": 32, "exclude": ["test/*"]},
+        "data": {"name": "folder", "size": 32, "exclude": ["test/*"], "validation_share": 0.05},
         "augmentation": TURNED,
         "trainer": {"steps": 600, "batch_size": 64},
-        "evaluation": {"views": 2, "views_of": "training", "objects": 5000},
+        "evaluation": {"views": 4, "views_of": "training", "objects": 5000},
     },
     "grocery": {
         "backbone": SMALL,
         "data": {"name": "folder", "size": 32, "exclude": ["val/*"]},
         "augmentation": TURNED,
         "trainer": {"steps": 600, "batch_size": 64},
-        "evaluation": {"views": 2, "views_of": "training"},
+        "evaluation": {"views": 4, "views_of": "training"},
     },
     "turntable": {
         "backbone": SMALL,
@@ -77,7 +77,7 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "evaluation": {"views": 18},
     },
 }
-"""What all runs of a table share. Of CIFAR-10, 5,000 training images are held out; of the groceries, the test split.
+"""What all runs of a table share. Of CIFAR-10, 2,500 training images are held out; of the groceries, the test split.
 `turntable-known` is tested on other views of the objects of its training."""
 
 
