@@ -4,11 +4,11 @@
     python benchmarks/recorded_transforms.py runs --budget grocery --images grocery_96px.zip --candidates simclr augself
     python benchmarks/recorded_transforms.py runs --budget turntable --images fruits360_turntable_64px.zip --minutes 20
 
-A view of a plain photograph is a crop, turned in the image plane, in changed colours. It is enlarged so far that no turn
-brings a border into view: the border would tell the angle without the picture. Transforms are read from such views of
-held-out photographs, classes from the photographs themselves. A view of the turntable is the photograph.
+A view of a plain photograph is a crop, turned in the image plane, in changed colours. It is enlarged so far that no
+turn brings a border into view: the border would tell the angle without the picture. Transforms are read from such views
+of held-out photographs, classes from the photographs themselves. A view of the turntable is the photograph.
 
-The runs and the file work as those of `on_one_budget.py`: a call trains what docs/results/recorded-transforms.json lacks.
+Runs and file work as those of `on_one_budget.py`: a call trains what docs/results/recorded-transforms.json lacks.
 """
 
 import argparse
@@ -135,7 +135,7 @@ def recipe_of(candidate: str, budget: str, seed: int, images: str) -> dict[str, 
 
 
 def classes_of_whole_images(run: RunResult) -> dict[str, list[float | None]]:
-    """kNN and linear on the photographs as they are: trained, standard error, untrained, shuffled."""
+    """KNN and linear on the photographs as they are: trained, standard error, untrained, shuffled."""
     settings = {"evaluation.views_of": "data", "evaluation.views": 1}
     rows = ssl_inv.evaluate(run.path, protocols=["knn", "linear"], settings=settings, quiet=True)
     found = {}

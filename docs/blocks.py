@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import benchmark_tables
+import photographs
 import tables
 from record import Record
 
@@ -51,6 +52,9 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     def of(name: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
         return lambda: make(others[name]) if name in others else _NOT_YET.format(f"docs/results/{name}.json")
 
+    def photos(budget: str) -> Callable[[], str]:
+        return of("recorded-transforms", lambda content: photographs.recorded_transforms(content, budget))
+
     plain = {name: content for name, content in others.items() if content["table"] == "plain"}
     return {
         "docs/results": lambda: tables.demo(by_name["demo"], by_name["demo-told-rotation"]),
@@ -59,6 +63,7 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
         ),
         "docs/results/meshes.json, new objects": lambda: meshes("new objects") if "meshes" in others else "",
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),
+        **{f"docs/results/recorded-transforms.json, {budget}": photos(budget) for budget in photographs.COLUMNS},
         "docs/loading.json": tables.loading,
         "the records of SIE and VICReg": lambda: benchmark_tables.beside(
             {

@@ -1,4 +1,4 @@
-"""The tables of photographs whose views record how they were made, from what benchmarks/recorded_transforms.py keeps."""
+"""The tables of photographs whose views record how they were made, as benchmarks/recorded_transforms.py keeps them."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
