@@ -64,7 +64,7 @@ def recorded_transforms(content: Mapping[str, Any], budget: str) -> str:
     most = max(order, key=lambda name: len(by_candidate[name]))
     untrained = ["untrained", str(len(by_candidate[most])), *_cells(by_candidate[most], columns, 2)]
     head = ["", "seeds", *columns]
-    told = "; ".join(_facts(by_candidate))
+    told = "; ".join([*_errors(by_candidate, columns), *_facts(by_candidate)])
     return f"{table(head, [untrained, *rows], range(1, len(head)))}\n\n{sentence(told)}."
 
 
@@ -83,6 +83,18 @@ def _cells(runs: Mapping[int, Mapping[str, Any]], columns: Mapping[str, str], wh
         number(measure.removeprefix("whole/"), values) if (values := _values(runs, measure, which)) else ""
         for measure in columns.values()
     ]
+
+
+def _errors(by_candidate: Mapping[str, Mapping[int, Mapping[str, Any]]], columns: Mapping[str, str]) -> Iterator[str]:
+    """The largest standard error of single runs over held-out objects: of accuracies, and of R2 of the first kind."""
+    accuracies = [measure for measure in columns.values() if measure.endswith("/top1")]
+    first = next(measure for measure in columns.values() if measure.startswith("r2/"))
+    for what, measures in (("accuracies", accuracies), (f"{first.removeprefix('r2/relative/')} R2", [first])):
+        found = [one for runs in by_candidate.values() for name in measures for one in _values(runs, name, 1)]
+        known = [one for one in found if one is not None]
+        if known:
+            factor, digits = (100, 1) if what == "accuracies" else (1, 3)
+            yield f"standard error of a run's {what} at most {factor * max(known):.{digits}f}"
 
 
 def _facts(by_candidate: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Iterator[str]:

@@ -78,7 +78,10 @@ def test_the_file_keeps_one_run_a_name_and_a_call_does_what_it_lacks(module, tmp
 
 def test_the_table_has_the_mean_of_the_seeds_the_untrained_network_and_the_command(module):
     def run(angle: float, linear: float) -> dict[str, object]:
-        numbers = {"r2/relative/angle | all": [angle, 0.01, -0.02, 0.0], "whole/linear/top1 | all": [linear, 0, 0.2, 0]}
+        numbers = {
+            "r2/relative/angle | all": [angle, 0.01, -0.02, 0.0],
+            "whole/linear/top1 | all": [linear, 0.02, 0.2, 0],
+        }
         facts = {"commit": "a" * 40, "threads": 1, "machine": "x86_64"}
         return {
             **facts,
@@ -103,7 +106,8 @@ def test_the_table_has_the_mean_of_the_seeds_the_untrained_network_and_the_comma
         ["AugSelf on SimCLR", "1", "45.0", "0.600"],
     ]
     assert text.endswith(
-        "Commit aaaaaaa; on x86_64; 1 thread; "
+        "Standard error of a run's accuracies at most 2.0; standard error of a run's angle R2 at most 0.010; "
+        "commit aaaaaaa; on x86_64; 1 thread; "
         "`python b.py --budget cifar10 --candidates augself new-one simclr --seeds 0 1`."
     )
     assert module("photographs").recorded_transforms({"runs": runs}, "turntable") == "Not measured yet."
