@@ -7,8 +7,8 @@ from record import Values
 from tables import number, sentence, table
 
 NAMES = {
-    "supervised-transform": "supervised, told the transform (the bound)",
-    "supervised-classes": "supervised, told the classes (the bound)",
+    "supervised-transform": "supervised, told the transform",
+    "supervised-classes": "supervised, told the classes",
     "simclr": "SimCLR",
     "vicreg": "VICReg",
     "augself": "AugSelf on SimCLR",
