@@ -211,11 +211,11 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
     return json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else {}
 
 
-def keep(file: Path, name: str, run: Mapping[str, Any]) -> None:
-    """Write a run to the file, in the place of one of the same name."""
+def keep(file: Path, name: str, run: Mapping[str, Any], table: str = "one-budget") -> None:
+    """Write a run to the file of a table, in the place of one of the same name."""
     runs = {**read(file), name: run}
     lines = [f"{json.dumps(one)}: {json.dumps(runs[one], separators=(',', ':'))}" for one in sorted(runs)]
-    write_text(file, '{"table": "one-budget", "runs": {\n' + ",\n".join(lines) + "\n}}\n")
+    write_text(file, f'{{"table": {json.dumps(table)}, "runs": {{\n' + ",\n".join(lines) + "\n}}\n")
 
 
 def missing(asked: argparse.Namespace) -> Iterator[tuple[str, int]]:

@@ -5,6 +5,7 @@ from typing import Any
 
 import benchmark_tables
 import one_budget
+import photographs
 import plateau_tables
 import split_tables
 import tables
@@ -57,6 +58,9 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     def of(name: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
         return lambda: make(others[name]) if name in others else _NOT_YET.format(f"docs/results/{name}.json")
 
+    def photos(budget: str) -> Callable[[], str]:
+        return of("recorded-transforms", lambda content: photographs.recorded_transforms(content, budget))
+
     plain = {name: content for name, content in others.items() if content["table"] == "plain"}
     return {
         "docs/results": lambda: tables.demo(by_name["demo"], by_name["demo-told-rotation"]),
@@ -72,6 +76,7 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
         **{
             f"docs/results/split-study.json, {part}": of("split-study", make) for part, make in split_tables.ALL.items()
         },
+        **{f"docs/results/recorded-transforms.json, {budget}": photos(budget) for budget in photographs.COLUMNS},
         "docs/loading.json": tables.loading,
         "the records of SIE and VICReg": lambda: benchmark_tables.beside(
             {
