@@ -390,7 +390,7 @@ def main() -> None:
     torch.set_num_threads(1)
     CLOCK = Clock(options.output, options.batch, options.seconds, options.steps, options.clock)
     with contextlib.chdir(options.output):  # Libraries write logs where they are started.
-        TRAINERS[options.library](options.method, options)
+        TRAINERS[vars(options)["library"]](options.method, options)
 
 
 if __name__ == "__main__":

@@ -260,7 +260,7 @@ class Cached(AroundBackbone):
             ValueError: if the tokens do not fill a square.
         """
         features, rows = self._whole_images(pixels)
-        return _square(features.map[rows])
+        return square_map(features.map[rows])
 
     def whole_pooled(self, pixels: Tensor) -> Tensor:
         """The pooled features `(B, D)` of whole images, found as by `whole_map`."""
@@ -299,33 +299,7 @@ def _first_row(pixels: Tensor, batch: Tensor) -> int | None:
     return next((start for start in starts if torch.equal(batch[start : start + len(pixels)], pixels)), None)
 
 
-class Mapper(nn.Module):
-    """From normalised pixels to the feature map `(B, C, h, w)` of a backbone; patch tokens are arranged as a square.
-
-    Args:
-        whole: the backbone.
-    """
-
-    def __init__(self, whole: Backbone) -> None:
-        super().__init__()
-        self.whole = whole
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        """The map."""
-        return _square(self.whole.encode(pixels).map)
-
-
-def mapper_of(network: nn.Module) -> Mapper | None:
-    """The network as one that gives feature maps; None if it is neither a backbone nor a model of timm."""
-    if isinstance(network, Backbone):
-        return Mapper(network)
-    known = callable(getattr(network, "forward_features", None)) and isinstance(
-        getattr(network, "num_features", None), int
-    )
-    return Mapper(Backbone(network, type(network).__name__)) if known else None
-
-
-def _square(found: Tensor) -> Tensor:
+def square_map(found: Tensor) -> Tensor:
     """A map `(B, C, h, w)`, also of tokens `(B, N, C)`."""
     if found.dim() == 4:
         return found

@@ -9,7 +9,7 @@ from torch import Tensor
 from ssl_inv.catalogue import require, require_above, require_at_least
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.memories.progress import Progress
-from ssl_inv.nn import losses
+from ssl_inv.nn import bends, losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.distributed import gather
 from ssl_inv.nn.dynamics import WorldModel
@@ -142,8 +142,8 @@ class SDJEPA(Progress, Objective):
             "triplet": Term(triplet, triplet_weight),
         }
         if straightening:
-            bends = [losses.bend(*embeddings[:, t : t + 3].unbind(1)) for t in range(embeddings.shape[1] - 2)]
-            terms["straightening"] = Term(torch.stack(bends).mean(), straightening)
+            turns = [bends.bend(*embeddings[:, t : t + 3].unbind(1)) for t in range(embeddings.shape[1] - 2)]
+            terms["straightening"] = Term(torch.stack(turns).mean(), straightening)
         return terms
 
     def _positives(self, index: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ssl_inv.catalogue import require, require_at_least, require_widths
-from ssl_inv.nn import losses
+from ssl_inv.nn import bends, losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import projector as make_projector
 from ssl_inv.objectives.base import Losses, PairLoss, PairObjective, Term, action_dimensions
@@ -106,10 +106,10 @@ class VICRegTrajectory(PairObjective):
 
     def _deviation(self, left: Tensor, centre: Tensor, right: Tensor) -> Tensor:
         if self.shape == "straight":
-            return losses.bend(left, centre, right)
+            return bends.bend(left, centre, right)
         if self.shape == "tangent":
-            return losses.tangent_bend(left, centre, right, self.normalised_centre)
-        return losses.geodesic_deviation(left, centre, right)
+            return bends.tangent_bend(left, centre, right, self.normalised_centre)
+        return bends.geodesic_deviation(left, centre, right)
 
 
 def centre_of(views: tuple[Transform, ...], names: list[str]) -> Tensor:

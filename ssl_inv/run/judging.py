@@ -20,7 +20,8 @@ from ssl_inv.evaluation.both_sides import THUMBNAIL, thumbnail
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol, ViewPredictor
 from ssl_inv.evaluation.results import Comparison, Result
 from ssl_inv.evaluation.suite import FULL, QUICK, Protocols, measured, skipped
-from ssl_inv.nn.backbones import Backbone, Cached, mapper_of, to_channels_last
+from ssl_inv.nn.backbones import Backbone, Cached, to_channels_last
+from ssl_inv.nn.mapper import mapper_of
 from ssl_inv.nn.modes import frozen
 from ssl_inv.objectives.base import Encoder, Objective
 from ssl_inv.run.annotated import annotated

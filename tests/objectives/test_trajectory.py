@@ -7,7 +7,7 @@ import torch
 from small import total
 from torch import Tensor, nn
 
-from ssl_inv.nn import losses
+from ssl_inv.nn import bends
 from ssl_inv.objectives.vicreg import VICReg
 from ssl_inv.objectives.vicreg_trajectory import VICRegTrajectory, centre_of
 from ssl_inv.testing import GROUPS
@@ -25,9 +25,9 @@ def trajectory() -> tuple[Tensor, Tensor, Tensor]:
 
 def test_a_view_on_the_way_has_no_deviation(trajectory):
     left, centre, right = trajectory
-    assert losses.geodesic_deviation(left, centre, right) < 1e-20
-    assert losses.bend(left, (left + 2 * right) / 3, right) < 1e-12
-    assert losses.bend(left, left - right, right) > 1
+    assert bends.geodesic_deviation(left, centre, right) < 1e-20
+    assert bends.bend(left, (left + 2 * right) / 3, right) < 1e-12
+    assert bends.bend(left, left - right, right) > 1
 
 
 def test_deviation_is_the_squared_sine_of_the_angle_to_the_plane(trajectory):
@@ -35,7 +35,7 @@ def test_deviation_is_the_squared_sine_of_the_angle_to_the_plane(trajectory):
     normal = torch.linalg.svd(torch.stack((left, right), dim=1))[2][:, 2]
     tilted = nn.functional.normalize(centre, dim=1) * math.cos(0.3) + normal * math.sin(0.3)
     expected = torch.tensor(math.sin(0.3) ** 2, dtype=torch.float64)
-    torch.testing.assert_close(losses.geodesic_deviation(left, 7 * tilted, right), expected)
+    torch.testing.assert_close(bends.geodesic_deviation(left, 7 * tilted, right), expected)
 
 
 @pytest.mark.parametrize("normalised", [True, False])
@@ -46,7 +46,7 @@ def test_the_way_bends_by_the_angle_of_its_steps_without_what_points_along_the_c
     kept = 0.0 if normalised else 1 - 9
     first, second = (torch.tensor(step, dtype=torch.float64) for step in ([1, 2, 3 * kept], [2, 0, 2 * kept]))
     expected = 1 - torch.dot(first, second) / (first.norm() * second.norm())
-    torch.testing.assert_close(losses.tangent_bend(left, centre, right, normalised), expected)
+    torch.testing.assert_close(bends.tangent_bend(left, centre, right, normalised), expected)
 
 
 def test_the_comparison_of_seq_jepa_has_vicreg_s_terms_of_two_views():
@@ -59,7 +59,7 @@ def test_the_comparison_of_seq_jepa_has_vicreg_s_terms_of_two_views():
 
 def test_deviation_has_a_gradient_where_the_ends_meet(trajectory):
     left, centre, _ = (one.requires_grad_() for one in trajectory)
-    losses.geodesic_deviation(left, centre, left.clone()).backward()
+    bends.geodesic_deviation(left, centre, left.clone()).backward()
     assert left.grad.isfinite().all()
     assert centre.grad.isfinite().all()
 
