@@ -139,7 +139,7 @@ def filled(schema: Schema, given: Mapping[str, Any], origin: str, besides: Itera
     """
     for name in given:
         if name not in schema.settings:
-            raise SettingError(name, f"no such setting; {suggest(str(name), [*schema.settings, *besides])}")
+            raise SettingError(str(name), f"no such setting; {suggest(str(name), [*schema.settings, *besides])}")
     found = {}
     for name, setting in schema.settings.items():
         if name in given:

@@ -119,7 +119,8 @@ class Trained(nn.Module):
         shown = torch.stack((index, torch.zeros_like(index)), dim=1).expand(plan.sources, -1, -1)
         rows = torch.arange(rank() * share, (rank() + 1) * share)
         views = (View(one[rows], made.select(rows)) for one, made in zip(pixels, transforms, strict=True))
-        return Views(tuple(views), index[rows], shown[:, rows])
+        labels = ((index + seed) % 3 - 1)[rows] if self.objective.needs_labels else None
+        return Views(tuple(views), index[rows], shown[:, rows], labels)
 
 
 def trained(names: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -141,7 +142,7 @@ def trained(names: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 KEEP_TEACHERS = ("byol", "conditional-byol", "dino", "i-jepa", "ibot", "interclr", "iwm", "moco-v2", "moco-v3", "msn")
-KEEP_TEACHERS += ("obow", "seq-jepa", "transitive")
+KEEP_TEACHERS += ("obow", "seq-jepa", "transitive", "capi", "conv-jepa", "gram-anchoring")
 OTHERS = [name for name in SETTINGS if name not in KEEP_TEACHERS]
 
 

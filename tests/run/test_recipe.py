@@ -170,6 +170,8 @@ def test_overrides_reach_the_settings_of_a_setting(overrides: list[str], base: d
 def test_a_mistake_in_the_settings_of_a_setting_is_named_with_its_whole_path() -> None:
     with pytest.raises(RecipeError, match=r"^objective\.base\.temprature: no such setting; did you mean 'temperature'"):
         load_recipe("simclr-ecr-folder", ["--objective.base.temprature=1"])
+    with pytest.raises(RecipeError, match=r"^trainer\.800: no such setting; there are steps"):
+        resolve({**CONTENT, "trainer": {800: 1}})
     with pytest.raises(RecipeError, match=r"^optimizer\.lr: expected a mapping of settings, got 0\.001"):
         load_recipe("simclr-ecr-folder", ["--optimizer.lr.highest=1"])
 

@@ -59,7 +59,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
         chosen = "" if "pretrain" in line or "--protocols" in line else " --protocols knn"
         assert main(shlex.split(f"{line}{chosen} {small}")[1:]) == 0, line
     written = {path.parent.name for path in tmp_path.glob("exams/*/exam.html")}
-    assert written == {"seeds", "libraries", "some"}
+    assert written == {"seeds", "libraries", "some", "layers"}
     layers = json.loads((tmp_path / "exams/layers/results.json").read_text())
     assert {row["trained"]["part"] for row in layers} >= {"all", "layer 00", "layer 01"}
 
