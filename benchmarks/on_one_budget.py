@@ -74,6 +74,8 @@ BUDGETS: dict[str, dict[str, Any]] = {
 """What all runs of a table share. `meshes-known` is tested on other views of the objects of its training."""
 
 EVERYTHING = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
+SEEN = [one for one in EVERYTHING if one != "light_phi"]
+"""Without the direction of the light, of which an untrained network knows nothing."""
 ADAMW = {"name": "adamw", "lr": 3e-3}
 OPTIMIZERS = {"seq-jepa": {"name": "adamw", "lr": 4e-4, "weight_decay": 1e-3, "warmup": 0.1}}
 """Other optimisers than AdamW at 3e-3, as the recipes have them."""
@@ -102,15 +104,20 @@ def split(invariant: Mapping[str, Any], equivariant: Mapping[str, Any], weight: 
     return {"name": "split", "invariant": dict(invariant), "equivariant": dict(equivariant), "weight": weight}
 
 
-def augself(told: Sequence[str], weight: float) -> dict[str, Any]:
-    """SimCLR with heads that tell how two views differ."""
-    return {"name": "augself", "parameters": list(told), "projector": [512, 128], "weight": weight, "bounded": False}
+def augself(told: Sequence[str], weight: float, rotation: float | None = None) -> dict[str, Any]:
+    """SimCLR with heads that tell how two views differ. `rotation`: the weight of its head."""
+    weights = {} if rotation is None else {"weights": {"rotation": rotation}}
+    made = {"name": "augself", "parameters": list(told), "projector": [512, 128], "weight": weight, "bounded": False}
+    return {**made, **weights}
 
 
-def inverse(base: Mapping[str, Any], told: Sequence[str], weight: float) -> dict[str, Any]:
+def inverse(
+    base: Mapping[str, Any], told: Sequence[str], weight: float, rotation: float | None = None
+) -> dict[str, Any]:
     """A head around a base that tells the action between two views from their features."""
     head = {"views": 2, "within": 0, "inverse": weight, "parameters": list(told)}
-    return {"name": "anti-invariance", "base": dict(base), **head}
+    weights = {} if rotation is None else {"weights": {"rotation": rotation}}
+    return {"name": "anti-invariance", "base": dict(base), **head, **weights}
 
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -132,6 +139,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "augself-4": augself(["rotation"], 4),
     "augself-all-4": augself(EVERYTHING, 4),
     "augself-all-16": augself(EVERYTHING, 16),
+    "augself-6": augself(["rotation"], 6),
+    "augself-8": augself(["rotation"], 8),
+    "augself-16": augself(["rotation"], 16),
+    "augself-uneven-4": augself(SEEN, 0.2, 4),
+    "augself-uneven-8": augself(SEEN, 0.2, 8),
+    "augself-uneven-16": augself(SEEN, 0.5, 16),
     "reconstruction": around(VICREG, ["rotation"], 0.5, 1),
     "reconstruction-simclr": around(SIMCLR, EVERYTHING, 0.5, 1),
     "reconstruction-augself": around(augself(EVERYTHING, 4), EVERYTHING, 0.5, 1),
@@ -150,6 +163,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "directions": 256,
     },
     "inverse-trajectory": inverse(TRAJECTORY, EVERYTHING, 4),
+    "inverse-trajectory-4": inverse(TRAJECTORY, ["rotation"], 4),
+    "inverse-trajectory-16": inverse(TRAJECTORY, ["rotation"], 16),
+    "inverse-trajectory-uneven": inverse(TRAJECTORY, SEEN, 1, 16),
+    "inverse-equimod-4": inverse({**EQUIMOD, "parameters": ["rotation"]}, ["rotation"], 4),
+    "inverse-equimod-uneven": inverse({**EQUIMOD, "parameters": ["rotation"]}, SEEN, 0.2, 8),
+    "inverse-simclr-8": inverse(SIMCLR, ["rotation"], 8),
     "inverse-equimod": inverse({**EQUIMOD, "parameters": ["rotation"]}, EVERYTHING, 4),
     "inverse-equicaps": inverse({"name": "equicaps", "capsules": 32, "map_side": 2}, EVERYTHING, 4),
 }

@@ -8,7 +8,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between, require_widths
+from ssl_inv.catalogue import (
+    SettingError,
+    require,
+    require_above,
+    require_at_least,
+    require_between,
+    require_named,
+    require_widths,
+)
 from ssl_inv.data.wanted import Growth
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone, Cached
@@ -30,7 +38,7 @@ class AntiInvariance(Around):
 
         L = L_base + within mean_d max(0, spread - s_d / t_d)
           + negatives mean_v CE(v; cos(p(z_1, a_v), z_u) / temperature for u = 1 ... V)
-          + inverse sum_t l_t(g_t(h_1, h_2), a_t).
+          + sum_t inverse_t l_t(g_t(h_1, h_2), a_t).
 
     s_d is the standard deviation within objects, the mean of all objects' variances under the root, and t_d that of the
     whole batch, without gradient. p(z_1, a_v) is the prediction of view v = 2 ... V from the first one; the other views
@@ -50,6 +58,7 @@ class AntiInvariance(Around):
         negatives: weight of the negatives within objects; the base must have a predictor.
         temperature: divides their cosines.
         inverse: weight of the error of each parameter that the head tells.
+        weights: weights of single parameters, by name, in place of `inverse`.
         parameters: of the action that the head tells; null takes those of the base.
         hidden: widths of the head's hidden layers, with batch normalisation.
         convention: form of the action vector that the head tells.
@@ -72,6 +81,7 @@ class AntiInvariance(Around):
         negatives: float = 0.0,
         temperature: float = 0.2,
         inverse: float = 1.0,
+        weights: dict[str, float] = {},
         parameters: list[str] | None = None,
         hidden: list[int] = [512],
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
@@ -79,6 +89,7 @@ class AntiInvariance(Around):
         smallest: float = 0.2,
     ) -> None:
         require_at_least(0, within=within, negatives=negatives, inverse=inverse, growth=growth)
+        require_at_least(0, **{f"weights.{name}": one for name, one in weights.items()})
         require_above(0, temperature=temperature)
         require_at_least(2, views=views)
         require_between(0, 1, spread=spread, smallest=smallest)
@@ -86,15 +97,19 @@ class AntiInvariance(Around):
         if hidden:
             require_widths(hidden=hidden)
         super().__init__(base=base_objective(features, groups, **base))
-        self.weights, self.spread, self.temperature = (within, negatives, inverse), spread, temperature
+        self.weights, self.spread, self.temperature = (within, negatives), spread, temperature
         self.convention: Convention = convention
         self.names = list(self.base.parameters_told) if parameters is None else parameters
+        require_named("weights", weights, self.names)
+        self.told = [weights.get(name, inverse) for name in self.names]
         predicts = type(self.base).predictor is not Objective.predictor
         require(predicts or not negatives, "negatives", "needs a base with a predictor; 0 is without")
         self.least_batch = max(self.base.least_batch, 2 if within > 0 else 1)
-        if inverse > 0:
+        require(
+            bool(self.names) or not inverse, "parameters", "is empty, and the base is told none; inverse: 0 needs none"
+        )
+        if any(self.told):
             self.widths = [action_dimensions(groups, [name], convention) for name in self.names]
-            require(bool(self.names), "parameters", "is empty, and the base is told none; inverse: 0 needs none")
             self.quaternions = [isinstance(groups[name], Rotation | Pose) for name in self.names]
             self.head = action_head(2 * (features - self.invariant_features), hidden, sum(self.widths))
         plan = self.base.plan
@@ -121,7 +136,7 @@ class AntiInvariance(Around):
         cached = Cached(backbone)
         first = replace(views_for(self.base, views), views=views.views[: self.base.plan.count])
         terms = self.base.loss(first, cached)
-        within, negatives, inverse = self.weights
+        within, negatives = self.weights
         own: dict[str, Term] = {}
         if within or negatives:
             predictor = self.base.predictor(cached)
@@ -135,14 +150,16 @@ class AntiInvariance(Around):
                 actions = [views[0].transform.relative(view.transform) for view in views.views[1 : self._views]]
                 predicted = torch.stack([predictor.predict(embeddings[0], one) for one in actions], dim=1)
                 own["negatives"] = Term(views_told_apart(predicted, together, self.temperature), negatives)
-        if inverse:
+        if any(self.told):
             own_part = [cached(view.pixels)[:, self.invariant_features :] for view in views.views[:2]]
             vector = views[0].transform.relative(views[1].transform).as_vector(self.names, self.convention)
             told, targets = (
                 torch.split(one, self.widths, 1) for one in (self.head(torch.cat(own_part, dim=1)), vector)
             )
-            for name, one, target, is_rotation in zip(self.names, told, targets, self.quaternions, strict=True):
-                own[f"inverse_{name}"] = Term(losses.action_error(one, target, is_rotation), inverse)
+            for name, weight, one, target, is_rotation in zip(
+                self.names, self.told, told, targets, self.quaternions, strict=True
+            ):
+                own[f"inverse_{name}"] = Term(losses.action_error(one, target, is_rotation), weight)
         return beside(terms, own)
 
     def _embedded(self, pixels: Tensor, predictor: Predictor | None, backbone: Backbone) -> Tensor:

@@ -1,13 +1,21 @@
 """AugSelf: SimCLR, with heads that predict from two features how their views differ."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_widths, suggest
+from ssl_inv.catalogue import (
+    SettingError,
+    require,
+    require_above,
+    require_at_least,
+    require_named,
+    require_widths,
+    suggest,
+)
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.heads import action_head
@@ -88,8 +96,8 @@ class AugSelf(PairObjective):
             require_widths(hidden=hidden)
         require(bool(parameters), "parameters", "is empty; at least one is needed")
         require(len(set(parameters)) == len(parameters), "parameters", f"names one twice: {', '.join(parameters)}")
-        _require_named("weights", weights, parameters)
-        _require_named("quarter_turns", quarter_turns, parameters)
+        require_named("weights", weights, parameters)
+        require_named("quarter_turns", quarter_turns, parameters)
         self.weights = [weights.get(name, weight) for name in parameters]
         self.bounded, self.symmetric, self.temperature = bounded, symmetric, temperature
         self.targets = [_Target(name, convention, name in quarter_turns) for name in parameters]
@@ -179,11 +187,6 @@ class _Target:
         if not (dimensions := self(neutral.relative(neutral)).shape[1]):
             raise SettingError("parameters", f"{self.name!r} has no numeric value")
         return dimensions
-
-
-def _require_named(setting: str, named: Mapping[str, float] | Sequence[str], parameters: list[str]) -> None:
-    if (unknown := next((name for name in named if name not in parameters), None)) is not None:
-        raise SettingError(setting, f"{unknown!r} is not among parameters; {suggest(unknown, parameters)}")
 
 
 def _crop_difference(action: Action) -> Tensor:

@@ -91,6 +91,12 @@ def test_the_base_has_the_first_views_of_the_plan() -> None:
     assert objective.parameters_told == ["rotation"]
 
 
+def test_single_parameters_of_the_head_have_their_own_weights() -> None:
+    told = {"parameters": ["rotation", "floor_hue"], "inverse": 0.5, "weights": {"rotation": 8.0}}
+    _, objective = build("anti-invariance", **told)
+    assert objective.told == [8.0, 0.5]
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
@@ -102,6 +108,8 @@ def test_the_base_has_the_first_views_of_the_plan() -> None:
         ({"views": 1}, "views: must be at least 2"),
         ({"base": {"name": "simclr"}, "parameters": ["rotation"]}, "negatives: needs a base with a predictor"),
         ({"smallest": 0.0}, "smallest: must be above 0"),
+        ({"weights": {"rotaton": 2.0}}, "weights: 'rotaton' is not among parameters; did you mean 'rotation'"),
+        ({"weights": {"rotation": -1.0}}, "weights.rotation: must be at least 0"),
     ],
 )
 def test_what_cannot_be_is_refused(settings: dict[str, Any], sentence: str) -> None:
