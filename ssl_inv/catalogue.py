@@ -94,10 +94,10 @@ def require_widths(**settings: Sequence[int]) -> None:
         require(min(value) >= 1, name, f"must have widths of at least 1, got {list(value)}")
 
 
-def require_named(setting: str, named: Iterable[str], known: Sequence[str], where: str = "parameters") -> None:
-    """Raise a `SettingError` for the first of some names that another setting, `where`, does not have."""
-    if (unknown := next((name for name in named if name not in known), None)) is not None:
-        raise SettingError(setting, f"{unknown!r} is not among {where}; {suggest(unknown, known)}")
+def require_named(setting: str, named: Iterable[str], parameters: Sequence[str]) -> None:
+    """Raise a `SettingError` for the first of some names that the setting `parameters` does not have."""
+    if (unknown := next((name for name in named if name not in parameters), None)) is not None:
+        raise SettingError(setting, f"{unknown!r} is not among parameters; {suggest(unknown, parameters)}")
 
 
 @dataclass(frozen=True)
