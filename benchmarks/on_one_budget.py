@@ -77,10 +77,41 @@ EVERYTHING = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
 SEEN = [one for one in EVERYTHING if one != "light_phi"]
 """Without the direction of the light, of which an untrained network knows nothing."""
 ADAMW = {"name": "adamw", "lr": 3e-3}
-OPTIMIZERS = {"seq-jepa": {"name": "adamw", "lr": 4e-4, "weight_decay": 1e-3, "warmup": 0.1}}
-"""Other optimisers than AdamW at 3e-3, as the recipes have them."""
+JEPA = {"optimizer": {"name": "adamw", "lr": 1e-3, "weight_decay": 1e-3, "warmup": 0.05}, "trainer": {"clip": 1}}
+VIT = {
+    "backbone": {
+        "name": "vit_tiny_patch16_224",
+        "arguments": {
+            **{"img_size": 32, "patch_size": 4, "depth": 6, "num_heads": 3},
+            **{"class_token": False, "global_pool": "avg", "fc_norm": False},
+        },
+    },
+    "trainer": {"clip": 3},
+}
+VIT_OPTIMIZER = {"optimizer": {"name": "adamw", "lr": 3e-4, "warmup": 0.1}}
+OTHERWISE: dict[str, dict[str, Any]] = {
+    "seq-jepa": {"optimizer": {"name": "adamw", "lr": 4e-4, "weight_decay": 1e-3, "warmup": 0.1}},
+    **dict.fromkeys(("lewm", "lewm-inverse", "sd-jepa"), JEPA),
+    "conv-jepa": {
+        "backbone": {**SMALL, "stem": "3x3-stride1"},
+        "optimizer": {"name": "adamw", "lr": 1e-3, "warmup": 0.1},
+        "trainer": {"clip": 3},
+    },
+    "vit-vicreg": VIT | VIT_OPTIMIZER,
+    "vit-gram-anchoring": VIT | VIT_OPTIMIZER,
+    "vit-capi": {**VIT, "optimizer": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95], "warmup": 0.1}},
+}
+"""What a candidate has in place of the budget's settings and of AdamW at 3e-3, as its recipe has it."""
 VICREG = {"name": "vicreg", "projector": [512, 256], "invariance": 25, "variance": 25}
 SIMCLR = {"name": "simclr", "projector": [512, 128]}
+MOCO = {"name": "moco-v3", "projector": [512, 256], "predictor": [512], "temperature": 0.2, "momentum": 0.97}
+PREDICTED = {
+    "parameters": ["rotation"],
+    "observed": 3,
+    "projector": [512, 192],
+    **{"layers": 3, "heads": 4, "head_width": 64, "hidden": 512, "dropout": 0},
+}
+"""Settings of the recipes of LeWM and SD-JEPA."""
 SIE = {"name": "sie", "projector": [512, 256], "invariance": 25, "equivariance": 10, "variance": 25}
 TRAJECTORY = {**VICREG, "name": "vicreg-trajectory", "shape": "geodesic"}
 EQUIMOD = {"name": "equimod", "source": "pair", "projector": [512, 512, 128]}
@@ -162,6 +193,34 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         "sigreg_weight": 0.1,
         "directions": 256,
     },
+    "sie-magnitude-invariant": {**SIE, "predictor": "magnitude-invariant"},
+    "moco-v3": MOCO,
+    "ser": {"name": "ser", "base": MOCO, "layer": 3, "token_head": [128, 128], "share": 0.125},
+    "stl": {
+        "name": "stl",
+        "alike": ["rotation"],
+        "projector": [512, 128],
+        "transformation_widths": [128, 32],
+        "transformation_projector": [128, 128],
+    },
+    "ebc": {"name": "ebc", "alike": ["rotation"], "context": 31, "projector": [512, 9], "ridge": 0.01},
+    "lewm": {"name": "lewm", **PREDICTED, "sigreg_weight": 0.09, "directions": 256},
+    "lewm-inverse": {"name": "lewm", **PREDICTED, "anti_collapse": "inverse", "inverse_weight": 1.0},
+    "sd-jepa": {"name": "sd-jepa", **PREDICTED, "progression": 2, "sigreg_weight": 0.09, "directions": 256},
+    "fino": {
+        "name": "fino",
+        "base": {"name": "vicreg", "projector": [512, 256]},
+        "attract": ["rotation"],
+        "repel": ["floor_hue", "light_hue"],
+        **{"weight": 5, "repel_weight": 5, "warmup": 0.1},
+    },
+    "conv-jepa": {"name": "conv-jepa"},
+    "vit-vicreg": VICREG,
+    "vit-gram-anchoring": {"name": "gram-anchoring", "base": VICREG, "weight": 2, "start": 0.75, "refreshes": 0},
+    "vit-capi": {
+        "name": "capi",
+        **{"clusters": 64, "hidden_share": 0.65, "predicted_share": 0.25, "predictor_depth": 4, "momentum": 0.99},
+    },
     "inverse-trajectory": inverse(TRAJECTORY, EVERYTHING, 4),
     "inverse-trajectory-4": inverse(TRAJECTORY, ["rotation"], 4),
     "inverse-trajectory-16": inverse(TRAJECTORY, ["rotation"], 16),
@@ -184,12 +243,15 @@ def recipe_of(candidate: str, budget: str, seed: int, meshes: str | None) -> dic
         sections["data"]["path"] = meshes
     sections["trainer"] |= {"seed": seed, "workers": 0, "accelerator": "cpu"}
     sections["evaluation"] |= {"protocol": "quick"}
+    own = OTHERWISE.get(candidate, {})
+    sections["backbone"] = own.get("backbone", sections["backbone"])
+    sections["trainer"] |= own.get("trainer", {})
     if candidate == "seq-jepa":
         sections["evaluation"] |= {"aggregate": [1, 2, 4]}
     return {
         "objective": OBJECTIVES[candidate],
         "augmentation": {"name": "none"},
-        "optimizer": OPTIMIZERS.get(candidate, ADAMW),
+        "optimizer": own.get("optimizer", ADAMW),
         "monitor": {"every": 0},
         **sections,
     }
@@ -288,6 +350,7 @@ def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, A
     return {
         "objective": recipe["objective"],
         "optimizer": recipe["optimizer"],
+        **{name: one for name, one in OTHERWISE.get(candidate, {}).items() if name != "optimizer"},
         "commit": record["versions"].get("commit"),
         "threads": torch.get_num_threads(),
         "machine": host_facts()["machine"],

@@ -44,6 +44,10 @@ class SmallStemResNet(ResNet):
         nn.init.kaiming_normal_(first.weight, mode="fan_out", nonlinearity="relu")
         self.add_module("conv1", first)
         self.add_module("maxpool", nn.Identity())
+        # timm tells the reductions of its own stem, which halves once before `act1` and once behind it.
+        self.feature_info: list[dict[str, Any]] = [
+            {**one, "reduction": stem_stride * (one["reduction"] // 4 or 1)} for one in self.feature_info
+        ]
 
 
 def _register_small_stem(base: str, block: type[nn.Module], layers: tuple[int, ...], stem: Stem, stride: int) -> None:

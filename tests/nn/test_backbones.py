@@ -25,6 +25,14 @@ def test_stems_keep_resolution(stem, side):
         assert torch.equal(again(pixels), backbone.model(pixels))
 
 
+@pytest.mark.parametrize("stem", ["default", "3x3-stride2", "3x3-stride1"])
+@pytest.mark.parametrize("ibn", ["none", "b"])
+def test_layers_tell_by_how_much_they_shrink_the_image(stem, ibn):
+    model = make_backbone(name="resnet18", stem=stem, ibn=ibn, arguments={"channels": [4, 4, 8, 8]}).model.eval()
+    maps = model.forward_intermediates(torch.zeros(1, 3, 64, 64), intermediates_only=True)
+    assert [64 // one.shape[-1] for one in maps] == [one["reduction"] for one in model.feature_info]
+
+
 def test_one_import_lets_timm_rebuild_an_export_with_a_small_stem(tmp_path):
     backbone = make_backbone(name="resnet18", stem="3x3-stride2", arguments={"channels": [4, 4, 8, 8]})
     preprocessing = Preprocessing((0.5,) * 3, (0.5,) * 3, 64)
