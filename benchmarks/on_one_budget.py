@@ -151,6 +151,11 @@ def inverse(
     return {"name": "anti-invariance", "base": dict(base), **head, **weights}
 
 
+def both_ways(base: Mapping[str, Any], rotation: float) -> dict[str, Any]:
+    """Around a base, a deeper head that tells the rotation there and back, as AugSelf's do."""
+    return {**inverse(base, ["rotation"], rotation), "hidden": [512, 512], "symmetric": True}
+
+
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "supervised-classes": {"name": "supervised", "labels": True},
     "supervised-rotation": {"name": "supervised", "classification": 0, "parameters": ["rotation"]},
@@ -236,6 +241,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         **inverse({**EQUIMOD, "parameters": ["rotation"]}, ["rotation"], 6),
         "hidden": [512, 512],
     },
+    **{
+        f"inverse-equimod-both-{weight}": both_ways({**EQUIMOD, "parameters": ["rotation"]}, weight)
+        for weight in (4, 6)
+    },
+    "inverse-trajectory-both-8": both_ways(TRAJECTORY, 8),
+    "augself-uneven-6": augself(SEEN, 0.5, 6),
     "inverse-simclr-8": inverse(SIMCLR, ["rotation"], 8),
     "inverse-equimod": inverse({**EQUIMOD, "parameters": ["rotation"]}, EVERYTHING, 4),
     "inverse-equicaps": inverse({"name": "equicaps", "capsules": 32, "map_side": 2}, EVERYTHING, 4),

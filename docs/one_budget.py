@@ -23,6 +23,9 @@ SHARE = 0.95
 BOUNDS = {CLASSES: "supervised-classes", ROTATION: "supervised-rotation"}
 """The candidates whose scores are the bounds: each is told one thing alone."""
 
+INVARIANT = ("simclr", "vicreg", "moco-v3", "trajectory")
+"""The candidates whose best linear accuracy is what an encoder that has both should reach."""
+
 COLUMNS = {
     "linear, %": CLASSES,
     "kNN, %": "knn/top1",
@@ -81,9 +84,8 @@ def frontier(content: Content, budget: str) -> str:
     """The table of a budget, best first by the lesser of the two shares of the bounds, and how it was measured."""
     found, runs = scores(content, budget), by_candidate(content, budget)
     best = {measure: mean(found.get(name, {}).get(measure, ())) for measure, name in BOUNDS.items()}
-    # No objective without classes is asked for more classes than the best of them knows.
-    known = [mean(row[CLASSES]) for name, row in found.items() if not name.startswith("supervised")]
-    best[CLASSES] = max((one for one in known if one is not None), default=None)
+    # No objective without labels is asked for the classes of one that has them.
+    best[CLASSES] = best_invariant(found)
 
     def share(row: Mapping[str, Values], measure: str) -> float | None:
         ours, bound = mean(row.get(measure, ())), best[measure]
@@ -93,7 +95,7 @@ def frontier(content: Content, budget: str) -> str:
         shares = [share(item[1], measure) for measure in BOUNDS]
         return _ORDER.get(item[0], 0), -min((one for one in shares if one is not None), default=0.0)
 
-    head = ["candidate", "seeds", *COLUMNS, "of the best linear, %", "of the bound's rotation, %"]
+    head = ["candidate", "seeds", *COLUMNS, "of the best invariant linear, %", "of the bound's rotation, %"]
     rows = []
     for name, row in sorted(found.items(), key=place):
         shown = [number(measure, row.get(measure, ())) for measure in COLUMNS.values()]
@@ -101,6 +103,12 @@ def frontier(content: Content, budget: str) -> str:
         seeds = str(len(runs.get(name, ()))) if name in runs else ""
         rows.append([f"`{name}`", seeds, *shown, *("" if one is None else f"{100 * one:.0f}" for one in shares)])
     return f"{table(head, rows, range(1, len(head)))}\n\n{told(runs, budget)}"
+
+
+def best_invariant(found: Mapping[str, Mapping[str, Values]]) -> float | None:
+    """The highest linear accuracy of an objective that is told no transform and no label."""
+    known = [mean(found[name][CLASSES]) for name in INVARIANT if name in found]
+    return max((one for one in known if one is not None), default=None)
 
 
 def told(runs: Mapping[str, Mapping[int, Content]], budget: str) -> str:
@@ -168,8 +176,7 @@ def chart(content: Content, budget: str) -> str:
         for name, row in found.items()
         if mean(row.get(ROTATION, ())) is not None and mean(row.get(CLASSES, ())) is not None
     }
-    known = [point[1] for name, point in points.items() if not name.startswith("supervised")]
-    corner = (points.get(BOUNDS[ROTATION], (None,))[0], max((one for one in known if one is not None), default=None))
+    corner = (points.get(BOUNDS[ROTATION], (None,))[0], best_invariant(found))
     spans = [_span([point[axis] for point in points.values()]) for axis in (0, 1)]
 
     def across(value: float) -> float:
@@ -200,16 +207,45 @@ def chart(content: Content, budget: str) -> str:
     lines.append(f'<text x="{(_LEFT + edge) / 2}" y="{_HEIGHT - 10}" text-anchor="middle">R2 of the rotation</text>')
     turned = f'transform="translate(14 {(_EDGE + ground) / 2}) rotate(-90)"'
     lines.append(f'<text {turned} text-anchor="middle">linear top-1, %</text>')
-    for name, (right, high) in sorted(points.items()):
-        colour = "#888" if name == "untrained" else "#c33" if name.startswith("supervised") else "#236"
-        x, y = across(right), up(high)
-        lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"/>')
-        anchor, shift = ("end", -7) if x > _WIDTH * 0.75 else ("start", 7)
-        lines.append(
-            f'<text x="{x + shift:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="10">'
-            f"{html.escape(name)}</text>"
-        )
+    places = {name: (across(right), up(high)) for name, (right, high) in points.items()}
+    for name, (x, y) in sorted(places.items()):
+        title = f"<title>{html.escape(name)}</title>"
+        lines.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{_colour(name)}">{title}</circle>')
+    for name, (x, y) in _labels(places).items():
+        lines.append(f'<text x="{x:.1f}" y="{y:.1f}" fill="{_colour(name)}" font-size="10">{html.escape(name)}</text>')
     return "\n".join([*lines, "</svg>"]) + "\n"
+
+
+def _colour(name: str) -> str:
+    return "#888" if name == "untrained" else "#c33" if name.startswith("supervised") else "#236"
+
+
+def _labels(places: Mapping[str, tuple[float, float]]) -> dict[str, tuple[float, float]]:
+    """Where each name begins, for as many as fit without touching a point or another name.
+
+    Bounds come first, then what stands nearest to the upper right corner.
+    """
+    taken = [(x - 4, y - 4, x + 4, y + 4) for x, y in places.values()]
+    found = {}
+    for name in sorted(places, key=lambda one: (one not in _ORDER, places[one][1] - places[one][0])):
+        x, y = places[name]
+        width = 5.6 * len(name)
+        for left, base in ((x + 7, y + 4), (x - 7 - width, y + 4), (x - width / 2, y - 7), (x - width / 2, y + 14)):
+            box = (left, base - 9, left + width, base + 2)
+            inside = _within(box, (_LEFT, _EDGE / 2, _WIDTH - 2, _HEIGHT - _BOTTOM))
+            if inside and not any(_touch(box, one) for one in taken):
+                taken.append(box)
+                found[name] = (left, base)
+                break
+    return found
+
+
+def _within(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return other[0] < one[0] and other[1] < one[1] and one[2] < other[2] and one[3] < other[3]
+
+
+def _touch(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
 
 
 def _span(found: Iterable[float]) -> tuple[float, float]:

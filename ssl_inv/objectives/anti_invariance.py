@@ -61,6 +61,7 @@ class AntiInvariance(Around):
         weights: weights of single parameters, by name, in place of `inverse`.
         parameters: of the action that the head tells; null takes those of the base.
         hidden: widths of the head's hidden layers, with batch normalisation.
+        symmetric: whether the head tells the action in both directions, and the errors are averaged, as in AugSelf.
         convention: form of the action vector that the head tells.
         growth: batches in which pairs grow from near to any: views are drawn among those that differ least in the
             parameters from the first, a share that grows to all. 0 draws any views from the first step on.
@@ -84,6 +85,7 @@ class AntiInvariance(Around):
         weights: dict[str, float] = {},
         parameters: list[str] | None = None,
         hidden: list[int] = [512],
+        symmetric: bool = False,
         convention: Literal["sie", "seq-jepa", "canonical"] = "canonical",
         growth: int = 0,
         smallest: float = 0.2,
@@ -98,6 +100,7 @@ class AntiInvariance(Around):
             require_widths(hidden=hidden)
         super().__init__(base=base_objective(features, groups, **base))
         self.weights, self.spread, self.temperature = (within, negatives), spread, temperature
+        self.directions = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
         self.convention: Convention = convention
         self.names = list(self.base.parameters_told) if parameters is None else parameters
         require_named("weights", weights, self.names)
@@ -151,16 +154,17 @@ class AntiInvariance(Around):
                 predicted = torch.stack([predictor.predict(embeddings[0], one) for one in actions], dim=1)
                 own["negatives"] = Term(views_told_apart(predicted, together, self.temperature), negatives)
         if any(self.told):
-            own_part = [cached(view.pixels)[:, self.invariant_features :] for view in views.views[:2]]
-            vector = views[0].transform.relative(views[1].transform).as_vector(self.names, self.convention)
-            told, targets = (
-                torch.split(one, self.widths, 1) for one in (self.head(torch.cat(own_part, dim=1)), vector)
-            )
-            for name, weight, one, target, is_rotation in zip(
-                self.names, self.told, told, targets, self.quaternions, strict=True
-            ):
-                own[f"inverse_{name}"] = Term(losses.action_error(one, target, is_rotation), weight)
+            ways = [self._told(views, cached, first, second) for first, second in self.directions]
+            for name, weight, *errors in zip(self.names, self.told, *ways, strict=True):
+                own[f"inverse_{name}"] = Term(torch.stack(errors).mean(), weight)
         return beside(terms, own)
+
+    def _told(self, views: Views, backbone: Backbone, first: int, second: int) -> list[Tensor]:
+        """The head's error in each parameter, from one view to another."""
+        parts = [backbone(views[one].pixels)[:, self.invariant_features :] for one in (first, second)]
+        vector = views[first].transform.relative(views[second].transform).as_vector(self.names, self.convention)
+        told, targets = (torch.split(one, self.widths, 1) for one in (self.head(torch.cat(parts, dim=1)), vector))
+        return [losses.action_error(*one) for one in zip(told, targets, self.quaternions, strict=True)]
 
     def _embedded(self, pixels: Tensor, predictor: Predictor | None, backbone: Backbone) -> Tensor:
         if predictor is not None:

@@ -1,11 +1,12 @@
 """The terms against invariance are zero or small only for embeddings that change with the view as the action says."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from small import build
+from small import build, views_of
 from small_data import solids
 from torch import Tensor
 
@@ -14,6 +15,7 @@ from ssl_inv.data.batches import StepBatches
 from ssl_inv.data.source import Subset
 from ssl_inv.data.wanted import Growth
 from ssl_inv.objectives.anti_invariance import spread_within, views_told_apart
+from ssl_inv.transforms import Rotation, Transform
 from ssl_inv.views import Pair
 
 
@@ -95,6 +97,21 @@ def test_single_parameters_of_the_head_have_their_own_weights() -> None:
     told = {"parameters": ["rotation", "floor_hue"], "inverse": 0.5, "weights": {"rotation": 8.0}}
     _, objective = build("anti-invariance", **told)
     assert objective.told == [8.0, 0.5]
+
+
+def test_a_symmetric_head_has_the_mean_error_of_both_directions() -> None:
+    settings = {"base": {"name": "simclr", "projector": [8]}, "parameters": ["rotation"], "negatives": 0, "within": 0}
+    backbone, objective = build("anti-invariance", **settings, symmetric=True)
+    _, one_way = build("anti-invariance", **settings)
+    one_way.load_state_dict(objective.state_dict())
+    turns = torch.nn.functional.normalize(torch.randn(2, 6, 4), dim=2)
+    made = [Transform({"rotation": turn}, {"rotation": Rotation()}) for turn in turns]
+    views = views_of(torch.randn(2, 6, 3, 32, 32), made)
+    swapped = replace(views, views=views.views[::-1])
+    told = [float(one_way.loss(each, backbone)["inverse_rotation"].value.detach()) for each in (views, swapped)]
+    assert told[0] != told[1]
+    both = float(objective.loss(views, backbone)["inverse_rotation"].value.detach())
+    assert both == pytest.approx(sum(told) / 2, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,13 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     "adaptive-multi-head": [{"negatives": "all"}],
     "anti-invariance": [
         {"base": {"name": "simclr", "projector": PROJECTOR}, "negatives": 0.0, "parameters": ["rotation", "crop"]},
-        {"base": {"name": "equimod", "projector": PROJECTOR}, "inverse": 0.0, "weights": {"crop": 2}, "views": 3},
+        {
+            "base": {"name": "equimod", "projector": PROJECTOR},
+            "inverse": 0.0,
+            "weights": {"crop": 2},
+            "symmetric": True,
+            "views": 3,
+        },
         {"base": {"name": "seq-jepa", **SIZES["seq-jepa"]}, "views": 3, "within": 0.0},
     ],
     "capi": [{"momentum_warmup": 0.0, "keep": "student", "hidden_share": 0.3, "predicted_share": 1.0}],
