@@ -151,9 +151,10 @@ def inverse(
     return {"name": "anti-invariance", "base": dict(base), **head, **weights}
 
 
-def both_ways(base: Mapping[str, Any], rotation: float) -> dict[str, Any]:
-    """Around a base, a deeper head that tells the rotation there and back, as AugSelf's do."""
-    return {**inverse(base, ["rotation"], rotation), "hidden": [512, 512], "symmetric": True}
+def both_ways(base: Mapping[str, Any], rotation: float, others: float = 0.0) -> dict[str, Any]:
+    """Around a base, a deeper head that tells the rotation there and back, as AugSelf's do, and others of `SEEN`."""
+    told = inverse(base, SEEN, others, rotation) if others else inverse(base, ["rotation"], rotation)
+    return {**told, "hidden": [512, 512], "symmetric": True}
 
 
 OBJECTIVES: dict[str, dict[str, Any]] = {
@@ -246,6 +247,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
         for weight in (4, 6)
     },
     "inverse-trajectory-both-8": both_ways(TRAJECTORY, 8),
+    "inverse-trajectory-both-uneven": both_ways(TRAJECTORY, 8, 0.3),
+    "inverse-trajectory-both-uneven-1": both_ways(TRAJECTORY, 8, 1),
     "augself-uneven-6": augself(SEEN, 0.5, 6),
     "inverse-simclr-8": inverse(SIMCLR, ["rotation"], 8),
     "inverse-equimod": inverse({**EQUIMOD, "parameters": ["rotation"]}, EVERYTHING, 4),

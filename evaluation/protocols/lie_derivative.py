@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ssl_inv.evaluation.protocols.base import Encoded, Protocol
 from ssl_inv.evaluation.protocols.chosen_images import mapped, parts_of, some_images
+from ssl_inv.evaluation.protocols.map_decibels import NAMES, masked_errors, moved_errors
 from ssl_inv.evaluation.protocols.map_derivatives import TOO_SMALL, map_errors
 from ssl_inv.evaluation.protocols.motions import (
     COLOUR,
@@ -20,16 +20,12 @@ from ssl_inv.evaluation.protocols.motions import (
     Motion,
     Scheme,
     colour_generator,
-    disk,
-    displacements,
     generator,
     overlap,
-    rotated,
     shifted,
     stride_of,
 )
 from ssl_inv.evaluation.results import Result, object_sums
-from ssl_inv.transforms.keyed_random import uniform
 
 _NO_MAPS = "the encoder gives no feature maps"
 _ONE_CELL = "the feature map has one cell along an axis, so it cannot move with the image"
@@ -56,7 +52,8 @@ class LieDerivative(Protocol):
       maps of one size. Where layers are measured, there is a number for the map of each.
     - `eq_t`, `eq_t_whole`, `eq_r`, `eq_r90`: decibels, 10 log10(2^2 / MSE), of the map of the moved image against the
       moved map, in units of the deviation of the map, over what both show: shifts of up to 1/8 of the width; shifts by
-      whole cells up to that, or by one; rotations by any angle; quarter turns, which need no interpolation.
+      whole cells up to that, or by one; rotations by any angle; quarter turns, which need no interpolation. Where
+      layers are measured, there is a number for the map of each.
     - `aliasing/map`, `aliasing/vector`: the share of the error under translation that is due to sampling. A network of
       stride s treats shifts by s, 2 s, ... pixels alike, but for its borders and positional embeddings. So with D(d)
       the mean squared error after a shift by d, the share is 1 - D(s) / E, where sqrt(E) is the mean of sqrt(D(s / 2))
@@ -114,7 +111,8 @@ class LieDerivative(Protocol):
             for name in ("eq_t", "eq_r", "aliasing"):
                 yield Result(name, "all", None, detail=_NO_MAPS)
             return
-        yield from self._decibels(maps, pixels, objects)
+        for part, one in (encoded.layer_maps or {"all": maps}).items():
+            yield from self._decibels(part, one, pixels, objects)
         yield from self._aliasing(encoded, pixels, objects, vectors)
 
     def _derivatives(
@@ -168,59 +166,31 @@ class LieDerivative(Protocol):
             return Result(name, part, None, detail="the features are the same for all images")
         return Result(name, part, value, self.bootstrap.standard_error(sums, quotient), detail)
 
-    def _decibels(self, maps: Callable[[Tensor], Tensor], pixels: Tensor, objects: Tensor) -> Iterator[Result]:
-        still = mapped(maps, pixels)
-        variance = (still - still.mean(dim=0)).square().mean()
-        if not float(variance) > 0:
-            yield Result("eq_t", "all", None, detail="the features are the same for all images")
+    def _decibels(
+        self, part: str, maps: Callable[[Tensor], Tensor], pixels: Tensor, objects: Tensor
+    ) -> Iterator[Result]:
+        found = moved_errors(maps, pixels, self.draws, self.seed)
+        if not found.variance > 0:
+            yield Result("eq_t", part, None, detail="the features are the same for all images")
             return
-        height, width = still.shape[-2:]
-        stride = stride_of(pixels.shape[-1], width), stride_of(pixels.shape[-2], height)
-        # A map of few cells has less than one in an eighth of its width.
-        cells = displacements(len(pixels), max(1, width // 8), self.draws, self.seed)
-        names = ("eq_t", "eq_t_whole", "eq_r", "eq_r90")
-        if min(height, width) < 2:
-            for name in names:
-                yield Result(name, "all", None, detail=_ONE_CELL)
-            return
-        found: dict[str, list[Tensor]] = {name: [] for name in names}
-        for draw in range(self.draws):
-            numbers = torch.from_numpy(uniform(self.seed, draw, np.arange(len(pixels)), count=3))
-            for name in names:
-                if name.startswith("eq_t"):
-                    x, y = ((2 * numbers[:, k] - 1) * pixels.shape[-1 - k] / 8 / stride[k] for k in (0, 1))
-                    if name == "eq_t_whole":
-                        y, x = cells[:, draw % cells.shape[1]].double().unbind(1)
-                    moved = mapped(maps, shifted(pixels, x * stride[0], y * stride[1]))
-                    wanted, mask = shifted(still, x, y), overlap((height, width), x, y)
-                elif name == "eq_r90" and height == width and pixels.shape[-1] == pixels.shape[-2]:
-                    quarters = 1 + draw % 3
-                    moved, wanted = (mapped(maps, pixels.rot90(quarters, (-2, -1))), still.rot90(quarters, (-2, -1)))
-                    mask = torch.ones(len(pixels), 1, height, width, dtype=torch.float64)
-                elif name == "eq_r":
-                    angles = (2 * numbers[:, 2] - 1) * math.pi
-                    moved, wanted = mapped(maps, rotated(pixels, angles)), rotated(still, angles)
-                    mask = disk(height, width).repeat(len(pixels), 1, 1, 1)
-                else:
-                    continue
-                errors = [masked_errors(moved, one, mask) for one in (wanted, still)]
-                found[name].append(torch.stack((*errors, mask.sum(dim=(1, 2, 3))), dim=1))
-        for name, columns in found.items():
-            if not columns:
-                yield Result(name, "all", None, detail="images or maps are not square")
+        for name in NAMES:
+            errors = found.errors.get(name)
+            if errors is None:
+                lacking = _ONE_CELL if min(found.size) < 2 else "images or maps are not square"
+                yield Result(name, part, None, detail=lacking)
                 continue
-            sums = object_sums(torch.cat(columns), objects.repeat(len(columns)))
+            sums = object_sums(errors, objects.repeat(len(errors) // len(objects)))
             if not float(sums[:, 2].sum()) > 0:
-                yield Result(name, "all", None, detail="no cell of the feature map is seen before and after")
+                yield Result(name, part, None, detail="no cell of the feature map is seen before and after")
                 continue
 
             def level(totals: Tensor, column: int = 0) -> Tensor:
-                error = (totals[:, column] / totals[:, 2] / variance).clamp_min(1e-12)
+                error = (totals[:, column] / totals[:, 2] / found.variance).clamp_min(1e-12)
                 return 10 * torch.log10(_PEAK**2 / error)
 
             whole = sums.sum(dim=0, keepdim=True)
             detail = f"dB; the unmoved map scores {float(level(whole, 1)[0]):.1f}, an unrelated one 3.0"
-            yield Result(name, "all", float(level(whole)[0]), self.bootstrap.standard_error(sums, level), detail)
+            yield Result(name, part, float(level(whole)[0]), self.bootstrap.standard_error(sums, level), detail)
 
     def _aliasing(
         self, encoded: Encoded, pixels: Tensor, objects: Tensor, vectors: Mapping[str, Tensor]
@@ -295,13 +265,6 @@ def lie_derivative(
     if output.dim() == 4:
         error = change - generator(output, motion, stride_of(images.shape[-1], output.shape[-1]), scheme)
     return error
-
-
-def masked_errors(one: Tensor, other: Tensor, mask: Tensor) -> Tensor:
-    """Squared differences of maps `(B, C, h, w)` where the mask `(B, 1, h, w)` is 1: their mean over channels and sum
-    over places, `(B,)`.
-    """
-    return ((one - other).square().mean(dim=1, keepdim=True) * mask).sum(dim=(1, 2, 3))
 
 
 def decibels(error: float, peak: float = _PEAK) -> float:

@@ -9,6 +9,7 @@ import torch
 from imaged import encoded_by
 from torch import Tensor
 
+from ssl_inv.evaluation.protocols import map_decibels
 from ssl_inv.evaluation.protocols.base import Encoded
 from ssl_inv.evaluation.protocols.chosen_images import some_images
 from ssl_inv.evaluation.protocols.lie_derivative import LieDerivative, difference_step, lie_derivative
@@ -135,6 +136,20 @@ def test_every_layer_has_the_number_of_its_own_map():
         assert found[name, "layer 00"] == whole[name, "all"] < 1e-3
         assert found[name, "layer 01 patches"] == pytest.approx(1, abs=0.05)
         assert (name, "all") not in found
+    for name in ("eq_t", "eq_t_whole", "eq_r", "eq_r90"):
+        assert found[name, "layer 00"] == whole[name, "all"] > 20
+        assert found[name, "layer 01 patches"] < 15
+        assert (name, "all") not in found
+
+
+def test_large_maps_in_pieces_have_the_numbers_of_the_whole(monkeypatch):
+    pixels = smooth(7)
+    whole = measured(lambda one: one[..., ::2, ::2], pixels)
+    monkeypatch.setattr(map_decibels, "_FLOATS", 3 * 3 * 16 * 16)
+    pieces = measured(lambda one: one[..., ::2, ::2], pixels)
+    for name in map_decibels.NAMES:
+        assert pieces[name].value == pytest.approx(whole[name].value, rel=1e-9)
+        assert pieces[name].spread == pytest.approx(whole[name].spread, rel=1e-6)
 
 
 @pytest.mark.parametrize("motion", ["translation_x", "rotation", "scale"])

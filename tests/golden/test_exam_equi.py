@@ -25,8 +25,9 @@ from ssl_inv.evaluation.protocols.geodesic import (
     rotation_from_six,
 )
 from ssl_inv.evaluation.protocols.leakage import leaks
-from ssl_inv.evaluation.protocols.lie_derivative import decibels, lie_derivative, masked_errors
+from ssl_inv.evaluation.protocols.lie_derivative import decibels, lie_derivative
 from ssl_inv.evaluation.protocols.linear_maps import Span, ridge
+from ssl_inv.evaluation.protocols.map_decibels import masked_errors
 from ssl_inv.evaluation.protocols.motions import gradient, overlap
 from ssl_inv.evaluation.protocols.sensitivity import sensitivity
 from ssl_inv.evaluation.protocols.transforms_r2 import r2_mean, r2_pooled
