@@ -250,7 +250,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "inverse-trajectory-both-uneven": both_ways(TRAJECTORY, 8, 0.3),
     "inverse-trajectory-both-uneven-1": both_ways(TRAJECTORY, 8, 1),
     "inverse-trajectory-both-uneven-12": both_ways(TRAJECTORY, 12, 0.5),
-    "inverse-trajectory-both-uneven-16": both_ways(TRAJECTORY, 16, 1),
+    "frontier": both_ways(TRAJECTORY, 16, 1),
     "augself-uneven-6": augself(SEEN, 0.5, 6),
     "inverse-simclr-8": inverse(SIMCLR, ["rotation"], 8),
     "inverse-equimod": inverse({**EQUIMOD, "parameters": ["rotation"]}, EVERYTHING, 4),
