@@ -67,8 +67,10 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
         "docs/results/one-budget.json, meshes": lambda: meshes() or "Not measured yet.",
         "docs/results/one-budget.json, new objects": lambda: meshes("new objects"),
         **{
-            f"docs/results/one-budget.json, {budget}": lambda budget=budget: one_budget.frontier(budgets, budget)
-            for budget in ("solids-small", "solids")
+            f"docs/results/one-budget.json, {budget}": lambda budget=budget, beside=beside: one_budget.frontier(
+                budgets, budget, beside
+            )
+            for budget, beside in {"solids-small": [], "solids": tables.on_equal_terms(records)[0]}.items()
             if one_budget.by_candidate(budgets, budget)
         },
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),

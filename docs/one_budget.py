@@ -4,10 +4,11 @@ benchmarks/on_one_budget.py writes the file, a run for each budget, candidate an
 """
 
 import html
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmark_tables import MESHES, facts
+from record import Record
 from tables import number, table
 
 from ssl_inv.run.side_by_side.over_seeds import mean
@@ -23,8 +24,12 @@ SHARE = 0.95
 BOUNDS = {CLASSES: "supervised-classes", ROTATION: "supervised-rotation"}
 """The candidates whose scores are the bounds: each is told one thing alone."""
 
-INVARIANT = ("simclr", "vicreg", "moco-v3", "trajectory")
-"""The candidates whose best linear accuracy is what an encoder that has both should reach."""
+INVARIANT = (
+    *("simclr", "vicreg", "moco-v3", "trajectory"),
+    *(f"{name}-rendered" for name in ("simclr", "vicreg", "moco-v3", "vicreg-trajectory", "byol", "lejepa")),
+    *(f"{name}-rendered" for name in ("barlow-twins", "simsiam")),
+)
+"""The candidates and recipes whose best linear accuracy is what an encoder that has both should reach."""
 
 COLUMNS = {
     "linear, %": CLASSES,
@@ -57,17 +62,32 @@ def values(runs: Iterable[Content], measure: str, kind: int = 0) -> Values:
         measure: its name.
         kind: 0 for the trained network, 2 for the untrained one, 3 with shuffled targets.
     """
-    parts = ("prediction space", "all") if "retrieval" in measure else ("equivariant", "all")
-    parts = ("all",) if "top1" in measure else parts
     found = []
     for run in runs:
-        rows = [run["numbers"].get(f"{measure} | {part}") for part in parts]
+        rows = [run["numbers"].get(f"{measure} | {part}") for part in _parts(measure)]
         found.append(next((row[kind] for row in rows if row is not None), None))
     return tuple(one for one in found if one is not None)
 
 
-def scores(content: Content, budget: str) -> dict[str, dict[str, Values]]:
-    """The numbers of every candidate of a budget and of the untrained network, by measure."""
+def _parts(measure: str) -> tuple[str, ...]:
+    """The parts of the features of which a measure may be, the first one that there is."""
+    if "retrieval" in measure:
+        return ("prediction space", "all")
+    return ("all",) if "top1" in measure else ("equivariant", "all")
+
+
+def of_record(record: Record) -> dict[str, Values]:
+    """The numbers of a recorded recipe, by measure."""
+    found = {}
+    for measure in COLUMNS.values():
+        rows = [record.find(measure, part) for part in _parts(measure)]
+        row = next((one for one in rows if one is not None), None)
+        found[measure] = () if row is None else tuple(one for one in row.trained if one is not None)
+    return found
+
+
+def scores(content: Content, budget: str, records: Iterable[Record] = ()) -> dict[str, dict[str, Values]]:
+    """The numbers of every candidate of a budget, of recorded recipes and of the untrained network, by measure."""
     runs = by_candidate(content, budget)
     found = {
         name: {measure: values(of_seed.values(), measure) for measure in COLUMNS.values()}
@@ -77,12 +97,19 @@ def scores(content: Content, budget: str) -> dict[str, dict[str, Values]]:
     plain = {
         measure: values(longest.values(), measure, 2) for measure in COLUMNS.values() if "retrieval" not in measure
     }
-    return {**found, "untrained": plain}
+    return {**{one.name: of_record(one) for one in records}, **found, "untrained": plain}
 
 
-def frontier(content: Content, budget: str) -> str:
-    """The table of a budget, best first by the lesser of the two shares of the bounds, and how it was measured."""
-    found, runs = scores(content, budget), by_candidate(content, budget)
+def frontier(content: Content, budget: str, records: Sequence[Record] = ()) -> str:
+    """The table of a budget, best first by the lesser of the two shares of the bounds, and how it was measured.
+
+    Args:
+        content: the file of the runs.
+        budget: its name.
+        records: of recipes with the same network, data and steps.
+    """
+    found, runs = scores(content, budget, records), by_candidate(content, budget)
+    seeds_of = {one.name: len(one.seeds) for one in records} | {name: len(of_seed) for name, of_seed in runs.items()}
     best = {measure: mean(found.get(name, {}).get(measure, ())) for measure, name in BOUNDS.items()}
     # No objective without labels is asked for the classes of one that has them.
     best[CLASSES] = best_invariant(found)
@@ -100,7 +127,7 @@ def frontier(content: Content, budget: str) -> str:
     for name, row in sorted(found.items(), key=place):
         shown = [number(measure, row.get(measure, ())) for measure in COLUMNS.values()]
         shares = [share(row, measure) for measure in (CLASSES, ROTATION)]
-        seeds = str(len(runs.get(name, ()))) if name in runs else ""
+        seeds = str(seeds_of.get(name, ""))
         rows.append([f"`{name}`", seeds, *shown, *("" if one is None else f"{100 * one:.0f}" for one in shares)])
     return f"{table(head, rows, range(1, len(head)))}\n\n{told(runs, budget)}"
 
