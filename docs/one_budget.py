@@ -4,6 +4,7 @@ benchmarks/on_one_budget.py writes the file, a run for each budget, candidate an
 """
 
 import html
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -192,7 +193,8 @@ def charts(others: Mapping[str, Content]) -> dict[str, str]:
 
 
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _EDGE = 760, 480, 60, 50, 20
-_TICKS = 5
+_STEP = 0.1
+"""From tick to tick of both axes."""
 
 
 def chart(content: Content, budget: str) -> str:
@@ -225,9 +227,9 @@ def chart(content: Content, budget: str) -> str:
             f'<rect x="{x:.1f}" y="{_EDGE}" width="{max(_WIDTH - _EDGE - x, 0):.1f}" height="{max(y - _EDGE, 0):.1f}" '
             'fill="#e3f4e3"/>'
         )
-    for step in range(_TICKS + 1):
-        right, high = (low + (top - low) * step / _TICKS for low, top in spans)
-        lines.append(f'<text x="{across(right):.1f}" y="{_HEIGHT - 30}" text-anchor="middle">{right:.2f}</text>')
+    for right in _ticks(spans[0]):
+        lines.append(f'<text x="{across(right):.1f}" y="{_HEIGHT - 30}" text-anchor="middle">{right:.1f}</text>')
+    for high in _ticks(spans[1]):
         lines.append(f'<text x="{_LEFT - 8}" y="{up(high) + 4:.1f}" text-anchor="end">{100 * high:.0f}</text>')
     ground, edge = _HEIGHT - _BOTTOM, _WIDTH - _EDGE
     lines.append(f'<path d="M{_LEFT} {_EDGE}V{ground}H{edge}" fill="none" stroke="#444"/>')
@@ -273,6 +275,10 @@ def _within(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
 
 def _touch(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+def _ticks(span: tuple[float, float]) -> list[float]:
+    return [_STEP * count for count in range(math.ceil(span[0] / _STEP), math.floor(span[1] / _STEP) + 1)]
 
 
 def _span(found: Iterable[float]) -> tuple[float, float]:
