@@ -260,21 +260,28 @@ def _glance(methods: dict[str, Method], papers: Papers, group: Sequence[Record],
     for record in plain_first:
         if any(numbers := tables.headline(record)):
             ours.setdefault(record.objective, numbers)
+    budgets = read_tables().get("one-budget", {"runs": {}})
+    small = one_budget.of_objectives(budgets, "solids-small")
     cited = list(dict.fromkeys(column["source"] for column in papers.overview))
     rows = []
     for name, method in sorted(methods.items(), key=lambda one: not one[1].reads_transforms):
         main = [(column["measure"], papers.main(name, column["source"], column["data"])) for column in papers.overview]
         theirs = ["" if row is None else row.get(measure, "") for measure, row in main]
         reads = "yes" if method.reads_transforms else "no"
-        rows.append([link(name), escaped(method.idea), reads, *ours.get(name, ("", "")), *theirs])
+        rows.append(
+            [link(name), escaped(method.idea), reads, *ours.get(name, ("", "")), *small.get(name, ("", "")), *theirs]
+        )
     head = ["objective", "what it does", "reads transforms"]
     head += ["here: linear top-1, %", "here: R2 rotation, per dimension"]
+    head += ["small budget: linear top-1, %", "small budget: R2 rotation, per dimension"]
     head += [f"{column['heading']} [{cited.index(column['source']) + 1}]" for column in papers.overview]
     notes = [
         "*Reads transforms*: the loss uses the record of how each view was made, so data or augmentation must have "
         "one. A split reads transforms if one of its parts does.",
         f"*Here*: {tables.terms(group)}; rotation on the equivariant part if there is one, else on all features. "
         "Objectives have the settings of their recipe; the table below has variants.",
+        "*Small budget*: 1,000 solids of 32 pixels, a resnet18 of an eighth of the width, 300 steps of 64, in "
+        "results.md with all variants; candidates named `vit-...` have a small vision transformer.",
         *(f"[{number}] {escaped(papers.sources[source])}." for number, source in enumerate(cited, 1)),
     ]
     return table(head, rows, range(3, len(head))) + "\n\n" + "\n".join(f"- {note}" for note in notes)

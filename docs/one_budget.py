@@ -151,6 +151,27 @@ def told(runs: Mapping[str, Mapping[int, Content]], budget: str) -> str:
     return facts({**words, "commit": ""}).replace("commit ;", f"commits {commits};")
 
 
+def of_objectives(content: Content, budget: str) -> dict[str, tuple[str, str]]:
+    """Linear accuracy and rotation R2 of every objective of a budget, by its name.
+
+    Of several candidates with one objective, the one of its name stands for it, or else the one of most seeds.
+    """
+    runs, found = by_candidate(content, budget), scores(content, budget)
+
+    def rank(name: str) -> tuple[bool, int, str]:
+        return _objective(runs[name]) != name, -len(runs[name]), name
+
+    shown: dict[str, tuple[str, str]] = {}
+    for name in sorted(runs, key=rank):
+        numbers = tuple(number(measure, found[name].get(measure, ())) for measure in (CLASSES, ROTATION))
+        shown.setdefault(_objective(runs[name]), (numbers[0], numbers[1]))
+    return shown
+
+
+def _objective(of_seed: Mapping[int, Content]) -> str:
+    return str(next(iter(of_seed.values()))["objective"]["name"])
+
+
 def mesh_content(content: Content) -> Content | None:
     """The benchmark on meshes as `benchmark_tables.meshes` reads it; None if no run is on them."""
     rows: dict[str, dict[str, Any]] = {}

@@ -18,14 +18,14 @@ def docs(monkeypatch):
     return importlib.import_module
 
 
-def run(linear: float, rotation: float, part: str = "all") -> dict[str, object]:
+def run(linear: float, rotation: float, part: str = "all", objective: str = "sie") -> dict[str, object]:
     numbers = {
         "linear/top1 | all": [linear, 0.01, 0.2, 0.1],
         f"r2/relative/rotation | {part}": [rotation, 0.01, 0.05, 0.0],
     }
     if part != "all":
         numbers["r2/relative/rotation | all"] = [0.01, 0.01, 0.05, 0.0]
-    return {**FACTS, "numbers": numbers}
+    return {**FACTS, "objective": {"name": objective}, "numbers": numbers}
 
 
 RUNS = {
@@ -55,6 +55,15 @@ def test_shares_are_of_what_is_known_without_labels_and_of_the_rotation_that_was
     names = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
     assert names[:2] == ["sie", "simclr"], "by the lesser share"
     assert "Seeds 0, 1; commits ccccccc; x86_64" in text
+
+
+def test_the_candidate_of_its_name_stands_for_an_objective(docs):
+    runs = {"x sie-all 0": run(0.5, 0.9), "x sie-all 1": run(0.5, 0.9), "x sie 0": run(0.4, 0.6, "equivariant")}
+    runs |= {"x near 0": run(0.7, 0.1, objective="vicreg"), "x other 0": run(0.9, 0.5, objective="vicreg")}
+    runs |= {"x other 1": run(0.9, 0.5, objective="vicreg")}
+    found = docs("one_budget").of_objectives({"runs": runs}, "x")
+    assert found["sie"] == ("40.0", "0.600")
+    assert found["vicreg"][0].startswith("90.0"), "of most seeds"
 
 
 def test_the_benchmark_on_meshes_has_both_questions_and_two_bounds(docs):
