@@ -138,6 +138,7 @@ def test_broken_meshes_are_left_out_of_what_is_written(tmp_path, monkeypatch, ca
 MISTAKES = {
     "no folder": (["--meshes", "librari"], "data.path: no such file or folder: 'librari'; did you mean 'library'?"),
     "no meshes": (["--meshes", "empty"], "data: empty has no meshes; files end with one of .glb"),
+    "a packed file inside": (["--meshes", "packed"], "for the meshes of its broken.npz give the path of that file"),
     "no such thing": (["--meshes", "library", "--beside", "dept"], "--beside: 'dept' is none of depth, faces, parts"),
     "beside solids": (["--beside", "depth"], "--beside: is for meshes, but data.name is 'rendered'"),
     "two kinds": (["--meshes", "library", "--data.name", "rendered"], "--meshes: is for meshes, but data.name is"),
@@ -153,11 +154,12 @@ MISTAKES = {
 def test_a_mistake_is_one_line_and_writes_nothing(case, tmp_path, monkeypatch, capsys):
     arguments, *messages = MISTAKES[case]
     monkeypatch.chdir(tmp_path)
-    for name in ("library", "empty"):
+    for name in ("library", "empty", "packed"):
         (tmp_path / name).mkdir()
     for number in range(3):
         (tmp_path / "library" / f"{number}.off").write_text(WHOLE)
-    (tmp_path / "broken.npz").write_bytes(b"no arrays")
+    for place in (".", "packed"):
+        (tmp_path / place / "broken.npz").write_bytes(b"no arrays")
     before = content(tmp_path)
     assert main(["render", "out", *arguments]) == 2
     (line,) = capsys.readouterr().err.splitlines()
