@@ -99,8 +99,8 @@ class MeshFiles(Collection):
         self._names = self._files.with_suffix(MESH_SUFFIXES)
         if not len(self._names):
             endings = ", ".join(sorted(MESH_SUFFIXES))
-            packed = next(iter(self._files.with_suffix(frozenset({".npz"}))), None)
-            hint = "" if packed is None else f"; for the meshes of its {packed} give the path of that file"
+            packed = self._files.with_suffix(frozenset({".npz"}))
+            hint = f"; for the meshes of its {utf8_name(packed[0])} give the path of that file" if len(packed) else ""
             raise ValueError(f"{self.where} has no meshes; files end with one of {endings}{hint}")
         others = len(self._files.names) - len(self._names)
         self.notes = {}
