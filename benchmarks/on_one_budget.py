@@ -251,6 +251,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "inverse-trajectory-both-uneven-1": both_ways(TRAJECTORY, 8, 1),
     "inverse-trajectory-both-uneven-12": both_ways(TRAJECTORY, 12, 0.5),
     "frontier": both_ways(TRAJECTORY, 16, 1),
+    "frontier-64": both_ways(TRAJECTORY, 64, 2),
     "augself-uneven-6": augself(SEEN, 0.5, 6),
     "inverse-simclr-8": inverse(SIMCLR, ["rotation"], 8),
     "inverse-equimod": inverse({**EQUIMOD, "parameters": ["rotation"]}, EVERYTHING, 4),
