@@ -109,16 +109,16 @@ class LinearProbe(Classifier):
         Returns:
             `(L, D + 1, C)`; the last row is the bias.
         """
-        x, y = _with_constant(features.to(self.device)), labels.to(self.device)
+        precision = rough_precisions(self.device)[0] if rough else features.dtype
+        x, y = _with_constant(features.to(self.device, precision)), labels.to(self.device)
         heads = len(learning_rates)
-        rates = x.new_tensor(learning_rates)[:, None]
-        precision = rough_precisions(self.device)[0] if rough else x.dtype
-        x = x.to(precision)
+        rates = torch.tensor(learning_rates, dtype=features.dtype, device=x.device)[:, None]
         weights = rates.new_zeros(classes, heads, x.shape[1])
         velocity = torch.zeros_like(weights)
         for step, rows in enumerate(self._batches(len(x))):
             rows = rows.to(x.device)
-            batch = x[rows]
+            # Copies whole rows, in half the time of `x[rows]`.
+            batch = x.index_select(0, rows)
             # Classes stand first: a softmax over the first dimension runs over all rows and heads at once.
             logits = (weights.flatten(0, 1).to(precision) @ batch.T).float()
             error = logits.view(classes, -1).softmax(dim=0).view(classes, heads, -1)
