@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import aggregate_tables
 import benchmark_tables
 import one_budget
 import photographs
@@ -74,6 +75,7 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
             if one_budget.by_candidate(budgets, budget)
         },
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),
+        "docs/results/aggregates.json": of("aggregates", aggregate_tables.aggregates),
         "docs/results/plateau.json": of("plateau", plateau_tables.plateau),
         **{
             f"docs/results/split-study.json, {part}": of("split-study", make) for part, make in split_tables.ALL.items()
