@@ -1,4 +1,7 @@
-"""Where seq-JEPA's aggregate loses classes, from docs/results/aggregates.json, which benchmarks/aggregates.py writes."""
+"""Where seq-JEPA's aggregate loses classes, from docs/results/aggregates.json.
+
+benchmarks/aggregates.py writes the file.
+"""
 
 from collections.abc import Mapping
 from typing import Any
