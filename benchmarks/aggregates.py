@@ -19,17 +19,14 @@ from typing import Any
 
 import torch
 from on_one_budget import keep, read, recipe_of, trained
+from one_by_one import facts_of, one_by_one
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import RecipeError
-from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.evaluation.aggregation import Aggregate, aggregate_of, aggregated
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.linear import LinearProbe
 from ssl_inv.objectives.seq_jepa import SeqJEPA
 from ssl_inv.run.encoders import load_model
-from ssl_inv.run.environment import host_facts, versions
-from ssl_inv.run.folder import now
 from ssl_inv.run.judging import encode_data
 from ssl_inv.transforms import Action, Transform
 
@@ -140,11 +137,7 @@ def one_run(runs: Path, variant: str, seed: int) -> Mapping[str, Any]:
     run = trained(runs / f"{variant.replace(' ', '-')}-{seed}", recipe(variant, seed))
     return {
         "changes": VARIANTS[variant],
-        "commit": run.record["versions"].get("commit"),
-        "threads": torch.get_num_threads(),
-        "machine": host_facts()["machine"],
-        "torch": versions().get("torch"),
-        "date": now(),
+        **facts_of(run),
         "linear": measured(run.path, VIEWS),
     }
 
@@ -155,22 +148,23 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", type=Path, help="folder of the runs")
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), default=list(VARIANTS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
+    parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args(words)
-    asked.runs.mkdir(parents=True, exist_ok=True)
-    try:
-        for seed in asked.seeds:
-            for variant in asked.variants:
-                if (name := f"{variant}, seed {seed}") not in read(asked.output):
-                    keep(asked.output, name, one_run(asked.runs, variant, seed), "aggregates")
-                    sys.stdout.write(f"{now()} {name} {json.dumps(read(asked.output)[name]['linear'])}\n")
-                    sys.stdout.flush()
-    except RecipeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    def missing() -> list[tuple[str, int]]:
+        done = read(asked.output)
+        every = [(variant, seed) for seed in asked.seeds for variant in asked.variants]
+        return [(variant, seed) for variant, seed in every if f"{variant}, seed {seed}" not in done]
+
+    def work(cell: tuple[str, int]) -> str:
+        made = one_run(asked.runs, *cell)
+        name = "{}, seed {}".format(*cell)
+        keep(asked.output, name, made, "aggregates")
+        return f"{name} {json.dumps(made['linear'])}"
+
+    return one_by_one(asked.runs, missing, work, asked.minutes)
 
 
 if __name__ == "__main__":
-    quiet_lightning()
     sys.exit(main())

@@ -13,19 +13,15 @@ import argparse
 import json
 import math
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
+from one_by_one import facts_of, one_by_one
 
 import ssl_inv
 from ssl_inv.atomic import write_text
-from ssl_inv.catalogue import RecipeError, suggest
-from ssl_inv.engine.launch import quiet_lightning
-from ssl_inv.run.environment import host_facts, versions
-from ssl_inv.run.folder import now
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.python.run_result import RunResult
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "one-budget.json"
@@ -345,47 +341,32 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args(words)
-    began = time.monotonic()
-    try:
-        for one in asked.candidates:
-            if one not in OBJECTIVES:
-                raise RecipeError(f"--candidates: unknown {one!r}; {suggest(one, list(OBJECTIVES))}")
-        asked.runs.mkdir(parents=True, exist_ok=True)
-        for candidate, seed in missing(asked):
-            if asked.minutes is not None and time.monotonic() - began > 60 * asked.minutes:
-                sys.stdout.write("the time is over; the same command goes on\n")
-                break
-            one = one_run(asked, candidate, seed)
-            keep(asked.output, f"{asked.budget} {candidate} {seed}", one)
-            scores = {
-                key: one["numbers"].get(key, [None])[0] for key in ("linear/top1 | all", "r2/relative/rotation | all")
-            }
-            sys.stdout.write(f"{now()} {asked.budget} {candidate} seed {seed} {scores}\n")
-            sys.stdout.flush()
-    except RecipeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    def work(cell: tuple[str, int]) -> str:
+        candidate, seed = cell
+        one = one_run(asked, candidate, seed)
+        keep(asked.output, f"{asked.budget} {candidate} {seed}", one)
+        scores = {
+            key: one["numbers"].get(key, [None])[0] for key in ("linear/top1 | all", "r2/relative/rotation | all")
+        }
+        return f"{asked.budget} {candidate} seed {seed} {scores}"
+
+    known = ("--candidates", asked.candidates, list(OBJECTIVES))
+    return one_by_one(asked.runs, lambda: missing(asked), work, asked.minutes, known)
 
 
 def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, Any]:
     """Train a run and collect its numbers and facts."""
     recipe = recipe_of(candidate, asked.budget, seed, asked.meshes)
     run = trained(asked.runs / f"{asked.budget}-{candidate}-{seed}", recipe)
-    record = run.record
     return {
         "objective": recipe["objective"],
         "optimizer": recipe["optimizer"],
         **{name: one for name, one in OTHERWISE.get(candidate, {}).items() if name != "optimizer"},
-        "commit": record["versions"].get("commit"),
-        "threads": torch.get_num_threads(),
-        "machine": host_facts()["machine"],
-        "torch": versions().get("torch"),
-        "date": now(),
+        **facts_of(run),
         "numbers": numbers(run),
     }
 
 
 if __name__ == "__main__":
-    quiet_lightning()
     sys.exit(main())

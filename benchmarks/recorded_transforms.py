@@ -14,19 +14,14 @@ Runs and file work as those of `on_one_budget.py`: a call trains what docs/resul
 import argparse
 import json
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from on_one_budget import ADAMW, SMALL, keep, missing, numbers, trained
+from one_by_one import facts_of, one_by_one
 
 import ssl_inv
-from ssl_inv.catalogue import RecipeError, suggest
-from ssl_inv.engine.launch import quiet_lightning
-from ssl_inv.run.environment import host_facts, versions
-from ssl_inv.run.folder import now
 from ssl_inv.run.python.run_result import RunResult
 
 TABLE = "recorded-transforms"
@@ -165,11 +160,7 @@ def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, A
         "command": command(asked, candidate, seed),
         "objective": recipe["objective"],
         "optimizer": recipe["optimizer"],
-        "commit": run.record["versions"].get("commit"),
-        "threads": torch.get_num_threads(),
-        "machine": host_facts()["machine"],
-        "torch": versions().get("torch"),
-        "date": now(),
+        **facts_of(run),
         "numbers": found,
     }
 
@@ -185,24 +176,15 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="start no run after so many minutes")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args(words)
-    began = time.monotonic()
-    try:
-        for one in asked.candidates:
-            if one not in CANDIDATES:
-                raise RecipeError(f"--candidates: unknown {one!r}; {suggest(one, CANDIDATES)}")
-        asked.runs.mkdir(parents=True, exist_ok=True)
-        for candidate, seed in missing(asked):
-            if asked.minutes is not None and time.monotonic() - began > 60 * asked.minutes:
-                sys.stdout.write("the time is over; the same command goes on\n")
-                break
-            one = one_run(asked, candidate, seed)
-            keep(asked.output, f"{asked.budget} {candidate} {seed}", one, TABLE)
-            sys.stdout.write(f"{now()} {asked.budget} {candidate} seed {seed} {shown(one['numbers'])}\n")
-            sys.stdout.flush()
-    except RecipeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    def work(cell: tuple[str, int]) -> str:
+        candidate, seed = cell
+        one = one_run(asked, candidate, seed)
+        keep(asked.output, f"{asked.budget} {candidate} {seed}", one, TABLE)
+        return f"{asked.budget} {candidate} seed {seed} {shown(one['numbers'])}"
+
+    known = ("--candidates", asked.candidates, CANDIDATES)
+    return one_by_one(asked.runs, lambda: missing(asked), work, asked.minutes, known)
 
 
 def shown(found: Mapping[str, Sequence[float | None]]) -> str:
@@ -213,5 +195,4 @@ def shown(found: Mapping[str, Sequence[float | None]]) -> str:
 
 
 if __name__ == "__main__":
-    quiet_lightning()
     sys.exit(main())

@@ -28,14 +28,14 @@ from typing import Any
 
 import on_one_budget as budget
 import torch
+from one_by_one import one_by_one
 from torch import Tensor
 
 import ssl_inv
 from ssl_inv.atomic import write_text
-from ssl_inv.catalogue import RecipeError, suggest
+from ssl_inv.catalogue import RecipeError
 from ssl_inv.data.source import Source
 from ssl_inv.engine.features import choose_objects, feature_table
-from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.evaluation.features import FeatureTable
 from ssl_inv.evaluation.protocols.base import Encoded
 from ssl_inv.evaluation.protocols.leakage import Leakage
@@ -261,26 +261,16 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, help="begin no cell after so many minutes")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args(words)
-    began = time.monotonic()
-    try:
-        for name in asked.cells:
-            if name not in CELLS:
-                raise RecipeError(f"--cells: unknown {name!r}; {suggest(name, list(CELLS))}")
-        asked.runs.mkdir(parents=True, exist_ok=True)
-        for name, seed in list(missing(asked)):
-            if asked.minutes is not None and time.monotonic() - began > 60 * asked.minutes:
-                sys.stdout.write("the time is over; the same command goes on\n")
-                break
-            one = cell(asked.runs, name, seed)
-            keep(asked.output, one)
-            sys.stdout.write(f"{now()} {name}, seed {seed}, {one['seconds']} s: {one['numbers']}\n")
-            sys.stdout.flush()
-    except RecipeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    return 0
+
+    def work(one: tuple[str, int]) -> str:
+        name, seed = one
+        made = cell(asked.runs, name, seed)
+        keep(asked.output, made)
+        return f"{name}, seed {seed}, {made['seconds']} s: {made['numbers']}"
+
+    known = ("--cells", asked.cells, list(CELLS))
+    return one_by_one(asked.runs, lambda: list(missing(asked)), work, asked.minutes, known)
 
 
 if __name__ == "__main__":
-    with quiet_lightning():
-        sys.exit(main())
+    sys.exit(main())
