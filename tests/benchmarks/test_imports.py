@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 SCRIPTS = sorted((Path(__file__).parents[2] / "benchmarks").glob("*.py"))
-MODULES = {"first_images", "loading", "one_by_one", "split_objectives", "view_contestants"}  # imported by benchmarks, and no programs
+MODULES = {"first_images", "loading", "one_by_one", "split_objectives", "view_contestants"}
+"""Imported by benchmarks, and no programs."""
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
