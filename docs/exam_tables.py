@@ -96,6 +96,7 @@ _PROTOCOLS = {
     "uniformity": "alignment",
     "dimension": "intrinsic_dimension",
     "collapse": "neural_collapse",
+    "unseen": "unseen_classes",
 }
 """The protocol of results, by the first word of their names, where that is not its name."""
 
@@ -135,6 +136,19 @@ TABLES = {
         percent("MRR of the predicted view", "retrieval/val-val/mrr", "any"),
         Column("separation of the parts, linear", "leakage/linear/separation", "split"),
         Column("separation of the parts, MLP", "leakage/mlp/separation", "split"),
+    ],
+    "Whether it holds elsewhere": [
+        Column("R2 rotation, classes of the fit", "unseen/r2/relative/rotation/seen", "own"),
+        Column("R2 rotation, other classes", "unseen/r2/relative/rotation/unseen", "own"),
+        percent("retrieval, classes of the fit", "unseen/retrieval/learnt/seen"),
+        percent("retrieval, other classes", "unseen/retrieval/learnt/unseen"),
+        percent("errors, clean", "corruptions/clean"),
+        percent("more of them when corrupted", "corruptions/relative"),
+        percent("attentive probe", "token_heads/attentive/top1"),
+        percent("fine-tuned", "fine_tuning/top1"),
+        percent("patches found after a homography", "correspondence/homography/recall"),
+        percent("patches found from 30 to 60 degrees away", "correspondence_3d/30-60/recall"),
+        percent("mIoU of regions", "dense/linear/regions/miou"),
     ],
     "Whether features obey the group": [
         Column("R2 of a linear map", "group/linear/r2", "own"),
