@@ -111,14 +111,14 @@ def _share(values: Values, bound: Values) -> str:
 
 
 def _mesh_facts(rows: Iterable[Content], question: str, records: Mapping[str, Record]) -> list[str]:
-    """How each row was measured."""
-    lines = []
+    """How each row was measured; rows of the same circumstances share a line."""
+    alike: dict[str, list[str]] = {}
     for row in rows:
         if question in row and "baseline" not in row:
             source = row[question]
             told = circumstances(records[source]) if isinstance(source, str) else facts(source)
-            lines.append(f"- {row['method']}: {told}")
-    return lines
+            alike.setdefault(told, []).append(row["method"])
+    return [f"- {', '.join(names)}: {told}" for told, names in alike.items()]
 
 
 # Rivals.

@@ -53,8 +53,8 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     budgets = others.get("one-budget", {"runs": {}})
     on_meshes = others.get("meshes") or one_budget.mesh_content(budgets)
 
-    def meshes(split: str | None = None) -> str:
-        return "" if on_meshes is None else benchmark_tables.meshes(on_meshes, by_name, split)
+    def meshes() -> str:
+        return "" if on_meshes is None else benchmark_tables.meshes(on_meshes, by_name)
 
     def of(name: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
         return lambda: make(others[name]) if name in others else _NOT_YET.format(f"docs/results/{name}.json")
@@ -66,7 +66,7 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     return {
         "docs/results": lambda: tables.demo(by_name["demo"], by_name["demo-told-rotation"]),
         "docs/results/one-budget.json, meshes": lambda: meshes() or "Not measured yet.",
-        "docs/results/one-budget.json, new objects": lambda: meshes("new objects"),
+        "docs/results/one-budget.json, meshes in short": lambda: one_budget.meshes_in_short(budgets),
         **{
             f"docs/results/one-budget.json, {budget}": lambda budget=budget, beside=beside: one_budget.frontier(
                 budgets, budget, beside

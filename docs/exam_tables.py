@@ -145,7 +145,7 @@ TABLES = {
         percent("errors, clean", "corruptions/clean"),
         percent("more of them when corrupted", "corruptions/relative"),
         percent("attentive probe", "token_heads/attentive/top1"),
-        percent("fine-tuned", "fine_tuning/top1"),
+        percent("fine-tuned for 30 steps", "fine_tuning/top1"),
         percent("patches found after a homography", "correspondence/homography/recall"),
         percent("patches found from 30 to 60 degrees away", "correspondence_3d/30-60/recall"),
         percent("mIoU of regions", "dense/linear/regions/miou"),

@@ -41,6 +41,7 @@ COLUMNS = {
     "light direction": "r2/relative/light_phi",
     "light hue": "r2/relative/light_hue",
     "MRR": "retrieval/val-val/mrr",
+    "H@1": "retrieval/val-val/hit@1",
 }
 _ORDER = {"untrained": 1, **dict.fromkeys(BOUNDS.values(), 2)}
 
@@ -194,6 +195,46 @@ def mesh_content(content: Content) -> Content | None:
     bounds = {key: BOUNDS[measure] for key, measure in (("linear", CLASSES), ("rotation", ROTATION))}
     there = {key: name for key, name in bounds.items() if name in rows}
     return {"bound": there, "rows": order} if rows else None
+
+
+IN_SHORT = {
+    "supervised-classes": "supervised, told the classes",
+    "supervised-rotation": "supervised, told the rotation",
+    "frontier": "[`frontier`](recipes/frontier-meshes.yaml)",
+    "augself": "AugSelf",
+    "equimod": "EquiMod",
+    "equicaps": "EquiCaps",
+    "sie-quaternion": "SIE",
+    "seq-jepa": "seq-JEPA",
+    "simclr": "SimCLR",
+    "vicreg": "VICReg",
+    "untrained": "untrained",
+}
+"""The rows of the short table, by candidate."""
+
+
+def meshes_in_short(content: Content) -> str:
+    """Classes and pose on meshes for both questions; "" if no run is on them."""
+    columns = [
+        ("classes of new objects, %", "meshes", CLASSES),
+        ("their rotation, R2", "meshes", ROTATION),
+        ("their floor's hue, R2", "meshes", COLUMNS["floor hue"]),
+        ("classes in new views of known objects, %", "meshes-known", CLASSES),
+        ("their rotation, R2", "meshes-known", ROTATION),
+    ]
+    found = {budget: scores(content, budget) if by_candidate(content, budget) else {} for _, budget, _ in columns}
+    rows, seeds = [], set()
+    for name, shown in IN_SHORT.items():
+        if all(name in rows_of for rows_of in found.values()):
+            numbers = [found[budget][name].get(measure, ()) for _, budget, measure in columns]
+            seeds |= {len(some) for some in numbers if some and name != "untrained"}
+            rows.append(
+                [shown, *(number(measure, some) for (_, _, measure), some in zip(columns, numbers, strict=True))]
+            )
+    if not rows:
+        return ""
+    note = "one seed" if seeds == {1} else "± is the standard deviation over seeds; where there is none, one seed"
+    return table([note, *(heading for heading, _, _ in columns)], rows, range(1, len(columns) + 1))
 
 
 def _best(row: Content) -> float:

@@ -76,6 +76,17 @@ def test_the_benchmark_on_meshes_has_both_questions_and_two_bounds(docs):
     assert docs("one_budget").mesh_content({"runs": {}}) is None
 
 
+def test_the_short_table_on_meshes_has_what_was_asked_of_both_questions(docs):
+    both = {f"meshes-known {name} 0": run(0.5, 0.3) for name in ("supervised-classes", "simclr", "frontier")}
+    both |= {f"meshes {name} 0": run(0.4, 0.1) for name in ("supervised-classes", "simclr", "vicreg")}
+    text = docs("one_budget").meshes_in_short({"runs": both})
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    assert [row[0] for row in rows[2:]] == ["supervised, told the classes", "SimCLR", "untrained"]
+    assert rows[3][1:] == ["40.0", "0.100", "50.0", "0.300"], "a column without numbers is left out"
+    assert rows[0][0] == "one seed"
+    assert docs("one_budget").meshes_in_short({"runs": {}}) == ""
+
+
 def test_the_chart_has_a_point_for_every_candidate_and_the_corner(docs):
     chart = docs("one_budget").chart({"runs": RUNS}, "solids-small")
     root = ElementTree.fromstring(chart)
