@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ssl_inv.catalogue import OBJECTIVES
-from ssl_inv.nn.backbones import Backbone, make_backbone
+from ssl_inv.nn.backbones import Backbone, Cached, make_backbone
 from ssl_inv.nn.teacher import Teacher
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.run.recipe import RecipeError, read_yaml, shipped_recipes
@@ -85,6 +85,25 @@ def test_bare_networks_are_those_of_the_loss_with_gradients_where_it_has_them(st
     assert [sum(call is module for call in calls) for module in watched] == [2, 1, 2, 1]
     assert all(one.grad is not None for one in (*backbone.parameters(), *objective.head.parameters()))
     assert all(one.grad is None for one in (*objective.spare.parameters(), *objective.teacher.parameters()))
+
+
+def test_a_pass_that_a_cache_has_found_again_is_one_pass(step_cost):
+    backbone, pixels = make_backbone(name="test_resnet"), torch.randn(2, 3, 32, 32)
+    head = nn.Linear(backbone.features, 4)
+    passes: list[int] = []
+
+    def step() -> None:
+        cached = Cached(backbone)
+        (cached(pixels).square().mean() + head(cached(pixels)).mean()).backward()
+
+    networks = step_cost.Networks(step)
+    backbone.model.conv1.register_forward_hook(lambda *_: passes.append(1))
+    backbone.zero_grad(set_to_none=True)
+    networks()
+    assert len(passes) == 1
+    assert len(networks.calls) == 2
+    assert networks.calls[1].arguments[0][0].call == 0, "the head reads what the backbone gave"
+    assert all(one.grad is not None for one in backbone.parameters())
 
 
 def test_what_calls_do_not_show_is_not_measured(step_cost):
