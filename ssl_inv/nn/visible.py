@@ -61,13 +61,14 @@ def _only_visible(model: nn.Module, visible: Tensor) -> Iterator[None]:
 
 def _normalised(norm: Any, visible: Tensor, maps: Tensor) -> Tensor:
     """Batch normalisation of visible places, and the activation that timm fuses with it; 0 elsewhere."""
-    shape, values, seen = (1, -1, 1, 1), full_precision(maps), _at(visible, maps)
-    seen = seen.to(values.dtype)
+    shape, seen = (1, -1, 1, 1), full_precision(_at(visible, maps))
+    values = full_precision(maps) * seen
     if norm.training or norm.running_mean is None:
         count = all_sum(seen.sum()).clamp_min(1)
-        mean = all_sum((values * seen).sum((0, 2, 3))) / count
-        centred = (values - mean.view(shape)) * seen
-        variance = all_sum(centred.square().sum((0, 2, 3))) / count
+        # Passes over maps are what this costs, so the variance is the mean square less the squared mean.
+        mean = all_sum(values.sum((0, 2, 3))) / count
+        square = all_sum(torch.linalg.vector_norm(values, dim=(0, 2, 3)).square()) / count
+        variance = (square - mean.square()).clamp_min(0)
         if norm.training and norm.running_mean is not None:
             norm.num_batches_tracked.add_(1)
             momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
@@ -76,10 +77,11 @@ def _normalised(norm: Any, visible: Tensor, maps: Tensor) -> Tensor:
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     else:
         mean, variance = norm.running_mean.to(values.dtype), norm.running_var.to(values.dtype)
-        centred = values - mean.view(shape)
-    found = centred * (variance + norm.eps).rsqrt().view(shape)
+    scale = (variance + norm.eps).rsqrt()
     if norm.affine:
-        found = found * norm.weight.view(shape) + norm.bias.view(shape)
+        scale = scale * norm.weight
+    shift = norm.bias - mean * scale if norm.affine else -mean * scale
+    found = torch.addcmul(shift.view(shape), values, scale.view(shape))
     if hasattr(norm, "act"):
         found = norm.act(norm.drop(found))
     kept: Tensor = (found * seen).to(maps.dtype)
