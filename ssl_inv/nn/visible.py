@@ -44,11 +44,17 @@ def encode_places(backbone: Backbone, pixels: Tensor, visible: Tensor) -> Tensor
 def _only_visible(model: nn.Module, visible: Tensor) -> Iterator[None]:
     """Change what layers compute inside; afterwards they are as before."""
     hooks, changed = [], []
+    masked: list[Tensor] = [visible]  # the last map that a hook has masked, which need not be masked again
+
+    def mask(module: nn.Module, inputs: Any, found: Tensor) -> Tensor:
+        masked[0] = found * _at(visible, found)
+        return masked[0]
+
     for module in model.modules():
         if isinstance(module, _LOCAL):
-            hooks.append(module.register_forward_hook(lambda one, inputs, found: found * _at(visible, found)))
+            hooks.append(module.register_forward_hook(mask))
         elif isinstance(module, _BATCH_NORM):
-            vars(module)["forward"] = partial(_normalised, module, visible)
+            vars(module)["forward"] = partial(_normalised, module, visible, masked)
             changed.append(module)
     try:
         yield
@@ -59,10 +65,10 @@ def _only_visible(model: nn.Module, visible: Tensor) -> Iterator[None]:
             del vars(module)["forward"]
 
 
-def _normalised(norm: Any, visible: Tensor, maps: Tensor) -> Tensor:
+def _normalised(norm: Any, visible: Tensor, masked: list[Tensor], maps: Tensor) -> Tensor:
     """Batch normalisation of visible places, and the activation that timm fuses with it; 0 elsewhere."""
     shape, seen = (1, -1, 1, 1), full_precision(_at(visible, maps))
-    values = full_precision(maps) * seen
+    values = full_precision(maps) if maps is masked[0] else full_precision(maps) * seen
     if norm.training or norm.running_mean is None:
         count = all_sum(seen.sum()).clamp_min(1)
         # Passes over maps are what this costs, so the variance is the mean square less the squared mean.
