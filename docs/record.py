@@ -1,6 +1,6 @@
 """Keep the results of finished runs in the repository.
 
-    python docs/record.py RUN [RUN ...] [--recipe RECIPE] [--name NAME] [--add]
+    python docs/record.py RUN [RUN ...] [--recipe RECIPE] [--name NAME] [--command COMMAND] [--add]
 
 RUN is the folder of a run. Runs of one recipe that differ only in their seed become one file, docs/results/RECIPE.json,
 with the numbers of every seed and what a reader must know of them: commands, commits, versions, machine, days, seconds
@@ -131,8 +131,14 @@ def comparable(sections: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str,
     return {section: values for section, values in kept.items() if values}
 
 
-def record_of(name: str, recipe: str, folder: RunFolder) -> Record:
+def record_of(name: str, recipe: str, folder: RunFolder, command: str | None = None) -> Record:
     """The results of one run.
+
+    Args:
+        name: of the file.
+        recipe: under which the results are filed.
+        folder: of the run.
+        command: what began it; None takes its own command line.
 
     Raises:
         ValueError: if the run is not finished, does not know its commit, or did not keep to one commit.
@@ -163,7 +169,7 @@ def record_of(name: str, recipe: str, folder: RunFolder) -> Record:
         seconds=(_seconds(facts),),
         settings=comparable(sections),
         rows=tuple(map(_row, results)),
-        commands=(portable_command(facts["command"]),),
+        commands=(command or portable_command(facts["command"]),),
         days=(str(facts["began"])[:10] if "began" in facts else UNKNOWN,),
         versions=(
             ", ".join(f"{name} {versions[name]}" for name in ("python", "torch") if name in versions) or UNKNOWN,
@@ -276,12 +282,25 @@ def read_tables(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
     return {name: content for name, content in contents.items() if "table" in content}
 
 
+def _began_with(folder: RunFolder) -> str:
+    """The recipe with which the command line of a run began.
+
+    Raises:
+        ValueError: if it began in Python.
+    """
+    words = folder.record()["command"]
+    if words[0] == "ssl_inv.pretrain":
+        raise ValueError(f"{folder.path}: the run began in Python; say --recipe and --command")
+    return Path(parse(words[1:]).recipe).stem
+
+
 def main() -> int:
     """Record the runs that the command line names."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN")
     parser.add_argument("--recipe", help="the recipe to file the results under, if a run began with another one")
     parser.add_argument("--name", help="the name of the file; by default the name of the recipe")
+    parser.add_argument("--command", help="what began the runs, if it was not a command line of ssl-inv")
     parser.add_argument("--add", action="store_true", help="keep the seeds that the file already has")
     arguments = parser.parse_args()
     kept = {record.name: record for record in read_records()} if arguments.add else {}
@@ -289,16 +308,15 @@ def main() -> int:
         groups: dict[str, list[RunFolder]] = {}
         for run in arguments.runs:
             folder = RunFolder.open(run)
-            began_with = Path(parse(folder.record()["command"][1:]).recipe).stem
-            groups.setdefault(arguments.recipe or began_with, []).append(folder)
+            groups.setdefault(arguments.recipe or _began_with(folder), []).append(folder)
         if arguments.name and len(groups) > 1:
             raise ValueError(f"--name is for runs of one recipe, these are of {', '.join(groups)}")
         for recipe, folders in groups.items():
             if recipe not in shipped_recipes():
                 raise ValueError(f"no shipped recipe is called {recipe!r}; {suggest(recipe, shipped_recipes())}")
             name = arguments.name or recipe
-            records = [record_of(name, recipe, folder) for folder in folders] + ([kept[name]] if name in kept else [])
-            record = joined(records)
+            records = [record_of(name, recipe, folder, arguments.command) for folder in folders]
+            record = joined([*records, *([kept[name]] if name in kept else [])])
             path = write_record(record).relative_to(RESULTS.parent.parent)
             sys.stdout.write(f"{path}: seeds {', '.join(map(str, record.seeds))}\n")
     except ValueError as error:

@@ -178,6 +178,14 @@ def test_a_run_that_was_interrupted_has_no_time(recorded):
     assert recorded(facts={"resumed": [{"step": 1, "versions": {"commit": "a" * 40}}]}).seconds == (None,)
 
 
+def test_a_run_that_began_in_python_needs_its_command(module, tmp_path):
+    folder = RunFolder.open(make_run(tmp_path / "run", 0, 0.5, {"command": ["ssl_inv.pretrain", "vicreg-folder"]}))
+    with pytest.raises(ValueError, match="began in Python; say --recipe and --command"):
+        module("record")._began_with(folder)
+    record = module("record").record_of("mine", "vicreg-rendered", folder, "python benchmarks/x.py")
+    assert record.commands == ("python benchmarks/x.py",)
+
+
 @pytest.mark.parametrize(
     ("facts", "message"),
     [
