@@ -49,7 +49,8 @@ def one_by_one(
                 if minutes is not None and time.monotonic() - began > 60 * minutes:
                     sys.stdout.write("the time is over; the same command goes on\n")
                     break
-                sys.stdout.write(f"{now()} {work(cell)}\n")
+                found = work(cell)
+                sys.stdout.write(f"{now()} {found}\n")
                 sys.stdout.flush()
     except RecipeError as error:
         sys.stderr.write(f"error: {error}\n")
