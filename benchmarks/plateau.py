@@ -1,12 +1,17 @@
 """When does a run leave its plateau? Supervised, and SIE with each way out of invariance, by number of objects.
 
     python benchmarks/plateau.py --objects 100 500 --ways supervised sie held
-    python benchmarks/plateau.py --minutes 30
+    python benchmarks/plateau.py --data meshes --path meshes_cc0.npz --objects 20 60 200
+    python benchmarks/plateau.py --data turntable --path fruits360_turntable_64px.zip --minutes 30
 
-A cell is one run on rendered solids of 32 pixels: a way of `WAYS`, a number of training objects, and a seed. All have
+A cell is one run on images of 32 pixels: the data, a way of `WAYS`, a number of training objects, and a seed. All have
 the same small ResNet-18, optimiser and steps. Every `--every` steps, ridge regression reads the rotation of a view from
 its features: fitted on training views, scored on other views of the same objects (`known`) and on objects that training
 never sees (`new`). A plateau is left at the first step from which a score stays above 0.05; `null` is never.
+
+Solids have 200 new objects, and as many to train on as asked for. Of meshes a fifth is new, and there are some 200 of
+the classes whose pose can be seen. The turntable, photographs whose azimuth is told and read in place of the rotation,
+has its own split, and all its objects are trained on.
 
 A call runs what docs/results/plateau.json lacks, one cell after the other, and writes after each. A cell that is
 interrupted begins anew; finished ones are not done again.
@@ -17,12 +22,15 @@ import json
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
+from on_one_budget import ASYMMETRIC
+from one_by_one import one_by_one
+from recorded_transforms import AZIMUTH, FRUITS
 from torch import Tensor
 
 from ssl_inv.atomic import write_text
@@ -40,39 +48,54 @@ from ssl_inv.run.recipe import resolve
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "plateau.json"
 SIE: dict[str, Any] = {"name": "sie", "projector": [256, 128], "invariance": 50, "equivariance": 30, "variance": 25}
-GROUP = {**SIE, "predictor_initialisation": "group"}
-AROUND = {"name": "anti-invariance", "base": SIE, "views": 4, "within": 0.0, "inverse": 0.0}
-WAYS: dict[str, dict[str, Any]] = {
-    "supervised": {"name": "supervised", "classification": 0.0, "parameters": ["rotation"]},
-    "supervised-growth": {
-        **{"name": "anti-invariance", "views": 2, "within": 0.0, "inverse": 0.0, "growth": 200},
-        "base": {"name": "supervised", "classification": 0.0, "parameters": ["rotation"]},
-    },
-    "sie": SIE,
-    "group": GROUP,
-    "held": {**GROUP, "predictor_held": 200},
-    "within": {**AROUND, "within": 10.0},
-    "negatives": {**AROUND, "negatives": 10.0},
-    "inverse": {**AROUND, "inverse": 30.0, "views": 2},
-    "growth": {**AROUND, "views": 2, "growth": 200},
-}
-"""The objective of each way."""
-
-OBJECTS = (10, 30, 100, 300, 1000, 2000)
 NEW, SCORED, VIEWS, BATCH = 200, 200, 16, 64
 LEFT = 0.05
 """R2 above which a plateau is left."""
+DATA = ("solids", "meshes", "turntable")
+OBJECTS = (10, 30, 100, 300, 1000, 2000)
 
 
-def sections(way: str, objects: int, seed: int, steps: int) -> dict[str, Any]:
-    """The recipe of a cell. New objects are held out, and of the others a quarter of the views."""
-    every = objects + NEW
-    classes = min(10, objects)
-    data = {"name": "rendered", "classes": classes, "objects": every, "views": VIEWS, "size": 32, "angle_range": 60}
+def ways(parameter: str = "rotation") -> dict[str, dict[str, Any]]:
+    """The objective of each way.
+
+    Args:
+        parameter: what supervised networks and predictors are told.
+    """
+    told = {"parameters": [parameter]}
+    # The step of a circle has no sign to choose, and the authors' form is of quaternions.
+    sie = {**SIE, **told, **({} if parameter == "rotation" else {"convention": "canonical"})}
+    group = {**sie, "predictor_initialisation": "group"}
+    around = {"name": "anti-invariance", "base": sie, "views": 4, "within": 0.0, "inverse": 0.0}
+    supervised = {"name": "supervised", "classification": 0.0, **told}
+    apart = {"views": 2, "growth": 200}
     return {
-        "objective": WAYS[way],
+        "supervised": supervised,
+        "supervised-growth": {**around, **apart, "base": supervised},
+        "sie": sie,
+        "group": group,
+        "held": {**group, "predictor_held": 200},
+        "within": {**around, "within": 10.0},
+        "negatives": {**around, "negatives": 10.0},
+        "inverse": {**around, **told, "inverse": 30.0, "views": 2},
+        "growth": {**around, **told, **apart},
+    }
+
+
+def sections(way: str, objects: int, seed: int, steps: int, data: str, path: str | None) -> dict[str, Any]:
+    """The recipe of a cell. New objects are held out, and of the others a quarter of the views."""
+    looks = {"views": VIEWS, "size": 32, "hue_range": 0.2}
+    kinds: dict[str, dict[str, Any]] = {
+        "solids": {
+            **{"name": "rendered", "classes": min(10, objects), "objects": objects + NEW, "angle_range": 60, **looks},
+            "validation_share": NEW / (objects + NEW),
+        },
+        "meshes": {"name": "meshes", "classes": ASYMMETRIC, "train_objects": objects, "angle_range": 45, **looks},
+        "turntable": dict(FRUITS),
+    }
+    return {
+        "objective": ways(AZIMUTH if data == "turntable" else "rotation")[way],
         "backbone": {"name": "resnet18", "stem": "3x3-stride2", "arguments": {"channels": [16, 32, 64, 128]}},
-        "data": {**data, "hue_range": 0.2, "validation_share": NEW / every, "held_out": "views"},
+        "data": {**kinds[data], **({} if path is None else {"path": path}), "held_out": "views"},
         "optimizer": {"name": "adamw", "lr": 3e-3},
         "trainer": {"steps": steps, "batch_size": min(BATCH, objects), "seed": seed, "workers": 0},
         "monitor": {"every": 0},
@@ -83,8 +106,8 @@ def sections(way: str, objects: int, seed: int, steps: int) -> dict[str, Any]:
 class Scores(lightning.Callback):
     """The R2 of the rotation on known and on new objects, every so many steps: `found`."""
 
-    def __init__(self, train: Source, known: Source, new: Source, every: int) -> None:
-        self.every, self.found = every, list[tuple[int, float, float]]()
+    def __init__(self, train: Source, known: Source, new: Source, every: int, parameter: str) -> None:
+        self.every, self.found, self.parameter = every, list[tuple[int, float, float]](), parameter
         self._sources = train, known, new
 
     def on_train_batch_end(
@@ -93,7 +116,7 @@ class Scores(lightning.Callback):
         assert isinstance(module, Pretraining)
         if module.step % self.every == 0:
             train, *others = (self._table(module, source) for source in self._sources)
-            known, new = (ridge_r2(train, one, "all", "rotation") for one in others)
+            known, new = (ridge_r2(train, one, "all", self.parameter) for one in others)
             self.found.append((module.step, round(known, 4), round(new, 4)))
 
     def _table(self, module: Pretraining, source: Source) -> FeatureTable:
@@ -113,16 +136,17 @@ def left_at(scores: Sequence[tuple[int, float]]) -> int | None:
     return scores[first][0] if first < len(scores) else None
 
 
-def cell(way: str, objects: int, seed: int, steps: int, every: int) -> dict[str, Any]:
+def cell(asked: argparse.Namespace, way: str, objects: int, seed: int) -> dict[str, Any]:
     """Train and score one run."""
-    recipe = sections(way, objects, seed, steps)
+    recipe = sections(way, objects, seed, asked.steps, asked.data, asked.path)
     module, data = parts(recipe)
     by_object = {**recipe, "data": {**recipe["data"], "held_out": "objects"}}
     new = build_data(resolve(by_object)).validation
-    scores = Scores(data.data.train, data.data.validation, new, every)
+    parameter = AZIMUTH if asked.data == "turntable" else "rotation"
+    scores = Scores(data.data.train, data.data.validation, new, asked.every, parameter)
     begun, used = time.perf_counter(), time.process_time()
     trainer = lightning.Trainer(
-        max_steps=steps,
+        max_steps=asked.steps,
         accelerator="cpu",
         devices=1,
         logger=False,
@@ -132,22 +156,25 @@ def cell(way: str, objects: int, seed: int, steps: int, every: int) -> dict[str,
         callbacks=[scores],
     )
     trainer.fit(module, data)
+    found = versions()
     return {
+        "data": asked.data,
         "way": way,
         "objects": objects,
         "seed": seed,
-        "steps": steps,
+        "steps": asked.steps,
         "known_left": left_at([(step, known) for step, known, _ in scores.found]),
         "new_left": left_at([(step, new) for step, _, new in scores.found]),
         "scores": scores.found,
         "seconds": round(time.perf_counter() - begun, 1),
         "cpu_seconds": round(time.process_time() - used, 1),
-        "objective": WAYS[way],
+        "objective": recipe["objective"],
         "command": shlex.join(["python", "benchmarks/plateau.py", *(Path(one).name for one in sys.argv[1:])]),
         "date": now(),
         "threads": torch.get_num_threads(),
         "machine": host_facts()["machine"],
-        "versions": versions(),
+        "commit": found.get("commit"),
+        "torch": found["torch"],
     }
 
 
@@ -157,48 +184,55 @@ def read(file: Path) -> list[dict[str, Any]]:
     return cells
 
 
-def key(one: dict[str, Any]) -> tuple[str, int, int, int]:
+def key(one: Mapping[str, Any]) -> tuple[str, str, int, int, int]:
     """What a cell is known by."""
-    return one["way"], one["objects"], one["seed"], one["steps"]
+    return one["data"], one["way"], one["objects"], one["seed"], one["steps"]
 
 
-def missing(asked: argparse.Namespace) -> Iterator[tuple[str, int, int, int]]:
-    """The cells that the file lacks: few objects first."""
+def missing(asked: argparse.Namespace) -> Iterator[tuple[str, int, int]]:
+    """Way, objects and seed of the cells that the file lacks: few objects first."""
     done = {key(one) for one in read(asked.output)}
     for seed in asked.seeds:
         for objects in sorted(asked.objects):
             for way in asked.ways:
-                if (wanted := (way, objects, seed, asked.steps)) not in done:
-                    yield wanted
+                if (asked.data, way, objects, seed, asked.steps) not in done:
+                    yield way, objects, seed
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run what is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
-    parser.add_argument("--objects", nargs="+", type=int, default=list(OBJECTS))
+    parser.add_argument("--data", choices=DATA, default="solids")
+    parser.add_argument("--path", help="file or folder of the meshes or photographs")
+    parser.add_argument("--ways", nargs="+", choices=list(ways()), default=list(ways()))
+    parser.add_argument("--objects", nargs="+", type=int, help=f"default: {' '.join(map(str, OBJECTS))}")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0])
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--every", type=int, default=25)
     parser.add_argument("--minutes", type=float, help="begin no further cell after so long")
     parser.add_argument("--output", type=Path, default=OUTPUT)
     asked = parser.parse_args(words)
+    if (asked.path is None) != (asked.data == "solids"):
+        parser.error("--path: meshes and turntable need it, solids are made")
+    if asked.data == "turntable":
+        if asked.objects is not None:
+            parser.error("--objects: the turntable is trained on as a whole")
+        with quiet_lightning():
+            asked.objects = [len(build_data(resolve(sections("sie", BATCH, 0, 1, asked.data, asked.path))).train)]
+    asked.objects = asked.objects or list(OBJECTS)
     if min(asked.objects) < 8:
         parser.error("--objects: at least 8, or a batch compares too few")
-    began = time.monotonic()
-    for way, objects, seed, steps in list(missing(asked)):
-        if asked.minutes is not None and time.monotonic() - began > 60 * asked.minutes:
-            sys.stdout.write("the time is over; the same command goes on\n")
-            return 0
-        with quiet_lightning():
-            one = cell(way, objects, seed, steps, asked.every)
-        known = {key(other): other for other in [*read(asked.output), one]}
+
+    def work(one: tuple[str, int, int]) -> str:
+        way, objects, seed = one
+        done = cell(asked, way, objects, seed)
+        known = {key(other): other for other in [*read(asked.output), done]}
         lines = [json.dumps(known[name], separators=(",", ":")) for name in sorted(known)]
-        asked.output.parent.mkdir(parents=True, exist_ok=True)
         write_text(asked.output, '{"table": "plateau", "cells": [\n' + ",\n".join(lines) + "\n]}\n")
-        sys.stdout.write(f"{way}, {objects} objects: known from {one['known_left']}, new from {one['new_left']}\n")
-        sys.stdout.flush()
-    return 0
+        left = f"known from {done['known_left']}, new from {done['new_left']}"
+        return f"{asked.data}, {way}, {objects} objects, seed {seed}: {left}"
+
+    return one_by_one(asked.output.parent, lambda: missing(asked), work, asked.minutes)
 
 
 if __name__ == "__main__":

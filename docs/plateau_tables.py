@@ -1,6 +1,7 @@
-"""The table of docs/results.md on when a run leaves its plateau, from docs/results/plateau.json.
+"""The tables of docs/results.md on when a run leaves its plateau, from docs/results/plateau.json.
 
-The file is made by benchmarks/plateau.py: one entry for each way, number of objects, seed and number of steps.
+The file is made by benchmarks/plateau.py: one entry for each kind of data, way, number of objects, seed and number of
+steps.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,33 +21,66 @@ WAYS = {
     "inverse": "SIE, a head tells the action",
     "growth": "SIE, views that grow apart",
 }
-"""Names of the ways of the benchmark, in the order of the table."""
+"""Names of the ways of the benchmark, in the order of the tables."""
+
+DATA = {"solids": "Solids", "meshes": "Meshes", "turntable": "Fruits on a turntable, photographs"}
+"""Headings of the data, in the order of the tables."""
+
+Cell = Mapping[str, Any]
 
 
 def plateau(content: Mapping[str, Any]) -> str:
-    """A row for each way, number of objects and number of steps."""
-    groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
-    order = list(WAYS)
-    for one in sorted(content["cells"], key=lambda one: (one["objects"], order.index(one["way"]), one["steps"])):
-        groups.setdefault((one["way"], one["objects"], one["steps"]), []).append(one)
-    head = ["", "objects", "steps", "seeds", "left on known objects at", "on new objects at"]
-    head += ["R2 of known objects at the end", "R2 of new objects"]
-    rows = []
-    for (way, objects, steps), cells in groups.items():
-        left = [_steps([one[key] for one in cells]) for key in ("known_left", "new_left")]
-        ends = [number("r2", tuple(one["scores"][-1][place] for one in cells)) for place in (1, 2)]
-        rows.append([WAYS[way], f"{objects:,}", str(steps), str(len(cells)), *left, *ends])
+    """A table for each kind of data: a row for each way, a column for each number of objects."""
     cells = content["cells"]
-    commands = list(dict.fromkeys(one["command"] for one in cells))
+    return "\n\n".join(
+        f"**{heading}**\n\n{_of_data([one for one in cells if one['data'] == data])}"
+        for data, heading in DATA.items()
+        if any(one["data"] == data for one in cells)
+    )
+
+
+def _of_data(cells: Sequence[Cell]) -> str:
+    groups: dict[tuple[str, int, int], list[Cell]] = {}
+    for one in sorted(cells, key=lambda one: one["seed"]):
+        groups.setdefault((one["way"], one["steps"], one["objects"]), []).append(one)
+    columns = sorted({(one["steps"], one["objects"]) for one in cells}, key=lambda column: column[::-1])
+    lengths = {steps for steps, _ in columns}
+    head = [f"{objects:,} objects" + ("" if len(lengths) == 1 else f", {steps} steps") for steps, objects in columns]
+    rows = [
+        [WAYS[way], *(_shown(groups.get((way, *column), ())) for column in columns)]
+        for way in WAYS
+        if any(one["way"] == way for one in cells)
+    ]
+    commits = ", ".join(sorted({str(one["commit"])[:7] for one in cells}))
     told = facts(
         {
             "seeds": sorted({one["seed"] for one in cells}),
+            "commit": "",
             "machine": f"{cells[0]['threads']} thread, {cells[0]['machine']}",
-            "command": commands[0],
-            "note": f"torch {cells[0]['versions']['torch']}",
+            "command": _command(cells),
+            "note": f"torch {cells[0]['torch']}, {', '.join(map(str, sorted(lengths)))} steps",
         }
-    )
-    return f"{table(head, rows, range(1, len(head)))}\n\n{told}"
+    ).replace("commit ;", f"commits {commits};")
+    return f"{table(['', *head], rows, range(1, len(head) + 1))}\n\n{told}"
+
+
+def _command(cells: Sequence[Cell]) -> str:
+    """The command of all cells together: what it lacks is what the script does by itself."""
+    words = cells[0]["command"].split()
+    kept = [*words[:2]]
+    for option in ("--data", "--path"):
+        if option in words:
+            kept += [option, words[words.index(option) + 1]]
+    return " ".join([*kept, "--steps", str(cells[0]["steps"])])
+
+
+def _shown(cells: Sequence[Cell]) -> str:
+    """R2 on known and on new objects at the end, and the steps at which each seed has left its plateau."""
+    if not cells:
+        return ""
+    ends = [number("r2", tuple(one["scores"][-1][place] for one in cells)) for place in (1, 2)]
+    left = [_steps([one[key] for one in cells]) for key in ("known_left", "new_left")]
+    return f"{ends[0]} / {ends[1]} ({left[0]} / {left[1]})"
 
 
 def _steps(found: Sequence[int | None]) -> str:

@@ -92,14 +92,17 @@ def test_the_stage_with_most_of_the_rotation_is_told(module):
 
 def test_the_plateau_has_a_row_for_every_way_and_says_never(module):
     one = {
-        **{"way": "sie", "objects": 1000, "seed": 0, "steps": 50, "known_left": 25, "new_left": None},
-        **{"scores": [[25, 0.1, 0.0], [50, 0.3, 0.01]], "command": "python benchmarks/plateau.py", "threads": 1},
-        **{"machine": "x86_64", "versions": {"torch": "2.0"}},
+        **{"data": "solids", "way": "sie", "objects": 1000, "seed": 0, "steps": 50, "known_left": 25, "new_left": None},
+        **{"scores": [[25, 0.1, 0.0], [50, 0.3, 0.01]], "command": "python benchmarks/plateau.py --ways sie"},
+        **{"threads": 1, "machine": "x86_64", "torch": "2.0", "commit": "0123456789"},
     }
     other = {**one, "seed": 1, "known_left": 50, "scores": [[25, 0.0, 0.0], [50, 0.5, 0.03]]}
     few = {**one, "way": "group", "objects": 10}
-    text = module("plateau_tables").plateau({"cells": [other, few, one]})
-    found = rows(text)
-    assert found["SIE as published"] == ["1,000", "50", "2", "50, 25", "never, never", "0.400 ± 0.141", "0.020 ± 0.014"]
-    assert list(found)[2:] == ["SIE, begun as the group", "SIE as published"]
-    assert "`python benchmarks/plateau.py`" in text
+    photographs = {**one, "data": "turntable", "command": "python benchmarks/plateau.py --data turntable --path a.zip"}
+    solids, turntable = module("plateau_tables").plateau({"cells": [photographs, other, few, one]}).split("**Fruits")
+    found = rows(solids)
+    assert list(found[""]) == ["10 objects", "1,000 objects"]
+    assert found["SIE as published"] == ["", "0.400 ± 0.141 / 0.020 ± 0.014 (25, 50 / never, never)"]
+    assert list(found)[2:] == ["SIE as published", "SIE, begun as the group"]
+    assert "commits 0123456; 1 thread, x86_64; torch 2.0, 50 steps; `python benchmarks/plateau.py --steps 50`" in solids
+    assert "`python benchmarks/plateau.py --data turntable --path a.zip --steps 50`" in turntable
