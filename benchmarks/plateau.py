@@ -11,7 +11,8 @@ never sees (`new`). A plateau is left at the first step from which a score stays
 
 Solids have 200 new objects, and as many to train on as asked for. Of meshes a fifth is new, and there are some 200 of
 the classes whose pose can be seen. The turntable, photographs whose azimuth is told and read in place of the rotation,
-has its own split, and all its objects are trained on.
+has its own split, and all its objects are trained on. The zero of an azimuth differs from turn to turn, so there the
+step between two views is read, by a small network.
 
 A call runs what docs/results/plateau.json lacks, one cell after the other, and writes after each. A cell that is
 interrupted begins anew; finished ones are not done again.
@@ -39,6 +40,7 @@ from ssl_inv.engine.features import choose_objects, feature_table
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import Pretraining
 from ssl_inv.evaluation.features import FeatureTable
+from ssl_inv.evaluation.protocols.transforms_r2 import TransformR2
 from ssl_inv.evaluation.ridge import ridge_r2
 from ssl_inv.run.build import build_data
 from ssl_inv.run.environment import host_facts, versions
@@ -116,8 +118,17 @@ class Scores(lightning.Callback):
         assert isinstance(module, Pretraining)
         if module.step % self.every == 0:
             train, *others = (self._table(module, source) for source in self._sources)
-            known, new = (ridge_r2(train, one, "all", self.parameter) for one in others)
+            known, new = (self._r2(train, one) for one in others)
             self.found.append((module.step, round(known, 4), round(new, 4)))
+
+    def _r2(self, train: FeatureTable, judged: FeatureTable) -> float:
+        if self.parameter == "rotation":
+            return ridge_r2(train, judged, "all", self.parameter)
+        name = f"r2/relative/{self.parameter}"
+        results = TransformR2.quick().measure(train, judged, "all")
+        value = next(one.value for one in results if one.name == name)
+        assert value is not None
+        return value
 
     def _table(self, module: Pretraining, source: Source) -> FeatureTable:
         def encode(pixels: Tensor) -> dict[str, Tensor]:
