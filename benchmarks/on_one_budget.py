@@ -44,6 +44,7 @@ ASYMMETRIC = [
 ]
 """Classes of meshes whose pose can be seen."""
 
+KNOWN = {"held_out": "views", "held_out_share": 0.25}
 MESHES = {
     "backbone": HALF,
     "data": {"name": "meshes", "classes": ASYMMETRIC, "views": 64, "size": 48, "angle_range": 45, "hue_range": 0.2},
@@ -65,9 +66,17 @@ BUDGETS: dict[str, dict[str, Any]] = {
         "evaluation": {"views": 8},
     },
     "meshes": MESHES,
-    "meshes-known": {**MESHES, "data": {**MESHES["data"], "held_out": "views", "held_out_share": 0.25}},
+    "meshes-known": {**MESHES, "data": {**MESHES["data"], **KNOWN}},
 }
 """What all runs of a table share. `meshes-known` is tested on other views of the objects of its training."""
+FEW = {**SOLIDS, "objects": 250, "views": 64, "size": 32, **KNOWN}
+BUDGETS |= {
+    "solids-near": {**BUDGETS["solids-small"], "data": {**BUDGETS["solids-small"]["data"], "angle_range": 45}},
+    "solids-few": {**BUDGETS["solids-small"], "data": FEW, "evaluation": {"views": 8}},
+    "solids-few-near": {**BUDGETS["solids-small"], "data": {**FEW, "angle_range": 45}, "evaluation": {"views": 8}},
+    "meshes-known-far": {**BUDGETS["meshes-known"], "data": {**BUDGETS["meshes-known"]["data"], "angle_range": 90}},
+}
+"""One thing at a time of what differs between `solids-small` and `meshes-known`: angles, and objects and views."""
 
 EVERYTHING = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
 SEEN = [one for one in EVERYTHING if one != "light_phi"]
@@ -98,6 +107,15 @@ OTHERWISE: dict[str, dict[str, Any]] = {
     "vit-capi": {**VIT, "optimizer": {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.95], "warmup": 0.1}},
 }
 """What a candidate has in place of the budget's settings and of AdamW at 3e-3, as its recipe has it."""
+OTHERWISE |= {
+    "sie-quaternion-slower": {"optimizer": {"name": "adamw", "lr": 1e-3}},
+    "sie-quaternion-longer": {"trainer": {"steps": 2400}},
+    "sie-quaternion-larger-batch": {"trainer": {"batch_size": 192}},
+    "sie-quaternion-wider": {"backbone": {"name": "resnet18"}},
+    "seq-jepa-faster": {"optimizer": {"name": "adamw", "lr": 2e-3, "weight_decay": 1e-3, "warmup": 0.1}},
+    "seq-jepa-longer": {**OTHERWISE["seq-jepa"], "trainer": {"steps": 2400}},
+}
+"""What could be the reason if the order of the papers does not hold."""
 VICREG = {"name": "vicreg", "projector": [512, 256], "invariance": 25, "variance": 25}
 SIMCLR = {"name": "simclr", "projector": [512, 128]}
 MOCO = {"name": "moco-v3", "projector": [512, 256], "predictor": [512], "temperature": 0.2, "momentum": 0.97}
@@ -108,6 +126,10 @@ PREDICTED = {
     **{"layers": 3, "heads": 4, "head_width": 64, "hidden": 512, "dropout": 0},
 }
 """Settings of the recipes of LeWM and SD-JEPA."""
+SEQ_JEPA = {
+    **{"name": "seq-jepa", "parameters": ["rotation"], "observed": 3, "anti_collapse": "sigreg"},
+    **{"target": "standardised", "sigreg_weight": 0.1, "directions": 256},
+}
 SIE = {"name": "sie", "projector": [512, 256], "invariance": 25, "equivariance": 10, "variance": 25}
 TRAJECTORY = {**VICREG, "name": "vicreg-trajectory", "shape": "geodesic"}
 EQUIMOD = {"name": "equimod", "source": "pair", "projector": [512, 512, 128]}
@@ -186,15 +208,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "split-trajectory-augself": split(TRAJECTORY, augself(EVERYTHING, 4), 1),
     "split-simclr-augself": split(SIMCLR, augself(EVERYTHING, 4), 1),
     "sen": {"name": "sen", "projector": [512, 256], "predictor_hidden": [256]},
-    "seq-jepa": {
-        "name": "seq-jepa",
-        "parameters": ["rotation"],
-        "observed": 3,
-        "anti_collapse": "sigreg",
-        "target": "standardised",
-        "sigreg_weight": 0.1,
-        "directions": 256,
-    },
+    **dict.fromkeys(("seq-jepa", "seq-jepa-faster", "seq-jepa-longer"), SEQ_JEPA),
     "sie-magnitude-invariant": {**SIE, "predictor": "magnitude-invariant"},
     "moco-v3": MOCO,
     "ser": {"name": "ser", "base": MOCO, "layer": 3, "token_head": [128, 128], "share": 0.125},
@@ -248,6 +262,14 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "inverse-trajectory-both-uneven-12": both_ways(TRAJECTORY, 12, 0.5),
     "frontier": both_ways(TRAJECTORY, 16, 1),
     "frontier-64": both_ways(TRAJECTORY, 64, 2),
+    **dict.fromkeys((one for one in OTHERWISE if one.startswith("sie-quaternion-")), {**SIE, **TURNED}),
+    "sie-quaternion-held": {**SIE, **TURNED, "predictor_held": 400},
+    "sie-quaternion-less-invariance": {**SIE, **TURNED, "invariance": 5},
+    "sie-quaternion-negatives": {
+        **{"name": "anti-invariance", "base": {**SIE, **TURNED}, "views": 4},
+        **{"within": 0.0, "inverse": 0.0, "negatives": 10.0},
+    },
+    "inverse-sie-quaternion": inverse({**SIE, **TURNED}, ["rotation"], 16),
     "augself-uneven-6": augself(SEEN, 0.5, 6),
     "inverse-simclr-8": inverse(SIMCLR, ["rotation"], 8),
     "inverse-equimod": inverse({**EQUIMOD, "parameters": ["rotation"]}, EVERYTHING, 4),
@@ -268,7 +290,7 @@ def recipe_of(candidate: str, budget: str, seed: int, meshes: str | None) -> dic
     own = OTHERWISE.get(candidate, {})
     sections["backbone"] = own.get("backbone", sections["backbone"])
     sections["trainer"] |= own.get("trainer", {})
-    if candidate == "seq-jepa":
+    if candidate.startswith("seq-jepa"):
         sections["evaluation"] |= {"aggregate": [1, 2, 4]}
     return {
         "objective": OBJECTIVES[candidate],
