@@ -262,7 +262,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "inverse-trajectory-both-uneven-12": both_ways(TRAJECTORY, 12, 0.5),
     "frontier": both_ways(TRAJECTORY, 16, 1),
     "frontier-64": both_ways(TRAJECTORY, 64, 2),
-    **dict.fromkeys((one for one in OTHERWISE if one.startswith("sie-quaternion-")), {**SIE, **TURNED}),
+    **{one: {**SIE, **TURNED} for one in OTHERWISE if one.startswith("sie-quaternion-")},
     "sie-quaternion-held": {**SIE, **TURNED, "predictor_held": 400},
     "sie-quaternion-less-invariance": {**SIE, **TURNED, "invariance": 5},
     "sie-quaternion-negatives": {
