@@ -367,7 +367,7 @@ def main(words: Sequence[str] | None = None) -> int:
     def work(cell: tuple[str, int]) -> str:
         candidate, seed = cell
         one = one_run(asked, candidate, seed)
-        keep(asked.output, f"{asked.budget} {candidate} {seed}", one)
+        keep(asked.output, f"{asked.budget} {candidate} {seed}", one, asked.output.stem)
         scores = {
             key: one["numbers"].get(key, [None])[0] for key in ("linear/top1 | all", "r2/relative/rotation | all")
         }

@@ -5,6 +5,8 @@ from typing import Any
 
 import aggregate_tables
 import benchmark_tables
+import equal_time_tables
+import mesh_tables
 import one_budget
 import photographs
 import plateau_tables
@@ -75,6 +77,9 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
             if one_budget.by_candidate(budgets, budget)
         },
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),
+        "docs/results/reasons.json": of("reasons", lambda content: mesh_tables.reasons(content, budgets)),
+        "docs/results/unseen-angles.json": of("unseen-angles", mesh_tables.unseen_angles),
+        "docs/results/equal-time.json": of("equal-time", equal_time_tables.equal_time),
         "docs/results/aggregates.json": of("aggregates", aggregate_tables.aggregates),
         "docs/results/plateau.json": of("plateau", plateau_tables.plateau),
         **{
