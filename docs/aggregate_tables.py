@@ -41,7 +41,7 @@ def aggregates(content: Mapping[str, Any]) -> str:
     runs = list(content["runs"].values())
     seeds = sorted({int(key.rpartition(" ")[2]) for key in content["runs"]})
     note = f"torch {runs[0]['torch']}, {runs[0]['threads']} thread"
-    commits = ", ".join(sorted({str(run["commit"])[:7] for run in runs}))
-    told = facts({"seeds": seeds, "machine": runs[0]["machine"], "note": note, "command": COMMAND, "commit": ""})
+    commits = [run["commit"] for run in runs]
+    told = facts({"seeds": seeds, "machine": runs[0]["machine"], "note": note, "command": COMMAND, "commits": commits})
     head = ["linear top-1, %, of", *(heading for heading, _, _ in columns)]
-    return f"{table(head, rows, range(1, len(head)))}\n\n{told.replace('commit ;', f'commits {commits};')}"
+    return f"{table(head, rows, range(1, len(head)))}\n\n{told}"

@@ -111,10 +111,12 @@ def _share(values: Values, bound: Values) -> str:
 
 
 def _mesh_facts(rows: Iterable[Content], question: str, records: Mapping[str, Record]) -> list[str]:
-    """How each row was measured; rows of the same circumstances share a line."""
+    """How each row was measured; rows of the same circumstances share a line. What stands after a comma in a name is
+    another measurement of the same runs.
+    """
     alike: dict[str, list[str]] = {}
     for row in rows:
-        if question in row and "baseline" not in row:
+        if question in row and "baseline" not in row and ", " not in row["method"]:
             source = row[question]
             told = circumstances(records[source]) if isinstance(source, str) else facts(source)
             alike.setdefault(told, []).append(row["method"])
@@ -177,12 +179,13 @@ def plain(content: Content) -> str:
 
 
 def facts(content: Content) -> str:
-    """Seeds, commit, machine, note and command of a file; `unknown` where it has none."""
+    """Seeds, commit or commits, machine, note and command of a file; `unknown` where it has none."""
     seeds, command = content.get("seeds", UNKNOWN), content.get("command", UNKNOWN)
-    commit = str(content.get("commit", UNKNOWN))
+    commits = sorted({str(one)[:7] for one in content.get("commits", [content.get("commit", UNKNOWN)])})
     told = [
         f"seeds {seeds if isinstance(seeds, str) else ', '.join(map(str, seeds))}",
-        f"commit {commit[:7]}" + (" with changes" if content.get("uncommitted") else ""),
+        f"commit{'s' * (len(commits) > 1)} {', '.join(commits)}"
+        + (" with changes" if content.get("uncommitted") else ""),
         str(content.get("machine", f"machine {UNKNOWN}")),
         *([content["note"]] if content.get("note") else []),
         f"command {UNKNOWN}" if command == UNKNOWN else f"`{command}`",

@@ -42,9 +42,9 @@ def equal_time(content: Content) -> str:
     seeds = sorted({int(key.rpartition(" ")[2]) for key in content["runs"]})
     command = f"python benchmarks/equal_time.py runs --images grocery_96px.zip --seconds {one['seconds']:g}"
     note = f"torch {one['torch']}, {one['threads']} thread; {one['seconds']:g} s of processor time each"
-    told = facts({"seeds": seeds, "machine": one["machine"], "note": note, "command": command, "commit": ""})
-    commits = ", ".join(sorted({str(run["commit"])[:7] for run in content["runs"].values()}))
-    return f"{table(head, rows, range(1, len(head)))}\n\n{told.replace('commit ;', f'commits {commits};')}"
+    commits = [run["commit"] for run in content["runs"].values()]
+    told = facts({"seeds": seeds, "machine": one["machine"], "note": note, "command": command, "commits": commits})
+    return f"{table(head, rows, range(1, len(head)))}\n\n{told}"
 
 
 def _steps(runs: Sequence[Content]) -> str:

@@ -70,11 +70,11 @@ def reasons(content: Content, budgets: Content) -> str:
 
 def _told(content: Content, runs: Mapping[str, Content]) -> str:
     every = [runs[key] for key in content["runs"]]
-    commits = ", ".join(sorted({str(run["commit"])[:7] for run in every}))
+    commits = [run["commit"] for run in every]
     command = "python benchmarks/on_one_budget.py runs/budgets --budget BUDGET --output docs/results/reasons.json"
     note = f"torch {every[0]['torch']}, {every[0]['threads']} thread"
-    told = facts({"seeds": [_SEED], "machine": every[0]["machine"], "note": note, "command": command, "commit": ""})
-    return told.replace("commit ;", f"commits {commits};")
+    words = {"seeds": [_SEED], "machine": every[0]["machine"], "note": note, "command": command}
+    return facts({**words, "commits": commits})
 
 
 PLACES = ("inside", "carried over", "fitted there")
@@ -97,9 +97,9 @@ def unseen_angles(content: Content) -> str:
     seeds = sorted({int(key.rpartition(" ")[2]) for key in content["runs"]})
     command = "python benchmarks/unseen_angles.py runs/budgets --meshes meshes_cc0.npz"
     note = f"torch {one['torch']}, {one['threads']} thread"
-    told = facts({"seeds": seeds, "machine": one["machine"], "note": note, "command": command, "commit": ""})
-    commits = ", ".join(sorted({str(run["commit"])[:7] for run in content["runs"].values()}))
-    return f"{table(head, rows, range(1, len(head)))}\n\n{told.replace('commit ;', f'encoders trained at commits {commits};')}"
+    commits = [run["commit"] for run in content["runs"].values()]
+    told = facts({"seeds": seeds, "machine": one["machine"], "note": note, "command": command, "commits": commits})
+    return f"{table(head, rows, range(1, len(head)))}\n\n{told}"
 
 
 def _cells(runs: Sequence[Content], kind: int) -> list[str]:

@@ -144,12 +144,11 @@ def told(runs: Mapping[str, Mapping[int, Content]], budget: str) -> str:
     """How the runs of a budget were measured."""
     every = [run for of_seed in runs.values() for run in of_seed.values()]
     first = every[0]
-    commits = ", ".join(sorted({str(run["commit"])[:7] for run in every}))
     days = sorted({run["date"][:10] for run in every})
     note = f"torch {first['torch']}, {first['threads']} thread, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
     seeds = sorted({seed for of_seed in runs.values() for seed in of_seed})
     words = {"seeds": seeds, "machine": first["machine"], "note": note, "command": COMMAND.format(budget)}
-    return facts({**words, "commit": ""}).replace("commit ;", f"commits {commits};")
+    return facts({**words, "commits": [run["commit"] for run in every]})
 
 
 def of_objectives(content: Content, budget: str) -> dict[str, tuple[str, str]]:
@@ -186,15 +185,40 @@ def mesh_content(content: Content) -> Content | None:
             one[question] = {key: some for key, some in numbers.items() if some} | {
                 "seeds": sorted(of_seed),
                 "command": f"{COMMAND.format(budget)} --meshes meshes_cc0.npz",
-                "commit": first["commit"],
+                "commits": [run["commit"] for run in of_seed.values()],
                 "machine": first["machine"],
             }
             if name == "untrained":
                 one["baseline"] = "untrained"
-    order = sorted(rows.values(), key=lambda row: (-_ORDER.get(row["method"], 0), _best(row)))
+            for heading, part in _SEVERAL.items():
+                several = {
+                    key: list(_of_part(of_seed.values(), measure, part))
+                    for key, (_, (measure,)) in MESHES.items()
+                    if "top1" in measure and name != "untrained"
+                }
+                if any(several.values()):
+                    rows.setdefault(f"{name}, {heading}", {"method": f"{name}, {heading}"})[question] = {
+                        **one[question],
+                        **{other: [] for other in MESHES},
+                        **several,
+                    }
+    first = {name: _best(rows[name.split(", ")[0]]) for name in rows}
+    order = sorted(rows.values(), key=lambda row: (-_ORDER.get(row["method"], 0), first[row["method"]]))
     bounds = {key: BOUNDS[measure] for key, measure in (("linear", CLASSES), ("rotation", ROTATION))}
     there = {key: name for key, name in bounds.items() if name in rows}
     return {"bound": there, "rows": order} if rows else None
+
+
+_SEVERAL = {
+    **{f"aggregate of {views}": f"aggregate of {views} views" for views in (2, 4)},
+    "mean of 4": "mean of 4 views",
+}
+"""Headings of classes from several views of an object, and the parts of the features that they are read from."""
+
+
+def _of_part(runs: Iterable[Content], measure: str, part: str) -> Values:
+    found = [run["numbers"].get(f"{measure} | {part}", [None])[0] for run in runs]
+    return tuple(one for one in found if one is not None)
 
 
 IN_SHORT = {

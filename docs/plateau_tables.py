@@ -51,16 +51,15 @@ def _of_data(cells: Sequence[Cell]) -> str:
         for way in WAYS
         if any(one["way"] == way for one in cells)
     ]
-    commits = ", ".join(sorted({str(one["commit"])[:7] for one in cells}))
     told = facts(
         {
             "seeds": sorted({one["seed"] for one in cells}),
-            "commit": "",
+            "commits": [one["commit"] for one in cells],
             "machine": f"{cells[0]['threads']} thread, {cells[0]['machine']}",
             "command": _command(cells),
             "note": f"torch {cells[0]['torch']}, {', '.join(map(str, sorted(lengths)))} steps",
         }
-    ).replace("commit ;", f"commits {commits};")
+    )
     return f"{table(['', *head], rows, range(1, len(head) + 1))}\n\n{told}"
 
 

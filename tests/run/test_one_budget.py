@@ -54,7 +54,7 @@ def test_shares_are_of_what_is_known_without_labels_and_of_the_rotation_that_was
     assert cells(text, "untrained")[2] == "20.0 ± 0.0"
     names = re.findall(r"^\| `([^`]+)`", text, re.MULTILINE)
     assert names[:2] == ["sie", "simclr"], "by the lesser share"
-    assert "Seeds 0, 1; commits ccccccc; x86_64" in text
+    assert "Seeds 0, 1; commit ccccccc; x86_64" in text
 
 
 def test_the_candidate_of_its_name_stands_for_an_objective(docs):
@@ -74,6 +74,58 @@ def test_the_benchmark_on_meshes_has_both_questions_and_two_bounds(docs):
     assert cells(first, "untrained")[2] == "20.0"
     assert cells(second, "sie")[3] == "0.300"
     assert docs("one_budget").mesh_content({"runs": {}}) is None
+
+
+def test_classes_of_several_views_at_once_have_rows_of_their_own_and_no_circumstances(docs):
+    several = run(0.5, 0.2)
+    several["numbers"] |= {"linear/top1 | aggregate of 4 views": [0.7, 0.01, 0.3, 0.1]}
+    runs = {"meshes-known seq-jepa 0": several, "meshes-known seq-jepa 1": {**several, "commit": "d" * 40}}
+    content = docs("one_budget").mesh_content({"runs": {**RUNS, **runs}})
+    text = docs("benchmark_tables").meshes(content, {}).partition("**New views of known objects**")[2]
+    assert cells(text, "seq-jepa")[1:3] == ["2", "50.0 ± 0.0"]
+    assert cells(text, "seq-jepa, aggregate of 4")[1:4] == ["2", "70.0 ± 0.0", ""]
+    assert "- seq-jepa: Seeds 0, 1; commits ccccccc, ddddddd; x86_64" in text
+    assert text.count("aggregate of 4") == 1
+
+
+def test_experiments_stand_beside_what_they_change(docs):
+    content = {
+        "runs": {"solids-near sie-quaternion 0": run(0.4, 0.5), "meshes-known sie-quaternion-held 0": run(0.6, 0.2)}
+    }
+    runs = {"meshes-known sie-quaternion 0": run(0.9, 0.1), "solids-small sie-quaternion 0": run(0.5, 0.7)}
+    text = docs("mesh_tables").reasons(content, {"runs": {**RUNS, **runs}})
+    found = [[cell.strip() for cell in line.split("|")[2:-1]] for line in text.splitlines() if line.startswith("|")][2:]
+    assert [row[1:3] for row in found] == [["90.0", "0.100"], ["60.0", "0.200"], ["50.0", "0.700"], ["40.0", "0.500"]]
+    assert "commit ccccccc" in text
+
+
+def test_unseen_angles_are_of_all_seeds_best_carried_over_first(docs):
+    def of(carried: float) -> dict[str, object]:
+        places = {"inside": [0.9, 0.3], "carried over": [carried, 0.2], "fitted there": [0.8, 0.3]}
+        return {**FACTS, "numbers": {"linear/top1": places, "r2/relative/rotation": places}}
+
+    text = docs("mesh_tables").unseen_angles({"runs": {"sie 0": of(0.3), "vicreg 0": of(0.5), "vicreg 1": of(0.6)}})
+    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    assert names == ["vicreg", "sie", "untrained"]
+    assert cells(text, "vicreg")[1:5] == ["2", "90.0 ± 0.0", "55.0 ± 7.1", "80.0 ± 0.0"]
+    assert cells(text, "untrained")[3] == "20.0 ± 0.0"
+
+
+def test_objectives_at_equal_time_follow_their_bases(docs):
+    def of(linear: float, **further: object) -> dict[str, object]:
+        return {**run(linear, 0.0), "seconds": 60.0, "steps": 1200, "watched": {}, **further}
+
+    runs = {
+        "grocery interclr 0": of(0.4, watched={"purity": 0.3}),
+        "grocery moco-v2 0": of(0.35),
+        "grocery simclr 0": of(0.3),
+    }
+    runs["grocery transitive 0"] = of(0.5, steps_of_teacher=600, watched={"precision_inter": 0.25})
+    text = docs("equal_time_tables").equal_time({"runs": runs})
+    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    assert names == ["SimCLR", "transitive invariance, on SimCLR", "MoCo v2", "InterCLR, on MoCo v2", "untrained"]
+    assert cells(text, "transitive invariance, on SimCLR")[1:] == ["1", "600 + 1,200", "50.0", "25.0"]
+    assert cells(text, "untrained")[3] == "20.0"
 
 
 def test_the_short_table_on_meshes_has_what_was_asked_of_both_questions(docs):
