@@ -36,25 +36,54 @@ def encode_places(backbone: Backbone, pixels: Tensor, visible: Tensor) -> Tensor
         pixels: `(B, 3, H, W)`.
         visible: the places of the last map that are seen, `(B, h, w)`, bool.
     """
-    with _only_visible(backbone.model, visible.unsqueeze(1)):
-        return backbone.feature_map(pixels * _at(visible.unsqueeze(1), pixels))
+    seen = SeenPlaces(visible)
+    with only_visible(backbone.model, seen):
+        return backbone.feature_map(pixels * seen.like(pixels))
+
+
+class SeenPlaces:
+    """Visible places on the grid of every map.
+
+    Args:
+        visible: on the grid of the last map, `(B, h, w)`, bool.
+    """
+
+    def __init__(self, visible: Tensor) -> None:
+        self._visible, self._found = visible.unsqueeze(1), dict[tuple[torch.Size, torch.dtype], Tensor]()
+        self.masked: Tensor | None = None
+        """The last map that was multiplied by its places, which need not be multiplied again."""
+
+    def like(self, maps: Tensor) -> Tensor:
+        """1 at visible places, else 0, `(B, 1, H, W)` of maps `(B, C, H, W)`, in their precision."""
+        size = maps.shape[2:]
+        if (size, maps.dtype) not in self._found:
+            places = self._visible.to(maps.dtype)
+            self._found[size, maps.dtype] = (
+                places if places.shape[2:] == size else F.interpolate(places, size, mode="nearest")
+            )
+        return self._found[size, maps.dtype]
 
 
 @contextmanager
-def _only_visible(model: nn.Module, visible: Tensor) -> Iterator[None]:
-    """Change what layers compute inside; afterwards they are as before."""
+def only_visible(model: nn.Module, seen: "SeenPlaces") -> Iterator[None]:
+    """Inside, convolutions, pools and batch normalisation see some places only; afterwards they are as before.
+
+    Args:
+        model: whose layers change.
+        seen: the places.
+    """
     hooks, changed = [], []
-    masked: list[Tensor] = [visible]  # the last map that a hook has masked, which need not be masked again
 
     def mask(module: nn.Module, inputs: Any, found: Tensor) -> Tensor:
-        masked[0] = found * _at(visible, found)
-        return masked[0]
+        # Neither convolutions nor pools keep what they give, so it can be changed in place.
+        seen.masked = found.mul_(seen.like(found))
+        return seen.masked
 
     for module in model.modules():
         if isinstance(module, _LOCAL):
             hooks.append(module.register_forward_hook(mask))
         elif isinstance(module, _BATCH_NORM):
-            vars(module)["forward"] = partial(_normalised, module, visible, masked)
+            vars(module)["forward"] = partial(_normalised, module, seen)
             changed.append(module)
     try:
         yield
@@ -65,39 +94,88 @@ def _only_visible(model: nn.Module, visible: Tensor) -> Iterator[None]:
             del vars(module)["forward"]
 
 
-def _normalised(norm: Any, visible: Tensor, masked: list[Tensor], maps: Tensor) -> Tensor:
+def _normalised(norm: Any, visible: "SeenPlaces", maps: Tensor) -> Tensor:
     """Batch normalisation of visible places, and the activation that timm fuses with it; 0 elsewhere."""
-    shape, seen = (1, -1, 1, 1), full_precision(_at(visible, maps))
-    values = full_precision(maps) if maps is masked[0] else full_precision(maps) * seen
+    seen = full_precision(visible.like(maps))
+    values = full_precision(maps) if maps is visible.masked else full_precision(maps) * seen
     if norm.training or norm.running_mean is None:
-        count = all_sum(seen.sum()).clamp_min(1)
-        # Passes over maps are what this costs, so the variance is the mean square less the squared mean.
-        mean = all_sum(values.sum((0, 2, 3))) / count
-        square = all_sum(torch.linalg.vector_norm(values, dim=(0, 2, 3)).square()) / count
-        variance = (square - mean.square()).clamp_min(0)
+        found, mean, variance, count = _OfVisible.apply(values, norm.weight, norm.bias, seen, norm.eps)
         if norm.training and norm.running_mean is not None:
             norm.num_batches_tracked.add_(1)
             momentum = norm.momentum if norm.momentum is not None else 1.0 / float(norm.num_batches_tracked)
-            norm.running_mean.lerp_(mean.detach().to(norm.running_mean.dtype), momentum)
-            unbiased = variance.detach() * (count / (count - 1).clamp_min(1))
+            norm.running_mean.lerp_(mean.to(norm.running_mean.dtype), momentum)
+            unbiased = variance * (count / (count - 1).clamp_min(1))
             norm.running_var.lerp_(unbiased.to(norm.running_var.dtype), momentum)
     else:
         mean, variance = norm.running_mean.to(values.dtype), norm.running_var.to(values.dtype)
-    scale = (variance + norm.eps).rsqrt()
-    if norm.affine:
-        scale = scale * norm.weight
-    shift = norm.bias - mean * scale if norm.affine else -mean * scale
-    found = torch.addcmul(shift.view(shape), values, scale.view(shape))
+        scale, shift = _line(mean, (variance + norm.eps).rsqrt(), norm.weight, norm.bias)
+        found = torch.addcmul(shift, values, scale)
     if hasattr(norm, "act"):
         found = norm.act(norm.drop(found))
     kept: Tensor = (found * seen).to(maps.dtype)
     return kept
 
 
-def _at(visible: Tensor, maps: Tensor) -> Tensor:
-    """Visible places `(B, 1, h, w)` on the grid of larger maps, in their precision."""
-    found = visible.to(maps.dtype)
-    return found if found.shape[2:] == maps.shape[2:] else F.interpolate(found, maps.shape[2:], mode="nearest")
+class _OfVisible(torch.autograd.Function):
+    """Normalises maps by the statistics of their visible places, of all processes.
+
+    Passes over maps are what this costs, so the variance is the mean square less the squared mean, and the gradient is
+    written out.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, values: Tensor, weight: Tensor | None, bias: Tensor | None, seen: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The maps, and the mean, variance and number of visible places.
+
+        Args:
+            ctx: of autograd.
+            values: `(B, C, H, W)`, 0 at hidden places.
+            weight: of every channel, or None.
+            bias: of every channel, or None.
+            seen: 1 at visible places, else 0, `(B, 1, H, W)`.
+            eps: added to the variance.
+        """
+        # Several times as fast as `vector_norm`, where channels lie innermost.
+        squares = values.square().sum((0, 2, 3))
+        mean, square, count = _over_processes(values.sum((0, 2, 3)), squares, seen.sum())
+        variance = (square - mean.square()).clamp_min_(0)
+        inverse = (variance + eps).rsqrt()
+        scale, shift = _line(mean, inverse, weight, bias)
+        ctx.save_for_backward(values, weight, mean, inverse, count)
+        ctx.mark_non_differentiable(mean, variance, count)
+        return torch.addcmul(shift, values, scale), mean, variance, count
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None, None, None]:
+        """By the chain rule. What hidden places get means nothing: before and after, they are multiplied by 0."""
+        values, weight, mean, inverse, count = ctx.saved_tensors
+        grad = grads[0]
+        # Both sums in one pass over the maps; the statistics are handed in, not computed.
+        _, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
+            grad, values, None, None, None, mean, inverse, True, 0.0, [False, True, True]
+        )
+        along, level, _ = _over_processes(of_weight, of_bias, count, whole=True)
+        scale = inverse if weight is None else inverse * weight
+        slope = -scale * inverse * along
+        moved = torch.addcmul((-scale * level - slope * mean).view(1, -1, 1, 1), values, slope.view(1, -1, 1, 1))
+        moved.addcmul_(grad, scale.view(1, -1, 1, 1))
+        return moved, None if weight is None else of_weight, None if weight is None else of_bias, None, None
+
+
+def _over_processes(first: Tensor, second: Tensor, count: Tensor, whole: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of each process as means over the places of all. `whole`: `count` is already that of all."""
+    packed = all_sum(torch.cat((first, second, count.new_zeros(1) if whole else count.view(1))))
+    total = (count if whole else packed[-1]).clamp_min(1)
+    return packed[: len(first)] / total, packed[len(first) : -1] / total, total
+
+
+def _line(mean: Tensor, inverse: Tensor, weight: Tensor | None, bias: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Scale and shift `(1, C, 1, 1)` of a normalisation."""
+    scale = inverse if weight is None else inverse * weight
+    shift = -mean * scale if bias is None else bias - mean * scale
+    return scale.view(1, -1, 1, 1), shift.view(1, -1, 1, 1)
 
 
 def smooth_l1_of_unit_places(predicted: Tensor, targets: Tensor, counted: Tensor) -> Tensor:

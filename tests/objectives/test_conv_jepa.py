@@ -5,10 +5,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from small import build, noise
+from torch import nn
 
 from ssl_inv.catalogue import SettingError
 from ssl_inv.nn.backbones import Backbone, make_backbone
-from ssl_inv.nn.visible import encode_places, smooth_l1_of_unit_places
+from ssl_inv.nn.visible import SeenPlaces, encode_places, only_visible, smooth_l1_of_unit_places
 from ssl_inv.objectives.conv_jepa import ConvJEPA
 
 NARROW = {"name": "resnet18", "stem": "3x3-stride1", "arguments": {"channels": [4, 4, 6, 8]}}
@@ -57,6 +58,27 @@ def test_statistics_are_those_of_visible_places():
     found = encode_places(Backbone(Network(), "norm"), pixels, visible).movedim(1, 3)[visible]
     torch.testing.assert_close(found.mean(dim=0), torch.zeros(3), rtol=0, atol=1e-5)
     torch.testing.assert_close(found.var(dim=0, correction=0), torch.ones(3), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_gradient_is_that_of_batch_normalisation_of_the_visible_places_as_rows(affine, layout):
+    network = nn.Sequential(nn.Conv2d(3, 16, 1), nn.BatchNorm2d(16, affine=affine)).double()
+    if affine:
+        nn.init.uniform_(network[1].weight), nn.init.uniform_(network[1].bias)
+    pixels = torch.randn(3, 3, 8, 8, dtype=torch.float64).contiguous(memory_format=layout).requires_grad_()
+    visible, weight = checkered(side=8), torch.randn(3, 16, 8, 8, dtype=torch.float64)
+
+    def grads(normalised) -> list[torch.Tensor]:
+        return torch.autograd.grad((normalised * weight).sum(), [pixels, *network.parameters()])
+
+    with only_visible(network, SeenPlaces(visible)):
+        found = grads(network(pixels))
+    maps = network[0](pixels).movedim(1, 3)
+    rows = F.batch_norm(maps[visible], None, None, network[1].weight, network[1].bias, True)
+    expected = grads(torch.zeros_like(maps).masked_scatter(visible.unsqueeze(-1).expand_as(maps), rows).movedim(3, 1))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_loss_is_of_hidden_places_alone():
