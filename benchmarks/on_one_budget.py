@@ -44,6 +44,7 @@ ASYMMETRIC = [
 ]
 """Classes of meshes whose pose can be seen."""
 
+SHIFTED = {"translation_range": 0.2, "pose": True}
 KNOWN = {"held_out": "views", "held_out_share": 0.25}
 MESHES = {
     "backbone": HALF,
@@ -75,10 +76,14 @@ BUDGETS |= {
     "solids-few": {**BUDGETS["solids-small"], "data": FEW, "evaluation": {"views": 8}},
     "solids-few-near": {**BUDGETS["solids-small"], "data": {**FEW, "angle_range": 45}, "evaluation": {"views": 8}},
     "meshes-known-far": {**BUDGETS["meshes-known"], "data": {**BUDGETS["meshes-known"]["data"], "angle_range": 90}},
+    "meshes-shifted": {**BUDGETS["meshes-known"], "data": {**BUDGETS["meshes-known"]["data"], **SHIFTED}},
 }
-"""One thing at a time of what differs between `solids-small` and `meshes-known`: angles, and objects and views."""
+"""One thing at a time of what differs between `solids-small` and `meshes-known`: angles, and objects and views. And
+`meshes-shifted`, whose objects are also moved, as those of 3DIEBench-T are.
+"""
 
 EVERYTHING = ["rotation", "floor_hue", "light_theta", "light_phi", "light_hue"]
+POSE = ["rotation", "translation"]
 SEEN = [one for one in EVERYTHING if one != "light_phi"]
 """Without the direction of the light, of which an untrained network knows nothing."""
 ADAMW = {"name": "adamw", "lr": 3e-3}
@@ -268,6 +273,13 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "sie-quaternion-negatives": {
         **{"name": "anti-invariance", "base": {**SIE, **TURNED}, "views": 4},
         **{"within": 0.0, "inverse": 0.0, "negatives": 10.0},
+    },
+    "supervised-pose": {"name": "supervised", "classification": 0, "parameters": POSE},
+    "sie-pose": {**SIE, "parameters": POSE, "predictor_initialisation": "group", "convention": "canonical"},
+    "equicaps-pose": {"name": "equicaps", "poses": "4x4", "capsules": 32, "map_side": 2},
+    "frontier-pose": {
+        **both_ways(TRAJECTORY, 16, 1),
+        **{"parameters": [*POSE, *SEEN[1:]], "weights": dict.fromkeys(POSE, 16)},
     },
     "inverse-sie-quaternion": inverse({**SIE, **TURNED}, ["rotation"], 16),
     "augself-uneven-6": augself(SEEN, 0.5, 6),

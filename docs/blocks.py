@@ -77,6 +77,9 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
             if one_budget.by_candidate(budgets, budget)
         },
         "docs/results/rivals.json": of("rivals", benchmark_tables.rivals),
+        "docs/results/one-budget.json, meshes-shifted": lambda: (
+            mesh_tables.shifted(budgets) if one_budget.by_candidate(budgets, "meshes-shifted") else "Not measured yet."
+        ),
         "docs/results/reasons.json": of("reasons", lambda content: mesh_tables.reasons(content, budgets)),
         "docs/results/unseen-angles.json": of("unseen-angles", mesh_tables.unseen_angles),
         "docs/results/equal-time.json": of("equal-time", equal_time_tables.equal_time),

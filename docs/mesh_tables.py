@@ -1,5 +1,6 @@
 """Tables of docs/results.md beside the benchmark on meshes: why SIE and seq-JEPA have little of the pose there, from
-docs/results/reasons.json, and what encoders know at unseen angles, from docs/results/unseen-angles.json.
+docs/results/reasons.json; objects that are moved too, from docs/results/one-budget.json; and what encoders know at
+unseen angles, from docs/results/unseen-angles.json.
 
 benchmarks/on_one_budget.py and benchmarks/unseen_angles.py write the files.
 """
@@ -10,6 +11,8 @@ from typing import Any
 import one_budget
 from benchmark_tables import facts
 from tables import number, table
+
+from ssl_inv.run.side_by_side.over_seeds import mean
 
 Content = Mapping[str, Any]
 
@@ -75,6 +78,38 @@ def _told(content: Content, runs: Mapping[str, Content]) -> str:
     note = f"torch {every[0]['torch']}, {every[0]['threads']} thread"
     words = {"seeds": [_SEED], "machine": every[0]["machine"], "note": note, "command": command}
     return facts({**words, "commits": commits})
+
+
+_SHIFTED = {
+    "linear, %": one_budget.CLASSES,
+    "kNN, %": "knn/top1",
+    "R2 rotation": one_budget.ROTATION,
+    "R2 translation": "r2/relative/translation",
+    "R2 floor hue": "r2/relative/floor_hue",
+    "MRR": "retrieval/val-val/mrr",
+    "H@1": "retrieval/val-val/hit@1",
+}
+
+
+def shifted(content: Content) -> str:
+    """A row for each encoder of objects that are moved as well as turned, most of the rotation first."""
+    runs = one_budget.by_candidate(content, "meshes-shifted")
+    found = {
+        name: [one_budget.values(some.values(), measure) for measure in _SHIFTED.values()]
+        for name, some in runs.items()
+    }
+    order = sorted(found, key=lambda name: -(mean(found[name][list(_SHIFTED).index("R2 rotation")]) or 0.0))
+    longest = max(runs.values(), key=len)
+    found["untrained"] = [
+        () if "retrieval" in measure else one_budget.values(longest.values(), measure, 2)
+        for measure in _SHIFTED.values()
+    ]
+    rows = [
+        [name, str(len(runs.get(name, longest))), *map(number, _SHIFTED.values(), found[name])]
+        for name in (*order, "untrained")
+    ]
+    told = one_budget.told(runs, "meshes-shifted")
+    return f"{table(['', 'seeds', *_SHIFTED], rows, range(1, 2 + len(_SHIFTED)))}\n\n{told}"
 
 
 PLACES = ("inside", "carried over", "fitted there")

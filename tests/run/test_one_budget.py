@@ -99,6 +99,18 @@ def test_experiments_stand_beside_what_they_change(docs):
     assert "commit ccccccc" in text
 
 
+def test_objects_that_are_moved_too_have_a_table_of_their_own(docs):
+    moved = run(0.5, 0.2)
+    moved["numbers"] |= {"r2/relative/translation | all": [0.4, 0.01, 0.3, 0.1]}
+    text = docs("mesh_tables").shifted(
+        {"runs": {"meshes-shifted sie 0": moved, "meshes-shifted vicreg 0": run(0.6, 0.3)}}
+    )
+    names = [line.split("|")[1].strip() for line in text.splitlines() if line.startswith("|")][2:]
+    assert names == ["vicreg", "sie", "untrained"]
+    assert cells(text, "sie") == ["sie", "1", "50.0", "0.200", "0.400"]
+    assert cells(text, "untrained")[-1] == "0.300"
+
+
 def test_unseen_angles_are_of_all_seeds_best_carried_over_first(docs):
     def of(carried: float) -> dict[str, object]:
         places = {"inside": [0.9, 0.3], "carried over": [carried, 0.2], "fitted there": [0.8, 0.3]}
