@@ -27,7 +27,7 @@ from typing import Any
 
 import pytorch_lightning as lightning
 from on_one_budget import keep, missing, numbers
-from one_by_one import facts_of, one_by_one
+from one_by_one import facts_of, one_by_one, trainer_alone
 
 import ssl_inv
 from ssl_inv.run.lightning import parts
@@ -102,17 +102,7 @@ def seconds_of_a_step(recipe: Mapping[str, Any]) -> float:
     """Train for some steps and throw them away."""
     clock = Clock()
     module, data = parts({**recipe, "trainer": {**recipe["trainer"], "steps": max(CALIBRATION)}})
-    trainer = lightning.Trainer(
-        max_steps=max(CALIBRATION),
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[clock],
-    )
-    trainer.fit(module, data)
+    trainer_alone(max(CALIBRATION), clock).fit(module, data)
     return clock.seconds()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytorch_lightning as lightning
 import torch
 
 from ssl_inv.catalogue import RecipeError, suggest
@@ -56,6 +57,20 @@ def one_by_one(
         sys.stderr.write(f"error: {error}\n")
         return 2
     return 0
+
+
+def trainer_alone(steps: int, *callbacks: lightning.Callback) -> lightning.Trainer:
+    """A trainer on the processor that writes and shows nothing."""
+    return lightning.Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        devices=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+    )
 
 
 def facts_of(run: RunResult) -> dict[str, Any]:

@@ -30,7 +30,7 @@ from typing import Any
 import pytorch_lightning as lightning
 import torch
 from on_one_budget import ASYMMETRIC
-from one_by_one import one_by_one
+from one_by_one import one_by_one, trainer_alone
 from recorded_transforms import AZIMUTH, FRUITS
 from torch import Tensor
 
@@ -156,17 +156,7 @@ def cell(asked: argparse.Namespace, way: str, objects: int, seed: int) -> dict[s
     parameter = AZIMUTH if asked.data == "turntable" else "rotation"
     scores = Scores(data.data.train, data.data.validation, new, asked.every, parameter)
     begun, used = time.perf_counter(), time.process_time()
-    trainer = lightning.Trainer(
-        max_steps=asked.steps,
-        accelerator="cpu",
-        devices=1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        callbacks=[scores],
-    )
-    trainer.fit(module, data)
+    trainer_alone(asked.steps, scores).fit(module, data)
     found = versions()
     return {
         "data": asked.data,
