@@ -51,7 +51,7 @@ from ssl_inv.run.recipe import resolve
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "plateau.json"
 SIE: dict[str, Any] = {"name": "sie", "projector": [256, 128], "invariance": 50, "equivariance": 30, "variance": 25}
-NEW, SCORED, VIEWS, BATCH, MOST = 200, 200, 16, 64, 16
+NEW, SCORED, VIEWS, BATCH = 200, 200, 16, 64
 LEFT = 0.05
 """R2 above which a plateau is left."""
 DATA = ("solids", "meshes", "turntable")
@@ -136,7 +136,9 @@ class Scores(lightning.Callback):
             features = module.objective.representations(module.backbone)(pixels)
             return {"all": features.get("equivariant", features["all"])}
 
-        objects, views = choose_objects(source, SCORED, 0), min(int(source.view_counts.max()), MOST)
+        # Photographs are few enough to take them all.
+        views = int(source.view_counts.max()) if self.parameter == AZIMUTH else VIEWS
+        objects = choose_objects(source, SCORED, 0)
         whole = module.view_maker.whole
         return feature_table(encode, module.backbone, source, objects, views, whole, module.device)
 
