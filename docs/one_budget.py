@@ -147,7 +147,8 @@ def told(runs: Mapping[str, Mapping[int, Content]], budget: str) -> str:
     days = sorted({run["date"][:10] for run in every})
     note = f"torch {first['torch']}, {first['threads']} thread, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
     seeds = sorted({seed for of_seed in runs.values() for seed in of_seed})
-    words = {"seeds": seeds, "machine": first["machine"], "note": note, "command": COMMAND.format(budget)}
+    command = COMMAND.format(budget) + " --meshes meshes_cc0.npz" * budget.startswith("meshes")
+    words = {"seeds": seeds, "machine": first["machine"], "note": note, "command": command}
     return facts({**words, "commits": [run["commit"] for run in every]})
 
 
