@@ -6,7 +6,8 @@
 
 A budget is one network, one data set, one number of steps and of objects a step; a candidate is an objective with its
 optimiser. A call trains what the file lacks, one run after the other, and writes after each. What a call before has
-finished is not done again; an interrupted run goes on. `make docs` shows the numbers.
+finished is not done again; an interrupted run goes on. `make docs` shows the numbers. Runs that explain the order of a
+table go to a file called `reasons.json`.
 """
 
 import argparse
@@ -24,7 +25,8 @@ from ssl_inv.atomic import write_text
 from ssl_inv.catalogue import RecipeError
 from ssl_inv.run.python.run_result import RunResult
 
-OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "one-budget.json"
+TABLE = "one-budget"
+OUTPUT = Path(__file__).parent.parent / "docs" / "results" / f"{TABLE}.json"
 
 SMALL = {"name": "resnet18", "stem": "3x3-stride2", "arguments": {"channels": [16, 32, 64, 128]}}
 HALF = {"name": "resnet18", "arguments": {"channels": [32, 64, 128, 256]}}
@@ -348,7 +350,7 @@ def read(file: Path) -> dict[str, dict[str, Any]]:
     return json.loads(file.read_text(encoding="utf-8"))["runs"] if file.is_file() else {}
 
 
-def keep(file: Path, name: str, run: Mapping[str, Any], table: str = "one-budget") -> None:
+def keep(file: Path, name: str, run: Mapping[str, Any], table: str = TABLE) -> None:
     """Write a run to the file of a table, in the place of one of the same name."""
     runs = {**read(file), name: run}
     lines = [f"{json.dumps(one)}: {json.dumps(runs[one], separators=(',', ':'))}" for one in sorted(runs)]
@@ -379,7 +381,12 @@ def main(words: Sequence[str] | None = None) -> int:
     def work(cell: tuple[str, int]) -> str:
         candidate, seed = cell
         one = one_run(asked, candidate, seed)
-        keep(asked.output, f"{asked.budget} {candidate} {seed}", one, asked.output.stem)
+        keep(
+            asked.output,
+            f"{asked.budget} {candidate} {seed}",
+            one,
+            "reasons" if asked.output.stem == "reasons" else TABLE,
+        )
         scores = {
             key: one["numbers"].get(key, [None])[0] for key in ("linear/top1 | all", "r2/relative/rotation | all")
         }
