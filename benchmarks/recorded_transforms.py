@@ -101,6 +101,10 @@ def objectives(told: Sequence[str]) -> dict[str, dict[str, Any]]:
         "equimod-all": {**equimod, "parameters": names},
         "sie": {**sie, "parameters": turn},
         "sie-held": {**sie, "parameters": turn, "predictor_held": 300},
+        "negatives-sie": {
+            **{"name": "anti-invariance", "base": {**sie, "parameters": turn}, "views": 4},
+            **{"within": 0, "inverse": 0, "negatives": 10},
+        },
         "inverse-simclr": {**inverse, "base": simclr, "inverse": 4},
         "inverse-vicreg": {**inverse, "base": vicreg, "inverse": 25},
         "inverse-equimod": {**inverse, "base": {**equimod, "parameters": turn}, "inverse": 4},
