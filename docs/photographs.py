@@ -17,6 +17,7 @@ NAMES = {
     "equimod-all": "EquiMod, told all, predictor begun as the group",
     "sie": "SIE, predictor begun as the group",
     "sie-held": "SIE, predictor begun as the group and held for half of the steps",
+    "negatives-sie": "SIE, predictor begun as the group, other views of the object as negatives",
     "inverse-simclr": "SimCLR and inverse dynamics",
     "inverse-vicreg": "VICReg and inverse dynamics",
     "inverse-equimod": "EquiMod and inverse dynamics",
