@@ -36,6 +36,7 @@ from recorded_transforms import AZIMUTH, FRUITS
 from torch import Tensor
 
 from ssl_inv.atomic import write_text
+from ssl_inv.catalogue import RecipeError, SettingError
 from ssl_inv.data.source import Source
 from ssl_inv.engine.features import choose_objects, feature_table
 from ssl_inv.engine.launch import quiet_lightning
@@ -221,8 +222,11 @@ def main(words: Sequence[str] | None = None) -> int:
     if asked.data == "turntable":
         if asked.objects is not None:
             parser.error("--objects: the turntable is trained on as a whole")
-        with quiet_lightning():
-            asked.objects = [len(build_data(resolve(sections("sie", BATCH, 0, 1, asked.data, asked.path))).train)]
+        try:
+            with quiet_lightning():
+                asked.objects = [len(build_data(resolve(sections("sie", BATCH, 0, 1, asked.data, asked.path))).train)]
+        except (RecipeError, SettingError) as error:
+            parser.error(str(error))
     asked.objects = asked.objects or list(OBJECTS)
     if min(asked.objects) < 8:
         parser.error("--objects: at least 8, or a batch compares too few")

@@ -74,10 +74,19 @@ def reasons(content: Content, budgets: Content) -> str:
 def _told(content: Content, runs: Mapping[str, Content]) -> str:
     every = [runs[key] for key in content["runs"]]
     commits = [run["commit"] for run in every]
-    command = "python benchmarks/on_one_budget.py runs/budgets --budget BUDGET --output docs/results/reasons.json"
+    command = (
+        "python benchmarks/on_one_budget.py runs/budgets --budget BUDGET --candidates NAME --meshes meshes_cc0.npz "
+    )
+    command += "--output docs/results/reasons.json"
     note = f"torch {every[0]['torch']}, {every[0]['threads']} thread"
     words = {"seeds": [_SEED], "machine": every[0]["machine"], "note": note, "command": command}
-    return facts({**words, "commits": commits})
+    names = [key.split(" ")[:2] for key in content["runs"]]
+    asked = "; ".join(
+        f"`{budget}`: {', '.join(f'`{name}`' for place, name in names if place == budget)}"
+        for budget in dict.fromkeys(place for place, _ in names)
+    )
+    told = facts({**words, "commits": commits})
+    return f"{told} Budgets and names: {asked}. Rows beside them are of docs/results/one-budget.json."
 
 
 _SHIFTED = {

@@ -64,13 +64,16 @@ def _of_data(cells: Sequence[Cell]) -> str:
 
 
 def _command(cells: Sequence[Cell]) -> str:
-    """The command of all cells together: what it lacks is what the script does by itself."""
+    """One command that makes all cells, and those of the grid that were left out."""
     words = cells[0]["command"].split()
     kept = [*words[:2]]
     for option in ("--data", "--path"):
         if option in words:
             kept += [option, words[words.index(option) + 1]]
-    return " ".join([*kept, "--steps", str(cells[0]["steps"])])
+    if "turntable" not in kept:
+        kept += ["--objects", *map(str, sorted({one["objects"] for one in cells}))]
+    kept += ["--ways", *(way for way in WAYS if any(one["way"] == way for one in cells))]
+    return " ".join([*kept, "--steps", str(cells[0]["steps"]), "--every", str(cells[0]["scores"][0][0])])
 
 
 def _shown(cells: Sequence[Cell]) -> str:

@@ -104,5 +104,6 @@ def test_the_plateau_has_a_row_for_every_way_and_says_never(module):
     assert list(found[""]) == ["10 objects", "1,000 objects"]
     assert found["SIE as published"] == ["", "0.400 ± 0.141 / 0.020 ± 0.014 (25, 50 / never, never)"]
     assert list(found)[2:] == ["SIE as published", "SIE, begun as the group"]
-    assert "commit 0123456; 1 thread, x86_64; torch 2.0, 50 steps; `python benchmarks/plateau.py --steps 50`" in solids
-    assert "`python benchmarks/plateau.py --data turntable --path a.zip --steps 50`" in turntable
+    assert "commit 0123456; 1 thread, x86_64; torch 2.0, 50 steps; `python benchmarks/plateau.py --objects" in solids
+    assert "--objects 10 1000 --ways sie group --steps 50 --every 25`" in solids
+    assert "`python benchmarks/plateau.py --data turntable --path a.zip --ways sie --steps 50 --every 25`" in turntable
