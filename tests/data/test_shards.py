@@ -3,9 +3,11 @@
 import importlib.util
 import io
 import json
+import math
 import pickle
 import tarfile
 import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -394,11 +396,13 @@ fsspec = pytest.importorskip("fsspec")
 
 
 class Files(BaseHTTPRequestHandler):
-    """Files with ranges and tags; some requests fail, some answers are short."""
+    """Files with ranges and tags. The first `failures` times that something is asked fail, whoever asks beside."""
 
     content: dict[str, bytes] = {}
     requests: list[tuple[str, str]] = []
-    fail_every, ranges, tag = 0, True, "1"
+    asked: Counter[tuple[str, str, str]] = Counter()
+    lock = threading.Lock()
+    failures, ranges, tag = 0.0, True, "1"
 
     def do_HEAD(self) -> None:
         self.answer(body=False)
@@ -414,7 +418,10 @@ class Files(BaseHTTPRequestHandler):
         if content is None:
             self.send_error(404)
             return
-        if kind.fail_every and len(kind.requests) % kind.fail_every == 0:
+        with kind.lock:
+            kind.asked[question := (self.command, self.path, wanted)] += 1
+            failing = kind.asked[question] <= kind.failures
+        if failing:
             self.send_error(503)
             return
         self.send_response(206 if wanted else 200)
@@ -435,7 +442,7 @@ class Files(BaseHTTPRequestHandler):
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[str, type[Files]]]:
     pytest.importorskip("aiohttp")
-    handler = type("Handler", (Files,), {"requests": []})
+    handler = type("Handler", (Files,), {"requests": [], "asked": Counter()})
     handler.content = {f"/{one.name}": one.read_bytes() for one in sorted(three(tmp_path / "up").glob("*.tar"))}
     served = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=served.serve_forever, daemon=True)
@@ -448,7 +455,7 @@ def server(tmp_path: Path) -> Iterator[tuple[str, type[Files]]]:
 @pytest.mark.parametrize("cache_gb", [0, 1.0])
 def test_shards_behind_http_are_read_although_requests_fail(server, tmp_path, cache_gb):
     path, handler = server
-    handler.fail_every = 3
+    handler.failures = 1
     found = shards(path=path, cache=False, cache_gb=cache_gb)
     assert both(found) == both(shards(path=str(tmp_path / "up")))
     assert sum(one.startswith("/train-000") for one, _ in handler.requests) > 3
@@ -461,10 +468,10 @@ def test_shards_behind_http_are_read_although_requests_fail(server, tmp_path, ca
 def test_a_server_that_fails_three_times_or_knows_no_ranges_is_told(server):
     path, handler = server
     source = shards(path=path, cache=False, cache_gb=0).train
-    handler.fail_every = 1
+    handler.failures = math.inf
     assert not source.load(np.array([0]), np.array([0])).readable.any()
     assert "after 3 tries" in next(iter(source.source.broken.values()))
-    handler.fail_every, handler.ranges = 0, False
+    handler.failures, handler.ranges = 0, False
     assert not source.load(np.array([1]), np.array([0])).readable.any()
     assert "does not give ranges" in list(source.source.broken.values())[-1]
 
