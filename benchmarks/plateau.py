@@ -15,6 +15,9 @@ twice the width are those of `on_one_budget.py`: a fifth of the objects is new, 
 photographs whose azimuth is told and read in place of the rotation, has its own split, and all its objects are trained
 on. The zero of an azimuth differs from turn to turn, so there the step between two views is read, by a small network.
 
+A way that ends in `-augmented` trains on views that are also cut out, coloured and blurred; the latents stay what they
+are. One that ends in `-pretrained` begins with the network that SimCLR has trained on the same objects and steps.
+
 A call runs what docs/results/plateau.json lacks, one cell after the other, and writes after each. A cell that is
 interrupted begins anew; finished ones are not done again.
 """
@@ -59,6 +62,18 @@ DATA = ("solids", "meshes", "turntable")
 OBJECTS = (10, 30, 100, 300, 1000, 2000)
 
 
+ENDINGS = ("-augmented", "-pretrained")
+ON_TOP = {
+    "name": "custom",
+    "operations": [
+        {"name": "crop", "scale": [0.7, 1.0], "ratio": [1.0, 1.0]},
+        {"name": "jitter", "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1, "probability": 0.8},
+        {"name": "blur", "probability": 0.3},
+    ],
+}
+"""An augmentation of views that turns nothing."""
+
+
 def ways(parameter: str = "rotation") -> dict[str, dict[str, Any]]:
     """The objective of each way.
 
@@ -72,7 +87,7 @@ def ways(parameter: str = "rotation") -> dict[str, dict[str, Any]]:
     around = {"name": "anti-invariance", "base": sie, "views": 4, "within": 0.0, "inverse": 0.0}
     supervised = {"name": "supervised", "classification": 0.0, **told}
     apart = {"views": 2, "growth": 200}
-    return {
+    found = {
         "supervised": supervised,
         "supervised-growth": {**around, **apart, "base": supervised},
         "sie": sie,
@@ -83,6 +98,7 @@ def ways(parameter: str = "rotation") -> dict[str, dict[str, Any]]:
         "inverse": {**around, **told, "inverse": 30.0, "views": 2},
         "growth": {**around, **told, **apart},
     }
+    return found | {way + ending: found[way] for way in ("supervised", "negatives") for ending in ENDINGS}
 
 
 def sections(way: str, objects: int, seed: int, steps: int, data: str, path: str | None) -> dict[str, Any]:
@@ -98,6 +114,7 @@ def sections(way: str, objects: int, seed: int, steps: int, data: str, path: str
     }
     return {
         "objective": ways(AZIMUTH if data == "turntable" else "rotation")[way],
+        "augmentation": ON_TOP if way.endswith("-augmented") else {"name": "none"},
         "backbone": MESHES["backbone"] if data == "meshes" else SMALL,
         "data": {**kinds[data], **({} if path is None else {"path": path}), "held_out": "views"},
         "optimizer": {"name": "adamw", "lr": 3e-3},
@@ -160,6 +177,10 @@ def cell(asked: argparse.Namespace, way: str, objects: int, seed: int) -> dict[s
     parameter = AZIMUTH if asked.data == "turntable" else "rotation"
     scores = Scores(data.data.train, data.data.validation, new, asked.every, parameter)
     begun, used = time.perf_counter(), time.process_time()
+    if way.endswith("-pretrained"):
+        before, images = parts({**recipe, "objective": {"name": "simclr", "projector": [256, 128]}})
+        trainer_alone(asked.steps).fit(before, images)
+        module.backbone.load_state_dict(before.backbone.state_dict())
     trainer_alone(asked.steps, scores).fit(module, data)
     found = versions()
     return {

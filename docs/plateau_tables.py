@@ -13,11 +13,15 @@ from tables import number, table
 WAYS = {
     "supervised": "supervised",
     "supervised-growth": "supervised, views that grow apart",
+    "supervised-augmented": "supervised, views augmented",
+    "supervised-pretrained": "supervised, begun from SimCLR",
     "sie": "SIE as published",
     "group": "SIE, begun as the group",
     "held": "SIE, begun as the group and held",
     "within": "SIE, variance within objects",
     "negatives": "SIE, other views as negatives",
+    "negatives-augmented": "the same, views augmented",
+    "negatives-pretrained": "the same, begun from SimCLR",
     "inverse": "SIE, a head tells the action",
     "growth": "SIE, views that grow apart",
 }
