@@ -198,11 +198,11 @@ TABLES = {
 _MADE = "<!-- Made by `make docs` from docs/exam. Change that by benchmarks/exam_encoders.py. -->"
 
 OPENING = """\
-Encoders that were trained here on one small budget, each examined by the protocols of `ssl-inv evaluate` that
-its data allow. All have the same network and data, and see the same number of objects a step for the same number of
-steps. Objective and optimiser are those of the shipped recipes. Objectives differ in the views of an object that a step
-takes, and so in its time. The budget is minutes on one thread of a CPU: it shows what each protocol tells apart, and is no ranking of
-methods at their best. How protocols are defined, and what each orders wrongly, stands in their docstrings.
+Encoders that were trained here on one small budget, each examined by the protocols of `ssl-inv evaluate` that its data
+allow. All have the same network and data, and see the same number of objects a step for the same number of steps.
+Objective and optimiser are those of the shipped recipes. Objectives differ in the views of an object that a step takes,
+and so in its time. The budget is minutes on one thread of a CPU: it shows what each protocol tells apart, and is no
+ranking of methods at their best. How protocols are defined, and what each orders wrongly, stands in their docstrings.
 
 `supervised` is told the classes of the training objects, on which probes are fitted too. `untrained` has random
 weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
