@@ -30,7 +30,7 @@ from ssl_inv.data.decoding import decode
 from ssl_inv.data.sheets import read_sheet
 from ssl_inv.data.videos.boxes import Box, overlap
 from ssl_inv.data.videos.flow import Clip, moving_regions
-from ssl_inv.data.videos.followers import TRACKERS, tracker
+from ssl_inv.data.videos.followers import tracker
 from ssl_inv.data.videos.mining import BACKWARD_STEP, agreement
 from ssl_inv.data.videos.reading import Frame
 from ssl_inv.run.environment import host_facts, versions
