@@ -103,7 +103,7 @@ def judge(network: nn.Module, bank: Split, queries: Split) -> dict[str, float]:
         tables.append(FeatureTable({"all": features(network, pixels)}, rows, torch.zeros_like(rows), labels))
     found = {}
     for protocol in (NearestNeighbours(), LinearProbe.quick()):
-        results = protocol.measure(*tables, "all")
+        results = protocol.measure(tables[0], tables[1], "all")
         found[protocol.name] = next(one.value for one in results if one.name == f"{protocol.name}/top1")
     return found
 

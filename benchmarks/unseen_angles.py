@@ -35,7 +35,7 @@ TABLE = "unseen-angles"
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / f"{TABLE}.json"
 BUDGET = "meshes-known"
 INSIDE, OUTSIDE = {"angle_range": 45}, {"angle_range": 90, "angle_from": 45}
-MEASURES = {
+MEASURES: dict[str, LinearProbe | NearestNeighbours | TransformR2] = {
     "linear/top1": LinearProbe.quick(),
     "knn/top1": NearestNeighbours(),
     "r2/relative/rotation": TransformR2.quick(),

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 import ssl_inv
+from ssl_inv.evaluation.suite import QUICK
 from ssl_inv.run import cli, judging
 from ssl_inv.run.build import Run, build, build_networks
 from ssl_inv.run.recipe import JudgedRecipe, Recipe, resolve
@@ -164,12 +165,12 @@ def recipe_to_run(file: Path) -> Walk:
 
 def transform_to_table(run: Run) -> Walk:
     """Where transforms and actions are handed on from the data to the table of their R2."""
-    for other in [name for name in judging.QUICK if name != "transforms_r2"]:
-        del judging.QUICK[other]
+    only = {"transforms_r2": QUICK["transforms_r2"]}
     untrained = build_networks(run.recipe, run.module.view_maker.groups)
     normalise, settings = run.module.view_maker.whole, run.recipe.evaluation
     with walk(lambda value: isinstance(value, (Transform, Action)), depth=2) as found:
-        judging.judge(run.data, (run.backbone, run.objective), untrained, normalise, settings, torch.device("cpu"), 0)
+        trained = run.backbone, run.objective
+        judging.judge(run.data, trained, untrained, normalise, settings, torch.device("cpu"), protocols=only)
     return found
 
 

@@ -72,8 +72,8 @@ def generated() -> dict[str, str | bytes]:
             text = text.partition("-->")[2].lstrip()
             text, module = re.sub(r"\[code\]\([^)]*\)", "[Python](#in-python)", text), _module(text)
             made[f"objectives/{Path(path).name}"] = f"{text}\n## In Python\n\n::: {module}\n"
-    for name, path in build.shipped_recipes().items():
-        text = path.read_text(encoding="utf-8")
+    for name, recipe in build.shipped_recipes().items():
+        text = recipe.read_text(encoding="utf-8")
         made[f"recipes/{name}.md"] = f"# {name}\n\n```yaml\n{text}```\n"
     for page, (title, modules) in ROOMS.items():
         parts = "\n\n".join(f"::: {name}" for module in modules for name in _inside(module))
