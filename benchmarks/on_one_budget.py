@@ -272,7 +272,12 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "frontier-equimod": both_ways({**EQUIMOD, "parameters": ["rotation"]}, 16, 1),
     "frontier-equimod-8": both_ways({**EQUIMOD, "parameters": ["rotation"]}, 8, 0.5),
     "split-trajectory-sie": split(TRAJECTORY, {**SIE, **TURNED, "equivariant_share": 1}, 1),
-    "frontier-split": both_ways(split(TRAJECTORY, {**SIE, **TURNED, "equivariant_share": 1}, 1), 8, 0.5),
+    **{
+        f"frontier-split{ending}": both_ways(
+            split(TRAJECTORY, {**SIE, **TURNED, "equivariant_share": 1}, 1), rotation, others
+        )
+        for ending, rotation, others in (("", 8, 0.5), ("-8", 8, 1), ("-16", 16, 1))
+    },
     "frontier-sie-negatives": {**both_ways({**SIE, **TURNED}, 16, 1), "views": 4, "negatives": 10.0},
     **{one: {**SIE, **TURNED} for one in OTHERWISE if one.startswith("sie-quaternion-")},
     "sie-quaternion-held": {**SIE, **TURNED, "predictor_held": 400},
