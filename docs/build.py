@@ -280,8 +280,9 @@ def _glance(methods: dict[str, Method], papers: Papers, group: Sequence[Record],
         "one. A split reads transforms if one of its parts does.",
         f"*Here*: {tables.terms(group)}; rotation on the equivariant part if there is one, else on all features. "
         "Objectives have the settings of their recipe; the table below has variants.",
-        "*Small budget*: 1,000 solids of 32 pixels, a resnet18 of an eighth of the width, 300 steps of 64, in "
-        "results.md with all variants.",
+        "*Small budget*: 1,000 solids of 32 pixels, a resnet18 of a quarter of the width, 300 steps of 64, in "
+        "results.md with all variants. CAPI and Gram anchoring have a transformer of six blocks, to be compared with "
+        "VICReg on it there, and Conv-JEPA's network a stem of stride 1.",
         *(f"[{number}] {escaped(papers.sources[source])}." for number, source in enumerate(cited, 1)),
     ]
     return table(head, rows, range(3, len(head))) + "\n\n" + "\n".join(f"- {note}" for note in notes)
