@@ -64,13 +64,15 @@ RECIPES = {
     "ec-reconstruction": "vicreg-ecr-rendered",
     "obow": "obow-rendered",
     "obow-sie": "obow-sie-rendered",
+    "frontier": "frontier-rendered",
+    "frontier-split": "frontier-split-rendered",
 }
 """The recipe that gives objective, optimiser and augmentation of each encoder."""
 
-POSES_ALONE = ("sie-quaternion",)
+POSES_ALONE = ("sie-quaternion", "frontier", "frontier-split")
 """The encoders whose recipe needs rotations. Plain SIE does not leave its first plateau in so few steps."""
 
-IN_PARTS = ("sie", "sie-quaternion", "ec-reconstruction", "obow-sie")
+IN_PARTS = ("sie", "sie-quaternion", "ec-reconstruction", "obow-sie", "frontier-split")
 """The encoders with an invariant and an equivariant part."""
 
 SIZE = 32
