@@ -10,7 +10,7 @@ from tables import escaped, sentence, table
 
 from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
-POSES_ALONE = ("sie-quaternion",)
+POSES_ALONE = ("sie-quaternion", "frontier", "frontier-split")
 """Those whose recipe needs recorded rotations."""
 
 ENCODERS = (
@@ -25,6 +25,8 @@ ENCODERS = (
     "ec-reconstruction",
     "obow",
     "obow-sie",
+    "frontier",
+    "frontier-split",
 )
 """The rows, whether they have been run or not."""
 
