@@ -1,8 +1,9 @@
 """Which numbers of quality prose quotes, and whether docs/results has them.
 
 A quoted number is `0.694 ± 0.021`, or one with two or three digits in a sentence that names a measure (linear, kNN, R2,
-MRR, H@1). It must be that of a record that its section names, or stand in docs/results/quoted.json, which has what is
-known of runs without a record. A recipe's opening comment is one section, which names the recipe.
+MRR, H@1, purity, precision of edges). It must be that of a record that its section names, or stand in
+docs/results/quoted.json, which has what is known of runs without a record. A recipe's opening comment is one section,
+which names the recipe.
 """
 
 import re
@@ -18,7 +19,7 @@ from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
 _SPREAD = re.compile(r"-?\d\.\d+ ± \d\.\d+")
 _NUMBER = re.compile(r"-?\d\.\d+(?: ± \d\.\d+)?")
-_MEASURES = re.compile(r"\b(linear|kNN|R2|MRR|H@1)\b")
+_MEASURES = re.compile(r"\b(linear|kNN|R2|MRR|H@1|purity|precision|edges)\b")
 _PLAIN = re.compile(r"(?<![\w.±])-?0\.\d{2,3}(?!\d|\.\d| ±| %)")
 # Settings, code and links: `code`, --option VALUE, name: value, lr 1e-3, momentum 0.97.
 _NO_MEASURE = re.compile(
