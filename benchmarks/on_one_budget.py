@@ -123,6 +123,8 @@ OTHERWISE |= {
     "seq-jepa-longer": {**OTHERWISE["seq-jepa"], "trainer": {"steps": 2400}},
 }
 """What could be the reason if the order of the papers does not hold."""
+OTHERWISE |= dict.fromkeys(("simclr-96", "vicreg-96"), {"trainer": {"batch_size": 96}})
+"""As many images a step in pairs as 64 triplets have."""
 VICREG = {"name": "vicreg", "projector": [512, 256], "invariance": 25, "variance": 25}
 SIMCLR = {"name": "simclr", "projector": [512, 128]}
 MOCO = {"name": "moco-v3", "projector": [512, 256], "predictor": [512], "temperature": 0.2, "momentum": 0.97}
@@ -187,8 +189,9 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "supervised-rotation": {"name": "supervised", "classification": 0, "parameters": ["rotation"]},
     "supervised-both": {"name": "supervised", "labels": True, "parameters": ["rotation"]},
     "supervised-everything": {"name": "supervised", "labels": True, "parameters": EVERYTHING},
-    "simclr": SIMCLR,
-    "vicreg": VICREG,
+    "supervised-seen": both_ways({"name": "supervised", "classification": 0, "parameters": ["rotation"]}, 16, 1),
+    **dict.fromkeys(("simclr", "simclr-96"), SIMCLR),
+    **dict.fromkeys(("vicreg", "vicreg-96"), VICREG),
     "trajectory": TRAJECTORY,
     "sie": SIE,
     "sie-quaternion": {**SIE, **TURNED},
