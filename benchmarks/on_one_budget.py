@@ -23,6 +23,7 @@ from one_by_one import facts_of, one_by_one
 import ssl_inv
 from ssl_inv.atomic import write_text
 from ssl_inv.catalogue import RecipeError
+from ssl_inv.run.lightning import parts
 from ssl_inv.run.python.run_result import RunResult
 
 TABLE = "one-budget"
@@ -123,8 +124,9 @@ OTHERWISE |= {
     "seq-jepa-longer": {**OTHERWISE["seq-jepa"], "trainer": {"steps": 2400}},
 }
 """What could be the reason if the order of the papers does not hold."""
-OTHERWISE |= dict.fromkeys(("simclr-96", "vicreg-96"), {"trainer": {"batch_size": 96}})
-"""As many images a step in pairs as 64 triplets have."""
+INVARIANT = ("simclr", "vicreg")
+OTHERWISE |= {f"{base}-{pairs}": {"trainer": {"batch_size": pairs}} for base in INVARIANT for pairs in (96, 160)}
+"""As many images a step in pairs as 64 objects have in three views, or in five."""
 VICREG = {"name": "vicreg", "projector": [512, 256], "invariance": 25, "variance": 25}
 SIMCLR = {"name": "simclr", "projector": [512, 128]}
 MOCO = {"name": "moco-v3", "projector": [512, 256], "predictor": [512], "temperature": 0.2, "momentum": 0.97}
@@ -190,8 +192,8 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "supervised-both": {"name": "supervised", "labels": True, "parameters": ["rotation"]},
     "supervised-everything": {"name": "supervised", "labels": True, "parameters": EVERYTHING},
     "supervised-seen": both_ways({"name": "supervised", "classification": 0, "parameters": ["rotation"]}, 16, 1),
-    **dict.fromkeys(("simclr", "simclr-96"), SIMCLR),
-    **dict.fromkeys(("vicreg", "vicreg-96"), VICREG),
+    **dict.fromkeys(("simclr", "simclr-96", "simclr-160"), SIMCLR),
+    **dict.fromkeys(("vicreg", "vicreg-96", "vicreg-160"), VICREG),
     "trajectory": TRAJECTORY,
     "sie": SIE,
     "sie-quaternion": {**SIE, **TURNED},
@@ -409,6 +411,12 @@ def main(words: Sequence[str] | None = None) -> int:
     return one_by_one(asked.runs, lambda: missing(asked), work, asked.minutes, known)
 
 
+def images_of_a_step(recipe: Mapping[str, Any]) -> int:
+    """How many views the objective asks for in a step, those included that it reads as targets alone."""
+    module, _ = parts({**recipe, "data": {**recipe["data"], "cache": False}})
+    return int(module.objective.plan.count * recipe["trainer"]["batch_size"])
+
+
 def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, Any]:
     """Train a run and collect its numbers and facts."""
     recipe = recipe_of(candidate, asked.budget, seed, asked.meshes)
@@ -417,6 +425,7 @@ def one_run(asked: argparse.Namespace, candidate: str, seed: int) -> dict[str, A
         "objective": recipe["objective"],
         "optimizer": recipe["optimizer"],
         **{name: one for name, one in OTHERWISE.get(candidate, {}).items() if name != "optimizer"},
+        "images": images_of_a_step(recipe),
         **facts_of(run),
         "numbers": numbers(run),
     }

@@ -17,8 +17,7 @@ from ssl_inv.run.side_by_side.over_seeds import mean
 Content = Mapping[str, Any]
 Values = tuple[float | None, ...]
 
-COMMAND = "python benchmarks/on_one_budget.py runs/budgets --budget {}"
-CLASSES, ROTATION = "linear/top1", "r2/relative/rotation"
+CLASSES, NEIGHBOURS, ROTATION = "linear/top1", "knn/top1", "r2/relative/rotation"
 SHARE = 0.95
 """Of both bounds, what the frontier asks for."""
 
@@ -27,14 +26,15 @@ BOUNDS = {CLASSES: "supervised-classes", ROTATION: "supervised-rotation"}
 
 INVARIANT = (
     *("simclr", "vicreg", "moco-v3", "trajectory"),
+    *(f"{name}-{pairs}" for name in ("simclr", "vicreg") for pairs in (96, 160)),
     *(f"{name}-rendered" for name in ("simclr", "vicreg", "moco-v3", "vicreg-trajectory", "byol", "lejepa")),
     *(f"{name}-rendered" for name in ("barlow-twins", "simsiam")),
 )
-"""The candidates and recipes whose best linear accuracy is what an encoder that has both should reach."""
+"""The candidates and recipes whose best accuracy is what an encoder that has both should reach."""
 
 COLUMNS = {
     "linear, %": CLASSES,
-    "kNN, %": "knn/top1",
+    "kNN, %": NEIGHBOURS,
     "R2 rotation": ROTATION,
     "floor hue": "r2/relative/floor_hue",
     "light height": "r2/relative/light_theta",
@@ -57,7 +57,7 @@ def by_candidate(content: Content, budget: str) -> dict[str, dict[int, Content]]
 
 
 def values(runs: Iterable[Content], measure: str, kind: int = 0) -> Values:
-    """A number of each run: that of the equivariant part, if there is one, of what is not a class.
+    """A number of each run, from all features: equal widths for encoders with parts and without.
 
     Args:
         runs: of one candidate.
@@ -75,7 +75,7 @@ def _parts(measure: str) -> tuple[str, ...]:
     """The parts of the features of which a measure may be, the first one that there is."""
     if "retrieval" in measure:
         return ("prediction space", "all")
-    return ("all",) if "top1" in measure else ("equivariant", "all")
+    return ("all",)
 
 
 def of_record(record: Record) -> dict[str, Values]:
@@ -103,7 +103,7 @@ def scores(content: Content, budget: str, records: Iterable[Record] = ()) -> dic
 
 
 def frontier(content: Content, budget: str, records: Sequence[Record] = ()) -> str:
-    """The table of a budget, best first by the lesser of the two shares of the bounds, and how it was measured.
+    """The table of a budget, best first by the least of the shares of the bounds, and how it was measured.
 
     Args:
         content: the file of the runs.
@@ -112,31 +112,39 @@ def frontier(content: Content, budget: str, records: Sequence[Record] = ()) -> s
     """
     found, runs = scores(content, budget, records), by_candidate(content, budget)
     seeds_of = {one.name: len(one.seeds) for one in records} | {name: len(of_seed) for name, of_seed in runs.items()}
-    best = {measure: mean(found.get(name, {}).get(measure, ())) for measure, name in BOUNDS.items()}
     # No objective without labels is asked for the classes of one that has them.
-    best[CLASSES] = best_invariant(found)
+    best = {measure: best_invariant(found, measure) for measure in (CLASSES, NEIGHBOURS)}
+    best[ROTATION] = mean(found.get(BOUNDS[ROTATION], {}).get(ROTATION, ()))
 
     def share(row: Mapping[str, Values], measure: str) -> float | None:
         ours, bound = mean(row.get(measure, ())), best[measure]
         return None if ours is None or not bound or bound <= 0 else ours / bound
 
     def place(item: tuple[str, Mapping[str, Values]]) -> tuple[int, float]:
-        shares = [share(item[1], measure) for measure in BOUNDS]
+        shares = [share(item[1], measure) for measure in best]
         return _ORDER.get(item[0], 0), -min((one for one in shares if one is not None), default=0.0)
 
-    head = ["candidate", "seeds", *COLUMNS, "of the best invariant linear, %", "of the bound's rotation, %"]
+    of_best = ["of the best invariant linear, %", "of its kNN, %", "of the bound's rotation, %"]
+    head = ["candidate", "seeds", "images a step", *COLUMNS, *of_best]
     rows = []
     for name, row in sorted(found.items(), key=place):
         shown = [number(measure, row.get(measure, ())) for measure in COLUMNS.values()]
-        shares = [share(row, measure) for measure in (CLASSES, ROTATION)]
-        seeds = str(seeds_of.get(name, ""))
-        rows.append([f"`{name}`", seeds, *shown, *("" if one is None else f"{100 * one:.0f}" for one in shares)])
+        shares = [share(row, measure) for measure in best]
+        seeds, images = str(seeds_of.get(name, "")), _images(runs.get(name, {}))
+        rows.append(
+            [f"`{name}`", seeds, images, *shown, *("" if one is None else f"{100 * one:.0f}" for one in shares)]
+        )
     return f"{table(head, rows, range(1, len(head)))}\n\n{told(runs, budget)}"
 
 
-def best_invariant(found: Mapping[str, Mapping[str, Values]]) -> float | None:
-    """The highest linear accuracy of an objective that is told no transform and no label."""
-    known = [mean(found[name][CLASSES]) for name in INVARIANT if name in found]
+def _images(of_seed: Mapping[int, Content]) -> str:
+    """The views that an objective asks for in a step."""
+    return str(next(iter(of_seed.values()))["images"]) if of_seed else ""
+
+
+def best_invariant(found: Mapping[str, Mapping[str, Values]], measure: str = CLASSES) -> float | None:
+    """The highest accuracy of an objective that is told no transform and no label."""
+    known = [mean(found[name][measure]) for name in INVARIANT if name in found]
     return max((one for one in known if one is not None), default=None)
 
 
@@ -147,9 +155,15 @@ def told(runs: Mapping[str, Mapping[int, Content]], budget: str) -> str:
     days = sorted({run["date"][:10] for run in every})
     note = f"torch {first['torch']}, {first['threads']} thread, {' to '.join(dict.fromkeys((days[0], days[-1])))}"
     seeds = sorted({seed for of_seed in runs.values() for seed in of_seed})
-    command = COMMAND.format(budget) + " --meshes meshes_cc0.npz" * budget.startswith("meshes")
-    words = {"seeds": seeds, "machine": first["machine"], "note": note, "command": command}
+    words = {"seeds": seeds, "machine": first["machine"], "note": note, "command": command(budget, seeds)}
     return facts({**words, "commits": [run["commit"] for run in every]})
+
+
+def command(budget: str, seeds: Iterable[int]) -> str:
+    """What makes the runs of a candidate again."""
+    meshes = " --meshes meshes_cc0.npz" * budget.startswith("meshes")
+    asked = f"--candidates NAME --seeds {' '.join(map(str, seeds))} --output new.json"
+    return f"python benchmarks/on_one_budget.py runs/budgets --budget {budget}{meshes} {asked}"
 
 
 def of_objectives(content: Content, budget: str) -> dict[str, tuple[str, str]]:
@@ -185,7 +199,7 @@ def mesh_content(content: Content) -> Content | None:
             one = rows.setdefault(name, {"method": name})
             one[question] = {key: some for key, some in numbers.items() if some} | {
                 "seeds": sorted(of_seed),
-                "command": f"{COMMAND.format(budget)} --meshes meshes_cc0.npz",
+                "command": command(budget, sorted(of_seed)),
                 "commits": [run["commit"] for run in of_seed.values()],
                 "machine": first["machine"],
             }
