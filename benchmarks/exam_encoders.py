@@ -309,7 +309,8 @@ def _cells(
     shuffled = by_key(rows, "shuffled")
     cells = [cell(judgement, by_key(rows, "trained"), shuffled, encoder=encoder, **facts)]
     if encoder == REFERENCE:
-        random = cell(judgement, by_key(rows, "untrained"), shuffled, encoder="untrained", **facts)
+        # Targets were shuffled for the features of the trained encoder alone.
+        random = cell(judgement, by_key(rows, "untrained"), {}, encoder="untrained", **facts)
         cells.append({**random, "training": {}, "costs": {}})
     return cells
 

@@ -24,14 +24,18 @@ LEAST = 5
 
 
 def over_seeds(numbers: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
-    """The mean over seeds and its standard error: the larger of that over seeds and that over validation objects."""
+    """The mean over seeds and its standard error, that of seeds and that of objects together.
+
+    All seeds are judged on the same validation objects, so more seeds do not lessen what these add. Where their error
+    is not known there is none: three seeds alone say little of it.
+    """
     values, spreads = [value for value, _ in numbers], [spread for _, spread in numbers if spread is not None]
     centre = mean(values)
     assert centre is not None
-    errors = [sum(spreads) / len(spreads) / math.sqrt(len(values))] if spreads else []
-    between = deviation(values)
-    errors += [] if between is None else [between / math.sqrt(len(values))]
-    return centre, max(errors) if errors else None
+    if not spreads:
+        return centre, None
+    between = deviation(values) or 0.0
+    return centre, math.hypot(sum(spreads) / len(spreads), between / math.sqrt(len(values)))
 
 
 def distance(numbers: Numbers, one: str, other: str) -> float | None:

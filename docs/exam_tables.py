@@ -45,7 +45,8 @@ class Column:
     Attributes:
         heading: of the column.
         name: of the result.
-        part: of the features; `own` is the equivariant one where there is one, `any` the first that has a result.
+        part: of the features; `any` is the first that has a result. All features are the default: encoders with two
+            parts are then as wide as others.
         factor: multiplies the number.
         digits: behind the point.
         above: whether the number with shuffled targets is subtracted.
@@ -60,7 +61,7 @@ class Column:
 
     def key(self, cell: Cell) -> str | None:
         """The result of a cell."""
-        parts = {"own": ["equivariant", "all"], "any": _parts(cell, self.name)}.get(self.part, [self.part])
+        parts = _parts(cell, self.name) if self.part == "any" else [self.part]
         keys = (f"{self.name} | {part}" for part in parts)
         return next((key for key in keys if key in cell["results"]), None)
 
@@ -125,23 +126,25 @@ TABLES = {
         percent("kNN, all views of an object right", "worst_view/knn/worst_case"),
     ],
     "How it was seen": [
-        Column("R2 rotation", "r2/relative/rotation", "own"),
+        Column("R2 rotation", "r2/relative/rotation"),
+        Column("R2 rotation, equivariant part", "r2/relative/rotation", "equivariant"),
         Column("R2 rotation, invariant part", "r2/relative/rotation", "invariant"),
-        Column("R2 hue of the floor", "r2/relative/floor_hue", "own"),
-        Column("R2 hue of the light", "r2/relative/light_hue", "own"),
-        Column("R2 crop", "r2/relative/crop", "own"),
+        Column("R2 hue of the floor", "r2/relative/floor_hue"),
+        Column("R2 hue of the light", "r2/relative/light_hue"),
+        Column("R2 crop", "r2/relative/crop"),
+        Column("R2 crop, equivariant part", "r2/relative/crop", "equivariant"),
         Column("R2 crop, invariant part", "r2/relative/crop", "invariant"),
-        Column("R2 brightness", "r2/relative/brightness", "own"),
-        Column("R2 hue", "r2/relative/hue", "own"),
-        Column("median error of the rotation, degrees", "geodesic/mlp/relative/rotation/median", "own", digits=1),
-        Column("the same, predicted linearly", "geodesic/linear/relative/rotation/median", "own", digits=1),
+        Column("R2 brightness", "r2/relative/brightness"),
+        Column("R2 hue", "r2/relative/hue"),
+        Column("median error of the rotation, degrees", "geodesic/mlp/relative/rotation/median", digits=1),
+        Column("the same, predicted linearly", "geodesic/linear/relative/rotation/median", digits=1),
         percent("MRR of the predicted view", "retrieval/val-val/mrr", "any"),
         Column("separation of the parts, linear", "leakage/linear/separation", "split"),
         Column("separation of the parts, MLP", "leakage/mlp/separation", "split"),
     ],
     "Whether it holds elsewhere": [
-        Column("R2 rotation, classes of the fit", "unseen/r2/relative/rotation/seen", "own"),
-        Column("R2 rotation, other classes", "unseen/r2/relative/rotation/unseen", "own"),
+        Column("R2 rotation, classes of the fit", "unseen/r2/relative/rotation/seen"),
+        Column("R2 rotation, other classes", "unseen/r2/relative/rotation/unseen"),
         percent("retrieval, classes of the fit", "unseen/retrieval/learnt/seen"),
         percent("retrieval, other classes", "unseen/retrieval/learnt/unseen"),
         percent("errors, clean", "corruptions/clean"),
@@ -153,15 +156,15 @@ TABLES = {
         percent("mIoU of regions", "dense/linear/regions/miou"),
     ],
     "Whether features obey the group": [
-        Column("R2 of a linear map", "group/linear/r2", "own"),
-        Column("the same, above shuffled actions", "group/linear/r2", "own", above=True),
-        Column("error of composition", "group/linear/composition", "own"),
+        Column("R2 of a linear map", "group/linear/r2"),
+        Column("the same, above shuffled actions", "group/linear/r2", above=True),
+        Column("error of composition", "group/linear/composition"),
         Column("R2 of its own predictor", "group/predictor/r2", "any"),
-        Column("error of the inverse", "group/linear/inverse", "own"),
-        Column("spread of the maps", "group/linear/spread", "own"),
-        Column("R2 of an orthogonal map, above shuffled actions", "group/orthogonal/r2", "own", above=True),
-        Column("object's own frame, R2 of the translation", "frames/object/r2", "own"),
-        Column("last frame, R2 of the translation", "frames/last/r2", "own"),
+        Column("error of the inverse", "group/linear/inverse"),
+        Column("spread of the maps", "group/linear/spread"),
+        Column("R2 of an orthogonal map, above shuffled actions", "group/orthogonal/r2", above=True),
+        Column("object's own frame, R2 of the translation", "frames/object/r2"),
+        Column("last frame, R2 of the translation", "frames/last/r2"),
     ],
     "What happens when an image moves a little": [
         Column("LEE of vectors, shift", "lee/vector/translation_x"),
@@ -208,8 +211,8 @@ ranking of methods at their best. How protocols are defined, and what each order
 
 `supervised` is told the classes of the training objects, on which probes are fitted too. `untrained` has random
 weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
-Numbers of pose and parameters are of the equivariant part, if an encoder has one. Mean ± standard deviation over seeds;
-where there is one seed, the standard error over validation objects stands in brackets, if it is known. A number behind
+Numbers are of all features, so that encoders with two parts are as wide as others, if a heading does not name a part.
+Mean ± standard deviation over seeds; where there is one seed, the standard error over validation objects stands in brackets, if it is known. A number behind
 a mean is of how many seeds, where not all have it. A dash is a number that the protocol does not give for this encoder;
 *not run* is a protocol that it was not measured by. With one seed, differences between encoders are those of two
 trained networks, not of two methods."""

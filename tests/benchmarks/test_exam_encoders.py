@@ -98,6 +98,18 @@ def test_numbers_over_seeds_have_their_deviation(modules, examined):
     assert "| `simclr` | 2 | 20.0 ± 14.1 |" in tables.page(seeds)
 
 
+def test_more_seeds_do_not_lessen_what_the_objects_that_they_share_add_to_an_error(modules):
+    over_seeds = modules["exam_findings"].over_seeds
+    assert over_seeds([(0.5, 0.1)] * 3) == (pytest.approx(0.5), pytest.approx(0.1))
+    assert over_seeds([(0.0, 0.3), (0.8, 0.3)]) == (pytest.approx(0.4), pytest.approx(0.5))
+    assert over_seeds([(0.1, None), (0.3, None)]) == (pytest.approx(0.2), None)
+
+
+def test_targets_are_shuffled_for_trained_encoders_alone(modules, examined):
+    cells = {one["encoder"]: one["shuffled"] for one in modules["exam_cells"].read(examined[0])}
+    assert cells["supervised"] and not cells["untrained"]
+
+
 def test_the_columns_belong_to_protocols_and_a_cell_says_which_it_lacks(modules, examined):
     tables = modules["exam_tables"]
     assert not {one.protocol for columns in tables.TABLES.values() for one in columns} - set(PROTOCOLS.members)
