@@ -212,10 +212,10 @@ ranking of methods at their best. How protocols are defined, and what each order
 `supervised` is told the classes of the training objects, on which probes are fitted too. `untrained` has random
 weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
 Numbers are of all features, so that encoders with two parts are as wide as others, if a heading does not name a part.
-Mean ± standard deviation over seeds; where there is one seed, the standard error over validation objects stands in brackets, if it is known. A number behind
-a mean is of how many seeds, where not all have it. A dash is a number that the protocol does not give for this encoder;
-*not run* is a protocol that it was not measured by. With one seed, differences between encoders are those of two
-trained networks, not of two methods."""
+Mean ± standard deviation over seeds; where there is one seed, the standard error over validation objects stands in
+brackets, if it is known. A number behind a mean is of how many seeds, where not all have it. A dash is a number that
+the protocol does not give for this encoder; *not run* is a protocol that it was not measured by. With one seed,
+differences between encoders are those of two trained networks, not of two methods."""
 
 
 def page(cells: Sequence[Cell]) -> str:

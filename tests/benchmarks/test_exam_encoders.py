@@ -107,7 +107,8 @@ def test_more_seeds_do_not_lessen_what_the_objects_that_they_share_add_to_an_err
 
 def test_targets_are_shuffled_for_trained_encoders_alone(modules, examined):
     cells = {one["encoder"]: one["shuffled"] for one in modules["exam_cells"].read(examined[0])}
-    assert cells["supervised"] and not cells["untrained"]
+    assert cells["supervised"]
+    assert not cells["untrained"]
 
 
 def test_the_columns_belong_to_protocols_and_a_cell_says_which_it_lacks(modules, examined):
