@@ -3,17 +3,18 @@
 The file is made by benchmarks/split_study.py: one entry for each cell and seed.
 """
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmark_tables import facts
 from tables import number, table
 
-from ssl_inv.run.side_by_side.over_seeds import mean
+from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
 Content = Mapping[str, Any]
-ALIKE = 0.05
-"""Means that are no further apart are called alike: a standard error over the 200 new objects is about 0.02 to 0.03."""
+ALIKE = 2.0
+"""Standard errors of a difference over seeds, up to which means are called alike."""
 
 LINEAR, ROTATION = "linear", "rotation"
 INVARIANT, EQUIVARIANT = "invariant", "equivariant"
@@ -84,6 +85,16 @@ class Study:
         key = f"{measure} | {part}" if part else measure
         cells = self._cells.get(cell, ())
         return tuple(one["numbers"].get(key) for one in cells if seeds is None or one["seed"] in seeds)
+
+    def alike(self, measure: str, seeds: int) -> float:
+        """How far two means of so many seeds may be apart and are not told from each other.
+
+        The deviation over seeds is that of all cells of several seeds and of all parts: one cell has too few.
+        """
+        every = [self.values(cell, measure, part) for cell in self._cells for part in ("all", INVARIANT, EQUIVARIANT)]
+        known = [one for one in map(deviation, every) if one is not None]
+        pooled = math.sqrt(sum(one**2 for one in known) / len(known)) if known else 0.0
+        return ALIKE * math.sqrt(2 / seeds) * pooled
 
     def steps(self, cell: str) -> str:
         """The steps of every phase."""
@@ -172,11 +183,25 @@ def findings(content: Content) -> str:
     return "\n".join(f"- {line}" for line in found)
 
 
-def against(first: float, second: float) -> str:
+class Found(NamedTuple):
+    """The mean of a cell.
+
+    Attributes:
+        value: the mean over seeds.
+        text: with its deviation.
+        alike: what another mean of as many seeds may be away and is not told from it.
+    """
+
+    value: float
+    text: str
+    alike: float
+
+
+def against(first: Found, second: Found) -> str:
     """A comparison in words."""
-    if abs(first - second) <= ALIKE:
+    if abs(first.value - second.value) <= max(first.alike, second.alike):
         return "about as much as"
-    return "more than" if first > second else "less than"
+    return "more than" if first.value > second.value else "less than"
 
 
 def _has(*cells: str) -> Callable[[Callable[[Study], list[str]]], Callable[[Study], list[str]]]:
@@ -188,16 +213,17 @@ def _has(*cells: str) -> Callable[[Callable[[Study], list[str]]], Callable[[Stud
     return only
 
 
-def _of(study: Study, cells: Sequence[str], measure: str, part: str) -> list[tuple[float, str]]:
-    """The mean of every cell over the seeds that all of them have, and as a text."""
+def _of(study: Study, cells: Sequence[str], measure: str, part: str) -> list[Found]:
+    """The mean of every cell over the seeds that all of them have."""
     seeds = set.intersection(*(set(study.seeds(cell)) for cell in cells))
     name, unit = ("/top1", " %") if measure == LINEAR else (measure, "")
+    alike = study.alike(measure, len(seeds))
     found = []
     for cell in cells:
         values = study.values(cell, measure, part, seeds)
         centre = mean(values)
         assert centre is not None
-        found.append((centre, number(name, values) + unit))
+        found.append(Found(centre, number(name, values) + unit, alike))
     return found
 
 
@@ -215,15 +241,15 @@ def needs(study: Study) -> list[str]:
         (EQUIVARIANT, INVARIANT, ROTATION, "rotation R2"),
         (INVARIANT, EQUIVARIANT, LINEAR, "linear accuracy"),
     ):
-        (alone, a), (joint, b) = _of(study, [f"{part} alone", "joint"], measure, part)
+        alone, joint = _of(study, [f"{part} alone", "joint"], measure, part)
         cells = [f"{other} 300, held, {part} 300", f"random, held, {part}", f"{other} alone", f"{part} alone"]
-        (held, c), (random, d), (before, e), (own, f) = _of(study, cells, measure, part)
+        held, random, before, own = _of(study, cells, measure, part)
         lines.append(
-            f"**Does the {part} part need the other?** It has a {what} of {a} alone, and {b} beside the {other} part: "
-            f"alone, {against(alone, joint)} beside it. As one layer on a network that only the {other} part has "
-            f"trained it has {c}. That is {against(held, random)} as one layer on a random network, {d}, "
-            f"{against(held, before)} the same channels there before they are trained, {e}, and "
-            f"{against(held, own)} alone, {f}."
+            f"**Does the {part} part need the other?** It has a {what} of {alone.text} alone, and {joint.text} beside "
+            f"the {other} part: alone, {against(alone, joint)} beside it. As one layer on a network that only "
+            f"the {other} part has trained it has {held.text}. That is {against(held, random)} as one layer on a "
+            f"random network, {random.text}, {against(held, before)} the same channels there before they are "
+            f"trained, {before.text}, and {against(held, own)} alone, {own.text}."
         )
     return lines
 
@@ -241,11 +267,11 @@ def order(study: Study) -> list[str]:
         (EQUIVARIANT, INVARIANT, ROTATION, "R2 of the equivariant part"),
     ):
         cells = [f"{first} 150, {way}, {then} 150" for way in ("held", "free")]
-        (held, a), (free, b), (joint, c) = _of(study, [*cells, "joint"], measure, first)
+        held, free, joint = _of(study, [*cells, "joint"], measure, first)
         lines.append(
-            f"**{first.capitalize()} first, 300 steps in all.** The {what} is {a} where its network is held, and {b} "
-            f"after the other part has trained all layers: {against(free, held)} before; both together reach {c}, "
-            f"{against(joint, held)} the first."
+            f"**{first.capitalize()} first, 300 steps in all.** The {what} is {held.text} where its network is held, "
+            f"and {free.text} after the other part has trained all layers: {against(free, held)} before; both together "
+            f"reach {joint.text}, {against(joint, held)} the first."
         )
     return lines
 
@@ -253,15 +279,14 @@ def order(study: Study) -> list[str]:
 @_has("invariant alone", "equivariant alone")
 def shared(study: Study) -> list[str]:
     """What channels know that no loss asks for anything."""
-    ((own, a),), ((other, b),) = (
-        _of(study, ["equivariant alone"], ROTATION, part) for part in (EQUIVARIANT, INVARIANT)
-    )
-    ((kind, c),), ((beside, d),) = (_of(study, ["invariant alone"], LINEAR, part) for part in (INVARIANT, EQUIVARIANT))
+    (own,), (other,) = (_of(study, ["equivariant alone"], ROTATION, part) for part in (EQUIVARIANT, INVARIANT))
+    (kind,), (beside,) = (_of(study, ["invariant alone"], LINEAR, part) for part in (INVARIANT, EQUIVARIANT))
     return [
         "**The parts share their layers.** Where the equivariant part alone is trained, the channels that no loss asks "
-        f"for anything have {100 * other / own:.0f} % of its R2: {b} and {a}. Where the invariant part alone is "
-        f"trained, they have {100 * beside / kind:.0f} % of its linear accuracy: {d} and {c}. So a leak between two "
-        "parts of one network says little about what their losses ask for."
+        f"for anything have {100 * other.value / own.value:.0f} % of its R2: {other.text} and {own.text}. Where the "
+        f"invariant part alone is trained, they have {100 * beside.value / kind.value:.0f} % of its linear accuracy: "
+        f"{beside.text} and {kind.text}. So a leak between two parts of one network says little about what their "
+        "losses ask for."
     ]
 
 
@@ -278,11 +303,12 @@ def beginnings(study: Study) -> list[str]:
         (INVARIANT, EQUIVARIANT, ROTATION, "rotation R2"),
         (EQUIVARIANT, INVARIANT, LINEAR, "linear accuracy"),
     ):
-        (other, b), (alone, a) = _of(study, [f"{first} to stage 3, {then}", f"{then} alone"], measure, then)
-        ((_, c),) = _of(study, [f"random to stage 3, {then}"], measure, then)
+        other, alone = _of(study, [f"{first} to stage 3, {then}", f"{then} alone"], measure, then)
+        (random,) = _of(study, [f"random to stage 3, {then}"], measure, then)
         lines.append(
             f"**A stage 4 of its own.** On the first three stages of a network that only the {first} part has trained, "
-            f"the {then} part has a {what} of {b}, {against(other, alone)} on its own, {a}. On random ones it has {c}."
+            f"the {then} part has a {what} of {other.text}, {against(other, alone)} on its own, {alone.text}. On "
+            f"random ones it has {random.text}."
         )
     return lines
 
@@ -292,19 +318,19 @@ def size(study: Study) -> list[str]:
     """How large each part must be."""
     cells = [f"share {share}" for share in (0.125, 0.25, 0.5, 0.75)]
     pose, kind = _of(study, cells, ROTATION, EQUIVARIANT), _of(study, cells, LINEAR, INVARIANT)
-    best = max(value for value, _ in pose)
+    best = max(one.value for one in pose)
     least = next(
         cell.replace("share", "a share of")
-        for cell, (value, _) in zip(cells, pose, strict=True)
-        if value >= best - ALIKE
+        for cell, one in zip(cells, pose, strict=True)
+        if one.value >= best - one.alike
     )
-    top = max(value for value, _ in kind)
+    top = max(one.value for one in kind)
     most = next(
         cell.replace("share", "a share of")
-        for cell, (value, _) in reversed(list(zip(cells, kind, strict=True)))
-        if value >= top - ALIKE
+        for cell, one in reversed(list(zip(cells, kind, strict=True)))
+        if one.value >= top - one.alike
     )
-    texts = [", ".join(text for _, text in some) for some in (pose, kind)]
+    texts = [", ".join(one.text for one in some) for some in (pose, kind)]
     return [
         f"**Size.** With shares of 0.125, 0.25, 0.5 and 0.75, SIE's equivariant part has an R2 of {texts[0]}: "
         f"{least} has about what the best has. Its invariant part has a linear accuracy of {texts[1]}: up to {most} it "
@@ -315,17 +341,18 @@ def size(study: Study) -> list[str]:
 @_has("joint", *list(DEPTHS)[1:])
 def place(study: Study) -> list[str]:
     """Where the split is made."""
-    (here, a), (other, b) = _of(study, ["joint", "equivariant first channels"], ROTATION, EQUIVARIANT)
+    here, other = _of(study, ["joint", "equivariant first channels"], ROTATION, EQUIVARIANT)
     cells = ["equivariant at stage 3", "equivariant at stage 2"]
-    (third, c), (second, d) = _of(study, cells, ROTATION, EQUIVARIANT)
+    third, second = _of(study, cells, ROTATION, EQUIVARIANT)
     kind = _of(study, ["joint", *cells, "invariant at stage 3"], LINEAR, INVARIANT)
     return [
-        f"**Channels.** In the first channels, the equivariant part has an R2 of {b}, {against(other, here)} in the "
-        f"last, {a}. Before training nothing tells channels apart, so the order of the parts can make no difference.",
-        f"**Depth.** An equivariant part after stage 3 has {c}, {against(third, here)} after stage 4, and after "
-        f"stage 2 {d}, {against(second, here)} after stage 4. The linear accuracy of the invariant part is then "
-        f"{kind[1][1]} and {kind[2][1]}, both after stage 4 {kind[0][1]}; of an invariant part after stage 3 it is "
-        f"{kind[3][1]}.",
+        f"**Channels.** In the first channels, the equivariant part has an R2 of {other.text}, {against(other, here)} "
+        f"in the last, {here.text}. Before training nothing tells channels apart, so the order of the parts can make "
+        "no difference.",
+        f"**Depth.** An equivariant part after stage 3 has {third.text}, {against(third, here)} after stage 4, and "
+        f"after stage 2 {second.text}, {against(second, here)} after stage 4. The linear accuracy of the "
+        f"invariant part is then {kind[1].text} and {kind[2].text}, both after stage 4 {kind[0].text}; of an "
+        f"invariant part after stage 3 it is {kind[3].text}.",
     ]
 
 
@@ -345,7 +372,7 @@ def leaving(study: Study) -> list[str]:
         known = [one for one in means if one is not None]
         at = known.index(max(known))
         best, last = number(ROTATION, values[at]), number(ROTATION, values[-1])
-        if known[at] - known[-1] > ALIKE:
+        if known[at] - known[-1] > study.alike(ROTATION, len(study.seeds(cell))):
             lines.append(f"{name} has most of the rotation after {_named(at)}, {best}, and {last} at its end")
         else:
             lines.append(f"{name} has as much at its end, {last}, as anywhere")

@@ -56,11 +56,15 @@ def test_the_parts_of_the_other_order_are_named_by_what_they_learn(module):
 
 
 @pytest.mark.parametrize(
-    ("held", "words"), [(0.4, "about as much as"), (0.46, "more than"), (0.34, "less than"), (0.44, "about as much as")]
+    ("held", "words"), [(0.4, "about as much as"), (0.48, "more than"), (0.32, "less than"), (0.44, "about as much as")]
 )
-def test_a_sentence_compares_what_the_cells_have(module, held, words):
+def test_a_sentence_tells_apart_what_seeds_tell_apart(module, held, words):
     name = "invariant 300, held, equivariant 300".replace(" ", "_")
-    text = module("split_tables").findings(content(module, **{name: {"rotation | equivariant": held}}))
+    study = content(module, **{name: {"rotation | equivariant": held}})
+    one = next(one for one in study["cells"] if one["cell"] == "share 0.25")
+    # Over all three parts a deviation of 0.024: two standard errors of a difference of two runs are 0.069.
+    study["cells"].append({**one, "seed": 1, "numbers": {**one["numbers"], "rotation | invariant": 0.46}})
+    text = module("split_tables").findings(study)
     assert f"it has {held:.3f}. That is {words} as one layer on a random network, 0.400, {words} the same" in text
 
 
