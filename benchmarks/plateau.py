@@ -5,12 +5,15 @@
     python benchmarks/plateau.py --data turntable --path fruits360_turntable_64px.zip --minutes 30
 
 A cell is one run: the data, a way, a number of training objects, and a seed. All on the same data have the same small
-ResNet-18, optimiser and steps; images have 32 pixels. Every `--every` steps, ridge regression reads the rotation of a
-view from its features: fitted on training views, scored on other views of the same objects (`known`) and on objects
-that training never sees (`new`). A plateau is left at the first step from which a score stays above 0.05; `null` is
-never.
+ResNet-18, optimiser and number of pairs; images have 32 pixels. Steps are of 64 pairs: with fewer objects a step has a
+pair of each, and there are as many more steps. Every `--every` steps, ridge regression reads the rotation of a view
+from its features, scored on views of the training objects that training does not see (`known`) and on objects that it
+never sees (`new`). A plateau is left at the first step from which a score stays 0.05 above that of the untrained
+network, or above 0 where that has less; `null` is never.
 
-Solids have 200 new objects, and as many to train on as asked for. Meshes, their size of 48 pixels and their network of
+Solids have as many objects to train on as asked for, 200 new ones to score on, and 200 others to fit the regression on,
+so that this does not have fewer objects where training has. On meshes and turntables it is fitted on training views.
+Meshes, their size of 48 pixels and their network of
 twice the width are those of `on_one_budget.py`: a fifth of the objects is new, some 200 are not. The turntable,
 photographs whose azimuth is told and read in place of the rotation, has its own split, and all its objects are trained
 on. The zero of an azimuth differs from turn to turn, so there the step between two views is read, by a small network.
@@ -31,6 +34,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as lightning
 import torch
 from on_one_budget import MESHES, SMALL
@@ -40,7 +44,7 @@ from torch import Tensor
 
 from ssl_inv.atomic import write_text
 from ssl_inv.catalogue import RecipeError, SettingError
-from ssl_inv.data.source import Source
+from ssl_inv.data.source import Indices, Source
 from ssl_inv.engine.features import choose_objects, feature_table
 from ssl_inv.engine.launch import quiet_lightning
 from ssl_inv.engine.module import Pretraining
@@ -55,9 +59,12 @@ from ssl_inv.run.recipe import resolve
 
 OUTPUT = Path(__file__).parent.parent / "docs" / "results" / "plateau.json"
 SIE: dict[str, Any] = {"name": "sie", "projector": [256, 128], "invariance": 50, "equivariance": 30, "variance": 25}
-NEW, SCORED, VIEWS, BATCH = 200, 200, 16, 64
+NEW, SCORED, VIEWS, READ, BATCH = 200, 200, 16, 8, 64
+"""Objects that are new, and as many others to fit on; objects that are scored at most; views of each, and how many of
+these are read; pairs of a step.
+"""
 LEFT = 0.05
-"""R2 above which a plateau is left."""
+"""How much more of R2 than the untrained network has, or than 0, leaves a plateau."""
 DATA = ("solids", "meshes", "turntable")
 OBJECTS = (10, 30, 100, 300, 1000, 2000)
 
@@ -74,11 +81,12 @@ ON_TOP = {
 """An augmentation of views that turns nothing."""
 
 
-def ways(parameter: str = "rotation") -> dict[str, dict[str, Any]]:
+def ways(parameter: str = "rotation", longer: float = 1.0) -> dict[str, dict[str, Any]]:
     """The objective of each way.
 
     Args:
         parameter: what supervised networks and predictors are told.
+        longer: how many times as many steps there are.
     """
     told = {"parameters": [parameter]}
     # The step of a circle has no sign to choose, and the authors' form is of quaternions.
@@ -86,13 +94,13 @@ def ways(parameter: str = "rotation") -> dict[str, dict[str, Any]]:
     group = {**sie, "predictor_initialisation": "group"}
     around = {"name": "anti-invariance", "base": sie, "views": 4, "within": 0.0, "inverse": 0.0}
     supervised = {"name": "supervised", "classification": 0.0, **told}
-    apart = {"views": 2, "growth": 200}
+    apart = {"views": 2, "growth": round(200 * longer)}
     found = {
         "supervised": supervised,
         "supervised-growth": {**around, **apart, "base": supervised},
         "sie": sie,
         "group": group,
-        "held": {**group, "predictor_held": 200},
+        "held": {**group, "predictor_held": round(200 * longer)},
         "within": {**around, "within": 10.0},
         "negatives": {**around, "negatives": 10.0},
         "inverse": {**around, **told, "inverse": 30.0, "views": 2},
@@ -102,43 +110,78 @@ def ways(parameter: str = "rotation") -> dict[str, dict[str, Any]]:
 
 
 def sections(way: str, objects: int, seed: int, steps: int, data: str, path: str | None) -> dict[str, Any]:
-    """The recipe of a cell. New objects are held out, and of the others a quarter of the views."""
+    """The recipe of a cell. New objects are held out, and of the others a quarter of the views.
+
+    Args:
+        way: of `ways`.
+        objects: to train on.
+        seed: of the run.
+        steps: of 64 pairs.
+        data: which.
+        path: of meshes and photographs.
+    """
+    batch = min(BATCH, objects)
     looks = {"views": VIEWS, "size": 32, "hue_range": 0.2}
     kinds: dict[str, dict[str, Any]] = {
         "solids": {
-            **{"name": "rendered", "classes": min(10, objects), "objects": objects + NEW, "angle_range": 60, **looks},
-            "validation_share": NEW / (objects + NEW),
+            **{"name": "rendered", "classes": min(10, objects), "objects": objects + 2 * NEW, "angle_range": 60},
+            **{**looks, "validation_share": 2 * NEW / (objects + 2 * NEW)},
         },
         "meshes": {**MESHES["data"], "train_objects": objects},
         "turntable": dict(FRUITS),
     }
     return {
-        "objective": ways(AZIMUTH if data == "turntable" else "rotation")[way],
+        "objective": ways(AZIMUTH if data == "turntable" else "rotation", BATCH / batch)[way],
         "augmentation": ON_TOP if way.endswith("-augmented") else {"name": "none"},
         "backbone": MESHES["backbone"] if data == "meshes" else SMALL,
         "data": {**kinds[data], **({} if path is None else {"path": path}), "held_out": "views"},
         "optimizer": {"name": "adamw", "lr": 3e-3},
-        "trainer": {"steps": steps, "batch_size": min(BATCH, objects), "seed": seed, "workers": 0},
+        "trainer": {"steps": round(steps * BATCH / batch), "batch_size": batch, "seed": seed, "workers": 0},
         "monitor": {"every": 0},
         "evaluation": {"protocol": "none"},
     }
 
 
 class Scores(lightning.Callback):
-    """The R2 of the rotation on known and on new objects, every so many steps: `found`."""
+    """The R2 of the rotation on known and on new objects, every so many steps: `found`.
 
-    def __init__(self, train: Source, known: Source, new: Source, every: int, parameter: str) -> None:
+    Args:
+        train: the training views.
+        known: other views of the training objects.
+        new: other objects.
+        apart: whether half of the other objects is what the regression is fitted on, in place of the training views.
+        every: steps of 64 pairs from one score to the next.
+        longer: steps of this run that have as many pairs as one of these.
+        parameter: what is read.
+    """
+
+    def __init__(
+        self, train: Source, known: Source, new: Source, *, apart: bool, every: int, longer: float, parameter: str
+    ) -> None:
         self.every, self.found, self.parameter = every, list[tuple[int, float, float]](), parameter
-        self._sources = train, known, new
+        self._longer, self._due = longer, every
+        fitted, *judged = [(source, choose_objects(source, SCORED, 0)) for source in (train, known, new)]
+        if apart:
+            every_other = np.arange(0, len(new) - 1, 2)
+            fitted, judged[1] = (new, every_other), (new, every_other + 1)
+        self._sources = [fitted, *judged]
+
+    def begin(self, module: Pretraining) -> None:
+        """Score random weights."""
+        self._score(module, 0)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         assert isinstance(module, Pretraining)
-        if module.step % self.every == 0:
-            train, *others = (self._table(module, source) for source in self._sources)
-            known, new = (self._r2(train, one) for one in others)
-            self.found.append((module.step, round(known, 4), round(new, 4)))
+        if module.step + 0.5 >= self._due * self._longer:
+            self._score(module, self._due)
+            self._due += self.every
+
+    def _score(self, module: Pretraining, step: int) -> None:
+        fitted, *others = (self._table(module, *one) for one in self._sources)
+        known, new = (self._r2(fitted, one) for one in others)
+        self.found.append((step, round(known, 4), round(new, 4)))
 
     def _r2(self, train: FeatureTable, judged: FeatureTable) -> float:
         if self.parameter == "rotation":
@@ -149,23 +192,22 @@ class Scores(lightning.Callback):
         assert value is not None
         return value
 
-    def _table(self, module: Pretraining, source: Source) -> FeatureTable:
+    def _table(self, module: Pretraining, source: Source, objects: Indices) -> FeatureTable:
         def encode(pixels: Tensor) -> dict[str, Tensor]:
-            features = module.objective.representations(module.backbone)(pixels)
-            return {"all": features.get("equivariant", features["all"])}
+            return {"all": module.objective.representations(module.backbone)(pixels)["all"]}
 
         # Photographs are few enough to take them all.
-        views = int(source.view_counts.max()) if self.parameter == AZIMUTH else VIEWS
-        objects = choose_objects(source, SCORED, 0)
+        views = int(source.view_counts.max()) if self.parameter == AZIMUTH else READ
         whole = module.view_maker.whole
         return feature_table(encode, module.backbone, source, objects, views, whole, module.device)
 
 
 def left_at(scores: Sequence[tuple[int, float]]) -> int | None:
-    """The first step from which all scores are above `LEFT`."""
-    below = [number for number, (_, value) in enumerate(scores) if value <= LEFT]
+    """The first step from which all scores are well above that of step 0."""
+    (_, before), *after = scores
+    below = [number for number, (_, value) in enumerate(after) if value <= max(before, 0.0) + LEFT]
     first = below[-1] + 1 if below else 0
-    return scores[first][0] if first < len(scores) else None
+    return after[first][0] if first < len(after) else None
 
 
 def cell(asked: argparse.Namespace, way: str, objects: int, seed: int) -> dict[str, Any]:
@@ -175,13 +217,21 @@ def cell(asked: argparse.Namespace, way: str, objects: int, seed: int) -> dict[s
     by_object = {**recipe, "data": {**recipe["data"], "held_out": "objects"}}
     new = build_data(resolve(by_object)).validation
     parameter = AZIMUTH if asked.data == "turntable" else "rotation"
-    scores = Scores(data.data.train, data.data.validation, new, asked.every, parameter)
+    steps = recipe["trainer"]["steps"]
+    scores = Scores(
+        *(data.data.train, data.data.validation, new),
+        apart=asked.data == "solids",
+        every=asked.every,
+        longer=steps / asked.steps,
+        parameter=parameter,
+    )
     begun, used = time.perf_counter(), time.process_time()
+    scores.begin(module)
     if way.endswith("-pretrained"):
         before, images = parts({**recipe, "objective": {"name": "simclr", "projector": [256, 128]}})
-        trainer_alone(asked.steps).fit(before, images)
+        trainer_alone(steps).fit(before, images)
         module.backbone.load_state_dict(before.backbone.state_dict())
-    trainer_alone(asked.steps, scores).fit(module, data)
+    trainer_alone(steps, scores).fit(module, data)
     found = versions()
     return {
         "data": asked.data,

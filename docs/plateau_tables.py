@@ -55,6 +55,12 @@ def _of_data(cells: Sequence[Cell]) -> str:
         for way in WAYS
         if any(one["way"] == way for one in cells)
     ]
+    rows.append(
+        [
+            "untrained",
+            *(_untrained([one for one in cells if (one["steps"], one["objects"]) == column]) for column in columns),
+        ]
+    )
     told = facts(
         {
             "seeds": sorted({one["seed"] for one in cells}),
@@ -77,7 +83,10 @@ def _command(cells: Sequence[Cell]) -> str:
     if "turntable" not in kept:
         kept += ["--objects", *map(str, sorted({one["objects"] for one in cells}))]
     kept += ["--ways", *(way for way in WAYS if any(one["way"] == way for one in cells))]
-    return " ".join([*kept, "--steps", str(cells[0]["steps"]), "--every", str(cells[0]["scores"][0][0])])
+    (first, *_), (second, *_) = cells[0]["scores"][:2]
+    seeds = sorted({one["seed"] for one in cells})
+    kept += ["--seeds", *map(str, seeds), "--steps", str(cells[0]["steps"]), "--every", str(second - first)]
+    return " ".join([*kept, "--output", "new.json"])
 
 
 def _shown(cells: Sequence[Cell]) -> str:
@@ -87,6 +96,12 @@ def _shown(cells: Sequence[Cell]) -> str:
     ends = [number("r2", tuple(one["scores"][-1][place] for one in cells)) for place in (1, 2)]
     left = [_steps([one[key] for one in cells]) for key in ("known_left", "new_left")]
     return f"{ends[0]} / {ends[1]} ({left[0]} / {left[1]})"
+
+
+def _untrained(cells: Sequence[Cell]) -> str:
+    """R2 on known and on new objects before the first step. The ways begin with the same network in each seed."""
+    of_seed = {one["seed"]: one["scores"][0] for one in cells}
+    return " / ".join(number("r2", tuple(score[place] for score in of_seed.values())) for place in (1, 2))
 
 
 def _steps(found: Sequence[int | None]) -> str:

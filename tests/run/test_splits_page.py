@@ -97,17 +97,24 @@ def test_the_stage_with_most_of_the_rotation_is_told(module):
 def test_the_plateau_has_a_row_for_every_way_and_says_never(module):
     one = {
         **{"data": "solids", "way": "sie", "objects": 1000, "seed": 0, "steps": 50, "known_left": 25, "new_left": None},
-        **{"scores": [[25, 0.1, 0.0], [50, 0.3, 0.01]], "command": "python benchmarks/plateau.py --ways sie"},
+        **{
+            "scores": [[0, 0.1, 0.2], [25, 0.1, 0.0], [50, 0.3, 0.01]],
+            "command": "python benchmarks/plateau.py --ways sie",
+        },
         **{"threads": 1, "machine": "x86_64", "torch": "2.0", "commit": "0123456789"},
     }
-    other = {**one, "seed": 1, "known_left": 50, "scores": [[25, 0.0, 0.0], [50, 0.5, 0.03]]}
+    other = {**one, "seed": 1, "known_left": 50, "scores": [[0, 0.3, 0.2], [25, 0.0, 0.0], [50, 0.5, 0.03]]}
     few = {**one, "way": "group", "objects": 10}
     photographs = {**one, "data": "turntable", "command": "python benchmarks/plateau.py --data turntable --path a.zip"}
     solids, turntable = module("plateau_tables").plateau({"cells": [photographs, other, few, one]}).split("**Fruits")
     found = rows(solids)
     assert list(found[""]) == ["10 objects", "1,000 objects"]
     assert found["SIE as published"] == ["", "0.400 ± 0.141 / 0.020 ± 0.014 (25, 50 / never, never)"]
-    assert list(found)[2:] == ["SIE as published", "SIE, begun as the group"]
+    assert list(found)[2:] == ["SIE as published", "SIE, begun as the group", "untrained"]
+    assert found["untrained"] == ["0.100 / 0.200", "0.200 ± 0.141 / 0.200 ± 0.000"]
     assert "commit 0123456; 1 thread, x86_64; torch 2.0, 50 steps; `python benchmarks/plateau.py --objects" in solids
-    assert "--objects 10 1000 --ways sie group --steps 50 --every 25`" in solids
-    assert "`python benchmarks/plateau.py --data turntable --path a.zip --ways sie --steps 50 --every 25`" in turntable
+    assert "--objects 10 1000 --ways sie group --seeds 0 1 --steps 50 --every 25 --output new.json`" in solids
+    assert (
+        "`python benchmarks/plateau.py --data turntable --path a.zip --ways sie --seeds 0 --steps 50 --every 25 --output new.json`"
+        in turntable
+    )
