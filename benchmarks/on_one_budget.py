@@ -46,6 +46,8 @@ ASYMMETRIC = [
     "house",
 ]
 """Classes of meshes whose pose can be seen."""
+MODELS = OUTPUT.parent / "meshes_cc0.csv"
+"""The models of these classes. A folder of them has a copy of this table."""
 
 SHIFTED = {"translation_range": 0.2, "pose": True}
 KNOWN = {"held_out": "views", "held_out_share": 0.25}
@@ -314,6 +316,8 @@ def recipe_of(candidate: str, budget: str, seed: int, meshes: str | None) -> dic
         if meshes is None:
             raise RecipeError(f"--meshes: the budget {budget} needs the file or the folder of the meshes")
         sections["data"]["path"] = meshes
+        if (Path(meshes) / MODELS.name).is_file():
+            sections["data"]["csv_file"] = MODELS.name
     sections["trainer"] |= {"seed": seed, "workers": 0, "accelerator": "cpu"}
     sections["evaluation"] |= {"protocol": "quick"}
     own = OTHERWISE.get(candidate, {})

@@ -77,7 +77,7 @@ def _told(content: Content, runs: Mapping[str, Content]) -> str:
     command = (
         "python benchmarks/on_one_budget.py runs/budgets --budget BUDGET --candidates NAME --meshes meshes_cc0.npz "
     )
-    command += "--output docs/results/reasons.json"
+    command += "--output new/reasons.json"
     note = f"torch {every[0]['torch']}, {every[0]['threads']} thread"
     words = {"seeds": [_SEED], "machine": every[0]["machine"], "note": note, "command": command}
     names = [key.split(" ")[:2] for key in content["runs"]]

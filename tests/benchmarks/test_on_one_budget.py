@@ -1,7 +1,9 @@
 """Every candidate is a recipe that the command line takes, and a file of numbers says what is left to train."""
 
+import csv
 import importlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,18 @@ def test_candidates_are_recipes(budgets):
             recipe = resolve(budgets.recipe_of(candidate, budget, 3, "meshes.npz"), candidate)
             assert recipe.trainer.seed == 3
             assert recipe.objective.name in OBJECTIVES.members
+
+
+def test_the_models_of_the_meshes_are_listed_and_a_folder_with_the_list_is_read_by_it(budgets, tmp_path):
+    with budgets.MODELS.open() as file:
+        models = list(csv.DictReader(file))
+    assert len({one["path"] for one in models}) == 254
+    assert {one["class"] for one in models} == set(budgets.ASYMMETRIC)
+    classes = {one["group"]: one["class"] for one in models}
+    assert all(classes[one["group"]] == one["class"] for one in models)
+    shutil.copy(budgets.MODELS, tmp_path)
+    assert budgets.recipe_of("sie", "meshes", 0, str(tmp_path))["data"]["csv_file"] == budgets.MODELS.name
+    assert "csv_file" not in budgets.recipe_of("sie", "meshes", 0, "meshes.npz")["data"]
 
 
 def test_a_file_says_what_is_left_to_train(budgets, tmp_path, monkeypatch, capsys):
