@@ -41,6 +41,7 @@ def equal_time(content: Content) -> str:
     one = most[0]
     seeds = sorted({int(key.rpartition(" ")[2]) for key in content["runs"]})
     command = f"python benchmarks/equal_time.py runs --images grocery_96px.zip --seconds {one['seconds']:g}"
+    command += f" --seeds {' '.join(map(str, seeds))}"
     note = f"torch {one['torch']}, {one['threads']} thread; {one['seconds']:g} s of processor time each"
     commits = [run["commit"] for run in content["runs"].values()]
     told = facts({"seeds": seeds, "machine": one["machine"], "note": note, "command": command, "commits": commits})

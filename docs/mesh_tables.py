@@ -131,15 +131,20 @@ def unseen_angles(content: Content) -> str:
     for key in sorted(content["runs"]):
         by_name.setdefault(key.rpartition(" ")[0], []).append(content["runs"][key])
     head = ["", "seeds", *(f"{heading}, {place}" for heading in _MEASURES for place in PLACES)]
-    rows = []
-    for name, runs in by_name.items():
-        rows.append([name, str(len(runs)), *_cells(runs, 0)])
-    rows.sort(key=lambda row: row[3], reverse=True)
+
+    def carried(name: str) -> float:
+        return mean(tuple(run["numbers"]["linear/top1"]["carried over"][0] for run in by_name[name])) or 0.0
+
+    rows = [
+        [name, str(len(by_name[name])), *_cells(by_name[name], 0)]
+        for name in sorted(by_name, key=carried, reverse=True)
+    ]
     most = max(by_name.values(), key=len)
     rows.append(["untrained", str(len(most)), *_cells(most, 1)])
     one = most[0]
     seeds = sorted({int(key.rpartition(" ")[2]) for key in content["runs"]})
-    command = "python benchmarks/unseen_angles.py runs/budgets --meshes meshes_cc0.npz"
+    command = "python benchmarks/unseen_angles.py runs/budgets --meshes meshes_cc0.npz --output new.json"
+    command += f" --seeds {' '.join(map(str, seeds))}"
     note = f"torch {one['torch']}, {one['threads']} thread"
     commits = [run["commit"] for run in content["runs"].values()]
     told = facts({"seeds": seeds, "machine": one["machine"], "note": note, "command": command, "commits": commits})
