@@ -18,6 +18,8 @@ Content = Mapping[str, Any]
 Values = tuple[float | None, ...]
 
 CLASSES, NEIGHBOURS, ROTATION = "linear/top1", "knn/top1", "r2/relative/rotation"
+PAIRS, TRIPLETS = 128, 192
+"""Images of a step of 64 pairs, and of triplets; the corner of the chart is of objectives with no more."""
 SHARE = 0.95
 """Of both bounds, what the frontier asks for."""
 
@@ -112,39 +114,55 @@ def frontier(content: Content, budget: str, records: Sequence[Record] = ()) -> s
     """
     found, runs = scores(content, budget, records), by_candidate(content, budget)
     seeds_of = {one.name: len(one.seeds) for one in records} | {name: len(of_seed) for name, of_seed in runs.items()}
-    # No objective without labels is asked for the classes of one that has them.
-    best = {measure: best_invariant(found, measure) for measure in (CLASSES, NEIGHBOURS)}
-    best[ROTATION] = mean(found.get(BOUNDS[ROTATION], {}).get(ROTATION, ()))
+    images = {name: _images(of_seed) for name, of_seed in runs.items()}
 
-    def share(row: Mapping[str, Values], measure: str) -> float | None:
-        ours, bound = mean(row.get(measure, ())), best[measure]
+    def share(name: str, measure: str) -> float | None:
+        # No objective without labels is asked for the classes of one that has them.
+        bound = (
+            mean(found.get(BOUNDS[ROTATION], {}).get(ROTATION, ()))
+            if measure == ROTATION
+            else best_invariant(found, images, measure, images.get(name))
+        )
+        ours = mean(found[name].get(measure, ()))
         return None if ours is None or not bound or bound <= 0 else ours / bound
 
-    def place(item: tuple[str, Mapping[str, Values]]) -> tuple[int, float]:
-        shares = [share(item[1], measure) for measure in best]
-        return _ORDER.get(item[0], 0), -min((one for one in shares if one is not None), default=0.0)
+    shares = {name: [share(name, measure) for measure in (CLASSES, NEIGHBOURS, ROTATION)] for name in found}
 
-    of_best = ["of the best invariant linear, %", "of its kNN, %", "of the bound's rotation, %"]
+    def place(name: str) -> tuple[int, float]:
+        return _ORDER.get(name, 0), -min((one for one in shares[name] if one is not None), default=0.0)
+
+    of_best = ["of the best invariant linear, %", "of the best invariant kNN, %", "of the bound's rotation, %"]
     head = ["candidate", "seeds", "images a step", *COLUMNS, *of_best]
     rows = []
-    for name, row in sorted(found.items(), key=place):
-        shown = [number(measure, row.get(measure, ())) for measure in COLUMNS.values()]
-        shares = [share(row, measure) for measure in best]
-        seeds, images = str(seeds_of.get(name, "")), _images(runs.get(name, {}))
-        rows.append(
-            [f"`{name}`", seeds, images, *shown, *("" if one is None else f"{100 * one:.0f}" for one in shares)]
-        )
+    for name in sorted(found, key=place):
+        shown = [number(measure, found[name].get(measure, ())) for measure in COLUMNS.values()]
+        counts = [str(of.get(name, "")) for of in (seeds_of, images)]
+        parts = ["" if one is None else f"{100 * one:.0f}" for one in shares[name]]
+        rows.append([f"`{name}`", *counts, *shown, *parts])
     return f"{table(head, rows, range(1, len(head)))}\n\n{told(runs, budget)}"
 
 
-def _images(of_seed: Mapping[int, Content]) -> str:
+def _images(of_seed: Mapping[int, Content]) -> int:
     """The views that an objective asks for in a step."""
-    return str(next(iter(of_seed.values()))["images"]) if of_seed else ""
+    return int(next(iter(of_seed.values()))["images"])
 
 
-def best_invariant(found: Mapping[str, Mapping[str, Values]], measure: str = CLASSES) -> float | None:
-    """The highest accuracy of an objective that is told no transform and no label."""
-    known = [mean(found[name][measure]) for name in INVARIANT if name in found]
+def best_invariant(
+    found: Mapping[str, Mapping[str, Values]], images: Mapping[str, int], measure: str, most: int | None
+) -> float | None:
+    """The highest accuracy of an objective that is told no transform and no label.
+
+    Args:
+        found: scores by candidate and measure.
+        images: of a step, by candidate.
+        measure: of the accuracy.
+        most: images that the objective has at most in a step, or those of pairs if it is fewer; None for any number.
+    """
+    known = [
+        mean(found[name][measure])
+        for name in INVARIANT
+        if name in found and (most is None or images.get(name, 0) <= max(most, PAIRS))
+    ]
     return max((one for one in known if one is not None), default=None)
 
 
@@ -306,7 +324,8 @@ def chart(content: Content, budget: str) -> str:
         for name, row in found.items()
         if mean(row.get(ROTATION, ())) is not None and mean(row.get(CLASSES, ())) is not None
     }
-    corner = (points.get(BOUNDS[ROTATION], (None,))[0], best_invariant(found))
+    images = {name: _images(of_seed) for name, of_seed in by_candidate(content, budget).items()}
+    corner = (points.get(BOUNDS[ROTATION], (None,))[0], best_invariant(found, images, CLASSES, TRIPLETS))
     spans = [_span([point[axis] for point in points.values()]) for axis in (0, 1)]
 
     def across(value: float) -> float:

@@ -63,6 +63,15 @@ def test_shares_are_of_what_is_known_without_labels_and_of_the_rotation_that_was
     assert "Seeds 0, 1; commit ccccccc; x86_64" in text
 
 
+def test_classes_are_compared_with_those_of_no_more_images(docs):
+    more = {"solids-small vicreg-160 0": {**run(0.9, 0.2), "images": 320}}
+    more |= {"solids-small frontier-split 0": {**run(0.45, 0.8), "images": 320}}
+    text = docs("one_budget").frontier({"runs": {**RUNS, **more}}, "solids-small")
+    assert cells(text, "sie")[-3:] == ["50", "", "75"], "of SimCLR, not of five views"
+    assert cells(text, "frontier-split")[-3:] == ["50", "", "100"]
+    assert cells(text, "frontier-split")[2] == "320"
+
+
 def test_the_candidate_of_its_name_stands_for_an_objective(docs):
     runs = {"x sie-all 0": run(0.5, 0.9), "x sie-all 1": run(0.5, 0.9), "x sie 0": run(0.4, 0.6)}
     runs |= {"x near 0": run(0.7, 0.1, objective="vicreg"), "x other 0": run(0.9, 0.5, objective="vicreg")}
