@@ -55,12 +55,9 @@ def _of_data(cells: Sequence[Cell]) -> str:
         for way in WAYS
         if any(one["way"] == way for one in cells)
     ]
-    rows.append(
-        [
-            "untrained",
-            *(_untrained([one for one in cells if (one["steps"], one["objects"]) == column]) for column in columns),
-        ]
-    )
+    if all(one["scores"][0][0] == 0 for one in cells):
+        of_column = [[one for one in cells if (one["steps"], one["objects"]) == column] for column in columns]
+        rows.append(["untrained", *map(_untrained, of_column)])
     told = facts(
         {
             "seeds": sorted({one["seed"] for one in cells}),
