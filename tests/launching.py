@@ -1,6 +1,7 @@
 """Starts the processes of a run as torchrun and srun do, without importing torch anew for each of them."""
 
 import atexit
+import errno
 import functools
 import json
 import os
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+PORTS = range(25_000, 32_768)
+"""Below what Linux gives to connections, 32768 to 60999, and above the ports that Lightning makes of Slurm's jobs."""
 
 SERVER = """
 import json, os, signal, sys, time
@@ -73,9 +77,18 @@ SMALL: dict[str, dict[str, Any]] = {
 
 
 def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as one:
-        return int(one.getsockname()[1])
+    """A port that nobody listens on, below those that the system gives to connections.
+
+    Until a process listens on it, seconds pass, in which the system could give one of its own to another test.
+    """
+    while True:
+        port = PORTS.start + int.from_bytes(os.urandom(4)) % len(PORTS)
+        try:
+            with socket.create_server(("127.0.0.1", port)):
+                return port
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
 
 
 @functools.cache
