@@ -13,10 +13,10 @@ network, or above 0 where that has less; `null` is never.
 
 Solids have as many objects to train on as asked for, 200 new ones to score on, and 200 others to fit the regression on,
 so that this does not have fewer objects where training has. On meshes and turntables it is fitted on training views.
-Meshes, their size of 48 pixels and their network of
-twice the width are those of `on_one_budget.py`: a fifth of the objects is new, some 200 are not. The turntable,
-photographs whose azimuth is told and read in place of the rotation, has its own split, and all its objects are trained
-on. The zero of an azimuth differs from turn to turn, so there the step between two views is read, by a small network.
+Meshes, their size of 48 pixels and their network of twice the width are those of `on_one_budget.py`: a fifth of the
+objects is new, some 200 are not. The turntable, photographs whose azimuth is told and read in place of the rotation,
+has its own split, and all its objects are trained on. The zero of an azimuth differs from turn to turn, so there the
+step between two views is read, by a small network.
 
 A way that ends in `-augmented` trains on views that are also cut out, coloured and blurred; the latents stay what they
 are. One that ends in `-pretrained` begins with the network that SimCLR has trained on the same objects and steps.
