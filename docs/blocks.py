@@ -53,10 +53,6 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     by_name = {record.name: record for record in records}
 
     budgets = others.get("one-budget", {"runs": {}})
-    on_meshes = others.get("meshes") or one_budget.mesh_content(budgets)
-
-    def meshes() -> str:
-        return "" if on_meshes is None else benchmark_tables.meshes(on_meshes, by_name)
 
     def of(name: str, make: Callable[[Mapping[str, Any]], str]) -> Callable[[], str]:
         return lambda: make(others[name]) if name in others else _NOT_YET.format(f"docs/results/{name}.json")
@@ -67,7 +63,7 @@ def blocks(records: Sequence[Record], others: Mapping[str, Mapping[str, Any]]) -
     plain = {name: content for name, content in others.items() if content["table"] == "plain"}
     return {
         "docs/results": lambda: tables.demo(by_name["demo"], by_name["demo-told-rotation"]),
-        "docs/results/one-budget.json, meshes": lambda: meshes() or "Not measured yet.",
+        "docs/results/one-budget.json, meshes": lambda: one_budget.meshes(budgets) or "Not measured yet.",
         "docs/results/one-budget.json, meshes in short": lambda: one_budget.meshes_in_short(budgets),
         **{
             f"docs/results/one-budget.json, {budget}": lambda budget=budget, beside=beside: one_budget.frontier(

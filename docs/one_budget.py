@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from benchmark_tables import MESHES, facts
+from benchmark_tables import facts
 from record import Record
 from tables import number, table
 
@@ -44,6 +44,18 @@ COLUMNS = {
     "light hue": "r2/relative/light_hue",
     "MRR": "retrieval/val-val/mrr",
     "H@1": "retrieval/val-val/hit@1",
+}
+MESHES = {"new objects": "meshes", "new views of known objects": "meshes-known"}
+"""The budgets on meshes, by the question that their held-out views ask."""
+
+_MESH_COLUMNS = {
+    "linear, %": CLASSES,
+    "kNN, %": NEIGHBOURS,
+    "R2 rotation": ROTATION,
+    "R2 floor hue": COLUMNS["floor hue"],
+    "R2 light hue": COLUMNS["light hue"],
+    "MRR": COLUMNS["MRR"],
+    "H@1": COLUMNS["H@1"],
 }
 _ORDER = {"untrained": 1, **dict.fromkeys(BOUNDS.values(), 2)}
 
@@ -205,41 +217,53 @@ def _objective(of_seed: Mapping[int, Content]) -> str:
     return str(next(iter(of_seed.values()))["objective"]["name"])
 
 
-def mesh_content(content: Content) -> Content | None:
-    """The benchmark on meshes as `benchmark_tables.meshes` reads it; None if no run is on them."""
-    rows: dict[str, dict[str, Any]] = {}
-    for question, budget in (("new objects", "meshes"), ("new views of known objects", "meshes-known")):
-        runs = by_candidate(content, budget)
-        for name, row in scores(content, budget).items() if runs else ():
-            of_seed = runs.get(name) or max(runs.values(), key=len)
-            numbers = {key: list(row.get(measure, ())) for key, (_, (measure,)) in MESHES.items()}
-            first = next(iter(of_seed.values()))
-            one = rows.setdefault(name, {"method": name})
-            one[question] = {key: some for key, some in numbers.items() if some} | {
-                "seeds": sorted(of_seed),
-                "command": command(budget, sorted(of_seed)),
-                "commits": [run["commit"] for run in of_seed.values()],
-                "machine": first["machine"],
-            }
-            if name == "untrained":
-                one["baseline"] = "untrained"
-            for heading, part in _SEVERAL.items():
-                several = {
-                    key: list(_of_part(of_seed.values(), measure, part))
-                    for key, (_, (measure,)) in MESHES.items()
-                    if "top1" in measure and name != "untrained"
-                }
-                if any(several.values()):
-                    rows.setdefault(f"{name}, {heading}", {"method": f"{name}, {heading}"})[question] = {
-                        **one[question],
-                        **{other: [] for other in MESHES},
-                        **several,
-                    }
-    first = {name: _best(rows[name.split(", ")[0]]) for name in rows}
-    order = sorted(rows.values(), key=lambda row: (-_ORDER.get(row["method"], 0), first[row["method"]]))
-    bounds = {key: BOUNDS[measure] for key, measure in (("linear", CLASSES), ("rotation", ROTATION))}
-    there = {key: name for key, name in bounds.items() if name in rows}
-    return {"bound": there, "rows": order} if rows else None
+def meshes(content: Content) -> str:
+    """The benchmark on meshes: a table for each question, and how it was measured; "" if no run is on them."""
+    asked = {question: by_candidate(content, budget) for question, budget in MESHES.items()}
+    found = {question: scores(content, MESHES[question]) for question, runs in asked.items() if runs}
+
+    def place(name: str) -> tuple[int, float]:
+        known = [mean(of[name].get(ROTATION, ())) for of in found.values() if name in of]
+        return -_ORDER.get(name, 0), -max((one for one in known if one is not None), default=0.0)
+
+    parts = []
+    for question, of in found.items():
+        runs = asked[question]
+        heading, told_of = f"**{question.capitalize()}**", told(runs, MESHES[question])
+        parts += [heading, _mesh_table(runs, of, sorted(of, key=place)), told_of]
+    return "\n\n".join(parts)
+
+
+def _mesh_table(
+    runs: Mapping[str, Mapping[int, Content]], found: Mapping[str, Mapping[str, Values]], names: Iterable[str]
+) -> str:
+    """A row for each candidate, with its shares of what is known without labels and of what was told, and below it one
+    for classes from several views at once.
+    """
+    images = {name: _images(of_seed) for name, of_seed in runs.items()}
+    bounds = {measure: mean(found.get(bound, {}).get(measure, ())) for measure, bound in BOUNDS.items()}
+    head = ["", "seeds", "images a step", *_MESH_COLUMNS, "of the bound's linear, %"]
+    head += ["of the best invariant linear, %", "of the best invariant kNN, %", "of the bound's rotation, %"]
+    rows = []
+    for name in names:
+        counts = [str(of.get(name, "")) for of in ({one: len(some) for one, some in runs.items()}, images)]
+        several = {
+            f"{name}, {heading}": {one: _of_part(runs[name].values(), one, part) for one in (CLASSES, NEIGHBOURS)}
+            for heading, part in (_SEVERAL.items() if name in runs else ())
+        }
+        for heading, row in {name: found[name], **several}.items():
+            if any(row.values()):
+                best = [best_invariant(found, images, one, images.get(name)) for one in (CLASSES, NEIGHBOURS)]
+                of = [(CLASSES, bounds[CLASSES]), (CLASSES, best[0]), (NEIGHBOURS, best[1])]
+                shares = [_share(row.get(measure, ()), bound) for measure, bound in (*of, (ROTATION, bounds[ROTATION]))]
+                shown = [number(measure, row.get(measure, ())) for measure in _MESH_COLUMNS.values()]
+                rows.append([heading, *counts, *shown, *shares])
+    return table(head, rows, range(1, len(head)))
+
+
+def _share(ours: Values, bound: float | None) -> str:
+    known = mean(ours)
+    return "" if known is None or bound is None or bound <= 0 else f"{100 * known / bound:.0f}"
 
 
 _SEVERAL = {

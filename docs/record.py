@@ -275,8 +275,8 @@ def read_records(folder: Path = RESULTS) -> list[Record]:
 
 
 def read_tables(folder: Path = RESULTS) -> dict[str, dict[str, Any]]:
-    """The files of the folder that are no records, by name: what benchmarks wrote (`rivals`), which records stand in a
-    table (`meshes`), measurements that no run of the command line made (`plain`), and numbers of prose (`quoted`).
+    """The files of the folder that are no records, by name: what benchmarks wrote (`rivals`), measurements that no
+    run of the command line made (`plain`), and numbers of prose (`quoted`).
     """
     contents = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))}
     return {name: content for name, content in contents.items() if "table" in content}

@@ -81,25 +81,30 @@ def test_the_candidate_of_its_name_stands_for_an_objective(docs):
     assert found["vicreg"][0].startswith("90.0"), "of most seeds"
 
 
-def test_the_benchmark_on_meshes_has_both_questions_and_two_bounds(docs):
-    content = docs("one_budget").mesh_content({"runs": RUNS})
-    text = docs("benchmark_tables").meshes(content, {})
+def test_the_benchmark_on_meshes_has_both_questions_two_bounds_and_equal_images(docs):
+    more = {"meshes simclr 0": near(0.4, 0.1, 0.4), "meshes simclr-96 0": {**near(0.5, 0.1, 0.3), "images": 192}}
+    more |= {"meshes frontier 0": {**near(0.45, 0.3, 0.3), "images": 192}}
+    text = docs("one_budget").meshes({"runs": {**RUNS, **more}})
     first, _, second = text.partition("**New views of known objects**")
-    assert cells(first, "sie")[-2:] == ["50", "50"]
-    assert cells(first, "untrained")[2] == "20.0"
-    assert cells(second, "sie")[3] == "0.300"
-    assert docs("one_budget").mesh_content({"runs": {}}) is None
+    assert cells(first, "sie")[1:4] == ["1", "128", "25.0"]
+    assert cells(first, "sie")[-4:] == ["50", "62", "", "50"], "of the supervised networks, and of SimCLR with as many"
+    assert cells(first, "frontier")[-4:] == ["90", "90", "75", "75"], "of 96 pairs, too"
+    assert cells(first, "untrained")[1:4] == ["", "", "20.0"]
+    assert cells(second, "sie")[4] == "0.300"
+    assert (
+        "Seeds 0; commit ccccccc; x86_64; torch 2, 1 thread, 2026-11-30; `python benchmarks/on_one" in first
+    )
+    assert docs("one_budget").meshes({"runs": {}}) == ""
 
 
-def test_classes_of_several_views_at_once_have_rows_of_their_own_and_no_circumstances(docs):
+def test_classes_of_several_views_at_once_have_rows_of_their_own(docs):
     several = run(0.5, 0.2)
     several["numbers"] |= {"linear/top1 | aggregate of 4 views": [0.7, 0.01, 0.3, 0.1]}
     runs = {"meshes-known seq-jepa 0": several, "meshes-known seq-jepa 1": {**several, "commit": "d" * 40}}
-    content = docs("one_budget").mesh_content({"runs": {**RUNS, **runs}})
-    text = docs("benchmark_tables").meshes(content, {}).partition("**New views of known objects**")[2]
-    assert cells(text, "seq-jepa")[1:3] == ["2", "50.0 ± 0.0"]
-    assert cells(text, "seq-jepa, aggregate of 4")[1:4] == ["2", "70.0 ± 0.0", ""]
-    assert "- seq-jepa: Seeds 0, 1; commits ccccccc, ddddddd; x86_64" in text
+    text = docs("one_budget").meshes({"runs": {**RUNS, **runs}}).partition("**New views of known objects**")[2]
+    assert cells(text, "seq-jepa")[1:4] == ["2", "128", "50.0 ± 0.0"]
+    assert cells(text, "seq-jepa, aggregate of 4")[1:5] == ["2", "128", "70.0 ± 0.0", ""]
+    assert "Seeds 0, 1; commits ccccccc, ddddddd; x86_64" in text
     assert text.count("aggregate of 4") == 1
 
 

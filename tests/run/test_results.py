@@ -1,10 +1,8 @@
 """Every number of quality on the pages and at the heads of recipes is one of docs/results; its tables say what they
 compare and with what."""
 
-import copy
 import importlib
 import json
-import re
 import sys
 from pathlib import Path
 
@@ -102,84 +100,7 @@ def test_a_block_without_end_or_of_an_unknown_source_is_refused(module, monkeypa
         build.with_blocks("page.md", {"x": lambda: "new"})
 
 
-# The benchmark on meshes.
-
-NUMBERS = {"seeds": [0, 1], "command": "ssl-inv pretrain x", "commit": "c" * 40, "machine": "2 cores"}
-MESHES = {
-    "table": "meshes",
-    "bound": "supervised",
-    "rows": [
-        {"method": "SIE", "new objects": "sie", "new views of known objects": {**NUMBERS, "rotation": [0.4, 0.6]}},
-        {"method": "untrained", "baseline": "untrained", "new objects": "sie"},
-        {"method": "supervised", "new objects": {**NUMBERS, "linear": [0.9, 0.9], "rotation": [0.8, 0.8]}},
-    ],
-}
-
-
-@pytest.fixture
-def mesh_records(module):
-    record = module("record")
-    lines = {
-        ("linear/top1", "all"): (0.4, 0.5),
-        ("r2/relative/rotation", "all"): (0.9, 0.9),
-        ("r2/relative/rotation", "equivariant"): (0.3, 0.5),
-        ("r2/relative/floor_hue", "all"): (0.7, 0.7),
-        ("retrieval/val-val/mrr", "prediction space"): (0.6, 0.8),
-    }
-    rows = tuple(
-        record.Row(name, part, "", values, (None, None), (0.1, 0.1), (0.0, 0.0))
-        for (name, part), values in lines.items()
-    )
-    settings = {"objective": {"name": "sie"}, "data": {"name": "meshes"}, "trainer": {"steps": 1}}
-    return {
-        "sie": record.Record("sie", "sie-rendered", (0, 1), ("a" * 40,) * 2, "1 core", (60.0, 60.0), settings, rows)
-    }
-
-
-def cells(text: str, method: str) -> list[str]:
-    """The row of a method in the first table that has one."""
-    return [cell.strip() for cell in re.search(rf"^\| {re.escape(method)} .*$", text, re.MULTILINE)[0].split("|")[1:-1]]
-
-
-def test_meshes_have_a_table_for_each_question_and_the_share_of_the_bound(module, mesh_records):
-    text = module("benchmark_tables").meshes(MESHES, mesh_records)
-    first, _, second = text.partition("**New views of known objects**")
-    head = cells(first, "")
-    assert head == [
-        *("", "seeds", "linear, %", "R2 rotation", "R2 floor hue", "MRR"),
-        *("of the bound's linear, %", "of the bound's rotation, %"),
-    ]
-    assert cells(first, "SIE") == [
-        "SIE",
-        "2",
-        "45.0 ± 7.1",
-        "0.400 ± 0.141",
-        "0.700 ± 0.000",
-        "0.700 ± 0.141",
-        "50",
-        "50",
-    ]
-    assert cells(first, "untrained")[2:4] == ["10.0 ± 0.0", "0.100 ± 0.000"]
-    assert cells(first, "supervised (the bound)")[-2:] == ["100", "100"]
-    assert cells(second, "SIE")[2] == "0.500 ± 0.141"
-    assert "commit aaaaaaa" in first
-    assert "`ssl-inv pretrain x`" in second
-    assert module("benchmark_tables").meshes(MESHES, mesh_records, "new objects") in text
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"new objects": "sei"}, "'SIE': no record is called 'sei'; did you mean 'sie'"),
-        ({"new views of known objects": "sie"}, "data.held_out: objects in the record 'sie', but new views"),
-        ({"new object": "sie"}, "'SIE' has a key 'new object'; did you mean 'new objects'"),
-    ],
-)
-def test_a_mistake_in_the_meshes_is_named(module, mesh_records, change, message):
-    content = copy.deepcopy(MESHES)
-    content["rows"][0] |= change
-    with pytest.raises(ValueError, match=re.escape(message)):
-        module("benchmark_tables").meshes(content, mesh_records)
+# Benchmarks.
 
 
 def test_rivals_stand_beside_each_other_with_the_facts(module):
