@@ -5,10 +5,11 @@
     python benchmarks/exam_encoders.py runs/exam --encoders simclr sie --seeds 0 --minutes 20
 
 Every encoder has the same network, the same data, the same number of steps and objects a step; its objective and its
-optimiser are those of its shipped recipe. `supervised` is told the classes alone; `untrained` is the network with
-random weights. A call trains and examines what the folder lacks, one cell (data, encoder, seed) after the other, and
-writes after each. What a call before has finished is not done again; an interrupted run goes on. `--again` measures the
-cells that it is asked for anew. Then `make docs` writes docs/exam_results.md.
+optimiser are those of its shipped recipe, but for what small images and images without poses ask for (`sections`).
+`supervised` is told the classes alone; `untrained` is the network with random weights. A call trains and examines what
+the folder lacks, one cell (data, encoder, seed) after the other, and writes after each. What a call before has finished
+is not done again; an interrupted run goes on. `--again` measures the cells that it is asked for anew. Then `make docs`
+writes docs/exam_results.md.
 
 Images are a folder or a zip with the splits train and val or test, and a folder for each class in it.
 """
@@ -65,11 +66,12 @@ RECIPES = {
     "obow": "obow-rendered",
     "obow-sie": "obow-sie-rendered",
     "frontier": "frontier-rendered",
+    "frontier-equimod": "frontier-equimod-rendered",
     "frontier-split": "frontier-split-rendered",
 }
 """The recipe that gives objective, optimiser and augmentation of each encoder."""
 
-POSES_ALONE = ("sie-quaternion", "frontier", "frontier-split")
+POSES_ALONE = ("sie-quaternion", "frontier", "frontier-equimod", "frontier-split")
 """The encoders whose recipe needs rotations. Plain SIE does not leave its first plateau in so few steps."""
 
 IN_PARTS = ("sie", "sie-quaternion", "ec-reconstruction", "obow-sie", "frontier-split")

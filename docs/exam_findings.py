@@ -22,6 +22,9 @@ usual two, because all pairs are compared in all columns.
 LEAST = 5
 """Encoders of a rank correlation."""
 
+EQUAL = 9
+"""Digits to which two numbers are compared, so that rounding gives equal ones no order."""
+
 
 def over_seeds(numbers: Sequence[tuple[float, float | None]]) -> tuple[float, float | None]:
     """The mean over seeds and its standard error, that of seeds and that of objects together.
@@ -79,20 +82,20 @@ def told_apart(
 
 
 def rank_correlations(columns: Mapping[str, Numbers], known: Sequence[str]) -> list[list[str]]:
-    """Rows of heading, number of encoders, and Spearman's rank correlation with each known column."""
+    """Rows of heading, number of encoders, what chance gives, and Spearman's correlation with each known column."""
     rows = []
     for heading, numbers in columns.items():
         if heading in known:
             continue
         cells = [_correlation(numbers, columns.get(one, {})) for one in known]
         if any(cells):
-            rows.append([heading, str(len(numbers)), *cells])
+            rows.append([heading, str(len(numbers)), f"±{by_chance(len(numbers)):.2f}", *cells])
     return rows
 
 
 def _correlation(numbers: Numbers, others: Numbers) -> str:
     both = [name for name in numbers if name in others]
-    pairs = [[column[name][0] for name in both] for column in (numbers, others)]
+    pairs = [[round(column[name][0], EQUAL) for name in both] for column in (numbers, others)]
     if len(both) < LEAST or any(len(set(one)) == 1 for one in pairs):
         return ""
     return f"{float(spearmanr(*pairs).statistic):+.2f}"
@@ -115,13 +118,19 @@ def below_untrained(columns: Mapping[str, Numbers], untrained: Numbers) -> dict[
 
 
 def tell_none_apart(columns: Mapping[str, Numbers]) -> list[str]:
-    """The headings whose numbers, of three encoders or more, are alike for all."""
+    """The headings whose numbers, of three encoders or more, are alike for all, but not equal."""
     found = []
     for heading, numbers in columns.items():
         apart = [distance(numbers, *pair) for pair in itertools.combinations(numbers, 2)]
-        if len(numbers) >= 3 and all(far is not None and far <= ALIKE for far in apart):
+        known = len(numbers) >= 3 and all(far is not None and far <= ALIKE for far in apart)
+        if known and not is_constant(numbers):
             found.append(heading)
     return found
+
+
+def is_constant(numbers: Numbers) -> bool:
+    """Whether several encoders all have the same number."""
+    return len(numbers) > 1 and len({round(value, EQUAL) for value, _ in numbers.values()}) == 1
 
 
 def findings(columns: Mapping[str, Numbers], untrained: Numbers, known: Sequence[str], shown: Any) -> str:
@@ -143,18 +152,29 @@ def findings(columns: Mapping[str, Numbers], untrained: Numbers, known: Sequence
         values = ", ".join(f"`{name}` {shown(heading, columns[heading][name])}" for name in names)
         lines.append(f"- Random weights have {shown(heading, untrained[heading])} in *{heading}*, more than {values}.")
     if alike := tell_none_apart(columns):
-        lines.append(f"- These columns tell no two trained encoders apart: *{'*; *'.join(alike)}*.")
+        lines.append(f"- These columns have no two trained encoders that are not alike: *{'*; *'.join(alike)}*.")
+    for heading, numbers in columns.items():
+        if is_constant({**numbers, **({"untrained": untrained[heading]} if heading in untrained else {})}):
+            value = shown(heading, next(iter(numbers.values())))
+            lines.append(f"- *{heading}* is {value} for every encoder, random weights too: it says nothing here.")
     pairs = "\n".join(lines) or f"No pair of encoders is alike in {' and '.join(present)} and apart in another column."
     rows = rank_correlations(columns, present)
     if not rows:
         return pairs
-    count = max(int(row[1]) for row in rows)
-    made = table(["column", "encoders", *present], rows, range(1, 2 + len(present)))
-    words = (
-        "Spearman's rank correlation over encoders, without `untrained`. Columns near 0 order encoders in another way; "
-        f"of {count} unrelated encoders, 5 % lie outside -{by_chance(count):.2f} to {by_chance(count):.2f} by chance."
-    )
-    return f"{pairs}\n\n{words}\n\n{made}"
+    made = table(["column", "encoders", "by chance", *present], rows, range(1, 3 + len(present)))
+    return f"{_MEANS}\n\n{pairs}\n\n{_RANKS}\n\n{made}"
+
+
+_MEANS = (
+    f"Two encoders are called alike if they are at most {ALIKE:.0f}, and apart if they are more than {APART:.0f} "
+    "standard errors of a difference apart: of seeds and of validation objects together, unpaired, although all are "
+    "judged on the same objects. That the first are equal is not shown. Random weights are said to have more where it "
+    f"is more than {ALIKE:.0f}. Encoders with one seed are left out of all this."
+)
+_RANKS = (
+    "Spearman's rank correlation over encoders, without `untrained`. *By chance* is what 5 % of as many unrelated "
+    "encoders exceed: inside it, nothing is known of whether two columns order encoders alike."
+)
 
 
 def by_chance(count: int) -> float:

@@ -10,7 +10,7 @@ from tables import escaped, sentence, table
 
 from ssl_inv.run.side_by_side.over_seeds import deviation, mean
 
-POSES_ALONE = ("sie-quaternion", "frontier", "frontier-split")
+POSES_ALONE = ("sie-quaternion", "frontier", "frontier-equimod", "frontier-split")
 """Those whose recipe needs recorded rotations."""
 
 ENCODERS = (
@@ -26,6 +26,7 @@ ENCODERS = (
     "obow",
     "obow-sie",
     "frontier",
+    "frontier-equimod",
     "frontier-split",
 )
 """The rows, whether they have been run or not."""
@@ -139,6 +140,7 @@ TABLES = {
         Column("median error of the rotation, degrees", "geodesic/mlp/relative/rotation/median", digits=1),
         Column("the same, predicted linearly", "geodesic/linear/relative/rotation/median", digits=1),
         percent("MRR of the predicted view", "retrieval/val-val/mrr", "any"),
+        Column("MRR above that with shuffled targets", "retrieval/val-val/mrr", "any", 100, 1, above=True),
         Column("separation of the parts, linear", "leakage/linear/separation", "split"),
         Column("separation of the parts, MLP", "leakage/mlp/separation", "split"),
     ],
@@ -157,10 +159,10 @@ TABLES = {
     ],
     "Whether features obey the group": [
         Column("R2 of a linear map", "group/linear/r2"),
-        Column("the same, above shuffled actions", "group/linear/r2", above=True),
-        Column("error of composition", "group/linear/composition"),
+        Column("R2 of a linear map, above shuffled actions", "group/linear/r2", above=True),
         Column("R2 of its own predictor", "group/predictor/r2", "any"),
-        Column("error of the inverse", "group/linear/inverse"),
+        Column("error of composition, less that with shuffled actions", "group/linear/composition", above=True),
+        Column("error of the inverse, less that with shuffled actions", "group/linear/inverse", above=True),
         Column("spread of the maps", "group/linear/spread"),
         Column("R2 of an orthogonal map, above shuffled actions", "group/orthogonal/r2", above=True),
         Column("object's own frame, R2 of the translation", "frames/object/r2"),
@@ -204,10 +206,13 @@ _MADE = "<!-- Made by `make docs` from docs/exam. Change that by benchmarks/exam
 
 OPENING = """\
 Encoders that were trained here on one small budget, each examined by the protocols of `ssl-inv evaluate` that its data
-allow. All have the same network and data, and see the same number of objects a step for the same number of steps.
-Objective and optimiser are those of the shipped recipes. Objectives differ in the views of an object that a step takes,
-and so in its time. The budget is minutes on one thread of a CPU: it shows what each protocol tells apart, and is no
-ranking of methods at their best. How protocols are defined, and what each orders wrongly, stands in their docstrings.
+allow. All have the same network and images, and see the same number of objects a step for the same number of steps.
+Objective and optimiser are those of the shipped recipes, but for what 32 pixels and images without poses ask for
+(`sections` in `benchmarks/exam_encoders.py`). On solids all see plain views but `obow` and `obow-sie`, which see their
+crops and colours. Of an object, a step takes two views for most, three for `frontier`, four for `seq-jepa` and
+`ec-reconstruction`, five for `frontier-split` and `obow-sie`, eight for `obow`: so objectives differ in images and
+time. The budget is minutes on one thread of a CPU: it shows what each protocol tells apart, and is no ranking of
+methods at their best. How protocols are defined, and what each orders wrongly, stands in their docstrings.
 
 `supervised` is told the classes of the training objects, on which probes are fitted too. `untrained` has random
 weights. `sie-quaternion` is SIE whose predictor begins as rotations, which its docstring advises for short runs.
@@ -234,9 +239,9 @@ def page(cells: Sequence[Cell]) -> str:
 _HOW = """\
 ## How to add to it
 
-`python benchmarks/exam_encoders.py runs/exam --data solids --seeds 0 1 2` trains and examines what
-`docs/exam` lacks, and goes on where it was stopped.
-`make docs` writes this page."""
+`python benchmarks/exam_encoders.py runs/exam --data solids --seeds 0 1 2` trains and examines what `docs/exam` lacks,
+and goes on where it was stopped; for CIFAR-10 it is `--data cifar10 --images cifar10_jpeg.zip`. `make docs` writes this
+page."""
 
 
 def _of_data(cells: Sequence[Cell]) -> list[str]:
@@ -255,8 +260,11 @@ def _of_data(cells: Sequence[Cell]) -> list[str]:
 
 
 def _findings(by_encoder: Mapping[str, Sequence[Cell]]) -> str:
-    columns = {column.heading: column for columns in TABLES.values() for column in columns}
-    trained = {name: cells for name, cells in by_encoder.items() if cells and name != "untrained"}
+    every = [column for columns in TABLES.values() for column in columns]
+    # Of what shuffled targets leave as well, only the rest tells encoders apart.
+    above = {column.name for column in every if column.above}
+    columns = {column.heading: column for column in every if column.above or column.name not in above}
+    trained = {name: cells for name, cells in by_encoder.items() if len(cells) > 1 and name != "untrained"}
     numbers = {
         heading: {name: over_seeds(found) for name, cells in trained.items() if (found := column.numbers(cells))}
         for heading, column in columns.items()
@@ -277,9 +285,9 @@ def _facts(cells: Sequence[Cell]) -> str:
     threads = sorted({cell["threads"] for cell in cells})
     dates = sorted(cell["date"][:10] for cell in cells)
     channels = first["recipe"]["backbone"]["arguments"]["channels"]
-    what = "objects in all" if first["data"] == "solids" else "training images of a class"
+    what = "objects in all, within 45 degrees," if first["data"] == "solids" else "training images of a class,"
     return (
-        f"{budget['objects']:,} {what}, 32 pixels, resnet18 with widths {channels}, {budget['steps']} steps of "
+        f"{budget['objects']:,} {what} 32 pixels, resnet18 with widths {channels}, {budget['steps']} steps of "
         f"{budget['batch']} objects; probes on {budget['examined']} training objects with {budget['views']} views. "
         f"Commit {', '.join(commits)}, torch {versions['torch']}, {first['machine']}, "
         f"{', '.join(map(str, threads))} thread, {' to '.join(dict.fromkeys((dates[0], dates[-1])))}."

@@ -72,6 +72,8 @@ class GroupAction(Protocol):
     composition with W = I for every action: then R2 equals that of `blind` and of copying, and the spread is 0.
 
     What it orders wrongly: an invariant encoder looks like a perfect group unless spread and copying are read beside.
+    Maps of shuffled actions are nearly one map, which composes with itself well: in small runs their composition error
+    was below that of the right actions, so that error alone says nothing of the group.
     Ridge regression shrinks noisy maps towards 0, which adds to all errors. Orthogonal maps do not shrink, but where
     there is no group they mix directions of large and small variance, so that their R2, a mean over directions, can be
     far below 0. The polynomial of a random action is of second degree: representations of higher frequency, which turn

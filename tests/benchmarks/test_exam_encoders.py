@@ -3,6 +3,7 @@
 import importlib
 import json
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -154,6 +155,10 @@ def test_a_finding_is_a_pair_that_the_usual_numbers_do_not_tell_apart(modules):
     assert modules["exam_findings"].below_untrained(columns, {"R2 hue": (0.71, 0.01)}) == {"R2 hue": ["a"]}
     columns["map"] = {"a": (1.0, 0.1), "b": (1.01, 0.1), "c": (0.9, 0.1)}
     assert modules["exam_findings"].tell_none_apart(columns) == ["map"]
+    columns = {"map": {**dict.fromkeys("bcde", (0.3639, 0.1)), "a": (fmean([0.3639] * 3), 0.1)}}
+    columns["linear"] = {name: (float(place), 0.1) for place, name in enumerate("abcde")}
+    assert modules["exam_findings"].rank_correlations(columns, ["linear"]) == [], "rounding is no order"
+    assert modules["exam_findings"].is_constant(columns["map"])
     # The table of critical values of a correlation: 0.878 for 5 pairs, 0.632 for 10.
     assert modules["exam_findings"].by_chance(5) == pytest.approx(0.878, abs=1e-3)
     assert modules["exam_findings"].by_chance(10) == pytest.approx(0.632, abs=1e-3)

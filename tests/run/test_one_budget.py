@@ -91,9 +91,7 @@ def test_the_benchmark_on_meshes_has_both_questions_two_bounds_and_equal_images(
     assert cells(first, "frontier")[-4:] == ["90", "90", "75", "75"], "of 96 pairs, too"
     assert cells(first, "untrained")[1:4] == ["", "", "20.0"]
     assert cells(second, "sie")[4] == "0.300"
-    assert (
-        "Seeds 0; commit ccccccc; x86_64; torch 2, 1 thread, 2026-11-30; `python benchmarks/on_one" in first
-    )
+    assert "Seeds 0; commit ccccccc; x86_64; torch 2, 1 thread, 2026-11-30; `python benchmarks/on_one" in first
     assert docs("one_budget").meshes({"runs": {}}) == ""
 
 
