@@ -1,6 +1,6 @@
 """Do other images help? SimCLR, MoCo v2, InterCLR, OBoW and transitive invariance on a part of CIFAR-10.
 
-    python benchmarks/inter_image.py cifar10.zip --seeds 0 1 2 --output comparison
+    python benchmarks/inter_image.py cifar10_jpeg.zip --seeds 0 1 2 --output comparison
     python docs/record.py comparison/simclr-folder-*   # records the mean of these runs; likewise for the others
 
 The part has the first images of every class of a zip or folder with `train/CLASS/` and `test/CLASS/`. All runs have the

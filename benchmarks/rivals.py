@@ -1,6 +1,6 @@
 """SimCLR, VICReg, BYOL and DINO here, in lightly and in stable-pretraining, side by side on one machine.
 
-    python benchmarks/rivals.py --images cifar10.zip --python stable-pretraining=venv/bin/python
+    python benchmarks/rivals.py --images cifar10_jpeg.zip --python stable-pretraining=venv/bin/python
 
 `--images` is a folder or zip with `train/CLASS/` and `test/CLASS/`. `--python` names an interpreter for a library that
 the one in use does not have; a library without any is left out. Every cell, a library with a method and a seed, is a

@@ -71,25 +71,49 @@ def read_method(member: Member) -> Method:
     Raises:
         ValueError: if the module's docstring does not open with the objective's name in prose and a colon.
     """
-    inside = Path(*member.module.split(".")[1:]).with_suffix(".py")
-    tree = ast.parse((Path(ssl_inv.__file__).parent / inside).read_text(encoding="utf-8"))
+    inside, tree = _inside(member.module), _tree(member.module)
     headline = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
     title, colon, idea = headline.partition(": ")
     if not colon:
         raise ValueError(f"{inside}: the module's docstring must open with 'Name: what it does', got {headline!r}")
     schema, nodes = schema_of(member), list(ast.walk(tree))
     (source, *body), sections = opening_and_sections(schema.doc)
-    # To learn from transforms, an objective must ask a view for its transform, views for their actions, or for a path.
+    # Shared parts of objectives are no members themselves.
+    members = {one.module for one in OBJECTIVES.members.values()}
+    shared = [
+        one.module
+        for one in nodes
+        if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("ssl_inv.objectives.")
+    ]
+    parts = [_nodes(one) for one in shared if one and one not in members and not one.endswith(".base")]
+    reads = any(map(_asks_for_transforms, (nodes, *parts)))
+    when = " ".join(sections.get("When", "").split())
+    return Method(member.name, title, idea, f"ssl_inv/{inside.as_posix()}", source, tuple(body), when, schema, reads)
+
+
+def _inside(module: str) -> Path:
+    return Path(*module.split(".")[1:]).with_suffix(".py")
+
+
+def _tree(module: str) -> ast.Module:
+    return ast.parse((Path(ssl_inv.__file__).parent / _inside(module)).read_text(encoding="utf-8"))
+
+
+def _nodes(module: str) -> list[ast.AST]:
+    return list(ast.walk(_tree(module)))
+
+
+def _asks_for_transforms(nodes: Sequence[ast.AST]) -> bool:
+    """Whether some code asks a view for its transform, views for their actions, or for a path: what an objective must
+    do to learn from transforms.
+    """
     asked = {ast.unparse(one) for one in nodes if isinstance(one, ast.Attribute)}
     imports = [
         one for one in nodes if isinstance(one, ast.ImportFrom) and (one.module or "").startswith("ssl_inv.views")
     ]
     plans = {name.name for one in imports for name in one.names}
-    reads = any(one.endswith((".transform", "views.actions")) for one in asked) or bool(
-        plans & {"Path", "TransformPath"}
-    )
-    when = " ".join(sections.get("When", "").split())
-    return Method(member.name, title, idea, f"ssl_inv/{inside.as_posix()}", source, tuple(body), when, schema, reads)
+    paths = plans & {"Path", "TransformPath"}
+    return bool(paths) or any(one.endswith((".transform", "views.actions")) for one in asked)
 
 
 def read_methods() -> dict[str, Method]:
@@ -211,10 +235,12 @@ def overview(methods: dict[str, Method], papers: Papers, records: list[Record], 
         _glance(methods, papers, groups[0], link),
         "## Measured here, on equal terms",
         "All runs of one table had the same data, network, batch size, number of steps and evaluation. Optimiser, "
-        "augmentation and number of views are the recipe's own. Rows with a `teacher_path` also need the run of that "
-        "teacher. ± is the standard deviation over seeds, where there are several. R2 is averaged over dimensions, so "
-        "a constant prediction scores 0; R2 of hues is the mean of floor and light. The cost of a step is from the "
-        'table "What a step costs".',
+        "augmentation and number of views are the recipe's own, so a step has as many objects for all, and not as many "
+        "images: on solids 128 for most, 192 for VICReg on trajectories and `frontier-rendered`, 256 for seq-JEPA, "
+        "RotNet and reconstruction, 320 for the split of OBoW and SIE, 384 for E-SSL; compare rows of equal images. "
+        "Rows with a `teacher_path` also need the run of that teacher. ± is the standard deviation over seeds, where "
+        "there are several. R2 is averaged over dimensions, so a constant prediction scores 0; R2 of hues is the mean "
+        'of floor and light. Time and memory of a step are from the measurement of "What a step costs".',
         *(
             f"### {sentence(tables.terms(group))}\n\nWith {tables.chosen(group)}.\n\n"
             f"{tables.side_by_side(group, link, root)}"
@@ -222,7 +248,8 @@ def overview(methods: dict[str, Method], papers: Papers, records: list[Record], 
         ),
         *_costs(methods, link),
         "## Published, side by side",
-        "The numbers of one source for several methods, one row per method. Different sources measure by different "
+        "The numbers of one source for several methods, one row per method that we chose, with all settings folded "
+        "below; seq-JEPA's row is of single views, as those beside it. Different sources measure by different "
         "protocols. R2 per dimension and pooled R2 are two measures: for relative rotations of 3DIEBench, a constant "
         "prediction scores 0 with the first and 0.23 with the second.",
     ]
@@ -277,12 +304,14 @@ def _glance(methods: dict[str, Method], papers: Papers, group: Sequence[Record],
     head += [f"{column['heading']} [{cited.index(column['source']) + 1}]" for column in papers.overview]
     notes = [
         "*Reads transforms*: the loss uses the record of how each view was made, so data or augmentation must have "
-        "one. A split reads transforms if one of its parts does.",
+        "one. A split reads transforms if one of its parts does; of lightly's losses, those that compare places do.",
         f"*Here*: {tables.terms(group)}; rotation on the equivariant part if there is one, else on all features. "
         "Objectives have the settings of their recipe; the table below has variants.",
         "*Small budget*: 1,000 solids of 32 pixels, a resnet18 of a quarter of the width, 300 steps of 64, in "
-        "results.md with all variants. CAPI and Gram anchoring have a transformer of six blocks, to be compared with "
-        "VICReg on it there, and Conv-JEPA's network a stem of stride 1.",
+        "results.md with all variants, their seeds and images a step; rotation on all features. *Against invariance* "
+        "is the row `frontier` there, *Split* `split-simclr-augself`, *Supervised* `supervised-classes`; SER is around "
+        "MoCo v3, FINO and Gram anchoring around VICReg. CAPI and Gram anchoring have a transformer of six blocks, to "
+        "be compared with VICReg on it there, and Conv-JEPA's network a stem of stride 1.",
         *(f"[{number}] {escaped(papers.sources[source])}." for number, source in enumerate(cited, 1)),
     ]
     return table(head, rows, range(3, len(head))) + "\n\n" + "\n".join(f"- {note}" for note in notes)
@@ -298,7 +327,8 @@ def _costs(methods: dict[str, Method], link: Link) -> list[str]:
         "A whole training step on ready views, divided by forward, backward and update of the same networks on as many "
         "images. Losses, queues, clusters and moving averages make the difference. Processor time and peak allocation "
         f"on {content['device']}, {content['threads']} thread, the median of {rounds} alternating rounds: `{command}`. "
-        f"The largest of the {len(costs)} ratios of time is {most:.2f}."
+        f"The largest of the {len(costs)} ratios of time is {most:.2f}. Each is the median of the rounds' ratios, "
+        "which differs from the ratio of the median times; a tenth is noise: some ratios are below 1."
     )
     if lacking := sorted(methods.keys() - {cost["objective"] for cost in costs}):
         explained += f" Not measured: {', '.join(map(link, lacking))}."

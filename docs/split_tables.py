@@ -140,8 +140,7 @@ def _rows(study: Study, cells: Mapping[str, str], steps: bool = False) -> str:
 
 def shares(content: Content) -> str:
     """How large the equivariant part is."""
-    study = Study(content)
-    return f"{_rows(study, SHARES)}\n\n{study.told}"
+    return _rows(Study(content), SHARES)
 
 
 def orders(content: Content) -> str:
@@ -162,8 +161,8 @@ def layers(content: Content) -> str:
         for cell, name in LAYERS.items():
             if cell in study:
                 rows.append([name, str(len(study.seeds(cell))), *_stages(study, cell, "trained", measure)])
-        first = next(cell for cell in LAYERS if cell in study)
-        rows.append(["untrained", str(len(study.seeds(first))), *_stages(study, first, "untrained", measure)])
+        most = max((cell for cell in LAYERS if cell in study), key=lambda cell: len(study.seeds(cell)))
+        rows.append(["untrained", str(len(study.seeds(most))), *_stages(study, most, "untrained", measure)])
         parts.append(table([heading, "seeds", *STAGE_NAMES], rows, range(1, 7)))
     return "\n\n".join(parts)
 
@@ -180,7 +179,7 @@ def findings(content: Content) -> str:
     """What the tables say, as far as their cells are there."""
     study = Study(content)
     found = [line for make in (needs, shared, beginnings, order, size, place, leaving) for line in make(study)]
-    return "\n".join(f"- {line}" for line in found) + f"\n\n{_limits(study)}" * bool(found)
+    return "\n".join(f"- {line}" for line in found) + f"\n\n{_limits(study)}\n\n{study.told}" * bool(found)
 
 
 def _limits(study: Study) -> str:
@@ -189,7 +188,11 @@ def _limits(study: Study) -> str:
         f"{100 * study.alike(LINEAR, seeds):.0f} points of linear accuracy and {study.alike(ROTATION, seeds):.2f} of R2"
         for seeds in (1, 3)
     )
-    return f"Alike are, of one seed, up to {one}; of three seeds, {three}."
+    return (
+        f"*About as much* says that the difference is not told from chance, not that there is none: up to {one} in "
+        f"means of one seed, and {three} of three seeds. The 200 objects that all cells are judged on leave some 3 "
+        "points of linear accuracy beside."
+    )
 
 
 class Found(NamedTuple):
@@ -279,8 +282,9 @@ def order(study: Study) -> list[str]:
         held, free, joint = _of(study, [*cells, "joint"], measure, first)
         lines.append(
             f"**{first.capitalize()} first, 300 steps in all.** The {what} is {held.text} where its network is held, "
-            f"and {free.text} after the other part has trained all layers: {against(free, held)} before; both together "
-            f"reach {joint.text}, {against(joint, held)} the first."
+            f"and {free.text} after the other part has trained all layers: {against(free, held)} before. Both "
+            f"together, where each part has all 300 steps and not 150, reach {joint.text}, {against(joint, held)} the "
+            "first."
         )
     return lines
 
@@ -294,8 +298,7 @@ def shared(study: Study) -> list[str]:
         "**The parts share their layers.** Where the equivariant part alone is trained, the channels that no loss asks "
         f"for anything have {100 * other.value / own.value:.0f} % of its R2: {other.text} and {own.text}. Where the "
         f"invariant part alone is trained, they have {100 * beside.value / kind.value:.0f} % of its linear accuracy: "
-        f"{beside.text} and {kind.text}. So a leak between two parts of one network says little about what their "
-        "losses ask for."
+        f"{beside.text} and {kind.text}. So a leak of that size comes about where no loss asks for it."
     ]
 
 
@@ -317,7 +320,7 @@ def beginnings(study: Study) -> list[str]:
         lines.append(
             f"**A stage 4 of its own.** On the first three stages of a network that only the {first} part has trained, "
             f"the {then} part has a {what} of {other.text}, {against(other, alone)} on its own, {alone.text}. On "
-            f"random ones it has {random.text}."
+            f"random ones it has {random.text}. Each phase has 300 steps."
         )
     return lines
 
@@ -342,8 +345,8 @@ def size(study: Study) -> list[str]:
     texts = [", ".join(one.text for one in some) for some in (pose, kind)]
     return [
         f"**Size.** With shares of 0.125, 0.25, 0.5 and 0.75, SIE's equivariant part has an R2 of {texts[0]}: "
-        f"{least} has about what the best has. Its invariant part has a linear accuracy of {texts[1]}: up to {most} it "
-        "has about what the best has. A probe has fewer features where a part is smaller."
+        f"{least} cannot be told from the best. Its invariant part has a linear accuracy of {texts[1]}: up to {most} "
+        "it cannot be told from its best. A probe has fewer features where a part is smaller."
     ]
 
 
@@ -360,32 +363,28 @@ def place(study: Study) -> list[str]:
         "no difference.",
         f"**Depth.** An equivariant part after stage 3 has {third.text}, {against(third, here)} after stage 4, and "
         f"after stage 2 {second.text}, {against(second, here)} after stage 4. The linear accuracy of the "
-        f"invariant part is then {kind[1].text} and {kind[2].text}, both after stage 4 {kind[0].text}; of an "
-        f"invariant part after stage 3 it is {kind[3].text}.",
+        f"invariant part, which then has twice the channels, is {kind[1].text} and {kind[2].text}, both after stage 4 "
+        f"{kind[0].text}; of an invariant part after stage 3 it is {kind[3].text}.",
     ]
 
 
-def _named(stage: int) -> str:
-    return STAGE_NAMES[stage] if stage else "the stem"
-
-
-@_has("simclr")
+@_has(*LAYERS)
 def leaving(study: Study) -> list[str]:
     """Where the pose leaves."""
-    lines = []
-    for cell, name in LAYERS.items():
-        values = [study.stage(cell, "trained", ROTATION, stage) for stage in STAGES]
-        means = [mean(one) for one in values]
-        if cell not in study or any(one is None for one in means):
-            continue
-        known = [one for one in means if one is not None]
-        at = known.index(max(known))
-        best, last = number(ROTATION, values[at]), number(ROTATION, values[-1])
-        if known[at] - known[-1] > study.alike(ROTATION, len(study.seeds(cell))):
-            lines.append(f"{name} has most of the rotation after {_named(at)}, {best}, and {last} at its end")
-        else:
-            lines.append(f"{name} has as much at its end, {last}, as anywhere")
-    return [f"**Layers.** By R2 from 16 components of every stage, {'; '.join(lines)}."]
+    ways: dict[str, list[str]] = {"lose": [], "gain": []}
+    most = max(LAYERS, key=lambda cell: len(study.seeds(cell)))
+    for cell, kind, name in (*((one, "trained", LAYERS[one]) for one in LAYERS), (most, "untrained", "random weights")):
+        first, last = (study.stage(cell, kind, ROTATION, STAGES[at]) for at in (0, -1))
+        before, after = mean(first), mean(last)
+        if before is None or after is None:
+            return []
+        way = "gain" if after > before else "lose"
+        ways[way].append(f"{name} {number(ROTATION, first)} and {number(ROTATION, last)}")
+    lost, gained = (", ".join(ways[way]) for way in ("lose", "gain"))
+    return [
+        "**Layers.** By R2 from 16 components, after the stem and at the end. Less at the end: "
+        f"{lost or 'none'}. More: {gained or 'none'}. A number without a deviation is of one network."
+    ]
 
 
 ALL: dict[str, Callable[[Content], str]] = {

@@ -88,7 +88,7 @@ def test_the_overview_knows_which_objectives_read_transforms(methods):
     assert read == {
         *("augself", "capsie", "care", "conditional-byol", "context-prediction", "context-ssl", "ec-reconstruction"),
         *("equicaps", "equimod", "iwm", "sen", "seq-jepa", "sie", "vicreg-trajectory"),
-        *("anti-invariance", "fino", "supervised"),
+        *("anti-invariance", "fino", "lewm", "lightly", "sd-jepa", "supervised"),
     }
 
 

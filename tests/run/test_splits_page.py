@@ -45,7 +45,7 @@ def test_seeds_are_a_mean_with_its_deviation_and_one_seed_has_none(module):
     assert found["SIE, 0.125"][:2] == ["2", "60.0 ± 14.1"]
     assert found["SIE, 0.25"][:3] == ["1", "50.0", "50.0"]
     assert found["SIE, 0.25"][-2:] == ["0.900", "0.800"]
-    assert "Seeds 0, 1; commit ccccccc; 1 thread; `python benchmarks/split_study.py x`." in tables.shares(study)
+    assert "Seeds 0, 1; commit ccccccc; 1 thread; `python benchmarks/split_study.py x`." in tables.findings(study)
 
 
 def test_the_parts_of_the_other_order_are_named_by_what_they_learn(module):
@@ -86,12 +86,15 @@ def test_a_missing_cell_leaves_its_sentences_out(module):
     assert "SimCLR" not in rows(tables.layers(study))
 
 
-def test_the_stage_with_most_of_the_rotation_is_told(module):
+def test_a_network_that_loses_the_rotation_is_told_from_one_that_gains_it(module):
     study, tables = content(module), module("split_tables")
     one = next(one for one in study["cells"] if one["cell"] == "simclr")
-    one["stages"]["trained"]["rotation | layer 02"] = 0.6
-    assert "SimCLR has most of the rotation after stage 2, 0.600, and 0.300 at its end" in tables.findings(study)
-    assert "EquiMod has as much at its end, 0.300, as anywhere" in tables.findings(study)
+    one["stages"]["trained"]["rotation | layer 00"] = 0.6
+    one = next(one for one in study["cells"] if one["cell"] == "share 0.5")
+    one["stages"]["trained"]["rotation | layer 04"] = 0.7
+    text = tables.findings(study)
+    assert "Less at the end: SimCLR 0.600 and 0.300" in text.partition(" More: ")[0]
+    assert "SIE 0.300 and 0.700." in text.partition(" More: ")[2]
 
 
 def test_the_plateau_has_a_row_for_every_way_and_says_never(module):
