@@ -281,6 +281,7 @@ def _of_part(runs: Iterable[Content], measure: str, part: str) -> Values:
 IN_SHORT = {
     "supervised-classes": "supervised, told the classes",
     "supervised-rotation": "supervised, told the rotation",
+    "frontier-equimod": "[`frontier-equimod`](recipes/frontier-equimod-meshes.yaml)",
     "frontier": "[`frontier`](recipes/frontier-meshes.yaml)",
     "augself": "AugSelf",
     "equimod": "EquiMod",
