@@ -34,6 +34,9 @@ from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 from ssl_inv.run.together import gathered
 
+_OF_DATA = ("path", "classes", "max_broken", "max_faces")
+"""Settings of data that can be refused while these are written."""
+
 
 @dataclass(frozen=True)
 class OneStep:
@@ -243,7 +246,7 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
         data = DATA.find(chosen.name).load()(**chosen.settings)
     progress = Progress()
     try:
-        with within("output"):
+        with within("data", besides=["output"]), within("output", besides=_OF_DATA):
             asked = {"name": chosen.name, **chosen.settings}
             summary = write_shards(data, output, asked, size_mb, order, progress.counting("objects"))
     finally:
@@ -291,7 +294,8 @@ def render(chosen: Choice, output: Path, quality: int, beside: Sequence[str]) ->
         assert isinstance(data.validation, Subset)
         progress = Progress(quiet=not team.first)
         try:
-            with within("output"):
+            # What a mesh or its class is to blame for is named as a setting of the data.
+            with within("data", besides=["output"]), within("output", besides=_OF_DATA):
                 split, latents = (data.train.objects, data.validation.objects), source.all_latents()
                 shared = (team.rank, team.size), team.wait
                 told = {"data": {"name": chosen.name, **chosen.settings}, "quality": quality, "beside": list(beside)}

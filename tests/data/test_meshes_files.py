@@ -29,7 +29,8 @@ from small_meshes import (
     trimesh,
 )
 
-from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.catalogue import SettingError
+from ssl_inv.data.sources.meshes import source as source_of_meshes
 from ssl_inv.data.sources.meshes.mesh import BrokenMeshError, Mesh, centred
 from ssl_inv.data.sources.rendered import renderer as solids
 
@@ -171,7 +172,7 @@ def test_a_broken_mesh_is_named_with_its_reason_and_the_others_are_rendered(tmp_
     (tmp_path / name).write_text(content)
     for number in range(3):
         (tmp_path / f"whole{number}.off").write_text(WHOLE)
-    source = rendered(tmp_path, max_faces=10)
+    source = rendered(tmp_path, max_faces=10, seed=2)
     images = load_all(source)
     assert images.readable.tolist() == [False] * 3 + [True] * 9
     assert not images.pixels[:3].any()
@@ -195,14 +196,57 @@ def test_open_edges_doubled_faces_and_faces_that_look_inwards_are_rendered(tmp_p
     assert not source.broken
 
 
-def test_too_many_broken_meshes_stop_and_more_can_be_allowed(tmp_path):
+def test_too_many_broken_meshes_stop_at_once_and_more_can_be_allowed(tmp_path, caplog):
     for number in range(30):
         (tmp_path / f"{number:02}.off").write_text("no mesh" if number % 2 else WHOLE)
-    with pytest.raises(BrokenImagesError, match=r"more than 10 of 30 meshes cannot be rendered .*the first is 01.off"):
-        load_all(rendered(tmp_path, views=1))
+    with pytest.raises(SettingError) as caught:
+        rendered(tmp_path, views=1)
+    assert caught.value.setting == "max_broken"
+    named = ", ".join(f"{number:02}.off" for number in range(1, 21, 2))
+    what = f"15 of 30 meshes of {tmp_path} cannot be rendered, more than 10: {named} and 5 more; the first: "
+    assert caught.value.problem.startswith(what)
+    assert caught.value.problem.endswith("; raise it to go on without them")
+    assert not caplog.records, "one line says it all"
     source = rendered(tmp_path, views=1, max_broken=0.5)
+    assert len(source.broken) == len(caplog.records) == source.tolerated_images == 15
     assert load_all(source).readable.sum() == 15
-    assert source.tolerated_images == 15
+    assert len(caplog.records) == 15, "each is named once"
+
+
+def test_a_limit_of_faces_is_blamed_where_files_are_whole(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.off").write_text("no mesh" if number == 0 else WHOLE)
+    with pytest.raises(SettingError) as caught:
+        rendered(tmp_path, max_faces=1)
+    where = f"max_faces: 3 of 4 meshes of {tmp_path} have more faces than 1: 1.off, 2.off, 3.off"
+    assert str(caught.value) == f"{where}; the largest has 4; raise it"
+
+
+def test_a_set_in_which_nothing_can_be_rendered_is_refused(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.off").write_text("no mesh")
+    with pytest.raises(SettingError, match=r"path: no mesh of .* can be rendered: 0.off, 1.off; the first: it cannot"):
+        rendered(tmp_path, max_broken=1.0)
+
+
+@pytest.mark.parametrize(("broken", "part"), [("train", "to train on"), ("val", "of the validation split")])
+def test_a_part_of_the_data_that_cannot_be_rendered_is_refused(tmp_path, broken, part):
+    for name in ("train", "val"):
+        for number in range(4 if name != broken else 1):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{number}.off").write_text("no mesh" if name == broken else WHOLE)
+    with pytest.raises(SettingError, match=rf"path: no mesh {part} can be rendered \({broken}/0.off\); the first: it"):
+        rendered(tmp_path)
+
+
+def test_of_very_many_meshes_some_are_read_first_and_the_others_count_when_they_are_met(tmp_path, monkeypatch):
+    for number in range(30):
+        (tmp_path / f"{number:02}.off").write_text("no mesh" if number % 2 else WHOLE)
+    monkeypatch.setattr(source_of_meshes, "_MOST_READ_FIRST", 3)
+    source = rendered(tmp_path, views=1)
+    assert list(source.broken) == ["29.off"]
+    with pytest.raises(SettingError, match="max_broken: 11 of 30 meshes"):
+        load_all(source)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1.0, 1e30])
