@@ -222,6 +222,10 @@ def _explanation(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if type(error).__name__ == "OutOfMemoryError":
         return f"{str(error).partition('.')[0]}; try a smaller trainer.batch_size"
+    # numpy raises a `MemoryError`, and torch a RuntimeError whose text tells it.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        first = (str(error).strip().splitlines() or [""])[0].rpartition("Allocator: ")[2]
+        return f"there is not enough memory{first and f' ({first})'}; try a smaller data.size or trainer.batch_size"
     return None
 
 

@@ -34,7 +34,7 @@ from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 from ssl_inv.run.together import gathered
 
-_OF_DATA = ("path", "classes", "max_broken", "max_faces")
+_OF_DATA = ("path", "classes", "views", "max_broken", "max_faces")
 """Settings of data that can be refused while these are written."""
 
 

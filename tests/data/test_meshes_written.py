@@ -13,6 +13,7 @@ from PIL import Image
 from small_data import load_all
 from small_meshes import WHOLE, rendered, six_boxes
 
+from ssl_inv.data.sources.rendered import posed
 from ssl_inv.data.sources.threediebench import threediebench
 from ssl_inv.data.sources.threediebench_writing import Writing, write_threediebench
 from ssl_inv.run.cli import main
@@ -153,6 +154,24 @@ def test_objects_without_a_class_have_no_place_and_are_named(tmp_path, monkeypat
     assert capsys.readouterr().err == f"error: data.classes: {what}; {advice}\n"
     assert os.listdir() == ["library"]
     assert main([*command, "--data.classes", "[box, cup]"]) == 0
+
+
+def test_a_large_object_is_written_in_pieces_with_the_same_files(place, monkeypatch):
+    from ssl_inv.data.sources import threediebench_writing
+
+    command = ["--meshes", "boxes.npz", "--beside", "depth,parts", *SMALL]
+    assert main(["render", "whole", *command]) == 0
+    monkeypatch.setattr(threediebench_writing, "_BYTES_AT_ONCE", 2 * 3 * 16**2)
+    assert main(["render", "pieces", *command]) == 0
+    assert content(place / "pieces") == content(place / "whole")
+
+
+def test_more_latents_than_memory_holds_are_refused(place, monkeypatch, capsys):
+    monkeypatch.setattr(posed, "MOST_LATENTS", 17)
+    assert main(["render", "out", "--meshes", "boxes.npz", *SMALL]) == 2
+    what = "3 of 6 objects are 18, more than the 17 written at once"
+    assert capsys.readouterr().err == f"error: data.views: {what}\n"
+    assert not list(place.glob("out*"))
 
 
 def test_two_processes_write_what_one_writes(place):

@@ -23,6 +23,9 @@ from ssl_inv.transforms.quaternions import quaternion_to_matrix
 
 _RECORD, _OBJECTS = "render.json", "objects.csv"
 
+_BYTES_AT_ONCE = 2**26
+"""Of pixels in memory while an object is written, about."""
+
 
 @dataclass(frozen=True)
 class Writing:
@@ -140,32 +143,38 @@ def _written_object(
     """
     if folder.is_dir():
         return np.stack([np.load(folder / f"latent_{view}.npy") for view in range(views)]) if given is None else given
-    images = source.load(np.full(views, item, dtype=np.int64), np.arange(views, dtype=np.int64))
-    if not bool(images.readable.all()):
-        if writing.skip_unreadable:
-            return np.zeros((views, 1)) if given is None else given
-        name = source.describe(item, int(images.readable.int().argmin()))
-        raise ValueError(f"{name} is unreadable and cannot be written")
-    latents = _latents_of(images.transform) if given is None else given
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _write_views(unfinished, images, latents, quality, writing.beside(item, np.arange(views, dtype=np.int64)))
+    at_once, made = max(_BYTES_AT_ONCE // (3 * source.image_size**2), 1), []
+    for first in range(0, views, at_once):
+        some = np.arange(first, min(first + at_once, views), dtype=np.int64)
+        images = source.load(np.full(len(some), item, dtype=np.int64), some)
+        if not bool(images.readable.all()):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if writing.skip_unreadable:
+                return np.zeros((views, 1)) if given is None else given
+            name = source.describe(item, first + int(images.readable.int().argmin()))
+            raise ValueError(f"{name} is unreadable and cannot be written")
+        made.append(_latents_of(images.transform) if given is None else given[some])
+        unfinished.mkdir(parents=True, exist_ok=True)
+        _write_views(unfinished, images, made[-1], quality, writing.beside(item, some), first)
     unfinished.replace(folder)
-    return latents
+    return np.concatenate(made)
 
 
 def _write_views(
-    folder: Path, images: Images, latents: Latents, quality: int, beside: Mapping[str, NDArray[Any]]
+    folder: Path, images: Images, latents: Latents, quality: int, beside: Mapping[str, NDArray[Any]], first: int
 ) -> None:
-    for view, pixels in enumerate(images.pixels.permute(0, 2, 3, 1).cpu().numpy()):
+    """Write some views of an object; `first` is the number of the first."""
+    for row, pixels in enumerate(images.pixels.permute(0, 2, 3, 1).cpu().numpy()):
+        view = first + row
         Image.fromarray(pixels).save(folder / f"image_{view}.jpg", quality=quality)
-        np.save(folder / f"latent_{view}.npy", latents[view].astype(np.float64))
+        np.save(folder / f"latent_{view}.npy", latents[row].astype(np.float64))
         for name, arrays in beside.items():
             if arrays.dtype == np.uint8:
-                Image.fromarray(arrays[view]).save(folder / f"{name}_{view}.png")
+                Image.fromarray(arrays[row]).save(folder / f"{name}_{view}.png")
             else:
-                np.save(folder / f"{name}_{view}.npy", arrays[view])
+                np.save(folder / f"{name}_{view}.npy", arrays[row])
 
 
 def _latents_of(transform: Transform) -> Latents:

@@ -4,6 +4,7 @@ The scene, its latents and the meaning of a rotation are those of the rendered s
 """
 
 import logging
+import os
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal
@@ -36,6 +37,11 @@ _NAMED = 10
 """Broken meshes that a message names; there can be thousands."""
 
 _LOG = logging.getLogger("ssl_inv.data")
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class RenderedMeshes(PosedObjects):
@@ -76,6 +82,9 @@ class RenderedMeshes(PosedObjects):
         require_at_least(1, max_faces=max_faces)
         require_between(0, 1, max_broken=max_broken)
         needed = len(rows) * poses.views * 3 * poses.size**2
+        if cache and needed > (there := _memory()):
+            what = f"all {len(rows) * poses.views:,} views take {needed / 1e9:,.0f} GB, and this machine has"
+            raise SettingError("cache", f"{what} {there / 1e9:,.0f}; leave it at null, or set it to false")
         super().__init__(poses, collection.keys[rows], needed <= MAX_CACHE_BYTES if cache is None else cache)
         self._collection, self._rows = collection, rows
         self._most_bytes, self._max_faces = int(memory_gb * 1e9), max_faces
@@ -314,8 +323,8 @@ def meshes(
         label_level: which folder names the class, counted from the top or from the folder of the split.
         exclude: patterns of files to leave out, such as `old/*` or `*_lod2.glb`.
         up: the axis that points up in the files; `auto`: y in glTF and OBJ, and in an `.npz`; z in STL, PLY and OFF.
-        views: views of every object.
-        size: side of the images in pixels.
+        views: views of every object, at most 100,000.
+        size: side of the images in pixels, at most 4096; with `samples`, so many rays.
         angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
         angle_from: no Euler angle is closer to zero than this many degrees, below `angle_range`. Where a run was
             trained with an `angle_range` of 45, a value of 45 here gives angles that it has never seen.
