@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from ssl_inv.catalogue import DATA, RecipeError, require, within
+from ssl_inv.data.looks import require_rendered
 from ssl_inv.data.reading import SETTINGS_OF_VALUES
 from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.posed import PosedObjects
@@ -219,9 +220,12 @@ def describe_data(
     broken: dict[str, str] | None = None
     with within("data"):
         data = held_out_of(chosen, DATA.find(chosen.name).load()(**chosen.settings))
+        if every:
+            data_page.hold_back(data)
         facts = {"data": chosen.name, **data_page.facts(data)}
         if every:
             facts.pop("cannot be read", None)
+            facts.pop("cannot be rendered", None)
             broken = data_page.broken(data)
         if output is not None:
             data_page.write_sheet(data, name, output, images)
@@ -244,6 +248,7 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
         whole = chosen.held_out.held_out == "objects"
         require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
         data = DATA.find(chosen.name).load()(**chosen.settings)
+        require_rendered(data)
     progress = Progress()
     try:
         with within("data", besides=["output"]), within("output", besides=_OF_DATA):
@@ -288,6 +293,7 @@ def render(chosen: Choice, output: Path, quality: int, beside: Sequence[str]) ->
             whole = chosen.held_out.held_out == "objects"
             require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
             data = DATA.find(chosen.name).load()(**{**chosen.settings, "cache": False})
+            require_rendered(data)
         source = innermost(data.train)
         assert isinstance(source, PosedObjects)
         assert isinstance(data.train, Subset)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_meshes import WHOLE, box, six_boxes, stored
 
+from ssl_inv.data.looks import require_rendered
 from ssl_inv.data.sources.meshes.source import meshes
 from ssl_inv.data.sources.rendered import renderer as solids
 
@@ -152,6 +153,32 @@ def test_a_mistake_is_one_line_that_names_it(case, library):
     with pytest.raises(ValueError, match=message) as caught:
         meshes(path=path, **settings)
     assert "\n" not in str(caught.value)
+
+
+def test_meshes_and_columns_that_a_table_leaves_out_are_told(tmp_path, caplog):
+    for number in range(5):
+        (tmp_path / f"a{number}.off").write_text(WHOLE)
+    (tmp_path / "meshes.csv").write_text("path,clas,maker\na1.off,cat,me\na3.off,dog,me\n")
+    (tmp_path / "notes.txt").write_text("not a mesh")
+    data = meshes(path=str(tmp_path), csv_file="meshes.csv", cache=False)
+    left = "3 mesh(es) that are not in meshes.csv, the first a0.off"
+    assert data.notes["not used"] == f"{left}; 1 file(s) with other endings, such as textures"
+    assert data.notes["columns not used"] == "clas (did you mean 'class'?), maker"
+    require_rendered(data)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: {left}: not used",
+        f"{tmp_path}: the column clas (did you mean 'class'?) of meshes.csv is not used",
+    ]
+
+
+def test_a_table_of_all_meshes_is_told_nothing_of(tmp_path, caplog):
+    for number in range(2):
+        (tmp_path / f"a{number}.off").write_text(WHOLE)
+    (tmp_path / "meshes.csv").write_text("path,class\na0.off,cat\na1.off,dog\n")
+    data = meshes(path=str(tmp_path), csv_file="meshes.csv", cache=False)
+    require_rendered(data)
+    assert not {"not used", "columns not used"} & data.notes.keys()
+    assert not caplog.records
 
 
 TABLES = {

@@ -75,6 +75,28 @@ def test_broken_meshes_that_are_tolerated_are_named_once_and_all_are_recorded(pl
     assert sorted(json.loads(Path("out", "run.json").read_text())["broken_images"]) == names
 
 
+def test_every_broken_mesh_is_listed_on_request(place, capsys, caplog):
+    filled(19, 15)
+    command = ["data", "meshes", "--data.path", "m", "--all", *SMALL]
+    assert main(command) == 0
+    *facts, first, _ = (shown := capsys.readouterr().out.splitlines())[:-14]
+    assert first == "15 of 19 meshes cannot be rendered"
+    assert shown[-15:] == [f"{number:02}.off: it is no OFF file" for number in range(4, 19)]
+    assert not any("cannot" in line for line in facts)
+    assert not caplog.records, "the list says it all"
+    assert main([*command, "--json"]) == 0
+    assert len(json.loads(capsys.readouterr().out)["broken"]) == 15
+
+
+def test_facts_count_the_meshes_that_cannot_be_rendered(place, capsys, caplog):
+    filled(19, 2)
+    assert main(["data", "meshes", "--data.path", "m", *SMALL]) == 0
+    assert "cannot be rendered  2 of 19 meshes, the first 17.off: it is no OFF file" in capsys.readouterr().out
+    assert [one.getMessage() for one in caplog.records] == [
+        f"m: {number}.off is left out: it is no OFF file" for number in (17, 18)
+    ]
+
+
 def test_the_advice_of_a_refused_render_can_be_followed(place, capsys):
     filled(24, 11)
     command = ["render", "out", "--meshes", "m", *SMALL]

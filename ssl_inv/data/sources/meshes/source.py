@@ -6,7 +6,7 @@ The scene, its latents and the meaning of a rotation are those of the rendered s
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -95,7 +95,7 @@ class RenderedMeshes(PosedObjects):
         self._bad: set[int] = set()
         self._too_large: dict[int, int] = {}
         self._lacking: set[int] = set()
-        self._checked = False
+        self._checked = self._told = False
         self._forget()
         self._check_meshes()
 
@@ -184,9 +184,36 @@ class RenderedMeshes(PosedObjects):
             self._require_few_broken(len(self._rows))
 
     def tell_broken(self) -> None:
-        """Name the broken meshes in the log, once all that would refuse the data has been asked: it is one line."""
-        for name, reason in self.broken.items():
-            self._tell_broken(name, reason)
+        """Name the broken meshes in the log, once: when all that would refuse the data has been asked, or before the
+        first view.
+        """
+        if not self._told:
+            self._told = True
+            for name, reason in self.broken.items():
+                self._tell_broken(name, reason)
+
+    def tell(self) -> None:
+        """`tell_broken`, and what its owner may not have meant."""
+        for remark in self._collection.remarks:
+            _LOG.warning("%s: %s", self._collection.where, remark)
+        self.tell_broken()
+
+    def hold_back(self) -> None:
+        """Name no broken mesh in the log: who asks lists all of them."""
+        self._told = True
+
+    def broken_of_all(self, tell: Callable[[int, int], None]) -> dict[str, str]:
+        """The broken meshes with the reasons, also those that have not been read yet.
+
+        Args:
+            tell: is told how many meshes are done, and of how many.
+        """
+        self._checked = False  # all of them may be broken
+        for item in range(len(self._rows)):
+            self._caster(item)
+            tell(item + 1, len(self._rows))
+        self._checked = True
+        return self.broken
 
     def _tell_broken(self, name: str, reason: str) -> None:
         _LOG.warning("%s: %s is left out: %s", self._collection.where, name, reason)
@@ -231,6 +258,7 @@ class RenderedMeshes(PosedObjects):
 
     def _each(self, objects: Indices, scenes: Scenes) -> Iterator[tuple[int, Caster, renderer.View]]:
         """Row, mesh and view of all that can be rendered, mesh by mesh."""
+        self.tell_broken()
         views = list(renderer.views_of(scenes))
         for row in np.argsort(objects, kind="stable").tolist():
             if (caster := self._caster(int(objects[row]))) is not None:
@@ -360,7 +388,4 @@ def meshes(
     if left:
         notes["left out"] = f"{left} meshes of other classes or beyond the number that was asked for"
     part, other = (Subset(source, np.searchsorted(rows, side)) for side in (train, judged))
-    source.require_readable(part.objects, "to train on")
-    source.require_readable(other.objects, "of the validation split")
-    source.tell_broken()
     return Data(part, other, notes)
