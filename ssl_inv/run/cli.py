@@ -120,6 +120,18 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     return parser, dict(commands.choices)
 
 
+def _require_words(arguments: Sequence[str]) -> None:
+    """Refuse empty words. As a path, one would be the current folder, and as a setting it would be null."""
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        name, equals, value = word.partition("=")
+        option = name if word.startswith("--") and equals and not value.strip() else before
+        if not word.strip() or option == name:
+            named = option.startswith("--") and (option == name or "=" not in option)
+            raise RecipeError(
+                f"{f'{option}:' if named else 'an argument'} is empty; is a variable of the shell not set?"
+            )
+
+
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits off the arguments of the form `--section.key value` or `--section.key=value`."""
     rest, overrides = [], []
@@ -142,6 +154,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         RecipeError: on the first mistake.
     """
+    _require_words(arguments)
     arguments, overrides = _without_overrides(arguments)
     parser, commands = _parser()
     if not arguments:

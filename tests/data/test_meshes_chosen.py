@@ -155,6 +155,39 @@ def test_a_mistake_is_one_line_that_names_it(case, library):
     assert "\n" not in str(caught.value)
 
 
+FOLDERS = {
+    "beside a split": (
+        ["train/a", "val/a", "box"],
+        {},
+        "but meshes lie in 'box' too; move or rename it, or name it in",
+    ),
+    "a split inside": (
+        ["in/train", "in/val", "box"],
+        {},
+        "but meshes lie outside it too; take it alone, `path: .*/in`, rename these folders, or name the others in",
+    ),
+    "not so deep": (["a", "b"], {"label_level": 3}, "label_level: no mesh of .* lies 3 folders deep"),
+    "no class folder": (["."], {"labels": "folders"}, "labels is 'folders', but no mesh lies in a class folder"),
+    "one": (
+        ["a"],
+        {},
+        "path: .*: 1 mesh.* cannot be split into train and validation; add a mesh; .* lay a copy of its",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_what_is_wrong_with_folders_of_meshes_names_no_setting_that_they_lack(case, tmp_path):
+    folders, settings, message = FOLDERS[case]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "0.off").write_text(WHOLE)
+    with pytest.raises(ValueError, match=message) as caught:
+        meshes(path=str(tmp_path), **settings)
+    assert not {"image", "images", "split: none"} & set(str(caught.value).replace("`", " ").split())
+    assert "split: none" not in str(caught.value)
+
+
 def test_meshes_and_columns_that_a_table_leaves_out_are_told(tmp_path, caplog):
     for number in range(5):
         (tmp_path / f"a{number}.off").write_text(WHOLE)

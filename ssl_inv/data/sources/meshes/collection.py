@@ -18,7 +18,7 @@ from ssl_inv.data.sheets import read_sheet
 from ssl_inv.data.source import Indices
 from ssl_inv.data.sources.meshes.casting import require_libraries
 from ssl_inv.data.sources.meshes.mesh import PLAIN, BrokenMeshError, Mesh, parts_by_colour, upright
-from ssl_inv.data.sources.meshes.reading import MESH_SUFFIXES, Up, read_mesh
+from ssl_inv.data.sources.meshes.reading import MESH_SUFFIXES, NEEDED, Up, read_mesh
 from ssl_inv.data.splits import SPLIT_NAMES, split_of, splits_of
 
 _COLUMNS = ("path", "class", "group", "split")
@@ -81,8 +81,10 @@ def open_collection(
             raise SettingError(given, f"is for folders and archives; {place.name} has its own classes")
         require_libraries("embreex")
         return StoredMeshes(place, up)
+    if place.suffix.lower() in MESH_SUFFIXES and place.is_file():
+        raise SettingError("path", f"{path} is one mesh; give the folder that it lies in, {place.parent}")
     require_libraries("trimesh", "embreex")
-    return MeshFiles(path, csv_file, Choice(labels, label_level, None, tuple(exclude)), up)
+    return MeshFiles(path, csv_file, Choice(labels, label_level, None, tuple(exclude), what="meshes"), up)
 
 
 class MeshFiles(Collection):
@@ -190,8 +192,6 @@ def _key(name: str) -> int:
 _DTYPES = {"verts": "iuf", "faces": "iu", "v_off": "iu", "f_off": "iu", "face_rgb": "u", "label": "iu"}
 """Arrays of numbers in an `.npz` of meshes, and the kinds of their types."""
 
-_NEEDED = ("verts", "faces", "v_off", "f_off")
-
 
 class StoredMeshes(Collection):
     """The meshes of an `.npz`.
@@ -209,7 +209,7 @@ class StoredMeshes(Collection):
     def __init__(self, path: Path, up: Up) -> None:
         self.where, self._path, self._up = str(path), path, "y" if up == "auto" else up
         stored = {one.name: one for one in stored_arrays(path)}
-        if missing := [name for name in _NEEDED if name not in stored]:
+        if missing := [name for name in NEEDED if name not in stored]:
             raise ValueError(
                 f"{path} is no file of meshes: it has no array {missing[0]!r}; {suggest(missing[0], stored)}"
             )
@@ -232,7 +232,7 @@ class StoredMeshes(Collection):
         self.notes = {}
 
     def _open(self, stored: dict[str, StoredArray]) -> None:
-        self._verts, self._faces, self._v_off, self._f_off = (self._array(stored[name]) for name in _NEEDED)
+        self._verts, self._faces, self._v_off, self._f_off = (self._array(stored[name]) for name in NEEDED)
         self._rgb = self._array(stored["face_rgb"]) if "face_rgb" in stored else None
 
     def _array(self, stored: StoredArray) -> NDArray[Any]:

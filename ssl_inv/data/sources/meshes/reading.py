@@ -31,6 +31,9 @@ from ssl_inv.data.sources.meshes.mesh import (
 
 MESH_SUFFIXES = frozenset((".glb", ".gltf", ".obj", ".stl", ".ply", ".off"))
 
+NEEDED = ("verts", "faces", "v_off", "f_off")
+"""Arrays that every `.npz` of meshes has."""
+
 MOST_BYTES = 2**28
 """Of one file: parsing takes many times the memory of a text."""
 
