@@ -9,8 +9,9 @@ from typing import Any, Protocol
 import pytorch_lightning as lightning
 
 from ssl_inv.data.batches import Batch
-from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.data.images import BrokenImagesError, StoredImages
 from ssl_inv.data.source import Source, Subset
+from ssl_inv.data.sources.meshes.source import RenderedMeshes
 from ssl_inv.engine.action_use import InvarianceWatch
 from ssl_inv.engine.loggers import Loggers
 from ssl_inv.engine.meter import Rates
@@ -99,7 +100,7 @@ class Recorder(lightning.Callback):
         source: Source = module.batches.source
         while isinstance(source, Subset):
             source = source.source
-        known = getattr(source, "broken", {})
+        known = source.broken if isinstance(source, StoredImages | RenderedMeshes) else {}
         self.broken.update(dict.fromkeys(known))
         if known and self.run is not None:
             self.run.update(broken_images=list(self.broken))

@@ -267,8 +267,10 @@ def build_data(recipe: JudgedRecipe) -> Data:
         if recipe.data.name not in DATA.members:
             require_images(data.train)
         require_one_size(data)
+        data = held_out_of(recipe.data, data)
+        # With new views of known objects, the others are not judged by.
         require_rendered(data)
-        return held_out_of(recipe.data, data)
+        return data
 
 
 def held_out_of(chosen: Choice, data: Data) -> Data:

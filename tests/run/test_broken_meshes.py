@@ -11,7 +11,7 @@ from small_meshes import WHOLE
 
 from ssl_inv.run.cli import main
 
-RECIPE = {
+RECIPE: dict[str, Any] = {
     "objective": {"name": "sie", "projector": [16, 16]},
     "backbone": {"name": "test_resnet"},
     "data": {"name": "meshes", "path": "m", "views": 3, "size": 16, "samples": 1},
@@ -124,3 +124,5 @@ def test_a_split_without_a_mesh_that_can_be_rendered_is_refused_first(place, cap
     assert line.startswith("error: data.path: no mesh of the validation split can be rendered (val/0.off, val/1.off, ")
     assert line.endswith("; mend or remove them")
     assert os.listdir() == ["m"]
+    views = {"held_out": "views", "views": 4, "max_broken": 0.5}
+    assert main(["check", recipe({"batch_size": 2}, views)]) == 0, "these are not judged by"

@@ -110,11 +110,11 @@ class RenderedMeshes(PosedObjects):
 
     def _forget(self) -> None:
         self._ready: OrderedDict[int, Caster] = OrderedDict()
-        self._bytes = 0
+        self._bytes, self._process = 0, os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_ready", "_bytes")}
+        return {name: value for name, value in state.items() if name not in ("_ready", "_bytes", "_process")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self._forget()
@@ -154,6 +154,9 @@ class RenderedMeshes(PosedObjects):
         """A mesh that is ready to be rendered; None if it is broken."""
         if item in self._bad:
             return None
+        if self._process != os.getpid():
+            # A forked process must not use what was built on the device of its parent.
+            self._forget()
         if (ready := self._ready.get(item)) is not None:
             self._ready.move_to_end(item)
             return ready
