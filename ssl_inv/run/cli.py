@@ -124,12 +124,12 @@ def _require_words(arguments: Sequence[str]) -> None:
     """Refuse empty words. As a path, one would be the current folder, and as a setting it would be null."""
     for before, word in zip(("", *arguments), arguments, strict=False):
         name, equals, value = word.partition("=")
-        option = name if word.startswith("--") and equals and not value.strip() else before
-        if not word.strip() or option == name:
-            named = option.startswith("--") and (option == name or "=" not in option)
-            raise RecipeError(
-                f"{f'{option}:' if named else 'an argument'} is empty; is a variable of the shell not set?"
-            )
+        own = word.startswith("--") and bool(equals) and not value.strip()
+        if word.strip() and not own:
+            continue
+        option = name if own else before
+        what = f"{option}:" if option.startswith("--") and "=" not in option else "an argument"
+        raise RecipeError(f"{what} is empty; is a variable of the shell not set?")
 
 
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
