@@ -75,6 +75,12 @@ def require_at_least(least: float, **settings: float) -> None:
         require(value >= least, name, f"must be at least {least}, got {value}")
 
 
+def require_at_most(most: int, **settings: int) -> None:
+    """Raise a `SettingError` for the first of some settings that is above `most`."""
+    for name, value in settings.items():
+        require(value <= most, name, f"must be at most {most:,}, got {value:,}")
+
+
 def require_above(bound: float, **settings: float) -> None:
     """Raise a `SettingError` for the first of some settings that is not above `bound`."""
     for name, value in settings.items():

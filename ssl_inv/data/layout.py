@@ -22,7 +22,7 @@ SplitFrom = Literal["folders", "top", "none"]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images are read, and what their folders mean; see `folder`."""
+    """What is read, and what its folders mean; see `folder`. Meshes have one path, and no setting `split`."""
 
     labels: LabelsFrom | None = None
     label_level: int = 1
@@ -31,6 +31,7 @@ class Choice:
     links: Links = "follow"
     outside: bool = False
     pages: Pages = "first"
+    what: Literal["images", "meshes"] = "images"
 
 
 class Layout:
@@ -82,8 +83,8 @@ class Layout:
         if None in found:
             other = "/".join(self._parts[found.index(None)][: depth + 1]) or "."
             place = f"in {'/'.join(self._parts[0][:depth])!r}" if depth else "at the top"
-            advice = "move or rename it, name it in `exclude`, or set `split: none`"
-            what = f"some folders {place} are splits ({SPLIT_NAMES}), but images lie in {other!r} too"
+            advice = f"move or rename it, {self._or_no_split('name it in `exclude`')}"
+            what = f"some folders {place} are splits ({SPLIT_NAMES}), but {self._choice.what} lie in {other!r} too"
             raise ValueError(f"{self._files}: {what}; {advice}")
         splits = np.array(found, dtype=np.str_)
         return {
@@ -99,14 +100,21 @@ class Layout:
         tops = sorted(top for top, found in inside.items() if "train" in found and len(found) > 1)
         if tops and self._choice.split != "top":
             parts = " and ".join(map(repr, inside[tops[0]].values()))
-            what = f"{tops[0]!r} has the folders {parts} of a split, but images lie outside it too"
+            what = f"{tops[0]!r} has the folders {parts} of a split, but {self._choice.what} lie outside it too"
             below = ", ".join(f"{self._files}/{top}" for top in tops[:3]) + (", ..." if len(tops) > 3 else "")
             on_disk = not isinstance(self._files, SeveralFiles | ListedFiles) and self._files.path.is_dir()
             advice = f"take such folders alone, `path: [{below}]`" if on_disk else "name the others in `exclude`"
+            if self._choice.what == "meshes":
+                alone = f"take it alone, `path: {self._files}/{tops[0]}`, " if on_disk and len(tops) == 1 else ""
+                advice = f"{alone}rename these folders"
+                raise ValueError(f"{self._files}: {what}; {advice}, or name the others in `exclude`")
             raise ValueError(f"{self._files}: {what}; {advice}, or set `split: none`")
         if self._choice.split == "folders":
             raise ValueError(f"{self._files}: split is 'folders', but no top folder is called {SPLIT_NAMES}")
         self.unused = next((f"{top}/{name}" for top, found in sorted(inside.items()) for name in found.values()), None)
+
+    def _or_no_split(self, advice: str) -> str:
+        return f"or {advice}" if self._choice.what == "meshes" else f"{advice}, or set `split: none`"
 
     def _steps(self) -> Iterator[tuple[str, str]]:
         """Every folder and a folder in it."""
@@ -131,14 +139,18 @@ class Layout:
         present = len(set(folders if listed is None else listed) - {""})
         if labels != "none" and listed is None and self._choice.label_level > 1 and not present:
             level = self._choice.label_level
-            raise SettingError("label_level", f"no image of {where} lies {level} folders deep")
+            raise SettingError("label_level", f"no {self._one} of {where} lies {level} folders deep")
         if labels == "none" or (labels is None and present < 2):
             return "none", None
         if not present:
-            raise ValueError(f"{where}: labels is 'folders', but no image lies in a class folder")
+            raise ValueError(f"{where}: labels is 'folders', but no {self._one} lies in a class folder")
         if listed is not None:
             return "list", labels_from_names(listed, classes, where)
         return "folders", labels_from_numbers(self._of, folders, classes, where)
+
+    @property
+    def _one(self) -> str:
+        return "mesh" if self._choice.what == "meshes" else "image"
 
     def _listed(self) -> list[str] | None:
         """The class of every image by text files of paths; None if there is none."""

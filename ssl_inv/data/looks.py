@@ -12,6 +12,7 @@ from ssl_inv.data.image_files import EncodedImages
 from ssl_inv.data.images import StoredImages
 from ssl_inv.data.reading import Pixels, Reading, UnreadableImageError
 from ssl_inv.data.source import Data, Source, Subset
+from ssl_inv.data.sources.meshes.source import RenderedMeshes
 from ssl_inv.data.sources.threediebench import ThreeDIEBench
 
 SAMPLE = 16
@@ -43,6 +44,24 @@ def require_one_size(data: Data) -> None:
             _require_one_size(source)
 
 
+def require_rendered(data: Data) -> None:
+    """Refuse meshes of which none to train on, or none to judge by, can be rendered; then name those that are broken.
+
+    Raises:
+        SettingError: for `path`.
+    """
+    found = []
+    for part, source in (("to train on", data.train), ("of the validation split", data.validation)):
+        objects = np.arange(len(source))
+        while isinstance(source, Subset):
+            objects, source = source.objects[objects], source.source
+        if isinstance(source, RenderedMeshes):
+            source.require_readable(objects, part)
+            found.append(source)
+    for source in {id(one): one for one in found}.values():
+        source.tell()
+
+
 def _require_one_size(source: StoredImages) -> None:
     counts, side = source.view_counts, source.image_size
     total = int(counts.sum())
@@ -71,10 +90,13 @@ def broken_images(source: Source, tell: Callable[[int, int], None]) -> dict[str,
         tell: is told how many images are done, and of how many.
 
     Returns:
-        The images that cannot be read, by their names, with the reasons; empty for images that are made.
+        The images that cannot be read, or the meshes that cannot be rendered, by their names, with the reasons; empty
+        for images that are made of nothing.
     """
     while isinstance(source, Subset):
         source = source.source
+    if isinstance(source, RenderedMeshes):
+        return source.broken_of_all(tell)
     if not isinstance(source, StoredImages):
         return {}
     stored, objects = source, np.repeat(np.arange(len(source)), source.view_counts).tolist()

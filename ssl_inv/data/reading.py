@@ -18,6 +18,9 @@ MOST_PIXELS = 178_956_970
 SETTINGS_OF_VALUES = ("background", "white", "bands", "range", "channels", "max_pixels")
 """Settings of sources that say how the numbers of a file become pixels."""
 
+SETTINGS_OF_KEEPING = frozenset(("cache", "cache_gigabytes", "memory_gb", "max_broken"))
+"""Settings of sources that change no image: what stays in memory, and how many may be broken before a run stops."""
+
 Background = Literal["black", "white", "drop"]
 
 _SHORT = (np.uint8, np.int8, np.uint16, np.int16, np.float16, np.float32)

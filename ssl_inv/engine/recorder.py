@@ -9,7 +9,9 @@ from typing import Any, Protocol
 import pytorch_lightning as lightning
 
 from ssl_inv.data.batches import Batch
-from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.data.images import BrokenImagesError, StoredImages
+from ssl_inv.data.source import Source, Subset
+from ssl_inv.data.sources.meshes.source import RenderedMeshes
 from ssl_inv.engine.action_use import InvarianceWatch
 from ssl_inv.engine.loggers import Loggers
 from ssl_inv.engine.meter import Rates
@@ -94,6 +96,14 @@ class Recorder(lightning.Callback):
     def on_train_start(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
         assert isinstance(module, Pretraining)
         self._resumed = self._first_done = time.perf_counter()
+        # What the source met before training it has named itself, with the reason: it is not said again.
+        source: Source = module.batches.source
+        while isinstance(source, Subset):
+            source = source.source
+        known = source.broken if isinstance(source, StoredImages | RenderedMeshes) else {}
+        self.broken.update(dict.fromkeys(known))
+        if known and self.run is not None:
+            self.run.update(broken_images=list(self.broken))
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, module: lightning.LightningModule, outputs: Any, batch: Batch, batch_idx: int

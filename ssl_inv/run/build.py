@@ -10,7 +10,7 @@ import torch
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.catalogue import AUGMENTATIONS, DATA, OBJECTIVES, SettingError, require, within
 from ssl_inv.data.batches import StepBatches
-from ssl_inv.data.looks import odd_looks, require_one_size
+from ssl_inv.data.looks import odd_looks, require_one_size, require_rendered
 from ssl_inv.data.source import Data, Source, Subset, with_enough_views
 from ssl_inv.data.sources.given import require_images
 from ssl_inv.data.splits import hold_out_views
@@ -267,7 +267,10 @@ def build_data(recipe: JudgedRecipe) -> Data:
         if recipe.data.name not in DATA.members:
             require_images(data.train)
         require_one_size(data)
-        return held_out_of(recipe.data, data)
+        data = held_out_of(recipe.data, data)
+        # With new views of known objects, the others are not judged by.
+        require_rendered(data)
+        return data
 
 
 def held_out_of(chosen: Choice, data: Data) -> Data:

@@ -120,6 +120,18 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     return parser, dict(commands.choices)
 
 
+def _require_words(arguments: Sequence[str]) -> None:
+    """Refuse empty words. As a path, one would be the current folder, and as a setting it would be null."""
+    for before, word in zip(("", *arguments), arguments, strict=False):
+        name, equals, value = word.partition("=")
+        own = word.startswith("--") and bool(equals) and not value.strip()
+        if word.strip() and not own:
+            continue
+        option = name if own else before
+        what = f"{option}:" if option.startswith("--") and "=" not in option else "an argument"
+        raise RecipeError(f"{what} is empty; is a variable of the shell not set?")
+
+
 def _without_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Splits off the arguments of the form `--section.key value` or `--section.key=value`."""
     rest, overrides = [], []
@@ -142,6 +154,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     Raises:
         RecipeError: on the first mistake.
     """
+    _require_words(arguments)
     arguments, overrides = _without_overrides(arguments)
     parser, commands = _parser()
     if not arguments:
@@ -222,6 +235,10 @@ def _explanation(error: Exception) -> str | None:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     if type(error).__name__ == "OutOfMemoryError":
         return f"{str(error).partition('.')[0]}; try a smaller trainer.batch_size"
+    # numpy raises a `MemoryError`, and torch a RuntimeError whose text tells it.
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
+        first = (str(error).strip().splitlines() or [""])[0].rpartition("Allocator: ")[2]
+        return f"there is not enough memory{first and f' ({first})'}; try a smaller data.size or trainer.batch_size"
     return None
 
 

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 
 from ssl_inv.catalogue import DATA, RecipeError, require, within
+from ssl_inv.data.looks import require_rendered
 from ssl_inv.data.reading import SETTINGS_OF_VALUES
 from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.posed import PosedObjects
@@ -33,6 +34,9 @@ from ssl_inv.run.folder import RunFolder
 from ssl_inv.run.plain_yaml import dump_value
 from ssl_inv.run.recipe import Choice, Recipe, apply_overrides, resolve_section
 from ssl_inv.run.together import gathered
+
+_OF_DATA = ("path", "classes", "views", "max_broken", "max_faces")
+"""Settings of data that can be refused while these are written."""
 
 
 @dataclass(frozen=True)
@@ -216,9 +220,12 @@ def describe_data(
     broken: dict[str, str] | None = None
     with within("data"):
         data = held_out_of(chosen, DATA.find(chosen.name).load()(**chosen.settings))
+        if every:
+            data_page.hold_back(data)
         facts = {"data": chosen.name, **data_page.facts(data)}
         if every:
             facts.pop("cannot be read", None)
+            facts.pop("cannot be rendered", None)
             broken = data_page.broken(data)
         if output is not None:
             data_page.write_sheet(data, name, output, images)
@@ -241,9 +248,10 @@ def shard(name: str, overrides: list[str], output: Path, size_mb: float, order: 
         whole = chosen.held_out.held_out == "objects"
         require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
         data = DATA.find(chosen.name).load()(**chosen.settings)
+        require_rendered(data)
     progress = Progress()
     try:
-        with within("output"):
+        with within("data", besides=["output"]), within("output", besides=_OF_DATA):
             asked = {"name": chosen.name, **chosen.settings}
             summary = write_shards(data, output, asked, size_mb, order, progress.counting("objects"))
     finally:
@@ -285,13 +293,15 @@ def render(chosen: Choice, output: Path, quality: int, beside: Sequence[str]) ->
             whole = chosen.held_out.held_out == "objects"
             require(whole, "held_out", "is chosen where data are read, and what is written has all views; leave it out")
             data = DATA.find(chosen.name).load()(**{**chosen.settings, "cache": False})
+            require_rendered(data)
         source = innermost(data.train)
         assert isinstance(source, PosedObjects)
         assert isinstance(data.train, Subset)
         assert isinstance(data.validation, Subset)
         progress = Progress(quiet=not team.first)
         try:
-            with within("output"):
+            # What a mesh or its class is to blame for is named as a setting of the data.
+            with within("data", besides=["output"]), within("output", besides=_OF_DATA):
                 split, latents = (data.train.objects, data.validation.objects), source.all_latents()
                 shared = (team.rank, team.size), team.wait
                 told = {"data": {"name": chosen.name, **chosen.settings}, "quality": quality, "beside": list(beside)}

@@ -14,6 +14,7 @@ from ssl_inv.data.shards.addresses import is_address, is_pattern
 from ssl_inv.data.shards.samples import are_samples
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file, is_saved_dataset
+from ssl_inv.data.sources.meshes.reading import MESH_SUFFIXES
 from ssl_inv.engine.launch import say
 from ssl_inv.run.recipe import JUDGED, apply_overrides, find_recipe, read_yaml, shipped_recipes
 from ssl_inv.run.schema import schema_of
@@ -103,6 +104,8 @@ def named_sections(data: str, option: str = "--data ") -> dict[str, Any] | None:
     Raises:
         RecipeError: if it is none of these.
     """
+    if not data.strip():
+        raise RecipeError(f"{option.strip() or 'DATA'}: is empty")
     if data in DATA.members:
         return {"data": {"name": data}}
     if data in shipped_recipes() or data.endswith((".yaml", ".yml")):
@@ -158,6 +161,9 @@ def _kind_at(path: Path) -> str:
         return "folder"
     if path.suffix.lower() in (".npy", ".npz"):
         return "arrays"
+    if path.suffix.lower() in MESH_SUFFIXES and path.is_file():
+        folder = f"give the folder that it lies in, {path.parent}, and --data.name meshes"
+        raise RecipeError(f"{path} is a mesh, not images; {folder}")
     if is_saved_dataset(path):
         return "arrow"
     with within("data"):

@@ -243,8 +243,25 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
         try:
             _put(found.setdefault(section, _OneByOne()), setting.split("."), _typed(value))
         except YAMLError:
-            raise RecipeError(f"--{key}: {value!r} is not a valid YAML value") from None
+            raise RecipeError(f"--{key}: {value!r} is not a valid YAML value{_quoted(value)}") from None
     return found
+
+
+_MARKS = "*&!%@`"
+"""Letters that a text in YAML begins with only in quotes."""
+
+
+def _quoted(value: str) -> str:
+    """How texts are quoted that begin with a letter that means something in YAML, such as `*.jpg`; empty for others."""
+    if "'" in value or '"' in value:
+        return ""
+    inside = value.strip().removeprefix("[").removesuffix("]")
+    words = [word.strip() for word in inside.split(",")]
+    if (first := next((word for word in words if word[:1] and word[:1] in _MARKS), None)) is None:
+        return ""
+    listed = f"'[{', '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}]'"
+    bare = "" if value.lstrip().startswith("[") else f"""'"{value.strip()}"', or in a list """
+    return f"; what begins with {first[0]} stands in quotes: {bare}{listed}"
 
 
 def _parse_settings(given: Mapping[str, Any], sections: Sequence[str]) -> dict[str, _OneByOne]:
@@ -340,11 +357,21 @@ def resolve_section(section: str, given: Any, origin: str) -> Any:
             further = {key: value for key, value in given.items() if key in common.settings}
             own = {key: value for key, value in given.items() if key not in further}
             name, settings = filled_member(catalogue, {"name": default, **own}, origin, common.settings)
+            if section == "data":
+                _require_paths(settings)
             return Choice(name, settings, HeldOutSettings(**filled(common, further, origin)))
         settings = filled(section_schema(section), given, origin)
         if section == "optimizer":
             check_names(settings["name"], settings["schedule"])
         return settings if section in _FUNCTIONS else _SETTINGS[section](**settings)
+
+
+def _require_paths(settings: Mapping[str, Any]) -> None:
+    """Refuse an empty path: it would be the current folder."""
+    for key in ("path", "validation", "split_folder"):
+        given = settings.get(key)
+        if any(isinstance(one, str) and not one.strip() for one in (given if isinstance(given, list) else [given])):
+            raise SettingError(key, "is empty; the current folder is `.`")
 
 
 def section_schema(section: str, name: str | None = None) -> Schema:

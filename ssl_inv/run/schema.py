@@ -200,6 +200,8 @@ def conform(value: Any, annotation: Any) -> Any:
     types = _alternatives(annotation)
     choices = [one for one in types if isinstance(one, str)]
     tail = f"; {suggest(value, choices)}" if choices and isinstance(value, str) else ""
+    if isinstance(value, str) and str not in types and "a list of texts" in describe_type(annotation):
+        tail = f"; a list of one is ['{value}']"
     if str in types and isinstance(value, int | float):
         quotes = "stands in quotes, '...', and on a command line in two kinds, \"'...'\""
         tail = f"; a text that YAML reads as something else {quotes}"

@@ -22,7 +22,7 @@ from pyarrow import parquet
 from small_data import every_view, load_all, plain
 from small_voc import write_voc
 
-from ssl_inv.catalogue import DATA
+from ssl_inv.catalogue import DATA, SettingError
 from ssl_inv.data.images import BrokenImagesError
 from ssl_inv.data.source import Data, Images, Indices, Labels, Source, Subset
 from ssl_inv.data.sources import SOURCES
@@ -322,14 +322,17 @@ def test_a_broken_image_is_zero_and_named(name, cache, tmp_path):
 @pytest.mark.parametrize("name", WITH_FILES)
 def test_too_many_broken_images_are_an_error_of_one_line(name, tmp_path):
     tiny = TINY[name](tmp_path / "data")
-    source = tiny.data(name).train
+    # Meshes are in memory once they are made, but not in that of another process.
+    source = pickle.loads(pickle.dumps(tiny.data(name).train))
     for path in tiny.files:
         path.write_bytes(b"no image")
-    many = r"more than \d+ of \d+ (images cannot be read|meshes cannot be rendered)"
-    with pytest.raises(BrokenImagesError, match=many) as caught:
+    many = r"more than \d+ of \d+ images cannot be read|\d+ of \d+ meshes of .* cannot be rendered, more than \d+"
+    with pytest.raises((BrokenImagesError, SettingError), match=many) as caught:
         load_all(source)
     assert "\n" not in str(caught.value)
-    with pytest.raises(BrokenImagesError, match=r"no image is readable|no mesh can be|cannot be read"):
+    with pytest.raises(
+        (BrokenImagesError, SettingError), match=r"no image is readable|no mesh of .* can be|cannot be read"
+    ):
         tiny.data(name)
 
 

@@ -221,3 +221,13 @@ def test_angles_that_were_not_trained_on_are_apart_from_those_that_were(kind, bo
     assert np.abs(trained).max() < 40 <= np.abs(judged).min() < 43
     assert 85 < np.abs(judged).max() < 90
     assert abs(np.sign(judged).mean()) < 0.15
+
+
+def test_a_forked_process_builds_meshes_of_its_own(boxes, monkeypatch):
+    source = rendered(boxes)
+    expected, before = load_all(source).pixels, dict(source._ready)
+    assert len(before) == 6, "what was read at first stays ready"
+    assert all(source._caster(item) is caster for item, caster in before.items())
+    monkeypatch.setattr(os, "getpid", lambda: -1)
+    assert torch.equal(load_all(source).pixels, expected)
+    assert all(source._caster(item) is not caster for item, caster in before.items())

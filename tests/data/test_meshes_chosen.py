@@ -8,6 +8,7 @@ import pytest
 import torch
 from small_meshes import WHOLE, box, six_boxes, stored
 
+from ssl_inv.data.looks import require_rendered
 from ssl_inv.data.sources.meshes.source import meshes
 from ssl_inv.data.sources.rendered import renderer as solids
 
@@ -111,6 +112,14 @@ MISUSE: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "no views": ({}, {"views": 0}, "views: must be at least 1, got 0"),
     "tiny": ({}, {"size": 4}, "size: must be at least 8, got 4"),
     "no rays": ({}, {"samples": 0}, "samples: must be at least 1, got 0"),
+    "too many rays": ({}, {"samples": 1000}, "samples: 1,000 rays along each of 64 pixels are 64,000, more than 4,096"),
+    "too large": ({}, {"size": 100_000}, "size: must be at most 4,096, got 100,000"),
+    "too many views": ({}, {"views": 10**8}, "views: must be at most 100,000, got 100,000,000"),
+    "too large to keep": (
+        {},
+        {"size": 4096, "samples": 1, "views": 1000, "cache": True},
+        "cache: all 16,000 views take 805 GB, and",
+    ),
     "angles": ({}, {"angle_range": 200.0}, "angle_range: must lie between 0 and 180, got 200"),
     "no angles left": ({}, {"angle_from": 95.0}, "angle_from: must be at least 0 and below angle_range, 90, got 95"),
     "hues": ({}, {"hue_range": 2.0}, "hue_range: must lie between 0 and 1, got 2"),
@@ -144,6 +153,65 @@ def test_a_mistake_is_one_line_that_names_it(case, library):
     with pytest.raises(ValueError, match=message) as caught:
         meshes(path=path, **settings)
     assert "\n" not in str(caught.value)
+
+
+FOLDERS = {
+    "beside a split": (
+        ["train/a", "val/a", "box"],
+        {},
+        "but meshes lie in 'box' too; move or rename it, or name it in",
+    ),
+    "a split inside": (
+        ["in/train", "in/val", "box"],
+        {},
+        "but meshes lie outside it too; take it alone, `path: .*/in`, rename these folders, or name the others in",
+    ),
+    "not so deep": (["a", "b"], {"label_level": 3}, "label_level: no mesh of .* lies 3 folders deep"),
+    "no class folder": (["."], {"labels": "folders"}, "labels is 'folders', but no mesh lies in a class folder"),
+    "one": (
+        ["a"],
+        {},
+        "path: .*: 1 mesh.* cannot be split into train and validation; add a mesh; .* lay a copy of its",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", FOLDERS)
+def test_what_is_wrong_with_folders_of_meshes_names_no_setting_that_they_lack(case, tmp_path):
+    folders, settings, message = FOLDERS[case]
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "0.off").write_text(WHOLE)
+    with pytest.raises(ValueError, match=message) as caught:
+        meshes(path=str(tmp_path), **settings)
+    assert not {"image", "images", "split: none"} & set(str(caught.value).replace("`", " ").split())
+    assert "split: none" not in str(caught.value)
+
+
+def test_meshes_and_columns_that_a_table_leaves_out_are_told(tmp_path, caplog):
+    for number in range(5):
+        (tmp_path / f"a{number}.off").write_text(WHOLE)
+    (tmp_path / "meshes.csv").write_text("path,clas,maker\na1.off,cat,me\na3.off,dog,me\n")
+    (tmp_path / "notes.txt").write_text("not a mesh")
+    data = meshes(path=str(tmp_path), csv_file="meshes.csv", cache=False)
+    left = "3 mesh(es) that are not in meshes.csv, the first a0.off"
+    assert data.notes["not used"] == f"{left}; 1 file(s) with other endings, such as textures"
+    assert data.notes["columns not used"] == "clas (did you mean 'class'?), maker"
+    require_rendered(data)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{tmp_path}: {left}: not used",
+        f"{tmp_path}: the column clas (did you mean 'class'?) of meshes.csv is not used",
+    ]
+
+
+def test_a_table_of_all_meshes_is_told_nothing_of(tmp_path, caplog):
+    for number in range(2):
+        (tmp_path / f"a{number}.off").write_text(WHOLE)
+    (tmp_path / "meshes.csv").write_text("path,class\na0.off,cat\na1.off,dog\n")
+    data = meshes(path=str(tmp_path), csv_file="meshes.csv", cache=False)
+    require_rendered(data)
+    assert not {"not used", "columns not used"} & data.notes.keys()
+    assert not caplog.records
 
 
 TABLES = {

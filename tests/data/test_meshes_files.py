@@ -29,8 +29,11 @@ from small_meshes import (
     trimesh,
 )
 
-from ssl_inv.data.images import BrokenImagesError
+from ssl_inv.catalogue import SettingError
+from ssl_inv.data.looks import require_rendered
+from ssl_inv.data.sources.meshes import source as source_of_meshes
 from ssl_inv.data.sources.meshes.mesh import BrokenMeshError, Mesh, centred
+from ssl_inv.data.sources.meshes.source import meshes
 from ssl_inv.data.sources.rendered import renderer as solids
 
 RADIUS = solids.BOUNDING_RADIUS
@@ -151,15 +154,26 @@ def test_parts_are_the_geometries_of_a_file_or_its_colours(tmp_path, boxes):
 
 # Broken meshes.
 
+BUFFER = '{"asset": {"version": "2.0"}, "buffers": [{"uri": "gone.bin", "byteLength": 9}]}'
+CORNERS = "v 0 0 0\nv 1 0 0\nv 0 1 0\n"
 BROKEN = {
-    "no mesh": ("a.glb", "no mesh", "it cannot be read"),
-    "empty": ("a.obj", "", "it"),
-    "cut": ("a.ply", "ply\nformat ascii 1.0\nelement vertex 4", "it"),
+    "no mesh": ("a.glb", "no mesh", "^it is no GLB file$"),
+    "empty": ("a.obj", "", "^its file is empty$"),
+    "empty glb": ("a.glb", "", "^its file is empty$"),
+    "cut glb": ("a.glb", "glTF\x02\0\0\0\x7f\0\0\0{}", "^its file is cut off: it has 14 of 127 bytes$"),
+    "cut glb header": ("a.glb", "glTF", "^its file is cut off: it has 4 of 12 bytes$"),
+    "cut stl": ("a.stl", "\0" * 80 + "\x02\0\0\0" + "\0" * 60, "^its file is cut off: it has 144 of 184 bytes$"),
+    "cut json": ("a.gltf", '{"asset": {"vers', r"^its JSON is damaged or cut off \(Unterminated string"),
+    "no buffer": ("a.gltf", BUFFER, "^it needs gone.bin, which cannot be read$"),
+    "cut": ("a.ply", "ply\nformat ascii 1.0\nelement vertex 4", r"^it is damaged \("),
+    "no ply": ("a.ply", "text", "^it is no PLY file$"),
+    "missing vertex": ("a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 99\n", "^a face names vertex 99, but there are 3$"),
+    "no off": ("a.off", "# a comment\nno mesh", "^it is no OFF file$"),
     "no faces": ("a.obj", "v 0 0 0\nv 1 0 0\nv 0 1 0\n", "it has no faces"),
     "not finite": ("a.off", off(NAN, "3 0 1 2"), "not finite"),
     "one point": ("a.off", off(("1 1 1",) * 3, "3 0 1 2"), "it has no faces|one point|none of its faces"),
     "no area": ("a.off", off(("0 0 0", "1 0 0", "2 0 0"), "3 0 1 2"), "none of its faces has an area"),
-    "missing corner": ("a.off", off(HOLES, "3 0 1 9"), "a face has the corner 9|cannot be read"),
+    "missing corner": ("a.off", off(HOLES, "3 0 1 9"), "a face has the corner 9|a face index outside the range"),
     "too large a number": ("a.off", off(("1e308 0 0", "-1e308 0 0", "0 1e308 0"), "3 0 1 2"), "too large"),
     "too many faces": ("a.off", off(HOLES, "\n".join(["3 0 1 2"] * 12)), "12 faces, more than max_faces, 10"),
 }
@@ -171,7 +185,7 @@ def test_a_broken_mesh_is_named_with_its_reason_and_the_others_are_rendered(tmp_
     (tmp_path / name).write_text(content)
     for number in range(3):
         (tmp_path / f"whole{number}.off").write_text(WHOLE)
-    source = rendered(tmp_path, max_faces=10)
+    source = rendered(tmp_path, max_faces=10, seed=2)
     images = load_all(source)
     assert images.readable.tolist() == [False] * 3 + [True] * 9
     assert not images.pixels[:3].any()
@@ -195,14 +209,60 @@ def test_open_edges_doubled_faces_and_faces_that_look_inwards_are_rendered(tmp_p
     assert not source.broken
 
 
-def test_too_many_broken_meshes_stop_and_more_can_be_allowed(tmp_path):
+def test_too_many_broken_meshes_stop_at_once_and_more_can_be_allowed(tmp_path, caplog):
     for number in range(30):
         (tmp_path / f"{number:02}.off").write_text("no mesh" if number % 2 else WHOLE)
-    with pytest.raises(BrokenImagesError, match=r"more than 10 of 30 meshes cannot be rendered .*the first is 01.off"):
-        load_all(rendered(tmp_path, views=1))
+    with pytest.raises(SettingError) as caught:
+        rendered(tmp_path, views=1)
+    assert caught.value.setting == "max_broken"
+    named = ", ".join(f"{number:02}.off" for number in range(1, 21, 2))
+    what = f"15 of 30 meshes of {tmp_path} cannot be rendered, more than 10: {named} and 5 more; the first: "
+    assert caught.value.problem.startswith(what)
+    assert caught.value.problem.endswith("; raise it to go on without them")
+    assert not caplog.records, "one line says it all"
     source = rendered(tmp_path, views=1, max_broken=0.5)
-    assert load_all(source).readable.sum() == 15
-    assert source.tolerated_images == 15
+    assert len(source.broken) == source.tolerated_images == 15
+    for _ in range(2):
+        assert load_all(source).readable.sum() == 15
+    assert len(caplog.records) == 15, "each is named once"
+
+
+def test_a_limit_of_faces_is_blamed_where_files_are_whole(tmp_path):
+    for number in range(4):
+        (tmp_path / f"{number}.off").write_text("no mesh" if number == 0 else WHOLE)
+    with pytest.raises(SettingError) as caught:
+        rendered(tmp_path, max_faces=1)
+    where = f"max_faces: 3 of 4 meshes of {tmp_path} have more faces than 1: 1.off, 2.off, 3.off"
+    assert str(caught.value) == f"{where}; the largest has 4; raise it"
+
+
+def test_a_set_in_which_nothing_can_be_rendered_is_refused(tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.off").write_text("no mesh")
+    with pytest.raises(SettingError, match=r"path: no mesh of .* can be rendered: 0.off, 1.off; the first: it is no"):
+        rendered(tmp_path, max_broken=1.0)
+
+
+@pytest.mark.parametrize(("broken", "part"), [("train", "to train on"), ("val", "of the validation split")])
+def test_a_part_of_the_data_that_cannot_be_rendered_is_refused(tmp_path, caplog, broken, part):
+    for name in ("train", "val"):
+        for number in range(4 if name != broken else 1):
+            (tmp_path / name).mkdir(exist_ok=True)
+            (tmp_path / name / f"{number}.off").write_text("no mesh" if name == broken else WHOLE)
+    data = meshes(path=str(tmp_path), cache=False)
+    with pytest.raises(SettingError, match=rf"path: no mesh {part} can be rendered \({broken}/0.off\); the first: it"):
+        require_rendered(data)
+    assert not caplog.records, "one line says it all"
+
+
+def test_of_very_many_meshes_some_are_read_first_and_the_others_count_when_they_are_met(tmp_path, monkeypatch):
+    for number in range(30):
+        (tmp_path / f"{number:02}.off").write_text("no mesh" if number % 2 else WHOLE)
+    monkeypatch.setattr(source_of_meshes, "_MOST_READ_FIRST", 3)
+    source = rendered(tmp_path, views=1)
+    assert list(source.broken) == ["29.off"]
+    with pytest.raises(SettingError, match="max_broken: 11 of 30 meshes"):
+        load_all(source)
 
 
 @pytest.mark.parametrize("factor", [1e-30, 1.0, 1e30])

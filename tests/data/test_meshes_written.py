@@ -3,6 +3,7 @@ write, and two processes.
 """
 
 import csv
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from PIL import Image
 from small_data import load_all
 from small_meshes import WHOLE, rendered, six_boxes
 
+from ssl_inv.data.sources.rendered import posed
 from ssl_inv.data.sources.threediebench import threediebench
 from ssl_inv.data.sources.threediebench_writing import Writing, write_threediebench
 from ssl_inv.run.cli import main
@@ -101,6 +103,75 @@ def test_a_killed_command_goes_on(place, monkeypatch, capsys):
     assert main(command) == 0
     assert len(met) == 4 + 3
     assert "6 objects, 18 images in out" in capsys.readouterr().out
+
+
+IDLE = [["--data.max_broken", "0.5"], ["--data.memory_gb", "0.5"], ["--data.cache", "true"]]
+
+
+@pytest.mark.parametrize("more", IDLE, ids=lambda more: more[0])
+def test_settings_that_change_no_picture_do_not_keep_a_write_from_going_on(place, monkeypatch, capsys, more):
+    interrupted(monkeypatch)
+    assert main(["render", "out", "--meshes", "boxes.npz", *SMALL, *more]) == 0
+    assert "6 objects, 18 images in out" in capsys.readouterr().out
+
+
+def test_a_write_does_not_go_on_with_meshes_that_have_changed(place, monkeypatch, capsys):
+    interrupted(monkeypatch)
+    os.utime("boxes.npz", (1, 1))
+    capsys.readouterr()
+    assert main(["render", "out", "--meshes", "boxes.npz", *SMALL]) == 2
+    what = "out.partial is left by an interrupted write, and the meshes in boxes.npz have changed since"
+    assert capsys.readouterr().err == f"error: output: {what}; remove it, or choose another name\n"
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A `render` that is stopped after its first object."""
+    from ssl_inv.data.sources import threediebench_writing
+
+    with monkeypatch.context() as patched:
+        whole, met = threediebench_writing._write_views, list[Path]()
+
+        def stopped(folder: Path, *rest: Any) -> None:
+            met.append(folder)
+            if len(met) == 2:
+                raise KeyboardInterrupt
+            whole(folder, *rest)
+
+        patched.setattr(threediebench_writing, "_write_views", stopped)
+        assert main(["render", "out", "--meshes", "boxes.npz", *SMALL]) == 130
+
+
+def test_objects_without_a_class_have_no_place_and_are_named(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("box/1", "box/2", "cup/3", "cup/4", "5", "6"):
+        place = tmp_path / "library" / f"{name}.off"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(WHOLE)
+    command = ["render", "out", "--meshes", "library", *SMALL]
+    assert main(command) == 2
+    what = "2 of 6 objects have no class, the first 5.off, and the layout of 3DIEBench has no place for them"
+    advice = "take those with a class alone, `[box, cup]`, or give it one"
+    assert capsys.readouterr().err == f"error: data.classes: {what}; {advice}\n"
+    assert os.listdir() == ["library"]
+    assert main([*command, "--data.classes", "[box, cup]"]) == 0
+
+
+def test_a_large_object_is_written_in_pieces_with_the_same_files(place, monkeypatch):
+    from ssl_inv.data.sources import threediebench_writing
+
+    command = ["--meshes", "boxes.npz", "--beside", "depth,parts", *SMALL]
+    assert main(["render", "whole", *command]) == 0
+    monkeypatch.setattr(threediebench_writing, "_BYTES_AT_ONCE", 2 * 3 * 16**2)
+    assert main(["render", "pieces", *command]) == 0
+    assert content(place / "pieces") == content(place / "whole")
+
+
+def test_more_latents_than_memory_holds_are_refused(place, monkeypatch, capsys):
+    monkeypatch.setattr(posed, "MOST_LATENTS", 17)
+    assert main(["render", "out", "--meshes", "boxes.npz", *SMALL]) == 2
+    what = "3 of 6 objects are 18, more than the 17 written at once"
+    assert capsys.readouterr().err == f"error: data.views: {what}\n"
+    assert not list(place.glob("out*"))
 
 
 def test_two_processes_write_what_one_writes(place):

@@ -229,7 +229,15 @@ def test_every_dial_of_difficulty_spreads_the_images(dial, value):
         ({"primitives": 2}, "primitives: must be at least 3, got 2"),
         ({"angle_range": 200.0}, "angle_range: must lie between 0 and 180, got 200"),
         ({"hue_range": -0.1}, "hue_range: must lie between 0 and 1, got -0.1"),
-        ({"objects": 10**6, "cache": True}, "raise it or set cache to false"),
+        ({"objects": 10**6, "cache": True}, "cache: 1000000 objects x .* and 4 GB are kept at most; set it to false"),
+        ({"objects": 10**9}, "objects: must be at most 2,000,000, got 1,000,000,000"),
+        ({"primitives": 10**9}, "primitives: must be at most 1,000, got 1,000,000,000"),
+        ({"size": 100_000}, "size: must be at most 4,096, got 100,000"),
+        ({"views": 10**8}, "views: must be at most 100,000, got 100,000,000"),
+        (
+            {"size": 32, "samples": 3000},
+            "samples: 3,000 rays along each of 32 pixels are 96,000, more than 4,096; .* 128",
+        ),
     ],
 )
 def test_bad_settings_are_refused_by_name(changes, message):

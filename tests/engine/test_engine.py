@@ -212,16 +212,20 @@ def folder_run(path: Path, **trainer: Any) -> Run:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_broken_images_are_replaced_and_named_once(workers, tmp_path, capfd) -> None:
+def test_broken_images_are_replaced_and_named_once(workers, tmp_path, capfd, caplog) -> None:
     images(tmp_path / "images", 30, broken=2)
+    (tmp_path / "images" / "20.png").write_bytes(b"no image")
     run = folder_run(tmp_path / "images", workers=workers, steps=8)
     trained = {run.data.train.describe(number, 0) for number in range(len(run.data.train))}
-    broken = sorted(trained & {"00.png", "01.png"})
+    broken = sorted(trained & {"00.png", "01.png", "20.png"})
+    # The first are met before training, to know the size of images.
+    told = "".join(record.getMessage() for record in caplog.records)
     capfd.readouterr()
     folder, said = follow(run, tmp_path / "run")
-    assert broken
+    assert broken == ["00.png", "01.png", "20.png"]
     assert sorted(folder.record()["broken_images"]) == broken
-    assert [said.count(f"{name} cannot be read") for name in broken] == [1] * len(broken)
+    assert [said.count(f"{name} cannot be read") for name in broken] == [0, 0, 1]
+    assert [told.count(f"cannot read {name}") for name in broken] == [1, 1, 0]
     assert capfd.readouterr().err == ""
 
 

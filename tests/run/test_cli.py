@@ -104,6 +104,8 @@ def test_a_complete_run_resumes_to_the_same_weights(tiny_run: Path) -> None:
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+LACKS, SMALLER = "there is not enough memory", "try a smaller data.size or trainer.batch_size"
+ALLOCATOR = "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: tried 9 bytes"
 LOADER = "Caught in a loader process.\nOriginal Traceback (most recent call last):\n  ...\na.b.C: too many\n"
 
 
@@ -114,6 +116,9 @@ LOADER = "Caught in a loader process.\nOriginal Traceback (most recent call last
         (BrokenImagesError(LOADER), "too many"),
         (OSError(28, "No space left on device", "run/last.ckpt"), "run/last.ckpt: No space left on device"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried"), "CUDA out of memory; try a smaller trainer.batch_size"),
+        (MemoryError("Unable to allocate 38 GiB"), f"{LACKS} (Unable to allocate 38 GiB); {SMALLER}"),
+        (MemoryError(), f"{LACKS}; {SMALLER}"),
+        (RuntimeError(ALLOCATOR), f"{LACKS} (can't allocate memory: tried 9 bytes); {SMALLER}"),
         (KeyboardInterrupt(), "interrupted; ssl-inv pretrain --resume run continues"),
     ],
     ids=lambda value: type(value).__name__,

@@ -178,7 +178,8 @@ def test_a_killed_call_goes_on_and_writes_the_same_bytes(after, tmp_path, monkey
         assert main(arguments) == 130
     assert len(tars(tmp_path / "out")) == after + 1
     (tmp_path / "out" / ".train-000009.tar.1").write_bytes(b"left by a killed process")
-    assert main(arguments) == 0
+    # How many may be broken, and what stays in memory, changes no image.
+    assert main([*arguments, "--data.max_broken", "0.5", "--data.cache", "false"]) == 0
     assert tars(tmp_path / "out") == tars(tmp_path / "whole")
     assert len(tars(tmp_path / "out")) > 5
     capsys.readouterr()

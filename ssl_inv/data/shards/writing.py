@@ -18,6 +18,7 @@ from ssl_inv.atomic import remove_leftovers, write_text, written_aside
 from ssl_inv.data.decoding import Pixels, UnreadableImageError
 from ssl_inv.data.folder_index import size_and_time
 from ssl_inv.data.images import IMAGE_SUFFIXES, StoredImages
+from ssl_inv.data.reading import SETTINGS_OF_KEEPING
 from ssl_inv.data.shards.index import make_index, shard_stamp, write_index
 from ssl_inv.data.shards.store import INDEX_SUFFIX
 from ssl_inv.data.source import Data, Indices, Source, Subset
@@ -73,7 +74,8 @@ def write_shards(
     Args:
         data: what is written.
         output: the folder; a new or empty one, or one of the same call that is not finished.
-        asked: the data in words, for the record; another call continues only if they are equal.
+        asked: the data in words, for the record; another call continues only if they are equal, but for settings that
+            change no image.
         size_mb: a shard is closed when it has so many million bytes. No object is in two shards.
         order: `shuffled`, by a fixed key, because neighbours are read together; or as they are.
         progress: called with the objects done, and all.
@@ -129,12 +131,19 @@ def _begun(output: Path, asked: dict[str, Any]) -> dict[str, Any]:
         known: dict[str, Any] = json.loads((output / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"{str(output)!r} holds something else; choose an empty folder") from None
-    if other := [key for key, value in asked.items() if known.get(key) != value]:
+    if other := [key for key, value in asked.items() if _that_counts(known.get(key)) != _that_counts(value)]:
         what = "other data" if other[0] in ("data", "stamps") else f"another {other[0]}, {known.get(other[0])}"
         raise ValueError(f"{str(output)!r} was begun with {what}; choose an empty folder")
     if known["complete"]:
         raise ValueError(f"{str(output)!r} holds these shards already, and is finished")
     return known
+
+
+def _that_counts(value: object) -> object:
+    """A part of a record without the settings of data that change no image."""
+    if not isinstance(value, dict):
+        return value
+    return {key: one for key, one in value.items() if key not in SETTINGS_OF_KEEPING}
 
 
 class _Writer:

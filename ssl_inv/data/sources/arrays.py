@@ -19,6 +19,7 @@ from ssl_inv.data.latents import Latent
 from ssl_inv.data.listings import Columns, Sheet, listing, numeric
 from ssl_inv.data.reading import PLAIN, Pixels, Reading, reading_of
 from ssl_inv.data.source import Data, Indices
+from ssl_inv.data.sources.meshes.reading import NEEDED
 from ssl_inv.data.splits import part
 from ssl_inv.transforms import Group, Transform
 
@@ -253,6 +254,8 @@ def _image_group(groups: Groups, setting: str | None, where: str) -> tuple[str, 
     if usual:
         several = f"{where} has several arrays that can be images, {', '.join(usual)}"
         raise SettingError("images", f"{several}; name one")
+    if set(NEEDED) <= groups.keys():
+        raise SettingError("name", f"{where} holds meshes, not images; 'meshes' renders them: --data.name meshes")
     shapes = ", ".join(f"{one.name} {one.shape}" for parts in groups.values() for one in parts.values())
     raise SettingError("images", f"{where} has no array (N, H, W), (N, H, W, C) or (N, C, H, W); it has {shapes}")
 

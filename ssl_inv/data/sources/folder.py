@@ -21,6 +21,7 @@ from ssl_inv.data.shards.samples import are_samples
 from ssl_inv.data.sheets import is_sheet
 from ssl_inv.data.source import Data
 from ssl_inv.data.sources.arrow.layout import COLUMN_SUFFIXES, is_column_file
+from ssl_inv.data.sources.meshes.reading import MESH_SUFFIXES
 from ssl_inv.data.splits import part, split_of
 
 
@@ -172,6 +173,9 @@ class ImageFolder(ImageFiles):
             raise SettingError(other, f"{files} has no images, but {columns} file(s) with columns; 'arrow' reads them")
         if not len(names) and (tars := len(files.with_suffix(frozenset((".tar",))))):
             raise SettingError(other, f"{files} has no images, but {tars} tar file(s); 'shards' reads them")
+        if not len(names) and (meshes := len(files.with_suffix(MESH_SUFFIXES))):
+            what = f"{files} has no images, but {meshes} mesh(es); 'meshes' renders them: --data.name meshes"
+            raise SettingError(other, what)
         if not len(names) and files.left_out:
             raise ValueError(f"{files} has no images; not used: {'; '.join(files.left_out)}")
         images, counts, numbers, more = names, np.broadcast_to(np.int64(1), len(names)), None, None

@@ -13,13 +13,18 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from ssl_inv.catalogue import SettingError
 from ssl_inv.data.latents import recorded_frame, recorded_shift
+from ssl_inv.data.reading import SETTINGS_OF_KEEPING
 from ssl_inv.data.source import Images, Indices, Source
 from ssl_inv.data.sources.threediebench import GROUPS, LATENTS, Latents
 from ssl_inv.transforms import Transform
 from ssl_inv.transforms.quaternions import quaternion_to_matrix
 
 _RECORD, _OBJECTS = "render.json", "objects.csv"
+
+_BYTES_AT_ONCE = 2**26
+"""Of pixels in memory while an object is written, about."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Writing:
 
     Attributes:
         record: everything that decides what is written, as JSON can hold it; it is written too, as `render.json`. An
-            interrupted write that has the same record goes on. Empty: an interrupted write stays as it is.
+            interrupted write that has the same record goes on; settings of its `data` that change no picture, and are
+            in `SETTINGS_OF_KEEPING`, may differ. Empty: an interrupted write stays as it is.
         skip_unreadable: whether objects with an unreadable view are left out; otherwise they are an error.
         beside: from an object and its views to arrays `(views, H, W)` by name, which are written as `NAME_{i}.png` if
             they are uint8, else as `NAME_{i}.npy`.
@@ -76,12 +82,13 @@ def write_threediebench(
     Raises:
         ValueError: if the folder is not empty, another interrupted write was left behind, or the source or the split
             does not fit the layout.
+        SettingError: for `classes`, if some objects have no class, or the name of a class cannot be that of a folder.
     """
     root, writing = Path(root), writing or Writing()
     partial = root.with_name(root.name + ".partial")
     _check_writable(root, partial, writing.record)
     views, numbers = _check_layout(source, latents, split)
-    synsets, classes = _synsets(source)
+    synsets, classes = _synsets(source, writing.name_of)
     (number, processes), total, met = share, len(split[0]) + len(split[1]), 0
     if latents is None and processes > 1:
         raise ValueError("several processes can write only latents that all of them know")
@@ -136,32 +143,38 @@ def _written_object(
     """
     if folder.is_dir():
         return np.stack([np.load(folder / f"latent_{view}.npy") for view in range(views)]) if given is None else given
-    images = source.load(np.full(views, item, dtype=np.int64), np.arange(views, dtype=np.int64))
-    if not bool(images.readable.all()):
-        if writing.skip_unreadable:
-            return np.zeros((views, 1)) if given is None else given
-        name = source.describe(item, int(images.readable.int().argmin()))
-        raise ValueError(f"{name} is unreadable and cannot be written")
-    latents = _latents_of(images.transform) if given is None else given
     unfinished = folder.with_name(folder.name + ".partial")
     shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    _write_views(unfinished, images, latents, quality, writing.beside(item, np.arange(views, dtype=np.int64)))
+    at_once, made = max(_BYTES_AT_ONCE // (3 * source.image_size**2), 1), []
+    for first in range(0, views, at_once):
+        some = np.arange(first, min(first + at_once, views), dtype=np.int64)
+        images = source.load(np.full(len(some), item, dtype=np.int64), some)
+        if not bool(images.readable.all()):
+            shutil.rmtree(unfinished, ignore_errors=True)
+            if writing.skip_unreadable:
+                return np.zeros((views, 1)) if given is None else given
+            name = source.describe(item, first + int(images.readable.int().argmin()))
+            raise ValueError(f"{name} is unreadable and cannot be written")
+        made.append(_latents_of(images.transform) if given is None else given[some])
+        unfinished.mkdir(parents=True, exist_ok=True)
+        _write_views(unfinished, images, made[-1], quality, writing.beside(item, some), first)
     unfinished.replace(folder)
-    return latents
+    return np.concatenate(made)
 
 
 def _write_views(
-    folder: Path, images: Images, latents: Latents, quality: int, beside: Mapping[str, NDArray[Any]]
+    folder: Path, images: Images, latents: Latents, quality: int, beside: Mapping[str, NDArray[Any]], first: int
 ) -> None:
-    for view, pixels in enumerate(images.pixels.permute(0, 2, 3, 1).cpu().numpy()):
+    """Write some views of an object; `first` is the number of the first."""
+    for row, pixels in enumerate(images.pixels.permute(0, 2, 3, 1).cpu().numpy()):
+        view = first + row
         Image.fromarray(pixels).save(folder / f"image_{view}.jpg", quality=quality)
-        np.save(folder / f"latent_{view}.npy", latents[view].astype(np.float64))
+        np.save(folder / f"latent_{view}.npy", latents[row].astype(np.float64))
         for name, arrays in beside.items():
             if arrays.dtype == np.uint8:
-                Image.fromarray(arrays[view]).save(folder / f"{name}_{view}.png")
+                Image.fromarray(arrays[row]).save(folder / f"{name}_{view}.png")
             else:
-                np.save(folder / f"{name}_{view}.npy", arrays[view])
+                np.save(folder / f"{name}_{view}.npy", arrays[row])
 
 
 def _latents_of(transform: Transform) -> Latents:
@@ -190,6 +203,9 @@ def _check_writable(root: Path, partial: Path, record: Mapping[str, Any]) -> Non
     except ValueError:
         raise ValueError(f"{left} before it had begun; remove it and write again") from None
     if change := _first_change(before, json.loads(json.dumps(record, default=str)), ""):
+        if change.startswith("stamp: ") and isinstance(of := before.get("data"), dict):
+            what = f"the {of.get('name', 'files')} in {of.get('path', 'it')} have changed since"
+            raise ValueError(f"{left}, and {what}; remove it, or choose another name")
         raise ValueError(f"{left} of something else ({change}); remove it, or choose another name")
 
 
@@ -199,6 +215,7 @@ def _first_change(before: Any, now: Any, name: str) -> str | None:
         changes = (
             _first_change(before.get(key), now.get(key), f"{name}.{key}" if name else key)
             for key in dict.fromkeys((*before, *now))
+            if name != "data" or key not in SETTINGS_OF_KEEPING
         )
         return next(filter(None, changes), None)
     return None if before == now else f"{name}: {json.dumps(before)} -> {json.dumps(now)}"
@@ -224,15 +241,22 @@ def _check_layout(source: Source, latents: Latents | None, split: tuple[Indices,
     return views, numbers
 
 
-def _synsets(source: Source) -> tuple[list[str], Indices | None]:
+def _synsets(source: Source, name_of: Callable[[int], str] | None) -> tuple[list[str], Indices | None]:
     """The folder of every object, and its class: the rank of the folder's name, as in 3DIEBench."""
     labels = source.labels
     if labels is None:
         return ["object"] * len(source), None
     if not bool(labels.known.all()):
-        raise ValueError("the layout of 3DIEBench has no place for objects without a class")
+        without = np.flatnonzero(~labels.known.cpu().numpy())
+        first = int(without[0])
+        name = source.describe(first, 0) if name_of is None else name_of(first)
+        what = f"{len(without):,} of {len(source):,} objects have no class, the first {name}"
+        advice = f"take those with a class alone, `[{', '.join(labels.names)}]`, or give it one"
+        raise SettingError("classes", f"{what}, and the layout of 3DIEBench has no place for them; {advice}")
     if unfit := [name for name in labels.names if not name or "/" in name or name.startswith(".")]:
-        raise ValueError(f"the class name {unfit[0]!r} cannot be the name of a folder")
+        raise SettingError(
+            "classes", f"{unfit[0]!r} cannot be the name of a folder; rename it, or take the others alone"
+        )
     ranks: Indices = np.argsort(np.argsort(np.array(labels.names)))
     classes = labels.classes.cpu().numpy()
     return [labels.names[label] for label in classes.tolist()], ranks[classes]

@@ -14,6 +14,7 @@ from ssl_inv.data.images import StoredImages
 from ssl_inv.data.looks import broken_images, odd_looks
 from ssl_inv.data.pixels import as_colours, shown_channels
 from ssl_inv.data.source import Data, Source
+from ssl_inv.data.sources.meshes.source import RenderedMeshes
 from ssl_inv.engine.progress import Progress
 from ssl_inv.run.build import innermost
 from ssl_inv.run.pages.sheet import INK, Look, Page, Strip, Tile
@@ -50,6 +51,9 @@ def facts(data: Data) -> dict[str, Any]:
     if isinstance(source, StoredImages) and source.broken:
         name, reason = next(iter(source.broken.items()))
         found["cannot be read"] = f"{len(source.broken)} of those looked at, the first {name}: {reason}"
+    if isinstance(source, RenderedMeshes) and source.broken:
+        name, reason = next(iter(source.broken.items()))
+        found["cannot be rendered"] = f"{len(source.broken)} of {len(source)} meshes, the first {name}: {reason}"
     if (odd := odd_looks(data.train)) is not None:
         found["warning"] = odd
     return found
@@ -144,11 +148,20 @@ def broken(data: Data) -> dict[str, str]:
         progress.close()
 
 
+def hold_back(data: Data) -> None:
+    """Keep broken meshes out of the log, where all of them are listed."""
+    for source in _sources(data):
+        if isinstance(source, RenderedMeshes):
+            source.hold_back()
+
+
 def list_of(found: Mapping[str, str], data: Data) -> str:
-    """Images that cannot be read: their number, and a line for each."""
-    total = sum(int(source.view_counts.sum()) for source in _sources(data))
+    """Images that cannot be read, or meshes that cannot be rendered: their number, and a line for each."""
+    sources = _sources(data)
+    made = isinstance(sources[0], RenderedMeshes)
+    total = sum(len(source) if made else int(source.view_counts.sum()) for source in sources)
     lines = [
-        f"{len(found):,} of {total:,} images cannot be read",
+        f"{len(found):,} of {total:,} {'meshes cannot be rendered' if made else 'images cannot be read'}",
         *(_in_line(f"{name}: {why}") for name, why in found.items()),
     ]
     return "".join(f"{line}\n" for line in lines)

@@ -67,8 +67,8 @@ def held_out(collection: Collection, rows: Indices, share: float, seed: int) -> 
         seed: which are held out.
 
     Raises:
-        SettingError: if the share is out of its range.
-        ValueError: if all meshes are of one group, or the data's own split has no meshes on one side, or parts a group.
+        SettingError: if the share is out of its range, or all meshes are of one group.
+        ValueError: if the data's own split has no meshes on one side, or parts a group.
     """
     if not 0 < share < 1:
         raise SettingError("validation_share", f"must be above 0 and below 1, got {share}")
@@ -77,9 +77,11 @@ def held_out(collection: Collection, rows: Indices, share: float, seed: int) -> 
     groups, first, of_row = np.unique(collection.groups[rows], return_index=True, return_inverse=True)
     of_row = of_row.reshape(-1)
     if len(groups) < 2:
-        raise ValueError(
-            f"{collection.where}: {len(rows)} mesh(es) of one group cannot be split into train and validation"
-        )
+        what = f"{len(rows)} mesh(es) of one group cannot be split into train and validation"
+        advice = "add a mesh of another group" if len(rows) > 1 else "add a mesh"
+        # Views depend on the name, so those of a copy are others.
+        alone = "; to render one model alone, lay a copy of its file beside it under another name"
+        raise SettingError("path", f"{collection.where}: {what}; {advice}{alone if len(rows) == 1 else ''}")
     classes, order = collection.classes[rows][first], permutation(seed, _SPLIT, length=len(groups))
     out = np.zeros(len(groups), dtype=np.bool_)
     for name in np.unique(classes):

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, closest, suggest
 from ssl_inv.data.array_files import StoredArray, stored_arrays
 from ssl_inv.data.layout import Choice, LabelsFrom, Layout
 from ssl_inv.data.names import utf8_name
@@ -18,7 +18,7 @@ from ssl_inv.data.sheets import read_sheet
 from ssl_inv.data.source import Indices
 from ssl_inv.data.sources.meshes.casting import require_libraries
 from ssl_inv.data.sources.meshes.mesh import PLAIN, BrokenMeshError, Mesh, parts_by_colour, upright
-from ssl_inv.data.sources.meshes.reading import MESH_SUFFIXES, Up, read_mesh
+from ssl_inv.data.sources.meshes.reading import MESH_SUFFIXES, NEEDED, Up, read_mesh
 from ssl_inv.data.splits import SPLIT_NAMES, split_of, splits_of
 
 _COLUMNS = ("path", "class", "group", "split")
@@ -37,6 +37,7 @@ class Collection(ABC):
             are added.
         usual: which meshes are taken where no classes are chosen, `(N,)`.
         notes: facts for the run's record.
+        remarks: what its owner may not have meant, in words.
     """
 
     where: str
@@ -47,6 +48,7 @@ class Collection(ABC):
     keys: Indices
     usual: NDArray[np.bool_]
     notes: dict[str, str]
+    remarks: Sequence[str] = ()
 
     @abstractmethod
     def read(self, number: int) -> Mesh:
@@ -79,8 +81,10 @@ def open_collection(
             raise SettingError(given, f"is for folders and archives; {place.name} has its own classes")
         require_libraries("embreex")
         return StoredMeshes(place, up)
+    if place.suffix.lower() in MESH_SUFFIXES and place.is_file():
+        raise SettingError("path", f"{path} is one mesh; give the folder that it lies in, {place.parent}")
     require_libraries("trimesh", "embreex")
-    return MeshFiles(path, csv_file, Choice(labels, label_level, None, tuple(exclude)), up)
+    return MeshFiles(path, csv_file, Choice(labels, label_level, None, tuple(exclude), what="meshes"), up)
 
 
 class MeshFiles(Collection):
@@ -102,7 +106,7 @@ class MeshFiles(Collection):
             packed = self._files.with_suffix(frozenset({".npz"}))
             hint = f"; for the meshes of its {utf8_name(packed[0])} give the path of that file" if len(packed) else ""
             raise ValueError(f"{self.where} has no meshes; files end with one of {endings}{hint}")
-        others = len(self._files.names) - len(self._names)
+        others, unlisted = len(self._files.names) - len(self._names), ""
         self.notes = {}
         if csv_file is None:
             layout = Layout(self._files, self._names, choice)
@@ -117,23 +121,30 @@ class MeshFiles(Collection):
             if choice.labels is not None:
                 raise SettingError("labels", "says what folders mean, but csv_file gives the classes; leave one out")
             others -= 1
-            self._follow(csv_file)
+            unlisted = self._follow(csv_file)
         self.names = [utf8_name(name) for name in self._names]
         self.keys = np.array([_key(name) for name in self.names], dtype=np.int64)
         self.usual = np.ones(len(self.names), dtype=np.bool_)
-        if others > 0:
-            self.notes["not used"] = f"{others} file(s) with other endings, such as textures, or not in csv_file"
+        left = [unlisted, f"{others} file(s) with other endings, such as textures" if others > 0 else ""]
+        if any(left):
+            self.notes["not used"] = "; ".join(filter(None, left))
 
-    def _follow(self, csv_file: str) -> None:
-        """Take meshes, classes, groups and splits from a table."""
+    def _follow(self, csv_file: str) -> str:
+        """Take meshes, classes, groups and splits from a table. Returns which meshes it does not list, in words."""
         where = f"{self.where}: {csv_file}"
         if csv_file not in self._files:
             raise SettingError("csv_file", f"there is no {csv_file!r} in {self.where}")
         header, rows = read_sheet(self._files, csv_file)
+        lacking = [name for name in _COLUMNS if name not in header]
+
+        def hinted(column: str) -> str:
+            near = closest(column.casefold(), lacking)
+            return f"{column} (did you mean {near!r}?)" if near else column
+
         if "path" not in header:
             raise ValueError(f"{where} has no column 'path'; {suggest('path', header)}")
         if unknown := [column for column in header if column not in _COLUMNS]:
-            self.notes["columns not used"] = ", ".join(unknown)
+            self.notes["columns not used"] = ", ".join(map(hinted, unknown))
         if not rows:
             raise ValueError(f"{where} lists no meshes")
         column = {name: [row[header.index(name)] for row in rows] for name in _COLUMNS if name in header}
@@ -142,6 +153,14 @@ class MeshFiles(Collection):
             raise ValueError(f"{where}: no mesh {missing[0]!r}; {suggest(missing[0], place)}")
         if twice := [name for name in column["path"] if column["path"].count(name) > 1]:
             raise ValueError(f"{where} lists {twice[0]!r} twice")
+        listed = set(column["path"])
+        unlisted = [name for name in place if name not in listed]
+        left = f"{len(unlisted)} mesh(es) that are not in {csv_file}, the first {unlisted[0]}" if unlisted else ""
+        slips = [hinted(name) for name in unknown if hinted(name) != name]
+        self.remarks = [
+            *([f"{left}: not used"] if left else []),
+            *(f"the column {name} of {csv_file} is not used" for name in slips),
+        ]
         self._names = self._names[np.array([place[name] for name in column["path"]], dtype=np.int64)]
         empty = [""] * len(rows)
         self.classes = np.array(column.get("class", empty), dtype=np.str_)
@@ -155,6 +174,7 @@ class MeshFiles(Collection):
                 row = told.index("")
                 raise ValueError(f"{where}, row {row + 1}: {column['split'][row]!r} is no split; {SPLIT_NAMES} are")
             self.splits = splits_of(np.array(told, dtype=np.str_))
+        return left
 
     def read(self, number: int) -> Mesh:
         return read_mesh(self._files, self._names[number], self._up)
@@ -171,8 +191,6 @@ def _key(name: str) -> int:
 
 _DTYPES = {"verts": "iuf", "faces": "iu", "v_off": "iu", "f_off": "iu", "face_rgb": "u", "label": "iu"}
 """Arrays of numbers in an `.npz` of meshes, and the kinds of their types."""
-
-_NEEDED = ("verts", "faces", "v_off", "f_off")
 
 
 class StoredMeshes(Collection):
@@ -191,7 +209,7 @@ class StoredMeshes(Collection):
     def __init__(self, path: Path, up: Up) -> None:
         self.where, self._path, self._up = str(path), path, "y" if up == "auto" else up
         stored = {one.name: one for one in stored_arrays(path)}
-        if missing := [name for name in _NEEDED if name not in stored]:
+        if missing := [name for name in NEEDED if name not in stored]:
             raise ValueError(
                 f"{path} is no file of meshes: it has no array {missing[0]!r}; {suggest(missing[0], stored)}"
             )
@@ -214,7 +232,7 @@ class StoredMeshes(Collection):
         self.notes = {}
 
     def _open(self, stored: dict[str, StoredArray]) -> None:
-        self._verts, self._faces, self._v_off, self._f_off = (self._array(stored[name]) for name in _NEEDED)
+        self._verts, self._faces, self._v_off, self._f_off = (self._array(stored[name]) for name in NEEDED)
         self._rgb = self._array(stored["face_rgb"]) if "face_rgb" in stored else None
 
     def _array(self, stored: StoredArray) -> NDArray[Any]:

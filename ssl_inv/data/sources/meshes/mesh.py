@@ -24,6 +24,22 @@ class BrokenMeshError(ValueError):
     """A mesh that cannot be rendered. The message is one line without the name of the mesh."""
 
 
+class TooManyFacesError(BrokenMeshError):
+    """A mesh with more faces than a setting allows.
+
+    Args:
+        faces: how many it has.
+        most: how many it may have.
+    """
+
+    def __init__(self, faces: int, most: int) -> None:
+        super().__init__(f"it has {faces:,} faces, more than max_faces, {most:,}")
+        self.faces, self.most = faces, most
+
+    def __reduce__(self) -> tuple[type["TooManyFacesError"], tuple[int, int]]:
+        return TooManyFacesError, (self.faces, self.most)
+
+
 @dataclass(frozen=True)
 class Mesh:
     """Triangles, seen from both sides, with colours.
@@ -75,7 +91,7 @@ def centred(mesh: Mesh, radius: float, most_faces: int) -> Mesh:
     if not len(faces):
         raise BrokenMeshError("it has no faces")
     if len(faces) > most_faces:
-        raise BrokenMeshError(f"it has {len(faces):,} faces, more than max_faces, {most_faces:,}")
+        raise TooManyFacesError(len(faces), most_faces)
     if faces.min() < 0 or faces.max() >= len(vertices):
         wrong = int(faces.min() if faces.min() < 0 else faces.max())
         raise BrokenMeshError(f"a face has the corner {wrong}, but there are {len(vertices):,} vertices")

@@ -1,7 +1,11 @@
 """Meshes from files, by trimesh: vertices, faces and colours of everything in a file, in the axes of the world."""
 
+import json
 import posixpath
+import re
+import struct
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import PurePosixPath
@@ -26,6 +30,9 @@ from ssl_inv.data.sources.meshes.mesh import (
 )
 
 MESH_SUFFIXES = frozenset((".glb", ".gltf", ".obj", ".stl", ".ply", ".off"))
+
+NEEDED = ("verts", "faces", "v_off", "f_off")
+"""Arrays that every `.npz` of meshes has."""
 
 MOST_BYTES = 2**28
 """Of one file: parsing takes many times the memory of a text."""
@@ -77,6 +84,8 @@ def read_mesh(files: Files, name: bytes, up: Up) -> Mesh:
         raise BrokenMeshError(_one_line(error)) from error
     if len(content) > MOST_BYTES:
         raise BrokenMeshError(f"its file has {len(content) / 2**20:,.0f} MiB, more than {MOST_BYTES // 2**20}")
+    if not content.strip():
+        raise BrokenMeshError("its file is empty")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         try:
@@ -85,9 +94,9 @@ def read_mesh(files: Files, name: bytes, up: Up) -> Mesh:
         except BrokenMeshError:
             raise
         except Exception as error:  # trimesh raises whatever a parser of its many formats meets.
-            raise BrokenMeshError(_one_line(error)) from error
+            raise BrokenMeshError(_what_is_wrong(error, content, suffix, beside.missing)) from error
     if not pieces:
-        raise BrokenMeshError("it has no faces")
+        raise BrokenMeshError(_cut_or_other(content, suffix) or "it has no faces")
     axis = up if up != "auto" else "y" if suffix in _Y_UP else "z"
     return replace(_joined(pieces, axis), missing=tuple(dict.fromkeys(beside.missing)))
 
@@ -95,6 +104,64 @@ def read_mesh(files: Files, name: bytes, up: Up) -> Mesh:
 def _one_line(error: Exception) -> str:
     words = " ".join(str(error).split())[:200]
     return f"it cannot be read: {words or type(error).__name__}"
+
+
+_OFF = re.compile(rb"(\s|#[^\n]*\n)*[a-z0-9]*off", re.IGNORECASE)
+"""How an OFF file begins: comments, and `OFF`, `COFF`, `STOFF` or the like."""
+
+_GLB_HEADER, _STL_HEADER, _STL_FACE = struct.Struct("<4s2I"), struct.Struct("<80xI"), 50
+
+
+def _cut_or_other(content: bytes, suffix: str) -> str | None:
+    """Whether a file that gave no mesh is cut off, or no file of its kind, as far as its first bytes tell."""
+    length = 0
+    if suffix == ".glb":
+        if not b"glTF".startswith(content[:4]):
+            return "it is no GLB file"
+        whole = len(content) >= _GLB_HEADER.size
+        length = _GLB_HEADER.unpack_from(content)[2] if whole else _GLB_HEADER.size
+    elif suffix == ".ply" and not content.startswith(b"ply"):
+        return "it is no PLY file"
+    elif suffix == ".off" and not _OFF.match(content):
+        return "it is no OFF file"
+    elif suffix == ".stl" and len(content) >= _STL_HEADER.size and b"\0" in content[: _STL_HEADER.size]:
+        length = _STL_HEADER.size + _STL_FACE * _STL_HEADER.unpack_from(content)[0]
+    if len(content) < length:
+        return f"its file is cut off: it has {len(content):,} of {length:,} bytes"
+    return None
+
+
+def _what_is_wrong(error: Exception, content: bytes, suffix: str, missing: Sequence[str]) -> str:
+    """What a library's error means, as far as it can be known."""
+    if (known := _cut_or_other(content, suffix)) is not None:
+        return known
+    if suffix == ".gltf":
+        # trimesh then looks for another file, and says that it is not there.
+        try:
+            json.loads(content)
+        except ValueError as other:
+            return f"its JSON is damaged or cut off ({other})"
+    if missing and suffix in _LINEAR:
+        return f"it needs {missing[0]}, which cannot be read"
+    if suffix == ".obj" and isinstance(error, IndexError) and (corner := _missing_corner(content)):
+        return corner
+    words = " ".join(str(error).split())[:200]
+    return f"it is damaged ({words or type(error).__name__})"
+
+
+def _missing_corner(content: bytes) -> str | None:
+    """The first vertex that a face of an OBJ names and that is not there, in words."""
+    counts = {b"v": 0, b"vt": 0, b"vn": 0}
+    names = dict(zip(counts, ("vertex", "texture coordinate", "normal"), strict=True))
+    lines = [line.split() for line in content.splitlines()]
+    for line in lines:
+        if line and line[0] in counts:
+            counts[line[0]] += 1
+    for corner in (corner for line in lines if line and line[0] == b"f" for corner in line[1:]):
+        for kind, number in zip(counts, corner.split(b"/"), strict=False):
+            if number.lstrip(b"-").isdigit() and not 1 <= abs(int(number)) <= counts[kind]:
+                return f"a face names {names[kind]} {int(number)}, but there are {counts[kind]}"
+    return None
 
 
 class _Beside:

@@ -4,8 +4,9 @@ The scene, its latents and the meaning of a rotation are those of the rendered s
 """
 
 import logging
+import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -14,13 +15,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ssl_inv.catalogue import SettingError, require_above, require_at_least, require_between
-from ssl_inv.data.images import MAX_CACHE_BYTES, BrokenImagesError
+from ssl_inv.data.images import MAX_CACHE_BYTES
 from ssl_inv.data.source import Data, Indices, Labels, Subset
 from ssl_inv.data.sources.meshes import renderer
 from ssl_inv.data.sources.meshes.casting import Caster
 from ssl_inv.data.sources.meshes.choosing import chosen_rows, fewer, held_out
 from ssl_inv.data.sources.meshes.collection import Collection, open_collection
-from ssl_inv.data.sources.meshes.mesh import BrokenMeshError, centred
+from ssl_inv.data.sources.meshes.mesh import BrokenMeshError, TooManyFacesError, centred
 from ssl_inv.data.sources.rendered.posed import PosedObjects, Poses, scenes_of
 from ssl_inv.data.sources.rendered.renderer import Scenes
 from ssl_inv.data.sources.rendered.surfaces import surfaces_at
@@ -29,13 +30,26 @@ from ssl_inv.transforms.annotations import Surface
 
 _ALWAYS_TOLERATED = 10
 
+_MOST_READ_FIRST = 20_000
+"""Of more meshes so many, spread over all, are read before anything else: ten milliseconds or more each."""
+
+_NAMED = 10
+"""Broken meshes that a message names; there can be thousands."""
+
 _LOG = logging.getLogger("ssl_inv.data")
+
+
+def _memory() -> int:
+    """Bytes of memory of this machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 class RenderedMeshes(PosedObjects):
     """Meshes, each in some poses and lights, which are functions of the seed, the mesh and the number of the view.
 
-    Views of a broken mesh are zero and not readable. Each process counts the broken meshes that it has met.
+    Every mesh is read once before any view is asked for, so that one verdict on the broken ones holds for all processes
+    and comes before anything is written. Views of a broken mesh are zero and not readable. Of more than 20,000 meshes
+    only so many are read at first, and each process counts the broken ones that it meets later.
 
     Args:
         collection: all meshes.
@@ -51,8 +65,7 @@ class RenderedMeshes(PosedObjects):
         broken: the broken meshes met so far, with the reasons.
 
     Raises:
-        SettingError: if an argument is out of its range.
-        BrokenImagesError: if none of the first meshes can be rendered.
+        SettingError: if an argument is out of its range, or too many meshes are broken.
     """
 
     def __init__(
@@ -69,6 +82,9 @@ class RenderedMeshes(PosedObjects):
         require_at_least(1, max_faces=max_faces)
         require_between(0, 1, max_broken=max_broken)
         needed = len(rows) * poses.views * 3 * poses.size**2
+        if cache and needed > (there := _memory()):
+            what = f"all {len(rows) * poses.views:,} views take {needed / 1e9:,.0f} GB, and this machine has"
+            raise SettingError("cache", f"{what} {there / 1e9:,.0f}; leave it at null, or set it to false")
         super().__init__(poses, collection.keys[rows], needed <= MAX_CACHE_BYTES if cache is None else cache)
         self._collection, self._rows = collection, rows
         self._most_bytes, self._max_faces = int(memory_gb * 1e9), max_faces
@@ -77,18 +93,28 @@ class RenderedMeshes(PosedObjects):
         self._labels = labels_from_names(classes, None, collection.where) if any(classes) else None
         self.broken: dict[str, str] = {}
         self._bad: set[int] = set()
+        self._too_large: dict[int, int] = {}
         self._lacking: set[int] = set()
+        self._checked = self._told = False
         self._forget()
-        if all(self._caster(item) is None for item in range(len(rows))):
-            raise BrokenImagesError(f"{collection.where}: no mesh can be rendered; {self._example()}")
+        self._check_meshes()
+
+    def _check_meshes(self) -> None:
+        """Read the meshes. What is ready stays in memory as far as `memory_gb` goes, so it is not read again."""
+        count = len(self._rows)
+        some = np.unique(np.linspace(0, count - 1, min(count, _MOST_READ_FIRST)).astype(np.int64))
+        for item in some.tolist():
+            self._caster(item)
+        self._checked = True
+        self._require_few_broken(len(some))
 
     def _forget(self) -> None:
         self._ready: OrderedDict[int, Caster] = OrderedDict()
-        self._bytes = 0
+        self._bytes, self._process = 0, os.getpid()
 
     def __getstate__(self) -> dict[str, object]:
         state = super().__getstate__()
-        return {name: value for name, value in state.items() if name not in ("_ready", "_bytes")}
+        return {name: value for name, value in state.items() if name not in ("_ready", "_bytes", "_process")}
 
     def __setstate__(self, state: dict[str, object]) -> None:
         self._forget()
@@ -128,13 +154,16 @@ class RenderedMeshes(PosedObjects):
         """A mesh that is ready to be rendered; None if it is broken."""
         if item in self._bad:
             return None
+        if self._process != os.getpid():
+            # A forked process must not use what was built on the device of its parent.
+            self._forget()
         if (ready := self._ready.get(item)) is not None:
             self._ready.move_to_end(item)
             return ready
         try:
             mesh = centred(self._collection.read(int(self._rows[item])), self.poses.radius, self._max_faces)
         except BrokenMeshError as error:
-            self._note_broken(item, str(error))
+            self._note_broken(item, error)
             return None
         if mesh.missing and item not in self._lacking:
             self._lacking.add(item)
@@ -148,17 +177,78 @@ class RenderedMeshes(PosedObjects):
             self._bytes -= self._ready.popitem(last=False)[1].nbytes
         return caster
 
-    def _note_broken(self, item: int, reason: str) -> None:
+    def _note_broken(self, item: int, error: BrokenMeshError) -> None:
         self._bad.add(item)
-        self.broken[self.name_of(item)] = reason
-        _LOG.warning("%s: %s is left out: %s", self._collection.where, self.name_of(item), reason)
-        if len(self._bad) > self._tolerated:
-            counts = f"more than {self._tolerated} of {len(self._rows)} meshes cannot be rendered"
-            counts += " (raise `max_broken` to go on without them)"
-            raise BrokenImagesError(f"{self._collection.where}: {counts}; {self._example()}")
+        self.broken[self.name_of(item)] = str(error)
+        if isinstance(error, TooManyFacesError):
+            self._too_large[item] = error.faces
+        if self._checked:
+            self._tell_broken(self.name_of(item), str(error))
+            self._require_few_broken(len(self._rows))
 
-    def _example(self) -> str:
-        return "the first is {}: {}".format(*next(iter(self.broken.items())))
+    def tell_broken(self) -> None:
+        """Name the broken meshes in the log, once: when all that would refuse the data has been asked, or before the
+        first view.
+        """
+        if not self._told:
+            self._told = True
+            for name, reason in self.broken.items():
+                self._tell_broken(name, reason)
+
+    def tell(self) -> None:
+        """`tell_broken`, and what its owner may not have meant."""
+        for remark in self._collection.remarks:
+            _LOG.warning("%s: %s", self._collection.where, remark)
+        self.tell_broken()
+
+    def hold_back(self) -> None:
+        """Name no broken mesh in the log: who asks lists all of them."""
+        self._told = True
+
+    def broken_of_all(self, tell: Callable[[int, int], None]) -> dict[str, str]:
+        """The broken meshes with the reasons, also those that have not been read yet.
+
+        Args:
+            tell: is told how many meshes are done, and of how many.
+        """
+        self._checked = False  # all of them may be broken
+        for item in range(len(self._rows)):
+            self._caster(item)
+            tell(item + 1, len(self._rows))
+        self._checked = True
+        return self.broken
+
+    def _tell_broken(self, name: str, reason: str) -> None:
+        _LOG.warning("%s: %s is left out: %s", self._collection.where, name, reason)
+
+    def _require_few_broken(self, read: int) -> None:
+        """Raise a `SettingError` if too many of the meshes are broken, or all that were read."""
+        bad, count, where = len(self._bad), len(self._rows), self._collection.where
+        if bad <= self._tolerated and bad < read:
+            return
+        # Where those over the limit of faces make too many of them, that limit is to blame, and not the files.
+        if (rest := bad - len(self._too_large)) <= self._tolerated and rest < read:
+            have = f"{len(self._too_large):,} of {count:,} meshes of {where} have more faces than {self._max_faces:,}"
+            most = f"the largest has {max(self._too_large.values()):,}"
+            raise SettingError("max_faces", f"{have}: {self._named(self._too_large)}; {most}; raise it")
+        names, why = self._named(self._bad), f"the first: {self.broken[self.name_of(min(self._bad))]}"
+        if bad >= read:
+            raise SettingError("path", f"no mesh of {where} can be rendered: {names}; {why}")
+        cannot = f"{bad:,} of {count:,} meshes of {where} cannot be rendered, more than {self._tolerated:,}"
+        raise SettingError("max_broken", f"{cannot}: {names}; {why}; raise it to go on without them")
+
+    def _named(self, items: Iterable[int]) -> str:
+        names = [self.name_of(item) for item in sorted(items)]
+        more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+        return f"{', '.join(names[:_NAMED])}{more}"
+
+    def require_readable(self, items: Indices, part: str) -> None:
+        """Raise a `SettingError` if all meshes of a part of the data are broken."""
+        if len(items) and self._bad.issuperset(items.tolist()):
+            name = self.name_of(int(items[0]))
+            what = f"no mesh {part} can be rendered ({self._named(items.tolist())}); the first: {self.broken[name]}"
+            other = "" if self._collection.splits else ", or choose another `seed`"
+            raise SettingError("path", f"{what}; mend or remove them{other}")
 
     def _readable(self, objects: Indices) -> Tensor:
         return torch.tensor([item not in self._bad for item in objects.tolist()], dtype=torch.bool)
@@ -171,6 +261,7 @@ class RenderedMeshes(PosedObjects):
 
     def _each(self, objects: Indices, scenes: Scenes) -> Iterator[tuple[int, Caster, renderer.View]]:
         """Row, mesh and view of all that can be rendered, mesh by mesh."""
+        self.tell_broken()
         views = list(renderer.views_of(scenes))
         for row in np.argsort(objects, kind="stable").tolist():
             if (caster := self._caster(int(objects[row]))) is not None:
@@ -263,8 +354,8 @@ def meshes(
         label_level: which folder names the class, counted from the top or from the folder of the split.
         exclude: patterns of files to leave out, such as `old/*` or `*_lod2.glb`.
         up: the axis that points up in the files; `auto`: y in glTF and OBJ, and in an `.npz`; z in STL, PLY and OFF.
-        views: views of every object.
-        size: side of the images in pixels.
+        views: views of every object, at most 100,000.
+        size: side of the images in pixels, at most 4096; with `samples`, so many rays.
         angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
         angle_from: no Euler angle is closer to zero than this many degrees, below `angle_range`. Where a run was
             trained with an `angle_range` of 45, a value of 45 here gives angles that it has never seen.
@@ -279,7 +370,7 @@ def meshes(
         cache: whether rendered views stay in memory; null: if all of them fit in 2 GB.
         memory_gb: the most memory of meshes that are ready to be rendered, in each process.
         max_faces: a mesh with more is broken.
-        max_broken: share of the meshes that may be broken.
+        max_broken: share of the meshes that may be broken. Ten are always tolerated, unless they are over half of all.
         validation_share: share of the groups of every class held out for validation, if the data have no split.
         seed: decides views, split and which objects are taken.
     """

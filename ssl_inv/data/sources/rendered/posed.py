@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least, require_between
+from ssl_inv.catalogue import SettingError, require_at_least, require_at_most, require_between
 from ssl_inv.data.latents import Frame, MotionRecord
 from ssl_inv.data.source import Images, Indices, Source
 from ssl_inv.data.sources.rendered.objects import VIEW_KEY
@@ -18,6 +18,15 @@ from ssl_inv.data.sources.rendered.renderer import BOUNDING_RADIUS, Scenes
 from ssl_inv.transforms import Circle, Group, Real, Rotation, Transform
 from ssl_inv.transforms.keyed_random import uniform
 from ssl_inv.transforms.quaternions import quaternion_from_euler, quaternion_rotate
+
+MOST_RAYS = 4096
+"""Rays along a side of a view, at most. A view of so many takes four gigabytes while it is rendered."""
+
+MOST_VIEWS = 100_000
+"""Views of an object, at most: 3DIEBench has 50."""
+
+MOST_LATENTS = 50_000_000
+"""Views of all objects whose latents are made at once, at most: they take some gigabytes."""
 
 MOST_SHIFT = 0.3
 """Largest coordinate of a shift: the frame shows a ball of radius 0.8."""
@@ -46,6 +55,11 @@ class Poses:
     def __post_init__(self) -> None:
         require_at_least(1, views=self.views, samples=self.samples)
         require_at_least(8, size=self.size)
+        require_at_most(MOST_VIEWS, views=self.views)
+        require_at_most(MOST_RAYS, size=self.size)
+        if (rays := self.size * self.samples) > MOST_RAYS:
+            what = f"{self.samples:,} rays along each of {self.size:,} pixels are {rays:,}, more than {MOST_RAYS:,}"
+            raise SettingError("samples", f"{what}; at this size it can be {MOST_RAYS // self.size} at most")
         require_between(0, 180, angle_range=self.angle_range)
         if not 0 <= self.angle_from < self.angle_range and self.angle_from != 0:
             bound = f"must be at least 0 and below angle_range, {self.angle_range:g}"
@@ -183,7 +197,16 @@ class PosedObjects(Source):
         return Images(self._render(rows, scenes), recorded, self._readable(rows))
 
     def all_latents(self) -> NDArray[np.float64]:
-        """The latents of every view of every object, `(N, V, 7)` or `(N, V, 10)`; see `latents`."""
+        """The latents of every view of every object, `(N, V, 7)` or `(N, V, 10)`; see `latents`.
+
+        Raises:
+            SettingError: if there are too many views.
+        """
+        if (total := len(self) * self.views) > MOST_LATENTS:
+            what = (
+                f"{self.views:,} of {len(self):,} objects are {total:,}, more than the {MOST_LATENTS:,} written at once"
+            )
+            raise SettingError("views", what)
         objects = np.repeat(np.arange(len(self), dtype=np.int64), self.views)
         views = np.tile(np.arange(self.views, dtype=np.int64), len(self))
         return self.latents(objects, views).reshape(len(self), self.views, -1)

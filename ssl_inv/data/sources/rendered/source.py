@@ -14,13 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require_at_least, require_between
+from ssl_inv.catalogue import SettingError, require_at_least, require_at_most, require_between
 from ssl_inv.data.source import Data, Indices, Labels, Subset, split_objects
 from ssl_inv.data.sources.rendered.objects import class_prototypes, jittered
 from ssl_inv.data.sources.rendered.posed import PosedObjects, Poses, scenes_of
 from ssl_inv.data.sources.rendered.renderer import Scenes, render, silhouettes
 from ssl_inv.data.sources.rendered.surfaces import surfaces
 from ssl_inv.transforms.annotations import Surface
+
+_MOST_EACH = 1000
+"""Primitives of an object, at most."""
+
+_MOST_PRIMITIVES = 10_000_000
+"""Of all objects together: they take some gigabytes."""
 
 _SAMPLES_PER_CHUNK = {"cpu": 2**19, "cuda": 2**25}
 """Samples rendered together: on a CPU as many as fit in its cache, on a GPU enough to fill it."""
@@ -32,8 +38,8 @@ class RenderedSolids(PosedObjects):
     Args:
         classes: number of classes.
         objects: number of objects, at least `classes`.
-        views: views of every object.
-        size: side of the images in pixels.
+        views: views of every object, at most 100,000.
+        size: side of the images in pixels, at most 4096; with `samples`, so many rays.
         angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
         angle_from: no Euler angle is closer to zero than this many degrees, below `angle_range`: angles that were never
             trained on, where training's `angle_range` was this.
@@ -78,14 +84,15 @@ class RenderedSolids(PosedObjects):
         require_at_least(1, classes=classes)
         require_at_least(classes, objects=objects)
         require_at_least(3, primitives=primitives)
+        require_at_most(_MOST_EACH, primitives=primitives)
+        require_at_most(_MOST_PRIMITIVES // primitives, objects=objects)
         require_between(0, 0.99, instance_jitter=instance_jitter)
         shifts = (translation_range, translation_frame, pose)
         poses = Poses(views, size, angle_range, angle_from, hue_range, samples, *shifts, seed)
         gigabytes = objects * views * 3 * size**2 / 1e9
         if cache and gigabytes > cache_gigabytes:
-            need = f"the cache of {objects} objects x {views} views at {size} pixels takes {gigabytes:.1f} GB"
-            advice = "raise it or set cache to false"
-            raise ValueError(f"{need}, more than cache_gigabytes = {cache_gigabytes:g}; {advice}")
+            need = f"{objects} objects x {views} views at {size} pixels take {gigabytes:,.1f} GB"
+            raise SettingError("cache", f"{need}, and {cache_gigabytes:g} GB are kept at most; set it to false")
         super().__init__(poses, np.arange(objects, dtype=np.int64), cache, device)
         self._classes = torch.arange(objects) % classes
         self._names = tuple(f"solid-{index:02d}" for index in range(classes))
@@ -157,8 +164,8 @@ def rendered(
     Args:
         classes: number of classes.
         objects: number of objects of both splits together, at least `classes`.
-        views: views of every object.
-        size: side of the images in pixels.
+        views: views of every object, at most 100,000.
+        size: side of the images in pixels, at most 4096; with `samples`, so many rays.
         angle_range: each Euler angle is uniform within plus or minus this many degrees, at most 180.
         angle_from: no Euler angle is closer to zero than this many degrees, below `angle_range`. Where a run was
             trained with an `angle_range` of 45, a value of 45 here gives angles that it has never seen.
