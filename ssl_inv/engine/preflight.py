@@ -40,6 +40,20 @@ def require_input_size(model: nn.Module, size: int) -> None:
         raise SettingError("size", f"must be {wanted[0]} for this network, got {size}")
 
 
+def require_whole_patches(backbone: Backbone, size: int) -> None:
+    """Raise a `SettingError` if a recipe's own patch size leaves a margin of images of `size` pixels in no patch.
+
+    Some of timm's networks leave such a margin by their design: what they were trained for is not refused.
+    """
+    side = backbone.arguments.get("patch_size")
+    padded = backbone.arguments.get("dynamic_img_pad", False)
+    if padded or not isinstance(side, int) or side < 1 or size % side == 0 or size < side:
+        return
+    fits = [one for one in range(1, size + 1) if size % one == 0]
+    problem = f"{side} does not divide images of {size} pixels, whose last {size % side} rows and columns would be lost"
+    raise SettingError("arguments.patch_size", f"{problem}; choose {min(fits, key=lambda one: abs(one - side))}")
+
+
 def require_forward(model: nn.Module, size: int, channels: int = 3) -> None:
     """Raise a `ValueError` if a network fails on images of `size` pixels, as one that halves them too often or takes
     other channels, or does not give one vector of each, as a tensor or as the part `all` of features by part.
@@ -137,6 +151,12 @@ def require_embedding(objective: Objective, backbone: Backbone, size: int) -> No
     if (predictor := objective.predictor(backbone)) is not None:
         with frozen(backbone), frozen(objective), torch.no_grad():
             predictor.embed(torch.zeros(1, backbone.in_channels, size, size))
+
+
+def require_steps(objective: Objective, backbone: Backbone, size: int) -> None:
+    """Raise a `SettingError` if any step of the objective would fail on views of `size` pixels."""
+    with frozen(backbone), frozen(objective), torch.no_grad():
+        objective.require_size(backbone, size)
 
 
 def require_batch(batch_size: int, objective: Objective, augmentation: Augmentation, processes: int) -> None:

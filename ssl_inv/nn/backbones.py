@@ -138,6 +138,13 @@ class Backbone(nn.Module):
             raise TypeError(f"{self.architecture} gives tokens, not a feature map")
         return found
 
+    def places(self, size: int) -> tuple[int, int]:
+        """Height and width of the last map of images of `size` pixels; of a square map, if the model gives tokens."""
+        weight = next(self.model.parameters())
+        image = torch.zeros(1, self.in_channels, size, size, device=weight.device, dtype=weight.dtype)
+        height, width = square_map(self.encode(image).map).shape[-2:]
+        return height, width
+
     def tokens(self, pixels: Tensor) -> Tensor:
         """Patch tokens `(B, N, C)`, without class or register tokens.
 

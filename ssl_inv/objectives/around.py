@@ -108,6 +108,11 @@ class Around(Objective):
             with within(name):
                 base.adopt(self.given(name, backbone))
 
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        for name, base in self.bases.items():
+            with within(name, besides=["backbone"]):
+                base.require_size(self.given(name, backbone), size)
+
     def allocate(self, objects: int, images: int) -> None:
         for name, base in self.bases.items():
             with within(name):

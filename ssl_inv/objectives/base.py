@@ -119,6 +119,17 @@ class Objective(nn.Module, ABC):
     def adopt(self, backbone: Backbone) -> None:
         """Copy what is needed of the backbone, such as a teacher. Called once, before a checkpoint is loaded."""
 
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        """Raise a `SettingError` if any step would fail on views of `size` pixels. Called once, before the first step.
+
+        What a step draws at random, such as one of two kinds of masks, is checked for every draw. A setting of the
+        backbone is named with its section: `backbone.stem`.
+
+        Args:
+            backbone: as in `adopt`.
+            size: side of the views whose plan names no size of its own.
+        """
+
     def allocate(self, objects: int, images: int) -> None:
         """Make the buffers that are as large as the training data. Called once, between `adopt` and a checkpoint.
 

@@ -161,6 +161,12 @@ class OBoW(Progress, Objective):
         self.words = nn.ModuleList(VisualWords(one, **self._word_settings) for one in channels)
         self.heads = nn.ModuleList(DynamicHead(one, **self._head_settings) for one in channels)
 
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        pixels = torch.zeros(1, backbone.in_channels, size, size)
+        for words, maps in zip(self.words, self.teacher(pixels), strict=True):
+            assert isinstance(words, VisualWords)
+            words.require_fit(maps)
+
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         seen, *kinds = self.plan.parts(views)
         classifiers, bags = self._targets(self.teacher(seen[0].pixels), views.index)

@@ -120,6 +120,10 @@ class SER(Progress, Around):
         self.cell = int(found["reduction"])
         self.token_head = _token_head(int(found["num_chs"]), self.widths)
 
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        super().require_size(backbone, size)
+        self._cells((size, size))
+
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         terms = self.base.loss(self._views_of_base(views), backbone)
         own = views.views[-2:]
@@ -170,10 +174,7 @@ class SER(Progress, Around):
         bits = keyed_random.bits(self.seed, self.steps_done, index.numpy(), count=2) >> 63
         half_turns, mirrors = torch.from_numpy(bits.astype(bool)).to(device, non_blocking=True).unbind(1)
         drawn = keyed_random.uniform(self.seed, self.steps_done, 0x5E2, count=6)[0]
-        cells = (sides[0] // self.cell) * (sides[1] // self.cell)
-        if not cells:
-            problem = f"{self.layer}, whose cells of {self.cell} pixels are larger than views of {min(sides)}"
-            raise SettingError("layer", problem)
+        cells = self._cells(sides)
         grids, quarters = [], []
         for area, aspect, turn in drawn.reshape(2, 3):
             count = cells * (self.area[0] + (self.area[1] - self.area[0]) * area)
@@ -182,6 +183,13 @@ class SER(Progress, Around):
             quarters.append(int(4 * turn))
         first = Move(half_turns, mirrors, grids[0], quarters[0])
         return first, first.opposite(grids[1], quarters[1])
+
+    def _cells(self, sides: Grid) -> int:
+        """How many cells the usual view's map has."""
+        cells = (sides[0] // self.cell) * (sides[1] // self.cell)
+        problem = f"{self.layer}, whose cells of {self.cell} pixels are larger than views of {min(sides)}"
+        require(cells > 0, "layer", problem)
+        return cells
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         super().after_step(backbone, step, steps)

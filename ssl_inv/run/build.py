@@ -124,6 +124,7 @@ def build_module(
         with within("data"):
             preflight.require_input_size(backbone.model, size)
         with within("backbone"):
+            preflight.require_whole_patches(backbone, size)
             preflight.require_forward(backbone, size, backbone.in_channels)
         with within("trainer"):
             preflight.require_normalised(backbone, settings.batch_size, size)
@@ -147,7 +148,9 @@ def build_module(
     view_maker, train = build_view_maker(recipe, data.train, augmentation, objective.plan)
     with within("evaluation", besides=["augmentation"]):
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
-    with within("objective"):
+    with within("objective", besides=["backbone"]):
+        # First, as it names the setting; the embedding may fail for the same reason.
+        preflight.require_steps(objective, backbone, view_size)
         preflight.require_embedding(objective, backbone, max(sizes))
         if begins:
             preflight.require_shown(objective, view_maker, train)

@@ -1,11 +1,15 @@
 """An objective that is told of what its views do not show is refused, or warned of where only some views are known."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 from small_data import png
 
+from ssl_inv.catalogue import SettingError
+from ssl_inv.engine.module import losses_of
+from ssl_inv.objectives.base import Objective
 from ssl_inv.run.build import build
 from ssl_inv.run.cli import main
 from ssl_inv.run.recipe import Recipe, RecipeError, resolve
@@ -88,3 +92,64 @@ def test_poses_that_do_not_differ_are_warned_of(turns, warned, tmp_path, caplog)
     assert main(["check", str(tmp_path / "recipe.yaml")]) in (0, None)
     sentence = "on 'azimuth', but the views of 6 objects looked at do not differ in it"
     assert (sentence in caplog.text) is warned
+
+
+def masked(objective: dict[str, Any], backbone: dict[str, Any]) -> Recipe:
+    """A recipe of an objective that hides places of solids of 16 pixels."""
+    sections = told_of(["rotation"], SOLIDS, WHOLE).sections()
+    return resolve({**sections, "objective": objective, "backbone": backbone})
+
+
+CONV_JEPA = {"name": "conv-jepa", "least_context": 1, "block_scale": [0.1, 0.15]}
+SMALL_STEM = {"name": "resnet18", "stem": "3x3-stride1", "arguments": {"layers": [1, 1, 1, 1], "channels": [4] * 4}}
+
+
+@pytest.mark.parametrize(
+    ("objective", "backbone", "line"),
+    [
+        # One step of ten hides single places: without the check, the run would end at a random step.
+        ({"hidden_share": 1.0, "multi_block": 0.9}, SMALL_STEM, r"^objective\.hidden_share: 1\.0 hides 4 of 2 x 2 "),
+        (
+            {"block_scale": [0.9, 1.0]},
+            SMALL_STEM,
+            r"^objective\.block_scale: \[0\.9, 1\.0\] makes blocks that hide all",
+        ),
+        ({}, {**SMALL_STEM, "stem": "default"}, r"^backbone\.stem: the last map of these images has one place"),
+    ],
+)
+def test_masks_that_any_step_would_refuse_are_refused_before_the_first(objective, backbone, line):
+    with pytest.raises(RecipeError, match=line):
+        build(masked({**CONV_JEPA, **objective}, backbone))
+
+
+@pytest.mark.parametrize(("side", "line"), [(7, "whose last 2 rows and columns would be lost; choose 8"), (8, None)])
+def test_patches_that_leave_a_margin_of_the_images_are_refused(side, line):
+    arguments = {"img_size": 16, "patch_size": side, "embed_dim": 12, "depth": 1, "num_heads": 2}
+    recipe = masked({"name": "vicreg", "projector": [8]}, {"name": "vit_tiny_patch16_224", "arguments": arguments})
+    if line is None:
+        build(recipe)
+        return
+    with pytest.raises(
+        RecipeError, match=rf"^backbone\.arguments\.patch_size: 7 does not divide images of 16 .*{line}"
+    ):
+        build(recipe)
+
+
+@pytest.mark.parametrize(
+    ("setting", "key"),
+    [
+        ("hidden_share", "objective.hidden_share"),
+        ("base.blocks", "objective.base.blocks"),
+        ("batch_size", "trainer.batch_size"),
+        ("backbone.stem", "backbone.stem"),
+    ],
+)
+def test_a_setting_that_only_a_step_refuses_is_named_with_its_section(setting, key):
+    class Refusing(Objective):
+        plan = None  # type: ignore[assignment]
+
+        def loss(self, views, backbone):
+            raise SettingError(setting, "cannot be used")
+
+    with pytest.raises(SettingError, match=rf"^{re.escape(key)}: cannot be used$"):
+        losses_of(Refusing(), None, None)  # type: ignore[arg-type]

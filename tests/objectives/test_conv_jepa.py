@@ -133,5 +133,5 @@ def test_settings_out_of_their_range_are_refused(settings, line):
 
 
 def test_a_last_map_of_one_place_is_refused():
-    with pytest.raises(SettingError, match="the last map has one place"):
+    with pytest.raises(SettingError, match=r"^backbone\.stem: the last map of these images has one place, "):
         ConvJEPA(8, {}).hidden(torch.arange(2), (1, 1))

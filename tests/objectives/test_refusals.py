@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 import pytest
-from small import MEAN_OF_PATCHES, OBOW_NETWORK, VICREG, build, vit
+from small import MEAN_OF_PATCHES, OBOW_NETWORK, VICREG, build, small, vit
 
-from ssl_inv.catalogue import OBJECTIVES
+from ssl_inv.catalogue import OBJECTIVES, SettingError
 from ssl_inv.transforms import Code, Flag, Rotation
 
 OBOW = {"name": "obow", "levels": 1, "border": 0, "window": 2}
@@ -290,3 +290,48 @@ def test_an_objective_is_told_something_that_is_recorded_and_measures(name, para
     groups = {"rotation": Rotation(), "order": Code(), "flip": Flag()}
     with pytest.raises(ValueError, match=message):
         OBJECTIVES.find(name).load()(8, groups, parameters=parameters)
+
+
+PATCHES = vit(**MEAN_OF_PATCHES)
+ONE_PATCH = vit(**{**MEAN_OF_PATCHES, "patch_size": 12})
+CAPI = {"name": "capi", **{key: one for key, one in small("capi").items() if key != "backbone"}}
+TOO_SMALL: list[tuple[str, dict[str, Any], str]] = [
+    ("conv-jepa", {"hidden_share": 1, "multi_block": 0.9}, "hidden_share: 1 hides 16 of 4 x 4 places; some must"),
+    ("conv-jepa", {"hidden_share": 0, "multi_block": 0.9}, "hidden_share: 0 hides 0 of 4 x 4 places; some must"),
+    ("conv-jepa", {"blocks": 40, "multi_block": 0.1}, "blocks: 40 of them can hide all 4 x 4 patches"),
+    ("conv-jepa", {"least_context": 1000}, "least_context: 1000, but at most 15 of the 4 x 4 patches"),
+    (
+        "conv-jepa",
+        {"block_scale": [1.0, 1.0], "block_aspect": [1.0, 1.0]},
+        "block_scale: [1.0, 1.0] makes blocks that hide all 4 x 4",
+    ),
+    ("conv-jepa", {"size": 4}, "backbone.stem: the last map of these images has one place"),
+    ("capi", {"backbone": ONE_PATCH}, "hidden_share: 0.65 of 1 x 1 patches leaves 1 to see; give larger images or"),
+    ("i-jepa", {"backbone": ONE_PATCH}, "block_scale: [0.15, 0.2] makes blocks that hide all 1 x 1 patches"),
+    ("i-jepa", {"backbone": PATCHES, "least_context": 16}, "least_context: 16, but at most 14 of the 4 x 4 patches"),
+    ("iwm", {"backbone": PATCHES, "least_context": 16}, "least_context: 16, but at most 14 of the 4 x 4 patches"),
+    ("equicaps", {"map_side": 3}, "map_side: 3, but the backbone's feature maps of these images have 4 x"),
+    ("capsie", {"map_side": 3}, "map_side: 3, but the backbone's feature maps of these images have 4 x"),
+    ("obow", {"border": 1, "window": 3, "size": 16}, "border: border 1 and window 3 need feature maps of at least 5"),
+    ("soft-equivariance", {"size": 4}, "symmetries: a feature map of one cell has no shifts"),
+    ("soft-equivariance", {"size": 30}, "symmetries: shifts: images of 30 pixels do not divide into the 8 cells"),
+    ("ser", {"size": 2}, "layer: 1, whose cells of 3 pixels are larger than views of 2"),
+    ("gram-anchoring", {"base": CAPI, "backbone": ONE_PATCH}, "base.hidden_share: 0.65 of 1 x 1 patches leaves 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "message"), TOO_SMALL, ids=str)
+def test_what_any_step_would_refuse_is_refused_before_the_first(name, settings, message):
+    """Masks of two kinds are drawn at random, so the kind that cannot be made may first come late."""
+    given = {key: one for key, one in settings.items() if key != "size"}
+    backbone, objective = build(name, **given)
+    size = settings.get("size", 12 if "img_size" in backbone.arguments else 16)
+    with pytest.raises(SettingError, match="^" + re.escape(message)):
+        objective.require_size(backbone, size)
+
+
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES.members) - {"lightly", "transitive"}))
+def test_views_that_fit_are_not_refused(name):
+    backbone, objective = build(name)
+    size = 12 if "img_size" in backbone.arguments or name in ("capsie", "equicaps") else 32
+    objective.require_size(backbone, size)
