@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, require_recorded
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
@@ -275,12 +275,11 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
     """Length of the action vector of the named parameters.
 
     Raises:
-        SettingError: if there are none, the data do not record one of them, or one has no numbers.
+        SettingError: if there are none, one is named twice or not recorded by the data, or one has no numbers.
     """
     if not names:
         raise SettingError("parameters", f"is empty; this data records {', '.join(groups) or 'none'}")
-    if (unknown := next((name for name in names if name not in groups), None)) is not None:
-        raise SettingError("parameters", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    require_recorded("parameters", names, groups)
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
     widths = {name: neutral.relative(neutral).as_vector([name], convention).shape[1] for name in names}
     if (nothing := next((name for name, width in widths.items() if not width), None)) is not None:

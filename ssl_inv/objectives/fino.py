@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require, require_at_least, require_widths, suggest
+from ssl_inv.catalogue import SettingError, require, require_at_least, require_recorded, require_widths
 from ssl_inv.memories.centroids import Centroids, known_cross_entropy
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
@@ -89,11 +89,10 @@ class FINO(Progress, Around):
     ) -> None:
         columns = [*attract, *repel]
         require(bool(columns), "attract", "and repel are empty; name at least one column that the data record")
-        twice = next((name for name in columns if columns.count(name) > 1), None)
-        require(twice is None, "repel", f"{twice!r} is named twice; a column attracts or repels once")
-        for setting, names in (("attract", attract), ("repel", repel)):
-            for name in names:
-                require(name in groups, setting, f"no view of this data records {name!r}; {suggest(name, groups)}")
+        require_recorded("attract", attract, groups)
+        require_recorded("repel", repel, groups)
+        both = next((name for name in repel if name in attract), None)
+        require(both is None, "repel", f"{both!r} is in attract too; a column attracts or repels")
         repelled = weight / 10 if repel_weight is None else repel_weight
         require_at_least(0, weight=weight, repel_weight=repelled)
         require(0 <= warmup < 1, "warmup", f"must be a share of all steps from 0 to below 1, got {warmup}")

@@ -27,8 +27,29 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"heads": 0}, "heads: must be at least 1, got 0"),
     ],
     "augself": [
-        ({"parameters": ["flip", "flip"]}, "parameters: names one twice: flip, flip"),
+        ({"parameters": ["flip", "flip"]}, "parameters: names 'flip' twice, and once is enough: flip, flip"),
         ({"hidden": [0]}, "hidden: must have widths of at least 1, got [0]"),
+        ({"parameters": ["rotatoin"], "weights": {"rotation": 0.5}}, f"parameters: {UNKNOWN}"),
+        (
+            {"parameters": ["rotation"], "weights": {"rotatoin": 0.5}},
+            "weights: 'rotatoin' is not among parameters; did",
+        ),
+        ({"parameters": ["rotatoin"], "quarter_turns": ["rotation"]}, f"parameters: {UNKNOWN}"),
+    ],
+    "anti-invariance": [
+        ({"parameters": ["rotatoin"], "weights": {"rotation": 0.5}}, f"parameters: {UNKNOWN}"),
+        (
+            {"parameters": [], "weights": {"rotation": 0.5}},
+            "parameters: is empty; inverse: 0 without weights needs none",
+        ),
+        (
+            {"parameters": [], "inverse": 0.0, "weights": {"rotation": 0.5}},
+            "parameters: is empty; inverse: 0 without weights needs none",
+        ),
+        (
+            {"parameters": ["rotation"], "weights": {"rotatoin": 0.5}},
+            "weights: 'rotatoin' is not among parameters; did",
+        ),
     ],
     "barlow-twins": [
         ({"projector": []}, "projector: must name at least one width"),
@@ -58,6 +79,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"environments": []}, ENVIRONMENTS),
         ({"environments": [["rotation"], []]}, ENVIRONMENTS),
         ({"environments": [["rotatoin"]]}, f"environments: {UNKNOWN}"),
+        ({"environments": [["rotation"], ["flip", "flip"]]}, "environments: names 'flip' twice"),
         ({"heads": 5}, "heads: 5, which does not divide width, 12"),
         ({"context": 0}, "context: must be at least 1, got 0"),
         ({"masked": 1.5}, "masked: must lie between 0 and 1, got 1.5"),
@@ -90,7 +112,8 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "essl": [({"turned_scale": one}, "scale") for one in ([0.5], [0.5, 0.1])],
     "fino": [
         ({"attract": [], "repel": []}, "attract: and repel are empty; name at least one column"),
-        ({"repel": ["rotation"]}, "repel: 'rotation' is named twice"),
+        ({"repel": ["rotation"]}, "repel: 'rotation' is in attract too; a column attracts or repels"),
+        ({"attract": ["rotation", "rotation"]}, "attract: names 'rotation' twice"),
         ({"attract": ["rotatoin"]}, f"attract: {UNKNOWN}"),
         ({"repel": ["rotatoin"]}, f"repel: {UNKNOWN}"),
         ({"warmup": 1.0}, "warmup: must be a share of all steps from 0 to below 1, got 1.0"),
@@ -240,6 +263,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "stl": [
         ({"alike": []}, "alike: is empty, and the augmentation has no operation `shared`; add it"),
         ({"alike": ["rotatoin"]}, f"alike: {UNKNOWN}"),
+        ({"alike": ["rotation", "rotation"]}, "alike: names 'rotation' twice"),
         ({"transformation_widths": []}, "transformation_widths: must name at least one width"),
         ({"temperature": 0.0}, "temperature: must be above 0"),
     ],
@@ -276,6 +300,7 @@ TOLD = [name for name, settings in SETTINGS.items() if "parameters" in settings 
 WRONG = [
     (["order"], "^parameters: 'order' has no numeric value$"),
     (["rotatoin"], rf"^parameters: {UNKNOWN}\?$"),
+    (["rotation", "flip", "rotation"], "^parameters: names 'rotation' twice"),
     ([], "^parameters: is empty"),
 ]
 
