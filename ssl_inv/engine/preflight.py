@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.augment.shared import Shared
 from ssl_inv.catalogue import SettingError, require
-from ssl_inv.data.source import Source
+from ssl_inv.data.source import Source, Subset
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.modes import frozen
 from ssl_inv.nn.sharding import blocks, shared_weight
@@ -24,6 +24,9 @@ _FEW, _MANY = 64, 4096
 
 _OBJECTS = 16
 """Objects whose views are compared, spread over all."""
+
+_RECORDS = 16384
+"""Views whose recorded values are looked at, spread over all."""
 
 _SAME = 1e-6
 """Values that differ by no more are equal: some are computed in single precision."""
@@ -241,6 +244,22 @@ def _alike(view_maker: ViewMaker, source: Source, names: Sequence[str]) -> list[
     for count in (_FEW, _MANY):
         drawn = _equal(view_maker.drawn(count, source.image_size), drawn) if drawn else []
     return [name for name in names if name in {*alike, *drawn}]
+
+
+def require_values(objective: Objective, source: Source) -> None:
+    """Raise a `SettingError` if the recorded values of training views do not suit a setting of the objective."""
+    if not source.groups or not len(source):
+        return
+    whole = source
+    while isinstance(whole, Subset):
+        whole = whole.source
+    # Sources that know no record without its image would read a file for each.
+    most = _OBJECTS if type(whole).record is Source.record else _RECORDS
+    ends = np.cumsum(source.view_counts)
+    numbers = np.unique(np.linspace(0, ends[-1] - 1, min(most, int(ends[-1]))).astype(np.int64))
+    objects = np.searchsorted(ends, numbers, side="right")
+    views = numbers - (ends[objects] - source.view_counts[objects])
+    objective.require_values(source.record(objects, views).to("cpu"))
 
 
 def advice_on_alike_views(objective: Objective, view_maker: ViewMaker, source: Source) -> str | None:

@@ -130,6 +130,13 @@ class Objective(nn.Module, ABC):
             size: side of the views whose plan names no size of its own.
         """
 
+    def require_values(self, recorded: Transform) -> None:
+        """Raise a `SettingError` if recorded values do not suit a setting. Called once, before a run begins.
+
+        Args:
+            recorded: the data's own parameters of many training views, without those of an augmentation.
+        """
+
     def allocate(self, objects: int, images: int) -> None:
         """Make the buffers that are as large as the training data. Called once, between `adopt` and a checkpoint.
 

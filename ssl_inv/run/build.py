@@ -154,6 +154,7 @@ def build_module(
         preflight.require_embedding(objective, backbone, max(sizes))
         if begins:
             preflight.require_shown(objective, view_maker, train)
+            preflight.require_values(objective, train)
     with within("objective"), torch.random.fork_rng(devices=[]):
         # Memories start with random vectors. These depend on the seed, but not on the random numbers of the weights.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))

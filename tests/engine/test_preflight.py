@@ -153,3 +153,42 @@ def test_a_setting_that_only_a_step_refuses_is_named_with_its_section(setting, k
 
     with pytest.raises(SettingError, match=rf"^{re.escape(key)}: cannot be used$"):
         losses_of(Refusing(), None, None)  # type: ignore[arg-type]
+
+
+def with_years(folder: Path, years: list[float], ranges: dict[str, Any], sign: str) -> Recipe:
+    """A recipe of FINO on a table with a year of each object."""
+    rows = ["path,object,year"]
+    for number in range(32):
+        (folder / f"{number}.png").write_bytes(png(7 * number))
+        rows.append(f"{number}.png,{number // 2},{years[number % len(years)]}")
+    (folder / "views.csv").write_text("\n".join(rows))
+    sections = told_of(["rotation"], SOLIDS, {**WHOLE, "scale": [0.3, 1.0]}).sections()
+    base = {"name": "vicreg", "projector": [8, 8]}
+    objective = {"name": "fino", "base": base, sign: ["year"], "ranges": ranges}
+    latents = {"year": "real"}
+    data = {"name": "table", "path": str(folder), "size": 16, "validation_share": 0.25, "latents": latents}
+    return resolve({**sections, "objective": objective, "data": data})
+
+
+@pytest.mark.parametrize("sign", ["attract", "repel"])
+@pytest.mark.parametrize(
+    ("years", "ranges", "line"),
+    [
+        ([2000, 2001, 2003], {}, r"ranges: has none of 'year', .* 2000 to 2003: .*; give \{year: \[2000, 2003\]\}$"),
+        ([2000], {}, r"ranges: has none of 'year', .*; all are the same, so leave the column out$"),
+        ([2000, 2003], {"year": [0, 1]}, r"ranges: of 'year' is 0 to 1, but .*; give \{year: \[2000, 2003\]\}$"),
+        ([0.5, 0.1], {"year": [0.1, 0.2]}, r"ranges: of 'year' is 0\.1 to 0\.2, but .* give \{year: \[0\.1, 0\.5\]\}$"),
+        ([2000, 2003], {"year": [2000, 2003]}, None),
+        ([1999.99, 2003.01], {"year": [2000, 2003]}, None),
+        ([0.5, -3], {}, None),
+    ],
+)
+def test_a_column_whose_error_would_hide_every_other_term_is_refused(years, ranges, line, sign, tmp_path):
+    recipe = with_years(tmp_path, years, ranges, sign)
+    if line is None:
+        build(recipe)
+        return
+    with pytest.raises(RecipeError, match=rf"^objective\.{line}"):
+        build(recipe)
+    # A run that has begun goes on.
+    build(recipe, begins=False)
