@@ -52,9 +52,9 @@ def require_whole_patches(backbone: Backbone, size: int) -> None:
     padded = backbone.arguments.get("dynamic_img_pad", False)
     if padded or not isinstance(side, int) or side < 1 or size % side == 0 or size < side:
         return
-    fits = [one for one in range(1, size + 1) if size % one == 0]
-    problem = f"{side} does not divide images of {size} pixels, whose last {size % side} rows and columns would be lost"
-    raise SettingError("arguments.patch_size", f"{problem}; choose {min(fits, key=lambda one: abs(one - side))}")
+    fits = min((one for one in range(2, size + 1) if size % one == 0), key=lambda one: abs(one - side))
+    problem = f"{side} does not divide images of {size} pixels, of which a margin of {size % side} would be lost"
+    raise SettingError("arguments.patch_size", f"{problem}; choose {fits}, or images of {side * (size // side)} pixels")
 
 
 def require_forward(model: nn.Module, size: int, channels: int = 3) -> None:

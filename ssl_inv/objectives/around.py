@@ -105,7 +105,7 @@ class Around(Objective):
 
     def adopt(self, backbone: Backbone) -> None:
         for name, base in self.bases.items():
-            with within(name):
+            with within(name, besides=["backbone"]):
                 base.adopt(self.given(name, backbone))
 
     def require_size(self, backbone: Backbone, size: int) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require, require_at_least, require_between
 from ssl_inv.memories.masking import BlockMasking
 from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.ibn import IBN_SUFFIXES
 from ssl_inv.nn.parts import leave_out_head
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.nn.visible import encode_places, has_batch_norm, smooth_l1_of_unit_places
@@ -94,6 +95,11 @@ class ConvJEPA(Objective):
         return MultiCrop((Crops(1),))
 
     def adopt(self, backbone: Backbone) -> None:
+        mixed = backbone.architecture.endswith(tuple(filter(None, IBN_SUFFIXES.values())))
+        problem = (
+            "conv-jepa hides places of networks with batch normalisation alone, and IBN adds instance normalisation"
+        )
+        require(not mixed, "backbone.ibn", f"{problem}; choose none")
         if not has_batch_norm(backbone.model):
             problem = (
                 f"conv-jepa hides places of networks with batch normalisation alone, not of {backbone.architecture}"

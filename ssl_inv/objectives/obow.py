@@ -133,6 +133,10 @@ class OBoW(Progress, Objective):
             self._kinds["crops"] = MultiCrop((Crops(crops, crop_size, area_range("crop_scale", crop_scale)),))
         if patches:
             require_at_least(patch_size + patch_jitter, patch_view=patch_view)
+            problem = (
+                f"{patches}, but a grid of {patch_grid} x {patch_grid} has {patch_grid**2}; make patch_grid larger"
+            )
+            require(patches <= patch_grid**2, "patches", problem)
             scale = area_range("patch_scale", patch_scale)
             self._kinds["patches"] = Patches(patch_view, patch_size, patch_grid, patch_jitter, patches, scale)
         self._centre = Crops(1, centre=centre)

@@ -124,8 +124,8 @@ def build_module(
         with within("data"):
             preflight.require_input_size(backbone.model, size)
         with within("backbone"):
-            preflight.require_whole_patches(backbone, size)
             preflight.require_forward(backbone, size, backbone.in_channels)
+            preflight.require_whole_patches(backbone, size)
         with within("trainer"):
             preflight.require_normalised(backbone, settings.batch_size, size)
         if settings.precision == "bf16" and device.type == "cpu":
@@ -229,7 +229,7 @@ def build_networks(
             backbone = make_backbone(**recipe.backbone)
             if load is not None:
                 load(backbone)
-        with within("objective"):
+        with within("objective", besides=["backbone"]):
             preflight.require_objective(constructor, recipe.objective.name)
             objective: Objective = constructor(backbone.features, groups, **recipe.objective.settings)
             objective.adopt(backbone)
@@ -248,8 +248,14 @@ def build_view_maker(
     recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan
 ) -> tuple[ViewMaker, Source]:
     """The view maker of a plan, and the objects of the source that have enough views for the plan."""
+    wanted, most = 1 if plan.linked else plan.own_views, int(source.view_counts.max(initial=0))
+    if 1 < most < wanted:
+        key = "data.views" if "views" in recipe.data.settings else "data"
+        raise SettingError(
+            key, f"the objective needs {wanted} views of an object, and no training object has over {most}"
+        )
     with within("data", besides=["augmentation"]):
-        source = with_enough_views(source, 1 if plan.linked else plan.own_views)
+        source = with_enough_views(source, wanted)
         mean, std = recipe.normalization.mean, recipe.normalization.std
         return ViewMaker(plan, source, augmentation, mean, std, recipe.trainer.seed), source
 

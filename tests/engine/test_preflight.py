@@ -122,7 +122,7 @@ def test_masks_that_any_step_would_refuse_are_refused_before_the_first(objective
         build(masked({**CONV_JEPA, **objective}, backbone))
 
 
-@pytest.mark.parametrize(("side", "line"), [(7, "whose last 2 rows and columns would be lost; choose 8"), (8, None)])
+@pytest.mark.parametrize(("side", "line"), [(7, "a margin of 2 would be lost; choose 8, or images of 14"), (8, None)])
 def test_patches_that_leave_a_margin_of_the_images_are_refused(side, line):
     arguments = {"img_size": 16, "patch_size": side, "embed_dim": 12, "depth": 1, "num_heads": 2}
     recipe = masked({"name": "vicreg", "projector": [8]}, {"name": "vit_tiny_patch16_224", "arguments": arguments})
@@ -192,3 +192,31 @@ def test_a_column_whose_error_would_hide_every_other_term_is_refused(years, rang
         build(recipe)
     # A run that has begun goes on.
     build(recipe, begins=False)
+
+
+def needing(objective: dict[str, Any], data: dict[str, Any]) -> Recipe:
+    sections = told_of(["rotation"], SOLIDS, {**WHOLE, "scale": [0.3, 1.0]}).sections()
+    return resolve({**sections, "objective": objective, "data": data})
+
+
+@pytest.mark.parametrize("held_out", [{}, {"held_out": "views", "held_out_share": 0.4}], ids=["objects", "views"])
+def test_too_few_views_are_told_with_how_many_there_are(held_out):
+    recipe = needing({"name": "lewm", "observed": 8}, {**SOLIDS, "views": 5, **held_out})
+    most = 3 if held_out else 5
+    line = rf"^data\.views: the objective needs 9 views of an object, and no training object has over {most}$"
+    with pytest.raises(RecipeError, match=line):
+        build(recipe)
+
+
+def test_too_few_views_of_files_are_told_by_their_section(tmp_path):
+    recipe = needing({"name": "lewm", "parameters": ["azimuth"], "observed": 8}, turntable(tmp_path, [0, 40, 80]))
+    line = r"^data: the objective needs 9 views of an object, and no training object has over 3$"
+    with pytest.raises(RecipeError, match=line):
+        build(recipe)
+
+
+def test_steps_that_only_rendered_data_can_make_alike_are_told_so(tmp_path):
+    recipe = needing({"name": "stl", "alike": ["azimuth"]}, turntable(tmp_path, [0, 40, 80]))
+    line = r"images are wanted in which 'azimuth' changes alike for 2 samples, but this data is stored images"
+    with pytest.raises(RecipeError, match=line):
+        build(recipe)

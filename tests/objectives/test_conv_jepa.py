@@ -120,6 +120,13 @@ def test_networks_without_batch_normalisation_are_refused(name):
         ConvJEPA(network.features, {}).adopt(network)
 
 
+@pytest.mark.parametrize("ibn", ["a", "b"])
+def test_ibn_is_refused_by_its_own_name(ibn):
+    network = make_backbone(name="resnet18", ibn=ibn)
+    with pytest.raises(SettingError, match=r"^backbone\.ibn: .* IBN adds instance normalisation; choose none$"):
+        ConvJEPA(network.features, {}).adopt(network)
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [

@@ -101,6 +101,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"projector": [16]}, "context: 3, fewer than the 16 dimensions that move, which least squares need"),
     ],
     "ec-reconstruction": [
+        ({"parameters": []}, "parameters: is empty; views of this data record rotation"),
         ({"base": {"name": "vicreg"}, "backbone": MOBILENET}, "from 288 channels to 1024 features"),
         (
             {"base": {"name": "i-jepa"}, "backbone": vit(**MEAN_OF_PATCHES)},
@@ -109,7 +110,10 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     ],
     "equicaps": CAPSULES,
     "equimod": [({"action_embedding": 0}, "action_embedding: must be at least 1, got 0")],
-    "essl": [({"turned_scale": one}, "scale") for one in ([0.5], [0.5, 0.1])],
+    "essl": [
+        *(({"turned_scale": one}, "turned_scale: must be the smallest and") for one in ([0.5], [0.5, 0.1], [0.5, 1.5])),
+        ({"turned_size": 0}, "turned_size: must be at least 1, got 0"),
+    ],
     "fino": [
         ({"attract": [], "repel": []}, "attract: and repel are empty; name at least one column"),
         ({"repel": ["rotation"]}, "repel: 'rotation' is in attract too; a column attracts or repels"),
@@ -169,6 +173,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be the smallest and the largest share"),
     ],
     "lewm": [
+        ({"observed": 0}, "observed: must be at least 1, got 0"),
         ({"parameters": ["rotatoin"]}, f"parameters: {UNKNOWN}"),
         ({"parameters": []}, "parameters: is empty"),
         ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, got 1.0"),
@@ -195,6 +200,8 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"kappa": 0.0}, "kappa: must be above 0"),
         ({"momentum": 1.5}, "momentum: must lie between 0 and 1"),
         ({"crops": 0, "patches": 0}, "crops and patches must make at least one view"),
+        ({"patches": 5, "patch_grid": 2}, "patches: 5, but a grid of 2 x 2 has 4; make patch_grid larger"),
+        ({"crop_scale": [0.0, 0.5]}, "crop_scale: must be the smallest and the largest share"),
         ({"crop_scale": [0.5]}, "crop_scale: must be the smallest and the largest share"),
         ({"vocabulary": 1}, "vocabulary: must be at least 2"),
         ({"inverse_delta": 0.0}, "inverse_delta: must be above 0"),
@@ -214,6 +221,9 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"sigreg_weight": 0.0}, "sigreg_weight: must be above 0"),
     ],
     "seq-jepa": [
+        ({"observed": 0}, "observed: must be at least 1, got 0"),
+        ({"views": "saccades", "radius": -1}, "radius: must be at least 0, got -1"),
+        ({"views": "saccades", "patch": 1}, "patch: must be at least 2, got 1"),
         ({"heads": 5}, "heads: 5, which does not divide the 12 + 4 dimensions"),
         ({"conditioning": "aggregator", "observed": 1}, "observed is 1: no action"),
         ({"conditioning": "none", "parameters": ["rotatoin"]}, f"parameters: {UNKNOWN}"),
