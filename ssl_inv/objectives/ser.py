@@ -21,6 +21,9 @@ from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Plan, SameCrop, Several, View, Views
 
+_AREAS, _ASPECTS = (0.1, 4.0), (0.25, 4.0)
+"""From which to which value `area` and `aspect` may go."""
+
 
 class SER(Progress, Around):
     """Soft equivariance regularisation of an early layer (arXiv 2603.06693, ICLR 2026).
@@ -62,8 +65,8 @@ class SER(Progress, Around):
         temperature: tau; the authors have 0.5 with MoCo v3, 0.4 with DINO and Barlow Twins in their run script, and
             0.3, 0.5 and 0.3 in the paper.
         share: of the samples that have the moved views; at least two samples have them.
-        area: smallest and largest number of cells of a moved view's map, as a share of the usual one's.
-        aspect: smallest and largest height over width of a moved view.
+        area: smallest and largest number of cells of a moved view's map, as a share of the usual one's, from 0.1 to 4.
+        aspect: smallest and largest height over width of a moved view, from 0.25 to 4.
         seed: decides the moves.
     """
 
@@ -89,9 +92,10 @@ class SER(Progress, Around):
         require_at_least(0, weight=weight)
         require_above(0, temperature=temperature)
         require(0 < share <= 1, "share", f"must be a share of the samples, above 0 and at most 1, got {share}")
-        for name, ends in (("area", area), ("aspect", aspect)):
-            fits = len(ends) == 2 and 0 < ends[0] <= ends[1]
-            require(fits, name, f"must be the smallest and the largest, above 0, got {ends}")
+        # A step costs as many times as much as a view has cells, and a thin view has no shape to tell.
+        for name, ends, least, most in (("area", area, *_AREAS), ("aspect", aspect, *_ASPECTS)):
+            fits = len(ends) == 2 and least <= ends[0] <= ends[1] <= most
+            require(fits, name, f"must be the smallest and the largest, from {least:g} to {most:g}, got {ends}")
         super().__init__(base=base_objective(features, groups, **base))
         self.layer, self.widths, self.weight, self.temperature = layer, token_head, weight, temperature
         self.share, self.area, self.aspect, self.seed = share, area, aspect, seed

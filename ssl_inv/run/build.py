@@ -18,7 +18,7 @@ from ssl_inv.engine import preflight
 from ssl_inv.engine.action_use import ACTION, GAIN, WITHIN
 from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.cluster import ALONE, Place
-from ssl_inv.engine.launch import make_trainer, say, workers
+from ssl_inv.engine.launch import make_trainer, workers
 from ssl_inv.engine.loggers import require_loggers
 from ssl_inv.engine.module import Pretraining, extent
 from ssl_inv.engine.optimizer_names import require_shardable
@@ -106,7 +106,8 @@ def build_module(
         begins: see `build`.
 
     Returns:
-        All of them; the start has the recipe with what depends on the channels of the images.
+        All of them; the start has the recipe with what depends on the channels of the images, and the advice. The
+        caller tells it when nothing can be refused any more: a recipe that is refused is answered in one line.
 
     Raises:
         SettingError: see `build`.
@@ -114,9 +115,9 @@ def build_module(
     settings = recipe.trainer
     data, augmentation = build_data(recipe), build_augmentation(recipe)
     asked, recipe = recipe, for_classes(for_channels(recipe, data.train), data.train)
-    if begins and (measured := told(asked, recipe)):
-        say(measured)
     start = Start(recipe)
+    if begins and (measured := told(asked, recipe)):
+        start.passing.append(measured)
     loads = start.of_backbone if begins else None
     backbone, objective = build_networks(recipe, {**data.train.groups, **augmentation.groups}, loads)
     sizes = {augmentation.view_size(data.train.image_size), *objective.plan.sizes}
@@ -144,7 +145,7 @@ def build_module(
         preflight.advice_on_rotations(objective, data.train, augmentation),
     ):
         if advice is not None:
-            say(advice)
+            start.passing.append(advice)
     view_maker, train = build_view_maker(recipe, data.train, augmentation, objective.plan)
     with within("evaluation", besides=["augmentation"]):
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
@@ -166,7 +167,8 @@ def build_module(
             start.advice.append(f"data: {odd}")
         if (alike := preflight.advice_on_alike_views(objective, view_maker, train)) is not None:
             start.advice.append(alike)
-        start.tell()
+        if (single := _advice_on_views(recipe, data, objective)) is not None:
+            start.advice.append(single)
     with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, processes)
         plan, process = view_maker.plan, (rank, processes)
@@ -194,6 +196,15 @@ def build_module(
     loaders = workers(settings, train)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
     return data, augmentation, module, start
+
+
+def _advice_on_views(recipe: Recipe, data: Data, objective: Objective) -> str | None:
+    """Advice if an evaluation of one view of each object cannot measure what an equivariant objective learns."""
+    settings, several = recipe.evaluation, int(data.validation.view_counts.max(initial=0)) > 1
+    if settings.protocol == "none" or settings.views > 1 or not several or not objective.parameters_told:
+        return None
+    left_out = "relative R2, retrieval and all else that compares views of an object is left out"
+    return f"evaluation.views: with 1, {left_out}, and the objective is told of actions; choose 2 or more"
 
 
 def _require_watched(recipe: Recipe, data: Data, objective: Objective) -> None:

@@ -116,6 +116,7 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
     stop, scores = recipe.trainer.early_stop(), possible_scores(run.data, run.objective) if recipe.monitor.every else []
     require_known(recipe.trainer.watched_for_best(), "trainer.best", losses, scores)
     require_known(None if stop is None else stop.watched, "trainer.stop.name", losses, scores)
+    run.start.tell()
     objects = len(run.module.batches.source), len(run.data.validation)
     terms = {term: part.value.item() for term, part in losses.items()}
     notes = tuple(one for one in (run.start.sentence, _not_used(run.data.notes)) if one)

@@ -220,3 +220,20 @@ def test_steps_that_only_rendered_data_can_make_alike_are_told_so(tmp_path):
     line = r"images are wanted in which 'azimuth' changes alike for 2 samples, but this data is stored images"
     with pytest.raises(RecipeError, match=line):
         build(recipe)
+
+
+@pytest.mark.parametrize(
+    ("changed", "warns"),
+    [
+        ({}, True),
+        ({"evaluation": {"protocol": "quick", "views": 2}}, False),
+        ({"evaluation": {"protocol": "none", "views": 1}}, False),
+        ({"objective": {"name": "vicreg", "projector": [8]}}, False),
+        ({"data": {**SOLIDS, "views": 1}, "objective": {"name": "vicreg", "projector": [8]}}, False),
+    ],
+    ids=str,
+)
+def test_an_evaluation_of_one_view_of_each_object_is_warned_of(changed, warns):
+    sections = told_of(["rotation"], SOLIDS, {**WHOLE, "scale": [0.3, 1.0]}).sections()
+    run = build(resolve({**sections, "evaluation": {"protocol": "quick", "views": 1}, **changed}))
+    assert any(one.startswith("evaluation.views: with 1, relative R2") for one in run.start.advice) == warns

@@ -126,6 +126,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"ranges": {"floor_hue": [1, 0]}}, "ranges: of 'floor_hue' must be a smallest and a largest number"),
         ({"base": {"name": "vicrig"}}, "base.name"),
     ],
+    "gram-anchoring": [({"start": one}, "start: must be a share of all steps from 0 to") for one in (1.0, -0.1)],
     "i-jepa": [
         ({"blocks": 0}, "blocks: must be at least 1"),
         ({"block_scale": [0.2, 0.1]}, "block_scale: must be a smallest and a largest share"),
@@ -242,7 +243,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "ser": [
         ({"layer": 2}, "layer: 2, but vit_tiny_patch16_224 has 1"),
         ({"share": 0.0}, "share: must be a share of the samples, above 0 and at most 1, got 0.0"),
-        ({"area": [1.3, 0.7]}, "area: must be the smallest and the largest, above 0, got [1.3, 0.7]"),
+        *(
+            ({"area": ends}, f"area: must be the smallest and the largest, from 0.1 to 4, got {ends}")
+            for ends in ([1.3, 0.7], [100, 200], [0.001, 0.001], [0.5, 4.5], [1.0], [0.0, 1.0])
+        ),
+        *(
+            ({"aspect": ends}, f"aspect: must be the smallest and the largest, from 0.25 to 4, got {ends}")
+            for ends in ([1.5, 0.5], [100, 1000], [0.1, 1.0])
+        ),
         ({"temperature": 0.0}, "temperature: must be above 0"),
         (
             {"backbone": vit()},
@@ -351,6 +359,16 @@ TOO_SMALL: list[tuple[str, dict[str, Any], str]] = [
     ("soft-equivariance", {"size": 4}, "symmetries: a feature map of one cell has no shifts"),
     ("soft-equivariance", {"size": 30}, "symmetries: shifts: images of 30 pixels do not divide into the 8 cells"),
     ("ser", {"size": 2}, "layer: 1, whose cells of 3 pixels are larger than views of 2"),
+    (
+        "gram-anchoring",
+        {"base": VICREG, "backbone": OBOW_NETWORK, "size": 8},
+        "backbone.stem: the last map of these images",
+    ),
+    (
+        "gram-anchoring",
+        {"base": VICREG, "backbone": vit(patch_size=12)},
+        "backbone.arguments: the last map of these images has one place, and the term compares several; take larger",
+    ),
     ("gram-anchoring", {"base": CAPI, "backbone": ONE_PATCH}, "base.hidden_share: 0.65 of 1 x 1 patches leaves 1"),
 ]
 
