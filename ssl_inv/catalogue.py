@@ -106,6 +106,19 @@ def require_named(setting: str, named: Iterable[str], parameters: Sequence[str])
         raise SettingError(setting, f"{unknown!r} is not among parameters; {suggest(unknown, parameters)}")
 
 
+def require_once(setting: str, names: Sequence[str]) -> None:
+    """Raise a `SettingError` for the first name that a list of names has more than once."""
+    if (twice := next((name for name in names if names.count(name) > 1), None)) is not None:
+        raise SettingError(setting, f"names {twice!r} twice, and once is enough: {', '.join(names)}")
+
+
+def require_recorded(setting: str, names: Sequence[str], groups: Iterable[str]) -> None:
+    """Raise a `SettingError` for the first of some names that views do not record, or that is there twice."""
+    if (unknown := next((name for name in names if name not in groups), None)) is not None:
+        raise SettingError(setting, f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    require_once(setting, names)
+
+
 @dataclass(frozen=True)
 class Member:
     """A class or function that recipes can name.

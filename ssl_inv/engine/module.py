@@ -10,7 +10,7 @@ import pytorch_lightning as lightning
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require, within
+from ssl_inv.catalogue import SettingError, require, within
 from ssl_inv.data.batches import Batch, StepBatches, StepLoader
 from ssl_inv.data.source import Source
 from ssl_inv.engine import preflight
@@ -39,6 +39,10 @@ _TRAINING, _BETWEEN_EPOCHS, _AFTER_STEP = range(3)
 """Where torch's random state is set. Each place has its own random numbers."""
 
 
+_OTHER_SECTIONS = ("backbone", "trainer", "data", "augmentation")
+"""Sections whose settings an objective names in full."""
+
+
 class NonFiniteLossError(RuntimeError):
     """A loss term or a weight became infinite or not a number."""
 
@@ -62,6 +66,22 @@ def weighted_sum(losses: Losses) -> Tensor:
     named = ", ".join(map(str, losses))
     require(taught, "objective", f"no loss term has a gradient ({named}): they are detached, or made without one")
     return total
+
+
+def losses_of(objective: Objective, views: Views, backbone: Backbone) -> Losses:
+    """The terms of an objective's loss.
+
+    Raises:
+        SettingError: if the objective finds only now that a setting cannot be used, with the section of the setting.
+    """
+    try:
+        return objective.loss(views, backbone)
+    except SettingError as error:
+        section, _, rest = error.setting.partition(".")
+        if rest and section in _OTHER_SECTIONS:
+            raise
+        owner = "trainer" if error.setting == "batch_size" else "objective"
+        raise SettingError(f"{owner}.{error.setting}", error.problem) from error
 
 
 def _brief(value: object) -> str:
@@ -191,7 +211,7 @@ class Pretraining(lightning.LightningModule):
             self._step()
 
     def _losses(self, views: Views) -> Losses:
-        return self.objective.loss(views, self.backbone)
+        return losses_of(self.objective, views, self.backbone)
 
     def _step(self) -> None:
         optimizer = self.optimization.optimizer

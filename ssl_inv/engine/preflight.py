@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ssl_inv.augment.policy import Augmentation
 from ssl_inv.augment.shared import Shared
 from ssl_inv.catalogue import SettingError, require
-from ssl_inv.data.source import Source
+from ssl_inv.data.source import Source, Subset
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.modes import frozen
 from ssl_inv.nn.sharding import blocks, shared_weight
@@ -25,6 +25,9 @@ _FEW, _MANY = 64, 4096
 _OBJECTS = 16
 """Objects whose views are compared, spread over all."""
 
+_RECORDS = 16384
+"""Views whose recorded values are looked at, spread over all."""
+
 _SAME = 1e-6
 """Values that differ by no more are equal: some are computed in single precision."""
 
@@ -38,6 +41,20 @@ def require_input_size(model: nn.Module, size: int) -> None:
     wanted = getattr(patches, "img_size", None)
     if wanted is not None and getattr(patches, "strict_img_size", False) and wanted[0] != size:
         raise SettingError("size", f"must be {wanted[0]} for this network, got {size}")
+
+
+def require_whole_patches(backbone: Backbone, size: int) -> None:
+    """Raise a `SettingError` if a recipe's own patch size leaves a margin of images of `size` pixels in no patch.
+
+    Some of timm's networks leave such a margin by their design: what they were trained for is not refused.
+    """
+    side = backbone.arguments.get("patch_size")
+    padded = backbone.arguments.get("dynamic_img_pad", False)
+    if padded or not isinstance(side, int) or side < 1 or size % side == 0 or size < side:
+        return
+    fits = min((one for one in range(2, size + 1) if size % one == 0), key=lambda one: abs(one - side))
+    problem = f"{side} does not divide images of {size} pixels, of which a margin of {size % side} would be lost"
+    raise SettingError("arguments.patch_size", f"{problem}; choose {fits}, or images of {side * (size // side)} pixels")
 
 
 def require_forward(model: nn.Module, size: int, channels: int = 3) -> None:
@@ -139,6 +156,12 @@ def require_embedding(objective: Objective, backbone: Backbone, size: int) -> No
             predictor.embed(torch.zeros(1, backbone.in_channels, size, size))
 
 
+def require_steps(objective: Objective, backbone: Backbone, size: int) -> None:
+    """Raise a `SettingError` if any step of the objective would fail on views of `size` pixels."""
+    with frozen(backbone), frozen(objective), torch.no_grad():
+        objective.require_size(backbone, size)
+
+
 def require_batch(batch_size: int, objective: Objective, augmentation: Augmentation, processes: int) -> None:
     """Raise a `SettingError` if a batch cannot be normalised, is too small for the objective, or ranks would split
     samples that are augmented alike.
@@ -221,6 +244,22 @@ def _alike(view_maker: ViewMaker, source: Source, names: Sequence[str]) -> list[
     for count in (_FEW, _MANY):
         drawn = _equal(view_maker.drawn(count, source.image_size), drawn) if drawn else []
     return [name for name in names if name in {*alike, *drawn}]
+
+
+def require_values(objective: Objective, source: Source) -> None:
+    """Raise a `SettingError` if the recorded values of training views do not suit a setting of the objective."""
+    if not source.groups or not len(source):
+        return
+    whole = source
+    while isinstance(whole, Subset):
+        whole = whole.source
+    # Sources that know no record without its image would read a file for each.
+    most = _OBJECTS if type(whole).record is Source.record else _RECORDS
+    ends = np.cumsum(source.view_counts)
+    numbers = np.unique(np.linspace(0, ends[-1] - 1, min(most, int(ends[-1]))).astype(np.int64))
+    objects = np.searchsorted(ends, numbers, side="right")
+    views = numbers - (ends[objects] - source.view_counts[objects])
+    objective.require_values(source.record(objects, views).to("cpu"))
 
 
 def advice_on_alike_views(objective: Objective, view_maker: ViewMaker, source: Source) -> str | None:

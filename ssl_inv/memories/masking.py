@@ -8,13 +8,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.catalogue import SettingError, require, require_at_least
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.distributed import gather, is_distributed
 from ssl_inv.nn.tokens import Grid
 from ssl_inv.transforms import keyed_random
 
 _ATTEMPTS = 20
+
+_TRIED, _HIDDEN = 1024, 0.25
+"""Samples whose masks are tried, and the share of them that may lose every patch. As a mask is drawn up to twenty
+times, one of 10^12 samples then stays without a context.
+"""
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,27 @@ class BlockMasking(Progress):
         context = np.sort(surplus_last.argsort(axis=1)[:, :smallest], axis=1)
         return Masks(*(torch.from_numpy(one).to(device, non_blocking=True) for one in (context, targets)))
 
+    def require_fit(self, grid: Grid) -> None:
+        """Raise a `SettingError` if no step, or not every step, can leave samples a context on this grid."""
+        rows, columns = grid
+        patches = f"{rows} x {columns} patches of an image"
+        ends = np.stack(np.meshgrid(*2 * [np.linspace(0, 1, 9)]), axis=-1).reshape(-1, 2)
+        shapes = sorted(
+            {block_shape(grid, self.scale, self.aspect, units) for units in ends}, key=lambda one: -_area(one)
+        )
+        smallest, scale = _area(shapes[-1]), list(self.scale)
+        problem = f"{scale} makes blocks that hide all {patches}; make it smaller"
+        require(smallest < rows * columns, "block_scale", problem)
+        squares = [block_shape(grid, self.context_scale, (1.0, 1.0), units) for units in ends]
+        most = min(rows * columns - smallest, max(map(_area, squares)))
+        problem = f"{self.least_context}, but at most {most} of the {patches} can be left by blocks of {scale}"
+        require(self.least_context <= most, "least_context", problem)
+        samples = np.arange(_TRIED)
+        for shape in shapes:
+            visible = self._placed(samples, grid, (shape, min(squares, key=_area)), 0)[1]
+            problem = f"{self.blocks} of them can hide all {patches}; make block_scale smaller"
+            require(float((~visible.any(axis=1)).mean()) <= _HIDDEN, "blocks", problem)
+
     def visible(self, index: Tensor, grid: Grid) -> Tensor:
         """The context of every sample before all get equal size, `(B, rows, columns)`, bool."""
         return torch.from_numpy(self.draw(index.cpu().numpy(), grid)[1]).view(-1, *grid)
@@ -152,6 +178,10 @@ class BlockMasking(Progress):
 
     def _key(self, samples: NDArray[np.int64], attempt: int) -> tuple[int, int, NDArray[np.int64], int]:
         return self.seed, self.steps_done, samples, attempt
+
+
+def _area(shape: Grid) -> int:
+    return shape[0] * shape[1]
 
 
 def block_shape(grid: Grid, scale: Sequence[float], aspect: Sequence[float], units: NDArray[np.float64]) -> Grid:

@@ -62,6 +62,19 @@ class RolledMasking(Progress):
         """What the student sees, `(B, rows, columns)`, bool."""
         return torch.from_numpy(self.draw(index.cpu().numpy(), grid)).view(-1, *grid)
 
+    def seen(self, grid: Grid) -> int:
+        """How many patches of an image are visible.
+
+        Raises:
+            SettingError: if an image has too few patches to hide some and show some.
+        """
+        rows, columns = grid
+        count = rows * columns - int(self.hidden * rows * columns)
+        if not 0 < count < rows * columns:
+            problem = f"{self.hidden} of {rows} x {columns} patches leaves {count} to see; give larger images"
+            raise SettingError("hidden_share", f"{problem} or smaller patches")
+        return count
+
     def draw(self, samples: NDArray[np.int64], grid: Grid) -> NDArray[np.bool_]:
         """The visible patches of some samples, `(B, N)`.
 
@@ -70,10 +83,7 @@ class RolledMasking(Progress):
             grid: of the images.
         """
         rows, columns = grid
-        count = rows * columns - int(self.hidden * rows * columns)
-        if not 0 < count < rows * columns:
-            problem = f"{self.hidden} of {rows} x {columns} patches leaves {count} to see; give larger images"
-            raise SettingError("hidden_share", problem)
+        count = self.seen(grid)
         aspect, down, right = keyed_random.uniform(*self._key(samples), 0, count=3).T[..., None, None]
         ratio = np.exp((2 * aspect - 1) * math.log(2))
         width = np.clip(np.rint(np.sqrt(count / ratio)), -(-count // rows), columns).astype(np.int64)

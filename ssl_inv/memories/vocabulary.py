@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ssl_inv.catalogue import require, require_at_least
+from ssl_inv.catalogue import SettingError, require, require_at_least
 from ssl_inv.memories.base import Memory
 from ssl_inv.nn.distributed import all_sum, gather, world_size
 
@@ -20,7 +20,7 @@ alone has more.
 """
 
 
-class SmallMapError(ValueError):
+class SmallMapError(SettingError):
     """Feature maps are too small for the border and the window."""
 
 
@@ -140,15 +140,21 @@ class VisualWords(Memory):
         ]
         self.words.copy_(torch.cat([features, *mixtures])[: len(self.words)])
 
-    def _inner(self, maps: Tensor) -> Tensor:
-        """The maps without their border, in the precision of the words."""
+    def require_fit(self, maps: Tensor) -> None:
+        """Raise a `SmallMapError` if feature maps are too small for the border and the window."""
         needed = 2 * self.border + self.window
         if min(maps.shape[-2:]) < needed:
-            sizes, settings = "x".join(map(str, maps.shape[-2:])), f"border {self.border} and window {self.window}"
+            sizes, setting = " x ".join(map(str, maps.shape[-2:])), "border" if self.border else "window"
+            settings = f"border {self.border} and window {self.window}"
             raise SmallMapError(
+                setting,
                 f"{settings} need feature maps of at least {needed} pixels a side, got {sizes}; make border or window "
-                f"smaller, or the images larger"
+                f"smaller, or the images larger",
             )
+
+    def _inner(self, maps: Tensor) -> Tensor:
+        """The maps without their border, in the precision of the words."""
+        self.require_fit(maps)
         rows, columns = (slice(self.border, side - self.border) for side in maps.shape[-2:])
         return maps[:, :, rows, columns].to(self.words.dtype)
 

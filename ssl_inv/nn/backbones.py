@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from ssl_inv.catalogue import SettingError, foreign_member, require, suggest
 from ssl_inv.nn.ibn import IBN, IBN_SUFFIXES
+from ssl_inv.nn.modes import frozen
 from ssl_inv.nn.stems import SMALL_STEM_ARCHITECTURES, SUFFIXES, Stem
 
 __all__ = ["IBN", "Backbone", "Cached", "Features", "Stem", "make_backbone", "to_channels_last"]
@@ -137,6 +138,14 @@ class Backbone(nn.Module):
         if (found := self.encode(pixels).map).dim() != 4:
             raise TypeError(f"{self.architecture} gives tokens, not a feature map")
         return found
+
+    def places(self, size: int) -> tuple[int, int]:
+        """Height and width of the last map of images of `size` pixels; of a square map, if the model gives tokens."""
+        weight = next(self.model.parameters())
+        image = torch.zeros(1, self.in_channels, size, size, device=weight.device, dtype=weight.dtype)
+        with frozen(self.model), torch.no_grad():
+            height, width = square_map(self.encode(image).map).shape[-2:]
+        return height, width
 
     def tokens(self, pixels: Tensor) -> Tensor:
         """Patch tokens `(B, N, C)`, without class or register tokens.

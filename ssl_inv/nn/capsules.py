@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ssl_inv.catalogue import SettingError, require_at_least
+from ssl_inv.catalogue import require, require_at_least
 
 
 class Capsules(NamedTuple):
@@ -92,18 +92,18 @@ class CapsuleProjector(nn.Module):
         )
         self.routing = SelfRouting(side * side * capsules, capsules, pose)
 
+    def require_places(self, height: int, width: int) -> None:
+        """Raise a `SettingError` if feature maps have another size."""
+        problem = f"{self.side}, but the backbone's feature maps of these images have {height} x {width} places"
+        require((height, width) == (self.side, self.side), "map_side", problem)
+
     def forward(self, feature_map: Tensor) -> Capsules:
         """K capsules, at least float32, of feature maps `(B, C, side, side)`.
 
         Raises:
             SettingError: if the maps have another size.
         """
-        height, width = feature_map.shape[-2:]
-        if (height, width) != (self.side, self.side):
-            raise SettingError(
-                "map_side",
-                f"{self.side}, but the backbone's feature maps of these images have {height} x {width} places",
-            )
+        self.require_places(feature_map.shape[2], feature_map.shape[3])
         activations = self.activation(feature_map).permute(0, 2, 3, 1).flatten(1)
         poses = self.poses(feature_map).permute(0, 2, 3, 1).reshape(len(feature_map), -1, self.pose)
         return self.routing(Capsules(activations, poses))  # type: ignore[no-any-return]

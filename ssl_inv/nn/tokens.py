@@ -81,6 +81,11 @@ def patch_grid(backbone: Backbone, pixels: Tensor) -> Grid:
     return int(rows), int(columns)
 
 
+def grid_of_size(backbone: Backbone, size: int) -> Grid:
+    """The grid of patches into which the backbone cuts images of `size` pixels."""
+    return patch_grid(backbone, torch.zeros(1, backbone.in_channels, size, size, device="meta"))
+
+
 def take(tokens: Tensor, patches: Tensor) -> Tensor:
     """The tokens `(B, ..., C)` of some patches `(B, ...)`, from the tokens of all patches `(B, N, C)`."""
     rows = patches.flatten(1).unsqueeze(-1).expand(-1, -1, tokens.shape[-1])

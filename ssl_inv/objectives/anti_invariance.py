@@ -103,14 +103,17 @@ class AntiInvariance(Around):
         self.directions = ((0, 1), (1, 0)) if symmetric else ((0, 1),)
         self.convention: Convention = convention
         self.names = list(self.base.parameters_told) if parameters is None else parameters
+        if parameters:
+            # Before what is named by them: a slip in a parameter would else be blamed on its weight.
+            action_dimensions(groups, parameters, convention)
+        empty = "is empty, and the base is told none" if parameters is None else "is empty"
+        problem = f"{empty}; inverse: 0 without weights needs none"
+        require(bool(self.names) or not (inverse or weights), "parameters", problem)
         require_named("weights", weights, self.names)
         self.told = [weights.get(name, inverse) for name in self.names]
         predicts = type(self.base).predictor is not Objective.predictor
         require(predicts or not negatives, "negatives", "needs a base with a predictor; 0 is without")
         self.least_batch = max(self.base.least_batch, 2 if within > 0 else 1)
-        require(
-            bool(self.names) or not inverse, "parameters", "is empty, and the base is told none; inverse: 0 needs none"
-        )
         if any(self.told):
             self.widths = [action_dimensions(groups, [name], convention) for name in self.names]
             self.quaternions = [isinstance(groups[name], Rotation | Pose) for name in self.names]

@@ -11,7 +11,7 @@ from ssl_inv.data.source import Labels
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.objectives.base import Aggregation, Encoder, Losses, Objective, Predictor
-from ssl_inv.transforms import Group
+from ssl_inv.transforms import Group, Transform
 from ssl_inv.views import Links, Plan, Views
 
 
@@ -105,8 +105,18 @@ class Around(Objective):
 
     def adopt(self, backbone: Backbone) -> None:
         for name, base in self.bases.items():
-            with within(name):
+            with within(name, besides=["backbone"]):
                 base.adopt(self.given(name, backbone))
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        for name, base in self.bases.items():
+            with within(name, besides=["backbone"]):
+                base.require_size(self.given(name, backbone), size)
+
+    def require_values(self, recorded: Transform) -> None:
+        for name, base in self.bases.items():
+            with within(name):
+                base.require_values(recorded)
 
     def allocate(self, objects: int, images: int) -> None:
         for name, base in self.bases.items():

@@ -13,6 +13,7 @@ from ssl_inv.catalogue import (
     require_above,
     require_at_least,
     require_named,
+    require_once,
     require_widths,
     suggest,
 )
@@ -95,16 +96,17 @@ class AugSelf(PairObjective):
         if hidden:
             require_widths(hidden=hidden)
         require(bool(parameters), "parameters", "is empty; at least one is needed")
-        require(len(set(parameters)) == len(parameters), "parameters", f"names one twice: {', '.join(parameters)}")
+        require_once("parameters", parameters)
+        self.targets = [_Target(name, convention, name in quarter_turns) for name in parameters]
+        # Before what is named by them: a slip in a parameter would else be blamed on its weight.
+        dimensions = [target.dimensions(groups) for target in self.targets]
         require_named("weights", weights, parameters)
         require_named("quarter_turns", quarter_turns, parameters)
+        require_once("quarter_turns", quarter_turns)
         self.weights = [weights.get(name, weight) for name in parameters]
         self.bounded, self.symmetric, self.temperature = bounded, symmetric, temperature
-        self.targets = [_Target(name, convention, name in quarter_turns) for name in parameters]
         self.projector = make_projector(features, projector)
-        self.heads = nn.ModuleList(
-            action_head(2 * features, hidden, target.dimensions(groups), normalised_heads) for target in self.targets
-        )
+        self.heads = nn.ModuleList(action_head(2 * features, hidden, one, normalised_heads) for one in dimensions)
 
     @property
     def parameters_told(self) -> list[str]:

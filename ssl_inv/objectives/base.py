@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, suggest
+from ssl_inv.catalogue import SettingError, require_recorded
 from ssl_inv.data.source import Labels
 from ssl_inv.memories.gallery import Gallery
 from ssl_inv.nn.backbones import Backbone
@@ -118,6 +118,24 @@ class Objective(nn.Module, ABC):
 
     def adopt(self, backbone: Backbone) -> None:
         """Copy what is needed of the backbone, such as a teacher. Called once, before a checkpoint is loaded."""
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        """Raise a `SettingError` if any step would fail on views of `size` pixels. Called once, before the first step.
+
+        What a step draws at random, such as one of two kinds of masks, is checked for every draw. A setting of the
+        backbone is named with its section: `backbone.stem`.
+
+        Args:
+            backbone: as in `adopt`.
+            size: side of the views whose plan names no size of its own.
+        """
+
+    def require_values(self, recorded: Transform) -> None:
+        """Raise a `SettingError` if recorded values do not suit a setting. Called once, before a run begins.
+
+        Args:
+            recorded: the data's own parameters of many training views, without those of an augmentation.
+        """
 
     def allocate(self, objects: int, images: int) -> None:
         """Make the buffers that are as large as the training data. Called once, between `adopt` and a checkpoint.
@@ -264,12 +282,11 @@ def action_dimensions(groups: Mapping[str, Group], names: list[str], convention:
     """Length of the action vector of the named parameters.
 
     Raises:
-        SettingError: if there are none, the data do not record one of them, or one has no numbers.
+        SettingError: if there are none, one is named twice or not recorded by the data, or one has no numbers.
     """
     if not names:
         raise SettingError("parameters", f"is empty; this data records {', '.join(groups) or 'none'}")
-    if (unknown := next((name for name in names if name not in groups), None)) is not None:
-        raise SettingError("parameters", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    require_recorded("parameters", names, groups)
     neutral = Transform({name: group.neutral(1) for name, group in groups.items()}, groups)
     widths = {name: neutral.relative(neutral).as_vector([name], convention).shape[1] for name in names}
     if (nothing := next((name for name, width in widths.items() if not width), None)) is not None:

@@ -13,7 +13,7 @@ from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
 from ssl_inv.nn.cross_predictor import ClusterHead, CrossPredictor, DirectionHead
 from ssl_inv.nn.teacher import Teacher
-from ssl_inv.nn.tokens import encode_visible, patch_grid, require_patch_tokens, take, teacher_tokens
+from ssl_inv.nn.tokens import encode_visible, grid_of_size, patch_grid, require_patch_tokens, take, teacher_tokens
 from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group
 from ssl_inv.views import Crops, MultiCrop, Views
@@ -112,6 +112,9 @@ class CAPI(Objective):
             heads or int(backbone.model.blocks[0].attn.num_heads),  # type: ignore[index, union-attr]
         )
         self.teacher = Teacher(backbone)
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        self.masking.seen(grid_of_size(backbone, size))
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         pixels = views[0].pixels

@@ -119,6 +119,9 @@ class CapsIE(Objective):
         """The action as the predictor reads it, `(B, A)`."""
         return action.as_vector(self.parameters_used, self.convention)
 
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        self.projector.require_places(*backbone.places(size))
+
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (self.projector(backbone.feature_map(view.pixels)) for view in views.views)
         return self.capsule_loss(x, y, self.action_vector(views[0].transform.relative(views[1].transform)))

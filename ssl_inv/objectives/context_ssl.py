@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between, suggest
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, require_between, require_recorded
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -371,9 +371,8 @@ def _require_settings(
 ) -> None:
     problem = f"must be one or more lists of parameters, none of them empty, got {environments}"
     require(bool(environments) and all(environments), "environments", problem)
-    unknown = next((name for names in environments for name in names if name not in groups), None)
-    if unknown is not None:
-        raise SettingError("environments", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    for names in environments:
+        require_recorded("environments", names, groups)
     require_at_least(1, context=context)
     require_between(0, 1, masked=masked)
     require_above(0, temperature=temperature)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ssl_inv.catalogue import SettingError, require, require_at_least, require_between
 from ssl_inv.memories.masking import BlockMasking
 from ssl_inv.nn.backbones import Backbone
+from ssl_inv.nn.ibn import IBN_SUFFIXES
 from ssl_inv.nn.parts import leave_out_head
 from ssl_inv.nn.teacher import Teacher, cosine_momentum
 from ssl_inv.nn.visible import encode_places, has_batch_norm, smooth_l1_of_unit_places
@@ -94,6 +95,11 @@ class ConvJEPA(Objective):
         return MultiCrop((Crops(1),))
 
     def adopt(self, backbone: Backbone) -> None:
+        mixed = backbone.architecture.endswith(tuple(filter(None, IBN_SUFFIXES.values())))
+        problem = (
+            "conv-jepa hides places of networks with batch normalisation alone, and IBN adds instance normalisation"
+        )
+        require(not mixed, "backbone.ibn", f"{problem}; choose none")
         if not has_batch_norm(backbone.model):
             problem = (
                 f"conv-jepa hides places of networks with batch normalisation alone, not of {backbone.architecture}"
@@ -138,21 +144,40 @@ class ConvJEPA(Objective):
             SettingError: if the last map has one place only, or no place or every place would be hidden.
         """
         rows, columns = grid
-        require(rows * columns > 1, "name", "the last map has one place; take larger images or a 3x3-stride1 stem")
+        _require_places(grid)
         seed, steps = self.masking.seed, self.masking.steps_done
         if keyed_random.uniform(seed, steps, 1, count=1)[0, 0] < self.multi_block:
             hidden = self.masking.predicted(index, grid)
             problem = f"{self.masking.blocks} of them hide all {rows} x {columns} places; make block_scale smaller"
             require(not bool(hidden.all()), "blocks", problem)
             return hidden
-        count = round(self.hidden_share * rows * columns)
-        problem = f"{self.hidden_share} hides {count} of {rows * columns} places"
-        require(0 < count < rows * columns, "hidden_share", problem)
+        count = self._hidden_count(grid)
         order = keyed_random.uniform(seed, steps, 2, index.cpu().numpy(), count=rows * columns).argsort(axis=1)
         return torch.from_numpy(np.argsort(order, axis=1) < count).view(-1, rows, columns)
+
+    def _hidden_count(self, grid: tuple[int, int]) -> int:
+        rows, columns = grid
+        count = round(self.hidden_share * rows * columns)
+        problem = f"{self.hidden_share} hides {count} of {rows} x {columns} places; some must be hidden and some seen"
+        require(0 < count < rows * columns, "hidden_share", problem)
+        return count
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        grid = backbone.places(size)
+        _require_places(grid)
+        # Which of the two kinds a step hides is drawn, and the second may first come late.
+        if self.multi_block > 0:
+            self.masking.require_fit(grid)
+        if self.multi_block < 1:
+            self._hidden_count(grid)
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         self.teacher.follow(backbone, cosine_momentum(self.momentum, step, steps))
         self.masking.advance(step, steps)
         if step == steps and self.keep == "teacher":
             backbone.load_state_dict(self.teacher.network.state_dict())
+
+
+def _require_places(grid: tuple[int, int]) -> None:
+    problem = "the last map of these images has one place, and conv-jepa predicts some places from others"
+    require(grid[0] * grid[1] > 1, "backbone.stem", f"{problem}; take larger images or, for a ResNet, 3x3-stride1")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require_at_least, suggest
+from ssl_inv.catalogue import SettingError, require, require_at_least, require_recorded
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.parts import Part
@@ -79,8 +79,8 @@ class ECReconstruction(Around):
         if not decoder or min(decoder) < 1:
             raise SettingError("decoder", f"must name at least one width, all at least 1, got {decoder}")
         require_at_least(0, weight=weight)
-        if (unknown := next((name for name in parameters if name not in groups), None)) is not None:
-            raise SettingError("parameters", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+        require(bool(parameters), "parameters", f"is empty; views of this data record {', '.join(groups) or 'none'}")
+        require_recorded("parameters", parameters, groups)
         equivariant = round(features * equivariant_share)
         if not 0 < equivariant < features:
             problem = f"with {equivariant_share} of {features}, one of the two parts would have no features"

@@ -102,6 +102,9 @@ class EquiCaps(Objective):
     def adopt(self, backbone: Backbone) -> None:
         leave_out_head(backbone)
 
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        self.projector.require_places(*backbone.places(size))
+
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         x, y = (self.projector(backbone.feature_map(view.pixels)) for view in views.views)
         action = views[0].transform.relative(views[1].transform)

@@ -77,6 +77,8 @@ class ESSL(PairObjective):
         require_widths(projector=projector)
         require_above(0, temperature=temperature)
         self.temperature, self.rotation = temperature, rotation
+        if turned_size is not None:
+            require_at_least(1, turned_size=turned_size)
         scale = None if turned_scale is None else area_range("turned_scale", turned_scale)
         self._plan = Several((Pair(), QuarterTurns(turned_size, scale)), policies=(None, 0))
         self.predictor_head: nn.Module | None = None

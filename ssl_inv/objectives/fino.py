@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import SettingError, require, require_at_least, require_widths, suggest
+from ssl_inv.catalogue import SettingError, require, require_at_least, require_recorded, require_widths
 from ssl_inv.memories.centroids import Centroids, known_cross_entropy
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn import losses
@@ -20,6 +20,13 @@ from ssl_inv.transforms import Category, Flag, Group, Transform
 from ssl_inv.views import Views
 
 Schedule = Literal["sigmoid", "linear", "constant"]
+
+
+_LARGE = 10.0
+"""The largest size of a target without a range: its squared error is then a hundred times that of a scaled one."""
+
+_SPARE = 0.01
+"""The share of a range by which values may leave it: they are written down in few digits."""
 
 
 class FINO(Progress, Around):
@@ -60,8 +67,9 @@ class FINO(Progress, Around):
         hidden: widths of the MLPs' hidden layers.
         dropout: behind each hidden layer.
         ranges: smallest and largest value of a column of single numbers, such as `{year: [2002, 2017]}`; its target is
-            then scaled to 0 to 1, and the prediction passes a sigmoid. Others are predicted as their group writes them:
-            divided by its scale, a circle as cosine and sine.
+            then scaled to 0 to 1, and the prediction passes a sigmoid. All training views must lie inside. Others are
+            predicted as their group writes them: divided by its scale, a circle as cosine and sine. A column with
+            values beyond 10, such as a year, needs a range: its squared error would hide every other term.
         centroid_momentum: the share of a centroid that a step keeps.
         concentration: divides the similarities with a centroid at the start.
     """
@@ -89,11 +97,10 @@ class FINO(Progress, Around):
     ) -> None:
         columns = [*attract, *repel]
         require(bool(columns), "attract", "and repel are empty; name at least one column that the data record")
-        twice = next((name for name in columns if columns.count(name) > 1), None)
-        require(twice is None, "repel", f"{twice!r} is named twice; a column attracts or repels once")
-        for setting, names in (("attract", attract), ("repel", repel)):
-            for name in names:
-                require(name in groups, setting, f"no view of this data records {name!r}; {suggest(name, groups)}")
+        require_recorded("attract", attract, groups)
+        require_recorded("repel", repel, groups)
+        both = next((name for name in repel if name in attract), None)
+        require(both is None, "repel", f"{both!r} is in attract too; a column attracts or repels")
         repelled = weight / 10 if repel_weight is None else repel_weight
         require_at_least(0, weight=weight, repel_weight=repelled)
         require(0 <= warmup < 1, "warmup", f"must be a share of all steps from 0 to below 1, got {warmup}")
@@ -121,6 +128,12 @@ class FINO(Progress, Around):
         # All views of an object are of one site: that categories do not differ between them is no mistake.
         measured = [name for name, one in self.columns.items() if not isinstance(one.group, Category)]
         return list(dict.fromkeys((*super().parameters_told, *measured)))
+
+    def require_values(self, recorded: Transform) -> None:
+        super().require_values(recorded)
+        for name, column in self.columns.items():
+            if name in recorded.values:
+                column.require_values(recorded[name])
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         cached = Cached(backbone)
@@ -185,6 +198,31 @@ class _Column:
         """Whether its values are numbers that a range can scale."""
         return not self.kinds and self.group.neutral(1).dim() == 1
 
+    def require_values(self, values: Tensor) -> None:
+        """Raise a `SettingError` if recorded values leave the column's range, or need one that it has not."""
+        known = values[values.isfinite().all(dim=1)] if values.dim() > 1 else values[values.isfinite()]
+        if self.kinds or not len(known):
+            return
+        if not self.is_single_number:
+            largest = float(self.group.value_vector(known).abs().max())
+            problem = f"{self.name!r} has values up to {_number(largest)}, whose squared error hides every other term"
+            require(largest <= _LARGE, "repel" if self.repels else "attract", f"{problem}; record it in a larger unit")
+            return
+        low, high = float(known.min()), float(known.max())
+        found = f"training views have {_number(low)} to {_number(high)}"
+        wanted = f"{{{self.name}: [{_number(low)}, {_number(high)}]}}"
+        if self.range is None:
+            problem = f"has none of {self.name!r}, of which {found}: unscaled, its squared error hides every other term"
+            advice = f"give {wanted}" if low < high else "all are the same, so leave the column out"
+            scaled = float(self.group.value_vector(known).abs().max()) <= _LARGE
+            require(scaled, "ranges", f"{problem}; {advice}")
+            return
+        spare = _SPARE * (self.range[1] - self.range[0])
+        problem = f"of {self.name!r} is {_number(self.range[0])} to {_number(self.range[1])}, but {found}"
+        inside = self.range[0] - spare <= low and high <= self.range[1] + spare
+        advice = f"give {wanted}" if low < high else "leave it out"
+        require(inside, "ranges", f"{problem}, which no prediction can reach; {advice}")
+
     def error(self, head: nn.Module, features: Tensor, values: Tensor) -> Tensor:
         """The loss of a head on features `(B, D)` for recorded values of the same rows."""
         if isinstance(head, Centroids):
@@ -197,6 +235,10 @@ class _Column:
         low, high = self.range
         target = (values.to(told.dtype) - low) / (high - low + 1e-8)
         return losses.token_error(told.sigmoid(), target[:, None], "squared")
+
+
+def _number(value: float) -> str:
+    return str(int(value)) if value.is_integer() and abs(value) < 1e15 else f"{value:.7g}"
 
 
 def _range(ranges: Mapping[str, Any], name: str) -> tuple[float, float] | None:

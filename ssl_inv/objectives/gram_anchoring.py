@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ssl_inv.catalogue import require_at_least, require_between
+from ssl_inv.catalogue import require, require_at_least
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.losses import sample_mean, unit_rows
@@ -71,7 +71,7 @@ class GramAnchoring(Progress, Around):
     ) -> None:
         require_at_least(0, weight=weight, refreshes=refreshes)
         require_at_least(1, refresh_every=refresh_every)
-        require_between(0, 1, start=start)
+        require(0 <= start < 1, "start", f"must be a share of all steps from 0 to below 1, got {start}")
         super().__init__(base=base_objective(features, groups, **base))
         self.weight, self.start, self.negatives = weight, start, negatives
         self.refresh_every, self.refreshes = refresh_every, refreshes
@@ -89,6 +89,14 @@ class GramAnchoring(Progress, Around):
     def adopt(self, backbone: Backbone) -> None:
         super().adopt(backbone)
         self.anchor = Teacher(backbone)
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        super().require_size(backbone, size)
+        height, width = backbone.places(size)
+        problem = "the last map of these images has one place, and the term compares several; take larger images"
+        key = "backbone.arguments" if hasattr(backbone.model, "patch_embed") else "backbone.stem"
+        advice = "or a smaller patch_size" if key == "backbone.arguments" else "or, for a ResNet, 3x3-stride1"
+        require(height * width > 1, key, f"{problem} {advice}")
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         cached = Cached(backbone)

@@ -12,6 +12,7 @@ from ssl_inv.nn.teacher import Teacher, linear_momentum
 from ssl_inv.nn.tokens import (
     TokenPredictor,
     encode_visible,
+    grid_of_size,
     make_predictor,
     normalised,
     patch_grid,
@@ -100,6 +101,9 @@ class IJEPA(Objective):
         require_patch_tokens(backbone, "i-jepa")
         self.token_predictor = make_predictor(backbone, *self.predictor_shape)
         self.teacher = Teacher(backbone)
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        self.masking.require_fit(grid_of_size(backbone, size))
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         pixels = views[0].pixels

@@ -118,6 +118,9 @@ class IWM(Objective):
         self.token_predictor = make_predictor(backbone, *self.predictor_shape, self.action)
         self.teacher = Teacher(backbone)
 
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        self.masking.require_fit(self.grid)
+
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         source, target = views.views
         masks = self.masking(views.index, self.grid, source.pixels.device)

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import require, require_above, require_widths
+from ssl_inv.catalogue import require, require_above, require_at_least, require_widths
 from ssl_inv.memories.directions import RandomDirections
 from ssl_inv.nn import losses
 from ssl_inv.nn.backbones import Backbone
@@ -83,6 +83,7 @@ class LeWM(Objective):
     ) -> None:
         super().__init__()
         require_above(0, sigreg_weight=sigreg_weight, inverse_weight=inverse_weight)
+        require_at_least(1, observed=observed)
         require_widths(inverse_hidden=inverse_hidden)
         self._plan = ViewSequence(observed)
         action = action_dimensions(groups, parameters, "canonical")

@@ -31,9 +31,11 @@ def area_range(name: str, scale: Sequence[float]) -> tuple[float, float]:
     """The smallest and the largest share of an image's area, from the setting `name`.
 
     Raises:
-        SettingError: if they are not two.
+        SettingError: if they are not two in order, above 0 and up to 1.
     """
-    require(len(scale) == 2, name, f"must be the smallest and the largest share of the image's area, got {list(scale)}")
+    fits = len(scale) == 2 and 0 < scale[0] <= scale[1] <= 1
+    problem = "must be the smallest and the largest share of the image's area, above 0 and up to 1"
+    require(fits, name, f"{problem}, got {list(scale)}")
     return scale[0], scale[1]
 
 

@@ -133,6 +133,10 @@ class OBoW(Progress, Objective):
             self._kinds["crops"] = MultiCrop((Crops(crops, crop_size, area_range("crop_scale", crop_scale)),))
         if patches:
             require_at_least(patch_size + patch_jitter, patch_view=patch_view)
+            problem = (
+                f"{patches}, but a grid of {patch_grid} x {patch_grid} has {patch_grid**2}; make patch_grid larger"
+            )
+            require(patches <= patch_grid**2, "patches", problem)
             scale = area_range("patch_scale", patch_scale)
             self._kinds["patches"] = Patches(patch_view, patch_size, patch_grid, patch_jitter, patches, scale)
         self._centre = Crops(1, centre=centre)
@@ -160,6 +164,12 @@ class OBoW(Progress, Objective):
         channels = channels_of_last_maps(backbone, self.levels)
         self.words = nn.ModuleList(VisualWords(one, **self._word_settings) for one in channels)
         self.heads = nn.ModuleList(DynamicHead(one, **self._head_settings) for one in channels)
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        pixels = torch.zeros(1, backbone.in_channels, size, size)
+        for words, maps in zip(self.words, self.teacher(pixels), strict=True):
+            assert isinstance(words, VisualWords)
+            words.require_fit(maps)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         seen, *kinds = self.plan.parts(views)

@@ -150,7 +150,9 @@ class SeqJEPA(Objective):
         super().__init__()
         require_between(0, 1, momentum=momentum)
         require(0 <= dropout < 1, "dropout", f"must be at least 0 and below 1, got {dropout}")
-        require_at_least(1, layers=layers, heads=heads, predictor=predictor)
+        require_at_least(1, observed=observed, layers=layers, heads=heads, predictor=predictor)
+        require_at_least(2, patch=patch)
+        require_at_least(0, radius=radius)
         require_at_least(0, action_dimensions=action_dimensions)
         given = conditioning != "aggregator" or observed > 1
         require(given, "conditioning", "'aggregator', but observed is 1: no action to give it")

@@ -21,6 +21,9 @@ from ssl_inv.objectives.base import Losses, Objective, Term
 from ssl_inv.transforms import Group, keyed_random
 from ssl_inv.views import Plan, SameCrop, Several, View, Views
 
+_AREAS, _ASPECTS = (0.1, 4.0), (0.25, 4.0)
+"""From which to which value `area` and `aspect` may go."""
+
 
 class SER(Progress, Around):
     """Soft equivariance regularisation of an early layer (arXiv 2603.06693, ICLR 2026).
@@ -62,8 +65,8 @@ class SER(Progress, Around):
         temperature: tau; the authors have 0.5 with MoCo v3, 0.4 with DINO and Barlow Twins in their run script, and
             0.3, 0.5 and 0.3 in the paper.
         share: of the samples that have the moved views; at least two samples have them.
-        area: smallest and largest number of cells of a moved view's map, as a share of the usual one's.
-        aspect: smallest and largest height over width of a moved view.
+        area: smallest and largest number of cells of a moved view's map, as a share of the usual one's, from 0.1 to 4.
+        aspect: smallest and largest height over width of a moved view, from 0.25 to 4.
         seed: decides the moves.
     """
 
@@ -89,9 +92,10 @@ class SER(Progress, Around):
         require_at_least(0, weight=weight)
         require_above(0, temperature=temperature)
         require(0 < share <= 1, "share", f"must be a share of the samples, above 0 and at most 1, got {share}")
-        for name, ends in (("area", area), ("aspect", aspect)):
-            fits = len(ends) == 2 and 0 < ends[0] <= ends[1]
-            require(fits, name, f"must be the smallest and the largest, above 0, got {ends}")
+        # A step costs as many times as much as a view has cells, and a thin view has no shape to tell.
+        for name, ends, least, most in (("area", area, *_AREAS), ("aspect", aspect, *_ASPECTS)):
+            fits = len(ends) == 2 and least <= ends[0] <= ends[1] <= most
+            require(fits, name, f"must be the smallest and the largest, from {least:g} to {most:g}, got {ends}")
         super().__init__(base=base_objective(features, groups, **base))
         self.layer, self.widths, self.weight, self.temperature = layer, token_head, weight, temperature
         self.share, self.area, self.aspect, self.seed = share, area, aspect, seed
@@ -119,6 +123,10 @@ class SER(Progress, Around):
         found = layers[self.layer - 1]
         self.cell = int(found["reduction"])
         self.token_head = _token_head(int(found["num_chs"]), self.widths)
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        super().require_size(backbone, size)
+        self._cells((size, size))
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         terms = self.base.loss(self._views_of_base(views), backbone)
@@ -170,10 +178,7 @@ class SER(Progress, Around):
         bits = keyed_random.bits(self.seed, self.steps_done, index.numpy(), count=2) >> 63
         half_turns, mirrors = torch.from_numpy(bits.astype(bool)).to(device, non_blocking=True).unbind(1)
         drawn = keyed_random.uniform(self.seed, self.steps_done, 0x5E2, count=6)[0]
-        cells = (sides[0] // self.cell) * (sides[1] // self.cell)
-        if not cells:
-            problem = f"{self.layer}, whose cells of {self.cell} pixels are larger than views of {min(sides)}"
-            raise SettingError("layer", problem)
+        cells = self._cells(sides)
         grids, quarters = [], []
         for area, aspect, turn in drawn.reshape(2, 3):
             count = cells * (self.area[0] + (self.area[1] - self.area[0]) * area)
@@ -182,6 +187,13 @@ class SER(Progress, Around):
             quarters.append(int(4 * turn))
         first = Move(half_turns, mirrors, grids[0], quarters[0])
         return first, first.opposite(grids[1], quarters[1])
+
+    def _cells(self, sides: Grid) -> int:
+        """How many cells the usual view's map has."""
+        cells = (sides[0] // self.cell) * (sides[1] // self.cell)
+        problem = f"{self.layer}, whose cells of {self.cell} pixels are larger than views of {min(sides)}"
+        require(cells > 0, "layer", problem)
+        return cells
 
     def after_step(self, backbone: Backbone, step: int, steps: int) -> None:
         super().after_step(backbone, step, steps)

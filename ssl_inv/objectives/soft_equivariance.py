@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from ssl_inv.catalogue import SettingError, require, require_above, require_at_least
+from ssl_inv.catalogue import SettingError, require, require_above, require_at_least, within
 from ssl_inv.memories.progress import Progress
 from ssl_inv.nn.backbones import Backbone, Cached
 from ssl_inv.nn.distributed import all_sum, rank, world_size
@@ -107,6 +107,14 @@ class SoftEquivariance(Progress, Around):
         self.register_buffer("least", torch.zeros(len(symmetries)))
         self.least_batch = max(self.least_batch, len(symmetries))
         self._batches = 0
+
+    def require_size(self, backbone: Backbone, size: int) -> None:
+        super().require_size(backbone, size)
+        sides = backbone.places(size)
+        for number, one in enumerate(self.symmetries.values()):
+            element = self._element(number, one, sides)
+            with within("symmetries"):
+                one.move(torch.zeros(1, backbone.in_channels, size, size), element, sides)
 
     def loss(self, views: Views, backbone: Backbone) -> Losses:
         cached = Cached(backbone)

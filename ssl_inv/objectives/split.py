@@ -118,7 +118,7 @@ class Split(Around):
         learning = [one for one in backbone.parameters() if one.requires_grad]
         frozen_by_all = learning
         for name, base in self.bases.items():
-            with within(name):
+            with within(name, besides=["backbone"]):
                 base.adopt(self.given(name, backbone))
             frozen_by_all = [one for one in frozen_by_all if not one.requires_grad]
             # A parameter that one objective freezes may be trained by the other.

@@ -66,6 +66,7 @@ class Supervised(Objective):
         self.convention: Convention = convention
         self.names = parameters
         if parameters:
+            action_dimensions(groups, parameters, convention)  # all of them together, each once
             self.widths = [action_dimensions(groups, [name], convention) for name in parameters]
             self.quaternions = [isinstance(groups[name], Rotation | Pose) for name in parameters]
         self.needs_labels = classification > 0

@@ -18,7 +18,7 @@ from ssl_inv.engine import preflight
 from ssl_inv.engine.action_use import ACTION, GAIN, WITHIN
 from ssl_inv.engine.callbacks import make_callbacks
 from ssl_inv.engine.cluster import ALONE, Place
-from ssl_inv.engine.launch import make_trainer, say, workers
+from ssl_inv.engine.launch import make_trainer, workers
 from ssl_inv.engine.loggers import require_loggers
 from ssl_inv.engine.module import Pretraining, extent
 from ssl_inv.engine.optimizer_names import require_shardable
@@ -106,7 +106,8 @@ def build_module(
         begins: see `build`.
 
     Returns:
-        All of them; the start has the recipe with what depends on the channels of the images.
+        All of them; the start has the recipe with what depends on the channels of the images, and the advice. The
+        caller tells it when nothing can be refused any more: a recipe that is refused is answered in one line.
 
     Raises:
         SettingError: see `build`.
@@ -114,9 +115,9 @@ def build_module(
     settings = recipe.trainer
     data, augmentation = build_data(recipe), build_augmentation(recipe)
     asked, recipe = recipe, for_classes(for_channels(recipe, data.train), data.train)
-    if begins and (measured := told(asked, recipe)):
-        say(measured)
     start = Start(recipe)
+    if begins and (measured := told(asked, recipe)):
+        start.passing.append(measured)
     loads = start.of_backbone if begins else None
     backbone, objective = build_networks(recipe, {**data.train.groups, **augmentation.groups}, loads)
     sizes = {augmentation.view_size(data.train.image_size), *objective.plan.sizes}
@@ -125,6 +126,8 @@ def build_module(
             preflight.require_input_size(backbone.model, size)
         with within("backbone"):
             preflight.require_forward(backbone, size, backbone.in_channels)
+            if begins:  # a run of earlier versions goes on
+                preflight.require_whole_patches(backbone, size)
         with within("trainer"):
             preflight.require_normalised(backbone, settings.batch_size, size)
         if settings.precision == "bf16" and device.type == "cpu":
@@ -143,14 +146,17 @@ def build_module(
         preflight.advice_on_rotations(objective, data.train, augmentation),
     ):
         if advice is not None:
-            say(advice)
+            start.passing.append(advice)
     view_maker, train = build_view_maker(recipe, data.train, augmentation, objective.plan)
     with within("evaluation", besides=["augmentation"]):
         judged_data(data, recipe.evaluation, objective.plan, augmentation, settings.seed)
-    with within("objective"):
+    with within("objective", besides=["backbone"]):
+        # First, as it names the setting; the embedding may fail for the same reason.
+        preflight.require_steps(objective, backbone, view_size)
         preflight.require_embedding(objective, backbone, max(sizes))
         if begins:
             preflight.require_shown(objective, view_maker, train)
+            preflight.require_values(objective, train)
     with within("objective"), torch.random.fork_rng(devices=[]):
         # Memories start with random vectors. These depend on the seed, but not on the random numbers of the weights.
         torch.manual_seed(int(keyed_random.bits(settings.seed, _MEMORIES, count=1)[0, 0] >> 1))
@@ -162,7 +168,8 @@ def build_module(
             start.advice.append(f"data: {odd}")
         if (alike := preflight.advice_on_alike_views(objective, view_maker, train)) is not None:
             start.advice.append(alike)
-        start.tell()
+        if (single := _advice_on_views(recipe, data, objective)) is not None:
+            start.advice.append(single)
     with within("trainer"):
         preflight.require_batch(settings.batch_size, objective, augmentation, processes)
         plan, process = view_maker.plan, (rank, processes)
@@ -190,6 +197,15 @@ def build_module(
     loaders = workers(settings, train)
     module = Pretraining(backbone, objective, view_maker, optimization, batches, settings, steps, loaders)
     return data, augmentation, module, start
+
+
+def _advice_on_views(recipe: Recipe, data: Data, objective: Objective) -> str | None:
+    """Advice if an evaluation of one view of each object cannot measure what an equivariant objective learns."""
+    settings, several = recipe.evaluation, int(data.validation.view_counts.max(initial=0)) > 1
+    if settings.protocol == "none" or settings.views > 1 or not several or not objective.parameters_told:
+        return None
+    left_out = "relative R2, retrieval and all else that compares views of an object is left out"
+    return f"evaluation.views: with 1, {left_out}, and the objective is told of actions; choose 2 or more"
 
 
 def _require_watched(recipe: Recipe, data: Data, objective: Objective) -> None:
@@ -225,7 +241,7 @@ def build_networks(
             backbone = make_backbone(**recipe.backbone)
             if load is not None:
                 load(backbone)
-        with within("objective"):
+        with within("objective", besides=["backbone"]):
             preflight.require_objective(constructor, recipe.objective.name)
             objective: Objective = constructor(backbone.features, groups, **recipe.objective.settings)
             objective.adopt(backbone)
@@ -244,8 +260,14 @@ def build_view_maker(
     recipe: Recipe, source: Source, augmentation: Augmentation, plan: Plan
 ) -> tuple[ViewMaker, Source]:
     """The view maker of a plan, and the objects of the source that have enough views for the plan."""
+    wanted, most = 1 if plan.linked else plan.own_views, int(source.view_counts.max(initial=0))
+    if 1 < most < wanted:
+        key = "data.views" if "views" in recipe.data.settings else "data"
+        raise SettingError(
+            key, f"the objective needs {wanted} views of an object, and no training object has over {most}"
+        )
     with within("data", besides=["augmentation"]):
-        source = with_enough_views(source, 1 if plan.linked else plan.own_views)
+        source = with_enough_views(source, wanted)
         mean, std = recipe.normalization.mean, recipe.normalization.std
         return ViewMaker(plan, source, augmentation, mean, std, recipe.trainer.seed), source
 

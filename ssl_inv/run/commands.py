@@ -19,7 +19,7 @@ from ssl_inv.data.reading import SETTINGS_OF_VALUES
 from ssl_inv.data.source import Data, Subset
 from ssl_inv.data.sources.rendered.posed import PosedObjects
 from ssl_inv.engine.launch import quiet_lightning
-from ssl_inv.engine.module import weighted_sum
+from ssl_inv.engine.module import losses_of, weighted_sum
 from ssl_inv.engine.progress import Progress, clock
 from ssl_inv.engine.watch import require_known
 from ssl_inv.run.build import build, held_out_of, innermost, possible_scores
@@ -106,7 +106,7 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
         for _ in range(2):
             begun = time.perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=recipe.trainer.precision == "bf16"):
-                losses = run.objective.loss(run.module.view_maker(batch), run.backbone)
+                losses = losses_of(run.objective, run.module.view_maker(batch), run.backbone)
             total = weighted_sum(losses)
             total.backward()  # type: ignore[no-untyped-call]
             seconds = time.perf_counter() - begun
@@ -120,6 +120,7 @@ def one_step(name: str, recipe: Recipe) -> OneStep:
     stop, scores = recipe.trainer.early_stop(), possible_scores(run.data, run.objective) if recipe.monitor.every else []
     require_known(recipe.trainer.watched_for_best(), "trainer.best", losses, scores)
     require_known(None if stop is None else stop.watched, "trainer.stop.name", losses, scores)
+    run.start.tell()
     objects = len(run.module.batches.source), len(run.data.validation)
     terms = {term: part.value.item() for term, part in losses.items()}
     notes = tuple(one for one in (run.start.sentence, _not_used(run.data.notes)) if one)

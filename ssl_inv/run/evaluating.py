@@ -26,6 +26,7 @@ from ssl_inv.run.exports.export import Preprocessing
 from ssl_inv.run.folder import now
 from ssl_inv.run.judging import Judgement, judge, protocols_of, require_classes
 from ssl_inv.run.kept_measurements import KeptMeasurements
+from ssl_inv.run.known_split import with_known_split
 from ssl_inv.run.pages.report import scores
 from ssl_inv.run.python.loaded import LoadedEncoder
 from ssl_inv.run.results_file import RESULTS, checksums
@@ -95,6 +96,8 @@ def evaluated(
             )
         finally:
             progress.close()
+    if judgement is not None:
+        judgement = replace(judgement, remarks=with_known_split(judgement.remarks, loaded, trained[1]))
     if output is not None and judgement is not None:
         # Its checksum of the results before is wrong from now on.
         (output / "evaluation.json").unlink(missing_ok=True)

@@ -43,7 +43,8 @@ def parts(
         content = recipe.sections() if isinstance(recipe, Recipe) else dict(recipe)
         recipe = resolve(apply_overrides(content, overrides))
     require_files(recipe)
-    data, _, module, _ = build_module(recipe, torch.device("cpu"))
+    data, _, module, start = build_module(recipe, torch.device("cpu"))
+    start.tell()
     return module, PretrainingData(module, data, recipe.monitor)
 
 

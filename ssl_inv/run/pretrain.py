@@ -68,6 +68,7 @@ def pretrain(
             return folder
         folder = RunFolder.create(folder.path, run.recipe, command or ["ssl-inv", *sys.argv[1:]], numbered)
         with folder.held():
+            run.start.tell()
             results = _train_and_finish(run, folder, here, Progress(quiet=quiet), signals)
             if not silent:
                 sys.stdout.write(results)
@@ -90,6 +91,7 @@ def resume(continued: Continuation, folder: RunFolder, quiet: bool, silent: bool
             # What a killed run was writing may fill the disk.
             folder.remove_leftovers()
             restore(run, folder, continued)
+            run.start.tell()
             results = _train_and_finish(run, folder, here, Progress(quiet=quiet), signals, restored=True)
             if not silent:
                 sys.stdout.write(results)

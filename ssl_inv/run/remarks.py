@@ -18,7 +18,7 @@ SPLITS = {
     "objects": "split: new objects, none of which is in training",
     "views": "split: new views of known objects, which training sees in other views",
 }
-"""What an evaluation is scored on, by `Data.held_out`."""
+"""What a run is scored on, by `Data.held_out`; of other evaluations, see `known_split`."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from ssl_inv.catalogue import RecipeError
 from ssl_inv.engine.launch import say
 from ssl_inv.engine.module import extent
 from ssl_inv.run.build import Run
-from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, shared_by
+from ssl_inv.run.continuing import WHERE_DATA_LIES, Changes, Continuation, shared_by, trains_on
 from ssl_inv.run.folder import RunFolder
 
 
@@ -33,6 +33,11 @@ def restore(run: Run, folder: RunFolder, continued: Continuation | None = None) 
             raise RecipeError(
                 f"--continue {', '.join(said)}: the run's weights do not fit any more: {reason}"
             ) from None
+        idle = [key for key in said if trains_on([key])]
+        if idle and module.step >= module.steps:
+            done = f"the run has done all of its {module.steps} steps, so nothing would be trained with it"
+            advice = f"say more steps too: --continue trainer.steps={2 * module.steps}"
+            raise RecipeError(f"--continue {', '.join(idle)}: {done}; {advice}")
     if damage:
         folder.set_aside_damaged()
         warn(folder, f"{damage}; continuing from step {module.step:,} of the checkpoint before it")

@@ -125,7 +125,13 @@ def with_arguments(doc: str, arguments: str) -> str:
     return f"{before}{block}{own.rstrip()}\n{arguments.rstrip()}{blank}{further}"
 
 
-def filled(schema: Schema, given: Mapping[str, Any], origin: str, besides: Iterable[str] = ()) -> dict[str, Any]:
+def filled(
+    schema: Schema,
+    given: Mapping[str, Any],
+    origin: str,
+    besides: Iterable[str] = (),
+    around: tuple[str, ...] = (),
+) -> dict[str, Any]:
     """Every setting of a schema: the given value after its check, or a copy of the default.
 
     Args:
@@ -133,6 +139,7 @@ def filled(schema: Schema, given: Mapping[str, Any], origin: str, besides: Itera
         given: values by name.
         origin: the name of the recipe in messages.
         besides: further names that stand there, for suggestions.
+        around: the members that a `base` among the settings stands in.
 
     Raises:
         SettingError: for the first setting that is unknown, missing, or of another type.
@@ -143,7 +150,7 @@ def filled(schema: Schema, given: Mapping[str, Any], origin: str, besides: Itera
     found = {}
     for name, setting in schema.settings.items():
         if name in given:
-            found[name] = _checked(name, given[name], setting)
+            found[name] = _checked(name, given[name], setting, around if name == "base" else ())
         elif setting.default is REQUIRED:
             raise SettingError(name, f"required, and {origin} does not give it")
         elif not _is_plain(setting.default):
@@ -155,17 +162,24 @@ def filled(schema: Schema, given: Mapping[str, Any], origin: str, besides: Itera
 
 
 def filled_member(
-    catalogue: Catalogue, given: Mapping[str, Any], origin: str, besides: Iterable[str] = ()
+    catalogue: Catalogue,
+    given: Mapping[str, Any],
+    origin: str,
+    besides: Iterable[str] = (),
+    around: tuple[str, ...] = (),
 ) -> tuple[str, dict[str, Any]]:
     """The member of a catalogue that `name` names, and all of its settings; see `filled`."""
     if not isinstance(name := given.get("name"), str):
         raise SettingError("name", f"required; {suggest('', catalogue.members)}")
     member = catalogue.find(name)
+    if member.name in around:
+        # Its loss would have each of its terms twice, under the same name.
+        raise SettingError("name", f"{member.name!r} cannot stand around itself; choose another {catalogue.kind}")
     own = {key: one for key, one in given.items() if key != "name"}
-    return member.name, filled(schema_of(member), own, origin, besides)
+    return member.name, filled(schema_of(member), own, origin, besides, (*around, member.name))
 
 
-def _checked(way: str, value: Any, setting: Setting) -> Any:
+def _checked(way: str, value: Any, setting: Setting, around: tuple[str, ...] = ()) -> Any:
     with within(way):
         value = conform(value, setting.type)
     if setting.kind is None:
@@ -174,7 +188,7 @@ def _checked(way: str, value: Any, setting: Setting) -> Any:
         member = Setting(dict[str, Any], None, setting.kind)
         return [_checked(f"{way}[{number}]", one, member) for number, one in enumerate(value)]
     with within(way):
-        name, settings = filled_member(CATALOGUES[setting.kind], value, "the recipe")
+        name, settings = filled_member(CATALOGUES[setting.kind], value, "the recipe", around=around)
     return {"name": name, **settings}
 
 
@@ -184,7 +198,8 @@ def conform(value: Any, annotation: Any) -> Any:
     Types are strict: neither "64" nor true is a number. But 1 may stand for 1.0, and 1e3 for 1000.
 
     Raises:
-        ValueError: if the value has another type, is a number that is not finite, or none of the literals.
+        ValueError: if the value has another type, is a number that is not finite, or none of the literals; a
+            `SettingError` that names the entry if it is one of a mapping.
     """
     from pydantic import ValidationError
 
@@ -199,19 +214,38 @@ def conform(value: Any, annotation: Any) -> Any:
             continue
     types = _alternatives(annotation)
     choices = [one for one in types if isinstance(one, str)]
-    tail = f"; {suggest(value, choices)}" if choices and isinstance(value, str) else ""
+    hint = suggest(value, choices) if choices and isinstance(value, str) else ""
+    # All of them stand before it.
+    tail = f"; {hint}" if hint.startswith("did you mean") else ""
     if isinstance(value, str) and str not in types and "a list of texts" in describe_type(annotation):
         tail = f"; a list of one is ['{value}']"
+    if isinstance(value, dict):
+        _require_entries(value, annotation)
     if str in types and isinstance(value, int | float):
         quotes = "stands in quotes, '...', and on a command line in two kinds, \"'...'\""
         tail = f"; a text that YAML reads as something else {quotes}"
     raise ValueError(f"expected {describe_type(annotation)}, got {value!r}{tail}")
 
 
+def _require_entries(value: dict[Any, Any], annotation: Any) -> None:
+    """Raise a `ValueError` for the first entry of a mapping that its type does not want."""
+    parts = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    wanted = next((get_args(one)[1] for one in parts if get_origin(one) is dict), None)
+    for name, one in value.items() if wanted is not None else ():
+        if not isinstance(name, str):
+            raise ValueError(f"expected names with {_PLURALS.get(wanted, 'values')}, got {name!r} as a name")
+        with within(name):
+            conform(one, wanted)
+
+
 def _require_bounded(value: Any) -> None:
     """Raise a `ValueError` for a number, also inside a value of any type, that nothing can be computed with."""
-    if isinstance(value, dict | list):
-        for one in value.values() if isinstance(value, dict) else value:
+    if isinstance(value, dict):
+        for name, one in value.items():
+            with within(str(name)):
+                _require_bounded(one)
+    elif isinstance(value, list):
+        for one in value:
             _require_bounded(one)
     elif isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"expected a finite number, got {value}")

@@ -27,7 +27,8 @@ class Start:
     Attributes:
         record: for run.json: the source, its SHA-256, and all that did not match; empty for random weights.
         sentence: the same in a line; empty for random weights.
-        advice: what a user should know before training.
+        advice: what a user should know before training, and later of the run.
+        passing: what only a user who has just written the recipe should know.
     """
 
     def __init__(self, recipe: Recipe) -> None:
@@ -35,6 +36,7 @@ class Start:
         self.record: dict[str, Any] = {}
         self.sentence = ""
         self.advice: list[str] = []
+        self.passing: list[str] = []
 
     def of_backbone(self, backbone: Backbone) -> None:
         """Load `backbone.weights`, if the recipe names any.
@@ -98,8 +100,8 @@ class Start:
         self.advice += self._on_normalization(weights)
 
     def tell(self) -> None:
-        """Print the advice."""
-        for one in self.advice:
+        """Print all advice."""
+        for one in (*self.passing, *self.advice):
             say(one)
 
 

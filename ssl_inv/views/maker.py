@@ -13,7 +13,7 @@ from ssl_inv.augment.shared import Shared
 from ssl_inv.catalogue import within
 from ssl_inv.data.batches import Batch
 from ssl_inv.data.source import Images, Source
-from ssl_inv.data.wanted import Framing
+from ssl_inv.data.wanted import Framing, SharedStep
 from ssl_inv.transforms import Group, Transform
 from ssl_inv.transforms.keyed_random import Key
 from ssl_inv.views.makers import Frames, maker_of
@@ -186,7 +186,10 @@ def _require_shared(plan: Plan, augmentation: Augmentation) -> None:
 def _require_images_between(plan: Plan, source: Source, fewest: int) -> None:
     if plan.way is None:
         return
-    wanted = f"images on the way from one view to another along {plan.way.parameters[0]!r} are wanted"
+    name = plan.way.parameters[0]
+    wanted = f"images on the way from one view to another along {name!r} are wanted"
+    if isinstance(plan.way, SharedStep):
+        wanted = f"images are wanted in which {name!r} changes alike for {plan.way.samples} samples"
     if not source.renders:
         raise ValueError(
             f"{wanted}, but this data is stored images; choose rendered data, or parameters that an augmentation draws"

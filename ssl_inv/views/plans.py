@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ssl_inv.catalogue import SettingError, require, suggest
+from ssl_inv.catalogue import require, require_recorded
 from ssl_inv.data.wanted import Growth, SharedStep, Way
 from ssl_inv.transforms import Box, Group
 from ssl_inv.views.plan import Plan, Views, check_plan, require_share
@@ -104,8 +104,7 @@ def require_alike(alike: list[str], groups: Mapping[str, Group]) -> None:
         alike: the parameters that rendered data should change alike.
         groups: the recorded parameters of every view's transform, by name.
     """
-    if (unknown := next((name for name in alike if name not in groups), None)) is not None:
-        raise SettingError("alike", f"no view of this data records {unknown!r}; {suggest(unknown, groups)}")
+    require_recorded("alike", alike, groups)
     advice = (
         "is empty, and the augmentation has no operation `shared`; add it, or name parameters that the data renders"
     )

@@ -120,6 +120,13 @@ def test_networks_without_batch_normalisation_are_refused(name):
         ConvJEPA(network.features, {}).adopt(network)
 
 
+@pytest.mark.parametrize("ibn", ["a", "b"])
+def test_ibn_is_refused_by_its_own_name(ibn):
+    network = make_backbone(name="resnet18", ibn=ibn)
+    with pytest.raises(SettingError, match=r"^backbone\.ibn: .* IBN adds instance normalisation; choose none$"):
+        ConvJEPA(network.features, {}).adopt(network)
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -133,5 +140,5 @@ def test_settings_out_of_their_range_are_refused(settings, line):
 
 
 def test_a_last_map_of_one_place_is_refused():
-    with pytest.raises(SettingError, match="the last map has one place"):
+    with pytest.raises(SettingError, match=r"^backbone\.stem: the last map of these images has one place, "):
         ConvJEPA(8, {}).hidden(torch.arange(2), (1, 1))

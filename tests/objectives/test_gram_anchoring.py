@@ -87,5 +87,5 @@ def test_similarities_do_not_change_by_a_rotation_of_all_patches():
 
 
 def test_a_share_above_all_steps_is_refused():
-    with pytest.raises(SettingError, match="start: must lie between 0 and 1, got 2"):
+    with pytest.raises(SettingError, match="start: must be a share of all steps from 0 to below 1, got 2"):
         build("gram-anchoring", start=2.0)

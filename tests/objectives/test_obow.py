@@ -128,6 +128,6 @@ def test_views_are_the_papers() -> None:
 
 def test_maps_that_are_too_small_are_refused() -> None:
     backbone, objective = build(border=1, window=3)
-    message = "border 1 and window 3 need feature maps of at least 5 pixels a side, got 4x4"
+    message = "border 1 and window 3 need feature maps of at least 5 pixels a side, got 4 x 4"
     with pytest.raises(SmallMapError, match=message):
         objective.loss(noise([32] * objective.plan.count), backbone)

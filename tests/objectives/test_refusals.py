@@ -8,9 +8,9 @@ import re
 from typing import Any
 
 import pytest
-from small import MEAN_OF_PATCHES, OBOW_NETWORK, VICREG, build, vit
+from small import MEAN_OF_PATCHES, OBOW_NETWORK, VICREG, build, small, vit
 
-from ssl_inv.catalogue import OBJECTIVES
+from ssl_inv.catalogue import OBJECTIVES, SettingError
 from ssl_inv.transforms import Code, Flag, Rotation
 
 OBOW = {"name": "obow", "levels": 1, "border": 0, "window": 2}
@@ -27,8 +27,29 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"heads": 0}, "heads: must be at least 1, got 0"),
     ],
     "augself": [
-        ({"parameters": ["flip", "flip"]}, "parameters: names one twice: flip, flip"),
+        ({"parameters": ["flip", "flip"]}, "parameters: names 'flip' twice, and once is enough: flip, flip"),
         ({"hidden": [0]}, "hidden: must have widths of at least 1, got [0]"),
+        ({"parameters": ["rotatoin"], "weights": {"rotation": 0.5}}, f"parameters: {UNKNOWN}"),
+        (
+            {"parameters": ["rotation"], "weights": {"rotatoin": 0.5}},
+            "weights: 'rotatoin' is not among parameters; did",
+        ),
+        ({"parameters": ["rotatoin"], "quarter_turns": ["rotation"]}, f"parameters: {UNKNOWN}"),
+    ],
+    "anti-invariance": [
+        ({"parameters": ["rotatoin"], "weights": {"rotation": 0.5}}, f"parameters: {UNKNOWN}"),
+        (
+            {"parameters": [], "weights": {"rotation": 0.5}},
+            "parameters: is empty; inverse: 0 without weights needs none",
+        ),
+        (
+            {"parameters": [], "inverse": 0.0, "weights": {"rotation": 0.5}},
+            "parameters: is empty; inverse: 0 without weights needs none",
+        ),
+        (
+            {"parameters": ["rotation"], "weights": {"rotatoin": 0.5}},
+            "weights: 'rotatoin' is not among parameters; did",
+        ),
     ],
     "barlow-twins": [
         ({"projector": []}, "projector: must name at least one width"),
@@ -58,6 +79,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"environments": []}, ENVIRONMENTS),
         ({"environments": [["rotation"], []]}, ENVIRONMENTS),
         ({"environments": [["rotatoin"]]}, f"environments: {UNKNOWN}"),
+        ({"environments": [["rotation"], ["flip", "flip"]]}, "environments: names 'flip' twice"),
         ({"heads": 5}, "heads: 5, which does not divide width, 12"),
         ({"context": 0}, "context: must be at least 1, got 0"),
         ({"masked": 1.5}, "masked: must lie between 0 and 1, got 1.5"),
@@ -79,6 +101,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"projector": [16]}, "context: 3, fewer than the 16 dimensions that move, which least squares need"),
     ],
     "ec-reconstruction": [
+        ({"parameters": []}, "parameters: is empty; views of this data record rotation"),
         ({"base": {"name": "vicreg"}, "backbone": MOBILENET}, "from 288 channels to 1024 features"),
         (
             {"base": {"name": "i-jepa"}, "backbone": vit(**MEAN_OF_PATCHES)},
@@ -87,10 +110,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     ],
     "equicaps": CAPSULES,
     "equimod": [({"action_embedding": 0}, "action_embedding: must be at least 1, got 0")],
-    "essl": [({"turned_scale": one}, "scale") for one in ([0.5], [0.5, 0.1])],
+    "essl": [
+        *(({"turned_scale": one}, "turned_scale: must be the smallest and") for one in ([0.5], [0.5, 0.1], [0.5, 1.5])),
+        ({"turned_size": 0}, "turned_size: must be at least 1, got 0"),
+    ],
     "fino": [
         ({"attract": [], "repel": []}, "attract: and repel are empty; name at least one column"),
-        ({"repel": ["rotation"]}, "repel: 'rotation' is named twice"),
+        ({"repel": ["rotation"]}, "repel: 'rotation' is in attract too; a column attracts or repels"),
+        ({"attract": ["rotation", "rotation"]}, "attract: names 'rotation' twice"),
         ({"attract": ["rotatoin"]}, f"attract: {UNKNOWN}"),
         ({"repel": ["rotatoin"]}, f"repel: {UNKNOWN}"),
         ({"warmup": 1.0}, "warmup: must be a share of all steps from 0 to below 1, got 1.0"),
@@ -99,6 +126,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"ranges": {"floor_hue": [1, 0]}}, "ranges: of 'floor_hue' must be a smallest and a largest number"),
         ({"base": {"name": "vicrig"}}, "base.name"),
     ],
+    "gram-anchoring": [({"start": one}, "start: must be a share of all steps from 0 to") for one in (1.0, -0.1)],
     "i-jepa": [
         ({"blocks": 0}, "blocks: must be at least 1"),
         ({"block_scale": [0.2, 0.1]}, "block_scale: must be a smallest and a largest share"),
@@ -146,6 +174,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"local_views": 1, "local_scale": [0.3]}, "local_scale: must be the smallest and the largest share"),
     ],
     "lewm": [
+        ({"observed": 0}, "observed: must be at least 1, got 0"),
         ({"parameters": ["rotatoin"]}, f"parameters: {UNKNOWN}"),
         ({"parameters": []}, "parameters: is empty"),
         ({"dropout": 1.0}, "dropout: must be at least 0 and below 1, got 1.0"),
@@ -172,6 +201,8 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"kappa": 0.0}, "kappa: must be above 0"),
         ({"momentum": 1.5}, "momentum: must lie between 0 and 1"),
         ({"crops": 0, "patches": 0}, "crops and patches must make at least one view"),
+        ({"patches": 5, "patch_grid": 2}, "patches: 5, but a grid of 2 x 2 has 4; make patch_grid larger"),
+        ({"crop_scale": [0.0, 0.5]}, "crop_scale: must be the smallest and the largest share"),
         ({"crop_scale": [0.5]}, "crop_scale: must be the smallest and the largest share"),
         ({"vocabulary": 1}, "vocabulary: must be at least 2"),
         ({"inverse_delta": 0.0}, "inverse_delta: must be above 0"),
@@ -191,6 +222,9 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
         ({"sigreg_weight": 0.0}, "sigreg_weight: must be above 0"),
     ],
     "seq-jepa": [
+        ({"observed": 0}, "observed: must be at least 1, got 0"),
+        ({"views": "saccades", "radius": -1}, "radius: must be at least 0, got -1"),
+        ({"views": "saccades", "patch": 1}, "patch: must be at least 2, got 1"),
         ({"heads": 5}, "heads: 5, which does not divide the 12 + 4 dimensions"),
         ({"conditioning": "aggregator", "observed": 1}, "observed is 1: no action"),
         ({"conditioning": "none", "parameters": ["rotatoin"]}, f"parameters: {UNKNOWN}"),
@@ -209,7 +243,14 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "ser": [
         ({"layer": 2}, "layer: 2, but vit_tiny_patch16_224 has 1"),
         ({"share": 0.0}, "share: must be a share of the samples, above 0 and at most 1, got 0.0"),
-        ({"area": [1.3, 0.7]}, "area: must be the smallest and the largest, above 0, got [1.3, 0.7]"),
+        *(
+            ({"area": ends}, f"area: must be the smallest and the largest, from 0.1 to 4, got {ends}")
+            for ends in ([1.3, 0.7], [100, 200], [0.001, 0.001], [0.5, 4.5], [1.0], [0.0, 1.0])
+        ),
+        *(
+            ({"aspect": ends}, f"aspect: must be the smallest and the largest, from 0.25 to 4, got {ends}")
+            for ends in ([1.5, 0.5], [100, 1000], [0.1, 1.0])
+        ),
         ({"temperature": 0.0}, "temperature: must be above 0"),
         (
             {"backbone": vit()},
@@ -240,6 +281,7 @@ REFUSED: dict[str, list[tuple[dict[str, Any], str]]] = {
     "stl": [
         ({"alike": []}, "alike: is empty, and the augmentation has no operation `shared`; add it"),
         ({"alike": ["rotatoin"]}, f"alike: {UNKNOWN}"),
+        ({"alike": ["rotation", "rotation"]}, "alike: names 'rotation' twice"),
         ({"transformation_widths": []}, "transformation_widths: must name at least one width"),
         ({"temperature": 0.0}, "temperature: must be above 0"),
     ],
@@ -276,6 +318,7 @@ TOLD = [name for name, settings in SETTINGS.items() if "parameters" in settings 
 WRONG = [
     (["order"], "^parameters: 'order' has no numeric value$"),
     (["rotatoin"], rf"^parameters: {UNKNOWN}\?$"),
+    (["rotation", "flip", "rotation"], "^parameters: names 'rotation' twice"),
     ([], "^parameters: is empty"),
 ]
 
@@ -290,3 +333,58 @@ def test_an_objective_is_told_something_that_is_recorded_and_measures(name, para
     groups = {"rotation": Rotation(), "order": Code(), "flip": Flag()}
     with pytest.raises(ValueError, match=message):
         OBJECTIVES.find(name).load()(8, groups, parameters=parameters)
+
+
+PATCHES = vit(**MEAN_OF_PATCHES)
+ONE_PATCH = vit(**{**MEAN_OF_PATCHES, "patch_size": 12})
+CAPI = {"name": "capi", **{key: one for key, one in small("capi").items() if key != "backbone"}}
+TOO_SMALL: list[tuple[str, dict[str, Any], str]] = [
+    ("conv-jepa", {"hidden_share": 1, "multi_block": 0.9}, "hidden_share: 1 hides 16 of 4 x 4 places; some must"),
+    ("conv-jepa", {"hidden_share": 0, "multi_block": 0.9}, "hidden_share: 0 hides 0 of 4 x 4 places; some must"),
+    ("conv-jepa", {"blocks": 40, "multi_block": 0.1}, "blocks: 40 of them can hide all 4 x 4 patches"),
+    ("conv-jepa", {"least_context": 1000}, "least_context: 1000, but at most 15 of the 4 x 4 patches"),
+    (
+        "conv-jepa",
+        {"block_scale": [1.0, 1.0], "block_aspect": [1.0, 1.0]},
+        "block_scale: [1.0, 1.0] makes blocks that hide all 4 x 4",
+    ),
+    ("conv-jepa", {"size": 4}, "backbone.stem: the last map of these images has one place"),
+    ("capi", {"backbone": ONE_PATCH}, "hidden_share: 0.65 of 1 x 1 patches leaves 1 to see; give larger images or"),
+    ("i-jepa", {"backbone": ONE_PATCH}, "block_scale: [0.15, 0.2] makes blocks that hide all 1 x 1 patches"),
+    ("i-jepa", {"backbone": PATCHES, "least_context": 16}, "least_context: 16, but at most 14 of the 4 x 4 patches"),
+    ("iwm", {"backbone": PATCHES, "least_context": 16}, "least_context: 16, but at most 14 of the 4 x 4 patches"),
+    ("equicaps", {"map_side": 3}, "map_side: 3, but the backbone's feature maps of these images have 4 x"),
+    ("capsie", {"map_side": 3}, "map_side: 3, but the backbone's feature maps of these images have 4 x"),
+    ("obow", {"border": 1, "window": 3, "size": 16}, "border: border 1 and window 3 need feature maps of at least 5"),
+    ("soft-equivariance", {"size": 4}, "symmetries: a feature map of one cell has no shifts"),
+    ("soft-equivariance", {"size": 30}, "symmetries: shifts: images of 30 pixels do not divide into the 8 cells"),
+    ("ser", {"size": 2}, "layer: 1, whose cells of 3 pixels are larger than views of 2"),
+    (
+        "gram-anchoring",
+        {"base": VICREG, "backbone": OBOW_NETWORK, "size": 8},
+        "backbone.stem: the last map of these images",
+    ),
+    (
+        "gram-anchoring",
+        {"base": VICREG, "backbone": vit(patch_size=12)},
+        "backbone.arguments: the last map of these images has one place, and the term compares several; take larger",
+    ),
+    ("gram-anchoring", {"base": CAPI, "backbone": ONE_PATCH}, "base.hidden_share: 0.65 of 1 x 1 patches leaves 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "settings", "message"), TOO_SMALL, ids=str)
+def test_what_any_step_would_refuse_is_refused_before_the_first(name, settings, message):
+    """Masks of two kinds are drawn at random, so the kind that cannot be made may first come late."""
+    given = {key: one for key, one in settings.items() if key != "size"}
+    backbone, objective = build(name, **given)
+    size = settings.get("size", 12 if "img_size" in backbone.arguments else 16)
+    with pytest.raises(SettingError, match="^" + re.escape(message)):
+        objective.require_size(backbone, size)
+
+
+@pytest.mark.parametrize("name", sorted(set(OBJECTIVES.members) - {"lightly", "transitive"}))
+def test_views_that_fit_are_not_refused(name):
+    backbone, objective = build(name)
+    size = 12 if "img_size" in backbone.arguments or name in ("capsie", "equicaps") else 32
+    objective.require_size(backbone, size)

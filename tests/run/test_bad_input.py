@@ -98,6 +98,10 @@ CASES = {
     "number out of range": ("embed run --output out --shard-size 0", "--shard-size: must be at least 1, got 0"),
     "missing argument": ("check", "arguments are required: RECIPE", "ssl-inv check --help"),
     "best in nothing": ("check tiny.yaml --trainer.best accuracy", "trainer.best: nothing that is logged is called"),
+    "best in nothing, with advice": (
+        "check tiny.yaml --trainer.best accuracy --backbone.name resnet18",
+        "trainer.best: nothing that is logged is called",
+    ),
     "stop by nothing": (
         "check tiny.yaml --trainer.stop.name varience",
         "trainer.stop.name",

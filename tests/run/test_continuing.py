@@ -166,6 +166,15 @@ def broken_at(patch: pytest.MonkeyPatch, step: int) -> None:
             ["--continue", "objective.projector=[16, 16]"],
             "--continue objective.projector: the run's weights do not fit",
         ),
+        (
+            ["--continue", "objective.invariance=3.0"],
+            "--continue objective.invariance: the run has done all of its 6 steps, so nothing would be trained with "
+            "it; say more steps too: --continue trainer.steps=12",
+        ),
+        (
+            ["--continue", "optimizer.lr=0.1", "--continue", "evaluation.neighbours=3"],
+            "--continue optimizer.lr: the run",
+        ),
         (["--continue", "trainer.stpes=9"], "trainer.stpes: no such setting; did you mean 'steps'?"),
         (["--continue", "steps=9"], "expected section.key=value"),
         (["--continue", "trainer.epochs=9"], "give steps or epochs, not both"),

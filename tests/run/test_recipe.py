@@ -114,7 +114,7 @@ def test_a_fitting_value_is_taken_as_its_type(value: object, annotation: Any, ex
     ],
 )
 def test_a_value_of_another_type_is_refused(value: object, annotation: Any) -> None:
-    with pytest.raises(ValueError, match=r"^expected "):
+    with pytest.raises(ValueError, match=r"^(a: )?expected "):
         conform(value, annotation)
 
 
@@ -174,6 +174,55 @@ def test_a_mistake_in_the_settings_of_a_setting_is_named_with_its_whole_path() -
         resolve({**CONTENT, "trainer": {800: 1}})
     with pytest.raises(RecipeError, match=r"^optimizer\.lr: expected a mapping of settings, got 0\.001"):
         load_recipe("simclr-ecr-folder", ["--optimizer.lr.highest=1"])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "word", "line"),
+    [
+        (
+            "frontier-rendered",
+            "weights={rotation: abc}",
+            r"objective\.weights\.rotation: expected a number, got 'abc'$",
+        ),
+        (
+            "frontier-rendered",
+            "weights={rotation: .nan}",
+            r"objective\.weights\.rotation: expected a finite number, got",
+        ),
+        ("frontier-rendered", "weights={1: 2}", r"objective\.weights: expected names with numbers, got 1 as a name$"),
+        ("frontier-rendered", "weights=3", r"objective\.weights: expected a mapping, got 3$"),
+        (
+            "frontier-rendered",
+            "base.invariance=.inf",
+            r"objective\.base\.invariance: expected a finite number, got inf$",
+        ),
+        ("fino-rendered", "ranges={year: [0, .inf]}", r"objective\.ranges\.year: expected a finite number, got inf$"),
+        ("frontier-rendered", "convention=x", r"objective\.convention: expected one of sie, [^;]*, got 'x'$"),
+        ("frontier-rendered", "convention=canonicl", r"objective\.convention: [^;]*; did you mean 'canonical'\?$"),
+    ],
+)
+def test_an_entry_of_a_mapping_is_named_and_a_list_of_choices_is_given_once(recipe, word, line) -> None:
+    with pytest.raises(RecipeError, match=rf"^{line}"):
+        load_recipe(recipe, [f"--objective.{word}"])
+
+
+AROUND = ["anti-invariance", "ec-reconstruction", "fino", "gram-anchoring", "interclr", "ser", "soft-equivariance"]
+
+
+@pytest.mark.parametrize("name", AROUND)
+def test_an_objective_cannot_stand_around_itself(name: str) -> None:
+    inner = {"name": name, "base": {"name": "vicreg"}}
+    refused = rf"\.name: '{name}' cannot stand around itself; choose another objective$"
+    # Also without the settings that it would need.
+    for base in (inner, {"name": name}):
+        with pytest.raises(RecipeError, match=rf"^objective\.base{refused}"):
+            resolve({**CONTENT, "objective": {"name": name, "base": base}})
+    other = "ser" if name != "ser" else "fino"
+    with pytest.raises(RecipeError, match=rf"^objective\.base\.base{refused}"):
+        resolve({**CONTENT, "objective": {"name": name, "base": {"name": other, "base": inner}}})
+    # The terms of the parts of a split have names of their own.
+    parts = {"name": "split", "invariant": inner, "equivariant": {"name": "sie"}}
+    assert resolve({**CONTENT, "objective": {"name": "ser", "base": parts}}).objective.name == "ser"
 
 
 @pytest.mark.parametrize("name", sorted(shipped_recipes()))
