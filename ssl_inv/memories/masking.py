@@ -120,13 +120,10 @@ class BlockMasking(Progress):
         shapes = sorted(
             {block_shape(grid, self.scale, self.aspect, units) for units in ends}, key=lambda one: -_area(one)
         )
-        smallest, scale = _area(shapes[-1]), list(self.scale)
-        problem = f"{scale} makes blocks that hide all {patches}; make it smaller"
+        smallest = _area(shapes[-1])
+        problem = f"{list(self.scale)} makes blocks that hide all {patches}; make it smaller"
         require(smallest < rows * columns, "block_scale", problem)
         squares = [block_shape(grid, self.context_scale, (1.0, 1.0), units) for units in ends]
-        most = min(rows * columns - smallest, max(map(_area, squares)))
-        problem = f"{self.least_context}, but at most {most} of the {patches} can be left by blocks of {scale}"
-        require(self.least_context <= most, "least_context", problem)
         samples = np.arange(_TRIED)
         for shape in shapes:
             visible = self._placed(samples, grid, (shape, min(squares, key=_area)), 0)[1]

@@ -44,7 +44,8 @@ class ConvJEPA(Objective):
         blocks: blocks of a view that are hidden; they may overlap.
         block_scale: smallest and largest share of the places in a block.
         block_aspect: smallest and largest height over width of a block.
-        least_context: smallest number of visible places; smaller ones are drawn anew, up to twenty times.
+        least_context: smallest number of visible places; smaller ones are drawn anew, up to twenty times, and
+            then the largest of them counts.
         hidden_share: share of the places that the other steps hide.
         mask_seed: seed of the masks; each mask also depends on step and sample.
         predictor_depth: number of the predictor's layers; each is a convolution of single channels, one of single

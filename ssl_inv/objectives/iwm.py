@@ -59,7 +59,8 @@ class IWM(Objective):
         block_aspect: smallest and largest height over width of a target block.
         context_scale: smallest and largest share of the patches in the context square; the context is this square
             without the targets.
-        least_context: smallest number of patches in a context; smaller ones are drawn anew, up to twenty times.
+        least_context: smallest number of patches in a context; smaller ones are drawn anew, up to twenty times, and
+            then the largest of them counts.
         mask_seed: seed of the masks; each mask also depends on step and sample.
         predictor_width: of the predictor's tokens.
         predictor_depth: number of the predictor's transformer blocks.

@@ -342,7 +342,6 @@ TOO_SMALL: list[tuple[str, dict[str, Any], str]] = [
     ("conv-jepa", {"hidden_share": 1, "multi_block": 0.9}, "hidden_share: 1 hides 16 of 4 x 4 places; some must"),
     ("conv-jepa", {"hidden_share": 0, "multi_block": 0.9}, "hidden_share: 0 hides 0 of 4 x 4 places; some must"),
     ("conv-jepa", {"blocks": 40, "multi_block": 0.1}, "blocks: 40 of them can hide all 4 x 4 patches"),
-    ("conv-jepa", {"least_context": 1000}, "least_context: 1000, but at most 15 of the 4 x 4 patches"),
     (
         "conv-jepa",
         {"block_scale": [1.0, 1.0], "block_aspect": [1.0, 1.0]},
@@ -351,8 +350,6 @@ TOO_SMALL: list[tuple[str, dict[str, Any], str]] = [
     ("conv-jepa", {"size": 4}, "backbone.stem: the last map of these images has one place"),
     ("capi", {"backbone": ONE_PATCH}, "hidden_share: 0.65 of 1 x 1 patches leaves 1 to see; give larger images or"),
     ("i-jepa", {"backbone": ONE_PATCH}, "block_scale: [0.15, 0.2] makes blocks that hide all 1 x 1 patches"),
-    ("i-jepa", {"backbone": PATCHES, "least_context": 16}, "least_context: 16, but at most 14 of the 4 x 4 patches"),
-    ("iwm", {"backbone": PATCHES, "least_context": 16}, "least_context: 16, but at most 14 of the 4 x 4 patches"),
     ("equicaps", {"map_side": 3}, "map_side: 3, but the backbone's feature maps of these images have 4 x"),
     ("capsie", {"map_side": 3}, "map_side: 3, but the backbone's feature maps of these images have 4 x"),
     ("obow", {"border": 1, "window": 3, "size": 16}, "border: border 1 and window 3 need feature maps of at least 5"),
