@@ -135,3 +135,20 @@ def where_and_what(error: YAMLError) -> tuple[int | None, str]:
     if isinstance(error, DuplicateKeyError):
         problem = f"the key {problem.split(chr(34))[1]!r} stands twice"
     return None if mark is None else mark.line + 1, problem
+
+
+_MARKS = "*&!%@`"
+"""Letters that a text in YAML begins with only in quotes."""
+
+
+def advice_on_quotes(value: str) -> str:
+    """How texts are quoted that begin with a letter that means something in YAML, such as `*.jpg`; empty for others."""
+    if "'" in value or '"' in value:
+        return ""
+    inside = value.strip().removeprefix("[").removesuffix("]")
+    words = [word.strip() for word in inside.split(",")]
+    if (first := next((word for word in words if word[:1] and word[:1] in _MARKS), None)) is None:
+        return ""
+    listed = f"'[{', '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}]'"
+    bare = "" if value.lstrip().startswith("[") else f"""'"{value.strip()}"', or in a list """
+    return f"; what begins with {first[0]} stands in quotes: {bare}{listed}"

@@ -27,7 +27,7 @@ from ssl_inv.engine.settings import (
     TrainerSettings,
 )
 from ssl_inv.plain import require_file
-from ssl_inv.run.plain_yaml import MOST_CHARACTERS, YAMLError, dump_yaml, parse_yaml, where_and_what
+from ssl_inv.run.plain_yaml import MOST_CHARACTERS, YAMLError, advice_on_quotes, dump_yaml, parse_yaml, where_and_what
 from ssl_inv.run.schema import Schema, filled, filled_member, schema_of, schema_of_dataclass, with_arguments
 
 SHIPPED = Path(__file__).parent.parent / "recipes"
@@ -243,25 +243,8 @@ def _parse_overrides(overrides: list[str], sections: Sequence[str]) -> dict[str,
         try:
             _put(found.setdefault(section, _OneByOne()), setting.split("."), _typed(value))
         except YAMLError:
-            raise RecipeError(f"--{key}: {value!r} is not a valid YAML value{_quoted(value)}") from None
+            raise RecipeError(f"--{key}: {value!r} is not a valid YAML value{advice_on_quotes(value)}") from None
     return found
-
-
-_MARKS = "*&!%@`"
-"""Letters that a text in YAML begins with only in quotes."""
-
-
-def _quoted(value: str) -> str:
-    """How texts are quoted that begin with a letter that means something in YAML, such as `*.jpg`; empty for others."""
-    if "'" in value or '"' in value:
-        return ""
-    inside = value.strip().removeprefix("[").removesuffix("]")
-    words = [word.strip() for word in inside.split(",")]
-    if (first := next((word for word in words if word[:1] and word[:1] in _MARKS), None)) is None:
-        return ""
-    listed = f"'[{', '.join(f'{chr(34)}{word}{chr(34)}' for word in words)}]'"
-    bare = "" if value.lstrip().startswith("[") else f"""'"{value.strip()}"', or in a list """
-    return f"; what begins with {first[0]} stands in quotes: {bare}{listed}"
 
 
 def _parse_settings(given: Mapping[str, Any], sections: Sequence[str]) -> dict[str, _OneByOne]:

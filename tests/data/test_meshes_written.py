@@ -13,6 +13,7 @@ from PIL import Image
 from small_data import load_all
 from small_meshes import WHOLE, rendered, six_boxes
 
+from ssl_inv.data.sources import threediebench_writing
 from ssl_inv.data.sources.rendered import posed
 from ssl_inv.data.sources.threediebench import threediebench
 from ssl_inv.data.sources.threediebench_writing import Writing, write_threediebench
@@ -80,20 +81,23 @@ def test_a_killed_write_goes_on_and_another_one_is_refused(place):
     assert (place / "killed" / "object" / "000000" / "image_0.jpg").stat().st_mtime_ns == kept
 
 
-def test_a_killed_command_goes_on(place, monkeypatch, capsys):
-    from ssl_inv.data.sources import threediebench_writing
+def interrupt_writing(patch: pytest.MonkeyPatch, number: int) -> list[Path]:
+    """Stop a `render` where it would write its views of this number; what it has met is in the list."""
+    whole, met = threediebench_writing._write_views, list[Path]()
 
-    command = ["render", "out", "--meshes", "boxes.npz", *SMALL]
-    whole = threediebench_writing._write_views
-    met: list[Path] = []
-
-    def killed(folder: Path, *rest: Any) -> None:
+    def interrupted(folder: Path, *rest: Any) -> None:
         met.append(folder)
-        if len(met) == 4:
+        if len(met) == number:
             raise KeyboardInterrupt
         whole(folder, *rest)
 
-    monkeypatch.setattr(threediebench_writing, "_write_views", killed)
+    patch.setattr(threediebench_writing, "_write_views", interrupted)
+    return met
+
+
+def test_a_killed_command_goes_on(place, monkeypatch, capsys):
+    command = ["render", "out", "--meshes", "boxes.npz", *SMALL]
+    met = interrupt_writing(monkeypatch, 4)
     assert main(command) == 130
     assert not (place / "out").exists()
     assert main([*command, "--data.seed", "1"]) == 2
@@ -126,18 +130,8 @@ def test_a_write_does_not_go_on_with_meshes_that_have_changed(place, monkeypatch
 
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A `render` that is stopped after its first object."""
-    from ssl_inv.data.sources import threediebench_writing
-
     with monkeypatch.context() as patched:
-        whole, met = threediebench_writing._write_views, list[Path]()
-
-        def stopped(folder: Path, *rest: Any) -> None:
-            met.append(folder)
-            if len(met) == 2:
-                raise KeyboardInterrupt
-            whole(folder, *rest)
-
-        patched.setattr(threediebench_writing, "_write_views", stopped)
+        interrupt_writing(patched, 2)
         assert main(["render", "out", "--meshes", "boxes.npz", *SMALL]) == 130
 
 
@@ -157,8 +151,6 @@ def test_objects_without_a_class_have_no_place_and_are_named(tmp_path, monkeypat
 
 
 def test_a_large_object_is_written_in_pieces_with_the_same_files(place, monkeypatch):
-    from ssl_inv.data.sources import threediebench_writing
-
     command = ["--meshes", "boxes.npz", "--beside", "depth,parts", *SMALL]
     assert main(["render", "whole", *command]) == 0
     monkeypatch.setattr(threediebench_writing, "_BYTES_AT_ONCE", 2 * 3 * 16**2)
